@@ -53,7 +53,6 @@ EXTRAS = {
     # Text encoders, where nothing is trained.
     "text": ["huggingface-hub", *TOKENIZERS, TORCH, "transformers>=5"],
     "diffusion": ["diffusers"],  # Stable Diffusion as a teacher
-    "ocnn": ["ocnn>=2.3.3"],  # the other back-end of sparse convolutions; it imports torchvision
     # TensorRT runs the encoder, pycuda launches the voxel query. pycuda compiles while it is installed (CUDA toolkit).
     # NVRTC compiles the kernels for the GPU that is there.
     "gpu": ["nvidia-cuda-nvrtc", "pycuda", "tensorrt>=10.3"],

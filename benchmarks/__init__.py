@@ -15,12 +15,9 @@ def _explain(kind: type[BaseException], error: BaseException, traceback: Traceba
     """What ends a benchmark, in a line where it is no fault of its own (a `sys.excepthook`)."""
     name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
     if name.startswith("benchmarks.") and isinstance(error, ModuleNotFoundError):
-        package = str(error.name).partition(".")[0]
-        print(
-            f"python -m {name} needs {package}, which is not installed: run it with the Python of the tests "
-            "(make test-environment; .venv-test/bin/python)",
-            file=sys.stderr,
-        )
+        needed, python = str(error.name).partition(".")[0], "(make test-environment; .venv-test/bin/python)"
+        text = f"python -m {name} needs {needed}, which is not installed: run it with the Python of the tests {python}"
+        print(text, file=sys.stderr)
     elif name.startswith("benchmarks.") and isinstance(error, SceneCompletionError):
         print(error, file=sys.stderr)
     else:

@@ -1,4 +1,4 @@
-"""The node in a process of its own, a camera before it and a reader behind it, for measurements of the whole.
+"""The node in a process of its own, a camera before it and readers behind it, for measurements of the whole.
 
 The camera publishes one picture again and again, with the time of a steady clock as stamp. What the node says of itself
 (processing times, diagnostics) and what the system says of its process is collected.
@@ -7,10 +7,10 @@ The camera publishes one picture again and again, with the time of a steady cloc
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
-from array import array
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from std_msgs.msg import Float64
+from std_msgs.msg import Float64, String
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros import dds, messages, topics
 from scene_completion_ros.ros.health.memory_health import ProcessFacts, process_facts
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 
@@ -35,14 +35,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 FRAME = "camera_optical"
+DOMAINS = 90, 101  # not those of the tests, which may run meanwhile; their ports lie below those that Linux gives away
 PATIENCE_S = 600.0  # kernels may have to be compiled first, on a busy machine
 QUIET_S = 1.0
-UNWANTED = "nobody subscribed"
-NO_IMAGES = DropReason.BAD_TRANSFORM, DropReason.BAD_CAMERA_INFO  # dropped messages that are no images
-HELD_S = 1.0
+LONGEST_WAIT_S = 0.05
+START_HZ = 5.0
+HELD_IMAGES = 20
 SETTLE_S = 60.0
 SENT_QUEUE = 100  # images that are sent again where they were lost
-KEPT_RESULTS = 200_000  # about ten hours at 6 Hz
+NO_IMAGES = DropReason.BAD_TRANSFORM, DropReason.BAD_CAMERA_INFO  # dropped messages that are no images
 
 
 class RunningNode:
@@ -53,11 +54,12 @@ class RunningNode:
         reliable: Publish images so that none is lost; the parameter `image_qos` has to be `reliable`, too.
 
     Attributes:
-        node: The rclpy node of this process.
         image: The message that `send` stamps and publishes.
         statuses: The newest status of each part of the node, by its name.
         clouds: Stamp of each result and when it was read, seconds of `time.monotonic`.
         times_ms: Processing times of each result, by stage.
+        playing: Images are published at `rate_hz` while this listens.
+        on_turn: Called again and again while this listens.
     """
 
     def __init__(
@@ -69,31 +71,32 @@ class RunningNode:
         parameters: Mapping[str, object],
         reliable: bool = False,
     ) -> None:
+        # All of this is read when the first participant of a process is created.
+        dds.use_shipped_profile()
+        os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(*DOMAINS)))
         transport = "compressed" if compressed else "raw"
         self._process = NodeProcess(f"/measured_{os.getpid()}", {**parameters, "image_transport": transport})
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
-        namespace = self._process.namespace
-        node = rclpy.create_node("measurement", namespace=namespace, context=self._context)
-        self.node = node
+        self.node = rclpy.create_node("measurement", namespace=self._process.namespace, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(node)
+        self._executor.add_node(self.node)
         make = messages.compressed_image_message if compressed else messages.image_message
         self._camera, self.image = camera, make(picture, 0, FRAME)
         self._compressed, self._reliable = compressed, reliable
         self.make_image_publisher()
-        self._infos = node.create_publisher(CameraInfo, topics.CAMERA_INFO, qos_profile_sensor_data)
-        self.sent = 0
-        self.clouds: deque[tuple[float, float]] = deque(maxlen=KEPT_RESULTS)
-        self.times_ms = {stage: array("d") for stage in topics.STAGES}
+        self._infos = self.node.create_publisher(CameraInfo, topics.CAMERA_INFO, qos_profile_sensor_data)
+        self.sent, self.playing, self.rate_hz, self._next_s = 0, False, START_HZ, 0.0
+        self._before: tuple[int, int, dict[str, int]] = (0, 0, {})
+        self.on_turn: Callable[[], None] = lambda: None
+        self.clouds: list[tuple[float, float]] = []
+        self.times_ms: dict[str, list[float]] = {stage: [] for stage in topics.STAGES}
         self.statuses: dict[str, DiagnosticStatus] = {}
-        own = f"{namespace}/{topics.NODE_NAME}"
         self.make_reader()
-        for stage in topics.STAGES:
-            topic = topics.stage_topic(stage).replace("~", own)
-            node.create_subscription(Float64, topic, lambda message, s=stage: self.times_ms[s].append(message.data), 50)
-        self._prefix = f"{own.lstrip('/')}: "
-        node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, 10)
+        for stage, times in self.times_ms.items():
+            self.subscribe(Float64, topics.stage_topic(stage), lambda message, times=times: times.append(message.data))
+        self.node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, 10)
 
     def make_image_publisher(self) -> None:
         """Begin to offer images."""
@@ -101,11 +104,26 @@ class RunningNode:
         qos = QoSProfile(depth=SENT_QUEUE) if self._reliable else qos_profile_sensor_data
         self._images = self.node.create_publisher(kind, topic, qos)
 
+    def full_name(self, topic: str) -> str:
+        """Name of a topic of the node."""
+        return topic.replace("~", self._process.full_name)
+
+    def subscribe(self, kind: Any, topic: str, callback: Any, *, raw: bool = False) -> Any:
+        """Read a topic of the node."""
+        return self.node.create_subscription(kind, self.full_name(topic), callback, 50, raw=raw)
+
     def make_reader(self) -> None:
         """Begin to read voxels."""
         # Raw: a reader in C++ would not copy the points either.
-        topic = topics.VOXELS.replace("~", self._process.full_name)
-        self.reader = self.node.create_subscription(PointCloud2, topic, self._on_cloud, 10, raw=True)
+        self.reader = self.subscribe(PointCloud2, topics.VOXELS, self._on_cloud, raw=True)
+
+    def look_for(self, words: str) -> None:
+        """Have the node look for words in all images from now on, and read what it finds."""
+        self.subscribe(PointCloud2, topics.MATCHES, lambda _: None, raw=True)
+        query = self.node.create_publisher(String, self.full_name(topics.QUERY), 10)
+        self.until(lambda: query.get_subscription_count() > 0, PATIENCE_S)
+        query.publish(String(data=words))
+        self.until(lambda: bool(self.values("vocabulary").get("looked for")), PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -122,36 +140,31 @@ class RunningNode:
         Raises:
             SceneCompletionError: They are not, for too long, or the node has ended.
         """
-        next_s = 0.0
-
-        def answered() -> bool:
-            nonlocal next_s
-            if time.monotonic() >= next_s:
-                next_s = time.monotonic() + 0.5
-                self.send_camera_info()
-                self.send()
-            return len(self.clouds) >= 3 and all(self.times_ms.values())
-
-        if not self.until(answered, PATIENCE_S):
+        self.playing = True
+        answered = self.until(lambda: len(self.clouds) >= 3 and all(self.times_ms.values()), PATIENCE_S)
+        self.playing = False
+        if not answered:
             raise SceneCompletionError("no voxels came", where="scene_completion_node", cure=self._process.log())
         self.settle()
         self.forget()
 
     def forget(self) -> None:
         """Forget what was measured so far; the node must have nothing in hand (`settle`)."""
+        self.sent, self._before = 0, self._totals()
         self.clouds.clear()
-        self.sent = 0
         for times in self.times_ms.values():
-            del times[:]
+            times.clear()
 
-    def fill_queues(self, rate_hz: float) -> None:
+    def fill_queues(self) -> None:
         """Hold the node's process while images come, so that its queue of images fills to the brim.
 
         The middleware gets memory for a message of the queue when it holds so many for the first time, and keeps it.
         """
         os.kill(self._process.pid, signal.SIGSTOP)
         try:
-            self.run(rate_hz, HELD_S)
+            for _ in range(HELD_IMAGES):
+                self.send()
+                self.spin(LONGEST_WAIT_S)
         finally:
             os.kill(self._process.pid, signal.SIGCONT)
         self.settle()
@@ -162,14 +175,14 @@ class RunningNode:
         deadline_s = time.monotonic() + SETTLE_S
         counts = None
         while True:
-            heard = len(self.clouds)
+            read = len(self.clouds)
             self.spin(QUIET_S)
             self.statuses.clear()
             if not self.until(lambda: {"input", "inference"} <= self.statuses.keys(), PATIENCE_S):
                 raise SceneCompletionError("no diagnostics came", cure=self._process.log())
             former, counts = counts, self.counts()
             received, completed, dropped = counts
-            at_rest = heard == len(self.clouds) and received == completed + sum(dropped.values())
+            at_rest = read == len(self.clouds) and received == completed + sum(dropped.values())
             # A node that was held may not have begun yet with what waits for it: twice the same.
             if (at_rest and counts == former) or time.monotonic() > deadline_s:
                 return
@@ -185,64 +198,54 @@ class RunningNode:
         self._infos.publish(messages.camera_info_message(self._camera, time.monotonic_ns(), FRAME))
 
     def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Listen until a condition holds; whether it does."""
+        """Listen until a condition holds, and play meanwhile; whether it does."""
         deadline_s = time.monotonic() + timeout_s
-        while not condition() and time.monotonic() < deadline_s:
-            self._executor.spin_once(timeout_sec=0.05)
+        while not condition() and (now_s := time.monotonic()) < deadline_s:
+            if self.playing and now_s >= self._next_s:
+                self._next_s = max(self._next_s + 1.0 / self.rate_hz, now_s)
+                self.play_one()
+            wait_s = self._next_s - time.monotonic() if self.playing else LONGEST_WAIT_S
+            self._executor.spin_once(timeout_sec=min(max(wait_s, 0.0), LONGEST_WAIT_S))
             self._process.check()
-            self.turn()
+            self.on_turn()
         return condition()
-
-    def turn(self) -> None:
-        """Called again and again while `until` listens."""
 
     def spin(self, seconds: float) -> None:
         """Listen for some time."""
         self.until(lambda: False, seconds)
 
-    def run(self, rate_hz: float, seconds: float, each: Callable[[], None] = lambda: None) -> None:
-        """Publish images at a rate, and a calibration with every tenth.
+    def play_one(self) -> None:
+        """Publish an image, and now and then the calibration."""
+        if self.sent % 10 == 0:
+            self.send_camera_info()
+        self.send()
 
-        Args:
-            rate_hz: Images a second; what this process cannot keep up with is left out, not made up for.
-            each: Called about ten times a second.
-        """
-        start_s = next_s = time.monotonic()
-        next_call_s, number = start_s, 0
-        while (now_s := time.monotonic()) < start_s + seconds:
-            if now_s >= next_s:
-                if number % 10 == 0:
-                    self.send_camera_info()
-                self.send()
-                number += 1
-                next_s = max(next_s + 1.0 / rate_hz, now_s)
-            if now_s >= next_call_s:
-                next_call_s = now_s + 0.1
-                self._process.check()
-                each()
-            self._executor.spin_once(timeout_sec=max(0.0, next_s - time.monotonic()))
-
-    @property
-    def process_folder(self) -> Path:
-        """What the system says of the node's process."""
-        return Path(f"/proc/{self._process.pid}")
+    def run(self, rate_hz: float, seconds: float) -> None:
+        """Publish images at a rate; what this process cannot keep up with is left out, not made up for."""
+        self.rate_hz, self.playing = rate_hz, True
+        self.spin(seconds)
+        self.playing = False
 
     def facts(self) -> ProcessFacts:
         """Memory, threads and open files of the node's process."""
-        return process_facts(self.process_folder)
+        return process_facts(Path(f"/proc/{self._process.pid}"))
 
     def counts(self) -> tuple[int, int, dict[str, int]]:
-        """Images received and completed since the node started, and those dropped by reason, by its diagnostics.
+        """Images received and completed since `forget`, and those dropped by reason, by the node's diagnostics.
 
         Images that nobody subscribed to have a reason of their own.
         """
+        received, completed, dropped = self._totals()
+        before = self._before
+        return received - before[0], completed - before[1], dict(Counter(dropped) - Counter(before[2]))
+
+    def _totals(self) -> tuple[int, int, dict[str, int]]:
         arrived, inference = self.values("input"), self.values("inference")
         marked = "dropped: "
         dropped = {name.removeprefix(marked): int(n) for name, n in arrived.items() if name.startswith(marked)}
         for reason in NO_IMAGES:
             dropped.pop(reason, None)
-        if unwanted := int(inference["images that nobody subscribed to"]):
-            dropped[UNWANTED] = unwanted
+        dropped["nobody subscribed"] = int(inference["images that nobody subscribed to"])
         return int(arrived["images received"]), int(inference["images completed"]), dropped
 
     def values(self, part: str) -> dict[str, str]:
@@ -272,6 +275,5 @@ class RunningNode:
         self.clouds.append((int(seconds) + 1e-9 * int(nanoseconds), time.monotonic()))
 
     def _on_diagnostics(self, message: Any) -> None:
-        for status in message.status:
-            if status.name.startswith(self._prefix):
-                self.statuses[status.name.removeprefix(self._prefix)] = status
+        prefix = f"{self._process.full_name.lstrip('/')}: "
+        self.statuses |= {one.name.removeprefix(prefix): one for one in message.status if one.name.startswith(prefix)}

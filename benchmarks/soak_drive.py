@@ -1,44 +1,35 @@
-"""The bundled drive in a loop before a running node, and what goes wrong on the way: cameras, poses, words, bundles.
-
-Importing it imports rclpy: choose the profile of the middleware before.
-"""
+"""The bundled drive in a loop before a running node, and what goes wrong on the way: cameras, poses, words, bundles."""
 
 from __future__ import annotations
 
 import random
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
-from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from benchmarks.completion import demo_drive
+from benchmarks.measuring import demo_drive
 from benchmarks.running_node import FRAME, RunningNode
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.messages import stamp_message
 
 SPEED = 8.0  # metres a second
 CAMERA_HEIGHT = 1.65
 BACK_NS = 100_000_000  # less than a second: more is a recording that begins anew
+LATE_NS = 30_000_000_000
 JUMP = 500.0  # metres; `fusion_largest_speed` allows 60 a second
 ODOMETRY = "odometry"
-BLACK = cv2.imencode(".jpg", np.zeros((375, 1242, 3), np.uint8))[1].tobytes()  # of the size of the drive's images
-SWAP_BUNDLE = "swap_bundle"
 LONGEST_DISCOVERY_S = 60.0
 
 
@@ -49,16 +40,13 @@ class Drive(RunningNode):
         bundle: Folder of the student, which this may write to.
 
     Attributes:
-        playing: Images are published while this listens.
         posing: Poses are published with them.
         poses_late_ns: By how much the stamps of poses are behind those of images.
         jumped: Metres that the robot has jumped forward.
-        chance: Chooses values.
-        on_turn: Called whenever this listens.
         damage: What is done to the bytes of every image.
     """
 
-    def __init__(self, bundle: Path, rate_hz: float, parameters: dict[str, object], chance: random.Random) -> None:
+    def __init__(self, bundle: Path, rate_hz: float, parameters: dict[str, object]) -> None:
         camera, pictures = demo_drive()
         given = {
             "bundle": str(bundle),
@@ -68,54 +56,41 @@ class Drive(RunningNode):
             "odometry_topics": ODOMETRY,
             **parameters,
         }
-        self.playing, self.posing, self.poses_late_ns, self.jumped = False, True, 0, 0.0
-        self.chance, self._bundle, self._period_s = chance, bundle, 1.0 / rate_hz
-        self.on_turn: Callable[[], None] = lambda: None
+        self.posing, self.poses_late_ns, self.jumped = True, 0, 0.0
+        self._bundle, self._start_s = bundle, time.monotonic()
         self.damage: Callable[[Any], Any] | None = None
-        self._next_s, self._start_s, self._number = 0.0, time.monotonic(), 0
         super().__init__(camera, pictures[0], compressed=True, parameters=given, reliable=True)
+        self.rate_hz = rate_hz
         self._frames = [messages.compressed_image_message(picture, 0, FRAME) for picture in pictures]
         self._odometry = self.node.create_publisher(Odometry, ODOMETRY, 100)
-        own = self._process.full_name
-        self._words = self.node.create_publisher(String, topics.VOCABULARY.replace("~", own), 10)
-        self._further: list[tuple[Callable[[Any], object], Any]] = []
-
-    def turn(self) -> None:
-        """Publish what is due; called whenever this listens."""
-        self.on_turn()
-        now_s = time.monotonic()
-        if self.playing and now_s >= self._next_s:
-            self._next_s = max(self._next_s + self._period_s, now_s)
-            self.play_one()
+        self._words = self.node.create_publisher(String, self.full_name(topics.VOCABULARY), 10)
+        self._viewer: list[Any] = []
 
     def play_one(self) -> None:
-        """Publish the next image, with its pose and now and then the calibration."""
-        if self._number % 10 == 0:
-            self.send_camera_info()
-        self.image = self._frames[self._number % len(self._frames)]
+        """Publish the next image, damaged or not."""
+        self.image = self._frames[self.sent % len(self._frames)]
         if self.damage is not None:
-            self.image = CompressedImage(header=self.image.header, format=self.image.format, data=self.image.data)
-            self.image.data = self.damage(self.image.data)
-        self._number += 1
-        self.send()
+            self.image = CompressedImage(format=self.image.format, data=self.damage(self.image.data))
+            self.image.header.frame_id = FRAME
+        super().play_one()
 
     def send(self) -> None:
-        """Publish an image with the time of now, and the pose of that time."""
-        if self.posing:
-            now_ns = time.monotonic_ns()
-            self._odometry.publish(self.pose(now_ns - self.poses_late_ns))
+        """Publish an image with the time of now, between poses of that time."""
+        self.send_pose()
         super().send()
-        if self.posing:  # between the two lies the image
-            self._odometry.publish(self.pose(time.monotonic_ns() - self.poses_late_ns))
+        self.send_pose()
 
-    def pose(self, stamp_ns: int) -> Odometry:
-        """Where the camera is."""
+    def send_pose(self) -> None:
+        """Publish where the camera is, unless poses are missing."""
+        if not self.posing:
+            return
         message = Odometry(child_frame_id=FRAME)
-        message.header.frame_id, message.header.stamp = "odom", stamp_message(stamp_ns)
+        message.header.frame_id = "odom"
+        message.header.stamp = messages.stamp_message(time.monotonic_ns() - self.poses_late_ns)
         place, turned = message.pose.pose.position, message.pose.pose.orientation
         place.x, place.z = self.jumped + SPEED * (time.monotonic() - self._start_s), CAMERA_HEIGHT
         turned.x, turned.y, turned.z, turned.w = OPTICAL_FROM_FORWARD.inverse().quaternion.tolist()
-        return message
+        self._odometry.publish(message)
 
     def rest(self) -> None:
         """Stop playing, and wait until the node has accounted for all that it got."""
@@ -132,54 +107,39 @@ class Drive(RunningNode):
     def return_(self) -> None:
         """Another publisher takes its place."""
         self.make_image_publisher()
-        self.await_discovery()
-        self.playing = True
+        self.play_on()
 
-    def await_discovery(self) -> None:
-        """Wait until node and camera have found each other."""
+    def play_on(self) -> None:
+        """Go on playing once node and camera have found each other."""
         self.until(
             lambda: self._images.get_subscription_count() > 0 and self.values("input").get("publishers") == "1",
             LONGEST_DISCOVERY_S,
         )
+        self.playing = True
 
     def jump(self) -> None:
         """The robot is somewhere else at once."""
         self.jumped += JUMP
 
-    def other_camera(self) -> None:
-        """A camera in another namespace publishes for a moment."""
-        other = self.node.create_publisher(CompressedImage, "other/image/compressed", qos_profile_sensor_data)
-        for _ in range(10):
-            other.publish(self.image)
-            self.spin(0.1)
-        self.node.destroy_publisher(other)
-
-    def set_parameters(self, **values: Any) -> bool:
-        """Change parameters of the node, all or none; whether it took them."""
-        request = SetParametersAtomically.Request(
-            parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-        )
-        return bool(self.call(SetParametersAtomically, "set_parameters_atomically", request).result.successful)
-
     def change_parameters(self) -> None:
         """Change some that may change."""
-        low = self.chance.uniform(0.1, 1.0)
-        self.set_parameters(
-            obstacle_min_height=low,
-            obstacle_max_height=low + 1.5,
-            fusion_half_life=self.chance.uniform(0.5, 4.0),
-            clearing_blind_zone=self.chance.uniform(0.0, 4.0),
-            image_timeout=self.chance.uniform(2.0, 3.0),
-        )
+        values = {
+            "obstacle_max_height": random.uniform(1.0, 3.0),
+            "fusion_half_life": random.uniform(0.5, 4.0),
+            "image_timeout": random.uniform(2.0, 3.0),
+        }
+        parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        request = SetParametersAtomically.Request(parameters=parameters)
+        self.call(SetParametersAtomically, "set_parameters_atomically", request)
 
-    def say(self, words: str) -> None:
+    def ask_for(self, words: str) -> None:
         """Ask for a vocabulary."""
         self._words.publish(String(data=words))
 
     def turn_back(self) -> None:
         """Publish an image whose stamp is a little before the last one."""
         last_ns = messages.stamp_nanoseconds(self.image.header.stamp)
-        self.image.header.stamp = stamp_message(last_ns - BACK_NS)
+        self.image.header.stamp = messages.stamp_message(last_ns - BACK_NS)
         self._images.publish(self.image)
         self.sent += 1
 
@@ -190,70 +150,57 @@ class Drive(RunningNode):
         self._infos.publish(message)
 
     def change_bundle(self) -> None:
-        """Change the student on the disk, and have the node load it anew."""
+        """Change the student on the disk, and have the node let go of the one that it has."""
         self.rest()
         student = StudentBundle.load(self._bundle)
         other = replace(student, threshold=0.5 if student.threshold != 0.5 else 0.6)
         other.save(self._bundle, student.read_encoder())
-        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
-            self.change_state(transition)
+        self.change_state(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
 
-    def swap(self) -> None:
-        """The other student takes the place of the deployed one."""
-        self.call(Trigger, SWAP_BUNDLE, Trigger.Request())
-
-    def deployed(self) -> int:
-        """A number of its own for each student."""
-        return zlib.crc32(self.values("inference").get("student", "").encode())
-
-    def configured(self) -> None:
+    def configure(self) -> None:
         """Lead the node back to work."""
-        if self.values("lifecycle").get("state") == "unconfigured":
-            for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-                self.change_state(transition)
-        self.await_discovery()
-        self.playing = True
+        self.change_state(Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
+        self.play_on()
 
-    def at_work(self) -> bool:
-        """Whether the node is active and has begun its map: a pose that jumps before that is its first one."""
-        return self.values("lifecycle").get("state") == "active" and self.number("fusion", "map voxels") > 0
+    def change_state(self, *transitions: int) -> None:
+        """Ask for transitions, one after the other."""
+        for transition in transitions:
+            self.call(ChangeState, "change_state", ChangeState.Request(transition=Transition(id=transition)))
 
-    def change_state(self, transition: int) -> None:
-        """Ask for a transition."""
-        self.call(ChangeState, "change_state", ChangeState.Request(transition=Transition(id=transition)))
+    def swap(self, times: int = 1) -> None:
+        """The other student takes the place of the deployed one; after two times both are in memory."""
+        for _ in range(times):
+            self.call(Trigger, "swap_bundle", Trigger.Request())
 
     def watch(self) -> None:
         """A viewer joins."""
-        own = self._process.full_name
         for topic, kind in ((topics.OBSTACLES, PointCloud2), (topics.DEPTH, Image), (topics.CLEARING, PointCloud2)):
-            reader = self.node.create_subscription(kind, topic.replace("~", own), lambda _: None, 1)
-            self._further.append((self.node.destroy_subscription, reader))
+            self._viewer.append(self.subscribe(kind, topic, lambda _: None))
 
     def look_away(self) -> None:
         """It leaves."""
-        while self._further:
-            destroy, entity = self._further.pop()
-            destroy(entity)
+        while self._viewer:
+            self.node.destroy_subscription(self._viewer.pop())
 
-    def nobody_reads(self) -> None:
-        """The reader of the voxels leaves."""
-        self.node.destroy_subscription(self.reader)
+    # What diagnostics have of it.
 
-    # What the node says of it.
-
-    def says(self, part: str, words: str) -> bool:
-        """Whether a part of the diagnostics is not well, for a reason in these words."""
+    def warns(self, part: str, words: str) -> bool:
+        """Whether a part is not well, for a reason in these words."""
         status = self.statuses.get(part)
         return status is not None and status.level != b"\0" and words in status.message
 
-    def number(self, part: str, name: str) -> int:
-        """A number of a part; 0 where it is not told."""
-        return int(self.values(part).get(name, "0"))
+    def at_work(self) -> bool:
+        """Whether the node is active and has begun its map: a pose that jumps before that is its first one."""
+        begun = self.values("fusion").get("map voxels", "0") != "0"
+        return self.values("lifecycle").get("state") == "active" and begun
 
-    def readers(self, topic: str) -> int:
-        """How many the node says read one of its topics; -1 where it does not say."""
-        name = topic.replace("~", self._process.full_name)
-        return int(self.values("outputs").get(f"subscribers of {name}", "-1"))
+    def readers(self, topic: str) -> str | None:
+        """How many read one of the node's topics."""
+        return self.values("outputs").get(f"subscribers of {self.full_name(topic)}")
+
+
+def _nothing(drive: Drive) -> None:
+    """All is well without."""
 
 
 @dataclass(frozen=True)
@@ -262,45 +209,34 @@ class Fault:
 
     Attributes:
         begin: Brings it about.
-        told: Whether the diagnostics name it; called with what `before` gave.
+        signal: What the diagnostics have of it, which has to change; None where they have nothing now.
+        expected: How it has to change, in words.
         end: Puts it right.
-        over: Whether the diagnostics have forgotten it.
-        before: A number that tells whether something has happened.
-        expected: What is looked for in the diagnostics, in words.
-        students: How many are loaded afterwards; 0 where this does not change.
+        over: Whether the diagnostics have forgotten it; None where the signal has to be what it was before.
+        exchanges: Another student is loaded.
     """
 
     begin: Callable[[Drive], object]
-    told: Callable[[Drive, int], bool]
-    over: Callable[[Drive], bool]
+    signal: Callable[[Drive], object]
     expected: str
-    end: Callable[[Drive], object] = lambda _: None
-    before: Callable[[Drive], int] = lambda _: 0
-    students: int = 0
+    end: Callable[[Drive], object] = _nothing
+    over: Callable[[Drive], bool] | None = None
+    exchanges: bool = False
 
 
-def named(
-    begin: Callable[[Drive], object], part: str, words: str, end: Callable[[Drive], object] | None = None
-) -> Fault:
+def named(begin: Callable[[Drive], object], part: str, words: str, end: Callable[[Drive], object] = _nothing) -> Fault:
     """A fault that a part of the diagnostics names while it lasts, and some seconds after."""
-    return Fault(
-        begin,
-        lambda drive, _: drive.says(part, words),
-        lambda drive: part in drive.statuses and not drive.says(part, words),
-        f"{part}: {words}",
-        end or (lambda _: None),
-    )
+    return Fault(begin, lambda drive: drive.warns(part, words), f"{part}: {words}", end)
 
 
-def counted(begin: Callable[[Drive], object], part: str, name: str) -> Fault:
-    """A change after which a number of a part of the diagnostics is larger."""
-    return Fault(
-        begin,
-        lambda drive, before: drive.number(part, name) > before,
-        lambda _: True,
-        f"{part}: {name} grows",
-        before=lambda drive: drive.number(part, name),
-    )
+def counted(begin: Callable[[Drive], object], part: str, name: str, end: Callable[[Drive], object] = _nothing) -> Fault:
+    """A change after which a number of a part of the diagnostics is another, and stays so."""
+
+    def number(drive: Drive) -> str | None:
+        values = drive.values(part)
+        return values.get(name, "0") if values else None
+
+    return Fault(begin, number, f"{part}: {name} grows", end, lambda _: True)
 
 
 def _set(**values: Any) -> Callable[[Drive], None]:
@@ -310,65 +246,51 @@ def _set(**values: Any) -> Callable[[Drive], None]:
     return change
 
 
+_UNFUSED = "without those of earlier ones"
+SWAP = "two students change places"
 FAULTS: dict[str, Fault] = {
     "the camera pauses": named(_set(playing=False), "input", "but nothing arrives", _set(playing=True)),
     "the camera leaves and returns": named(Drive.leave, "input", "nobody publishes", Drive.return_),
-    "another camera comes and goes": counted(Drive.other_camera, "inference", "images completed"),
     "the pose jumps": counted(Drive.jump, "fusion", "times started anew"),
-    "the time of poses goes back": named(
-        _set(poses_late_ns=30_000_000_000), "fusion", "without those of earlier ones", _set(poses_late_ns=0)
-    ),
-    "poses are missing": named(_set(posing=False), "fusion", "without those of earlier ones", _set(posing=True)),
+    "the time of poses goes back": named(_set(poses_late_ns=LATE_NS), "fusion", _UNFUSED, _set(poses_late_ns=0)),
+    "poses are missing": named(_set(posing=False), "fusion", _UNFUSED, _set(posing=True)),
     "parameters change": counted(Drive.change_parameters, "inference", "images completed"),
-    "the vocabulary cannot be read": named(lambda drive: drive.say('{"classes": 5}'), "vocabulary", "refused"),
+    "the vocabulary cannot be read": named(lambda drive: drive.ask_for('{"classes": 5}'), "vocabulary", "refused"),
     "the bundle changes": Fault(
         Drive.change_bundle,
-        lambda drive, _: drive.values("lifecycle").get("state") == "unconfigured",
-        Drive.at_work,
+        lambda drive: drive.values("lifecycle").get("state"),
         "lifecycle: unconfigured",
-        Drive.configured,
-        students=1,
+        Drive.configure,
+        Drive.at_work,
+        exchanges=True,
     ),
-    "two students change places": Fault(
-        Drive.swap,
-        lambda drive, before: drive.deployed() != before,
-        lambda _: True,
-        "inference: another student",
-        before=Drive.deployed,
-        students=2,
-    ),
+    SWAP: replace(counted(Drive.swap, "inference", "student"), expected="inference: another student", exchanges=True),
     "a viewer joins and leaves": Fault(
         Drive.watch,
-        lambda drive, _: drive.readers(topics.OBSTACLES) == 1,
-        lambda drive: drive.readers(topics.OBSTACLES) == 0,
+        lambda drive: drive.readers(topics.OBSTACLES),
         f"outputs: subscribers of {topics.OBSTACLES}",
         Drive.look_away,
     ),
     "nobody reads": Fault(
-        Drive.nobody_reads,
-        lambda drive, before: drive.number("inference", "images that nobody subscribed to") > before,
-        lambda drive: drive.readers(topics.VOXELS) == 1,
+        lambda drive: drive.node.destroy_subscription(drive.reader),
+        lambda drive: drive.values("inference").get("images that nobody subscribed to"),
         "inference: images that nobody subscribed to grow",
         Drive.make_reader,
-        lambda drive: drive.number("inference", "images that nobody subscribed to"),
+        lambda drive: drive.readers(topics.VOXELS) == "1",
     ),
     "JPEGs are cut off": named(
         _set(damage=lambda data: data[: len(data) // 2]), "input", "bad image", _set(damage=None)
     ),
     "images are no images": named(_set(damage=lambda data: data[1:50]), "input", "bad image", _set(damage=None)),
-    "images are black": replace(
-        counted(_set(damage=lambda _: BLACK), "inference", "images completed"), end=_set(damage=None)
-    ),
     "a stamp goes back": named(Drive.turn_back, "input", "stamp went back"),
     "a calibration is none": named(Drive.bad_calibration, "calibration", "bad CameraInfo"),
 }
 """By name."""
 
 VOCABULARY = Fault(
-    lambda drive: drive.say("car, tree"),
-    lambda drive, _: drive.values("vocabulary").get("classes", "").startswith("car, tree"),
-    lambda drive: drive.values("vocabulary").get("classes") == "those of the bundle",
+    lambda drive: drive.ask_for("car, tree"),
+    lambda drive: drive.values("vocabulary").get("classes", "those of the bundle"),
     "vocabulary: its classes",
-    lambda drive: drive.say(""),
+    lambda drive: drive.ask_for(""),
 )
 """Only where the student has a text bank."""

@@ -9,6 +9,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
 
 import scene_completion_ros
+from scene_completion_ros.commands.failures import explained
+from scene_completion_ros.commands.paths import check_arguments, outputs
 from scene_completion_ros.errors import SceneCompletionError
 
 GROUP = "scene_completion.commands"
@@ -91,9 +93,10 @@ def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=scene_completion_ros.__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in commands.items():
-        text = (command.__doc__ or name).strip().replace("%", "%%")
+        text = (command.__doc__ or name).strip()
+        in_list = text.splitlines()[0].replace("%", "%%")
         subparser = subparsers.add_parser(
-            name, help=text.splitlines()[0], description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+            name, help=in_list, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         command.add_arguments(subparser)
     return parser
@@ -106,23 +109,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit code: that of the command, 2 on bad input (said in one line on stderr), 130 after an interruption.
+        Exit code: that of the command, 2 on bad input and where disk, memory or packages do not suffice (said in one
+        line on stderr), 130 after an interruption. A defect is raised.
     """
     commands = find_commands()
-    args = build_parser(commands).parse_args(argv)
+    parser = build_parser(commands)
+    args = parser.parse_args(argv)
+    command = commands[args.command]
     try:
-        return commands[args.command].run(args)
-    except SceneCompletionError as error:
-        print(f"scene-completion {args.command}: {_one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
-    except OSError as error:
-        if error.filename is None:  # not about a file of the user: a defect, shown with its traceback
-            raise
-        print(f"scene-completion {args.command}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return BAD_INPUT
+        check_arguments(parser, args)
+        return command.run(args)
     except KeyboardInterrupt:
         print(f"scene-completion {args.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        written = ", ".join(map(str, outputs(parser, args)))
+        sentence = explained(error, written=written, extra=getattr(command, "EXTRA", "train"))
+        if sentence is None:
+            raise
+        print(f"scene-completion {args.command}: {_one_line(sentence)}", file=sys.stderr)
+        return BAD_INPUT
 
 
 def _one_line(error: Exception) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LONGEST = 2000
+"""Characters of each part of an error."""
+
 
 class SceneCompletionError(Exception):
     """Base of every error this package raises on bad input.
@@ -13,14 +16,19 @@ class SceneCompletionError(Exception):
     """
 
     def __init__(self, what: str, *, where: str = "", cure: str = "") -> None:
-        self.what = what
-        self.where = where
-        self.cure = cure
-        super().__init__(what)  # where and cure travel beside it to other processes
+        self.what = _shortened(what)
+        self.where = _shortened(where)
+        self.cure = _shortened(cure)
+        super().__init__(self.what)  # where and cure travel beside it to other processes
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}. {self.cure}" if self.cure else text
+
+
+def _shortened(text: str) -> str:
+    """A text without its middle, where that is long: a wrong file may hold a name of megabytes."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 4 :]}"
 
 
 class CameraError(SceneCompletionError):

@@ -1,30 +1,54 @@
-"""The one door for JSON and YAML that others wrote: limits of size, depth and number, and a sentence for what is wrong.
+"""The one door for files that others wrote: JSON, YAML and arrays, within limits, and a sentence for what is wrong.
 
 A document of some kilobytes can nest thousands of lists, or name one list so often that it unfolds to gigabytes. What
-comes out of here is neither: it can be walked, compared and printed. YAML is read by the safe loader, which executes
-nothing.
+comes out of here is neither: it can be walked, compared and printed, and its numbers fit into floats. YAML is read by
+the safe loader, and arrays hold no pickles: nothing is executed.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
+import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.numpy
 import yaml
+from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
 
 DEEPEST = 64
 """Lists and mappings within each other."""
 MOST_BYTES = 4_000_000
+MOST_YAML_BYTES = 1_000_000
+"""Of YAML, which takes ten seconds to be read then."""
 MOST_VALUES = 2_000_000
-"""Values of a document, those of a YAML alias counted wherever it stands."""
+"""Values of a YAML document, those of an alias counted wherever it stands."""
+MOST_ARRAY_BYTES = 4 << 30
+"""Of all arrays of a file, unpacked."""
+MOST_BITS = 1000
+"""Of a whole number: as many as a float can take."""
+SHOWN = 80
+"""Characters of a value that messages show."""
+
+_NO_UNICODE = re.compile("[\ud800-\udfff]")
+# What NumPy raises where a file is damaged, or promises more than there is memory for.
+_UNREADABLE = (
+    OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, EOFError, MemoryError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
-def read_text(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int = MOST_BYTES) -> str:
-    """Reads a text in UTF-8.
+def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int) -> bytes:
+    """Reads a file.
 
     Args:
         path: The file.
@@ -33,37 +57,58 @@ def read_text(path: Path | str, error: type[SceneCompletionError], *, cure: str,
         most_bytes: A larger file is refused before it is read whole.
 
     Raises:
-        error: It is missing, too large or no text.
+        error: It is missing, too large or cannot be read.
     """
     try:
         with Path(path).open("rb") as file:
-            content = file.read(most_bytes + 1)
-        if len(content) > most_bytes:
-            raise error(f"is larger than {most_bytes / 1e6:g} MB", where=str(path), cure=cure)
-        return content.decode("utf-8")
-    except OSError as problem:
-        raise error(f"cannot be read: {problem.strerror}", where=str(path), cure=cure) from problem
-    except ValueError as problem:  # no UTF-8, or a name with a zero byte
+            size = os.fstat(file.fileno()).st_size  # 0 of a pipe
+            content = file.read(1 + (size or most_bytes)) if size <= most_bytes else b""
+    except (OSError, ValueError) as problem:  # ValueError: a name with a zero byte
+        what = getattr(problem, "strerror", None) or problem
+        raise error(f"cannot be read: {what}", where=str(path), cure=cure) from problem
+    if max(size, len(content)) > most_bytes:
+        raise error(f"is larger than {most_bytes / 1e6:g} MB", where=str(path), cure=cure)
+    return content
+
+
+def read_text(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int = MOST_BYTES) -> str:
+    """Reads a text in UTF-8; arguments and errors as of `read_bytes`."""
+    try:
+        return read_bytes(path, error, cure=cure, most_bytes=most_bytes).decode("utf-8")
+    except UnicodeDecodeError as problem:
         raise error(f"is no text in UTF-8 ({problem})", where=str(path), cure=cure) from problem
 
 
-def read_json(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int = MOST_BYTES) -> Any:
-    """Reads a JSON document; arguments and errors as of `read_text`, and those of `parse_json`."""
+def read_json(
+    path: Path | str,
+    error: type[SceneCompletionError],
+    *,
+    cure: str,
+    kind: type | None = None,
+    most_bytes: int = MOST_BYTES,
+) -> Any:
+    """Reads a JSON document; arguments and errors as of `read_text` and `parse_json`."""
     text = read_text(path, error, cure=cure, most_bytes=most_bytes)
-    return parse_json(text, error, where=str(path), cure=cure)
+    return parse_json(text, error, where=str(path), cure=cure, kind=kind)
 
 
-def read_yaml(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int = MOST_BYTES) -> Any:
-    """Reads a YAML document; arguments and errors as of `read_text`, and those of `parse_yaml`."""
-    text = read_text(path, error, cure=cure, most_bytes=most_bytes)
-    return parse_yaml(text, error, where=str(path), cure=cure)
+def read_yaml(path: Path | str, error: type[SceneCompletionError], *, cure: str, kind: type | None = None) -> Any:
+    """Reads a YAML document of at most `MOST_YAML_BYTES`; arguments and errors as of `read_text` and `parse_yaml`."""
+    text = read_text(path, error, cure=cure, most_bytes=MOST_YAML_BYTES)
+    return parse_yaml(text, error, where=str(path), cure=cure, kind=kind)
 
 
-def parse_json(text: str | bytes, error: type[SceneCompletionError], *, where: str, cure: str) -> Any:
+def parse_json(
+    text: str | bytes, error: type[SceneCompletionError], *, where: str, cure: str, kind: type | None = None
+) -> Any:
     """What a JSON document holds.
 
+    Args:
+        kind: `dict` or `list`, where it must be one.
+
     Raises:
-        error: It is no JSON, a name stands twice in an object, or it is nested deeper than `DEEPEST`.
+        error: It is no JSON, a name stands twice in an object, it is nested deeper than `DEEPEST`, or holds a whole
+            number beyond all floats or half a character.
     """
     try:
         document = json.loads(text, object_pairs_hook=_distinct)
@@ -71,35 +116,130 @@ def parse_json(text: str | bytes, error: type[SceneCompletionError], *, where: s
         raise _too_deep(error, where, cure) from problem
     except ValueError as problem:
         raise error(f"is not valid JSON ({problem})", where=where, cure=cure) from problem
-    return _within_limits(document, error, where, cure)
+    _within_limits(document, math.inf, error, where, cure)
+    if kind is not None and not isinstance(document, kind):
+        raise error(f"is no JSON {'object' if kind is dict else 'list'}", where=where, cure=cure)
+    return document
 
 
-def parse_yaml(text: str, error: type[SceneCompletionError], *, where: str, cure: str) -> Any:
-    """What a YAML document holds.
+def parse_yaml(text: str, error: type[SceneCompletionError], *, where: str, cure: str, kind: type | None = None) -> Any:
+    """What a YAML document holds; arguments and errors as of `parse_json`.
 
     Raises:
-        error: It is no YAML, nested deeper than `DEEPEST`, or its aliases unfold to more than `MOST_VALUES`.
+        error: Besides, its aliases unfold to more than `MOST_VALUES`.
     """
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, _Loader)  # noqa: S506 # a safe loader
     except RecursionError as problem:
         raise _too_deep(error, where, cure) from problem
-    except (ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError) as problem:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, yaml.YAMLError) as problem:
         line = " ".join(str(problem).split())
         raise error(f"is not valid YAML ({line[:300]})", where=where, cure=cure) from problem
-    return _within_limits(document, error, where, cure)
+    _within_limits(document, MOST_VALUES, error, where, cure)
+    if kind is not None and not isinstance(document, kind):
+        raise error(f"is no YAML {'mapping' if kind is dict else 'list'}", where=where, cure=cure)
+    return document
+
+
+def read_arrays(
+    path: Path | str, error: type[SceneCompletionError], *, cure: str, needed: Sequence[str] = ()
+) -> dict[str, NDArray[Any]]:
+    """Reads the arrays of a NumPy archive (.npz), none of which may hold Python objects.
+
+    Args:
+        path, error, cure: As of `read_bytes`.
+        needed: Arrays that must be in it.
+
+    Raises:
+        error: It cannot be read, is none, lacks an array, or promises more than it holds or than `MOST_ARRAY_BYTES`.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                if sum(member.file_size for member in archive.zip.infolist()) > MOST_ARRAY_BYTES:
+                    raise ValueError(f"it unpacks to more than {MOST_ARRAY_BYTES >> 30} GiB")
+                if missing := [name for name in needed if name not in archive.files]:
+                    raise ValueError(f"it has no array {missing[0]}")
+                return {name: archive[name] for name in archive.files}
+    except _UNREADABLE as problem:
+        what = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+        raise error(f"cannot be read as arrays of NumPy ({what[:300]})", where=str(path), cure=cure) from problem
+
+
+def read_tensors(path: Path | str, error: type[SceneCompletionError], *, cure: str) -> dict[str, NDArray[Any]]:
+    """Reads the tensors of a safetensors file; arguments and errors as of `read_arrays`."""
+    content = read_bytes(path, error, cure=cure, most_bytes=MOST_ARRAY_BYTES)
+    return parse_tensors(content, error, where=str(path), cure=cure)
+
+
+def parse_tensors(
+    content: bytes, error: type[SceneCompletionError], *, where: str, cure: str
+) -> dict[str, NDArray[Any]]:
+    """What a safetensors file of this content holds; the library compares its header with its length."""
+    try:
+        return safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, ValueError, LookupError, TypeError) as problem:
+        raise error(f"is not a valid safetensors file ({problem})", where=where, cure=cure) from problem
+
+
+def tensor_header(
+    content: memoryview, error: type[SceneCompletionError], *, where: str, cure: str, most_bytes: int = MOST_BYTES
+) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where its tensors begin.
+
+    Args:
+        content: All bytes of the file.
+        most_bytes: A longer header is refused.
+
+    Raises:
+        error: The header is longer than that or than the file, or no JSON object.
+    """
+    length = int.from_bytes(content[:8], "little")
+    if not 0 < length <= min(len(content) - 8, most_bytes):
+        raise error(f"is damaged: it cannot have a header of {length} bytes", where=where, cure=cure)
+    return parse_json(bytes(content[8 : 8 + length]), error, where=where, cure=cure, kind=dict), 8 + length
+
+
+def shown(value: object, most: int = SHOWN) -> str:
+    """A value as messages show it: no longer than so many characters."""
+    text = repr(value[: most + 1] if isinstance(value, str) else value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without two of its ways to work for hours on a small file."""
+
+    merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merges mappings named by `<<`, as long as they do not double again and again."""
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > MOST_VALUES:
+            raise ValueError(f"what it merges is more than {MOST_VALUES:,} values")
+
+
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > MOST_BITS:  # to the base 60, a million digits take minutes
+        raise ValueError(f"a whole number of {len(node.value)} characters")
+    return int(loader.construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in values if names.count(name) > 1)
-        raise ValueError(f"the name {twice[:80]!r} stands twice in an object")
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the name {shown(twice)} stands twice in an object")
     return values
 
 
-def _within_limits(document: Any, error: type[SceneCompletionError], where: str, cure: str) -> Any:
+def _within_limits(document: Any, most: float, error: type[SceneCompletionError], where: str, cure: str) -> None:
     level: list[Iterable[Any]] = [[document]]
     count = 0
     for _ in range(DEEPEST + 1):
@@ -111,10 +251,14 @@ def _within_limits(document: Any, error: type[SceneCompletionError], where: str,
                     deeper += [value.keys(), value.values()]
                 elif isinstance(value, (list, tuple, set)):
                     deeper.append(value)
-            if count + len(deeper) > MOST_VALUES:
-                raise error(f"holds more than {MOST_VALUES:,} values", where=where, cure=cure)
+                elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+                    raise error(f"holds a whole number of {value.bit_length()} bits", where=where, cure=cure)
+                elif isinstance(value, str) and _NO_UNICODE.search(value):
+                    raise error(f"holds {shown(value)}, which is half a character", where=where, cure=cure)
+            if count + len(deeper) > most:
+                raise error(f"holds more than {most:,} values", where=where, cure=cure)
         if not deeper:
-            return document
+            return
         level = deeper
     raise _too_deep(error, where, cure)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 
-FIRST, DOMAINS = 1, 89  # not 0, where a robot's own nodes are, nor those of benchmarks.soak
+FIRST, DOMAINS = 1, 89  # not 0, where a robot's own nodes are, nor those of benchmarks.running_node
 _taken = itertools.count()
 
 

@@ -1,20 +1,27 @@
 from __future__ import annotations
 
 import argparse
+import resource
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from scene_completion_ros import cli
+from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import CameraError
-from tests.checkout import run_python
+from tests.unprivileged import unprivileged
 
 
 def command(run: object) -> SimpleNamespace:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--number", type=int, default=0)
+        parser.add_argument("--output", type=Output(()))
 
     return SimpleNamespace(__doc__="Count 100 % of it.\n\nMore.", add_arguments=add_arguments, run=run)
 
@@ -41,18 +48,81 @@ def test_bad_input_is_one_line_and_no_traceback(only, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "scene-completion count: calib.yaml: fx is | zero. Calibrate\n"
 
 
-def test_a_missing_file_is_one_line(only, capsys: pytest.CaptureFixture[str]) -> None:
-    only(lambda args: len(Path("/nowhere/at/all").read_bytes()))
-    assert cli.main(["count"]) == 2
-    assert capsys.readouterr().err == "scene-completion count: /nowhere/at/all: No such file or directory\n"
+def write_to_a_full_disk(_: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        full.write(bytes(100_000))
 
 
-def test_defects_keep_their_traceback(only) -> None:
+def write_where_others_may(_: Path) -> None:
+    with unprivileged():
+        Path("/usr/it").touch()
+
+
+def open_too_many_files(folder: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        with ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context((folder / "file").open("w"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def follow_a_circle(folder: Path) -> None:
+    (folder / "circle").symlink_to("circle")
+    (folder / "circle").read_bytes()
+
+
+def answer_of_a_library(_: Path) -> None:
+    raise OSError("no model of this name\nin the cache")
+
+
+def go_down(folder: Path) -> None:
+    go_down(folder)
+
+
+FAILURES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda _: Path("/nowhere/it").read_bytes(), "/nowhere/it: No such file or directory. Check the path"),
+    (
+        lambda _: Path("/etc/passwd/it").touch(),
+        "/etc/passwd/it: Not a directory. Check the path: a part of it is a file",
+    ),
+    (lambda folder: folder.write_text(""), "{folder}: Is a directory. Name a file"),
+    (lambda folder: folder.mkdir(), "{folder}: File exists. Move it away, or name another place"),
+    (lambda folder: (folder / ("x" * 300)).touch(), "x: File name too long. Name a shorter path"),
+    (write_where_others_may, "/usr/it: Permission denied. Ask its owner, or name a place where you may read and write"),
+    (write_to_a_full_disk, "out/put: No space left on device. Make room on the disk, or name a place on another one"),
+    (open_too_many_files, "/file: Too many open files. Raise the limit of open files: ulimit -n 4096"),
+    (
+        follow_a_circle,
+        "/circle: Too many levels of symbolic links. Name what the link should lead to: it leads to itself",
+    ),
+    (answer_of_a_library, "out/put: no model of this name | in the cache"),
+    (lambda _: np.empty(2**60, np.uint8), "not enough memory (Unable to allocate 1.00 EiB for an array with shape"),
+    (go_down, "a file that it read is nested too deeply. Check what it was given"),
+    (lambda _: import_module("no_such_package.part"), "the package no_such_package is missing. Install it with: "),
+]
+
+
+@pytest.mark.parametrize(("fail", "said"), FAILURES, ids=[said for _, said in FAILURES])
+def test_what_the_machine_lacks_is_one_line_with_its_cure(
+    fail: Callable[[Path], object], said: str, only, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only(lambda args: fail(tmp_path))
+    assert cli.main(["count", "--output", "out/put"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("scene-completion count: ") and said.format(folder=tmp_path) in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ModuleNotFoundError(name="scene_completion_ros.gone")])
+def test_defects_keep_their_traceback(only, error: Exception) -> None:
     def fail(args: argparse.Namespace) -> int:
-        raise ZeroDivisionError
+        raise error
 
     only(fail)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(error)):
         cli.main(["count"])
 
 
@@ -86,21 +156,6 @@ def test_installed_packages_add_commands_and_broken_ones_do_not_harm(
     assert {"added", "broken", "complete", "replay"} <= set(commands)
     assert cli.main(["broken", "whatever"]) == 2
     assert "no_such_package" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["build-engine", "complete", "replay"])
-def test_help_needs_neither_torch_nor_ros_nor_an_engine(name: str) -> None:
-    heavy = ("torch", "rclpy", "numba", "openvino", "onnxruntime", "cv2", "rosbags", "rerun")
-    heavy += ("pycuda", "tensorrt", "tensorrt_rtx")
-    code = (
-        "import sys\n"
-        f"for name in {heavy!r}: sys.modules[name] = None\n"
-        "from scene_completion_ros.cli import main\n"
-        f"main([{name!r}, '--help'])"
-    )
-    done = run_python("-c", code)
-    assert done.returncode == 0, done.stderr
-    assert "usage: scene-completion" in done.stdout
 
 
 def test_an_installation_offers_the_commands_of_a_checkout() -> None:

@@ -1,15 +1,34 @@
 from __future__ import annotations
 
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from scene_completion_ros import untrusted_files
 from scene_completion_ros.errors import CameraError
-from scene_completion_ros.untrusted_files import DEEPEST, parse_json, parse_yaml, read_json, read_text, read_yaml
-
-LAUGHS = "a: &a [1, 2]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 60)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True)
+from scene_completion_ros.untrusted_files import (
+    DEEPEST,
+    parse_json,
+    parse_yaml,
+    read_arrays,
+    read_json,
+    read_tensors,
+    read_text,
+    read_yaml,
+    tensor_header,
 )
+
+
+def laughs(first: str, opening: str, closing: str) -> str:
+    """Each name stands for sixty of the one before."""
+    lines = (
+        f"{new}: &{new} {opening}{', '.join([f'*{old}'] * 60)}{closing}\n"
+        for old, new in zip("abcdef", "bcdefg", strict=True)
+    )
+    return f"a: &a {first}\n{''.join(lines)}"
 
 
 @pytest.mark.parametrize("depth", [DEEPEST + 1, 1_000, 100_000])
@@ -30,7 +49,12 @@ def test_what_is_nested_just_so_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (LAUGHS, "holds more than 2,000,000 values"),
+        (laughs("[1, 2]", "[", "]"), "holds more than 2,000,000 values"),
+        (laughs("{k: 1}", "{<<: [", "]}"), r"is not valid YAML \(what it merges is more than 2,000,000 values"),
+        (f"a: 0x{'f' * 500}", r"holds a whole number of 2000 bits"),
+        (f"a: 1{':59' * 200_000}", r"is not valid YAML \(a whole number of 600001 characters"),
+        (f"a: 1{':59' * 300}.5", "is not valid YAML"),
+        ('a: "\\ud800"', r"holds '\\ud800', which is half a character"),
         ("a: &a [*a]", "is nested deeper than 64 levels"),
         ("a: [", "is not valid YAML"),
         ("a: !!python/object/apply:os.system [false]", "is not valid YAML"),
@@ -46,7 +70,12 @@ def test_yaml_of_an_adversary_is_refused(tmp_path: Path, text: str, what: str) -
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("{", "not valid JSON"), ('{"a": 1, "a": 2}', "the name 'a' stands twice"), ("1" * 5_000, "not valid JSON")],
+    [
+        ("{", "not valid JSON"),
+        ('{"a": 1, "a": 2}', "the name 'a' stands twice"),
+        ("1" * 5_000, "not valid JSON"),
+        ("1" * 400, "whole number of 1326 bits"),
+    ],
 )
 def test_json_of_an_adversary_is_refused(tmp_path: Path, text: str, what: str) -> None:
     (tmp_path / "file").write_text(text)
@@ -63,9 +92,56 @@ def test_files_that_are_too_large_or_no_text_are_refused(tmp_path: Path, content
         read_text(tmp_path / "file", CameraError, cure="", most_bytes=100)
 
 
+def archive(file: Path, shape: tuple[int, ...], content: bytes = bytes(64)) -> None:
+    """An archive with one array, whose header says a shape."""
+    member = BytesIO()
+    np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("data.npy", member.getvalue() + content)
+
+
+def test_arrays_that_promise_more_than_there_is_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.npz"
+    archive(file, (64,))
+    assert read_arrays(file, CameraError, cure="")["data"].shape == (64,)
+    with pytest.raises(CameraError, match="it has no array depth"):
+        read_arrays(file, CameraError, cure="", needed=("data", "depth"))
+    for shape in ((10**13,), (10**6,), (10**30,), (-1,)):
+        archive(file, shape)
+        with pytest.raises(CameraError, match=r"a\.npz: cannot be read as arrays of NumPy \(.*Mend it"):
+            read_arrays(file, CameraError, cure="Mend it")
+    archive(file, (10**6,), bytes(10**6))
+    monkeypatch.setattr(untrusted_files, "MOST_ARRAY_BYTES", 10**5)
+    with pytest.raises(CameraError, match="it unpacks to more than"):
+        read_arrays(file, CameraError, cure="")
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    with pytest.raises(CameraError, match="it is no archive"):
+        read_arrays(tmp_path / "b.npy", CameraError, cure="")
+
+
+@pytest.mark.parametrize(
+    ("header", "length", "what"),
+    [
+        (b"{}", 1 << 43, "cannot have a header of 8796093022208 bytes"),
+        (b"[" * 5000, 5000, "is nested deeper"),
+        (b'{"a": {"dtype": "U8", "shape": [9000000000000], "data_offsets": [0, 9000000000000]}}', 0, ""),
+    ],
+)
+def test_tensors_that_promise_more_than_there_is_are_refused(
+    tmp_path: Path, header: bytes, length: int, what: str
+) -> None:
+    content = (length or len(header)).to_bytes(8, "little") + header
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(CameraError, match="file: is not a valid safetensors file"):
+        read_tensors(tmp_path / "file", CameraError, cure="")
+    if length:
+        with pytest.raises(CameraError, match=what):
+            tensor_header(memoryview(content), CameraError, where="", cure="")
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("missing", "No such file"), (".", "Is a directory"), ("a\0b", "no text"), ("a" * 300, "too long")],
+    [("missing", "No such file"), (".", "Is a directory"), ("a\0b", "null byte"), ("a" * 300, "too long")],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, what: str) -> None:
     with pytest.raises(CameraError, match=what):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scene_completion_ros import whole_files
-from scene_completion_ros.whole_files import whole_folder, write_whole
+from scene_completion_ros.whole_files import PART, whole_file, whole_folder, write_whole
+from tests.unprivileged import unprivileged
 
 CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "ctypes.dlsym"}
 OLD = {"a": b"1", "b": b"1", "gone": b"1", "more/kept": b"1"}
@@ -101,6 +104,17 @@ def test_a_folder_that_cannot_be_exchanged_changes_file_by_file(
     assert order == ["a", "b"]  # whoever writes a manifest writes it last
 
 
+def test_a_link_to_a_file_stays_and_a_device_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("file")
+    write_whole(tmp_path / "link", b"2")
+    assert (tmp_path / "link").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    with os.fdopen(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), "rb") as pipe:
+        write_whole(tmp_path / "pipe", b"3")
+        assert ((tmp_path / "file").read_bytes(), pipe.read()) == (b"2", b"3")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_link_to_a_folder_stays(tmp_path: Path) -> None:
     make_old(tmp_path / "folder")
     (tmp_path / "link").symlink_to("folder")
@@ -120,3 +134,91 @@ def test_a_failure_leaves_the_former_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="full"):
         fail()
     assert contents(tmp_path) == {f"folder/{name}": content for name, content in OLD.items()}
+
+
+def write_file(path: Path, letter: bytes, pause: Callable[[], None] = lambda: None) -> None:
+    with whole_file(path) as part, part.open("wb") as file:
+        file.write(letter * 100_000)
+        pause()
+        file.write(letter * 100_000)
+
+
+def write_folder(path: Path, letter: bytes, pause: Callable[[], None] = lambda: None) -> None:
+    with whole_folder(path, {"first", "second"}) as part:
+        (part / "first").write_bytes(letter * 1000)
+        pause()
+        (part / "second").write_bytes(letter * 1000)
+
+
+def letters(path: Path) -> set[int]:
+    files = [path / "first", path / "second"] if path.is_dir() else [path]
+    return {letter for file in files for letter in file.read_bytes()}
+
+
+both_kinds = pytest.mark.parametrize("write", [write_file, write_folder])
+
+
+@both_kinds
+def test_of_two_writers_at_a_time_each_writes_all(tmp_path: Path, write: Callable[..., None]) -> None:
+    path, seen = tmp_path / "name", []
+
+    def another_writes() -> None:
+        write(path, b"b")
+        seen.append(letters(path))
+
+    write(path, b"a", another_writes)
+    assert (seen, letters(path)) == ([{ord("b")}], {ord("a")})
+    assert [left.name for left in tmp_path.iterdir()] == ["name"]
+
+
+@both_kinds
+def test_many_processes_write_one_name_and_some_are_killed(tmp_path: Path, write: Callable[..., None]) -> None:
+    path, writers = tmp_path / "name", []
+    write(path, b"z")
+    for letter in b"abcdefgh":
+        writers.append(os.fork())
+        if not writers[-1]:
+            try:
+                for _ in range(10):
+                    write(path, bytes([letter]), lambda: time.sleep(0.001))
+                if letter in b"gh":  # is killed while it writes
+                    write(path, b"?", lambda: os.kill(os.getpid(), signal.SIGKILL))
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+    ended: dict[int, int] = {}
+    while len(ended) < len(writers):
+        writer, status = os.waitpid(-1, os.WNOHANG)
+        if writer:
+            ended[writer] = os.waitstatus_to_exitcode(status)
+        if path.is_file():
+            assert len(letters(path)) == 1
+    assert [ended[writer] for writer in writers] == [0] * 6 + [-signal.SIGKILL] * 2
+    assert len(letters(path)) == 1 and letters(path) <= set(b"abcdefgh")
+    write(path, b"z")
+    assert [left.name for left in tmp_path.iterdir()] == ["name"]
+
+
+@both_kinds
+def test_what_a_killed_writer_left_goes_and_what_others_have_stays(tmp_path: Path, write: Callable[..., None]) -> None:
+    path = tmp_path / "name"
+    assert killed_before(10**6, lambda: write(path, b"a", lambda: os._exit(9)))
+    assert len(list(tmp_path.glob(f".name.*{PART}"))) == 1
+    others = [tmp_path / f"{name}{PART}" for name in (".name", ".name.mine", ".name2.0123abcd", "name.0123abcd")]
+    for other in others:
+        other.touch()
+    write(path, b"a")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+
+
+@both_kinds
+def test_a_failure_names_the_file_that_was_wanted(tmp_path: Path, write: Callable[..., None]) -> None:
+    def fill() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*/name'") as full:
+        write(tmp_path / "name", b"a", fill)
+    assert full.value.filename == str(tmp_path / "name")
+    assert not list(tmp_path.iterdir())
+    with unprivileged(), pytest.raises(PermissionError, match="'/usr/name'$"):
+        write(Path("/usr/name"), b"a")

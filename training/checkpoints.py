@@ -320,6 +320,7 @@ class SafeCheckpoints(TorchCheckpointIO):
         """Writes a checkpoint; a `TrainingError` if it cannot be written."""
         target = Path(path)
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(target) as part:
                 super().save_checkpoint(checkpoint, part, storage_options)
         except (OSError, RuntimeError) as error:  # torch turns a failed write into a RuntimeError

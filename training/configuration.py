@@ -1,15 +1,16 @@
 """Training configurations: what a YAML file may say for every stage, and how it is read."""
 
 # No postponed annotations here: the configuration parser resolves those of a base class in the wrong module.
+import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 import jsonargparse
-import yaml
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.checkpoints import trained_viewpoint
 from scene_completion_training.data.module import DataSettings, load_sequence, matching
 from scene_completion_training.data.recorded_camera import viewpoint_of
@@ -33,7 +34,6 @@ class LossWeights:
         stereo_depth: Rendered depth against stereo depth.
         dense_depth: Inverse depth in channel 0 of the feature map against stereo depth.
         occupancy: Density logits at voxel centres against fused stereo occupancy.
-        occupancy_offset: Offset of the logit in that loss at the start, see `OccupancyLink`.
         sparsity: Mean opacity at random points of the view: empty where nothing says otherwise.
         emptiness: Occupancy probability at such points against "free". What no view ever saw (behind the last surface,
             below the road) has no voxels in `occupancy`. A field would take it for solid: the only voxels that are
@@ -48,7 +48,6 @@ class LossWeights:
     stereo_depth: float = 1.0
     dense_depth: float = 1.0
     occupancy: float = 1.0
-    occupancy_offset: float = 3.0
     sparsity: float = 0.01
     emptiness: float = 0.0
     retention: float = 0.0
@@ -59,18 +58,12 @@ class RenderSettings:
     """Rendering at training time.
 
     Attributes:
-        every: Steps between rendered ones; dense depth and occupancy are in every step.
         patches: 8×8 patches per image (32 in BTS on KITTI raw: 2048 rays).
         samples: Samples per ray.
-        near: Nearest sample, metres; by default that of the volume.
-        far: Farthest sample, metres; by default that of the volume.
     """
 
-    every: int = 1
     patches: int = 8
     samples: int = 64
-    near: float | None = None
-    far: float | None = None
 
 
 @dataclass
@@ -117,7 +110,6 @@ class TrainingConfiguration:
         warmup: Steps of linear warm-up.
         checkpoint_every: Steps between checkpoints (the last one is kept and resumed from).
         log_every: Steps between points of the curves.
-        gradient_clip: Largest gradient norm.
         precision: Arithmetic: "32-true", "bf16-mixed" or "16-mixed".
         devices: Processes on a machine, each with its own device (started by the trainer, torchrun or SLURM).
         nodes: Machines.
@@ -131,7 +123,6 @@ class TrainingConfiguration:
     warmup: int = 200
     checkpoint_every: int = 250
     log_every: int = 20
-    gradient_clip: float = 5.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     devices: int = 1
     nodes: int = 1
@@ -198,7 +189,6 @@ class Configuration(TrainingConfiguration):
             training that sees each several times computes it once. Two to four megabytes a sample of Depth Anything V2,
             and four more of the volume that features stand on.
         pretrained: Start the trunk from its ImageNet weights.
-        voxel_size: δ of the opacity, metres; by default the voxels of the volume.
         data: Sequences and samples.
         prior_steps: Steps in which the head is first fitted without images.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
@@ -226,7 +216,6 @@ class Configuration(TrainingConfiguration):
     half_resolution_steps: int = 0
     keep_maps: bool = False
     pretrained: bool = True
-    voxel_size: float | None = None
     data: DataSettings = field(default_factory=DataSettings)
     prior_steps: int = 1000
     ema_decay: float = 0.0
@@ -259,25 +248,15 @@ class Configuration(TrainingConfiguration):
         """
         viewpoint = self._chosen()
         camera, volume = viewpoint.settings
-        extent, views = viewpoint.volume, self.data.views
-        behind, ahead = self.data.fusion.along(extent)
+        views = self.data.views
+        behind, ahead = self.data.fusion.along(viewpoint.volume)
         far_metres, encoder_metres = views.metres_along(viewpoint)
-        render = dataclasses.replace(
-            self.render, near=self.render.near or extent.near, far=self.render.far or extent.far
-        )
         data = dataclasses.replace(
             self.data,
             fusion=dataclasses.replace(self.data.fusion, metres_behind=behind, metres_ahead=ahead),
             views=dataclasses.replace(views, far_metres=far_metres, encoder_metres=encoder_metres),
         )
-        return dataclasses.replace(
-            self,
-            camera=camera,
-            volume=volume,
-            render=render,
-            data=data,
-            voxel_size=self.voxel_size or extent.voxel_size,
-        )
+        return dataclasses.replace(self, camera=camera, volume=volume, data=data)
 
     def going_on(self: Chosen, checkpoint: Path) -> Chosen:
         """The configuration of a training that goes on: the viewpoint that was chosen then is not looked up again."""
@@ -390,6 +369,29 @@ class Configuration(TrainingConfiguration):
 
 
 @dataclass
+class SingleImageConfiguration(Configuration):
+    """What stages share whose field sees one image.
+
+    Attributes:
+        spatial: The decoder in space, of a frozen density as it is in `start_from`; by default there is none.
+    """
+
+    keeps_maps = True
+    spatial: SpatialSettings | None = None
+
+    def check_depth(self, told: float, cure: str) -> None:
+        """Refuses a decoder in space that is told no depth.
+
+        Raises:
+            ConfigurationError: There is one, and `told` is zero.
+        """
+        if self.spatial is not None and not told:
+            raise ConfigurationError(
+                "no loss teaches the depth that the decoder in space looks at", where="spatial", cure=cure
+            )
+
+
+@dataclass
 class MultiViewConfiguration(Configuration):
     """What stages share that encode several views of a drive.
 
@@ -417,12 +419,10 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
         kind: What its stage has to train: `TrainingConfiguration` for anything, `Configuration` for a density field.
 
     Raises:
-        ConfigurationError: The file cannot be read, or names no stage there is, or one of another kind.
+        ConfigurationError: The file cannot be read, or names no stage there is, or one of another kind. A key is
+            unknown, or a value cannot be used.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"cannot be read: {error}", where=str(path), cure="Name a YAML file") from error
+    content = read_yaml(path, ConfigurationError, cure="Name a YAML file")
     named = [override.partition("=")[2] for override in overrides if override.startswith("stage=")]
     stage = named[-1] if named else content.get("stage", DEFAULT_STAGE) if isinstance(content, dict) else None
     made = stage_class(stage, where=str(path)).configuration_class
@@ -433,9 +433,9 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(made, None, sub_configs=True)
-    arguments = [f"--config={path}", *(f"--{override}" for override in overrides)]
-    of_camera = any(override.startswith("camera.") for override in overrides)
-    if of_camera and isinstance(content, dict) and content.get("camera") == "auto":  # whose other keys stay so
-        arguments.insert(1, '--camera={"field_of_view": "auto", "height_above_ground": "auto"}')
-    parsed = parser.instantiate(parser.parse_args(arguments))
+    try:
+        parsed = parser.instantiate(parser.parse_args([f"--config={path}", *(f"--{given}" for given in overrides)]))
+    except (argparse.ArgumentError, TypeError, ValueError) as error:  # a text where settings belong
+        what = " ".join(str(error).split())
+        raise ConfigurationError(what, where=str(path), cure="Correct it, or the KEY=VALUE that says so") from error
     return made(**{name: value for name, value in vars(parsed).items() if name != "config"})

@@ -113,10 +113,9 @@ class FieldStage(Stage):
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
         self.camera = self.viewpoint.camera
-        volume, render = self.viewpoint.volume, settings.render
-        self.voxel_size = settings.voxel_size or volume.voxel_size
-        self.near, self.far = render.near or volume.near, render.far or volume.far
-        self.link = OccupancyLink(settings.losses.occupancy_offset)
+        volume = self.viewpoint.volume
+        self.voxel_size, self.near, self.far = volume.voxel_size, volume.near, volume.far
+        self.link = OccupancyLink()
 
     def data_needs(self) -> DataNeeds:
         """What it needs of its samples."""
@@ -332,10 +331,9 @@ class FieldStage(Stage):
     def rendered(
         self, field: ObservedField, batch: dict[str, Tensor], generator: torch.Generator
     ) -> RenderedPatches | None:
-        """Patches of the loss views, in the steps that render."""
-        losses, render = self.settings.losses, self.settings.render
-        every = render.every if losses.dense_depth or losses.occupancy else 1
-        if not self.renders or (self.training and self.global_step % every):
+        """Patches of the loss views, where a loss needs them."""
+        render = self.settings.render
+        if not self.renders:
             return None
         half = batch["roles"].shape[1] // 2
         return render_patches(
@@ -425,6 +423,18 @@ class SingleImageStage(FieldStage):
 
     field: DensityField | FeatureField
 
+    def make_density(self, *, depth_channel: bool = True, encoder: EncoderDecoder | None = None) -> DensityField:
+        """The density field that the settings ask for, on an encoder that is new unless it is given."""
+        settings = self.settings
+        return DensityField(
+            self.camera,
+            self.viewpoint.volume.point_code,
+            encoder=encoder or self.make_encoder(),
+            depth_channel=depth_channel,
+            hidden=settings.hidden,
+            spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
+        )
+
     @property
     def density(self) -> DensityField:
         """What of the field says where things are."""
@@ -452,3 +462,25 @@ class SingleImageStage(FieldStage):
         density = self.density
         head = [density.feature_layer, density.position_layer, density.density_layer, self.link]
         return self.grouped_optimiser(density.encoder.trunk, head)
+
+
+class BesideDensityStage(SingleImageStage):
+    """Base of the stages of features beside a density, which stays as it is unless `frozen` says otherwise."""
+
+    field: FeatureField
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the density stays as it is."""
+        return True
+
+    def take(self, weights: TrainedWeights) -> None:
+        """Takes the weights of such a field, or the density alone."""
+        self.field.start_from(weights.field)
+        self.take_link(weights)
+
+    def start_learning(self) -> None:
+        """A frozen density stays so, its trunk included."""
+        super().start_learning()
+        if self.frozen:
+            self.field.density.requires_grad_(False)

@@ -8,13 +8,14 @@ import torch
 
 from scene_completion_training.data.view_batches import ViewSamples
 from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
-from scene_completion_training.networks.observed_field import PriorField
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.occupancy_link import OccupancyLink
 
 PRIOR_RATE, PRIOR_BATCH = 2e-2, 4
 
 
-def fit_prior(field: PriorField, link: OccupancyLink, samples: ViewSamples, steps: int) -> float:
+def fit_prior(field: DensityField | MultiViewField, link: OccupancyLink, samples: ViewSamples, steps: int) -> float:
     """Fits the head to where things are on average, without any image, before the training.
 
     One hidden layer needs long to find the ground plane by itself. Next to an image it takes the shortcut of telling

@@ -10,10 +10,15 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from scene_completion_ros.commands.paths import Output
 from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecord
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages import stage_class
+
+GRADIENT_CLIP = 5.0
+"""Largest gradient norm."""
+BEST = "best.ckpt"
 
 
 def make_stage(configuration: TrainingConfiguration) -> Stage:
@@ -44,6 +49,7 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     Raises:
         ConfigurationError: See `make_stage`.
         BundleError: See `make_stage`.
+        SceneCompletionError: It would write over a checkpoint that it starts from.
     """
     if fast_dev_run:
         configuration = configuration.shortened()
@@ -51,6 +57,10 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
     last = last_checkpoint(configuration)
+    if not last.exists():
+        named = [(key, Path(text)) for key, text in vars(configuration).items() if isinstance(text, str)]
+        files = [(key, path) for key, path in named if path.is_file()]
+        Output((f"checkpoints/{BEST}",)).check(Path(configuration.output), "output", files)
     resume = last if last.exists() and not fast_dev_run else None
     if resume is not None:
         configuration = configuration.going_on(resume)
@@ -63,8 +73,7 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     else:
         stage.go_on()
     if resume is None and not fast_dev_run and trainer.is_global_zero:
-        for file in last.parent.glob("*.ckpt"):  # of another training
-            file.unlink()
+        (last.parent / BEST).unlink(missing_ok=True)  # of another training
     trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
     return last
 
@@ -90,7 +99,7 @@ def _trainer(
         plugins=[SafeCheckpoints()],
         logger=TensorBoardLogger(output, name=None, version="curves"),
         default_root_dir=output,
-        gradient_clip_val=configuration.gradient_clip,
+        gradient_clip_val=GRADIENT_CLIP,
         log_every_n_steps=configuration.log_every,
         val_check_interval=configuration.validation_interval,
         limit_val_batches=None if configuration.validation_interval else 0,
@@ -116,6 +125,8 @@ def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
     ]
     if configuration.validation_interval:
         kept.append(
-            ModelCheckpoint(dirpath=folder, filename="best", monitor="validation/total", enable_version_counter=False)
+            ModelCheckpoint(
+                dirpath=folder, filename=Path(BEST).stem, monitor="validation/total", enable_version_counter=False
+            )
         )
     return kept

@@ -268,12 +268,7 @@ class Viewpoint:
                 cure=f"Take multiples of {ENCODER_STEP}, and of {2 * ENCODER_STEP} with half_resolution_steps",
             )
         tall = self.height_above_ground
-        if not (math.isfinite(tall) and tall > 0.0):
-            raise ConfigurationError(
-                f"{tall} m: the camera would be below the ground",
-                where="camera.height_above_ground",
-                cure="Measure from the ground to the lens, in metres",
-            )
+        _check_height(tall)
         if tall >= self.volume.below:
             raise ConfigurationError(
                 f"the volume ends {self.volume.below:g} m below the camera, the ground lies at {tall:g} m",
@@ -293,12 +288,7 @@ class Viewpoint:
         """The viewpoint that settings name which leave nothing to the recordings."""
         tall = camera.height_above_ground
         assert tall != "auto"
-        if not (math.isfinite(tall) and tall > 0.0):
-            raise ConfigurationError(
-                f"{tall} m: the camera would be below the ground",
-                where="camera.height_above_ground",
-                cure="Measure from the ground to the lens, in metres",
-            )
+        _check_height(tall)
         low, high = camera.pitch_range
         return Viewpoint(camera.camera(), tall, (low, high), volume.volume(tall))
 
@@ -361,4 +351,13 @@ class Viewpoint:
             f"{'x'.join(map(str, grid.shape))} voxels of {volume.voxel_size:g} m, {volume.ahead:g} m ahead, "
             f"{volume.sideways:g} m to each side, {volume.below:g} m down, {volume.above:g} m up; depths "
             f"{volume.near:g} to {volume.far:g} m"
+        )
+
+
+def _check_height(tall: float) -> None:
+    if not (math.isfinite(tall) and tall > 0.0):
+        raise ConfigurationError(
+            f"{tall} m: the camera would be below the ground",
+            where="camera.height_above_ground",
+            cure="Measure from the ground to the lens, in metres",
         )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from scene_completion_ros.bags.damaged_mcap import DamagedMcap
 from scene_completion_ros.bags.damaged_ros1 import DamagedRos1Bag
@@ -13,6 +12,7 @@ from scene_completion_ros.bags.damaged_sqlite import DamagedSqlite, unfinished_j
 from scene_completion_ros.bags.recovery import DamagedFile, RecoveredStorage
 from scene_completion_ros.bags.storage import IntactStorage, Storage
 from scene_completion_ros.errors import BagError
+from scene_completion_ros.untrusted_files import SHOWN, read_yaml, shown
 
 FORMATS: dict[str, type[DamagedFile]] = {".mcap": DamagedMcap, ".db3": DamagedSqlite, ".bag": DamagedRos1Bag}
 
@@ -31,6 +31,7 @@ def open_storage(path: Path) -> tuple[Storage, list[str]]:
     files = _storage_files(path)
     if not any(unfinished_journal(file) for file in files):
         try:
+            _metadata(path)  # before rosbags reads it, which knows no limits
             return IntactStorage(_only_file(path, files)), []
         except Exception as error:  # rosbags raises errors of many kinds on damaged files
             reason = str(error) or type(error).__name__
@@ -50,16 +51,19 @@ def recover_storage(path: Path, reason: str) -> tuple[RecoveredStorage, list[str
         BagError: No file holds a message.
     """
     files = _storage_files(path)
-    information = _metadata(path)
-    if information.get("compression_mode"):
+    information: dict[str, Any] = {}
+    with contextlib.suppress(BagError):
+        information = _metadata(path)
+    if mode := information.get("compression_mode"):
         raise BagError(
-            f"{reason}; recovery does not support compression_mode {information['compression_mode']!r}",
+            f"{reason}; recovery does not support compression_mode {shown(mode)}",
             where=str(path),
             cure="Repair it with `ros2 bag reindex`",
         )
-    missing = [name for name in map(str, information.get("relative_file_paths", ())) if not _present(path, name)]
+    named, present = information.get("relative_file_paths"), {file.name for file in path.glob("*")}
+    missing = [str(name) for name in named if Path(str(name)).name not in present] if isinstance(named, list) else []
     storage = RecoveredStorage([FORMATS[file.suffix](file) for file in files])
-    losses = [*(f"{name}: file is missing" for name in missing), *storage.losses]
+    losses = [*(f"{name[:SHOWN]}: file is missing" for name in missing), *storage.losses]
     found = sum(storage.counts.values())
     expected = information.get("message_count")
     if isinstance(expected, int) and expected > found:
@@ -101,15 +105,9 @@ def _only_file(path: Path, files: list[Path]) -> Path:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """Content of metadata.yaml, as far as it is there and readable."""
-    try:
-        text = (path / "metadata.yaml").read_text(encoding="utf-8") if path.is_dir() else ""
-        document = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    """What metadata.yaml says of a folder; nothing where there is none. A `BagError` if it cannot be read."""
+    if not (path / "metadata.yaml").is_file():
         return {}
-    information = document.get("rosbag2_bagfile_information") if isinstance(document, dict) else None
+    document = read_yaml(path / "metadata.yaml", BagError, cure="Repair it with `ros2 bag reindex`", kind=dict)
+    information = document.get("rosbag2_bagfile_information")
     return information if isinstance(information, dict) else {}
-
-
-def _present(path: Path, name: str) -> bool:
-    return not path.is_dir() or (path / Path(name).name).is_file()

@@ -1,7 +1,7 @@
 """A folder of recorded pieces within a budget: each is a bag, with a JSON in it that says why it is there.
 
-A piece is written under a hidden name and renamed once it is whole. Only folders with such a JSON are counted, and only
-they are deleted.
+A piece is written in a hidden folder, and gets its name when it is whole. Only folders with such a JSON are counted,
+and only they are deleted. A hidden folder has a JSON as well, from its beginning: the next recorder knows it by that.
 """
 
 from __future__ import annotations
@@ -11,19 +11,23 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from scene_completion_ros.bags.rolling import RolledMessage, RolledPiece
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError
+from scene_completion_ros.untrusted_files import read_json
 
 FORMAT = "scene_completion_record/1"
 DESCRIPTION = "record.json"
 _PART = ".part"
+_UNFINISHED = {"format": FORMAT}  # what the JSON of a hidden folder says, in which a piece is written
 _LARGEST_DESCRIPTION = 1_000_000  # bytes
 _A_MESSAGE, _A_BAG = 400, 65_536  # bytes that the file takes beside the messages, at most
 
@@ -70,7 +74,8 @@ class PieceStore:
             self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for part in self.folder.glob(f".*{_PART}"):
-                shutil.rmtree(part)
+                if not part.is_symlink() and _description(part) == _UNFINISHED:
+                    shutil.rmtree(part)
         except BlockingIOError:
             self.__exit__()
             raise BagError(
@@ -113,13 +118,13 @@ class PieceStore:
         if shutil.disk_usage(self.folder).free < need:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
         path = self._free_name(piece)
-        part = path.with_name(f".{path.name}{_PART}")
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PART, dir=self.folder))
         try:
-            self._write(part, piece)
-            part.rename(path)
-        except BaseException:
+            (part / DESCRIPTION).write_text(json.dumps(_UNFINISHED), encoding="utf-8")
+            self._write(part / path.name, piece)
+            (part / path.name).rename(path)
+        finally:
             shutil.rmtree(part, ignore_errors=True)
-            raise
         kept = KeptPiece(path, _size_of(path), piece.value, piece.start_ns)
         self.kept.append(kept)
         return kept
@@ -132,10 +137,10 @@ class PieceStore:
             cure="Give a larger budget, or record less with --topics, --before, --after and --longest",
         )
 
-    def _write(self, part: Path, piece: RolledPiece) -> None:
+    def _write(self, folder: Path, piece: RolledPiece) -> None:
         written: Counter[str] = Counter()
         left_out: Counter[str] = Counter()
-        with BagWriter(part) as bag:
+        with BagWriter(folder) as bag:
             for message in piece.messages:
                 raw = message.raw if self._change is None else self._change(message)
                 if raw is None:
@@ -156,8 +161,8 @@ class PieceStore:
             "messages": dict(written),
             "left_out": dict(left_out),
         }
-        (part / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        for file in part.iterdir():  # the new name must not reach the disk before what it names
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        for file in folder.iterdir():  # the new name must not reach the disk before what it names
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
 
@@ -194,16 +199,20 @@ def _size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
 
 
+def _description(folder: Path) -> dict[str, Any]:
+    """What the JSON in a folder says; nothing where it is not a recorder's."""
+    try:
+        found = read_json(folder / DESCRIPTION, BagError, cure="Move it away", most_bytes=_LARGEST_DESCRIPTION)
+    except BagError:
+        return {}
+    return found if isinstance(found, dict) and found.get("format") == FORMAT else {}
+
+
 def _kept(folder: Path) -> KeptPiece | None:
     """The piece in a folder; None where nothing says that it is one."""
-    description = folder / DESCRIPTION
+    described = _description(folder)
     try:
-        if description.stat().st_size > _LARGEST_DESCRIPTION:
-            return None
-        said = json.loads(description.read_text(encoding="utf-8"))
-        if said["format"] != FORMAT:
-            return None
-        value = float(said["value"])
-        return KeptPiece(folder, _size_of(folder), value, int(said["start_ns"])) if 0.0 <= value <= 1.0 else None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        value = float(described["value"])
+        return KeptPiece(folder, _size_of(folder), value, int(described["start_ns"])) if 0.0 <= value <= 1.0 else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -10,18 +10,18 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.opening import open_storage, recover_storage
 from scene_completion_ros.bags.storage import MessageDecoder, Storage, StoredMessage
-from scene_completion_ros.errors import BagError, CameraError, ImageError, SceneCompletionError
+from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.clouds import read_xyz
-from scene_completion_ros.messages.images import decode_image, image_size
+from scene_completion_ros.messages.images import announced_size, decode_image
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -31,6 +31,7 @@ ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 TRANSFORM_TYPE = "tf2_msgs/msg/TFMessage"
 _NOT_PICTURES = ("compressedDepth", "theora", "ffmpeg")  # image transports that hold no single pictures
 _CALIBRATION_FIELDS = ("width", "height", "distortion_model", "d", "k", "p", "binning_x", "binning_y")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,13 @@ class BagMessage:
     Attributes:
         stamp_ns: Bag time: when it was received by the recorder.
         type: Message type, in ROS 2's spelling.
+        occurrence: Its number among the messages of its topic with this bag time.
     """
 
     topic: str
     stamp_ns: int
     type: str
+    occurrence: int
     raw: bytes = field(repr=False)
     _decoder: MessageDecoder = field(repr=False)
 
@@ -59,9 +62,9 @@ class BagMessage:
             return self._decoder.decode(self.raw, self.type)
         except Exception as error:  # the decoder is generated code: whatever broken bytes make it raise
             raise BagError(
-                f"{len(self.raw)} bytes cannot be decoded as {self.type}: {error}",
+                f"damaged message ({len(self.raw)} bytes cannot be decoded as {self.type}: {error})",
                 where=f"topic {self.topic}, bag time {self.stamp_ns} ns",
-                cure="The message is damaged",
+                cure="Record it again",
             ) from error
 
     @cached_property
@@ -98,7 +101,7 @@ class BagReader:
 
     Attributes:
         losses: What a damaged recording lost, in words; empty for an intact one.
-        skipped: Messages that could not be used, counted by topic and reason.
+        skipped: Messages that could not be used, by topic and reason; each is counted once, however often it is read.
 
     Raises:
         BagError: (on opening) Nothing there, no bag, or no message in it.
@@ -108,6 +111,7 @@ class BagReader:
         self.path = Path(path)
         self.losses: list[str] = []
         self.skipped: Counter[str] = Counter()
+        self._counted: set[tuple[str, int, int, str]] = set()
         self._storage: Storage | None = None
 
     def __enter__(self) -> BagReader:
@@ -166,9 +170,39 @@ class BagReader:
             start_ns: First bag time.
             stop_ns: First bag time no longer wanted.
         """
-        for stored in self._stored(topics, start_ns, stop_ns):
-            decoder = self._opened.decoder
-            yield BagMessage(stored.topic.name, stored.stamp_ns, stored.topic.type, stored.raw, decoder)
+        for stored, occurrence in self._stored(topics, start_ns, stop_ns):
+            topic, decoder = stored.topic, self._opened.decoder
+            yield BagMessage(topic.name, stored.stamp_ns, topic.type, occurrence, stored.raw, decoder)
+
+    def readable(
+        self,
+        topics: Collection[str],
+        read: Callable[[Any], _Value],
+        wanted: Callable[[BagMessage], bool] = lambda _: True,
+    ) -> Iterator[tuple[BagMessage, _Value]]:
+        """Yield messages and what can be read out of them; where it cannot, they are counted in `skipped`.
+
+        Args:
+            topics: Only these topics.
+            read: Takes a deserialised message; raises a `SceneCompletionError` if it cannot be used.
+            wanted: Which messages to look at.
+        """
+        for recorded in filter(wanted, self.messages(topics)):
+            try:
+                value = read(recorded.message)
+            except SceneCompletionError as error:
+                self._skip(recorded, error.what.partition(" (")[0].partition(", but ")[0])  # without numbers
+            else:
+                yield recorded, value
+
+    def first(self, topic: str) -> Any | None:
+        """The first message of a topic that can be decoded."""
+        return next((recorded.message for recorded, _ in self.readable([topic], _all_of_it)), None)
+
+    def _skip(self, recorded: BagMessage, reason: str) -> None:
+        key = (recorded.topic, recorded.stamp_ns, recorded.occurrence, reason)
+        self.skipped[f"{recorded.topic}: {reason}"] += key not in self._counted
+        self._counted.add(key)
 
     def image_topics(self) -> list[str]:
         """Topics with colour or grey images, sorted (depth transports and videos are left out)."""
@@ -217,31 +251,37 @@ class BagReader:
             if candidate in infos:
                 return candidate
         if len(infos) == 1:
-            image, info = self._first(image_topic), self._first(infos[0])
+            image, info = self.first(image_topic), self.first(infos[0])
             if image is not None and info is not None and image.header.frame_id == info.header.frame_id:
                 return infos[0]
         return None
 
     def camera_info(self, image_topic: str) -> Any | None:
-        """Return the CameraInfo of an image topic, None where there is none.
+        """Return the first usable CameraInfo of an image topic, else the first one; None where there is none.
 
         Raises:
             BagError: Its calibration changes within the recording: names the field.
         """
         topic = self.camera_info_topic(image_topic)
+        if topic is None:
+            return None
         first: Any | None = None
-        for recorded, message in self._decoded([topic]) if topic is not None else ():
-            if first is None:
-                first = message
-            for name in _CALIBRATION_FIELDS:
-                if _differ(getattr(first, name), getattr(message, name)):
-                    raise BagError(
-                        f"field {name} changes from {getattr(first, name)} to {getattr(message, name)} "
-                        f"at bag time {recorded.stamp_ns} ns",
-                        where=f"{self.path}, topic {topic}",
-                        cure="Split the recording where the calibration changes, or give a calibration file",
-                    )
-        return first
+
+        def checked(message: Any) -> Any:
+            if first is None or _changed_field(first, message):
+                camera_from_camera_info(message, rectified="image_rect" in image_topic)
+            return message
+
+        for recorded, message in self.readable([topic], checked):
+            first = first or message
+            if name := _changed_field(first, message):
+                raise BagError(
+                    f"field {name} changes from {getattr(first, name)} to {getattr(message, name)} "
+                    f"at bag time {recorded.stamp_ns} ns",
+                    where=f"{self.path}, topic {topic}",
+                    cure="Split the recording where the calibration changes, or give a calibration file",
+                )
+        return first or self.first(topic)
 
     def camera_for(self, image_topic: str) -> Camera:
         """Build the camera of an image topic from its CameraInfo (P without distortion where it is `image_rect…`).
@@ -262,7 +302,7 @@ class BagReader:
             camera = camera_from_camera_info(message, rectified="image_rect" in image_topic)
         except CameraError as error:
             raise BagError(error.what, where=f"{self.path}, topic {topic}, {error.where}", cure=error.cure) from error
-        size = self._first_image_size(image_topic)
+        size = next((size for _, size in self.readable([image_topic], announced_size)), None)
         if size is not None and size != (camera.width, camera.height):
             raise BagError(
                 f"images of {image_topic} are {size[0]}x{size[1]}, "
@@ -274,28 +314,24 @@ class BagReader:
 
     def images(self, topic: str) -> Iterator[ImageFrame]:
         """Yield the decoded images of a topic; those that cannot be decoded are counted in `skipped`."""
-        for recorded, message in self._decoded([topic]):
-            try:
-                pixels = decode_image(message)
-            except ImageError as error:
-                self.skipped[f"{topic}: {_reason(error)}"] += 1
-                continue
+        for recorded, pixels in self.readable([topic], decode_image):
+            message = recorded.message
             stamp_ns = stamp_of(message.header) or recorded.stamp_ns
             encoding = str(message.format if hasattr(message, "format") else message.encoding)
             yield ImageFrame(stamp_ns, str(message.header.frame_id), pixels, encoding, recorded.stamp_ns)
 
     def point_clouds(self, topic: str) -> Iterator[CloudFrame]:
         """Yield the points of a PointCloud2 topic; clouds that cannot be read are counted in `skipped`."""
-        for recorded, message in self._decoded([topic]):
-            try:
-                xyz = read_xyz(message)
-            except BagError as error:
-                self.skipped[f"{topic}: {_reason(error)}"] += 1
-                continue
-            yield CloudFrame(stamp_of(message.header) or recorded.stamp_ns, str(message.header.frame_id), xyz)
+        for recorded, xyz in self.readable([topic], read_xyz):
+            header = recorded.message.header
+            yield CloudFrame(stamp_of(header) or recorded.stamp_ns, str(header.frame_id), xyz)
 
     def tf_buffer(
-        self, *, odometry_topic: str | None = None, within: Callable[[int], bool] = lambda _: True
+        self,
+        *,
+        odometry_topic: str | None = None,
+        within: Callable[[int], bool] = lambda _: True,
+        with_tf: bool = True,
     ) -> TransformBuffer:
         """Collect the transforms of /tf and /tf_static, and the poses of an odometry topic if one is named.
 
@@ -303,20 +339,23 @@ class BagReader:
 
         Args:
             within: Whether to take what was recorded at a bag time; /tf_static is always taken.
+            with_tf: Whether to take /tf and /tf_static.
         """
         buffer = TransformBuffer()
-        topics = [*self.topics_of_type(TRANSFORM_TYPE), *([odometry_topic] if odometry_topic else [])]
+        topics = self.topics_of_type(TRANSFORM_TYPE) if with_tf else []
+        topics += [odometry_topic] if odometry_topic else []
 
         def wanted(recorded: BagMessage) -> bool:
             return recorded.topic.endswith("tf_static") or within(recorded.stamp_ns)
 
-        for recorded, message in self._decoded(topics, wanted):
+        for recorded, message in self.readable(topics, _all_of_it, wanted):
             if recorded.topic == odometry_topic:
                 buffer.add_odometry(message)
             else:
                 buffer.add_message(message, static=recorded.topic.endswith("tf_static"))
-        for reason, count in buffer.rejected.items():
-            self.skipped[f"transform {reason}"] = count
+            for reason in buffer.rejected:
+                self._skip(recorded, reason)
+            buffer.rejected.clear()
         return buffer
 
     @property
@@ -327,13 +366,18 @@ class BagReader:
 
     def _stored(
         self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
-    ) -> Iterator[StoredMessage]:
-        """Read from the storage; where it turns out to be damaged half-way, recover it and go on."""
+    ) -> Iterator[tuple[StoredMessage, int]]:
+        """Read from the storage; where it turns out to be damaged half-way, recover it and go on.
+
+        Yields messages and their numbers among those of the same topic and bag time.
+        """
         yielded: Counter[tuple[str, int]] = Counter()
+        found: Counter[tuple[str, int]] = Counter()
         try:
             for stored in self._opened.messages(topics, start_ns, stop_ns):
-                yielded[stored.topic.name, stored.stamp_ns] += 1
-                yield stored
+                at = stored.topic.name, stored.stamp_ns
+                yielded[at] += 1
+                yield stored, yielded[at] - 1
         except Exception as error:  # rosbags lets the errors of its decompressors and of SQLite through
             if self._storage is None:
                 raise
@@ -343,32 +387,10 @@ class BagReader:
         else:
             return
         for stored in self._opened.messages(topics, start_ns, stop_ns):
-            if yielded[stored.topic.name, stored.stamp_ns]:
-                yielded[stored.topic.name, stored.stamp_ns] -= 1
-            else:
-                yield stored
-
-    def _decoded(
-        self, topics: Collection[str], wanted: Callable[[BagMessage], bool] = lambda _: True
-    ) -> Iterator[tuple[BagMessage, Any]]:
-        """Wanted messages of some topics that can be decoded; others are counted in `skipped`."""
-        for recorded in filter(wanted, self.messages(topics)):
-            try:
-                yield recorded, recorded.message
-            except BagError:
-                self.skipped[f"{recorded.topic}: damaged message"] += 1
-
-    def _first(self, topic: str) -> Any | None:
-        """First message of a topic that can be decoded."""
-        return next((message for _, message in self._decoded([topic])), None)
-
-    def _first_image_size(self, topic: str) -> tuple[int, int] | None:
-        for recorded in self.messages([topic]):
-            try:
-                return image_size(recorded.message)
-            except SceneCompletionError:
-                continue
-        return None
+            at = stored.topic.name, stored.stamp_ns
+            found[at] += 1
+            if found[at] > yielded[at]:
+                yield stored, found[at] - 1
 
 
 class ThinnedBagReader(BagReader):
@@ -414,11 +436,15 @@ class ThinnedBagReader(BagReader):
             yield message
 
 
-def _differ(one: Any, other: Any) -> bool:
-    """Whether two values of a field differ; NaN, which the camera will complain about, equals itself."""
-    return not (np.array_equal(one, other, equal_nan=True) if isinstance(one, np.ndarray) else one == other)
+def _changed_field(one: Any, other: Any) -> str:
+    """Name of a field in which two CameraInfo differ, if any; NaN equals itself."""
+    pairs = ((name, getattr(one, name), getattr(other, name)) for name in _CALIBRATION_FIELDS)
+    return next((name for name, *values in pairs if not _equal(*values)), "")
 
 
-def _reason(error: SceneCompletionError) -> str:
-    """An error's text without the numbers that differ from message to message."""
-    return error.what.partition(" (")[0].partition(", but ")[0]
+def _equal(one: Any, other: Any) -> bool:
+    return np.array_equal(one, other, equal_nan=True) if isinstance(one, np.ndarray) else bool(one == other)
+
+
+def _all_of_it(message: Any) -> Any:
+    return message

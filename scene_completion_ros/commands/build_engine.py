@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scene_completion_ros.commands.paths import Output
+
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.gpu.engine_cache import Provided
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fp16",
         help="of those that the bundle has (default: %(default)s)",
     )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the engines (default: the user's)")
+    parser.add_argument("--cache", type=Output(()), metavar="DIR", help="folder of the engines (default: the user's)")
     parser.add_argument(
         "--no-device", action="store_true", help="build without a GPU, which TensorRT-RTX alone can, and only build"
     )

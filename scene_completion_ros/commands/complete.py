@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scene_completion_ros.commands.paths import FILE, Output, place
 from scene_completion_ros.commands.words import add_words_argument, ask_words, chosen_words
 
 if TYPE_CHECKING:
@@ -27,14 +28,23 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion complete``."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="image file (PNG, JPEG, …)")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="PNG or JPEG")
     parser.add_argument(
         "--camera",
+        type=place,
         required=True,
         metavar="FILE",
         help="its calibration: KITTI's calib.txt with the camera, as in calib.txt:P2, or camera_calibration's YAML",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
+    results = Output(("voxels.npz", "voxels.ply", "picture.png", "words.png"))
+    parser.add_argument("--output", required=True, type=results, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--bits",
+        type=int,
+        choices=range(8, 17),
+        metavar="N",
+        help="how many bits the camera uses of the 16 of such a PNG, 8 to 16 (default: judged by the largest value)",
+    )
     parser.add_argument(
         "--grid",
         type=Path,
@@ -53,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)",
     )
     add_words_argument(parser, "words.png shows", "none, and no such picture")
-    parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
+    parser.add_argument("--rerun", type=FILE, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.whole_files import write_whole
 
     recording = RerunRecording(args.rerun) if args.rerun else None  # fails before the work where Rerun is missing
-    image = read_image(args.image)
+    image, assumption = read_image(args.image, args.bits)
     camera = read_camera(args.camera, image_size=(image.shape[1], image.shape[0]))
     bundle = open_student(args.bundle)
     words = chosen_words(args.words, bundle)
@@ -85,10 +95,12 @@ def run(args: argparse.Namespace) -> int:
     completer = Completer(
         bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=args.engine, extrapolate=True
     )
-    for warning in completer.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    if unseen := completer.unseen():
+        raise unseen
     ask_words(completer, words)
     completion = completer.complete(image)
+    for warning in filter(None, (assumption, *completer.warnings, completion.warning)):
+        print(f"warning: {warning}", file=sys.stderr)
     args.output.mkdir(parents=True, exist_ok=True)
     saved = SavedVoxels(completion.voxels, details=details_of(completion, bundle))
     write_whole(args.output / "voxels.npz", npz_bytes(saved))
@@ -113,29 +125,29 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, bits: int | None = None) -> tuple[NDArray[np.uint8], str]:
     """Read an image file as it was taken: a calibration knows nothing of an orientation tag.
 
+    Args:
+        bits: How many of its bits the camera uses, where the file has 16; None judges by the largest value.
+
     Returns:
-        RGB image [H, W, 3].
+        RGB image [H, W, 3], and what was assumed of it, in a sentence; empty where nothing was.
 
     Raises:
-        ImageError: The file is missing or no image.
+        ImageError: The file is missing, no JPEG or PNG, too large, or has values of more bits.
     """
-    import cv2
-    import numpy as np
+    from scene_completion_ros.picture_files import bits_in_use, read_picture, to_rgb
 
-    from scene_completion_ros.errors import ImageError
-
-    try:
-        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}", where=str(path), cure="Check the path") from error
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    decoded = cv2.imdecode(data, flags) if data.size else None
-    if decoded is None:
-        raise ImageError("is no image that OpenCV can decode", where=str(path), cure="Give a PNG or JPEG file")
-    return np.ascontiguousarray(decoded[..., ::-1], dtype=np.uint8)
+    pixels = read_picture(path)
+    if bits is not None:
+        return to_rgb(pixels, bits), ""
+    bits = bits_in_use(pixels)
+    assumption = (
+        f"{path}: the largest of its 16-bit values is {pixels.max()}, so they are read as values of {bits} bits. If "
+        "the image is merely dark, give --bits 16, otherwise the number of bits that the camera uses"
+    )
+    return to_rgb(pixels, bits), assumption if bits < 16 else ""
 
 
 def details_of(completion: Completion, bundle: StudentBundle) -> ImageDetails:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scene_completion_ros.commands.paths import REPORT, place
 from scene_completion_ros.commands.words import DEMO_WORDS, add_words_argument, chosen_words
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--camera",
+        type=place,
         metavar="FILE",
         help="calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2",
     )
@@ -45,28 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder, name or hf:owner/name@revision of a student (default: kitti_student)",
     )
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--output", type=REPORT, default=Path("demo_output"), metavar="DIR", help="default: %(default)s"
+    )
     add_words_argument(parser, "can be clicked on the page", ", ".join(DEMO_WORDS))
 
 
 def run(args: argparse.Namespace) -> int:
     """Play, report, judge."""
-    from importlib.util import find_spec
-
     from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
     from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.commands.replay import result_drawer, termination_as_interruption
-    from scene_completion_ros.errors import SceneCompletionError
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.report.drive import DriveReport
-
-    if find_spec("rclpy") is None:
-        raise SceneCompletionError(
-            "ROS 2 is missing (no module rclpy)",
-            where="demo",
-            cure="Source a ROS 2 distribution, install the extra 'ros', or use: scene-completion replay --offline",
-        )
     from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
 
     bag = args.bag or DEMO_DRIVE

@@ -35,6 +35,7 @@ class OfflineStatistics:
     frames_in: int = 0
     frames_out: int = 0
     frames_empty: int = 0
+    frames_doubtful: int = 0  # of those that came out, see `Completion.warning`
     dropped: Counter[str] = field(default_factory=Counter)  # frames by reason
     duration_s: float = 0.0  # spent on completing; reading, writing and pictures not counted
     occupied: list[int] = field(default_factory=list)  # voxels of each frame that came out
@@ -48,6 +49,7 @@ class OfflineStatistics:
             "frames_in": self.frames_in,
             "frames_out": self.frames_out,
             "frames_empty": self.frames_empty,
+            "frames_doubtful": self.frames_doubtful,
             "dropped": dict(self.dropped),
             "duration_s": self.duration_s,
             "rate_hz": self.frames_out / self.duration_s if self.duration_s else 0.0,
@@ -76,7 +78,6 @@ def replay_offline(
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
     """
     statistics = statistics or OfflineStatistics(topic)
-    already_skipped = sum(reader.skipped.values())
     order = StampOrder()
     for frame in reader.images(topic):
         statistics.frames_in += 1
@@ -92,12 +93,13 @@ def replay_offline(
             _write(output, completion.voxels, frame, with_legend=not statistics.frames_out)
         statistics.frames_out += 1
         statistics.frames_empty += len(completion.voxels) == 0
+        statistics.frames_doubtful += bool(completion.warning)
         statistics.duration_s += completion.timings_ms["total"] / 1e3
         statistics.occupied.append(len(completion.voxels))
         statistics.timings_ms.append(completion.timings_ms)
         if on_result is not None:
             on_result(frame, completion)
-    undecodable = sum(reader.skipped.values()) - already_skipped
+    undecodable = sum(count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: "))
     if undecodable:
         statistics.frames_in += undecodable
         statistics.dropped[DropReason.UNDECODABLE] += undecodable

@@ -15,6 +15,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scene_completion_ros.commands.paths import FILE
+from scene_completion_ros.whole_files import write_whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion publish``."""
@@ -30,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--private", action="store_true", help="a repository that is made is a private one")
     parser.add_argument(
-        "--card-only", type=Path, metavar="FILE", help="write the model card into this file, and upload nothing"
+        "--card-only", type=FILE, metavar="FILE", help="write the model card into this file, and upload nothing"
     )
 
 
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     results = [Results.read(file, bundle) for file in args.results]
     card = model_card(bundle, results, named=str(target), notes=notes)
     if args.card_only:
-        args.card_only.write_text(card, encoding="utf-8")
+        write_whole(args.card_only, card.encode())
         print(args.card_only)
         return 0
     print(publish(bundle, target, card, private=args.private))

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
+
+from scene_completion_ros.commands.paths import Output
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion record``."""
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where pieces go; made if missing")
+    pieces = Output(())
+    parser.add_argument("--output", type=pieces, required=True, metavar="DIR", help="where pieces go; made if missing")
     parser.add_argument(
         "--budget", type=_size, required=True, metavar="SIZE", help="what all pieces may take, such as 20GB or 500MB"
     )
@@ -67,16 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record; the exit code is 1 where the disk has ended it."""
-    from importlib.util import find_spec
-
     from scene_completion_ros.errors import SceneCompletionError
 
-    if find_spec("rclpy") is None:
-        raise SceneCompletionError(
-            "ROS 2 is missing (no module rclpy)",
-            where="record",
-            cure="Source a ROS 2 distribution, or install the extra 'ros'",
-        )
     if args.longest < args.before + args.after:
         raise SceneCompletionError(
             f"{args.longest:g} s is shorter than one moment with --before and --after, {args.before + args.after:g} s",
@@ -108,9 +102,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _size(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", text.strip().upper())
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]?B)?", text.strip().upper())
     if match is None or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: write it as 20GB or 500MB")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size: write it as 20GB or 500MB")
     return round(float(match[1]) * _UNITS[match[2] or ""])
 
 

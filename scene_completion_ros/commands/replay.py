@@ -24,8 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scene_completion_ros.commands.paths import FILE, Output, place
 from scene_completion_ros.commands.replay_scores import add_score_arguments, open_scores, write_scores
 from scene_completion_ros.commands.words import add_words_argument, ask_words, chosen_words
+from scene_completion_ros.whole_files import write_whole
 
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader, ImageFrame
@@ -57,10 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camera-info-topic", metavar="TOPIC", help="which CameraInfo (default: by the image's name)")
     parser.add_argument(
         "--camera",
+        type=place,
         metavar="FILE",
         help="calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2",
     )
-    parser.add_argument("--output", type=Path, default=Path("replay"), metavar="DIR", help="default: %(default)s")
+    results = Output(("bag", "report", "statistics.json", "scores.json", "scores.md"))
+    parser.add_argument("--output", type=results, default=Path("replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
     parser.add_argument(
         "--bundle",
@@ -79,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="voxels wanted, as in the node's parameter grid_file (default: the grid of the bundle)",
     )
-    parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
+    parser.add_argument("--rerun", type=FILE, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
     add_words_argument(parser, "can be clicked in the report", "none")
     add_playback_arguments(parser)
     add_score_arguments(parser)
@@ -165,7 +169,7 @@ class _Setup:
 def _write_statistics(folder: Path, statistics: dict[str, Any], reader: BagReader) -> dict[str, Any]:
     statistics.pop("node_log", None)
     statistics["unusable_messages"] = dict(reader.skipped)
-    (folder / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / "statistics.json", (json.dumps(statistics, indent=2) + "\n").encode())
     return statistics
 
 
@@ -184,12 +188,20 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
         grid_from_camera=grid_from_camera,
         engine=setup.args.engine,
     )
+    if unseen := completer.unseen():
+        raise unseen
     ask_words(completer, setup.words)
-    for warning in completer.warnings:
+
+    def warn(warning: str) -> None:
         print(f"warning: {warning}", file=sys.stderr)
         report.page.notes.append(warning)
 
+    for warning in completer.warnings:
+        warn(warning)
+
     def draw(frame: ImageFrame, completion: Completion) -> None:
+        if completion.warning and statistics.frames_doubtful == 1:  # further ones are counted
+            warn(f"image of {frame.stamp_ns} ns: {completion.warning}")
         report.add(
             completion.voxels,
             frame.frame_id,
@@ -212,16 +224,6 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
 
 
 def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatistics) -> None:
-    from importlib.util import find_spec
-
-    from scene_completion_ros.errors import SceneCompletionError
-
-    if find_spec("rclpy") is None:
-        raise SceneCompletionError(
-            "ROS 2 is missing (no module rclpy)",
-            where="replay",
-            cure="Source a ROS 2 distribution, install the extra 'ros', or add --offline",
-        )
     from scene_completion_ros.ros.parameters.file_reading import read_parameters
     from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
 

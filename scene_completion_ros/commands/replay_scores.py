@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scene_completion_ros.whole_files import write_whole
+
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.geometry.cameras import Camera
@@ -22,8 +24,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         "--ground-truth",
         type=Path,
         metavar="PATH",
-        help="score voxels and depth against this folder: a drive of scene-completion street-world, or a sequence of "
-        "KITTI odometry. Or score against the voxels of another recording, such as bag/ of an earlier replay. Stamps "
+        help="score voxels and depth against this folder: a drive of scene-completion street-world, KITTI or "
+        "KITTI-360. Or score against the voxels of another bag, such as bag/ of an earlier replay. Stamps "
         "say which frames belong together",
     )
     group.add_argument(
@@ -60,15 +62,16 @@ def open_scores(
         SceneCompletionError: The folder cannot be used, or none of its frames belongs to the recording.
     """
     from scene_completion_ros.bags.reader import CLOUD_TYPE
+    from scene_completion_ros.evaluation.truth import TruthSource
     from scene_completion_ros.scoring.recording_truth import LidarTruth, RecordedTruth, read_camera_from_lidar
     from scene_completion_ros.scoring.scores import ReplayScores
     from scene_completion_ros.scoring.sequence_truth import SequenceTruth
-    from scene_completion_ros.scoring.truth import TruthSource
+    from scene_completion_ros.sequences.from_bag import is_bag
 
     sources: list[TruthSource] = []
     if args.ground_truth is not None:
         offset_ns = round(args.ground_truth_offset * 1e9)
-        if is_recording(args.ground_truth):
+        if is_bag(args.ground_truth):
             recorded = RecordedTruth(args.ground_truth, published, offset_ns=offset_ns)
             sources.append(stack.enter_context(recorded))
         else:
@@ -81,13 +84,6 @@ def open_scores(
         pose = read_camera_from_lidar(args.camera_from_lidar) if args.camera_from_lidar else None
         sources.append(stack.enter_context(LidarTruth(reader.path, camera or reader.camera_for(topic), pose)))
     return ReplayScores(sources, published)
-
-
-def is_recording(path: Path) -> bool:
-    """Whether a path looks like a bag: a file, or a folder with metadata.yaml or bag files."""
-    if path.is_file():
-        return True
-    return any(next(path.glob(pattern), None) is not None for pattern in ("metadata.yaml", "*.mcap", "*.db3"))
 
 
 def _first_stamp(reader: BagReader, topic: str) -> int | None:
@@ -105,11 +101,9 @@ def _first_stamp(reader: BagReader, topic: str) -> int | None:
 
 def write_scores(folder: Path, scores: ReplayScores, recording: str) -> dict[str, Any]:
     """Write `scores.json` and `scores.md` where there is something to write; what the report's page shows of them."""
-    from scene_completion_ros.scoring.scores import markdown, summary
-
-    values = scores.to_json()
+    values = scores.scores.to_json()
     if values:
-        text = json.dumps(values, indent=2, allow_nan=False)
-        (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "scores.md").write_text(markdown(values, f"Scores of {recording}"), encoding="utf-8")
-    return summary(values)
+        write_whole(folder / "scores.json", (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+        page = f"# Scores of {recording}\n\n{scores.scores.markdown()}\n"
+        write_whole(folder / "scores.md", page.encode())
+    return scores.scores.headlines()

@@ -51,27 +51,23 @@ def chosen_words(text: str | None, bundle: StudentBundle, default: Sequence[str]
         default: Taken without the option, as far as the bank holds them; a student without a bank is asked nothing.
 
     Raises:
-        VocabularyError: The student has no bank, it does not hold a word, or there are too many words.
+        VocabularyError: The option names no word, or one twice; the student has no bank, it does not hold a word, or
+            there are too many words.
     """
     from scene_completion_ros.errors import VocabularyError
-    from scene_completion_ros.inference.phrase_query import MOST_ASKED
+    from scene_completion_ros.messages.words import read_phrases
 
     bank = bundle.text_bank()
     if text is None:
         return tuple(word for word in default if bank is not None and word in bank.phrases)
-    words = tuple(dict.fromkeys(filter(None, (word.strip() for word in text.split(",")))))
-    if words and bank is None:
+    words = read_phrases(text, "--words")
+    if bank is None:
         raise VocabularyError(
             f"the student {bundle.name} has no text bank, so that it knows no words",
             where="--words",
             cure="Take a student with a bank, or leave out --words",
         )
-    if len(words) > MOST_ASKED:
-        raise VocabularyError(
-            f"{len(words)} words, where at most {MOST_ASKED} are answered at a time", where="--words", cure="Name fewer"
-        )
-    if words and bank is not None:
-        bank.query(words)
+    bank.query(words)
     return words
 
 

@@ -19,6 +19,7 @@ def checks(bundle: Path | None, drive: Path) -> list[Check]:
         bundle: Folder of the student to look at; None for the shipped one.
         drive: Recording whose images the self-test completes.
     """
+    of_bundle = "Export the bundle again, or fetch it again" if bundle else _REINSTALL
     optional = [Check(name, partial(ros_environment.check_optional, name), _ROS) for name in ros_environment.OPTIONAL]
     return [
         Check("Python", packages.check_python, _REINSTALL),
@@ -35,7 +36,7 @@ def checks(bundle: Path | None, drive: Path) -> list[Check]:
         Check("TensorRT and pycuda", machine.check_gpu_packages, "They are not needed: pip uninstall tensorrt pycuda"),
         Check("CPU", machine.check_cpu, "See the load with: top"),
         Check("numba", machine.check_kernels, "pip install --force-reinstall numba llvmlite"),
-        Check("bundle", partial(student.check_bundle, bundle), _REINSTALL),
+        Check("bundle", partial(student.check_bundle, bundle), of_bundle),
         Check(
             "self-test",
             partial(student.check_self_test, bundle, drive),

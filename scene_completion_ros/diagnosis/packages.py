@@ -16,11 +16,20 @@ from scene_completion_ros.diagnosis.findings import Finding, Status
 PACKAGE = "scene_completion_ros"
 INSTALL = "From a checkout of scene_completion_ros: pip install ."
 # Modules that are not called like their distribution. A ROS 2 distribution may bring them without Python's metadata.
-MODULES = {"opencv-python-headless": "cv2", "pyyaml": "yaml"}
+MODULES = {
+    "opencv-python-headless": "cv2",
+    "protobuf": "google",
+    "pyyaml": "yaml",
+    "rerun-sdk": "rerun",
+    "ros-rclpy": "rclpy",
+}
 INSTEAD = {"openvino": "onnxruntime"}  # either runs the encoder
 IMPORT_LIMIT_S = 60.0
 
+FOR_DEVELOPERS = {"test", "lint", "docs"}  # extras without anything that a command needs
+
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(\[[^]]*\])?\s*\(?(?P<specifier>[\d\s.,<>=!~*]*)\)?\s*(?P<marker>;.*)?")
+EXTRA = re.compile(r"""\bextra\s*==\s*["']([\w-]+)["']""")
 CLAUSE = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*([\d.]+)\s*")
 COMPARISONS: dict[str, Any] = {
     ">=": operator.ge,
@@ -67,8 +76,8 @@ def check_packages() -> Finding:
     return Finding(Status.OK, ", ".join(said), details=details)
 
 
-def requirements(declared: list[str]) -> dict[str, str]:
-    """Version specifiers by name, of the requirements that hold without an extra.
+def requirements(declared: list[str], extra: str | None = None) -> dict[str, str]:
+    """Version specifiers by name, of the requirements that hold without an extra, or of those of an extra.
 
     Raises:
         ValueError: A requirement is written in a way that this function does not know.
@@ -78,9 +87,37 @@ def requirements(declared: list[str]) -> dict[str, str]:
         match = REQUIREMENT.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"requirement {text!r} is not understood")
-        if not match["marker"]:
+        if EXTRA.findall(match["marker"]) == [extra] if match["marker"] else extra is None:
             found[match["name"]] = match["specifier"].strip()
     return found
+
+
+def module_of(distribution: str) -> str:
+    """What Python code imports of a distribution."""
+    return MODULES.get(distribution, distribution.replace("-", "_"))
+
+
+def how_to_install(module: str, preferred: str) -> str:
+    """What to do where a module cannot be imported.
+
+    Args:
+        module: Its name, without those within it.
+        preferred: The extra to install where several bring the module.
+    """
+    try:
+        declared = requires(PACKAGE) or []
+    except PackageNotFoundError:
+        declared = []
+    extras = sorted(set(EXTRA.findall(" ".join(declared))) - FOR_DEVELOPERS, key=lambda extra: extra != preferred)
+    bringing = [extra for extra in extras if module in map(module_of, requirements(declared, extra))]
+    own = module in map(module_of, requirements(declared))
+    wanted = f"{PACKAGE}[{bringing[0]}]" if bringing else PACKAGE if own else module
+    command = f"{sys.executable} -m pip install '{wanted}'"
+    if bringing == ["ros"]:
+        return (
+            f"Source a ROS 2 distribution, or install it with: {command}. scene-completion replay --offline needs none"
+        )
+    return f"Install it with: {command}" + (", or in a checkout: make test-environment" if bringing else "")
 
 
 def installed_version(name: str) -> str | None:
@@ -90,7 +127,7 @@ def installed_version(name: str) -> str | None:
     except PackageNotFoundError:
         pass
     try:
-        found = run_probe("module", MODULES.get(name, name.replace("-", "_")), limit_s=IMPORT_LIMIT_S)["version"]
+        found = run_probe("module", module_of(name), limit_s=IMPORT_LIMIT_S)["version"]
     except ProbeError:
         return None
     return str(found or "of unknown version")

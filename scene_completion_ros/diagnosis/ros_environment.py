@@ -125,7 +125,10 @@ def _middleware_cure(chosen: str | None, error: ProbeError) -> str:
         return f"unset RMW_IMPLEMENTATION, or install it: sudo apt install {package}"
     if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":
         return "Check the keystore of ROS_SECURITY_KEYSTORE, or unset ROS_SECURITY_ENABLE"
-    return "See whether `python -c 'import rclpy; rclpy.init()'` says more; a wrong ROS_* variable is the usual cause"
+    return (
+        "See whether `python -c 'import rclpy; rclpy.init()'` says more; a wrong ROS_* variable is the usual cause, or "
+        "a home that this user may not write: then set ROS_LOG_DIR"
+    )
 
 
 def check_discovery() -> Finding:

@@ -23,7 +23,7 @@ def check_bundle(bundle: Path | None) -> Finding:
         f"calibration {details['calibration']}"
     )
     if details["calibration"] == "identity":
-        cure = "scene-completion evaluate kitti --bundle DIR --data DIR --fit-calibration DRIVE (see docs/training.md)"
+        cure = "scene-completion calibrate BUNDLE --labelled DIR (see docs/training.md)"
         return Finding(Status.WARNING, f"{found}: probabilities are not calibrated", cure, details)
     return Finding(Status.OK, found, details=details)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import score_values
 from scene_completion_ros.voxels.occupancy import Calibration
 
@@ -157,3 +159,45 @@ class CalibrationMetric:
                 brier=float(squares.sum() / total),
                 reliability=Reliability(count.astype(np.int64), stated / count, truth / count),
             )
+
+
+class CalibrationTally(Tally):
+    """`CalibrationMetric` of each probability that a method states, over the voxels that count."""
+
+    def __init__(self, _: object) -> None:
+        self._stated: dict[str, CalibrationMetric] = {}
+
+    def add(self, answer: Answer) -> None:
+        """Count the voxels of a frame."""
+        truth, found = answer.truth.voxels, answer.voxels
+        if truth is None or found is None or not found.stated:
+            return
+        for name, probability in found.stated.items():
+            metric = self._stated.setdefault(name, CalibrationMetric())
+            metric.update(probability[truth.counted], truth.occupied[truth.counted])
+        self.frames += 1
+
+    def rows(self) -> Iterator[Row]:
+        """By what is stated."""
+        for name, metric in self._stated.items():
+            errors = metric.compute()
+            bins = [
+                {"voxels": int(voxels), "stated": float(stated), "observed": float(observed)}
+                for voxels, stated, observed in zip(*errors.reliability, strict=True)
+            ]
+            figures = {"expected_calibration_error": errors.expected_calibration_error, "brier": errors.brier}
+            yield {"stated": name, **figures, "reliability": bins}
+
+
+CALIBRATION = Metric(
+    "calibration",
+    "How far stated probabilities are from observed frequencies, region `all`: before calibration the opacity of a "
+    "0.2 m voxel is taken for the probability.",
+    (
+        Column("expected_calibration_error", "expected calibration error", percent=False),
+        Column("brier", "Brier score", percent=False),
+    ),
+    CalibrationTally,
+    by=("stated",),
+    headline={"stated": "after"},
+)

@@ -6,7 +6,8 @@ The errors are those of Eigen et al., "Depth Map Prediction from a Single Image 
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any
 
 import cv2
@@ -14,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError
+from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
 
 GARG_ROWS = (0.40810811, 0.99189189)
 GARG_COLUMNS = (0.03594771, 0.96405229)
+MINIMUM_M, MAXIMUM_M = 1e-3, 80.0
+"""Depths that count, metres."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ def depth_errors(
     truth: NDArray[np.floating[Any]],
     *,
     crop: bool = True,
-    minimum: float = 1e-3,
-    maximum: float = 80.0,
+    minimum: float = MINIMUM_M,
+    maximum: float = MAXIMUM_M,
 ) -> DepthErrors | None:
     """Errors of one predicted depth image.
 
@@ -120,7 +124,7 @@ class DepthMetric:
         empty_frames: Frames without a pixel to count.
     """
 
-    def __init__(self, *, crop: bool = True, minimum: float = 1e-3, maximum: float = 80.0) -> None:
+    def __init__(self, *, crop: bool = True, minimum: float = MINIMUM_M, maximum: float = MAXIMUM_M) -> None:
         self.crop = crop
         self.minimum = minimum
         self.maximum = maximum
@@ -142,3 +146,46 @@ class DepthMetric:
         """Mean over the frames; all NaN before the first."""
         with np.errstate(invalid="ignore"):
             return DepthErrors(*(float(value) for value in self.sums / np.float64(self.frames)))
+
+
+class DepthTally(Tally):
+    """`DepthMetric` of all pixels and of those in the Garg crop, and how many of the truth's a method covers."""
+
+    def __init__(self, _: object) -> None:
+        self._metrics = {"all pixels": DepthMetric(crop=False), "Garg crop": DepthMetric()}
+        self._counted = self._covered = 0
+
+    def add(self, answer: Answer) -> None:
+        """Count the depth of a frame; "too far" counts as 80 m, and pixels without depth do not count."""
+        if answer.truth.depth is None or answer.depth is None:
+            return
+        found, true = answer.depth, answer.truth.depth.depth
+        counted, covered = (true > 0.0) & (true < MAXIMUM_M), ~np.isnan(found)
+        self._counted += int(np.count_nonzero(counted))
+        self._covered += int(np.count_nonzero(counted & covered))
+        farthest = np.float32(MAXIMUM_M)
+        predicted = np.where(covered, np.minimum(found, farthest), farthest)
+        measured = np.where(counted & covered, true, np.float32(0.0))
+        errors = [metric.update(predicted, measured) for metric in self._metrics.values()]
+        self.frames += errors[0] is not None
+
+    def rows(self) -> Iterator[Row]:
+        """By pixels; coverage is that of all."""
+        covered = self._covered / self._counted if self._counted else float("nan")
+        for name, metric in self._metrics.items():
+            if metric.frames:
+                yield {"pixels": name, "covered": covered, **asdict(metric.compute())}
+
+
+DEPTH = Metric(
+    "depth",
+    "Depth against the LiDAR of each frame, or against the exact one: 1e-3 to 80 m, mean over frames. Only the last "
+    "column scales each frame by its median.",
+    (
+        Column("covered", "covered"),
+        *(Column(figure.name, figure.name, percent=False) for figure in fields(DepthErrors)),
+    ),
+    DepthTally,
+    by=("pixels",),
+    headline={"pixels": "all pixels"},
+)

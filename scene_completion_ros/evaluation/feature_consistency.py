@@ -8,13 +8,15 @@ with L1 summed over the channels and L2 not squared. So this module defines them
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError, ImageError
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 
@@ -171,3 +173,51 @@ def _bilinear(image: NDArray[np.floating[Any]], pixels: NDArray[np.floating[Any]
     ):
         result += np.where(weight > 0.0, image[:, row, column] * weight, 0.0)
     return result
+
+
+class FeatureTally(Tally):
+    """Consistency over pairs of views, for each kind of pair.
+
+    An answer has the features `first` and `second` of two views, [D, H, W] each, and their `pair`: its `kind`, `warp`,
+    `unrelated` warp and `valid` pixels.
+    """
+
+    def __init__(self, _: object) -> None:
+        self._pairs: dict[str, list[tuple[FeatureConsistencyMetric, FeatureConsistencyMetric]]] = {}
+
+    def add(self, answer: Any) -> None:
+        """Count a pair, compared at its own pixels and at unrelated ones."""
+        pair = answer.pair
+        own, unrelated = FeatureConsistencyMetric(), FeatureConsistencyMetric()
+        own.update(answer.first, answer.second, pair.warp, pair.valid)
+        unrelated.update(answer.first, answer.second, pair.unrelated, pair.valid)
+        self._pairs.setdefault(pair.kind, []).append((own, unrelated))
+        self.frames += 1
+
+    def rows(self) -> Iterator[Row]:
+        """By kind: means over the pairs of what each has as a mean over its pixels, and the mean over all pixels."""
+        for kind, pairs in self._pairs.items():
+            total = FeatureConsistencyMetric()
+            for own, _ in pairs:
+                total.merge(own)
+            found = [own.compute() for own, _ in pairs]
+            l1, l2, cosine = np.mean([[one.l1, one.l2, one.cosine] for one in found], axis=0).tolist()
+            unrelated = float(np.mean([other.compute().cosine for _, other in pairs]))
+            figures = {"pairs": len(pairs), "l1": l1, "l2": l2, "cosine": cosine, "unrelated": unrelated}
+            yield {"pair": kind, **figures, "over_pixels": asdict(total.compute())}
+
+
+FEATURES = Metric(
+    "features",
+    "Features of pixels that show the same point from two views, of length one, mean over pairs of views. L1 is summed "
+    "over the channels; `unrelated` is the cosine of pixels of the same pair that do not belong together.",
+    (
+        Column("pairs", "pairs"),
+        Column("l1", "L1", percent=False),
+        Column("l2", "L2", percent=False),
+        Column("cosine", "cosine", percent=False),
+        Column("unrelated", "unrelated", percent=False),
+    ),
+    FeatureTally,
+    by=("pair",),
+)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.metric import Column
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
@@ -211,6 +212,16 @@ class LabelFreeScore:
     iou: float
     brier: float
     log_loss: float
+
+
+COLUMNS = (
+    Column("voxels", "known"),
+    Column("occupied_share", "occupied"),
+    Column("average_precision", "AP"),
+    Column("iou", "IoU"),
+    Column("brier", "Brier"),
+)
+"""The figures of `LabelFreeScore` that tables show."""
 
 
 class _FrameCounts(NamedTuple):

@@ -7,14 +7,16 @@ for scores rounded to half precision (11 significant bits).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.geometry.grids import VoxelGrid
 
 SCORE_BINS = 0x7C00  # bit patterns of the finite non-negative half-precision floats, ordered like their values
@@ -230,3 +232,84 @@ class OccupancyByRange:
 
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
+
+
+def ranges_within(grid: VoxelGrid) -> tuple[float, ...]:
+    """The ranges of SSCBench that a grid holds, or its own where it is smaller than them all.
+
+    Raises:
+        GridError: It holds none, and is no square.
+    """
+    fitting = [range_m for range_m in SSCBENCH_RANGES if _fits(grid, range_m)]
+    whole = round(min(grid.shape[:2]) * grid.voxel_size, 6)
+    if not fitting and not _fits(grid, whole):
+        raise GridError(f"no range fits into {grid.shape} voxels", where="ground truth", cure="Give a square grid")
+    return tuple(fitting) or (whole,)
+
+
+def _fits(grid: VoxelGrid, range_m: float) -> bool:
+    try:
+        grid.cropped(range_m)
+    except GridError:
+        return False
+    return True
+
+
+class OccupancyTally(Tally):
+    """`OccupancyByRange` of each rule by which a method calls voxels occupied, and how much of the truth it covers."""
+
+    def __init__(self, _: object) -> None:
+        self._rules: dict[str, OccupancyByRange] = {}
+        self._grid: VoxelGrid | None = None
+        self._counted = self._covered = 0
+
+    def add(self, answer: Answer) -> None:
+        """Count the voxels of a frame.
+
+        Raises:
+            GridError: The grid is another one than before, or of no size that ranges are scored in.
+        """
+        truth, found = answer.truth.voxels, answer.voxels
+        if truth is None or found is None:
+            return
+        if self._grid not in (None, truth.grid):
+            raise GridError("the grid changes between frames", where="ground truth", cure="Score them separately")
+        self._grid = truth.grid
+        covered = np.ones_like(truth.known) if found.covered is None else found.covered
+        self._counted += int(np.count_nonzero(truth.counted))
+        self._covered += int(np.count_nonzero(truth.counted & covered))
+        for rule, occupied in found.occupied.items():
+            if rule not in self._rules:
+                self._rules[rule] = OccupancyByRange(truth.grid, ranges=ranges_within(truth.grid))
+            known, regions = truth.known & covered, truth.regions_with_interiors
+            self._rules[rule].update(found.score, truth.occupied, known, regions, occupied)
+        self.frames += 1
+
+    def rows(self) -> Iterator[Row]:
+        """By rule, range and region."""
+        covered = _ratio(self._covered, self._counted)
+        for rule, metric in self._rules.items():
+            for (range_m, region), scores in metric.compute().items():
+                yield {"rule": rule, "range_m": range_m, "region": region, "covered": covered, **asdict(scores)}
+
+
+OCCUPANCY = Metric(
+    "voxels",
+    "Voxels in view, in percent. `occluded` is hidden from the camera and not inside of a house, car or crown. `all` "
+    "is visible or occluded. `interiors` are those insides, which no sensor sees. What is below the ground or unknown "
+    "does not count. Best IoU and average precision do not depend on the rule by which a voxel is called occupied; of "
+    "a method without any score they are those of calling everything occupied.",
+    (
+        Column("covered", "covered"),
+        Column("occupied_fraction", "occupied"),
+        Column("iou", "IoU"),
+        Column("precision", "precision"),
+        Column("recall", "recall"),
+        Column("best_iou", "best IoU"),
+        Column("average_precision", "average precision"),
+    ),
+    OccupancyTally,
+    by=("rule", "region"),
+    across="range_m",
+    headline={"region": ALL},
+)

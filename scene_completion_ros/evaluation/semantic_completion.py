@@ -14,8 +14,8 @@ Hayler et al., "S4C" (3DV 2024); Jevtić et al., "Feed-Forward SceneDINO" (ICCV 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import class_confusion, class_iou, mean_iou, renamed
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, ConfusionCounts
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, SSCBENCH_CLASSES
+from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.geometry.grids import VoxelGrid
 
 SSCBENCH_GRID = VoxelGrid((0.0, -25.6, -2.0), 0.2, (256, 256, 32), "velodyne")
@@ -262,3 +264,51 @@ class SemanticCompletionMetric:
             range_m: completion_scores(counts, self.protocol, class_of_label)
             for range_m, counts in self.confusion.items()
         }
+
+
+COLUMNS = (
+    Column("mean_iou", "mIoU"),
+    Column("mean_iou_of_present", "mIoU of present"),
+    Column("mean_iou_of_found", "mIoU where found"),
+    Column("iou", "IoU"),
+)
+
+
+class SemanticTally(Tally):
+    """`SemanticCompletionMetric` of a method's labels, which its own ways of naming turn into classes afterwards."""
+
+    def __init__(self, method: Any) -> None:
+        self._method = method
+        self._metric: SemanticCompletionMetric | None = None
+
+    def add(self, answer: Any) -> None:
+        """Count the labels of a frame: `labels` and true `classes`, [X, Y, Z], of its voxels in view."""
+        truth = answer.truth.voxels
+        if self._metric is None:
+            self._metric = SemanticCompletionMetric(grid=truth.grid, labels=self._method.labels)
+        self._metric.update(answer.labels, answer.classes, truth.regions[ALL])
+        self.frames += 1
+
+    @property
+    def confusion(self) -> dict[float, NDArray[np.int64]]:
+        """Range -> counts of labels and classes."""
+        return {} if self._metric is None else self._metric.confusion
+
+    def rows(self) -> Iterator[Row]:
+        """By naming and range."""
+        assert self._metric is not None
+        for naming in self._method.namings:
+            names = self._method.names(naming)
+            for range_m, scores in self._metric.compute(names).items():
+                yield {"naming": naming, "range_m": range_m, "class_of_label": names.tolist(), **asdict(scores)}
+
+
+SEMANTICS = Metric(
+    "semantics",
+    "Semantic scene completion under the protocol of S4C, in percent; `naming` says how clusters got their names.",
+    COLUMNS,
+    SemanticTally,
+    by=("naming",),
+    across="range_m",
+    classes="class_iou",
+)

@@ -26,6 +26,7 @@ from scene_completion_ros.evaluation.label_free import (
     places_along,
 )
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
@@ -81,21 +82,6 @@ def score_frame(
     for number, (one, probability) in enumerate(zip(scores, probabilities, strict=True)):
         one.add(probability, visible, verdict, depth=None if depths is None else depths[number], place=place)
     return verdict
-
-
-def depth_at_rays(depth: NDArray[np.float32], camera: Camera, rays: Camera) -> NDArray[np.float32]:
-    """Depth of one camera at the rays of another at the same place.
-
-    Args:
-        depth: z-depth [H, W], metres; 0 or not finite where there is none.
-
-    Returns:
-        That of the nearest pixel [h, w], 0 where there is none.
-    """
-    pixels, inside = (np.asarray(part) for part in camera.project(np.asarray(rays.unproject(rays.pixel_centres()))))
-    nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
-    found = depth[nearest[..., 1], nearest[..., 0]]
-    return np.where(inside & np.isfinite(found) & (found > 0.0), found, np.float32(0.0)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Zero-shot labels of voxels: scores of phrases, ensembles of two sources, mean IoU and accuracy, average precision.
+"""Zero-shot labels of voxels: scores of phrases, mean IoU and accuracy, average precision.
 
 A voxel has a feature, and phrases have embeddings in the same space. The score of a class is the best cosine of its
 phrases. A feature of zeros, or one that is not finite, is none: its scores are minus infinity and its label is the
@@ -8,8 +8,8 @@ CUA-O3D (Li et al., CVPR 2025) they leave the confusion matrix. That figure has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import class_confusion, class_iou, mean_iou
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 
 Part: TypeAlias = tuple[float, str]
 """Range in metres and name of the region that voxels are counted in."""
@@ -61,31 +62,6 @@ def best_classes(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     labels = scores.argmax(axis=1)
     labels[np.isneginf(scores).all(axis=1)] = scores.shape[1]
     return np.asarray(labels, np.int64)
-
-
-def max_rule(
-    first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]], rows: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """For each point the source with the larger best cosine, its feature at length one (OpenScene's rule).
-
-    Args:
-        first, second: Features of the two sources [N, D]; where one has none, it is the other.
-        rows: Embeddings of all phrases of the classes, float32 [R, D], of length one.
-
-    Returns:
-        float32 [N, D]; zeros where both have none.
-    """
-    best = [cosines(source, rows).max(axis=1, keepdims=True) for source in (first, second)]
-    return np.where(best[0] >= best[1], unit_vectors(first), unit_vectors(second))
-
-
-def mean_rule(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Mean of the features of two sources [N, D], each at length one; where one has none, half of the other.
-
-    CUA-O3D's evaluator takes the mean of the features as they are: their lengths, which a cosine loss leaves free,
-    decide how much either source says.
-    """
-    return (unit_vectors(first) + unit_vectors(second)) / np.float32(2.0)
 
 
 @dataclass(frozen=True)
@@ -314,3 +290,80 @@ def _ranked(
     order = np.argsort(-score, kind="stable")
     score, positive = score[order], positive[order]
     return {part: _ranked_precision(score[mask[order]], positive[mask[order]]) for part, mask in parts.items()}
+
+
+class ZeroShotTally(Tally):
+    """`ZeroShotMetric` of a method with `class_names`; an answer has `said` and `true` classes [N], and `parts`."""
+
+    def __init__(self, method: Any) -> None:
+        self._metric = ZeroShotMetric(method.class_names)
+
+    def add(self, answer: Any) -> None:
+        """Count the labelled voxels of a frame."""
+        self._metric.update(answer.said, answer.true, answer.parts)
+        self.frames += 1
+
+    def rows(self) -> Iterator[Row]:
+        """By range and region."""
+        for (range_m, region), scores in self._metric.compute().items():
+            yield {"range_m": range_m, "region": region, **asdict(scores)}
+
+
+class WordTally(Tally):
+    """`WordMetric` of a method with `words`; an answer has `cosine`, `common`, true `ids`, and `parts`."""
+
+    def __init__(self, method: Any) -> None:
+        self._words: Mapping[str, Sequence[int]] = method.words
+        self._metric = WordMetric(method.words)
+
+    def add(self, answer: Any) -> None:
+        """Keep the labelled voxels of a frame, if the method was asked for words."""
+        if self._words:
+            self._metric.update(answer.cosine, answer.common, answer.ids, answer.parts)
+            self.frames += 1
+
+    def rows(self) -> Iterator[Row]:
+        """By word, range and region; the last word is the mean of those that some voxel is meant by."""
+        found = self._metric.compute()
+        for word, parts in found.items():
+            for (range_m, region), scores in parts.items():
+                means = list(self._words[word])
+                yield {"word": word, "means": means, "range_m": range_m, "region": region, **asdict(scores)}
+        for range_m, region in next(iter(found.values()), {}):
+            meant = [asdict(parts[range_m, region]) for parts in found.values() if parts[range_m, region].positives]
+            if meant:
+                mean = {key: float(np.mean([scores[key] for scores in meant])) for key in meant[0]}
+                yield {"word": "mean", "means": [], "range_m": range_m, "region": region, **mean}
+
+
+ZERO_SHOT = Metric(
+    "zero_shot",
+    "Labels of the voxels that the truth calls occupied, in percent. `of all` divides by the number of all classes. As "
+    "released, voxels without a feature leave the count.",
+    (
+        Column("mean_iou", "mIoU"),
+        Column("mean_iou_of_all", "mIoU of all"),
+        Column("released_mean_iou", "as released"),
+        Column("mean_accuracy", "mAcc"),
+        Column("mean_accuracy_of_all", "mAcc of all"),
+        Column("accuracy", "accuracy"),
+        Column("without_feature", "without a feature"),
+    ),
+    ZeroShotTally,
+    by=("region",),
+    across="range_m",
+    classes="class_iou",
+)
+WORDS = Metric(
+    "words",
+    "How well a word finds its voxels among those that the truth calls occupied: average precision by contrast and by "
+    "cosine, in percent, beside the prior of a score that says nothing.",
+    (
+        Column("prior", "prior"),
+        Column("average_precision", "average precision"),
+        Column("average_precision_of_cosine", "by cosine"),
+    ),
+    WordTally,
+    by=("word", "region"),
+    across="range_m",
+)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry.cameras import FOCAL_LENGTHS, LARGEST_COEFFICIENT, Camera
 from scene_completion_ros.geometry.distortion import COEFFICIENT_COUNTS, DistortionModel
+from scene_completion_ros.picture_files import LARGEST_IMAGE
 
 _MODEL_NAMES: dict[str, DistortionModel] = {
     "": "none",
@@ -23,7 +24,6 @@ _MODEL_NAMES: dict[str, DistortionModel] = {
     "kannala_brandt": "equidistant",
 }
 _SAME_SCALE = 0.1  # P and K scaled by one factor, alike within this share, are calibrations of two image sizes
-LARGEST_IMAGE = 2**27  # pixels: no camera has as many, and their memory could not be had
 _UNCALIBRATED = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
 _ONE_CALIBRATION = "Publish the calibration of exactly this image size, without mixing two calibrations"
 

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError
@@ -21,6 +19,8 @@ from scene_completion_ros.geometry.calibration import (
 )
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.picture_files import read_size
+from scene_completion_ros.untrusted_files import MOST_YAML_BYTES, parse_yaml, read_text, read_yaml, shown
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _CAMODOCAL = "Give KITTI-360's calibration/image_02.yaml or image_03.yaml"
@@ -109,7 +109,7 @@ def read_kitti_calibration(path: str | Path) -> dict[str, NDArray[np.float64]]:
         CameraError: The file cannot be read or a line is malformed; names file and line.
     """
     matrices: dict[str, NDArray[np.float64]] = {}
-    for number, line in enumerate(_text(Path(path)).splitlines(), start=1):
+    for number, line in enumerate(read_text(path, CameraError, cure="Check the path").splitlines(), start=1):
         if not line.strip():
             continue
         name, colon, rest = line.partition(":")
@@ -136,11 +136,12 @@ def read_kitti360_fisheye(path: str | Path) -> Camera:
     """
     path = Path(path)
     # OpenCV's storage begins with "%YAML:1.0", which is no directive of YAML.
-    text = "\n".join(line for line in _text(path).splitlines() if not line.startswith("%YAML"))
-    document = _yaml_mapping(text, path, _CAMODOCAL)
+    lines = read_text(path, CameraError, cure="Check the path", most_bytes=MOST_YAML_BYTES).splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("%YAML"))
+    document = parse_yaml(text, CameraError, where=str(path), cure=_CAMODOCAL, kind=dict)
     if document.get("model_type") != "MEI":
         raise CameraError(
-            f"model_type is {document.get('model_type')!r} instead of MEI", where=str(path), cure=_CAMODOCAL
+            f"model_type is {shown(document.get('model_type'))} instead of MEI", where=str(path), cure=_CAMODOCAL
         )
     fx, fy, cx, cy = (_nested_number(document, "projection_parameters", key, path) for key in _MEI_INTRINSICS)
     xi = _nested_number(document, "mirror_parameters", "xi", path)
@@ -213,17 +214,9 @@ def _split(spec: str) -> tuple[Path, str]:
     return (Path(head), tail) if colon and "/" not in tail else (Path(spec), "")
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise CameraError(f"cannot be read: {reason}", where=str(path), cure="Check the path") from error
-
-
 def _read_yaml(path: Path) -> Camera:
     cure = "Give the YAML that camera_calibration writes"
-    document = _yaml_mapping(_text(path), path, cure)
+    document = read_yaml(path, CameraError, cure=cure, kind=dict)
     for key in ("image_width", "image_height", "camera_matrix", "distortion_model", "distortion_coefficients"):
         if key not in document:
             raise CameraError(f"key {key} is missing", where=str(path), cure=cure)
@@ -242,29 +235,19 @@ def _read_yaml(path: Path) -> Camera:
     return checked_camera(calibration, rectified=False)
 
 
-def _yaml_mapping(text: str, path: Path, cure: str) -> Mapping[str, Any]:
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CameraError(f"is no valid YAML: {error}", where=str(path), cure=cure) from error
-    if not isinstance(document, Mapping):
-        raise CameraError("is no YAML mapping", where=str(path), cure=cure)
-    return document
-
-
 def _nested_number(document: Mapping[str, Any], section: str, key: str, path: Path) -> float:
     entry = document.get(section)
     value = entry.get(key) if isinstance(entry, Mapping) else None
     try:
         return float(str(value))  # "2.2134047507854890e+00" without a sign in the exponent is text to YAML 1.1
     except ValueError:
-        raise CameraError(f"is {value!r}, no number", where=f"{path}, {section}.{key}", cure=_CAMODOCAL) from None
+        raise CameraError(f"is {shown(value)}, no number", where=f"{path}, {section}.{key}", cure=_CAMODOCAL) from None
 
 
 def _yaml_size(document: Mapping[str, Any], key: str, path: Path) -> int:
-    value = document[key]
+    value = document.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise CameraError(f"{value!r} is no whole number", where=f"{path}, {key}", cure="Give the size in pixels")
+        raise CameraError(f"{shown(value)} is no whole number", where=f"{path}, {key}", cure="Give the size in pixels")
     return value
 
 
@@ -274,7 +257,7 @@ def _yaml_numbers(document: Mapping[str, Any], key: str, path: Path) -> NDArray[
     try:
         return _flat(data if data is not None else [])
     except (TypeError, ValueError) as error:
-        raise CameraError(f"is no list of numbers: {data!r}", where=f"{path}, {key}") from error
+        raise CameraError(f"is no list of numbers: {shown(data)}", where=f"{path}, {key}") from error
 
 
 def _kitti_values(name: str, text: str, where: str) -> NDArray[np.float64]:
@@ -320,11 +303,10 @@ def _kitti_image_size(
         return image_size
     folder = path.parent / f"image_{number}"
     images = sorted(entry for entry in folder.glob("*") if entry.suffix.lower() in _IMAGE_SUFFIXES)
-    first = cv2.imread(str(images[0]), cv2.IMREAD_UNCHANGED) if images else None
-    if first is None:
+    if not images:
         raise CameraError(
-            f"the size of the images is unknown: the file does not hold it and {folder} has no readable image",
+            f"the size of the images is unknown: the file does not hold it and {folder} has no image",
             where=str(path),
             cure="Give the image size as well",
         )
-    return int(first.shape[1]), int(first.shape[0])
+    return read_size(images[0])

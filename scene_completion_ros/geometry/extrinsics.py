@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, TransformError
+from scene_completion_ros.untrusted_files import read_yaml, shown
 
 _KEYS = ("parent", "child", "translation", "rotation", "angles", "optical")
 _EXAMPLE = "Write a list of `{parent: base_link, child: front_optical, translation: [x, y, z], angles: [r, p, y]}`"
@@ -49,18 +49,15 @@ def read_extrinsics(path: str | Path) -> list[Extrinsic]:
     Raises:
         TransformError: The file cannot be read, or an entry lacks something or is malformed: names file and entry.
     """
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TransformError(f"cannot be read as YAML: {error}", where=str(path)) from error
-    if not isinstance(document, list) or not document:
-        raise TransformError("is no list of transforms", where=str(path), cure=_EXAMPLE)
+    document = read_yaml(path, TransformError, cure=_EXAMPLE, kind=list)
+    if not document:
+        raise TransformError("is an empty list", where=str(path), cure=_EXAMPLE)
     return [_extrinsic(entry, f"{path}, entry {number}") for number, entry in enumerate(document, start=1)]
 
 
 def _extrinsic(entry: object, where: str) -> Extrinsic:
     if not isinstance(entry, Mapping):
-        raise TransformError(f"{entry!r} is no mapping", where=where, cure=_EXAMPLE)
+        raise TransformError(f"{shown(entry)} is no mapping", where=where, cure=_EXAMPLE)
     unknown = sorted(set(map(str, entry)) - set(_KEYS))
     if unknown:
         raise TransformError(f"unknown key {', '.join(unknown)}", where=where, cure=f"Use {', '.join(_KEYS)}")
@@ -80,14 +77,14 @@ def _extrinsic(entry: object, where: str) -> Extrinsic:
         raise TransformError(error.what, where=error.where or where, cure=error.cure) from None
     optical = entry.get("optical", False)
     if not isinstance(optical, bool):
-        raise TransformError(f"optical must be true or false, not {optical!r}", where=where)
+        raise TransformError(f"optical must be true or false, not {shown(optical)}", where=where)
     return Extrinsic(parent, child, pose @ OPTICAL_FROM_FORWARD.inverse() if optical else pose)
 
 
 def _frame(entry: Mapping[Any, Any], key: str, where: str) -> str:
     name = entry.get(key)
     if not isinstance(name, str) or not name.strip("/"):
-        raise TransformError(f"{key} must name a frame, not {name!r}", where=where, cure=_EXAMPLE)
+        raise TransformError(f"{key} must name a frame, not {shown(name)}", where=where, cure=_EXAMPLE)
     return name.strip("/")
 
 
@@ -97,7 +94,7 @@ def _numbers(entry: Mapping[Any, Any], key: str, count: int, where: str) -> NDAr
     except (TypeError, ValueError):
         values = np.zeros(0)
     if values.shape != (count,) or not np.isfinite(values).all():
-        raise TransformError(f"{key} must be {count} finite numbers, not {entry.get(key)!r}", where=where)
+        raise TransformError(f"{key} must be {count} finite numbers, not {shown(entry.get(key))}", where=where)
     return values
 
 

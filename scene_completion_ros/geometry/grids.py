@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.arrays import Array, constant_like, floating
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, TransformError
+from scene_completion_ros.untrusted_files import read_yaml, shown
 
+MOST_VOXELS = 2**28
+"""Of a grid; a state for each of them takes a quarter of a gigabyte, and completing an image several."""
+FARTHEST = 1e7
+"""Metres along an axis from the origin of a grid's frame to the grid: farther than the coordinates of a map go."""
+EDGES = 1e-4, 1e4
+"""Smallest and largest edge of a voxel, metres."""
 _GRID_KEYS = ("origin", "voxel_size", "shape", "grid_from_camera", "frame")
 
 
@@ -29,7 +35,7 @@ class VoxelGrid:
         shape: Number of voxels along x, y, z.
 
     Raises:
-        GridError: A number is missing, not finite or not positive.
+        GridError: A number is missing, not finite or not positive, or there are more voxels than `MOST_VOXELS`.
     """
 
     origin: tuple[float, float, float]
@@ -39,15 +45,28 @@ class VoxelGrid:
 
     def __post_init__(self) -> None:
         origin, shape = tuple(self.origin), tuple(self.shape)
-        if len(origin) != 3 or not all(math.isfinite(value) for value in origin):
+        if len(origin) != 3 or not all(abs(value) <= FARTHEST for value in origin):
             raise GridError(
-                f"{list(origin)} is not three finite numbers", where="origin", cure="Give x, y, z in metres"
+                f"{list(origin)} is not three numbers within ±{FARTHEST:g}",
+                where="origin",
+                cure="Give x, y, z in metres",
             )
-        if not (math.isfinite(self.voxel_size) and self.voxel_size > 0.0):
-            raise GridError(f"{self.voxel_size} is not a positive length", where="voxel_size", cure="Give metres")
-        if len(shape) != 3 or not all(int(size) == size and size > 0 for size in shape):
+        smallest, largest = EDGES
+        if not smallest <= self.voxel_size <= largest:
+            raise GridError(
+                f"{self.voxel_size} is not a length from {smallest:g} to {largest:g} m",
+                where="voxel_size",
+                cure="Give metres",
+            )
+        if len(shape) != 3 or not all(math.isfinite(size) and int(size) == size > 0 for size in shape):
             raise GridError(
                 f"{list(shape)} is not three positive whole numbers", where="shape", cure="Give voxels along x, y, z"
+            )
+        if math.prod(map(int, shape)) > MOST_VOXELS:
+            raise GridError(
+                f"{'x'.join(f'{size:.0f}' for size in shape)} are more than {MOST_VOXELS:,} voxels",
+                where="shape",
+                cure="Take larger voxels, or a smaller part of the space",
             )
         object.__setattr__(self, "origin", tuple(float(value) for value in origin))
         object.__setattr__(self, "voxel_size", float(self.voxel_size))
@@ -140,7 +159,7 @@ def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
         GridError: The file is missing or no YAML mapping, a key is missing, unknown or malformed.
     """
     where = str(path)
-    document = _read_mapping(path)
+    document = read_yaml(path, GridError, cure=f"Write the keys {', '.join(_GRID_KEYS[:4])}", kind=dict)
     unknown = sorted(set(map(str, document)) - set(_GRID_KEYS))
     if unknown:
         raise GridError(f"unknown key {', '.join(unknown)}", where=where, cure=f"Use {', '.join(_GRID_KEYS)}")
@@ -163,16 +182,6 @@ def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
         raise GridError(error.what, where=f"{where}, grid_from_camera", cure=error.cure) from None
 
 
-def _read_mapping(path: str | Path) -> Mapping[str, Any]:
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise GridError(f"cannot be read as YAML: {error}", where=str(path)) from error
-    if not isinstance(document, Mapping):
-        raise GridError("is no YAML mapping", where=str(path), cure=f"Write the keys {', '.join(_GRID_KEYS[:4])}")
-    return document
-
-
 def _numbers(document: Mapping[str, Any], key: str, count: int, where: str) -> list[float]:
     if key not in document:
         raise GridError(f"key {key} is missing", where=where, cure=f"Write the keys {', '.join(_GRID_KEYS[:4])}")
@@ -182,5 +191,5 @@ def _numbers(document: Mapping[str, Any], key: str, count: int, where: str) -> l
         values = np.zeros(0)
     if values.size != count or not np.isfinite(values).all():
         expected = "one finite number" if count == 1 else f"{count} finite numbers"
-        raise GridError(f"{key} must be {expected}, not {document[key]!r}", where=where)
+        raise GridError(f"{key} must be {expected}, not {shown(document[key])}", where=where)
     return [float(value) for value in values]

@@ -25,6 +25,10 @@ class TransformError(SceneCompletionError):
     """A pose or extrinsic calibration is not a rigid transform."""
 
 
+LARGEST = 1e12
+"""Of the numbers of a transform; what is computed of them stays finite."""
+
+
 @dataclass(frozen=True, eq=False)
 class RigidTransform:
     """A rotation followed by a translation: `p_target = rotation @ p_source + translation`.
@@ -145,9 +149,9 @@ def _shape_text(array: NDArray[np.float64]) -> str:
 def _check_array(array: NDArray[np.float64], shape: Sequence[int], name: str) -> None:
     if array.shape != tuple(shape):
         raise TransformError(f"{name} has shape {list(array.shape)} instead of {list(shape)}")
-    if not np.isfinite(array).all():
+    if not (np.abs(array) <= LARGEST).all():
         raise TransformError(
-            f"{name} holds NaN or infinity: {array.tolist()}",
+            f"{name} holds NaN or numbers beyond {LARGEST:g}: {array.tolist()}",
             cure="Drop this pose: its source (odometry, tf, poses file) had no valid estimate",
         )
 

@@ -11,6 +11,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,7 @@ from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.json_object import CURE, JsonObject
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.text_bank import LARGEST_FILE, TextBank, Vocabulary
+from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, parse_tensors, read_bytes
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.whole_files import whole_folder
 
@@ -48,11 +51,16 @@ from scene_completion_ros.whole_files import whole_folder
 # prior would state probabilities that the student of 3 never had.
 WITHOUT_LABELS, WITH_LABELS, WITH_PRIOR, WITH_VOLUME = 1, 2, 3, 4
 MOST_CLASSES = 255  # a label is one byte
+LARGEST_SIDE = 8192  # pixels of the network's image, and cells of its features
+LARGEST_FREQUENCY = 1e4
+LARGEST_CODE = 500.0  # of a depth; tables of the code have 4096 rows for each 1
+_METRES = (1e-3, 1e6)
 MANIFEST = "student.json"
 ENCODER = "encoder.onnx"
 HEAD = "head.safetensors"
 WEIGHTS = "weights.safetensors"
 TEXT_BANK = "text_bank.safetensors"
+_OTHER_FILE = re.compile(rb"(?:\x08|\x88\x80*\x00)location")  # ONNX's key for it, behind its length in any encoding
 _VOCABULARY_FILES = {feature_space.FILE, TEXT_BANK}
 _FETCH = "Fetch or export the bundle again, then load it anew (clean up and configure a running node)."
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "models" / "kitti_student"
@@ -150,7 +158,7 @@ class StudentBundle:
         Raises:
             BundleError: The file is gone or was replaced since.
         """
-        return _read_checked(self.encoder_path, self.sha256[ENCODER])
+        return _read_graph(self.encoder_path, self.sha256[ENCODER])
 
     @property
     def gpu_precisions(self) -> tuple[str, ...]:
@@ -179,7 +187,7 @@ class StudentBundle:
                 where=str(where / encoder.file),
                 cure=export_cure(where, precision),
             )
-        return _read_checked(where / encoder.file, encoder.sha256, export_cure(where, precision))
+        return _read_graph(where / encoder.file, encoder.sha256, export_cure(where, precision))
 
     def add_gpu_encoders(self, made: Mapping[str, tuple[bytes, GpuEncoder]]) -> StudentBundle:
         """Adds encoders for GPUs to the saved bundle, and returns it as loaded from there.
@@ -349,7 +357,8 @@ class StudentBundle:
         where = str(self.folder / WEIGHTS) if self.folder else f"bundle {self.name}"
         if self.folder is None or WEIGHTS not in self.sha256 or not (self.folder / WEIGHTS).is_file():
             raise BundleError("is missing", where=where, cure="Take the bundle with its weights beside it.")
-        return safetensors.numpy.load(_read_checked(self.folder / WEIGHTS, self.sha256[WEIGHTS]))
+        content = _read_checked(self.folder / WEIGHTS, self.sha256[WEIGHTS])
+        return parse_tensors(content, BundleError, where=where, cure=CURE)
 
     def _schema_version(self) -> int:
         if self.head.volume is not None:
@@ -423,18 +432,13 @@ def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None
             (part / name).write_bytes(content)
 
 
-def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest: int | None = None) -> bytes:
+def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest: int = MOST_ARRAY_BYTES) -> bytes:
     """The content of a file; the cure is another one where the bundle itself is whole without it.
 
     Args:
-        largest: Bytes that it may have; None for any number.
+        largest: Bytes that it may have.
     """
-    try:
-        if largest is not None and file.stat().st_size > largest:
-            raise BundleError(f"is larger than {largest} bytes", where=str(file), cure=cure or CURE)
-        content = file.read_bytes()
-    except OSError as error:
-        raise BundleError(f"cannot be read ({error.strerror})", where=str(file), cure=cure or CURE) from error
+    content = read_bytes(file, BundleError, cure=cure or CURE, most_bytes=largest)
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise BundleError(
@@ -445,13 +449,25 @@ def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest
     return content
 
 
+def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
+    """The content of an ONNX file, see `_read_checked`, refused where an engine would look for weights elsewhere."""
+    content = _read_checked(file, expected, cure)
+    if b"location" in content and _OTHER_FILE.search(content):
+        raise BundleError(
+            "has weights in another file, which no hash of the bundle covers",
+            where=str(file),
+            cure=cure or "Export the encoder with its weights inside.",
+        )
+    return content
+
+
 def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
     hashes = fields.object("sha256")
     for name in (ENCODER, HEAD):
         expected = hashes.text(name)
         if not (folder / name).is_file():
             raise BundleError("is missing", where=str(folder / name), cure=CURE)
-        _read_checked(folder / name, expected)
+        (_read_graph if name == ENCODER else _read_checked)(folder / name, expected)
     return {name: hashes.text(name) for name in hashes.values}
 
 
@@ -460,12 +476,8 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
     sizes = fields.object("head")
     if sizes.integer("code") != point_code.size:
         raise sizes.error("code", f"is {sizes.integer('code')}, but the point code has {point_code.size} values")
-    low, high = fields.numbers("focal_range", 2)
-    if not 0.0 < low <= high:
-        raise fields.error("focal_range", f"[{low}, {high}] is not a range of fx / W")
-    threshold = fields.number("threshold")
-    if not 0.0 <= threshold <= 1.0:
-        raise fields.error("threshold", f"{threshold} is no probability")
+    for name in ("feature_height", "feature_width"):
+        sizes.number_in(name, (2, LARGEST_SIDE))
     grid, grid_from_camera = _parse_grid(fields.object("grid"))
     normalisation = fields.object("normalisation")
     class_names, class_colours = _parse_classes(fields)
@@ -484,15 +496,15 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "head": head,
         "point_code": point_code,
         "feature_size": (sizes.integer("feature_height"), sizes.integer("feature_width")),
-        "height_above_ground": fields.number("height_above_ground"),
-        "pitch_range": fields.numbers("pitch_range", 2),
-        "focal_range": (low, high),
-        "depth_range": fields.numbers("depth_range", 2),
+        "height_above_ground": fields.number_in("height_above_ground", _METRES),
+        "pitch_range": fields.range_in("pitch_range", (-math.pi, math.pi)),
+        "focal_range": fields.range_in("focal_range", (1e-3, 1e3)),
+        "depth_range": fields.range_in("depth_range", _METRES),
         "normalisation": Normalisation(mean=_three(normalisation, "mean"), std=_three(normalisation, "std")),
         "class_names": class_names,
         "class_colours": class_colours,
         "calibration": _parse_calibration(fields.object("calibration")),
-        "threshold": threshold,
+        "threshold": fields.number_in("threshold", (0.0, 1.0)),
         "grid": grid,
         "grid_from_camera": grid_from_camera,
         "provenance": dict(fields.object("provenance").values),
@@ -517,6 +529,8 @@ def _three(fields: JsonObject, name: str) -> tuple[float, float, float]:
 
 
 def _parse_camera(fields: JsonObject) -> Camera:
+    for name in ("width", "height"):
+        fields.number_in(name, (1, LARGEST_SIDE))
     try:
         return Camera(
             fx=fields.number("fx"),
@@ -534,18 +548,18 @@ def _parse_camera(fields: JsonObject) -> Camera:
 
 def _parse_point_code(fields: JsonObject) -> PointCodeSpec:
     spec = PointCodeSpec(
-        near=fields.number("near"),
-        far=fields.number("far"),
-        minimum_depth=fields.number("minimum_depth"),
+        near=fields.number_in("near", _METRES),
+        far=fields.number_in("far", _METRES),
+        minimum_depth=fields.number_in("minimum_depth", _METRES),
         frequencies=fields.numbers("frequencies"),
-        xy_limit=fields.number("xy_limit"),
+        xy_limit=fields.number_in("xy_limit", (1.0, 100.0)),  # the edge of the image is 1
     )
-    if not 0.0 < spec.near < spec.far:
-        raise fields.error("near", f"{spec.near} does not lie between 0 and far = {spec.far}")
-    if spec.minimum_depth <= 0.0:
-        raise fields.error("minimum_depth", f"{spec.minimum_depth} is not positive")
-    if spec.xy_limit < 1.0:
-        raise fields.error("xy_limit", f"{spec.xy_limit} is smaller than 1, the edge of the image")
+    if not spec.near < spec.far:
+        raise fields.error("near", f"{spec.near} is not less than far = {spec.far}")
+    if max(map(abs, spec.frequencies), default=0.0) > LARGEST_FREQUENCY:
+        raise fields.error("frequencies", f"one of them is beyond {LARGEST_FREQUENCY:g}")
+    if spec.depth_code_range[1] > LARGEST_CODE:
+        raise fields.error("minimum_depth", f"{spec.minimum_depth} is too small beside near = {spec.near}")
     return spec
 
 

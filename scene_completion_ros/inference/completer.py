@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import CameraError, GpuError, VocabularyError
+from scene_completion_ros.errors import BundleError, CameraError, GpuError, GridError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
@@ -18,22 +18,19 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import DeviceEncoder, Encoder, cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.image_content import BLIND, shown_share
-from scene_completion_ros.inference.phrase_query import (
-    MOST_ASKED,
-    FoldedVocabulary,
-    Words,
-    matches_of,
-)
+from scene_completion_ros.inference.image_content import BLIND, content_warning, shown_share
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words, matches_of
 from scene_completion_ros.inference.scene_query import (
     DenseField,
+    HostField,
     HostSceneQuery,
     PreparedScene,
+    SceneAnswer,
     SceneQuery,
     StageClock,
     ray_camera,
 )
-from scene_completion_ros.inference.text_bank import Vocabulary
+from scene_completion_ros.inference.text_bank import MOST_ASKED, Vocabulary
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
@@ -90,6 +87,11 @@ class Completion:
     matches: tuple[PhraseMatches, ...] = ()
 
     @property
+    def warning(self) -> str:
+        """What makes the result doubtful, whoever shows it; empty where nothing does."""
+        return content_warning(self.shown)
+
+    @property
     def alpha(self) -> NDArray[np.float32]:
         """Opacity over one voxel edge as the network gives it, [X, Y, Z]; 0 outside the view unless extrapolated."""
         return self.dense.alpha
@@ -130,7 +132,8 @@ class Completer:
 
     Raises:
         CameraError: The camera sees nothing of the canonical image.
-        BundleError: The engine cannot run the bundle.
+        BundleError: The engine cannot run the bundle, or gives no finite numbers.
+        GridError: There is not enough memory for the grid.
         GpuError: TensorRT was asked for and cannot run, or failed.
     """
 
@@ -185,7 +188,9 @@ class Completer:
         """Take an encoder and run everything once."""
         self._encoder, self.engine = encoder, encoder.name
         self._place(grid_from_camera)
-        self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
+        first = self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
+        if not np.isfinite(first.alpha.sum()):
+            raise self._not_finite()
         if self.bundle.feature_spaces:  # the first image with a vocabulary is as fast as any
             space = self.bundle.feature_spaces[0]
             row = np.eye(2, space.dimension, dtype=np.float32)[:1]
@@ -247,19 +252,45 @@ class Completer:
     def _place(self, grid_from_camera: RigidTransform) -> None:
         """Prepare all that depends on the pose."""
         self.grid_from_camera = grid_from_camera
-        prepared = PreparedScene.of(
-            self.bundle,
-            self.grid,
-            grid_from_camera,
-            self.depth_camera,
-            extrapolate=self._extrapolate,
-            coverage=self._resampler.validity,
-        )
+        try:
+            prepared = PreparedScene.of(
+                self.bundle,
+                self.grid,
+                grid_from_camera,
+                self.depth_camera,
+                extrapolate=self._extrapolate,
+                coverage=self._resampler.validity,
+            )
+        except MemoryError as error:
+            raise GridError(
+                f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels",
+                where="grid",
+                cure="Take larger voxels, or a smaller part of the space",
+            ) from error
         self.in_view: NDArray[np.bool_] = prepared.query.in_view
         self._query: SceneQuery = (
             self._encoder.scene_query(prepared)
             if isinstance(self._encoder, DeviceEncoder)
             else HostSceneQuery(self._encoder.encode, prepared, self.threads)
+        )
+
+    def unseen(self) -> GridError | None:
+        """What is wrong where the camera sees no voxel of the grid; None where it sees one."""
+        if self.in_view.any():
+            return None
+        x, y, z = self.grid.origin
+        return GridError(
+            f"the camera sees none of the {'x'.join(map(str, self.grid.shape))} voxels of {self.grid.voxel_size:g} m "
+            f"from ({x:g}, {y:g}, {z:g}) on",
+            where="grid",
+            cure="Check origin, voxel_size and grid_from_camera, and that the grid lies before the camera",
+        )
+
+    def _not_finite(self) -> BundleError:
+        return BundleError(
+            f"what {self.engine} and the head make of an image are no finite numbers",
+            where=f"bundle {self.bundle.name}",
+            cure="Try another engine; if that says the same, export the bundle again",
         )
 
     def complete(self, image_rgb: NDArray[np.uint8], stamp_ns: int = 0) -> Completion:
@@ -271,6 +302,7 @@ class Completer:
 
         Raises:
             ImageError: The image has another size than the calibration, or is no RGB image.
+            BundleError: The results are no finite numbers.
             GpuError: The GPU failed.
         """
         started_s, clock = time.perf_counter(), StageClock()
@@ -279,6 +311,8 @@ class Completer:
         words = Words(self._vocabulary, self._asked)
         answer = self._query(image, words)
         assembling = StageClock()
+        if not _finite(answer):
+            raise self._not_finite()
         shown = shown_share(image, self._resampler.validity)
         answer.depth[~self._ray_covered] = np.nan
         vocabulary = None if words.vocabulary is None else words.vocabulary.vocabulary
@@ -312,6 +346,14 @@ class Completer:
             query=None if asked is None else asked.vocabulary,
             matches=matches,
         )
+
+
+def _finite(answer: SceneAnswer) -> bool:
+    """Whether there is no NaN in what is quickly looked through: of all voxels every eighth slice."""
+    parts = [answer.transmittance, answer.probability, answer.confidence]
+    if isinstance(answer.dense, HostField):
+        parts.append(answer.dense.alpha[::8])
+    return bool(np.isfinite(sum(float(part.sum()) for part in parts)))
 
 
 def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform) -> list[str]:

@@ -8,10 +8,13 @@ of its own, see `gpu`.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -79,7 +82,7 @@ class OpenVinoEncoder:
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None, bf16: bool = False) -> None:
-        import openvino
+        openvino = _openvino()
         from openvino import Layout, Type
         from openvino.preprocess import PrePostProcessor
 
@@ -255,6 +258,17 @@ def _make_gpu_encoder(bundle: StudentBundle, gpu: EngineOptions, threads: int | 
     from scene_completion_ros.inference.gpu.tensorrt_encoder import TensorRtEncoder
 
     return TensorRtEncoder(bundle, gpu, lambda: make_encoder(bundle, cpu_engine(), threads=threads))
+
+
+def _openvino() -> ModuleType:
+    """OpenVINO without its telemetry, which reports each import to Google Analytics and writes into the home folder."""
+    if "openvino_telemetry" in sys.modules:  # somebody else wants it
+        return importlib.import_module("openvino")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # as if it were not installed
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules["openvino_telemetry"]
 
 
 def _static_shape(shape: Any) -> list[Any]:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.inference.json_object import CURE, JsonObject
 from scene_completion_ros.inference.text_bank import LARGEST_DIMENSION, TextBank, Vocabulary
+from scene_completion_ros.untrusted_files import parse_tensors
 
 FIELD = "feature_spaces"
 FILE = "feature_spaces.safetensors"
@@ -201,10 +201,7 @@ def parse_feature_spaces(
             raise entry.error("dimension", f"{dimension} is not in 1..{LARGEST_DIMENSION}")
     content = read(4 * sum(dimensions) * (label_hidden + 1) + (1 << 16))
     where = str(manifest.file.parent / FILE)
-    try:
-        tensors = safetensors.numpy.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"is not a valid safetensors file ({error})", where=where, cure=CURE) from error
+    tensors = parse_tensors(content, BundleError, where=where, cure=CURE)
     return tuple(
         _space(entry, dimension, label_hidden, tensors, where)
         for entry, dimension in zip(fields, dimensions, strict=True)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.json_object import CURE
 from scene_completion_ros.inference.lattice import Lattice
 from scene_completion_ros.inference.place_prior import PlacePrior
+from scene_completion_ros.untrusted_files import read_tensors
 
 # What the sizes of tensors that belong to labels have to agree with.
 _SIZES = {
@@ -23,6 +22,7 @@ _SIZES = {
     "label_weight": " (one row for each of class_names, one column for each of head.label_hidden units)",
     "label_bias": " (one value for each of class_names)",
 }
+LARGEST_WEIGHT = 1e12  # products of larger ones leave float32
 _OF_PRIOR = ("gain", "logit", "lattice")
 _OF_VOLUME = ("gain", "lattice")
 
@@ -139,7 +139,7 @@ class HeadWeights:
         return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
 
     def check(self, hidden: int, code_size: int, label_hidden: int, classes: int, where: str) -> None:
-        """Raises BundleError where a tensor is missing, not float32, not finite or of another shape."""
+        """Raises BundleError where a tensor is missing, not float32, not finite, huge or of another shape."""
         shapes = expected_shapes(hidden, code_size, label_hidden, classes, self.prior_knots, self.volume_knots)
         _check(self.tensors(), shapes, where)
 
@@ -168,12 +168,7 @@ class HeadWeights:
             BundleError: A tensor is missing, not float32, of another shape or not finite. A tensor belongs to labels, a
                 prior or a volume where there are none. The file is no safetensors.
         """
-        try:
-            tensors = safetensors.numpy.load_file(file)
-        except OSError as error:
-            raise BundleError(f"cannot be read ({error})", where=str(file), cure=CURE) from error
-        except (safetensors.SafetensorError, ValueError, KeyError) as error:
-            raise BundleError(f"is not a valid safetensors file ({error})", where=str(file), cure=CURE) from error
+        tensors = read_tensors(file, BundleError, cure=CURE)
         expected = expected_shapes(hidden, code_size, label_hidden, classes, prior_knots, volume_knots)
         _check(tensors, expected, str(file))
         prior = PlacePrior(**{name: tensors[f"prior_{name}"] for name in _OF_PRIOR}) if prior_knots else None
@@ -239,9 +234,9 @@ def _check(tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tu
                 where=f"{where}: tensor {name}",
                 cure=CURE,
             )
-        if not np.all(np.isfinite(tensor)):
+        if not np.all(np.abs(tensor) <= LARGEST_WEIGHT):
             raise BundleError(
-                "holds NaN or infinite values",
+                f"holds NaN, or values beyond {LARGEST_WEIGHT:g}",
                 where=f"{where}: tensor {name}",
                 cure="The training diverged: export again.",
             )

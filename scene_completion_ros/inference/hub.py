@@ -9,13 +9,14 @@ huggingface-hub, is an extra (``hub``) and imported only where a name of this fo
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.errors import BundleError, SceneCompletionError
 from scene_completion_ros.inference import feature_space
@@ -23,6 +24,7 @@ from scene_completion_ros.inference.bundle import ENCODER, HEAD, MANIFEST, TEXT_
 from scene_completion_ros.inference.gpu_encoders import FIELD, PRECISIONS, gpu_encoder_file
 from scene_completion_ros.inference.json_object import JsonObject
 from scene_completion_ros.inference.text_bank import LARGEST_FILE
+from scene_completion_ros.whole_files import whole_file, write_whole
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -85,7 +87,8 @@ def fetch(named: str | Path) -> Path:
     """The folder of a bundle of the hub, in the hub's cache; what is not there yet is downloaded.
 
     A name with a commit that is in the cache needs no network. Any other one asks the hub which commit it means, and
-    takes the cached one where the hub cannot be reached.
+    takes the cached one where the hub cannot be reached. Names in the cache are made of this commit and of the names
+    that a bundle's files have, and of nothing else that the hub says.
 
     Raises:
         BundleError: The name, the repository, the revision or a file is wrong. The hub cannot be reached and the cache
@@ -94,19 +97,13 @@ def fetch(named: str | Path) -> Path:
     name = HubName.parse(named)
     hub = _client(name)
     with _in_words(name):
-        manifest = _download(hub, name, MANIFEST, name.revision or None)
-        commit = HubName(name.repository, manifest.parent.name)
-        for file, sha256 in _listed(manifest).items():
-            path = _download(hub, commit, file, commit.revision)
-            if _sha256(path) != sha256:  # of the cache, perhaps, which a copy without a fault may replace
-                path = _download(hub, commit, file, commit.revision, anew=True)
-            if (found := _sha256(path)) != sha256:
-                raise BundleError(
-                    f"sha256 of {file} is {found[:12]}…, its {MANIFEST} says {sha256[:12]}…",
-                    where=str(commit),
-                    cure="The bundle on the hub is damaged: name another revision, or ask its owner for a new one.",
-                )
-    return manifest.parent
+        cache = Path(hub.constants.HF_HUB_CACHE) / f"models--{name.repository.replace('/', '--')}"
+        commit = HubName(name.repository, _commit(hub, name, cache / "refs" / (name.revision or "main")))
+        folder = cache / "snapshots" / commit.revision
+        _keep(hub, commit, folder / MANIFEST)
+        for file, sha256 in _listed(folder / MANIFEST).items():
+            _keep(hub, commit, folder / file, sha256)
+    return folder
 
 
 def publish(bundle: StudentBundle, name: HubName, card: str, *, private: bool = False) -> HubName:
@@ -176,29 +173,78 @@ def _listed(manifest: Path) -> dict[str, str]:
     return {name: sha256 for name, sha256 in listed.items() if name != MANIFEST}
 
 
-def _download(hub: ModuleType, name: HubName, file: str, revision: str | None, *, anew: bool = False) -> Path:
-    """A file in the cache; its size is asked before it is downloaded."""
-    fixed = revision is not None and _COMMIT.fullmatch(revision)
-    cached = hub.try_to_load_from_cache(name.repository, file, revision=revision) if fixed and not anew else None
-    if isinstance(cached, str):
-        return Path(cached)
-    if not hub.constants.HF_HUB_OFFLINE:
-        _check_size(hub, name, file, revision)
-    return Path(hub.hf_hub_download(name.repository, file, revision=revision, force_download=anew))
+def _commit(hub: ModuleType, name: HubName, known: Path) -> str:
+    """The commit that a name means: as the hub says, or as it said before where it cannot be asked.
 
-
-def _check_size(hub: ModuleType, name: HubName, file: str, revision: str | None) -> None:
+    Args:
+        known: File in which the cache keeps that.
+    """
+    if _COMMIT.fullmatch(name.revision):
+        return name.revision
+    cached = known.read_text() if known.is_file() else ""
     try:
-        size = hub.get_hf_file_metadata(hub.hf_hub_url(name.repository, file, revision=revision)).size
-    except Exception:  # whatever it is, the download meets it again, and looks into the cache where it may
-        return
-    if size is None or size > LARGEST[file]:
-        said = "of unknown size" if size is None else f"of {size / MIB:.0f} MiB"
+        url = hub.hf_hub_url(name.repository, MANIFEST, revision=name.revision or None)
+        commit = hub.get_hf_file_metadata(url).commit_hash or ""
+    except (hub.errors.RevisionNotFoundError, hub.errors.EntryNotFoundError):
+        raise
+    except Exception as error:
+        if _COMMIT.fullmatch(cached):
+            return cached
+        if hub.constants.HF_HUB_OFFLINE or isinstance(error, hub.errors.HfHubHTTPError):
+            raise
         raise BundleError(
-            f"has a {file} {said}, where at most {LARGEST[file] // MIB} MiB are fetched",
+            f"is not in the cache {hub.constants.HF_HUB_CACHE}, and the hub cannot be reached ({_short(error)})",
             where=str(name),
-            cure="It is no bundle of this package. Name another one.",
+            cure="Fetch it once where there is a network, or name a folder.",
+        ) from error
+    if not _COMMIT.fullmatch(commit):
+        raise BundleError(
+            f"the hub gives {commit[:40]!r} as its commit, which is none",
+            where=str(name),
+            cure="Ask the one who runs that hub (HF_ENDPOINT), or name a folder.",
         )
+    if commit != cached:
+        with suppress(OSError):  # a cache that may not be written has it perhaps all the same
+            known.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(known, commit.encode())
+    return commit
+
+
+def _keep(hub: ModuleType, at: HubName, file: Path, sha256: str = "") -> None:
+    """Downloads a file of a commit into the cache, unless it is there and whole."""
+    from huggingface_hub.file_download import http_get
+
+    if file.is_file() and sha256 in ("", _sha256(file)):
+        return
+    url = hub.hf_hub_url(at.repository, file.name, revision=at.revision)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as part:
+        with _Bounded(part, LARGEST[file.name], str(at)) as stream:
+            http_get(url, stream, headers=hub.utils.build_hf_headers(), displayed_filename=file.name)
+        if sha256 and (found := _sha256(part)) != sha256:
+            raise BundleError(
+                f"sha256 of {file.name} is {found[:12]}…, its {MANIFEST} says {sha256[:12]}…",
+                where=str(at),
+                cure="The bundle on the hub is damaged: name another revision, or ask its owner for a new one.",
+            )
+
+
+class _Bounded(io.FileIO):
+    """A file to be written, that takes no more than a file of a bundle may have."""
+
+    def __init__(self, path: Path, most_bytes: int, named: str) -> None:
+        super().__init__(path, "wb")
+        self._most_bytes, self._named = most_bytes, named
+
+    def write(self, content: Any, /) -> int:
+        """Raises BundleError where the file would become too large."""
+        if self.tell() + len(content) > self._most_bytes:
+            raise BundleError(
+                f"sends more than {self._most_bytes // MIB} MiB where a file of a bundle was expected",
+                where=self._named,
+                cure="It is no bundle of this package. Name another one.",
+            )
+        return super().write(content)
 
 
 def _sha256(file: Path) -> str:
@@ -238,9 +284,8 @@ def _in_words(name: HubName) -> Iterator[None]:
             what, cure = "there is no such repository, or it is private", f"Check the name. {_LOG_IN}"
         elif isinstance(error, errors.RevisionNotFoundError):
             what, cure = f"has no revision {revision}", "Name a branch, tag or commit that the repository has."
-        elif isinstance(error, errors.LocalEntryNotFoundError) or constants.HF_HUB_OFFLINE:
-            because = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-            what = f"is not (or not whole) in the cache {constants.HF_HUB_CACHE}, and {because}"
+        elif constants.HF_HUB_OFFLINE:
+            what = f"is not (or not whole) in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set"
             cure = "Fetch it once where there is a network, or name a folder."
         elif isinstance(error, errors.EntryNotFoundError):
             what = f"lacks a file of a bundle at revision {revision} ({_short(error)})"
@@ -249,7 +294,7 @@ def _in_words(name: HubName) -> Iterator[None]:
             what, cure = f"the hub does not allow it ({_short(error)})", "Log in with: hf auth login, or set HF_TOKEN."
         else:
             what = f"the hub could not be used ({type(error).__name__}: {_short(error)})"
-            cure = "Check network and disk, and try again."
+            cure = "Check network and disk, and try again; HF_HUB_CACHE names another cache."
         raise BundleError(what, where=str(name), cure=cure) from error
 
 

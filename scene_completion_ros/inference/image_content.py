@@ -31,6 +31,17 @@ def shown_share(image_rgb: NDArray[np.uint8], covered: NDArray[np.bool_] | None 
     return float(shows[counted].mean()) if counted.any() else 1.0
 
 
+def content_warning(shown: float) -> str:
+    """What to say of an image by its `shown_share`; nothing where it shows enough."""
+    if shown >= MOSTLY:
+        return ""
+    so = "no voxel counts as seen" if shown < BLIND else "the rest is a guess"
+    return (
+        f"only {100.0 * shown:.0f} % of the image shows anything, {so}. Is the lens covered, is it too dark or too "
+        "bright, or are 16-bit values not scaled to 16 bits?"
+    )
+
+
 def _windows(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means over all windows of two by two cells."""
     edge = max(LEAST_EDGE, values.shape[0] // ROWS)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.errors import BundleError
+from scene_completion_ros.untrusted_files import SHOWN, read_json, shown
 
 CURE = "The bundle is damaged or was written by another program: export it again or fetch it again."
 
@@ -28,19 +28,11 @@ class JsonObject:
         Raises:
             BundleError: It cannot be read, is no JSON or no object.
         """
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BundleError(f"cannot be read ({error.strerror})", where=str(file), cure=CURE) from error
-        except ValueError as error:
-            raise BundleError(f"is not valid JSON ({error})", where=str(file), cure=CURE) from error
-        if not isinstance(values, dict):
-            raise BundleError("is not a JSON object", where=str(file), cure=CURE)
-        return cls(values, file)
+        return cls(read_json(file, BundleError, cure=CURE, kind=dict), file)
 
     def where(self, name: str) -> str:
         """File and full name of a field, for messages."""
-        return f"{self.file}: field {self.prefix}{name}"
+        return f"{self.file}: field {self.prefix}{name[:SHOWN]}"
 
     def error(self, name: str, what: str, cure: str = CURE) -> BundleError:
         """The error for a field."""
@@ -55,28 +47,42 @@ class JsonObject:
         """A finite number."""
         value = self._get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-            raise self.error(name, f"{value!r} is not a finite number")
+            raise self.error(name, f"{shown(value)} is not a finite number")
         return float(value)
+
+    def number_in(self, name: str, limits: tuple[float, float]) -> float:
+        """A number within limits."""
+        value, (low, high) = self.number(name), limits
+        if not low <= value <= high:
+            raise self.error(name, f"{value} is not within {low:g} to {high:g}")
+        return value
+
+    def range_in(self, name: str, limits: tuple[float, float]) -> tuple[float, float]:
+        """The lower and the upper number of a range within limits."""
+        (low, high), (lowest, highest) = self.numbers(name, 2), limits
+        if not lowest <= low <= high <= highest:
+            raise self.error(name, f"[{low}, {high}] is no range within {lowest:g} to {highest:g}")
+        return low, high
 
     def integer(self, name: str) -> int:
         """A whole number."""
         value = self._get(name)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self.error(name, f"{value!r} is not a whole number")
+            raise self.error(name, f"{shown(value)} is not a whole number")
         return value
 
     def text(self, name: str) -> str:
         """A string."""
         value = self._get(name)
         if not isinstance(value, str):
-            raise self.error(name, f"{value!r} is not a string")
+            raise self.error(name, f"{shown(value)} is not a string")
         return value
 
     def numbers(self, name: str, count: int | None = None) -> tuple[float, ...]:
         """A list of finite numbers, of ``count`` where given."""
         values = self._get(name)
         if not isinstance(values, list):
-            raise self.error(name, f"{values!r} is not a list of numbers")
+            raise self.error(name, f"{shown(values)} is not a list of numbers")
         if count is not None and len(values) != count:
             raise self.error(name, f"has {len(values)} numbers where {count} are needed")
         items = JsonObject({str(i): value for i, value in enumerate(values)}, self.file, f"{self.prefix}{name}.")
@@ -94,12 +100,12 @@ class JsonObject:
         """A list of strings."""
         values = self._get(name)
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise self.error(name, f"{values!r} is not a list of strings")
+            raise self.error(name, f"{shown(values)} is not a list of strings")
         return tuple(values)
 
     def object(self, name: str) -> JsonObject:
         """A nested object."""
         value = self._get(name)
         if not isinstance(value, dict):
-            raise self.error(name, f"{value!r} is not an object")
+            raise self.error(name, f"{shown(value)} is not an object")
         return JsonObject(value, self.file, f"{self.prefix}{name}.")

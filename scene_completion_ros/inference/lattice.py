@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
+from scene_completion_ros.geometry.grids import MOST_VOXELS
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
 
 
@@ -29,6 +31,8 @@ class Lattice:
         problem = ""
         if self.placement.shape != (2, 3) or len(self.knots) != 3 or min(self.knots) < 2:
             problem = f"{self.knots} knots, placed by {self.placement.shape}, not at least two knots an axis and (2, 3)"
+        elif math.prod(self.knots) > MOST_VOXELS:
+            problem = f"{self.knots} are more than {MOST_VOXELS:,} knots"
         elif not np.isfinite(self.placement).all() or self.placement[1].min() <= 0.0:
             problem = "a number is not finite, or a distance of knots is not positive"
         if problem:

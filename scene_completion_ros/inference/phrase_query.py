@@ -24,9 +24,6 @@ from scene_completion_ros.inference.label_query import LabelQuery, padded
 from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 
-# Phrases of one query: what a GPU keeps of the answer grows with them.
-MOST_ASKED = 16
-
 
 @dataclass(frozen=True, eq=False)
 class FoldedVocabulary:

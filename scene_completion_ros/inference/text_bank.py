@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.inference.json_object import JsonObject
+from scene_completion_ros.messages.words import LONGEST_PHRASE, check_phrase, check_phrases
+from scene_completion_ros.untrusted_files import parse_json, read_bytes, shown, tensor_header
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_ros.whole_files import write_whole
 
@@ -31,9 +32,10 @@ METADATA = "text_bank"
 EMBEDDINGS = "embeddings"
 LARGEST_FILE, LARGEST_HEADER = 64 << 20, 32 << 20
 LARGEST_DIMENSION = 8192
-LONGEST_TEXT = 200
 MOST_CLASSES = 254  # a label is one byte, and one label says "unknown"
 MOST_ROWS = 4096
+MOST_ASKED = 16
+"""Phrases that are looked for at a time: what a GPU keeps of the answer grows with them."""
 MARGIN = 0.02
 UNKNOWN = "unknown"
 UNKNOWN_COLOUR = (128, 128, 128)
@@ -107,9 +109,7 @@ class Vocabulary:
     def __post_init__(self) -> None:
         classes, rows = len(self.names), len(self.rows)
         _check_count(classes, rows)
-        for name in self.names:
-            _check_text(name, "vocabulary: class")
-        _check_distinct(self.names, "vocabulary: class", forbidden=UNKNOWN)
+        check_phrases(self.names, "vocabulary: class", forbidden=UNKNOWN)
         if len(self.colours) != classes:
             raise VocabularyError(f"{len(self.colours)} colours for {classes} classes", where="vocabulary")
         if self.rows.dtype != np.float32 or self.rows.ndim != 2 or self.group.shape != (rows,):
@@ -182,9 +182,9 @@ class TextBank:
     _row_of: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_texts(self.phrases, f"{self.where}: phrase")
-        _check_text(self.text_encoder, f"{self.where}: encoder.id")
-        _check_text(self.template, f"{self.where}: template")
+        check_phrases(self.phrases, f"{self.where}: phrase")
+        check_phrase(self.text_encoder, f"{self.where}: encoder.id")
+        check_phrase(self.template, f"{self.where}: template")
         if self.template.count("{}") != 1:
             raise self._error(f"{self.template!r} does not hold one {{}}", "template")
         _check_shape(self.stored.shape, len(self.phrases), self.where)
@@ -194,15 +194,14 @@ class TextBank:
         object.__setattr__(self, "stored", np.ascontiguousarray(stored))
         object.__setattr__(self, "embeddings", self._normalised(stored))
         object.__setattr__(self, "_row_of", {phrase: i for i, phrase in enumerate(self.phrases)})
-        _check_distinct(tuple(c.name for c in self.classes), f"{self.where}: class", forbidden=UNKNOWN)
+        check_phrases(tuple(c.name for c in self.classes), f"{self.where}: class", forbidden=UNKNOWN)
         for proposed in self.classes:
-            where = f"{self.where}: class {_short(proposed.name)}"
-            _check_text(proposed.name, where)
+            where = f"{self.where}: class {shown(proposed.name)}"
             _check_phrases_of_class(proposed.phrases, where)
             self._rows_of(proposed.phrases)
             if len(proposed.colour) != 3 or not all(0 <= channel <= 255 for channel in proposed.colour):
                 raise VocabularyError(f"{list(proposed.colour)} is no RGB colour of 0..255", where=where, cure=_CURE)
-        _check_texts(self.background, f"{self.where}: background")
+        check_phrases(self.background, f"{self.where}: background")
         self._rows_of(self.background)
         object.__setattr__(self, "sha256", self._hash())
 
@@ -213,7 +212,7 @@ class TextBank:
         length = np.sqrt(np.einsum("pd,pd->p", given, given, dtype=np.float64, casting="safe"))  # makes no copy
         if not (np.isfinite(length) & (length > 0.0)).all():
             bad = int(np.flatnonzero(~(np.isfinite(length) & (length > 0.0)))[0])
-            raise self._error(f"row {bad} ({_short(self.phrases[bad])}) is zero or not finite", EMBEDDINGS)
+            raise self._error(f"row {bad} ({shown(self.phrases[bad])}) is zero or not finite", EMBEDDINGS)
         normalised = np.array(given, dtype=np.float32)
         normalised /= length[:, None].astype(np.float32)
         return normalised
@@ -254,52 +253,38 @@ class TextBank:
         Raises:
             VocabularyError: It cannot be read, is damaged, or contradicts itself.
         """
-        path = Path(path)
-        try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                content = file.read(LARGEST_FILE + 1) if size <= LARGEST_FILE else b""
-        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-            raise VocabularyError(f"cannot be read ({error})", where=str(path), cure="Name a text bank.") from error
-        if size > LARGEST_FILE or len(content) > LARGEST_FILE:
-            raise VocabularyError(
-                f"is larger than {LARGEST_FILE >> 20} MiB", where=str(path), cure="Make a bank of fewer phrases."
-            )
+        content = read_bytes(path, VocabularyError, cure="Name a text bank.", most_bytes=LARGEST_FILE)
         return cls.from_bytes(content, str(path))
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str = "text bank") -> TextBank:
         """The bank of a file's content; errors are those of `load`."""
         try:
-            length = int.from_bytes(content[:8], "little")
-            if length > LARGEST_HEADER:
-                raise ValueError(f"a header of more than {LARGEST_HEADER >> 20} MiB")
             ((name, tensor),) = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
-            values = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][METADATA])
-        except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (safetensors.SafetensorError, ValueError) as error:
             raise VocabularyError(
-                f"is no text bank ({type(error).__name__}: {str(error)[:LONGEST_TEXT]})", where=where, cure=_CURE
+                f"is no text bank ({type(error).__name__}: {str(error)[:LONGEST_PHRASE]})", where=where, cure=_CURE
             ) from error
-        if name != EMBEDDINGS or tensor["dtype"] != "F16" or not isinstance(values, dict):
+        if name != EMBEDDINGS or tensor["dtype"] != "F16":
             raise VocabularyError(
-                f"holds {tensor['dtype']} {_short(name)} where F16 {EMBEDDINGS!r} beside a JSON object is needed",
-                where=where,
-                cure=_CURE,
+                f"holds {tensor['dtype']} {shown(name)} where F16 {EMBEDDINGS!r} is needed", where=where, cure=_CURE
             )
+        header, _ = tensor_header(
+            memoryview(content), VocabularyError, where=where, cure=_CURE, most_bytes=LARGEST_HEADER
+        )
+        metadata = header.get("__metadata__", {}).get(METADATA, "")
+        values = parse_json(metadata, VocabularyError, where=f"{where}: {METADATA}", cure=_CURE, kind=dict)
         try:
             parsed = _parse(JsonObject(values, Path(where), f"{METADATA}."))
         except BundleError as error:
-            what = error.what if len(error.what) <= LONGEST_TEXT else f"{error.what[:100]}…{error.what[-100:]}"
-            raise VocabularyError(what, where=error.where, cure=_CURE) from error
-        except RecursionError as error:
-            raise VocabularyError("is nested too deeply", where=f"{where}: {METADATA}", cure=_CURE) from error
+            raise VocabularyError(error.what, where=error.where, cure=_CURE) from error
         expected = parsed.pop("sha256")
         _check_shape(tuple(tensor["shape"]), len(parsed["phrases"]), where)
         stored = np.frombuffer(tensor["data"], dtype="<f2").reshape(tensor["shape"]).astype(np.float16)
         bank = cls(**parsed, stored=stored, where=where)
         if bank.sha256 != expected:
             raise VocabularyError(
-                f"sha256 is {bank.sha256[:12]}…, the file says {_short(expected[:12])}…: it is damaged or was changed",
+                f"sha256 is {bank.sha256[:12]}…, the file says {shown(expected[:12])}…: it is damaged or was changed",
                 where=where,
                 cure=_CURE,
             )
@@ -319,8 +304,8 @@ class TextBank:
 
     def _near(self, phrase: str) -> str:
         folded = {known.casefold(): known for known in self.phrases}
-        near = difflib.get_close_matches(phrase[:LONGEST_TEXT].casefold(), folded, n=_SUGGESTED)
-        return f"{_short(phrase)} (near: {', '.join(repr(folded[n]) for n in near)})" if near else _short(phrase)
+        near = difflib.get_close_matches(phrase[:LONGEST_PHRASE].casefold(), folded, n=_SUGGESTED)
+        return f"{shown(phrase)} (near: {', '.join(repr(folded[n]) for n in near)})" if near else shown(phrase)
 
     def rows(self, phrases: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings of phrases as typed when the bank was made, float32 [R, D], L2-normalised.
@@ -353,14 +338,14 @@ class TextBank:
         """
         phrases_of = self._phrases_of(classes)
         for name, phrases in phrases_of.items():
-            _check_phrases_of_class(phrases, f"vocabulary: class {_short(name)}")
+            _check_phrases_of_class(phrases, f"vocabulary: class {shown(name)}")
         _check_count(len(phrases_of), sum(map(len, phrases_of.values())))
         class_of: dict[str, str] = {}
         for name, phrases in phrases_of.items():
             for phrase in phrases:
                 if class_of.setdefault(phrase, name) != name:
                     raise VocabularyError(
-                        f"{_short(phrase)} stands for {_short(class_of[phrase])} and for {_short(name)}",
+                        f"{shown(phrase)} stands for {shown(class_of[phrase])} and for {shown(name)}",
                         where="vocabulary",
                         cure="Give it to one of them.",
                     )
@@ -396,6 +381,12 @@ class TextBank:
             VocabularyError: A phrase is not in the bank, there is none or there are too many, or there is no other
                 phrase to tell them from.
         """
+        if len(phrases) > MOST_ASKED:
+            raise VocabularyError(
+                f"{len(phrases)} phrases, where at most {MOST_ASKED} can be looked for at a time",
+                where="query",
+                cure="Ask for fewer; a vocabulary may have more.",
+            )
         asked = self.vocabulary(phrases, margin=0.0)
         rows = asked.rows[asked.group != BACKGROUND]
         general = self.rows(tuple(background or self.phrases)).astype(np.float64)
@@ -432,7 +423,7 @@ class TextBank:
             return dict(own) or {p: (p,) for p in self.phrases if p not in self.background}
         if isinstance(classes, str):
             raise VocabularyError("is a text, no list of phrases", where="vocabulary", cure="Make a list.")
-        _check_texts(tuple(classes), "vocabulary")
+        check_phrases(tuple(classes), "vocabulary")
         if isinstance(classes, Mapping):
             return dict(classes)
         return {name: own[name] if name in own and name not in self._row_of else (name,) for name in classes}
@@ -443,12 +434,8 @@ def _mean(rows: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     mean = rows.astype(np.float64).mean(axis=0, keepdims=True)
     length = float(np.linalg.norm(mean))
     if length < 1e-6:
-        raise VocabularyError("the phrases cancel each other", where=f"vocabulary: class {_short(name)}")
+        raise VocabularyError("the phrases cancel each other", where=f"vocabulary: class {shown(name)}")
     return np.asarray(mean / length, dtype=np.float32)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…")
 
 
 def _check_count(classes: int, rows: int) -> None:
@@ -462,34 +449,10 @@ def _check_count(classes: int, rows: int) -> None:
         )
 
 
-def _check_text(text: str, where: str) -> None:
-    if not (isinstance(text, str) and text == text.strip() and text.isprintable() and 1 <= len(text) <= LONGEST_TEXT):
-        raise VocabularyError(
-            f"{_short(str(text))} is no text of 1 to {LONGEST_TEXT} printable characters without spaces around it",
-            where=where,
-            cure="Write it again.",
-        )
-
-
-def _check_distinct(texts: Sequence[str], where: str, *, forbidden: str | None = None) -> None:
-    seen = {forbidden} if forbidden is not None else set()
-    for text in texts:
-        if text in seen:
-            what = "has a meaning of its own" if text == forbidden else "comes twice"
-            raise VocabularyError(f"{_short(text)} {what}", where=where, cure="Remove or rename it.")
-        seen.add(text)
-
-
-def _check_texts(texts: Sequence[str], where: str) -> None:
-    for text in texts:
-        _check_text(text, where)
-    _check_distinct(texts, where)
-
-
 def _check_phrases_of_class(phrases: Sequence[str], where: str) -> None:
     if not isinstance(phrases, (list, tuple)) or not phrases:
         raise VocabularyError("has no list of phrases", where=where, cure="Give it at least one phrase.")
-    _check_texts(phrases, where)
+    check_phrases(phrases, where)
 
 
 def _check_shape(shape: tuple[int, ...], phrases: int, where: str) -> None:

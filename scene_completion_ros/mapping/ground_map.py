@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.untrusted_files import shown
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100
@@ -62,7 +63,7 @@ def ignored_labels(ignored: str, class_names: tuple[str, ...], *, where: str = "
     unknown = [name for name in names if name not in class_names]
     if unknown and ignored.strip() != AUTO:
         raise SceneCompletionError(
-            f"no class is called {', '.join(map(repr, unknown))}",
+            f"no class is called {', '.join(map(shown, unknown[:3]))}",
             where=where,
             cure=f"Choose among {', '.join(class_names)}, with commas between them, write {AUTO}, or nothing",
         )

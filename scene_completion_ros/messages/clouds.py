@@ -19,6 +19,20 @@ def read_xyz(message: Any) -> NDArray[np.float32]:
         float32 [N, 3], metres, in the frame of the message.
 
     Raises:
+        BagError: As of `coordinates`.
+    """
+    views = coordinates(message)
+    points = np.empty((*views[0].shape, 3), dtype=np.float32)
+    for column, view in enumerate(views):
+        points[..., column] = view
+    flat = points.reshape(-1, 3)
+    return flat[np.isfinite(flat).all(axis=1)]
+
+
+def coordinates(message: Any) -> list[NDArray[Any]]:
+    """Views of x, y and z in a PointCloud2, [height, width] each: nothing is copied.
+
+    Raises:
         BagError: No float fields x, y, z, or less data than the header promises: names the field.
     """
     order = ">" if message.is_bigendian else "<"
@@ -37,10 +51,10 @@ def read_xyz(message: Any) -> NDArray[np.float32]:
         row_step = point_step * width
     data = np.frombuffer(message.data, dtype=np.uint8)
     if height * width == 0:
-        return np.zeros((0, 3), dtype=np.float32)
-    if point_step <= 0 or data.size < row_step * (height - 1) + point_step * width:
+        return [np.zeros((0, 0), dtype=np.float32)] * 3
+    if point_step <= 0 or row_step < point_step * width or data.size < row_step * (height - 1) + point_step * width:
         raise BagError(
-            f"{data.size} bytes of data for {height}x{width} points of {point_step} bytes, rows of {row_step}",
+            f"too little data ({data.size} bytes; {height}x{width} points of {point_step} bytes, rows of {row_step})",
             where="PointCloud2, field data",
             cure="The message was cut short or its header is wrong",
         )
@@ -50,10 +64,8 @@ def read_xyz(message: Any) -> NDArray[np.float32]:
             where="PointCloud2, field fields",
             cure="Check the driver that published it",
         )
-    points = np.empty((height, width, 3), dtype=np.float32)
-    for column, (offset, kind) in enumerate(zip(offsets, formats, strict=True)):
-        points[..., column] = np.ndarray(
-            (height, width), kind, buffer=data, offset=offset, strides=(row_step, point_step)
-        )
-    flat = points.reshape(-1, 3)
-    return flat[np.isfinite(flat).all(axis=1)]
+    strides = (row_step, point_step)
+    return [
+        np.ndarray((height, width), kind, buffer=data, offset=offset, strides=strides)
+        for offset, kind in zip(offsets, formats, strict=True)
+    ]

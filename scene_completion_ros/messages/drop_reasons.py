@@ -6,6 +6,9 @@ import json
 from enum import Enum
 from typing import Literal
 
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.untrusted_files import parse_json, shown
+
 JudgedBy = Literal["input", "calibration", "inference", "nobody"]
 """The part of `/diagnostics` that reports a reason; nobody where it is normal work."""
 
@@ -55,6 +58,7 @@ class DropReason(str, Enum):
     BAD_CAMERA_INFO = "bad CameraInfo", "calibration", "a CameraInfo, not an image, that is no calibration"
     UNUSABLE_CAMERA = "unusable camera", "inference", "no model can be built for this calibration"
     GPU_FAILED = "GPU failed", "inference", "the GPU failed while the image was completed"
+    NOT_FINITE = "result is not finite", "inference", "what the student makes of the image are no finite numbers"
     INTERNAL_ERROR = "internal error", "inference", "an unforeseen error; please report it"
 
 
@@ -67,10 +71,11 @@ def read_drop_notice(text: str) -> tuple[int, str, str]:
     """Stamp in nanoseconds, frame and reason of a notice, which may be one that this version does not know.
 
     Raises:
-        ValueError: It is no notice.
+        SceneCompletionError: It is no notice.
     """
-    notice = json.loads(text)
+    cure = "Take a node of this version"
+    notice = parse_json(text, SceneCompletionError, where=shown(text), cure=cure, kind=dict)
     try:
         return int(notice["stamp_ns"]), str(notice["frame_id"]), str(notice["reason"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"no notice of a dropped image: {text[:80]!r}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise SceneCompletionError("is no notice of a dropped image", where=shown(text), cure=cure) from error

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError
-from scene_completion_ros.messages.picture_files import decode_picture, picture_size
+from scene_completion_ros.picture_files import decode_picture, picture_size, to_8_bit, to_rgb
 
 Layout = Literal["mono", "rgb", "bgr", "rgba", "bgra", "bayer", "yuv422", "nv"]
 
@@ -85,16 +85,16 @@ def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
         ImageError: Unknown encoding, too little data, a step shorter than a row, or a broken JPEG/PNG.
     """
     if hasattr(message, "format"):
-        return _decode_compressed(message, shrink)
+        return to_rgb(decode_picture(_bytes(message), _picture_format(message), shrink))
     encoding = _encoding_of(message)
     if encoding.layout == "nv":
         return _decode_nv(message, encoding)
     pixels = _pixels(message, encoding.channels, encoding.dtype)
     if encoding.layout == "bayer" and pixels.dtype == np.uint16:
-        return _to_8_bit(cv2.cvtColor(np.ascontiguousarray(pixels), encoding.conversion))
+        return to_8_bit(cv2.cvtColor(np.ascontiguousarray(pixels), encoding.conversion))
     if encoding.conversion >= 0:
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), encoding.conversion), dtype=np.uint8)
-    return _to_rgb(_to_8_bit(pixels), encoding.layout)
+    return _to_rgb(to_8_bit(pixels), encoding.layout)
 
 
 def decode_published_depth(message: Any) -> NDArray[np.float32]:
@@ -116,14 +116,6 @@ def check_image(message: Any) -> None:
         _nv_planes(message)
     else:
         _pixels(message, encoding.channels, encoding.dtype)
-
-
-def image_size(message: Any) -> tuple[int, int]:
-    """Width and height in pixels of an image message (compressed ones are decoded)."""
-    if hasattr(message, "format"):
-        height, width = decode_image(message).shape[:2]
-        return width, height
-    return announced_size(message)
 
 
 def announced_size(message: Any) -> tuple[int, int]:
@@ -215,22 +207,11 @@ def _nv_planes(message: Any) -> NDArray[np.uint8]:
     )
 
 
-def _decode_compressed(message: Any, shrink: int) -> NDArray[np.uint8]:
-    pixels = decode_picture(_bytes(message), _picture_format(message), shrink)
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    layout: Layout = "mono" if channels == 1 else "bgra" if channels == 4 else "bgr"
-    return _to_rgb(_to_8_bit(pixels), layout)
-
-
 def _picture_format(message: Any) -> str:
     name = str(message.format)
     if "compresseddepth" in name.lower():
         raise ImageError(f"format {name!r} is depth", where="image", cure="Name the topic of a colour or grey image")
     return name
-
-
-def _to_8_bit(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    return (pixels // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels.astype(np.uint8, copy=False)
 
 
 def _to_rgb(pixels: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
-"""What a text message asks for in words: a vocabulary, or a query. Knows no bank and no student.
+"""What phrases are, and what a text message asks for with them: a vocabulary, or a query. Knows no bank and no student.
 
 A text is phrases with commas or line ends between them, a JSON list of phrases, or a JSON object. Messages come from
-untrusted sources: sizes are checked before much is made of them.
+untrusted sources: sizes are checked before much is made of them. Banks, messages and commands have the same phrases.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
-import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import VocabularyError
+from scene_completion_ros.untrusted_files import SHOWN, parse_json, shown
 
 LARGEST_TEXT = 8 << 20
 """Characters: more than 4096 phrases of 768 numbers take."""
+LONGEST_PHRASE = 200
 _LARGEST_EMBEDDING = 8192
-_SHOWN = 80  # characters of what was wrong, in messages
-_NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"  # what rclpy puts for bytes that are none
 _EMBEDDED = ("encoder", "embeddings", "background")
 _OF_VOCABULARY = ("classes", "margin", "pooling", *_EMBEDDED)
 _OF_QUERY = ("phrases", *_EMBEDDED)
@@ -66,6 +64,49 @@ class AskedWords:
     given: GivenEmbeddings | None = None
 
 
+def check_phrase(text: object, where: str) -> None:
+    """Raise VocabularyError where something is no phrase."""
+    if not (isinstance(text, str) and text == text.strip() and text.isprintable() and 0 < len(text) <= LONGEST_PHRASE):
+        raise VocabularyError(
+            f"{shown(text)} is no text of 1 to {LONGEST_PHRASE} printable characters without spaces around it",
+            where=where,
+            cure="Write it again.",
+        )
+
+
+def check_phrases(texts: Sequence[object], where: str, *, forbidden: str | None = None) -> None:
+    """Raise VocabularyError where one of several is no phrase, comes twice, or is a forbidden one."""
+    seen = {forbidden}
+    for text in texts:
+        check_phrase(text, where)
+        if text in seen:
+            what = "has a meaning of its own" if text == forbidden else "comes twice"
+            raise VocabularyError(f"{shown(text)} {what}", where=where, cure="Remove or rename it.")
+        seen.add(str(text))
+
+
+def read_phrases(text: str, where: str) -> Phrases:
+    """Phrases with commas or line ends between them, in a message or on a command line.
+
+    Raises:
+        VocabularyError: There is none, or one is no phrase or comes twice.
+    """
+    return _checked(tuple(filter(None, (part.strip() for part in text.replace("\n", ",").split(",")))), where)
+
+
+def text_of(message: bytes, where: str) -> str:
+    """The text of a serialised std_msgs/String, which rclpy would end without a word at its first zero byte.
+
+    Raises:
+        VocabularyError: It is not UTF-8.
+    """
+    size = int.from_bytes(message[4:8], "little" if message[1:2] > b"\0" else "big")  # with a zero byte at the end
+    try:
+        return message[8 : 7 + size].decode()
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"is not UTF-8 ({error})", where=where, cure="Publish UTF-8 text") from error
+
+
 def read_vocabulary(text: str) -> AskedWords | None:
     """The vocabulary that a text asks for; None for an empty one, which takes it back.
 
@@ -99,21 +140,13 @@ def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted:
         raise VocabularyError(
             f"a text of {len(text)} characters, where at most {LARGEST_TEXT} are read", where=where, cure="Ask for less"
         )
-    if _NOT_UTF8 in text:
-        raise VocabularyError("is not UTF-8", where=where, cure="Publish UTF-8 text")
     text = text.strip()
     if not text:
         return None
     if text[0] not in "[{":
-        return AskedWords(tuple(filter(None, (part.strip() for part in text.replace("\n", ",").split(",")))))
-    try:
-        content = json.loads(text, object_pairs_hook=_distinct)
-    except (ValueError, RecursionError) as error:
-        raise VocabularyError(
-            f"is no JSON ({str(error)[:_SHOWN]}): {_shown(text)}",
-            where=where,
-            cure="Text that begins with [ or { is read as JSON; phrases alone need commas between them",
-        ) from error
+        return AskedWords(read_phrases(text, where))
+    cure = f"{shown(text)} is read as JSON because of its first character; phrases alone need commas between them"
+    content = parse_json(text, VocabularyError, where=where, cure=cure)
     if isinstance(content, list):
         return AskedWords(_list(content, where))
     return _asked(content, where, wanted, known, read_wanted)
@@ -124,11 +157,13 @@ def _asked(
 ) -> AskedWords:
     """What an object asks for."""
     if unknown := sorted(set(content) - set(known)):
-        near = difflib.get_close_matches(unknown[0][:_SHOWN], known, n=1)
+        near = difflib.get_close_matches(unknown[0][:SHOWN], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
-        raise VocabularyError(f"{_shown(unknown[0])} means nothing: {hint}", where=where, cure="Name it right")
+        raise VocabularyError(f"{shown(unknown[0])} means nothing: {hint}", where=where, cure="Name it right")
     given = _given(content, where)
-    background = _list(content["background"], f"{where}: background") if "background" in content else None
+    background = None
+    if "background" in content:
+        background = _list(content["background"], f"{where}: background", some=False)
     if wanted in content:
         phrases = read_wanted(content[wanted], f"{where}: {wanted}")
     elif given is not None:
@@ -137,31 +172,29 @@ def _asked(
         raise VocabularyError(f"has no {wanted!r}", where=where, cure="Say what is asked for")
     margin, pooling = content.get("margin"), content.get("pooling")
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, (int, float))):
-        raise VocabularyError(f"{_shown(margin)} is no number", where=f"{where}: margin", cure="Write 0.02, or nothing")
+        raise VocabularyError(f"{shown(margin)} is no number", where=f"{where}: margin", cure="Write 0.02, or nothing")
     if pooling not in (None, "max", "mean"):
-        raise VocabularyError(f"{_shown(pooling)} is unknown", where=f"{where}: pooling", cure="Write max or mean")
+        raise VocabularyError(f"{shown(pooling)} is unknown", where=f"{where}: pooling", cure="Write max or mean")
     return AskedWords(phrases, margin, pooling, background, given)
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object none of whose names comes twice, of which JSON would keep the last."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{_shown(name)} comes twice")
-    return content
 
 
 def _classes(value: Any, where: str) -> Phrases | dict[str, Phrases]:
     if isinstance(value, dict):
-        return {name: _list(phrases, f"{where}: {_shown(name)}") for name, phrases in value.items()}
+        return {name: _list(phrases, f"{where}: {shown(name)}") for name, phrases in value.items()}
     return _list(value, where)
 
 
-def _list(value: Any, where: str) -> Phrases:
+def _list(value: Any, where: str, *, some: bool = True) -> Phrases:
     if not isinstance(value, list) or not all(isinstance(phrase, str) for phrase in value):
-        raise VocabularyError(f"{_shown(value)} is no list of phrases", where=where, cure='Write ["…", "…"]')
-    return tuple(value)
+        raise VocabularyError(f"{shown(value)} is no list of phrases", where=where, cure='Write ["…", "…"]')
+    return _checked(tuple(value), where, some=some)
+
+
+def _checked(phrases: Phrases, where: str, *, some: bool = True) -> Phrases:
+    if some and not phrases:
+        raise VocabularyError("names no phrase", where=where, cure="Write phrases with commas between them")
+    check_phrases(phrases, where)
+    return phrases
 
 
 def _given(content: Mapping[str, Any], where: str) -> GivenEmbeddings | None:
@@ -172,11 +205,11 @@ def _given(content: Mapping[str, Any], where: str) -> GivenEmbeddings | None:
         raise VocabularyError("is no object with embeddings by phrase", where=f"{where}: embeddings", cure=_MEANT)
     if not isinstance(encoder, dict) or [type(encoder.get(name)) for name in ("id", "sha256")] != [str, str]:
         raise VocabularyError(
-            f"{_shown(encoder)} does not say the id and the sha256 of the encoder",
+            f"{shown(encoder)} does not say the id and the sha256 of the encoder",
             where=f"{where}: encoder",
             cure=_MEANT,
         )
-    rows = [_row(text, f"{where}: embeddings: {_shown(phrase)}") for phrase, text in embeddings.items()]
+    rows = [_row(text, f"{where}: embeddings: {shown(phrase)}") for phrase, text in embeddings.items()]
     sizes = sorted({row.size for row in rows})
     if len(sizes) > 1:
         raise VocabularyError(
@@ -197,13 +230,6 @@ def _row(text: object, where: str) -> NDArray[np.float16]:
         packed = b""
     if not packed or len(packed) % 2 or len(packed) > 2 * _LARGEST_EMBEDDING:
         raise VocabularyError(
-            f"{_shown(text)} is no base64 of 1 to {_LARGEST_EMBEDDING} little-endian float16", where=where, cure=_MEANT
+            f"{shown(text)} is no base64 of 1 to {_LARGEST_EMBEDDING} little-endian float16", where=where, cure=_MEANT
         )
     return np.frombuffer(packed, dtype="<f2").astype(np.float16)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, (list, dict)):  # whose text may be long, or nested too deeply
-        return "a list" if isinstance(value, list) else "an object"
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -32,7 +32,7 @@ class DriveReport:
         page: The report; its ``notes`` are shown on the page, its ``close`` takes the statistics.
 
     Raises:
-        SceneCompletionError: A Rerun file is wanted and ``rerun-sdk`` is not installed.
+        ModuleNotFoundError: A Rerun file is wanted and ``rerun-sdk`` is not installed.
     """
 
     def __init__(

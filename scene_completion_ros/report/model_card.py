@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import yaml
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import ENCODER, HEAD, MANIFEST, StudentBundle
+from scene_completion_ros.untrusted_files import read_json
 
 STUDENTS = "students"
 DEPLOYED_RULE = "calibrated"
@@ -50,13 +50,8 @@ class Results:
             BundleError: It cannot be read, was measured on another student, or holds nothing of this one.
         """
         where = str(file)
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BundleError(
-                f"cannot be read ({error})", where=where, cure="Name a results.json of `scene-completion evaluate`."
-            ) from error
-        content = content if isinstance(content, dict) else {}
+        cure = "Name a results.json of `scene-completion evaluate`."
+        content = read_json(file, BundleError, cure=cure, kind=dict, most_bytes=100 << 20)
         asked: Mapping[str, Any] = next(
             (content[key] for key in ("settings", "arguments") if isinstance(content.get(key), dict)), {}
         )

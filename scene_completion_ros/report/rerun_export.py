@@ -19,18 +19,12 @@ class RerunRecording:
     """A ``.rrd`` file that frames are written to as they come.
 
     Raises:
-        SceneCompletionError: ``rerun-sdk`` is not installed, or too old.
+        ModuleNotFoundError: ``rerun-sdk`` is not installed.
+        SceneCompletionError: It is too old.
     """
 
     def __init__(self, path: str | Path) -> None:
-        try:
-            self._rerun: Any = import_module("rerun")
-        except ImportError as error:
-            raise SceneCompletionError(
-                "the package rerun-sdk is not installed",
-                where="--rerun",
-                cure="Install it with: pip install 'scene_completion_ros[rerun]'",
-            ) from error
+        self._rerun: Any = import_module("rerun")
         if not hasattr(self._rerun, "RecordingStream") or not hasattr(self._rerun.RecordingStream, "set_time"):
             raise SceneCompletionError(
                 "the installed rerun-sdk is too old",

@@ -29,6 +29,7 @@ from scene_completion_ros.report.pictures import (
 )
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_ros.whole_files import whole_file, write_whole
 
 _PARTS = (("camera_jpg", "_camera.jpg"), ("depth_jpg", "_depth.jpg"), ("birds_eye_png", "_birds_eye.png"))
 _WIDEST_IMAGE = 960  # pixels; the page carries every image
@@ -203,11 +204,8 @@ class ReportWriter:
             )
         animation = self._animation.picture()
         if animation is not None:
-            unfinished = self.animation.with_suffix(".part")
-            unfinished.write_bytes(animation.data)
-            unfinished.replace(self.animation)
-        unfinished = self.index.with_suffix(".part")
-        with unfinished.open("w", encoding="utf-8") as out:
+            write_whole(self.animation, animation.data)
+        with whole_file(self.index) as part, part.open("w", encoding="utf-8") as out:
             write_page(
                 out,
                 title=self.title,
@@ -222,7 +220,6 @@ class ReportWriter:
                 words=self._words,
                 naming=self._naming,
             )
-        unfinished.replace(self.index)
         return self.index
 
     def _part(self, number: int, suffix: str) -> Path:

@@ -23,7 +23,7 @@ from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.stamp_order import StampOrder
 from scene_completion_ros.ros.completion.completion_thread import CompletionThread
-from scene_completion_ros.ros.completion.deployment import Deployment
+from scene_completion_ros.ros.completion.deployment import Deployment, second_student
 from scene_completion_ros.ros.completion.dictionary import Dictionary
 from scene_completion_ros.ros.completion.placements import check_frames
 from scene_completion_ros.ros.completion.shadow import Student
@@ -260,6 +260,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         check_frames(parameters)
         fixed_transforms(parameters)
         check_engine(bundle, parameters.engine, parameters.engine_options(), grid)
+        second = second_student(parameters, grid, None if parameters.grid_frame else grid_from_camera)
         self._grid_from_camera = grid_from_camera
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
         self._save_folder = parameters.save_folder
@@ -285,8 +286,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             self._node,
             self._parameters,
             thread,
+            second,
             grid,
-            None if parameters.grid_frame else grid_from_camera,
             self._deploy,
             self._while_configured,
         )
@@ -348,8 +349,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             self.inputs.check(parameters)
         if self._words is not None:
             self._words.check(parameters)
-        if self._deployment is not None:
-            self._deployment.check(parameters)
 
     def _deploy(self, student: Student, parameters: NodeParameters) -> None:
         """Deploy a student where its classes and the words in use fit; in the thread of whoever exchanges students."""

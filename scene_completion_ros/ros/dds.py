@@ -1,16 +1,20 @@
-"""The shipped Fast DDS profile, without which messages above 0.5 MB do not reach best-effort readers.
+"""How a process joins the ROS graph, with the shipped Fast DDS profile.
 
-Fast DDS reads the profile once, when a process creates its first participant, so it has to be in the environment before
-rclpy is imported. Nothing here imports rclpy.
+Without the profile, messages above 0.5 MB do not reach best-effort readers. Fast DDS reads it once, when a process
+creates its first participant, so it has to be in the environment before rclpy is imported. Importing this module does
+not import rclpy.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from scene_completion_ros.errors import SceneCompletionError
 
 PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 OLD_PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
@@ -53,3 +57,29 @@ def missing_profile() -> dict[str, str]:
     if not (os.environ.get(PROFILE_VARIABLE) or os.environ.get(OLD_PROFILE_VARIABLE)):
         use_shipped_profile(variables)
     return variables
+
+
+def join_graph(make_node: Callable[[Any], Any], arguments: Sequence[str] | None = None) -> tuple[Any, Any]:
+    """A context of rclpy and a node in it, both for the caller to end.
+
+    Args:
+        make_node: Makes the node, given the context.
+        arguments: Command line with its `--ros-args`, by default that of the process.
+
+    Raises:
+        SceneCompletionError: ROS refuses the arguments, a variable of the environment or the folder of its log.
+    """
+    import rclpy
+
+    context = rclpy.Context()
+    try:
+        rclpy.init(args=None if arguments is None else list(arguments), context=context)
+        return context, make_node(context)
+    except SceneCompletionError:
+        raise
+    except Exception as error:  # rclpy's have no common base class
+        context.try_shutdown()
+        raise SceneCompletionError(
+            f"ROS 2 does not start ({error})",
+            cure="Check what follows --ros-args and the variables ROS_*; ROS_LOG_DIR names a folder for the log",
+        ) from error

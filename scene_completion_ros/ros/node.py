@@ -54,23 +54,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     dds.use_shipped_profile()  # before the first import of rclpy
-    import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
     from scene_completion_ros.ros.completion_node import CompletionNode
     from scene_completion_ros.ros.parameters.declared import ExplainingNode
 
-    context = rclpy.Context()
-    rclpy.init(args=list(sys.argv if arguments is None else arguments), context=context)
-    executor = SingleThreadedExecutor(context=context)
-    node = ExplainingNode(NODE_NAME, context=context)
-    executor.add_node(node)
     with ExitStack() as resources:
-        resources.callback(context.destroy)  # now, rather than in the random order of the interpreter's end
-        resources.callback(context.try_shutdown)
-        resources.callback(node.destroy_node)
-        resources.callback(executor.shutdown)
         try:
+            context, node = dds.join_graph(lambda context: ExplainingNode(NODE_NAME, context=context), arguments)
+            resources.callback(context.destroy)  # now, rather than in the random order of the interpreter's end
+            resources.callback(context.try_shutdown)
+            resources.callback(node.destroy_node)
+            executor = SingleThreadedExecutor(context=context)
+            executor.add_node(node)
+            resources.callback(executor.shutdown)
             completion = CompletionNode(node)
             resources.callback(completion.close)
             completion.start()

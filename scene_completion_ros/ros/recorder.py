@@ -26,7 +26,7 @@ from scene_completion_ros.bags.rolling import Moment, RolledMessage, RollingMemo
 from scene_completion_ros.bags.writer import knows_type
 from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.messages.record_reasons import record_reasons
-from scene_completion_ros.ros import topics
+from scene_completion_ros.ros import dds, topics
 from scene_completion_ros.ros.inputs.subscriptions import AdaptiveSubscription
 from scene_completion_ros.ros.messages import message_class, stamp_nanoseconds
 
@@ -232,11 +232,9 @@ def record(settings: RecordSettings, folder: Path, budget: int, change: Change |
         for number in (signal.SIGINT, signal.SIGTERM):
             resources.callback(signal.signal, number, signal.signal(number, stop))
         store = resources.enter_context(PieceStore(folder, budget, change))
-        context = rclpy.Context()
-        rclpy.init(context=context)
+        context, node = dds.join_graph(lambda context: rclpy.create_node(NAME, context=context))
         resources.callback(context.destroy)
         resources.callback(context.try_shutdown)
-        node = rclpy.create_node(NAME, context=context)
         resources.callback(node.destroy_node)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)

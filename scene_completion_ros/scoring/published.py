@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.evaluation.metric import VoxelAnswer
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.depth_images import nearest_pixels
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
-
-class PublishedVoxels(NamedTuple):
-    """Published voxels at the voxels of a ground truth, arrays [X, Y, Z] of its grid.
-
-    Attributes:
-        probability: float32; 0 where nothing was published, which is all that a subscriber knows of it.
-        occupied: bool, published.
-        covered: bool, the centre lies in the grid of the node; elsewhere the node says nothing.
-    """
-
-    probability: NDArray[np.float32]
-    occupied: NDArray[np.bool_]
-    covered: NDArray[np.bool_]
+PUBLISHED = "published"
+"""The rule by which a subscriber calls voxels occupied."""
 
 
 class PublishedGrid:
@@ -42,8 +30,8 @@ class PublishedGrid:
         self._index: NDArray[np.int64] = np.zeros((0, 3), dtype=np.int64)
         self._covered: NDArray[np.bool_] = np.zeros(0, dtype=bool)
 
-    def at(self, cloud: NDArray[np.void], grid: VoxelGrid, grid_from_camera: RigidTransform) -> PublishedVoxels:
-        """Published voxels at another grid.
+    def at(self, cloud: NDArray[np.void], grid: VoxelGrid, grid_from_camera: RigidTransform) -> VoxelAnswer:
+        """Published voxels at another grid: probability 0 where nothing was published, covered within the node's grid.
 
         Args:
             cloud: Structured array [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
@@ -57,10 +45,9 @@ class PublishedGrid:
         occupied[tuple(index.T)] = True
         self._look_up(grid, grid_from_camera)
         at = tuple(self._index.T)
-        found = PublishedVoxels(np.zeros(grid.shape, np.float32), np.zeros(grid.shape, bool), self._covered)
-        found.probability[self._covered] = probability[at]
-        found.occupied[self._covered] = occupied[at]
-        return found
+        there, holds = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, bool)
+        there[self._covered], holds[self._covered] = probability[at], occupied[at]
+        return VoxelAnswer(there, {PUBLISHED: holds}, covered=self._covered)
 
     def _look_up(self, grid: VoxelGrid, grid_from_camera: RigidTransform) -> None:
         wanted = grid, grid_from_camera.matrix.tobytes()
@@ -72,39 +59,15 @@ class PublishedGrid:
         self._index = np.asarray(index)[self._covered]
 
 
-class PublishedDepth(NamedTuple):
-    """Published depth at the pixels of another camera, [H, W].
-
-    Attributes:
-        depth: float32, metres; +inf: too far, or nothing there; NaN where `covered` is false.
-        covered: bool, the node says something there.
-    """
-
-    depth: NDArray[np.float32]
-    covered: NDArray[np.bool_]
-
-
-def published_depth(depth: NDArray[np.float32], depth_camera: Camera, camera: Camera) -> PublishedDepth:
-    """Take the depth of the nearest published pixel; both cameras are at the same place and look the same way.
+def published_depth(depth: NDArray[np.float32], depth_camera: Camera, camera: Camera) -> NDArray[np.float32]:
+    """Depth of the nearest published pixel; both cameras are at the same place and look the same way.
 
     Args:
         depth: float32 [h, w], metres along the optical axis, `+inf` too far, NaN unknown (REP 118).
         camera: Camera whose pixels are wanted.
+
+    Returns:
+        The same [H, W] of that camera; NaN beside the published image.
     """
-    rows, columns, inside = _nearest_pixels(depth_camera, camera)
-    found = np.where(inside, depth[rows, columns], np.float32(np.nan)).astype(np.float32)
-    return PublishedDepth(found, ~np.isnan(found))
-
-
-@lru_cache(maxsize=2)
-def _nearest_pixels(
-    depth_camera: Camera, camera: Camera
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Row and column [H, W] of the pixel of `depth_camera` that sees most nearly what a pixel of `camera` sees."""
-    rays = camera.unproject(camera.pixel_centres())
-    pixels, valid = depth_camera.project(rays)
-    inside = np.asarray(valid) & np.isfinite(np.asarray(pixels)).all(axis=-1)
-    nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
-    columns = np.clip(nearest[..., 0], 0, depth_camera.width - 1)
-    rows = np.clip(nearest[..., 1], 0, depth_camera.height - 1)
-    return rows, columns, inside
+    rows, columns, inside = nearest_pixels(depth_camera, camera)
+    return np.where(inside, depth[rows, columns], np.float32(np.nan)).astype(np.float32)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader
 from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
-from scene_completion_ros.evaluation.lidar import sparse_depth
+from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.depth_images import sparse_depth
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
 from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.report.lidar import LidarOfBag
-from scene_completion_ros.scoring.published import PublishedGrid
+from scene_completion_ros.scoring.published import PUBLISHED, PublishedGrid
 from scene_completion_ros.scoring.sequence_truth import TOLERANCE_NS
-from scene_completion_ros.scoring.truth import ALL, DepthTruth, FrameTruth, VoxelTruth
+from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 
 _Cloud = tuple[int, NDArray[np.void]]  # stamp in nanoseconds, points
@@ -66,9 +66,9 @@ class RecordedTruth:
         if self._next is None or self._next[0] > stamp_ns + TOLERANCE_NS:
             return None
         grid, pose = self._published.grid, self._published.grid_from_camera
-        occupied = self._published.at(self._next[1], grid, pose).occupied
+        occupied = self._published.at(self._next[1], grid, pose).occupied[PUBLISHED]
         everywhere = np.ones(grid.shape, dtype=bool)
-        return FrameTruth(VoxelTruth(grid, pose, occupied, everywhere, {ALL: everywhere}), None)
+        return FrameTruth(VoxelTruth("recorded voxels", grid, pose, occupied, everywhere, in_view=everywhere), None)
 
     def _voxel_topic(self) -> str:
         for topic in self._reader.topics_of_type(CLOUD_TYPE):
@@ -139,10 +139,9 @@ def read_camera_from_lidar(path: Path) -> RigidTransform:
         SequenceError: The file is missing, is no such YAML, or holds no rigid transform.
     """
     cure = "Write camera_from_lidar: with the 16 numbers of the matrix, row by row"
+    document = read_yaml(path, SequenceError, cure=cure, kind=dict)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        given = document["camera_from_lidar"] if isinstance(document, Mapping) else None
-        matrix = np.asarray(given, dtype=np.float64).reshape(4, 4)
+        matrix = np.asarray(document["camera_from_lidar"], dtype=np.float64).reshape(4, 4)
         return RigidTransform.from_matrix(matrix)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, TransformError) as error:
+    except (KeyError, TypeError, ValueError, TransformError) as error:
         raise SequenceError(f"holds no camera_from_lidar: {error}", where=str(path), cure=cure) from error

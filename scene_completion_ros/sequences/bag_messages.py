@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader
+from scene_completion_ros.bags.reader import CLOUD_TYPE, BagMessage, BagReader
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.messages.clouds import read_xyz
+from scene_completion_ros.messages.clouds import coordinates, read_xyz
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader
@@ -35,6 +34,11 @@ class RecordedMessage:
     bag_stamp_ns: int
     occurrence: int  # of several messages of the topic with one bag time
 
+    @staticmethod
+    def of(reader: BagReader, recorded: BagMessage) -> RecordedMessage:
+        """The address of a message that a reader found."""
+        return RecordedMessage(reader.path.resolve(), recorded.topic, recorded.stamp_ns, recorded.occurrence)
+
     def message(self) -> Any:
         """Read and decode it.
 
@@ -44,8 +48,8 @@ class RecordedMessage:
         with _READING:
             reader = _shared_reader(self.path, os.getpid())
             found = reader.messages([self.topic], start_ns=self.bag_stamp_ns, stop_ns=self.bag_stamp_ns + 1)
-            for index, recorded in enumerate(found):
-                if index == self.occurrence:
+            for recorded in found:
+                if recorded.occurrence == self.occurrence:
                     return recorded.message
         raise BagError(
             f"no message {self.occurrence} of {self.topic} at bag time {self.bag_stamp_ns} ns",
@@ -86,7 +90,7 @@ class BagCloud:
 
 
 def list_clouds(reader: BagReader, lidar_topic: str | None) -> list[tuple[int, str, RecordedMessage]]:
-    """Stamps, frames and addresses of the point clouds, sorted by stamp."""
+    """Stamps, frames and addresses of the usable point clouds, sorted by stamp."""
     topics = reader.topics_of_type(CLOUD_TYPE)
     if lidar_topic is not None:
         if lidar_topic not in topics:
@@ -99,15 +103,8 @@ def list_clouds(reader: BagReader, lidar_topic: str | None) -> list[tuple[int, s
     if len(topics) != 1:
         return []
     clouds = []
-    occurrences: Counter[int] = Counter()
-    for recorded in reader.messages(topics):
-        occurrence = occurrences[recorded.stamp_ns]
-        occurrences[recorded.stamp_ns] += 1
-        try:
-            header = recorded.message.header
-        except BagError:
-            continue
-        address = RecordedMessage(reader.path.resolve(), topics[0], recorded.stamp_ns, occurrence)
+    for recorded, _ in reader.readable(topics, coordinates):
+        header, address = recorded.message.header, RecordedMessage.of(reader, recorded)
         clouds.append((stamp_of(header) or recorded.stamp_ns, str(header.frame_id), address))
     return sorted(clouds, key=lambda cloud: cloud[0])
 

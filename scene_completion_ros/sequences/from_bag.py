@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from scene_completion_ros.bags.opening import FORMATS
 from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagReader
 from scene_completion_ros.errors import BagError, SequenceError
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.transform_buffer import TransformBuffer
 from scene_completion_ros.sequences.bag_messages import lidar_asset, list_clouds
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.sequences.recording import Recording, counted, read_recordings
+from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
 
 
-def sequence_from_bag(reader: BagReader) -> PosedSequence:
+def sequence_from_bag(reader: BagReader, poses: str | None = None) -> PosedSequence:
     """Make a posed sequence of all images of a bag that have a CameraInfo; see `posed_recording`.
+
+    Args:
+        poses: An odometry topic to use where tf is not enough. `UNKNOWN_POSES` takes the first camera's images, whose
+            places nobody knows.
 
     Raises:
         BagError: No usable image topic, CameraInfo, or poses: says what to record.
         SequenceError: No image is left; says what happened to them.
     """
     (recording,) = read_recordings(reader)
-    return posed_recording(recording)
+    if poses != UNKNOWN_POSES:
+        return posed_recording(recording, odometry_topic=poses)
+    camera, here = recording.first_camera, RigidTransform.identity()
+    return PosedSequence(
+        name=reader.path.stem,
+        cameras={camera: recording.cameras[camera]},
+        rig_from_camera={camera: here},
+        frames=[Frame(stamp, {camera: found[camera]}, here) for stamp, found in recording.groups if camera in found],
+        pose_source=UNKNOWN_POSES,
+        provenance=recording_provenance(recording),
+    )
 
 
 def posed_recording(
@@ -115,3 +134,18 @@ def _poses(
             cure=f"Record the static transform to the camera; known frames: {', '.join(buffer.frames) or 'none'}",
         )
     return buffer, world, f"{odometries[0]} and tf, {world} -> {rig_frame}"
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path looks like a bag: a file, or a folder with metadata.yaml or files of bags."""
+    if not path.is_dir():
+        return path.suffix in FORMATS
+    return any(file.suffix in FORMATS or file.name == "metadata.yaml" for file in path.iterdir())
+
+
+def _open(path: Path, poses: str | None) -> PosedSequence:
+    with BagReader(path) as reader:
+        return sequence_from_bag(reader, poses)
+
+
+SOURCE = Source("a bag (rosbag2 folder, .mcap, .db3 or ROS 1 .bag)", is_bag, _open)

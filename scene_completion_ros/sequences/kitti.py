@@ -21,19 +21,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError, SequenceError
+from scene_completion_ros.evaluation.truth import VoxelTruth, labelled_truth
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, read_image_file
-from scene_completion_ros.sequences.velodyne import VOXEL_SHAPE as VOXEL_SHAPE
+from scene_completion_ros.picture_files import read_picture, read_size
+from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
+from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
 from scene_completion_ros.sequences.velodyne import (
+    SEMANTIC_KITTI_GRID,
     load_instance_ids,
     load_scan,
     load_scan_reflectance,
@@ -43,13 +45,13 @@ from scene_completion_ros.sequences.velodyne import (
     load_voxel_mask,
     unpack_voxels,
 )
+from scene_completion_ros.untrusted_files import read_arrays
 
 ODOMETRY_LIDAR_UNIT = 0.004  # metres per step of the packed scans of the odometry windows
 RAW_LIDAR_UNIT = 0.02  # metres per step of the packed scans of the raw drives
 FRAME_PERIOD_NS = 100_000_000  # KITTI records at 10 Hz
 IMAGE_SUFFIXES = (".jpg", ".png")
-UNKNOWN_POSES = "none"
-"""As name of the pose file: the frames are unrelated, each of them taken somewhere else."""
+OFFICIAL_VOXELS = ("ssc_label", "ssc_invalid")
 PROJECTIONS = {"image_0": "P0", "image_1": "P1", "image_2": "P2", "image_3": "P3"}
 
 
@@ -173,40 +175,37 @@ def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[n
     Returns:
         float32 [N, 3], rig frame.
     """
-    with _open_npz(path) as data:
-        if "refl" in data:  # sums wrap around in 16 bits by design
-            steps = np.cumsum(data["dxyz"].T, axis=0, dtype=np.int32).astype(np.int16)
-            unit = ODOMETRY_LIDAR_UNIT
-        else:
-            steps = np.cumsum(data["dxyz"].T if data["dxyz"].shape[0] == 3 else data["dxyz"], axis=0, dtype=np.int32)
-            unit = RAW_LIDAR_UNIT
+    data = _arrays(path, "dxyz")
+    if "refl" in data:  # sums wrap around in 16 bits by design
+        steps = np.cumsum(data["dxyz"].T, axis=0, dtype=np.int32).astype(np.int16)
+        unit = ODOMETRY_LIDAR_UNIT
+    else:
+        steps = np.cumsum(data["dxyz"].T if data["dxyz"].shape[0] == 3 else data["dxyz"], axis=0, dtype=np.int32)
+        unit = RAW_LIDAR_UNIT
     points_velodyne = steps.astype(np.float64) * unit
     return np.asarray(rig_from_velodyne.apply(points_velodyne), dtype=np.float32)
 
 
 def load_scan_field(path: Path, key: str, scale: float | None = None) -> NDArray[np.float32] | NDArray[np.uint16]:
     """Load one per-point field of a packed scan: uint16 [N], or float32 [N] times `scale`."""
-    with _open_npz(path) as data:
-        values = data[key]
+    values = _arrays(path, key)[key]
     return values.astype(np.uint16) if scale is None else values.astype(np.float32) * np.float32(scale)
 
 
 def load_packed_voxels(path: Path, key: str) -> NDArray[np.bool_]:
     """Load one bit-packed voxel grid: bool [256, 256, 32]."""
-    with _open_npz(path) as data:
-        return unpack_voxels(data[key], f"{path}, {key}")
+    return unpack_voxels(_arrays(path, key)[key], f"{path}, {key}")
 
 
 def load_voxel_labels(path: Path) -> NDArray[np.uint8]:
     """Load derived semantic voxels: uint8 [256, 256, 32], SemanticKITTI learning ids, 255 unknown."""
-    with _open_npz(path) as data:
-        return np.asarray(data["label"], dtype=np.uint8)
+    return np.asarray(_arrays(path, "label")["label"], dtype=np.uint8)
 
 
 def load_depth_png(path: Path) -> NDArray[np.float32]:
     """Load a KITTI depth PNG (uint16 / 256): float32 [H, W] metres, 0 where nothing was measured."""
-    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
+    depth = read_picture(path)
+    if depth.dtype != np.uint16 or depth.ndim != 2:
         raise ImageError("not a 16-bit depth image", where=str(path), cure="Restore the file")
     return np.asarray(depth.astype(np.float32) / np.float32(256.0), dtype=np.float32)
 
@@ -221,8 +220,7 @@ def _rig(
         key = PROJECTIONS[name]
         if key not in calibration:
             raise SequenceError(f"no {key} for {name}", where=str(root / "calib.txt"), cure="Use its own calib.txt")
-        height, width = read_image_file(path).shape[:2]
-        cameras[name], camera_from_rig = camera_from_projection(calibration[key], width, height)
+        cameras[name], camera_from_rig = camera_from_projection(calibration[key], *read_size(path))
         rig_from_camera[name] = camera_from_rig.inverse()
     sensors = {"velodyne": RigidTransform.from_matrix(calibration["Tr"])} if "Tr" in calibration else {}
     return cameras, rig_from_camera, sensors
@@ -312,11 +310,23 @@ def text_lines(path: Path, kind: str) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _open_npz(path: Path) -> np.lib.npyio.NpzFile:
-    try:
-        opened = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise SequenceError(f"cannot be read: {error}", where=str(path), cure="Restore the file") from error
-    if not isinstance(opened, np.lib.npyio.NpzFile):
-        raise SequenceError("not an .npz archive", where=str(path), cure="Restore the file")
-    return opened
+def _arrays(path: Path, *needed: str) -> dict[str, NDArray[Any]]:
+    return read_arrays(path, SequenceError, cure="Restore the file", needed=needed)
+
+
+def official_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth | None:
+    """The voxels "ssc_label" and "ssc_invalid" of a frame, in the frame of the LiDAR."""
+    if "velodyne" not in sequence.rig_from_sensor:
+        return None
+    label, invalid = (sequence.frames[index].assets[name]() for name in OFFICIAL_VOXELS)
+    pose = sequence.rig_from_sensor["velodyne"].inverse() @ sequence.rig_from_camera[camera]
+    return labelled_truth("labelled LiDAR", label, invalid, SEMANTIC_KITTI_GRID, pose, sequence.cameras[camera])
+
+
+SOURCE = Source(
+    "a sequence of KITTI odometry (calib.txt)",
+    lambda path: (path / "calib.txt").is_file(),
+    lambda path, poses: kitti_odometry(path, poses=poses),
+    OFFICIAL_VOXELS,
+    official_voxels,
+)

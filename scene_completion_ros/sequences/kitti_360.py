@@ -37,6 +37,7 @@ from scene_completion_ros.sequences.kitti_raw import (
 )
 from scene_completion_ros.sequences.oxts import read_timestamps
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_ros.sequences.source import Source
 
 IMAGE_FOLDERS = {
     "image_00": "image_00/data_rect",
@@ -175,3 +176,10 @@ def _rigid_line(path: Path) -> RigidTransform:
         )
     except (ValueError, TransformError) as error:
         raise SequenceError(f"no 3x4 rigid transform: {error}", where=str(path), cure="Restore the file") from error
+
+
+SOURCE = Source(
+    "data_2d_raw/DRIVE of KITTI-360",
+    lambda path: path.resolve().parent.name == "data_2d_raw",
+    lambda path, _: kitti_360(path.resolve().parent.parent, path.resolve().name),
+)

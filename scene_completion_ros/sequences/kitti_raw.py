@@ -29,9 +29,11 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.kitti import check_lines, numbered_images
 from scene_completion_ros.sequences.oxts import mercator_scale, read_oxts, read_timestamps, world_from_imu
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
+from scene_completion_ros.sequences.source import Source
 from scene_completion_ros.sequences.velodyne import load_scan, load_scan_reflectance
 
 CAMERAS = ("image_00", "image_01", "image_02", "image_03")
+COLOUR_CAMERAS = CAMERAS[2:]
 _RESTORE = "Restore the file from the data set"
 
 
@@ -186,3 +188,16 @@ def _poses(folder: Path, numbers: Sequence[int], rig_from_imu: RigidTransform) -
         number: origin @ world_from_imu(read_oxts(folder / f"{number:010d}.txt"), scale) @ imu_from_rig
         for number in numbers
     }
+
+
+def _cameras(folder: Path) -> list[str]:
+    """The colour cameras of a drive where it has any: beside them the grey pair would become the reference."""
+    found = [name for name in CAMERAS if (folder / name / "data").is_dir()]
+    return [name for name in COLOUR_CAMERAS if name in found] or found
+
+
+SOURCE = Source(
+    "DATE/DATE_drive_NNNN_sync of KITTI raw",
+    lambda path: bool(_cameras(path)),
+    lambda path, _: kitti_raw(path, cameras=_cameras(path)),
+)

@@ -14,18 +14,23 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import GridError, ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.picture_files import read_rgb
+from scene_completion_ros.untrusted_files import read_arrays, read_json, shown
 
 SCHEMA_VERSION = 1
 INDEX_NAME = "sequence.json"
+LARGEST_INDEX = 100 << 20
+"""Bytes; about a hundred thousand frames."""
+_AGAIN = "Extract the sequence again"
 
 ArrayLoader: TypeAlias = Callable[[], NDArray[Any]]
 ImageSource: TypeAlias = Path | ArrayLoader  # an image file, or a function that returns uint8 RGB [H, W, 3]
@@ -56,26 +61,9 @@ class Frame:
     assets: Mapping[str, ArrayLoader] = field(default_factory=dict)
 
 
-def read_image_file(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as uint8 RGB [H, W, 3]; grey images are replicated.
-
-    Raises:
-        ImageError: The file is missing or is no image.
-    """
-    if not path.is_file():
-        raise ImageError(
-            "image file is missing", where=str(path), cure="Restore the file or extract the sequence again"
-        )
-    # IGNORE_ORIENTATION: calibration is for the pixels as recorded, whatever an EXIF tag says.
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise ImageError("file is not an image or is cut short", where=str(path), cure="Extract the sequence again")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
 def read_source(source: ImageSource) -> NDArray[np.uint8]:
     """Read an image from wherever it is: uint8 RGB [H, W, 3]."""
-    return read_image_file(source) if isinstance(source, Path) else source()
+    return read_rgb(source) if isinstance(source, Path) else source()
 
 
 @dataclass(eq=False)
@@ -232,6 +220,24 @@ class PosedSequence:
         _write(folder / INDEX_NAME, json.dumps(document, indent=1).encode())
         return folder
 
+    def voxel_grid(self) -> VoxelGrid:
+        """The grid of the exact voxels of a rendered town.
+
+        Raises:
+            SequenceError: Its provenance names none, or one that cannot be.
+        """
+        stored: Any = self.provenance.get("voxel_grid")
+        try:
+            x, y, z = (float(value) for value in stored["origin"])
+            a, b, c = (int(value) for value in stored["shape"])
+            return VoxelGrid((x, y, z), float(stored["voxel_size"]), (a, b, c))
+        except (KeyError, TypeError, ValueError, OverflowError, GridError) as error:
+            raise SequenceError(
+                f"provenance.voxel_grid is {shown(stored)}",
+                where=self.name,
+                cure="Voxels need origin, voxel_size and shape there: write the sequence again",
+            ) from error
+
     @staticmethod
     def load(folder: Path | str) -> PosedSequence:
         """Read a folder written by `save`; images and assets are read when asked for.
@@ -245,12 +251,7 @@ class PosedSequence:
             raise SequenceError(
                 f"no {INDEX_NAME}", where=str(folder), cure="Name a complete sequence folder, or extract it again"
             )
-        try:
-            document = json.loads(index.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SequenceError(f"not JSON: {error}", where=str(index), cure="Extract the sequence again") from None
-        if not isinstance(document, dict):
-            raise SequenceError("not a JSON object", where=str(index), cure="Extract the sequence again")
+        document = read_json(index, SequenceError, cure=_AGAIN, kind=dict, most_bytes=LARGEST_INDEX)
         _check_version(document.get("schema_version"), index)
         frames = [
             _frame_from_json(entry, folder, f"{index}, frames[{i}]") for i, entry in enumerate(_list(document, index))
@@ -259,24 +260,20 @@ class PosedSequence:
             name=str(_get(document, "name", str(index))),
             cameras={
                 name: _camera_from_json(entry, f"{index}, cameras[{name!r}]")
-                for name, entry in dict(_get(document, "cameras", str(index))).items()
+                for name, entry in _object(document, "cameras", str(index)).items()
             },
             rig_from_camera=_transforms(document, "rig_from_camera", index),
             frames=frames,
             pose_source=str(_get(document, "pose_source", str(index))),
             metric_scale=bool(_get(document, "metric_scale", str(index))),
-            provenance=dict(document.get("provenance", {})),
+            provenance=_object(document, "provenance", str(index)) if "provenance" in document else {},
             rig_from_sensor=_transforms(document, "rig_from_sensor", index),
         )
 
 
 def load_array(path: Path) -> NDArray[Any]:
     """Load an asset written by `PosedSequence.save`."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return np.asarray(data["data"])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise SequenceError(f"asset cannot be read: {error}", where=str(path), cure="Extract it again") from error
+    return read_arrays(path, SequenceError, cure=_AGAIN, needed=("data",))["data"]
 
 
 def _check_version(version: object, index: Path) -> None:
@@ -284,22 +281,23 @@ def _check_version(version: object, index: Path) -> None:
         return
     newer = isinstance(version, int) and version > SCHEMA_VERSION
     raise SequenceError(
-        f"schema_version is {version!r}, this program reads {SCHEMA_VERSION}",
+        f"schema_version is {shown(version)}, this program reads {SCHEMA_VERSION}",
         where=str(index),
-        cure="Update scene_completion_ros" if newer else "Extract the sequence again",
+        cure="Update scene_completion_ros" if newer else _AGAIN,
     )
 
 
 def _frame_from_json(entry: Any, folder: Path, where: str) -> Frame:
     images: dict[str, ImageSource] = {
-        camera: _inside(folder, path, where) for camera, path in dict(_get(entry, "images", where)).items()
+        camera: _inside(folder, path, where) for camera, path in _object(entry, "images", where).items()
     }
     assets: dict[str, ArrayLoader] = {
-        name: partial(load_array, _inside(folder, path, where)) for name, path in dict(entry.get("assets", {})).items()
+        name: partial(load_array, _inside(folder, path, where))
+        for name, path in (_object(entry, "assets", where) if "assets" in entry else {}).items()
     }
     stamp = _get(entry, "stamp_ns", where)
-    if not isinstance(stamp, int):
-        raise SequenceError(f"stamp_ns is {stamp!r}, no integer", where=where, cure="Extract the sequence again")
+    if not isinstance(stamp, int) or stamp.bit_length() > 63:
+        raise SequenceError(f"stamp_ns is {shown(stamp)}, no time in nanoseconds", where=where, cure=_AGAIN)
     return Frame(stamp, images, _transform(_get(entry, "world_from_rig", where), f"{where}.world_from_rig"), assets)
 
 
@@ -338,28 +336,37 @@ def _folder_names(names: Sequence[str]) -> dict[str, str]:
 
 def _inside(folder: Path, relative: Any, where: str) -> Path:
     path = Path(str(relative))
-    if path.is_absolute() or ".." in path.parts:
-        raise SequenceError(f"path {str(relative)!r} leaves the folder", where=where, cure="Use relative paths")
+    longest = max(map(len, path.parts), default=0)
+    if path.is_absolute() or ".." in path.parts or "\0" in str(path) or not 0 < longest < 256:
+        what = f"path {shown(str(relative))} leaves the folder, or is none"
+        raise SequenceError(what, where=where, cure="Use relative paths")
     return folder / path
 
 
 def _get(entry: Any, key: str, where: str) -> Any:
     if not isinstance(entry, dict) or key not in entry:
-        raise SequenceError(f"field {key!r} is missing", where=where, cure="Extract the sequence again")
+        raise SequenceError(f"field {key!r} is missing", where=where, cure=_AGAIN)
     return entry[key]
+
+
+def _object(entry: Any, key: str, where: str) -> dict[str, Any]:
+    value = _get(entry, key, where)
+    if not isinstance(value, dict):
+        raise SequenceError(f"field {key!r} is no object", where=where, cure=_AGAIN)
+    return value
 
 
 def _list(document: dict[str, Any], index: Path) -> list[Any]:
     frames = _get(document, "frames", str(index))
     if not isinstance(frames, list):
-        raise SequenceError("field 'frames' is no list", where=str(index), cure="Extract the sequence again")
+        raise SequenceError("field 'frames' is no list", where=str(index), cure=_AGAIN)
     return frames
 
 
 def _transforms(document: dict[str, Any], key: str, index: Path) -> dict[str, RigidTransform]:
     return {
         name: _transform(matrix, f"{index}, {key}[{name!r}]")
-        for name, matrix in dict(_get(document, key, str(index))).items()
+        for name, matrix in _object(document, key, str(index)).items()
     }
 
 
@@ -367,7 +374,7 @@ def _transform(matrix: Any, where: str) -> RigidTransform:
     try:
         return RigidTransform.from_matrix(np.asarray(matrix, dtype=np.float64))
     except (SceneCompletionError, ValueError, TypeError) as error:
-        raise SequenceError(f"not a rigid transform: {error}", where=where, cure="Extract it again") from error
+        raise SequenceError(f"not a rigid transform: {error}", where=where, cure=_AGAIN) from error
 
 
 def _camera_to_json(camera: Camera) -> dict[str, Any]:
@@ -387,7 +394,7 @@ def _camera_from_json(entry: Any, where: str) -> Camera:
     numbers = {key: _get(entry, key, where) for key in ("fx", "fy", "cx", "cy", "width", "height")}
     for key, value in numbers.items():
         if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise SequenceError(f"{key} is {value!r}", where=where, cure="Expected a number")
+            raise SequenceError(f"{key} is {shown(value)}", where=where, cure="Expected a number")
     try:
         return Camera(
             fx=float(numbers["fx"]),
@@ -400,4 +407,4 @@ def _camera_from_json(entry: Any, where: str) -> Camera:
             distortion=tuple(float(value) for value in _get(entry, "distortion", where)),
         )
     except (SceneCompletionError, TypeError, ValueError) as error:
-        raise SequenceError(f"not a camera: {error}", where=where, cure="Extract the sequence again") from error
+        raise SequenceError(f"not a camera: {error}", where=where, cure=_AGAIN) from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -136,14 +136,13 @@ def read_recordings(
     """
     files = dict(calibration or {})
     topics = choose_topics(reader, image_topics, files)
-    unusable: Counter[str] = Counter()
     warnings: list[str] = []
     # A topic that nobody asked for may be unusable; the last one left may not.
     optional = image_topics is None and len(topics) > 1
     streams: dict[str, _Stream] = {}
     for topic in topics:
         try:
-            streams[topic] = _read_stream(reader, topic, files.get(topic), unusable)
+            streams[topic] = _read_stream(reader, topic, files.get(topic))
         except SceneCompletionError as error:
             if not optional or (topic == topics[-1] and not streams):
                 raise
@@ -151,7 +150,6 @@ def read_recordings(
     first = next(iter(streams.values()))
     windows = _windows(first.images) if split_at_clock_jumps else [Window()]
     recordings = [_recording(reader, window, streams, sync_tolerance_ns) for window in windows]
-    recordings[0].dropped.update(unusable)
     recordings[0].warnings += warnings
     return recordings
 
@@ -206,9 +204,9 @@ class _Stream:
     images: list[tuple[int, RecordedMessage]]
 
 
-def _read_stream(reader: BagReader, topic: str, calibration: str | None, dropped: Counter[str]) -> _Stream:
+def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Stream:
     camera = reader.camera_for(topic) if calibration is None else read_camera(calibration)
-    images, frame_ids = _images(reader, topic, dropped)
+    images, frame_ids = _images(reader, topic)
     if len(frame_ids) > 1 or not next(iter(frame_ids)):
         raise BagError(
             f"field header.frame_id of the images is {sorted(frame_ids)}",
@@ -237,27 +235,17 @@ def _recording(reader: BagReader, window: Window, streams: Mapping[str, _Stream]
     )
 
 
-def _images(reader: BagReader, topic: str, dropped: Counter[str]) -> tuple[list[tuple[int, RecordedMessage]], set[str]]:
-    """Images of a topic that can be decoded, and the frames they name; the others are counted."""
+def _images(reader: BagReader, topic: str) -> tuple[list[tuple[int, RecordedMessage]], set[str]]:
+    """Images of a topic that can be decoded, and the frames they name."""
     images: list[tuple[int, RecordedMessage]] = []
     frame_ids: set[str] = set()
-    occurrences: Counter[int] = Counter()
-    for recorded in reader.messages([topic]):
-        occurrence = occurrences[recorded.stamp_ns]
-        occurrences[recorded.stamp_ns] += 1
-        try:
-            message = recorded.message
-            check_image(message)
-        except (BagError, ImageError) as error:
-            dropped[f"{topic}: {error.what.partition(' (')[0].partition(', but ')[0]}"] += 1
-            continue
-        address = RecordedMessage(reader.path.resolve(), topic, recorded.stamp_ns, occurrence)
-        images.append((stamp_of(message.header) or recorded.stamp_ns, address))
-        frame_ids.add(str(message.header.frame_id).strip("/"))
+    for recorded, _ in reader.readable([topic], check_image):
+        header = recorded.message.header
+        images.append((stamp_of(header) or recorded.stamp_ns, RecordedMessage.of(reader, recorded)))
+        frame_ids.add(str(header.frame_id).strip("/"))
     if not images:
-        raise SequenceError(
-            f"no usable image on {topic} ({counted(dropped)})", where=str(reader.path), cure="Use another topic"
-        )
+        why = counted({reason: count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: ")})
+        raise SequenceError(f"no usable image on {topic} ({why})", where=str(reader.path), cure="Use another topic")
     return images, frame_ids
 
 

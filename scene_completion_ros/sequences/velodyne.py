@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 VOXEL_SHAPE = (256, 256, 32)
+SEMANTIC_KITTI_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, VOXEL_SHAPE, "velodyne")
 UNKNOWN = 255
 SEMANTIC_KITTI_LEARNING_IDS: dict[int, int] = {
     0: 0,  # empty

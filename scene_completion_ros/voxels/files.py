@@ -32,8 +32,6 @@ hold ``probability``, ``label`` and ``confidence`` of every voxel, [X, Y, Z], an
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from io import BytesIO
@@ -46,16 +44,11 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.untrusted_files import read_arrays
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 FORMAT = "scene_completion_ros voxels"
 VERSION = 1
-
-# What NumPy raises where a file is damaged, no archive, or one of other arrays.
-_UNREADABLE = (
-    OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, EOFError, MemoryError, RuntimeError,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +123,8 @@ def read_npz(path: str | Path) -> SavedVoxels:
         SceneCompletionError: It cannot be read, is of a later version, is no such archive, or contradicts itself.
     """
     cure = "Give a file that `scene-completion complete` or ~/save wrote"
+    arrays: Mapping[str, NDArray[Any]] = read_arrays(path, SceneCompletionError, cure=cure)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
         version = int(arrays.get("version", VERSION))
         format_ = str(arrays.get("format", FORMAT))
         if format_ != FORMAT or version > VERSION:
@@ -148,7 +140,7 @@ def read_npz(path: str | Path) -> SavedVoxels:
         if error.where == str(path):
             raise
         raise SceneCompletionError(f"{error.where or 'grid'}: {error.what}", where=str(path), cure=cure) from error
-    except _UNREADABLE as error:
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         missing = f"it has no array {error}" if isinstance(error, KeyError) else str(error)
         raise SceneCompletionError(f"cannot be read as saved voxels: {missing}", where=str(path), cure=cure) from error
 

@@ -92,18 +92,31 @@ def test_a_piece_above_the_budget_is_refused_and_deletes_nothing(tmp_path: Path)
         assert seconds(store) == [1]
 
 
+def kill_while_it_writes(folder: Path) -> None:
+    child = os.fork()
+    if not child:
+        with PieceStore(folder, BUDGET, lambda message: os.kill(os.getpid(), signal.SIGKILL)) as store:
+            store.write(piece(1_700_000_000, 0.9))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
 def test_a_restart_counts_what_is_there_and_clears_what_is_not_whole(tmp_path: Path) -> None:
     with PieceStore(tmp_path, BUDGET) as store:
         for second in (1, 2):
             store.write(piece(second, 0.1 * second))
-    half = tmp_path / ".2023-11-14T22-13-20.000Z_unsure.part"
-    with BagWriter(half) as bag:
-        bag.write("/text", KIND, bytes(100), 1)
-    own = tmp_path / "my bag"
-    with BagWriter(own) as bag:
-        bag.write("/text", KIND, bytes(10 * BUDGET), 1)
+    kill_while_it_writes(tmp_path)
+    (half,) = tmp_path.glob(".*.part")
+    others = [tmp_path / name for name in ("my bag", ".my bag.part", f"{half.name[:-5]}_of_somebody.part")]
+    for other in others:
+        with BagWriter(other) as bag:
+            bag.write("/text", KIND, bytes(10 * BUDGET), 1)
+    others += [tmp_path / ".a.part", tmp_path / ".link.part"]
+    others[-2].write_text("a file")
+    others[-1].symlink_to(half)
     strange = {
         "list": "[]",
+        "deep": "[" * 5000,
         "other": '{"format": "other", "value": 0.0, "start_ns": 1}',
         "worthless": '{"format": "scene_completion_record/1", "value": NaN, "start_ns": 1}',
     }
@@ -116,7 +129,9 @@ def test_a_restart_counts_what_is_there_and_clears_what_is_not_whole(tmp_path: P
         for second in (3, 4):
             assert store.write(piece(second, 0.5))
         assert seconds(store) == [2, 3, 4]
-    assert own.is_dir() and all((tmp_path / name).is_dir() for name in strange)  # what is not its own, it leaves alone
+    # What is not its own, it leaves alone.
+    assert all(os.path.lexists(path) for path in others)
+    assert all((tmp_path / name).is_dir() for name in strange)
 
 
 def test_two_recorders_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark of GPUs, as far as it does not need one: what is measured, moved at least, and printed."""
+"""The benchmark of GPUs, as far as it does not need one: what is measured and printed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.completion import naive_query
-from benchmarks.gpu import Speeds, Work, canonical_image, torch_encoder, torch_outputs
+from benchmarks.gpu import torch_encoder, torch_outputs
+from benchmarks.measuring import canonical_image
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
-from scene_completion_ros.inference.gpu.kernels import KernelSizes, nvrtc_cubin, nvrtc_libraries
+from scene_completion_ros.inference.gpu.kernels import KernelSizes
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 from tests.inference.gpu.host_cuda import HostCuda
@@ -66,8 +67,7 @@ def test_every_stage_of_every_frame_is_measured(
     on_device = sum(values for name, values in times.items() if name != "host")
     assert (times["host"] >= on_device).all() and (times["query"] > 0.0).all()
     assert "image to voxels, by the GPU's clock" in gpu.way_table("none", times)
-    work = gpu.least_work(prepared, 2, occupied)
-    printed = gpu.kernel_table(prepared, times, occupied, work, Speeds(1e9, 1e9, 1e9), naive_ms=None)
+    printed = gpu.kernel_table(prepared, times, occupied, naive_ms=None)
     assert f"20x20x10 voxels, {len(prepared.query.samples.target)} in view, {occupied} occupied" in printed
     assert "not measured: torch sees no GPU" in printed
 
@@ -91,9 +91,7 @@ def test_the_whole_benchmark_prints_its_tables(
     for name, value in {
         "WARM_UP_S": 0.0,
         "FILLER_BYTES": 2**10,
-        "FILLER_S": 1e-9,
         "compile_kernels": compiler,
-        "measure_speeds": lambda *_: Speeds(1e12, 1e12, 1e10),
         "canonical_image": lambda _: image,
         "installed_flavour": lambda: "tensorrt",
         "missing_parts": lambda _: [],
@@ -107,33 +105,9 @@ def test_the_whole_benchmark_prints_its_tables(
     printed = capsys.readouterr().out
     assert "Host, compute capability 8.7, 16 multiprocessors" in printed
     assert re.search(r"\| alpha error +\| \d", printed) and re.search(r"\| sight difference +\| \d", printed)
-    assert "20x20x10 voxels" in printed and "times the floor" in printed
+    assert "20x20x10 voxels" in printed
     assert printed.count("image to voxels, by the host's clock") == 1
     assert f"encoder: tensorrt in {precision}" in printed
-
-
-def test_least_work_by_hand(bundle: GpuStudent, prepared: PreparedScene) -> None:
-    work = gpu.least_work(prepared, 2, occupied=10)
-    head, in_view = bundle.head, np.count_nonzero(prepared.query.in_view)
-    assert work["query"].gathered == gpu.cell_loads(prepared.query.samples.cell) * 4 * head.hidden * 2
-    assert work["label"] == Work(10 * 4 * head.label_hidden * 2, 0, sent=10 * 5)
-    assert work["assemble"] == Work(0, 20 * 20 * 10 * 7 + 4 * in_view + 10 * 4, sent=10 * 8)
-    pixels = prepared.march.camera.width * prepared.march.camera.height
-    # Three numbers of direction, cosine, first and last step, and the way out; depth, half distance and transmittance.
-    assert work["march"] == Work(0, 4 * in_view + pixels * 4 * (3 + 1 + 2 + 1) + pixels * 4 * 3)
-    assert work["copies"] == Work(0, 0, sent=20 * 20 * 10 + 2 * 4 * pixels)
-
-
-def test_a_cell_is_loaded_where_it_changes_and_where_a_thread_begins() -> None:
-    cells = np.array([3, 3, 3, 4, 4, 5, 5, 5, 5, 5, 6])  # runs of eight: 3, 4, 5 and again 5, then 6
-    assert gpu.cell_loads(cells) == 5
-
-
-def test_the_floor_is_that_of_the_slower_way() -> None:
-    speeds = Speeds(cache=4e12, memory=1e12, bus=1e10)
-    assert speeds.floor_ms(Work(gathered=4 * 10**9, streamed=10**8)) == pytest.approx(1.0)
-    assert speeds.floor_ms(Work(gathered=4 * 10**8, streamed=10**9)) == pytest.approx(1.0)
-    assert speeds.floor_ms(Work(gathered=4 * 10**8, streamed=10**8, sent=10**7)) == pytest.approx(1.0)
 
 
 def test_the_naive_query_computes_the_same(bundle: GpuStudent, prepared: PreparedScene) -> None:
@@ -144,12 +118,6 @@ def test_the_naive_query_computes_the_same(bundle: GpuStudent, prepared: Prepare
     alpha = -np.expm1(-density * bundle.grid.voxel_size)
     in_view = prepared.query.in_view.reshape(-1)
     np.testing.assert_allclose(alpha[in_view], prepared.query.opacity(features).reshape(-1)[in_view], atol=1e-4)
-
-
-@pytest.mark.skipif(not nvrtc_libraries(), reason="no NVRTC")
-def test_what_reads_the_cache_compiles() -> None:
-    cubin, _ = nvrtc_cubin(nvrtc_libraries()[0], gpu.READ_AGAIN.encode(), "read_again.cu", (9, 0))
-    assert cubin[:4] == b"\x7fELF" and b"read_again" in cubin
 
 
 @pytest.mark.parametrize(("half", "allowed"), [(False, 1e-3), (True, 2e-2)], ids=["float32", "float16"])
@@ -175,19 +143,6 @@ def test_the_encoder_in_torch_gives_volume_and_depth(tmp_path: Path) -> None:
     for given, wanted in zip(found, expected, strict=True):
         assert wanted is not None and given.is_contiguous() and given.shape == (1, *wanted.shape)
         assert np.abs(given[0].numpy() - wanted).mean() < 1e-3 * np.abs(wanted).mean()
-
-
-def test_a_knot_of_the_volume_is_read_for_each_sample(bundle: GpuStudent, spatial_bundle: GpuStudent) -> None:
-    with_volume, without = (
-        PreparedScene.of(one, one.grid, one.grid_from_camera, ray_camera(one.canonical))
-        for one in (spatial_bundle, bundle)
-    )
-    more, less = (gpu.least_work(one, 2, occupied=10)["query"] for one in (with_volume, without))
-    assert more.gathered == less.gathered
-    assert more.streamed - less.streamed == (4 + 2) * len(without.query.samples.target)  # its number, and its logit
-    seen, marched = (gpu.least_work(one, 2, occupied=10)["march"] for one in (with_volume, without))
-    pixels = without.march.camera.width * without.march.camera.height
-    assert marched.streamed - seen.streamed == 4 * pixels  # no way out; and a depth is read, not written
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
+import signal
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -64,3 +67,14 @@ def short_road(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     """The same on a small grid, for tests that look at no voxels."""
     grid = dataclasses.replace(DEFAULT_GRID, origin=(0.0, -6.4, -2.2), shape=(64, 64, 16))
     return make_small_bundle(tmp_path_factory.mktemp("bundle") / "short_road", head=flat_road_head(), grid=grid)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file of more than 20 kB can be written, as on a disk that is nearly full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)

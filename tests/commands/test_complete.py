@@ -9,7 +9,6 @@ import pytest
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.commands.complete import read_image
-from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.voxels.colours import depth_colours
@@ -174,6 +173,26 @@ def test_another_grid_is_queried(image: Path, flat_road: StudentBundle) -> None:
     assert occupied.tolist() == [True] * 2 + [False] * 6  # centres at -2.25 and -1.75 m
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GRID.replace("[0, 0, 1, 1,", "[0, 0, 1, 90,"), "the camera sees none of the 40x16x8 voxels of 0.5 m"),
+        (GRID.replace("[40, 16, 8]", "[100000, 100000, 100000]"), "are more than 268,435,456 voxels"),
+        (GRID.replace("[2.0,", "[1.0e+300,"), "not three numbers within"),
+        (GRID.replace("0.5", "1.0e-300"), "is not a length from"),
+    ],
+)
+def test_a_grid_of_no_use_ends_with_one_line(
+    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    (image.parent / "grid.yaml").write_text(text)
+    assert complete(image, flat_road, "--grid", str(image.parent / "grid.yaml")) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (image.parent / "out").exists()
+
+
 def test_a_rerun_file_is_written_on_request(image: Path, flat_road: StudentBundle) -> None:
     pytest.importorskip("rerun", reason="rerun-sdk is not installed")
     assert complete(image, flat_road, "--rerun", str(image.parent / "a.rrd")) == 0
@@ -201,16 +220,48 @@ def test_a_camera_unlike_those_of_the_training_is_warned_about(
     assert "warning:" in capsys.readouterr().err
 
 
-def test_images_are_read_as_rgb_and_others_refused(tmp_path: Path) -> None:
+def test_an_image_that_shows_nothing_is_warned_about(
+    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(image), np.zeros((CANONICAL.height, CANONICAL.width, 3), np.uint8))
+    assert complete(image, flat_road) == 0
+    assert "warning: only 0 % of the image shows anything, no voxel counts as seen" in capsys.readouterr().err
+
+
+def test_bits_that_are_assumed_are_told_and_can_be_given(
+    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.full((CANONICAL.height, CANONICAL.width, 3), 1023, np.uint16)
+    values[0, 0] = 4095
+    cv2.imwrite(str(image), values)
+    assert complete(image, flat_road) == 0
+    assert "the largest of its 16-bit values is 4095, so they are read as values of 12 bits" in capsys.readouterr().err
+    assert complete(image, flat_road, "--bits", "10") == 2
+    assert "largest value is 4095, more than 10 bits hold" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("used", [8, 10, 12, 14, 16])
+def test_values_that_do_not_use_all_16_bits_are_scaled_by_those_they_use(image: Path, used: int) -> None:
+    values = np.random.default_rng(1).integers(0, 2**used, (8, 10, 3), np.uint16)
+    values[0, 0] = 2**used - 1
+    cv2.imwrite(str(image), values)
+    rgb = values[..., ::-1].astype(float)
+    for bits, scale in ((None, 2**used - 1), (used, 2**used - 1), (16, 65_535)):
+        pixels, assumption = read_image(image, bits)
+        np.testing.assert_allclose(pixels, rgb * 255 / scale, atol=0.51)
+        assert bool(assumption) == (bits is None and used < 16)
+
+
+def test_images_are_read_as_rgb(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "red.png"), np.full((4, 4, 3), (0, 0, 255), np.uint8))
-    assert read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
+    assert read_image(tmp_path / "red.png")[0][0, 0].tolist() == [255, 0, 0]
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((4, 4), 7, np.uint8))
-    assert read_image(tmp_path / "grey.png").shape == (4, 4, 3)
-    (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ImageError, match=r"text\.png"):
-        read_image(tmp_path / "text.png")
-    with pytest.raises(ImageError, match="No such file"):
-        read_image(tmp_path / "missing.png")
-    (tmp_path / "empty.png").touch()
-    with pytest.raises(ImageError, match=r"empty\.png"):
-        read_image(tmp_path / "empty.png")
+    assert read_image(tmp_path / "grey.png")[0].shape == (4, 4, 3)
+
+
+def test_what_does_not_fit_on_the_disk_is_one_line_and_nothing_half_written(
+    image: Path, flat_road: StudentBundle, small_files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complete(image, flat_road) == 2
+    assert f"{image.parent / 'out' / 'voxels.npz'}: File too large. Name a place on a disk" in capsys.readouterr().err
+    assert not list((image.parent / "out").iterdir())

@@ -93,6 +93,22 @@ def test_unusable_images_are_dropped_and_counted(tmp_path: Path, short_road: Stu
     assert len(statistics["unusable_messages"]) == 1
 
 
+def test_images_that_show_nothing_are_counted_and_the_first_is_warned_of(
+    tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BagWriter(tmp_path / "drive") as writer:
+        recorder = Recorder(writer)
+        recorder.camera_info(START_NS)
+        for stamp_ns in (START_NS, START_NS + STEP_NS):
+            black = np.zeros((CANONICAL.height, CANONICAL.width, 3), np.uint8)
+            recorder.image(black, stamp_ns, stamp_ns, topic=TOPIC)
+    assert replay(tmp_path / "drive", tmp_path / "out", short_road, "--offline") == 0
+    warning = f"image of {START_NS} ns: only 0 % of the image shows anything, no voxel counts as seen"
+    assert capsys.readouterr().err.count("shows anything") == 1
+    assert warning in (tmp_path / "out" / "report" / "index.html").read_text()
+    assert statistics_of(tmp_path / "out")["frames_doubtful"] == 2
+
+
 @pytest.mark.parametrize(
     ("stamps", "completed"),
     [
@@ -152,7 +168,6 @@ def test_depth_of_rays_that_leave_the_grid_is_not_drawn(
         "scene_completion_ros.commands.complete",
         "scene_completion_ros.commands.replay",
         "scene_completion_training.commands.evaluate_depth",
-        "scene_completion_training.commands.evaluate_kitti",
         "scene_completion_training.commands.evaluate_occupancy",
     ],
 )
@@ -302,3 +317,13 @@ def test_replay_over_dds_gives_the_same_voxels(
     for over_dds, offline in zip(*clouds, strict=True):
         assert np.array_equal(over_dds, offline)
         assert len(np.unique(offline["label"])) > 1
+
+
+def test_what_does_not_fit_on_the_disk_is_one_line_and_the_rest_stays(
+    tmp_path: Path, short_road: StudentBundle, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag, output = record(tmp_path / "drive", frames=3), tmp_path / "out"
+    request.getfixturevalue("small_files")
+    assert replay(bag, output, short_road, "--offline") == 2
+    assert re.search(r"^scene-completion replay: \S+: File too large\. Name a place.*\n\Z", capsys.readouterr().err)
+    assert not list(output.rglob("*.part"))

@@ -10,6 +10,7 @@ from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.diagnosis import student
 from scene_completion_ros.diagnosis.checks import checks
 from scene_completion_ros.diagnosis.findings import Finding, Status
+from scene_completion_ros.inference.json_object import CURE
 from tests.commands.conftest import flat_road_head
 from tests.inference.small_bundle import make_small_bundle
 
@@ -24,6 +25,13 @@ def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
     assert (finding.status, finding.cure) == (Status.FAILED, "Name the folder of a student bundle.")
     assert finding.found == f"{tmp_path / 'nowhere'}: no student.json in it"
     assert finding_of("self-test", tmp_path / "nowhere").status is Status.NOT_APPLICABLE
+
+
+def test_a_manifest_that_nobody_can_read(tmp_path: Path) -> None:
+    (tmp_path / "student.json").write_text("[" * 5000)
+    finding = finding_of("bundle", tmp_path)
+    assert finding.found == f"{tmp_path / 'student.json'}: is nested deeper than 64 levels"
+    assert finding.cure == CURE
 
 
 def test_a_damaged_bundle(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from scene_completion_ros.evaluation.student_comparison import (
     StudentAnswer,
     StudentComparison,
     compared_voxels,
-    depth_at_rays,
 )
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.depth_images import depth_at_rays
 
 GRID = VoxelGrid((0.0, -4.0, -2.0), 0.5, (32, 16, 8))  # 16 m ahead: frames 0.94 m apart, places of 8 m
 CAMERA = Camera(fx=80.0, fy=80.0, cx=63.5, cy=63.5, width=128, height=128)

@@ -15,9 +15,6 @@ from scene_completion_ros.evaluation.zero_shot import (
     average_precision,
     best_classes,
     class_scores,
-    cosines,
-    max_rule,
-    mean_rule,
     unit_vectors,
     zero_shot_scores,
 )
@@ -57,34 +54,6 @@ def test_labels_do_not_depend_on_lengths_or_the_order_of_phrases() -> None:
 
 
 # ensembles
-
-
-def test_the_max_rule_takes_the_surer_source() -> None:
-    first, second, rows = random_sources()
-    best = cosines(max_rule(first, second, rows), rows).max(axis=1)
-    for source in (first, second):
-        assert (best >= cosines(source, rows).max(axis=1) - 1e-6).all()
-    both = np.stack([cosines(source, rows).max(axis=1) for source in (first, second)])
-    np.testing.assert_allclose(best, both.max(axis=0), atol=1e-6)
-
-
-def test_ensembles_do_not_depend_on_lengths_but_the_mean_of_raw_features_does() -> None:
-    """S4 of the released code: how long a source's features are decides how much it says."""
-    first, second, rows = random_sources()
-    for a, b in ((7.0, 1.0), (1.0, 0.01)):
-        np.testing.assert_allclose(max_rule(a * first, b * second, rows), max_rule(first, second, rows), atol=1e-6)
-        np.testing.assert_allclose(mean_rule(a * first, b * second), mean_rule(first, second), atol=1e-6)
-    raw = cosines((first + second) / 2.0, rows).argmax(axis=1)
-    assert (cosines((first + 30.0 * second) / 2.0, rows).argmax(axis=1) != raw).mean() > 0.2
-
-
-def test_an_ensemble_has_what_one_source_has() -> None:
-    first = np.array([[0.0, 0.0], [0.0, 2.0], [0.0, 0.0], [np.nan, 0.0]], np.float32)
-    second = np.array([[3.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, -1.0]], np.float32)
-    rows = np.array([[1.0, 0.0]], np.float32)
-    expected = [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, -1.0]]
-    assert max_rule(first, second, rows).tolist() == expected
-    assert unit_vectors(mean_rule(first, second)).tolist() == expected
 
 
 # mean IoU and accuracy

@@ -43,8 +43,7 @@ def test_an_optical_frame_and_a_quaternion(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "is no list of transforms"),
-        ("{a: 1}", "is no list of transforms"),
+        ("[]", "is an empty list"),
         ("- [1, 2]", "entry 1.*no mapping"),
         ("- {parent: a, child: b, translation: [0, 0, 0], angels: [0, 0, 0]}", "entry 1: unknown key angels"),
         ("- {parent: a, child: b, translation: [0, 0, 0]}", "one of rotation and angles"),
@@ -54,7 +53,6 @@ def test_an_optical_frame_and_a_quaternion(tmp_path: Path) -> None:
         ("- {parent: a, child: b, translation: [0, 0, .nan], angles: [0, 0, 0]}", "translation must be 3 finite"),
         ("- {parent: a, child: b, translation: [0, 0, 0], rotation: [0, 0, 0, 0]}", "entry 1: the quaternion"),
         ("- {parent: a, child: b, translation: [0, 0, 0], angles: [0, 0, 0], optical: 1}", "true or false"),
-        ("- !!python/object/apply:os.system [exit]", "cannot be read as YAML"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:

@@ -28,7 +28,8 @@ class Hub:
         asked: Method and path of every request about a repository.
         private: Repositories that were made as private ones.
         tokens: What the requests had as authorization.
-        said_size: File -> size that is said in place of the true one; None says none.
+        said: Header -> what every answer about a file says in place of the truth.
+        sized: The size of a file is said before it is sent.
         replaced: File -> content that is sent in place of the true one.
         gated: Repositories that ask for an agreement.
     """
@@ -40,7 +41,8 @@ class Hub:
         self.private: dict[str, bool] = {}
         self.tokens: set[str | None] = set()
         self.large: dict[str, bytes] = {}
-        self.said_size: dict[str, int | None] = {}
+        self.said: dict[str, str] = {}
+        self.sized = True
         self.replaced: dict[str, bytes] = {}
         self.gated: set[str] = set()
         self.url = ""
@@ -88,11 +90,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(code)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
-        if "Content_Length" not in headers and "Transfer_Encoding" not in headers:
+        chunked = "Transfer_Encoding" in headers
+        if not chunked:
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content) if chunked else content)
 
     def _json(self, content: object, code: int = 200) -> None:
         self._say(code, json.dumps(content).encode(), Content_Type="application/json")
@@ -155,17 +158,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         commit = self.of.branches[f"{owner}/{name}"].get(revision, revision)
         if file not in files:
-            self._say(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+            self._say(404, X_Error_Code="EntryNotFound", **{"X_Repo_Commit": commit} | self.of.said)
             return
         etag = hashlib.sha256(files[file]).hexdigest()
         content = self.of.replaced.get(file, files[file])
-        headers = {"ETag": f'"{etag}"', "X_Repo_Commit": commit, "Accept_Ranges": "bytes"}
-        if self.command == "HEAD" and file in self.of.said_size:
-            said = self.of.said_size[file]
-            extra = {"Transfer_Encoding": "chunked"} if said is None else {"Content_Length": str(said)}
-            self._say(200, **headers, **extra)
-            return
-        self._say(200, content, **headers)
+        headers = {"ETag": f'"{etag}"', "X_Repo_Commit": commit, "Accept_Ranges": "bytes"} | self.of.said
+        self._say(200, content, **headers, **({} if self.of.sized else {"Transfer_Encoding": "chunked"}))
 
     def do_POST(self) -> None:
         parts, content = self._note(), self._body()

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.completion import demo_drive
-from scene_completion_ros.errors import CameraError, ImageError, VocabularyError
+from benchmarks.measuring import demo_drive
+from scene_completion_ros.errors import BundleError, CameraError, GridError, ImageError, VocabularyError
 from scene_completion_ros.geometry import (
     DEFAULT_GRID,
     DEFAULT_GRID_FROM_CAMERA,
@@ -269,6 +269,37 @@ def test_placed_elsewhere_it_is_as_if_it_had_been_built_there(bundle: StudentBun
     assert moved.voxels.grid_from_camera is there
     assert (moved.voxels.state != before.voxels.state).any()
     np.testing.assert_array_equal(here.complete(picture()).voxels.state, before.voxels.state)  # it stays where it was
+
+
+def test_a_grid_behind_the_camera_is_not_seen(completer: Completer) -> None:
+    assert completer.unseen() is None
+    ahead = RigidTransform(np.eye(3), np.array([60.0, 0.0, 0.0])) @ DEFAULT_GRID_FROM_CAMERA
+    assert "sees none of the 256x256x32 voxels of 0.2 m from (0, -25.6, -2.2) on" in str(
+        completer.placed(ahead).unseen()
+    )
+
+
+def test_a_grid_beyond_all_memory_is_refused(bundle: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("scene_completion_ros.inference.scene_query.VoxelQuery", exhausted)
+    with pytest.raises(GridError, match="not enough memory for 256x256x32 voxels"):
+        Completer(bundle, CAMERA)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_results_that_are_not_finite_are_refused(bundle: StudentBundle) -> None:
+    code = dataclasses.replace(bundle.point_code, frequencies=(1e308,) * 6)
+    with pytest.raises(BundleError, match="no finite numbers"):
+        Completer(dataclasses.replace(bundle, point_code=code), CAMERA)
+    completer = Completer(bundle, CAMERA)
+    encode = completer._query._encode
+    completer._query._encode = lambda image: encode(image)._replace(
+        features=encode(image).features * np.float32(np.nan)
+    )
+    with pytest.raises(BundleError, match="bundle small: what .* no finite numbers"):
+        completer.complete(picture())
 
 
 @pytest.mark.parametrize(

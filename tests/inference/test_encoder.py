@@ -9,6 +9,7 @@ import pytest
 from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import ENGINES, make_encoder
+from tests.checkout import run_python
 from tests.inference.small_bundle import CANONICAL, make_small_bundle, random_head, tiny_encoder
 
 EXACT = ["openvino", "onnxruntime"]
@@ -94,3 +95,18 @@ def test_choice_of_the_engine(bundle: StudentBundle, monkeypatch: pytest.MonkeyP
     assert make_encoder(bundle).name == "onnxruntime"
     with pytest.raises(SceneCompletionError, match="pip install openvino"):
         make_encoder(bundle, "openvino")
+
+
+def test_no_engine_tells_anybody_that_it_is_used(bundle: StudentBundle, tmp_path: Path) -> None:
+    """OpenVINO has a package that does, unless it runs in a CI job."""
+    script = f"""
+import sys
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.shipped import open_student
+for engine in ("openvino", "onnxruntime"):
+    make_encoder(open_student({str(bundle.folder)!r}), engine)
+print(any(name.startswith("openvino_telemetry") for name in sys.modules))
+"""
+    ran = run_python("-c", script, HOME=str(tmp_path), CI="", TF_BUILD="", JENKINS_URL="")
+    assert ran.stdout.split()[-1:] == ["False"], ran.stderr
+    assert not (tmp_path / "intel").exists()

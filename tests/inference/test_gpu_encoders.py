@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.gpu import canonical_image
+from benchmarks.measuring import canonical_image
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, ENCODER, HEAD, MANIFEST, StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder

@@ -24,6 +24,7 @@ from tests.inference.hub_server import Hub
 
 REPOSITORY = "robots/student"
 NAME = f"hf:{REPOSITORY}"
+FOLDER = "models--robots--student"
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +153,30 @@ def test_missing_repository_revision_and_file(server: Hub, files: dict[str, byte
     assert "agreement" in refused("hf:robots/student@another").what
 
 
-def test_file_of_another_hash_is_refused(server: Hub, files: dict[str, bytes]) -> None:
-    server.add(REPOSITORY, files | {ENCODER: b"another graph"})
+@pytest.mark.parametrize("said", [None, "../../../victim", "/victim", "a" * 39, "\x1b[2J"])
+def test_what_the_hub_says_of_a_file_names_nothing_on_the_disk(
+    server: Hub, files: dict[str, bytes], tmp_path: Path, said: str | None
+) -> None:
+    """An ETag is not used at all, a commit only where it is one; also not those of a file that is missing."""
+    server.add(REPOSITORY, files)
+    server.add("robots/other", {"config.json": b"{}"})
+    server.said = {"ETag": '"../../../victim"', "X_Linked_ETag": f'"{tmp_path}/linked"'}
+    if said is None:
+        assert open_student(NAME).name
+    else:
+        server.said["X_Repo_Commit"] = said
+        assert "as its commit, which is none" in refused(NAME).what
+    assert "lacks a file" in refused("hf:robots/other").what
+    kept = [path.relative_to(tmp_path).parts[:3] for path in tmp_path.rglob("*") if path.is_file()]
+    assert set(kept) == (set() if said else {("cache", FOLDER, "refs"), ("cache", FOLDER, "snapshots")})
+
+
+def test_file_of_another_hash_is_refused_and_not_kept(server: Hub, files: dict[str, bytes]) -> None:
+    server.add(REPOSITORY, files)
+    server.replaced[ENCODER] = files[ENCODER][:-1]
     assert "sha256 of encoder.onnx" in refused(NAME).what
+    server.replaced.clear()
+    assert open_student(NAME).name
 
 
 def test_damaged_cache_is_fetched_anew(server: Hub, files: dict[str, bytes]) -> None:
@@ -164,20 +186,12 @@ def test_damaged_cache_is_fetched_anew(server: Hub, files: dict[str, bytes]) -> 
     assert open_student(NAME).read_encoder() == files[ENCODER]
 
 
-def test_truncated_download_is_no_bundle(server: Hub, files: dict[str, bytes]) -> None:
-    server.add(REPOSITORY, files)
-    server.said_size[ENCODER] = len(files[ENCODER]) + 1
-    assert "could not be used" in refused(NAME).what
-    server.said_size.clear()
-    assert open_student(NAME).name
-
-
-@pytest.mark.parametrize("size", [hub.LARGEST[MANIFEST] + 1, None])
-def test_too_large_a_file_is_not_downloaded(server: Hub, files: dict[str, bytes], size: int | None) -> None:
-    server.add(REPOSITORY, files)
-    server.said_size[MANIFEST] = size
-    assert "at most 4 MiB" in refused(NAME).what
-    assert not [path for method, path in server.asked if method == "GET"]
+@pytest.mark.parametrize("sized", [True, False])
+def test_too_large_a_file_is_not_kept(server: Hub, files: dict[str, bytes], tmp_path: Path, sized: bool) -> None:
+    server.add(REPOSITORY, files | {MANIFEST: bytes(hub.LARGEST[MANIFEST] + 1)})
+    server.sized = sized
+    assert "more than 4 MiB" in refused(NAME).what
+    assert not [path for path in tmp_path.rglob("*") if path.stat().st_size > hub.MIB]
 
 
 def test_manifest_that_is_no_json_is_refused(server: Hub) -> None:

@@ -94,7 +94,7 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
     [
         ({"prior_gain": np.full((7, 6, 5), -1.0, np.float32)}, "negative"),
         ({"prior_lattice": np.zeros((2, 3), np.float32)}, "not positive"),
-        ({"prior_logit": np.full((7, 6, 5), np.inf, np.float32)}, "infinite"),
+        ({"prior_logit": np.full((7, 6, 5), np.inf, np.float32)}, "values beyond"),
         ({"prior_lattice": None}, "missing"),
     ],
 )

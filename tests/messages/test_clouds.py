@@ -70,7 +70,11 @@ def test_defects_are_named() -> None:
         read_xyz(message)
     message = cloud(POINTS)
     message.data = message.data[:-30]
-    with pytest.raises(BagError, match="bytes of data"):
+    with pytest.raises(BagError, match="too little data"):
+        read_xyz(message)
+    message = cloud(POINTS, height=3)
+    message.row_step, message.height = 1, 1000  # rows within each other: more points than there is memory for
+    with pytest.raises(BagError, match="too little data"):
         read_xyz(message)
     message = cloud(POINTS)
     message.fields[0].offset = 22

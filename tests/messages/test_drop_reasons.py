@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice, read_drop_notice
 from tests.checkout import ROOT
 
@@ -35,6 +36,6 @@ def test_notices_of_dropped_images() -> None:
     )
     other = '{"stamp_ns": 1, "frame_id": "", "reason": "of another version"}'
     assert read_drop_notice(other) == (1, "", "of another version")
-    for text in ("", "[]", "{}", '{"stamp_ns": null, "frame_id": "", "reason": ""}'):
-        with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
+    for text in ("", "[]", "{}", '{"stamp_ns": null, "frame_id": "", "reason": ""}', '{"stamp_ns": 1e999}'):
+        with pytest.raises(SceneCompletionError):
             read_drop_notice(text)

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import VocabularyError
-from scene_completion_ros.messages.words import LARGEST_TEXT, AskedWords, read_query, read_vocabulary
+from scene_completion_ros.messages.words import (
+    LARGEST_TEXT,
+    AskedWords,
+    read_phrases,
+    read_query,
+    read_vocabulary,
+    text_of,
+)
 
 ENCODER = {"id": "tiny", "sha256": "ab"}
 
@@ -36,8 +43,38 @@ def test_phrases_alone(read: Callable[[str], AskedWords | None], text: str) -> N
 def test_nothing_takes_back_what_was_asked(read: Callable[[str], AskedWords | None]) -> None:
     assert read("") is None
     assert read(" \n") is None
-    assert read(",").phrases == ()  # type: ignore[union-attr]  # which no bank accepts: somebody forgot something
-    assert read("[]").phrases == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("read", [read_vocabulary, read_query, lambda text: read_phrases(text, "--words")])
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (",", "names no phrase. Write phrases with commas between them"),
+        (", \n,,", "names no phrase"),
+        ("car, tree,car", "'car' comes twice"),
+        ("car\0tree", r"'car.x00tree' is no text of 1 to 200 printable characters"),
+        ("car\x1b[2J", "is no text of 1 to 200 printable"),
+        ("caf\udce9", "is no text of 1 to 200 printable"),
+        ("w" * 10_000, "'w{79}… is no text of 1 to 200"),
+    ],
+)
+def test_phrases_are_refused_for_the_same_reasons_wherever_they_come_from(
+    read: Callable[[str], object], text: str, complaint: str
+) -> None:
+    with pytest.raises(VocabularyError, match=complaint) as refused:
+        read(text)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["", "zebra crossing", "café", "car\0tree", "car\0"])
+def test_the_text_of_a_message_is_all_of_it(text: str) -> None:
+    content = text.encode()
+    for flag, order in ((0, "big"), (1, "little")):
+        header = bytes([0, flag, 0, 0]) + (len(content) + 1).to_bytes(4, order)  # type: ignore[arg-type]
+        assert text_of(header + content + bytes(4), "~/query") == text
+    assert text_of(b"", "~/query") == text_of(bytes(8), "~/query") == ""  # as some middleware sends nothing
+    with pytest.raises(VocabularyError, match="~/query: is not UTF-8.* Publish UTF-8 text"):
+        text_of(b"\0\1\0\0\5\0\0\0caf\xe9\0", "~/query")
 
 
 def test_an_object_may_say_everything() -> None:
@@ -77,15 +114,18 @@ UNSAID = "does not say the id and the sha256 of the encoder"
     ("text", "complaint"),
     [
         ("x" * (LARGEST_TEXT + 1), "a text of 8388609 characters, where at most 8388608 are read"),
-        ("caf\ufffd", "is not UTF-8. Publish UTF-8 text"),
-        ("[" * 100_000, "is no JSON"),
-        ('{"classes": ', r"is no JSON .*: '\{\"classes\":'.*phrases alone need commas"),
-        ('{"a": 1, "b": 2, "a": 3}', r"is no JSON \('a' comes twice\)"),
+        ("[" * 100_000, "is nested deeper"),
+        ('{"classes": ', r"is not valid JSON .*'\{\"classes\":' is read as JSON .*phrases alone need commas"),
+        ('{"a": 1, "b": 2, "a": 3}', r"is not valid JSON \(the name 'a' stands twice"),
+        ("[]", "~/vocabulary: names no phrase"),
+        ('["car", ""]', "'' is no text of 1 to 200"),
+        ('{"classes": ["car", "tree", "car"]}', "~/vocabulary: classes: 'car' comes twice"),
+        ('{"classes": {"vehicle": []}}', "~/vocabulary: classes: 'vehicle': names no phrase"),
         ('{"klasses": []}', r"'klasses' means nothing: did you mean classes\?"),
         ('{"xyz": 1}', "'xyz' means nothing: use one of classes, margin"),
         ("{}", "has no 'classes'"),
         ('{"classes": "car"}', "~/vocabulary: classes: 'car' is no list of phrases"),
-        ('{"classes": {"car": [1]}}', "~/vocabulary: classes: 'car': a list is no list of phrases"),
+        ('{"classes": {"car": [1]}}', r"~/vocabulary: classes: 'car': \[1\] is no list of phrases"),
         ('["car", null]', "is no list of phrases"),
         ('{"classes": ["car"], "margin": true}', "margin: True is no number"),
         ('{"classes": ["car"], "pooling": "min"}', "pooling: 'min' is unknown. Write max or mean"),
@@ -97,7 +137,7 @@ UNSAID = "does not say the id and the sha256 of the encoder"
         (json.dumps({"embeddings": {"car": packed(1.0)}, "encoder": {"id": "a", "sha256": 3}}), UNSAID),
         (json.dumps({"embeddings": {"car": "§"}, "encoder": ENCODER}), "embeddings: 'car': '§' is no base64"),
         (json.dumps({"embeddings": {"car": "AAAA"}, "encoder": ENCODER}), "'AAAA' is no base64 of 1 to 8192"),
-        (json.dumps({"embeddings": {"car": [1.0]}, "encoder": ENCODER}), "a list is no base64"),
+        (json.dumps({"embeddings": {"car": [1.0]}, "encoder": ENCODER}), r"\[1\.0\] is no base64"),
         (json.dumps(TWO_SIZES), "embeddings: they differ in length, 1 to 2 numbers. Take one encoder"),
     ],
 )

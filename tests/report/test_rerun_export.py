@@ -1,21 +1,12 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.report.rerun_export import RerunRecording
 from tests.report.scenes import CAMERA, NAMES, photo, street
-
-
-def test_without_the_package_the_cure_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "rerun", None)
-    with pytest.raises(SceneCompletionError, match=r"rerun-sdk is not installed.*scene_completion_ros\[rerun\]"):
-        RerunRecording(tmp_path / "a.rrd")
-    assert not (tmp_path / "a.rrd").exists()
 
 
 def test_a_recording_holds_what_was_added(tmp_path: Path) -> None:

@@ -431,7 +431,7 @@ def test_a_model_that_fails_in_an_unknown_way_is_unusable_and_not_being_built_fo
     monkeypatch.setattr(view_completers, "Completer", fail)
     calibrate(node, CAMERA)
     wait_for(lambda: record.model().state == "unusable")
-    assert record.model().error == "RuntimeError: of the developers"
+    assert record.model().error == "RuntimeError: of the developers; please report this"
 
 
 def test_whoever_is_told_of_dropped_images_hears_of_each(own: Any, node: CompletionNode, model: Model) -> None:

@@ -216,6 +216,13 @@ def test_an_error_that_nobody_thought_of_is_counted_and_the_node_goes_on(start: 
     assert "ZeroDivisionError: nobody thought of it; please report this" in running.node.log
     running.until_logged("in arrived", lambda: running.camera_infos.publish(faulty_info()))  # where it was
     running.answer(running.make_image(some_image(1), 20 * SECOND_NS, FRAME))
+    endless = running.make_image(some_image(1), failing_node.ENDLESS_NS, FRAME)
+    expected = (failing_node.ENDLESS_NS, FRAME, "result is not finite")
+
+    def dropped() -> bool:
+        return expected in (read_drop_notice(notice.data) for notice in notices)
+
+    assert running.graph.repeat(lambda: running.images.publish(endless), dropped), running.node.log
     assert running.node.end() == 0
 
 

@@ -23,6 +23,7 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS, cloud_array_from_message, voxels_to_cloud_array
+from tests.checkout import run_python
 from tests.inference.small_bundle import CANONICAL
 from tests.ros import held_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
@@ -275,3 +276,20 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
 )
 def test_node_says_why_it_cannot_start(given: dict[str, object], complaint: str, start: Start) -> None:
     start(*as_arguments(given)).node.ends_with(complaint)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        ((), {"ROS_LOG_DIR": "/proc/nowhere"}),  # as below the home of a user who has none
+        ((), {"ROS_DOMAIN_ID": "seven"}),
+        (("-r", "__ns:=no name"), {}),
+        (("-p", "threads:"), {}),
+    ],
+)
+def test_node_says_where_ros_itself_does_not_start(arguments: tuple[str, ...], variables: dict[str, str]) -> None:
+    ran = run_python("-m", "scene_completion_ros.ros.node", "--ros-args", *arguments, **variables)
+    assert ran.returncode == 1
+    assert "scene_completion_node cannot start: ROS 2 does not start (" in ran.stderr
+    assert "ROS_LOG_DIR names a folder for the log" in ran.stderr
+    assert "Traceback" not in ran.stderr

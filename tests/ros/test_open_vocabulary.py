@@ -214,9 +214,10 @@ def test_what_cannot_be_used_changes_nothing_and_is_told(talkative: Talkative, t
     many = json.dumps([f"word {number}" for number in range(10_000)])
     for text, *complaints in (
         ("strolller", *UNKNOWN_PHRASE),
-        ("{", "is no JSON", "phrases alone need commas"),
-        ("[" * 50_000, "is no JSON"),
-        ("[]", "vocabulary: is empty"),
+        ("{", "is not valid JSON", "phrases alone need commas"),
+        ("[" * 50_000, "is nested deeper"),
+        ("[]", "names no phrase"),
+        ("car\0tree", "is no text of 1 to 200 printable characters"),
         (many, "has 10000 classes and 10000 phrases, where at most 254 and 4096 are possible"),
         ("x" * (9 << 20), "a text of 9437184 characters"),
         (b"caf\xe9", "is not UTF-8"),

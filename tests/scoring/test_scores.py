@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 from scene_completion_ros.bags.reader import CLOUD_TYPE
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import GridError, SequenceError
+from scene_completion_ros.evaluation.occupancy import ranges_within
+from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.scoring.published import PublishedGrid, published_depth
+from scene_completion_ros.scoring.published import PUBLISHED, PublishedGrid, published_depth
 from scene_completion_ros.scoring.recording_truth import LidarTruth, RecordedTruth, read_camera_from_lidar
-from scene_completion_ros.scoring.scores import ReplayScores, markdown, ranges_within, summary
-from scene_completion_ros.scoring.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
+from scene_completion_ros.scoring.scores import ReplayScores
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS
 from tests.commands.recordings import FRAME, START_NS, STEP_NS, record
 from tests.inference.small_bundle import CANONICAL
@@ -57,21 +59,15 @@ def test_voxels_by_hand() -> None:
     # [X, Y] = [0, 0] occupied and found; [0, 1] occupied and missed; [1, 0] free and called occupied; [1, 1] free.
     occupied = np.array([[True, True], [False, False]])[..., None]
     visible = np.array([[True, False], [True, False]])[..., None]
-    truth = VoxelTruth(
-        GRID,
-        GRID_FROM_CAMERA,
-        occupied,
-        np.ones_like(occupied),
-        {VISIBLE: visible, OCCLUDED: ~visible, ALL: np.ones_like(occupied)},
-    )
+    everywhere = np.ones_like(occupied)
+    truth = VoxelTruth("by hand", GRID, GRID_FROM_CAMERA, occupied, everywhere, everywhere, visible)
     cloud = cloud_of([(4.1, -0.1, -0.1), (4.3, -0.1, -0.1)], [0.9, 0.6])
     scores = ReplayScores([OneTruth(truth)], PublishedGrid(GRID, GRID_FROM_CAMERA))
     scores.add(cloud, no_depth(), PINHOLE, stamp_ns=1, frame_id="another")
-    assert scores.to_json() == {}
+    assert scores.scores.to_json() == {}
     scores.add(cloud, no_depth(), PINHOLE, stamp_ns=1, frame_id=FRAME)
-    (values,) = scores.to_json().values()
-    assert (values["frames"], values["voxels"]["frames"], values["voxels"]["covered"]) == (1, 1, 1.0)
-    regions = values["voxels"]["by_range"]["0.4 m"]
+    regions = voxel_rows(scores)
+    assert {(row["frames"], row["covered"], row["range_m"]) for row in regions.values()} == {(1, 1.0, 0.4)}
     found = regions[ALL]
     assert found["voxels"] == 4
     assert (found["iou"], found["precision"], found["recall"]) == pytest.approx((1 / 3, 1 / 2, 1 / 2))
@@ -81,23 +77,33 @@ def test_voxels_by_hand() -> None:
     assert (seen["iou"], seen["recall"], seen["average_precision"]) == pytest.approx((0.5, 1.0, 1.0))
     hidden = regions[OCCLUDED]  # nothing published there
     assert (hidden["iou"], hidden["precision"], hidden["recall"]) == (0.0, None, 0.0)
-    assert "depth" not in values
-    page = markdown(scores.to_json(), "Scores of a case")
-    assert "| 0.4 m | all | 4 | 0.500 | 0.333 | 0.500 | 0.500 | 0.750 |" in page
-    assert "| 0.4 m | occluded | 2 | 0.500 | 0.000 | – | 0.000 | 0.500 |" in page
-    assert summary(scores.to_json())["against case, 0.4 m"]["iou"] == pytest.approx(1 / 3)
-    json.dumps(scores.to_json(), allow_nan=False)
+    assert "depth" not in scores.scores.to_json()
+    page = scores.scores.markdown()
+    assert "| node | 1 | published | all | 100.0 | 50.0 | 33.3 | 50.0 | 50.0 | 50.0 | 75.0 |" in page
+    assert "| node | 1 | published | occluded | 100.0 | 50.0 | 0.0 | – | 0.0 | 50.0 | 50.0 |" in page
+    assert scores.scores.headlines()["voxels against case, 0.4 m"]["iou"] == pytest.approx(1 / 3)
+    json.dumps(scores.scores.to_json(), allow_nan=False)
+
+
+def voxel_rows(scores: ReplayScores) -> dict[str, dict[str, Any]]:
+    """Region -> row."""
+    return {row["region"]: row for row in scores.scores.rows("voxels")}
+
+
+def depth_row(scores: ReplayScores) -> dict[str, Any]:
+    """Of all pixels."""
+    (row,) = [row for row in scores.scores.rows("depth") if row["pixels"] == "all pixels"]
+    return row
 
 
 def test_what_the_nodes_grid_does_not_cover_does_not_count() -> None:
     occupied = np.ones(GRID.shape, dtype=bool)
-    truth = VoxelTruth(GRID, GRID_FROM_CAMERA, occupied, occupied, {ALL: occupied})
+    truth = VoxelTruth("by hand", GRID, GRID_FROM_CAMERA, occupied, occupied, occupied)
     half = VoxelGrid((4.0, -0.2, -0.2), 0.2, (1, 2, 1))
     scores = ReplayScores([OneTruth(truth)], PublishedGrid(half, GRID_FROM_CAMERA))
     scores.add(cloud_of([(4.1, -0.1, -0.1)], [0.9]), no_depth(), PINHOLE, stamp_ns=1, frame_id=FRAME)
-    voxels = scores.to_json()["case"]["voxels"]
-    assert voxels["covered"] == 0.5
-    found = voxels["by_range"]["0.4 m"][ALL]
+    found = voxel_rows(scores)[ALL]
+    assert found["covered"] == 0.5
     assert (found["voxels"], found["iou"], found["recall"]) == (2, 0.5, 0.5)
 
 
@@ -107,16 +113,16 @@ def test_another_grid_takes_the_voxel_that_its_centres_lie_in() -> None:
     other = VoxelGrid((-0.2, -4.4, -0.2), 0.2, (2, 2, 1))
     cloud = cloud_of([(4.3, 0.1, -0.1)], [0.8])  # in the other frame (0.1, -4.3, -0.1): voxel [1, 0]
     found = PublishedGrid(GRID, GRID_FROM_CAMERA).at(cloud, other, turned @ GRID_FROM_CAMERA)
-    assert found.covered.all()
-    assert np.argwhere(found.occupied).tolist() == [[1, 0, 0]]
-    assert found.probability[1, 0, 0] == np.float32(0.8)
-    assert found.probability.sum() == np.float32(0.8)
+    assert found.covered is not None and found.covered.all()
+    assert np.argwhere(found.occupied[PUBLISHED]).tolist() == [[1, 0, 0]]
+    assert found.score[1, 0, 0] == np.float32(0.8)
+    assert found.score.sum() == np.float32(0.8)
 
 
 def test_points_outside_of_the_nodes_grid_are_left_out() -> None:
     cloud = cloud_of([(4.1, -0.1, -0.1), (9.0, 0.0, 0.0)], [0.7, 0.9])
     found = PublishedGrid(GRID, GRID_FROM_CAMERA).at(cloud, GRID, GRID_FROM_CAMERA)
-    assert found.occupied.sum() == 1
+    assert found.occupied[PUBLISHED].sum() == 1
 
 
 def test_depth_by_hand() -> None:
@@ -124,16 +130,15 @@ def test_depth_by_hand() -> None:
     scores = ReplayScores([OneTruth(depth=truth)], PublishedGrid(GRID, GRID_FROM_CAMERA))
     published = np.array([[10.0, INF], [NAN, 20.0]], dtype=np.float32)  # right, too far: 80 m, unknown, no truth
     scores.add(cloud_of([], []), published, PINHOLE, stamp_ns=1, frame_id=FRAME)
-    depth = scores.to_json()["case"]["depth"]
-    assert depth["frames"] == 1
-    assert depth["covered"] == pytest.approx(2 / 3)
-    errors = depth["all pixels"]
+    errors = depth_row(scores)
+    assert errors["frames"] == 1
+    assert errors["covered"] == pytest.approx(2 / 3)
     assert errors["abs_rel"] == pytest.approx((0.0 + 1.0) / 2)
     assert errors["rmse"] == pytest.approx(np.sqrt((0.0 + 1600.0) / 2))
     assert errors["a1"] == 0.5
     # Medians 45 and 25: 5.6 and 44.4 m.
     assert errors["abs_rel_scaled"] == pytest.approx((4.0 / 9.0 + 1.0 / 9.0) / 2)
-    assert f"| all pixels | 0.500 | 0.278 | {np.sqrt(800.0):.3f} | 0.500 |" in markdown(scores.to_json(), "")
+    assert "| node | 1 | all pixels | 66.7 | 0.500 |" in scores.scores.markdown()
 
 
 def test_depth_comes_from_the_nearest_published_pixel() -> None:
@@ -141,9 +146,8 @@ def test_depth_comes_from_the_nearest_published_pixel() -> None:
     camera = Camera(fx=4.0, fy=4.0, cx=1.5, cy=1.5, width=4, height=4)
     published = Camera(fx=2.0, fy=2.0, cx=0.5, cy=0.5, width=2, height=1)
     found = published_depth(np.array([[3.0, 7.0]], dtype=np.float32), published, camera)
-    assert found.covered.tolist() == [[True] * 4] * 2 + [[False] * 4] * 2
-    np.testing.assert_array_equal(found.depth[:2], [[3.0, 3.0, 7.0, 7.0]] * 2)
-    assert np.isnan(found.depth[2:]).all()
+    np.testing.assert_array_equal(found[:2], [[3.0, 3.0, 7.0, 7.0]] * 2)
+    assert np.isnan(found[2:]).all()
 
 
 def test_depth_against_the_recordings_lidar_by_hand(tmp_path: Path) -> None:
@@ -165,11 +169,9 @@ def test_depth_against_the_recordings_lidar_by_hand(tmp_path: Path) -> None:
         for number in range(3):
             stamp_ns = START_NS + number * STEP_NS
             scores.add(cloud_of([], []), published, CANONICAL, stamp_ns=stamp_ns, frame_id=FRAME)
-    depth = scores.to_json()["lidar"]["depth"]
-    assert (depth["frames"], depth["covered"]) == (3, 1.0)
-    assert depth["all pixels"]["abs_rel"] == pytest.approx(0.2)
-    assert depth["all pixels"]["rmse"] == pytest.approx(4.0)
-    assert depth["all pixels"]["a1"] == 1.0
+    row = depth_row(scores)
+    assert (row["recordings"], row["frames"], row["covered"], row["a1"]) == ("lidar", 3, 1.0, 1.0)
+    assert (row["abs_rel"], row["rmse"]) == pytest.approx((0.2, 4.0))
 
 
 def test_the_lidars_pose_may_be_given(tmp_path: Path) -> None:
@@ -187,13 +189,10 @@ def test_the_lidars_pose_may_be_given(tmp_path: Path) -> None:
     np.testing.assert_allclose(seen, 22.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "other: 1", "camera_from_lidar: [1, 2]", "camera_from_lidar: x", "- 1", "{", None]
-)
-def test_files_without_a_pose_are_refused(tmp_path: Path, text: str | None) -> None:
+@pytest.mark.parametrize("text", ["other: 1", "camera_from_lidar: [1, 2]", "camera_from_lidar: x"])
+def test_files_without_a_pose_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "pose.yaml"
-    if text is not None:
-        path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(SequenceError, match=r"pose\.yaml: holds no camera_from_lidar"):
         read_camera_from_lidar(path)
 
@@ -208,11 +207,11 @@ def test_against_recorded_voxels_by_hand(tmp_path: Path) -> None:
     with RecordedTruth(tmp_path / "before", place, offset_ns=7) as before:
         scores = ReplayScores([before], place)
         scores.add(later, no_depth(), PINHOLE, stamp_ns=START_NS + 7, frame_id=FRAME)
-        found = scores.to_json()["before"]["voxels"]["by_range"]["0.4 m"][ALL]
+        found = voxel_rows(scores)[ALL]
         assert (found["voxels"], found["iou"], found["precision"]) == pytest.approx((4, 1 / 3, 1 / 2))
         assert before.at(START_NS + STEP_NS // 2, FRAME) is None
         scores.add(later, no_depth(), PINHOLE, stamp_ns=START_NS + STEP_NS, frame_id=FRAME)  # the same: 2 of 2
-        found = scores.to_json()["before"]["voxels"]["by_range"]["0.4 m"][ALL]
+        found = voxel_rows(scores)[ALL]
         assert (found["voxels"], found["iou"]) == pytest.approx((8, 3 / 5))
 
 

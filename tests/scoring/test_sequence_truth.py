@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.scoring import sequence_truth
 from scene_completion_ros.scoring.sequence_truth import SequenceTruth
-from scene_completion_ros.scoring.truth import ALL, OCCLUDED, VISIBLE
+from scene_completion_ros.sequences.opening import lidar_depth, open_recording
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_training.evaluation import kitti
-from scene_completion_training.evaluation import voxel_truth as training_truth
-from scene_completion_training.street_world import ground_truth
 
 CAMERA = Camera(fx=4.0, fy=4.0, cx=3.5, cy=1.5, width=8, height=4)
 START_NS, STEP_NS = 1_700_000_000_000_000_000, 100_000_000
@@ -88,21 +85,6 @@ def test_regions_of_exact_voxels_by_hand(tmp_path: Path) -> None:
     assert np.argwhere(~voxels.known).tolist() == [[0, 1, 1], [0, 1, 2]]
 
 
-def test_bits_and_regions_are_those_of_the_street_world() -> None:
-    ours = (sequence_truth.IN_VIEW, sequence_truth.SEEN, sequence_truth.BELOW_GROUND, sequence_truth.INTERIOR)
-    assert ours == (ground_truth.IN_VIEW, ground_truth.VISIBLE, ground_truth.BELOW_GROUND, ground_truth.INTERIOR)
-    rng = np.random.default_rng(0)
-    shape = sequence_truth.SEMANTIC_KITTI_GRID.shape
-    label, flags = (rng.integers(0, top, shape).astype(np.uint8) for top in (3, 16))
-    flags[(flags & ground_truth.VISIBLE) > 0] |= ground_truth.IN_VIEW  # what is seen is in view
-    mine = sequence_truth.exact_truth(label, flags, sequence_truth.SEMANTIC_KITTI_GRID)
-    theirs = training_truth.street_truth(label, flags, sequence_truth.SEMANTIC_KITTI_GRID)
-    np.testing.assert_array_equal(mine.known, theirs.known)
-    np.testing.assert_array_equal(mine.occupied, theirs.occupied)
-    for region in (VISIBLE, OCCLUDED, ALL):
-        np.testing.assert_array_equal(mine.regions[region], theirs.regions[region])
-
-
 def test_another_camera_than_the_voxels_are_around_has_none(tmp_path: Path) -> None:
     source = SequenceTruth(write_folder(tmp_path / "case"), camera="right")
     assert source.at(START_NS, "any") is None
@@ -117,7 +99,7 @@ def test_a_folder_of_another_time_is_refused_with_the_offset(tmp_path: Path) -> 
 
 def test_folders_without_ground_truth_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SequenceError, match=r"neither sequence\.json nor calib\.txt"):
+    with pytest.raises(SequenceError, match="is no recording"):
         SequenceTruth(tmp_path / "empty")
     with pytest.raises(SequenceError, match="no ground truth"):
         SequenceTruth(write_folder(tmp_path / "bare", assets=False))
@@ -125,23 +107,18 @@ def test_folders_without_ground_truth_are_refused(tmp_path: Path) -> None:
         SequenceTruth(write_folder(tmp_path / "case"), camera="rear")
 
 
-def test_kitti_windows_have_the_truth_that_evaluations_use(shared_data: Path) -> None:
-    window = kitti.open_window(shared_data, "04")
-    theirs = window.voxel_truth()
-    source = SequenceTruth(shared_data / "kitti_windows" / "sequences" / "04", offset_ns=1_317_000_000_000_000_000)
+def test_kitti_windows_have_voxels_of_their_first_frame_and_lidar_of_all(shared_data: Path) -> None:
+    folder = shared_data / "kitti_windows" / "sequences" / "04"
+    source = SequenceTruth(folder, offset_ns=1_317_000_000_000_000_000)
     assert source.camera == "image_2"
     first = source.at(1_317_000_000_000_000_000, "any")
     assert first is not None
-    voxels = first.voxels
-    assert voxels is not None
-    assert voxels.grid == kitti.SEMANTIC_KITTI_GRID
-    np.testing.assert_array_equal(voxels.occupied, theirs.occupied)
-    np.testing.assert_array_equal(voxels.known, theirs.known)
-    np.testing.assert_array_equal(voxels.regions[VISIBLE], theirs.in_view & theirs.visible)
-    np.testing.assert_array_equal(voxels.regions[ALL], theirs.in_view)
-    np.testing.assert_allclose(voxels.grid_from_camera.matrix, window.velodyne_from_camera.matrix)
+    assert first.voxels is not None
+    assert first.voxels.source == "labelled LiDAR"
     later = source.at(1_317_000_000_937_505_700, "any")
     assert later is not None
     assert later.voxels is None  # only the first frame has them
     assert later.depth is not None
-    np.testing.assert_array_equal(later.depth.depth, window.depth_truth(9))
+    depth = lidar_depth(open_recording(folder), 9)
+    assert depth is not None
+    np.testing.assert_array_equal(later.depth.depth, depth)

@@ -12,6 +12,7 @@ from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.geometry import RigidTransform, view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.frame_lists import ListedFrame, frames_of_drive, read_frame_list
 from scene_completion_ros.sequences.kitti_360 import kitti_360
+from scene_completion_ros.sequences.opening import open_recording
 from tests.geometry.test_camera_files import KITTI360_FISHEYE
 
 DRIVE = "2013_05_28_drive_0000_sync"
@@ -72,6 +73,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_only_posed_frames_in_order(root: Path) -> None:
     sequence = kitti_360(root, "0000")
+    assert open_recording(root / "data_2d_raw" / DRIVE).name == DRIVE
     assert sequence.name == DRIVE and sequence.pose_source == "cam0_to_world.txt"
     assert [int(sequence.image(i, "image_00")[0, 0, 0]) for i in range(len(sequence))] == list(POSED)
     assert [frame.stamp_ns % 1_000_000_000 for frame in sequence.frames] == [90_000_000 * k for k in POSED]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,9 @@ import pytest
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.sequences.kitti_raw import kitti_raw
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.oxts import EARTH_RADIUS, read_timestamps
+from scene_completion_ros.sequences.rigs import reference_camera
 
 WIDTH, HEIGHT, FX = 64, 48, 50.0
 LATITUDE, LONGITUDE = 49.0, 8.4
@@ -102,6 +105,15 @@ def test_cameras_can_be_restricted(drive: Path) -> None:
     sequence = kitti_raw(drive, cameras=["image_03"])
     assert set(sequence.cameras) == {"image_03"}
     np.testing.assert_allclose(sequence.world_from_camera(3, "image_03").translation[2], 3.0, atol=1e-6)
+
+
+def test_colour_cameras_come_before_grey_ones(drive: Path) -> None:
+    calibration = drive.parent / "calib_cam_to_cam.txt"
+    colour = calibration.read_text()
+    calibration.write_text(colour + colour.replace("rect_02", "rect_00").replace("rect_03", "rect_01"))
+    for colour_folder, grey_folder in (("image_02", "image_00"), ("image_03", "image_01")):
+        shutil.copytree(drive / colour_folder, drive / grey_folder)
+    assert reference_camera(open_recording(drive)) == "image_02"
 
 
 def test_a_repeated_stamp_is_dropped_and_counted(drive: Path) -> None:

@@ -29,7 +29,7 @@ def samples(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def _occupancy_loss(field: DensityField, link: OccupancyLink, samples: ViewSamples) -> float:
     sample = samples.unmirrored()[7]
     with torch.no_grad():
-        logit = link(field.density_logit(field.encode(sample["image"][None]), sample["points"][None]))
+        logit = link(field.observe(sample["image"][None]).density_logit(sample["points"][None]))
         return occupancy_cross_entropy(logit, sample["target"][None], sample["weight"][None]).item()
 
 

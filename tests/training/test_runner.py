@@ -24,7 +24,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scene_completion_ros import cli
-from scene_completion_ros.errors import BundleError, ConfigurationError, TrainingError
+from scene_completion_ros.errors import BundleError, ConfigurationError, SceneCompletionError, TrainingError
 from scene_completion_training import runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.view_batches import ViewSettings
@@ -122,7 +122,7 @@ def test_killed_training_resumes_on_the_same_losses(
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, 192, 640)).astype(np.float32)
     (found,) = session.run(None, {"image": image})
     with torch.no_grad():
-        expected = field.encode(torch.from_numpy(image)).permute(0, 2, 3, 1).numpy()
+        expected = field.observe(torch.from_numpy(image)).features.permute(0, 2, 3, 1).numpy()
     assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
     assert bundle.encoder_path.stat().st_size < 25e6
     assert set(bundle.load_weights()) == set(field.state_dict())
@@ -151,9 +151,13 @@ def test_a_finished_training_stays_as_it_is_and_a_new_one_clears_its_folder(
     assert sorted(file.name for file in last.parent.iterdir()) == kept
     assert all(torch.equal(value, before[name]) for name, value in Checkpoint.read(last).state.items())
     last.unlink()  # nothing to resume: what else lies there belongs to another training
-    (last.parent / "best.ckpt").write_bytes(b"of another training")
+    best, mine = last.with_name("best.ckpt"), last.with_name("mine.ckpt")
+    best.write_bytes(b"of another training")
+    mine.write_bytes(b"of nobody")
+    with pytest.raises(SceneCompletionError, match=r"would overwrite .*best\.ckpt, which is read \(start_from\)"):
+        train(dataclasses.replace(configuration, start_from=str(best)))
     train(configuration)
-    assert sorted(file.name for file in last.parent.iterdir()) == kept
+    assert sorted(file.name for file in last.parent.iterdir()) == sorted([*kept, mine.name])
 
 
 def test_a_training_goes_on_without_what_it_started_from(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def changed(name: str, change: Callable[[Any], Any]) -> Callable[[Arrays], Array
         (changed("class_colours", lambda colours: colours[:, :2]), "cannot be read as saved voxels"),
         (changed("class_colours", lambda colours: colours[:1]), "3 class names but 1 colours"),
         (changed("grid_from_camera", lambda pose: 2.0 * pose), "4x4|last row|orthonormal"),
-        (changed("voxel_size", lambda size: -size), "voxel_size: -0.2 is not a positive length"),
+        (changed("voxel_size", lambda size: -size), "voxel_size: -0.2 is not a length"),
         (changed("origin", lambda origin: origin[:2]), "cannot be read as saved voxels"),
         (changed("format", lambda _: np.str_("photographs")), "'photographs'"),
     ],
@@ -192,7 +192,7 @@ def test_foreign_files_are_refused_and_never_executed(tmp_path: Path, monkeypatc
         (tmp_path / "bomb.npz").read_bytes(), (tmp_path / "single.npy").read_bytes(),
     ):  # fmt: skip
         path.write_bytes(content)
-        with pytest.raises(SceneCompletionError, match="cannot be read as saved voxels"):
+        with pytest.raises(SceneCompletionError, match="cannot be read as arrays of NumPy"):
             read_npz(path)
     assert not (tmp_path / "exploded").exists()
 

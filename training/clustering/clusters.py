@@ -15,6 +15,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.untrusted_files import read_json, read_tensors, shown
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_ros.whole_files import write_whole
 
@@ -87,13 +88,11 @@ def write_clusters(file: Path, clusters: Clusters, codes: NDArray[np.float32], u
 
 def read_clusters(file: Path) -> tuple[Clusters, NDArray[np.float16], NDArray[np.int64]]:
     """Reads centres, units [N, E] and clusters [N]; a `ConfigurationError` if the file is missing or damaged."""
-    try:
-        arrays = safetensors.numpy.load_file(file)
-        return Clusters(arrays["centres"]), arrays["units"], arrays["cluster"].astype(np.int64)
-    except (OSError, ValueError, LookupError, safetensors.SafetensorError) as error:
-        raise ConfigurationError(
-            f"cannot be read ({error})", where=str(file), cure="Make it with `scene-completion classes`"
-        ) from error
+    cure = "Make it with `scene-completion classes`"
+    arrays = read_tensors(file, ConfigurationError, cure=cure)
+    if missing := {"centres", "units", "cluster"} - arrays.keys():
+        raise ConfigurationError(f"lacks {', '.join(sorted(missing))}", where=str(file), cure=cure)
+    return Clusters(arrays["centres"]), arrays["units"], arrays["cluster"].astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,12 +229,12 @@ def read_class_file(file: Path, count: int) -> NamedClusters:
         ConfigurationError: The file is damaged, leaves out a cluster or has one twice or one there is not. A name is
             empty, or two of one name have different colours.
     """
+    content = read_json(file, ConfigurationError, cure="Correct it, or make it anew", kind=dict)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
-            raise _error(file, "schema", f"is {content['schema']!r}, this version reads {SCHEMA}")
+            raise _error(file, "schema", f"is {shown(content['schema'])}, this version reads {SCHEMA}")
         entries = [_entry(file, number, entry) for number, entry in enumerate(content["clusters"])]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise _error(file, "", f"cannot be read ({type(error).__name__}: {error})") from error
     numbers = sorted(number for number, _, _ in entries)
     if numbers != list(range(count)):
@@ -262,12 +261,12 @@ def read_class_file(file: Path, count: int) -> NamedClusters:
 def _entry(file: Path, position: int, entry: Any) -> tuple[int, str, tuple[int, int, int]]:
     number, name, colour = entry["cluster"], entry["name"], entry["colour"]
     if not isinstance(number, int) or isinstance(number, bool):
-        raise _error(file, f"clusters[{position}].cluster", f"{number!r} is no number")
+        raise _error(file, f"clusters[{position}].cluster", f"{shown(number)} is no number")
     if not isinstance(name, str) or not name.strip():
-        raise _error(file, f"clusters[{position}].name", f"{name!r} is no name")
+        raise _error(file, f"clusters[{position}].name", f"{shown(name)} is no name")
     whole = isinstance(colour, list) and len(colour) == 3 and all(type(c) is int and 0 <= c <= 255 for c in colour)
     if not whole:
-        raise _error(file, f"clusters[{position}].colour", f"{colour!r} is no RGB colour of three values in 0..255")
+        raise _error(file, f"clusters[{position}].colour", f"{shown(colour)} is no RGB colour, three values in 0..255")
     return number, name.strip(), (colour[0], colour[1], colour[2])
 
 

@@ -10,7 +10,6 @@ the grid of the student whose voxels were looked at. A class without a colour ge
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.untrusted_files import read_json, shown
 from scene_completion_training.clustering.clusters import colour_of
 
 SCHEMA = 1
@@ -56,14 +56,7 @@ class NamedVoxels:
             ConfigurationError: It is damaged, a voxel is named twice or of an unknown class, a class has no voxel, or
                 there are fewer than two classes.
         """
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot be read ({error.strerror})", where=str(file), cure="Save it from the page of name-voxels"
-            ) from error
-        except ValueError as error:
-            raise _error(file, "", f"is not valid JSON ({error})") from error
+        content = read_json(file, ConfigurationError, cure="Save it from the page of name-voxels")
         fields = _object(file, "", content, ("schema", "classes", "voxels"))
         if fields["schema"] != SCHEMA:
             raise _error(file, "schema", f"is {fields['schema']!r}, this version reads {SCHEMA}")
@@ -160,23 +153,16 @@ class NamedVoxels:
         )
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{', '.join(twice)} stands there twice")
-    return dict(pairs)
-
-
 def _classes(file: Path, content: Any) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
     if not isinstance(content, dict):
-        raise _error(file, "classes", f"{content!r} is no object")
+        raise _error(file, "classes", f"{shown(content)} is no object")
     colours = []
     for number, (name, entry) in enumerate(content.items()):
         if not name.strip() or name != name.strip():
-            raise _error(file, "classes", f"{name!r} is no name")
+            raise _error(file, "classes", f"{shown(name)} is no name")
         colour = _object(file, f"classes.{name}", entry, (), ("colour",)).get("colour", list(colour_of(name, number)))
         if not _integers(colour) or len(colour) != 3 or max(colour) > 255:
-            raise _error(file, f"classes.{name}.colour", f"{colour!r} is no RGB colour of three values in 0..255")
+            raise _error(file, f"classes.{name}.colour", f"{shown(colour)} is no RGB colour of three values in 0..255")
         colours.append((colour[0], colour[1], colour[2]))
     return tuple(content), tuple(colours)
 
@@ -186,13 +172,13 @@ def _voxel(file: Path, position: int, entry: Any, names: Sequence[str]) -> tuple
     fields = _object(file, where, entry, ("recording", "frame", "index", "class"))
     recording, frame, index, name = (fields[field] for field in ("recording", "frame", "index", "class"))
     if not isinstance(recording, str):
-        raise _error(file, f"{where}.recording", f"{recording!r} is no name of a recording")
+        raise _error(file, f"{where}.recording", f"{shown(recording)} is no name of a recording")
     if not _integers([frame]):
-        raise _error(file, f"{where}.frame", f"{frame!r} is no number of a frame")
+        raise _error(file, f"{where}.frame", f"{shown(frame)} is no number of a frame")
     if not _integers(index) or len(index) != 3:
-        raise _error(file, f"{where}.index", f"{index!r} is no voxel: three whole numbers from 0 on")
+        raise _error(file, f"{where}.index", f"{shown(index)} is no voxel: three whole numbers from 0 on")
     if name not in names:
-        raise _error(file, f"{where}.class", f"{name!r} is none of {', '.join(names) or 'no classes'}")
+        raise _error(file, f"{where}.class", f"{shown(name)} is none of {', '.join(names) or 'no classes'}")
     return (recording, frame), (index[0], index[1], index[2]), names.index(name)
 
 
@@ -202,7 +188,7 @@ def _integers(values: Any) -> bool:
 
 def _list(file: Path, field: str, content: Any) -> list[Any]:
     if not isinstance(content, list):
-        raise _error(file, field, f"{content!r} is no list")
+        raise _error(file, field, f"{shown(content)} is no list")
     return content
 
 
@@ -210,7 +196,7 @@ def _object(
     file: Path, field: str, content: Any, needed: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise _error(file, field, f"{content!r} is no object")
+        raise _error(file, field, f"{shown(content)} is no object")
     if missing := [name for name in needed if name not in content]:
         raise _error(file, field, f"has no {', '.join(missing)}")
     if unknown := sorted(content.keys() - {*needed, *optional}):

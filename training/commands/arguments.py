@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.whole_files import write_whole
 
 if TYPE_CHECKING:
+    from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_training.evaluation.density_model import DensityModel
 
@@ -83,7 +85,7 @@ def open_models(args: argparse.Namespace) -> list[DensityModel]:
         DeployedModel(open_student(folder), folder.name, engine=args.engine, threads=args.threads)
         for folder in args.bundle
     ]
-    models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views, threads=args.threads)]
+    models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views)]
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise ConfigurationError(f"equal names {names}", where="--bundle, --checkpoint", cure="Rename a folder or file")
@@ -123,17 +125,26 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def write_results(folder: Path | None, content: dict[str, Any], text: str) -> None:
-    """Print the tables, and where a folder is given write them as results.md beside results.json."""
+def write_results(
+    args: argparse.Namespace, scores: Scores, recordings: Sequence[str], notes: Sequence[str] = ()
+) -> None:
+    """Print the tables, and where --output names a folder write them as results.md beside results.json.
+
+    Args:
+        recordings: Names of what was scored.
+        notes: Further paragraphs of the page.
+    """
     import json
 
+    folder: Path | None = args.output
+    text = "\n\n".join([f"Recordings: {', '.join(recordings)}.", scores.markdown(), *notes]) + "\n"
+    content = {"settings": asked(args), "recordings": list(recordings), "scores": scores.to_json()}
     print(text)
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    plain = json.dumps(content, indent=2, allow_nan=False)
-    (folder / "results.json").write_text(plain + "\n", encoding="utf-8")
-    (folder / "results.md").write_text(text, encoding="utf-8")
+    write_whole(folder / "results.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(folder / "results.md", text.encode())
 
 
 def check_recordings(args: argparse.Namespace, protocol: str) -> None:

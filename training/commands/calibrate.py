@@ -5,30 +5,38 @@ things are before any image is seen. Drives that the student was not trained on 
 beside it. They stretch its densities to the right depth, and give its probabilities and its threshold.
 
     scene-completion calibrate BUNDLE --prior-from drives/train_* --held-out drives/held_out_*
+
+With --labelled depth is fitted to LiDAR and probabilities to labelled voxels instead, and there is no prior.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_engine, add_paths, say_dropped
+
+if TYPE_CHECKING:
+    from scene_completion_ros.inference.bundle import StudentBundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion calibrate``."""
     parser.add_argument("bundle", type=Path, help="student bundle; it is written anew")
-    add_paths(parser, "--prior-from", "DIR", "stereo drives to average, those of the training", required=True)
+    add_paths(parser, "--prior-from", "DIR", "stereo drives to average, those of the training")
     parser.add_argument(
         "--held-out",
         type=Path,
         nargs="+",
         action="append",
-        required=True,
+        default=[],
         metavar="DIR",
         help="stereo drives that the student was not trained on; given several times, each list counts equally",
     )
+    meaning = "instead: recordings with LiDAR and voxels, such as a KITTI window, that nothing is trained or tested on"
+    add_paths(parser, "--labelled", "DIR", meaning)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th frame (default: all)")
     add_engine(parser)
 
@@ -36,9 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
     from scene_completion_ros.inference.shipped import own_student
-    from scene_completion_training.evaluation.occupancy_run import open_recording
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
+    from scene_completion_training.evaluation.truth_calibration import calibrate_on_truth
 
+    if bool(args.labelled) == bool(args.prior_from and args.held_out):
+        raise ConfigurationError(
+            "what it is fitted to", where="calibrate", cure="Give --prior-from and --held-out, or --labelled alone"
+        )
     if args.every < 1:
         raise ConfigurationError(f"{args.every} is no step", where="--every", cure="Take every frame, 1, or fewer")
     held_out = {folder.resolve() for group in args.held_out for folder in group}
@@ -49,6 +62,12 @@ def run(args: argparse.Namespace) -> int:
             cure="Name drives that took no part in the training",
         )
     before = own_student(args.bundle)
+    if args.labelled:
+        recordings = [open_recording(folder) for folder in args.labelled]
+        bundle = calibrate_on_truth(before, recordings, engine=args.engine, threads=args.threads)
+        _say(bundle, f"calibration with {len(bundle.calibration.alpha)} knots")
+        say_dropped(before, bundle)
+        return 0
     bundle = calibrate_on_stereo(
         before,
         [open_recording(folder) for folder in args.prior_from],
@@ -57,12 +76,16 @@ def run(args: argparse.Namespace) -> int:
         engine=args.engine,
         threads=args.threads,
     )
-    record = bundle.provenance["calibration"]
-    stretch = record["density_stretch"]
     knots = "×".join(str(count) for count in bundle.head.prior_knots)
-    print(
-        f"{bundle.folder}: place prior of {knots} knots, densities stretched by {stretch['scale']} and "
-        f"{stretch['offset']}, threshold {bundle.threshold:.4f}, IoU {record['iou_there']:.3f} on the held-out drives"
-    )
+    _say(bundle, f"place prior of {knots} knots")
     say_dropped(before, bundle)
     return 0
+
+
+def _say(bundle: StudentBundle, what: str) -> None:
+    record = bundle.provenance["calibration"]
+    stretch = record["density_stretch"]
+    print(
+        f"{bundle.folder}: {what}, densities stretched by {stretch['scale']} and {stretch['offset']}, threshold "
+        f"{bundle.threshold:.4f}, IoU {record['iou_there']:.3f} on what it was fitted to"
+    )

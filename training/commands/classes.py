@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scene_completion_ros.commands.paths import Output
 from scene_completion_training.commands.arguments import add_paths
 
 
@@ -41,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=int, default=2, metavar="N", help="look at every N-th frame (default: 2)")
     parser.add_argument("--points", type=int, default=500, metavar="N", help="points of a frame (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the result")
+    found = Output(("classes.json", "clusters.safetensors", "cluster_*.png"))
+    parser.add_argument("--output", type=found, required=True, metavar="DIR", help="folder for the result")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
     from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
     from scene_completion_ros.inference.text_bank import TextBank
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.clustering.clusters import (
         CLASS_FILE,
@@ -61,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
         write_class_file,
         write_clusters,
     )
-    from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.evaluation.semantic_evaluation import named_by
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
     from scene_completion_training.evaluation.survey import survey, write_contact_sheets

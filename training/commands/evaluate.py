@@ -1,26 +1,23 @@
-"""Score a student or checkpoint: depth and voxels of KITTI windows, occupancy with its controls, depth of whole drives.
-
-`evaluate kitti` scores a bundle on recorded KITTI windows beside what knows no image. That is the mean LiDAR depth of
-each pixel, the smoothed prior grid of the training windows and the empty field. With --fit-calibration the map from
-opacity to probability and the threshold are fitted on a window first and written into the bundle.
+"""Score students, checkpoints and controls against what is true of recordings: what predicts x what is true x metrics.
 
 `evaluate occupancy` scores bundles and checkpoints beside the controls that a completion has to beat. It does so on
-towns of the street world (exact ground truth), on KITTI windows and on drives of KITTI-360 (LiDAR protocols).
+towns of the street world (exact ground truth), on KITTI windows and on drives with LiDAR (LiDAR protocols).
 
-`evaluate depth` scores the depth of bundles and checkpoints against the LiDAR of drives, on all frames or on those of a
-frame list. The Eigen split of KITTI is evaluated in this way.
+`evaluate depth` scores their depth against the LiDAR of drives, on all frames or on those of a frame list. The Eigen
+split of KITTI is evaluated in this way.
 
 `evaluate semantics` clusters the points of feature fields on training recordings, and names the clusters by labelled
-ones. It scores them on towns and KITTI windows as S4C and SceneDINO do, beside controls. What has learned from labels
-is scored in the same way: linear probes of the same features (--probe), and checkpoints of stage `supervised`.
+ones. It scores them on towns and KITTI windows as S4C and SceneDINO do, beside controls. Checkpoints of stage
+`supervised`, which have learned from labels, are scored in the same way.
 
 `evaluate features` asks whether the features of fields, and the tokens they were learned from, look the same from two
 views.
 
 `evaluate open-vocabulary` asks the voxels of agglomerated fields for words. It scores zero-shot labels on towns and
 KITTI windows, given the true geometry and as completions, and the average precision of single words. Beside them it
-scores the 2D teacher alone, ensembles of both, priors and linear probes. Several checkpoints of one method give mean
-and spread over seeds.
+scores the 2D teacher alone, the prior and linear probes. Several checkpoints of one method give mean and spread.
+
+`evaluate runs` makes the tables of a document again from a list of evaluations.
 """
 
 from __future__ import annotations
@@ -30,18 +27,18 @@ import argparse
 from scene_completion_training.commands import (
     evaluate_depth,
     evaluate_features,
-    evaluate_kitti,
     evaluate_occupancy,
     evaluate_open_vocabulary,
+    evaluate_runs,
     evaluate_semantics,
 )
 
 PROTOCOLS = {
-    "kitti": (evaluate_kitti, "depth against LiDAR and voxels against semantic voxels, KITTI windows"),
     "occupancy": (evaluate_occupancy, "occupancy: exact ground truth and both LiDAR protocols"),
     "depth": (evaluate_depth, "depth against LiDAR on drives, as the Eigen split of KITTI"),
     "semantics": (evaluate_semantics, "unsupervised semantic completion, protocol of S4C"),
     "features": (evaluate_features, "whether features look the same from two views"),
+    "runs": (evaluate_runs, "the tables of a document, from a list of evaluations"),
     "open-vocabulary": (evaluate_open_vocabulary, "zero-shot labels and words of voxels, linear probes"),
 }
 

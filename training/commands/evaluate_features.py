@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.commands.paths import RESULTS, place
+from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands.arguments import (
     add_paths,
     add_windows,
-    asked,
     check_recordings,
     window_folders,
     write_results,
@@ -20,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate features``."""
     add_paths(parser, "--checkpoint", "FILE", "checkpoints of feature_field", required=True)
     parser.add_argument(
-        "--foundation", required=True, metavar="MODEL", help="foundation model whose tokens they have learned from"
+        "--foundation",
+        type=place,
+        required=True,
+        metavar="MODEL",
+        help="foundation model whose tokens they have learned from",
     )
     parser.add_argument("--layer", type=int, default=-1, help="its hidden layer (default: %(default)s)")
     parser.add_argument(
@@ -36,21 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stride", type=int, default=4, metavar="PIXELS", help="compare every so many-th pixel (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the unrelated pixels (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes results.json and .md")
+    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
 
 
 def run(args: argparse.Namespace) -> int:
     """Render, compare, print and write."""
+    from scene_completion_ros.evaluation.feature_consistency import FEATURES
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.feature_evaluation import (
+        Compared,
         FeatureImages,
         FieldFeatures,
-        as_json,
         compared_camera,
-        evaluate_features,
-        markdown,
         token_rows,
+        view_pairs,
     )
-    from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.foundation.backbone import Backbone
 
     check_recordings(args, "features")
@@ -71,18 +75,16 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"equal names {[method.name for method in methods]}", where="--checkpoint", cure="Rename a run's folder"
         )
-    results = {
-        (group, *key): scores
-        for group, folders in {"recordings": args.data, "windows": window_folders(args)}.items()
-        if folders
-        for key, scores in evaluate_features(
-            [open_recording(folder) for folder in folders],
-            methods,
-            camera,
-            step=args.step,
-            every=args.every,
-            seed=args.seed,
-        ).items()
-    }
-    write_results(args.output, as_json(results, asked(args)), markdown(results))
+    scores, names = Scores([FEATURES]), []
+    for group, folders in {"recordings": args.data, "windows": window_folders(args)}.items():
+        recordings = [open_recording(folder) for folder in folders]
+        names += [sequence.name for sequence in recordings]
+        pairs = view_pairs(recordings, camera, step=args.step, every=args.every, seed=args.seed)
+        if recordings and not scores.run(group, [Compared(images, args.step) for images in methods], pairs):
+            raise SequenceError(
+                f"no two views {args.step} frames apart, or of a stereo pair, have a pixel in common",
+                where=", ".join(sequence.name for sequence in recordings),
+                cure="Take a smaller --step, or recordings that are longer",
+            )
+    write_results(args, scores, names)
     return 0

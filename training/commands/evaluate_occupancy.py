@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.commands.paths import RESULTS
+from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands.arguments import (
-    SHARED_DATA,
     add_engine,
     add_models,
     add_paths,
     add_windows,
-    asked,
     check_recordings,
     open_models,
     refuse_scored,
@@ -62,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DEGREES",
         help="how far the camera looks down (default: 5 on KITTI-360, else 0)",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes results.json, .md and plots")
+    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     add_engine(parser)
 
 
@@ -70,36 +68,36 @@ def run(args: argparse.Namespace) -> int:
     """Open, calibrate, score, print and write."""
     import math
 
-    from scene_completion_training.evaluation.occupancy_plots import FrameProfiles, write_plots
-    from scene_completion_training.evaluation.occupancy_run import (
-        RunSettings,
-        as_json,
-        calibrate_model,
-        evaluate,
-        markdown,
-        open_recording,
-    )
+    from scene_completion_ros.evaluation.calibration import CALIBRATION
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.evaluation.occupancy import OCCUPANCY
+    from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training.evaluation.geometry import Density, ScoredFrames, calibrate_model, voxel_frames
+    from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 
     _check_occupancy_arguments(args)
-    data = os.environ.get(SHARED_DATA)
-    recordings = [open_recording(folder) for folder in (*args.data, *window_folders(args))]
+    windows = window_folders(args)
+    recordings = [open_recording(folder) for folder in (*args.data, *windows)]
     models = open_models(args)
     validation = [open_recording(folder) for folder in args.calibrate_on]
     if validation:
-        models = [calibrate_model(model, validation, args.every) for model in models]
-    evaluated = [model.name for model in models]
-    controls = _controls(args, models, Path(data) if data and args.windows else None, validation)
-    pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
-    args.output.mkdir(parents=True, exist_ok=True)
-    result = evaluate(
-        recordings,
-        lambda sequence: [*models, *controls(sequence)],
-        RunSettings(args.scans, args.every, pitch),
-        FrameProfiles(args.output, pitch),
+        models = [calibrate_model(model, voxel_frames(validation, args.every)) for model in models]
+    controls = _controls(args, models, windows[0].parent if windows else None, validation)
+    frames = ScoredFrames(
+        args.scans, args.every, None if args.camera_pitch is None else math.radians(args.camera_pitch)
     )
-    write_results(args.output, as_json(result, asked(args)), markdown(result, evaluated))
-    if result.exact is not None:
-        write_plots(args.output, result.exact, evaluated)
+    scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
+    for sequence in recordings:
+        methods = [Density(model) for model in (*models, *controls(sequence))]
+        counted += scores.run("recordings", methods, frames.of(sequence))
+    names = [sequence.name for sequence in recordings]
+    if not counted:
+        raise SequenceError(
+            "no frame has ground truth voxels or LiDAR",
+            where=", ".join(names),
+            cure="Render the town with its assets, or name recordings with LiDAR",
+        )
+    write_results(args, scores, names)
     return 0
 
 
@@ -119,33 +117,36 @@ def _check_occupancy_arguments(args: argparse.Namespace) -> None:
 
 
 def _controls(
-    args: argparse.Namespace, models: list[DensityModel], data: Path | None, validation: list[PosedSequence]
+    args: argparse.Namespace, models: list[DensityModel], windows: Path | None, validation: list[PosedSequence]
 ) -> Callable[[PosedSequence], list[DensityModel]]:
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
+    from scene_completion_ros.sequences import kitti
+    from scene_completion_ros.sequences.opening import holds_voxels, open_recording
     from scene_completion_training.evaluation.controls import (
         EmptyControl,
         fit_prior,
         prior_of_windows,
         surface_controls,
     )
-    from scene_completion_training.evaluation.occupancy_run import calibrate_model, exact_frames, open_recording
+    from scene_completion_training.evaluation.geometry import calibrate_model, voxel_frames
     from scene_completion_training.evaluation.stereo_truth import stereo_truths
 
     town_prior: list[DensityModel] = []
     if args.controls and args.prior:
         towns = [open_recording(folder) for folder in args.prior]
         if args.prior_voxels == "exact":
-            town_prior = [fit_prior(truth for town in towns for _, truth in exact_frames(town, every=1))]
+            found = (frame.truth.voxels for frame in voxel_frames(towns))
+            town_prior = [fit_prior(truth for truth in found if truth is not None)]
         else:
             prior: DensityModel = fit_prior(truth for town in towns for truth in stereo_truths(town))
-            town_prior = [calibrate_model(prior, validation, args.every) if validation else prior]
-    window_prior = prior_of_windows(data) if args.controls and data is not None else None
+            town_prior = [calibrate_model(prior, voxel_frames(validation, args.every)) if validation else prior]
+    window_prior = prior_of_windows(windows) if args.controls and windows is not None else None
 
     def controls(sequence: PosedSequence) -> list[DensityModel]:
         if not args.controls:
             return []
         own: list[DensityModel] = [EmptyControl(), *surface_controls(sequence, models[0] if models else None)]
-        if window_prior is not None and "ssc_label" in sequence.frames[0].assets:
+        if window_prior is not None and holds_voxels(sequence, source=kitti.SOURCE):
             return [*own, window_prior(sequence)]
         return [*own, *town_prior]
 

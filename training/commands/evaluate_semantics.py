@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scene_completion_ros.commands.paths import RESULTS, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import (
     add_engine,
     add_paths,
     add_windows,
-    asked,
     check_recordings,
     refuse_scored,
     window_folders,
@@ -35,57 +35,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--foundation",
+        type=place,
         metavar="MODEL",
-        help="foundation model of the controls: its tokens clustered, on all voxels and on visible surfaces only",
+        help="foundation model of the control: its tokens clustered",
     )
     parser.add_argument("--layer", type=int, default=-1, help="its hidden layer (default: %(default)s)")
     parser.add_argument(
         "--prior", action="store_true", help="a control: the most frequent class of each voxel in --name-on"
     )
-    parser.add_argument(
-        "--probe",
-        action="store_true",
-        help="beside each model a linear probe of its features, fitted to the labels of --name-on (default: no)",
-    )
     add_paths(parser, "--data", "FOLDER", "towns to score on")
     add_windows(parser)
     add_paths(parser, "--cluster-on", "FOLDER", "training recordings to cluster")
-    meaning = "labelled training recordings: for the names of clusters, the probe and the prior"
+    meaning = "labelled training recordings: for the names of clusters and the prior"
     add_paths(parser, "--name-on", "FOLDER", meaning)
     parser.add_argument("--clusters", type=int, default=19, help="number of clusters (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
     parser.add_argument("--every", type=int, default=5, metavar="N", help="score every N-th frame (default: 5)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes results.json and .md")
+    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Cluster, name, score, print and write."""
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.deployed_model import DeployedLabels
-    from scene_completion_training.evaluation.occupancy_run import open_recording
-    from scene_completion_training.evaluation.semantic_evaluation import as_json, markdown, score
+    from scene_completion_training.evaluation.geometry import voxel_frames
+    from scene_completion_training.evaluation.semantic_evaluation import Labels, no_voxels
 
     _check(args)
-    groups = {"towns": args.data, "windows": window_folders(args)}
     fitted: list[ScoredModel] = [] if args.student is None else _fitted(args, args.student)
     fitted += [DeployedLabels.open(folder, engine=args.engine, threads=args.threads) for folder in args.bundle]
-    results = {
-        (group, model.name): (model, metric)
-        for group, folders in groups.items()
-        if folders
-        for model, metric in zip(
-            fitted, score(fitted, [open_recording(folder) for folder in folders], args.every), strict=True
-        )
-    }
-    write_results(args.output, as_json(results, asked(args)), markdown(results))
+    scores, names = Scores([SEMANTICS]), []
+    for group, folders in {"towns": args.data, "windows": window_folders(args)}.items():
+        recordings = [open_recording(folder) for folder in folders]
+        names += [sequence.name for sequence in recordings]
+        if recordings and not scores.run(
+            group, [Labels(model) for model in fitted], voxel_frames(recordings, args.every)
+        ):
+            raise no_voxels(recordings)
+    write_results(args, scores, names)
     return 0
 
 
 def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     """What has the density of a student: clusters, probes, learned labels and the prior of classes."""
-    from scene_completion_training.evaluation.classified_models import fit_probes, open_supervised
-    from scene_completion_training.evaluation.occupancy_run import open_recording
-    from scene_completion_training.evaluation.semantic_evaluation import ClassPrior, fit_models
+    from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training.evaluation.semantic_evaluation import ClassPrior, fit_models, open_supervised
     from scene_completion_training.evaluation.semantic_models import student_density
 
     density, cutoff = student_density(student)
@@ -96,8 +93,6 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     fitted: list[ScoredModel] = []
     if models:
         fitted += fit_models(models, cutoff, cluster_on, name_on, clusters=args.clusters, seed=args.seed)
-    if models and args.probe:
-        fitted += fit_probes(models, cutoff, name_on, seed=args.seed)
     fitted += [open_supervised(file, density, cutoff) for file in supervised]
     if args.prior:
         fitted.append(ClassPrior(density, cutoff, name_on))
@@ -116,7 +111,7 @@ def _models(
     args: argparse.Namespace, supervised: list[Path], density: DensityModel, cluster_on: list[PosedSequence]
 ) -> list[SemanticModel]:
     """What has to be clustered."""
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens, OnSurface
+    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens
 
     models: list[SemanticModel] = [
         FeatureFieldModel.open(file, density=density) for file in args.checkpoint if file not in supervised
@@ -134,7 +129,7 @@ def _models(
             cluster_on,
             Viewpoint.of_bundle(open_student(args.student)).camera,
         )
-        models += [lifted, OnSurface(lifted, "tokens of the image, on visible surfaces")]
+        models.append(lifted)
     return models
 
 

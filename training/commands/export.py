@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scene_completion_ros.commands.paths import BUNDLE
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `scene-completion export`."""
     parser.add_argument("checkpoint", type=Path, help="checkpoint of `scene-completion train`")
-    parser.add_argument("bundle", type=Path, help="folder to write the bundle into")
+    parser.add_argument("bundle", type=BUNDLE, help="folder to write the bundle into")
     parser.add_argument("--name", default="student", help="name of the student")
     parser.add_argument("--licence", required=True, help="licence of the weights, which follows from the training data")
     parser.add_argument(
@@ -52,9 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     _print_files(arguments.bundle)
     fitted_on = bundle.provenance["calibration"]["fitted_on"]
-    print(
-        f"student {bundle.name}, calibrated on {fitted_on}; `evaluate kitti --fit-calibration` does it on other drives"
-    )
+    print(f"student {bundle.name}, calibrated on {fitted_on}; `calibrate` does it on other drives")
     return 0
 
 

@@ -46,21 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make, measure, write."""
-    import importlib.util
+    from importlib import import_module
 
     from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-    from scene_completion_ros.errors import ConfigurationError, SceneCompletionError
+    from scene_completion_ros.errors import ConfigurationError
     from scene_completion_ros.inference.shipped import own_student
 
     if args.images < 1:
         raise ConfigurationError(f"{args.images} is no number of images", where="--images", cure="Compare 1 or more")
     for package in ("onnx", "onnxruntime", "torch"):
-        if importlib.util.find_spec(package) is None:
-            raise SceneCompletionError(
-                f"the package {package} is not installed",
-                where="export-gpu",
-                cure="pip install 'scene_completion_ros[train,onnxruntime]'",
-            )
+        import_module(package)  # fails before the work
     from scene_completion_training.gpu_export.export import export_for_gpus
 
     bundle = export_for_gpus(

@@ -21,6 +21,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_workers
 from scene_completion_training.extraction.settings import IMAGES, POSES, USE, ExtractionSettings
@@ -29,7 +30,7 @@ from scene_completion_training.extraction.settings import IMAGES, POSES, USE, Ex
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion extract``."""
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the sequences")
+    parser.add_argument("--output", required=True, type=Output(()), metavar="DIR", help="folder for the sequences")
     add_settings(parser)
     work = add_workers(parser, "bags")
     work.add_argument(
@@ -89,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
     if args.workers < 1 or threads < 1:
         raise ConfigurationError("less than 1", where="--workers, --threads", cure="Give at least 1")
     settings = settings_of(args)
-    bags = list({bag.resolve(): bag for bag in args.bags}.values())
-    folders = output_folders(bags, args.output.resolve())
-    jobs = [Job(bag.resolve(), folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
+    bags = list(dict.fromkeys(Path(os.path.realpath(bag)) for bag in args.bags))  # of a link to itself it returns it
+    folders = output_folders(bags, args.output.absolute())
+    jobs = [Job(bag, folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
     with Workers(args.workers, args.ray_address, threads) as workers:
         reports = extract_bags(jobs, workers)
     print(summary_table(reports))
@@ -106,5 +107,5 @@ def _pairs(values: list[str], flag: str) -> tuple[tuple[str, str], ...]:
         name, equals, file = value.partition("=")
         if not (name and equals and file):
             raise ConfigurationError(f"{value!r} is no NAME=FILE", where=flag)
-        pairs.append((name, str(Path(file).resolve())))
+        pairs.append((name, str(Path(file).absolute())))
     return tuple(pairs)

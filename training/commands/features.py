@@ -19,11 +19,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scene_completion_ros.commands.paths import Output, place
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion features``."""
     parser.add_argument("--config", type=Path, required=True, help="configuration of the training, for its data")
-    parser.add_argument("--model", required=True, metavar="MODEL", help="local folder, or name on the model hub")
+    parser.add_argument(
+        "--model", type=place, required=True, metavar="MODEL", help="local folder, or name on the model hub"
+    )
     parser.add_argument(
         "--layer",
         type=int,
@@ -32,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--text-encoder", metavar="MODEL", help="text encoder of espnetv2: local folder, or name on the model hub"
+        "--text-encoder",
+        type=place,
+        metavar="MODEL",
+        help="text encoder of espnetv2: local folder, or name on the model hub",
     )
     parser.add_argument(
         "--template",
@@ -47,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--variants", type=int, default=2, metavar="N", help="variants an image (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the shifts (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the features")
+    store = Output(("manifest.json", "features"))
+    parser.add_argument("--output", type=store, required=True, metavar="DIR", help="folder for the features")
     parser.add_argument("--device", default="cpu", help="where the model runs, e.g. cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="torch threads (default: all cores)")
     parser.add_argument(

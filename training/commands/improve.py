@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_engine, add_paths, add_workers
 from scene_completion_training.commands.extract import add_settings, settings_of
@@ -31,8 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion improve``."""
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
     parser.add_argument("--bundle", required=True, type=Path, metavar="DIR", help="the current student")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the new student; must not exist")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="working folder (default: OUTPUT.work)")
+    parser.add_argument(
+        "--output", required=True, type=Output((".",)), metavar="DIR", help="the new student; must not exist"
+    )
+    parser.add_argument("--work", type=Output((".",)), metavar="DIR", help="working folder (default: OUTPUT.work)")
     add_paths(parser, "--held-out", "BAG", "recordings to score on (default: the last drive, or a part of it)")
     add_paths(parser, "--replay", "DIR", "posed sequences of earlier drives, so that nothing is forgotten")
     add_paths(parser, "--keep", "DIR", "earlier drives on which the new student must not be worse")

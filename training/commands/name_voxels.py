@@ -20,10 +20,10 @@ network of stage masked_scene. A file by hand is as good as one of the page:
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scene_completion_ros.commands.paths import BUNDLE, REPORT
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths, say_dropped
 
@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder, name or hf:owner/name@revision of the student (default: kitti_student)",
     )
     parser.add_argument("--names", type=Path, metavar="FILE", help="named voxels; then --output takes the student")
-    parser.add_argument("--output", type=Path, metavar="BUNDLE", help="folder for the student with the named classes")
+    parser.add_argument("--output", type=BUNDLE, metavar="BUNDLE", help="folder for the student with the named classes")
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="network of stage masked_scene that tells voxels apart"
     )
-    parser.add_argument("--page", type=Path, metavar="DIR", help="folder for the page on which voxels are named")
+    parser.add_argument("--page", type=REPORT, metavar="DIR", help="folder for the page on which voxels are named")
     parser.add_argument("--every", type=int, default=5, metavar="N", help="every N-th frame (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the voxels that are drawn (default: %(default)s)")
 
@@ -63,29 +63,24 @@ def run(args: argparse.Namespace) -> int:
     named = NamedVoxels.read(args.names) if args.names else None
     bundle = open_student(args.bundle)
     check_student(bundle, args.output)
-    with ExitStack() as stack:
-        recordings = _opened(args.data, stack)
-        if named is not None:
-            named.check_recordings({name: len(sequence) for name, sequence in recordings.items()})
-            bundle = _named_student(args, bundle, named, recordings)
-        if args.page:
-            _write_page(args, bundle, named, recordings)
+    recordings = _opened(args.data)
+    if named is not None:
+        named.check_recordings({name: len(sequence) for name, sequence in recordings.items()})
+        bundle = _named_student(args, bundle, named, recordings)
+    if args.page:
+        _write_page(args, bundle, named, recordings)
     return 0
 
 
-def _opened(paths: list[Path], stack: ExitStack) -> dict[str, PosedSequence]:
+def _opened(paths: list[Path]) -> dict[str, PosedSequence]:
     """Recordings by name, without anything but images: what is named is what the student says of them."""
     import dataclasses
 
-    from scene_completion_ros.bags.opening import FORMATS
-    from scene_completion_ros.bags.reader import BagReader
-    from scene_completion_ros.sequences.from_bag import sequence_from_bag
-    from scene_completion_training.evaluation.occupancy_run import open_recording
+    from scene_completion_ros.sequences.opening import open_recording
 
     found: dict[str, PosedSequence] = {}
     for path in paths:
-        is_bag = path.suffix in FORMATS or any(file.suffix in FORMATS for file in path.glob("*"))
-        sequence = sequence_from_bag(stack.enter_context(BagReader(path))) if is_bag else open_recording(path)
+        sequence = open_recording(path)
         if sequence.name in found:
             raise ConfigurationError(
                 f"two recordings are called {sequence.name}", where="--data", cure="Name them in two runs"
@@ -140,7 +135,7 @@ def _write_page(
 
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.report.writer import ReportWriter
-    from scene_completion_training.evaluation.density_model import reference_camera
+    from scene_completion_ros.sequences.rigs import reference_camera
 
     classes = zip(bundle.class_names, bundle.class_colours, strict=True)
     content: dict[str, Any] = {"classes": {name: {"colour": list(colour)} for name, colour in classes}, "voxels": []}

@@ -13,6 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from scene_completion_ros.commands.paths import Output
+
 ASSETS = ("lidar", "depth", "label", "voxels")
 RIGS = ("stereo", "kitti360", "delivery")
 STREETS = ("residential", "inner city", "suburb", "country", "arterial", "alley")
@@ -26,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=float, default=10.0, metavar="HZ", help="frames a second of driving (default: %(default)s)"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to be made")
+    town = Output(("sequence", "bag", UNFINISHED))
+    parser.add_argument("--output", type=town, required=True, metavar="DIR", help="folder to be made")
     parser.add_argument(
         "--rig",
         choices=RIGS,
@@ -75,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> str:
     """Refuse what cannot be done; the role of the town."""
-    from importlib.util import find_spec
+    from importlib import import_module
 
     from scene_completion_ros.errors import SceneCompletionError
     from scene_completion_training.street_world.town import role_of_seed
@@ -93,8 +96,7 @@ def _check(args: argparse.Namespace) -> str:
         role = role_of_seed(args.seed)
     except ValueError as error:
         raise SceneCompletionError(str(error), where="--seed", cure="Choose one of these") from None
-    if find_spec("embreex") is None:
-        raise SceneCompletionError("embreex is missing", where="street-world", cure="Install the extra 'train'")
+    import_module("embreex")  # fails before anything is written
     for name in ("sequence", "bag"):
         if (args.output / name).exists():
             raise SceneCompletionError("exists already", where=str(args.output / name), cure="Name a new folder")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import functools
 import json
 import signal
 import sys
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.messages.words import AskedWords
     from scene_completion_training.foundation.text_encoder import TextEncoder
 
+EXTRA = "text"
 NODE_NAME = "text_encoder"
 QUERY, VOCABULARY = "text_query", "text_vocabulary"
 TO_QUERY, TO_VOCABULARY = "scene_completion/query", "scene_completion/vocabulary"
@@ -150,14 +152,12 @@ def _phrases_of(asked: AskedWords) -> list[str]:
 
 def serve(answers: EncodedAnswers, ros_arguments: Iterable[str]) -> int:
     """Answer messages until SIGINT or SIGTERM; what cannot be answered is warned about."""
-    try:
-        import rclpy
-        from rclpy.executors import SingleThreadedExecutor
-        from std_msgs.msg import String
-    except ImportError as error:
-        raise SceneCompletionError(
-            f"ROS 2 is not installed ({error})", cure="Source a distribution, or install the extra `ros`"
-        ) from error
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from std_msgs.msg import String
+
+    from scene_completion_ros.messages.words import text_of
+
     stopped = False
 
     def stop(*_: object) -> None:
@@ -173,17 +173,15 @@ def serve(answers: EncodedAnswers, ros_arguments: Iterable[str]) -> int:
         node = rclpy.create_node(NODE_NAME, context=context)
         resources.callback(node.destroy_node)
 
-        def answer(make: Callable[[str], str], publisher: Any, message: Any) -> None:
+        def answer(topic: str, make: Callable[[str], str], publisher: Any, message: bytes) -> None:
             try:
-                publisher.publish(String(data=make(message.data)))
+                publisher.publish(String(data=make(text_of(message, topic))))
             except SceneCompletionError as error:
                 node.get_logger().warning(f"not answered: {error}")
 
         for topic, to, make in ((QUERY, TO_QUERY, answers.query), (VOCABULARY, TO_VOCABULARY, answers.vocabulary)):
-            publisher = node.create_publisher(String, to, DEPTH)
-            node.create_subscription(
-                String, topic, lambda message, make=make, publisher=publisher: answer(make, publisher, message), DEPTH
-            )
+            heard = functools.partial(answer, topic, make, node.create_publisher(String, to, DEPTH))
+            node.create_subscription(String, topic, heard, DEPTH, raw=True)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         resources.callback(executor.shutdown)

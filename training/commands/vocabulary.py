@@ -21,18 +21,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scene_completion_ros.commands.paths import FILE, place
+
+EXTRA = "text"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion vocabulary``."""
     parser.add_argument("phrases", nargs="*", metavar="PHRASE", help="phrases that the bank should know")
     parser.add_argument("--file", type=Path, metavar="YAML", help="phrases, classes and background")
-    parser.add_argument("--encoder", required=True, metavar="MODEL", help="text encoder")
+    parser.add_argument("--encoder", type=place, required=True, metavar="MODEL", help="text encoder")
     parser.add_argument(
         "--template",
         help='sentence that phrases stand in (default: that of the file, or "a photo of a {} on the street")',
     )
     parser.add_argument("--licence", help="licence of the text encoder, to be kept in the bank")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="text bank, bank.safetensors")
+    parser.add_argument("--output", type=FILE, required=True, metavar="FILE", help="text bank, bank.safetensors")
     parser.add_argument("--device", default="cpu", help="where the text encoder runs (default: %(default)s)")
 
 

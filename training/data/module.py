@@ -13,20 +13,18 @@ import lightning
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.sequences.from_bag import sequence_from_bag
-from scene_completion_ros.sequences.kitti import UNKNOWN_POSES, kitti_odometry
+from scene_completion_ros.sequences.from_bag import is_bag
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.sequences.training_checks import check_for_training
 from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
-from scene_completion_training.data.stereo import cameras_ahead
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import Viewpoint
-
-BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 
 
 class StepSampler(Sampler[int]):
@@ -58,14 +56,14 @@ class StepSampler(Sampler[int]):
 
 
 @dataclass
-class Recording:
-    """Where a recording lies.
+class DataSource:
+    """Where a recording lies that is trained on.
 
     Attributes:
-        folder: A `PosedSequence` folder, a KITTI folder or a bag (one camera or a rectified pair, with CameraInfo, and
-            poses in tf or odometry). It is relative to the data root, or to the working directory where it begins with
-            "./". With wildcards (`./towns/*`) it stands for all that match.
-        poses: Name of the pose file, where a KITTI folder has several; "none" where it has none. With "none" each frame
+        folder: Whatever `open_recording` opens, of a bag one camera or a rectified pair. It is relative to the data
+            root, or to the working directory where it begins with "./". With wildcards (`./towns/*`) it stands for all
+            that match.
+        poses: Name of the poses, where a recording has several; "none" where it has none. With "none" each frame
             is a drive of its own, and its stereo pair alone says depth and evidence.
         share: Factor on the share of samples it gets. The share grows with the square root of its length (with the
             number of frames where they are unrelated).
@@ -77,7 +75,7 @@ class Recording:
 
 
 @dataclass
-class SequenceSource(Recording):
+class SequenceSource(DataSource):
     """A training sequence of a density field.
 
     Attributes:
@@ -87,7 +85,7 @@ class SequenceSource(Recording):
     exact: bool = False
 
 
-Source = TypeVar("Source", bound=Recording)
+Source = TypeVar("Source", bound=DataSource)
 
 
 def matching(root: Path, sources: Sequence[Source]) -> list[Source]:
@@ -99,32 +97,22 @@ def matching(root: Path, sources: Sequence[Source]) -> list[Source]:
             continue
         base = Path() if source.folder.startswith("./") else root
         paths = [Path(path) for path in glob.glob(str(base / source.folder))]
-        folders = sorted(str(path) for path in paths if path.is_dir() or path.suffix in BAG_SUFFIXES)
+        folders = sorted(str(path) for path in paths if path.is_dir() or is_bag(path))
         if not folders:
             raise SequenceError("nothing matches", where=source.folder, cure="Make or extract the sequences first")
         found += [dataclasses.replace(source, folder=str(Path(folder).absolute())) for folder in folders]
     return found
 
 
-def load_sequence(root: Path, source: Recording, role: str = "training") -> PosedSequence:
+def load_sequence(root: Path, source: DataSource, role: str = "training") -> PosedSequence:
     """Opens a sequence to train on (or to validate with, by its role).
 
     Raises:
-        SequenceError: It is none of these, it is held out, or nothing can be learned from it (see
+        SequenceError: It is no recording, it is held out, or nothing can be learned from it (see
             `check_for_training`).
     """
     folder = Path(source.folder) if source.folder.startswith("./") else root / source.folder
-    if (folder / "sequence.json").exists():
-        sequence = PosedSequence.load(folder)
-    elif (folder / "calib.txt").exists():
-        sequence = kitti_odometry(folder, poses=source.poses)
-    elif (folder / "metadata.yaml").exists() or folder.suffix in BAG_SUFFIXES:
-        with BagReader(folder) as reader:
-            sequence = sequence_from_bag(reader)
-    else:
-        raise SequenceError(
-            "no bag, and neither sequence.json nor calib.txt found", where=str(folder), cure="Check `data.root`"
-        )
+    sequence = open_recording(folder, poses=source.poses)
     if sequence.provenance.get("role", role) != role:
         raise SequenceError(
             f"a {sequence.provenance['role']} town, wanted for {role}",

@@ -24,8 +24,9 @@ from scipy.optimize import least_squares
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_training.data.rectified import has_lens
-from scene_completion_training.data.stereo import MeasuredDepth, StereoPair, cameras_ahead
+from scene_completion_training.data.stereo import MeasuredDepth, StereoPair
 
 PIXELS = 115_000
 """Of the images that are matched: half the size of KITTI's."""

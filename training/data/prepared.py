@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,14 +18,18 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
-from scene_completion_ros.evaluation.student_comparison import depth_at_rays
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
+from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
+from scene_completion_ros.untrusted_files import tensor_header
+from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.motion_stereo import MotionStereo
 from scene_completion_training.data.rectified import has_lens, rectified_sequence
-from scene_completion_training.data.stereo import MeasuredDepth, cameras_ahead, depth_deviation, stereo_depth
+from scene_completion_training.data.stereo import MeasuredDepth, depth_deviation, stereo_depth
 from scene_completion_training.data.voxel_evidence import (
     DepthView,
     FusionSettings,
@@ -46,26 +49,29 @@ _VERSION = 6
 _USED_ASSETS = ("validity_", "ego_")
 
 
-def mapped_arrays(file: Path) -> dict[str, NDArray[Any]]:
+def mapped_arrays(file: Path, cure: str) -> dict[str, NDArray[Any]]:
     """Arrays of a safetensors file that are read from disk when they are looked at.
 
     The mapping outlives the file's descriptor, where NumPy's would keep one a file. A process may have 1024
     descriptors, and a training has more frames. Of mappings Linux allows 65 530.
 
     Raises:
-        ValueError, LookupError, TypeError, AttributeError: The file is damaged.
+        SequenceError: The file is damaged.
         OSError: It cannot be read.
     """
     import torch  # what only writes frames, in processes of its own, does without
 
-    content = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8).numpy()
-    content.setflags(write=False)
-    start = 8 + int(content[:8].view("<u8")[0])
-    arrays = {}
-    for name, entry in json.loads(content[8:start].tobytes()).items():
-        first, last = entry["data_offsets"]
-        values = content[start + first : start + last].view(_DTYPES[entry["dtype"]])
-        arrays[name] = values.reshape(entry["shape"])
+    size, arrays = file.stat().st_size, {}
+    try:
+        content = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
+        content.setflags(write=False)
+        header, start = tensor_header(content.data, SequenceError, where=str(file), cure=cure)
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            values = content[start + first : start + last].view(_DTYPES[entry["dtype"]])
+            arrays[name] = values.reshape(entry["shape"])
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+        raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error
     return arrays
 
 
@@ -150,7 +156,7 @@ def prepare_sequence(
     settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
     behind, ahead = settings.along(viewpoint.volume)
     settings = dataclasses.replace(settings, metres_behind=behind, metres_ahead=ahead)
-    if exact and "voxel_label" not in sequence.frames[0].assets:
+    if exact and not holds_exact_voxels(sequence):
         raise SequenceError(
             "holds no ground truth voxels", where=sequence.name, cure="Render the town with --assets voxels"
         )
@@ -240,9 +246,8 @@ def _prepare_frames(
                 covered = covered & (virtual_pinhole(mask * np.uint8(255), fisheye, canonical, DOWNWARD)[0] > 250)
             arrays |= _view(f"aside_{name}", view, canonical, pose)
             arrays[f"mask_aside_{name}"] = covered.astype(np.uint8)
-        temporary = files[index].with_suffix(f".{os.getpid()}.part")  # others may prepare the same frame
-        safetensors.numpy.save_file(arrays, temporary)
-        temporary.replace(files[index])
+        with whole_file(files[index]) as part:
+            safetensors.numpy.save_file(arrays, part)
 
 
 def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uint8] | None:
@@ -351,8 +356,9 @@ def load_prepared(file: Path) -> PreparedFrame:
     Raises:
         SequenceError: The file is damaged.
     """
+    cure = "Delete it: it is prepared again at the next start"
+    data = mapped_arrays(file, cure)
     try:
-        data = mapped_arrays(file)
         names = [key.removeprefix("camera_") for key in data if key.startswith("camera_")]
         cameras = {}
         for name in names:
@@ -370,7 +376,5 @@ def load_prepared(file: Path) -> PreparedFrame:
             name=f"{file.parent.name}/{file.stem}",
             label=data.get("label"),
         )
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise SequenceError(
-            f"damaged ({error})", where=str(file), cure="Delete it: it is prepared again at the next start"
-        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError, SceneCompletionError) as error:
+        raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error

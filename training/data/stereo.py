@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import stereo_pair
 from scene_completion_training.data.rectified import has_lens
 
 DISPARITIES = 160
@@ -36,40 +36,6 @@ class MeasuredDepth:
     depth: NDArray[np.float32]
     deviation: NDArray[np.float32]
     camera: Camera
-
-
-def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
-    """Finds the rectified stereo pair of a sequence: names of its left and right camera and the baseline in metres.
-
-    Raises:
-        SequenceError: No two cameras have the same intrinsics and lie side by side along x.
-    """
-    names = sorted(sequence.cameras)
-    for left in names:
-        for right in names:
-            if left == right or sequence.cameras[left].matrix.tolist() != sequence.cameras[right].matrix.tolist():
-                continue
-            offset = sequence.rig_from_camera[left].inverse() @ sequence.rig_from_camera[right]
-            x, y, z = offset.translation
-            if x > 0.05 and abs(y) < 0.05 * x and abs(z) < 0.05 * x and np.trace(offset.rotation) > 3.0 - 1e-6:
-                return left, right, float(x)
-    raise SequenceError(
-        "no rectified stereo pair",
-        where=f"sequence {sequence.name}, cameras {names}",
-        cure="Training needs two rectified cameras of equal intrinsics, side by side",
-    )
-
-
-def cameras_ahead(sequence: PosedSequence) -> tuple[str, ...]:
-    """Left and right camera of the stereo pair; of a rig without one, the camera that looks where it goes."""
-    try:
-        return stereo_pair(sequence)[:2]
-    except SequenceError:
-        names = sorted(sequence.cameras)
-    places = [(frame.world_from_rig.translation, frame.world_from_rig.rotation) for frame in sequence.frames]
-    steps = [turn.T @ (later - here) for (here, turn), (later, _) in itertools.pairwise(places)]
-    ahead = np.sum(steps, axis=0) if steps else np.zeros(3)  # in the rig's frame
-    return (max(names, key=lambda name: float(sequence.rig_from_camera[name].rotation[:, 2] @ ahead)),)
 
 
 def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:

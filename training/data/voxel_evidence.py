@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
-from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
+from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.stereo import MeasuredDepth
-from scene_completion_training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR
 from scene_completion_training.viewpoint import Volume
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -275,16 +275,14 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
         left: Camera that the stored grid stands around.
         kept: Most voxels kept, half of them occupied.
     """
-    label, flags = sequence.asset(index, "voxel_label"), sequence.asset(index, "voxel_flags")
-    if label is None or flags is None:
+    truth = voxel_truth(sequence, index, left)
+    if truth is None or truth.interior is None or truth.label is None:
         raise SequenceError("holds no ground truth voxels", where=f"{sequence.name}, frame {index}")
-    stored = sequence.provenance["voxel_grid"]
-    grid = VoxelGrid(tuple(stored["origin"]), stored["voxel_size"], tuple(stored["shape"]), left)
-    known = np.flatnonzero((flags & (BELOW_GROUND | INTERIOR)).ravel() == 0)
-    centres = grid.centres().reshape(-1, 3)[known]
-    target = (label.ravel()[known] > 0).astype(np.float32)
-    optical = np.asarray(DEFAULT_GRID_FROM_CAMERA.inverse().apply(centres))
-    classes = np.where(flags & IN_VIEW, SEMANTIC_KITTI_TO_COMMON.apply(label), np.uint8(INVALID)).ravel()[known]
+    known = np.flatnonzero(truth.known & ~truth.interior)
+    centres = truth.grid.centres().reshape(-1, 3)[known]
+    target = truth.occupied.ravel()[known].astype(np.float32)
+    optical = np.asarray(truth.grid_from_camera.inverse().apply(centres))
+    classes = np.where(truth.in_view, SEMANTIC_KITTI_TO_COMMON.apply(truth.label), np.uint8(INVALID)).ravel()[known]
     return _stored(optical, target, np.ones_like(target), kept, np.random.default_rng(index), classes)
 
 

@@ -19,6 +19,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.render import said_depth
 from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
@@ -28,14 +29,11 @@ from scene_completion_training.evaluation.density_model import (
     PUBLISHED_RULE,
     DensityModel,
     Observation,
-    reference_camera,
 )
-from scene_completion_training.evaluation.refined_model import RefinedModel
 from scene_completion_training.export import ray_depth
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.observed_field import ObservedField
-from scene_completion_training.sparse.hu_net import VoxelHUNet
 
 VIEW_SHARES = (0.0, 2 / 3, 1 / 3, 1.0)
 """Places along the drive of the first, second, and further views that a multi-view field encodes. The first is at the
@@ -45,12 +43,11 @@ was trained with.
 _CHUNK = 1 << 16  # points in memory at a time
 
 
-def open_checkpoint(path: Path, views: Sequence[int] = (1,), *, threads: int | None = None) -> list[DensityModel]:
-    """Open a checkpoint, once for each number of encoded views; with its student where it refines one.
+def open_checkpoint(path: Path, views: Sequence[int] = (1,)) -> list[DensityModel]:
+    """Open a checkpoint, once for each number of encoded views.
 
     Args:
         views: Numbers of views; the first ones of `VIEW_SHARES` are encoded.
-        threads: CPU threads of a student; None for all.
 
     Raises:
         BundleError: The file is no such checkpoint.
@@ -67,8 +64,6 @@ def open_checkpoint(path: Path, views: Sequence[int] = (1,), *, threads: int | N
         )
     # A run keeps its checkpoints as RUN/checkpoints/NAME.ckpt, and they are called alike in all runs.
     name = path.resolve().parent.parent.name if path.resolve().parent.name == "checkpoints" else path.stem
-    if checkpoint.stage_class.field_class is VoxelHUNet:
-        return [RefinedModel.open(path, name, threads=threads)]
     half = checkpoint.half_resolution
     if not multi_view:
         return [FieldModel(checkpoint.field_of(DensityField), name, half_resolution=half)]

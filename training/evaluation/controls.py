@@ -16,10 +16,15 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.sequence_folder import stored_grid
+from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_GRID
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
 from scene_completion_training.data.stereo import measured_depth
 from scene_completion_training.evaluation.density_model import (
@@ -29,12 +34,12 @@ from scene_completion_training.evaluation.density_model import (
     DensityFunction,
     DensityModel,
     Observation,
-    reference_camera,
 )
-from scene_completion_training.evaluation.kitti import PRIOR_SIGMA, SEMANTIC_KITTI_GRID, Window, fit_baselines
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, stored_grid
 from scene_completion_training.viewpoint import STREET_AHEAD_M
 
+TRAINING_WINDOWS = ("00", "01", "02", "03", "05", "07")
+CALIBRATION_WINDOW = "04"
+PRIOR_SIGMA = (16.0, 16.0, 0.5)  # voxels; the largest mean average precision in view on the calibration window
 OPAQUE = 50.0  # per metre: an opacity of 0.99995 over a voxel
 THICKNESS = 4.0
 _DEPTH_STRIDE = 4  # pixels between rendered rays of a model's own depth
@@ -143,7 +148,7 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
                 cure="Name towns of one rig",
             )
         prior.update(truth.occupied, truth.known)
-        frames.append((np.packbits(truth.occupied), np.packbits(truth.known & truth.regions[ALL])))
+        frames.append((np.packbits(truth.occupied), np.packbits(truth.counted)))
     if prior is None:
         raise SequenceError("no frame has voxels", where="drives of the prior", cure="Render towns with their assets")
     mean = prior.compute(sigma)
@@ -154,17 +159,31 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
     return PriorControl(mean, best_iou(histogram)[1], grid)
 
 
-def prior_of_windows(data: Path) -> Callable[[PosedSequence], PriorControl]:
+def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
     """The prior grid of the KITTI training windows, for any window; its threshold comes from the calibration window.
 
     Args:
-        data: Folder that holds `kitti_windows`.
+        windows: Folder that holds the windows of the odometry sequences.
     """
-    baselines = fit_baselines(data)
+
+    def truth_of(name: str) -> VoxelTruth:
+        truth = voxel_truth(open_recording(windows / name), 0)
+        if truth is None:
+            raise SequenceError("has no semantic voxels", where=str(windows / name), cure="Restore ssc_derived")
+        return truth
+
+    grid = PriorGrid(SEMANTIC_KITTI_GRID.shape)
+    for name in TRAINING_WINDOWS:
+        truth = truth_of(name)
+        grid.update(truth.occupied, truth.known)
+    mean, other = grid.compute(PRIOR_SIGMA), truth_of(CALIBRATION_WINDOW)
+    threshold = best_iou(score_histogram(mean[other.counted], other.occupied[other.counted]))[1]
 
     def prior(sequence: PosedSequence) -> PriorControl:
-        pose = Window(sequence.name, sequence).velodyne_from_camera
-        return PriorControl(baselines.prior, baselines.prior_threshold, SEMANTIC_KITTI_GRID, pose)
+        camera = sequence.rig_from_camera[reference_camera(sequence)]
+        return PriorControl(
+            mean, threshold, SEMANTIC_KITTI_GRID, sequence.rig_from_sensor["velodyne"].inverse() @ camera
+        )
 
     return prior
 

@@ -14,7 +14,6 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.render import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity
-from scene_completion_training.data.stereo import cameras_ahead
 
 VOXEL_EDGE = 0.2
 """Metres over which opacity is stated: the voxels of all ground truths here."""
@@ -140,8 +139,3 @@ def calibrated_cutoffs(calibration: Calibration, threshold: float) -> dict[str, 
         below = np.nextafter(reached, np.float32(0.0)).astype(np.float64)
         cutoffs[CALIBRATED_RULE] = float(density_of_opacity(below, VOXEL_EDGE))
     return cutoffs
-
-
-def reference_camera(sequence: PosedSequence) -> str:
-    """Camera whose frame points are given in: KITTI's left colour one, or the first of `cameras_ahead`."""
-    return "image_2" if "image_2" in sequence.cameras else cameras_ahead(sequence)[0]

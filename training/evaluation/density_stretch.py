@@ -22,8 +22,7 @@ from scene_completion_ros.inference.render import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit, logit_of_density
 from scene_completion_training.evaluation.density_model import DensityModel, Observation
-from scene_completion_training.evaluation.depth_evaluation import counted_depth
-from scene_completion_training.evaluation.kitti import Window
+from scene_completion_training.evaluation.geometry import counted_depth
 from scene_completion_training.networks.density_field import LAST_WEIGHTS
 
 PIXELS = 2000
@@ -105,12 +104,6 @@ def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
     found = minimize(error, np.zeros(2), method="Nelder-Mead", bounds=BOUNDS, options={"xatol": 1e-3, "fatol": 1e-6})
     scale, offset = found.x
     return DensityStretch(float(np.exp(scale)), float(offset))
-
-
-def lidar_rays(model: DensityModel, window: Window) -> list[RayLogits]:
-    """Logits of a student along rays to what the LiDAR of a window hit; a `SequenceError` if it hit nothing."""
-    frames = range(len(window.sequence.frames))
-    return rays_to_depth(model, window.sequence, ((index, window.depth_truth(index)) for index in frames))
 
 
 def rays_to_depth(

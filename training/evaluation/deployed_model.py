@@ -1,10 +1,8 @@
-"""The deployed student: as a density model, as what its completer says, and under the KITTI protocol."""
+"""The deployed student: as a density model, and as what its completer says."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,29 +10,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.evaluation.calibration import fit_calibration
-from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, Resampler
-from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.query_kernel import FieldKernel, VoxelQuery, hidden_reference
-from scene_completion_ros.inference.render import render_depth, said_depth
+from scene_completion_ros.inference.query_kernel import FieldKernel
+from scene_completion_ros.inference.render import said_depth
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.evaluation.density_model import (
     Observation,
     calibrated_cutoffs,
     over_voxel_edge,
-    reference_camera,
 )
-from scene_completion_training.evaluation.density_stretch import DensityStretch, fit_stretch, lidar_rays
-from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, VoxelPrediction, Window
-from scene_completion_training.evaluation.voxel_truth import VoxelTruth
 
 if TYPE_CHECKING:
     from scene_completion_training.evaluation.semantic_evaluation import Naming
@@ -86,32 +80,6 @@ class DeployedModel:
             with kernel_threads(self._threads):
                 self._field(encoded.features, samples, density[start : start + len(chunk)], volume=encoded.volume)
         return density
-
-
-class DeployedUnits:
-    """Label units of a student at any points: of its own encoder, by arithmetic that can be read.
-
-    Args:
-        bundle: It has label units.
-        threads: CPU threads of its encoder; None for all.
-    """
-
-    def __init__(self, bundle: StudentBundle, *, threads: int | None = None) -> None:
-        self._bundle = bundle
-        self._weight, self._bias, _, _ = bundle.head.label_layers()
-        self._encoder = make_encoder(bundle, threads=threads)
-        self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
-
-    def observe(self, image: NDArray[np.uint8], camera: Camera) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        """What gives the units [N, E] of points [N, 3], metres, optical frame, in an image [H, W, 3] of a camera."""
-        bundle = self._bundle
-        maps = self._encoder.encode(self._resampler(camera)(image)).features[..., bundle.head.hidden :].copy()
-
-        def units(points: NDArray[np.float32]) -> NDArray[np.float32]:
-            hidden = hidden_reference(maps, points, self._weight, self._bias, bundle.point_code, bundle.canonical)
-            return hidden.astype(np.float32)
-
-        return units
 
 
 class DeployedLabels:
@@ -178,90 +146,3 @@ class DeployedLabels:
                 threads=self._threads,
             )
         return self._completers[key]
-
-
-class StudentPredictor:
-    """The parts of the deployed `Completer`, queried also outside the view and rendered beyond the grid."""
-
-    def __init__(
-        self, bundle: StudentBundle, window: Window, *, engine: str = "auto", threads: int | None = None
-    ) -> None:
-        self.bundle, self.window = bundle, window
-        self._resampler = Resampler(window.camera, bundle.canonical)
-        self._encoder = make_encoder(bundle, engine, threads=threads)
-
-    def depth(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """z-depth [H, W] of the wanted pixels, as the student says it or rendered, metres; 0 elsewhere."""
-        row, column = np.nonzero(wanted)
-        pixels = np.stack([column, row], axis=-1).astype(np.float64)
-        depth, encoded, camera = np.zeros(wanted.shape, dtype=np.float32), self._encoded(image), self.window.camera
-        if encoded.depth is not None:
-            depth[row, column] = said_depth(encoded.depth, self.bundle.canonical, camera, pixels)
-            return depth
-        near, far = self.bundle.depth_range
-        depth[row, column] = render_depth(encoded, self.bundle, camera, pixels=pixels, near=near, far=far)
-        return depth
-
-    def voxels(self, image: NDArray[np.uint8]) -> VoxelPrediction:
-        """Opacity of each voxel as its score, calibrated probability at the bundle's threshold as occupied."""
-        bundle, (features, volume, _) = self.bundle, self._encoded(image)
-        query = VoxelQuery(
-            bundle.head,
-            bundle.point_code,
-            bundle.canonical,
-            bundle.feature_size,
-            SEMANTIC_KITTI_GRID,
-            self.window.velodyne_from_camera.inverse(),
-            extrapolate=True,
-        )
-        alpha = query.opacity(features, volume)
-        probability = bundle.calibration.apply(alpha)
-        return VoxelPrediction(alpha, probability >= bundle.threshold, probability, query.density(features, volume))
-
-    def _encoded(self, image: NDArray[np.uint8]) -> EncodedImage:
-        return self._encoder.encode(self._resampler(image))
-
-
-def calibrate(
-    bundle: StudentBundle, window: Window, *, engine: str = "auto", threads: int | None = None
-) -> StudentBundle:
-    """Fit a student's depth and its probabilities on one window; the bundle with both, as it is written.
-
-    First the two numbers of a `DensityStretch`, on the LiDAR depth of all frames. They leave the order of the voxels as
-    it is, and a student that says depth itself needs none. Then α → probability and the threshold with the largest IoU,
-    on the known voxels in view of frame 0, as the student is used.
-
-    Args:
-        window: A window that neither training nor testing uses.
-
-    Raises:
-        BundleError: The bundle was never saved.
-        SequenceError: The window has no LiDAR.
-    """
-    if bundle.folder is None:
-        raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
-    stretch = DensityStretch()
-    if bundle.head.volume is None:
-        stretch = fit_stretch(lidar_rays(DeployedModel(bundle, engine=engine, threads=threads), window))
-    folder, encoder, weights = bundle.folder, bundle.encoder_path.read_bytes(), None
-    if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
-        weights = stretch.of_weights(bundle.load_weights(), prior=bundle.head.prior is not None)
-    bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
-    predictor = StudentPredictor(bundle, window, engine=engine, threads=threads)
-    truth = window.voxel_truth()
-    counted = truth.known & truth.in_view
-    alpha, occupied = predictor.voxels(window.image(0)).score[counted], truth.occupied[counted]
-    calibration = fit_calibration(score_histogram(alpha, occupied))
-    iou, threshold = best_iou(score_histogram(calibration.apply(alpha), occupied))
-    record = {
-        "fitted_on": f"KITTI odometry window {window.name}: densities on its LiDAR, probabilities on frame 0, in view",
-        "density_stretch": {"scale": round(stretch.scale, 4), "offset": round(stretch.offset, 4)},
-        "iou_there": round(iou, 4),
-    }
-    changed = dataclasses.replace(
-        bundle,
-        calibration=calibration,
-        threshold=threshold,
-        provenance={**bundle.provenance, "calibration": record},
-    )
-    return changed.save(folder, encoder, weights)

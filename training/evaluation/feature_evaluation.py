@@ -11,11 +11,11 @@ beside: what counts is how far the two are apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,29 +24,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.feature_consistency import (
-    FeatureConsistency,
-    FeatureConsistencyMetric,
-    warp_from_depth,
-)
+from scene_completion_ros.evaluation.feature_consistency import warp_from_depth
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.depth_images import nearest_pixels
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.prepared import world_mask
-from scene_completion_training.data.stereo import measured_depth, stereo_pair
+from scene_completion_training.data.stereo import measured_depth
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
-from scene_completion_training.evaluation.density_model import reference_camera
-from scene_completion_training.evaluation.tables import table
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.rendering.depth import render_features
 
 LATER, PARTNER = "{step} frames later", "stereo partner"
 TOKENS = "tokens of the image"
-CAPTION = (
-    "{group}, {kind}: features of pixels that show the same point, of length one, mean over pairs of views. "
-    "L1 is summed over the channels; `unrelated` is the cosine of pixels of the same pair that do not belong together."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,39 +50,45 @@ class ViewPair:
         first: Frame and camera.
         second: Frame and camera.
         warp: Pixels (u, v) of the second view, float64 [H, W, 2], of the pixels of the first.
+        unrelated: The same, but each valid pixel is led to where another one, drawn at random, belongs.
         valid: bool [H, W], pixels whose point both views see.
     """
 
+    sequence: PosedSequence
     kind: str
     first: tuple[int, str]
     second: tuple[int, str]
     warp: NDArray[np.float64]
+    unrelated: NDArray[np.float64]
     valid: NDArray[np.bool_]
 
-    def unrelated(self, generator: np.random.Generator) -> NDArray[np.float64]:
-        """A warp [H, W, 2] that leads each valid pixel to where another one, drawn at random, belongs."""
-        mixed = self.warp.copy()
-        mixed[self.valid] = generator.permutation(self.warp[self.valid])
-        return mixed
 
-
-def view_pairs(sequence: PosedSequence, camera: Camera, *, step: int, every: int) -> Iterator[ViewPair]:
+def view_pairs(
+    recordings: Iterable[PosedSequence], camera: Camera, *, step: int, every: int, seed: int = 0
+) -> Iterator[ViewPair]:
     """Pairs of each `every`-th frame: its reference view with that some frames later, and with its stereo partner.
+
+    Those without a common pixel are left out.
 
     Raises:
         SequenceError: A view has no depth.
     """
-    names = views_ahead(sequence)
-    depth = lru_cache(maxsize=2 * step + 2)(lambda index, name: view_depth(sequence, index, name, camera))
-    for index in range(0, len(sequence), every):
-        first = (index, names[0])
-        others = {LATER.format(step=step): (index + step, names[0])} if index + step < len(sequence) else {}
-        if len(names) == 2 and names[1] in sequence.frames[index].images:
-            others[PARTNER] = (index, names[1])
-        for kind, second in others.items():
-            pose = sequence.world_from_camera(*second).inverse() @ sequence.world_from_camera(*first)
-            warp, valid = warp_from_depth(depth(*first), depth(*second), camera, camera, pose)
-            yield ViewPair(kind, first, second, warp, valid)
+    generator = np.random.default_rng(seed)
+    for sequence in recordings:
+        names = views_ahead(sequence)
+        depth = lru_cache(maxsize=2 * step + 2)(partial(view_depth, sequence, camera=camera))
+        for index in range(0, len(sequence), every):
+            first = (index, names[0])
+            others = {LATER.format(step=step): (index + step, names[0])} if index + step < len(sequence) else {}
+            if len(names) == 2 and names[1] in sequence.frames[index].images:
+                others[PARTNER] = (index, names[1])
+            for kind, second in others.items():
+                pose = sequence.world_from_camera(*second).inverse() @ sequence.world_from_camera(*first)
+                warp, valid = warp_from_depth(depth(*first), depth(*second), camera, camera, pose)
+                if valid.any():
+                    unrelated = warp.copy()
+                    unrelated[valid] = generator.permutation(warp[valid])
+                    yield ViewPair(sequence, kind, first, second, warp, unrelated, valid)
 
 
 def views_ahead(sequence: PosedSequence) -> tuple[str, ...]:
@@ -122,9 +120,7 @@ def view_depth(sequence: PosedSequence, index: int, name: str, camera: Camera) -
     mask = world_mask(sequence, index, name)
     if mask is not None:
         depth = np.where(mask > 0, depth, np.float32(0.0))
-    pixels, inside = sequence.cameras[name].project(camera.unproject(camera.pixel_centres()))
-    nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
-    column, row = np.clip(nearest, 0, (depth.shape[1] - 1, depth.shape[0] - 1)).transpose(2, 0, 1)
+    row, column, inside = nearest_pixels(sequence.cameras[name], camera)
     return np.where(inside, depth[row, column], np.float32(0.0))
 
 
@@ -137,6 +133,27 @@ class FeatureImages(Protocol):
 
     def features(self, sequence: PosedSequence, index: int, name: str) -> NDArray[np.float32]:
         """Features [D, H, W] of a camera's image, of any length, at the resolution that is compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedViews:
+    """Features [D, H, W] of both views of a pair, see `FEATURES`."""
+
+    pair: ViewPair
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+
+
+class Compared:
+    """Features of images as a method that is scored; those of the last frames are remembered."""
+
+    def __init__(self, images: FeatureImages, step: int) -> None:
+        self.name = images.name
+        self._features = lru_cache(maxsize=2 * step + 2)(images.features)
+
+    def answer(self, pair: ViewPair) -> ComparedViews:
+        """Look at both views of a pair."""
+        return ComparedViews(pair, *(self._features(pair.sequence, *view) for view in (pair.first, pair.second)))
 
 
 class FieldFeatures:
@@ -233,49 +250,6 @@ def token_rows(
     return rows
 
 
-@dataclass(frozen=True)
-class ConsistencyScores:
-    """Consistency over pairs of views.
-
-    Attributes:
-        pairs: Pairs with common pixels.
-        over_pairs: Mean over the pairs of what each has as a mean over its pixels.
-        over_pixels: Mean over all pixels of all pairs.
-        unrelated: Cosine of unrelated pixels, mean over the pairs.
-    """
-
-    pairs: int
-    over_pairs: FeatureConsistency
-    over_pixels: FeatureConsistency
-    unrelated: float
-
-
-Results: TypeAlias = Mapping[tuple[str, str, str], ConsistencyScores]
-"""(recordings, kind of pair, method) -> scores."""
-
-
-class PairScores:
-    """Collects the pairs of one method."""
-
-    def __init__(self) -> None:
-        self._total = FeatureConsistencyMetric()
-        self._pairs: list[FeatureConsistency] = []
-        self._unrelated: list[float] = []
-
-    def update(self, pair: FeatureConsistencyMetric, unrelated: FeatureConsistencyMetric) -> None:
-        """Count a pair, compared at its own pixels and at unrelated ones."""
-        self._total.merge(pair)
-        self._pairs.append(pair.compute())
-        self._unrelated.append(unrelated.compute().cosine)
-
-    def compute(self) -> ConsistencyScores:
-        """Means over what was counted."""
-        total = self._total.compute()
-        l1, l2, cosine = np.mean([[pair.l1, pair.l2, pair.cosine] for pair in self._pairs], axis=0).tolist()
-        over_pairs = FeatureConsistency(total.pixels, l1, l2, cosine)
-        return ConsistencyScores(len(self._pairs), over_pairs, total, float(np.mean(self._unrelated)))
-
-
 def compared_camera(canonical: Camera, stride: int) -> Camera:
     """A camera with one pixel for stride by stride; a `ConfigurationError` if that does not divide the image."""
     width, height = canonical.width, canonical.height
@@ -284,83 +258,3 @@ def compared_camera(canonical: Camera, stride: int) -> Camera:
             f"{stride} pixels", where="stride", cure=f"Take a positive number that divides {width} and {height}"
         )
     return canonical.resized(width // stride, height // stride)
-
-
-def evaluate_features(
-    recordings: Iterable[PosedSequence],
-    methods: Sequence[FeatureImages],
-    camera: Camera,
-    *,
-    step: int = 3,
-    every: int = 5,
-    seed: int = 0,
-) -> dict[tuple[str, str], ConsistencyScores]:
-    """Compare pairs of views, of all methods at the same pixels of the camera: (kind of pair, method) -> scores.
-
-    Raises:
-        SequenceError: A view has no depth, or no two views have a pixel in common.
-    """
-    generator = np.random.default_rng(seed)
-    scores: dict[tuple[str, str], PairScores] = {}
-    names = []
-    for sequence in recordings:
-        names.append(sequence.name)
-        remembered = lru_cache(maxsize=2 * step + 2)
-        views = {method.name: remembered(partial(method.features, sequence)) for method in methods}
-        for pair in view_pairs(sequence, camera, step=step, every=every):
-            if not pair.valid.any():
-                continue
-            unrelated = pair.unrelated(generator)
-            for name, features in views.items():
-                found = _compared(features(*pair.first), features(*pair.second), (pair.warp, unrelated), pair.valid)
-                scores.setdefault((pair.kind, name), PairScores()).update(*found)
-    if not scores:
-        raise SequenceError(
-            f"no two views {step} frames apart, or of a stereo pair, have a pixel in common",
-            where=", ".join(names),
-            cure="Take a smaller --step, or recordings that are longer",
-        )
-    return {key: collected.compute() for key, collected in scores.items()}
-
-
-def _compared(
-    first: NDArray[np.float32],
-    second: NDArray[np.float32],
-    warps: tuple[NDArray[np.float64], NDArray[np.float64]],
-    valid: NDArray[np.bool_],
-) -> tuple[FeatureConsistencyMetric, FeatureConsistencyMetric]:
-    metrics = FeatureConsistencyMetric(), FeatureConsistencyMetric()
-    for metric, warp in zip(metrics, warps, strict=True):
-        metric.update(first, second, warp, valid)
-    return metrics
-
-
-def markdown(results: Results) -> str:
-    """A table for each set of recordings and each kind of pair."""
-    parts = []
-    for group, kind in dict.fromkeys((group, kind) for group, kind, _ in results):
-        rows = [
-            [method, str(scores.pairs), str(scores.over_pixels.pixels), *_columns(scores)]
-            for (of, pair, method), scores in results.items()
-            if (of, pair) == (group, kind)
-        ]
-        columns = ["method", "pairs", "pixels", "L1", "L2", "cosine", "unrelated", "cosine, mean over pixels"]
-        parts.append(f"{CAPTION.format(group=group, kind=kind)}\n\n{table(columns, rows)}")
-    return "\n\n".join(parts) + "\n"
-
-
-def as_json(results: Results, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """All scores as plain values."""
-    entries = [
-        {"recordings": group, "pair": kind, "method": method, **asdict(scores)}
-        for (group, kind, method), scores in results.items()
-    ]
-    return {"arguments": dict(arguments), "scores": entries}
-
-
-def _columns(scores: ConsistencyScores) -> list[str]:
-    mean = scores.over_pairs
-    return [
-        f"{mean.l1:.2f}",
-        *(f"{value:.3f}" for value in (mean.l2, mean.cosine, scores.unrelated, scores.over_pixels.cosine)),
-    ]

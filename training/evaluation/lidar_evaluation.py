@@ -4,79 +4,113 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.invisible_empty import InvisibleEmptyMetric, InvisibleEmptyResult
+from scene_completion_ros.evaluation.invisible_empty import SCORE_NAMES, InvisibleEmptyMetric
 from scene_completion_ros.evaluation.lidar_occupancy import (
     LIDAR_ONLY,
     LIDAR_ONLY_NEAR,
     ORIGINAL,
     Scan,
     SlabCounter,
+    SlabProtocol,
+    SlabTruth,
     slab_masks,
 )
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.density_model import DensityModel, Observation, reference_camera
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_training.evaluation.density_model import Observation
 
 PROTOCOLS = {"original": ORIGINAL, "LiDAR only": LIDAR_ONLY_NEAR, "LiDAR only, far": LIDAR_ONLY}
 LIDAR = "velodyne"
 
 
-@dataclass(frozen=True, order=True)
-class Setting:
-    """A protocol as it was applied.
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """What scans say of the points of a protocol, as it was applied.
 
     Attributes:
-        protocol: Its name in `PROTOCOLS`.
-        scans: Number of scans N.
+        name: Of the protocol in `PROTOCOLS`.
         pitch_degrees: How far the camera was taken to look down.
     """
 
-    protocol: str
-    scans: int
+    name: str
+    protocol: SlabProtocol
+    truth: SlabTruth
     pitch_degrees: float
 
-    def __str__(self) -> str:
-        near, far = PROTOCOLS[self.protocol].z_range
-        return f"{self.protocol}@{self.scans}, {near:g} to {far:g} m"
+
+def slabs_of(scans: Iterable[Scan], pitch: float) -> tuple[Slab, ...]:
+    """What scans from `level_scans` with the same pitch, radians, say under each protocol."""
+    counters = {name: SlabCounter(replace(found, camera_pitch=pitch)) for name, found in PROTOCOLS.items()}
+    for scan in scans:
+        for counter in counters.values():
+            counter.update(scan)
+    degrees = round(math.degrees(pitch), 3)
+    return tuple(Slab(name, counter.protocol, counter.compute(), degrees) for name, counter in counters.items())
 
 
-class LidarEvaluation:
-    """Accumulates frames: (setting, model, rule) -> metric."""
+class LidarTally(Tally):
+    """`InvisibleEmptyMetric` of each protocol, as it was applied, and each rule."""
 
-    def __init__(self) -> None:
-        self.metrics: dict[tuple[Setting, str, str], InvisibleEmptyMetric] = {}
+    def __init__(self, _: object) -> None:
+        self.metrics: dict[tuple[str, int, float, str], InvisibleEmptyMetric] = {}
 
-    def update(self, scans: Iterable[Scan], pitch: float, observations: list[tuple[DensityModel, Observation]]) -> None:
-        """Count one frame of all models.
+    def add(self, answer: Any) -> None:
+        """Count a frame that has slabs, and that a density model answers (`DensityAnswer`)."""
+        for slab in answer.frame.slabs:
+            points = slab.protocol.level_from_camera.inverse().apply(slab.protocol.points())
+            shown = shown_by_depth(points, answer.observation) if slab.protocol.model_depth_shows else None
+            masks = slab_masks(slab.truth, slab.protocol, shown)
+            flat = points.reshape(-1, 3).astype(np.float32)
+            density = answer.observation.density(flat).reshape(points.shape[:2])
+            for rule, cutoff in answer.model.cutoffs.items():
+                key = (slab.name, slab.truth.scans, slab.pitch_degrees, rule)
+                metric = self.metrics.setdefault(key, InvisibleEmptyMetric())
+                metric.update(density[masks.rows] > cutoff, masks.occupied, masks.visible)
+        self.frames += bool(answer.frame.slabs)
 
-        Args:
-            scans: From `level_scans` with the same pitch.
-            pitch: How far the camera looks down, radians.
-        """
-        counters = {name: SlabCounter(replace(found, camera_pitch=pitch)) for name, found in PROTOCOLS.items()}
-        for scan in scans:
-            for counter in counters.values():
-                counter.update(scan)
-        for name, counter in counters.items():
-            protocol, truth = counter.protocol, counter.compute()
-            points = protocol.level_from_camera.inverse().apply(protocol.points())
-            setting = Setting(name, truth.scans, round(math.degrees(pitch), 3))
-            for model, observation in observations:
-                shown = shown_by_depth(points, observation) if protocol.model_depth_shows else None
-                masks = slab_masks(truth, protocol, shown)
-                density = observation.density(points.reshape(-1, 3).astype(np.float32)).reshape(points.shape[:2])
-                for rule, cutoff in model.cutoffs.items():
-                    metric = self.metrics.setdefault((setting, model.name, rule), InvisibleEmptyMetric())
-                    metric.update(density[masks.rows] > cutoff, masks.occupied, masks.visible)
+    def rows(self) -> Iterator[Row]:
+        """By protocol, scans, pitch and rule."""
+        for (name, scans, pitch, rule), metric in sorted(self.metrics.items()):
+            found = metric.compute()
+            near, far = PROTOCOLS[name].z_range
+            keys = {"protocol": f"{name}@{scans}, {near:g} to {far:g} m", "pitch": pitch, "rule": rule}
+            defined = {f"{title(key)} frames": count for key, count in found.defined.items()}
+            figures = {title(key): value for key, value in asdict(found.scores).items()}
+            yield {**keys, **figures, **defined, **asdict(found.counts), "remarks": list(found.warnings)}
 
-    def compute(self) -> dict[tuple[Setting, str, str], InvisibleEmptyResult]:
-        """(setting, model, rule) -> scores."""
-        return {key: metric.compute() for key, metric in self.metrics.items()}
+
+def title(name: str) -> str:
+    """`o_acc` -> `O_acc`, `ie_acc` -> `IE_acc`, as the literature writes them."""
+    kind, _, rest = name.partition("_")
+    return f"{kind.upper()}_{rest}"
+
+
+LIDAR_OCCUPANCY = Metric(
+    "lidar",
+    "LiDAR protocols after so many scans: a point is occupied if at most two of them saw it free. Scores in percent, "
+    "means over frames in which they are defined; counts are sums over frames. t_ie are the occluded free points. "
+    "Under the original protocol points in front of the model's own depth count as visible. So each row is scored on "
+    "other points, and a field that sees through everything has no occluded ones. Never compare its O_acc alone.",
+    (
+        *(Column(title(name), title(name)) for name in SCORE_NAMES),
+        Column("points", "points"),
+        Column("predicted", "predicted"),
+        Column("occupied", "occupied"),
+        Column("occluded", "occluded"),
+        Column("occluded_free", "t_ie"),
+        Column("remarks", "remarks"),
+    ),
+    LidarTally,
+    by=("protocol", "pitch", "rule"),
+)
 
 
 def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation) -> NDArray[np.bool_]:

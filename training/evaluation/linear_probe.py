@@ -19,14 +19,14 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.open_vocabulary import (
     Judgement,
     LabelSet,
     OpenVocabularyModel,
     OpenVocabularyObservation,
 )
-from scene_completion_training.evaluation.semantic_evaluation import truths, voxel_classes
-from scene_completion_training.evaluation.voxel_truth import ALL, voxel_centres
+from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
 
 LEARNING_RATE = WEIGHT_DECAY = 0.01
 BETAS = (0.9, 0.95)
@@ -120,14 +120,16 @@ def probe_models(
     generator = np.random.default_rng(seed)
     values: list[list[NDArray[np.float32]]] = [[] for _ in models]
     found: list[list[NDArray[np.int64]]] = [[] for _ in models]
-    for sequence, index, truth in truths(recordings, every):
+    for frame in voxel_frames(recordings, every):
+        truth = frame.truth.voxels
+        assert truth is not None
         classes = voxel_classes(truth, label_set.class_map)
-        asked = truth.known & truth.regions[ALL] & (classes != EMPTY) & (classes != INVALID)
-        points = voxel_centres(truth.grid, truth.grid_from_camera, asked)
+        asked = truth.counted & (classes != EMPTY) & (classes != INVALID)
+        points = truth.centres(asked)
         chosen = generator.permutation(len(points))[:POINTS_A_FRAME]
         true = classes[asked][chosen].astype(np.int64) - 1
         for number, model in enumerate(models):
-            inputs, known = probed(model.observe(sequence, index), points[chosen])
+            inputs, known = probed(model.observe(frame.sequence, frame.index), points[chosen])
             values[number].append(inputs[known])
             found[number].append(true[known])
     if not all(sum(map(len, of_model)) for of_model in found):

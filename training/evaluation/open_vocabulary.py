@@ -7,16 +7,16 @@ ranked given the geometry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.metric import Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES
 from scene_completion_ros.evaluation.semantic_classes import (
     EMPTY,
@@ -27,27 +27,28 @@ from scene_completion_ros.evaluation.semantic_classes import (
     ClassMap,
 )
 from scene_completion_ros.evaluation.semantic_completion import (
+    COLUMNS,
     S4C_PROTOCOL,
     CompletionProtocol,
-    CompletionScores,
     SemanticCompletionMetric,
 )
+from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
 from scene_completion_ros.evaluation.zero_shot import (
+    WORDS,
+    ZERO_SHOT,
     Part,
-    WordMetric,
-    WordScores,
-    ZeroShotMetric,
-    ZeroShotScores,
     best_classes,
     class_scores,
     cosines,
 )
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
+from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.evaluation.density_model import Observation
-from scene_completion_training.evaluation.semantic_evaluation import truths, voxel_classes
+from scene_completion_training.evaluation.geometry import Frame
+from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
 from scene_completion_training.evaluation.semantic_models import CodeFunction
-from scene_completion_training.evaluation.voxel_truth import ALL, OCCLUDED, VISIBLE, VoxelTruth, voxel_centres
 
 REGIONS = (ALL, VISIBLE, OCCLUDED)
 _CHUNK = 1 << 14  # points in memory at a time
@@ -142,7 +143,7 @@ SEMANTIC_KITTI = LabelSet(
 
 def label_set_of(sequence: PosedSequence) -> LabelSet:
     """What a recording is scored in: a town has exact voxels of SemanticKITTI's classes, windows get those of S4C."""
-    return SEMANTIC_KITTI if "voxel_label" in sequence.frames[0].assets else COMMON
+    return SEMANTIC_KITTI if holds_exact_voxels(sequence) else COMMON
 
 
 def read_words(file: Path) -> dict[str, tuple[int, ...]]:
@@ -154,16 +155,14 @@ def read_words(file: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ConfigurationError: It is no such file, names an unknown class, or a word that was trained with.
     """
-    content: Any = None
+    cure = f"Write it as unseen_words.yaml; the classes are {', '.join(SEMANTIC_KITTI_CLASSES[1:])}"
+    content = read_yaml(file, ConfigurationError, cure=cure, kind=dict)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
         words = {str(word): tuple(map(SEMANTIC_KITTI_CLASSES.index, of)) for word, of in content["words"].items()}
         trained = {str(word).casefold() for word in content["training_vocabulary"]}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ConfigurationError(
-            f"cannot be read as words and classes ({error})",
-            where=str(file),
-            cure=f"Write it as unseen_words.yaml; the classes are {', '.join(SEMANTIC_KITTI_CLASSES[1:])}",
+            f"cannot be read as words and classes ({error})", where=str(file), cure=cure
         ) from error
     if seen := [word for word in words if word.casefold() in trained]:
         raise ConfigurationError(
@@ -242,132 +241,120 @@ class ZeroShot:
 
 
 @dataclass(frozen=True, eq=False)
-class ModelScores:
-    """What a model scores on some recordings.
+class LabelledFrame:
+    """A frame whose voxels have labels; the same for all models.
 
     Attributes:
-        given: Part -> labels of what the truth calls occupied.
-        completion: Part -> labels of what the student calls occupied; voxels without one count as empty.
-        words: Word -> part -> how well it finds its voxels among those that the truth calls occupied.
-    """
-
-    given: dict[Part, ZeroShotScores]
-    completion: dict[Part, CompletionScores]
-    words: dict[str, dict[Part, WordScores]]
-
-
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """What the truth says of a frame, for all models alike.
-
-    Attributes:
-        counted: Voxels that count, bool [X, Y, Z]; P of them.
-        points: Their centres [P, 3].
+        points: Centres [P, 3] of the voxels that count.
         labelled: Which of them have a label, bool [P]; L of them.
-        label, true: Their label of SemanticKITTI and their class in the label set [L].
+        ids, true: Their label of SemanticKITTI and their class in the label set [L].
         classes: Classes of the label set [X, Y, Z].
         parts: Part -> which of the labelled ones lie in it, bool [L].
     """
 
-    truth: VoxelTruth
-    counted: NDArray[np.bool_]
+    frame: Frame
+    voxels: VoxelTruth
     points: NDArray[np.float32]
     labelled: NDArray[np.bool_]
-    label: NDArray[np.uint8]
+    ids: NDArray[np.uint8]
     true: NDArray[np.int64]
     classes: NDArray[np.uint8]
     parts: dict[Part, NDArray[np.bool_]]
 
     @staticmethod
-    def of(truth: VoxelTruth, label_set: LabelSet) -> _Frame:
-        counted = truth.known & truth.regions[ALL]
+    def of(frame: Frame, label_set: LabelSet) -> LabelledFrame:
+        """What a label set makes of a frame that has voxels."""
+        truth = frame.truth.voxels
+        assert truth is not None
+        counted = truth.counted
         classes = voxel_classes(truth, label_set.class_map)
-        label = truth.label[counted]
-        labelled = (label != EMPTY) & (label != INVALID)
+        ids = truth.labels[counted]
+        labelled = (ids != EMPTY) & (ids != INVALID)
         true = classes[counted][labelled].astype(np.int64)
-        return _Frame(
+        return LabelledFrame(
+            frame,
             truth,
-            counted,
-            voxel_centres(truth.grid, truth.grid_from_camera, counted),
+            truth.centres(counted),
             labelled,
-            label[labelled],
+            ids[labelled],
             np.where(true == INVALID, INVALID, true - 1),
             classes,
             {part: mask[counted][labelled] for part, mask in _parts(truth).items()},
         )
 
 
-class _Tally:
-    """What one model says of all frames."""
+class WordAnswer:
+    """What a model says of a labelled frame, see `ZERO_SHOT`, `WORDS` and `OPEN_COMPLETION`.
 
-    def __init__(self, judge: Judge, label_set: LabelSet, cutoff: float) -> None:
-        self._judge, self._label_set, self._cutoff = judge, label_set, cutoff
-        self._given, self._words = ZeroShotMetric(label_set.names), WordMetric(judge.words)
-        self._completion: dict[str, SemanticCompletionMetric] = {}
+    Attributes:
+        said: Classes of the labelled voxels [L].
+        cosine, common: Of words at the labelled voxels.
+        volume: Labels [X, Y, Z] of what the density calls occupied, 0 empty, class k as k + 1.
+    """
 
-    def update(self, frame: _Frame, observed: OpenVocabularyObservation) -> None:
-        """Counts a frame."""
-        truth = frame.truth
-        dense = observed.observation.density(frame.points) > self._cutoff
-        asked = dense | frame.labelled
-        found = _judged(self._judge, observed, frame.points[asked])
-        there = frame.labelled[asked]
-        self._given.update(found.labels[there], frame.true, frame.parts)
-        self._words.update(found.cosine[there], found.common[there], frame.label, frame.parts)
-        volume = np.zeros(truth.grid.shape, np.uint8)
-        volume.reshape(-1)[np.flatnonzero(frame.counted)[dense]] = 1 + found.labels[dense[asked]]
-        for region in REGIONS:
-            if region not in self._completion:
-                self._completion[region] = SemanticCompletionMetric(
-                    self._label_set.protocol, truth.grid, labels=len(self._label_set.names) + 2
-                )
-            self._completion[region].update(volume, frame.classes, truth.regions[region])
-
-    def compute(self) -> ModelScores:
-        """The scores of all frames."""
-        class_of_label = np.append(np.arange(len(self._label_set.names) + 1), -1)
-        return ModelScores(
-            self._given.compute(),
-            {
-                (range_m, region): scores
-                for region, metric in self._completion.items()
-                for range_m, scores in metric.compute(class_of_label).items()
-            },
-            self._words.compute(),
-        )
+    def __init__(self, labelled: LabelledFrame, judge: Judge, seen: OpenVocabularyObservation, cutoff: float) -> None:
+        truth = labelled.voxels
+        self.frame, self.ids, self.true, self.parts = labelled, labelled.ids, labelled.true, labelled.parts
+        dense = seen.observation.density(labelled.points) > cutoff
+        asked = dense | labelled.labelled
+        found = _judged(judge, seen, labelled.points[asked])
+        there = labelled.labelled[asked]
+        self.said, self.cosine, self.common = found.labels[there], found.cosine[there], found.common[there]
+        self.volume = np.zeros(truth.grid.shape, np.uint8)
+        self.volume.reshape(-1)[np.flatnonzero(truth.counted)[dense]] = 1 + found.labels[dense[asked]]
 
 
-def evaluate_models(
-    scored: Sequence[tuple[OpenVocabularyModel, Judge]],
-    recordings: Sequence[PosedSequence],
-    label_set: LabelSet,
-    cutoff: float,
-    every: int = 1,
-) -> list[ModelScores]:
-    """Scores models on recordings, all of them frame by frame.
+class Asked:
+    """A model with what says what its points are, as a method that is scored.
 
     Args:
-        scored: Models, and what says of each what its points are.
+        name: For tables; seeds of one method share it.
         cutoff: Density per metre that an occupied voxel exceeds.
-        every: Frames between scored ones.
-
-    Raises:
-        ConfigurationError: No frame has ground truth voxels.
     """
-    tallies = [_Tally(judge, label_set, cutoff) for _, judge in scored]
-    frames = 0
-    for sequence, index, truth in truths(recordings, every):
-        frame = _Frame.of(truth, label_set)
-        frames += 1
-        for (model, _), tally in zip(scored, tallies, strict=True):
-            tally.update(frame, model.observe(sequence, index))
-    if not frames:
-        raise ConfigurationError(
-            "no frame has ground truth voxels",
-            where=", ".join(sequence.name for sequence in recordings),
-            cure="Name recordings that have",
-        )
-    return [tally.compute() for tally in tallies]
+
+    def __init__(self, name: str, model: OpenVocabularyModel, judge: Judge, label_set: LabelSet, cutoff: float) -> None:
+        self.name, self.words, self.label_set, self.class_names = name, judge.words, label_set, label_set.names
+        self._model, self._judge, self._cutoff = model, judge, cutoff
+
+    def answer(self, labelled: LabelledFrame) -> WordAnswer:
+        """Look at a frame."""
+        seen = self._model.observe(labelled.frame.sequence, labelled.frame.index)
+        return WordAnswer(labelled, self._judge, seen, self._cutoff)
+
+
+class OpenCompletionTally(Tally):
+    """`SemanticCompletionMetric` of each region; voxels without a label count as empty."""
+
+    def __init__(self, method: Asked) -> None:
+        self._label_set = method.label_set
+        self._regions: dict[str, SemanticCompletionMetric] = {}
+
+    def add(self, answer: WordAnswer) -> None:
+        """Count a frame."""
+        truth, labels = answer.frame.voxels, len(self._label_set.names) + 2
+        for region in REGIONS:
+            if region not in self._regions:
+                self._regions[region] = SemanticCompletionMetric(self._label_set.protocol, truth.grid, labels=labels)
+            self._regions[region].update(answer.volume, answer.frame.classes, truth.regions[region])
+        self.frames += 1
+
+    def rows(self) -> Iterator[Row]:
+        """By region and range."""
+        class_of_label = np.append(np.arange(len(self._label_set.names) + 1), -1)
+        for region, metric in self._regions.items():
+            for range_m, scores in metric.compute(class_of_label).items():
+                yield {"range_m": range_m, "region": region, **asdict(scores)}
+
+
+OPEN_COMPLETION = Metric(
+    "completion",
+    "Semantic scene completion by words, at the student's own threshold, in percent.",
+    COLUMNS,
+    OpenCompletionTally,
+    by=("region",),
+    across="range_m",
+)
+METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 
 def _judged(judge: Judge, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:

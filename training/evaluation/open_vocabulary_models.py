@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
-from scene_completion_ros.evaluation.zero_shot import max_rule, mean_rule
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.feature_space import feature_space_for
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, reference_camera
-from scene_completion_training.evaluation.deployed_model import DeployedUnits
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_training.data.student_units import DeployedUnits
+from scene_completion_training.evaluation.density_model import DensityModel
+from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.open_vocabulary import (
     LabelSet,
     OpenVocabularyModel,
     OpenVocabularyObservation,
 )
 from scene_completion_training.evaluation.pixel_features import PixelFeatures
-from scene_completion_training.evaluation.semantic_evaluation import truths, voxel_classes
+from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
 from scene_completion_training.evaluation.semantic_models import (
-    CodeFunction,
     FeatureFieldModel,
     SemanticModel,
 )
-from scene_completion_training.evaluation.voxel_truth import ALL, VISIBLE, voxel_truth
-from scene_completion_training.foundation.feature_lifter import FeatureLifter
 from scene_completion_training.foundation.targets import FeatureExtractor
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 
@@ -132,64 +128,6 @@ class LiftedPixels:
         return OpenVocabularyObservation(self._density.observe(sequence, index), self._pixels.observe(sequence, index))
 
 
-class OnSurface:
-    """A control: the features of another model, where its density shows points to the camera, and none elsewhere."""
-
-    def __init__(self, model: OpenVocabularyModel, name: str) -> None:
-        self.name = name
-        self._model = model
-
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
-        """Look at a frame, and at the depth that is rendered of it."""
-        seen = self._model.observe(sequence, index)
-        camera = seen.observation.camera
-        coarse = seen.observation.depth_image(_SURFACE_STRIDE)
-        depth = coarse.repeat(_SURFACE_STRIDE, axis=0).repeat(_SURFACE_STRIDE, axis=1)
-        surface = torch.from_numpy(depth[None, : camera.height, : camera.width])
-        lifter = FeatureLifter(camera, VOXEL_EDGE)
-
-        def visible(points: NDArray[np.float32]) -> NDArray[np.bool_]:
-            pixels = torch.from_numpy(np.asarray(camera.project(points)[0]))
-            found: NDArray[np.bool_] = lifter.visible(pixels[None], torch.from_numpy(points[None, :, 2]), surface)[
-                0
-            ].numpy()
-            return found
-
-        return dataclasses.replace(seen, features=_where(visible, seen.features))
-
-
-class OracleLift:
-    """A control: the features of another model for the voxels that the camera truly sees, and none for all others.
-
-    With `LiftedPixels` it is what a teacher knows of images, lifted by the true depth.
-    """
-
-    def __init__(self, model: OpenVocabularyModel, name: str) -> None:
-        self.name = name
-        self._model = model
-
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
-        """Look at a frame, and at its ground truth.
-
-        Raises:
-            SequenceError: It has none.
-        """
-        truth = voxel_truth(sequence, index)
-        if truth is None:
-            raise SequenceError(
-                "no ground truth voxels", where=f"{sequence.name}, frame {index}", cure="Score another recording"
-            )
-        seen = self._model.observe(sequence, index)
-
-        def visible(points: NDArray[np.float32]) -> NDArray[np.bool_]:
-            voxel, inside = truth.grid.index_of(truth.grid_from_camera.apply(points.astype(np.float64)))
-            found = np.array(inside)
-            found[found] = truth.regions[VISIBLE][tuple(np.asarray(voxel)[found].T)]
-            return found
-
-        return dataclasses.replace(seen, features=_where(visible, seen.features))
-
-
 class ClassPrior:
     """A control that knows no image: every point is of the class that most labelled voxels are of.
 
@@ -219,8 +157,10 @@ def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phra
         ConfigurationError: No voxel is labelled.
     """
     counts = np.zeros(len(label_set.names), np.int64)
-    for _, _, truth in truths(recordings):
-        classes = voxel_classes(truth, label_set.class_map)[truth.known & truth.regions[ALL]]
+    for frame in voxel_frames(recordings):
+        truth = frame.truth.voxels
+        assert truth is not None
+        classes = voxel_classes(truth, label_set.class_map)[truth.counted]
         counts += np.bincount(classes[(classes != EMPTY) & (classes != INVALID)] - 1, minlength=len(counts))
     if not counts.any():
         raise ConfigurationError(
@@ -229,38 +169,3 @@ def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phra
             cure="Name recordings with ground truth",
         )
     return max(phrased, key=lambda number: int(counts[number]))
-
-
-class Ensemble:
-    """Two models together, with the density of the first.
-
-    Args:
-        rows: Embeddings of all phrases of the classes, float32 [R, D]: the max rule, see `max_rule`; None for
-            `mean_rule`.
-    """
-
-    def __init__(
-        self,
-        first: OpenVocabularyModel,
-        second: OpenVocabularyModel,
-        name: str,
-        rows: NDArray[np.float32] | None,
-    ) -> None:
-        self.name = name
-        self._models = first, second
-        self._rows = rows
-
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
-        """Look at a frame with both."""
-        first, second = (model.observe(sequence, index) for model in self._models)
-
-        def features(points: NDArray[np.float32]) -> NDArray[np.float32]:
-            both = first.features(points), second.features(points)
-            return mean_rule(*both) if self._rows is None else max_rule(*both, self._rows)
-
-        return OpenVocabularyObservation(first.observation, features)
-
-
-def _where(asked: Callable[[NDArray[np.float32]], NDArray[np.bool_]], features: CodeFunction) -> CodeFunction:
-    """Features of the points that are asked for, zeros for the others."""
-    return lambda points: np.where(asked(points)[:, None], features(points), np.float32(0.0))

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
-from scene_completion_training.evaluation.density_model import VOXEL_EDGE, reference_camera
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE
 from scene_completion_training.evaluation.semantic_models import CodeFunction, in_chunks
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
 from scene_completion_training.foundation.targets import FeatureExtractor

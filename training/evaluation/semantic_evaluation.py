@@ -7,9 +7,10 @@ training recordings as well. Test labels are only ever compared with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +28,20 @@ from scene_completion_ros.evaluation.semantic_classes import (
     SEMANTIC_KITTI_TO_COMMON,
     ClassMap,
 )
-from scene_completion_ros.evaluation.semantic_completion import CompletionScores, SemanticCompletionMetric
-from scene_completion_ros.geometry import RigidTransform, VoxelGrid
+from scene_completion_ros.evaluation.semantic_completion import SemanticTally
+from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTruth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.clustering.clusters import Clusters, fit_clusters
+from scene_completion_training.evaluation.controls import PRIOR_SIGMA
 from scene_completion_training.evaluation.density_model import DensityModel
-from scene_completion_training.evaluation.kitti import PRIOR_SIGMA
-from scene_completion_training.evaluation.occupancy_run import exact_frames
-from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation, surface_points
-from scene_completion_training.evaluation.tables import defined_values, percent, table
-from scene_completion_training.evaluation.voxel_truth import ALL, INTERIORS, VoxelTruth, voxel_centres
+from scene_completion_training.evaluation.geometry import Frame, voxel_frames
+from scene_completion_training.evaluation.semantic_models import (
+    FeatureFieldModel,
+    SemanticModel,
+    SemanticObservation,
+    surface_points,
+)
+from scene_completion_training.networks.feature_field import ClassField
 
 Naming = Literal["hungarian", "covering", "majority"]
 _MATCHES: dict[Naming, Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]] = {
@@ -70,6 +75,30 @@ class ScoredModel(Protocol):
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Labels of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelAnswer:
+    """Labels of a frame's voxels beside their classes, uint8 [X, Y, Z] each; see `SEMANTICS`."""
+
+    truth: FrameTruth
+    labels: NDArray[np.uint8]
+    classes: NDArray[np.uint8]
+
+
+class Labels:
+    """A `ScoredModel` as a method that is scored."""
+
+    def __init__(self, model: ScoredModel) -> None:
+        self.name, self.labels, self.namings, self.names = model.name, model.labels, model.namings, model.names
+        self._model = model
+
+    def answer(self, frame: Frame) -> LabelAnswer:
+        """Look at a frame that has voxels."""
+        truth = frame.truth.voxels
+        assert truth is not None
+        labels = self._model.predict(frame.sequence, frame.index, truth)
+        return LabelAnswer(frame.truth, labels, voxel_classes(truth))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,23 +138,20 @@ class FittedModel:
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Clusters of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty, cluster k as k + 1."""
         observed = self.model.observe(sequence, index)
-        counted = truth.known & truth.regions[ALL]
-        return label_volume(observed, self.cutoff, self.clusters.assign, truth.grid, truth.grid_from_camera, counted)
+        return label_volume(observed, self.cutoff, self.clusters.assign, truth)
 
 
 def label_volume(
     observed: SemanticObservation,
     cutoff: float,
     assign: Assignment,
-    grid: VoxelGrid,
-    grid_from_camera: RigidTransform,
-    asked: NDArray[np.bool_],
+    truth: VoxelTruth,
 ) -> NDArray[np.uint8]:
-    """Labels of voxels: uint8 [X, Y, Z], 0 where nothing is or nothing was asked, what is assigned to k as k + 1."""
-    volume = np.zeros(grid.shape, dtype=np.uint8)
-    points = voxel_centres(grid, grid_from_camera, asked)
+    """Labels of the voxels that count: uint8 [X, Y, Z], 0 where nothing is, what is assigned to k as k + 1."""
+    volume = np.zeros(truth.grid.shape, dtype=np.uint8)
+    points = truth.centres(truth.counted)
     occupied = observed.observation.density(points) > cutoff
-    chosen = np.flatnonzero(asked.reshape(-1))[occupied]
+    chosen = np.flatnonzero(truth.counted.reshape(-1))[occupied]
     volume.reshape(-1)[chosen] = 1 + assign(observed.codes(points[occupied]))
     return volume
 
@@ -177,10 +203,22 @@ def named_by(
     nameless = [
         FittedModel(model, cutoff, own, np.zeros((0, 0), np.int64)) for model, own in zip(models, clusters, strict=True)
     ]
+    tallies = [(Labels(fitted), SemanticTally(fitted)) for fitted in nameless]
+    for frame in voxel_frames(labelled):
+        for method, tally in tallies:
+            tally.add(method.answer(frame))
+    if not all(tally.frames for _, tally in tallies):
+        raise no_voxels(labelled)
     return [
-        dataclasses.replace(fitted, confusion=metric.confusion[NAMED_WITHIN])
-        for fitted, metric in zip(nameless, score(nameless, labelled), strict=True)
+        dataclasses.replace(fitted, confusion=tally.confusion[NAMED_WITHIN])
+        for fitted, (_, tally) in zip(nameless, tallies, strict=True)
     ]
+
+
+def no_voxels(recordings: Sequence[PosedSequence]) -> ConfigurationError:
+    """That no frame of recordings has ground truth voxels."""
+    names = ", ".join(sequence.name for sequence in recordings)
+    return ConfigurationError("no frame has ground truth voxels", where=names, cure="Name recordings that have")
 
 
 class ClassPrior:
@@ -202,11 +240,9 @@ class ClassPrior:
 
         self._density = density
         self._cutoff = cutoff
-        found = [truth for _, _, truth in truths(labelled)]
+        found = [frame.truth.voxels for frame in voxel_frames(labelled) if frame.truth.voxels is not None]
         if not found:
-            raise ConfigurationError(
-                "no frame has ground truth voxels", where="labelled recordings", cure="Name some that have"
-            )
+            raise no_voxels(labelled)
         self._grid, self._grid_from_camera = found[0].grid, found[0].grid_from_camera
         classes = [voxel_classes(truth) for truth in found]
         best = np.zeros(self._grid.shape, np.float32)
@@ -224,8 +260,8 @@ class ClassPrior:
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
-        asked = truth.known & truth.regions[ALL]
-        points = voxel_centres(truth.grid, truth.grid_from_camera, asked)
+        asked = truth.counted
+        points = truth.centres(asked)
         occupied = self._density.observe(sequence, index).density(points) > self._cutoff
         place, _ = self._grid.index_of(self._grid_from_camera.apply(points[occupied].astype(np.float64)))
         place = np.clip(np.asarray(place), 0, np.array(self._grid.shape) - 1)  # beyond its grid, the class of its edge
@@ -234,88 +270,45 @@ class ClassPrior:
         return volume
 
 
-def score(
-    models: Sequence[ScoredModel], recordings: Sequence[PosedSequence], every: int = 1
-) -> list[SemanticCompletionMetric]:
-    """Counts the labels of each model against the classes of recordings, frame by frame; name them afterwards.
-
-    Raises:
-        ConfigurationError: No frame has ground truth voxels.
-    """
-    metrics: list[SemanticCompletionMetric] = []
-    for sequence, index, truth in truths(recordings, every):
-        metrics = metrics or [SemanticCompletionMetric(grid=truth.grid, labels=model.labels) for model in models]
-        classes, counted = voxel_classes(truth), truth.regions[ALL]
-        for model, metric in zip(models, metrics, strict=True):
-            metric.update(model.predict(sequence, index, truth), classes, counted)
-    if len(metrics) < len(models):
-        raise ConfigurationError(
-            "no frame has ground truth voxels",
-            where=", ".join(sequence.name for sequence in recordings),
-            cure="Name recordings that have",
-        )
-    return metrics
-
-
-def truths(recordings: Sequence[PosedSequence], every: int = 1) -> Iterator[tuple[PosedSequence, int, VoxelTruth]]:
-    """Frames of recordings that have ground truth voxels; a terminal shows how far it is."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    for sequence in tqdm(recordings, unit="recording", disable=None):
-        for index, truth in exact_frames(sequence, every):
-            yield sequence, index, truth
-
-
 def voxel_classes(truth: VoxelTruth, class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON) -> NDArray[np.uint8]:
     """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees."""
-    inside = truth.regions.get(INTERIORS, np.zeros_like(truth.known))
-    return class_map.apply(np.where(truth.known & ~inside, truth.label, INVALID))
+    inside = truth.regions_with_interiors.get(INTERIORS, np.zeros_like(truth.known))
+    return class_map.apply(np.where(truth.known & ~inside, truth.labels, INVALID))
 
 
-Results: TypeAlias = Mapping[tuple[str, str], tuple[ScoredModel, SemanticCompletionMetric]]
-"""(recordings, model) -> the model and its counts."""
+class ClassifiedModel:
+    """A model whose points get classes right away, with no clusters to be named (a `ScoredModel`).
+
+    Args:
+        model: Gives the codes of points.
+        cutoff: Density per metre that an occupied voxel exceeds.
+        classify: Class of each code, its number in `COMMON_CLASSES` less one.
+    """
+
+    labels = len(COMMON_CLASSES)
+    namings: tuple[Naming, ...] = ("hungarian", "covering", "majority")
+
+    def __init__(self, model: SemanticModel, cutoff: float, name: str, classify: Assignment) -> None:
+        self.name = name
+        self._model = model
+        self._cutoff = cutoff
+        self._classify = classify
+
+    def names(self, naming: Naming) -> NDArray[np.int64]:
+        """Its labels are classes."""
+        return np.arange(self.labels)
+
+    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
+        """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
+        return label_volume(self._model.observe(sequence, index), self._cutoff, self._classify, truth)
 
 
-def markdown(results: Results) -> str:
-    """A table for each set of recordings and each way of naming clusters, and one of the classes."""
-    parts = []
-    for group in dict.fromkeys(group for group, _ in results):
-        for naming in get_args(Naming):
-            rows, classes = [], []
-            named = [found for (of, _), found in results.items() if of == group and naming in found[0].namings]
-            if not named:
-                continue
-            for model, metric in named:
-                scores = metric.compute(model.names(naming))
-                rows.append([model.name, *_columns(scores)])
-                largest = scores[max(scores)]
-                classes.append([model.name, *map(percent, largest.class_iou.values())])
-            ranges = sorted(scores)
-            header = " / ".join(f"{range_m:g}" for range_m in ranges)
-            titles = ("mIoU", "mIoU of present", "mIoU where found", "IoU")
-            columns = ["method", *(f"{title}, {header} m" for title in titles)]
-            parts.append(f"{group}, clusters named by {naming}, in percent\n\n{table(columns, rows)}")
-            names = list(largest.class_iou)
-            caption = f"{group}, clusters named by {naming}, IoU of classes at {max(ranges):g} m, in percent"
-            parts.append(f"{caption}\n\n{table(['method', *names], classes)}")
-    return "\n\n".join(parts) + "\n"
+def open_supervised(path: Path, density: DensityModel, cutoff: float) -> ClassifiedModel:
+    """Opens a checkpoint of a field that has learned classes from labels: what the same network could reach.
 
-
-def as_json(results: Results, arguments: dict[str, Any]) -> dict[str, Any]:
-    """All scores, and the counts that they follow from."""
-    entries = []
-    for (group, name), (model, metric) in results.items():
-        for naming in model.namings:
-            names = model.names(naming)
-            for range_m, scores in metric.compute(names).items():
-                entry = {"recordings": group, "method": name, "naming": naming, "range_m": range_m}
-                entries.append({**entry, "class_of_label": names.tolist(), **defined_values(asdict(scores))})
-    return {"arguments": arguments, "scores": entries}
-
-
-def _columns(scores: Mapping[float, CompletionScores]) -> list[str]:
-    ordered = [scores[range_m] for range_m in sorted(scores)]
-    return [
-        " / ".join(percent(getattr(entry, name)) for entry in ordered)
-        for name in ("mean_iou", "mean_iou_of_present", "mean_iou_of_found", "iou")
-    ]
+    Raises:
+        BundleError: It is none.
+    """
+    name = f"{path.resolve().parent.parent.name} (learned from labels)"
+    model = FeatureFieldModel.open(path, name, density, ClassField)
+    return ClassifiedModel(model, cutoff, model.name, lambda logits: np.asarray(logits.argmax(axis=1), np.int64))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +14,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera
+from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, observed_density
-from scene_completion_training.evaluation.controls import OPAQUE, grid_density, surface_voxels
 from scene_completion_training.evaluation.density_model import (
     CALIBRATED_RULE,
     PUBLISHED_CUTOFF,
     DensityModel,
     Observation,
     RememberedDensity,
-    reference_camera,
 )
 from scene_completion_training.evaluation.deployed_model import DeployedModel
-from scene_completion_training.evaluation.voxel_truth import stored_grid
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
@@ -205,25 +202,6 @@ class LiftedTokens:
         return SemanticObservation(
             observation, lambda points: in_chunks(lambda p: _tokens_at(tokens, p, self._camera), points)
         )
-
-
-class OnSurface:
-    """A control: what another model says, on the surfaces alone that the density shows to the camera."""
-
-    def __init__(self, model: SemanticModel, name: str) -> None:
-        self.name = name
-        self._model = model
-
-    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
-        """Look at a frame, and at the depth that is rendered of it."""
-        seen = self._model.observe(sequence, index)
-        coarse = seen.observation.depth_image(_SURFACE_STRIDE)
-        depth = coarse.repeat(_SURFACE_STRIDE, axis=0).repeat(_SURFACE_STRIDE, axis=1)
-        camera = seen.observation.camera
-        grid = stored_grid(sequence)
-        occupied = surface_voxels(depth[: camera.height, : camera.width], camera, grid=grid)
-        density = grid_density(np.where(occupied, OPAQUE, np.float32(0.0)), grid, DEFAULT_GRID_FROM_CAMERA)
-        return dataclasses.replace(seen, observation=Observation(camera, density))
 
 
 def student_density(folder: Path) -> tuple[DensityModel, float]:

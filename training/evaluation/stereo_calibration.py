@@ -27,16 +27,16 @@ from scipy.optimize import minimize
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
 from scene_completion_ros.evaluation.occupancy import average_precision, best_iou, score_histogram
-from scene_completion_ros.evaluation.student_comparison import depth_at_rays
+from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit_of_density, probability_of_log_odds
 from scene_completion_training.data.motion_stereo import depth_meter, told_depths
+from scene_completion_training.evaluation.controls import PRIOR_SIGMA
 from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, rays_to_depth
 from scene_completion_training.evaluation.deployed_model import DeployedModel
-from scene_completion_training.evaluation.kitti import PRIOR_SIGMA
 from scene_completion_training.evaluation.stereo_truth import OCCUPIED, stereo_evidence
 from scene_completion_training.networks.occupancy_link import link_calibration
 from scene_completion_training.viewpoint import Viewpoint, Volume

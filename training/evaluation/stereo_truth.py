@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import (
     DEFAULT_GRID,
     DEFAULT_GRID_FROM_CAMERA,
@@ -18,13 +19,11 @@ from scene_completion_ros.geometry import (
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy, fusion_views
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
 from scene_completion_training.viewpoint import STREET_AHEAD_M, Volume
 
 OCCUPIED = 0.5
 """Share of the evidence that has to speak for "occupied"."""
 _FREE_SAMPLES = 3_000_000  # voxels tested for free space: most of a grid
-_UNKNOWN = 255
 
 
 def stereo_evidence(
@@ -67,5 +66,4 @@ def stereo_truths(sequence: PosedSequence, every: int = 1) -> Iterator[VoxelTrut
     for index in range(0, len(sequence), every):
         score, known = stereo_evidence(sequence, index, DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, meter)
         occupied = known & (score > OCCUPIED)
-        label = np.where(known, occupied, np.uint8(_UNKNOWN)).astype(np.uint8)
-        yield VoxelTruth(DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, label, occupied, known, {ALL: in_view})
+        yield VoxelTruth("stereo", DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, occupied, known, in_view)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.clustering.clusters import Clusters, NamedClusters
-from scene_completion_training.evaluation.density_model import reference_camera
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, surface_points
 
 TILE = (120, 180)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 import sys
 import time
 import traceback
@@ -18,6 +17,7 @@ from scene_completion_ros.errors import BagError, SceneCompletionError, Sequence
 from scene_completion_ros.sequences.from_bag import posed_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.recording import Recording, read_recordings
+from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training.extraction.finishing import finished
 from scene_completion_training.extraction.images_to_poses import sequences_from_images
 from scene_completion_training.extraction.reports import BagReport, SequenceSummary, read_report
@@ -32,6 +32,7 @@ class Job:
     """One bag to be extracted.
 
     Attributes:
+        bag: Its absolute path, links followed.
         folder: Folder for its sequences and its report.
         threads: Threads for structure from motion.
     """
@@ -51,7 +52,7 @@ def finished_report(job: Job) -> BagReport | None:
     if not job.folder.exists():
         return None
     report = read_report(job.folder)
-    if report is None or Path(report.bag) != job.bag.resolve():
+    if report is None or Path(report.bag) != job.bag:
         what = "no extracted bag" if report is None else f"the extraction of {report.bag}"
         raise SequenceError(
             f"holds {what}", where=str(job.folder), cure="Name another --output, nothing is overwritten"
@@ -66,11 +67,8 @@ def extract_bag(job: Job, progress: Progress | None = None) -> BagReport:
     The folder appears when everything in it is written. An earlier extraction of the same bag is replaced.
     """
     started = time.monotonic()
-    report = BagReport(str(job.bag.resolve()), fingerprint(job.bag), job.settings.digest(), job.settings.changed())
-    unfinished = job.folder.with_name(f".{job.folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-    unfinished.mkdir(parents=True)
-    try:
+    report = BagReport(str(job.bag), fingerprint(job.bag), job.settings.digest(), job.settings.changed())
+    with whole_folder(job.folder, None) as unfinished:
         try:
             _extract(job, unfinished, report, (progress or Progress()).phase)
         except SceneCompletionError as error:
@@ -81,11 +79,6 @@ def extract_bag(job: Job, progress: Progress | None = None) -> BagReport:
         report.status = "complete" if report.sequences and not report.defect else "failed"
         report.seconds = round(time.monotonic() - started, 1)
         report.write(unfinished)
-        if job.folder.exists():
-            shutil.rmtree(job.folder)
-        unfinished.replace(job.folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return report
 
 
@@ -278,9 +271,9 @@ def extract_bags(jobs: Sequence[Job], workers: Workers | None = None) -> list[Ba
 
 def output_folders(bags: Sequence[Path], output: Path) -> list[Path]:
     """One folder a bag, named after it; bags of one name are told apart by the folder they lie in, then by number."""
-    names = [bag.resolve().stem for bag in bags]
+    names = [bag.stem for bag in bags]
     if len(set(names)) < len(names):
-        names = [f"{bag.resolve().parent.name}_{bag.resolve().stem}" for bag in bags]
+        names = [f"{bag.parent.name}_{bag.stem}" for bag in bags]
     seen: dict[str, int] = {}
     folders = []
     for name in names:
@@ -291,7 +284,7 @@ def output_folders(bags: Sequence[Path], output: Path) -> list[Path]:
 
 def _failed(job: Job, problem: str) -> BagReport:
     print_of_bag = fingerprint(job.bag) if job.bag.exists() else ""
-    return BagReport(str(job.bag.resolve()), print_of_bag, job.settings.digest(), problems=[problem])
+    return BagReport(str(job.bag), print_of_bag, job.settings.digest(), problems=[problem])
 
 
 def lost_report(job: Job, problem: str) -> BagReport:

@@ -15,13 +15,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, ImageError, SceneCompletionError
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.sequences.posed_sequence import (
-    ArrayLoader,
-    ImageSource,
-    PosedSequence,
-    read_image_file,
-    read_source,
-)
+from scene_completion_ros.picture_files import read_rgb
+from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource, PosedSequence, read_source
 from scene_completion_training.extraction.rectification import View, rectified_views, unchanged_views
 from scene_completion_training.extraction.reports import BagReport
 from scene_completion_training.extraction.settings import ExtractionSettings
@@ -227,7 +222,7 @@ def read_ego_mask(path: Path, camera: Camera, view: View) -> NDArray[np.bool_]:
     Raises:
         ImageError: The file is no image or has another size.
     """
-    mask = (read_image_file(path).max(axis=-1) > 127).astype(np.float32)
+    mask = (read_rgb(path).max(axis=-1) > 127).astype(np.float32)
     if mask.shape != (camera.height, camera.width):
         raise ImageError(
             f"mask is {mask.shape[1]}x{mask.shape[0]}, images are {camera.width}x{camera.height}",

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import ODOMETRY_TYPE
 from scene_completion_ros.errors import BagError, ConfigurationError
-from scene_completion_ros.messages.transform_buffer import TransformBuffer
 from scene_completion_ros.sequences.from_bag import recording_provenance
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, ImageSource, PosedSequence
 from scene_completion_ros.sequences.recording import Recording
@@ -179,13 +178,10 @@ class _Reconstruction:
         topics = [topic] if topic else reader.topics_of_type(ODOMETRY_TYPE)
         if len(topics) != 1:
             return None
-        message = next((found.message for found in reader.messages(topics)), None)
+        message = reader.first(topics[0])
         if message is None:
             return None
-        buffer = TransformBuffer()
-        for found in reader.messages(topics):
-            if self.recording.window.holds(found.stamp_ns):
-                buffer.add_odometry(found.message)
+        buffer = reader.tf_buffer(odometry_topic=topics[0], within=self.recording.window.holds, with_tf=False)
         gap_ns = round(self.settings.pose_gap_s * 1e9)
 
         def position_at(stamp_ns: int) -> NDArray[np.float64] | None:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scene_completion_ros.errors import BagError
+from scene_completion_ros.untrusted_files import read_json
 from scene_completion_ros.whole_files import write_whole
 
 REPORT_NAME = "report.json"
@@ -77,13 +79,13 @@ class BagReport:
 def read_report(folder: Path) -> BagReport | None:
     """Read the report of a bag's folder; None where there is none that this program understands."""
     try:
-        document = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+        document = read_json(folder / REPORT_NAME, BagError, cure="", kind=dict)
         if document.pop("schema_version") != SCHEMA_VERSION:
             return None
         document["sequences"] = [SequenceSummary(**entry) for entry in document["sequences"]]
         document["skipped"] = Counter(document["skipped"])
         return BagReport(**document)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (BagError, TypeError, KeyError):
         return None
 
 

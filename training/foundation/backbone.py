@@ -83,12 +83,14 @@ class LoadedNetwork:
     files: list[Path]
 
 
-def load_network(model: str, layer: int = -1, *, pretrained: bool = True) -> LoadedNetwork:
+def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole: bool = False) -> LoadedNetwork:
     """Loads a transformer of the DINO family, alone or out of a Depth Anything, without the blocks after a layer.
 
     Args:
+        model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
         layer: Hidden state that its last block gives.
         pretrained: Read its weights; otherwise they are random, and only its configuration is read.
+        whole: Load a Depth Anything with neck and head, and nothing else.
 
     Raises:
         ConfigurationError: No such model, of another type, or without this layer; found before weights are read.
@@ -96,57 +98,30 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True) -> Loa
     """
     folder = description_folder(model)
     config = read_config(folder)
-    whole = _supported_type(config, model, {**_CLASSES, **_DEPTH})
-    part = ""
-    if whole in _DEPTH:
-        config, part = _dictionary(config, "backbone_config", model), "backbone."
-    kind = _supported_type(config, model, _CLASSES)
+    outer = _supported_type(config, model, _DEPTH if whole else {**_CLASSES, **_DEPTH})
+    kind, part = outer, ""
+    options: dict[str, Any] = {}
+    if not whole:
+        if outer in _DEPTH:
+            config, part = _dictionary(config, "backbone_config", model), "backbone."
+        kind = _supported_type(config, model, _CLASSES)
+        config |= {"num_hidden_layers": _layer_index(config, layer, model)}
+        # The backbone of a whole Depth Anything chooses its attention itself.
+        options = {"attn_implementation": "sdpa"} | ({"add_pooling_layer": False} if kind == "vit" else {})
     normalisation = read_normalisation(folder)
-    blocks = _layer_index(config, layer, model)
-    config |= {"num_hidden_layers": blocks}
     files = weight_files(model) if pretrained else []
-    options = {"add_pooling_layer": False} if kind == "vit" else {}
-    network = frozen_network(_CLASSES[kind], config, files, part=part, attn_implementation="sdpa", **options)
+    network = frozen_network({**_CLASSES, **_DEPTH}[kind], config, files, part=part, **options)
+    transformer = network.backbone.config if whole else network.config
     return LoadedNetwork(
         network=network,
-        type=whole,
+        type=outer,
         normalisation=normalisation,
         patch=_patch_size(network.config.patch_size, model),
-        dim=int(network.config.hidden_size),
-        blocks=blocks,
-        extra_tokens=1 + int(getattr(network.config, "num_register_tokens", 0)),
+        dim=int(transformer.hidden_size),
+        blocks=int(transformer.num_hidden_layers),
+        extra_tokens=1 + int(getattr(transformer, "num_register_tokens", 0)),
         # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
         options={"interpolate_pos_encoding": True} if kind == "vit" else {},
-        files=files,
-    )
-
-
-def load_depth_network(model: str, *, pretrained: bool = True) -> LoadedNetwork:
-    """Loads a network that estimates relative depth, whole.
-
-    Args:
-        model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
-        pretrained: Read its weights; otherwise they are random, and only its configuration is read.
-
-    Raises:
-        ConfigurationError: No such model, or one of another type.
-        BundleError: Weights that are missing, damaged, of another network, or only pickled.
-    """
-    folder = description_folder(model)
-    config = read_config(folder)
-    kind = _supported_type(config, model, _DEPTH)
-    files = weight_files(model) if pretrained else []
-    network = frozen_network(_DEPTH[kind], config, files)  # its backbone chooses its attention itself
-    backbone = network.backbone.config
-    return LoadedNetwork(
-        network=network,
-        type=kind,
-        normalisation=read_normalisation(folder),
-        patch=_patch_size(network.config.patch_size, model),
-        dim=int(backbone.hidden_size),
-        blocks=int(backbone.num_hidden_layers),
-        extra_tokens=1,
-        options={},
         files=files,
     )
 

@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.foundation.backbone import ModelIdentity
 from scene_completion_training.foundation.dense_extractor import DenseExtractor, check_images
 from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, STRIDE, load_espnetv2
@@ -36,16 +36,9 @@ def read_class_texts(file: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         ConfigurationError: It is no such file, or names a class that there is not.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        found = {
-            str(name): tuple(map(str, phrases)) for name, phrases in content.items() if not isinstance(phrases, str)
-        }
-        wrong = sorted(set(map(str, content)) - {name for name in CITYSCAPES_CLASSES if found.get(name)})
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise ConfigurationError(
-            f"cannot be read as classes and phrases ({error})", where=str(file), cure="Write it as class_texts.yaml"
-        ) from error
+    content = read_yaml(file, ConfigurationError, cure="Write it as class_texts.yaml", kind=dict)
+    found = {str(name): tuple(map(str, phrases)) for name, phrases in content.items() if isinstance(phrases, list)}
+    wrong = sorted(set(map(str, content)) - {name for name in CITYSCAPES_CLASSES if found.get(name)})
     if wrong:
         raise ConfigurationError(
             f"{', '.join(wrong)}: no class, or no list of phrases",

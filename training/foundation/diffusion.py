@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.untrusted_files import read_json
 from scene_completion_training.foundation.backbone import ModelIdentity
 from scene_completion_training.foundation.dense_extractor import DenseExtractor
-from scene_completion_training.foundation.model_files import Normalisation, hub_folder, model_name, read_json, sha256
+from scene_completion_training.foundation.model_files import GET_AGAIN, Normalisation, hub_folder, model_name, sha256
 from scene_completion_training.foundation.pretrained import frozen_network, read_tokenizer
 
 PIPELINE = "model_index.json"
@@ -55,7 +56,7 @@ class DiffusionTeacher(DenseExtractor):
             ) from error
         self._model, self._timestep, self._seed = str(model), timestep, seed
         self._folder = hub_folder(self._model, _FILES)
-        kind = read_json(self._folder / PIPELINE).get("_class_name")
+        kind = read_json(self._folder / PIPELINE, BundleError, cure=GET_AGAIN, kind=dict).get("_class_name")
         if kind != "StableDiffusionPipeline":
             raise ConfigurationError(
                 f"{kind} is not supported",
@@ -102,7 +103,8 @@ class DiffusionTeacher(DenseExtractor):
     def _empty_sentence(self) -> Tensor:
         """float32 [1, N, D]: what the network is told of an image of which nothing is said."""
         folder = self._folder / "text_encoder"
-        network = frozen_network("CLIPTextModel", read_json(folder / "config.json"), [self._folder / _TEXT])
+        config = read_json(folder / "config.json", BundleError, cure=GET_AGAIN, kind=dict)
+        network = frozen_network("CLIPTextModel", config, [self._folder / _TEXT])
         tokenizer = read_tokenizer(self._folder / "tokenizer")
         longest = int(network.config.max_position_embeddings)
         tokens = tokenizer([""], padding="max_length", max_length=longest, truncation=True, return_tensors="pt")

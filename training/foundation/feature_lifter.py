@@ -39,13 +39,10 @@ class LiftedFeatures:
     Attributes:
         mean: Mean of their features [N, D], zero where no view sees the point.
         views: Number of views that see each point [N].
-        circular_variance: 1 − |mean of the views' unit vectors| [N], in 0..1: how much they contradict each other. None
-            unless it was asked for.
     """
 
     mean: Tensor
     views: Tensor
-    circular_variance: Tensor | None = None
 
 
 class FeatureLifter:
@@ -104,8 +101,6 @@ class FeatureLifter:
         reference_from_view: Tensor,
         surface: Tensor | None,
         shown: Tensor | None = None,
-        *,
-        contradictions: bool = False,
     ) -> dict[str, LiftedFeatures]:
         """Lifts the features of each teacher.
 
@@ -114,32 +109,19 @@ class FeatureLifter:
             maps: Of each teacher by name, V views each.
             reference_from_view: Poses [V, 4, 4].
             surface, shown: See `visible`.
-            contradictions: Also say how much the views contradict each other, which costs as much once more.
         """
         pixels, depth = self.pixels(points, reference_from_view)
         seen = self.visible(pixels, depth, surface, shown)
-        return {
-            name: self._mean(pixels, seen, of_teacher, contradictions=contradictions)
-            for name, of_teacher in maps.items()
-        }
+        return {name: self._mean(pixels, seen, of_teacher) for name, of_teacher in maps.items()}
 
-    def _mean(self, pixels: Tensor, seen: Tensor, maps: TokenMaps, *, contradictions: bool) -> LiftedFeatures:
-        count, dim = pixels.shape[1], maps.values.shape[1]
-        total = pixels.new_zeros(count, dim)
-        directions = pixels.new_zeros(count, dim if contradictions else 0)
+    def _mean(self, pixels: Tensor, seen: Tensor, maps: TokenMaps) -> LiftedFeatures:
+        total = pixels.new_zeros(pixels.shape[1], maps.values.shape[1])
         for view in range(len(pixels)):
             chosen = seen[view].nonzero()[:, 0]
             if len(chosen):
-                found = self.sampled(maps, view, pixels[view, chosen])
-                total.index_add_(0, chosen, found)
-                if contradictions:
-                    directions.index_add_(0, chosen, functional.normalize(found, dim=-1, eps=1e-6))
+                total.index_add_(0, chosen, self.sampled(maps, view, pixels[view, chosen]))
         views = seen.sum(dim=0)
-        share = 1.0 / views.clamp_min(1)[:, None]
-        if not contradictions:
-            return LiftedFeatures(total * share, views)
-        variance = (1.0 - (directions * share).norm(dim=-1)).clamp(0.0, 1.0) * (views > 0)
-        return LiftedFeatures(total * share, views, variance)
+        return LiftedFeatures(total * (1.0 / views.clamp_min(1)[:, None]), views)
 
     def sampled(self, maps: TokenMaps, view: int, pixels: Tensor) -> Tensor:
         """Tokens of a view at pixels [M, 2]: [M, D]; beyond the outermost ones their values hold."""

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import random
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,8 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.untrusted_files import read_json, shown
+from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.data.feature_targets import FeatureTarget, frame_key
 from scene_completion_training.data.prepared import PreparedFrame, mapped_arrays
@@ -41,6 +42,7 @@ from scene_completion_training.foundation.targets import (
 
 _MANIFEST = "manifest.json"
 SCHEMA = 1
+_AGAIN = "Make the features once more, in another folder"
 
 
 @dataclass(frozen=True)
@@ -84,24 +86,24 @@ class FeatureManifest:
     @staticmethod
     def read(file: Path) -> FeatureManifest:
         """Reads what `write` wrote; a `SequenceError` if there is none, it is damaged, or of another version."""
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content["schema"] != SCHEMA:
-                raise SequenceError(
-                    f"schema {content['schema']!r}, this version reads {SCHEMA}",
-                    where=str(file),
-                    cure="Make the features once more, in another folder",
-                )
-            return _parsed(content)
-        except FileNotFoundError as error:
+        if not file.is_file():
             raise SequenceError(
                 "no feature targets here", where=str(file.parent), cure="Make them with `scene-completion features`"
-            ) from error
+            )
+        content = read_json(file, SequenceError, cure=_AGAIN, kind=dict)
+        try:
+            if content["schema"] != SCHEMA:
+                raise SequenceError(
+                    f"schema {shown(content['schema'])}, this version reads {SCHEMA}",
+                    where=str(file),
+                    cure=_AGAIN,
+                )
+            return _parsed(content)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise SequenceError(
                 f"damaged ({type(error).__name__}: {error})",
                 where=str(file),
-                cure="Make the features once more, in another folder",
+                cure=_AGAIN,
             ) from error
 
 
@@ -130,7 +132,7 @@ def _parsed(content: dict[str, Any]) -> FeatureManifest:
 
 def _counted(value: object, least: int = 1) -> int:
     if not isinstance(value, int) or value < least:
-        raise ValueError(f"{value!r} is no whole number from {least}")
+        raise ValueError(f"{shown(value)} is no whole number from {least}")
     return value
 
 
@@ -163,9 +165,8 @@ class FeatureStore:
         file = folder / _MANIFEST
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            part = _part(file)
-            manifest.write(part)
-            part.replace(file)
+            with whole_file(file) as part:
+                manifest.write(part)
         store = cls(folder, FeatureManifest.read(file))  # what is there now: others may have made it meanwhile
         _refuse_difference(folder, store.manifest, manifest)
         return store
@@ -221,12 +222,8 @@ class FeatureStore:
         }
         file = self._file(key)
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(file)
-        try:
+        with whole_file(file) as part:
             safetensors.torch.save_file(arrays, part)
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
 
     def get(self, key: str, image: NDArray[np.uint8] | None, variant: int) -> FeatureTarget:
         """Features of a variant of an image, see `FeatureTargets.get`; the image is not looked at.
@@ -238,8 +235,9 @@ class FeatureStore:
         check_variant(variant, self.variants)
         file = self._file(key)
         shape = (self.variants, self.dim, *self.manifest.grid)
+        cure = "Delete it and run `scene-completion features` once more: the other files are kept"
         try:
-            arrays = mapped_arrays(file)
+            arrays = mapped_arrays(file, cure)
             features, shift, mirrored = arrays["features"], arrays["shift"], arrays["mirrored"]
             if (features.shape, shift.shape, mirrored.shape) != (shape, (len(features), 2), (len(features),)):
                 raise ValueError(f"features {features.shape}, not {shape}")
@@ -251,11 +249,7 @@ class FeatureStore:
                 f"no features of {key}", where=str(self.folder), cure="Run `scene-completion features` once more"
             ) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise SequenceError(
-                f"damaged ({error})",
-                where=str(file),
-                cure="Delete it and run `scene-completion features` once more: the other files are kept",
-            ) from error
+            raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error
 
     def _file(self, key: str) -> Path:
         parts = key.split("/")
@@ -263,11 +257,6 @@ class FeatureStore:
             raise SequenceError(f"{key!r} is no key", where=str(self.folder), cure="Give names separated by /")
         *folders, name = (quote(part, safe="+-=@ ") for part in parts)
         return self.folder.joinpath("features", *folders, f"{name}.safetensors")
-
-
-def _part(file: Path) -> Path:
-    """Where a file is written before it is moved into place; others may be writing the same."""
-    return file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
 
 
 def _refuse_difference(folder: Path, held: FeatureManifest, asked: FeatureManifest) -> None:

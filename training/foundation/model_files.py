@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.untrusted_files import read_json
 
+GET_AGAIN = "Get the model once more"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _CONFIG, _PREPROCESSOR, _PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
@@ -74,10 +75,11 @@ def weight_files(model: str) -> list[Path]:
             cure="Only safetensors are read, because pickled weights can execute code: convert them once where you "
             "trust them (from_pretrained, then save_pretrained)",
         )
-    content = read_json(folder / _INDEX).get("weight_map")
-    named = set(content.values()) if isinstance(content, dict) else set()
-    parts = sorted(name for name in named if isinstance(name, str))
-    lacking = [name for name in parts if Path(name).name != name or not (folder / name).is_file()]
+    content = read_json(folder / _INDEX, BundleError, cure=GET_AGAIN, kind=dict).get("weight_map")
+    named = content.values() if isinstance(content, dict) else ()
+    parts = sorted({name for name in named if isinstance(name, str)})
+    present = {file.name for file in folder.iterdir() if file.is_file()}
+    lacking = [name for name in parts if name not in present]
     if not parts or lacking:
         raise BundleError(
             f"names {lacking[0] if lacking else 'no files'}, which are not there", where=str(folder / _INDEX)
@@ -127,7 +129,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / _CONFIG
     if not file.is_file():
         raise BundleError(f"no {_CONFIG} in it", where=str(folder), cure="Name the folder that save_pretrained wrote")
-    return read_json(file)
+    config: dict[str, Any] = read_json(file, BundleError, cure=GET_AGAIN, kind=dict)
+    return config
 
 
 def read_normalisation(
@@ -137,10 +140,10 @@ def read_normalisation(
 ) -> Normalisation:
     """What the preprocessor's file says of colours, or else what is usual; a `BundleError` if it makes no sense."""
     file = folder / _PREPROCESSOR
-    content = read_json(file) if file.is_file() else {}
+    content = read_json(file, BundleError, cure=GET_AGAIN, kind=dict) if file.is_file() else {}
     if not file.is_file() and (folder / _PROCESSOR).is_file():  # where transformers 5 writes it
         file = folder / _PROCESSOR
-        part = read_json(file).get("image_processor", {})
+        part = read_json(file, BundleError, cure=GET_AGAIN, kind=dict).get("image_processor", {})
         content = part if isinstance(part, dict) else {}
     try:
         mean, deviation = content.get("image_mean", usual_mean), content.get("image_std", usual_deviation)
@@ -155,17 +158,6 @@ def read_normalisation(
             f"no mean and deviation of three channels ({error})", where=str(file), cure="Correct or delete it"
         ) from error
     return Normalisation((r, g, b), (dr, dg, db))
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Object in a JSON file; a `BundleError` if it holds none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"cannot be read ({error})", where=str(file), cure="Get the model once more") from error
-    if not isinstance(content, dict):
-        raise BundleError("holds no JSON object", where=str(file), cure="Get the model once more")
-    return content
 
 
 def joint_sha256(files: Sequence[Path]) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import yaml
 from torch import Tensor
 
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
+from scene_completion_ros.untrusted_files import read_yaml, shown
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_training.clustering.clusters import CLASS_COLOURS
 from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, check_template, prompt
@@ -70,12 +70,7 @@ def read_phrases(file: Path) -> PhraseList:
     Raises:
         VocabularyError: It cannot be read, or something in it is not as it should be.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise VocabularyError(
-            f"cannot be read ({' '.join(str(error).split())[:200]})", where=str(file), cure="Give a file of YAML"
-        ) from error
+    content = read_yaml(file, VocabularyError, cure="Give a file of YAML")
     if isinstance(content, list):
         content = {"phrases": content}
     fields = _object(content, _KEYS, str(file))
@@ -142,7 +137,7 @@ def _object(value: object, keys: set[str], where: str) -> dict[str, Any]:
     unknown = [key for key in value if key not in keys]
     if unknown:
         raise VocabularyError(
-            f"unknown entry {str(unknown[0])[:100]!r}", where=where, cure=f"There are {', '.join(sorted(keys))}"
+            f"unknown entry {shown(unknown[0])}", where=where, cure=f"There are {', '.join(sorted(keys))}"
         )
     return value
 
@@ -161,5 +156,5 @@ def _text(value: object, where: str) -> str:
 
 def _not(value: object, wanted: str, where: str) -> VocabularyError:
     return VocabularyError(
-        f"{str(value)[:100]!r} is no {wanted}", where=where, cure="Correct it; words such as no, on and 1 need quotes"
+        f"{shown(value)} is no {wanted}", where=where, cure="Correct it; words such as no, on and 1 need quotes"
     )

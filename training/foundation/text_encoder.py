@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.untrusted_files import read_json
 from scene_completion_training.foundation.model_files import (
+    GET_AGAIN,
     description_folder,
     joint_sha256,
     model_name,
     read_config,
-    read_json,
     weight_files,
 )
 from scene_completion_training.foundation.pretrained import frozen_network, read_tokenizer
@@ -150,16 +150,19 @@ def _text_part(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Configuration of the text tower of a whole model."""
     part = config.get("text_config")
     if not isinstance(part, dict):
-        raise BundleError("has no text_config", where=str(folder / "config.json"), cure="Get the model once more")
+        raise BundleError("has no text_config", where=str(folder / "config.json"), cure=GET_AGAIN)
     return part | {name: config[name] for name in ("projection_dim",) if name in config}
 
 
 def _pools_first_token(folder: Path) -> bool:
     """Whether a sentence-transformer takes its first token, not the mean over all, as its modules say."""
     modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
-    kinds = [str(module.get("type")).rpartition(".")[2] for module in _read_list(modules)] if modules.is_file() else []
+    listed = read_json(modules, BundleError, cure=GET_AGAIN, kind=list) if modules.is_file() else []
+    if not all(isinstance(module, dict) for module in listed):
+        raise BundleError("is no list of modules", where=str(modules), cure=GET_AGAIN)
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in listed]
     foreign = sorted({*kinds} - {"Transformer", "Pooling", "Normalize"})
-    content = read_json(pooling) if pooling.is_file() else {}
+    content = read_json(pooling, BundleError, cure=GET_AGAIN, kind=dict) if pooling.is_file() else {}
     modes = {name.removeprefix("pooling_mode_") for name, value in content.items() if value is True}
     if "pooling_mode" in content:
         modes = {str(content["pooling_mode"])}
@@ -173,17 +176,8 @@ def _pools_first_token(folder: Path) -> bool:
     return modes <= {"cls_token", "cls"}
 
 
-def _read_list(file: Path) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-            raise ValueError("no list of modules")
-    except (OSError, ValueError) as error:
-        raise BundleError(f"cannot be read ({error})", where=str(file), cure="Get the model once more") from error
-    return content
-
-
 def _longest_sentence(folder: Path) -> int:
     file = folder / "sentence_bert_config.json"
-    length = read_json(file).get("max_seq_length") if file.is_file() else None
+    content = read_json(file, BundleError, cure=GET_AGAIN, kind=dict) if file.is_file() else {}
+    length = content.get("max_seq_length")
     return length if isinstance(length, int) and length > 2 else _LONGEST

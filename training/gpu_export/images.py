@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
-from scene_completion_ros.sequences.posed_sequence import read_image_file
-from scene_completion_training.evaluation.density_model import reference_camera
-from scene_completion_training.evaluation.occupancy_run import open_recording
+from scene_completion_ros.picture_files import read_rgb
+from scene_completion_ros.sequences.opening import open_recording
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.source import UNKNOWN_POSES
 
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
 
@@ -40,32 +40,16 @@ def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> N
 
 
 def _of(source: Path, canonical: Camera, most: int) -> Iterator[NDArray[np.uint8]]:
-    if (source / "metadata.yaml").is_file() or source.is_file():
-        yield from _of_bag(source, canonical, most)
-        return
     files = sorted(path for path in source.glob("*") if path.suffix.lower() in _SUFFIXES)
     if files:
         for index in _spread(len(files), most):
-            yield _cut(read_image_file(files[index]), canonical)
+            yield _cut(read_rgb(files[index]), canonical)
         return
-    sequence = open_recording(source)
+    sequence = open_recording(source, poses=UNKNOWN_POSES)  # a bag may have none
     camera = reference_camera(sequence)
     resample = Resampler(sequence.cameras[camera], canonical)
     for index in _spread(len(sequence), most):
         yield resample(sequence.image(index, camera))
-
-
-def _of_bag(source: Path, canonical: Camera, most: int) -> Iterator[NDArray[np.uint8]]:
-    with BagReader(source) as reader:
-        topics = reader.image_topics()
-        if not topics:
-            raise SequenceError("holds no images", where=str(source), cure="Name a bag of a camera")
-        topic = topics[0]
-        resample = Resampler(reader.camera_for(topic), canonical)
-        wanted = set(_spread(reader.counts[topic], most))
-        for index, frame in enumerate(reader.images(topic)):
-            if index in wanted:
-                yield resample(frame.image_rgb)
 
 
 def _spread(count: int, most: int) -> list[int]:

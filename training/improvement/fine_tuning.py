@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,12 @@ import yaml
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from scene_completion_ros.errors import BundleError, ConfigurationError, ImprovementError
+from scene_completion_ros.errors import BundleError, ImprovementError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoder import Encoder, make_encoder
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.configuration import Configuration, LossWeights, read_configuration
+from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import encoder_onnx, export_bundle, give_volume_of, labelled_parts_kept
 from scene_completion_training.gpu_export.images import canonical_images
 from scene_completion_training.gpu_export.parity import GATES, ParityCheck, Reference, density_field
@@ -90,20 +89,6 @@ def write_configuration(
         **{name: trained[name] for name in _KEPT_SETTINGS if trained.get(name) is not None},
     }
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-
-
-def read_training(file: Path, overrides: Sequence[str]) -> Configuration:
-    """The configuration, with the user's `KEY=VALUE` in place of its values.
-
-    Raises:
-        ConfigurationError: A key is unknown, or a value cannot be used.
-    """
-    try:
-        return read_configuration(file, list(overrides), Configuration)
-    except argparse.ArgumentError as error:
-        raise ConfigurationError(
-            str(error), where="--set", cure="Give KEY=VALUE as after `scene-completion train`"
-        ) from error
 
 
 def export_improved(
@@ -286,7 +271,7 @@ def _label_difference(
     """How far label units of two encoders are apart, beyond what the depths of their fields explain linearly."""
     units = [encoder.encode(image).features[..., hidden:].astype(np.float64) for encoder in encoders]
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    codes = [field.encode_with_depth(pixels)[1][0].double().numpy() for field in fields]
+    codes = [field.observe(pixels).depth_code[0].double().numpy() for field in fields]
     change, moved = units[0] - units[1], codes[0] - codes[1]
     share = np.einsum("hwc,hw->c", change, moved) / max(float((moved**2).sum()), 1e-12)
     unexplained = change - moved[..., None] * share

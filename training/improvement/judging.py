@@ -28,16 +28,16 @@ from scene_completion_ros.evaluation.student_comparison import (
     OBSERVERS,
     PLACE,
     SPACING,
-    depth_at_rays,
     score_frame,
 )
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_training.data.motion_stereo import depth_meter
-from scene_completion_training.data.stereo import cameras_ahead
-from scene_completion_training.evaluation.occupancy_run import open_recording
 from scene_completion_training.improvement.split import places_of, way
 from scene_completion_training.workers import Progress, Workers
 

@@ -14,11 +14,13 @@ from typing import Any
 from scene_completion_ros.errors import ConfigurationError, ImprovementError
 from scene_completion_ros.evaluation.student_comparison import MARGIN
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training import CONFIGS
+from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.data.module import SequenceSource, matching, prepare_source
 from scene_completion_training.data.motion_stereo import told_depths
-from scene_completion_training.evaluation.occupancy_run import open_recording
 from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
 from scene_completion_training.extraction.bag import Job, extract_bags, fingerprint, output_folders
 from scene_completion_training.extraction.reports import BagReport
@@ -26,7 +28,6 @@ from scene_completion_training.extraction.settings import ExtractionSettings
 from scene_completion_training.improvement.fine_tuning import (
     check_parity,
     export_improved,
-    read_training,
     write_configuration,
 )
 from scene_completion_training.improvement.judging import (
@@ -232,7 +233,7 @@ def _checked(asked: Improvement) -> StudentBundle:
     for bag in (*asked.bags, *asked.held_out):
         if not bag.exists():
             raise ImprovementError("is not there", where=str(bag), cure="Name rosbag2 folders, .mcap, .db3 or .bag")
-    configuration = read_training(CONFIGS / "single_view.yaml", asked.overrides)
+    configuration = read_configuration(CONFIGS / "single_view.yaml", list(asked.overrides), Configuration)
     if configuration.devices * configuration.nodes > 1:
         raise ConfigurationError(
             "the trainer would start this whole command again in each process",
@@ -244,9 +245,10 @@ def _checked(asked: Improvement) -> StudentBundle:
 
 def _extracted(asked: Improvement, bags: Sequence[Path], workers: Workers) -> dict[str, Any]:
     """Folders of the sequences of all bags, by whether they are to be held out, and what was said of each bag."""
+    bags = [bag.resolve() for bag in bags]
     folders = output_folders(bags, asked.work.resolve() / "sequences")
     settings, threads = asked.extraction, workers.threads
-    jobs = [Job(bag.resolve(), folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
+    jobs = [Job(bag, folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
     reports = extract_bags(jobs, workers)
     for report in reports:
         if FULL_TEXT in " ".join([*report.problems, report.defect]):
@@ -322,7 +324,7 @@ def _split(asked: Improvement, usable: dict[str, Any], reach: float) -> dict[str
 
 
 def _configuration(asked: Improvement) -> Any:
-    return read_training(asked.work / "training.yaml", asked.overrides)
+    return read_configuration(asked.work / "training.yaml", list(asked.overrides), Configuration)
 
 
 def _written(asked: Improvement, old: StudentBundle, split: Split) -> Any:
@@ -453,18 +455,12 @@ def _decided(
         notes=usable["notes"],
     )
     if not judged["reasons"]:
-        asked.output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = asked.output.with_name(f".{asked.output.name}{UNFINISHED}")
-        with disk_watched("writing the new student", asked.output.parent):
-            if unfinished.exists():
-                shutil.rmtree(unfinished)
-            try:
-                shutil.copytree(candidate, unfinished)
-                StudentBundle.load(unfinished)  # hashes of all files
-                unfinished.rename(asked.output)
-            except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise
+        with (
+            disk_watched("writing the new student", asked.output.parent, shared=True),
+            whole_folder(asked.output, frozenset()) as unfinished,
+        ):
+            shutil.copytree(candidate, unfinished, dirs_exist_ok=True)
+            StudentBundle.load(unfinished)  # hashes of all files
     return {"accepted": not judged["reasons"]}
 
 

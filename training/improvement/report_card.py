@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.evaluation.label_free import MEASURES, Comparison, Verdict
+from scene_completion_ros.evaluation.label_free import COLUMNS, MEASURES, Comparison, Verdict
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.report.html import embedded
 from scene_completion_ros.report.map_axes import MapScale, Picture, draw_axes, map_picture
@@ -184,14 +184,16 @@ def _comparisons(content: Mapping[str, Any]) -> str:
 
 
 def _scores(content: Mapping[str, Any]) -> str:
-    head = "<tr><th>voxels</th><th>student</th><th>known</th><th>occupied</th><th>AP</th><th>IoU</th><th>Brier</th>"
+    titles = "".join(f"<th>{column.title}</th>" for column in COLUMNS)
+    head = f"<tr><th>voxels</th><th>student</th>{titles}"
     rows = []
     for region in content["scores"]["old"]:
         for name in ("old", "new"):
             one = content["scores"][name][region]
-            values = [one[key] for key in ("occupied_share", "average_precision", "iou", "brier")]
-            cells = "".join(f'<td class="number">{value:.4f}</td>' for value in values)
-            rows.append(f'<tr><td>{region}</td><td>{name}</td><td class="number">{one["voxels"]}</td>{cells}</tr>')
+            values = [one[column.key] for column in COLUMNS]
+            texts = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in values]
+            cells = "".join(f'<td class="number">{text}</td>' for text in texts)
+            rows.append(f"<tr><td>{region}</td><td>{name}</td>{cells}</tr>")
     return f"<details><summary>all ranges</summary><table>{head}</tr>{''.join(rows)}</table></details>\n"
 
 

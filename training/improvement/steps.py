@@ -13,6 +13,7 @@ from typing import Any
 
 import scene_completion_ros
 from scene_completion_ros.errors import ImprovementError
+from scene_completion_ros.untrusted_files import read_json
 from scene_completion_ros.whole_files import write_whole
 
 STATE = "state.json"
@@ -30,13 +31,22 @@ class Steps:
     Args:
         folder: Where the improvement works; made if needed.
         total: Number of steps, for the messages.
+
+    Raises:
+        ImprovementError: The folder holds something else: steps remove what is in their way.
     """
 
     def __init__(self, folder: Path, total: int) -> None:
         self.folder, self.total = folder, total
         self._number, self._chain = 0, scene_completion_ros.__version__
-        with disk_watched("making the folder", folder):
+        with disk_watched("making the folder", folder, shared=True):
             folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / STATE).exists():
+                if any(not path.name.startswith(f".{STATE}") for path in folder.iterdir()):
+                    raise ImprovementError(
+                        f"holds something else, no {STATE}", where=str(folder), cure="Name a new folder with --work"
+                    )
+                write_whole(folder / STATE, b"{}")
         self._done = _read(folder / STATE)
 
     def run(self, name: str, inputs: Mapping[str, Any], do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -73,10 +83,11 @@ class disk_watched:  # noqa: N801  # reads as what it does
     Args:
         doing: What is done, in words.
         folder: Where; what ends in `UNFINISHED` directly in it is removed on any failure.
+        shared: It also belongs to others: nothing is removed.
     """
 
-    def __init__(self, doing: str, folder: Path) -> None:
-        self._doing, self._folder = doing, folder
+    def __init__(self, doing: str, folder: Path, *, shared: bool = False) -> None:
+        self._doing, self._folder, self._shared = doing, folder, shared
 
     def __enter__(self) -> None:
         pass
@@ -84,7 +95,7 @@ class disk_watched:  # noqa: N801  # reads as what it does
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             return
-        if self._folder.is_dir():
+        if self._folder.is_dir() and not self._shared:
             for left in self._folder.glob(f"*{UNFINISHED}"):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         if disk_is_full(error) and not isinstance(error, ImprovementError):
@@ -107,10 +118,8 @@ def disk_is_full(error: BaseException | None) -> bool:
 def _read(file: Path) -> dict[str, Any]:
     """The steps that were done; none where the file is missing or damaged, and all are done anew."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(file, ImprovementError, cure="", kind=dict)
+    except ImprovementError:
         return {}
-    whole = isinstance(found, dict) and all(
-        isinstance(entry, dict) and entry.keys() == {"fingerprint", "result"} for entry in found.values()
-    )
+    whole = all(isinstance(entry, dict) and entry.keys() == {"fingerprint", "result"} for entry in found.values())
     return found if whole else {}

@@ -5,11 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from scene_completion_ros.voxels.occupancy import probability_of_log_odds, transmittance
+from scene_completion_ros.voxels.occupancy import probability_of_log_odds
+
+LIMIT = 2.0
+"""Density above which both count as the same, per metre, as in KDBTS."""
 
 
-def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor, *, limit: float = 2.0) -> Tensor:
-    """Mean |min(σ_s, limit) − min(σ_t, limit)| over the valid points; no gradient reaches the teacher.
+def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Mean |min(σ_s, 2) − min(σ_t, 2)| over the valid points; no gradient reaches the teacher.
 
     Beyond the limit both only say "a surface": how dense it is does not matter, and would rule the mean.
 
@@ -17,31 +20,15 @@ def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor, *, lim
         student: Density [B, N] per metre.
         teacher: Density [B, N] per metre.
         valid: Points that project into the student's image [B, N]; zero is returned where there are none.
-        limit: Density above which both count as the same, per metre (2 in KDBTS).
     """
-    return _mean((student.clamp_max(limit) - teacher.detach().clamp_max(limit)).abs(), valid)
-
-
-def opacity_distillation(student: Tensor, teacher: Tensor, valid: Tensor, *, voxel_size: float = 0.2) -> Tensor:
-    """Mean |α_s − α_t| over the valid points, α what a voxel of the edge δ stops of a ray.
-
-    The transmittances 1 − α differ by as much. Unlike clipped densities, opacities have a gradient everywhere and
-    weigh faint and dense points alike.
-
-    Args:
-        student: Density [B, N] per metre.
-        teacher: Density [B, N] per metre.
-        valid: Points that project into the student's image [B, N].
-        voxel_size: δ in metres.
-    """
-    return _mean((transmittance(student, voxel_size) - transmittance(teacher.detach(), voxel_size)).abs(), valid)
+    return _mean((student.clamp_max(LIMIT) - teacher.detach().clamp_max(LIMIT)).abs(), valid)
 
 
 def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence of the student's occupancy from the teacher's over the valid points.
 
     A teacher mostly says "perhaps" of hidden space. A probability of 0.3 is a density of 0.02 per metre under the
-    `OccupancyLink`, which neither clipped densities nor opacities tell from empty space.
+    `OccupancyLink`, which clipped densities do not tell from empty space.
 
     Args:
         student: Logit of the occupancy probability [B, N].

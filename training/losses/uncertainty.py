@@ -10,22 +10,20 @@ from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError
 
-Form = Literal["log1p_sq", "log1p", "kendall", "fixed"]
+Form = Literal["log1p_sq", "log1p", "fixed"]
 _REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {
     "log1p_sq": lambda p: torch.log1p(p.square()),
     "log1p": torch.log1p,
-    "kendall": torch.log,
 }
 
 
 class UncertaintyWeights(nn.Module):
     """L = Σ_i L_i / (2 p_i²) + r(p_i), p_i > 0 learned with the network, one for each loss.
 
-    The regulariser r is `log(1 + p²)` in the released code of CUA-O3D ("log1p_sq") and `log(1 + p)` on its slides
-    ("log1p"). It is `log p` in Kendall et al. 2018 ("kendall"). The first two never fall below zero. The last is
-    unbounded below, and makes every weighted loss the same. "fixed" has no p: the sum of the losses.
+    The regulariser r is `log(1 + p²)` in the released code of CUA-O3D ("log1p_sq") and `log(1 + p)` in the paper
+    ("log1p"). Neither falls below zero. "fixed" has no p: the sum of the losses.
 
-    For a constant loss the optimum is p² = (L + √(L² + 8L)) / 4, p³ = L (1 + p), and p² = L.
+    For a constant loss the optimum is p² = (L + √(L² + 8L)) / 4, and p³ = L (1 + p).
 
     p = exp(a), so that it never reaches the pole at zero; the released p has no bound and may change its sign.
 

@@ -1,4 +1,4 @@
-"""Lightning data module: scenes of recordings, in samples of two views with a mask, or of one view with labels."""
+"""Lightning data module: scenes of recordings, in samples of two views with a mask."""
 
 from __future__ import annotations
 
@@ -9,30 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.inference.shipped import open_student
-from scene_completion_training.data.module import Recording, TrainingData, load_sequence, matching
+from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
 from scene_completion_training.masked_scene.patches import masked_voxels
-from scene_completion_training.masked_scene.scenes import (
-    FEATURES,
-    Kind,
-    SceneMaker,
-    VoxelScene,
-    feature_names,
-    keep_scenes,
-)
+from scene_completion_training.masked_scene.scenes import Kind, SceneMaker, VoxelScene, feature_names, keep_scenes
 from scene_completion_training.masked_scene.views import SceneViewSettings, sample_rows, view
-
-PROBABILITY = FEATURES.index("probability")
 
 
 @dataclass
-class SceneSource(Recording):
+class SceneSource(DataSource):
     """A recording whose frames become scenes.
 
     Attributes:
@@ -55,7 +44,6 @@ class SceneDataSettings:
         student: Bundle, folder or name, that predicts voxels and gives units; "auto" for the shipped one.
         units: Give the network the student's label units beside occupancy and colour. They know depth and direction,
             which no other feature does.
-        threshold: Probability from which predicted voxels are in a scene, see `SceneMaker`; the student's by default.
         voxel_size: Edge of the voxels that the network is made for, metres.
         cache: Folder for scenes.
         batch_size: Scenes a step.
@@ -66,7 +54,6 @@ class SceneDataSettings:
     sources: list[SceneSource] = field(default_factory=list)
     student: str = "auto"
     units: bool = False
-    threshold: float | None = None
     voxel_size: float = 0.2
     cache: str = "scenes"
     batch_size: int = 2
@@ -83,7 +70,6 @@ class MaskSettings:
 
     edge: int
     ratio: float
-    full_height: bool
 
 
 class SceneSamples(Dataset[dict[str, Tensor]]):
@@ -93,7 +79,6 @@ class SceneSamples(Dataset[dict[str, Tensor]]):
         groups: Files of scenes of each recording and kind.
         shares: Factor on the share of samples of each group, which grows with the square root of its length.
         edge: Voxels along x and along y of the square in which views are turned.
-        mask: None where nothing is hidden.
     """
 
     def __init__(
@@ -101,7 +86,7 @@ class SceneSamples(Dataset[dict[str, Tensor]]):
         groups: Sequence[Sequence[Path]],
         shares: Sequence[float],
         settings: SceneViewSettings,
-        mask: MaskSettings | None,
+        mask: MaskSettings,
         *,
         edge: int,
         seed: int,
@@ -118,50 +103,17 @@ class SceneSamples(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """Places int64 [N, 3] and features float32 [N, F] of both views, and what is masked in the student's, [N]."""
-        generator, scene, rows = self._drawn(number)
+        generator = np.random.default_rng((self.seed, number))
+        files = self.groups[int(generator.choice(len(self.groups), p=self.probability))]
+        scene = VoxelScene.load(files[int(generator.integers(len(files)))])
+        rows = sample_rows(scene, self.settings, generator)
         index, features = scene.index[rows], scene.features[rows]
         sample: dict[str, Tensor] = {}
         for name in ("student", "teacher"):
             place, seen = view(index, features, self.edge, self.settings, generator)
             sample |= {f"{name}_index": torch.from_numpy(place), f"{name}_features": torch.from_numpy(seen)}
-        masked = np.ones(len(rows), np.bool_)
-        if self.mask is not None:
-            place = sample["student_index"].numpy()
-            masked = masked_voxels(place, self.mask.edge, self.mask.ratio, generator, full_height=self.mask.full_height)
+        masked = masked_voxels(sample["student_index"].numpy(), self.mask.edge, self.mask.ratio, generator)
         return sample | {"masked": torch.from_numpy(masked)}
-
-    def _drawn(self, number: int) -> tuple[np.random.Generator, VoxelScene, NDArray[np.int64]]:
-        """What goes on drawing in a sample, its scene, and the rows of the scene that it shows."""
-        generator = np.random.default_rng((self.seed, number))
-        files = self.groups[int(generator.choice(len(self.groups), p=self.probability))]
-        scene = VoxelScene.load(files[int(generator.integers(len(files)))])
-        return generator, scene, sample_rows(scene, self.settings, generator, self._centres(scene))
-
-    def _centres(self, scene: VoxelScene) -> NDArray[np.bool_] | None:
-        """Voxels that samples may lie around; None for any."""
-        return None
-
-
-class LabelledSamples(SceneSamples):
-    """Samples of one view, around a voxel whose label is known, with the labels of its voxels."""
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """Places int64 [N, 3], features float32 [N, F], labels int64 [N], and occupancy probability float32 [N].
-
-        Views may change features; the probability is the scene's.
-        """
-        generator, scene, rows = self._drawn(number)
-        assert scene.label is not None
-        place, seen = view(scene.index[rows], scene.features[rows], self.edge, self.settings, generator)
-        return {
-            "scene_index": torch.from_numpy(place),
-            "scene_features": torch.from_numpy(seen),
-            "label": torch.from_numpy(scene.label[rows].astype(np.int64)),
-            "probability": torch.from_numpy(scene.features[rows, PROBABILITY]),
-        }
-
-    def _centres(self, scene: VoxelScene) -> NDArray[np.bool_] | None:
-        return None if scene.label is None else scene.label != INVALID
 
 
 def in_one(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -179,10 +131,8 @@ class SceneData(TrainingData):
     """Serves `SceneSamples` of the recordings of a configuration.
 
     Args:
-        mask: None where nothing is hidden.
         step: Voxels along an edge of the coarsest level's voxels.
         steps: Optimiser steps of the whole training.
-        labelled: Serve `LabelledSamples`.
 
     Attributes:
         shape: Voxels of the grid that holds every view along x, y, z, once it is set up.
@@ -192,16 +142,15 @@ class SceneData(TrainingData):
         self,
         settings: SceneDataSettings,
         views: SceneViewSettings,
-        mask: MaskSettings | None,
+        mask: MaskSettings,
         *,
         step: int,
         steps: int,
         seed: int,
-        labelled: bool = False,
     ) -> None:
         super().__init__()
         self.settings, self.views, self.mask = settings, views, mask
-        self.step, self.steps, self.seed, self.labelled = step, steps, seed, labelled
+        self.step, self.steps, self.seed = step, steps, seed
         self.groups: list[list[Path]] = []
         self.shares: list[float] = []
         self.shape = (0, 0, 0)
@@ -214,7 +163,7 @@ class SceneData(TrainingData):
         """Makes what is missing in the cache.
 
         Raises:
-            ConfigurationError: There is no source, its voxels have another size, or a scene lacks labels.
+            ConfigurationError: There is no source, or its voxels have another size.
         """
         if self.groups:
             return
@@ -225,8 +174,7 @@ class SceneData(TrainingData):
             sequence = load_sequence(root, source)
             for kind in source.kinds:
                 student = open_student(settings.student) if settings.units or kind == "predicted" else None
-                threshold = settings.threshold if kind == "predicted" else None
-                maker = SceneMaker(sequence, kind, student=student, units=settings.units, threshold=threshold)
+                maker = SceneMaker(sequence, kind, student=student, units=settings.units)
                 self.groups.append(keep_scenes(maker, Path(settings.cache), source.frames))
                 self.shares.append(source.share)
         first = [VoxelScene.load(file) for files in self.groups for file in files[:1]]
@@ -237,25 +185,13 @@ class SceneData(TrainingData):
                     where="data.voxel_size",
                     cure="Set it to the voxels of the recordings, which have to be the same for all",
                 )
-        if self.labelled:
-            self._check_labels()
         edge = -(-max(max(scene.shape[:2]) for scene in first) // self.step) * self.step
         self.shape = (edge, edge, max(scene.shape[2] for scene in first))
-
-    def _check_labels(self) -> None:
-        for file in (file for files in self.groups for file in files):
-            scene = VoxelScene.load(file)
-            if scene.label is None:
-                raise ConfigurationError(
-                    "its frame has no ground truth, and so no labels",
-                    where=f"scene {scene.name}",
-                    cure="Name the `frames` that have: all of a rendered town, the first of a KITTI window",
-                )
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
         settings = self.settings
-        samples = (LabelledSamples if self.labelled else SceneSamples)(
+        samples = SceneSamples(
             self.groups,
             self.shares,
             self.views,

@@ -61,11 +61,11 @@ def open_network(file: Path, voxel_size: float | None = None) -> tuple[VoxelHUNe
     Of stage `masked_scene` it is the teacher, the average of all that its student was.
 
     Args:
-        file: The checkpoint, of that stage or of `supervised_scene`.
+        file: The checkpoint.
         voxel_size: Edge of the voxels that the network shall look at, metres, where it is known.
 
     Raises:
-        BundleError: It is no checkpoint of these stages.
+        BundleError: It is no checkpoint of that stage.
         ConfigurationError: It was trained on voxels of another size.
     """
     stored = Checkpoint.read(file)
@@ -83,7 +83,7 @@ def open_network(file: Path, voxel_size: float | None = None) -> tuple[VoxelHUNe
         raise BundleError(
             f"no network of voxels in it: its stage is {stored.stage} ({str(error)[:200]})",
             where=str(file),
-            cure="Name the checkpoint of a training with stage `masked_scene` or `supervised_scene`",
+            cure="Name the checkpoint of a training with stage `masked_scene`",
         ) from error
     if voxel_size is not None and abs(voxel_size - record.voxel_size) > 1e-6:
         raise ConfigurationError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,6 @@ from torch.nn import functional
 from scene_completion_training.sparse.hu_net import VoxelHUNet
 from scene_completion_training.sparse.sampling import sample_levels
 from scene_completion_training.sparse.voxel_set import Pyramid, Shape, VoxelSet
-
-Masking = Literal["bottom_up", "top_down", "none"]
-Distance = Literal["cosine", "smooth_l1"]
 
 
 class SceneView:
@@ -46,26 +42,15 @@ class SceneView:
         self.levels = levels
 
 
-def student_features(
-    network: VoxelHUNet, scene: SceneView, masked: Tensor, masking: Masking, token: Tensor
-) -> list[Tensor]:
-    """What the student makes of every level [N_l, D_l] of a view, finest first.
-
-    "bottom_up": the encoder sees the visible voxels alone, and the decoder starts hidden ones from a token on every
-    level. "top_down": the encoder sees all voxels, hidden ones with a token for features. "none": nothing is hidden.
+def student_features(network: VoxelHUNet, scene: SceneView, masked: Tensor) -> list[Tensor]:
+    """What the student makes of every level [N_l, D_l] of a view, finest first, from the visible voxels alone.
 
     Args:
         masked: bool [N], voxels that are hidden, in the order that they were given in.
-        token: [F], features of what is hidden from the top.
     """
-    hidden, features, visible = masked[scene.order], scene.features, None
-    if masking == "top_down":
-        features = torch.where(hidden[:, None], token, features)
-    elif masking == "bottom_up":
-        finest = scene.pyramid.levels[0]
-        shown = VoxelSet(finest.index[~hidden], finest.shape)  # a part of a sorted set is sorted
-        features, visible = features[~hidden], Pyramid.of(shown, scene.levels)
-    made: list[Tensor] = network(features, scene.pyramid, visible)
+    hidden, finest = masked[scene.order], scene.pyramid.levels[0]
+    shown = VoxelSet(finest.index[~hidden], finest.shape)  # a part of a sorted set is sorted
+    made: list[Tensor] = network(scene.features[~hidden], scene.pyramid, Pyramid.of(shown, scene.levels))
     return made
 
 
@@ -76,23 +61,17 @@ def sampled(levels: Sequence[Tensor], scene: SceneView, index: Tensor) -> list[T
     return sample_levels(levels, scene.pyramid, points)[0]
 
 
-def distance(student: Tensor, teacher: Tensor, kind: Distance, *, centred: bool = False) -> Tensor:
-    """Mean distance of features [P, D] to those of the teacher [P, D], both brought to mean 0 and deviation 1 a point.
+def distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean of 1 - cos between features [P, D] and the teacher's [P, D], both with mean 0 and deviation 1 a point.
 
-    "cosine" is 1 - cos, "smooth_l1" is quadratic up to a difference of 1. Zero where there is no point.
-
-    Args:
-        centred: The teacher's features have their mean over the points taken away: what it says of every voxel is no
-            part of the answer (DINO, eq. 4, with the mean of a batch).
+    The teacher's have their mean over the points taken away: what it says of every voxel is no part of the answer
+    (DINO, eq. 4, with the mean of a batch). Otherwise a network learns to say the same everywhere: the loss falls, and
+    the spread of the features with it. Zero where there is no point.
     """
     if not len(student):
         return student.sum()
     student, teacher = standardised(student), standardised(teacher)
-    if centred:
-        teacher = teacher - teacher.mean(dim=0)
-    if kind == "cosine":
-        return (1.0 - functional.cosine_similarity(student, teacher, dim=1)).mean()
-    return functional.smooth_l1_loss(student, teacher)
+    return (1.0 - functional.cosine_similarity(student, teacher - teacher.mean(dim=0), dim=1)).mean()
 
 
 def standardised(features: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def check_edge(edge: int, levels: int) -> None:
 
 
 def masked_voxels(
-    index: NDArray[np.integer], edge: int, ratio: float, generator: np.random.Generator, *, full_height: bool = False
+    index: NDArray[np.integer], edge: int, ratio: float, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
     """Voxels of one scene that are hidden, bool [N]: all those of a random share of the patches that hold any.
 
@@ -35,15 +35,13 @@ def masked_voxels(
         index: Voxels [N, 3].
         edge: Voxels along the edge of a patch.
         ratio: Share of the patches; their number is rounded.
-        full_height: Patches are columns of all heights.
 
     Raises:
         ConfigurationError: The ratio is no share.
     """
     if not 0.0 <= ratio <= 1.0:
         raise ConfigurationError(f"{ratio}", where="ratio", cure="Take a share from 0 to 1")
-    place = index.astype(np.int64) // edge
-    _, patch = np.unique(place[:, :2] if full_height else place, axis=0, return_inverse=True)
+    _, patch = np.unique(index.astype(np.int64) // edge, axis=0, return_inverse=True)
     patch = patch.reshape(-1)
     count = int(patch.max(initial=-1)) + 1
     hidden = np.zeros(count, np.bool_)

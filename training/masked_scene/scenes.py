@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, GridError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.evaluation.visibility import visible_voxels
 from scene_completion_ros.geometry import (
     DEFAULT_GRID,
@@ -33,14 +33,16 @@ from scene_completion_ros.geometry import (
 )
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import cameras_ahead, reference_camera
+from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
+from scene_completion_ros.untrusted_files import parse_json
+from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.prepared import StereoDepths, fingerprint
 from scene_completion_training.data.rectified import rectified_sequence
-from scene_completion_training.data.stereo import cameras_ahead
+from scene_completion_training.data.student_units import DeployedUnits
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy
-from scene_completion_training.evaluation.density_model import reference_camera
-from scene_completion_training.evaluation.deployed_model import DeployedUnits
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, voxel_truth
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
 Kind = Literal["predicted", "exact", "stereo", "lidar"]
@@ -141,9 +143,8 @@ class VoxelScene:
             "grid": dataclasses.asdict(self.grid),
             "grid_from_camera": self.grid_from_camera.matrix.tolist(),
         }
-        part = file.with_suffix(f".{os.getpid()}.part")  # others may make the same scene
-        safetensors.numpy.save_file(arrays, part, metadata={"scene": json.dumps(about)})
-        part.replace(file)
+        with whole_file(file) as part:
+            safetensors.numpy.save_file(arrays, part, metadata={"scene": json.dumps(about)})
 
     @staticmethod
     def load(file: Path) -> VoxelScene:
@@ -152,10 +153,11 @@ class VoxelScene:
         Raises:
             SequenceError: It is damaged, or none.
         """
+        cure = "Delete it: it is made again at the next start"
         try:
             with safetensors.safe_open(file, framework="np") as stored:
                 arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-                about = json.loads(stored.metadata()["scene"])
+                about = parse_json(stored.metadata()["scene"], SequenceError, where=str(file), cure=cure)
             grid = about["grid"]
             return VoxelScene(
                 index=arrays["index"],
@@ -167,9 +169,7 @@ class VoxelScene:
                 label=arrays.get("label"),
             )
         except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError) as error:
-            raise SequenceError(
-                f"no scene ({error})", where=str(file), cure="Delete it: it is made again at the next start"
-            ) from error
+            raise SequenceError(f"no scene ({error})", where=str(file), cure=cure) from error
 
 
 class SceneMaker:
@@ -185,14 +185,10 @@ class SceneMaker:
         kind: Where the voxels come from.
         student: Needed for "predicted" and for units.
         units: Add the student's label units of each voxel as features.
-        threshold: Calibrated probability from which "predicted" voxels are in the scene, none above the student's own;
-            that one by default. Below it are candidates, which the student calls free: what it calls occupied decides
-            what the camera sees of them.
         threads: CPU threads of the student; None for all.
 
     Raises:
-        ConfigurationError: The student is missing, or has no label units; or the threshold fits neither kind nor
-            student.
+        ConfigurationError: The student is missing, or has no label units.
     """
 
     def __init__(
@@ -202,7 +198,6 @@ class SceneMaker:
         *,
         student: StudentBundle | None = None,
         units: bool = False,
-        threshold: float | None = None,
         threads: int | None = None,
     ) -> None:
         if kind not in KINDS:
@@ -215,17 +210,7 @@ class SceneMaker:
             raise ConfigurationError(
                 "has no label units", where=f"student {student.name}", cure="Name a student with classes"
             )
-        own = student.threshold if student is not None and kind == "predicted" else 0.0
-        if threshold is not None and not 0.0 < threshold <= own:
-            raise ConfigurationError(
-                f"{threshold:g} is no probability from which {kind} voxels are candidates",
-                where="threshold",
-                cure=f"Take one above 0, up to the student's {own:g}"
-                if own
-                else "Leave it out, or take predicted ones",
-            )
         self.sequence, self.kind, self.student, self.threads = sequence, kind, student, threads
-        self.threshold = threshold
         self.camera = reference_camera(sequence)
         self.units = student.head.label_hidden if units and student is not None else 0
         self._completer: Completer | None = None
@@ -240,8 +225,7 @@ class SceneMaker:
         """What the scenes follow from, but for the pixels."""
         student = [] if self.student is None else [self.student.name, sorted(self.student.sha256.items())]
         frames = fingerprint(self.sequence, FusionSettings(), Viewpoint())
-        candidates = [] if self.threshold is None else [self.threshold]
-        content = json.dumps([_VERSION, frames, self.kind, self.units, student, *candidates])
+        content = json.dumps([_VERSION, frames, self.kind, self.units, student])
         return f"{self.sequence.name.replace('/', '_')}-{self.kind}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
     def scene(self, index: int) -> VoxelScene:
@@ -254,13 +238,12 @@ class SceneMaker:
         truth = voxel_truth(self.sequence, index)
         occupied, probability, grid, pose = self._occupied(index, truth)
         camera = self.sequence.cameras[self.camera]
-        wanted = occupied if self.threshold is None else probability >= self.threshold
-        voxels = np.argwhere(wanted).astype(np.int16)
+        voxels = np.argwhere(occupied).astype(np.int16)
         points = _points_camera(voxels, grid, pose)
         shown = camera.project(points)[1]
         voxels, points = voxels[shown], points[shown]
         place = tuple(voxels.T)
-        seen = visible_voxels(occupied, pose.translation, grid, wanted)[place]
+        seen = visible_voxels(occupied, pose.translation, grid, occupied)[place]
         image = self.sequence.image(index, self.camera)
         columns = [
             probability[place][:, None],
@@ -271,8 +254,8 @@ class SceneMaker:
             columns.append(self._label_units.observe(image, camera)(points))
         label = None
         if truth is not None:
-            counted = truth.known & truth.regions[ALL]
-            label = np.where(counted, SEMANTIC_KITTI_TO_COMMON.apply(truth.label), np.uint8(INVALID))[place]
+            counted = truth.counted
+            label = np.where(counted, SEMANTIC_KITTI_TO_COMMON.apply(truth.labels), np.uint8(INVALID))[place]
         return VoxelScene(
             voxels,
             np.concatenate(columns, axis=1).astype(np.float32),
@@ -302,10 +285,10 @@ class SceneMaker:
         return occupied, probability, grid, pose
 
     def _true(self, index: int, truth: VoxelTruth) -> NDArray[np.bool_]:
-        towns = "voxel_label" in self.sequence.frames[index].assets
+        towns = holds_exact_voxels(self.sequence, index)
         if towns != (self.kind == "exact"):
             raise self._lacking(index, "rendered voxels" if self.kind == "exact" else "LiDAR")
-        return truth.occupied & truth.known & truth.regions[ALL]
+        return truth.occupied & truth.counted
 
     def _scanned(self, index: int, grid: VoxelGrid, pose: RigidTransform) -> NDArray[np.bool_]:
         """Voxels that the scans of the recording hit."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,9 @@ from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
 
 COLOURS = slice(FEATURES.index("red"), FEATURES.index("blue") + 1)
 SEEN = FEATURES.index("seen")
+RANGES_M = (0.0, 16.0, 32.0, 80.0)
+"""Distances from the camera between which a sample lies, metres. Voxels that a student predicts are denser and blurrier
+with range: a network that sees all ranges at once would learn range."""
 
 
 @dataclass
@@ -20,18 +22,13 @@ class SceneViewSettings:
     """What a view changes of a scene, and which part of it a sample shows.
 
     Attributes:
-        turn: Turn by any number of quarter turns about the vertical, and mirror every second time.
         jitter: Largest change of brightness and contrast of each colour, as a share.
         dropped: Share of the voxels whose features become zero.
-        range_bins: Distances from the camera, metres, between which a sample lies. Voxels that a student predicts are
-            denser and blurrier with range: a network that sees all ranges at once would learn range.
         voxels: Most voxels of a sample.
     """
 
-    turn: bool = True
     jitter: float = 0.3
     dropped: float = 0.2
-    range_bins: tuple[float, ...] = (0.0, 16.0, 32.0, 80.0)
     voxels: int = 24_000
 
     def check(self) -> None:
@@ -40,41 +37,25 @@ class SceneViewSettings:
         Raises:
             ConfigurationError: A number that cannot be.
         """
-        bins = self.range_bins
-        rising = len(bins) > 1 and all(low < high for low, high in itertools.pairwise(bins))
-        if not (0.0 <= self.jitter < 1.0 and 0.0 <= self.dropped < 1.0 and self.voxels > 0 and rising):
-            raise ConfigurationError(
-                f"{self}", where="views", cure="Take shares below 1, rising distances, and at least one voxel"
-            )
+        if not (0.0 <= self.jitter < 1.0 and 0.0 <= self.dropped < 1.0 and self.voxels > 0):
+            raise ConfigurationError(f"{self}", where="views", cure="Take shares below 1, and at least one voxel")
 
 
-def sample_rows(
-    scene: VoxelScene,
-    settings: SceneViewSettings,
-    generator: np.random.Generator,
-    centres: NDArray[np.bool_] | None = None,
-) -> NDArray[np.int64]:
+def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.random.Generator) -> NDArray[np.int64]:
     """Rows of a scene that one sample shows: those of one range, and of these at most so many around one of them.
 
     Both views of the sample show these voxels, and so the same range.
 
-    Args:
-        centres: Voxels [N] that a sample may lie around; any where it is None, or where there are none in all ranges.
-
     Returns:
         int64 [n], ascending. All rows of a scene that lies beyond all ranges.
     """
-    bin_of = np.digitize(scene.range_m, settings.range_bins) - 1
-    within = (bin_of >= 0) & (bin_of < len(settings.range_bins) - 1)
-    if centres is None or not (within & centres).any():
-        centres = np.ones(len(scene), np.bool_)
-    filled = np.flatnonzero(np.bincount(bin_of[within & centres]))
+    bin_of = np.digitize(scene.range_m, RANGES_M) - 1
+    filled = np.flatnonzero(np.bincount(bin_of[bin_of < len(RANGES_M) - 1]))
     rows = np.arange(len(scene)) if not len(filled) else np.flatnonzero(bin_of == generator.choice(filled))
     if len(rows) <= settings.voxels:
         return rows
     flat = scene.index[rows, :2].astype(np.int32)
-    possible = flat[centres[rows]]
-    away = np.abs(flat - possible[generator.integers(len(possible))]).max(axis=1)
+    away = np.abs(flat - flat[generator.integers(len(flat))]).max(axis=1)
     return np.sort(rows[np.argsort(away, kind="stable")[: settings.voxels]])
 
 
@@ -85,7 +66,7 @@ def view(
     settings: SceneViewSettings,
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """One view of voxels: their places and features, row by row those that were given.
+    """One view of voxels, row by row those that were given: turned by quarter turns, half of the time mirrored.
 
     Args:
         index: [N, 3], within [0, edge) along x and y.
@@ -95,14 +76,12 @@ def view(
     Returns:
         int64 [N, 3], float32 [N, F].
     """
-    place = index.astype(np.int64)
-    if settings.turn:
-        x, y = place[:, 0], place[:, 1]
-        for _ in range(generator.integers(4)):
-            x, y = y, edge - 1 - x
-        if generator.random() < 0.5:
-            y = edge - 1 - y
-        place = np.stack([x, y, place[:, 2]], axis=1)
+    x, y, z = index.astype(np.int64).T
+    for _ in range(generator.integers(4)):
+        x, y = y, edge - 1 - x
+    if generator.random() < 0.5:
+        y = edge - 1 - y
+    place = np.stack([x, y, z], axis=1)
     changed = features.copy()
     contrast, brightness = 1.0 + settings.jitter * generator.uniform(-1.0, 1.0, (2, 3))
     colours = (changed[:, COLOURS] - 0.5) * contrast + 0.5 * brightness

@@ -65,7 +65,7 @@ class DensityField(nn.Module):
     σ(x) = softplus(w · ReLU(Wf f(u, v) + Wγ γ(x) + b) + c). Wf is applied to the whole map before sampling, which is
     the same because bilinear sampling is linear; the exported encoder carries it folded in.
 
-    Channel 0 of f is trained to hold the pixel's inverse depth (`encode_with_depth`). The first hidden units start as
+    Channel 0 of f is trained to hold the pixel's inverse depth. The first hidden units start as
     ramps in (inverse depth of the point − channel 0). A surface is a sum of few such ramps; from a random start they
     take tens of thousands of steps to find.
 
@@ -140,15 +140,6 @@ class DensityField(nn.Module):
         self.density_layer.weight.zero_()
         self.density_layer.bias.fill_(logit)
 
-    def encode_with_depth(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns what `encode` does, and channel 0 of f [B, H/2, W/2]: the inverse depth code of each pixel.
-
-        The hidden layer reads channel 0 without passing gradients back. Through the steep depth units they would drown
-        those of the loss that makes it a depth.
-        """
-        raw = self.encoder(image)
-        return self.feature_layer(self._read(raw)), raw[:, 0]
-
     def observe_maps(self, maps: list[Tensor], volume: Tensor | None = None) -> SingleViewObservation:
         """What `observe` gives, of the trunk's maps of the images, and of the volume where it is known already."""
         return self._observed(self.encoder.decode(maps), volume)
@@ -160,7 +151,10 @@ class DensityField(nn.Module):
         return SingleViewObservation(self, self.feature_layer(read), raw[:, 0], volume)
 
     def _read(self, raw: Tensor) -> Tensor:
-        """The features as head and decoder in space read them: channel 0 gets no gradient where it is a depth."""
+        """The features as head and decoder in space read them: channel 0 gets no gradient where it is a depth.
+
+        Through the steep depth units they would drown those of the loss that makes it a depth.
+        """
         return torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
 
     def fixed(self, image: Tensor) -> list[Tensor]:
@@ -175,30 +169,11 @@ class DensityField(nn.Module):
         """Encodes RGB images [B, 3, H, W] in 0..255."""
         return self._observed(self.encoder(image))
 
-    def encode(self, image: Tensor) -> Tensor:
-        """Returns the pre-activation map [B, hidden, H/2, W/2] of RGB images [B, 3, H, W] in 0..255."""
-        return self.encode_with_depth(image)[0]
-
-    def density(self, features: Tensor, points: Tensor) -> Tensor:
-        """Returns the density σ [B, N] per metre at points.
-
-        Args:
-            features: Result of `encode` [B, hidden, h, w].
-            points: Points [B, N, 3], metres, in the encoder view's optical frame.
-        """
-        out: Tensor = density_of_logit(self.density_logit(features, points))
-        return out
-
-    def density_logit(self, features: Tensor, points: Tensor) -> Tensor:
-        """Returns the density before softplus, [B, N]."""
-        coordinates: Tensor = self.spec.coordinates(points, self.camera)
-        return self.head_logit(sample_map(features, coordinates), coordinates)
-
     def head_logit(self, image_part: Tensor, coordinates: Tensor) -> Tensor:
         """Returns the density before softplus, [B, N].
 
         Args:
-            image_part: Features of the points [B, hidden, N]: what `encode` gives, sampled.
+            image_part: Features of the points [B, hidden, N]: a pre-activation map, sampled.
             coordinates: Inputs of the point code [B, N, 3].
         """
         position = self.position_layer(self.spec.encode(coordinates))  # [B, N, hidden]
@@ -229,7 +204,8 @@ class SingleViewObservation:
 
     def density_logit(self, points: Tensor) -> Tensor:
         """Density before softplus [B, N] at points [B, N, 3], metres, optical frame."""
-        logit = self.field.density_logit(self.features, points)
+        coordinates: Tensor = self.field.spec.coordinates(points, self.field.camera)
+        logit = self.field.head_logit(sample_map(self.features, coordinates), coordinates)
         spatial = self.field.spatial
         return logit if spatial is None or self.volume is None else logit + spatial.at(self.volume, points)
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_training.foundation.backbone import load_depth_network
+from scene_completion_training.foundation.backbone import load_network
 from scene_completion_training.networks.trunk import Trunk
 
 PRETRAINED = "depth-anything/Depth-Anything-V2-Small-hf"
@@ -33,7 +33,7 @@ class DepthAnythingTrunk(Trunk):
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 12, weights: str = PRETRAINED) -> None:
-        loaded = load_depth_network(weights, pretrained=pretrained)
+        loaded = load_network(weights, pretrained=pretrained, whole=True)
         mean, deviation = loaded.normalisation.mean, loaded.normalisation.deviation
         super().__init__(channels=(loaded.network.config.fusion_hidden_size, 1), mean=mean, scale=deviation)
         self.patch = loaded.patch

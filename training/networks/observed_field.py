@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -23,23 +22,6 @@ class ObservedField(Protocol):
 
     def in_view(self, points: Tensor) -> Tensor:
         """Whether points [B, N, 3] project into an encoder view [B, N]; outside of all the field only guesses."""
-
-
-class PriorField(Protocol):
-    """A field whose head can be fitted before it has seen any image."""
-
-    @property
-    def spec(self) -> PointCodeSpec:
-        """Point code."""
-
-    def prior_logit(self, points: Tensor) -> Tensor:
-        """Density before softplus [B, N] at points [B, N, 3] that an image without features gives."""
-
-    def prior_parameters(self) -> list[nn.Parameter]:
-        """What of the head does not depend on features."""
-
-    def mute_depth_units(self) -> None:
-        """Takes the units that start as ramps around channel 0 out of the density; they come in with the images."""
 
 
 class TrainedField(Protocol):

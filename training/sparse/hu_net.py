@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, GridError
 from scene_completion_training.sparse.attention import LAYER_SCALE, SerialisedAttention
-from scene_completion_training.sparse.convolution import Backend, BackendName, backend
+from scene_completion_training.sparse.convolution import down, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
 AttentionKind = Literal["none", "zorder", "hilbert"]
@@ -32,7 +32,6 @@ class HUNetSettings:
         decoder: Channels of the decoder's levels, finest first.
         blocks: Residual blocks a level, in the encoder and in the decoder.
         attention: Curve along which windows of voxels attend to each other on the two coarsest levels, or "none".
-        backend: What computes the convolutions.
     """
 
     inputs: int
@@ -40,7 +39,6 @@ class HUNetSettings:
     decoder: tuple[int, ...] = (64, 96, 128, 192)
     blocks: int = 1
     attention: AttentionKind = "none"
-    backend: BackendName = "torch"
 
     def __post_init__(self) -> None:
         """Raises `ConfigurationError` where no network can have this size."""
@@ -71,6 +69,7 @@ class HUNetSettings:
         Raises:
             ConfigurationError: A value is of another version of the network, or contradicts the others.
         """
+        plain = {name: value for name, value in plain.items() if name != "backend"}  # once there was a choice
         unknown = set(plain) - {field.name for field in fields(cls)}
         if unknown or "inputs" not in plain:
             raise ConfigurationError(
@@ -93,12 +92,11 @@ class VoxelHUNet(nn.Module):
         super().__init__()
         self.settings = settings
         encoder, decoder = settings.encoder, settings.decoder
-        compute = backend(settings.backend)
         self.stem = nn.Sequential(nn.Linear(settings.inputs, encoder[0]), nn.RMSNorm(encoder[0]))
-        self.downs = nn.ModuleList(Down(c, d, compute) for c, d in itertools.pairwise(encoder))
-        self.ups = nn.ModuleList(Up(c, d, compute) for d, c in itertools.pairwise(decoder))
-        self.encoders = nn.ModuleList(Level(settings, level, width, compute) for level, width in enumerate(encoder))
-        self.decoders = nn.ModuleList(Level(settings, level, width, compute) for level, width in enumerate(decoder))
+        self.downs = nn.ModuleList(Down(c, d) for c, d in itertools.pairwise(encoder))
+        self.ups = nn.ModuleList(Up(c, d) for d, c in itertools.pairwise(decoder))
+        self.encoders = nn.ModuleList(Level(settings, level, width) for level, width in enumerate(encoder))
+        self.decoders = nn.ModuleList(Level(settings, level, width) for level, width in enumerate(decoder))
         self.skips = nn.ModuleList(
             nn.Sequential(nn.RMSNorm(c), nn.Linear(c, d)) for c, d in zip(encoder, decoder, strict=True)
         )
@@ -132,8 +130,8 @@ class VoxelHUNet(nn.Module):
             ]
         decoded = [self.decoders[-1](skips[-1], pyramid.levels[-1])]
         for level in reversed(range(self.settings.levels - 1)):
-            fine, coarse = pyramid.levels[level : level + 2]
-            rise = self.ups[level](decoded[-1], fine, coarse, pyramid.parents[level])
+            fine = pyramid.levels[level]
+            rise = self.ups[level](decoded[-1], fine, pyramid.parents[level])
             decoded.append(self.decoders[level](rise + self.skip_scales[level] * skips[level], fine))
         return decoded[::-1]
 
@@ -141,9 +139,9 @@ class VoxelHUNet(nn.Module):
         """What the decoder is given of each level, [N_l, decoder[l]], finest first."""
         x = self.encoders[0](self.stem(features), pyramid.levels[0])
         skips = [self.skips[0](x)]
-        for level, down in enumerate(self.downs):
+        for level, coarser in enumerate(self.downs):
             fine, coarse = pyramid.levels[level : level + 2]
-            x = self.encoders[level + 1](down(x, fine, coarse, pyramid.parents[level]), coarse)
+            x = self.encoders[level + 1](coarser(x, fine, coarse, pyramid.parents[level]), coarse)
             skips.append(self.skips[level + 1](x))
         return skips
 
@@ -166,9 +164,9 @@ class VoxelHUNet(nn.Module):
 class Level(nn.Module):
     """Residual blocks of one level; on the coarsest levels, where it is asked for, attention follows."""
 
-    def __init__(self, settings: HUNetSettings, level: int, width: int, compute: Backend) -> None:
+    def __init__(self, settings: HUNetSettings, level: int, width: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(width, compute) for _ in range(settings.blocks))
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(settings.blocks))
         if settings.attention != "none" and level >= settings.levels - ATTENDING_LEVELS:
             curve = settings.attention
             self.blocks.extend(SerialisedAttention(width, curve, exchanged) for exchanged in (False, True))
@@ -183,46 +181,43 @@ class Level(nn.Module):
 class ResidualBlock(nn.Module):
     """x + s · norm(conv(GELU(conv(norm(x))))), with submanifold convolutions and a learnable s a channel."""
 
-    def __init__(self, width: int, compute: Backend) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.compute = compute
         self.before, self.after = nn.RMSNorm(width), nn.RMSNorm(width)
         self.first, self.second = (nn.Parameter(_kernel(27, 9, width, width)) for _ in range(2))
         self.scale = nn.Parameter(torch.full((width,), LAYER_SCALE))
 
     def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
         """Features [N, C] to features [N, C]."""
-        hidden = functional.gelu(self.compute.subm(self.before(x), self.first, voxels))
-        change: Tensor = self.after(self.compute.subm(hidden, self.second, voxels))
+        hidden = functional.gelu(submanifold(self.before(x), self.first, voxels))
+        change: Tensor = self.after(submanifold(hidden, self.second, voxels))
         return x + self.scale * change
 
 
 class Down(nn.Module):
     """To the coarser level."""
 
-    def __init__(self, inputs: int, outputs: int, compute: Backend) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.compute = compute
         self.norm = nn.RMSNorm(inputs)
         self.weight = nn.Parameter(_kernel(8, 8 / 3, inputs, outputs))
 
     def forward(self, x: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
         """Features [N, C] of the fine voxels to [M, D] of the coarse ones."""
-        return self.compute.down(self.norm(x), self.weight, fine, coarse, parent)
+        return down(self.norm(x), self.weight, fine, coarse, parent)
 
 
 class Up(nn.Module):
     """To the voxels of the finer level."""
 
-    def __init__(self, inputs: int, outputs: int, compute: Backend) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.compute = compute
         self.norm = nn.RMSNorm(inputs)
         self.weight = nn.Parameter(_kernel(8, 1, inputs, outputs))
 
-    def forward(self, x: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
+    def forward(self, x: Tensor, fine: VoxelSet, parent: Tensor) -> Tensor:
         """Features [M, C] of the coarse voxels to [N, D] of the fine ones."""
-        return self.compute.up(self.norm(x), self.weight, fine, coarse, parent)
+        return up(self.norm(x), self.weight, fine, parent)
 
 
 def _kernel(offsets: int, taken: float, inputs: int, outputs: int) -> Tensor:

@@ -20,7 +20,6 @@ STAGES = {
     "semantics": "scene_completion_training.stages.semantics:SemanticsStage",
     "supervised": "scene_completion_training.stages.supervised:SupervisedStage",
     "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
-    "supervised_scene": "scene_completion_training.stages.supervised_scene:SupervisedSceneStage",
 }
 """Name, as `stage` in a configuration gives it -> module and class."""
 GROUP = "scene_completion.stages"
@@ -45,7 +44,7 @@ def stage_class(name: object, where: str = "stage") -> type[Stage]:
         ConfigurationError: There is none of this name.
     """
     known = known_stages()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigurationError(f"stage {name!r} does not exist", where=where, cure=f"There are {', '.join(known)}")
-    module, _, attribute = known[str(name)].partition(":")
+    module, _, attribute = known[name].partition(":")
     return cast("type[Stage]", getattr(import_module(module), attribute))

@@ -13,17 +13,15 @@ from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_training.checkpoints import TrainedWeights
-from scene_completion_training.configuration import Configuration, SpatialSettings
+from scene_completion_training.configuration import SingleImageConfiguration
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.field_stage import DataNeeds, SingleImageStage
+from scene_completion_training.field_stage import BesideDensityStage, DataNeeds
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, LiftedFeatures, TokenMaps
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.losses.agglomeration import TeacherLoss, teacher_loss
 from scene_completion_training.losses.dense_depth import positive_inverse_depth
 from scene_completion_training.losses.uncertainty import Form, UncertaintyWeights
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureObservation
 from scene_completion_training.networks.feature_heads import FeatureHeads, HeadKind
 from scene_completion_training.networks.target_normaliser import NormaliserKind, TargetNormaliser
@@ -34,6 +32,9 @@ FITTED_SAMPLES = 64
 TOKENS_A_SAMPLE = 512
 DRAWN_FOR_ONE = 3
 """Pixels drawn for a point: many show nothing whose depth is known."""
+DEPTH_NOISE = 0.05
+"""How far points on the own surface are moved along their rays, as a share of their depth, one standard deviation. The
+voxels of a robot lie where its student puts them."""
 FARTHEST = 1.2
 """Points lie at most this many lengths of the volume away: what is farther, the sky most of all, is no voxel."""
 
@@ -48,7 +49,7 @@ class TeacherSpec:
         loss: Cosine, or the mean absolute difference.
         demean: Take from every vector the mean of its own channels. Not for features that are asked in words: texts
             keep theirs.
-        normaliser: Bring its channels to one scale: "standard", or "phi_s" which keeps their proportions.
+        normaliser: Bring its channels to one scale ("standard"), or leave them.
         centre: Take from each of its features the mean of all of them ("targets"), or that of the classes of
             `text_bank` ("texts"). What all have in common hides what tells them apart. Features that are asked in words
             stay without it: as vectors from the centre, those of pure things are nearer to their names than mixtures.
@@ -73,16 +74,13 @@ class AgglomerationSettings:
     Attributes:
         teachers: The teachers.
         heads: A head for each: "linear", whose features a robot can ask for words, or "mlp".
-        uncertainty: How losses are weighed: learned as in the released code ("log1p_sq"), on the slides ("log1p") or in
-            Kendall et al. ("kendall"), or all alike ("fixed").
+        uncertainty: How losses are weighed: learned as in the released code ("log1p_sq") or in the paper ("log1p"), or
+            all alike ("fixed").
         channels: Dimension of the feature of a point.
         units: Hidden units of the features.
         points: Points of an image that are compared.
         own: Share of them on the surface that the density shows in its own image. The others are what stereo or the
             rendered depth shows in all views, seen in the image or hidden there.
-        depth_noise: How far the former are moved along their rays, as a share of their depth, one standard deviation.
-            The voxels of a robot lie where its student puts them.
-        bilinear: Sample tokens between their centres.
         shared_mask: Compare a point with all teachers or none, as CUA-O3D does; otherwise with those that saw it.
     """
 
@@ -93,24 +91,19 @@ class AgglomerationSettings:
     units: int = 64
     points: int = 4096
     own: float = 0.5
-    depth_noise: float = 0.05
-    bilinear: bool = True
     shared_mask: bool = False
 
 
 @dataclass
-class AgglomerationConfiguration(Configuration):
+class AgglomerationConfiguration(SingleImageConfiguration):
     """What the agglomeration needs.
 
     Attributes:
         stage: Name of the stage.
-        spatial: The density's decoder in space, as it is in `start_from`; by default there is none.
         agglomeration: The teachers, and how they are learned.
     """
 
-    keeps_maps = True
     stage: str = "agglomeration"
-    spatial: SpatialSettings | None = None
     agglomeration: AgglomerationSettings = field(default_factory=AgglomerationSettings)
 
     def check(self) -> None:
@@ -131,15 +124,15 @@ class AgglomerationConfiguration(Configuration):
                 where="agglomeration.teachers: rarity",
                 cure="Take powers from 0 to 1",
             )
-        if not (0.0 <= settings.own <= 1.0 and settings.points >= 1 and 0.0 <= settings.depth_noise < 1.0):
+        if not (0.0 <= settings.own <= 1.0 and settings.points >= 1):
             raise ConfigurationError(
-                f"points={settings.points}, own={settings.own}, depth_noise={settings.depth_noise}",
+                f"points={settings.points}, own={settings.own}",
                 where="agglomeration",
-                cure="Take one point or more, a share from 0 to 1, and noise from 0 to less than 1",
+                cure="Take one point or more, and a share from 0 to 1",
             )
 
 
-class AgglomerationStage(SingleImageStage):
+class AgglomerationStage(BesideDensityStage):
     """Trains an `AgglomeratedField` on a density that stays as it is, from batches of `ViewSamples` with targets.
 
     Points of surfaces get what all views that see them say on average (`FeatureLifter`). The field learns to say the
@@ -162,20 +155,14 @@ class AgglomerationStage(SingleImageStage):
         super().__init__(settings)
         asked = settings.agglomeration
         self.stores = {spec.name: opened_targets(spec) for spec in asked.teachers}
-        density = DensityField(
-            self.camera,
-            self.viewpoint.volume.point_code,
-            encoder=self.make_encoder(),
-            hidden=settings.hidden,
-            spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
-        )
+        density = self.make_density()
         dims = {name: store.dim for name, store in self.stores.items()}
         normalisers = {spec.name: TargetNormaliser(dims[spec.name], spec.normaliser) for spec in asked.teachers}
         heads = FeatureHeads(asked.channels, dims, asked.heads)
         self.field = AgglomeratedField(density, heads, normalisers, channels=asked.channels, units=asked.units)
         self.rarity = nn.ModuleDict({spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in asked.teachers})
         self.uncertainty = UncertaintyWeights(list(dims), asked.uncertainty)
-        self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size, bilinear=asked.bilinear)
+        self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size, bilinear=True)
         self.start_learning()
 
     def data_needs(self) -> DataNeeds:
@@ -228,16 +215,6 @@ class AgglomerationStage(SingleImageStage):
             rarity = self.rarity[spec.name]
             assert isinstance(rarity, TargetRarity)
             rarity.fit(normaliser(every), self.settings.seed)
-
-    def take(self, weights: TrainedWeights) -> None:
-        """Takes the weights of such a field, or the density alone."""
-        self.field.start_from(weights.field)
-        self.take_link(weights)
-
-    def start_learning(self) -> None:
-        """The density stays as it is, its trunk included."""
-        super().start_learning()
-        self.field.density.requires_grad_(False)
 
     def weights(self) -> dict[str, float]:
         """The weighed total is the loss; what each teacher says is only watched."""
@@ -302,7 +279,7 @@ class AgglomerationStage(SingleImageStage):
         drawn = torch.rand(count, 2, generator=generator).to(code.device)
         column, row = (drawn * drawn.new_tensor([width, height])).long().unbind(dim=-1)
         inverse = positive_inverse_depth(self.point_code.inverse_depth(code[row, column])).clamp_min(1.0 / self.far)
-        noise = self.settings.agglomeration.depth_noise * torch.randn(count, generator=generator).to(code.device)
+        noise = DEPTH_NOISE * torch.randn(count, generator=generator).to(code.device)
         depth = noise.exp() / inverse
         x = ((column + 0.5) * camera.width / width - 0.5 - camera.cx) / camera.fx
         y = ((row + 0.5) * camera.height / height - 0.5 - camera.cy) / camera.fy

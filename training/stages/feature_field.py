@@ -14,16 +14,14 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.checkpoints import TrainedWeights
-from scene_completion_training.configuration import Configuration, SpatialSettings
+from scene_completion_training.configuration import SingleImageConfiguration
 from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.field_stage import DataNeeds, SingleImageStage
+from scene_completion_training.field_stage import BesideDensityStage, DataNeeds
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.foundation.targets import LiveTargets
 from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
-from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.downsampler import ArtefactField, SalienceDownsampler
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
 from scene_completion_training.rendering.patches import (
@@ -38,7 +36,8 @@ from scene_completion_training.rendering.rays import sample_cell_rays
 
 LEAST_VALID = 0.5
 """Share of a patch's rays that must be valid for its token to be compared."""
-
+LOSSES = {"feature": 0.2, "feature_smoothness": 0.25}
+"""Weights of the cosine loss against the tokens, and of the smoothness of the features within a patch (SceneDINO)."""
 MEAN_SAMPLES = 32
 """Samples whose tokens give their mean."""
 
@@ -53,19 +52,15 @@ class FeatureSettings:
         model: Local folder or hub name of the foundation model, where there are no precomputed targets.
         layer: Its hidden layer.
         cell: Edge of the square of pixels that a token covers, in the canonical image.
-        channels: Dimension of the features that are composited (64 in SceneDINO).
         units: Hidden units of the features.
         rays: Rays along the edge of a token (8 in SceneDINO, one a pixel). Fewer leave time for more tokens.
         samples: Samples of a ray whose features are composited: those of the largest weight. Most have next to none.
-        weight: Weight of the cosine loss against the tokens (0.2 in SceneDINO).
-        smoothness: Weight of the smoothness of the features within a patch (0.25 in SceneDINO).
-        downsampler: How the rays of a patch become a token: weighted by a learned salience, or not at all. In the
-            latter case each ray is compared with the bilinearly enlarged tokens.
+        downsampler: How the rays of a patch become a token: weighted by a learned salience, or not at all, an ablation:
+            each ray is compared with the bilinearly enlarged tokens.
         own_view: Share of the tokens that are drawn from the sample's own view, whose every token says something of its
             image. The others are drawn from all views that render. In SceneDINO there are only those: 0.
         centred: Learn tokens less their mean. Most of a token is the same in all of them; the cosine of whole tokens
             hardly tells two things apart.
-        artefacts: Learn what tokens say of their place in the image, and drop it.
         freeze_density: The density stays as it is in `start_from`; only the features learn. Otherwise everything learns
             together, from the losses of the density as well.
     """
@@ -74,32 +69,25 @@ class FeatureSettings:
     model: str = ""
     layer: int = -1
     cell: int = 16
-    channels: int = 64
     units: int = 64
     rays: int = 4
     samples: int = 8
-    weight: float = 0.2
-    smoothness: float = 0.25
     downsampler: Literal["salience", "none"] = "salience"
     own_view: float = 0.5
     centred: bool = True
-    artefacts: bool = True
     freeze_density: bool = True
 
 
 @dataclass
-class FeatureFieldConfiguration(Configuration):
+class FeatureFieldConfiguration(SingleImageConfiguration):
     """What the feature field needs.
 
     Attributes:
         stage: Name of the stage.
-        spatial: The density's decoder in space, as it is in `start_from`; by default there is none.
         features: What it learns from a 2D foundation model.
     """
 
-    keeps_maps = True
     stage: str = "feature_field"
-    spatial: SpatialSettings | None = None
     features: FeatureSettings = field(default_factory=FeatureSettings)
 
     def check(self) -> None:
@@ -127,7 +115,7 @@ class FeatureFieldConfiguration(Configuration):
             self.check_start(", or let the density learn with features.freeze_density=false")
 
 
-class FeatureFieldStage(SingleImageStage):
+class FeatureFieldStage(BesideDensityStage):
     """Trains a `FeatureField` from batches of `ViewSamples` with feature targets.
 
     A patch of rays covers exactly one token of its loss view. Its features are composited, expanded to the size of the
@@ -153,19 +141,16 @@ class FeatureFieldStage(SingleImageStage):
         self.targets = targets
         features, target_size = settings.features, targets.dim
         depth = bool(settings.losses.dense_depth) or features.freeze_density
-        density = DensityField(
-            self.camera,
-            self.viewpoint.volume.point_code,
-            encoder=self.make_encoder(),
-            depth_channel=depth,
-            hidden=settings.hidden,
-            spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
-        )
-        self.field = FeatureField(density, target_size=target_size, channels=features.channels, units=features.units)
+        self.field = FeatureField(self.make_density(depth_channel=depth), target_size=target_size, units=features.units)
         self.start_learning()
         self.downsampler = SalienceDownsampler(target_size, features.rays**2)
         grid = (self.camera.height // features.cell, self.camera.width // features.cell)
-        self.artefacts = ArtefactField(target_size, grid) if features.artefacts else None
+        self.artefacts = ArtefactField(target_size, grid)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the density stays as it is."""
+        return self.settings.features.freeze_density
 
     def data_needs(self) -> DataNeeds:
         """Tokens of its views."""
@@ -178,22 +163,11 @@ class FeatureFieldStage(SingleImageStage):
         self.centre(samples[index] for index in range(min(MEAN_SAMPLES, len(samples))))
         super().start(data)
 
-    def take(self, weights: TrainedWeights) -> None:
-        """Takes the weights of a feature field, or the density alone."""
-        self.field.start_from(weights.field)
-        self.take_link(weights)
-
     def centre(self, samples: Iterable[Mapping[str, Tensor]]) -> None:
         """Takes the mean of the tokens from samples, where they are to be learned less their mean."""
         if self.settings.features.centred:
             tokens = [sample["features"].float().mean(dim=(0, 2, 3)) for sample in samples]
             self.field.target_mean.copy_(torch.stack(tokens).mean(dim=0))
-
-    def start_learning(self) -> None:
-        """A frozen density stays so, its trunk included."""
-        super().start_learning()
-        if self.settings.features.freeze_density:
-            self.field.density.requires_grad_(False)
 
     @property
     def step_of_rays(self) -> int:
@@ -207,8 +181,7 @@ class FeatureFieldStage(SingleImageStage):
 
     def weights(self) -> dict[str, float]:
         """Weight of each loss."""
-        features = self.settings.features
-        return {**super().weights(), "feature": features.weight, "feature_smoothness": features.smoothness}
+        return {**super().weights(), **LOSSES}
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Agreement with the tokens; with a learning density also its losses, of the same rays."""
@@ -225,13 +198,12 @@ class FeatureFieldStage(SingleImageStage):
             cell=self.settings.features.rays,
             generator=generator,
         )
-        frozen = self.settings.features.freeze_density
-        with torch.no_grad() if frozen else nullcontext():
+        with torch.no_grad() if self.frozen else nullcontext():
             rendered = render_rays(
                 seen, rays, samples=render.samples, near=self.near, far=self.far, generator=generator
             )
         terms = self._feature_terms(seen, rendered, cells, batch)
-        if not frozen:
+        if not self.frozen:
             terms |= self.dense_depth(seen.depth_code, batch["hint"])
             terms |= self.volume_terms(seen, rendered, batch, generator)
         return terms
@@ -266,17 +238,15 @@ class FeatureFieldStage(SingleImageStage):
     ) -> Tensor:
         """Cosine loss of rays [P, J, D] against the tokens of their cells (row, column) [B, P, 2] in views [B, P]."""
         tokens = batch["features"]  # [B, V, D, h, w]
-        mean = self.field.target_mean
         index = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(view)
+        mean = self.field.target_mean
         if self.settings.features.downsampler == "none":
             target = enlarged_tokens(
                 tokens[index, view].flatten(0, 1).float(), cells.flatten(0, 1), self.settings.features.rays
             )
             return cosine_loss(expanded.flatten(0, 1), (target - mean).flatten(0, 1), valid.flatten())
         target = tokens[index, view, :, cells[..., 0], cells[..., 1]].flatten(0, 1).float() - mean
-        predicted = self.downsampler(expanded, valid)
-        if self.artefacts is not None:
-            predicted = predicted + self.artefacts(cells.flatten(0, 1))
+        predicted = self.downsampler(expanded, valid) + self.artefacts(cells.flatten(0, 1))
         return cosine_loss(predicted, target, valid.float().mean(dim=1) >= LEAST_VALID)
 
 

@@ -35,6 +35,9 @@ OVERSAMPLING = 4
 DEPTH_STRIDE = 16
 """Pixels between the rays that centres are drawn from: 96 for each of five bins at 192×640. Rendering them is most of a
 step; with half the stride it took three quarters of it."""
+CHANNELS, BINS, BUFFER = 64, 5, 256
+"""Dimension in which points are clustered; quantile bins of the depth, from each of which a neighbourhood is drawn; and
+neighbourhoods that others are compared with, as in SceneDINO."""
 RADIUS_M, APART_M = 0.5, 3.0
 """Radius of a neighbourhood, and how far two keep apart, in a volume of the street's measure, metres."""
 PUBLISHED_DENSITY = 0.5
@@ -48,26 +51,16 @@ class SemanticsConfiguration(Configuration):
     Attributes:
         stage: Name of the stage.
         features_from: Checkpoint of the stage `feature_field`, which stays as it is.
-        channels: Dimension in which points are clustered.
-        bins: Quantile bins of the depth; one neighbourhood is drawn from each.
-        radius: Radius of a neighbourhood, metres; by default 0.5 on a street, and to the measure of the volume.
-        apart: Distance that neighbourhoods of an image keep where there is room, metres; by default 3 on a street.
         crop_points: Occupied points of a neighbourhood; those with fewer are dropped.
-        buffer: Neighbourhoods that others are compared with.
         forces: "estimated" from the data before the first step, or those found on KITTI-360 for DINO features.
-        pairs: Kinds of pairs that act; the ablation leaves out "similar".
+        pairs: Kinds of pairs that act; an ablation leaves out "similar".
     """
 
     stage: str = "semantics"
     features_from: str = ""
-    channels: int = 64
-    bins: int = 5
-    radius: float | None = None
-    apart: float | None = None
     crop_points: int = 576
-    buffer: int = 256
     forces: Literal["estimated", "kitti_360"] = "estimated"
-    pairs: list[str] = field(default_factory=lambda: ["self", "similar", "random"])
+    pairs: list[Pair] = field(default_factory=lambda: list(PAIRS))
 
     def looks_through(self) -> str:
         """The feature field."""
@@ -76,12 +69,6 @@ class SemanticsConfiguration(Configuration):
     def completed(self) -> SemanticsConfiguration:
         """They look through a trained field: its network and the size of its images are what they are there."""
         completed = super().completed()
-        scale = completed.viewpoint().volume.scale
-        completed = dataclasses.replace(
-            completed,
-            radius=RADIUS_M * scale if self.radius is None else self.radius,
-            apart=APART_M * scale if self.apart is None else self.apart,
-        )
         if not self.features_from:
             return completed
         stored = Checkpoint.read(Path(self.features_from))
@@ -94,7 +81,7 @@ class SemanticsConfiguration(Configuration):
         )
 
     def check(self) -> None:
-        """Refuses semantics without a feature field, and kinds of pairs that there are not."""
+        """Refuses semantics without a feature field."""
         super().check()
         if not self.features_from:
             raise ConfigurationError(
@@ -102,8 +89,6 @@ class SemanticsConfiguration(Configuration):
                 where="features_from",
                 cure="Give the checkpoint of a training with stage `feature_field`",
             )
-        if unknown := sorted(set(self.pairs) - set(PAIRS)):
-            raise ConfigurationError(f"{unknown} do not exist", where="pairs", cure=f"There are {', '.join(PAIRS)}")
 
 
 class SemanticsStage(SingleImageStage):
@@ -131,8 +116,8 @@ class SemanticsStage(SingleImageStage):
         if link is not None:
             self.link.load_state_dict(link.state_dict())
         self.link.requires_grad_(False)
-        self.head = DistillationHead(field.target_size, settings.channels)
-        self.buffer = CropBuffer(settings.buffer, settings.crop_points, field.target_size)
+        self.head = DistillationHead(field.target_size, CHANNELS)
+        self.buffer = CropBuffer(BUFFER, settings.crop_points, field.target_size)
         self.forces_values: Tensor
         self.register_buffer("forces_values", torch.full((len(PAIRS), 2), float("nan")))
 
@@ -164,17 +149,15 @@ class SemanticsStage(SingleImageStage):
     @torch.no_grad()
     def crops(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Expanded features of length one [N, crop_points, D] of the occupied points around surfaces of the images."""
-        settings = self.settings
-        radius, apart = settings.radius, settings.apart
-        assert radius is not None and apart is not None
+        settings, scale = self.settings, self.viewpoint.volume.scale
         found = []
         for number in range(len(batch["image"])):
             seen: FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
             near, far = self.point_code.near, self.point_code.far
             depth = render_depth(seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE)
             camera = _strided(self.camera, DEPTH_STRIDE)
-            centres = surface_centres(depth, camera, settings.bins, apart, generator)
-            points = points_in_balls(centres, radius, OVERSAMPLING * settings.crop_points, generator)
+            centres = surface_centres(depth, camera, BINS, APART_M * scale, generator)
+            points = points_in_balls(centres, RADIUS_M * scale, OVERSAMPLING * settings.crop_points, generator)
             flat = points.reshape(1, -1, 3)
             kept = (self.occupied(seen.density_logit(flat)) & seen.in_view(flat)).reshape(points.shape[:2])
             for crop, inside in zip(points, kept, strict=True):
@@ -195,9 +178,8 @@ class SemanticsStage(SingleImageStage):
             others: dict[Pair, Tensor] = {"self": crops, "similar": partners.similar, "random": partners.random}
             forces = self._forces(crops, others)
             codes = self.head(crops)
-            for pair, other in others.items():
-                if pair not in self.settings.pairs:
-                    continue
+            for pair in self.settings.pairs:
+                other = others[pair]
                 code = codes if pair == "self" else self.head(other)
                 force = forces[pair]
                 terms[pair] = force.weight * correspondence_loss(crops, other, codes, code, force.shift)

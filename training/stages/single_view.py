@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.configuration import Configuration, SpatialSettings
+from scene_completion_training.configuration import SingleImageConfiguration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import SingleImageStage
 from scene_completion_training.losses.distillation import occupancy_distillation
@@ -27,20 +27,17 @@ HIDDEN_VOXELS = 2.0
 
 
 @dataclass
-class SingleViewConfiguration(Configuration):
+class SingleViewConfiguration(SingleImageConfiguration):
     """What a single-view field needs.
 
     Attributes:
         stage: Name of the stage.
-        spatial: The decoder in space; by default there is none.
         freeze_encoder: The encoder stays as it is, and only head and decoder in space learn. With `keep_maps` what it
             says is computed once for each sample.
         freeze_trunk: The trunk of the encoder stays, whatever it is, and its decoder learns: others read the trunk.
     """
 
-    keeps_maps = True
     stage: str = "single_view"
-    spatial: SpatialSettings | None = None
     freeze_encoder: bool = False
     freeze_trunk: bool = False
 
@@ -55,12 +52,7 @@ class SingleViewConfiguration(Configuration):
                 where="depth_only_steps",
                 cure="Set it to 0",
             )
-        if self.spatial is not None and not (self.freeze_encoder or self.losses.dense_depth):
-            raise ConfigurationError(
-                "no loss teaches the depth that the decoder in space looks at",
-                where="spatial",
-                cure="Set losses.dense_depth, or freeze_encoder",
-            )
+        self.check_depth(self.freeze_encoder or self.losses.dense_depth, "Set losses.dense_depth, or freeze_encoder")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +79,7 @@ class SingleViewStage(SingleImageStage):
 
     def __init__(self, settings: SingleViewConfiguration) -> None:
         super().__init__(settings)
-        self.field = DensityField(
-            self.camera,
-            self.viewpoint.volume.point_code,
-            encoder=self.make_encoder(),
-            depth_channel=bool(settings.losses.dense_depth) or settings.freeze_encoder,
-            hidden=settings.hidden,
-            spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
-        )
+        self.field = self.make_density(depth_channel=bool(settings.losses.dense_depth) or settings.freeze_encoder)
 
     def start_learning(self) -> None:
         """The encoder may stay as it is, or its trunk."""

@@ -14,31 +14,23 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_training.checkpoints import TrainedWeights
-from scene_completion_training.configuration import Configuration, SpatialSettings
-from scene_completion_training.field_stage import DataNeeds, SingleImageStage
+from scene_completion_training.configuration import SingleImageConfiguration
+from scene_completion_training.field_stage import BesideDensityStage, DataNeeds
 from scene_completion_training.losses.class_agreement import class_cross_entropy
-from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import ClassField, FeatureObservation
 
 
 @dataclass
-class SupervisedConfiguration(Configuration):
+class SupervisedConfiguration(SingleImageConfiguration):
     """What a field needs that learns classes from labelled voxels: a measuring instrument, see the stage.
 
     Attributes:
         stage: Name of the stage.
-        spatial: The density's decoder in space, as it is in `start_from`; by default there is none.
         label_points: Labelled voxel centres a sample.
-        channels: Dimension of the features before the expansion to classes, as a feature field has them.
-        units: Hidden units of the features, as a feature field has them.
     """
 
     stage: str = "supervised"
-    spatial: SpatialSettings | None = None
     label_points: int = 4096
-    channels: int = 64
-    units: int = 64
 
     def check(self) -> None:
         """Refuses a training without a density."""
@@ -46,7 +38,7 @@ class SupervisedConfiguration(Configuration):
         self.check_start()
 
 
-class SupervisedStage(SingleImageStage):
+class SupervisedStage(BesideDensityStage):
     """Trains a `ClassField`, whose expanded features are logits of `COMMON_CLASSES` without "empty".
 
     It needs batches of `ViewSamples` with labels. Those are drawn with regard to how rare classes are; the loss weighs
@@ -64,32 +56,12 @@ class SupervisedStage(SingleImageStage):
 
     def __init__(self, settings: SupervisedConfiguration) -> None:
         super().__init__(settings)
-        density = DensityField(
-            self.camera,
-            self.viewpoint.volume.point_code,
-            encoder=self.make_encoder(),
-            depth_channel=True,
-            hidden=settings.hidden,
-            spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
-        )
-        self.field = ClassField(
-            density, target_size=len(COMMON_CLASSES) - 1, channels=settings.channels, units=settings.units
-        )
+        self.field = ClassField(self.make_density(), target_size=len(COMMON_CLASSES) - 1, units=64)
         self.start_learning()
 
     def data_needs(self) -> DataNeeds:
         """Labelled voxels."""
         return DataNeeds(label_points=self.settings.label_points, rendered=False)
-
-    def take(self, weights: TrainedWeights) -> None:
-        """Takes the weights of a field that learned classes, or the density alone."""
-        self.field.start_from(weights.field)
-        self.take_link(weights)
-
-    def start_learning(self) -> None:
-        """The density stays as it is, its trunk included."""
-        super().start_learning()
-        self.field.density.requires_grad_(False)
 
     def weights(self) -> dict[str, float]:
         """There is one loss."""

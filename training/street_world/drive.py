@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError
+from scene_completion_ros.evaluation.truth import VoxelTruth, stored_flags
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
+from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_training.street_world.camera_rig import LEFT, StreetRig, mounted
-from scene_completion_training.street_world.ground_truth import VoxelTruth, voxel_truth
+from scene_completion_training.street_world.ground_truth import voxel_truth
 from scene_completion_training.street_world.render import Renderer, View, scan, trace_view
 from scene_completion_training.street_world.scene import StreetScene, build_scene
 from scene_completion_training.street_world.sky import Sky
@@ -56,10 +58,7 @@ class RenderedImage:
 
     def __call__(self) -> NDArray[np.uint8]:
         """Decode: uint8 RGB [H, W, 3]."""
-        pixels = cv2.imdecode(np.frombuffer(self.encoded()[0], np.uint8), cv2.IMREAD_COLOR)
-        if pixels is None:
-            raise ImageError("OpenCV could not decode its own JPEG", where=self._camera)
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+        return to_rgb(decode_picture(np.frombuffer(self.encoded()[0], np.uint8), "jpeg", where=self._camera))
 
     def encoded(self) -> tuple[bytes, str]:
         """JPEG content and its suffix."""
@@ -163,7 +162,7 @@ class StreetDrive:
             "lidar": lambda: {"lidar": self.lidar(index)},
             "depth": lambda: {"depth": self.view(index).depth},
             "label": lambda: {"label": self.view(index).label},
-            "voxels": lambda: {"voxel_label": self.truth(index).label, "voxel_flags": self.truth(index).flags},
+            "voxels": lambda: {"voxel_label": self.truth(index).labels, "voxel_flags": stored_flags(self.truth(index))},
         }
         arrays = {name: array for asset in assets for name, array in makers[asset]().items()}
         return FrameContent(images, arrays)
@@ -184,7 +183,7 @@ class StreetDrive:
 
         Frames carry those of these assets that are asked for. "lidar" is float32 [N, 3], rig frame. "depth" is float32
         [H, W], z-depth of the left camera, infinite in the sky. "label" is uint8 [H, W], "voxel_label" uint8 [X, Y, Z],
-        `StreetClass`, and "voxel_flags" uint8 [X, Y, Z], bits of `ground_truth`. Without `content_of` frames are
+        `StreetClass`, and "voxel_flags" uint8 [X, Y, Z], bits of `evaluation.truth`. Without `content_of` frames are
         computed here, and the last one is kept.
         """
         content = content_of or self.content_keeping_last(assets, quality)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.evaluation.truth import FREE, VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_training.street_world.camera_rig import pixel_directions, turned
 from scene_completion_training.street_world.parts import Part
@@ -15,58 +15,10 @@ from scene_completion_training.street_world.render import trace_view
 from scene_completion_training.street_world.scene import GROUND_CLASSES, StreetScene
 from scene_completion_training.street_world.voxel_kernel import compiled
 
-Flags = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-
-IN_VIEW, VISIBLE, BELOW_GROUND, INTERIOR = 1, 2, 4, 8
-"""Bits of the flags that are stored beside the labels of a frame's voxels."""
 
 SAMPLES_PER_VOXEL = 2.5  # surface samples along a voxel's edge
 COLUMN_RAYS = 3  # ground rays along each side of a column
-
-
-@dataclass(frozen=True, eq=False)
-class VoxelTruth:
-    """Exact contents of a voxel grid, all arrays [X, Y, Z].
-
-    Args:
-        label: `StreetClass`, uint8; 0 is free. Voxels that a surface passes and insides of solid things are occupied.
-        interior: Occupied, but no surface passes: the inside of a house, a car, a crown.
-        in_view: The centre projects into the image.
-        visible: In view, and the camera sees the centre or some surface in the voxel.
-        below_ground: Entirely under the ground surface; labelled free, but nothing a sensor can ever tell.
-    """
-
-    label: NDArray[np.uint8]
-    interior: Mask
-    in_view: Mask
-    visible: Mask
-    below_ground: Mask
-
-    @property
-    def occupied(self) -> Mask:
-        """Whether the voxel holds anything."""
-        return np.asarray(self.label > 0)
-
-    @property
-    def occluded(self) -> Mask:
-        """In view but hidden: what completion has to infer."""
-        return np.asarray(self.in_view & ~self.visible & ~self.below_ground)
-
-    @property
-    def flags(self) -> Flags:
-        """The masks as bits `IN_VIEW`, `VISIBLE`, `BELOW_GROUND`, `INTERIOR`."""
-        masks = ((IN_VIEW, self.in_view), (VISIBLE, self.visible), (BELOW_GROUND, self.below_ground))
-        total = self.interior.astype(np.uint8) * INTERIOR
-        for bit, mask in masks:
-            total |= mask.astype(np.uint8) * bit
-        return np.asarray(total, np.uint8)
-
-    @staticmethod
-    def from_flags(label: NDArray[np.uint8], flags: Flags) -> VoxelTruth:
-        """Rebuild from stored labels and flags."""
-        interior, in_view = (flags & INTERIOR) > 0, (flags & IN_VIEW) > 0
-        return VoxelTruth(label, interior, in_view, (flags & VISIBLE) > 0, (flags & BELOW_GROUND) > 0)
 
 
 def voxel_truth(scene: StreetScene, camera: Camera, world_from_camera: RigidTransform, grid: VoxelGrid) -> VoxelTruth:
@@ -87,7 +39,9 @@ def voxel_truth(scene: StreetScene, camera: Camera, world_from_camera: RigidTran
     label[below] = 0  # foundations are no concern of anybody
     interior = (inside > 0) & (surface == 0) & ~below
     in_view, visible = _visibility(scene, camera, world_from_camera, grid)
-    return VoxelTruth(label, interior, in_view, visible, below)
+    return VoxelTruth(
+        "exact", grid, DEFAULT_GRID_FROM_CAMERA, label > FREE, ~below, in_view, visible, interior=interior, label=label
+    )
 
 
 def _ground(

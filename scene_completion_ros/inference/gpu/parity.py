@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GpuError
+from scene_completion_ros.errors import GpuError, ImageError
 from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.picture_files import read_rgb
 
 GATE_IMAGES = Path(__file__).resolve().parent / "gate_images"
 # A channel that is almost zero everywhere is measured as if it had this part of the map's root mean square.
@@ -117,14 +118,15 @@ def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:
     """
     images = []
     for path in sorted(GATE_IMAGES.glob("*.jpg")):
-        pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-        if pixels is None:
-            raise GpuError("is no image", where=str(path), cure="Install the package again.")
+        try:
+            pixels = read_rgb(path)
+        except ImageError as error:
+            raise GpuError(error.what, where=str(path), cure="Install the package again.") from error
         rows, columns = pixels.shape[:2]
         rows = min(rows, max(round(columns * height / width), 1))
         columns = min(columns, max(round(rows * width / height), 1))
         top, left = (pixels.shape[0] - rows) // 2, (pixels.shape[1] - columns) // 2
-        cut = pixels[top : top + rows, left : left + columns, ::-1]
+        cut = pixels[top : top + rows, left : left + columns]
         scaled = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA)
         images.append(np.ascontiguousarray(scaled, dtype=np.uint8))
     if not images:

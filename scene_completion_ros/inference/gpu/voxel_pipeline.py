@@ -16,10 +16,10 @@ from scene_completion_ros.inference.gpu.kernel_device import Argument, Buffer, K
 from scene_completion_ros.inference.head import VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march import March
-from scene_completion_ros.inference.phrase_query import MOST_ASKED, FoldedVocabulary, Words
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.positional_tables import PositionalTables
 from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery
-from scene_completion_ros.inference.text_bank import MOST_ROWS
+from scene_completion_ros.inference.text_bank import MOST_ASKED, MOST_ROWS
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 
 # As in voxel_query.cu; a test compares them.

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import CameraError, GpuError, ImageError
+from scene_completion_ros.errors import BundleError, CameraError, GpuError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.inference.image_content import BLIND, MOSTLY
 from scene_completion_ros.inference.phrase_query import NO_WORDS, FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.jit import kernel_threads
@@ -248,11 +247,6 @@ class CompletionThread:
         """Release another student, too, where this thread ends."""
         self._students.append(student)
 
-    def dismiss(self, student: Student) -> None:
-        """Release a student that is not deployed."""
-        self._students.remove(student)
-        self.between(student.completers.release)
-
     def between(self, work: Callable[[], object]) -> Future[None]:
         """Do something in this thread, to which what is on a GPU belongs, before the next image; cancelled at its end.
 
@@ -462,19 +456,16 @@ class CompletionThread:
             completer.use(words.vocabulary)
             completer.ask(words.asked)
             completion = completer.complete(pixels, stamp_nanoseconds(header.stamp))
-            if completion.shown < MOSTLY:
-                so = "no voxel counts as seen" if completion.shown < BLIND else "the rest is a guess"
-                self._counters.warn(
-                    f"{image.topic}: blind",
-                    f"{image.topic}: only {100.0 * completion.shown:.0f} % of the image shows anything, {so}. Is the "
-                    "lens covered, or is it too dark or too bright?",
-                )
+            if completion.warning:
+                self._counters.warn(f"{image.topic}: blind", f"{image.topic}: {completion.warning}")
             return completion, decode_ms
         except (ImageError, CameraError) as error:
             self._counters.drop(DropReason.BAD_IMAGE, f"{image.topic}: {error}", header=header)
         except GpuError as error:
             self._completers.gpu_failed(error, parameters)
             self._counters.drop(DropReason.GPU_FAILED, str(error), header=header)
+        except BundleError as error:
+            self._counters.drop(DropReason.NOT_FINITE, str(error), header=header)
         except Exception as error:  # it must not keep the images of other cameras from being completed
             self._drop_after(error, header)
         return None

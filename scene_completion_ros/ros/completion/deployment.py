@@ -31,16 +31,47 @@ CLOSE_TIMEOUT_S = 5.0
 WHERE = "parameter shadow_bundle"
 
 
+def second_student(
+    parameters: NodeParameters, grid: VoxelGrid, grid_from_camera: RigidTransform | None
+) -> StudentBundle | None:
+    """The student of `shadow_bundle`; None where none is named.
+
+    Args:
+        grid: The voxels that the node publishes.
+        grid_from_camera: Pose of the camera in them; None where the grid is attached to another frame.
+
+    Raises:
+        SceneCompletionError: It cannot be loaded, has another grid than the node, or its engine cannot run here.
+    """
+    if not parameters.shadow_bundle:
+        return None
+    bundle = open_student(parameters.shadow_bundle)
+    if parameters.occupancy_threshold:
+        bundle = replace(bundle, threshold=parameters.occupancy_threshold)
+    stands_alike = grid_from_camera is None or np.allclose(
+        bundle.grid_from_camera.matrix, grid_from_camera.matrix, atol=1e-6
+    )
+    if not parameters.grid_file and not (bundle.grid == grid and stands_alike):
+        raise SceneCompletionError(
+            f"the student {bundle.name} has the grid {bundle.grid}, but the node publishes {grid}, or the camera has "
+            "another place in the grid",
+            where=WHERE,
+            cure="Name one grid for both students in grid_file",
+        )
+    check_engine(bundle, parameters.engine, parameters.engine_options(), grid)
+    return bundle
+
+
 class Deployment:
     """The student of `bundle` and that of `shadow_bundle`, as long as the node is configured.
 
-    The thread of whoever asks for the second one loads it and makes its models. The shadow has one of its own for
-    that. The inference thread makes models on a GPU. A steady clock looks at the parameters twice a second.
+    The thread of whoever asks for the second one makes its models. The shadow has one of its own for that. The
+    inference thread makes models on a GPU. A steady clock looks twice a second for what the shadow lacks.
 
     Args:
         thread: Where the first student is deployed.
+        second: The second student; None where there is none.
         grid: The voxels that the node publishes.
-        grid_from_camera: Pose of the camera in them; None where the grid is attached to another frame.
         deploy: Called with a student to be deployed; raises SceneCompletionError where words or classes that are in use
             do not fit it, and otherwise deploys it.
     """
@@ -50,32 +81,29 @@ class Deployment:
         node: Any,
         parameters: DeclaredParameters,
         thread: CompletionThread,
+        second: StudentBundle | None,
         grid: VoxelGrid,
-        grid_from_camera: RigidTransform | None,
         deploy: Callable[[Student, NodeParameters], None],
         resources: ExitStack,
     ) -> None:
         self._parameters, self._thread, self._deploy = parameters, thread, deploy
-        self._grid, self._grid_from_camera = grid, grid_from_camera
         self._logger = node.get_logger()
         self._first = thread.deployed
         self._second: Student | None = None
-        self._name = ""  # of what the second one was made
-        self._asked_for = ("", False)
+        if second is None:
+            return
+        logger = _Prefixed(self._logger, f"second student {second.name}: ")
+        self._second = Student(ViewCompleters(second, grid, logger, InferenceRecord()))
+        thread.attend(self._second)
+        thread.shadow.follow_with(self._first, self._second)
+        self._logger.info(f"second student: {self._second.named}")
         self._making = threading.Lock()
-        self._worker: NewestWorker[NodeParameters] = NewestWorker(
+        self._worker: NewestWorker[Student] = NewestWorker(
             self._follow, on_replaced=lambda _: None, on_error=self._refuse, name="shadow"
         )
         resources.callback(self._worker.close, CLOSE_TIMEOUT_S)
         timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
         resources.callback(node.destroy_timer, timer)
-
-    def check(self, parameters: NodeParameters) -> None:
-        """Raise SceneCompletionError where another second student is named while the second one is deployed."""
-        deployed = self._thread.deployed
-        if deployed is not self._first and parameters.shadow_bundle != self._name:
-            cure = "Call ~/swap_bundle before: then the first student is deployed"
-            raise SceneCompletionError(f"the student {deployed.named} is deployed", where=WHERE, cure=cure)
 
     def swap(self, parameters: NodeParameters) -> str:
         """Deploy the student that is not deployed, for images that arrive from then on; making it takes seconds.
@@ -86,9 +114,11 @@ class Deployment:
         Raises:
             SceneCompletionError: The other one cannot be; the deployed one goes on.
         """
+        if self._second is None:
+            cure = "Start the node with a folder, a shipped student or hf:owner/name@revision in it"
+            raise SceneCompletionError("there is no second student", where=WHERE, cure=cure)
         with self._making:
-            deployed = self._thread.deployed
-            following = self._made(parameters) if deployed is self._first else self._first
+            deployed, following = self._thread.deployed, self._other
             self._prepare(following)
             warnings = [text for model in _models(following) for text in model.warnings]
             self._deploy(following, parameters)
@@ -98,74 +128,28 @@ class Deployment:
             f"{deployed.named}{note}"
         )
 
+    @property
+    def _other(self) -> Student:
+        """The student that is not deployed."""
+        assert self._second is not None
+        return self._first if self._thread.deployed is self._second else self._second
+
     def _look(self) -> None:
-        """Make the second student once its shadow is asked for, and its models for cameras that are new."""
-        parameters = self._parameters.snapshot()
-        asked_for = parameters.shadow_bundle, bool(parameters.shadow_every)
-        shadow = self._first if self._thread.deployed is self._second else self._second
-        if asked_for != self._asked_for or (all(asked_for) and shadow is not None and not self._knows_all(shadow)):
-            self._asked_for = asked_for
-            self._worker.submit(parameters)
+        """Make the models of the shadow once it is asked for, and those for cameras that are new."""
+        if self._parameters.snapshot().shadow_every and not self._knows_all(self._other):
+            self._worker.submit(self._other)
 
-    def _follow(self, parameters: NodeParameters) -> None:
+    def _follow(self, shadow: Student) -> None:
         with self._making:
-            if not parameters.shadow_bundle:
-                self._forget()
-            elif parameters.shadow_every:
-                second = self._made(parameters)
-                self._prepare(self._first if self._thread.deployed is second else second)
-                if self._thread.shadow.record.report.problem:  # it is over
-                    self._thread.shadow.follow_with(self._first, second)
-
-    def _forget(self) -> None:
-        """Release the second student, which is not deployed: `check` sees to that."""
-        self._thread.shadow.follow_with(self._first, None)
-        if self._second is not None:
-            self._thread.dismiss(self._second)
-        self._second, self._name = None, ""
+            if shadow is self._other:
+                self._prepare(shadow)
+                if self._second is not None and self._thread.shadow.record.report.problem:  # it is over
+                    self._thread.shadow.follow_with(self._first, self._second)
 
     def _refuse(self, error: Exception) -> None:
         why = str(error) if isinstance(error, SceneCompletionError) else f"{type(error).__name__}: {error}"
         self._logger.warning(f"there is no shadow student, and the deployed one goes on: {why}")
         self._thread.shadow.record.refused(why)
-
-    def _made(self, parameters: NodeParameters) -> Student:
-        """The second student, made anew where another one is named or where it could not be made before."""
-        name = parameters.shadow_bundle
-        if not name:
-            cure = "Name a folder, a shipped student or hf:owner/name@revision in it"
-            raise SceneCompletionError("there is no second student", where=WHERE, cure=cure)
-        if self._second is not None and name == self._name:
-            return self._second
-        bundle = self._loaded(parameters)
-        self._forget()
-        logger = _Prefixed(self._logger, f"second student {bundle.name}: ")
-        student = Student(ViewCompleters(bundle, self._grid, logger, InferenceRecord()))
-        self._second, self._name = student, name
-        self._thread.attend(student)
-        self._thread.shadow.follow_with(self._first, student)
-        self._logger.info(f"second student: {student.named}")
-        return student
-
-    def _loaded(self, parameters: NodeParameters) -> StudentBundle:
-        bundle = open_student(parameters.shadow_bundle)
-        if parameters.occupancy_threshold:
-            bundle = replace(bundle, threshold=parameters.occupancy_threshold)
-        if not parameters.grid_file and not self._fits(bundle):
-            raise SceneCompletionError(
-                f"the student {bundle.name} has the grid {bundle.grid}, but the node publishes {self._grid}, or the "
-                "camera has another place in the grid",
-                where=WHERE,
-                cure="Name one grid for both students in grid_file",
-            )
-        check_engine(bundle, parameters.engine, parameters.engine_options(), self._grid)
-        return bundle
-
-    def _fits(self, bundle: StudentBundle) -> bool:
-        pose = self._grid_from_camera
-        return bundle.grid == self._grid and (
-            pose is None or np.allclose(bundle.grid_from_camera.matrix, pose.matrix, atol=1e-6)
-        )
 
     def _knows_all(self, student: Student) -> bool:
         cameras = dict(self._thread.cameras)

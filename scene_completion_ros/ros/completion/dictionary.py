@@ -9,11 +9,12 @@ import numpy as np
 
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.phrase_query import MOST_ASKED, FoldedVocabulary
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
 from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings
 from scene_completion_ros.ros.parameters.schema import SHIPPED
 from scene_completion_ros.ros.topics import QUERY, VOCABULARY
+from scene_completion_ros.untrusted_files import shown
 
 _SAID = 3  # phrases that a message quotes
 
@@ -62,12 +63,6 @@ class Dictionary:
         Raises:
             VocabularyError: What is wrong, where, and the cure.
         """
-        if len(asked.phrases) > MOST_ASKED:
-            raise VocabularyError(
-                f"asks for {len(asked.phrases)} phrases, where at most {MOST_ASKED} are possible",
-                where=QUERY,
-                cure="Ask for fewer; a vocabulary may have more",
-            )
         return self._made(self._bank_for(asked, QUERY).query(tuple(asked.phrases), asked.background), asked)
 
     def _made(self, made: Vocabulary, asked: AskedWords) -> FoldedVocabulary:
@@ -84,9 +79,9 @@ class Dictionary:
         elif self.bank is not None:
             bank = self.bank
         else:
-            quoted = ", ".join(map(repr, list(asked.phrases)[:_SAID]))
+            quoted = ", ".join(map(shown, list(asked.phrases)[:_SAID]))
             raise VocabularyError(
-                f"{quoted or 'nothing'} without embeddings, and the student {self._bundle.name} has no text bank",
+                f"{quoted} without embeddings, and the student {self._bundle.name} has no text bank",
                 where=where,
                 cure="Name a bank in parameter vocabulary, or run scene-completion text-encoder",
             )

@@ -100,13 +100,9 @@ class Shadow:
         self._waiting: deque[Future[None]] = deque()
         self._comparing = ThreadPoolExecutor(1, "comparison")
 
-    def follow_with(self, first: Student, second: Student | None) -> None:
-        """Compare two students from now on, from nothing; without a second one none. Any thread."""
-        self._students = None if second is None else (first, second)
-        if second is None:
-            self._comparison = None
-            self.record.refused("")
-            return
+    def follow_with(self, first: Student, second: Student) -> None:
+        """Compare two students from now on, from nothing. Any thread."""
+        self._students = first, second
         self._comparison = StudentComparison(self._grid, (first.bundle.threshold, second.bundle.threshold))
         self.record.began(first.named, second.named)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,18 +21,23 @@ from scene_completion_ros.ros.health.inference_health import InferenceRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 
 _MOUNTING = ("camera_height", "camera_pitch", "camera_roll")
+_MadeFor: TypeAlias = tuple[Camera, int, bool]
 
 
 @dataclass
 class _Made:
-    made_for: tuple[Camera, int, bool]
+    made_for: _MadeFor
     grid_from_camera: RigidTransform
-    completer: Completer | None  # None for a camera that cannot be used
+    completer: Completer
     mounting: tuple[object, ...] = ()  # the parameters for which it was looked at how the camera stands
+    warnings: list[str] = field(default_factory=list)
 
 
 class ViewCompleters:
     """One completer for each camera; belongs to the inference thread.
+
+    A completer stays until the next one of its camera is ready. Where that one cannot be built, the former goes on as
+    soon as the former calibration is back, also if the bundle is gone from the disk by then.
 
     Attributes:
         bundle: The student.
@@ -45,6 +50,7 @@ class ViewCompleters:
         self._logger = logger
         self.record = record
         self._made: dict[str, _Made] = {}
+        self._unusable: dict[str, tuple[_MadeFor, str]] = {}  # what could not be built last, and why
         self._gpu_failed = False
 
     def release(self) -> None:
@@ -77,18 +83,21 @@ class ViewCompleters:
         """
         wanted = _made_for(camera, parameters)
         made = self._made.get(name)
-        if made is None or made.made_for != wanted:
-            made = None
-            self._made.pop(name, None)  # two would need twice the memory
-            made = self._made[name] = _Made(
-                wanted, grid_from_camera, self._build(name, camera, grid_from_camera, parameters)
-            )
-        elif made.completer is not None and (
-            largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > parameters.grid_frame_tolerance
-        ):
-            made.completer = made.completer.placed(grid_from_camera)
-            made.grid_from_camera = grid_from_camera
-        return made.completer
+        if made is not None and made.made_for == wanted:
+            if self.record.model(name).error:  # that of a camera which is gone again
+                self.record.ready(made.completer.engine, made.warnings, name)
+            if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > parameters.grid_frame_tolerance:
+                made.completer = made.completer.placed(grid_from_camera)
+                made.grid_from_camera = grid_from_camera
+            return made.completer
+        tried, why = self._unusable.get(name, (None, ""))
+        if tried == wanted:
+            self.record.failed(why, name)
+            return None
+        completer = self._build(name, camera, grid_from_camera, parameters)
+        if completer is not None:
+            self._made[name] = _Made(wanted, grid_from_camera, completer, warnings=completer.warnings)
+        return completer
 
     def completer(self, name: str) -> Completer | None:
         """What completed the last image of a camera; None where nothing can."""
@@ -97,24 +106,30 @@ class ViewCompleters:
 
     def knows(self, name: str, camera: Camera, parameters: NodeParameters) -> bool:
         """Whether `get` would build nothing for a camera."""
-        made = self._made.get(name)
-        return made is not None and made.made_for == _made_for(camera, parameters)
+        made, (tried, _) = self._made.get(name), self._unusable.get(name, (None, ""))
+        return _made_for(camera, parameters) in (tried, made and made.made_for)
 
     def check_mounting(self, name: str, placement: Placement, parameters: NodeParameters) -> None:
-        """Warn of a camera that stands otherwise than those of the training.
+        """Warn of a camera that stands otherwise than those of the training, or sees nothing of the grid.
 
         It is looked at when the first image is placed, and again when parameters say something else of its place. A
         frame stands on the ground where `base_frame` names it, or parameters say how high the camera is.
         """
         made = self._made.get(name)
-        said = (parameters.base_frame, *(getattr(parameters, part) for part in _MOUNTING))
-        if made is None or made.completer is None or made.mounting == said:
+        if made is None:
+            return
+        unseen = made.completer.unseen()
+        said = (parameters.base_frame, *(getattr(parameters, part) for part in _MOUNTING), unseen is None)
+        if made.mounting == said:
             return
         made.mounting, warnings = said, []
         if placement.assumed_height is None and (parameters.base_frame or parameters.camera_height):
             warnings = mounting_warnings(self.bundle, placement.map_from_grid @ placement.grid_from_camera)
+        if unseen is not None:
+            warnings.append(str(unseen))
         self._warn(name, warnings)
-        self.record.ready(made.completer.engine, [*made.completer.warnings, *warnings], name)
+        made.warnings = [*made.completer.warnings, *warnings]
+        self.record.ready(made.completer.engine, made.warnings, name)
 
     def _warn(self, name: str, warnings: Sequence[str]) -> None:
         for warning in warnings:
@@ -129,13 +144,15 @@ class ViewCompleters:
             self._fall_back(str(error))
             return
         for name, made in self._made.items():
-            made.completer = None
+            self._unusable[name] = made.made_for, str(error)
             self.record.failed(str(error), name)
+        self._made.clear()
         self._logger.error(f"the node cannot complete images any more: {error}")
 
     def _fall_back(self, failure: str) -> None:
         self._gpu_failed = True
         self._made.clear()  # the cameras share one encoder
+        self._unusable.clear()
         self._logger.warning(f"from now on the encoder runs on the CPU, because the GPU failed: {failure}")
 
     def _build(
@@ -144,24 +161,15 @@ class ViewCompleters:
         of_which = f"of {name} " if name else ""
         self.record.building(name)
         started_s = time.perf_counter()
-        completer, failure = None, ""
         try:
-            try:
-                completer = self._completer(camera, grid_from_camera, parameters)
-            except GpuError as error:  # the engine could be made, but not run
-                if parameters.engine != "auto":
-                    raise
-                failure = str(error)
-            if completer is None:  # not in the handler, where the error would keep what is on the GPU
-                self._fall_back(failure)
-                completer = self._completer(camera, grid_from_camera, parameters)
-        except SceneCompletionError as error:
-            self.record.failed(str(error), name)
-            self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {error}")
-            return None
+            completer = self._completer_or_cpu(name, camera, grid_from_camera, parameters)
         except Exception as error:
-            self.record.failed(f"{type(error).__name__}: {error}", name)
-            raise
+            known = isinstance(error, SceneCompletionError)
+            why = str(error) if known else f"{type(error).__name__}: {error}; please report this"
+            self._unusable[name] = _made_for(camera, parameters), why
+            self.record.failed(why, name)
+            self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {why}")
+            return None
         self._warn(name, completer.warnings)
         self.record.ready(completer.engine, completer.warnings, name)
         self._logger.info(
@@ -170,6 +178,21 @@ class ViewCompleters:
             f"after {time.perf_counter() - started_s:.1f} s"
         )
         return completer
+
+    def _completer_or_cpu(
+        self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
+    ) -> Completer:
+        try:
+            return self._completer(camera, grid_from_camera, parameters)
+        except GpuError as error:  # the engine could be made, but not run
+            if parameters.engine != "auto" and name not in self._made:
+                raise
+            failure = str(error)
+        # Not in the handler, where the error would keep what is on the GPU.
+        if self._made.pop(name, None) is not None:  # its memory may be too small for the former and the next at once
+            return self._completer_or_cpu(name, camera, grid_from_camera, parameters)
+        self._fall_back(failure)
+        return self._completer(camera, grid_from_camera, parameters)
 
     def _completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
         alike = (made.completer for made in self._made.values() if made.made_for[1] == parameters.threads)
@@ -181,12 +204,12 @@ class ViewCompleters:
             engine=cpu_engine() if self._gpu_failed else parameters.engine,
             threads=parameters.threads or None,
             extrapolate=parameters.extrapolate,
-            encoder_of=next(filter(None, alike), None),  # of another camera: images are completed one by one
+            encoder_of=next(alike, None),  # of another camera or calibration: images are completed one by one
             gpu=parameters.engine_options(),
         )
 
 
-def _made_for(camera: Camera, parameters: NodeParameters) -> tuple[Camera, int, bool]:
+def _made_for(camera: Camera, parameters: NodeParameters) -> _MadeFor:
     return camera, parameters.threads, parameters.extrapolate
 
 

@@ -178,10 +178,13 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
         return Status(name, Level.ERROR, f"no image for {silent_s:.1f} s: {cause}", values, cause)
     if record.images.last_s is None:
         return Status(name, Level.OK, f"waiting for the first image on {record.image_topic}", values)
+    several = _several(record.image_topic, camera.image_publishers)
     problems = drops.problems(judged_by="input")
     if problems:
         message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; the log explains each"
-        return Status(name, Level.WARN, message, values)
+        return Status(name, Level.WARN, "; ".join([*several, message]), values)
+    if several:
+        return Status(name, Level.WARN, several[0], values)
     lost = record.lost.get(record.image_topic, 0)
     if lost:
         message = f"the middleware lost {lost} images since activation: {_cure_of_loss(camera)}"
@@ -202,10 +205,11 @@ def calibration_status(
     silent_s = camera.silent_s(record.camera_infos.last_s)
     if record.camera is None:
         return _no_camera(camera, silent_s, values, name)
+    several = _several(topic, camera.camera_info_publishers)
     problems = drops.problems(DropReason.BAD_CAMERA_INFO)
     if problems:
         message = f"dropped in the last {drops.recent_s:.0f} s: {problems}; the last usable CameraInfo stays in use"
-        return Status(name, Level.WARN, message, values)
+        return Status(name, Level.WARN, "; ".join([*several, message]), values)
     unmatched = drops.problems(DropReason.NO_MATCHING_CAMERA_INFO)
     if unmatched:
         behind = f"; the last one is {values[STAMP_BEHIND]} s behind the last image" if STAMP_BEHIND in values else ""
@@ -226,8 +230,8 @@ def calibration_status(
     if record.camera_infos.count > 1 and silent_s > camera.timeout_s >= image_silent_s:
         message = f"CameraInfo stopped {silent_s:.1f} s ago, images go on: the node completes them with the last one; "
         return Status(name, Level.WARN, f"{message}check the driver (ros2 topic hz {topic})", values)
-    if warnings:
-        return Status(name, Level.WARN, "; ".join(warnings), values)
+    if several or warnings:
+        return Status(name, Level.WARN, "; ".join([*several, *warnings]), values)
     fx = record.camera.fx
     return Status(name, Level.OK, f"{size[0]}x{size[1]}, fx {fx:.1f} px, as the student knows it", values)
 
@@ -310,6 +314,13 @@ def _expected_bytes(record: InputRecord) -> int:
     if record.camera is not None and "Compressed" not in record.image_type:
         return 3 * record.camera.width * record.camera.height
     return 0
+
+
+def _several(topic: str, publishers: Publishers) -> list[str]:
+    """A sentence where more than one publishes, whose messages the node cannot tell apart."""
+    count = len(publishers.types)
+    said = f"{count} publishers exist on {topic}, which the node takes for one camera: end or remap all but one"
+    return [said] if count > 1 else []
 
 
 def _publishers(count: int) -> str:

@@ -21,7 +21,7 @@ class ShadowReport:
     """All of it at one moment; times are those of `time.perf_counter`.
 
     Attributes:
-        problem: Why there is no second student; empty where there is one, or nobody asked for one.
+        problem: Why there is no second student; empty where there is one, or none is named.
         students: Name and folder of the student of `bundle`, and of that of `shadow_bundle`.
         completed: Images that the shadow completed, too.
         skipped: Images that it should have completed and did not, or that were not compared.
@@ -66,7 +66,7 @@ class ShadowRecord:
             self._report = ShadowReport(students=(first, second))
 
     def refused(self, problem: str) -> None:
-        """There is no second student; why, or nothing where nobody asks for one."""
+        """The second student cannot be used; why."""
         with self._lock:
             self._report = ShadowReport(problem=problem)
 
@@ -114,7 +114,7 @@ def shadow_status(report: ShadowReport, deployed: str, now_s: float, recent_s: f
     if report.problem:
         return Status(NAME, Level.WARN, f"there is no second student: {report.problem}", values)
     if not report.students[1]:
-        return Status(NAME, Level.OK, "there is no second student yet (parameter shadow_bundle)", values)
+        return Status(NAME, Level.OK, "there is no second student (parameter shadow_bundle)", values)
     second_is_deployed = deployed == report.students[1]
     values |= {"shadow": report.students[0 if second_is_deployed else 1]} | _numbers(report, second_is_deployed)
     if report.failed_s is not None and now_s - report.failed_s <= recent_s:

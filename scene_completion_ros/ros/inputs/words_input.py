@@ -15,7 +15,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.mapping.clusters import compile_clusters
-from scene_completion_ros.messages.words import AskedWords, read_query, read_vocabulary
+from scene_completion_ros.messages.words import AskedWords, read_query, read_vocabulary, text_of
 from scene_completion_ros.ros.completion.completion_thread import CompletionThread
 from scene_completion_ros.ros.completion.dictionary import Dictionary
 from scene_completion_ros.ros.completion.shadow import Student
@@ -83,16 +83,16 @@ class WordsInput:
             self._bundle, self._dictionary, self._checked = student.bundle, dictionary, dictionary
             self._thread.deploy(student, Words(vocabulary, query))
 
-    def _heard(self, node: Any, topic: str, take: Callable[[str], None], resources: ExitStack) -> NewestWorker[str]:
+    def _heard(self, node: Any, topic: str, take: Callable[[str], None], resources: ExitStack) -> NewestWorker[bytes]:
         """Subscribe to a topic whose newest message is taken in a thread of its own."""
-        worker: NewestWorker[str] = NewestWorker(
-            take,
+        worker: NewestWorker[bytes] = NewestWorker(
+            lambda message: take(text_of(message, topic)),
             on_replaced=lambda _: None,
             on_error=functools.partial(self._refuse, topic),
             name=topic.removeprefix("~/"),
         )
         resources.callback(worker.close, CLOSE_TIMEOUT_S)
-        subscription = node.create_subscription(String, topic, lambda message: worker.submit(message.data), DEPTH)
+        subscription = node.create_subscription(String, topic, worker.submit, DEPTH, raw=True)
         resources.callback(node.destroy_subscription, subscription)
         return worker
 
@@ -100,7 +100,7 @@ class WordsInput:
         """Take the vocabulary of the parameter where that was changed: after `check`, it may have been refused yet."""
         if self._dictionary.name != self._parameters.snapshot().vocabulary == self._checked.name:
             self._dictionary = self._checked
-            self._vocabularies.submit("")
+            self._vocabularies.submit(b"")  # as an empty text
 
     def _take_vocabulary(self, text: str) -> None:
         with self._folding:

@@ -57,7 +57,7 @@ def recorded_camera(bag: str | Path, image_topic: str = "", camera_info_topic: s
                 where=str(bag),
                 cure="Name it with camera_info_topic:=, or use scene-completion replay with --camera",
             )
-        first = next((one.message for one in reader.messages([topic])), None)
+        first = reader.first(topic)
         if first is None:
             raise BagError("no image", where=f"{bag}, topic {topic}", cure="Record it again")
         base = base_name(topic)

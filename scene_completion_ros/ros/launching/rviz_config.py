@@ -21,6 +21,7 @@ import yaml
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.topics import IMAGE, NODE_NAME, depth_topics
+from scene_completion_ros.untrusted_files import parse_yaml
 
 COMMAND = "python -m scene_completion_ros.ros.launching.rviz_config"
 LIVE, REPLAY = Path("config/scene_completion.rviz"), Path("config/replay.rviz")
@@ -68,8 +69,9 @@ def adapted(shipped: str, shown: Shown) -> str:
     Raises:
         SceneCompletionError: The text is not that of such a configuration.
     """
+    cure = "Install the package again, or name a configuration of your own with rviz_config:="
+    document = parse_yaml(shipped, SceneCompletionError, where=str(LIVE), cure=cure, kind=dict)
     try:
-        document = yaml.safe_load(shipped)
         manager = document["Visualization Manager"]
         displays, views = manager["Displays"], manager["Views"]
         manager["Global Options"]["Fixed Frame"] = shown.fixed_frame
@@ -77,11 +79,11 @@ def adapted(shipped: str, shown: Shown) -> str:
         views["Current"] = _named(views["Saved"], OPTICAL_VIEW if shown.optical else BODY_VIEW) | {
             "Name": "Current View"
         }
-    except (yaml.YAMLError, KeyError, TypeError, StopIteration) as error:
+    except (LookupError, TypeError, AttributeError, StopIteration) as error:
         raise SceneCompletionError(
             f"is no RViz configuration of this package ({type(error).__name__}: {error})",
             where=str(LIVE),
-            cure="Install the package again, or name a configuration of your own with rviz_config:=",
+            cure=cure,
         ) from error
     return str(yaml.safe_dump(document, sort_keys=False))
 

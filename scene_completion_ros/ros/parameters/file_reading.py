@@ -6,11 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.parameters.schema import SCHEMA, nearest_name
 from scene_completion_ros.ros.topics import NODE_NAME
+from scene_completion_ros.untrusted_files import read_yaml
 
 _VALUES = "ros__parameters"
 _OF_RCLPY = ("use_sim_time", "start_type_description_service")
@@ -28,12 +27,7 @@ def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, o
         SceneCompletionError: It cannot be read, has nothing for this node, or a name or a value that is none.
     """
     where = str(path)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SceneCompletionError(
-            f"cannot be read ({error})", where=where, cure="Give a parameter file of ROS 2"
-        ) from None
+    document = read_yaml(path, SceneCompletionError, cure="Give a parameter file of ROS 2")
     sections = list(_sections(document, ""))
     of_node = [values for name, values in sections if name.rpartition("/")[2] in (NODE_NAME, "*", "**")]
     if not of_node:

@@ -21,6 +21,7 @@ from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu_encoders import Precision
 from scene_completion_ros.inference.hub import FORM, HubName, is_hub_name
 from scene_completion_ros.inference.shipped import AUTO, shipped_students
+from scene_completion_ros.untrusted_files import shown
 
 ImageTransport = Literal["raw", "compressed"]
 OccupancyValues = Literal["threshold", "probability"]
@@ -31,6 +32,7 @@ TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["folder", "file", "writable folder", "student", "text bank"]
 SHIPPED = "shipped"
 """The text bank of the student bundle, as parameter `vocabulary`."""
+LONGEST_PATH = 4095
 ParameterValue = bool | int | float | str
 
 TYPE_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "double", str: "string"}
@@ -71,7 +73,7 @@ class ParameterSpec:
         if self.bounds:
             return f"{self.bounds[0]} to {self.bounds[1]}"
         if self.path == "student":
-            return f"{', '.join((AUTO, *shipped_students()))}, an existing folder, or {FORM}"
+            return f"{', '.join((str(self.default) or 'empty', *shipped_students()))}, an existing folder, or {FORM}"
         if self.path == "text bank":
             return f"{SHIPPED}, an existing file, or empty"
         if self.path:
@@ -84,7 +86,7 @@ class ParameterSpec:
         if type(value) is not type(self.default):
             kind = TYPE_NAMES.get(type(value), type(value).__name__)
             hint = ", written with a decimal point" if isinstance(self.default, float) else ""
-            return f"{value!r} is of type {kind}; it must be of type {self.type_name}{hint}: {self.allowed}"
+            return f"{shown(value)} is of type {kind}; it must be of type {self.type_name}{hint}: {self.allowed}"
         if isinstance(value, str):
             return self._text_problem(value)
         if isinstance(value, float) and not math.isfinite(value):
@@ -95,7 +97,9 @@ class ParameterSpec:
 
     def _text_problem(self, value: str) -> str | None:
         if self.choices and value not in self.choices:
-            return f"{value!r} is not allowed; choose {self.allowed}"
+            return f"{shown(value)} is not allowed; choose {self.allowed}"
+        if self.path and len(value) > LONGEST_PATH:
+            return f"{shown(value)} has {len(value)} characters, which no path has; name {self.allowed}"
         if self.path == "student" and is_hub_name(value):  # whether the hub has it, shows when it is fetched
             return _hub_problem(value)
         named = value == self.default or (self.path == "student" and value in ("", *shipped_students()))
@@ -157,11 +161,11 @@ class NodeParameters:
         "takes, and why.",
         path="student",
     )
-    shadow_bundle: str = _live(
+    shadow_bundle: str = _parameter(
         "",
         "A second student, named as in `bundle`. `~/swap_bundle` exchanges the two. With `shadow_every` the second one "
-        "completes images, too. It needs the same voxel grid, or a `grid_file` for both. Empty: there is none. The "
-        "parameter cannot change while the second student is deployed.",
+        "completes images, too. It needs the same voxel grid, or a `grid_file` for both. Empty: there is none.",
+        path="student",
     )
     shadow_every: int = _live(
         0,

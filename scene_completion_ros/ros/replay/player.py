@@ -20,7 +20,7 @@ from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
-from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros import dds, messages, topics
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
 from scene_completion_ros.ros.replay.deferred_results import DeferredResults
@@ -79,9 +79,9 @@ class Player:
         self._begun_s = 0.0
         self._last_drop = ""
         self._told_of_shadow = 0  # times
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self._node = rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=self._context)
+        self._context, self._node = dds.join_graph(
+            lambda context: rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=context)
+        )
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         try:
@@ -127,7 +127,7 @@ class Player:
     def _on_drop(self, message: Any) -> None:
         try:
             stamp_ns, frame_id, self._last_drop = read_drop_notice(message.data)
-        except ValueError:  # of a node of another version: its images count as lost
+        except SceneCompletionError:  # of a node of another version: its images count as lost
             return
         self._answers.take_drop(stamp_ns, frame_id, self._last_drop)
 

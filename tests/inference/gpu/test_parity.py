@@ -92,5 +92,5 @@ def test_an_installation_without_gate_images_says_so(monkeypatch: pytest.MonkeyP
     with pytest.raises(GpuError, match="no images for the parity gate"):
         gate_images(96, 320)
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    with pytest.raises(GpuError, match="broken.jpg: is no image"):
+    with pytest.raises(GpuError, match="broken.jpg: is neither JPEG nor PNG"):
         gate_images(96, 320)

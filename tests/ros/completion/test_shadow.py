@@ -144,13 +144,14 @@ _stamps_s = iter(range(100, 10_000))
 def test_it_steps_back_for_images_that_wait_and_counts_what_it_skips(
     start: Start, second: StudentBundle, completer: Callable[..., Completer]
 ) -> None:
-    node: Followed = start("-p", "image_qos:=reliable", kind=Followed)
+    node: Followed = start("-p", "image_qos:=reliable", "-p", f"shadow_bundle:={second.folder}", kind=Followed)
     node.start()
-    assert "shadow" not in node.told.fresh("inference") and "shadow" not in node.told.newest
-    assert node.graph.set_parameters(topics.NODE_NAME, shadow_bundle=str(second.folder), shadow_every=2).successful
+    node.told.until("shadow", OK, "off (parameter shadow_every)")
+    assert node.graph.set_parameters(topics.NODE_NAME, shadow_every=2).successful
     send = lambda: node.answer(node.image(1, next(_stamps_s) * SECOND_NS))  # noqa: E731
     assert node.graph.repeat(send, lambda: node.shadow().get("images compared", "0") != "0"), node.node.log
-    told = node.told.until("shadow", OK, "the students agree on", "nothing says yet which one is right")
+    said = "the students agree on", "nothing says yet which one is right"
+    told = node.told.until("shadow", OK, *said, meanwhile=send)  # it skipped those that came before it was prepared
     assert values(told)["shadow"].endswith(f"({second.folder})")
 
     for _ in range(300):  # far more than it can complete
@@ -163,17 +164,14 @@ def test_it_steps_back_for_images_that_wait_and_counts_what_it_skips(
 
 
 def test_one_that_cannot_be_had_is_told_once_and_the_deployed_one_goes_on(
-    start: Start, tmp_path: Path, second: StudentBundle, completer: Callable[..., Completer]
+    start: Start, tmp_path: Path, completer: Callable[..., Completer]
 ) -> None:
-    damaged = make_small_bundle(tmp_path / "damaged", threshold=0.1)
-    damaged.encoder_path.write_bytes(b"nothing")
-    arguments = ("-p", "image_qos:=reliable", "-p", f"shadow_bundle:={damaged.folder}", "-p", "shadow_every:=1")
-    node: Followed = start(*arguments, kind=Followed)
+    other = make_small_bundle(tmp_path / "other", threshold=0.1)
+    node: Followed = start("-p", "image_qos:=reliable", "-p", f"shadow_bundle:={other.folder}", kind=Followed)
     node.start()
-    told = node.told.until("shadow", WARN, "there is no second student", str(damaged.folder))
+    other.encoder_path.write_bytes(b"nothing")  # since it was loaded
+    assert node.graph.set_parameters(topics.NODE_NAME, shadow_every=1).successful
+    told = node.told.until("shadow", WARN, "there is no second student", str(other.folder))
     assert is_cloud_of(node.answer(node.image(3, 200 * SECOND_NS)), completer(CAMERA).complete(some_image(3)).voxels)
     assert node.node.log.count("the deployed one goes on") == 1, told
-    assert node.graph.set_parameters(topics.NODE_NAME, shadow_bundle=str(second.folder)).successful
-    send = lambda: node.answer(node.image(1, next(_stamps_s) * SECOND_NS + 1000))  # noqa: E731
-    assert node.graph.repeat(send, lambda: node.shadow().get("images compared", "0") != "0"), node.node.log
     node.node.end_well()

@@ -64,13 +64,13 @@ def test_built_once_and_moved_where_it_matters(bundle_folder: Path, grid_file: P
 
 
 class _Logged:
-    """Keeps warnings about the ground alone."""
+    """Keeps warnings about the ground and the grid alone."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
     def warning(self, text: str) -> None:
-        if "above the ground" in text:
+        if "above the ground" in text or "sees none of" in text:
             self.warnings.append(text)
 
     def info(self, text: str) -> None:
@@ -106,3 +106,17 @@ def test_a_camera_that_stands_otherwise_than_in_training_is_warned_of_once(
     completers.check_mounting("front", placed(1.7), corrected)
     assert len(log.warnings) == 1
     assert not any("above the ground" in text for text in record.model("front").warnings)
+
+
+def test_a_grid_that_the_camera_does_not_see_is_warned_of(bundle_folder: Path, grid_file: Path) -> None:
+    grid, pose = read_grid(grid_file)
+    log, record = _Logged(), InferenceRecord()
+    completers = ViewCompleters(StudentBundle.load(bundle_folder), grid, log, record)
+    behind = RigidTransform(np.eye(3), np.array([100.0, 0.0, 0.0])) @ pose
+    for place in (behind, pose, behind):
+        assert completers.get("front", CAMERA, place, PARAMETERS) is not None
+        placement = Placement("camera", place, RigidTransform.identity(), "base", RigidTransform.identity())
+        for _ in range(2):
+            completers.check_mounting("front", placement, PARAMETERS)
+        assert any("sees none of" in text for text in record.model("front").warnings) == (place is behind)
+    assert len(log.warnings) == 2

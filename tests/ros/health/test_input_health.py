@@ -134,6 +134,18 @@ def test_reported_losses_and_drops_are_warned_about() -> None:
     assert judged(working(), drops=unknown)[0].level == Level.WARN
 
 
+def test_several_publishers_of_one_camera_are_warned_about() -> None:
+    bad = Drops({}, {DropReason.BAD_IMAGE: 5, DropReason.BAD_CAMERA_INFO: 2}, 10.0)
+    for drops in (NONE_DROPPED, bad):
+        several = judged(working(), images=Publishers((RAW,) * 10), infos=Publishers(INFO.types * 3), drops=drops)
+        for status, said in zip(
+            several, ("10 publishers exist on /image", "3 publishers exist on /camera_info"), strict=True
+        ):
+            assert status.level == Level.WARN
+            assert status.message.startswith(f"{said}, which the node takes for one camera")
+            assert ("dropped in the last 10 s" in status.message) == (drops is bad)
+
+
 def silent_info(made: InputRecord) -> None:
     made.camera, made.camera_infos = None, Arrivals()
 

@@ -135,14 +135,14 @@ def test_node_and_player_as_launched_complete_and_score_every_image(
     statistics = json.loads((output / "statistics.json").read_text(encoding="utf-8"))
     assert (statistics["frames_in"], statistics["frames_out"]) == (FRAMES, FRAMES)
     assert (output / "report" / "index.html").is_file()
-    scores = json.loads((output / "scores.json").read_text(encoding="utf-8"))["truth"]
-    assert (scores["frames"], scores["voxels"]["frames"]) == (2, 2)
-    found = scores["voxels"]["by_range"]["6.4 m"]
+    scores = json.loads((output / "scores.json").read_text(encoding="utf-8"))["voxels"]
+    found = {row["region"]: row for row in scores if (row["recordings"], row["range_m"]) == ("truth", 6.4)}
+    assert found["all"]["frames"] == 2
     assert 0.0 < found["all"]["iou"] < 1.0
     assert found["all"]["iou"] == pytest.approx(overlap(output / "bag", grid_file, occupied))
-    assert found["visible"] == found["all"]
-    assert statistics["scores"]["against truth, 6.4 m"]["iou"] == found["all"]["iou"]
-    assert "| 6.4 m | all |" in (output / "scores.md").read_text(encoding="utf-8")
+    assert found["visible"]["iou"] == found["all"]["iou"]
+    assert statistics["scores"]["voxels against truth, 6.4 m"]["iou"] == found["all"]["iou"]
+    assert "| node | 2 | published | all |" in (output / "scores.md").read_text(encoding="utf-8")
 
 
 def test_a_recording_without_calibration_is_refused(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_what_is_written_goes_away_with_its_process() -> None:
     assert not Path(path).exists()
 
 
-@pytest.mark.parametrize("text", ["a: [", "just words", "Visualization Manager: {Displays: []}"])
+@pytest.mark.parametrize("text", ["{}", "Visualization Manager: {Displays: []}"])
 def test_what_is_no_such_configuration_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "own.rviz").write_text(text, encoding="utf-8")
     with pytest.raises(SceneCompletionError, match="no RViz configuration of this package"):

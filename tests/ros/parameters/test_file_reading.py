@@ -53,15 +53,8 @@ controller_server:
         ("amcl: {ros__parameters: {alpha: 2}}", "no parameters of the node scene_completion, but of /amcl"),
         ("threads: 2", "no parameters of the node scene_completion, but of none"),
         ("- 1", "but of none"),
-        ("a: [", "cannot be read"),
-        ("a: !!python/object/apply:os.getcwd []", "cannot be read"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(SceneCompletionError, match=f"robot.yaml: .*{words}"):
         read(tmp_path, text)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SceneCompletionError, match="missing.yaml: cannot be read"):
-        read_parameters(tmp_path / "missing.yaml")

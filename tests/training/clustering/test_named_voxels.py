@@ -38,7 +38,6 @@ def test_a_file_comes_back(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ("{", "is not valid JSON"),
-        ('{"schema": 1, "classes": {"a": {}, "a": {}}, "voxels": []}', "a stands there twice"),
         ([], "is no object"),
         ({"schema": 1, "classes": {}}, "has no voxels"),
         (content(schema=2), "is 2, this version reads 1"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,24 +14,13 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError, SceneCompletionError, SequenceError
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, load_default_bundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.commands import evaluate as command
-from scene_completion_training.commands import evaluate_kitti
 from scene_completion_training.evaluation import linear_probe
-from scene_completion_training.evaluation.deployed_model import StudentPredictor
-from scene_completion_training.evaluation.depth_evaluation import MEAN_DEPTH, NO_FRAME
+from scene_completion_training.evaluation.depth_evaluation import NO_FRAME
 from scene_completion_training.evaluation.feature_evaluation import PARTNER
-from scene_completion_training.evaluation.kitti import (
-    VOXEL_SHAPE,
-    Baselines,
-    VoxelPrediction,
-    VoxelTruth,
-    Window,
-    open_window,
-    score_window,
-)
 from scene_completion_training.foundation import teachers
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
@@ -42,6 +30,7 @@ from scene_completion_training.networks.target_normaliser import TargetNormalise
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.along_a_wall import NEXT
+from tests.training.evaluation.one_wall import make_street
 from tests.training.foundation.tiny_models import tiny_model
 from tests.training.saved_checkpoint import save_checkpoint
 
@@ -65,18 +54,6 @@ def write_list(path: Path, *lines: str) -> Path:
     return path
 
 
-class WindowWithoutVoxels(Window):
-    """Voxels take long and are not under test here."""
-
-    def voxel_truth(self) -> VoxelTruth:
-        return VoxelTruth(*[np.ones(VOXEL_SHAPE, bool)] * 4)
-
-
-class StudentWithoutVoxels(StudentPredictor):
-    def voxels(self, image: np.ndarray) -> VoxelPrediction:
-        return VoxelPrediction(np.ones(VOXEL_SHAPE, np.float32), np.ones(VOXEL_SHAPE, bool))
-
-
 def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The mean depth alone, of a second drive with the same scans: no error at all."""
     second = shutil.copytree(raw_drive, raw_drive.parent / OTHER)
@@ -85,12 +62,11 @@ def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.Ca
     assert run("depth", "--data", raw_drive, "--frames", frames, "--mean-depth", second, "--output", output) == 0
     text = (output / "results.md").read_text(encoding="utf-8")
     assert text.strip() == capsys.readouterr().out.strip()
-    assert f"| {MEAN_DEPTH} | 1 | 1 | 0.000 |" in text
+    assert "| mean depth | 1 | Garg crop | 100.0 | 0.000 |" in text
+    assert f"| {NO_FRAME} | {DRIVE} | 1 | 77 |" in text
     content = json.loads((output / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert (content["frames"], content["pixels"], content["recordings"]) == (1, 1, [DRIVE])
-    assert content["left_out"] == [{"reason": NO_FRAME, "drive": DRIVE, "frame": 77}]
-    assert content["settings"]["mean_depth"] == [str(second)]
-    assert all(math.isfinite(value) for value in content["depth"][MEAN_DEPTH].values())
+    assert content["recordings"] == [DRIVE] and content["settings"]["mean_depth"] == [str(second)]
+    assert [(row["method"], row["frames"]) for row in content["scores"]["depth"]] == [("mean depth", 1)] * 2
 
 
 def test_depth_refuses_what_contradicts_itself(raw_drive: Path) -> None:
@@ -105,19 +81,18 @@ def test_depth_refuses_what_contradicts_itself(raw_drive: Path) -> None:
         run("depth", "--data", raw_drive.parent, "--bundle", DEFAULT_BUNDLE)
 
 
-def test_depth_of_the_shipped_student_is_that_of_the_protocol_of_windows(shared_data: Path, tmp_path: Path) -> None:
+def test_depth_of_the_shipped_student(shared_data: Path, tmp_path: Path) -> None:
     frames = write_list(tmp_path / "list.txt", "04 0 l", "04 1 l")
     folder = shared_data / "kitti_windows" / "sequences" / "04"
     options = ("--data", folder, "--frames", frames, "--bundle", DEFAULT_BUNDLE, "--threads", "1")
     assert run("depth", *options, "--output", tmp_path) == 0
-    content = json.loads((tmp_path / "results.json").read_text())
-    window = open_window(shared_data, "04")
-    short = WindowWithoutVoxels("04", replace(window.sequence, frames=window.sequence.frames[:2]))
-    baselines = Baselines(np.full((4, 4), 20.0, np.float32), np.full(VOXEL_SHAPE, 0.1, np.float32), 0.5)
-    student = StudentWithoutVoxels(load_default_bundle(), short, threads=1)
-    scores = score_window(short, {"student": student}, baselines)
-    assert content["frames"] == 2 and content["pixels"] > 20_000
-    assert content["depth"][DEFAULT_BUNDLE.name] == pytest.approx(asdict(scores.depth["student"]), abs=1e-4)
+    (row,) = [
+        row
+        for row in json.loads((tmp_path / "results.json").read_text())["scores"]["depth"]
+        if row["pixels"] == "Garg crop"
+    ]
+    assert (row["method"], row["frames"]) == (DEFAULT_BUNDLE.name, 2)
+    assert row["abs_rel"] < 0.2 and row["a1"] > 0.7
 
 
 # features
@@ -142,8 +117,8 @@ def test_features_writes_what_it_prints(
     assert run("features", *models, *options, "--output", tmp_path / "scores") == 0
     text = (tmp_path / "scores" / "results.md").read_text()
     assert text in capsys.readouterr().out
-    assert "recordings, 1 frames later" in text and "recordings, stereo partner" in text
-    entries = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]
+    assert "| mine | 4 | 1 frames later |" in text and "| mine | 4 | stereo partner |" in text
+    entries = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]["features"]
     assert {(entry["pair"], entry["method"]) for entry in entries} == {
         (pair, method) for pair in (NEXT, PARTNER) for method in ("mine", "tokens of the image")
     }
@@ -173,23 +148,27 @@ def test_features_refuses_what_it_cannot_do(
             run("features", "--foundation", foundation, "--output", "y", "--checkpoint", *options)
 
 
-# kitti
+# runs
 
 
-def test_kitti_refuses_to_fit_on_test_and_training_windows(student: StudentBundle, tmp_path: Path) -> None:
-    for window in ("06", "00"):
-        with pytest.raises(SceneCompletionError, match="training or testing"):
-            run("kitti", "--data", tmp_path, "--bundle", student.folder, "--fit-calibration", window)
-
-
-def test_section_of_a_document_is_added_then_replaced(tmp_path: Path) -> None:
-    document = tmp_path / "results.md"
-    document.write_text("# Results\n", encoding="utf-8")
-    evaluate_kitti.write_section(document, "first\n")
-    document.write_text(document.read_text(encoding="utf-8") + "\nafter\n", encoding="utf-8")
-    evaluate_kitti.write_section(document, "second\n")
+def test_runs_make_the_sections_of_a_document_again(
+    street: PosedSequence, student: StudentBundle, tmp_path: Path
+) -> None:
+    street.save(tmp_path / "town" / "sequence")
+    document, runs = tmp_path / "results.md", tmp_path / "runs.yaml"
+    document.write_text("# Results\n\n<!-- begin: wall -->\nold\n<!-- end: wall -->\n\nafter\n", encoding="utf-8")
+    options = f"occupancy --data {tmp_path / 'town'} --controls --scans 10"
+    runs.write_text(f"document: results.md\nruns:\n  wall: {options}\n  other: {options} --every 2\n")
+    assert run("runs", runs, "--output", tmp_path / "out", "--only", "wall") == 0
     text = document.read_text(encoding="utf-8")
-    assert text == f"# Results\n\n{evaluate_kitti.BEGIN}\nsecond\n{evaluate_kitti.END}\n\nafter\n"
+    assert text.startswith("# Results") and text.endswith("after\n") and "old" not in text
+    assert f"Made by `scene-completion evaluate {options}`." in text and "| surface (true depth) | 1 |" in text
+    assert run("runs", runs, "--output", tmp_path / "out") == 0
+    assert document.read_text(encoding="utf-8").count("<!-- begin: ") == 2  # the second one is added at the end
+    for content, message in (("runs: [a]", "is no list of evaluations"), ("document: x\nruns: {a: b}", "no run wall")):
+        runs.write_text(content)
+        with pytest.raises(ConfigurationError, match=message):
+            run("runs", runs, "--output", tmp_path / "out", "--only", "wall")
 
 
 # occupancy
@@ -203,13 +182,15 @@ def test_occupancy_of_a_town(
     options = ["--bundle", student.folder, "--controls", "--scans", 10, "--threads", 1, "--calibrate-on", other]
     assert run("occupancy", "--data", tmp_path / "town", *options, "--output", tmp_path / "out") == 0
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"results.json", "results.md", "iou_by_region.png", "profile_one_wall_000000.png"} <= written
-    assert any(name.startswith("reliability_") for name in written)
+    assert written == {"results.json", "results.md"}
     assert (tmp_path / "out" / "results.md").read_text(encoding="utf-8") in capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert content["settings"]["scans"] == "10"
-    assert {entry["rule"] for entry in content["lidar"]} == {"σ > 0.5", "calibrated"}
-    assert "surface + 4 m (true depth)" in {entry["method"] for entry in content["exact"]["voxels"]}
+    assert {row["rule"] for row in content["scores"]["lidar"]} == {"σ > 0.5", "calibrated"}
+    assert "surface + 4 m (true depth)" in {row["method"] for row in content["scores"]["voxels"]}
+    nothing = street.save(tmp_path / "bare") and make_street(assets=()).save(tmp_path / "nothing")
+    with pytest.raises(SequenceError, match="no frame has ground truth voxels or LiDAR"):
+        run("occupancy", "--data", nothing, "--controls", "--output", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +200,7 @@ def test_occupancy_of_a_town(
         (("--data", "town"), "nothing to score"),
         (("--data", "town", "--controls", "--scans", 2), "at least 3"),
         (("--data", "town", "--controls", "--prior", "town"), "is scored as well"),
-        (("--data", "town", "--controls"), "no recording"),
+        (("--data", "town", "--controls"), "no such file or folder"),
     ],
 )
 def test_occupancy_refuses_what_makes_no_sense(options: tuple, message: str, tmp_path: Path) -> None:
@@ -307,26 +288,27 @@ def test_open_vocabulary_of_a_town(
     output = tmp_path / "scores"
     code = run(
         "open-vocabulary", "--student", student.folder, "--bank", text_bank, "--words", tmp_path / "words.yaml",
-        "--method", "mine", *agglomerated, "--space", "text", "--teacher", "any", "--ensemble", "--prior", "--probe",
-        "--probed", "wordless", agglomerated[0],
+        "--method", "mine", *agglomerated, "--space", "text", "--teacher", "any", "--prior", "--probe",
         "--recordings", folders[0], "--train-recordings", folders[1], "--output", output,
     )  # fmt: skip
     assert code == 0
     text = (output / "results.md").read_text()
     assert text in capsys.readouterr().out
     content = json.loads((output / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    methods = {entry["method"]: entry["seeds"] for entry in content["scores"]}
-    surface = "2D on the rendered surface"
-    assert methods == {
-        "class prior: car": 1, "2D": 1, surface: 1, "2D lifted by true depth": 1, "2D, linear probe": 1, "mine": 2,
-        "mine + 2D, max": 2, "mine + 2D, mean": 2, f"mine + {surface}, max": 2, f"mine + {surface}, mean": 2,
-        "mine, linear probe": 2, "wordless, linear probe": 1,
+    rows = content["scores"]["zero_shot"]
+    assert {(row["method"], row.get("seed", 0)) for row in rows} == {
+        ("class prior: car", 0), ("2D", 0), ("2D, linear probe", 0), ("mine", 0), ("mine", 1),
+        ("mine, linear probe", 0), ("mine, linear probe", 1),
     }  # fmt: skip
-    (entry,) = (
-        entry for entry in content["scores"] if entry["method"] == "class prior: car" and entry["region"] == "all"
-        and entry["setting"] == "given geometry" and entry["range_m"] == 51.2
-    )  # fmt: skip
-    assert entry["recordings"] == "towns" and entry["scores"]["mean_iou"]["mean"] == 1.0
+    prior = next(
+        row for row in rows if (row["method"], row["region"], row["range_m"]) == ("class prior: car", "all", 51.2)
+    )
+    assert prior["recordings"].startswith("towns") and prior["mean_iou"] == 1.0
+    assert {row["word"] for row in content["scores"]["words"]} >= {"automobile", "mean"}
+    bare = make_street(assets=("lidar",)).save(tmp_path / "bare")
+    given = ("--student", student.folder, "--bank", text_bank, "--teacher", "any", "--output", output)
+    with pytest.raises(ConfigurationError, match="no frame has ground truth"):
+        run("open-vocabulary", *given, "--recordings", bare)
 
 
 def test_open_vocabulary_refuses_what_it_cannot_do(
@@ -345,10 +327,7 @@ def test_open_vocabulary_refuses_what_it_cannot_do(
         (("--method", "mine", "--space", "text"), "mine has no checkpoint"),
         (("--method", "a", "x", "--method", "a", "y", "--space", "text"), "a comes twice"),
         (("--method", "a", "x", agglomerated[0], "--space", "text"), "no file x"),
-        (("--method", "a", agglomerated[0], "--space", "text", "--ensemble"), "--ensemble"),
         (("--prior",), "no labelled recordings"),
-        (("--probed", "a", agglomerated[0]), "is not fitted"),
-        (("--method", "a", "x", "--probed", "a", "y", "--space", "text", "--probe"), "a comes twice"),
         (("--bundle", student.folder), "has no feature spaces"),
         (("--prior", "--train-recordings", town), "is scored as well"),
         (("--teacher", "any"), "aligned to those of tiny"),

@@ -123,7 +123,7 @@ def test_what_cannot_be_named_is_refused(
         ([output], "--names"),
         ([f"--page={tmp_path}", "--checkpoint=none.ckpt"], "--checkpoint only with them"),
         ([good, output, "--every=0"], "0 is no step"),
-        ([good, f"--output={labelled.folder}"], "is the student itself"),
+        ([good, f"--output={labelled.folder}"], "which is read (--bundle)"),
         ([good, output, "--data", *[str(synthetic_drive)] * 2], "two recordings are called"),
     ):
         assert main(["name-voxels", f"--data={synthetic_drive}", f"--bundle={labelled.folder}", *options]) == 2

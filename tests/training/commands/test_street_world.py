@@ -8,11 +8,12 @@ import pytest
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.evaluation.truth import OCCLUDED, VISIBLE
+from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.commands import street_world
 from scene_completion_training.street_world import drive
 from scene_completion_training.street_world.camera_rig import LEFT, RIGHT, SIDE_LEFT, SIDE_RIGHT
-from scene_completion_training.street_world.ground_truth import VoxelTruth
 from scene_completion_training.street_world.street_profile import StreetKind
 
 
@@ -27,13 +28,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert street_world.run(arguments(*common, "--assets", "voxels", "--bag")) == 0
     assert "validation town 1001" in capsys.readouterr().out
     sequence = PosedSequence.load(tmp_path / "out" / "sequence")
-    label, flags = sequence.asset(0, "voxel_label"), sequence.asset(0, "voxel_flags")
-    assert label is not None
-    assert flags is not None
-    truth = VoxelTruth.from_flags(label, flags)
-    assert truth.label.shape == (256, 256, 32)
-    assert (truth.visible & truth.occupied).sum() > 1000
-    assert (truth.occluded & truth.occupied).sum() > 1000
+    truth = voxel_truth(sequence, 0)
+    assert truth is not None
+    assert truth.occupied.shape == (256, 256, 32)
+    assert (truth.regions[VISIBLE] & truth.occupied).sum() > 1000
+    assert (truth.regions[OCCLUDED] & truth.occupied).sum() > 1000
     with BagReader(tmp_path / "out" / "bag") as reader:
         assert len(list(reader.images(reader.choose_image_topic()))) == 1
     with pytest.raises(SceneCompletionError, match="exists already"):

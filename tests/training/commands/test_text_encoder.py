@@ -103,7 +103,7 @@ def test_what_cannot_be_encoded_is_refused(encoder: TextEncoder, bank: TextBank)
     with pytest.raises(ConfigurationError, match="0 places for a phrase"):
         EncodedAnswers(encoder, template="street")
     answers = EncodedAnswers(encoder, bank)
-    with pytest.raises(ConfigurationError, match="an empty text"):
+    with pytest.raises(VocabularyError, match="'' is no text of 1 to 200"):
         EncodedAnswers(encoder, template="{}").query('[""]')
     with pytest.raises(VocabularyError, match="has embeddings already"):
         answers.query(answers.query("car"))
@@ -140,7 +140,7 @@ def test_the_process_answers_over_dds(folder: Path, encoder: TextEncoder, bank: 
         expected = EncodedAnswers(encoder, bank)
         assert queries[0].data == expected.query("stroller")
         say.publish(String(data="{"))
-        assert graph.until(lambda: "not answered: ~/query: is no JSON" in process.log), process.log
+        assert graph.until(lambda: "not answered: ~/query: is not valid JSON" in process.log), process.log
         assert graph.repeat(lambda: name.publish(String(data="stroller,car")), lambda: bool(vocabularies)), process.log
         assert vocabularies[0].data == expected.vocabulary("stroller,car")
         process.end_well()

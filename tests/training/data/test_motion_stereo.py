@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scene_completion_ros.evaluation.student_comparison import depth_at_rays
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation
+from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.data import motion_stereo

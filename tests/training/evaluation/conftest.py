@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.kitti import Window, open_window
 from scene_completion_training.evaluation.semantic_evaluation import FittedModel, fit_models
 from tests.training.evaluation.one_wall import PaintedWall
 
@@ -18,5 +18,5 @@ def fitted(street: PosedSequence) -> FittedModel:
 
 
 @pytest.fixture(scope="module")
-def window(shared_data: Path) -> Window:
-    return open_window(shared_data, "06")
+def window(shared_data: Path) -> PosedSequence:
+    return open_recording(shared_data / "kitti_windows" / "sequences" / "06")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
+from scene_completion_ros.evaluation.semantic_completion import SemanticCompletionMetric, SemanticTally
+from scene_completion_ros.evaluation.truth import BELOW_GROUND, IN_VIEW, INTERIOR, SEEN, VoxelTruth
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
+from scene_completion_training.evaluation.geometry import voxel_frames
+from scene_completion_training.evaluation.semantic_evaluation import Labels, ScoredModel
 from scene_completion_training.evaluation.semantic_models import SemanticObservation
-from scene_completion_training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR, VISIBLE
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
 GRID = VoxelGrid((0.0, -25.6, -2.4), 0.8, (64, 64, 8))
@@ -60,7 +65,7 @@ def voxels() -> tuple[np.ndarray, np.ndarray]:
     wall, hidden = in_wall(centres), shadowed(centres)
     front = wall & (centres[..., 2] < 11.0)
     flags = IN_VIEW * CAMERA.project(centres)[1].astype(np.uint8)
-    flags |= (VISIBLE * (~hidden | front)).astype(np.uint8) & (flags * VISIBLE)
+    flags |= (SEEN * (~hidden | front)).astype(np.uint8) & (flags * SEEN)
     flags |= (BELOW_GROUND * (centres[..., 1] > 1.6)).astype(np.uint8)
     flags |= (INTERIOR * (wall & ~front)).astype(np.uint8)
     return wall.astype(np.uint8), flags
@@ -138,3 +143,20 @@ class PaintedScene:
             return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
 
         return SemanticObservation(Observation(CAMERA, lambda points: 20.0 * in_wall(points).astype(np.float32)), codes)
+
+
+def true_voxels(street: PosedSequence) -> VoxelTruth:
+    """Those of its first frame."""
+    truth = voxel_truth(street, 0)
+    assert truth is not None
+    return truth
+
+
+def score(models: Sequence[ScoredModel], recordings: Sequence[PosedSequence]) -> list[SemanticCompletionMetric]:
+    """Labels of each model against the classes of recordings."""
+    tallies = [(Labels(model), SemanticTally(model)) for model in models]
+    for frame in voxel_frames(recordings):
+        for method, tally in tallies:
+            tally.add(method.answer(frame))
+    assert all(tally._metric is not None for _, tally in tallies)
+    return [tally._metric for _, tally in tallies]  # type: ignore[misc]

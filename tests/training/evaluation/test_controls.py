@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import GridError, SequenceError
+from scene_completion_ros.evaluation.truth import IN_VIEW, SEEN, exact_truth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.controls import (
@@ -20,8 +21,6 @@ from scene_completion_training.evaluation.controls import (
     surface_voxels,
     true_depth,
 )
-from scene_completion_training.evaluation.voxel_truth import street_truth
-from scene_completion_training.street_world.ground_truth import IN_VIEW, VISIBLE
 from tests.training.evaluation.one_wall import Wall, make_street
 
 
@@ -48,10 +47,10 @@ def test_a_surface_lies_in_the_voxels_of_the_recording() -> None:
 
 def test_towns_of_two_rigs_have_no_common_prior() -> None:
     shape = (4, 4, 4)
-    label, flags = np.ones(shape, np.uint8), np.full(shape, IN_VIEW | VISIBLE, np.uint8)
+    label, flags = np.ones(shape, np.uint8), np.full(shape, IN_VIEW | SEEN, np.uint8)
     grids = [VoxelGrid((0.0, 0.0, 0.0), edge, shape) for edge in (0.2, 0.05)]
     with pytest.raises(GridError, match="towns of one rig"):
-        fit_prior(street_truth(label, flags, grid) for grid in grids)
+        fit_prior(exact_truth(label, flags, grid) for grid in grids)
     with pytest.raises(SequenceError, match="no frame has voxels"):
         fit_prior([])
 
@@ -93,11 +92,11 @@ def test_prior_is_cut_at_its_own_threshold(street: PosedSequence) -> None:
 
 def test_prior_of_frames_finds_their_mean() -> None:
     shape = (256, 256, 32)
-    label, flags = np.zeros(shape, np.uint8), np.full(shape, IN_VIEW | VISIBLE, np.uint8)
+    label, flags = np.zeros(shape, np.uint8), np.full(shape, IN_VIEW | SEEN, np.uint8)
     label[:128] = 1
     grid = VoxelGrid((0.0, -25.6, -2.2), 0.2, shape)
     second = np.where(np.arange(256)[:, None, None] < 64, label, np.uint8(0))
-    truths = [street_truth(each, flags, grid) for each in (label, second)]
+    truths = [exact_truth(each, flags, grid) for each in (label, second)]
     control = fit_prior(truths, sigma=(0.0, 0.0, 0.0))
     # A mean of 1 in the first 64 slices, 0.5 in the next 64, 0 in the rest. The threshold is fitted to both frames:
     # from 0.5 on IoU is (128 + 64) / (2 * 128) = 0.75, from 1 on (64 + 64) / (128 + 64) = 0.67.

@@ -12,6 +12,7 @@ import pytest
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
@@ -20,7 +21,6 @@ from scene_completion_training.evaluation.density_model import (
     RememberedDensity,
     calibrated_cutoffs,
     over_voxel_edge,
-    reference_camera,
 )
 from tests.training.evaluation.one_wall import CAMERA, in_wall, make_street
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -11,10 +10,11 @@ import pytest
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.inference.render import inverse_distance_samples
+from scene_completion_ros.sequences.opening import lidar_depth, open_recording
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit
-from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, lidar_rays
+from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, rays_to_depth
 from scene_completion_training.evaluation.deployed_model import DeployedModel
-from scene_completion_training.evaluation.kitti import Window, open_window
 from tests.inference.small_bundle import make_small_bundle
 
 DISTANCES = inverse_distance_samples(64, 3.0, 80.0)
@@ -72,28 +72,22 @@ def test_head_and_weights_are_stretched_alike(tmp_path: Path) -> None:
 
 def test_logits_are_those_of_the_rendered_depth(shared_data: Path, tmp_path: Path) -> None:
     model = DeployedModel(make_small_bundle(tmp_path), threads=1)
-    window = open_window(shared_data, "04")
-    window = dataclasses.replace(
-        window, sequence=dataclasses.replace(window.sequence, frames=window.sequence.frames[:1])
-    )
-    (rays,) = lidar_rays(model, window)
-    truth = window.depth_truth(0)
+    window = open_recording(shared_data / "kitti_windows" / "sequences" / "04")
+    truth = lidar_depth(window, 0)
+    assert truth is not None
+    (rays,) = rays_to_depth(model, window, [(0, truth)])
     row, column = np.nonzero(truth)
     # The z-depth of a pixel comes from its own ray: look one up by its true depth, which few share.
     number = int(np.argmin([np.sum(truth == value) for value in rays.truth[:50]]))
     here = np.flatnonzero(truth[row, column] == np.float32(rays.truth[number]))[0]
     pixel = np.array([[column[here], row[here]]], dtype=np.float64)
-    expected = model.observe(window.sequence, 0).depth(pixel)[0]
+    expected = model.observe(window, 0).depth(pixel)[0]
     density = density_of_logit(rays.logits[number : number + 1])
     rendered = composite(density, rays.distances).distance[0] / rays.length[number]
     assert rendered == pytest.approx(expected, rel=1e-3)
 
 
-def test_window_whose_lidar_misses_the_image_is_refused(
-    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drive_whose_depth_misses_the_image_is_refused(street: PosedSequence, tmp_path: Path) -> None:
     model = DeployedModel(make_small_bundle(tmp_path), threads=1)
-    window = open_window(shared_data, "04")
-    monkeypatch.setattr(Window, "depth_truth", lambda self, index: np.zeros((376, 1241), np.float32))
     with pytest.raises(SequenceError, match="LiDAR"):
-        lidar_rays(model, window)
+        rays_to_depth(model, street, [(0, np.zeros((24, 64), np.float32))])

@@ -8,23 +8,21 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.calibration import CalibrationMetric
+from scene_completion_ros.evaluation.calibration import CALIBRATION
+from scene_completion_ros.evaluation.metric import Scores
+from scene_completion_ros.evaluation.occupancy import OCCUPANCY
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.query_kernel import density_reference
+from scene_completion_ros.sequences.opening import lidar_depth, open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
-from scene_completion_training.evaluation.density_stretch import DensityStretch, lidar_rays
-from scene_completion_training.evaluation.deployed_model import (
-    DeployedLabels,
-    DeployedModel,
-    StudentPredictor,
-    calibrate,
-)
-from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, Window, fit_threshold, open_window
-from scene_completion_training.evaluation.semantic_evaluation import score, truths
-from tests.training.evaluation.one_wall import CAMERA
+from scene_completion_training.evaluation.density_stretch import DensityStretch, rays_to_depth
+from scene_completion_training.evaluation.deployed_model import DeployedLabels, DeployedModel
+from scene_completion_training.evaluation.geometry import AFTER, BEFORE, Density, voxel_frames
+from scene_completion_training.evaluation.truth_calibration import calibrate_on_truth
+from tests.training.evaluation.one_wall import CAMERA, score, true_voxels
 
 
 def test_deployed_model_is_the_readable_reference(street: PosedSequence, student: StudentBundle) -> None:
@@ -46,7 +44,7 @@ def test_a_deployed_student_is_scored_by_its_own_names(street: PosedSequence) ->
     assert model.labels == 1 + len(bundle.class_names)
     for naming in model.namings:
         assert model.names(naming)[:3].tolist() == [0, COMMON_CLASSES.index(first), -1]
-    (_, _, truth), *_ = truths([street])
+    truth = true_voxels(street)
     volume = model.predict(street, 0, truth)
     completer = Completer(bundle, CAMERA, grid=truth.grid, grid_from_camera=truth.grid_from_camera, threads=1)
     voxels = completer.complete(street.image(0, "camera_left")).voxels
@@ -62,31 +60,24 @@ def test_a_deployed_student_is_scored_by_its_own_names(street: PosedSequence) ->
         )
 
 
-def test_student_is_scored_as_it_is_deployed(window: Window, student: StudentBundle) -> None:
-    predictor = StudentPredictor(student, window, threads=1)
-    image = window.image(0)
-    prediction = predictor.voxels(image)
+def test_student_is_scored_as_it_is_deployed(window: PosedSequence, student: StudentBundle) -> None:
+    answer = Density(DeployedModel(student, threads=1)).answer(next(voxel_frames([window])))
+    truth, found = answer.truth.voxels, answer.voxels
+    assert truth is not None and found is not None
     completer = Completer(
         student,
-        window.camera,
-        grid=SEMANTIC_KITTI_GRID,
-        grid_from_camera=window.velodyne_from_camera,
+        window.cameras["image_2"],
+        grid=truth.grid,
+        grid_from_camera=truth.grid_from_camera,
         threads=1,
         extrapolate=True,
     )
-    completion = completer.complete(image)
-    np.testing.assert_allclose(prediction.score, completion.alpha, atol=1e-6)
-    seen = completer.in_view
-    assert prediction.probability is not None
-    np.testing.assert_allclose(prediction.probability[seen], completion.probability[seen], atol=1e-6)
-    occupied = np.zeros(seen.shape, dtype=bool)
-    occupied[tuple(completion.voxels.index.T)] = True
-    assert np.count_nonzero((prediction.occupied & seen) != occupied) <= 1e-5 * seen.sum()
-    wanted = np.zeros(image.shape[:2], dtype=bool)
-    wanted[200:203, 600:604] = True
-    depth = predictor.depth(image, wanted)
-    assert np.all((depth[wanted] >= student.depth_range[0] * 0.8) & (depth[wanted] <= student.depth_range[1]))
-    assert not depth[~wanted].any()
+    completion, counted = completer.complete(window.image(0, "image_2")), truth.counted
+    np.testing.assert_allclose(found.score[counted], completion.alpha[counted], atol=1e-4)
+    seen = counted & completer.in_view
+    assert not set(found.stated) - {BEFORE, AFTER}
+    stated = found.stated.get(AFTER, found.stated[BEFORE])
+    np.testing.assert_allclose(stated[seen], completion.probability[seen], atol=1e-4)
 
 
 def test_calibration_is_fitted_and_written_into_the_bundle(
@@ -97,9 +88,9 @@ def test_calibration_is_fitted_and_written_into_the_bundle(
         "density_layer.bias": student.head.density_bias.astype(np.float16),
     }
     student = student.save(tmp_path / "copy", student.encoder_path.read_bytes(), weights)
-    window = open_window(shared_data, "04")
-    window = replace(window, sequence=replace(window.sequence, frames=window.sequence.frames[:3]))
-    calibrated = calibrate(student, window, threads=1)
+    whole = open_recording(shared_data / "kitti_windows" / "sequences" / "04")
+    window = replace(whole, frames=whole.frames[:3])
+    calibrated = calibrate_on_truth(student, [window], threads=1)
     loaded = StudentBundle.load(tmp_path / "copy")
     assert loaded.calibration == calibrated.calibration
     assert loaded.calibration.kind == "piecewise_linear"
@@ -107,24 +98,23 @@ def test_calibration_is_fitted_and_written_into_the_bundle(
     assert "04" in loaded.provenance["calibration"]["fitted_on"]
     np.testing.assert_array_equal(loaded.load_weights()["some"], weights["some"])
     # Depth is fitted too: on the window's LiDAR it is better than before, and weights and head say the same.
+    before, after = DeployedModel(student, threads=1), DeployedModel(loaded, threads=1)
+    depths = [(index, lidar_depth(window, index)) for index in range(3)]
     errors = [
-        float(np.mean([rays.squared_log_error(DensityStretch()) ** 0.5 for rays in lidar_rays(model, window)]))
-        for model in (DeployedModel(student, threads=1), DeployedModel(loaded, threads=1))
+        float(
+            np.mean([rays.squared_log_error(DensityStretch()) ** 0.5 for rays in rays_to_depth(model, window, depths)])
+        )
+        for model in (before, after)
     ]
     assert errors[1] < errors[0]
     np.testing.assert_allclose(loaded.load_weights()["density_layer.bias"], loaded.head.density_bias, rtol=2e-3)
-    truth = window.voxel_truth()
-    counted = truth.known & truth.in_view
-    predictor = StudentPredictor(loaded, window, threads=1)
-    prediction = predictor.voxels(window.image(0))
-    assert prediction.probability is not None
-    calibration = CalibrationMetric()
-    calibration.update(prediction.probability[counted], truth.occupied[counted])
-    assert calibration.compute().expected_calibration_error < 0.01
-    # No threshold on the opacity itself does better.
-    from_alpha = prediction.score >= np.float32(fit_threshold(prediction.score, truth))
-    best, reached = (
-        np.sum(mask & truth.occupied & counted) / np.sum((mask | truth.occupied) & counted)
-        for mask in (from_alpha, prediction.occupied)
-    )
-    assert reached == pytest.approx(best, rel=0.01)
+    scores = Scores([OCCUPANCY, CALIBRATION])
+    scores.run("04", [Density(after)], voxel_frames([window]))
+    (stated,) = [row for row in scores.rows("calibration") if row["stated"] == AFTER]
+    assert stated["expected_calibration_error"] < 0.01
+    (found,) = [
+        row
+        for row in scores.rows("voxels")
+        if (row["rule"], row["region"], row["range_m"]) == ("calibrated", "all", 51.2)
+    ]
+    assert found["iou"] == pytest.approx(found["best_iou"], rel=0.01)  # no threshold on the opacity does better

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,18 +11,18 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.feature_consistency import FEATURES
+from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.feature_evaluation import (
     LATER,
     PARTNER,
+    Compared,
     FieldFeatures,
     TokenFeatures,
-    as_json,
     compared_camera,
-    evaluate_features,
-    markdown,
     token_rows,
     view_depth,
     view_pairs,
@@ -34,18 +33,18 @@ from tests.training.synthetic_scene import BASELINE, ray_cast
 
 
 def test_pairs_follow_from_depth_and_poses() -> None:
-    pairs = list(view_pairs(along_a_wall(), CAMERA, step=1, every=1))
+    pairs = list(view_pairs([along_a_wall()], CAMERA, step=1, every=1))
     assert [(pair.kind, pair.first[0], pair.second[0]) for pair in pairs] == [(NEXT, 0, 1), (NEXT, 1, 2)]
     pixels = CAMERA.pixel_centres()
     for pair in pairs:
         np.testing.assert_allclose(pair.warp[pair.valid], pixels[pair.valid] - [SHIFT, 0.0], atol=1e-9)
         assert pair.valid[1:, SHIFT:].all() and not pair.valid[:, :SHIFT].any() and not pair.valid[0].any()
-        mixed = pair.unrelated(np.random.default_rng(0))
-        assert sorted(map(tuple, mixed[pair.valid])) == sorted(map(tuple, pair.warp[pair.valid]))
-        assert (mixed[pair.valid] != pair.warp[pair.valid]).any(axis=-1).mean() > 0.95
-    assert len(list(view_pairs(along_a_wall(5), CAMERA, step=2, every=2))) == 2
+        mixed = pair.unrelated[pair.valid]
+        assert sorted(map(tuple, mixed)) == sorted(map(tuple, pair.warp[pair.valid]))
+        assert (mixed != pair.warp[pair.valid]).any(axis=-1).mean() > 0.95
+    assert len(list(view_pairs([along_a_wall(5)], CAMERA, step=2, every=2))) == 2
     with pytest.raises(SequenceError, match="no rectified stereo pair"):
-        list(view_pairs(along_a_wall(exact=False), CAMERA, step=1, every=1))
+        list(view_pairs([along_a_wall(exact=False)], CAMERA, step=1, every=1))
 
 
 def test_a_depth_is_looked_up_where_its_camera_sees_it() -> None:
@@ -65,7 +64,7 @@ def test_the_partner_of_a_stereo_pair_is_matched(synthetic_drive: Path) -> None:
     """Both views have the depth of the scene; the wall's pixels move by focal length times baseline over depth."""
     sequence = kitti_odometry(synthetic_drive)
     camera = sequence.cameras["image_2"]
-    pairs = list(view_pairs(sequence, camera, step=2, every=3))
+    pairs = list(view_pairs([sequence], camera, step=2, every=3))
     assert [(pair.kind, pair.second) for pair in pairs] == [
         (LATER.format(step=2), (2, "image_2")),
         (PARTNER, (0, "image_3")),
@@ -101,6 +100,13 @@ def of_the_image(pixels: np.ndarray, index: int) -> np.ndarray:
     return np.moveaxis(np.eye(40)[pixels[..., 0].astype(int)], -1, 0)
 
 
+def compare(sequence: PosedSequence, methods: list[Painted]) -> Scores:
+    scores = Scores([FEATURES])
+    pairs = view_pairs([sequence], CAMERA, step=1, every=1)
+    scores.run("recordings", [Compared(method, 1) for method in methods], pairs)
+    return scores
+
+
 def test_features_are_compared_by_hand() -> None:
     """What is painted on the wall agrees; what sticks to the image does not; what is the same everywhere says nothing.
 
@@ -111,15 +117,16 @@ def test_features_are_compared_by_hand() -> None:
         Painted("image", of_the_image),
         Painted("constant", lambda pixels, index: np.ones((3, 20, 40))),
     ]
-    scores = evaluate_features([along_a_wall()], methods, CAMERA, step=1, every=1)
-    assert set(scores) == {(NEXT, "wall"), (NEXT, "image"), (NEXT, "constant")}
-    wall, image, constant = (scores[NEXT, method.name] for method in methods)
-    assert wall.pairs == image.pairs == 2
-    assert wall.over_pixels.pixels == constant.over_pixels.pixels == 2 * 19 * 36
-    assert (wall.over_pairs.l1, wall.over_pairs.l2, wall.over_pairs.cosine) == pytest.approx((0.0, 0.0, 1.0), abs=1e-6)
-    assert wall.unrelated == pytest.approx(1 / 9, abs=0.03)
-    assert (image.over_pairs.l1, image.over_pairs.l2, image.over_pairs.cosine) == pytest.approx((2.0, 2**0.5, 0.0))
-    assert (constant.over_pairs.cosine, constant.unrelated) == pytest.approx((1.0, 1.0))
+    scores = compare(along_a_wall(), methods)
+    wall, image, constant = scores.rows("features")
+    assert {wall["pair"], image["pair"], constant["pair"]} == {NEXT}
+    assert wall["pairs"] == image["pairs"] == 2
+    assert wall["over_pixels"]["pixels"] == constant["over_pixels"]["pixels"] == 2 * 19 * 36
+    assert (wall["l1"], wall["l2"], wall["cosine"]) == pytest.approx((0.0, 0.0, 1.0), abs=1e-6)
+    assert wall["unrelated"] == pytest.approx(1 / 9, abs=0.03)
+    assert (image["l1"], image["l2"], image["cosine"]) == pytest.approx((2.0, 2**0.5, 0.0))
+    assert (constant["cosine"], constant["unrelated"]) == pytest.approx((1.0, 1.0))
+    assert f"| image | 2 | {NEXT} | 2 | 2.000 | 1.414 | 0.000 | {image['unrelated']:.3f} |" in scores.markdown()
 
 
 def test_a_mean_over_pairs_counts_small_pairs_as_much_as_large_ones() -> None:
@@ -129,15 +136,14 @@ def test_a_mean_over_pairs_counts_small_pairs_as_much_as_large_ones() -> None:
         sequence.frames[2], world_from_rig=RigidTransform(np.eye(3), np.array([SIDEWAYS + 16.0, 0.0, 0.0]))
     )
     method = Painted("once", lambda pixels, index: np.eye(2)[:, [max(0, index - 1)], None] * np.ones((1, 20, 40)))
-    scores = evaluate_features([sequence], [method], CAMERA, step=1, every=1)[NEXT, "once"]
-    assert scores.over_pairs.cosine == pytest.approx(0.5)
-    assert scores.over_pixels.cosine == pytest.approx(36 / 44)
+    (row,) = compare(sequence, [method]).rows("features")
+    assert row["cosine"] == pytest.approx(0.5)
+    assert row["over_pixels"]["cosine"] == pytest.approx(36 / 44)
     far = along_a_wall(2)
     far.frames[1] = dataclasses.replace(
         far.frames[1], world_from_rig=RigidTransform(np.eye(3), np.array([90.0, 0.0, 0.0]))
     )
-    with pytest.raises(SequenceError, match="no two views 1 frames apart"):
-        evaluate_features([far], [method], CAMERA, step=1, every=1)
+    assert not compare(far, [method]).rows("features")  # no two views have a pixel in common
 
 
 def test_tokens_are_enlarged_around_their_centres() -> None:
@@ -180,12 +186,3 @@ def test_a_field_sees_each_image_alone(synthetic_drive: Path, feature_field_chec
     assert method.name == "mine" and first.shape == (8, 12, 40) and np.isfinite(first).all()
     assert not np.allclose(first, method.features(sequence, 0, "image_3"))
     assert np.array_equal(first, method.features(sequence, 0, "image_2"))
-
-
-def test_tables_and_json_say_the_same() -> None:
-    scores = evaluate_features([along_a_wall()], [Painted("image", of_the_image)], CAMERA, step=1, every=1)
-    results = {("recordings", *key): value for key, value in scores.items()}
-    unrelated = results["recordings", NEXT, "image"].unrelated
-    assert f"| image | 2 | 1368 | 2.00 | 1.414 | 0.000 | {unrelated:.3f} | 0.000 |" in markdown(results)
-    (entry,) = json.loads(json.dumps(as_json(results, {"step": 1}), allow_nan=False))["scores"]
-    assert entry["over_pairs"]["l1"] == pytest.approx(2.0) and entry["over_pixels"]["pixels"] == 1368

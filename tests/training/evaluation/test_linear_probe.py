@@ -16,16 +16,14 @@ from scene_completion_training.evaluation.open_vocabulary import (
     COMMON,
     SEMANTIC_KITTI,
     OpenVocabularyObservation,
-    evaluate_models,
 )
 from scene_completion_training.evaluation.open_vocabulary_models import FieldFeatures
-from scene_completion_training.evaluation.semantic_evaluation import truths
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.viewpoint import STREET_CAMERA
-from tests.training.evaluation.one_wall import Wall, make_street
-from tests.training.evaluation.test_open_vocabulary import ALL, Painted, with_labels
+from tests.training.evaluation.one_wall import Wall, make_street, true_voxels
+from tests.training.evaluation.test_open_vocabulary import ALL, Painted, evaluate_models, with_labels
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def two_classes() -> PosedSequence:
     """The left half of the wall is a car, as it looks, the right half a building."""
     street = make_street()
-    ((_, _, truth),) = list(truths([street]))
+    truth = true_voxels(street)
     x = truth.grid_from_camera.inverse().apply(truth.grid.centres().astype(np.float64))[..., 0]
     return with_labels(street, lambda label: np.where((label > 0) & (x >= 1.0), 13, label))
 

@@ -8,22 +8,32 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.metric import Scores
+from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.clustering.clusters import Clusters
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
+from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.semantic_evaluation import (
     ClassPrior,
     FittedModel,
-    as_json,
+    Labels,
     fit_models,
     label_volume,
-    markdown,
     named_by,
-    score,
-    truths,
     voxel_classes,
 )
-from tests.training.evaluation.one_wall import CAR, GRID, PaintedScene, PaintedWall, in_wall, make_street, voxels
+from tests.training.evaluation.one_wall import (
+    CAR,
+    GRID,
+    PaintedScene,
+    PaintedWall,
+    in_wall,
+    make_street,
+    score,
+    true_voxels,
+    voxels,
+)
 
 
 def test_models_together_score_as_they_do_alone(street: PosedSequence) -> None:
@@ -48,7 +58,7 @@ def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedMode
     assert by_majority.mean_iou == pytest.approx(1 / 15) and by_majority.mean_iou_of_present == 1.0
     # One to one, the other half is called something else.
     label, _ = voxels()
-    ((_, _, truth),) = list(truths([street]))
+    truth = true_voxels(street)
     counted = truth.regions["all"] & (label > 0)
     centres = truth.grid_from_camera.inverse().apply(GRID.centres().astype(np.float64))
     left = counted & (centres[..., 0] < 1.0)
@@ -59,26 +69,20 @@ def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedMode
 
 def test_what_no_sensor_sees_does_not_count(street: PosedSequence) -> None:
     """The wall's back is its interior, and what is below the ground is unknown."""
-    ((_, _, truth),) = list(truths([street]))
+    truth = true_voxels(street)
     classes = voxel_classes(truth)
     assert set(np.unique(classes)) == {0, CAR, 255}
     assert (classes[~truth.known] == 255).all()
-    inside = truth.regions["interiors"]
+    inside = truth.regions_with_interiors["interiors"]
     assert inside.any() and (classes[inside] == 255).all() and not truth.regions["all"][inside].any()
 
 
 def test_a_volume_holds_the_clusters_of_what_is_occupied(street: PosedSequence) -> None:
-    ((_, _, truth),) = list(truths([street]))
-    clusters = Clusters(np.eye(2, dtype=np.float32))
-    asked = np.ones(GRID.shape, bool)
-    observed, place = PaintedWall().observe(street, 0), (truth.grid, truth.grid_from_camera)
-    volume = label_volume(observed, 0.5, clusters.assign, *place, asked)
+    truth, clusters = true_voxels(street), Clusters(np.eye(2, dtype=np.float32))
+    volume = label_volume(PaintedWall().observe(street, 0), 0.5, clusters.assign, truth)
     centres = truth.grid_from_camera.inverse().apply(GRID.centres().astype(np.float64))
-    expected = np.where(in_wall(centres), np.where(centres[..., 0] < 1.0, 1, 2), 0)
-    assert np.array_equal(volume, expected)
-    half = asked & (centres[..., 0] < 1.0)
-    part = label_volume(observed, 0.5, clusters.assign, *place, half)
-    assert np.array_equal(part, np.where(half, expected, 0))
+    expected = np.where(in_wall(centres) & truth.counted, np.where(centres[..., 0] < 1.0, 1, 2), 0)
+    assert np.array_equal(volume, expected) and {1, 2} <= set(np.unique(volume).tolist())
 
 
 def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
@@ -98,13 +102,12 @@ def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
 
 
 def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel) -> None:
-    results = {("towns", fitted.name): (fitted, score([fitted], [street])[0])}
-    text = markdown(results)
-    assert (
-        "| painted wall | 6.7 / 6.7 / 6.7 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 |"
-        in text
-    )
-    content = json.loads(json.dumps(as_json(results, {"seed": 0}), allow_nan=False))
-    (entry,) = [e for e in content["scores"] if (e["naming"], e["range_m"]) == ("majority", 51.2)]
-    assert entry["mean_iou"] == pytest.approx(1 / 15) and entry["class_of_label"] == [0, CAR, CAR]
-    assert entry["class_iou"]["road"] is None
+    scores = Scores([SEMANTICS])
+    scores.run("towns", [Labels(fitted)], voxel_frames([street]))
+    text = scores.markdown()
+    assert "| painted wall | 1 | majority | 6.7 / 6.7 / 6.7 | 100.0 / 100.0 / 100.0 |" in text
+    assert "towns. Classes at 51.2 m." in text
+    rows = json.loads(json.dumps(scores.to_json(), allow_nan=False))["semantics"]
+    (row,) = [row for row in rows if (row["naming"], row["range_m"]) == ("majority", 51.2)]
+    assert row["mean_iou"] == pytest.approx(1 / 15) and row["class_of_label"] == [0, CAR, CAR]
+    assert row["class_iou"]["road"] is None

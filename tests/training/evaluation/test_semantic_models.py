@@ -9,7 +9,6 @@ import torch
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.semantic_models import (
     FeatureFieldModel,
-    OnSurface,
     _tokens_at,
     surface_points,
 )
@@ -27,16 +26,6 @@ def test_points_are_drawn_from_surfaces(street: PosedSequence) -> None:
     assert CAMERA.project(points.astype(np.float64))[1].all()
     right = (points[:, 0] > WALL_LEFT - 0.6) & (points[:, 0] < WALL_RIGHT + 0.6)
     assert (right & (np.abs(points[:, 2] - WALL_FRONT) < 1.0)).mean() > 0.9
-
-
-def test_the_surface_control_keeps_what_is_seen(street: PosedSequence) -> None:
-    """Of the wall only its front is left, within the thickness of the voxels that its depth falls into."""
-    shown = OnSurface(PaintedWall(), "surface").observe(street, 0)
-    x, y, z = np.meshgrid(np.linspace(-0.5, 2.5, 40), np.linspace(-1.0, 1.0, 30), np.linspace(8.0, 12.0, 41))
-    points = np.stack([x, y, z], axis=-1).reshape(-1, 3).astype(np.float32)
-    hit = points[shown.observation.density(points) > 0.5, 2]
-    assert len(hit) > 100 and hit.min() > 9.5 and hit.max() < 11.3  # two voxels of 0.8 m
-    assert shown.codes(points[:20]).shape == (20, 2)
 
 
 def test_tokens_are_looked_up_where_points_project_to() -> None:

@@ -232,4 +232,10 @@ def test_a_drive_cannot_be_averaged_and_held_out(
 ) -> None:
     folder = str(make_small_bundle(tmp_path / "bundle").folder)
     assert main(["calibrate", folder, "--prior-from", str(synthetic_drive), "--held-out", str(synthetic_drive)]) != 0
+    for options in (
+        [],
+        ["--prior-from", str(synthetic_drive)],
+        ["--labelled", "x", "--prior-from", "y", "--held-out", "z"],
+    ):
+        assert main(["calibrate", folder, *options]) == 2
     assert "averaged into the prior as well" in capsys.readouterr().err

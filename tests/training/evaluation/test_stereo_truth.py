@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import stereo_occupancy
+from scene_completion_ros.evaluation.occupancy import OccupancyByRange
+from scene_completion_ros.evaluation.truth import ALL, VoxelTruth
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.opening import voxel_truth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.evaluation.controls import fit_prior
-from scene_completion_training.evaluation.stereo_truth import stereo_truths
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
+from scene_completion_training.evaluation.stereo_truth import stereo_evidence, stereo_truths
+from scene_completion_training.viewpoint import STREET_AHEAD_M
 from tests.training.synthetic_scene import BOX, CAMERA_HEIGHT, WALL_AHEAD
 
 
@@ -60,11 +65,14 @@ def test_prior_of_the_drive_has_the_ground(truths: list[VoxelTruth], synthetic_d
     assert (density > 0.5).any(axis=1).tolist() == [True, False]
 
 
-def test_real_stereo_agrees_with_lidar(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_stereo_agrees_with_lidar(window: PosedSequence) -> None:
     """Misplaced by a voxel, or in the frame of another sensor, next to nothing of thin road would agree."""
-    stereo_occupancy.main(["--data", str(shared_data), "--windows", "04"])
-    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [row[3].strip() for row in rows] == ["12.8 m", "25.6 m", "51.2 m"] * 2
-    assert [row[2].strip() for row in rows[::3]] == ["stereo pair", "motion stereo"]
-    assert float(rows[0][6]) > 0.8
-    assert float(rows[3][6]) > 0.6  # whose way is a few percent short there
+    pair = dataclasses.replace(window, frames=window.frames[:4])
+    truth = voxel_truth(pair, 0)
+    assert truth is not None
+    meter = depth_meter(pair, STREET_AHEAD_M)
+    score, known = stereo_evidence(pair, 0, truth.grid, truth.grid_from_camera, meter)
+    metric = OccupancyByRange(truth.grid, ranges=(12.8,))
+    metric.update(score, truth.occupied, known & truth.known, {ALL: known}, score > 0.3)
+    assert meter.told == "stereo pair"
+    assert metric.compute()[12.8, ALL].average_precision > 0.8

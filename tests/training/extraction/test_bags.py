@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -26,7 +27,19 @@ from scene_completion_training.extraction.bag import Job, extract_bag, extract_b
 from scene_completion_training.extraction.reports import BagReport, read_report, summary_table
 from scene_completion_training.extraction.settings import ExtractionSettings
 from scene_completion_training.workers import Workers
-from tests.bags.recordings import SECOND, START, Drive, compressed, jpeg, record
+from tests.bags.recordings import (
+    SECOND,
+    START,
+    Drive,
+    camera_info,
+    compressed,
+    header,
+    jpeg,
+    odometry,
+    record,
+    transform,
+)
+from tests.messages.test_clouds import cloud
 from tests.training.extraction.textured_street import CAMERA, HEIGHT_ABOVE_GROUND, aligned_error, drive, write_bag
 
 IDENTITY = RigidTransform.identity()
@@ -173,6 +186,43 @@ def test_pictures_that_are_cut_short_are_left_out_and_counted(tmp_path: Path) ->
     assert all(sequence.image(index, "camera").any() for index in range(7))
 
 
+def test_bad_messages_of_any_type_are_left_out_and_counted_once(tmp_path: Path) -> None:
+    """Of every type one that is cut short and one that says nothing usable, each at the time of the sixth frame."""
+    points, at = np.ones((5, 3), np.float32), START + SECOND // 2
+    blind, empty = cloud(points), odometry("odom", "base_link", (math.nan, 0.0, 0.0), at)
+    blind.header, blind.fields = header(at, "lidar"), blind.fields[1:]
+    bad = {
+        ("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage"): compressed(
+            b"no picture", "jpeg", stamp_ns=at
+        ),
+        ("/camera/camera_info", "sensor_msgs/msg/CameraInfo"): camera_info(stamp_ns=at, f=0.0),
+        ("/lidar", "sensor_msgs/msg/PointCloud2"): blind,
+        ("/odom", "nav_msgs/msg/Odometry"): empty,
+        ("/tf", "tf2_msgs/msg/TFMessage"): transform("map", "base_link", (0.0, math.nan, 0.0), at),
+    }
+    with BagWriter(tmp_path / "bag") as writer:
+        made = Drive(writer)
+        made.static()
+        made.static(child="lidar", x=0.0)
+        for (topic, kind), message in bad.items():
+            writer.write(topic, kind, message, at)
+            writer.write(topic, kind, b"\x00\x01\x00\x00\x07", at)
+        for index in range(12):
+            made.odometry(index)
+            made.image(index)
+            made.info(index)
+            if index != 5:
+                scan = cloud(points)
+                scan.header = header(START + index * SECOND // 10, "lidar")
+                writer.write("/lidar", "sensor_msgs/msg/PointCloud2", scan, START + index * SECOND // 10)
+    report, (sequence,) = extract(tmp_path / "bag", tmp_path)
+    assert (report.status, report.problems, len(sequence)) == ("complete", [], 12)
+    assert [index for index in range(12) if sequence.lidar(index) is None] == [5]
+    assert {topic for topic, _ in bad} == {reason.partition(": ")[0] for reason in report.skipped}
+    assert len(report.skipped) == 10 and set(report.skipped.values()) == {1}, report.skipped
+    assert all(reason in summary_table([report]) for reason in report.skipped)
+
+
 def test_a_camera_without_a_place_on_the_rig_is_named(tmp_path: Path) -> None:
     bag = stereo_bag(tmp_path / "made", delay_ns=0)
     with BagReader(bag) as reader, BagWriter(tmp_path / "bag") as writer:
@@ -202,19 +252,30 @@ def cut_short(path: Path) -> Path:
     return path
 
 
+def links_in_a_circle(folder: Path) -> list[Path]:
+    """A link that leads to itself, and a folder with two such: to itself, and to its own folder."""
+    (folder / "loop").symlink_to("loop")
+    (folder / "loops").mkdir()
+    (folder / "loops" / "a.mcap").symlink_to("a.mcap")
+    (folder / "loops" / "above.mcap").symlink_to(folder / "loops")
+    return [folder / "loop", folder / "loops"]
+
+
 def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.bag").write_text("this is no bag")
     bags = [tmp_path / "text.bag", no_camera_info(tmp_path / "blind"), cut_short(tmp_path / "cut"),
-            tmp_path / "nowhere", record(tmp_path / "good", 10)]  # fmt: skip
+            tmp_path / "nowhere", *links_in_a_circle(tmp_path), record(tmp_path / "good", 10)]  # fmt: skip
     command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.05"]
     assert cli.main(command) == 0
-    reports = {name: read_report(tmp_path / "out" / name) for name in ("text", "blind", "cut", "nowhere", "good")}
+    reports = {name: read_report(tmp_path / "out" / name) for name in [bag.stem for bag in bags]}
     assert {name: report and report.status for name, report in reports.items()} == {
-        "text": "failed", "blind": "failed", "cut": "complete", "nowhere": "failed", "good": "complete",
+        "text": "failed", "blind": "failed", "cut": "complete", "nowhere": "failed", "loop": "failed",
+        "loops": "failed", "good": "complete",
     }  # fmt: skip
     assert "no CameraInfo" in reports["blind"].problems[0]
     assert reports["cut"].losses and 5 < reports["cut"].sequences[0].frames < 40
-    assert "no such file" in reports["nowhere"].problems[0]
+    assert all("no such file" in reports[name].problems[0] for name in ("nowhere", "loop"))
+    assert "the folder holds no .mcap" in reports["loops"].problems[0]
     printed = capsys.readouterr().out
     assert all(bag.name in printed for bag in bags) and "nothing extracted" in printed
     assert cli.main([*command, "--strict"]) == 1
@@ -270,7 +331,7 @@ def test_an_interrupted_extraction_leaves_nothing_and_is_done_again(
         with pytest.raises(KeyboardInterrupt):
             extract_bags([job])
     assert list((tmp_path / "out").iterdir()) == []
-    (tmp_path / "out" / ".bag.part" / "00").mkdir(parents=True)  # what a process that was killed leaves
+    (tmp_path / "out" / ".bag.0123abcd.part" / "00").mkdir(parents=True)  # what a process that was killed leaves
     assert extract_bags([job])[0].status == "complete"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["bag"]
 
@@ -328,7 +389,7 @@ def test_poses_out_of_images_with_the_scale_of_the_wheels(poseless: Path, tmp_pa
     error, scale = aligned_error(positions(sequence), positions_of(drive(9), sequence))
     assert error < 0.05 and scale == pytest.approx(1.0, abs=0.03)
     assert sequence.pose_source == "structure from motion" and sequence.metric_scale
-    assert report.sequences[0].scale == "odometry"
+    assert report.sequences[0].scale == "odometry" and report.skipped["/odom: damaged message"] == 1
     assert any("no recorded poses, so they come from the images" in warning for warning in report.warnings)
     assert any(warning.startswith("by the camera height everything would be 2.") for warning in report.warnings)
     check_for_training(sequence, "here")

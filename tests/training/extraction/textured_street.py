@@ -119,6 +119,8 @@ def write_bag(
                 rotation = message.transforms[0].transform.rotation
                 rotation.x, rotation.y, rotation.z, rotation.w = base_from_camera.quaternion
                 writer.write("/tf_static", "tf2_msgs/msg/TFMessage", message, START)
+        if wheel_odometry:  # its first message is cut short
+            writer.write("/odom", "nav_msgs/msg/Odometry", b"\x00\x01\x00\x00\x07", START)
         for index, pose in enumerate(poses):
             stamp = START + index * SECOND // 10
             if tf:

@@ -110,12 +110,6 @@ def test_depth_tokens_are_those_that_its_head_sees(tmp_path: Path) -> None:
         torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected[:, 1:], atol=1e-5, rtol=1e-4)
 
 
-def test_dino_without_a_preprocessor_is_fed_as_imagenet(tmp_path: Path) -> None:
-    """Not as CLIP: defect S8 of the released code."""
-    teacher = open_teacher(str(saved_model("dinov2", tmp_path)))
-    assert teacher.identity.normalisation.mean == pytest.approx((123.675, 116.28, 103.53))
-
-
 def test_real_depth_weights_are_opened(depth_anything: Path) -> None:
     """Of these one tensor of the neck is missing; the tokens need none of it."""
     teacher = open_teacher(str(depth_anything), 9)

@@ -13,11 +13,11 @@ import torch
 from scene_completion_ros.errors import BundleError, ConfigurationError, ImprovementError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
+from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.gpu_export.parity import density_field
 from scene_completion_training.improvement.fine_tuning import (
     check_parity,
     encoder_with_new_density,
-    read_training,
     write_configuration,
 )
 from scene_completion_training.networks.agglomerated_field import SURFACE_UNITS
@@ -65,7 +65,7 @@ def test_labels_read_the_depth_that_was_learned(tmp_path: Path) -> None:
     before, after = (OnnxRuntimeEncoder(one, threads=1).encode(image).features.copy() for one in (student, new))
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     with torch.no_grad():
-        old_code, code = (density_field(one).encode_with_depth(pixels)[1][0].numpy() for one in (student, new))
+        old_code, code = (density_field(one).observe(pixels).depth_code[0].numpy() for one in (student, new))
     slope = np.array([slope for slope, _ in SURFACE_UNITS], np.float32)
     expected = before[..., hidden : hidden + len(slope)] - (code - old_code)[..., None] * slope
     assert np.abs(code - old_code).mean() > 0.05
@@ -113,7 +113,7 @@ def test_a_labelled_student_keeps_its_trunk(labelled: StudentBundle, current: St
     file = tmp_path / "training.yaml"
     places = {"steps": 30, "output": tmp_path / "run", "cache": tmp_path / "cache"}
     write_configuration(file, labelled, [tmp_path / "new"], [tmp_path / "old"], **places)
-    settings = read_training(file, ["learning_rate=0.001"])
+    settings = read_configuration(file, ["learning_rate=0.001"], Configuration)
     assert vars(settings)["freeze_trunk"] is True
     assert settings.losses.dense_depth > 0.0
     assert settings.losses.retention > settings.losses.emptiness == 0.0
@@ -122,6 +122,6 @@ def test_a_labelled_student_keeps_its_trunk(labelled: StudentBundle, current: St
     assert settings.steps % settings.checkpoint_every == 0
     assert [Path(source.folder).name for source in settings.data.sources] == ["new", "old"]
     write_configuration(file, current, [tmp_path / "new"], [], **places)
-    assert vars(read_training(file, []))["freeze_trunk"] is False
-    with pytest.raises(ConfigurationError, match="--set"):
-        read_training(file, ["nonsense=1"])
+    assert vars(read_configuration(file, [], Configuration))["freeze_trunk"] is False
+    with pytest.raises(ConfigurationError, match="nonsense"):
+        read_configuration(file, ["nonsense=1"], Configuration)

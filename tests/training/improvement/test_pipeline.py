@@ -155,13 +155,14 @@ def test_a_bag_whose_worker_died_is_not_left_out(
     improved: Improvement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run ends there, and the next one extracts that bag."""
-    shutil.copytree(improved.work, tmp_path / "work", ignore=lambda *_: [STATE])
+    shutil.copytree(improved.work, tmp_path / "work")
+    (tmp_path / "work" / STATE).write_text("{}")
     asked_again = dataclasses.replace(improved, work=tmp_path / "work", output=tmp_path / "new")
     lost = improved.bags[1]
     monkeypatch.setattr(pipeline, "extract_bags", partial(one_is_lost, lost))
     with pytest.raises(ImprovementError, match=rf"{lost.name}: its worker died.*start the same command again"):
         improve(asked_again)
-    assert not (asked_again.work / STATE).exists()
+    assert (asked_again.work / STATE).read_text() == "{}"
     assert not asked_again.output.exists()
 
 
@@ -250,16 +251,16 @@ def test_a_disk_that_fills_at_each_step(
 def test_a_disk_that_fills_while_the_new_student_is_written(
     improved: Improvement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(source: Path, target: Path) -> None:
-        target.mkdir()
+    def half(source: Path, target: Path, **_: Any) -> None:
         shutil.copy(source / "student.json", target)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     stopped = again(improved, tmp_path, "deciding")
+    (tmp_path / "of_others.part").touch()
     monkeypatch.setattr(shutil, "copytree", half)
     with pytest.raises(ImprovementError, match="the disk is full while writing the new student"):
         improve(stopped)
-    assert [path.name for path in tmp_path.iterdir()] == ["work"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["of_others.part", "work"]
     monkeypatch.undo()
     assert improve(stopped).reasons == ()  # with room, it goes on
     assert StudentBundle.load(stopped.output).name == "new"

@@ -62,10 +62,17 @@ def test_a_full_disk_says_which_step_and_leaves_nothing_half_written(tmp_path: P
 
     with pytest.raises(ImprovementError, match="the disk is full while training"):
         Steps(tmp_path, 1).run("training", {}, full)
-    assert sorted(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [STATE]
     work = Counted()
     Steps(tmp_path, 1).run("training", {}, work)
     assert work.times == 1
+
+
+def test_a_folder_of_others_is_no_working_folder(tmp_path: Path) -> None:
+    (tmp_path / f"movie{UNFINISHED}").touch()
+    with pytest.raises(ImprovementError, match=r"holds something else, no state\.json.*--work"):
+        Steps(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == [f"movie{UNFINISHED}"]
 
 
 def test_another_failure_stays_what_it_is(tmp_path: Path) -> None:

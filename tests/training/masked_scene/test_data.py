@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.masked_scene.data import (
-    LabelledSamples,
     MaskSettings,
     SceneData,
     SceneDataSettings,
@@ -23,14 +21,14 @@ from tests.training.evaluation.one_wall import make_street
 from tests.training.masked_scene.small_scenes import random_places, scene_of
 
 SHAPE = (32, 32, 8)
-MASK = MaskSettings(8, 0.4, False)
+MASK = MaskSettings(8, 0.4)
 
 
-def samples(folder: Path, seed: int = 0, mask: MaskSettings | None = MASK) -> SceneSamples:
+def samples(folder: Path, seed: int = 0) -> SceneSamples:
     files = [folder / f"{number}.safetensors" for number in range(3)]
     for number, file in enumerate(files):
         scene_of(random_places(300, SHAPE, seed=number), SHAPE).save(file)
-    return SceneSamples([files[:2], files[2:]], [1.0, 2.0], SceneViewSettings(), mask, edge=32, seed=seed, length=8)
+    return SceneSamples([files[:2], files[2:]], [1.0, 2.0], SceneViewSettings(), MASK, edge=32, seed=seed, length=8)
 
 
 def test_samples_follow_from_seed_and_number(tmp_path: Path) -> None:
@@ -48,25 +46,6 @@ def test_both_views_show_the_same_voxels_and_one_hides_some(tmp_path: Path) -> N
     assert sample["student_index"].shape == sample["teacher_index"].shape == (count, 3)
     assert torch.equal(sample["student_index"][:, 2], sample["teacher_index"][:, 2])
     assert 0 < int(sample["masked"].sum()) < count
-    assert samples(tmp_path, mask=None)[0]["masked"].all(), "where nothing is hidden, everything is compared"
-
-
-def test_labels_stay_with_their_voxels(tmp_path: Path) -> None:
-    """Of 300 voxels at most 100 are shown, turned; label and probability tell their height, whatever a view drops."""
-    place = random_places(300, SHAPE)
-    height = place[:, 2]
-    scene = scene_of(place, SHAPE, label=height.astype(np.uint8))
-    scene.features[:, 0] = height / 8
-    scene.save(tmp_path / "scene.safetensors")
-    views = SceneViewSettings(voxels=100, dropped=0.5)
-    drawn = LabelledSamples([[tmp_path / "scene.safetensors"]], [1.0], views, None, edge=32, seed=0, length=4)
-    sample = drawn[1]
-    assert sample["scene_index"].shape == (100, 3) and torch.equal(sample["label"], sample["scene_index"][:, 2])
-    assert torch.equal(sample["probability"], sample["label"] / 8)
-    left = sample["scene_features"][:, 0]
-    assert 20 < int(((left == 0) & (sample["label"] > 0)).sum()) < 80
-    batch = in_one([sample, drawn[2]])
-    assert batch["scene_index"].shape == (200, 4) and batch["label"].shape == (200,)
 
 
 def test_recordings_have_their_shares(tmp_path: Path) -> None:
@@ -87,7 +66,7 @@ def test_voxels_of_another_size_are_refused(tmp_path: Path) -> None:
     make_street().save(tmp_path / "street")
     source = SceneSource("street", kinds=["exact"], frames=[0])
     settings = SceneDataSettings(root=str(tmp_path), cache=str(tmp_path / "cache"), sources=[source])
-    data = SceneData(settings, SceneViewSettings(), None, step=8, steps=1, seed=0)
+    data = SceneData(settings, SceneViewSettings(), MASK, step=8, steps=1, seed=0)
     with pytest.raises(ConfigurationError, match=r"voxel_size: voxels of one_wall/000000/exact have 0\.8 m, .* 0\.2"):
         data.setup("fit")
 
@@ -98,11 +77,11 @@ def test_scenes_of_a_recording_are_served(tmp_path: Path) -> None:
     settings = SceneDataSettings(
         root=str(tmp_path), cache=str(tmp_path / "cache"), sources=[source], voxel_size=0.8, workers=0, batch_size=1
     )
-    data = SceneData(settings, SceneViewSettings(), MaskSettings(4, 0.5, False), step=4, steps=3, seed=0)
+    data = SceneData(settings, SceneViewSettings(), MaskSettings(4, 0.5), step=4, steps=3, seed=0)
     with pytest.raises(Exception, match="has no LiDAR"):  # its truth is a rendered town's
         data.setup("fit")
     settings.sources[0].kinds = ["exact"]
-    data = SceneData(settings, SceneViewSettings(), MaskSettings(4, 0.5, False), step=4, steps=3, seed=0)
+    data = SceneData(settings, SceneViewSettings(), MaskSettings(4, 0.5), step=4, steps=3, seed=0)
     data.setup("fit")
     assert data.shape == (64, 64, 8) and list(data.record()["scenes"].values()) == [1]
     assert len(list(data.train_dataloader())) == 3
@@ -110,4 +89,4 @@ def test_scenes_of_a_recording_are_served(tmp_path: Path) -> None:
 
 def test_no_recording_is_no_training() -> None:
     with pytest.raises(ConfigurationError, match="names no recording"):
-        SceneData(SceneDataSettings(), SceneViewSettings(), None, step=8, steps=1, seed=0).setup("fit")
+        SceneData(SceneDataSettings(), SceneViewSettings(), MASK, step=8, steps=1, seed=0).setup("fit")

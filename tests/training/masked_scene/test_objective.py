@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from scene_completion_training.masked_scene.objective import (
-    Masking,
     SceneView,
     distance,
     momentum,
@@ -44,91 +43,50 @@ def batch(count: int = 500) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(places), features, torch.cat(hidden)
 
 
-def answers(network: VoxelHUNet, index: Tensor, features: Tensor, masked: Tensor, masking: Masking) -> list[Tensor]:
+def answers(network: VoxelHUNet, index: Tensor, features: Tensor, masked: Tensor) -> list[Tensor]:
     with torch.no_grad():
         view = SceneView(index, features, SHAPE, LEVELS)
-        return student_features(network, view, masked, masking, torch.zeros(INPUTS))
+        return student_features(network, view, masked)
 
 
-@pytest.mark.parametrize("masking", ["bottom_up", "top_down"])
-def test_hidden_features_tell_the_student_nothing(network: VoxelHUNet, masking: Masking) -> None:
+def test_hidden_features_tell_the_student_nothing(network: VoxelHUNet) -> None:
     index, features, masked = batch()
-    before = answers(network, index, features, masked, masking)
+    before = answers(network, index, features, masked)
     changed = features.clone()
     changed[masked] = torch.rand(int(masked.sum()), INPUTS) * 9.0
-    for one, other in zip(before, answers(network, index, changed, masked, masking), strict=True):
+    for one, other in zip(before, answers(network, index, changed, masked), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     changed = features.clone()
     changed[~masked] += 1.0
-    for one, other in zip(before, answers(network, index, changed, masked, masking), strict=True):
+    for one, other in zip(before, answers(network, index, changed, masked), strict=True):
         assert not torch.allclose(one, other)
-
-
-def test_nothing_is_hidden_without_masking(network: VoxelHUNet) -> None:
-    index, features, masked = batch()
-    changed = features.clone()
-    changed[masked] += 1.0
-    one, other = (answers(network, index, values, masked, "none")[0] for values in (features, changed))
-    assert not torch.allclose(one, other)
-
-
-def test_the_encoder_sees_the_visible_voxels_of_every_level(
-    network: VoxelHUNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    index, features, masked = batch()
-    seen = []
-    encode = VoxelHUNet.encode
-    monkeypatch.setattr(VoxelHUNet, "encode", lambda self, x, p: (seen.append(p), encode(self, x, p))[1])
-    answers(network, index, features, masked, "bottom_up")
-    visible = index[~masked]
-    hidden = index[masked]
-    for level, voxels in enumerate(seen[0].levels):
-        size = torch.tensor([1, 2**level, 2**level, 2**level])
-        expected = {tuple(place) for place in (visible // size).tolist()}
-        assert {tuple(place) for place in voxels.index.tolist()} == expected
-        assert not expected & {tuple(place) for place in (hidden // size).tolist()}, "hidden patches leave no voxel"
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_all_or_nothing_can_be_hidden(network: VoxelHUNet, share: float) -> None:
-    index, features, _ = batch(50)
-    made = answers(network, index, features, torch.full((100,), bool(share)), "bottom_up")
-    assert all(bool(torch.isfinite(level).all()) for level in made)
-    if share:
-        other = answers(network, index, features + 1.0, torch.ones(100, dtype=torch.bool), "bottom_up")
-        torch.testing.assert_close(made[0], other[0], rtol=0, atol=0)
 
 
 def test_features_are_sampled_at_the_voxels_asked_for(network: VoxelHUNet) -> None:
     """On the finest level a voxel's centre has the voxel's own feature, in whatever order voxels were given."""
-    index, features, masked = batch(60)
+    index, features, _ = batch(60)
     view = SceneView(index, features, SHAPE, LEVELS)
     with torch.no_grad():
-        levels = student_features(network, view, masked, "none", torch.zeros(INPUTS))
+        levels = network(view.features, view.pyramid)
         found = sampled(levels, view, index)[0]
     torch.testing.assert_close(found[view.order], levels[0])
     torch.testing.assert_close(VoxelSet.of(index, SHAPE)[0].index, index[view.order])
 
 
 def test_distances_worked_by_hand() -> None:
-    """(1, 3) becomes (-1, 1), (5, 1) becomes (1, -1): opposite. (2, 8) becomes (-1, 1): the same."""
-    student, teacher = torch.tensor([[1.0, 3.0], [1.0, 3.0]]), torch.tensor([[5.0, 1.0], [2.0, 8.0]])
-    assert distance(student, teacher, "cosine").item() == pytest.approx((2.0 + 0.0) / 2, abs=1e-4)
-    # Differences of 2 cost 2 - 1/2, those of 0 nothing.
-    assert distance(student, teacher, "smooth_l1").item() == pytest.approx((1.5 + 0.0) / 2, abs=1e-4)
-    nothing = torch.zeros(0, 4, requires_grad=True)
-    distance(nothing, torch.zeros(0, 4), "cosine").backward()
+    """What the teacher says of every voxel is no part of the target.
 
-
-def test_what_the_teacher_says_of_every_voxel_is_no_part_of_a_centred_target() -> None:
-    """Targets (1, 1, -1, -1) and (1, -1, 1, -1) have the mean (1, 0, 0, -1), and (0, ±1, ∓1, 0) are left."""
+    Targets (1, 1, -1, -1) and (1, -1, 1, -1) have the mean (1, 0, 0, -1), and (0, ±1, ∓1, 0) are left.
+    """
     teacher = torch.tensor([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
     alike = torch.tensor([[1.0, 0.0, 0.0, -1.0]] * 2)
-    assert distance(alike, teacher, "cosine").item() == pytest.approx(1 - math.sqrt(0.5), abs=1e-4)
-    assert distance(alike, teacher, "cosine", centred=True).item() == pytest.approx(1.0, abs=1e-4)
+    assert distance(alike, teacher).item() == pytest.approx(1.0, abs=1e-4)
     told_apart = torch.tensor([[0.0, 1.0, -1.0, 0.0], [0.0, -1.0, 1.0, 0.0]])
-    assert distance(told_apart, teacher, "cosine", centred=True).item() == pytest.approx(0.0, abs=1e-4)
-    assert distance(alike[:1], teacher[:1], "cosine", centred=True).item() == pytest.approx(1.0, abs=1e-4)  # one voxel
+    assert distance(told_apart, teacher).item() == pytest.approx(0.0, abs=1e-4)
+    assert distance(3.0 * told_apart + 7.0, teacher).item() == pytest.approx(0.0, abs=1e-4)  # both are standardised
+    assert distance(-told_apart, teacher).item() == pytest.approx(2.0, abs=1e-4)
+    assert distance(alike[:1], teacher[:1]).item() == pytest.approx(1.0, abs=1e-4)  # one voxel
+    distance(torch.zeros(0, 4, requires_grad=True), torch.zeros(0, 4)).backward()  # type: ignore[no-untyped-call]
 
 
 def test_spreads_worked_by_hand() -> None:

@@ -25,22 +25,6 @@ def test_the_share_of_hidden_patches_is_the_ratio(ratio: float) -> None:
     assert abs(len(hidden) - ratio * len(hidden | shown)) <= 1.0
 
 
-def test_seeds_decide_which() -> None:
-    index = random_places(3000, SHAPE)
-    first, again, other = (masked_voxels(index, 8, 0.4, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-    order = np.random.default_rng(0).permutation(len(index))
-    shuffled = masked_voxels(index[order], 8, 0.4, np.random.default_rng(1))
-    np.testing.assert_array_equal(shuffled, first[order])
-
-
-def test_columns_reach_all_heights() -> None:
-    index = random_places(3000, SHAPE)
-    masked = masked_voxels(index, 8, 0.4, np.random.default_rng(0), full_height=True)
-    assert not patches_of(index[masked][:, :2]) & patches_of(index[~masked][:, :2])
-
-
 def test_a_hidden_patch_leaves_no_voxel_at_any_level() -> None:
     """With an edge of 8 on four levels; patches of 4 leave coarse voxels that hold something visible."""
     index = random_places(4000, SHAPE)

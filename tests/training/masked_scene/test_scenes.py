@@ -133,27 +133,6 @@ def test_predicted_voxels_and_units_are_those_of_the_deployed_student(
     assert agreeing.mean() > 0.995
 
 
-def test_candidates_lie_below_the_threshold_and_are_seen_past_each_other(
-    synthetic_drive: Path, labelled_student: StudentBundle
-) -> None:
-    """What the student calls occupied has the features it has without them."""
-    sequence, student = kitti_odometry(synthetic_drive), labelled_student
-    occupied = SceneMaker(sequence, "predicted", student=student)
-    maker = SceneMaker(sequence, "predicted", student=student, threshold=0.2)
-    assert maker.key != occupied.key == SceneMaker(sequence, "predicted", student=student).key
-    few, many = occupied.scene(2), maker.scene(2)
-    stated = many.features[:, COLUMN["probability"]]
-    assert len(few) < len(many) and (stated >= 0.2).all() and (stated < student.threshold).any()
-    own = stated >= student.threshold
-    np.testing.assert_array_equal(many.index[own], few.index)
-    np.testing.assert_array_equal(many.features[own], few.features)
-    for threshold in (0.0, student.threshold + 0.01):
-        with pytest.raises(ConfigurationError, match="threshold: .* is no probability from which predicted voxels are"):
-            SceneMaker(sequence, "predicted", student=student, threshold=threshold)
-    with pytest.raises(ConfigurationError, match="stereo voxels are candidates. Leave it out"):
-        SceneMaker(sequence, "stereo", student=student, threshold=0.2)
-
-
 def test_what_a_recording_lacks_is_said(synthetic_drive: Path, student: StudentBundle) -> None:
     drive = kitti_odometry(synthetic_drive)
     with pytest.raises(SequenceError, match="frame 0: has no rendered voxels"):

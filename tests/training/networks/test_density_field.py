@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_training.export import FoldedEncoder, head_weights
-from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField
+from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField, SingleViewObservation
 from scene_completion_training.viewpoint import STREET_CAMERA
 
 
@@ -21,15 +21,15 @@ def field() -> DensityField:
 
 def test_feature_map_has_half_the_resolution(field: DensityField) -> None:
     with torch.no_grad():
-        assert field.encode(torch.rand(1, 3, 192, 640) * 255).shape == (1, 64, 96, 320)
+        assert field.observe(torch.rand(1, 3, 192, 640) * 255).features.shape == (1, 64, 96, 320)
 
 
 def test_half_resolution_covers_the_same_view(field: DensityField) -> None:
     """A smooth image gives nearly the same map at half the size, at the same normalised coordinates."""
     image = torch.linspace(40, 200, 640).expand(1, 3, 192, 640).contiguous()
     with torch.no_grad():
-        full = field.encode(image)
-        half = field.encode(functional.avg_pool2d(image, 2))
+        full = field.observe(image).features
+        half = field.observe(functional.avg_pool2d(image, 2)).features
     assert half.shape == (1, 64, 48, 160)
     inner = functional.avg_pool2d(full, 2)[..., 10:-10, 10:-10]
     alike = np.corrcoef(half[..., 10:-10, 10:-10].flatten(), inner.flatten())[0, 1]
@@ -45,7 +45,7 @@ def test_field_agrees_with_the_deployed_query(field: DensityField, size: tuple[i
     points = generator.uniform([-30, -5, -3], [30, 3, 60], (4000, 3)).astype(np.float32)
     image = torch.from_numpy(generator.uniform(0, 255, (1, 3, *size[::-1])).astype(np.float32))
     with torch.no_grad():
-        expected = field.density(field.encode(image), torch.from_numpy(points)[None])[0].numpy()
+        expected = field.observe(image).density(torch.from_numpy(points)[None])[0].numpy()
         features = FoldedEncoder(field, camera).eval()(image)[0][0].numpy()
     found = density_reference(features, points, head_weights(field), field.spec, camera)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
@@ -53,8 +53,7 @@ def test_field_agrees_with_the_deployed_query(field: DensityField, size: tuple[i
 
 def test_an_untrained_field_is_nearly_empty(field: DensityField) -> None:
     with torch.no_grad():
-        features = field.encode(torch.full((1, 3, 192, 640), 127.0))
-        density = field.density(features, torch.rand(1, 500, 3) * 20)
+        density = field.observe(torch.full((1, 3, 192, 640), 127.0)).density(torch.rand(1, 500, 3) * 20)
     assert density.mean() < 0.5
 
 
@@ -71,6 +70,6 @@ def test_depth_units_place_a_surface_at_the_depth_of_channel_zero(field: Density
                 local.density_layer.weight[0, unit] = 1.0 if offset else -2.0
         z = torch.linspace(4, 40, 2000)
         points = torch.stack([torch.zeros_like(z), torch.zeros_like(z), z], dim=-1)[None]
-        density = local.density(local.feature_layer(raw), points)[0]
+        density = SingleViewObservation(local, local.feature_layer(raw), raw[:, 0]).density(points)[0]
     assert z[density.argmax()].item() == pytest.approx(depth, abs=0.1)
     assert density[z < 8].max() < 0.2 and density[z > 20].max() < 0.2

@@ -68,7 +68,8 @@ def test_a_field_on_it_learns_depth_and_is_exported(model: Path) -> None:
     encoder = EncoderDecoder(SIZE, channels=24, trunk="depth_anything", weights=str(model), frozen_blocks=0)
     field = DensityField(CAMERA, encoder=encoder, channels=24, hidden=32)
     image = 255.0 * torch.rand(2, 3, *SIZE)
-    features, code = field.encode_with_depth(image)
+    seen = field.observe(image)
+    features, code = seen.features, seen.depth_code
     assert features.shape == (2, 32, 16, 32) and code.shape == (2, 16, 32)
     loss = features.square().sum() + code.square().sum() + encoder.decoder(encoder.trunk_maps(image)).square().sum()
     loss.backward()  # type: ignore[no-untyped-call]

@@ -9,11 +9,7 @@ import torch
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.losses.distillation import (
-    density_distillation,
-    occupancy_distillation,
-    opacity_distillation,
-)
+from scene_completion_training.losses.distillation import density_distillation, occupancy_distillation
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.multi_view_field import FusionHead, MultiViewField
 
@@ -98,7 +94,7 @@ def test_gradients_of_the_distillation() -> None:
     teacher = 3.0 * torch.rand(2, 7, generator=generator, dtype=torch.float64)
     valid = torch.rand(2, 7, generator=generator) > 0.3
     student.requires_grad_(True)
-    for loss in (density_distillation, opacity_distillation, occupancy_distillation):
+    for loss in (density_distillation, occupancy_distillation):
         assert torch.autograd.gradcheck(lambda s, loss=loss: loss(s, teacher, valid), (student,))
 
 
@@ -170,14 +166,11 @@ def test_an_untrained_teacher_is_nearly_empty() -> None:
         assert observed.density(torch.rand(1, 500, 3) * 20).mean() < 0.5
 
 
-def test_clipped_densities_and_opacities_by_hand() -> None:
+def test_distillation_by_hand() -> None:
     """|2 − 1| = 1, |0.5 − 2| = 1.5, and 9 against 3 are the same surface; the invalid fourth point does not count."""
     student, teacher = torch.tensor([[2.0, 0.5, 9.0, 7.0]]), torch.tensor([[1.0, 5.0, 3.0, 0.0]])
     valid = torch.tensor([[True, True, True, False]])
     assert density_distillation(student, teacher, valid).item() == pytest.approx((1.0 + 1.5 + 0.0) / 3)
-    opacity = opacity_distillation(student, teacher, valid, voxel_size=0.2)
-    alpha = 1.0 - torch.exp(-0.2 * torch.stack([student[0, :3], teacher[0, :3]]))
-    assert opacity.item() == pytest.approx((alpha[0] - alpha[1]).abs().mean().item())
     nothing = torch.zeros_like(valid)
     assert density_distillation(student, teacher, nothing).item() == 0.0
     # Probabilities 0.5 against 0.8, the same twice, and what does not count.
@@ -190,6 +183,6 @@ def test_clipped_densities_and_opacities_by_hand() -> None:
 def test_the_teacher_gets_no_gradient() -> None:
     student, teacher = (torch.rand(1, 5, requires_grad=True) for _ in range(2))
     valid = torch.ones(1, 5, dtype=torch.bool)
-    for loss in (density_distillation, opacity_distillation, occupancy_distillation):
+    for loss in (density_distillation, occupancy_distillation):
         loss(student, teacher, valid).backward()
     assert student.grad is not None and teacher.grad is None

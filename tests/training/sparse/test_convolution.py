@@ -1,8 +1,7 @@
-"""Sparse convolutions beside dense ones, beside each other, and their gradients."""
+"""Sparse convolutions beside dense ones, and their gradients."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -10,16 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.sparse import voxel_set
-from scene_completion_training.sparse.convolution import CENTRE, Backend, backend
+from scene_completion_training.sparse.convolution import CENTRE, down, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
-from tests.training.sparse.voxel_sets import SHAPE, importable, random_set
-
-
-@pytest.fixture(params=["torch", "ocnn"])
-def compute(request: pytest.FixtureRequest) -> Backend:
-    return importable(request.param)
+from tests.training.sparse.voxel_sets import SHAPE, random_set
 
 
 def dense(features: Tensor, voxels: VoxelSet) -> Tensor:
@@ -40,22 +33,22 @@ def kernel(weight: Tensor, edge: int) -> Tensor:
     return weight.unflatten(0, (edge, edge, edge)).permute(4, 3, 0, 1, 2)
 
 
-def test_submanifold_is_dense_where_voxels_are(compute: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submanifold_is_dense_where_voxels_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxel_set, "BLOCK", 50)
     voxels, weight = random_set(), torch.randn(27, 5, 8)
     features = torch.randn(len(voxels), 5)
     expected = at(functional.conv3d(dense(features, voxels), kernel(weight, 3), padding=1), voxels)
-    torch.testing.assert_close(compute.subm(features, weight, voxels), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(submanifold(features, weight, voxels), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_down_is_dense_where_voxels_are(compute: Backend) -> None:
+def test_down_is_dense_where_voxels_are() -> None:
     (fine, coarse), (parent,) = vars(Pyramid.of(random_set(), 2)).values()
     features, weight = torch.randn(len(fine), 5), torch.randn(8, 5, 6)
     expected = at(functional.conv3d(dense(features, fine), kernel(weight, 2), stride=2), coarse)
-    torch.testing.assert_close(compute.down(features, weight, fine, coarse, parent), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(down(features, weight, fine, coarse, parent), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_up_is_dense_where_voxels_are(compute: Backend) -> None:
+def test_up_is_dense_where_voxels_are() -> None:
     (fine, coarse), (parent,) = vars(Pyramid.of(random_set(), 2)).values()
     features, weight = torch.randn(len(coarse), 5), torch.randn(8, 5, 6)
     transposed = kernel(weight, 2).transpose(0, 1)
@@ -63,18 +56,18 @@ def test_up_is_dense_where_voxels_are(compute: Backend) -> None:
     grid = torch.zeros(2, 5, *cells)
     grid.movedim(1, -1)[tuple(coarse.index.t())] = features
     expected = at(functional.conv_transpose3d(grid, transposed, stride=2), fine)
-    torch.testing.assert_close(compute.up(features, weight, fine, coarse, parent), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(up(features, weight, fine, parent), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_down_then_up_restores_the_set(compute: Backend) -> None:
+def test_down_then_up_restores_the_set() -> None:
     (fine, coarse), (parent,) = vars(Pyramid.of(random_set(share=0.1), 2)).values()
     features, every = torch.randn(len(fine), 3), torch.eye(3).repeat(8, 1, 1)
-    back = compute.up(compute.down(features, every, fine, coarse, parent), every, fine, coarse, parent)
+    back = up(down(features, every, fine, coarse, parent), every, fine, parent)
     siblings = (parent[:, None] == parent[None]).float()
     torch.testing.assert_close(back, siblings @ features)
 
 
-def test_gradients(compute: Backend) -> None:
+def test_gradients() -> None:
     (fine, coarse), (parent,) = vars(Pyramid.of(random_set((4, 4, 4), scenes=1, share=0.47), 2)).values()
     assert len(fine) == 30
 
@@ -83,9 +76,9 @@ def test_gradients(compute: Backend) -> None:
         weight = torch.randn(offsets, 2, 3, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(lambda x, w: function(x, w, *sets), (features, weight))
 
-    check(compute.subm, len(fine), 27, fine)
-    check(compute.down, len(fine), 8, fine, coarse, parent)
-    check(compute.up, len(coarse), 8, fine, coarse, parent)
+    check(submanifold, len(fine), 27, fine)
+    check(down, len(fine), 8, fine, coarse, parent)
+    check(up, len(coarse), 8, fine, parent)
 
 
 def test_gradients_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,51 +88,33 @@ def test_gradients_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(voxel_set, "BLOCK", block)
         voxels = random_set()
         features = torch.linspace(-1, 1, 4 * len(voxels)).view(-1, 4).requires_grad_()
-        answer = backend("torch").subm(features, weight, voxels)
+        answer = submanifold(features, weight, voxels)
         found.append((answer, *torch.autograd.grad(answer.square().sum(), (features, weight))))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
 
-def test_back_ends_agree() -> None:
-    voxels, other = random_set(), importable("ocnn")
-    features, weight = torch.randn(len(voxels), 16, requires_grad=True), torch.randn(27, 16, 16, requires_grad=True)
-    one, two = (compute.subm(features, weight, voxels) for compute in (backend("torch"), other))
-    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-4)
-    gradient = torch.randn_like(one)
-    for mine, its in zip(*(torch.autograd.grad(x, (features, weight), gradient) for x in (one, two)), strict=True):
-        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-4)
-
-
-def test_one_voxel_sees_itself(compute: Backend) -> None:
+def test_one_voxel_sees_itself() -> None:
     voxels = VoxelSet.of(torch.tensor([[0, 3, 2, 1]]), SHAPE)[0]
     features, weight = torch.randn(1, 4), torch.randn(27, 4, 3)
-    torch.testing.assert_close(compute.subm(features, weight, voxels), features @ weight[CENTRE])
+    torch.testing.assert_close(submanifold(features, weight, voxels), features @ weight[CENTRE])
 
 
-def test_no_voxel_gives_nothing(compute: Backend) -> None:
+def test_no_voxel_gives_nothing() -> None:
     (fine, coarse), (parent,) = vars(Pyramid.of(VoxelSet.of(torch.zeros(0, 4).long(), SHAPE)[0], 2)).values()
     features, weight = torch.zeros(0, 4), torch.randn(27, 4, 3, requires_grad=True)
-    compute.subm(features, weight, fine).sum().backward()  # type: ignore[no-untyped-call]
+    submanifold(features, weight, fine).sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None and not weight.grad.any()
-    assert compute.down(features, weight[:8], fine, coarse, parent).shape == (0, 3)
-    assert compute.up(features, weight[:8], fine, coarse, parent).shape == (0, 3)
+    assert down(features, weight[:8], fine, coarse, parent).shape == (0, 3)
+    assert up(features, weight[:8], fine, parent).shape == (0, 3)
 
 
 def test_mixed_precision_computes_in_that_of_the_features() -> None:
     voxels, weight = random_set(), torch.randn(27, 4, 3, requires_grad=True)
     features = torch.randn(len(voxels), 4)
     with torch.autocast("cpu", torch.bfloat16):
-        exact = backend("torch").subm(features, weight, voxels)
-        short = backend("torch").subm(features.bfloat16(), weight, voxels)
-    torch.testing.assert_close(exact, backend("torch").subm(features, weight, voxels))
+        exact = submanifold(features, weight, voxels)
+        short = submanifold(features.bfloat16(), weight, voxels)
+    torch.testing.assert_close(exact, submanifold(features, weight, voxels))
     assert short.dtype == torch.bfloat16
     torch.testing.assert_close(short.float(), exact, rtol=0.1, atol=0.2)
-
-
-def test_unknown_and_missing_back_ends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match="'spconv'.*Take torch or ocnn"):
-        backend("spconv")  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "ocnn", None)
-    with pytest.raises(ConfigurationError, match="ocnn cannot be imported.*extra ocnn"):
-        backend("ocnn")

@@ -1,15 +1,12 @@
-"""Random sets of voxels, and the back-ends that can be imported."""
+"""Random sets of voxels."""
 
 from __future__ import annotations
 
 import itertools
 
-import pytest
 import torch
 from torch import Tensor
 
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.sparse.convolution import Backend, BackendName, backend
 from scene_completion_training.sparse.voxel_set import Shape, VoxelSet
 
 SHAPE = (9, 7, 6)
@@ -25,11 +22,3 @@ def random_index(shape: Shape = SHAPE, scenes: int = 2, share: float = 0.3, seed
 def random_set(shape: Shape = SHAPE, scenes: int = 2, share: float = 0.3, seed: int = 0) -> VoxelSet:
     """The set of such voxels."""
     return VoxelSet.of(random_index(shape, scenes, share, seed), shape)[0]
-
-
-def importable(name: BackendName) -> Backend:
-    """A back-end; the test is skipped where its package cannot be imported."""
-    try:
-        return backend(name)
-    except ConfigurationError as error:
-        pytest.skip(str(error))

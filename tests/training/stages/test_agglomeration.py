@@ -22,7 +22,6 @@ from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.feature_heads import FeatureHeads
 from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from scene_completion_training.runner import make_stage, train
@@ -41,7 +40,9 @@ from tests.training.small_trainings import DIMENSION, HIDDEN, small_data, small_
 def settings(targets: Path, text_targets: Path) -> AgglomerationSettings:
     """Two teachers: one in the space of a text encoder, one not."""
     text = TeacherSpec("text", str(text_targets))
-    return AgglomerationSettings([text, TeacherSpec("dino", str(targets), loss="l1", normaliser="phi_s")], points=256)
+    return AgglomerationSettings(
+        [text, TeacherSpec("dino", str(targets), loss="l1", normaliser="standard")], points=256
+    )
 
 
 def training(drive: Path, output: Path, settings: AgglomerationSettings, **changes: Any) -> AgglomerationConfiguration:
@@ -69,15 +70,7 @@ def test_the_density_stays_and_all_else_learns(agglomerated: Path, student: Path
     moved = [float(content[f"uncertainty.logarithms.{number}"]) for number in range(2)]
     assert all(value != 0.0 for value in moved)
     normaliser = field.normalisers["dino"]
-    assert isinstance(normaliser, TargetNormaliser) and normaliser.kind == "phi_s" and normaliser.offset.any()
-
-
-def test_it_is_a_feature_field_for_whoever_clusters_one(agglomerated: Path) -> None:
-    field = Checkpoint.read(agglomerated).field_of(FeatureField)
-    assert isinstance(field, AgglomeratedField)
-    codes = field.codes(torch.randn(5, field.channels))
-    assert codes.shape == (5, 2 * DIMENSION)
-    assert torch.allclose(codes.norm(dim=-1), torch.ones(5), atol=1e-5)
+    assert isinstance(normaliser, TargetNormaliser) and normaliser.kind == "standard" and normaliser.offset.any()
 
 
 def test_a_killed_training_goes_on_the_same(
@@ -146,9 +139,8 @@ def test_a_noisy_teacher_counts_less_and_words_find_their_class() -> None:
 def random_field(heads: str = "linear") -> AgglomeratedField:
     """A field with random weights whose teachers were normalised in every way."""
     torch.manual_seed(0)
-    dims = {"plain": 10, "standard": 12, "phi": 24}
+    dims = {"plain": 10, "standard": 12}
     normalisers = {"plain": TargetNormaliser(10), "standard": TargetNormaliser(12, "standard")}
-    normalisers["phi"] = TargetNormaliser(24, "phi_s")
     for name, dim in dims.items():
         normalisers[name].fit(torch.randn(500, dim) * torch.linspace(0.5, 3.0, dim) + 2.0)
     made = FeatureHeads(16, dims, heads)  # type: ignore[arg-type]
@@ -157,7 +149,7 @@ def random_field(heads: str = "linear") -> AgglomeratedField:
     return AgglomeratedField(density, made, normalisers, channels=16, units=20).eval()
 
 
-@pytest.mark.parametrize("teacher", ["plain", "standard", "phi"])
+@pytest.mark.parametrize("teacher", ["plain", "standard"])
 def test_a_teachers_space_is_a_linear_map_of_the_units(teacher: str) -> None:
     """What the robot computes from the units is what the heads say, on the scale of the teacher's own features."""
     field = random_field()
@@ -199,7 +191,7 @@ def test_the_share_of_points_on_the_own_surface(
 ) -> None:
     """All on it: they project where they were drawn, and view 0 knows each; none: they are what the views show."""
     for own in (0.0, 1.0):
-        asked = dataclasses.replace(settings, own=own, depth_noise=0.0)
+        asked = dataclasses.replace(settings, own=own)
         stage = AgglomerationStage(
             AgglomerationConfiguration(pretrained=False, hidden=HIDDEN, agglomeration=asked, start_from=str(student))
         )

@@ -11,8 +11,8 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages import semantics
 from scene_completion_training.stages.semantics import SemanticsConfiguration, SemanticsStage
-from scene_completion_training.viewpoint import CameraSettings
 from tests.training.small_trainings import DIMENSION, HIDDEN, small_training
 
 
@@ -20,11 +20,14 @@ from tests.training.small_trainings import DIMENSION, HIDDEN, small_training
 def test_semantics_train_on_a_frozen_field(synthetic_drive: Path, trained: Path, tmp_path: Path, forces: str) -> None:
     configuration = SemanticsConfiguration(
         **small_training(synthetic_drive, tmp_path / "run", steps=6, half_resolution_steps=0),
-        features_from=str(trained), forces=forces, crop_points=16, buffer=8, bins=3, apart=0.5,
+        features_from=str(trained), forces=forces, crop_points=16,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         # A field of four steps says nothing of what is occupied: call all of it so.
         patch.setattr(SemanticsStage, "occupied", lambda stage, logit: torch.ones_like(logit, dtype=torch.bool))
+        patch.setattr(semantics, "BUFFER", 8)
+        patch.setattr(semantics, "BINS", 3)
+        patch.setattr(semantics, "APART_M", 0.5)
         checkpoint = train(configuration)
     content = torch.load(checkpoint, weights_only=True)["state_dict"]
     before, after = Checkpoint.read(trained), Checkpoint.read(checkpoint)
@@ -43,17 +46,6 @@ def test_semantics_train_on_a_frozen_field(synthetic_drive: Path, trained: Path,
     assert any(not torch.equal(content[name], value) for name, value in fresh.items())
 
 
-def test_neighbourhoods_are_to_the_measure_of_the_volume() -> None:
-    street = SemanticsConfiguration().completed()
-    robot = SemanticsConfiguration(camera=CameraSettings(height_above_ground=0.4)).completed()
-    named = SemanticsConfiguration(camera=CameraSettings(height_above_ground=0.4), radius=0.3).completed()
-    assert (street.radius, street.apart) == (0.5, 3.0)
-    assert (robot.radius, robot.apart) == (0.125, 0.75)
-    assert (named.radius, named.apart) == (0.3, 0.75)
-
-
-def test_what_cannot_be_trained_is_refused(trained: Path) -> None:
+def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="features_from: no feature field"):
         make_stage(SemanticsConfiguration())
-    with pytest.raises(ConfigurationError, match=r"pairs: \['nearest'\] do not exist"):
-        make_stage(SemanticsConfiguration(features_from=str(trained), pairs=["self", "nearest"]))

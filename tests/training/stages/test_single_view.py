@@ -51,23 +51,6 @@ def test_what_is_hidden_is_held_to_what_the_student_said(synthetic_drive: Path, 
     assert retention(stage, shown) == 0.0
 
 
-def test_it_holds_a_training_back(synthetic_drive: Path, student: Path, tmp_path: Path) -> None:
-    batch = batches(small_data(synthetic_drive), 1)[0]
-    batch["hint"] = torch.zeros_like(batch["hint"])
-    moved = {}
-    for weight in (1e-9, 10.0):
-        settings = settings_of(synthetic_drive, tmp_path / str(weight), student, LossWeights(retention=weight))
-        trained = SingleViewStage(settings.completed())
-        trained.start(SequencesData(small_data(synthetic_drive), 1, 0))
-        state = Checkpoint.read(train(settings))
-        trained.field.load_state_dict(state.state)
-        link = state.occupancy_link()
-        assert link is not None
-        trained.link.load_state_dict(link.state_dict())
-        moved[weight] = retention(trained.eval(), batch)
-    assert moved[10.0] < 0.8 * moved[1e-9]
-
-
 def test_a_resumed_training_remembers_the_same(synthetic_drive: Path, student: Path, tmp_path: Path) -> None:
     resumed = resumed_weights(settings_of(synthetic_drive, tmp_path / "killed", student, RETAINED))
     whole = train(settings_of(synthetic_drive, tmp_path / "whole", student, RETAINED))

@@ -1,4 +1,4 @@
-"""Fields with a decoder in space: trained, kept maps and all, deployed, and distilled into a smaller student."""
+"""Fields with a decoder in space: trained, kept maps and all, and deployed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.feature_field import FeatureSettings
 from scene_completion_training.stages.semantics import SemanticsConfiguration
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
-from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage
+from scene_completion_training.stages.student import StudentConfiguration
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
 from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import batches, feature_training, small_data, small_training
@@ -165,43 +165,7 @@ def test_densities_of_a_volume_are_stretched_with_it(seeing: Path, tmp_path: Pat
     np.testing.assert_allclose(stretched["spatial.mean"], 2.0 * weights["spatial.mean"], rtol=1e-3)
 
 
-def test_a_smaller_student_learns_from_it(synthetic_drive: Path, seeing: Path, tmp_path: Path) -> None:
-    """Its trunk is its own, its decoder in space another; the distilled losses fall."""
-    distillation = DistillationSettings(weight=1.0, space="occupancy", along_rays=False, depth=1.0)
-    silent = LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0)
-    settings = StudentConfiguration(
-        teacher=str(seeing),
-        spatial=SpatialSettings(stride=8, reduced=2, widths=(4, 4)),
-        distillation=distillation,
-        keep_maps=True,
-        **small_training(synthetic_drive, tmp_path / "small", losses=silent, hidden=16, data=_data(synthetic_drive, 2)),
-    )
-    torch.manual_seed(0)
-    stage = StudentStage(settings)
-    found = batches(settings.data, 2, distinct=2)
-
-    def losses() -> dict[str, float]:
-        terms = [stage.terms(batch, torch.Generator().manual_seed(k)) for k, batch in enumerate(found)]
-        total = torch.stack([term["distillation"] + term["taught_depth"] for term in terms]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        return {name: sum(float(term[name].detach()) for term in terms) for name in ("distillation", "taught_depth")}
-
-    optimiser = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 1e-3)
-    history = []
-    for _ in range(20):
-        optimiser.zero_grad()
-        history.append(losses())
-        optimiser.step()
-    assert all(history[-1][name] < 0.9 * history[0][name] for name in history[0]), history
-    stored = Checkpoint.read(train(dataclasses.replace(settings, output=str(tmp_path / "trained"))))
-    assert stored.field_of(DensityField).spatial is not None
-    frozen = dataclasses.replace(distillation, freeze_encoder=True, depth=0.0)
-    copied = dataclasses.replace(settings, distillation=frozen, keep_maps=False, output=str(tmp_path / "frozen"))
-    kept, taught = Checkpoint.read(train(copied)).state, Checkpoint.read(seeing).state
-    assert all(torch.equal(kept[name], value) for name, value in taught.items() if name.startswith("encoder."))
-
-
-def test_what_cannot_be_is_refused(synthetic_drive: Path, teacher: Path, eyes: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused(synthetic_drive: Path, eyes: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="none is named"):
         _settings(synthetic_drive, tmp_path, freeze_encoder=True).check()
     with pytest.raises(ConfigurationError, match="no sample comes again"):
@@ -213,8 +177,9 @@ def test_what_cannot_be_is_refused(synthetic_drive: Path, teacher: Path, eyes: P
         SingleViewStage(_settings(synthetic_drive, tmp_path, spatial=SpatialSettings(stride=0)).completed())
     with pytest.raises(ConfigurationError, match="only one process"):
         _settings(synthetic_drive, tmp_path, keep_maps=True, data=data, devices=2).check()
-    with pytest.raises(ConfigurationError, match="stage teacher keeps none"):
-        TeacherConfiguration(**small_training(synthetic_drive, tmp_path, keep_maps=True, data=data)).check()
+    for kind in (TeacherConfiguration, StudentConfiguration):
+        with pytest.raises(ConfigurationError, match=f"stage {kind.stage} keeps none"):
+            kind(**small_training(synthetic_drive, tmp_path, keep_maps=True, data=data)).check()
     with pytest.raises(ConfigurationError, match="says nothing that stays"):
         train(_settings(synthetic_drive, tmp_path / "none", keep_maps=True, data=data))
     for wrong in (
@@ -233,9 +198,6 @@ def test_what_cannot_be_is_refused(synthetic_drive: Path, teacher: Path, eyes: P
         _settings(synthetic_drive, tmp_path, depth_only_steps=2, **frozen).check()
     with pytest.raises(ConfigurationError, match="no loss teaches the depth"):
         _settings(synthetic_drive, tmp_path, spatial=SPATIAL, losses=LossWeights(dense_depth=0.0)).check()
-    values = small_training(synthetic_drive, tmp_path, keep_maps=True, data=data)
-    with pytest.raises(ConfigurationError, match="several views"):
-        StudentStage(StudentConfiguration(teacher=str(teacher), **values))
 
 
 def test_labels_stand_on_a_field_with_a_decoder_in_space(

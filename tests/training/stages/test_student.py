@@ -17,6 +17,7 @@ from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import export_bundle
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage, Teacher
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
@@ -25,11 +26,10 @@ from tests.training.small_trainings import batches, small_training
 
 LEARNED = {
     "published": DistillationSettings(),
-    "opacity": DistillationSettings(space="opacity"),
     "occupancy": DistillationSettings(space="occupancy", weight=1.0),
     "frozen": DistillationSettings(freeze_encoder=True, weight=1.0),
 }
-SILENT = LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0)
+SILENT = LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def _student(drive: Path, teacher: Path, output: Path, **changes: object) -> StudentConfiguration:
@@ -74,7 +74,7 @@ def test_a_student_is_deployed(student: Path, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(str(loaded.encoder_path), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"image": image.numpy()})
     with torch.no_grad():
-        expected = stored.field_of(DensityField).encode(image).permute(0, 2, 3, 1).numpy()
+        expected = stored.field_of(DensityField).observe(image).features.permute(0, 2, 3, 1).numpy()
     assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
 
 
@@ -142,7 +142,7 @@ def test_a_training_goes_on_with_what_its_logits_meant(
     again.load(str(teacher))
     torch.testing.assert_close(again.link.state_dict(), dict(taught))
     fresh.load(str(student))
-    assert fresh.link.offset.item() == LossWeights().occupancy_offset
+    assert fresh.link.offset.item() == OccupancyLink().offset.item()
 
 
 def test_a_student_resumes_with_averaged_weights(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:

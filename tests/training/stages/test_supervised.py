@@ -1,4 +1,4 @@
-"""The supervised upper bound: which voxels it sees, what it learns, how it resumes and is scored, what is refused."""
+"""The supervised upper bound: which voxels it sees, what it learns, how it is scored, what is refused."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_training import CONFIGS
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.view_batches import MIRROR, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
-from scene_completion_training.evaluation.classified_models import open_supervised
 from scene_completion_training.evaluation.feature_evaluation import FieldFeatures
-from scene_completion_training.evaluation.occupancy_run import open_recording
+from scene_completion_training.evaluation.semantic_evaluation import open_supervised
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
 from scene_completion_training.export import export_bundle
 from scene_completion_training.losses.class_agreement import class_cross_entropy
@@ -38,7 +37,6 @@ from scene_completion_training.street_world.camera_rig import make_rig
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.evaluation.one_wall import GRID
-from tests.training.killed_training import resumed_weights
 from tests.training.saved_checkpoint import save_checkpoint
 from tests.training.small_trainings import small_training
 
@@ -176,12 +174,6 @@ def test_a_checkpoint_holds_the_density_of_its_student(trained: Path, student: P
         assert torch.equal(value, torch.from_numpy(weights[name]).float()), name
 
 
-def test_a_killed_training_goes_on_the_same(towns: Path, student: Path, trained: Path, tmp_path: Path) -> None:
-    configuration = _configuration(towns, student, tmp_path / "run")
-    weights = dict(Checkpoint.read(trained).state)
-    torch.testing.assert_close(resumed_weights(configuration), weights, rtol=0, atol=1e-6)
-
-
 def test_a_point_has_the_class_of_its_largest_logit(towns: Path, student: Path, trained: Path) -> None:
     density, _ = student_density(student)
     model = open_supervised(trained, density, 0.5)
@@ -197,14 +189,14 @@ def test_a_point_has_the_class_of_its_largest_logit(towns: Path, student: Path, 
 def test_the_command_scores_it_beside_others(
     towns: Path, student: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Alone it needs neither recordings to cluster nor such to name; beside a feature field and a probe it is a row."""
+    """Alone it needs neither recordings to cluster nor such to name; beside a feature field it is a row."""
     asked = ["evaluate", "semantics", "--student", str(student), "--data", str(towns / "asked"), "--every", "1"]
     assert main([*asked, "--checkpoint", str(trained), "--output", str(tmp_path / "alone")]) == 0
     assert {entry["method"] for entry in _scores(tmp_path / "alone")} == {"taught (learned from labels)"}
     torch.manual_seed(0)
     field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5)
     other = save_checkpoint(tmp_path / "random" / "checkpoints" / "last.ckpt", field, "feature_field")
-    both = [*asked, "--checkpoint", str(trained), str(other), "--clusters", "3", "--probe", "--prior"]
+    both = [*asked, "--checkpoint", str(trained), str(other), "--clusters", "3", "--prior"]
     both += ["--output", str(tmp_path)]
     assert main(both) == 2 and main([*both, "--cluster-on", str(towns / "taught")]) == 2
     said = capsys.readouterr().err
@@ -212,16 +204,16 @@ def test_the_command_scores_it_beside_others(
     folders = ["--cluster-on", str(towns / "taught"), "--name-on", str(towns / "taught")]
     assert main([*both, *folders]) == 0
     entries = _scores(tmp_path)
-    methods = ["random", "random, linear probe", "taught (learned from labels)", "class prior of the voxel"]
+    methods = ["random", "taught (learned from labels)", "class prior of the voxel"]
     assert list(dict.fromkeys(entry["method"] for entry in entries)) == methods
     # The same density everywhere: what is occupied has the same score in every row.
     far = [entry for entry in entries if (entry["naming"], entry["range_m"]) == ("majority", 51.2)]
-    assert len(far) == 4 and len({entry["iou"] for entry in far[1:]}) == 1
+    assert len(far) == 3 and len({entry["iou"] for entry in far[1:]}) == 1
     assert "taught (learned from labels)" in capsys.readouterr().out
 
 
 def _scores(folder: Path) -> list[dict[str, object]]:
-    scores: list[dict[str, object]] = json.loads((folder / "results.json").read_text())["scores"]
+    scores: list[dict[str, object]] = json.loads((folder / "results.json").read_text())["scores"]["semantics"]
     return scores
 
 
@@ -239,20 +231,3 @@ def test_what_cannot_be_is_refused(towns: Path, student: Path, trained: Path, tm
             opened()
     with pytest.raises(BundleError, match="no ClassField in it: its stage is single_view.*with stage `supervised`"):
         Checkpoint(tmp_path / "x.ckpt", {}, {}).field_of(ClassField)
-
-
-def test_after_it_comes_a_score(
-    towns: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`train` takes the stage from its file, and names the next command: there is nothing to export."""
-    file = tmp_path / "supervised.yaml"
-    shipped = (CONFIGS / "supervised.yaml").read_text()
-    file.write_text("\n".join(line for line in shipped.splitlines() if not line.startswith("data:")))
-    monkeypatch.chdir(tmp_path)
-    line = [
-        "train", "--config", str(file), f"start_from={student}", "steps=2", "checkpoint_every=2", "pretrained=false",
-        "picture_every=0", f"data.root={towns}", f"data.cache={towns / 'cache'}", "data.workers=0", "hidden=64",
-        'data.sources=[{folder: "taught", exact: true}]', "warmup=1", f"output={tmp_path / 'run'}",
-    ]  # fmt: skip
-    assert main(line) == 0
-    assert f"next: scene-completion evaluate semantics --checkpoint {tmp_path}" in capsys.readouterr().out

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth, stored_flags
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_training.street_world.camera_rig import LEFT, make_rig
 from scene_completion_training.street_world.classes import CLASS_COLOURS, StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.ground_truth import (
-    VoxelTruth,
     most_surface,
     most_surface_reference,
     sample_triangles,
@@ -71,18 +71,19 @@ def test_compiled_votes_are_those_of_the_readable_twin() -> None:
 
 
 def test_visible_free_and_occluded_exclude_each_other(truth: VoxelTruth) -> None:
-    assert not (truth.visible & truth.occluded).any()
+    occluded = truth.in_view & ~truth.visible & truth.known
     assert not (truth.visible & ~truth.in_view).any()
     assert not (truth.interior & (truth.label == 0)).any()
-    assert not (truth.below_ground & truth.occupied).any()
+    assert not (truth.occupied & ~truth.known).any()
     assert (truth.interior & truth.visible).mean() < 1e-4
-    assert (truth.occluded & truth.occupied).any()
-    assert (truth.occluded & ~truth.occupied).any()
+    assert (occluded & truth.occupied).any()
+    assert (occluded & truth.free).any()
 
 
 def test_flags_keep_everything(truth: VoxelTruth) -> None:
-    again = VoxelTruth.from_flags(truth.label, truth.flags)
-    for name in ("label", "interior", "in_view", "visible", "below_ground", "occluded"):
+    assert truth.label is not None
+    again = exact_truth(truth.label, stored_flags(truth), truth.grid)
+    for name in ("label", "occupied", "interior", "in_view", "visible", "known"):
         assert np.array_equal(getattr(again, name), getattr(truth, name)), name
 
 
@@ -104,8 +105,9 @@ def test_a_known_box(drive: StreetDrive) -> None:
     grown[39:52, 59:70, 5:14] = True
     assert not car[~grown].any()
     assert truth.visible[40, 64, 9]  # its front
-    assert truth.occluded[45, 64, 9]  # its inside
-    assert truth.occluded[55, 64, 9]  # behind it
+    hidden = truth.in_view & ~truth.visible
+    assert hidden[45, 64, 9] and truth.interior[45, 64, 9]  # its inside
+    assert hidden[55, 64, 9] and not truth.interior[55, 64, 9]  # behind it
     assert truth.label[55, 64, 9] == 0
     assert truth.visible[30, 64, 9]  # before it
     view = trace_view(scene, rig.cameras[LEFT], camera_pose)

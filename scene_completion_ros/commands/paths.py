@@ -1,0 +1,128 @@
+"""The door between the command line and a command: no output is an input, and numbers can be computed with.
+
+An argument of `type=Path` or `type=place` is an input. What a command writes has an `Output` as its type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scene_completion_ros.errors import SceneCompletionError
+
+_LARGEST = 2**63
+
+
+@dataclass(frozen=True)
+class Output:
+    """Type of an argument that names what a command writes.
+
+    Attributes:
+        names: What it writes in a folder, as names or patterns; "." stands for all of it. None: it writes a file.
+        changed: It changes the file, which may lie in an input, as the README of a bundle does.
+    """
+
+    names: tuple[str, ...] | None = None
+    changed: bool = False
+
+    def __call__(self, text: str) -> Path:
+        """The path that an argument names."""
+        return Path(text)
+
+    def check(self, path: Path, where: str, inputs: Sequence[tuple[str, Path]]) -> None:
+        """Refuses a path where nothing can be written, or where something would be written over an input.
+
+        Args:
+            path: What the argument names.
+            where: The argument.
+            inputs: Arguments that name what is read, and what they name.
+
+        Raises:
+            SceneCompletionError: It is such a path.
+        """
+        is_folder = self.names is not None
+        above = (path, *path.parents) if is_folder else path.parents
+        file = next((part for part in above if part.exists() and not part.is_dir()), None)
+        if file or (path.is_dir() and not is_folder):
+            what = f"{file} is a file, where a folder is needed" if file else "is a folder, where a file is needed"
+            cure = "Name a folder" if is_folder else "Name a file"
+            raise SceneCompletionError(what, where=f"{where} {path}", cure=cure)
+        written = [path] if self.names is None else [Path(found) for name in self.names for found in _glob(path, name)]
+        for argument, read in inputs:
+            over = any(_holds(one, read) for one in written) or (is_folder and path.exists() and path.samefile(read))
+            if over or (path.is_file() and not self.changed and _holds(read, path)):
+                raise SceneCompletionError(
+                    f"would overwrite {read}, which is read ({argument})",
+                    where=f"{where} {path}",
+                    cure="Name another folder" if is_folder else "Name another file",
+                )
+
+
+FILE, CHANGED_FILE = Output(), Output(changed=True)
+BUNDLE = Output(("student.json", "*.onnx", "*.safetensors"))
+REPORT = Output(("index.html", "drive.webp", "pictures", "frames"))
+RESULTS = Output(("results.json", "results.md", "*.png"))
+
+
+def place(text: str) -> str:
+    """Type of an argument that may hold a path: a name of the model hub or a folder, or a file as in calib.txt:P2."""
+    return text
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses numbers that nothing can be computed with, and outputs that are inputs or cannot be written.
+
+    Raises:
+        SceneCompletionError: There is one: names its argument.
+    """
+    given = list(_given(parser, args))
+    for argument, _, value in given:
+        if isinstance(value, (int, float)) and not -_LARGEST < value < _LARGEST:
+            raise SceneCompletionError("is no number of a possible size", where=argument, cure="Give another number")
+    inputs = [(argument, Path(value)) for argument, kind, value in given if kind is Path]
+    for argument, kind, text in given:
+        if kind is place:
+            inputs += [(argument, Path(one)) for one in {text, text.partition(":")[2], text.rpartition(":")[0]} if one]
+    existing = [(argument, path) for argument, path in inputs if os.path.exists(path)]  # noqa: PTH110  # it may be no path at all
+    for argument, kind, path in given:
+        if isinstance(kind, Output):
+            kind.check(path, argument, existing)
+
+
+def outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[Path]:
+    """What a command line names to be written."""
+    return [path for _, kind, path in _given(parser, args) if isinstance(kind, Output)]
+
+
+def _given(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[tuple[str, Any, Any]]:
+    """Every value on a command line: its argument, the type of that, and the value itself."""
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        if isinstance(action, argparse._SubParsersAction):
+            yield from _given(action.choices[str(value)], args)
+            continue
+        argument = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
+        for one in _flat(value):
+            yield argument, action.type, one
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _flat(one)
+    elif value is not None:
+        yield value
+
+
+def _glob(folder: Path, name: str) -> list[str]:
+    return glob.glob(str(Path(glob.escape(str(folder))) / name))
+
+
+def _holds(outer: Path, inner: Path) -> bool:
+    """Whether a path is an existing one, or holds it, whatever links lead there."""
+    return outer.exists() and any(outer.samefile(part) for part in (inner, *inner.resolve().parents))

@@ -1,0 +1,249 @@
+"""What a metric says of itself, and the scores, tables and files that are made from that.
+
+A metric is one file: its functional form, what accumulates it, and at the end its registration, a `Metric`. Whoever
+scores something (`evaluate`, `replay`, `improve`) gives answers to a `Scores` and asks that for tables or plain values.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.evaluation.truth import FrameTruth
+
+Row = dict[str, Any]
+"""Keys that say what is scored, and figures."""
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelAnswer:
+    """What a method says of the voxels of a truth, arrays [X, Y, Z] of its grid.
+
+    Attributes:
+        score: Ranks the voxels, float32, at least 0.
+        occupied: Rule -> what the method calls occupied by it, bool.
+        stated: Name -> a stated probability, float32 in 0..1.
+        covered: Where it says anything at all, bool; None for everywhere.
+    """
+
+    score: NDArray[np.float32]
+    occupied: Mapping[str, NDArray[np.bool_]]
+    stated: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    covered: NDArray[np.bool_] | None = None
+
+
+class Answer(Protocol):
+    """What a method says of one frame, beside what is true of it. Metrics of their own ask for more.
+
+    Attributes:
+        truth: What is known of the frame.
+        voxels: At the voxels of the truth; None where it says nothing of them.
+        depth: z-depth float32 [H, W] at the pixels of the truth, metres, `+inf` too far, NaN unknown; or None.
+    """
+
+    @property
+    def truth(self) -> FrameTruth: ...  # noqa: D102
+
+    @property
+    def voxels(self) -> VoxelAnswer | None: ...  # noqa: D102
+
+    @property
+    def depth(self) -> NDArray[np.float32] | None: ...  # noqa: D102
+
+
+class Tally(ABC):
+    """Accumulates one metric over the answers of one method.
+
+    Attributes:
+        frames: Answers that were counted.
+    """
+
+    frames: int = 0
+
+    @abstractmethod
+    def add(self, answer: Any) -> None:
+        """Count an answer, unless it is none of the kind."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """Keys and figures of what was counted."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure in tables; a share is shown in percent, other numbers with three decimals."""
+
+    key: str
+    title: str
+    percent: bool = True
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The registration of a metric.
+
+    Attributes:
+        name: In files and on the command line.
+        caption: What its figures are, a few sentences.
+        columns: Its figures in tables.
+        tally: Makes what accumulates it for a method.
+        by: Keys of its rows that lines of a table have beside the method.
+        across: A key whose values stand side by side in one cell.
+        classes: A figure with a value for each class, which gets a table of its own.
+        headline: Keys of the row that a page has room for; of several, the last.
+    """
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    tally: Callable[[Any], Tally]
+    by: tuple[str, ...] = ()
+    across: str = ""
+    classes: str = ""
+    headline: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Scores:
+    """Scores of methods on groups of recordings.
+
+    Args:
+        metrics: What is scored.
+    """
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self.metrics = tuple(metrics)
+        self._tallies: dict[tuple[str, str, str, int], Tally] = {}
+
+    def run(self, group: str, methods: Sequence[Any], frames: Iterable[Any]) -> int:
+        """Ask methods for their answers to frames, one frame after the other; how many there were.
+
+        Methods have a `name` and `answer(frame)`. Those that are called alike are seeds of one method.
+        """
+        count = 0
+        for frame in frames:
+            count += 1
+            names: list[str] = []
+            for method in methods:
+                self.add(group, method, method.answer(frame), seed=names.count(method.name))
+                names.append(method.name)
+        return count
+
+    def add(self, group: str, method: Any, answer: Any, *, seed: int = 0) -> None:
+        """Count the answer of a method to a frame of a group of recordings."""
+        for metric in self.metrics:
+            key = (metric.name, group, method.name, seed)
+            if key not in self._tallies:
+                self._tallies[key] = metric.tally(method)
+            self._tallies[key].add(answer)
+
+    def rows(self, metric: str) -> list[Row]:
+        """All rows of a metric; figures that are not defined are None."""
+        several = {key[:3] for key in self._tallies if key[3]}
+        rows = []
+        for key, tally in self._tallies.items():
+            if key[0] == metric and tally.frames:
+                seed = {"seed": key[3]} if key[:3] in several else {}
+                named = {"recordings": key[1], "method": key[2], **seed, "frames": tally.frames}
+                rows += [{**named, **plain(row)} for row in tally.rows()]
+        return rows
+
+    def to_json(self) -> dict[str, list[Row]]:
+        """Metric -> rows, of those that counted anything."""
+        found = {metric.name: self.rows(metric.name) for metric in self.metrics}
+        return {name: rows for name, rows in found.items() if rows}
+
+    def markdown(self) -> str:
+        """The tables of all metrics that counted anything, with their captions."""
+        return "\n\n".join(part for metric in self.metrics for part in tables(metric, self.rows(metric.name)))
+
+    def headlines(self) -> dict[str, Row]:
+        """The figures that a page has room for: of each metric and group the row of its headline."""
+        found: dict[str, Row] = {}
+        for metric in self.metrics:
+            wanted = metric.headline.items()
+            last = {row["recordings"]: row for row in self.rows(metric.name) if row.items() >= wanted}
+            for group, row in last.items():
+                where = f", {_across(metric, row)}" if metric.across else ""
+                found[f"{metric.name} against {group}{where}"] = {one.key: row[one.key] for one in metric.columns}
+        return found
+
+
+def tables(metric: Metric, rows: Sequence[Row]) -> Iterator[str]:
+    """The tables of a metric: its columns, and its classes where it has some; one of each for a group of recordings."""
+    for group in dict.fromkeys(row["recordings"] for row in rows):
+        lines: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+        for row in rows:
+            if row["recordings"] == group:
+                line = (row["method"], str(row["frames"]), *(shown(row.get(key)) for key in metric.by))
+                lines.setdefault(line, {}).setdefault(_across(metric, row), []).append(row)
+        places = list(dict.fromkeys(place for cells in lines.values() for place in cells))
+        suffix = f", {' / '.join(places)}" if metric.across else ""
+        body = [
+            [*line, *(" / ".join(_cell(column, cells.get(place, [])) for place in places) for column in metric.columns)]
+            for line, cells in lines.items()
+        ]
+        header = ["method", "frames", *metric.by, *(f"{column.title}{suffix}" for column in metric.columns)]
+        yield f"{group}. {metric.caption}\n\n{table(header, body)}"
+        if metric.classes:
+            named = [Column(name, name) for name in next(iter(rows))[metric.classes]]
+            last = {line: list(cells.values())[-1] for line, cells in lines.items()}
+            body = [
+                [*line, *(_cell(column, [row[metric.classes] for row in found]) for column in named)]
+                for line, found in last.items()
+            ]
+            where = f" at {places[-1]}" if metric.across else ""
+            header = ["method", "frames", *metric.by, *(one.title for one in named)]
+            yield f"{group}. Classes{where}.\n\n{table(header, body)}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
+
+
+def percent(value: float | None) -> str:
+    """A share as percent with one decimal, a dash where it is not defined."""
+    return "–" if value is None or math.isnan(value) else f"{100.0 * value:.1f}"
+
+
+def shown(value: Any, *, share: bool = False) -> str:
+    """A figure as tables show it, a dash where it is not defined."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, float):
+        return percent(value) if share else f"{value:.3f}"
+    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def over_seeds(values: Sequence[Any], *, share: bool) -> str:
+    """One figure, or mean and sample standard deviation of several that are defined."""
+    defined = [float(value) for value in values if isinstance(value, int | float) and not math.isnan(value)]
+    if len(values) == 1 or len(defined) < 2:
+        return shown(values[0] if len(values) == 1 else next(iter(defined), None), share=share)
+    return f"{shown(float(np.mean(defined)), share=share)} ± {shown(float(np.std(defined, ddof=1)), share=share)}"
+
+
+def plain(value: Any) -> Any:
+    """A value of scores as JSON has it: None for what is not defined, also below."""
+    if isinstance(value, Mapping):
+        return {key: plain(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(below) for below in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _across(metric: Metric, row: Row) -> str:
+    if not metric.across:
+        return ""
+    value = row[metric.across]
+    return f"{value:g} m" if metric.across == "range_m" else str(value)
+
+
+def _cell(column: Column, rows: Sequence[Row]) -> str:
+    return over_seeds([row.get(column.key) for row in rows], share=column.percent) if rows else ""

@@ -1,0 +1,178 @@
+"""What is true of one image, whatever measured it: voxels around its camera, depth of its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.visibility import visible_voxels
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+
+FREE, UNKNOWN = 0, 255
+"""Labels of what is nothing, and of what nobody knows."""
+IN_VIEW, SEEN, BELOW_GROUND, INTERIOR = 1, 2, 4, 8
+"""Bits of the flags that are stored beside the labels of a rendered frame's voxels."""
+VISIBLE, OCCLUDED, ALL = "visible", "occluded", "all"
+"""Regions, parts of what lies in the image: `all` is what is visible or occluded."""
+INTERIORS, OCCLUDED_AND_INTERIORS, ALL_AND_INTERIORS = "interiors", "occluded + interiors", "all + interiors"
+"""Regions that count the hidden insides of things, by their names alone."""
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelTruth:
+    """Voxels of one frame, arrays [X, Y, Z].
+
+    Attributes:
+        source: What measured it, in words: "exact", "labelled LiDAR", "stereo".
+        grid_from_camera: Pose of the reference camera's optical frame in the grid.
+        occupied: Holds anything.
+        known: The voxels that count; what is below the ground or was never measured does not.
+        in_view: The centre lies in the image.
+        visible: The camera sees it; None where nobody knows what hides what.
+        interior: The inside of a house, a car, a crown, which no sensor ever sees. A convention says what is occupied
+            there. There are more of them than of all other occupied voxels, and thickened surfaces reach into them.
+            None where the truth was measured.
+        label: uint8, SemanticKITTI's learning ids, `FREE` and `UNKNOWN`; None where it has no classes.
+    """
+
+    source: str
+    grid: VoxelGrid
+    grid_from_camera: RigidTransform
+    occupied: Mask
+    known: Mask
+    in_view: Mask
+    visible: Mask | None = None
+    interior: Mask | None = None
+    label: NDArray[np.uint8] | None = None
+
+    @property
+    def free(self) -> Mask:
+        """Known to hold nothing."""
+        return np.asarray(self.known & ~self.occupied)
+
+    @cached_property
+    def regions(self) -> dict[str, Mask]:
+        """The parts that are scored, of known voxels and others: `ALL`, where it is known also `VISIBLE`, `OCCLUDED`.
+
+        Insides of things are in none of them. Calibrations, thresholds and priors are fitted to `ALL`.
+        """
+        outside = self.in_view if self.interior is None else self.in_view & ~self.interior
+        if self.visible is None:
+            return {ALL: outside}
+        visible, occluded = self.in_view & self.visible, outside & ~self.visible
+        return {VISIBLE: visible, OCCLUDED: occluded, ALL: visible | occluded}
+
+    @cached_property
+    def regions_with_interiors(self) -> dict[str, Mask]:
+        """The regions, and those in which insides of things count, where these are known."""
+        if self.interior is None or self.visible is None:
+            return self.regions
+        hidden = self.in_view & ~self.visible
+        return {
+            **self.regions,
+            INTERIORS: hidden & self.interior,
+            OCCLUDED_AND_INTERIORS: hidden,
+            ALL_AND_INTERIORS: self.in_view,
+        }
+
+    @property
+    def counted(self) -> Mask:
+        """Known voxels of the region `ALL`."""
+        return self.known & self.regions[ALL]
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """The labels; a `GridError` where the truth has no classes."""
+        if self.label is None:
+            raise GridError(f"{self.source} has no classes", where="ground truth", cure="Name labelled recordings")
+        return self.label
+
+    def centres(self, wanted: Mask) -> NDArray[np.float32]:
+        """Centres [N, 3] of wanted voxels [X, Y, Z], in order, metres, optical frame of the reference camera."""
+        centres = np.asarray(self.grid.origin) + (np.argwhere(wanted) + 0.5) * self.grid.voxel_size
+        return np.asarray(self.grid_from_camera.inverse().apply(centres), np.float32)
+
+
+def exact_truth(label: NDArray[np.uint8], flags: NDArray[np.uint8], grid: VoxelGrid) -> VoxelTruth:
+    """Truth of a rendered frame from the arrays that are stored of it.
+
+    Args:
+        label: uint8 [X, Y, Z], 0 is free.
+        flags: uint8 [X, Y, Z], bits `IN_VIEW`, `SEEN`, `BELOW_GROUND`, `INTERIOR`.
+    """
+    in_view, seen, below, interior = ((flags & bit) > 0 for bit in (IN_VIEW, SEEN, BELOW_GROUND, INTERIOR))
+    return VoxelTruth(
+        "exact", grid, DEFAULT_GRID_FROM_CAMERA, label > FREE, ~below, in_view, seen, interior=interior, label=label
+    )
+
+
+def stored_flags(truth: VoxelTruth) -> NDArray[np.uint8]:
+    """The masks of an exact truth as the bits that `exact_truth` reads, uint8 [X, Y, Z]."""
+    masks = ((IN_VIEW, truth.in_view), (SEEN, truth.visible), (BELOW_GROUND, ~truth.known), (INTERIOR, truth.interior))
+    flags = np.zeros(truth.grid.shape, np.uint8)
+    for bit, mask in masks:
+        flags[mask] |= bit
+    return flags
+
+
+def labelled_truth(
+    source: str,
+    label: NDArray[np.uint8],
+    invalid: Mask,
+    grid: VoxelGrid,
+    grid_from_camera: RigidTransform,
+    camera: Camera,
+) -> VoxelTruth:
+    """Truth of measured voxels with classes, which know no insides; what hides what follows from them.
+
+    Args:
+        label: uint8 [X, Y, Z], `FREE` and `UNKNOWN` among them.
+        invalid: Voxels that do not count for another reason, bool [X, Y, Z].
+        camera: Whose image says what is in view.
+    """
+    occupied, known = (label != FREE) & (label != UNKNOWN), (label != UNKNOWN) & ~invalid
+    in_view = np.asarray(camera.project(grid_from_camera.inverse().apply(grid.centres()))[1])
+    visible = visible_voxels(occupied, grid_from_camera.translation, grid, known)
+    return VoxelTruth(source, grid, grid_from_camera, occupied, known, in_view, visible, label=label)
+
+
+@dataclass(frozen=True, eq=False)
+class DepthTruth:
+    """Depth of one frame.
+
+    Attributes:
+        depth: float32 [H, W], metres along the optical axis; 0 where nothing is known, infinite in the sky.
+    """
+
+    camera: Camera
+    depth: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class FrameTruth:
+    """What is known of a frame; either may be missing."""
+
+    voxels: VoxelTruth | None
+    depth: DepthTruth | None
+
+
+class TruthSource(Protocol):
+    """Where the truth of a recording's images comes from.
+
+    Attributes:
+        name: For tables.
+    """
+
+    name: str
+
+    def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
+        """Truth of an image, by its stamp and frame; None where there is none."""

@@ -1,0 +1,207 @@
+"""The one door for JPEG and PNG that others made, in files and messages: the size of a picture, and its pixels.
+
+The size is read before anything is decoded: a file of some kilobytes can hold a picture whose pixels take gigabytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ImageError
+from scene_completion_ros.untrusted_files import read_bytes
+
+LARGEST_IMAGE = 2**27  # pixels: no camera has as many, and their memory could not be had
+LARGEST_FILE = 2**29  # bytes
+_USUAL_BITS = (8, 10, 12, 14)  # of cameras that store their values in 16
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PNG_START, _PNG_END = b"\x89PNG", b"IEND"
+_TAIL = 4096  # bytes at the end in which an end marker is looked for: some cameras pad their JPEGs
+
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
+_WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # stuffing, TEM, RST0 to RST7, SOI
+_BEFORE_NO_SIZE = frozenset({0xD9, 0xDA})  # EOI, SOS
+
+_COLOUR, _GREY = 3, 1  # components of a JPEG
+_SHRUNK = {
+    (2, _COLOUR): cv2.IMREAD_REDUCED_COLOR_2,
+    (4, _COLOUR): cv2.IMREAD_REDUCED_COLOR_4,
+    (8, _COLOUR): cv2.IMREAD_REDUCED_COLOR_8,
+    (2, _GREY): cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    (4, _GREY): cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    (8, _GREY): cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+_TO_RGB = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}  # by channels
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height of the picture in a file, see `picture_size`."""
+    return picture_size(_content(path), path.suffix, str(path))
+
+
+def read_picture(path: Path) -> NDArray[Any]:
+    """The pixels of the picture in a file, see `decode_picture`."""
+    return decode_picture(_content(path), path.suffix, where=str(path))
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """The picture in a file, uint8 RGB [H, W, 3], see `to_rgb`."""
+    return to_rgb(read_picture(path))
+
+
+def picture_size(data: NDArray[np.uint8], name: str, where: str = "image") -> tuple[int, int]:
+    """Width and height of a file's picture by its header, after cheap checks that need no decoding.
+
+    OpenCV fills the missing part of a cut JPEG with grey and only prints a warning: the end marker is looked for.
+
+    Args:
+        data: The file, uint8 [N].
+        name: What its format is called, for errors.
+        where: What holds it, for errors.
+
+    Raises:
+        ImageError: Neither JPEG nor PNG, cut short, without a size or of more pixels than can be had.
+    """
+    return _checked_frame(data, name, where)[:2]
+
+
+def decode_picture(data: NDArray[np.uint8], name: str, shrink: int = 1, where: str = "image") -> NDArray[Any]:
+    """Decode a file after the checks of `picture_size`: no rotation by an EXIF tag, 16 bits stay 16 bits.
+
+    A JPEG can be had smaller for less work, from the lower frequencies of its blocks alone. Each pixel is then about
+    the mean of those that it stands for. Where a side is no multiple of `shrink`, or the file is no such JPEG, it comes
+    whole.
+
+    Args:
+        data: The file, uint8 [N].
+        name: What its format is called, for errors.
+        shrink: 1, 2, 4 or 8: a JPEG may come with its sides divided by this.
+        where: What holds it, for errors.
+
+    Returns:
+        The pixels [H, W] or [H, W, C], uint8 or uint16, in OpenCV's order: BGR or BGRA.
+
+    Raises:
+        ImageError: As of `picture_size`, or it cannot be decoded.
+    """
+    width, height, components = _checked_frame(data, name, where)
+    flags = cv2.IMREAD_UNCHANGED
+    if (shrink, components) in _SHRUNK and width % shrink == 0 and height % shrink == 0:
+        flags = _SHRUNK[shrink, components] | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(data, flags)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise _damaged(data, name, where)
+    return np.asarray(pixels)
+
+
+def to_rgb(pixels: NDArray[Any], bits: int = 16) -> NDArray[np.uint8]:
+    """Pixels of `decode_picture` as uint8 RGB [H, W, 3]: grey replicated, alpha dropped, 16 bits as of `to_8_bit`."""
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    return np.asarray(cv2.cvtColor(to_8_bit(pixels, bits), _TO_RGB[channels]), dtype=np.uint8)
+
+
+def to_8_bit(pixels: NDArray[Any], bits: int = 16) -> NDArray[np.uint8]:
+    """Pixels as uint8; those of uint16 are scaled.
+
+    Args:
+        pixels: uint8 or uint16.
+        bits: How many bits of 16 the camera uses, 8 to 16.
+
+    Raises:
+        ImageError: A value needs more bits.
+    """
+    if pixels.dtype != np.uint16:
+        return pixels.astype(np.uint8, copy=False)
+    white = 2**bits - 1
+    if bits < 16 and (largest := int(pixels.max())) > white:
+        raise ImageError(
+            f"its largest value is {largest}, more than {bits} bits hold",
+            where="image",
+            cure="Give the number of bits that the camera uses",
+        )
+    return np.asarray(cv2.convertScaleAbs(np.ascontiguousarray(pixels), alpha=255.0 / white), dtype=np.uint8)
+
+
+def bits_in_use(pixels: NDArray[Any]) -> int:
+    """How many bits of 16 the largest value of a picture needs: 8, 10, 12, 14 or 16. Black ones need all, and uint8."""
+    largest = int(pixels.max()) if pixels.dtype == np.uint16 else 0
+    return next((bits for bits in _USUAL_BITS if 0 < largest < 2**bits), 16)
+
+
+def _content(path: Path) -> NDArray[np.uint8]:
+    content = read_bytes(path, ImageError, cure="Name a file that holds a JPEG or PNG", most_bytes=LARGEST_FILE)
+    return np.frombuffer(content, dtype=np.uint8)
+
+
+def _checked_frame(data: NDArray[np.uint8], name: str, where: str) -> tuple[int, int, int]:
+    """Width and height of `picture_size`, and of a JPEG the number of components (0 of a PNG)."""
+    head, tail = data[:4].tobytes(), data[-_TAIL:].tobytes()
+    if head.startswith(_JPEG_START):
+        complete = _JPEG_END in tail
+    elif head.startswith(_PNG_START):
+        complete = _PNG_END in tail
+    else:
+        raise ImageError(
+            f"is neither JPEG nor PNG: format {name!r}, begins with {head.hex(' ') or 'nothing'}",
+            where=where,
+            cure="Give JPEG or PNG: a conversion to PNG loses nothing",
+        )
+    if not complete:
+        raise ImageError(
+            f"{name!r} data end early ({data.size} bytes)", where=where, cure="It was cut short: record or copy it anew"
+        )
+    jpeg = head.startswith(_JPEG_START)
+    width, height, components = _jpeg_frame(data.tobytes()) if jpeg else (*_png_size(data[:24].tobytes()), 0)
+    if min(width, height) <= 0:
+        raise _damaged(data, name, where)
+    if width * height > LARGEST_IMAGE:
+        raise ImageError(
+            f"a picture of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels",
+            where=where,
+            cure="The data are damaged, or meant to fill the memory",
+        )
+    return width, height, components
+
+
+def _png_size(head: bytes) -> tuple[int, int]:
+    if len(head) < 24 or head[12:16] != b"IHDR":
+        return 0, 0
+    width, height = struct.unpack(">II", head[16:24])
+    return int(width), int(height)
+
+
+def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
+    """Width, height and components of the first frame header, found as libjpeg does: skipping what is no marker.
+
+    Zeros where there is none.
+    """
+    place = 2
+    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 9:
+        marker = data[place + 1]
+        if marker in _FRAME_HEADERS:
+            height, width, components = struct.unpack_from(">HHB", data, place + 5)
+            return int(width), int(height), int(components)
+        if marker in _BEFORE_NO_SIZE:
+            break
+        if marker == 0xFF:
+            place += 1
+        elif marker in _WITHOUT_LENGTH:
+            place += 2
+        else:
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return 0, 0, 0
+
+
+def _damaged(data: NDArray[np.uint8], name: str, where: str) -> ImageError:
+    return ImageError(
+        f"{data.size} bytes of format {name!r} cannot be decoded", where=where, cure="The data are damaged"
+    )

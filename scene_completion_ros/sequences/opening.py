@@ -1,0 +1,91 @@
+"""The door for recordings of every kind, and for what is true of their frames."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.truth import DepthTruth, VoxelTruth
+from scene_completion_ros.geometry.depth_images import sparse_depth
+from scene_completion_ros.sequences import from_bag, kitti, kitti_360, kitti_raw, sequence_folder
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera, stored_around
+from scene_completion_ros.sequences.source import Source
+
+SOURCES: tuple[Source, ...] = (
+    sequence_folder.SOURCE,
+    kitti_360.SOURCE,
+    kitti_raw.SOURCE,
+    kitti.SOURCE,
+    from_bag.SOURCE,
+)
+"""The first that recognises a path opens it."""
+GROUP = "scene_completion.sources"
+"""Entry points of this group are sources of other packages: each names a `Source`."""
+
+
+@lru_cache(maxsize=1)
+def known_sources() -> tuple[Source, ...]:
+    """All sources, those of other packages first."""
+    return (*(entry.load() for entry in entry_points(group=GROUP)), *SOURCES)
+
+
+def open_recording(path: Path | str, *, poses: str | None = None) -> PosedSequence:
+    """Open a recording of any kind: a sequence folder, a town, a bag, a drive of KITTI or KITTI-360.
+
+    Args:
+        poses: Name of the pose file, where a folder has several. "none" says that there are none, or that they do not
+            matter: each frame stands by itself.
+
+    Raises:
+        SequenceError: It is none of them, or damaged.
+        BagError: It is a bag without usable images or poses.
+    """
+    path = Path(path)
+    for source in known_sources():
+        if source.recognises(path):
+            return source.open(path, poses)
+    raise SequenceError(
+        "is no recording" if path.exists() else "no such file or folder",
+        where=str(path),
+        cure=f"Name {', or '.join(source.looks_like for source in known_sources())}",
+    )
+
+
+def voxel_truth(sequence: PosedSequence, index: int, camera: str | None = None) -> VoxelTruth | None:
+    """Voxels that a recording holds of a frame, around a camera (the reference camera by default); None without any."""
+    for source in known_sources():
+        if source.voxels is not None and holds_voxels(sequence, index, source):
+            return source.voxels(sequence, index, camera or reference_camera(sequence))
+    return None
+
+
+def holds_voxels(sequence: PosedSequence, index: int = 0, source: Source | None = None) -> bool:
+    """Whether a frame has the assets of true voxels, as one source writes them, or any."""
+    asked = known_sources() if source is None else (source,)
+    assets = sequence.frames[index].assets.keys()
+    return any(one.voxel_assets and assets >= set(one.voxel_assets) for one in asked)
+
+
+def lidar_depth(sequence: PosedSequence, index: int, camera: str | None = None) -> NDArray[np.float32] | None:
+    """LiDAR of a frame as z-depth [H, W] of a camera (the reference camera by default), metres; None without a scan.
+
+    It is 0 where no point fell.
+    """
+    points_rig, name = sequence.lidar(index), camera or reference_camera(sequence)
+    if points_rig is None:
+        return None
+    return sparse_depth(sequence.rig_from_camera[name].inverse().apply(points_rig), sequence.cameras[name])
+
+
+def depth_truth(sequence: PosedSequence, index: int, camera: str | None = None) -> DepthTruth | None:
+    """The stored depth of a frame, where it belongs to the camera, or that of its LiDAR."""
+    name = camera or reference_camera(sequence)
+    stored = sequence.asset(index, "depth") if name == stored_around(sequence) else None
+    depth = lidar_depth(sequence, index, name) if stored is None else stored
+    return None if depth is None else DepthTruth(sequence.cameras[name], np.asarray(depth, dtype=np.float32))

@@ -1,0 +1,61 @@
+"""Which cameras of a rig look ahead, and which of them the others are measured by."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+
+
+def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
+    """Finds the rectified stereo pair of a sequence: names of its left and right camera and the baseline in metres.
+
+    Raises:
+        SequenceError: No two cameras have the same intrinsics and lie side by side along x.
+    """
+    names = sorted(sequence.cameras)
+    for left in names:
+        for right in names:
+            if left == right or sequence.cameras[left].matrix.tolist() != sequence.cameras[right].matrix.tolist():
+                continue
+            offset = sequence.rig_from_camera[left].inverse() @ sequence.rig_from_camera[right]
+            x, y, z = offset.translation
+            if x > 0.05 and abs(y) < 0.05 * x and abs(z) < 0.05 * x and np.trace(offset.rotation) > 3.0 - 1e-6:
+                return left, right, float(x)
+    raise SequenceError(
+        "no rectified stereo pair",
+        where=f"sequence {sequence.name}, cameras {names}",
+        cure="Training needs two rectified cameras of equal intrinsics, side by side",
+    )
+
+
+def cameras_ahead(sequence: PosedSequence) -> tuple[str, ...]:
+    """Left and right camera of the stereo pair; of a rig without one, the camera that looks where it goes."""
+    try:
+        return stereo_pair(sequence)[:2]
+    except SequenceError:
+        names = sorted(sequence.cameras)
+    places = [(frame.world_from_rig.translation, frame.world_from_rig.rotation) for frame in sequence.frames]
+    steps = [turn.T @ (later - here) for (here, turn), (later, _) in itertools.pairwise(places)]
+    ahead = np.sum(steps, axis=0) if steps else np.zeros(3)  # in the rig's frame
+    return (max(names, key=lambda name: float(sequence.rig_from_camera[name].rotation[:, 2] @ ahead)),)
+
+
+def reference_camera(sequence: PosedSequence) -> str:
+    """Camera whose frame points are given in: the one that voxels are stored around, KITTI's left colour one, or left.
+
+    "Left" is the first of `cameras_ahead`.
+    """
+    for name in (stored_around(sequence), "image_2"):
+        if name in sequence.cameras:
+            return str(name)
+    return cameras_ahead(sequence)[0]
+
+
+def stored_around(sequence: PosedSequence) -> str | None:
+    """The camera that stored depth and voxels of a sequence belong to, where its provenance says it."""
+    stored = sequence.provenance.get("voxel_grid")
+    return str(stored["around"]) if isinstance(stored, dict) and "around" in stored else None

@@ -1,0 +1,53 @@
+"""Folders written by `PosedSequence.save`: extracted drives, and towns of the street world with their exact voxels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
+from scene_completion_ros.sequences.posed_sequence import INDEX_NAME, PosedSequence
+from scene_completion_ros.sequences.rigs import stored_around
+from scene_completion_ros.sequences.source import Source
+
+EXACT_VOXELS = ("voxel_label", "voxel_flags")
+
+
+def _folder(path: Path) -> Path | None:
+    """Where its index lies: in the folder itself, or in `sequence/` of a town."""
+    return next((folder for folder in (path, path / "sequence") if (folder / INDEX_NAME).is_file()), None)
+
+
+def _open(path: Path, _: str | None) -> PosedSequence:
+    return PosedSequence.load(_folder(path) or path)
+
+
+def exact_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth | None:
+    """The voxels "voxel_label" and "voxel_flags" of a frame, where they are around the camera.
+
+    Raises:
+        SequenceError: The provenance does not say which grid they lie on.
+    """
+    if (stored_around(sequence) or camera) != camera:
+        return None
+    label, flags = (sequence.frames[index].assets[name]() for name in EXACT_VOXELS)
+    return exact_truth(label, flags, stored_grid(sequence))
+
+
+def holds_exact_voxels(sequence: PosedSequence, index: int = 0) -> bool:
+    """Whether a frame has the exact voxels of a rendered town."""
+    return sequence.frames[index].assets.keys() >= set(EXACT_VOXELS)
+
+
+def stored_grid(sequence: PosedSequence) -> VoxelGrid:
+    """The grid of stored voxels; that of streets where the provenance names none."""
+    return DEFAULT_GRID if sequence.provenance.get("voxel_grid") is None else sequence.voxel_grid()
+
+
+SOURCE = Source(
+    f"a folder with {INDEX_NAME}, such as a town of scene-completion street-world",
+    lambda path: _folder(path) is not None,
+    _open,
+    EXACT_VOXELS,
+    exact_voxels,
+)

@@ -1,0 +1,116 @@
+"""What stands between the command line and all commands: no output is an input, and numbers are of a possible size."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros import cli
+from scene_completion_ros.commands.paths import FILE, Output, place
+from tests.commands.command_lines import COMMANDS, FOUND, line
+
+WRITTEN = {"--output", "--rerun", "--page", "--work", "--card-only"}
+
+
+every_command = pytest.mark.parametrize(
+    ("command", "actions"), [pytest.param(*one, id=" ".join(one[0])) for one in COMMANDS]
+)
+
+
+@pytest.fixture(autouse=True)
+def found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "find_commands", lambda: FOUND)
+
+
+@every_command
+def test_no_output_is_an_input(
+    command: list[str], actions: list[argparse.Action], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = {action: action.type for action in actions if isinstance(action.type, Output)}
+    assert WRITTEN & {name for action in actions for name in action.option_strings} <= {
+        name for action in outputs for name in action.option_strings
+    }
+    folder, soft, hard = (tmp_path / name for name in ("folder", "soft", "hard"))
+    folder.mkdir()
+    for written, output in outputs.items():
+        name = next(iter(output.names or ["file"])).replace("*", "x").replace(".", "file", output.names == (".",))
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+        soft.symlink_to(file)
+        hard.hardlink_to(file)
+        place_of = file if output.names is None else folder
+        inputs = {(): [folder], (".",): [folder, file, soft]}.get(output.names, [file, soft, hard])
+        for read in (action for action in actions if action.type in (Path, place)):
+            for one in inputs:
+                assert cli.main(line(command, actions, {written: place_of, read: one})) == 2
+                said = capsys.readouterr().err
+                assert f"would overwrite {one}, which is read" in said and "Name another" in said
+                assert file.read_text() == "mine"
+        for one in (file, soft, hard):
+            one.unlink()
+
+
+@every_command
+def test_numbers_are_of_a_possible_size(
+    command: list[str], actions: list[argparse.Action], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for action in (action for action in actions if action.type in (int, float) and not action.choices):
+        for number in ("9" * 400, "nan") if action.type is float else ("9" * 400, "-" + "9" * 400):
+            assert cli.main(line(command, actions, {action: number})) == 2
+            assert f"{action.option_strings[-1]}: is no number of a possible size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("budget", ["9" * 400 + "GB", "1." + "9" * 400, "0GB", "much"])
+def test_a_budget_is_a_size(budget: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["record", "--output", str(tmp_path), "--budget", budget])
+    assert ended.value.code == 2
+    assert "is no size: write it as 20GB or 500MB" in capsys.readouterr().err
+
+
+def test_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for words, said in (
+        (["--output", str(file)], f"--output {file}: {file} is a file, where a folder is needed. Name a folder"),
+        (["--output", str(file / "in" / "it")], f"{file} is a file, where a folder is needed"),
+        (
+            ["--output", str(tmp_path / "new"), "--rerun", str(tmp_path)],
+            "is a folder, where a file is needed. Name a file",
+        ),
+        (
+            ["--output", str(tmp_path / "new"), "--rerun", str(file / "it")],
+            f"{file} is a file, where a folder is needed",
+        ),
+    ):
+        assert cli.main(["complete", "image.png", "--camera", "camera.yaml", *words]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("bundle", ["bundle", "link"])
+def test_a_file_of_an_input_is_no_output(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "link").symlink_to("bundle")
+    readme = tmp_path / "bundle" / "README.md"
+    readme.write_text("mine")
+    assert cli.main(["publish", str(tmp_path / bundle), "hf:owner/name", "--card-only", str(readme)]) == 2
+    assert f"would overwrite {tmp_path / bundle}, which is read (BUNDLE). Name another file" in capsys.readouterr().err
+    assert readme.read_text() == "mine"
+
+
+def test_what_overwrites_nothing_passes(tmp_path: Path) -> None:
+    image, bundle = tmp_path / "image.png", tmp_path / "bundle"
+    image.touch()
+    bundle.mkdir()
+    inputs = [("IMAGE", image), ("--bundle", bundle)]
+    FILE.check(tmp_path / "new" / "file", "--rerun", inputs)
+    FILE.check(bundle / "new", "--rerun", inputs)
+    (bundle / "README.md").touch()
+    Output(changed=True).check(bundle / "README.md", "--output", inputs)
+    (tmp_path / "picture.png").symlink_to("nowhere")
+    for folder in (tmp_path, tmp_path / "new", bundle / "new"):
+        Output(("picture.png", "*.npz")).check(folder, "--output", inputs)

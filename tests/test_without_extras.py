@@ -1,0 +1,111 @@
+"""Every command where only the robot's packages are installed, as `make demo` does: help, or which extra is missing."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from scene_completion_ros import cli
+from tests.checkout import run_python
+from tests.commands.command_lines import COMMANDS, line
+
+PACKAGE = "scene_completion_ros"
+RUN = """
+import contextlib, io, json, sys, traceback
+from importlib.machinery import PathFinder
+
+hidden, lines = json.loads(sys.argv[1])
+
+
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in hidden else super().find_spec(name, path, target)
+
+
+hidden = {name for name in hidden if not name.startswith("scene_completion")}
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+from scene_completion_ros import cli
+
+for line in lines:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            code = cli.main(line)
+        except SystemExit as ended:
+            code = ended.code
+        except BaseException:
+            code = traceback.format_exc()
+    print(json.dumps([code, said.getvalue()]), flush=True)
+"""
+
+
+def modules_of_others(extra: str) -> list[str]:
+    """Modules of this environment that would not be there if the package were installed with one extra alone."""
+    wanted, there = [Requirement(f"{PACKAGE}[{extra}]")], set()
+    while wanted:
+        requirement = wanted.pop()
+        for marked in ("", *requirement.extras):
+            needed = [] if (requirement.name, marked) in there else needed_by(requirement.name)
+            there.add((requirement.name, marked))
+            wanted += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": marked})]
+    names = {canonicalize_name(name) for name, _ in there}
+    return [module for module, of in packages_distributions().items() if not names & set(map(canonicalize_name, of))]
+
+
+def needed_by(distribution: str) -> list[Requirement]:
+    try:
+        return list(map(Requirement, requires(distribution) or []))
+    except PackageNotFoundError:  # a sourced ROS 2 distribution
+        return []
+
+
+def run_all(lines: list[list[str]], folder: Path, extra: str | None) -> list[tuple[int | str | None, str]]:
+    """Exit codes, or tracebacks, of commands and what they print: with the packages of an extra, or with none."""
+    given = json.dumps([list(packages_distributions()) if extra is None else modules_of_others(extra), lines])
+    done = run_python("-c", RUN, given, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(result)) for result in done.stdout.splitlines()]
+
+
+def test_every_command_has_its_help(tmp_path: Path) -> None:
+    lines = [[*command, "--help"] for command, _ in COMMANDS]
+    for words, (code, said) in zip(lines, run_all(lines, tmp_path, None), strict=True):
+        assert code == 0 and said.startswith(f"usage: scene-completion {' '.join(words[:-1])}"), (words, code, said)
+        assert "%%" not in said
+
+
+def test_every_command_says_which_extra_it_needs(tmp_path: Path) -> None:
+    commands = [one for one in COMMANDS if one[0] not in (["demo"], ["doctor"], ["record"])]  # do their work there
+    lines = [line(*one, {}) for one in commands]
+    lines.append(["complete", "nothing", "--camera", "nothing", "--output", "new", "--rerun", "new.rrd"])
+    for words, (code, said) in zip(lines, run_all(lines, tmp_path, "ros"), strict=True):
+        assert code == 2, (words, code, said)
+        extra = {"text-encoder": "text", "vocabulary": "text", "complete": "rerun" if "--rerun" in words else ""}.get(
+            words[0], "train" if cli.COMMANDS[words[0]].startswith("scene_completion_training") else ""
+        )
+        assert (f"-m pip install 'scene_completion_ros[{extra}]'" in said) == bool(extra), (words, said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ros_itself_is_an_extra(tmp_path: Path) -> None:
+    lines = [["demo"], ["record", "--output", "new", "--budget", "1GB"]]
+    for code, said in run_all(lines, tmp_path, "text"):
+        assert (
+            code == 2
+            and "Source a ROS 2 distribution, or install it with: " in said
+            and "scene_completion_ros[ros]'" in said
+        )
+
+
+def test_the_extra_of_the_text_encoder_is_enough_for_it(tmp_path: Path) -> None:
+    lines = [
+        ["vocabulary", "a", "--encoder", "./nothing", "--output", "bank"],
+        ["text-encoder", "--encoder", "./nothing"],
+    ]
+    for code, said in run_all(lines, tmp_path, "text"):
+        assert code == 2 and "pip install" not in said and "nothing" in said

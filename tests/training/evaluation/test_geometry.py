@@ -1,0 +1,105 @@
+"""Density models on a street with one wall: voxels, calibration, and which frames are scored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.evaluation.calibration import CALIBRATION
+from scene_completion_ros.evaluation.metric import Metric, Scores
+from scene_completion_ros.evaluation.occupancy import OCCUPANCY
+from scene_completion_ros.evaluation.truth import IN_VIEW, SEEN, FrameTruth, exact_truth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.voxels.occupancy import opacity
+from scene_completion_training.evaluation.controls import EmptyControl, grid_density, prior_of_windows, surface_controls
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE, Observation
+from scene_completion_training.evaluation.geometry import (
+    AFTER,
+    BEFORE,
+    Density,
+    Frame,
+    ScoredFrames,
+    calibrate_model,
+    voxel_frames,
+)
+from tests.training.evaluation.one_wall import CAMERA, GRID, Wall, make_street, true_voxels
+
+
+def rows(metric: Metric, models: list[Any], frames: list[Frame]) -> list[dict[str, Any]]:
+    scores = Scores([metric])
+    scores.run("street", [Density(model) for model in models], frames)
+    return scores.rows(metric.name)
+
+
+def test_the_truth_is_perfect_and_thickness_pays_inside_only(street: PosedSequence) -> None:
+    (frame,) = voxel_frames([street])  # the others have no voxels
+    models = [Wall(), EmptyControl(), *surface_controls(street)]
+    cells = {(row["method"], row["range_m"], row["region"]): row for row in rows(OCCUPANCY, models, [frame])}
+    perfect = ("visible", "all", "interiors", "all + interiors")
+    assert all(cells["wall", 12.8, region]["iou"] == 1.0 for region in perfect)
+    assert all(cells["nothing", 51.2, region]["recall"] == 0.0 for region in ("visible", "interiors", "all"))
+    # Nothing is hidden behind the wall: there is no voxel to be right of.
+    assert cells["wall", 51.2, "occluded"]["iou"] is None
+    assert cells["wall", 51.2, "all"]["voxels"] == int(true_voxels(street).counted.sum())
+    assert cells["surface (true depth)", 51.2, "interiors"]["recall"] == 0.0
+    # The insides are two metres deep, a thickness of 4 m fills them and two metres of free space behind.
+    assert cells["surface + 4 m (true depth)", 51.2, "interiors"]["recall"] > 0.5
+    assert cells["surface + 4 m (true depth)", 51.2, "occluded"]["precision"] == 0.0
+
+
+def test_calibration_is_fitted_to_what_densities_mean(street: PosedSequence) -> None:
+    """Voxels of density 0.1 n per metre are occupied with probability n², n even in 0..1: far from their opacity."""
+    shape = (64, 64, 8)
+    n, chance = np.random.default_rng(0).random((2, *shape))
+    flags = np.full(shape, IN_VIEW | SEEN, np.uint8)
+    truth = exact_truth((chance < n**2).astype(np.uint8), flags, GRID)
+    density = grid_density((0.1 * n).astype(np.float32), GRID, truth.grid_from_camera)
+
+    class Dense(Wall):
+        def observe(self, sequence: PosedSequence, index: int) -> Observation:
+            return Observation(CAMERA, density)
+
+    frame = Frame(street, 0, FrameTruth(truth, None))
+    model = calibrate_model(Dense(), [frame])
+    half = np.array([0.5], dtype=np.float32)
+    assert model.calibration.apply(opacity(0.1 * half, VOXEL_EDGE))[0] == pytest.approx(0.25, abs=0.03)
+    found = {(row["rule"], row["range_m"], row["region"]): row for row in rows(OCCUPANCY, [model], [frame])}
+    calibrated = found["calibrated", 51.2, "all"]
+    assert calibrated["iou"] == pytest.approx(calibrated["best_iou"], abs=0.01)
+    assert found["σ > 0.5", 51.2, "all"]["iou"] == 0.0
+    errors = {row["stated"]: row["expected_calibration_error"] for row in rows(CALIBRATION, [model], [frame])}
+    assert errors[BEFORE] == pytest.approx(1 / 3 - 0.01, abs=0.01)  # mean n² and mean α
+    assert errors[AFTER] < 0.02
+    assert [row["stated"] for row in rows(CALIBRATION, [Dense()], [frame])] == [BEFORE]
+
+
+def test_frames_that_have_all_scans_ahead(street: PosedSequence) -> None:
+    assert list(ScoredFrames(scans=4, every=2).scanned(street)) == [0, 2, 4, 6]  # frame 6 has scans 6..9
+    assert list(ScoredFrames(scans=20, every=2).scanned(street)) == [0]
+    assert list(ScoredFrames(scans=4).scanned(replace(street, rig_from_sensor={}))) == []
+    frames = list(ScoredFrames(scans=4, every=3).of(street))
+    assert [(frame.index, frame.truth.voxels is not None, len(frame.slabs)) for frame in frames] == [
+        (0, True, 3),
+        (3, False, 3),
+        (6, False, 3),
+    ]
+    assert not list(ScoredFrames().of(make_street(assets=())))
+
+
+def test_the_prior_of_windows_is_what_an_independent_script_found(window: PosedSequence, shared_data: Any) -> None:
+    """That script used SciPy's Gaussian and scikit-learn's average precision."""
+    prior = prior_of_windows(shared_data / "kitti_windows" / "sequences")(window)
+    frames = list(voxel_frames([window]))
+    found = {(row["range_m"], row["region"]): row for row in rows(OCCUPANCY, [prior], frames)}
+    expected = {12.8: (0.653, 0.795, 0.942), 25.6: (0.457, 0.503, 0.724), 51.2: (0.223, 0.243, 0.287)}
+    for range_m, figures in expected.items():
+        row = found[range_m, "all"]
+        assert (row["iou"], row["best_iou"], row["average_precision"]) == pytest.approx(figures, abs=0.002)
+    assert found[51.2, "all"]["voxels"] == 399_953
+    truth = frames[0].truth.voxels
+    hit = window.asset(0, "voxels_bin")
+    assert truth is not None and truth.visible is not None and hit is not None
+    assert truth.visible[hit & truth.occupied & truth.counted].mean() > 0.7  # most voxels that the scan hits

@@ -1,0 +1,228 @@
+"""Density models against voxels, depth and LiDAR: what they answer to frames, and which frames are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.baselines import MeanDepth
+from scene_completion_ros.evaluation.calibration import fit_calibration
+from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_crop, resize_depth
+from scene_completion_ros.evaluation.metric import VoxelAnswer
+from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
+from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
+from scene_completion_ros.sequences.opening import lidar_depth, voxel_truth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.voxels.occupancy import Calibration, opacity
+from scene_completion_training.evaluation.density_model import (
+    IDENTITY,
+    VOXEL_EDGE,
+    DensityModel,
+    Observation,
+    calibrated_cutoffs,
+)
+from scene_completion_training.evaluation.lidar_evaluation import LIDAR, Slab, camera_pitch, level_scans, slabs_of
+
+BEFORE, AFTER = "before", "after"
+"""What is stated: the opacity itself, and the probability where a calibration was fitted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame, what is true of it, and what LiDAR says of slabs ahead of its camera."""
+
+    sequence: PosedSequence
+    index: int
+    truth: FrameTruth
+    slabs: tuple[Slab, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class DensityAnswer:
+    """What a density model says of a frame, see `Answer`; computed when a metric asks for it."""
+
+    frame: Frame
+    model: DensityModel
+    observation: Observation
+
+    @property
+    def truth(self) -> FrameTruth:
+        """What is known of the frame."""
+        return self.frame.truth
+
+    @cached_property
+    def voxels(self) -> VoxelAnswer | None:
+        """Opacities, what exceeds each cutoff, and the stated probabilities, at the voxels that count anywhere."""
+        truth = self.truth.voxels
+        if truth is None:
+            return None
+        density = density_in_view(truth, self.observation)
+        alpha = opacity(density, VOXEL_EDGE)
+        stated = {BEFORE: alpha}
+        if self.model.calibration.kind != "identity":
+            stated[AFTER] = self.model.calibration.apply(alpha)
+        return VoxelAnswer(alpha, {rule: density > cutoff for rule, cutoff in self.model.cutoffs.items()}, stated)
+
+    @cached_property
+    def depth(self) -> NDArray[np.float32] | None:
+        """Depth where the true one counts, 0 elsewhere."""
+        return None if self.truth.depth is None else predicted_depth(self.observation, self.truth.depth.depth)
+
+
+class Density:
+    """A density model as a method that is scored."""
+
+    def __init__(self, model: DensityModel) -> None:
+        self.name = model.name
+        self.model = model
+
+    def answer(self, frame: Frame) -> DensityAnswer:
+        """Look at a frame."""
+        return DensityAnswer(frame, self.model, self.model.observe(frame.sequence, frame.index))
+
+
+def density_in_view(truth: VoxelTruth, observation: Observation) -> NDArray[np.float32]:
+    """Density at the centres of the voxels that count in any region, float32 [X, Y, Z]; 0 elsewhere."""
+    counted = truth.known & np.logical_or.reduce(list(truth.regions_with_interiors.values()))
+    density = np.zeros(truth.grid.shape, dtype=np.float32)
+    density[counted] = observation.density(truth.centres(counted))
+    return density
+
+
+def predicted_depth(observation: Observation, truth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Expected z-depth [H, W] where the true depth [H, W] counts; 0 elsewhere; metres."""
+    row, column = np.nonzero((truth > MINIMUM_M) & (truth < MAXIMUM_M))
+    depth = np.zeros_like(truth)
+    depth[row, column] = observation.depth(np.stack([column, row], axis=-1).astype(np.float64))
+    return depth
+
+
+@dataclass(frozen=True)
+class ScoredFrames:
+    """Which frames of a recording are scored, and against what.
+
+    Attributes:
+        scans: Scans N that the LiDAR protocols accumulate.
+        every: Frames between scored ones.
+        pitch: How far the reference camera looks down, radians; None for what is known of the data set.
+    """
+
+    scans: int = 20
+    every: int = 5
+    pitch: float | None = None
+
+    def scanned(self, sequence: PosedSequence) -> range:
+        """Frames that the LiDAR protocols score: those with all N scans ahead, or frame 0 of a shorter recording."""
+        if LIDAR not in sequence.rig_from_sensor or "lidar" not in sequence.frames[0].assets:
+            return range(0)
+        return range(0, max(1, len(sequence) - self.scans + 1), self.every)
+
+    def of(self, sequence: PosedSequence) -> Iterator[Frame]:
+        """Frames with voxels, or with scans."""
+        pitch = camera_pitch(sequence) if self.pitch is None else self.pitch
+        for index in range(0, len(sequence), self.every):
+            truth = voxel_truth(sequence, index)
+            slabs: tuple[Slab, ...] = ()
+            if index in self.scanned(sequence):
+                slabs = slabs_of(level_scans(sequence, index, self.scans, pitch), pitch)
+            if truth is not None or slabs:
+                yield Frame(sequence, index, FrameTruth(truth, None), slabs)
+
+
+def voxel_frames(recordings: Iterable[PosedSequence], every: int = 1) -> Iterator[Frame]:
+    """Frames of recordings that have voxels; a terminal shows how far it is."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    for sequence in tqdm(recordings, unit="recording", disable=None):
+        for index in range(0, len(sequence), every):
+            truth = voxel_truth(sequence, index)
+            if truth is not None:
+                yield Frame(sequence, index, FrameTruth(truth, None))
+
+
+def counted_depth(measured: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The depth image [H, W], metres, with 0 for all pixels that do not count inside the Garg crop."""
+    counted = (measured > MINIMUM_M) & (measured < MAXIMUM_M) & garg_crop(*measured.shape)
+    return np.where(counted, measured, np.float32(0.0))
+
+
+def depth_frames(sequence: PosedSequence, indices: Iterable[int]) -> Iterator[Frame]:
+    """Frames with the LiDAR in their reference camera as depth; those that have no scan are left out."""
+    camera = sequence.cameras[reference_camera(sequence)]
+    for index in indices:
+        depth = lidar_depth(sequence, index)
+        if depth is not None:
+            yield Frame(sequence, index, FrameTruth(None, DepthTruth(camera, depth)))
+
+
+class MeanDepthModel:
+    """A control that knows no image: the mean LiDAR depth of each pixel over all scans of other drives.
+
+    Raises:
+        SequenceError: No frame has a scan.
+    """
+
+    name = "mean depth"
+    calibration: Calibration = IDENTITY
+
+    def __init__(self, sequences: Sequence[PosedSequence]) -> None:
+        self.cutoffs: dict[str, float] = {}
+        mean = MeanDepth()
+        for sequence in sequences:
+            for frame in depth_frames(sequence, range(len(sequence))):
+                assert frame.truth.depth is not None
+                mean.update(frame.truth.depth.depth)
+        if not mean.counts.any():
+            names = ", ".join(sequence.name for sequence in sequences)
+            raise SequenceError("no LiDAR in the image", where=names, cure="Name drives with LiDAR scans")
+        self._mean = mean.compute()
+
+    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+        """The same depth at every frame."""
+        camera = sequence.cameras[reference_camera(sequence)]
+        depth = resize_depth(self._mean, camera.height, camera.width)
+
+        def at(pixels: NDArray[np.float64]) -> NDArray[np.float32]:
+            column, row = pixels.astype(np.int64).T
+            return np.asarray(depth[row, column], np.float32)
+
+        return Observation(camera, lambda points: np.zeros(len(points), np.float32), said=at)
+
+
+class CalibratedModel:
+    """A model with the calibration that was fitted on other frames.
+
+    Args:
+        calibration: From its opacity to probability.
+        threshold: Probability from which a voxel counts as occupied.
+    """
+
+    def __init__(self, model: DensityModel, calibration: Calibration, threshold: float) -> None:
+        self.name = model.name
+        self.calibration = calibration
+        self.cutoffs = calibrated_cutoffs(calibration, threshold)
+        self.observe = model.observe
+
+
+def calibrate_model(model: DensityModel, frames: Iterable[Frame]) -> CalibratedModel:
+    """Fit a calibration and the threshold with the largest IoU on frames that a model is not scored on.
+
+    Raises:
+        GridError: There is no ground truth, or the model does not tell occupied from free voxels.
+    """
+    empty = np.zeros(0, dtype=np.float32)
+    histogram = score_histogram(empty, empty > 0.0)
+    for frame in frames:
+        truth = frame.truth.voxels
+        if truth is not None:
+            density = density_in_view(truth, model.observe(frame.sequence, frame.index))[truth.counted]
+            histogram += score_histogram(opacity(density, VOXEL_EDGE), truth.occupied[truth.counted])
+    calibration = fit_calibration(histogram)
+    threshold = calibration.apply(np.array([best_iou(histogram)[1]], dtype=np.float32))[0]
+    return CalibratedModel(model, calibration, float(threshold))

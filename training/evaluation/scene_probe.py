@@ -1,0 +1,115 @@
+"""Linear probes of voxel features on labelled scenes: how much of the classes features hold, all levels side by side.
+
+Features of zeros are none. Such voxels count as misses, and no probe learns from them. All methods see the same voxels.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.evaluation.truth import ALL
+from scene_completion_ros.evaluation.zero_shot import Part
+from scene_completion_ros.sequences.opening import holds_voxels
+from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
+from scene_completion_training.evaluation.linear_probe import LinearProbe, fit_linear_probe
+from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
+from scene_completion_training.masked_scene.scenes import SceneMaker, VoxelScene, keep_scenes
+
+NAMES = COMMON_CLASSES[1:]
+"""Classes that are told apart: the 15 of S4C."""
+_TEST_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ProbedScene:
+    """Some labelled voxels of a scene.
+
+    Attributes:
+        rows: Their rows in the scene [N].
+        classes: int64 [N], in 0 .. K - 1.
+    """
+
+    frame: SceneFrame
+    rows: NDArray[np.int64]
+    classes: NDArray[np.int64]
+
+
+def labelled_scenes(maker: SceneMaker, cache: Path, every: int) -> list[SceneFrame]:
+    """Scenes of the frames that have ground truth: of a town every N-th, of a KITTI window the first.
+
+    Raises:
+        ConfigurationError: No frame has ground truth.
+        SequenceError: None of them has an occupied voxel.
+    """
+    sequence = maker.sequence
+    frames = range(0, len(sequence), every) if holds_exact_voxels(sequence) else range(1)
+    frames_with = [index for index in frames if holds_voxels(sequence, index)]
+    if not frames_with:
+        raise ConfigurationError(
+            "no frame has ground truth voxels", where=sequence.name, cure="Name towns or KITTI windows with labels"
+        )
+    files = keep_scenes(maker, cache, frames_with)
+    return [SceneFrame(sequence, int(file.stem), VoxelScene.load(file)) for file in files]
+
+
+def drawn(frame: SceneFrame, most: int, seed: int = _TEST_SEED) -> ProbedScene | None:
+    """At most so many labelled voxels of a scene, drawn at random; None where none is labelled."""
+    label = frame.scene.label
+    if label is None:
+        return None
+    labelled = np.flatnonzero((label != EMPTY) & (label != INVALID))
+    place = zlib.crc32(frame.scene.name.encode())
+    rows = np.random.default_rng([seed, place]).permutation(labelled)[:most]
+    return ProbedScene(frame, rows, label[rows].astype(np.int64) - 1) if len(rows) else None
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeAnswer:
+    """What a probe says of the voxels of a scene, see `ZERO_SHOT`; K where there is no feature."""
+
+    said: NDArray[np.int64]
+    true: NDArray[np.int64]
+    parts: dict[Part, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """Features with a linear probe that was fitted to them, as a method that is scored."""
+
+    name: str
+    features: VoxelFeatures
+    probe: LinearProbe
+    class_names: tuple[str, ...] = NAMES
+
+    def answer(self, scene: ProbedScene) -> ProbeAnswer:
+        """Read the classes off the features."""
+        values = _side_by_side(self.features, scene)
+        said = self.probe.labels(values)
+        said[~values.any(axis=1)] = len(self.class_names)
+        return ProbeAnswer(said, scene.classes, {(51.2, ALL): np.ones(len(said), np.bool_)})
+
+
+def fit_probe(name: str, features: VoxelFeatures, scenes: Sequence[ProbedScene], *, seed: int, steps: int) -> Probed:
+    """Fits the probe of a method to scenes.
+
+    Raises:
+        ConfigurationError: There is no labelled voxel, or all are of one class.
+    """
+    if not scenes:
+        raise ConfigurationError("no scene has a labelled voxel", where="probe", cure="Name recordings that have")
+    values = np.concatenate([_side_by_side(features, scene) for scene in scenes])
+    classes = np.concatenate([scene.classes for scene in scenes])
+    known = values.any(axis=1)
+    return Probed(name, features, fit_linear_probe(values[known], classes[known], len(NAMES), seed=seed, steps=steps))
+
+
+def _side_by_side(features: VoxelFeatures, scene: ProbedScene) -> NDArray[np.float32]:
+    return np.concatenate(features.features(scene.frame, scene.rows), axis=1)
