@@ -253,7 +253,8 @@ def test_colcon_builds_and_tests_it_as_an_ament_package(sources: Path, colcon: P
     assert os.access(installed / "lib" / PACKAGE / "scene_completion_node", os.X_OK)
     assert os.access(installed / "lib" / PACKAGE / "scene-completion", os.X_OK)
     assert (installed / "share/ament_index/resource_index/packages" / PACKAGE).is_file()
-    for pattern in ("package.xml", "launch/*.launch.py", "config/*.yaml", "config/*.rviz", "config/security/*.xml"):
+    configurations = (f"config/{pattern}" for pattern in ("*.yaml", "*.rviz", "*.json", "security/*.xml"))
+    for pattern in ("package.xml", "launch/*.launch.py", *configurations):
         assert list((installed / "share" / PACKAGE).glob(pattern)), pattern
 
     quick = ("--pytest-args", "tests/test_installed.py")

@@ -101,7 +101,10 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
             ("/scene_completion/voxels", 4),
             ("/scene_completion/depth/image", 4),
             ("/scene_completion/depth/camera_info", 4),
+            ("/scene_completion/occupancy_grid", 4),
             ("/scene_completion/legend", 1),
+            ("/image", 4),
+            ("/tf_static", 1),
         }
         (legend,) = written.messages(["/scene_completion/legend"])
         assert legend.stamp_ns == clouds[0].stamp_ns
