@@ -1,8 +1,8 @@
 """Files and folders that are whole under their names at every moment, also where the process that writes is killed.
 
-What is being written has a hidden name of its own that ends in ".part", which nobody reads. It takes its place when it
-is on the disk, so that of several writers of one name each writes all or nothing. A writer has its part locked. The
-next writer of the same name removes the parts that nobody has locked: those of killed writers.
+What is being written lies in a hidden folder of its own that ends in ".part", which nobody reads. It takes its place
+when it is on the disk, so that of several writers of one name each writes all or nothing. A writer has its hidden
+folder locked. The next writer of the same name removes those that nobody has locked, which killed writers have left.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Gives the hidden name under which the caller writes a file, and moves that file into its place at the end.
+    """Gives the hidden path under which the caller writes a file, and moves that file into its place at the end.
 
     A link stays, and what it leads to is written. A device such as /dev/stdout is written as it is.
 
@@ -45,7 +45,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         yield path
         return
-    with _part_of(path, lambda part: part.touch(exist_ok=False)) as part:
+    with _part_of(path) as part:
         yield part
         _sync(part)
         part.replace(path)
@@ -70,7 +70,8 @@ def whole_folder(folder: Path, without: Set[str] | None) -> Iterator[Path]:
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _part_of(folder, Path.mkdir) as part:
+    with _part_of(folder) as part:
+        part.mkdir()
         if without is not None:
             _copy(folder, part, without)
         yield part
@@ -92,57 +93,56 @@ def whole_folder(folder: Path, without: Set[str] | None) -> Iterator[Path]:
 
 
 @contextmanager
-def _part_of(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
-    """Makes a hidden file or folder beside a path; at the end it is gone, as is what killed writers had left."""
-    hidden = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(PART)}")
+def _part_of(path: Path) -> Iterator[Path]:
+    """A path of the same name in a hidden folder, gone at the end like those of killed writers."""
+    hidden = rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(PART)}"
     try:
-        for left in path.parent.iterdir():
-            if hidden.fullmatch(left.name):
-                with suppress(OSError):
-                    lock = _lock(left)
-                    _remove(left)
-                    os.close(lock)
-        part, own_lock = _new_part(path, make)
+        for left in filter(lambda other: re.fullmatch(hidden, other.name), path.parent.iterdir()):
+            with suppress(OSError):
+                lock = _lock(left)
+                _remove(left)
+                os.close(lock)
+        folder, own_lock = _locked_folder(path)
         try:
-            yield part
+            yield folder / path.name
         finally:
-            _remove(part)
+            _remove(folder)
             if own_lock is not None:
                 os.close(own_lock)
     except OSError as error:  # names what the user knows
         if error.errno is not None:
-            named = path if error.filename is None else hidden.sub(lambda _: path.name, str(error.filename))
-            error.filename = str(named)
+            found = str(path if error.filename is None else error.filename)
+            error.filename = re.sub(f"{hidden}(/{re.escape(path.name)})?", lambda _: path.name, found)
         if error.filename2 is not None:
             del error.filename2
         raise
 
 
-def _new_part(path: Path, make: Callable[[Path], object]) -> tuple[Path, int | None]:
-    """A part and its lock."""
+def _locked_folder(path: Path) -> tuple[Path, int | None]:
+    """A new hidden folder beside a path, and its lock."""
     while True:
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
-        make(part)
+        folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+        folder.mkdir()
         try:
-            return part, _lock(part)
+            return folder, _lock(folder)
         except (BlockingIOError, FileNotFoundError):  # another writer found it before it was locked
             continue
-        except OSError:  # a file system without locks: nobody removes the parts of others either
-            return part, None
+        except OSError:  # a file system without locks: nobody removes the folders of others either
+            return folder, None
 
 
-def _lock(part: Path) -> int:
-    """Keeps other writers from removing a part, until the descriptor is closed or the process ends.
+def _lock(folder: Path) -> int:
+    """Keeps other writers from removing a hidden folder, until the descriptor is closed or the process ends.
 
     Raises:
         BlockingIOError: It is another writer's.
         FileNotFoundError: Another writer has removed it.
-        OSError: The file system knows no locks.
+        OSError: It is no folder, or the file system knows no locks.
     """
-    descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        part.stat()
+        folder.stat()
     except OSError:
         os.close(descriptor)
         raise

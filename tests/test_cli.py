@@ -74,6 +74,11 @@ def follow_a_circle(folder: Path) -> None:
     (folder / "circle").read_bytes()
 
 
+def resolve_a_circle(folder: Path) -> None:
+    (folder / "circle").symlink_to("circle")
+    (folder / "circle").resolve(strict=True)
+
+
 def answer_of_a_library(_: Path) -> None:
     raise OSError("no model of this name\nin the cache")
 
@@ -98,6 +103,7 @@ FAILURES: list[tuple[Callable[[Path], object], str]] = [
         follow_a_circle,
         "/circle: Too many levels of symbolic links. Name what the link should lead to: it leads to itself",
     ),
+    (resolve_a_circle, "Name what the link should lead to: it leads to itself"),
     (answer_of_a_library, "out/put: no model of this name | in the cache"),
     (lambda _: np.empty(2**60, np.uint8), "not enough memory (Unable to allocate 1.00 EiB for an array with shape"),
     (go_down, "a file that it read is nested too deeply. Check what it was given"),

@@ -92,6 +92,8 @@ def test_workspace_offers_executables_to_ros2_run(executable: str) -> None:
     assert os.access(workspace() / "lib" / PACKAGE / executable, os.X_OK)
 
 
-@pytest.mark.parametrize("pattern", ["package.xml", "launch/*.launch.py", "config/*.yaml", "config/*.rviz"])
+@pytest.mark.parametrize(
+    "pattern", ["package.xml", "launch/*.launch.py", "config/*.yaml", "config/*.rviz", "config/*.json"]
+)
 def test_workspace_shares_files(pattern: str) -> None:
     assert list((workspace() / "share" / PACKAGE).glob(pattern))

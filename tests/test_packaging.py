@@ -95,13 +95,15 @@ def test_manifest_is_valid_and_agrees_with_the_package() -> None:
     assert {url.type for url in manifest.urls} == {"website", "repository", "bugtracker"}
 
 
-def test_manifest_names_each_ros_package_that_is_imported() -> None:
-    of_ros = re.compile(r"^\s*(?:from|import) (\w+_(?:msgs|srvs|interfaces)|rclpy|tf2_ros|launch|launch_ros)\b", re.M)
+def test_manifest_names_scipy_and_each_ros_package_that_is_imported() -> None:
+    of_ros = re.compile(
+        r"^\s*(?:from|import) (\w+_(?:msgs|srvs|interfaces)|rclpy|tf2_ros|launch|launch_ros|scipy)\b", re.M
+    )
     sources = [*(ROOT / PACKAGE).rglob("*.py"), *(ROOT / "training").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
     found = {name for source in sources for name in of_ros.findall(source.read_text(encoding="utf-8"))}
     named = {dependency.name for dependency in parse_package(str(ROOT / "package.xml")).exec_depends}
     assert "rclpy" in found
-    assert {"tf2_ros_py" if name == "tf2_ros" else name for name in found} <= named
+    assert {{"tf2_ros": "tf2_ros_py", "scipy": "python3-scipy"}.get(name, name) for name in found} <= named
 
 
 def test_what_the_demo_installs_is_free_of_torch() -> None:
@@ -253,7 +255,8 @@ def test_colcon_builds_and_tests_it_as_an_ament_package(sources: Path, colcon: P
     assert os.access(installed / "lib" / PACKAGE / "scene_completion_node", os.X_OK)
     assert os.access(installed / "lib" / PACKAGE / "scene-completion", os.X_OK)
     assert (installed / "share/ament_index/resource_index/packages" / PACKAGE).is_file()
-    for pattern in ("package.xml", "launch/*.launch.py", "config/*.yaml", "config/*.rviz", "config/security/*.xml"):
+    configurations = (f"config/{pattern}" for pattern in ("*.yaml", "*.rviz", "*.json", "security/*.xml"))
+    for pattern in ("package.xml", "launch/*.launch.py", *configurations):
         assert list((installed / "share" / PACKAGE).glob(pattern)), pattern
 
     quick = ("--pytest-args", "tests/test_installed.py")

@@ -10,6 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from scene_completion_ros import cli
+from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE
 from tests.checkout import run_python
 from tests.commands.command_lines import COMMANDS, line
 
@@ -80,8 +82,16 @@ def test_every_command_has_its_help(tmp_path: Path) -> None:
 
 
 def test_every_command_says_which_extra_it_needs(tmp_path: Path) -> None:
-    commands = [one for one in COMMANDS if one[0] not in (["demo"], ["doctor"], ["record"])]  # do their work there
-    lines = [line(*one, {}) for one in commands]
+    # These do their work there, or run others of these.
+    own = (["demo"], ["doctor"], ["record"], ["evaluate", "runs"])
+    commands = [one for one in COMMANDS if one[0] not in own]
+    there = {"--data": DEMO_DRIVE, "--bundle": DEFAULT_BUNDLE}  # what is wrong with those would be told first
+    lines = [
+        line(
+            words, actions, {one: there[one.option_strings[-1]] for one in actions if {*one.option_strings} & {*there}}
+        )
+        for words, actions in commands
+    ]
     lines.append(["complete", "nothing", "--camera", "nothing", "--output", "new", "--rerun", "new.rrd"])
     for words, (code, said) in zip(lines, run_all(lines, tmp_path, "ros"), strict=True):
         assert code == 2, (words, code, said)

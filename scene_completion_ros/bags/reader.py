@@ -85,7 +85,7 @@ class ImageFrame(NamedTuple):
     frame_id: str
     image_rgb: NDArray[np.uint8]
     encoding: str
-    bag_stamp_ns: int
+    recorded: BagMessage
 
 
 class CloudFrame(NamedTuple):
@@ -323,7 +323,7 @@ class BagReader:
             message = recorded.message
             stamp_ns = stamp_of(message.header) or recorded.stamp_ns
             encoding = str(message.format if hasattr(message, "format") else message.encoding)
-            yield ImageFrame(stamp_ns, str(message.header.frame_id), pixels, encoding, recorded.stamp_ns)
+            yield ImageFrame(stamp_ns, str(message.header.frame_id), pixels, encoding, recorded)
 
     def point_clouds(self, topic: str) -> Iterator[CloudFrame]:
         """Yield the points of a PointCloud2 topic; clouds that cannot be read are counted in `skipped`."""

@@ -47,6 +47,8 @@ def explained(error: BaseException, *, written: str, extra: str) -> SceneComplet
         cure = _CURES.get(error.errno or 0, "")
         where = str(error.filename or written)
         return SceneCompletionError(error.strerror or str(error) or type(error).__name__, where=where, cure=cure)
+    if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # of Path.resolve() before Python 3.13
+        return SceneCompletionError(str(error), cure=_CURES[errno.ELOOP])
     if isinstance(error, MemoryError):
         what = f"not enough memory ({error})" if str(error) else "not enough memory"
         return SceneCompletionError(what, cure="End other programs, or compute less at a time: a smaller grid or image")

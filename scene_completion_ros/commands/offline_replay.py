@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.bags.reader import BagReader, ImageFrame
+from scene_completion_ros.bags.result_context import write_image, write_transforms
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.inference.completer import Completer, Completion
@@ -74,11 +75,14 @@ def replay_offline(
     counted, as the node does.
 
     Args:
-        output: Recording to write the voxels to, at the bag times of the images, and the legend of their labels.
+        output: Recording to write the voxels to, at the bag times of the images, beside these, the transforms, and the
+            legend of the labels.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
     """
     statistics = statistics or OfflineStatistics(topic)
     order = StampOrder()
+    if output is not None:
+        write_transforms(reader, topic, output)
     for frame in reader.images(topic):
         statistics.frames_in += 1
         if order.arrived(frame.stamp_ns) == "late":
@@ -110,8 +114,10 @@ def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with
     if with_legend:
         legend = legend_json(voxels.class_names, voxels.class_colours)
         message = output.typestore.types[LEGEND_TYPE](data=legend)
-        output.write(LEGEND_TOPIC, LEGEND_TYPE, message, frame.bag_stamp_ns, latched=True)
-    output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud_message(output, voxels, frame.frame_id), frame.bag_stamp_ns)
+        output.write(LEGEND_TOPIC, LEGEND_TYPE, message, frame.recorded.stamp_ns, latched=True)
+    write_image(frame.recorded, output)
+    cloud = cloud_message(output, voxels, frame.frame_id)
+    output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud, frame.recorded.stamp_ns)
 
 
 def cloud_message(writer: BagWriter, voxels: SemanticVoxels, frame_id: str) -> Any:

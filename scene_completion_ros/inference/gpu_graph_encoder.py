@@ -45,7 +45,7 @@ class GpuGraphEncoder:
     def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
         """See `Encoder`."""
         check_image(self._bundle, image_rgb)
-        return EncodedImage.of(self._graph.outputs(image_rgb[None]))
+        return self._graph.encode(image_rgb)
 
 
 class GpuGraph:
@@ -85,13 +85,10 @@ class GpuGraph:
         given = {output.name for output in self._session.get_outputs()}
         self._names = [name for name in ("features", "volume", "depth") if name in given]
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features float32 [N, h, w, C + E] of images uint8 [N, H, W, 3] RGB."""
-        return self.outputs(images)[0]
-
-    def outputs(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """The same, and after them volumes float32 [N, X, Y, Z] and depths float32 [N, h', w'] where it gives any."""
-        return [output.astype(np.float32) for output in self._session.run(self._names, {"image": images})]
+    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
+        """What it says of an image uint8 [H, W, 3] RGB."""
+        outputs = self._session.run(self._names, {"image": image_rgb[None]})
+        return EncodedImage.of([output.astype(np.float32) for output in outputs])
 
 
 def _with_roundings(graph: bytes) -> bytes:

@@ -170,6 +170,11 @@ def topic_spec(name: str) -> TopicSpec:
     return _topics[name]
 
 
+def default_name(name: str) -> str:
+    """Full name of a topic as the node has it without namespace and remappings."""
+    return name if name.startswith("/") else f"/{name}".replace("/~", f"/{NODE_NAME}")
+
+
 def depth_topics(camera: str = "") -> tuple[str, str]:
     """Topics of depth and of its CameraInfo; with several cameras each has its own."""
     return (f"~/depth/{camera}/image", f"~/depth/{camera}/camera_info") if camera else (DEPTH, DEPTH_CAMERA_INFO)

@@ -61,7 +61,7 @@ def test_images_are_decoded_with_stamp_and_frame(tmp_path: Path) -> None:
     with BagReader(path) as reader:
         frames = list(reader.images(IMAGES))
     assert [f.stamp_ns for f in frames] == [START + i * SECOND // 10 - 5 for i in range(3)]
-    assert [f.bag_stamp_ns for f in frames] == [START + i * SECOND // 10 for i in range(3)]
+    assert [f.recorded.stamp_ns for f in frames] == [START + i * SECOND // 10 for i in range(3)]
     assert frames[0].frame_id == "camera_optical"
     assert frames[0].encoding == "jpeg"
     assert frames[0].image_rgb.shape == (HEIGHT, WIDTH, 3)

@@ -18,6 +18,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 
 from scene_completion_ros.bags.reader import BagReader, ThinnedBagReader
+from scene_completion_ros.bags.result_context import STREET
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
 from scene_completion_ros.commands.offline_replay import LEGEND_TOPIC, VOXELS_TOPIC, OfflineStatistics, replay_offline
@@ -25,6 +26,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.report.drive import DriveReport
+from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.replay.results import ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.checkout import ROOT
@@ -62,6 +64,9 @@ def test_offline_replay_writes_bag_report_and_statistics(
         assert [message.stamp_ns for message in messages] == [START_NS + i * STEP_NS for i in range(3)]
         cloud = cloud_array_from_message(messages[1].message)
         header = messages[1].message.header
+        assert {one.message.header.frame_id for one in reader.messages([topics.default_name(topics.IMAGE)])} == {FRAME}
+        for frame in (STREET, "lidar"):  # a viewer can open it alone
+            reader.tf_buffer().lookup(frame, FRAME, START_NS)
     assert header.frame_id == FRAME
     assert header.stamp.sec * 1_000_000_000 + header.stamp.nanosec == START_NS + STEP_NS
     assert len(cloud) > 10_000

@@ -118,8 +118,8 @@ def test_from_matrix_accepts_rounding_and_removes_it() -> None:
         (np.diag([2.0, 1.0, 1.0, 1.0]), "not a rotation"),
         (np.diag([1.0, 1.0, -1.0, 1.0]), "reflection"),
         (np.zeros((3, 4)), "not a rotation"),
-        (np.where(np.eye(4) > 0, np.nan, 0.0), "NaN or infinity"),
-        (np.full((3, 4), np.inf), "NaN or infinity"),
+        (np.where(np.eye(4) > 0, np.nan, 0.0), "NaN or numbers beyond"),
+        (np.full((3, 4), np.inf), "NaN or numbers beyond"),
         (A_FROM_B.matrix.T, "last row"),
     ],
 )

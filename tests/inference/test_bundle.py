@@ -328,13 +328,6 @@ def test_bad_fields_are_named(tmp_path: Path, change: Callable[[dict[str, Any]],
     assert re.search(rf"field {re.escape(field)}(\W|$)", refused(tmp_path).where)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe"])
-def test_a_manifest_that_is_no_json_object(tmp_path: Path, content: bytes) -> None:
-    make_small_bundle(tmp_path)
-    (tmp_path / MANIFEST).write_bytes(content)
-    assert MANIFEST in refused(tmp_path).where
-
-
 def test_unknown_fields_of_later_writers_are_ignored(tmp_path: Path) -> None:
     make_small_bundle(tmp_path)
     edit_manifest(tmp_path, lambda m: m.update(moods={"clip": {}}))

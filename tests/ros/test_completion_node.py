@@ -48,6 +48,9 @@ class Built:
 
     ask = use
 
+    def unseen(self) -> None:
+        """The camera sees the grid."""
+
 
 class Model:
     """Stands in for `Completer`: remembers what was built and completed, and waits for `go_on` while it is built."""

@@ -267,7 +267,7 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
     [
         ({"bundle": "/nowhere"}, "scene_completion_node cannot start: parameter bundle: there is no folder /nowhere"),
         ({"image_qos": "telepathy"}, "choose one of auto, sensor_data, reliable"),
-        ({"extrinsics_file": NO_LIST}, f"parameter extrinsics_file, {NO_LIST}: is no list of transforms"),
+        ({"extrinsics_file": NO_LIST}, f"parameter extrinsics_file, {NO_LIST}: is no YAML list"),
         (
             {"base_frame": "base_link", "camera_x": 1.2, "transform_source": "parameters"},
             "nothing says where the camera is in base_link. Give its place by camera_height",

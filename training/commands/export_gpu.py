@@ -74,12 +74,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(precision: str, size: int, parity: Parity) -> None:
     volume = ""
-    if parity.volume_max > 0.0:
-        volume = f"volume by {parity.volume_mean:.4g} ({100 * parity.volume_relative:.3g} %), {parity.volume_max:.4g}; "
-        volume += f"depth by {100 * parity.depth_relative:.3g} %, {100 * parity.depth_max:.3g} % at most; "
+    if parity.volume_relative > 0.0:
+        volume = f"volume by {100 * parity.volume_relative:.3g} %, depth by {100 * parity.depth_relative:.3g} %; "
     print(
-        f"{precision}: {size / 1e6:.1f} MB; map off by {parity.features_mean:.4g} on average "
-        f"({100 * parity.features_relative:.3g} %), {parity.features_max:.4g} at most; {volume}density by "
+        f"{precision}: {size / 1e6:.1f} MB; map off by {100 * parity.features_relative:.3g} %; {volume}density by "
         f"{100 * parity.density_relative:.3g} %; {100 * parity.occupied_agreement:.3f} % of the decisions agree, IoU "
         f"of the occupied voxels {parity.occupied_iou:.4f}; {100 * parity.labels_agreement:.2f} % of the labels agree "
         f"({parity.images} images)",

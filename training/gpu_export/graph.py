@@ -1,17 +1,13 @@
-"""The bundle's encoder as a graph for GPUs in float32: bytes in, channels last, any number of images.
+"""The bundle's encoder as a graph for GPUs in float32: bytes in, channels last, one image.
 
-An encoder is traced with one image, so that its shapes are numbers. What names the number of images (the shape of a
-Reshape, the sizes of a Resize) is written anew without it. Constants that were joined with an image's channels or
-tokens are added instead.
-
-The other precisions are made from it, see `precisions`. What a GPU gains: no shape arithmetic is left, no
-constant runs along with the images, and channels stay multiples of what tensor cores take.
+The other precisions are made from it, see `precisions`. What a GPU gains: no shape arithmetic is left, no constant runs
+along with the image into a convolution, and channels stay multiples of what tensor cores take.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -28,22 +24,21 @@ from scene_completion_ros.inference.scene_query import ray_camera
 INPUT, OUTPUT, VOLUME, DEPTH = "image", "features", "volume", "depth"
 OPSET, IR_VERSION = 19, 9  # from opset 19 on, the scale of a quantised tensor may be float16
 OLDEST_OPSET = 17  # what encoders hold means the same in these
-BATCH = "N"
-_CURE = "Only encoders whose images stay apart are exported for GPUs; report this one and how it was made."
+_CURE = "Report this encoder and how it was made."
 
 
 def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
-    """The float32 graph: ``image`` uint8 [N, H, W, 3] RGB -> ``features`` float32 [N, h, w, C + E].
+    """The float32 graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` float32 [1, h, w, C + E].
 
-    Where the head reads a volume, ``volume`` float32 [N, X, Y, Z] is the second output, and ``depth`` float32
-    [N, h', w'] the third.
+    Where the head reads a volume, ``volume`` float32 [1, X, Y, Z] is the second output, and ``depth`` float32
+    [1, h', w'] the third.
 
     Raises:
-        BundleError: Its encoder is none, or has operators that mix the images of a batch.
+        BundleError: Its encoder is none.
     """
     where = str(bundle.encoder_path)
     model = simplified(bundle.read_encoder(), where)
-    graph, shapes = model.graph, _shapes(model)
+    graph = model.graph
     camera, head = bundle.canonical, bundle.head
     outputs: dict[str, tuple[int, ...]] = {OUTPUT: (*bundle.feature_size, head.channels)}
     if head.volume is not None:
@@ -53,8 +48,7 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
         raise BundleError(
             f"has other inputs and outputs than {INPUT} and {', '.join(outputs)}", where=where, cure=_CURE
         )
-    _take_constants_out(graph, shapes, where)
-    _take_numbers_of_images_out(graph, shapes, where)
+    _take_constants_out(graph)
     for node in graph.node:
         node.input[:] = ["image_planes" if name == INPUT else name for name in node.input]
     front = [
@@ -63,9 +57,9 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     ]
     replace_nodes(graph, [*front, *graph.node])
     del graph.input[:], graph.output[:], graph.value_info[:]
-    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [BATCH, camera.height, camera.width, 3]))
+    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [1, camera.height, camera.width, 3]))
     for name, sizes in outputs.items():
-        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, *sizes]))
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, *sizes]))
     graph.name = "encoder"
     return finished(model)
 
@@ -100,7 +94,7 @@ def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = f"{folder}/simplified.onnx"
         try:
-            # A product of matrices and its sum as one Gemm would need the images of a batch in one matrix.
+            # As one Gemm, a product of matrices and its sum would get reshapes around them.
             onnxruntime.InferenceSession(
                 encoder, options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"]
             )
@@ -127,70 +121,11 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
     graph.node.extend(nodes)
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor that the graph computes, for one image."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    return {
-        value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
-        for value in (*graph.input, *graph.value_info, *graph.output)
-    }
+def _take_constants_out(graph: onnx.GraphProto) -> None:
+    """Makes of constant channels in front of a convolution, such as pixel coordinates, a constant map after it.
 
-
-def _take_numbers_of_images_out(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Lets shapes and sizes that were those of one image hold for any number of them, which stays the first axis.
-
-    Raises:
-        BundleError: Another axis becomes the first one, or a shape is not known before.
-    """
-    values = constants(graph)
-    nodes: list[onnx.NodeProto] = []
-
-    def constant(name: str, value: NDArray[np.generic]) -> str:
-        graph.initializer.append(numpy_helper.from_array(value, name))
-        return name
-
-    for node in graph.node:
-        made, given = shapes.get(node.output[0], ()), shapes.get(node.input[0], ())
-        moved = node.op_type == "Transpose" and helper.get_node_attr_value(node, "perm")[0] != 0
-        known = made and given and all((*made, *given))
-        if moved or not (known or node.op_type not in ("Reshape", "Resize", "GridSample")):
-            raise BundleError(f"{node.name} mixes the images of a batch", where=where, cure=_CURE)
-        if node.op_type == "Reshape":
-            node.input[1] = constant(f"{node.output[0]}/shape", np.array([-1, *made[1:]], np.int64))
-        elif node.op_type == "Resize" and len(node.input) == 4:
-            scales = [_scale(*sizes) for sizes in zip(given, made, strict=True)]
-            node.input[:] = [node.input[0], "", constant(f"{node.output[0]}/scales", np.array(scales, np.float32))]
-            kept = [entry for entry in node.attribute if entry.name != "axes"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-        elif node.op_type == "GridSample" and node.input[1] in values:
-            # The places are the same in every image: the channels of all of them are those of one.
-            name, joined, apart = node.output[0], (1, -1, *given[2:]), (-1, *made[1:])
-            shape = constant(f"{name}/joined", np.array(joined, np.int64))
-            nodes.append(helper.make_node("Reshape", [node.input[0], shape], [f"{name}/channels"], f"{name}/join"))
-            node.input[0], node.output[0] = f"{name}/channels", f"{name}/sampled"
-            shape = constant(f"{name}/apart", np.array(apart, np.int64))
-            nodes += [node, helper.make_node("Reshape", [f"{name}/sampled", shape], [name], f"{name}/part")]
-            continue
-        nodes.append(node)
-    replace_nodes(graph, nodes)
-
-
-def _scale(before: int, after: int) -> np.float32:
-    """The factor that makes one size of another, which is rounded down."""
-    scale = np.float32(after / before)
-    while min(int(np.float32(before) * scale), int(before * float(scale))) < after:
-        scale = np.nextafter(scale, np.float32(np.inf))
-    return scale
-
-
-def _take_constants_out(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Replaces constants that were joined with what an image says, which no other number of images could be.
-
-    Constant channels in front of a convolution become a constant map after it. A convolution is linear, so conv([x, c])
-    = conv(x) + conv(c). The constant channels (pixel coordinates, the mean depth) would have to be repeated for each
-    image of a batch. They would share one quantisation step with the others. Elsewhere zeros take their place, and the
-    constant is added to these: [x, c] = [x, 0] + [0, c].
+    A convolution is linear, so conv([x, c]) = conv(x) + conv(c). Else the constants would share a quantisation step
+    with the image's channels, whose number would be no multiple of eight.
     """
     values = constants(graph)
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -198,64 +133,27 @@ def _take_constants_out(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, 
         for name in node.input:
             readers.setdefault(name, []).append(node)
     nodes: list[onnx.NodeProto] = []
+    same: dict[str, str] = {}  # what a concatenation that has one input left is called otherwise
     maps: dict[str, tuple[slice, NDArray[np.generic]]] = {}  # output of a shortened concatenation -> what is gone
     for node in graph.node:
-        given = [name for name in node.input if name in values]
-        if node.op_type == "Concat" and given:
-            followers = readers.get(node.output[0], [])
-            tail = list(node.input)[len(node.input) - len(given) :]
-            if tail != given or not followers or any(not _plain_convolution(other) for other in followers):
-                nodes += _padded(graph, node, values, shapes, where)
-                continue
+        kept = [name for name in node.input if name not in values]
+        given = list(node.input)[len(kept) :]
+        followers = readers.get(node.output[0], [])
+        linear = followers and all(_plain_convolution(other) for other in followers)
+        if node.op_type == "Concat" and given and linear and kept == list(node.input)[: len(kept)]:
             constant = np.concatenate([values[name] for name in given], axis=1)
             maps[node.output[0]] = (slice(None, -constant.shape[1]), constant)
-            kept = [name for name in node.input if name not in values]
             if len(kept) == 1:
-                nodes.append(helper.make_node("Identity", kept, node.output, node.name))
+                same[node.output[0]] = kept[0]
             else:
                 nodes.append(helper.make_node("Concat", kept, node.output, node.name, axis=1))
         elif node.input and node.input[0] in maps:
             nodes += _split(graph, node, values, *maps[node.input[0]])
         else:
             nodes.append(node)
-    replace_nodes(graph, _without_identities(nodes))
-
-
-def _padded(
-    graph: onnx.GraphProto,
-    node: onnx.NodeProto,
-    values: Mapping[str, NDArray[np.generic]],
-    shapes: Mapping[str, tuple[int, ...]],
-    where: str,
-) -> list[onnx.NodeProto]:
-    """A concatenation with constants as a sum: what is not constant between zeros, and the constants between zeros."""
-    name, made, axis = node.output[0], shapes[node.output[0]], int(helper.get_node_attr_value(node, "axis"))
-    axis %= len(made)
-    joined = [place for place, given in enumerate(node.input) if given not in values]
-    if axis == 0 or joined != list(range(joined[0], joined[-1] + 1)):
-        raise BundleError(
-            f"{node.name} joins a constant with the image's channels in a way that no batch can have",
-            where=where,
-            cure=_CURE,
-        )
-    kept = [node.input[place] for place in joined]
-    around = [[values[given] for given in part] for part in (node.input[: joined[0]], node.input[joined[-1] + 1 :])]
-    before, after = (sum(value.shape[axis] for value in part) for part in around)
-    middle = np.zeros((1, *made[1:axis], made[axis] - before - after, *made[axis + 1 :]), np.float32)
-    ends = np.zeros(2 * len(made), np.int64)
-    ends[axis], ends[len(made) + axis] = before, after
-    constant = np.concatenate([*around[0], middle, *around[1]], axis=axis).astype(np.float32)
-    for suffix, value in (("ends", ends), ("constant", constant)):
-        graph.initializer.append(numpy_helper.from_array(value, f"{name}/{suffix}"))
-    join = (
-        [helper.make_node("Concat", kept, [f"{name}/joined"], f"{node.name}/join", axis=axis)] if len(kept) > 1 else []
-    )
-    source = f"{name}/joined" if join else kept[0]
-    return [
-        *join,
-        helper.make_node("Pad", [source, f"{name}/ends"], [f"{name}/padded"], f"{node.name}/pad"),
-        helper.make_node("Add", [f"{name}/padded", f"{name}/constant"], [name], f"{node.name}/add"),
-    ]
+    for node in nodes:
+        node.input[:] = [same.get(name, name) for name in node.input]
+    replace_nodes(graph, nodes)
 
 
 def _plain_convolution(node: onnx.NodeProto) -> bool:
@@ -297,11 +195,3 @@ def _split(
     convolution.input[:] = [node.input[0], f"{name}/weight"]
     convolution.output[:] = [f"{name}/image"]
     return [convolution, helper.make_node("Add", [f"{name}/image", f"{name}/constant"], [name], f"{name}/add")]
-
-
-def _without_identities(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    same = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Identity"}
-    kept = [node for node in nodes if node.op_type != "Identity"]
-    for node in kept:
-        node.input[:] = [same.get(name, name) for name in node.input]
-    return kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast, get_args
 
@@ -27,32 +27,18 @@ from scene_completion_training.networks.spatial_decoder import SpatialDecoder
 
 Encode = Callable[[NDArray[np.uint8]], EncodedImage]
 """Of a canonical image uint8 [H, W, 3]."""
-Variant = Callable[[NDArray[np.uint8]], Sequence[NDArray[np.float32]]]
-"""Images uint8 [N, H, W, 3] -> features [N, h, w, C + E], and volumes [N, X, Y, Z] and depths [N, h', w'] if any."""
 
 TORCH, ONNX = "weights.safetensors in torch", "encoder.onnx in ONNX Runtime, float32"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What is allowed of a variant, over all images together.
-
-    Attributes:
-        features: Largest mean difference of the map, as a share of its mean size.
-        density: Largest mean difference of the density, as a share of its mean.
-        occupied_iou: Smallest intersection over union of the occupied voxels.
-        labels: Smallest share of voxels, occupied in both, with the same label.
-        batch: Largest difference of a map, volume or depth between an image in a batch and the same alone, as a share
-            of its largest value.
-        volume: Largest mean difference of the volume, as a share of its mean size.
-        depth: Largest mean of what the depth is off, each pixel as a share of its depth.
-    """
+    """What is allowed of a variant, over all images together: see the fields of `Parity` with these names."""
 
     features: float
     density: float
     occupied_iou: float
     labels: float
-    batch: float
     volume: float
     depth: float
 
@@ -61,13 +47,11 @@ class Gate:
 # docs/gpu.md. Depths were measured of small untrained ones up to 11 m, and an error of inverse depth grows with depth.
 GATES: Mapping[str, Gate] = {
     # The stored weights are float16 before and after folding: against torch, that rounding is most of the difference.
-    "fp32": Gate(
-        features=1e-3, density=2.5e-3, occupied_iou=0.995, labels=0.999, batch=1e-5, volume=1.5e-3, depth=1e-3
-    ),
+    "fp32": Gate(features=1e-3, density=2.5e-3, occupied_iou=0.995, labels=0.999, volume=1.5e-3, depth=1e-3),
     # Every result is rounded to 11 bits.
-    "fp16": Gate(features=2e-3, density=5e-3, occupied_iou=0.993, labels=0.998, batch=1e-3, volume=5e-3, depth=3e-3),
+    "fp16": Gate(features=2e-3, density=5e-3, occupied_iou=0.993, labels=0.998, volume=5e-3, depth=3e-3),
     # 8 bits: decisions at the rim of surfaces change.
-    "int8": Gate(features=0.03, density=0.1, occupied_iou=0.9, labels=0.95, batch=0.05, volume=0.06, depth=0.03),
+    "int8": Gate(features=0.03, density=0.1, occupied_iou=0.9, labels=0.95, volume=0.06, depth=0.03),
 }
 
 
@@ -76,39 +60,22 @@ class Parity:
     """How far a variant is off; densities, decisions and labels are those of the default grid's voxels in view.
 
     Attributes:
-        threshold: Probability from which a voxel counted as occupied.
-        features_relative: The same as a share of the map's mean size.
-        density_max: Largest difference of the density, 1/m.
-        density_mean: Mean difference of the density, 1/m.
-        density_relative: The same as a share of the mean density.
+        features_relative: Mean difference of the map, as a share of its mean size.
+        density_relative: Mean difference of the density, as a share of its mean.
         occupied_agreement: Share of the voxels in view with the same decision.
         occupied_iou: Intersection over union of the occupied voxels; 1 where there are none.
         labels_agreement: Share of voxels, occupied in both, with the same label; 1 without labels.
-        batch_relative: Largest difference of the first image's map or volume in a batch and alone, as a share of its
-            largest value.
-        volume_max: Largest difference of a logit of the volume; 0 without a volume, as the next two.
-        volume_mean: Mean difference of its logits.
-        volume_relative: The same as a share of their mean size.
-        depth_max: Largest error of a pixel's depth as a share of its depth; 0 without one, as the next.
-        depth_relative: The mean of these shares.
+        volume_relative: Mean difference of the volume, as a share of its mean size; 0 without one.
+        depth_relative: Mean error of a pixel's depth as a share of its depth; 0 without one.
     """
 
     images: int
-    threshold: float
-    features_max: float
-    features_mean: float
     features_relative: float
-    density_max: float
-    density_mean: float
     density_relative: float
     occupied_agreement: float
     occupied_iou: float
     labels_agreement: float
-    batch_relative: float
-    volume_max: float
-    volume_mean: float
     volume_relative: float
-    depth_max: float
     depth_relative: float
 
     def failures(self, gate: Gate) -> list[str]:
@@ -120,7 +87,6 @@ class Parity:
             ("mean difference of the density", self.density_relative, gate.density, True),
             ("IoU of the occupied voxels", self.occupied_iou, gate.occupied_iou, False),
             ("agreement of the labels", self.labels_agreement, gate.labels, False),
-            ("difference between a batch and single images", self.batch_relative, gate.batch, True),
         )
         # Written so that NaN fails.
         return [
@@ -139,20 +105,14 @@ class ParityCheck:
 
     def __init__(self, bundle: StudentBundle, images: NDArray[np.uint8], reference: Encode) -> None:
         self._bundle, self._images = bundle, images
+        camera_from_grid = bundle.grid_from_camera.inverse()
         self._query = VoxelQuery(
-            bundle.head,
-            bundle.point_code,
-            bundle.canonical,
-            bundle.feature_size,
-            bundle.grid,
-            bundle.grid_from_camera.inverse(),
-        )
-        self._label = (
-            LabelQuery(self._query.field, self._query.samples, self._query.in_view.size)
-            if bundle.head.label_hidden
-            else None
+            bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, bundle.grid, camera_from_grid
         )
         self._in_view = self._query.in_view.reshape(-1)
+        self._label = None
+        if bundle.head.label_hidden:
+            self._label = LabelQuery(self._query.field, self._query.samples, self._in_view.size)
         self._reference = [_contiguous(reference(image)) for image in images]
         if not any(self._density_and_occupied(encoded)[1].any() for encoded in self._reference):
             raise BundleError(
@@ -161,53 +121,33 @@ class ParityCheck:
                 cure="Name images of what it was trained for with --parity-images",
             )
 
-    def __call__(self, variant: Variant) -> Parity:
+    def __call__(self, variant: Encode) -> Parity:
         """Measures a variant."""
-        features, volume, depth, density_of = _Difference(), _Difference(), _Difference(), _Difference()
-        batch_relative = 0.0
-        agreed = voxels = both = either = labelled = same_label = 0
-        for index, (image, wanted) in enumerate(zip(self._images, self._reference, strict=True)):
-            found = _contiguous(EncodedImage.of(variant(image[None])))
-            if index == 0:
-                together = EncodedImage(*(output[1] for output in variant(np.stack([self._images[-1], image]))))
-                batch_relative = _batch_relative(together, found, wanted)
-            features.add(found.features, wanted.features)
-            if wanted.volume is not None and found.volume is not None:
-                volume.add(found.volume, wanted.volume)
-            if wanted.depth is not None and found.depth is not None:
-                depth.add(found.depth / wanted.depth, np.ones_like(wanted.depth))
-            density, occupied = self._density_and_occupied(found)
-            right_density, right_occupied = self._density_and_occupied(wanted)
-            density_of.add(density, right_density)
+        off = {name: np.zeros(2) for name in ("features", "volume", "depth", "density")}  # difference, size
+        agreed = voxels = both = either = same_label = 0
+        for image, wanted in zip(self._images, self._reference, strict=True):
+            found = _contiguous(variant(image))
+            (density, occupied), (right_density, right) = map(self._density_and_occupied, (found, wanted))
+            off["features"] += _difference(found.features, wanted.features)
+            off["density"] += _difference(density, right_density)
+            if found.volume is not None and wanted.volume is not None:
+                off["volume"] += _difference(found.volume, wanted.volume)
+            if found.depth is not None and wanted.depth is not None:
+                off["depth"] += _difference(found.depth / wanted.depth, np.ones_like(wanted.depth))
             voxels += len(occupied)
-            agreed += int(np.count_nonzero(occupied == right_occupied))
-            in_both = occupied & right_occupied
-            both += int(np.count_nonzero(in_both))
-            either += int(np.count_nonzero(occupied | right_occupied))
+            agreed += int(np.count_nonzero(occupied == right))
+            both += int(np.count_nonzero(occupied & right))
+            either += int(np.count_nonzero(occupied | right))
             if self._label is not None:
-                targets = np.flatnonzero(self._in_view)[in_both]
+                targets = np.flatnonzero(self._in_view)[occupied & right]
                 labels, right_labels = (self._label(one.features, targets)[0].copy() for one in (found, wanted))
-                labelled += len(targets)
                 same_label += int(np.count_nonzero(labels == right_labels))
-        count = len(self._images)
         return Parity(
-            images=count,
-            threshold=self._bundle.threshold,
-            features_max=features.largest,
-            features_mean=features.sum / count,
-            features_relative=features.relative,
-            density_max=density_of.largest,
-            density_mean=density_of.sum / count,
-            density_relative=density_of.relative,
+            images=len(self._images),
             occupied_agreement=agreed / voxels,
             occupied_iou=both / either if either else 1.0,
-            labels_agreement=same_label / labelled if labelled else float(self._label is None),
-            batch_relative=batch_relative,
-            volume_max=volume.largest,
-            volume_mean=volume.sum / count,
-            volume_relative=volume.relative,
-            depth_max=depth.largest,
-            depth_relative=depth.relative,
+            labels_agreement=1.0 if self._label is None else same_label / max(both, 1),
+            **{f"{name}_relative": _share(*sums) for name, sums in off.items()},
         )
 
     def _density_and_occupied(self, encoded: EncodedImage) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -217,53 +157,17 @@ class ParityCheck:
         return density, self._bundle.calibration.apply(alpha) >= self._bundle.threshold
 
 
-@dataclass
-class _Difference:
-    """Of what a variant gives from what is right, over images.
-
-    Attributes:
-        largest: The largest one.
-        sum: Sum of the means of the images.
-        size: Sum of the mean sizes of what is right.
-    """
-
-    largest: float = 0.0
-    sum: float = 0.0
-    size: float = 0.0
-
-    def add(self, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
-        """Takes another image."""
-        difference = np.abs(found - wanted)
-        self.largest = max(self.largest, _largest(difference))
-        self.sum += float(difference.mean(dtype=np.float64))
-        self.size += float(np.abs(wanted).mean(dtype=np.float64))
-
-    @property
-    def relative(self) -> float:
-        """The mean as a share of the mean size."""
-        return _share(self.sum, self.size)
-
-
 def _contiguous(encoded: EncodedImage) -> EncodedImage:
-    return EncodedImage(*(np.ascontiguousarray(part) for part in encoded if part is not None))
+    return EncodedImage(*(np.ascontiguousarray(part) for part in encoded if part is not None)).copy()
 
 
-def _batch_relative(together: EncodedImage, alone: EncodedImage, wanted: EncodedImage) -> float:
-    """The largest difference of map, volume and depth, each as a share of its largest value."""
-    parts = zip(together, alone, wanted, strict=True)
-    return max(
-        _share(_largest(one - other), _largest(right))
-        for one, other, right in parts
-        if one is not None and other is not None and right is not None
-    )
-
-
-def _largest(values: NDArray[np.float32]) -> float:
-    return float(np.abs(values).max())
+def _difference(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean difference, and mean size of what is right."""
+    return np.array([np.abs(one).mean(dtype=np.float64) for one in (found - wanted, wanted)])
 
 
 def _share(value: float, whole: float) -> float:
-    return value / whole if whole > 0.0 else float(value > 0.0)
+    return float(value / whole) if whole > 0.0 else float(value > 0.0)
 
 
 class Reference:

@@ -246,12 +246,7 @@ def check_parity(
     reference = Reference(new, threads=threads, encoder_weights=encoder_weights)
     encoder = make_encoder(new, engine, threads=threads)
 
-    def exported(batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        encoded = [encoder.encode(image).copy() for image in batch]
-        parts = zip(*encoded, strict=True)
-        return [np.stack(part) for part in parts if part[0] is not None]
-
-    found = ParityCheck(new, images, reference.encode)(exported)
+    found = ParityCheck(new, images, reference.encode)(encoder.encode)
     failures = found.failures(_GATE)
     hidden = new.head.hidden
     if new.head.label_hidden:

@@ -118,6 +118,8 @@ class EngineCache:
     def _store(self, path: Path, key: Record, record: Record, content: bytes) -> bool:
         """Keeps something, and removes what was not used for longest where there is too much; whether it was kept."""
         try:
+            if path.is_symlink() or not path.is_file():  # a writer of whole files would write to where it leads
+                path.unlink(missing_ok=True)
             with whole_file(path) as part:
                 part.touch(0o600)
                 part.chmod(0o600)

@@ -33,6 +33,7 @@ from scene_completion_ros.inference.gpu.tensorrt_runtime import (
     ports_of,
 )
 
+SETTINGS = 1  # raised where other settings of the builder, or another gate, make former engines worthless
 SAY_EVERY_S = 5.0
 WORKSPACE = 2**30  # bytes for intermediate results, at most: enough for the encoders that this package exports
 
@@ -202,6 +203,7 @@ def _key(onnx: bytes, precision: str, tensorrt: TensorRt, device: DeviceFacts | 
     """All that an engine depends on; the power mode of a Jetson changes how many multiprocessors there are."""
     return {
         "kind": f"engine-{precision}",
+        "settings": SETTINGS,
         "onnx_sha256": hashlib.sha256(onnx).hexdigest(),
         "flavour": tensorrt.flavour,
         "version": tensorrt.version,

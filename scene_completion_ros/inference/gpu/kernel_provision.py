@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GpuError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
@@ -32,7 +31,7 @@ from scene_completion_ros.inference.gpu.kernels import (
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images, require_within
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary, PhraseQuery, Words, labels_reference
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import HostSceneQuery, PreparedScene, ray_camera
 from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
@@ -43,8 +42,6 @@ RAY_TOLERANCE = 0.02  # metres, or part of a ray
 BETWEEN_KNOTS = (0.3, 0.45, 0.2)  # voxels by which a grid is moved, so that none lies at a knot of the volume
 BEYOND_FAR = 2.0  # times the farthest depth of a student, up to which the noise goes that stands for what it says
 UNSAID = 0.05  # part of the rays of which that noise says no number
-TIE = 0.01  # logits that are nearer than this may be ordered either way
-COSINE_TIE = 5e-3  # as may cosines, and whether one is ahead by the margin
 # What compiles and launches the kernels belongs to them.
 SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_device.py", "kernel_provision.py")
 
@@ -64,9 +61,9 @@ KERNEL_LIMITS: Mapping[str, float] = {
     "probability error": 2e-2,
     "state difference": 5e-3,  # part of the voxels in view
     "sight difference": 0.02,  # part of the rays of which a length or transmittance is off by more than RAY_TOLERANCE
-    "confidence error": 5e-3,  # largest, as the next, of voxels that are occupied for both
+    "label difference": 2e-3,  # part of the voxels that are occupied for both, by classes and by words
+    "confidence error": 5e-3,  # largest, as the next, of such voxels
     "cosine error": 1e-3,
-    "wrong labels": 0.0,  # labels that are neither those of the largest logit or cosine, nor nearly
     "wrong entries": 0.0,  # voxels that the list lacks, has too many, or with another probability than the grid
 }
 """How far kernels may be from those of the CPU, on the same outputs of the encoder; each the worst of all.
@@ -101,12 +98,7 @@ def provide_kernels(
 
     def use(cubin: bytes, record: Record) -> CompiledKernels:
         kernels = CompiledKernels(cubin, sizes.kernels, str(record["compiler"]))
-        try:
-            check_loads(make_device, kernels)
-        except GpuFailureError:
-            raise
-        except GpuError as error:
-            raise UnusableError(error.what) from error
+        check_loads(make_device, kernels)
         return kernels
 
     def build() -> tuple[bytes, Record, CompiledKernels]:
@@ -135,13 +127,13 @@ def require_compiler(cache: Path | None = None) -> None:
 
 
 def check_loads(make_device: MakeDevice, kernels: CompiledKernels) -> None:
-    """Raise GpuError where the driver does not take kernels."""
+    """Raise UnusableError where the driver does not take kernels, another GpuError where the device fails."""
     try:
         make_device(kernels).close()
     except GpuFailureError as error:
         if error.kind != "unknown":
             raise
-        raise GpuError(
+        raise UnusableError(
             f"the kernels that {kernels.compiler} made do not load ({error.what})",
             where="GPU kernels",
             cure="See in nvidia-smi the newest CUDA version that the driver takes. Install a compiler that is no newer "
@@ -228,39 +220,31 @@ def _compared(
     encoded: EncodedImage,
     kind: type[np.floating[Any]],
 ) -> dict[str, float]:
-    stored = stored_outputs(encoded, kind)
+    stored, blank = stored_outputs(encoded, kind), np.zeros((0, 0, 3), np.uint8)
     given = EncodedImage(*(part.astype(np.float32) for part in stored))
-    expected = HostSceneQuery(lambda _: given, prepared)(np.zeros((0, 0, 3), np.uint8))
+    on_host = HostSceneQuery(lambda _: given, prepared)
     pipeline.enqueue(*(device.upload(part) for part in stored))
-    found = pipeline.wait()
+    expected, found = on_host(blank), pipeline.wait()
     alpha, probability = device.download(pipeline.alpha), device.download(pipeline.probability)
-    half_distance = prepared.march(expected.dense.alpha, given.depth).half_distance
-    in_view = prepared.query.in_view
-    listed = np.flatnonzero(found.state.reshape(-1) >= VoxelState.SURFACE)
+    in_view, listed = prepared.query.in_view, np.flatnonzero(found.state.reshape(-1) >= VoxelState.SURFACE)
     wrong = len(np.setxor1d(found.index, listed)) + int(np.count_nonzero(np.diff(found.index) <= 0))
     wrong += int(np.count_nonzero(found.probability != probability.reshape(-1)[found.index]))
     common, ours, theirs = np.intersect1d(found.index, expected.occupied, return_indices=True)
-    confidence_error = _largest(found.confidence[ours] - expected.confidence[theirs])
-    wrong_labels, cosine_error = 0, 0.0
-    if prepared.labels is not None and len(common):
-        logits = prepared.labels.logits(given.features, common)
-        chosen = logits[np.arange(len(common)), found.label[ours].clip(max=logits.shape[1] - 1)]
-        wrong_labels = int(np.count_nonzero(~(chosen >= logits.max(axis=1) - TIE)))
+    labels = [found.label[ours] != expected.label[theirs]]
+    confidences, cosines = [found.confidence[ours] - expected.confidence[theirs]], np.zeros(0, np.float32)
+    if prepared.labels is not None:
         words = comparison_vocabulary(prepared.labels.weight.shape[1])
-        cosines = PhraseQuery(prepared.labels).cosines(words, given.features, common)
+        by_words = on_host(blank, Words(words, words))
         pipeline.compare(Words(words, words))
-        by_words = pipeline.wait()
-        cosine_error = _largest(pipeline.cosines(words, len(by_words.index))[ours] - cosines)
-        label, confidence = labels_reference(cosines, words.classes, words.vocabulary.margin, words.temperature)
-        off = _largest(by_words.confidence[ours] - confidence.astype(np.float32))
-        confidence_error = float(np.max([confidence_error, off]))
-        first, second = np.sort(cosines, axis=1)[:, -1:-3:-1].T
-        clear = np.minimum(first - second, np.abs(first - second - words.vocabulary.margin)) > COSINE_TIE
-        wrong_labels += int(np.count_nonzero(by_words.label[ours][clear] != label[clear]))
+        found = pipeline.wait()
+        labels.append(found.label[ours] != by_words.label[theirs])
+        confidences.append(found.confidence[ours] - by_words.confidence[theirs])
+        if by_words.cosines is not None:
+            cosines = pipeline.cosines(words, len(found.index))[ours] - by_words.cosines[theirs]
     rays = (
-        (device.download(pipeline.half_distance), half_distance),
         (found.depth, expected.depth),
         (found.transmittance, expected.transmittance),
+        (device.download(pipeline.half_distance), prepared.march(expected.dense.alpha, given.depth).half_distance),
     )
     alike = [np.isclose(one, other, rtol=0.0, atol=RAY_TOLERANCE, equal_nan=True).mean() for one, other in rays]
     return {
@@ -268,9 +252,9 @@ def _compared(
         "probability error": _largest(probability - expected.dense.probability),
         "state difference": float(np.mean(found.state[in_view] != expected.state[in_view])) if in_view.any() else 0.0,
         "sight difference": float(1.0 - np.min(alike)),
-        "confidence error": confidence_error,
-        "cosine error": cosine_error,
-        "wrong labels": float(wrong_labels),
+        "label difference": float(np.max([one.mean() for one in labels])) if len(common) else 0.0,
+        "confidence error": float(np.max([_largest(one) for one in confidences])),
+        "cosine error": _largest(cosines),
         "wrong entries": float(wrong),
     }
 

@@ -45,17 +45,7 @@ SCENE = np.dtype(
 
 @dataclass(frozen=True, eq=False)
 class DeviceVoxels:
-    """What one frame brought to the host. The arrays are overwritten by the next frame.
-
-    Attributes:
-        index: int32 [N], flat indices of the occupied voxels, in order.
-        probability: float32 [N].
-        label: uint8 [N]; 0 where the student knows no classes.
-        confidence: float32 [N]; 1 where the student knows no classes.
-        state: uint8 [X, Y, Z], see `VoxelState`.
-        depth: float32 [h, w], see `MarchResult`.
-        transmittance: float32 [h, w].
-    """
+    """What one frame brought to the host, as in `SceneAnswer`; the next frame overwrites the arrays."""
 
     index: NDArray[np.int32]
     probability: NDArray[np.float32]
@@ -118,7 +108,19 @@ class VoxelPipeline:
         image = (march.camera.height, march.camera.width)
         self.half_distance = device.empty(image, np.float32)
         self._depth, self._transmittance = device.empty(image, np.float32), device.empty(image, np.float32)
-        self._host = _Host(device, grid.shape, image, capacity)
+        self._total_on_host = device.shared((1,), np.int32)
+        self._listed = {
+            "index": device.shared((capacity,), np.int32),
+            "probability": device.shared((capacity,), np.float32),
+            "label": device.shared((capacity,), np.uint8),
+            "confidence": device.shared((capacity,), np.float32),
+        }
+        self._listed["confidence"].array[:] = 1.0  # of a student without classes, whose labels are 0
+        self._whole = {
+            "state": device.shared(grid.shape, np.uint8),
+            "depth": device.shared(image, np.float32),
+            "transmittance": device.shared(image, np.float32),
+        }
         self._labels = None
         self._features: Buffer | None = None
         self._rows: dict[str, _Rows] = {}
@@ -143,7 +145,7 @@ class VoxelPipeline:
             ValueError: Volume or depth are missing where a volume is read, or there where none is; or the depth is not
                 that of the rays.
         """
-        device, host = self._device, self._host
+        device, listed = self._device, self._listed
         for part, what in ((volume, "volume"), (depth, "depth")):
             if (part is None) != (self._reading is None):
                 raise ValueError(f"the {what} is missing" if part is None else f"there is a {what}, none is read")
@@ -162,11 +164,11 @@ class VoxelPipeline:
             self.alpha, self._in_view, self.half_distance, self._scene, *self._knots, self._last_interval,
             self._threshold, self.probability, self._state, self._counts,
         )  # fmt: skip
-        device.launch("offsets", 1, THREADS, self._counts, np.int32(self._blocks), self._total, host.total)
+        device.launch("offsets", 1, THREADS, self._counts, np.int32(self._blocks), self._total, self._total_on_host)
         device.launch(
             "compact", self._blocks, THREADS,
             self._state, self.probability, self._counts, np.int32(self._voxels), self._capacity,
-            self._index, host.index, host.probability,
+            self._index, listed["index"], listed["probability"],
         )  # fmt: skip
         device.lap("assemble")
         if self._labels is not None:
@@ -174,12 +176,11 @@ class VoxelPipeline:
             device.launch(
                 "query_labels", min(LABEL_BLOCKS, _blocks(int(self._capacity) * LANES)), THREADS,
                 features, self._width, *tables, weight, bias, *self._samples.arguments, sample_of,
-                self._index, self._total, self._capacity, host.label, host.confidence, None,
+                self._index, self._total, self._capacity, listed["label"], listed["confidence"], None,
             )  # fmt: skip
         device.lap("label")
-        device.copy(self._state, host.state)
-        device.copy(seen, host.depth)
-        device.copy(self._transmittance, host.transmittance)
+        for name, source in (("state", self._state), ("depth", seen), ("transmittance", self._transmittance)):
+            device.copy(source, self._whole[name])
 
     def compare(self, words: Words) -> None:
         """Asks for labels and cosines by words of the frame that was asked for last; does not wait for them.
@@ -196,7 +197,9 @@ class VoxelPipeline:
         """
         self._device.lap("copied")
         if words.vocabulary is not None:
-            self._launch_phrases("vocabulary", words.vocabulary, (self._host.label, self._host.confidence, None))
+            self._launch_phrases(
+                "vocabulary", words.vocabulary, (self._listed["label"], self._listed["confidence"], None)
+            )
         if words.asked is not None:
             groups = words.asked.groups
             if self._cosines is None or self._cosines.shape[1] < groups:
@@ -227,16 +230,10 @@ class VoxelPipeline:
     def wait(self) -> DeviceVoxels:
         """The frame that was asked for last."""
         self._device.synchronise()
-        host = self._host
-        count = int(host.total.array[0])
+        count = int(self._total_on_host.array[0])
         return DeviceVoxels(
-            index=host.index.array[:count],
-            probability=host.probability.array[:count],
-            label=host.label.array[:count],
-            confidence=host.confidence.array[:count],
-            state=host.state.array,
-            depth=host.depth.array,
-            transmittance=host.transmittance.array,
+            **{name: shared.array[:count] for name, shared in self._listed.items()},
+            **{name: shared.array for name, shared in self._whole.items()},
         )
 
     def _density(self, features: Buffer, volume: Buffer | None) -> None:
@@ -309,19 +306,6 @@ class _Rows:
             *counts,
             *(self._root, self._root_bias, roots, vocabulary.rest, margin, sharpness),
         )
-
-
-class _Host:
-    """Where a frame arrives."""
-
-    def __init__(self, device: KernelDevice, grid: tuple[int, int, int], image: tuple[int, int], capacity: int) -> None:
-        self.total = device.shared((1,), np.int32)
-        self.index = device.shared((capacity,), np.int32)
-        self.probability = device.shared((capacity,), np.float32)
-        self.label, self.confidence = device.shared((capacity,), np.uint8), device.shared((capacity,), np.float32)
-        self.label.array[:], self.confidence.array[:] = 0, 1.0  # of a student without classes
-        self.state = device.shared(grid, np.uint8)
-        self.depth, self.transmittance = device.shared(image, np.float32), device.shared(image, np.float32)
 
 
 def _reading(device: KernelDevice, reading: VolumeReading, samples: FieldSamples) -> tuple[Argument, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import BagMessage
+from scene_completion_ros.bags.result_context import write_image
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.messages.images import decode_published_depth
@@ -20,14 +21,15 @@ from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.replay.results import Percentiles, ReplayResult, ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message, match_array_from_message
 
-STAGE_PATIENCE_S = 0.5  # a frame that has all its answers waits this long for its stage times
+STAGE_PATIENCE_S = 0.5  # a frame that has all its answers waits this long for its stage times and the map
 RECORDED_TYPES = {
     topics.VOXELS: "sensor_msgs/msg/PointCloud2",
     topics.DEPTH: "sensor_msgs/msg/Image",
     topics.DEPTH_CAMERA_INFO: "sensor_msgs/msg/CameraInfo",
+    topics.OCCUPANCY_GRID: "nav_msgs/msg/OccupancyGrid",
 }
 """Answers to an image, in the order in which they are recorded, whatever the order in which they arrive."""
-LEGEND_TYPE = "std_msgs/msg/String"
+LEGEND_TYPE, TIME_TYPE = "std_msgs/msg/String", "std_msgs/msg/Float64"
 
 
 @dataclass(eq=False)
@@ -59,13 +61,14 @@ class Answers:
 
     Args:
         wanted: Topics of the answers that make an image complete, `topics.VOXELS` among them.
+        welcome: Topics of answers that are waited for as stage times are: without one an image is handed over later.
 
     Attributes:
         other_frame: Frame of voxels that had the stamp of an image, but not its frame; empty as long as there are none.
     """
 
-    def __init__(self, wanted: Collection[str]) -> None:
-        self._wanted = frozenset(wanted)
+    def __init__(self, wanted: Collection[str], welcome: Collection[str] = ()) -> None:
+        self._wanted, self._welcome = frozenset(wanted), frozenset(welcome)
         self._published_ns: list[int] = []  # of all voxel messages, ascending
         self._times: dict[str, list[tuple[int, float]]] = {stage: [] for stage in topics.STAGES}
         self.waiting: list[SentImage] = []
@@ -138,21 +141,25 @@ class Answers:
         return found
 
     def answered(self, sent: SentImage) -> bool:
-        """Whether all answers to an image have arrived, stage times apart."""
+        """Whether all wanted answers to an image have arrived, stage times apart."""
         return self._wanted <= sent.answers.keys()
 
-    def complete(self, sent: SentImage) -> bool:
-        """Whether all answers to an image and all its stage times have arrived."""
+    def timed(self, sent: SentImage) -> bool:
+        """Whether all wanted answers to an image and all its stage times have arrived."""
         return self.answered(sent) and self.stages_ms(sent).keys() == self._times.keys()
+
+    def complete(self, sent: SentImage) -> bool:
+        """Whether all that the node says of an image has arrived."""
+        return self.timed(sent) and self._welcome <= sent.answers.keys()
 
     def next_ready(self, now_s: float, *, patient: bool = True) -> SentImage | None:
         """Remove the next image to hand over, in the order in which the node published.
 
-        An image whose answers are all there waits up to `STAGE_PATIENCE_S` for missing stage times.
+        An image whose wanted answers are all there waits up to `STAGE_PATIENCE_S` for the rest.
 
         Args:
             now_s: `time.perf_counter`.
-            patient: False waits for no stage times any more.
+            patient: False waits for nothing but wanted answers any more.
         """
         self._forget()
         answered = [sent for sent in self.waiting if self.answered(sent)]
@@ -178,10 +185,11 @@ class ResultCollector:
     Args:
         bag: Where answers are written; None writes nothing.
         statistics: Filled.
+        with_times: Write the stage times, too, which differ from run to run.
     """
 
-    def __init__(self, bag: BagWriter | None, statistics: ReplayStatistics) -> None:
-        self._bag, self._statistics = bag, statistics
+    def __init__(self, bag: BagWriter | None, statistics: ReplayStatistics, *, with_times: bool = False) -> None:
+        self._bag, self._statistics, self._with_times = bag, statistics, with_times
         # Milliseconds; arrays, for a recording may be played for days.
         self._stage_times = {stage: array("d") for stage in topics.STAGES}
         self._end_to_end = array("d")
@@ -204,8 +212,13 @@ class ResultCollector:
         if self._bag is not None and first_pass:
             if not statistics.frames_out:
                 _record(self._bag, topics.LEGEND, LEGEND_TYPE, legend, source.stamp_ns)
+            write_image(source, self._bag)
             for topic, kind in RECORDED_TYPES.items():
-                _record(self._bag, topic, kind, sent.answers[topic], source.stamp_ns)
+                if topic in sent.answers:
+                    _record(self._bag, topic, kind, sent.answers[topic], source.stamp_ns)
+            for stage, milliseconds in stages_ms.items() if self._with_times else ():
+                message = self._bag.typestore.types[TIME_TYPE](data=milliseconds)
+                self._bag.write(topics.default_name(topics.stage_topic(stage)), TIME_TYPE, message, source.stamp_ns)
         self._end_to_end.append(sent.latency_ms)
         for stage, milliseconds in stages_ms.items():
             self._stage_times[stage].append(milliseconds)
@@ -246,4 +259,4 @@ def _record(bag: BagWriter, topic: str, kind: str, message: Any, stamp_ns: int) 
     from rclpy.serialization import serialize_message  # only where answers are recorded: the rest needs no ROS
 
     canonical = bag.typestore.deserialize_cdr(serialize_message(message), kind)
-    bag.write(topic.replace("~", f"/{topics.NODE_NAME}"), kind, canonical, stamp_ns, latched=topic == topics.LEGEND)
+    bag.write(topics.default_name(topic), kind, canonical, stamp_ns, latched=topics.topic_spec(topic).latched)

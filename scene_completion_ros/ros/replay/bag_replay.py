@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from scene_completion_ros.bags.reader import BagMessage, BagReader
+from scene_completion_ros.bags.result_context import COMPRESSED_TYPE, write_transforms
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
@@ -27,7 +28,6 @@ from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 __all__ = ["Percentiles", "Playback", "ReplayResult", "ReplayStatistics", "replay_over_dds"]
 
-COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 RECTIFIED_TOPIC = "image_rect"
 LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
 
@@ -52,9 +52,10 @@ def replay_over_dds(
     Args:
         topic: Its image topic, raw or compressed.
         camera: Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
-        output_bag: Where to write voxels, depth and the depth's CameraInfo, at the bag times of their images. The
-            legend of the labels goes there at the time of the first. Nothing in it depends on when it was written. Of a
-            recording played several times it holds the first pass.
+        output_bag: Where to write voxels, depth, the depth's CameraInfo and the map of the ground, at the bag times of
+            their images, and beside these; the transforms of the recording, too. The legend of the labels goes there at
+            the time of the first. In lock step nothing in it depends on when it was written. At a rate it holds the
+            stage times as well. Of a recording played several times it holds the first pass.
         on_result: Called with every result of the first pass, in the order of the node. In lock step that is between
             frames. At a rate it is when the recording is over, and delays no image.
         playback: How to play; in lock step, once, to a node of its own, by default.
@@ -113,6 +114,8 @@ def replay_over_dds(
             remapped = {name: target for name, target in wanted.items() if target != name}
             node = stack.enter_context(NodeProcess(f"/replay_{os.getpid()}", parameters, remapped))
         bag = stack.enter_context(BagWriter(output_bag)) if output_bag is not None else None
+        if bag is not None:
+            write_transforms(reader, topic, bag)
         statistics = statistics or ReplayStatistics(topic)
         player = Player(node, source, names, playback, bag, on_result, statistics, words)
         stack.callback(player.close)

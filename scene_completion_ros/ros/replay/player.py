@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import OccupancyGrid
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -66,12 +67,13 @@ class Player:
         words: Sequence[str] = (),
     ) -> None:
         self._process, self._source, self._playback = process, source, playback
-        self._results = ResultCollector(bag, statistics)
+        self._results = ResultCollector(bag, statistics, with_times=playback.rate is not None)
         self._on_result, self._deferred = on_result, DeferredResults()
         self.statistics = statistics
         self._words = tuple(words)
         self._collected = COLLECTED | ({topics.MATCHES: PointCloud2} if words else {})
-        self._answers = Answers(self._collected)
+        self._welcome = {} if bag is None else {topics.OCCUPANCY_GRID: OccupancyGrid}  # there may be no map
+        self._answers = Answers(self._collected, self._welcome)
         self._legends: list[Any] = []  # of which the node publishes one
         self._elsewhere_s = 0.0  # spent on results, bag and `on_result`, while the node waited
         self._last_result_s = 0.0
@@ -108,7 +110,7 @@ class Player:
 
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._node.create_subscription(String, topics.LEGEND.replace("~/", node_prefix), self._legends.append, latched)
-        for topic, message_type in self._collected.items():
+        for topic, message_type in (self._collected | self._welcome).items():
             self._node.create_subscription(message_type, topic.replace("~/", node_prefix), collect(topic), queue)
         for stage in topics.STAGES:
             topic = topics.stage_topic(stage).replace("~/", node_prefix)
@@ -184,10 +186,10 @@ class Player:
                 period_s *= 2.0  # the newest is answered at last, however slow the machine
 
     def _warm(self, sent: SentImage) -> bool:
-        return bool(self._legends) and self._answers.complete(sent)
+        return bool(self._legends) and self._answers.timed(sent)
 
     def _warm_or_dropped(self, sent: SentImage) -> bool:
-        return bool(sent.dropped) or self._warm(sent)
+        return bool(sent.dropped) or (self._warm(sent) and self._answers.complete(sent))
 
     def play(self, frames: Callable[[], Iterable[BagMessage]], others: Callable[[], Iterable[BagMessage]]) -> None:
         """Publish the recording as often as wanted, in lock step or at a rate, and wait for the results.

@@ -140,15 +140,25 @@ MUTANTS = {
     "density": ("plain", "log1pf(expf", "(expf", "alpha error"),
     "states": ("plain", "what = seen ? SURFACE : COMPLETED", "what = SURFACE", "state difference"),
     "list": ("plain", "of_host[place] = voxel;", "of_host[place] = voxel + 1;", "wrong entries"),
-    "labels": ("plain", "+ bias[k];", "+ 3.0f * bias[k];", "wrong labels"),
+    "labels": ("plain", "+ bias[k];", "+ 3.0f * bias[k];", "label difference"),
     "norm of phrases": ("plain", "norm += value * value;", "norm += value;", "cosine error"),
-    "second phrase": ("plain", "second = fmaxf(second, cosine);", "", "wrong labels"),
+    "second phrase": ("plain", "second = fmaxf(second, cosine);", "", "label difference"),
     "sharpness": ("plain", "expf((cosine - top) * sharpness)", "expf(cosine - top)", "confidence error"),
     "knot": ("spatial", "word(knot[sample])", "word(knot[sample] + 1)", "alpha error"),
     "share between knots": ("spatial", "(lane & 1 ? z : 1.0f - z)", "(lane & 1 ? 1.0f - z : z)", "alpha error"),
-    "said depth": ("spatial", "if (!(along * scene.edge < ends))", "if (!(along * scene.edge < depth))", "sight"),
-    "no number": ("spatial", "if (!(along * scene.edge < ends))", "if (along * scene.edge >= ends)", "sight"),
-    "far": ("spatial", "depth >= far ?", "depth >= 0.8f * far ?", "sight"),
+    "said depth": (
+        "spatial",
+        "if (!(along * scene.edge < ends))",
+        "if (!(along * scene.edge < depth))",
+        "sight difference",
+    ),
+    "no number": (
+        "spatial",
+        "if (!(along * scene.edge < ends))",
+        "if (along * scene.edge >= ends)",
+        "sight difference",
+    ),
+    "far": ("spatial", "depth >= far ?", "depth >= 0.8f * far ?", "sight difference"),
 }
 
 

@@ -108,6 +108,16 @@ def test_nothing_is_kept_of_images_handed_over(answers: Answers) -> None:
     assert {len(kept) for kept in answers._times.values()} == {1}
 
 
+def test_a_map_that_does_not_come_delays_its_frame_as_a_lost_time_does() -> None:
+    answers = Answers(WANTED, [topics.OCCUPANCY_GRID])
+    sent = send(answers, 1)
+    answer(answers, 1)
+    times(answers, 1)
+    assert answers.timed(sent) and not answers.complete(sent)
+    assert answers.next_ready(1.0) is None
+    assert answers.next_ready(1.0 + STAGE_PATIENCE_S) is sent
+
+
 def test_what_the_node_dropped_is_not_waited_for(answers: Answers) -> None:
     first, second = send(answers, 1), send(answers, 2)
     answers.take_drop(2, "another frame", "bad image")

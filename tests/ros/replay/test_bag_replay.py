@@ -16,6 +16,7 @@ from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
 
 from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.result_context import STREET
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
@@ -101,7 +102,10 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
             ("/scene_completion/voxels", 4),
             ("/scene_completion/depth/image", 4),
             ("/scene_completion/depth/camera_info", 4),
+            ("/scene_completion/occupancy_grid", 4),
             ("/scene_completion/legend", 1),
+            ("/image", 4),
+            ("/tf_static", 1),
         }
         (legend,) = written.messages(["/scene_completion/legend"])
         assert legend.stamp_ns == clouds[0].stamp_ns
@@ -114,6 +118,14 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
             published = np.frombuffer(bytes(recorded.message.data), np.float32).reshape(result.depth.shape)
             np.testing.assert_array_equal(result.depth, published)
         assert not np.isfinite(first.depth).all()  # what is too far or unknown stays so
+        shown = (
+            "/image",
+            "/scene_completion/voxels",
+            "/scene_completion/depth/image",
+            "/scene_completion/occupancy_grid",
+        )
+        for frame in {one.message.header.frame_id for one in written.messages(shown)}:  # a viewer can open it alone
+            written.tf_buffer().lookup(STREET, frame, START_NS)
 
 
 def test_a_recording_without_stamps_is_completed_and_lost_stage_times_do_not_matter(
@@ -169,6 +181,7 @@ def test_real_time_with_a_given_camera_and_compressed_images(
             reader,
             "/front/image_raw/compressed",
             camera=CAMERA,
+            output_bag=tmp_path / "completed",
             on_result=draw_slowly,
             statistics=statistics,
             playback=Playback(rate=0.5, clock_hz=50.0, remappings={"/clock": "/recorded_clock"}),
@@ -187,6 +200,10 @@ def test_real_time_with_a_given_camera_and_compressed_images(
     assert statistics.duration_s > 0.9  # 0.5 s of recording at half the speed
     assert sent_before == statistics.frames_out * [6]  # drawing takes no time from the recording
     assert [len(result.voxels) for result in results] == statistics.occupied
+    with BagReader(tmp_path / "completed") as written:
+        assert written.counts["/image/compressed"] == statistics.frames_out
+        topic = topics.default_name(topics.stage_topic("latency"))
+        assert [one.message.data for one in written.messages([topic])] == [r.stages_ms["latency"] for r in results]
     assert all(result.image_rgb.shape == (CAMERA.height, CAMERA.width, 3) for result in results)
 
 

@@ -30,8 +30,8 @@ def test_single_view_checkpoint(street: PosedSequence, tmp_path: Path) -> None:
     density = model.observe(street, 0).density(points)
     image = Resampler(CAMERA, STREET_CAMERA)(street.image(0, "camera_left"))
     with torch.no_grad():
-        features = trained.encode(torch.from_numpy(image).permute(2, 0, 1)[None].float())
-        expected = trained.density(features, torch.from_numpy(points)[None])[0]
+        seen = trained.observe(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+        expected = seen.density(torch.from_numpy(points)[None])[0]
     np.testing.assert_allclose(density, expected.numpy(), rtol=1e-4, atol=1e-6)
     assert model.observe(street, 0).density(points[:0]).shape == (0,)
     with pytest.raises(ConfigurationError, match="encodes 1 to 1"):

@@ -33,5 +33,5 @@ def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, 
     assert [page.name for page in pages] == ["cluster_00.png", "cluster_01.png"]
     assert all(cv2.imread(str(page)) is not None for page in pages)
     file.write_bytes(b"nothing")
-    with pytest.raises(ConfigurationError, match="cannot be read"):
+    with pytest.raises(ConfigurationError, match="is not a valid safetensors file"):
         read_clusters(file)

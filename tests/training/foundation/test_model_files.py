@@ -15,6 +15,7 @@ from scene_completion_training.foundation.model_files import (
     model_name,
     read_normalisation,
     sha256,
+    weight_files,
 )
 
 
@@ -62,3 +63,16 @@ def test_colours_stand_where_either_generation_writes_them(tmp_path: Path) -> No
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {"image_std": 0}}))
     with pytest.raises(BundleError, match=r"processor_config\.json: no mean and deviation"):
         read_normalisation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "named", [{}, [], {"a": "model-2.safetensors"}, {"a": "x" * 9000}, {"a": "../model-1"}, {"a": []}]
+)
+def test_parts_that_are_not_there_are_named(named: object, tmp_path: Path) -> None:
+    (tmp_path / "model-1.safetensors").touch()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": []}}))
+    assert weight_files(str(tmp_path)) == [tmp_path / "model-1.safetensors"]
+    index.write_text(json.dumps({"weight_map": named}))
+    with pytest.raises(BundleError, match=r"index\.json: names .*, which are not there"):
+        weight_files(str(tmp_path))
