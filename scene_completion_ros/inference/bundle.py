@@ -166,9 +166,9 @@ class StudentBundle:
         return tuple(precision for precision in PRECISIONS if precision in self.gpu_encoders)
 
     def read_gpu_encoder(self, precision: str) -> bytes:
-        """The encoder for GPUs, an ONNX graph: ``image`` uint8 [N, H, W, 3] RGB -> ``features`` [N, h, w, C + E].
+        """The encoder for GPUs, an ONNX graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` [1, h, w, C + E].
 
-        Where the head reads a volume, ``volume`` [N, X, Y, Z] follows, and then ``depth`` [N, h', w'].
+        Where the head reads a volume, ``volume`` [1, X, Y, Z] follows, and then ``depth`` [1, h', w'].
 
         Args:
             precision: One of `gpu_precisions`. Outputs are float32 for ``fp32``, otherwise float16; depth is always

@@ -1,10 +1,10 @@
 """The encoder of a bundle for GPUs: which variants there are, and what was measured of each.
 
-A variant is an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [N, H, W, 3] RGB -> ``features``
-[N, h, w, C + E] and, where the head reads one, ``volume`` [N, X, Y, Z]. Both are float32 for ``fp32``, float16 for the
-others. Beside a volume comes ``depth`` [N, h', w'], float32 in all of them. ``scene-completion export-gpu`` makes them
-and measures each against the student it was made from. What this holds is read from untrusted files: every field is
-checked.
+A variant is an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [1, H, W, 3] RGB -> ``features``
+[1, h, w, C + E] and, where the head reads one, ``volume`` [1, X, Y, Z]. Both are float32 for ``fp32``, float16 for the
+others. Beside a volume comes ``depth`` [1, h', w'], float32 in all of them. The number of images may be open.
+``scene-completion export-gpu`` makes them and measures each against the student it was made from. What this holds is
+read from untrusted files: every field is checked.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ NVRTC is a library (the package nvidia-cuda-nvrtc, or a CUDA toolkit, as JetPack
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ SOURCE = Path(__file__).with_name("voxel_query.cu")
 KERNELS = ("query_density", "see_rays", "march_rays", "classify", "offsets", "compact", "query_labels", "query_phrases")
 STANDARD = "--std=c++17"
 CHANNEL_TILE = 32  # units that a warp's threads take at a time; their number must be a multiple of it
-TOOLKIT = Path("/usr/local/cuda/lib64/libnvrtc.so")  # also where the system's linker does not know of it
+# The last one is a toolkit's of which the linker does not know.
+SYSTEM = ("libnvrtc.so.13", "libnvrtc.so.12", "/usr/local/cuda/lib64/libnvrtc.so")
 CURE = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your driver"
 
 
@@ -160,7 +160,7 @@ def nvrtc_cubin(
 
 
 def nvrtc_libraries() -> list[Path]:
-    """The libraries of the package nvidia-cuda-nvrtc, the one that the system's linker finds, and a toolkit's."""
+    """The libraries of the package nvidia-cuda-nvrtc, those that the system's linker finds, and a toolkit's."""
     found: list[Path] = []
     for package in ("nvidia.cu13", "nvidia.cuda_nvrtc"):
         try:
@@ -169,8 +169,13 @@ def nvrtc_libraries() -> list[Path]:
             continue
         for folder in spec.submodule_search_locations or () if spec else ():
             found += sorted(Path(folder).glob("lib/libnvrtc.so.*[0-9]"), reverse=True)
-    name = ctypes.util.find_library("nvrtc")
-    return [*found, *([Path(name)] if name else []), *([TOOLKIT] if TOOLKIT.exists() else [])]
+    for name in SYSTEM:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        found.append(Path(name))
+    return found
 
 
 def no_compiler() -> GpuError:
