@@ -24,11 +24,9 @@ class Output:
 
     Attributes:
         names: What it writes in a folder, as names or patterns; "." stands for all of it. None: it writes a file.
-        changed: It changes the file, which may lie in an input, as the README of a bundle does.
     """
 
     names: tuple[str, ...] | None = None
-    changed: bool = False
 
     def __call__(self, text: str) -> Path:
         """The path that an argument names."""
@@ -55,7 +53,7 @@ class Output:
         written = [path] if self.names is None else [Path(found) for name in self.names for found in _glob(path, name)]
         for argument, read in inputs:
             over = any(_holds(one, read) for one in written) or (is_folder and path.exists() and path.samefile(read))
-            if over or (path.is_file() and not self.changed and _holds(read, path)):
+            if over or (path.is_file() and _holds(read, path)):
                 raise SceneCompletionError(
                     f"would overwrite {read}, which is read ({argument})",
                     where=f"{where} {path}",
@@ -63,7 +61,7 @@ class Output:
                 )
 
 
-FILE, CHANGED_FILE = Output(), Output(changed=True)
+FILE = Output()
 BUNDLE = Output(("student.json", "*.onnx", "*.safetensors"))
 REPORT = Output(("index.html", "drive.webp", "pictures", "frames"))
 RESULTS = Output(("results.json", "results.md", "*.png"))
