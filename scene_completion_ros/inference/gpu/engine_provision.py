@@ -33,7 +33,7 @@ from scene_completion_ros.inference.gpu.tensorrt_runtime import (
     ports_of,
 )
 
-SETTINGS = 1  # raised where other settings of the builder, or another gate, make former engines worthless
+SETTINGS = 2  # raised where other settings of the builder, or another gate, make former engines worthless
 SAY_EVERY_S = 5.0
 WORKSPACE = 2**30  # bytes for intermediate results, at most: enough for the encoders that this package exports
 

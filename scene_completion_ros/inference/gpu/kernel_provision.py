@@ -39,6 +39,8 @@ from scene_completion_ros.voxels.semantic_voxels import VoxelState
 # Spread of the noise that both sides are compared on: with the shipped student, one voxel in six is occupied.
 SPREAD = 1.0
 RAY_TOLERANCE = 0.02  # metres, or part of a ray
+TIE = 0.01  # logits that are nearer than this may be ordered either way
+COSINE_TIE = 5e-3  # as may cosines, and whether one is ahead by the margin
 BETWEEN_KNOTS = (0.3, 0.45, 0.2)  # voxels by which a grid is moved, so that none lies at a knot of the volume
 BEYOND_FAR = 2.0  # times the farthest depth of a student, up to which the noise goes that stands for what it says
 UNSAID = 0.05  # part of the rays of which that noise says no number
@@ -61,7 +63,7 @@ KERNEL_LIMITS: Mapping[str, float] = {
     "probability error": 2e-2,
     "state difference": 5e-3,  # part of the voxels in view
     "sight difference": 0.02,  # part of the rays of which a length or transmittance is off by more than RAY_TOLERANCE
-    "label difference": 2e-3,  # part of the voxels that are occupied for both, by classes and by words
+    "wrong labels": 0.0,  # of voxels that are occupied for both, by classes and by words, but for ties
     "confidence error": 5e-3,  # largest, as the next, of such voxels
     "cosine error": 1e-3,
     "wrong entries": 0.0,  # voxels that the list lacks, has too many, or with another probability than the grid
@@ -230,17 +232,23 @@ def _compared(
     wrong = len(np.setxor1d(found.index, listed)) + int(np.count_nonzero(np.diff(found.index) <= 0))
     wrong += int(np.count_nonzero(found.probability != probability.reshape(-1)[found.index]))
     common, ours, theirs = np.intersect1d(found.index, expected.occupied, return_indices=True)
-    labels = [found.label[ours] != expected.label[theirs]]
+    wrong_labels = 0
     confidences, cosines = [found.confidence[ours] - expected.confidence[theirs]], np.zeros(0, np.float32)
     if prepared.labels is not None:
+        logits = prepared.labels.logits(given.features, common)
+        chosen = logits[np.arange(len(common)), found.label[ours].clip(max=logits.shape[1] - 1)]
+        wrong_labels = int(np.count_nonzero(~(chosen >= logits.max(axis=1) - TIE)))
         words = comparison_vocabulary(prepared.labels.weight.shape[1])
         by_words = on_host(blank, Words(words, words))
         pipeline.compare(Words(words, words))
         found = pipeline.wait()
-        labels.append(found.label[ours] != by_words.label[theirs])
         confidences.append(found.confidence[ours] - by_words.confidence[theirs])
         if by_words.cosines is not None:
-            cosines = pipeline.cosines(words, len(found.index))[ours] - by_words.cosines[theirs]
+            right = by_words.cosines[theirs]
+            cosines = pipeline.cosines(words, len(found.index))[ours] - right
+            first, second = np.sort(right, axis=1)[:, -1:-3:-1].T
+            clear = np.minimum(first - second, np.abs(first - second - words.vocabulary.margin)) > COSINE_TIE
+            wrong_labels += int(np.count_nonzero((found.label[ours] != by_words.label[theirs])[clear]))
     rays = (
         (found.depth, expected.depth),
         (found.transmittance, expected.transmittance),
@@ -252,7 +260,7 @@ def _compared(
         "probability error": _largest(probability - expected.dense.probability),
         "state difference": float(np.mean(found.state[in_view] != expected.state[in_view])) if in_view.any() else 0.0,
         "sight difference": float(1.0 - np.min(alike)),
-        "label difference": float(np.max([one.mean() for one in labels])) if len(common) else 0.0,
+        "wrong labels": float(wrong_labels),
         "confidence error": float(np.max([_largest(one) for one in confidences])),
         "cosine error": _largest(cosines),
         "wrong entries": float(wrong),

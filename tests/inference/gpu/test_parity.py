@@ -8,7 +8,7 @@ import pytest
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu import parity
-from scene_completion_ros.inference.gpu.parity import LIMITS, check_parity, gate_images, max_error, require_within
+from scene_completion_ros.inference.gpu.parity import KINDS, LIMITS, check_parity, errors, gate_images, require_within
 
 
 @pytest.fixture
@@ -35,21 +35,29 @@ def changed(encoded: list[EncodedImage], output: str, factor: float, place: obje
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("output", LIMITS)
 def test_each_output_has_its_limit(encoded: list[EncodedImage], output: str, precision: str) -> None:
-    limit = LIMITS[output][precision]
+    limit = LIMITS[output][precision][0]
     lines = check_parity(encoded, changed(encoded, output, 1.0 + 0.9 * limit), precision)
-    assert [line.split(" ")[3] for line in lines] == list(LIMITS)
-    assert any(line.startswith(f"error of the {output} {0.9 * limit:.1e}"[:-4]) for line in lines)
-    expected = rf"the {precision} engine does not compute .*: error of the {output} .* \(allowed {limit:g}\)\. It was"
+    assert [line.split(" ")[:5:4] for line in lines] == [[kind, of] for of in LIMITS for kind in KINDS]
+    (line,) = (line for line in lines if line.startswith(f"map error of the {output} "))
+    assert float(line.split(" ")[5]) == pytest.approx(0.9 * limit, rel=0.01)
+    expected = rf"the {precision} engine does not compute .*: map error of the {output} .* \(allowed {limit:g}\)"
     for factor in (1.0 + 1.1 * limit, float("nan"), float("inf")):
         with pytest.raises(GpuError, match=expected):
             check_parity(encoded, changed(encoded, output, factor), precision)
+
+
+@pytest.mark.parametrize("output", LIMITS)
+def test_what_the_cpu_gives_has_to_be_finite_too(encoded: list[EncodedImage], output: str) -> None:
+    with pytest.raises(GpuError, match=f"error of the {output} nan"):
+        check_parity(changed(encoded, output, float("nan"), np.s_[0, 0]), encoded, "int8")
 
 
 @pytest.mark.parametrize(
     ("output", "place", "factor"),
     [
         ("features", np.s_[..., 7], -1.0),  # the quietest channel
-        ("features", np.s_[3, 4, 0], 200.0),  # one value
+        ("features", np.s_[3, 4, 0], 50.0),  # one value
+        ("depth", np.s_[7, 3], 2.1),
         ("volume", np.s_[..., 5], -1.0),  # a layer of one height
         ("depth", np.s_[7], 2.1),  # a row
     ],
@@ -57,7 +65,7 @@ def test_each_output_has_its_limit(encoded: list[EncodedImage], output: str, pre
 def test_what_is_wrong_alone_does_not_hide(
     encoded: list[EncodedImage], output: str, place: object, factor: float
 ) -> None:
-    with pytest.raises(GpuError, match=f"error of the {output}"):
+    with pytest.raises(GpuError, match=f"(channel|largest) error of the {output}"):
         check_parity(encoded, changed(encoded, output, factor, place), "int8")
 
 
@@ -66,8 +74,22 @@ def test_swapped_images_miss_and_rounding_to_fp16_does_not(encoded: list[Encoded
         check_parity(encoded, encoded[::-1], "int8")
     plain = [EncodedImage(one.features) for one in encoded]
     rounded = [EncodedImage(one.features.astype(np.float16).astype(np.float32)) for one in encoded]
-    assert len(check_parity(plain, rounded, "fp16")) == 1
-    assert max_error([(plain[0].features, rounded[0].features * 1.01)], "features") == pytest.approx(0.01, rel=2e-2)
+    assert len(check_parity(plain, rounded, "fp16")) == 3
+
+
+def test_errors_by_hand() -> None:
+    """Channels of 3 and 4 everywhere, whose map has a root mean square of √12.5; one value of the first is 2 off."""
+    right = np.broadcast_to(np.float32([3.0, 4.0]), (2, 2, 2))
+    other = right.copy()
+    other[1, 0, 0] += 2.0
+    whole = np.sqrt(12.5)
+    np.testing.assert_allclose(errors([(right, other)], "features"), [np.sqrt(0.5) / whole, 1.0 / 3.0, 2.0 / whole])
+    depth = np.full((2, 4), 10.0, np.float32)
+    deeper = depth.copy()
+    deeper[1, 2] = 15.0  # half of the right depth, in a row of four
+    np.testing.assert_allclose(errors([(depth, deeper)], "depth"), [np.sqrt(0.25 / 8), 0.25, 0.5])
+    with pytest.raises(ValueError, match="instead of"):
+        errors([(depth, deeper[:1])], "depth")
 
 
 def test_what_is_not_a_number_misses() -> None:
