@@ -174,7 +174,7 @@ class DepthTally(Tally):
         covered = self._covered / self._counted if self._counted else float("nan")
         for name, metric in self._metrics.items():
             if metric.frames:
-                yield {"pixels": name, "covered": covered, **asdict(metric.compute())}
+                yield {"pixels": name, "frames": metric.frames, "covered": covered, **asdict(metric.compute())}
 
 
 DEPTH = Metric(

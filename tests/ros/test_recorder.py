@@ -149,15 +149,20 @@ def test_the_node_asks_where_its_student_is_unsure(recording: Callable[..., Reco
     )
     assert asking.graph.until(lambda: asking.images.get_subscription_count() == 2)
     assert asking.graph.set_parameters(topics.NODE_NAME, record_unsure=0.01).successful
-    assert asking.graph.repeat(lambda: ask_again(asking), lambda: bool(recorder.pieces())), recorder.recorder.log
-    said = described(recorder.pieces()[0])
+
+    def holds_its_moment() -> bool:  # the recorder may be found before it has found who publishes images
+        return bool(recorder.pieces()) and described(recorder.pieces()[-1])["moments"][0]["stamp_ns"] in stamps()
+
+    def stamps() -> list[int]:
+        with BagReader(recorder.pieces()[-1]) as bag:
+            return [messages.stamp_nanoseconds(message.message.header.stamp) for message in bag.messages()]
+
+    assert asking.graph.repeat(lambda: ask_again(asking), holds_its_moment), recorder.recorder.log
+    said = described(recorder.pieces()[-1])
     moment = said["moments"][0]
     assert {one["name"] for one in said["moments"]} == {"unsure"}
     assert 0.01 == moment["threshold"] < moment["score"] < 1.0
     assert "of its occupied voxels to be free" in moment["message"]
-    with BagReader(recorder.pieces()[0]) as bag:
-        stamps = [messages.stamp_nanoseconds(message.message.header.stamp) for message in bag.messages()]
-    assert moment["stamp_ns"] in stamps
 
 
 def ask_again(asking: CameraToVoxels) -> None:

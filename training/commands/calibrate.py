@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
     from scene_completion_training.evaluation.truth_calibration import calibrate_on_truth
 
-    if bool(args.labelled) == bool(args.prior_from and args.held_out):
+    if bool(args.labelled) == bool(args.prior_from and args.held_out) or (
+        args.labelled and (args.prior_from or args.held_out)
+    ):
         raise ConfigurationError(
             "what it is fitted to", where="calibrate", cure="Give --prior-from and --held-out, or --labelled alone"
         )
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     before = own_student(args.bundle)
     if args.labelled:
         recordings = [open_recording(folder) for folder in args.labelled]
-        bundle = calibrate_on_truth(before, recordings, engine=args.engine, threads=args.threads)
+        bundle = calibrate_on_truth(before, recordings, every=args.every, engine=args.engine, threads=args.threads)
         _say(bundle, f"calibration with {len(bundle.calibration.alpha)} knots")
         say_dropped(before, bundle)
         return 0

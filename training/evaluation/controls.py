@@ -38,7 +38,7 @@ from scene_completion_training.evaluation.density_model import (
 from scene_completion_training.viewpoint import STREET_AHEAD_M
 
 TRAINING_WINDOWS = ("00", "01", "02", "03", "05", "07")
-CALIBRATION_WINDOW = "04"
+CALIBRATION_WINDOW, TEST_WINDOWS = "04", ("06", "09")
 PRIOR_SIGMA = (16.0, 16.0, 0.5)  # voxels; the largest mean average precision in view on the calibration window
 OPAQUE = 50.0  # per metre: an opacity of 0.99995 over a voxel
 THICKNESS = 4.0

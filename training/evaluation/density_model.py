@@ -20,6 +20,8 @@ VOXEL_EDGE = 0.2
 PUBLISHED_CUTOFF = 0.5
 """Density per metre above which the literature's protocols call a point occupied."""
 PUBLISHED_RULE, CALIBRATED_RULE = "σ > 0.5", "calibrated"
+LITERATURE = {"SceneDINO: σ ≥ 0.2": 0.2, "S4C: σ ≥ 0.25": 0.25}
+"""Cut-offs of semantic completion in their papers' code, per metre."""
 IDENTITY = Calibration()
 _CHUNK = 2048  # rays rendered at a time
 
@@ -131,8 +133,10 @@ def over_voxel_edge(calibration: Calibration, edge: float) -> Calibration:
 
 
 def calibrated_cutoffs(calibration: Calibration, threshold: float) -> dict[str, float]:
-    """The published rule and, where a calibration was fitted, that of its threshold on the probability."""
+    """The rules of the literature and, where a calibration was fitted, that of its threshold on the probability."""
     cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
+    # "At least" becomes "more than" of the next smaller density.
+    cutoffs |= {name: float(np.nextafter(np.float32(least), np.float32(0.0))) for name, least in LITERATURE.items()}
     if calibration.kind != "identity":
         reached = calibration.occupied_from(threshold)
         # "At least" becomes "more than" of the next smaller opacity.

@@ -14,13 +14,19 @@ from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.sequences.opening import lidar_depth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import opacity
+from scene_completion_training.evaluation.controls import CALIBRATION_WINDOW, TEST_WINDOWS, TRAINING_WINDOWS
 from scene_completion_training.evaluation.density_stretch import DensityStretch, fit_stretch, rays_to_depth
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.geometry import density_in_view, voxel_frames
 
 
 def calibrate_on_truth(
-    bundle: StudentBundle, recordings: Sequence[PosedSequence], *, engine: str = "auto", threads: int | None = None
+    bundle: StudentBundle,
+    recordings: Sequence[PosedSequence],
+    *,
+    every: int = 1,
+    engine: str = "auto",
+    threads: int | None = None,
 ) -> StudentBundle:
     """Fit a student's depth and its probabilities; the bundle with both, as it is written.
 
@@ -30,11 +36,20 @@ def calibrate_on_truth(
 
     Args:
         recordings: Neither training nor testing uses them.
+        every: Take every so many frames.
 
     Raises:
         BundleError: The bundle was never saved.
-        SequenceError: The recordings have no LiDAR, or no frame has voxels.
+        SequenceError: The recordings have no LiDAR, no frame has voxels, or one is a window of KITTI that the shipped
+            students are trained or tested on.
     """
+    names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
+    if used := {sequence.name for sequence in recordings} & names_of_windows:
+        raise SequenceError(
+            f"{', '.join(sorted(used))} is used for training or testing",
+            where="--labelled",
+            cure=f"Fit to a recording that is used for nothing else, such as sequences/{CALIBRATION_WINDOW}",
+        )
     if bundle.folder is None:
         raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
     stretch = DensityStretch()
@@ -42,7 +57,7 @@ def calibrate_on_truth(
         model = DeployedModel(bundle, engine=engine, threads=threads)
         rays = []
         for sequence in recordings:
-            measured = ((index, lidar_depth(sequence, index)) for index in range(len(sequence)))
+            measured = ((index, lidar_depth(sequence, index)) for index in range(0, len(sequence), every))
             rays += rays_to_depth(model, sequence, ((index, depth) for index, depth in measured if depth is not None))
         stretch = fit_stretch(rays)
     folder, encoder, weights = bundle.folder, bundle.encoder_path.read_bytes(), None
@@ -51,7 +66,7 @@ def calibrate_on_truth(
     bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
     model = DeployedModel(bundle, engine=engine, threads=threads)
     alpha, occupied = [np.zeros(0, np.float32)], [np.zeros(0, np.bool_)]
-    for frame in voxel_frames(recordings):
+    for frame in voxel_frames(recordings, every):
         truth = frame.truth.voxels
         if truth is not None:
             density = density_in_view(truth, model.observe(frame.sequence, frame.index))[truth.counted]

@@ -58,7 +58,8 @@ def check_parity(reference: Sequence[EncodedImage], found: Sequence[EncodedImage
     Raises:
         GpuError: One is beyond its limit, with the numbers.
     """
-    numbers, limits = {}, {}
+    numbers: dict[str, float] = {}
+    limits: dict[str, float] = {}
     for output in (name for name in LIMITS if getattr(reference[0], name) is not None):
         pairs = [(getattr(one, output), getattr(other, output)) for one, other in zip(reference, found, strict=True)]
         names = [f"{kind} error of the {output}" for kind in KINDS]

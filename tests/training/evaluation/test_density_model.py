@@ -48,7 +48,14 @@ def test_calibrated_rule_is_the_threshold_on_the_probability() -> None:
     assert cutoffs["calibrated"] == pytest.approx(1.4384, abs=1e-4)
     assert cutoffs["σ > 0.5"] == 0.5
     assert density_of_opacity(np.array(0.25), VOXEL_EDGE) > cutoffs["calibrated"]  # "at least", as deployed
-    assert calibrated_cutoffs(IDENTITY, 0.4) == {"σ > 0.5": 0.5}
+    plain = calibrated_cutoffs(IDENTITY, 0.4)
+    assert list(plain) == ["σ > 0.5", "SceneDINO: σ ≥ 0.2", "S4C: σ ≥ 0.25"]
+    density = np.float32([0.1999, 0.2, 0.25, 0.5])
+    assert [(density > cutoff).tolist() for cutoff in plain.values()] == [
+        [False, False, False, False],
+        [False, True, True, True],
+        [False, False, True, True],
+    ]
     assert calibrated_cutoffs(Calibration("piecewise_linear", (0.0, 1.0), (0.0, 0.3)), 0.4)["calibrated"] == math.inf
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.calibration import CALIBRATION
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.occupancy import OCCUPANCY
@@ -32,7 +32,7 @@ def test_deployed_model_is_the_readable_reference(street: PosedSequence, student
     features = model._encoder(model._resampler(CAMERA)(street.image(0, "camera_left")))
     expected = density_reference(features, points, student.head, student.point_code, student.canonical)
     np.testing.assert_allclose(observation.density(points), expected, atol=2e-3)
-    assert model.cutoffs == {"σ > 0.5": 0.5}
+    assert "calibrated" not in model.cutoffs
     assert observation.depth_range == student.depth_range
 
 
@@ -90,6 +90,8 @@ def test_calibration_is_fitted_and_written_into_the_bundle(
     student = student.save(tmp_path / "copy", student.encoder_path.read_bytes(), weights)
     whole = open_recording(shared_data / "kitti_windows" / "sequences" / "04")
     window = replace(whole, frames=whole.frames[:3])
+    with pytest.raises(SequenceError, match="sequences/06 is used for training or testing.*sequences/04"):
+        calibrate_on_truth(student, [open_recording(shared_data / "kitti_windows" / "sequences" / "06")])
     calibrated = calibrate_on_truth(student, [window], threads=1)
     loaded = StudentBundle.load(tmp_path / "copy")
     assert loaded.calibration == calibrated.calibration

@@ -236,6 +236,7 @@ def test_a_drive_cannot_be_averaged_and_held_out(
         [],
         ["--prior-from", str(synthetic_drive)],
         ["--labelled", "x", "--prior-from", "y", "--held-out", "z"],
+        ["--labelled", "x", "--prior-from", "y"],
     ):
         assert main(["calibrate", folder, *options]) == 2
     assert "averaged into the prior as well" in capsys.readouterr().err
