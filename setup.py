@@ -10,7 +10,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE = "scene_completion_ros"
-TRAINING = "scene_completion_training"  # a link to the folder training/, whose name alone would be too common
+TRAINING = "scene_completion_training"
+# A package without modules: where the configurations of trainings are installed. `colcon build --symlink-install` runs
+# this file where it linked the other packages alone, and they find the configurations beside their sources.
+CONFIGS = [f"{TRAINING}.configs"] if Path("training/configs").is_dir() else []
 HERE = Path(__file__).resolve().parent  # also where `colcon build --symlink-install` runs a link to this file
 VERSION = re.findall(r'__version__ = "(.+)"', (HERE / PACKAGE / "__init__.py").read_text(encoding="utf-8"))[0]
 
@@ -109,13 +112,14 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*", TRAINING, f"{TRAINING}.*"]),
+    packages=[*find_packages(include=[PACKAGE, f"{PACKAGE}.*"]), *find_packages("training"), *CONFIGS],
+    package_dir={TRAINING: f"training/{TRAINING}", **dict.fromkeys(CONFIGS, "training/configs")},
     package_data={
         PACKAGE: ["py.typed", "models/**/*", "demo_drive/**/*"],
         f"{PACKAGE}.inference.gpu": ["*.cu", "gate_images/*"],
         f"{PACKAGE}.ros": ["*.xml"],
         f"{PACKAGE}.report": ["assets/**/*"],
-        TRAINING: ["py.typed", "configs/*.yaml", "configs/*/*.yaml"],
+        **dict.fromkeys(CONFIGS, ["*.yaml", "*/*.yaml"]),
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),

@@ -17,7 +17,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME, OUTSIDE, REFERENCE = "index.md", PurePosixPath("repository"), PurePosixPath("reference")
-PACKAGES = {"scene_completion_ros": "scene_completion_ros", "scene_completion_training": "training"}
+PACKAGES = {"scene_completion_ros": ROOT, "scene_completion_training": ROOT / "training"}  # and where they lie
 SEARCH_WORKER, OWN_WORKER = "https://unpkg.com/iframe-worker/shim", "assets/iframe-worker.js"  # the theme's, and a copy
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 
@@ -76,6 +76,6 @@ def site_uri(path: Path) -> str:
 
 def rooms(package: str) -> list[str]:
     """The modules and packages right below a package, by their Python names."""
-    below = sorted((ROOT / PACKAGES[package]).iterdir())
+    below = sorted((PACKAGES[package] / package).iterdir())
     names = [path.stem for path in below if path.suffix == ".py" or (path / "__init__.py").is_file()]
     return [f"{package}.{name}" for name in names if not name.startswith("_")]

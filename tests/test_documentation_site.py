@@ -75,8 +75,8 @@ def test_own_camera_own_bag_and_deployment_are_near_the_readme() -> None:
 
 
 def test_a_link_to_nothing_breaks_the_build(tmp_path: Path) -> None:
-    for name in ("scene_completion_ros", "training"):
-        (tmp_path / name).mkdir()
+    for name in ("scene_completion_ros", "training/scene_completion_training"):
+        (tmp_path / name).mkdir(parents=True)
     for name in ("mkdocs.yml", "docs/site.py", "docs/assets/iframe-worker.js", "docs/assets/site.css"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())

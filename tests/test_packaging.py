@@ -242,7 +242,7 @@ def test_colcon_links_what_can_be_edited(sources: Path, colcon: Path) -> None:
     assert all(file.is_relative_to(workspace / "linked") for file in found)
     assert [file.resolve() for file in found] == [
         sources / PACKAGE / "__init__.py",
-        sources / "training" / "__init__.py",
+        sources / "training" / "scene_completion_training" / "__init__.py",
     ]
 
 

@@ -11,7 +11,7 @@ with what stands here, on NumPy arrays and torch tensors alike:
 
 ``occupancy_kernel`` has the compiled twins, with the same names and arguments, and ``inference/gpu/voxel_query.cu``
 those of GPUs. `inference/march.py` goes through a grid of opacities with the same weights, for depth and transmittance.
-What a training learns of the step from logit to probability is `OccupancyLink` in `training/networks/`; a bundle holds
+What a training learns of the step from logit to probability is `OccupancyLink` of the training side; a bundle holds
 it as its calibration.
 """
 

@@ -84,7 +84,7 @@ def reconstruct(
     log = folder / "log.txt"
     with log.open("wb") as output:
         command = [sys.executable, "-m", "scene_completion_training.extraction.mapper_process", str(folder)]
-        root = Path(__file__).resolve().parents[2]  # where the package `training` lies
+        root = Path(__file__).resolve().parents[2]  # where the package lies
         ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd=root, check=False)
     if ended.returncode:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
