@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import yaml
 
-import scene_completion_training
 from scene_completion_ros.errors import ConfigurationError, VocabularyError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, SEMANTIC_KITTI_CLASSES
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
@@ -34,9 +33,10 @@ from scene_completion_training.evaluation.open_vocabulary import (
 from scene_completion_training.foundation.class_probabilities import read_class_texts
 from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES
 from scene_completion_training.foundation.phrases import read_phrases
+from tests.checkout import ROOT
 from tests.training.evaluation.one_wall import CAMERA, WALL_FRONT, PaintedWall, make_street, true_voxels
 
-VOCABULARIES = Path(scene_completion_training.__file__).parent / "configs" / "vocabularies"
+VOCABULARIES = ROOT / "training" / "configs" / "vocabularies"
 WORDS = {"automobile": (1,), "house": (13,), "hedge": (15,)}
 ALL, VISIBLE, OCCLUDED = ((51.2, region) for region in ("all", "visible", "occluded"))
 
