@@ -142,7 +142,7 @@ def run_victim(victim: Victim, output: Path, number: int, journal: Path) -> None
 
 def save(output: Path, number: int, finish: Finish) -> None:
     """Save pairs of files one after the other, as the node does when it is asked to."""
-    from scene_completion_ros.ros.outputs.saving import write_together
+    from scene_completion_ros.ros.publish.saving import write_together
 
     for index in range(RESULTS):
         name = f"voxels_{number}_{index:09d}"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from std_msgs.msg import Float64, String
+from std_msgs.msg import String
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
@@ -94,9 +94,12 @@ class RunningNode:
         self.times_ms: dict[str, list[float]] = {stage: [] for stage in topics.STAGES}
         self.statuses: dict[str, DiagnosticStatus] = {}
         self.make_reader()
-        for stage, times in self.times_ms.items():
-            self.subscribe(Float64, topics.stage_topic(stage), lambda message, times=times: times.append(message.data))
+        self.subscribe(DiagnosticArray, topics.PROCESSING_TIME, self._on_processing_time)
         self.node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, 10)
+
+    def _on_processing_time(self, message: DiagnosticArray) -> None:
+        for stage, milliseconds in messages.processing_times(message).items():
+            self.times_ms[stage].append(milliseconds)
 
     def make_image_publisher(self) -> None:
         """Begin to offer images."""

@@ -99,7 +99,7 @@ class Listener:
         from rclpy.executors import SingleThreadedExecutor
         from sensor_msgs.msg import PointCloud2
 
-        from scene_completion_ros.ros.outputs.publishers import LATCHED_QOS
+        from scene_completion_ros.ros.messages import LATCHED_QOS
 
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import gc
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,24 +22,23 @@ from scene_completion_ros.inference.shipped import CAMERA_RATE_HZ, choose_studen
 from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.stamp_order import StampOrder
-from scene_completion_ros.ros.completion.completion_thread import CompletionThread
-from scene_completion_ros.ros.completion.deployment import Deployment, second_student
-from scene_completion_ros.ros.completion.dictionary import Dictionary
-from scene_completion_ros.ros.completion.placements import check_frames
-from scene_completion_ros.ros.completion.shadow import Student
+from scene_completion_ros.ros.deployment import Deployment, second_student
+from scene_completion_ros.ros.frame import names_of_labels
 from scene_completion_ros.ros.health.counters import FrameCounters
-from scene_completion_ros.ros.health.diagnostics import Diagnostics
+from scene_completion_ros.ros.health.diagnostics import Diagnostics, Observed
 from scene_completion_ros.ros.health.forwarded_log import forwarded_log
-from scene_completion_ros.ros.health.inference_health import InferenceRecord, Result
-from scene_completion_ros.ros.health.input_health import InputRecord
-from scene_completion_ros.ros.health.shadow_health import ShadowRecord
-from scene_completion_ros.ros.inputs.active_inputs import Inputs
-from scene_completion_ros.ros.inputs.transform_source import fixed_transforms
-from scene_completion_ros.ros.inputs.words_input import WordsInput
-from scene_completion_ros.ros.outputs.publishers import Outputs
+from scene_completion_ros.ros.inference_thread import InferenceThread
+from scene_completion_ros.ros.inputs import Inputs
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
-from scene_completion_ros.ros.services import Services
+from scene_completion_ros.ros.place.placements import check_frames
+from scene_completion_ros.ros.place.transform_source import fixed_transforms
+from scene_completion_ros.ros.publish.publishers import Outputs
+from scene_completion_ros.ros.receive.dictionary import Dictionary
+from scene_completion_ros.ros.services import Services, Serving
+from scene_completion_ros.ros.student import Student
+from scene_completion_ros.ros.words_input import WordsInput
+from scene_completion_ros.voxels.files import SavedVoxels
 
 
 class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types where it is not installed
@@ -72,7 +71,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self.inputs: Inputs | None = None
         self.counters = FrameCounters(self._logger)
         self._parameters = DeclaredParameters(node, self._check_change)
-        self._thread: CompletionThread | None = None
+        self._thread: InferenceThread | None = None
         self._outputs: Outputs | None = None
         self._words: WordsInput | None = None
         self._deployment: Deployment | None = None
@@ -82,8 +81,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._while_configured, self._while_active = ExitStack(), ExitStack()
         self._problem: SceneCompletionError | None = None
         self._finalized = False
-        self._diagnostics = Diagnostics(node, self)
-        self._services = Services(node, self)
+        self._diagnostics = Diagnostics(node, self.observed, self.counters.warn)
+        self._services = Services(node, Serving(self.to_save, self.to_swap, self.reset, self.set_enabled))
         node.add_managed_entity(self)
 
     def start(self) -> None:
@@ -114,39 +113,30 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         return "inactive" if self.inputs is None else "active"
 
     @property
-    def problem(self) -> str:
-        """Why the last transition failed; empty where it did not."""
-        return "" if self._problem is None else str(self._problem)
-
-    @property
     def enabled(self) -> bool:
         """Images are completed, as far as `~/set_enabled` is concerned."""
         return self._thread is None or self._thread.enabled
-
-    @property
-    def input_records(self) -> Mapping[str, InputRecord]:
-        """What arrived, by the name of the camera, which is empty where there is only one; nothing unless active."""
-        return {} if self.inputs is None else self.inputs.records
-
-    @property
-    def inference_record(self) -> InferenceRecord | None:
-        """What the inference thread did; None while unconfigured."""
-        return None if self._thread is None else self._thread.record
 
     def parameters(self) -> NodeParameters:
         """The values of now."""
         return self._parameters.snapshot()
 
-    @property
-    def shadow_record(self) -> ShadowRecord | None:
-        """What the second student did; None while unconfigured."""
-        return None if self._thread is None else self._thread.shadow.record
+    def observed(self) -> Observed:
+        """What diagnostics are made of."""
+        thread = self._thread
+        return Observed(
+            state=self.state,
+            problem="" if self._problem is None else str(self._problem),
+            enabled=self.enabled,
+            parameters=self.parameters(),
+            counts=self.counters.counts(),
+            inputs={} if self.inputs is None else self.inputs.records,
+            inference=None if thread is None else thread.record,
+            shadow=None if thread is None else thread.shadow.record.report,
+            subscribers={} if self._outputs is None else self._outputs.subscribers(),
+        )
 
-    def subscribers(self) -> Mapping[str, int]:
-        """Number of subscribers of each result, by topic."""
-        return {} if self._outputs is None else self._outputs.subscribers()
-
-    def to_save(self) -> tuple[Path, Result]:
+    def to_save(self) -> tuple[Path, SavedVoxels]:
         """The folder to save in, and the last result.
 
         Raises:
@@ -255,8 +245,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         dictionary = Dictionary(bundle, parameters.vocabulary)
         vocabulary = dictionary.vocabulary
         _check_band(parameters)
-        said = () if vocabulary is None else vocabulary.vocabulary.legend_names
-        _check_ignored(parameters, (*bundle.class_names, *said))
+        names = () if vocabulary is None else vocabulary.vocabulary.legend_names
+        _check_ignored(parameters, (*bundle.class_names, *names))
         check_frames(parameters)
         fixed_transforms(parameters)
         check_engine(bundle, parameters.engine, parameters.engine_options(), grid)
@@ -277,7 +267,9 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             cameras=names_in(parameters.cameras),
         )
         self._while_configured.enter_context(forwarded_log(self._logger))
-        thread = self._thread = CompletionThread(bundle, grid, outputs, self.counters, self._logger, vocabulary)
+        student = Student(bundle, grid, self._logger)
+        thread = InferenceThread(student, grid, outputs, self.counters, self._logger, vocabulary)
+        self._thread = thread
         self._while_configured.callback(thread.close)
         self._words = WordsInput(
             self._node, self._parameters, bundle, dictionary, thread, self.counters, self._while_configured
@@ -333,7 +325,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
             trim(0)  # or glibc keeps what is free between the blocks that stay
 
-    def _configured_thread(self) -> CompletionThread:
+    def _configured_thread(self) -> InferenceThread:
         if self._thread is None:
             raise SceneCompletionError("the node is not configured", cure="Configure it first")
         return self._thread
@@ -342,8 +334,9 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""
         if self._thread is not None:
             _check_band(parameters)
+            selection = self._thread.selection
             if parameters.ignored_classes != self.parameters().ignored_classes:  # else a vocabulary may have changed
-                _check_ignored(parameters, (*self._thread.deployed.bundle.class_names, *self._thread.class_names))
+                _check_ignored(parameters, (*selection.student.bundle.class_names, *selection.class_names))
             check_frames(parameters)
         if self.inputs is not None:
             self.inputs.check(parameters)
@@ -355,7 +348,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         thread, words = self._thread, self._words
         if thread is None or words is None:
             raise SceneCompletionError("the node is not configured any more", cure="Configure it first")
-        _check_ignored(parameters, (*student.bundle.class_names, *thread.class_names_of(student)))
+        names = names_of_labels(student, thread.selection.words.vocabulary)
+        _check_ignored(parameters, (*student.bundle.class_names, *names))
         words.deploy(student)
 
 

@@ -10,12 +10,11 @@ import argparse
 import json
 import textwrap
 from collections.abc import Iterable
-from itertools import groupby
 from pathlib import Path
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.parameters.schema import SCHEMA, ParameterSpec
-from scene_completion_ros.ros.topics import NODE_NAME, SERVICES, STAGES, TOPICS, TopicSpec, stage_topic
+from scene_completion_ros.ros.topics import NODE_NAME, SERVICES, TOPICS, TopicSpec
 
 COMMAND = "python -m scene_completion_ros.ros.documents"
 DOCUMENTATION = Path("docs/parameters.md")
@@ -118,8 +117,7 @@ def policy() -> str:
 def tables() -> str:
     """Topics and services of the node, in Markdown."""
     topics = ["| topic | type | | |", "|---|---|---|---|"]
-    for _, group in groupby((spec for spec in TOPICS if spec.meaning), _row_of):
-        topics.append(_topic_row(next(group)))
+    topics += [_topic_row(spec) for spec in TOPICS if spec.meaning]
     services = ["| service | type | |", "|---|---|---|"]
     services += [_row(f"`{spec.name}`", _short(spec.type_name), spec.meaning) for spec in SERVICES if spec.meaning]
     common = [spec.name for spec in TOPICS if not spec.meaning] + [spec.name for spec in SERVICES if not spec.meaning]
@@ -176,18 +174,10 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _row_of(spec: TopicSpec) -> str:
-    """What the stages share, so that they have one row."""
-    return "stages" if spec.name in map(stage_topic, STAGES) else spec.name
-
-
 def _topic_row(spec: TopicSpec) -> str:
-    name, meaning = spec.name, spec.meaning
-    if _row_of(spec) == "stages":
-        name, meaning = stage_topic("<stage>"), f"milliseconds that a stage took: {', '.join(STAGES)}"
     facts = [f"with `{spec.only_with}`"] if spec.only_with else []
     facts += ["latched"] if spec.latched else []
-    return _row(f"`{name}`", _short(spec.type_name), spec.direction, "; ".join((meaning, *facts)))
+    return _row(f"`{spec.name}`", _short(spec.type_name), spec.direction, "; ".join((spec.meaning, *facts)))
 
 
 def _short(type_name: str) -> str:

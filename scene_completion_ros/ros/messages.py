@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
 from nav_msgs.msg import MapMetaData, OccupancyGrid
 from numpy.typing import NDArray
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import ColorRGBA, Header, String
 from visualization_msgs.msg import Marker
@@ -33,6 +34,8 @@ from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 MARKER_NAMESPACE = "voxels"
+LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""What describes something that stays: late readers that ask for it get the last message."""
 
 
 def message_class(kind: str, topic: str) -> Any:
@@ -90,6 +93,20 @@ def record_trigger_message(reasons: Iterable[RecordReason], stamp_ns: int, frame
             DiagnosticStatus(level=DiagnosticStatus.WARN, name=reason.name, message=reason.message, values=values)
         )
     return DiagnosticArray(header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id), status=statuses)
+
+
+def processing_time_message(times_ms: Mapping[str, float], stamp_ns: int, frame_id: str) -> Any:
+    """Milliseconds by stage as a DiagnosticArray of one status, with the header of the voxels that they belong to."""
+    values = [KeyValue(key=stage, value=f"{milliseconds:.3f}") for stage, milliseconds in times_ms.items()]
+    header = Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
+    return DiagnosticArray(
+        header=header, status=[DiagnosticStatus(name="processing time", message="ms", values=values)]
+    )
+
+
+def processing_times(message: Any) -> dict[str, float]:
+    """Milliseconds by stage that a message of `processing_time_message` holds."""
+    return {value.key: float(value.value) for status in message.status for value in status.values}
 
 
 def voxels_message(

@@ -27,8 +27,8 @@ from scene_completion_ros.bags.writer import knows_type
 from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.messages.record_reasons import record_reasons
 from scene_completion_ros.ros import dds, topics
-from scene_completion_ros.ros.inputs.subscriptions import AdaptiveSubscription
 from scene_completion_ros.ros.messages import message_class, stamp_nanoseconds
+from scene_completion_ros.ros.subscriptions import AdaptiveSubscription
 
 NAME = "scene_completion_recorder"
 RECORDED_TYPES = (*IMAGE_TYPES, CAMERA_INFO_TYPE, ODOMETRY_TYPE, TRANSFORM_TYPE)

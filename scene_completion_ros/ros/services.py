@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.health.inference_health import Result
-from scene_completion_ros.ros.outputs.saving import save_result
+from scene_completion_ros.ros.publish.saving import save_result
 from scene_completion_ros.ros.topics import RESET, SAVE, SET_ENABLED, SWAP_BUNDLE
-
-if TYPE_CHECKING:
-    from scene_completion_ros.ros.completion_node import CompletionNode
+from scene_completion_ros.voxels.files import SavedVoxels
 
 CLOSE_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What the services do; each raises SceneCompletionError where that is refused.
+
+    Attributes:
+        to_save: Gives the folder to save in, and the last result.
+        to_swap: Gives what exchanges the two students, in any thread, and says which one is deployed then.
+        reset: Forgets what the images so far have left behind.
+        set_enabled: Completes images, or drops them until it is called again or the node is cleaned up.
+    """
+
+    to_save: Callable[[], tuple[Path, SavedVoxels]]
+    to_swap: Callable[[], Callable[[], str]]
+    reset: Callable[[], None]
+    set_enabled: Callable[[bool], None]
 
 
 class Services:
@@ -29,9 +44,9 @@ class Services:
     While an answer is awaited, the executor goes on with everything but another request of that service.
     """
 
-    def __init__(self, node: Any, served: CompletionNode) -> None:
+    def __init__(self, node: Any, serving: Serving) -> None:
         self._node = node
-        self._served = served
+        self._serving = serving
         self._running: dict[str, threading.Thread] = {}
         node.create_service(Trigger, SAVE, self._save, callback_group=MutuallyExclusiveCallbackGroup())
         node.create_service(Trigger, SWAP_BUNDLE, self._swap, callback_group=MutuallyExclusiveCallbackGroup())
@@ -45,14 +60,14 @@ class Services:
 
     async def _save(self, request: Any, response: Any) -> Any:
         try:
-            folder, result = self._served.to_save()
+            folder, result = self._serving.to_save()
         except SceneCompletionError as error:
             return self._answer(response, "saved", error)
         return self._answer(response, "saved", await self._done("saving", lambda: _saved(folder, result)))
 
     async def _swap(self, request: Any, response: Any) -> Any:
         try:
-            exchange = self._served.to_swap()
+            exchange = self._serving.to_swap()
         except SceneCompletionError as error:
             return self._answer(response, "exchanged", error)
         return self._answer(response, "exchanged", await self._done("exchange", exchange))
@@ -81,19 +96,19 @@ class Services:
         return done
 
     def _reset(self, request: Any, response: Any) -> Any:
-        return self._do(response, "reset", self._served.reset, "forgot stamps, times and the last result")
+        return self._do(response, "reset", self._serving.reset, "forgot stamps, times and the last result")
 
     def _set_enabled(self, request: Any, response: Any) -> Any:
-        said = "images are completed" if request.data else "images are dropped until ~/set_enabled is called with true"
+        done = "images are completed" if request.data else "images are dropped until ~/set_enabled is called with true"
         what = "enabled" if request.data else "disabled"
-        return self._do(response, what, lambda: self._served.set_enabled(request.data), said)
+        return self._do(response, what, lambda: self._serving.set_enabled(request.data), done)
 
-    def _do(self, response: Any, what: str, work: Callable[[], None], said: str) -> Any:
+    def _do(self, response: Any, what: str, work: Callable[[], None], done: str) -> Any:
         try:
             work()
         except SceneCompletionError as error:
             return self._answer(response, what, error)
-        return self._answer(response, what, said)
+        return self._answer(response, what, done)
 
     def _answer(self, response: Any, what: str, outcome: SceneCompletionError | str) -> Any:
         """Fill a response of Trigger or SetBool, and log it, as whoever called may not be who looks after the robot."""
@@ -107,6 +122,6 @@ class Services:
         return response
 
 
-def _saved(folder: Path, result: Result) -> str:
+def _saved(folder: Path, result: SavedVoxels) -> str:
     files = save_result(folder, result)
     return f"saved {len(result.voxels)} occupied voxels as {' and '.join(map(str, files))}"

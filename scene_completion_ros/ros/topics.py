@@ -71,14 +71,9 @@ _CLOUD, _IMAGE, _TEXT = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Image", 
 _INFO = "sensor_msgs/msg/CameraInfo"
 
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "total", "publish", "latency")
-"""What `~/debug/processing_time_ms/<stage>` reports, in milliseconds. `fuse` joins with earlier images (next to none
-without `temporal_fusion`). `total` is image array to voxels. `latency` is arrival of the image message to publication
-of its voxels, waiting included."""
-
-
-def stage_topic(stage: str) -> str:
-    """Topic of one stage's processing time (std_msgs/Float64, milliseconds)."""
-    return f"~/debug/processing_time_ms/{stage}"
+"""The values of `~/debug/processing_time`, in milliseconds. `fuse` joins what several cameras see, and earlier images
+(next to none without `cameras` and `temporal_fusion`). `total` is image array to voxels. `latency` is arrival of the
+image message to publication of its voxels, waiting included."""
 
 
 IMAGE = _in("image", _IMAGE, "the images; best effort by default", only_with="image_transport: raw")
@@ -131,8 +126,11 @@ RECORD_TRIGGER = _out(
     "with `record_unsure` or `record_wrong`: this moment is worth recording, and why",
 )
 DROPPED = _out("~/debug/dropped", _TEXT, "JSON: a notice for every dropped image")
-for _stage in STAGES:
-    _out(stage_topic(_stage), "std_msgs/msg/Float64", f"milliseconds that the stage {_stage} took")
+PROCESSING_TIME = _out(
+    "~/debug/processing_time",
+    "diagnostic_msgs/msg/DiagnosticArray",
+    f"with the stamp of the voxels: milliseconds that {', '.join(STAGES)} took",
+)
 _in("/clock", "rosgraph_msgs/msg/Clock", "the time", only_with="use_sim_time: true")
 # What every managed node has.
 _out("~/transition_event", "lifecycle_msgs/msg/TransitionEvent")

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.ros.completion import completion_thread
+
+from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.ros.node import main
 
 HELD_WHILE, REACHED = "HELD_WHILE", "HELD_REACHED"  # environment variables with their paths

@@ -6,10 +6,11 @@ import os
 import time
 from pathlib import Path
 
+from scene_completion_ros.ros.outputs.saving import save_result
+
 from scene_completion_ros.ros import services
 from scene_completion_ros.ros.health.inference_health import Result
 from scene_completion_ros.ros.node import main
-from scene_completion_ros.ros.outputs.saving import save_result
 from tests.ros.held_node import HELD_WHILE, REACHED
 
 

@@ -15,6 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from scene_completion_ros.ros.completion import completion_thread, view_completers
+from scene_completion_ros.ros.completion.completion_thread import ArrivedImage
+from scene_completion_ros.ros.outputs import publishers
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Float64
 
@@ -23,10 +26,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.inference.scene_query import HostField
 from scene_completion_ros.ros import completion_node, messages, topics
-from scene_completion_ros.ros.completion import completion_thread, view_completers
-from scene_completion_ros.ros.completion.completion_thread import ArrivedImage
 from scene_completion_ros.ros.completion_node import CompletionNode
-from scene_completion_ros.ros.outputs import publishers
 from scene_completion_ros.ros.parameters.declared import ExplainingNode
 from tests.ros.graph import PATIENCE_S, Graph
 from tests.ros.moving_robot import LATCHED

@@ -14,6 +14,7 @@ import pytest
 from geometry_msgs.msg import PoseArray
 from lifecycle_msgs.msg import Transition
 from numpy.typing import NDArray
+from scene_completion_ros.ros.completion.dictionary import Dictionary
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import String
 
@@ -25,7 +26,6 @@ from scene_completion_ros.mapping.clusters import VoxelClusters
 from scene_completion_ros.mapping.matches import Matches, all_matches
 from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.completion.dictionary import Dictionary
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS, cloud_array_from_message
 from tests.inference.small_bundle import make_small_bundle
 from tests.inference.small_vocabulary import ENCODER, small_bank, small_space
@@ -520,6 +520,7 @@ def test_cameras_have_one_vocabulary_and_answer_together(
 def test_a_text_encoder_in_a_process_of_its_own_answers_for_free_text(start: Start, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from scene_completion_training.foundation.text_encoder import TextEncoder
+
     from tests.training.foundation.tiny_models import saved_sentence_encoder
 
     folder = saved_sentence_encoder(tmp_path / "sentences")

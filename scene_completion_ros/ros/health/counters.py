@@ -92,6 +92,11 @@ class FrameCounters:
         if header is not None and (on_dropped := self.on_dropped_image) is not None:
             on_dropped(reason, header)
 
+    def drop_after(self, error: Exception, header: Any = None) -> None:
+        """Count a message at which nobody thought of an error."""
+        why = f"{type(error).__name__}: {error}; please report this"
+        self.drop(DropReason.INTERNAL_ERROR, why, header=header)
+
     def count_missing(self, camera: str) -> None:
         """Images of other cameras went on without one of this camera."""
         with self._lock:

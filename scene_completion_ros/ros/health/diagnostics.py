@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
@@ -17,7 +18,13 @@ from scene_completion_ros.ros.health.counters import Counts
 from scene_completion_ros.ros.health.fusion_health import NAME as FUSION
 from scene_completion_ros.ros.health.fusion_health import FusionReport, fusion_status
 from scene_completion_ros.ros.health.inference_health import InferenceRecord, inference_status
-from scene_completion_ros.ros.health.input_health import CameraFacts, Publishers, calibration_status, input_status
+from scene_completion_ros.ros.health.input_health import (
+    CameraFacts,
+    InputRecord,
+    Publishers,
+    calibration_status,
+    input_status,
+)
 from scene_completion_ros.ros.health.judgement import (
     Drops,
     Level,
@@ -31,14 +38,39 @@ from scene_completion_ros.ros.health.memory_health import memory_status, process
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.health.shadow_health import ShadowReport, shadow_status
 from scene_completion_ros.ros.health.words_health import WordsReport, words_status
+from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.topics import DIAGNOSTICS
-
-if TYPE_CHECKING:
-    from scene_completion_ros.ros.completion_node import CompletionNode
 
 PERIOD_S = 1.0
 DROPS_WINDOW_S = 10.0
 LOGGED = ("input", "calibration")  # faults of which nothing else writes a line
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is judged: the node of one moment.
+
+    Attributes:
+        state: Label of its state, such as "active".
+        problem: Why the last transition failed; empty where it did not.
+        enabled: Images are completed, as far as `~/set_enabled` is concerned.
+        parameters: The values of that moment.
+        counts: What became of the images.
+        inputs: What arrived, by the name of the camera; nothing unless active.
+        inference: What the inference thread did; None while unconfigured.
+        shadow: What the second student did; None while unconfigured.
+        subscribers: Number of subscribers of each result, by topic.
+    """
+
+    state: str
+    problem: str
+    enabled: bool
+    parameters: NodeParameters
+    counts: Counts
+    inputs: Mapping[str, InputRecord] = field(default_factory=dict)
+    inference: InferenceRecord | None = None
+    shadow: ShadowReport | None = None
+    subscribers: Mapping[str, int] = field(default_factory=dict)
 
 
 class Diagnostics:
@@ -46,11 +78,16 @@ class Diagnostics:
 
     Lives as long as its node. Names are "<node>: <part>", as diagnostic_aggregator's analyzers match them; a node in a
     namespace has it before its name, without the leading slash.
+
+    Args:
+        observe: Gives the node of now.
+        warn: Called with a key and a text where something went wrong here.
     """
 
-    def __init__(self, node: Any, observed: CompletionNode) -> None:
+    def __init__(self, node: Any, observe: Callable[[], Observed], warn: Callable[[str, str], None]) -> None:
         self._node = node
-        self._observed = observed
+        self._observe = observe
+        self._warn = warn
         self._prefix = node.get_fully_qualified_name().lstrip("/")
         self._middleware = get_rmw_implementation_identifier()
         self._faults: dict[str, str] = {}
@@ -63,72 +100,49 @@ class Diagnostics:
             self.publish()
         except Exception as error:  # what only looks at the node must not end it
             problem = f"{type(error).__name__}: {error}; please report this"
-            self._observed.counters.warn("diagnostics", f"the node could not publish diagnostics: {problem}")
+            self._warn("diagnostics", f"the node could not publish diagnostics: {problem}")
 
     def publish(self) -> None:
         """Publish the statuses of now, and log faults that have just begun or ended."""
-        statuses = self.statuses()
+        observed = self._observe()
+        statuses = self.statuses(observed)
         self._log_changes(statuses)
-        hardware_id = self._hardware_id()
+        hardware_id = _hardware_id(observed)
         array = DiagnosticArray(status=[self._message(status, hardware_id) for status in statuses])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
 
-    def statuses(self) -> list[Status]:
+    def statuses(self, observed: Observed) -> list[Status]:
         """One status a part."""
-        observed, now_s = self._observed, time.perf_counter()
-        counts = observed.counters.counts()
+        now_s, counts, record = time.perf_counter(), observed.counts, observed.inference
         drops = self._recent(counts, now_s)
         found = [lifecycle_status(observed.state, observed.problem, enabled=observed.enabled)]
-        found += self._of_input(counts, drops, now_s)
-        record = observed.inference_record
+        found += self._of_input(observed, drops, now_s)
         if record is None:
             found += [idle_status(name, observed.state) for name in ("inference", "outputs")]
         else:
             found.append(inference_status(record, drops, processed=counts.processed, unwanted=counts.unwanted))
-            found.append(outputs_status(observed.subscribers(), counts.warned, record.result_age_s(now_s)))
-        found += self._of_fusion(record, now_s)
-        found += self._of_shadow(record, now_s)
-        if record is not None and record.words.report != WordsReport():  # somebody asked for something
+            found.append(outputs_status(observed.subscribers, counts.warned, record.result_age_s(now_s)))
+        found += _of_fusion(observed, now_s)
+        found += _of_shadow(observed, now_s)
+        if record is not None and record.words.report != WordsReport():  # somebody wanted something
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
         return [*found, memory_status(process_facts())]
 
-    def _of_fusion(self, record: InferenceRecord | None, now_s: float) -> list[Status]:
-        """Nothing where nobody ever wanted it."""
-        wanted = self._observed.parameters().temporal_fusion
-        if record is None:
-            return [idle_status(FUSION, self._observed.state)] if wanted else []
-        report = record.fusion.report
-        if not wanted and report == FusionReport():
-            return []
-        return [fusion_status(report, now_s, DROPS_WINDOW_S, wanted=wanted)]
-
-    def _of_shadow(self, record: InferenceRecord | None, now_s: float) -> list[Status]:
-        """Nothing where nobody ever wanted a second student."""
-        shadow, parameters = self._observed.shadow_record, self._observed.parameters()
-        if record is None or shadow is None:
-            return [idle_status(SHADOW, self._observed.state)] if parameters.shadow_every else []
-        report = shadow.report
-        if report == ShadowReport() and not parameters.shadow_every:
-            return []
-        return [shadow_status(report, record.student, now_s, DROPS_WINDOW_S, every=parameters.shadow_every)]
-
-    def _of_input(self, counts: Counts, drops: Drops, now_s: float) -> list[Status]:
-        observed = self._observed
-        records, inference = observed.input_records, observed.inference_record
-        if not records or inference is None:
+    def _of_input(self, observed: Observed, drops: Drops, now_s: float) -> list[Status]:
+        inference = observed.inference
+        if not observed.inputs or inference is None:
             return [idle_status(name, observed.state) for name in ("input", "calibration")]
-        timeout_s = observed.parameters().image_timeout
         found = []
-        for name, record in records.items():
+        for name, record in observed.inputs.items():
             image, info = self._publishers(record.image_topic), self._publishers(record.camera_info_topic)
-            camera = CameraFacts(record, image, info, now_s, timeout_s, self._middleware)
-            warnings = inference.model(name).warnings
-            status = input_status(camera, counts.received, drops, of_camera("input", name))
+            camera = CameraFacts(record, image, info, now_s, observed.parameters.image_timeout, self._middleware)
+            status = input_status(camera, observed.counts.received, drops, of_camera("input", name))
             if name:
-                missing = str(counts.missing.get(name, 0))
+                missing = str(observed.counts.missing.get(name, 0))
                 status = replace(status, values={**status.values, "sets completed without it": missing})
             found.append(status)
+            warnings = inference.student.record.model(name).warnings
             found.append(calibration_status(camera, drops, warnings, of_camera("calibration", name)))
         return found
 
@@ -157,10 +171,6 @@ class Diagnostics:
             elif before is not None:
                 self._node.get_logger().info(f"{status.name}: in order again: {status.message}")
 
-    def _hardware_id(self) -> str:
-        frames = [record.shape.frame_id for record in self._observed.input_records.values() if record.shape is not None]
-        return self._observed.parameters().hardware_id or ", ".join(filter(None, frames)) or "camera"
-
     def _message(self, status: Status, hardware_id: str) -> Any:
         return DiagnosticStatus(
             level=bytes([status.level]),
@@ -169,3 +179,29 @@ class Diagnostics:
             hardware_id=hardware_id,
             values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
         )
+
+
+def _of_fusion(observed: Observed, now_s: float) -> list[Status]:
+    """Nothing where nobody ever wanted it."""
+    record, wanted = observed.inference, observed.parameters.temporal_fusion
+    if record is None:
+        return [idle_status(FUSION, observed.state)] if wanted else []
+    report = record.fusion.report
+    if not wanted and report == FusionReport():
+        return []
+    return [fusion_status(report, now_s, DROPS_WINDOW_S, wanted=wanted)]
+
+
+def _of_shadow(observed: Observed, now_s: float) -> list[Status]:
+    """Nothing where nobody ever wanted a second student."""
+    report, every, record = observed.shadow, observed.parameters.shadow_every, observed.inference
+    if record is None or report is None:
+        return [idle_status(SHADOW, observed.state)] if every else []
+    if report == ShadowReport() and not every:
+        return []
+    return [shadow_status(report, record.student.title, now_s, DROPS_WINDOW_S, every=every)]
+
+
+def _hardware_id(observed: Observed) -> str:
+    frames = [record.shape.frame_id for record in observed.inputs.values() if record.shape is not None]
+    return observed.parameters.hardware_id or ", ".join(filter(None, frames)) or "camera"

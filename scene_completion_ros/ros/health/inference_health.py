@@ -5,22 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from scene_completion_ros.inference.text_bank import Vocabulary
+from scene_completion_ros.ros.frame import Scene
 from scene_completion_ros.ros.health.fusion_health import FusionRecord
 from scene_completion_ros.ros.health.judgement import Drops, Level, Status, of_camera
 from scene_completion_ros.ros.health.words_health import WordsRecord
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_ros.ros.student import ModelReport, Student
+from scene_completion_ros.voxels.files import SavedVoxels
 
 TIMES_KEPT = 100  # images over which times are summed up
 FULL_DETAIL_STAGES = ("latency", "total")  # the stages that the message names
-
-ModelState = Literal["waiting for a calibration", "building", "ready", "unusable"]
 
 
 @dataclass(frozen=True)
@@ -32,70 +31,35 @@ class StageTime:
     largest: float
 
 
-@dataclass(frozen=True)
-class Result:
-    """What an image became.
-
-    Attributes:
-        voxels: The completed voxels.
-    """
-
-    voxels: SemanticVoxels
-    frame_id: str
-
-
-@dataclass(frozen=True)
-class ModelReport:
-    """The model for the camera.
-
-    Attributes:
-        state: What it is doing.
-        engine: What runs the encoder; empty where none does.
-        error: Why it cannot be used.
-        warnings: What about the camera lies outside of what the student was trained for.
-    """
-
-    state: ModelState = "waiting for a calibration"
-    engine: str = ""
-    error: str = ""
-    warnings: tuple[str, ...] = ()
-
-
 class InferenceRecord:
     """Written by the inference thread, read by others.
 
     Args:
+        student: The one that is deployed at first.
         vocabulary: What labels mean at first; None for the classes of the bundle.
 
     Attributes:
         fusion: What became of the map of earlier images.
         words: What voxels are compared with.
-        student: Name and folder of the student that is deployed.
+        student: The one that is deployed, whose models are reported.
     """
 
-    def __init__(self, vocabulary: Vocabulary | None = None) -> None:
+    def __init__(self, student: Student, vocabulary: Vocabulary | None = None) -> None:
         self.fusion = FusionRecord()
         self.words = WordsRecord(vocabulary)
-        self.student = ""
+        self.student = student
         self._lock = threading.Lock()
-        self._models: dict[str, ModelReport] = {}
         self._times_ms: deque[Mapping[str, float]] = deque(maxlen=TIMES_KEPT)
-        self._result: Result | None = None
+        self._result: SavedVoxels | None = None
         self._result_s: float | None = None
-
-    def model(self, camera: str = "") -> ModelReport:
-        """The model of now for a camera, by its name; empty where there is one camera only."""
-        with self._lock:
-            return self._models.get(camera, ModelReport())
 
     @property
     def models(self) -> dict[str, ModelReport]:
         """The models of now by the names of their cameras; at least one."""
-        with self._lock:
-            return dict(self._models) or {"": ModelReport()}
+        return self.student.record.models
 
     @property
-    def result(self) -> Result | None:
+    def result(self) -> SavedVoxels | None:
         """The last result that was published; None before the first."""
         with self._lock:
             return self._result
@@ -105,26 +69,16 @@ class InferenceRecord:
         with self._lock:
             return None if self._result_s is None else now_s - self._result_s
 
-    def building(self, camera: str = "") -> None:
-        """A model is being built for a new calibration of a camera."""
-        self._set_model(camera, ModelReport("building"))
+    def completed(self, scene: Scene, times_ms: Mapping[str, float]) -> None:
+        """A scene was completed and published, in these times by stage.
 
-    def failed(self, error: str, camera: str = "") -> None:
-        """It could not be built."""
-        self._set_model(camera, ModelReport("unusable", error=error))
-
-    def ready(self, engine: str, warnings: Sequence[str], camera: str = "") -> None:
-        """It was built."""
-        self._set_model(camera, ModelReport("ready", engine=engine, warnings=tuple(warnings)))
-
-    def exchange_models(self, other: InferenceRecord) -> None:
-        """Two students have changed places, and their models with them."""
-        self._models, other._models = other._models, self._models
-
-    def completed(self, result: Result, times_ms: Mapping[str, float]) -> None:
-        """An image was completed and published, in these times by stage."""
+        The grid of what is kept has the name of the frame that it is attached to.
+        """
+        voxels = scene.voxels
+        grid = replace(voxels.grid, frame=scene.parameters.grid_frame or voxels.grid.frame)
         with self._lock:
-            self._result, self._result_s = result, time.perf_counter()
+            self._result = SavedVoxels(replace(voxels, grid=grid), scene.frames[0].frame_id)
+            self._result_s = time.perf_counter()
             self._times_ms.append(dict(times_ms))
 
     def forget(self) -> None:
@@ -144,10 +98,6 @@ class InferenceRecord:
             for stage, column in columns.items()
         }
 
-    def _set_model(self, camera: str, model: ModelReport) -> None:
-        with self._lock:
-            self._models[camera] = model
-
 
 def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, unwanted: int) -> Status:
     """The model, and how long images take.
@@ -157,7 +107,7 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
     """
     models, times = record.models, record.times()
     values = {
-        "student": record.student,
+        "student": record.student.title,
         "images completed": str(processed),
         "images that nobody subscribed to": str(unwanted),
     }
@@ -174,6 +124,6 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
         cure = "see the log, and report internal errors"
         message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; {cure}"
         return Status("inference", Level.ERROR, message, values)
-    said = [f"{stage} {times[stage].mean:.1f} ms" for stage in FULL_DETAIL_STAGES if stage in times]
+    slowest = [f"{stage} {times[stage].mean:.1f} ms" for stage in FULL_DETAIL_STAGES if stage in times]
     states = [f"{name} {model.state}".strip() for name, model in models.items()]
-    return Status("inference", Level.OK, ", ".join([*states, *said]), values)
+    return Status("inference", Level.OK, ", ".join([*states, *slowest]), values)

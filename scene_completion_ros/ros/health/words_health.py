@@ -45,7 +45,7 @@ class WordsRecord:
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
         self._lock = threading.Lock()
-        self._report = replace(WordsReport(), **_named(vocabulary))
+        self._report = replace(WordsReport(), **_meaning(vocabulary))
 
     @property
     def report(self) -> WordsReport:
@@ -53,12 +53,12 @@ class WordsRecord:
         with self._lock:
             return self._report
 
-    def named(self, vocabulary: Vocabulary | None) -> None:
+    def use(self, vocabulary: Vocabulary | None) -> None:
         """Voxels have the labels of a vocabulary from now on; None for those of the bundle."""
         with self._lock:
-            self._report = replace(self._report, changed=self._report.changed + 1, **_named(vocabulary))
+            self._report = replace(self._report, changed=self._report.changed + 1, **_meaning(vocabulary))
 
-    def asked(self, query: Vocabulary | None) -> None:
+    def look_for(self, query: Vocabulary | None) -> None:
         """Phrases are looked for from now on; None for no more."""
         with self._lock:
             self._report = replace(self._report, phrases=() if query is None else query.names)
@@ -70,7 +70,7 @@ class WordsRecord:
             self._report = replace(self._report, refused=refused, why_refused=why, refused_s=time.perf_counter())
 
 
-def _named(vocabulary: Vocabulary | None) -> dict[str, Any]:
+def _meaning(vocabulary: Vocabulary | None) -> dict[str, Any]:
     if vocabulary is None:
         return {"classes": (), "bank_sha256": ""}
     return {"classes": vocabulary.names, "bank_sha256": vocabulary.bank_sha256}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +16,11 @@ from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.messages.images import decode_published_depth
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.messages import stamp_nanoseconds
+from scene_completion_ros.ros.messages import processing_times, stamp_nanoseconds
 from scene_completion_ros.ros.replay.results import Percentiles, ReplayResult, ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message, match_array_from_message
 
-STAGE_PATIENCE_S = 0.5  # a frame that has all its answers waits this long for its stage times and the map
+PATIENCE_S = 0.5  # a frame that has all wanted answers waits this long for its processing times and the map
 RECORDED_TYPES = {
     topics.VOXELS: "sensor_msgs/msg/PointCloud2",
     topics.DEPTH: "sensor_msgs/msg/Image",
@@ -29,7 +28,7 @@ RECORDED_TYPES = {
     topics.OCCUPANCY_GRID: "nav_msgs/msg/OccupancyGrid",
 }
 """Answers to an image, in the order in which they are recorded, whatever the order in which they arrive."""
-LEGEND_TYPE, TIME_TYPE = "std_msgs/msg/String", "std_msgs/msg/Float64"
+LEGEND_TYPE, TIMES_TYPE = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"
 
 
 @dataclass(eq=False)
@@ -52,33 +51,30 @@ class SentImage:
     dropped: str = ""
     """Why the node dropped it; empty while it has not said so."""
 
+    @property
+    def stages_ms(self) -> dict[str, float]:
+        """Its processing times; none as long as they have not arrived."""
+        message = self.answers.get(topics.PROCESSING_TIME)
+        return {} if message is None else processing_times(message)
+
 
 class Answers:
-    """Assigns answers to images by stamp and frame, and stage times, which have neither, by when they were published.
-
-    The node publishes the stage times of an image after its voxels and before the voxels of the next one. A time that
-    is late, lost, or belongs to an image nobody waits for therefore changes nothing for other images.
+    """Assigns answers to images by stamp and frame.
 
     Args:
         wanted: Topics of the answers that make an image complete, `topics.VOXELS` among them.
-        welcome: Topics of answers that are waited for as stage times are: without one an image is handed over later.
+        welcome: Topics of answers besides that are waited for a little: without them an image is handed over later.
 
     Attributes:
         other_frame: Frame of voxels that had the stamp of an image, but not its frame; empty as long as there are none.
+        heard: Whether the node has answered at all.
     """
 
     def __init__(self, wanted: Collection[str], welcome: Collection[str] = ()) -> None:
         self._wanted, self._welcome = frozenset(wanted), frozenset(welcome)
-        self._published_ns: list[int] = []  # of all voxel messages, ascending
-        self._times: dict[str, list[tuple[int, float]]] = {stage: [] for stage in topics.STAGES}
         self.waiting: list[SentImage] = []
         self.other_frame = ""
-        self._handed_over_ns = -1  # when the last image that was handed over was published
-
-    @property
-    def heard(self) -> bool:
-        """Whether the node has answered at all."""
-        return bool(self._published_ns)
+        self.heard = False
 
     def take(self, topic: str, message: Any, published_ns: int, arrived_s: float) -> None:
         """Take note of an answer; one that is not or no longer expected is left out.
@@ -89,8 +85,7 @@ class Answers:
             published_ns: Source timestamp of the middleware.
             arrived_s: `time.perf_counter` of its arrival.
         """
-        if topic == topics.VOXELS:
-            insort(self._published_ns, published_ns)
+        self.heard = self.heard or topic == topics.VOXELS
         stamp_ns, frame_id = stamp_nanoseconds(message.header.stamp), message.header.frame_id
         for sent in self.waiting:
             if (sent.stamp_ns, sent.frame_id) == (stamp_ns, frame_id) and topic not in sent.answers:
@@ -110,10 +105,6 @@ class Answers:
         if frames and frame_id not in frames:
             self.other_frame = frame_id
 
-    def take_time(self, stage: str, milliseconds: float, published_ns: int) -> None:
-        """Take note of a stage time."""
-        insort(self._times[stage], (published_ns, milliseconds))
-
     def take_drop(self, stamp_ns: int, frame_id: str, reason: str) -> None:
         """Take note that the node dropped an image: nothing more is expected of it."""
         for sent in self.waiting:
@@ -129,54 +120,31 @@ class Answers:
                 return sent
         return None
 
-    def stages_ms(self, sent: SentImage) -> dict[str, float]:
-        """Stage times of an image, as far as they have arrived."""
-        following = bisect_right(self._published_ns, sent.published_ns)
-        end_ns = self._published_ns[following] if following < len(self._published_ns) else None
-        found = {}
-        for stage, times in self._times.items():
-            first = bisect_left(times, (sent.published_ns,))
-            if first < len(times) and (end_ns is None or times[first][0] < end_ns):
-                found[stage] = times[first][1]
-        return found
-
     def answered(self, sent: SentImage) -> bool:
-        """Whether all wanted answers to an image have arrived, stage times apart."""
+        """Whether all wanted answers to an image have arrived."""
         return self._wanted <= sent.answers.keys()
-
-    def timed(self, sent: SentImage) -> bool:
-        """Whether all wanted answers to an image and all its stage times have arrived."""
-        return self.answered(sent) and self.stages_ms(sent).keys() == self._times.keys()
 
     def complete(self, sent: SentImage) -> bool:
         """Whether all that the node says of an image has arrived."""
-        return self.timed(sent) and self._welcome <= sent.answers.keys()
+        return (self._wanted | self._welcome) <= sent.answers.keys()
 
     def next_ready(self, now_s: float, *, patient: bool = True) -> SentImage | None:
         """Remove the next image to hand over, in the order in which the node published.
 
-        An image whose wanted answers are all there waits up to `STAGE_PATIENCE_S` for the rest.
+        An image whose wanted answers are all there waits up to `PATIENCE_S` for the rest.
 
         Args:
             now_s: `time.perf_counter`.
             patient: False waits for nothing but wanted answers any more.
         """
-        self._forget()
         answered = [sent for sent in self.waiting if self.answered(sent)]
         if not answered:
             return None
         first = min(answered, key=lambda sent: sent.published_ns)
-        if patient and now_s - first.answered_s < STAGE_PATIENCE_S and not self.complete(first):
+        if patient and now_s - first.answered_s < PATIENCE_S and not self.complete(first):
             return None
         self.waiting.remove(first)
-        self._handed_over_ns = first.published_ns
         return first
-
-    def _forget(self) -> None:
-        """Forget what was published before the last image handed over: later images do not ask for it."""
-        del self._published_ns[: bisect_left(self._published_ns, self._handed_over_ns)]
-        for times in self._times.values():
-            del times[: bisect_left(times, (self._handed_over_ns,))]
 
 
 class ResultCollector:
@@ -185,7 +153,7 @@ class ResultCollector:
     Args:
         bag: Where answers are written; None writes nothing.
         statistics: Filled.
-        with_times: Write the stage times, too, which differ from run to run.
+        with_times: Write the processing times, too, which differ from run to run.
     """
 
     def __init__(self, bag: BagWriter | None, statistics: ReplayStatistics, *, with_times: bool = False) -> None:
@@ -194,14 +162,11 @@ class ResultCollector:
         self._stage_times = {stage: array("d") for stage in topics.STAGES}
         self._end_to_end = array("d")
 
-    def take(
-        self, sent: SentImage, source: BagMessage, stages_ms: Mapping[str, float], legend: Any
-    ) -> ReplayResult | None:
+    def take(self, sent: SentImage, source: BagMessage, legend: Any) -> ReplayResult | None:
         """Take the result of an image.
 
         Args:
-            sent: With all its answers.
-            stages_ms: Its stage times as far as they arrived.
+            sent: With all its wanted answers.
 
         Returns:
             What the node made of the image; None after the first pass.
@@ -216,11 +181,11 @@ class ResultCollector:
             for topic, kind in RECORDED_TYPES.items():
                 if topic in sent.answers:
                     _record(self._bag, topic, kind, sent.answers[topic], source.stamp_ns)
-            for stage, milliseconds in stages_ms.items() if self._with_times else ():
-                message = self._bag.typestore.types[TIME_TYPE](data=milliseconds)
-                self._bag.write(topics.default_name(topics.stage_topic(stage)), TIME_TYPE, message, source.stamp_ns)
+            if self._with_times and topics.PROCESSING_TIME in sent.answers:
+                times = sent.answers[topics.PROCESSING_TIME]
+                _record(self._bag, topics.PROCESSING_TIME, TIMES_TYPE, times, source.stamp_ns)
         self._end_to_end.append(sent.latency_ms)
-        for stage, milliseconds in stages_ms.items():
+        for stage, milliseconds in sent.stages_ms.items():
             self._stage_times[stage].append(milliseconds)
         statistics.frames_out += 1
         statistics.frames_empty += len(voxels) == 0
@@ -237,7 +202,7 @@ class ResultCollector:
             depth=decode_published_depth(sent.answers[topics.DEPTH]),
             depth_camera=camera_from_camera_info(sent.answers[topics.DEPTH_CAMERA_INFO]),
             latency_ms=sent.latency_ms,
-            stages_ms=dict(stages_ms),
+            stages_ms=sent.stages_ms,
             matches=None if matches is None else match_array_from_message(matches),
         )
 

@@ -15,7 +15,7 @@ from nav_msgs.msg import OccupancyGrid
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from std_msgs.msg import Float64, String
+from std_msgs.msg import String
 
 from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter
@@ -72,7 +72,9 @@ class Player:
         self.statistics = statistics
         self._words = tuple(words)
         self._collected = COLLECTED | ({topics.MATCHES: PointCloud2} if words else {})
-        self._welcome = {} if bag is None else {topics.OCCUPANCY_GRID: OccupancyGrid}  # there may be no map
+        self._welcome: dict[str, Any] = {topics.PROCESSING_TIME: DiagnosticArray}
+        if bag is not None:
+            self._welcome[topics.OCCUPANCY_GRID] = OccupancyGrid  # there may be no map
         self._answers = Answers(self._collected, self._welcome)
         self._legends: list[Any] = []  # of which the node publishes one
         self._elsewhere_s = 0.0  # spent on results, bag and `on_result`, while the node waited
@@ -80,7 +82,7 @@ class Player:
         self._first_ns = 0  # bag time at which a pass begins, and when it did by `time.perf_counter`
         self._begun_s = 0.0
         self._last_drop = ""
-        self._told_of_shadow = 0  # times
+        self._shadow_statuses = 0  # times
         self._context, self._node = dds.join_graph(
             lambda context: rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=context)
         )
@@ -102,19 +104,10 @@ class Player:
 
             return take
 
-        def collect_time(stage: str) -> Callable[[Any, Mapping[str, int]], None]:
-            def take(message: Any, info: Mapping[str, int]) -> None:
-                self._answers.take_time(stage, message.data, info["source_timestamp"])
-
-            return take
-
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._node.create_subscription(String, topics.LEGEND.replace("~/", node_prefix), self._legends.append, latched)
         for topic, message_type in (self._collected | self._welcome).items():
             self._node.create_subscription(message_type, topic.replace("~/", node_prefix), collect(topic), queue)
-        for stage in topics.STAGES:
-            topic = topics.stage_topic(stage).replace("~/", node_prefix)
-            self._node.create_subscription(Float64, topic, collect_time(stage), queue)
         self._node.create_subscription(String, topics.DROPPED.replace("~/", node_prefix), self._on_drop, queue)
         self._node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, queue)
         self._query = self._node.create_publisher(String, topics.QUERY.replace("~/", node_prefix), queue)
@@ -123,7 +116,7 @@ class Player:
         name = f"{self._process.full_name.lstrip('/')}: {SHADOW}"
         for status in message.status:
             if status.name == name:
-                self._told_of_shadow += 1
+                self._shadow_statuses += 1
                 self.statistics.shadow = {"outcome": status.message} | {pair.key: pair.value for pair in status.values}
 
     def _on_drop(self, message: Any) -> None:
@@ -186,7 +179,7 @@ class Player:
                 period_s *= 2.0  # the newest is answered at last, however slow the machine
 
     def _warm(self, sent: SentImage) -> bool:
-        return bool(self._legends) and self._answers.timed(sent)
+        return bool(self._legends) and self._answers.answered(sent) and topics.PROCESSING_TIME in sent.answers
 
     def _warm_or_dropped(self, sent: SentImage) -> bool:
         return bool(sent.dropped) or (self._warm(sent) and self._answers.complete(sent))
@@ -212,8 +205,8 @@ class Player:
         finally:
             if self._words:
                 self._query.publish(String())
-            if heard := self._told_of_shadow:  # what is told next may still be of the moment before
-                self._spin(time.perf_counter() + SHADOW_PATIENCE_S, lambda: self._told_of_shadow >= heard + 2)
+            if heard := self._shadow_statuses:  # what is told next may still be of the moment before
+                self._spin(time.perf_counter() + SHADOW_PATIENCE_S, lambda: self._shadow_statuses >= heard + 2)
             self._results.finish(self._last_result_s - begun_s - self._elsewhere_s)
             if self._on_result is not None:
                 for result in self._deferred.take_all():
@@ -323,7 +316,7 @@ class Player:
             if sent.source is None:  # of the warm-up
                 continue
             self._last_result_s = time.perf_counter()
-            result = self._results.take(sent, sent.source, self._answers.stages_ms(sent), self._legends[-1])
+            result = self._results.take(sent, sent.source, self._legends[-1])
             if result is not None and self._on_result is not None:
                 if self._playback.rate is None:
                     self._on_result(result)

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scene_completion_ros.ros.completion.placements import Placement, Placements, check_frames
+from scene_completion_ros.ros.inputs.transform_source import LookUpLimits
+from scene_completion_ros.ros.inputs.waiting_room import NotYetError
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.geometry.transform_tree import NoTransformError, TransformTree
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.ros.completion.placements import Placement, Placements, check_frames
 from scene_completion_ros.ros.inputs import transform_source
-from scene_completion_ros.ros.inputs.transform_source import LookUpLimits
-from scene_completion_ros.ros.inputs.waiting_room import NotYetError
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 
 STAMP_NS = 500

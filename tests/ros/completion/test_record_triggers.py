@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.messages.record_reasons import RecordReason, record_reasons
 from scene_completion_ros.ros.completion import record_triggers
 from scene_completion_ros.ros.completion.record_triggers import RecordTriggers
 from scene_completion_ros.ros.completion.scene import Scene
-from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.inputs.waiting_room import NotYetError
+
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.messages.record_reasons import RecordReason, record_reasons
+from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.messages import record_trigger_message, stamp_nanoseconds
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from tests.mapping.small_voxels import FREE, SURFACE, voxels_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
 from scene_completion_ros.ros.completion.scene import label_of_no_class
+
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from tests.mapping.small_voxels import SURFACE, voxels_of
 

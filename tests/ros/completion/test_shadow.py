@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from rclpy.logging import get_logger
+from scene_completion_ros.ros.completion.shadow import FollowedImage, Shadow, Student
+from scene_completion_ros.ros.completion.view_completers import ViewCompleters
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import BagReader
@@ -18,8 +20,6 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.completion.shadow import FollowedImage, Shadow, Student
-from scene_completion_ros.ros.completion.view_completers import ViewCompleters
 from scene_completion_ros.ros.health.inference_health import InferenceRecord
 from scene_completion_ros.ros.messages import image_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters

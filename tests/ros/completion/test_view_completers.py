@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rclpy.logging import get_logger
+from scene_completion_ros.ros.completion.placements import Placement
+from scene_completion_ros.ros.completion.view_completers import ViewCompleters, largest_shift
 
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.ros.completion.placements import Placement
-from scene_completion_ros.ros.completion.view_completers import ViewCompleters, largest_shift
 from scene_completion_ros.ros.health.inference_health import InferenceRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from tests.ros.camera_to_voxels import CAMERA, some_image

@@ -6,7 +6,6 @@ import threading
 import time
 
 import pytest
-
 from scene_completion_ros.ros.completion.worker import NewestWorker
 
 

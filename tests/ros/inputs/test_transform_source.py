@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from scene_completion_ros.ros.inputs.transform_source import LookUpLimits, make_transform_source, source_kind
 
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.ros.inputs import transform_source
-from scene_completion_ros.ros.inputs.transform_source import LookUpLimits, make_transform_source, source_kind
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 
 TOPICS = {"odometry_topics": "odometry"}

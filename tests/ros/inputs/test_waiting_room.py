@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from scene_completion_ros.ros.inputs.waiting_room import CAPACITY, NotYetError, WaitingRoom
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from scene_completion_ros.ros.completion.placements import check_frames
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from scene_completion_ros.errors import SceneCompletionError
@@ -18,7 +19,6 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.ros import messages
-from scene_completion_ros.ros.completion.placements import check_frames
 from scene_completion_ros.ros.launching.multi_camera import for_each, launched_cameras
 from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, is_cloud_of, some_image

@@ -13,6 +13,7 @@ import pytest
 from nav_msgs.msg import OccupancyGrid
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from scene_completion_ros.ros.completion.placements import camera_pose
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import Marker
@@ -25,7 +26,6 @@ from scene_completion_ros.mapping.clearing import ClearingRays
 from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
 from scene_completion_ros.mapping.points import seen_free_cubes
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.completion.placements import camera_pose
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments

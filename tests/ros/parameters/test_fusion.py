@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scene_completion_ros.ros.parameters.fusion import check_fusion, fusion_settings
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings
-from scene_completion_ros.ros.parameters.fusion import check_fusion, fusion_settings
 from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
 
 FIXED = "- {parent: odom, child: front_optical, translation: [1.2, 0.0, 1.5], angles: [0, 3, 0], optical: true}\n"

@@ -1,11 +1,12 @@
-"""The completers of the node's cameras, built when a camera or its pose in the grid is new."""
+"""A student with its models of the node's cameras, built when a camera or its pose in the grid is new."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -16,8 +17,6 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, mounting_warnings
 from scene_completion_ros.inference.encoder import cpu_engine
-from scene_completion_ros.ros.completion.placements import Placement
-from scene_completion_ros.ros.health.inference_health import InferenceRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 
 _MOUNTING = ("camera_height", "camera_pitch", "camera_roll")
@@ -33,25 +32,87 @@ class _Made:
     warnings: list[str] = field(default_factory=list)
 
 
-class ViewCompleters:
-    """One completer for each camera; belongs to the inference thread.
+ModelState = Literal["waiting for a calibration", "building", "ready", "unusable"]
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """The model for a camera.
+
+    Attributes:
+        state: What it is doing.
+        engine: What runs the encoder; empty where none does.
+        error: Why it cannot be used.
+        warnings: What about the camera lies outside of what the student was trained for.
+    """
+
+    state: ModelState = "waiting for a calibration"
+    engine: str = ""
+    error: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class ModelRecord:
+    """The models of a student, written by whoever makes them, read by others."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._models: dict[str, ModelReport] = {}
+
+    def model(self, camera: str = "") -> ModelReport:
+        """The model of now for a camera, by its name; empty where there is one camera only."""
+        with self._lock:
+            return self._models.get(camera, ModelReport())
+
+    @property
+    def models(self) -> dict[str, ModelReport]:
+        """The models of now by the names of their cameras; at least one."""
+        with self._lock:
+            return dict(self._models) or {"": ModelReport()}
+
+    def building(self, camera: str = "") -> None:
+        """A model is being built for a new calibration of a camera."""
+        self._set(camera, ModelReport("building"))
+
+    def failed(self, error: str, camera: str = "") -> None:
+        """It could not be built."""
+        self._set(camera, ModelReport("unusable", error=error))
+
+    def ready(self, engine: str, warnings: Sequence[str], camera: str = "") -> None:
+        """It was built."""
+        self._set(camera, ModelReport("ready", engine=engine, warnings=tuple(warnings)))
+
+    def _set(self, camera: str, model: ModelReport) -> None:
+        with self._lock:
+            self._models[camera] = model
+
+
+class Student:
+    """A student, and one completer for each camera; that of the deployed one belongs to the inference thread.
 
     A completer stays until the next one of its camera is ready. Where that one cannot be built, the former goes on as
     soon as the former calibration is back, also if the bundle is gone from the disk by then.
 
     Attributes:
-        bundle: The student.
+        bundle: What it was made of.
         record: Takes note of what is built.
+        lock: Held by whoever prepares models of a student that is not deployed, and by the shadow that uses them.
     """
 
-    def __init__(self, bundle: StudentBundle, grid: VoxelGrid, logger: Any, record: InferenceRecord) -> None:
+    def __init__(self, bundle: StudentBundle, grid: VoxelGrid, logger: Any) -> None:
         self.bundle = bundle
+        self.record = ModelRecord()
+        self.lock = threading.Lock()
         self._grid = grid
         self._logger = logger
-        self.record = record
         self._made: dict[str, _Made] = {}
         self._unusable: dict[str, tuple[_MadeFor, str]] = {}  # what could not be built last, and why
         self._gpu_failed = False
+
+    @property
+    def title(self) -> str:
+        """Its name and its folder: two students of one name are often compared."""
+        return f"{self.bundle.name} ({self.bundle.folder})"
 
     def release(self) -> None:
         """Release them all."""
@@ -109,22 +170,25 @@ class ViewCompleters:
         made, (tried, _) = self._made.get(name), self._unusable.get(name, (None, ""))
         return _made_for(camera, parameters) in (tried, made and made.made_for)
 
-    def check_mounting(self, name: str, placement: Placement, parameters: NodeParameters) -> None:
+    def check_mounting(self, name: str, map_from_camera: RigidTransform | None, parameters: NodeParameters) -> None:
         """Warn of a camera that stands otherwise than those of the training, or sees nothing of the grid.
 
         It is looked at when the first image is placed, and again when parameters say something else of its place. A
         frame stands on the ground where `base_frame` names it, or parameters say how high the camera is.
+
+        Args:
+            map_from_camera: Pose of the camera in an upright frame on the ground; None where its height is assumed.
         """
         made = self._made.get(name)
         if made is None:
             return
         unseen = made.completer.unseen()
-        said = (parameters.base_frame, *(getattr(parameters, part) for part in _MOUNTING), unseen is None)
-        if made.mounting == said:
+        looked_at = (parameters.base_frame, *(getattr(parameters, part) for part in _MOUNTING), unseen is None)
+        if made.mounting == looked_at:
             return
-        made.mounting, warnings = said, []
-        if placement.assumed_height is None and (parameters.base_frame or parameters.camera_height):
-            warnings = mounting_warnings(self.bundle, placement.map_from_grid @ placement.grid_from_camera)
+        made.mounting, warnings = looked_at, []
+        if map_from_camera is not None and (parameters.base_frame or parameters.camera_height):
+            warnings = mounting_warnings(self.bundle, map_from_camera)
         if unseen is not None:
             warnings.append(str(unseen))
         self._warn(name, warnings)

@@ -18,13 +18,11 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import check_engine, gpu_is_offered
 from scene_completion_ros.inference.shipped import open_student
-from scene_completion_ros.ros.completion.completion_thread import CompletionThread
-from scene_completion_ros.ros.completion.shadow import Student
-from scene_completion_ros.ros.completion.view_completers import ViewCompleters
-from scene_completion_ros.ros.completion.worker import NewestWorker
-from scene_completion_ros.ros.health.inference_health import InferenceRecord, ModelReport
+from scene_completion_ros.ros.inference_thread import InferenceThread
+from scene_completion_ros.ros.newest_worker import NewestWorker
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.student import Student
 
 LOOK_PERIOD_S = 0.5
 CLOSE_TIMEOUT_S = 5.0
@@ -80,7 +78,7 @@ class Deployment:
         self,
         node: Any,
         parameters: DeclaredParameters,
-        thread: CompletionThread,
+        thread: InferenceThread,
         second: StudentBundle | None,
         grid: VoxelGrid,
         deploy: Callable[[Student, NodeParameters], None],
@@ -88,15 +86,15 @@ class Deployment:
     ) -> None:
         self._parameters, self._thread, self._deploy = parameters, thread, deploy
         self._logger = node.get_logger()
-        self._first = thread.deployed
+        self._first = thread.selection.student
         self._second: Student | None = None
         if second is None:
             return
         logger = _Prefixed(self._logger, f"second student {second.name}: ")
-        self._second = Student(ViewCompleters(second, grid, logger, InferenceRecord()))
+        self._second = Student(second, grid, logger)
         thread.attend(self._second)
         thread.shadow.follow_with(self._first, self._second)
-        self._logger.info(f"second student: {self._second.named}")
+        self._logger.info(f"second student: {self._second.title}")
         self._making = threading.Lock()
         self._worker: NewestWorker[Student] = NewestWorker(
             self._follow, on_replaced=lambda _: None, on_error=self._refuse, name="shadow"
@@ -118,21 +116,21 @@ class Deployment:
             cure = "Start the node with a folder, a shipped student or hf:owner/name@revision in it"
             raise SceneCompletionError("there is no second student", where=WHERE, cure=cure)
         with self._making:
-            deployed, following = self._thread.deployed, self._other
+            deployed, following = self._thread.selection.student, self._other
             self._prepare(following)
-            warnings = [text for model in _models(following) for text in model.warnings]
+            warnings = [text for model in following.record.models.values() for text in model.warnings]
             self._deploy(following, parameters)
         note = f". Beware: {'; '.join(warnings)}" if warnings else ""
         return (
-            f"{following.named} is deployed for images that arrive from now on; call ~/swap_bundle again to go back to "
-            f"{deployed.named}{note}"
+            f"{following.title} is deployed for images that arrive from now on; call ~/swap_bundle again to go back to "
+            f"{deployed.title}{note}"
         )
 
     @property
     def _other(self) -> Student:
         """The student that is not deployed."""
         assert self._second is not None
-        return self._first if self._thread.deployed is self._second else self._second
+        return self._first if self._thread.selection.student is self._second else self._second
 
     def _look(self) -> None:
         """Make the models of the shadow once it is asked for, and those for cameras that are new."""
@@ -152,8 +150,8 @@ class Deployment:
         self._thread.shadow.record.refused(why)
 
     def _knows_all(self, student: Student) -> bool:
-        cameras = dict(self._thread.cameras)
-        return all(student.completers.knows(name, given[0], given[2]) for name, given in cameras.items())
+        cameras = self._thread.cameras
+        return all(student.knows(name, camera, parameters) for name, (camera, _, parameters) in cameras.items())
 
     def _prepare(self, student: Student) -> None:
         """Make the models of a student that is not deployed, for all cameras.
@@ -161,11 +159,11 @@ class Deployment:
         Raises:
             SceneCompletionError: One cannot be used.
         """
-        for name, (camera, grid_from_camera, parameters) in dict(self._thread.cameras).items():
+        for name, (camera, grid_from_camera, parameters) in self._thread.cameras.items():
 
             def make(name: str = name, given: Any = (camera, grid_from_camera, parameters)) -> None:
                 with student.lock:
-                    student.completers.get(name, *given)
+                    student.get(name, *given)
 
             if parameters.engine in ("auto", "tensorrt") and gpu_is_offered(student.bundle):
                 try:
@@ -174,13 +172,9 @@ class Deployment:
                     raise SceneCompletionError("the node released everything meanwhile", where=WHERE) from None
             else:
                 make()
-        for model in _models(student):
+        for model in student.record.models.values():
             if model.error:
-                raise SceneCompletionError(model.error, where=student.named, cure="See the log")
-
-
-def _models(student: Student) -> list[ModelReport]:
-    return list(student.completers.record.models.values())
+                raise SceneCompletionError(model.error, where=student.title, cure="See the log")
 
 
 class _Prefixed:

@@ -16,7 +16,7 @@ from scene_completion_ros.ros.parameters.schema import SHIPPED
 from scene_completion_ros.ros.topics import QUERY, VOCABULARY
 from scene_completion_ros.untrusted_files import shown
 
-_SAID = 3  # phrases that a message quotes
+_QUOTED = 3  # phrases that a message quotes
 
 
 class Dictionary:
@@ -53,9 +53,9 @@ class Dictionary:
         """
         if asked is None:
             return self.vocabulary
-        said: dict[str, Any] = {"margin": asked.margin, "pooling": asked.pooling}
-        said = {name: value for name, value in said.items() if value is not None}
-        return self._made(self._bank_for(asked, VOCABULARY).vocabulary(asked.phrases, **said), asked)
+        options: dict[str, Any] = {"margin": asked.margin, "pooling": asked.pooling}
+        options = {name: value for name, value in options.items() if value is not None}
+        return self._made(self._bank_for(asked, VOCABULARY).vocabulary(asked.phrases, **options), asked)
 
     def query_of(self, asked: AskedWords) -> FoldedVocabulary:
         """What is looked for, and what phrases have in common, see `TextBank.query`.
@@ -79,7 +79,7 @@ class Dictionary:
         elif self.bank is not None:
             bank = self.bank
         else:
-            quoted = ", ".join(map(shown, list(asked.phrases)[:_SAID]))
+            quoted = ", ".join(map(shown, list(asked.phrases)[:_QUOTED]))
             raise VocabularyError(
                 f"{quoted} without embeddings, and the student {self._bundle.name} has no text bank",
                 where=where,

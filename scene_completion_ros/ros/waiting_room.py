@@ -10,23 +10,11 @@ from typing import Any, Generic, TypeVar
 
 from rclpy.clock import Clock, ClockType
 
-from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros.frame import NotYetError
 
 Item = TypeVar("Item")
 CAPACITY = 30
 LOOK_PERIOD_S = 0.01
-
-
-class NotYetError(SceneCompletionError):
-    """Something that is needed is not there.
-
-    Attributes:
-        may_come: Whether it is worth waiting for.
-    """
-
-    def __init__(self, what: str, *, where: str = "", cure: str = "", may_come: bool) -> None:
-        self.may_come = may_come
-        super().__init__(what, where=where, cure=cure)
 
 
 class WaitingRoom(Generic[Item]):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.report.ply import ply_bytes
-from scene_completion_ros.ros.health.inference_health import Result
 from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes
 
 CURES = {
@@ -31,7 +30,7 @@ CURES = {
 _LEFT_OVER = re.compile(r"\.voxels_\d+_\d{9}\.(npz|ply)\.[0-9a-f]{8}\.part")
 
 
-def save_result(folder: Path, result: Result) -> list[Path]:
+def save_result(folder: Path, result: SavedVoxels) -> list[Path]:
     """Write a result as `voxels_<seconds>_<nanoseconds>.npz` and `.ply`, by the stamp of its image.
 
     Args:
@@ -44,7 +43,7 @@ def save_result(folder: Path, result: Result) -> list[Path]:
     seconds, nanoseconds = divmod(result.voxels.stamp_ns, 1_000_000_000)
     name = f"voxels_{seconds}_{nanoseconds:09d}"
     contents = {
-        f"{name}.npz": npz_bytes(SavedVoxels(result.voxels, result.frame_id)),
+        f"{name}.npz": npz_bytes(result),
         f"{name}.ply": ply_bytes(result.voxels),
     }
     return write_together(folder, contents)

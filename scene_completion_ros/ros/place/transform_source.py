@@ -19,10 +19,10 @@ from scene_completion_ros.geometry.extrinsics import Extrinsic, read_extrinsics
 from scene_completion_ros.geometry.transform_tree import NoTransformError
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
 from scene_completion_ros.messages.transform_buffer import TransformBuffer
-from scene_completion_ros.ros.inputs.subscriptions import AdaptiveSubscription
-from scene_completion_ros.ros.inputs.waiting_room import NotYetError
+from scene_completion_ros.ros.frame import NotYetError
 from scene_completion_ros.ros.messages import stamp_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
+from scene_completion_ros.ros.subscriptions import AdaptiveSubscription
 
 KEEP_NS = 10_000_000_000  # as long as tf2 does
 DEPTH = 100  # transforms may come in bursts
@@ -89,7 +89,7 @@ class TopicTransforms:
         self._on_arrival = on_arrival
         self._on_rejected = on_rejected
         self._buffer = TransformBuffer(keep_ns=KEEP_NS)
-        self._told: Counter[str] = Counter()
+        self._reported: Counter[str] = Counter()
         for extrinsic in fixed:
             self._buffer.add(extrinsic.parent, extrinsic.child, 0, extrinsic.parent_from_child, static=True)
         self._topics = (*transform_topics, *odometry_topics)
@@ -128,9 +128,9 @@ class TopicTransforms:
         self._arrived()
 
     def _arrived(self) -> None:
-        for reason in (self._buffer.rejected - self._told).elements():
+        for reason in (self._buffer.rejected - self._reported).elements():
             self._on_rejected(reason)
-        self._told = self._buffer.rejected.copy()
+        self._reported = self._buffer.rejected.copy()
         self._on_arrival()
 
 

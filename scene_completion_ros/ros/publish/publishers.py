@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeAlias
 
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from std_msgs.msg import Float64, String
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from std_msgs.msg import String
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.cameras import Camera
@@ -25,15 +25,17 @@ from scene_completion_ros.mapping.points import obstacle_points, seen_free_cubes
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice
 from scene_completion_ros.messages.record_reasons import RecordReason
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.completion.scene import Scene, View
+from scene_completion_ros.ros.frame import Frame, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.messages import (
+    LATCHED_QOS,
     camera_info_message,
     depth_message,
     legend_message,
     message_class,
     occupancy_grid_message,
     points_message,
+    processing_time_message,
     record_trigger_message,
     stamp_nanoseconds,
     voxel_grid_info_message,
@@ -41,17 +43,16 @@ from scene_completion_ros.ros.messages import (
     voxels_marker,
     voxels_message,
 )
-from scene_completion_ros.ros.outputs.query_outputs import QueryOutputs
 from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.publish.query_outputs import QueryOutputs
 from scene_completion_ros.voxels.cloud_kernel import compile_kernel
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 OUTPUT_DEPTH = 5  # messages kept for slow reliable readers
 NOTICE_DEPTH = 100  # a burst of dropped images, for slow readers
 BEST_EFFORT_QOS = QoSProfile(depth=OUTPUT_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
-LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
-_Make: TypeAlias = Callable[[Scene, NodeParameters], Iterable[Any]]
+_Make: TypeAlias = Callable[[Scene], Iterable[Any]]
 
 
 class Outputs:
@@ -104,7 +105,7 @@ class Outputs:
             self._results[depth] = self._create(topics.DEPTH, depth, qos=result_qos), made[0]
             self._results[camera_info] = self._create(topics.DEPTH_CAMERA_INFO, camera_info, qos=result_qos), made[1]
         self._results |= {topic: (self._create(topic, qos=result_qos), make) for topic, make in makers.items()}
-        self._stage_times = {stage: self._create(topics.stage_topic(stage)) for stage in topics.STAGES}
+        self._times = self._create(topics.PROCESSING_TIME)
         self._legend = self._create(topics.LEGEND)
         self.publish_legend(bundle, vocabulary)
         self.query = QueryOutputs(functools.partial(self._create, qos=result_qos), grid)
@@ -157,33 +158,29 @@ class Outputs:
             bundle: The student that is deployed.
             vocabulary: See there; None for the classes of the bundle.
         """
-        said = (
+        meaning = (
             (bundle.class_names, bundle.class_colours)
             if vocabulary is None
             else (vocabulary.legend_names, vocabulary.legend_colours, vocabulary.bank_sha256)
         )
-        self._legend.publish(legend_message(*said))
+        self._legend.publish(legend_message(*meaning))
 
-    def publish(self, scene: Scene, parameters: NodeParameters) -> None:
-        """Publish what somebody subscribed to, with the stamp of its image.
-
-        Args:
-            parameters: Those of when it arrived.
-        """
+    def publish(self, scene: Scene) -> None:
+        """Publish what somebody subscribed to, with the stamp of its image."""
         for topic, (publisher, make) in self._results.items():
             if subscribed(publisher):
                 try:
-                    for message in make(scene, parameters):
+                    for message in make(scene):
                         publisher.publish(message)
                 except GridError as error:
                     self._counters.warn(topic, f"{topic} is not published: {error}")
         self.query.publish(scene)
 
-    def publish_times(self, times_ms: Mapping[str, float]) -> None:
-        """Publish the processing time of every stage, in milliseconds."""
-        for stage, publisher in self._stage_times.items():
-            if subscribed(publisher):
-                publisher.publish(Float64(data=float(times_ms[stage])))
+    def publish_times(self, scene: Scene, times_ms: Mapping[str, float]) -> None:
+        """Publish the processing time of every stage of a scene, in milliseconds."""
+        if subscribed(self._times):
+            stages = {stage: times_ms[stage] for stage in topics.STAGES}
+            self._times.publish(processing_time_message(stages, scene.voxels.stamp_ns, scene.placement.frame_id))
 
     def _announce_drop(self, reason: DropReason, header: Any) -> None:
         """A reader that waits for the result of an image learns from it that none will come."""
@@ -191,32 +188,32 @@ class Outputs:
             notice = drop_notice(reason, stamp_nanoseconds(header.stamp), header.frame_id)
             self._dropped.publish(String(data=notice))
 
-    def _voxels(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
-        placement, threads = scene.placement, parameters.threads or None
+    def _voxels(self, scene: Scene) -> list[Any]:
+        placement, threads = scene.placement, scene.parameters.threads or None
         self._cloud = voxels_message(
             scene.voxels, placement.frame_id, placement.frame_from_grid, threads=threads, into=self._cloud
         )
         return [self._cloud]
 
-    def _depth(self, camera: str, scene: Scene, parameters: NodeParameters) -> list[Any]:
+    def _depth(self, camera: str, scene: Scene) -> list[Any]:
         return [
-            depth_message(view.completion.shown_depth, view.completion.voxels.stamp_ns, view.frame_id)
-            for view in scene.views
-            if view.name == camera
+            depth_message(frame.completion.shown_depth, frame.stamp_ns, frame.frame_id)
+            for frame in scene.frames
+            if frame.name == camera
         ]
 
-    def _depth_camera_info(self, camera: str, scene: Scene, parameters: NodeParameters) -> list[Any]:
+    def _depth_camera_info(self, camera: str, scene: Scene) -> list[Any]:
         return [
-            camera_info_message(view.completion.depth_camera, view.completion.voxels.stamp_ns, view.frame_id)
-            for view in scene.views
-            if view.name == camera
+            camera_info_message(frame.completion.depth_camera, frame.stamp_ns, frame.frame_id)
+            for frame in scene.frames
+            if frame.name == camera
         ]
 
-    def _voxel_grid(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+    def _voxel_grid(self, scene: Scene) -> list[Any]:
         return [voxel_grid_message(scene.voxels, scene.placement.frame_id)]
 
-    def _occupancy_grid(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
-        voxels, placement = scene.voxels, scene.placement
+    def _occupancy_grid(self, scene: Scene) -> list[Any]:
+        voxels, placement, parameters = scene.voxels, scene.placement, scene.parameters
         if placement.assumed_height is not None:
             self._counters.warn(
                 "camera_height",
@@ -235,24 +232,22 @@ class Outputs:
         )
         return [occupancy_grid_message(ground, voxels.stamp_ns, placement.map_frame_id, placement.frame_from_map)]
 
-    def _obstacles(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+    def _obstacles(self, scene: Scene) -> list[Any]:
         voxels, placement = scene.voxels, scene.placement
-        points = obstacle_points(voxels, placement.frame_from_grid, ignored=ignored_here(voxels, parameters))
+        points = obstacle_points(voxels, placement.frame_from_grid, ignored=ignored_here(voxels, scene.parameters))
         return [points_message(points, voxels.stamp_ns, placement.frame_id)]
 
-    def _clearing(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+    def _clearing(self, scene: Scene) -> list[Any]:
         """Rays of every camera in its own frame, whose origin readers take for that of the rays."""
         voxels = scene.clearing_voxels()
-        return [
-            points_message(self._rays_of(view, parameters)(voxels), view.completion.voxels.stamp_ns, view.frame_id)
-            for view in scene.views
-        ]
+        return [points_message(self._rays_of(frame)(voxels), frame.stamp_ns, frame.frame_id) for frame in scene.frames]
 
-    def _rays_of(self, view: View, parameters: NodeParameters) -> ClearingRays:
-        completion, blind_zone = view.completion, parameters.clearing_blind_zone
+    def _rays_of(self, frame: Frame) -> ClearingRays:
+        completion, parameters = frame.completion, frame.parameters
+        blind_zone = parameters.clearing_blind_zone
         grid_from_camera = completion.voxels.grid_from_camera
         wanted = completion.depth_camera, grid_from_camera, blind_zone, parameters.threads
-        made_for, rays = self._rays.get(view.name, (None, None))
+        made_for, rays = self._rays.get(frame.name, (None, None))
         if rays is None or wanted != made_for:
             rays = ClearingRays(
                 completion.voxels.grid,
@@ -261,17 +256,18 @@ class Outputs:
                 blind_zone=blind_zone,
                 threads=parameters.threads or None,
             )
-            self._rays[view.name] = wanted, rays
+            self._rays[frame.name] = wanted, rays
         return rays
 
-    def _free_space(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+    def _free_space(self, scene: Scene) -> list[Any]:
         placement = scene.placement
-        points = seen_free_cubes(scene.voxels, parameters.free_space_edge, placement.frame_from_grid)
+        points = seen_free_cubes(scene.voxels, scene.parameters.free_space_edge, placement.frame_from_grid)
         return [points_message(points, scene.voxels.stamp_ns, placement.frame_id)]
 
-    def _markers(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+    def _markers(self, scene: Scene) -> list[Any]:
         placement = scene.placement
-        marker = voxels_marker(scene.voxels, placement.frame_id, parameters.marker_limit, placement.frame_from_grid)
+        limit = scene.parameters.marker_limit
+        marker = voxels_marker(scene.voxels, placement.frame_id, limit, placement.frame_from_grid)
         if marker.text:
             self._counters.warn(topics.MARKERS, f"{topics.MARKERS}: {marker.text}, marker_limit")
         return [marker]

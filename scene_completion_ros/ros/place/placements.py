@@ -5,51 +5,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.ros.inputs.transform_source import (
+from scene_completion_ros.ros.frame import NotYetError, Placement
+from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
+from scene_completion_ros.ros.place.transform_source import (
     LookUpLimits,
     TransformSource,
     camera_by_parameters,
+    fixed_transforms,
     source_kind,
 )
-from scene_completion_ros.ros.inputs.waiting_room import NotYetError
-from scene_completion_ros.ros.parameters.fusion import check_fusion
-from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-
-
-@dataclass(frozen=True, eq=False)
-class Placement:
-    """Where the voxels of one image lie.
-
-    Attributes:
-        frame_id: Frame that voxels are published in.
-        grid_from_camera: Pose of the camera's optical frame in the grid, at the stamp of the image.
-        frame_from_grid: Pose of the grid in that frame.
-        map_frame_id: Frame that the map of the ground is published in.
-        map_from_grid: Pose of the grid in the upright frame of the map.
-        frame_from_map: Pose of the map in its frame: identity, or what lays it on the ground below a camera.
-        odometry_from_grid: Pose of the grid in the odometry frame, at the stamp of the image, or why there is none:
-            images can do without. None where successive images are neither fused nor compared.
-        assumed_height: What the map takes for the height of the camera above the ground, metres, as nothing says how
-            high it is; None where something does.
-    """
-
-    frame_id: str
-    grid_from_camera: RigidTransform
-    frame_from_grid: RigidTransform
-    map_frame_id: str
-    map_from_grid: RigidTransform
-    frame_from_map: RigidTransform = field(default_factory=RigidTransform.identity)
-    odometry_from_grid: RigidTransform | NotYetError | None = None
-    assumed_height: float | None = None
 
 
 class Placements:
@@ -154,7 +127,7 @@ def check_frames(parameters: NodeParameters) -> None:
         SceneCompletionError: They do not: names them.
     """
     kind = source_kind(parameters)
-    check_fusion(parameters)
+    _check_odometry(parameters)
     cameras = names_in(parameters.cameras)
     _check_cameras(cameras, parameters.grid_frame)
     fixed = bool(parameters.extrinsics_file)  # which holds at least one
@@ -220,3 +193,37 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
         x = y = yaw = 0.0
     forward = RigidTransform(rotation_of_angles(roll, pitch, yaw), np.array([x, y, parameters.camera_height]))
     return forward @ OPTICAL_FROM_FORWARD.inverse()
+
+
+def _check_odometry(parameters: NodeParameters) -> None:
+    """Find out whether something can say where the grid is in the odometry frame, if images are to be joined.
+
+    They are joined by `temporal_fusion`, and compared for `record_wrong`.
+
+    Raises:
+        SceneCompletionError: Nothing can: says what to name.
+        TransformError: The file of fixed transforms is malformed.
+    """
+    odometry = parameters.odometry_frame.strip("/")
+    asking = "temporal_fusion" if parameters.temporal_fusion else "record_wrong" if parameters.record_wrong else ""
+    if not asking or (odometry and odometry == parameters.grid_frame.strip("/")):
+        return
+    if not odometry:
+        raise SceneCompletionError(
+            f"{asking} has no frame to join images in",
+            where=f"parameters {asking}, odometry_frame",
+            cure="Name the frame in which the robot moves without jumps, such as odom",
+        )
+    kind = source_kind(parameters)
+    if kind == "tf2" or (kind == "topics" and names_in(f"{parameters.transform_topics},{parameters.odometry_topics}")):
+        return
+    fixed = fixed_transforms(parameters)
+    known = {name.strip("/") for extrinsic in fixed for name in (extrinsic.parent, extrinsic.child)}
+    if odometry not in known:
+        says = f"extrinsics_file knows {', '.join(sorted(known))} only" if known else "there is no source of transforms"
+        raise SceneCompletionError(
+            f"nothing says where the voxel grid is in {odometry!r}: {says}",
+            where=f"parameters {asking}, transform_source",
+            cure="Set transform_source to topics and name odometry_topics or transform_topics, or set it to tf2. For a "
+            f"camera that never moves, give its place in {odometry} in an extrinsics_file",
+        )

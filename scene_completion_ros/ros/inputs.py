@@ -17,26 +17,24 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.stamp_order import StampOrder
-from scene_completion_ros.ros.completion.completion_thread import ArrivedImage, CompletionThread
-from scene_completion_ros.ros.completion.placements import Placements
-from scene_completion_ros.ros.completion.shadow import PoseToCome
+from scene_completion_ros.ros.frame import Frame, NotYetError, PoseToCome
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.input_health import InputRecord
-from scene_completion_ros.ros.inputs.camera_input import CalibratedImage, CameraInput
-from scene_completion_ros.ros.inputs.image_sets import ImageSets
-from scene_completion_ros.ros.inputs.transform_source import make_transform_source
-from scene_completion_ros.ros.inputs.waiting_room import NotYetError, Poll, polled_room
-from scene_completion_ros.ros.messages import stamp_nanoseconds
+from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
+from scene_completion_ros.ros.place.placements import Placements
+from scene_completion_ros.ros.place.transform_source import make_transform_source
+from scene_completion_ros.ros.receive.camera_input import CameraInput
+from scene_completion_ros.ros.receive.image_sets import ImageSets
+from scene_completion_ros.ros.waiting_room import Poll, polled_room
 
 _EARLY = 0.1  # of a period by which an image may come too early for `largest_rate`: stamps jitter
 
 
 @dataclass(frozen=True, eq=False)
 class _WantedPose:
-    header: Any
-    parameters: NodeParameters
+    frame: Frame
     pose: PoseToCome = field(default_factory=Future)
 
 
@@ -60,7 +58,7 @@ class Inputs:
         self,
         node: Any,
         parameters: DeclaredParameters,
-        thread: CompletionThread,
+        thread: InferenceThread,
         counters: FrameCounters,
         orders: dict[str, StampOrder],
         grid_from_camera: RigidTransform,
@@ -72,15 +70,15 @@ class Inputs:
         self._orders = orders
         self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
         resources.callback(self._give_up, DropReason.DEACTIVATED)
-        self._poses = polled_room(node, self._tell_pose, _tell_none, _refuse_pose, resources)
+        self._poses = polled_room(node, self._find_pose, _without_pose, _refuse_pose, resources)
         self._names = names_in(at_start.cameras)
-        self._sets: ImageSets[CalibratedImage] = ImageSets(
+        self._sets: ImageSets[Frame] = ImageSets(
             self._names, self._on_set, self._on_unused, on_waiting=lambda: self._poll_sets.start()
         )
         self._poll_sets = Poll(node, self._look_for_sets, resources)
         self._source = make_transform_source(node, at_start, self._look, self._on_bad_transform, resources)
         self._placements = Placements(
-            self._source, grid_from_camera, lambda: thread.deployed.bundle.height_above_ground
+            self._source, grid_from_camera, lambda: thread.selection.student.bundle.height_above_ground
         )
         self._last_ns: int | None = None  # stamp of the last images that were handed on
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
@@ -91,7 +89,7 @@ class Inputs:
                 node,
                 parameters,
                 name,
-                self._on_image,
+                self._on_frame,
                 functools.partial(self._prepare, name),
                 self.restart,
                 counters,
@@ -134,79 +132,80 @@ class Inputs:
     def _prepare(self, name: str, camera: Camera, parameters: NodeParameters) -> None:
         self._thread.prepare(name, camera, self._placements.expected(parameters), parameters)
 
-    def _on_image(self, image: CalibratedImage) -> None:
+    def _on_frame(self, frame: Frame) -> None:
         if self._names:
-            tolerance_ns = round(1e9 * image.parameters.camera_sync_tolerance)
-            timeout_s = image.parameters.camera_timeout
-            self._sets.add(image.name, image.stamp_ns, image, tolerance_ns=tolerance_ns, timeout_s=timeout_s)
+            tolerance_ns = round(1e9 * frame.parameters.camera_sync_tolerance)
+            timeout_s = frame.parameters.camera_timeout
+            self._sets.add(frame.name, frame.stamp_ns, frame, tolerance_ns=tolerance_ns, timeout_s=timeout_s)
         else:
-            self._room.enter((image,), image.parameters.transform_timeout)
+            self._room.enter((frame,), frame.parameters.transform_timeout)
 
-    def _on_set(self, images: list[CalibratedImage], missing: list[str]) -> None:
+    def _on_set(self, frames: list[Frame], missing: list[str]) -> None:
         for name in missing:
             self._counters.count_missing(name)
-        self._room.enter(tuple(images), _newest(images).transform_timeout)
+        self._room.enter(tuple(frames), _newest(frames).transform_timeout)
 
-    def _on_unused(self, image: CalibratedImage) -> None:
-        self._counters.drop(DropReason.NOT_TOGETHER, header=image.message.header)
+    def _on_unused(self, frame: Frame) -> None:
+        self._counters.drop(DropReason.NOT_TOGETHER, header=frame.header)
 
     def _look_for_sets(self) -> bool:
         self._sets.look()
         return bool(len(self._sets))
 
-    def _admit(self, images: tuple[CalibratedImage, ...]) -> None:
-        placed = [self._placed(image) for image in images]
-        for image in placed:
-            if isinstance(missing := image.placement.odometry_from_grid, NotYetError):
+    def _admit(self, frames: tuple[Frame, ...]) -> None:
+        for frame in frames:
+            self._place(frame)
+        for frame in frames:
+            if isinstance(missing := frame.placement.odometry_from_grid, NotYetError):
                 raise missing  # it is waited for, but not in vain: `_turn_away` goes on without it
-        self._submit(placed, _newest(images))
+        self._submit(frames)
 
-    def _turn_away(self, images: tuple[CalibratedImage, ...], error: NotYetError) -> None:
+    def _turn_away(self, frames: tuple[Frame, ...], error: NotYetError) -> None:
         """Go on with those images that have their transforms."""
         placed = []
-        for image in images:
+        for frame in frames:
             try:
-                placed.append(self._placed(image))
+                self._place(frame)
+                placed.append(frame)
             except NotYetError as missing:  # of each image its own, not only of the first
-                self._counters.drop(DropReason.NO_TRANSFORM, f"{image.topic}: {missing}", header=image.message.header)
+                self._counters.drop(DropReason.NO_TRANSFORM, f"{frame.topic}: {missing}", header=frame.header)
         if placed:
-            self._submit(placed, _newest(images))
+            self._submit(tuple(placed))
 
-    def _refuse(self, images: tuple[CalibratedImage, ...]) -> None:
-        for image in images:
-            why = f"{image.topic}: too many images wait for transforms already"
-            self._counters.drop(DropReason.NO_TRANSFORM, why, header=image.message.header)
+    def _refuse(self, frames: tuple[Frame, ...]) -> None:
+        for frame in frames:
+            why = f"{frame.topic}: too many images wait for transforms already"
+            self._counters.drop(DropReason.NO_TRANSFORM, why, header=frame.header)
 
-    def _placed(self, image: CalibratedImage) -> ArrivedImage:
-        placement = self._placements.place(image.message.header.frame_id, image.stamp_ns, image.parameters)
-        return ArrivedImage(image.name, image.message, image.camera, placement, image.arrived_s, image.topic)
+    def _place(self, frame: Frame) -> None:
+        frame.placement = self._placements.place(frame.frame_id, frame.stamp_ns, frame.parameters)
 
-    def _submit(self, images: list[ArrivedImage], parameters: NodeParameters) -> None:
-        stamp_ns = max(stamp_nanoseconds(image.message.header.stamp) for image in images)
+    def _submit(self, frames: tuple[Frame, ...]) -> None:
+        parameters, stamp_ns = _newest(frames), max(frame.stamp_ns for frame in frames)
         rate_hz, last_ns = parameters.largest_rate, self._last_ns
         if rate_hz and last_ns is not None and (stamp_ns - last_ns) * rate_hz < (1.0 - _EARLY) * 1e9:
-            for image in images:
-                self._counters.drop(DropReason.ABOVE_RATE, header=image.message.header)
+            for frame in frames:
+                self._counters.drop(DropReason.ABOVE_RATE, header=frame.header)
             return
         self._last_ns = stamp_ns
-        self._thread.submit(tuple(images), parameters, self._pose_of(images[0], parameters))
+        self._thread.submit(frames, parameters, self._pose_of(frames[0], parameters))
 
     def _look(self) -> None:
         """A transform came."""
         self._room.look()
         self._poses.look()
 
-    def _pose_of(self, image: ArrivedImage, parameters: NodeParameters) -> PoseToCome | None:
+    def _pose_of(self, frame: Frame, parameters: NodeParameters) -> PoseToCome | None:
         """Where the grid is, for the comparison of two students: no image waits for that."""
-        if not parameters.shadow_every or image.placement.odometry_from_grid is not None:
+        if not parameters.shadow_every or frame.placement.odometry_from_grid is not None:
             return None
-        wanted = _WantedPose(image.message.header, parameters)
+        wanted = _WantedPose(frame)
         self._poses.enter(wanted, parameters.transform_timeout)
         return wanted.pose
 
-    def _tell_pose(self, wanted: _WantedPose) -> None:
-        stamp_ns = stamp_nanoseconds(wanted.header.stamp)
-        wanted.pose.set_result(self._placements.in_odometry(wanted.header.frame_id, stamp_ns, wanted.parameters))
+    def _find_pose(self, wanted: _WantedPose) -> None:
+        frame = wanted.frame
+        wanted.pose.set_result(self._placements.in_odometry(frame.frame_id, frame.stamp_ns, frame.parameters))
 
     def _on_bad_transform(self, reason: str) -> None:
         self._counters.drop(DropReason.BAD_TRANSFORM, reason)
@@ -216,13 +215,13 @@ class Inputs:
         self.restart()
 
     def _give_up(self, reason: DropReason) -> None:
-        for image in chain(self._sets.empty(), *self._room.empty()):
-            self._counters.drop(reason, header=image.message.header)
+        for frame in chain(self._sets.empty(), *self._room.empty()):
+            self._counters.drop(reason, header=frame.header)
         for wanted in self._poses.empty():
             _refuse_pose(wanted)
 
 
-def _tell_none(wanted: _WantedPose, error: NotYetError) -> None:
+def _without_pose(wanted: _WantedPose, error: NotYetError) -> None:
     wanted.pose.set_result(NotYetError(error.what, where=error.where, cure=error.cure, may_come=False))
 
 
@@ -230,6 +229,6 @@ def _refuse_pose(wanted: _WantedPose) -> None:
     wanted.pose.set_result(NotYetError("too many images wait for transforms, or the node stopped", may_come=False))
 
 
-def _newest(images: Sequence[CalibratedImage]) -> NodeParameters:
+def _newest(frames: Sequence[Frame]) -> NodeParameters:
     """The parameters of when the last one arrived."""
-    return max(images, key=lambda image: image.arrived_s).parameters
+    return max(frames, key=lambda frame: frame.arrived_s).parameters

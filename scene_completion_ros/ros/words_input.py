@@ -16,13 +16,14 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.mapping.clusters import compile_clusters
 from scene_completion_ros.messages.words import AskedWords, read_query, read_vocabulary, text_of
-from scene_completion_ros.ros.completion.completion_thread import CompletionThread
-from scene_completion_ros.ros.completion.dictionary import Dictionary
-from scene_completion_ros.ros.completion.shadow import Student
-from scene_completion_ros.ros.completion.worker import NewestWorker
+from scene_completion_ros.ros.frame import Selection
 from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.inference_thread import InferenceThread
+from scene_completion_ros.ros.newest_worker import NewestWorker
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.receive.dictionary import Dictionary
+from scene_completion_ros.ros.student import Student
 from scene_completion_ros.ros.topics import QUERY, VOCABULARY
 
 DEPTH = 10
@@ -50,7 +51,7 @@ class WordsInput:
         parameters: DeclaredParameters,
         bundle: StudentBundle,
         dictionary: Dictionary,
-        thread: CompletionThread,
+        thread: InferenceThread,
         counters: FrameCounters,
         resources: ExitStack,
     ) -> None:
@@ -81,7 +82,7 @@ class WordsInput:
             vocabulary = dictionary.vocabulary_of(self._asked_vocabulary)
             query = None if self._asked_query is None else dictionary.query_of(self._asked_query)
             self._bundle, self._dictionary, self._checked = student.bundle, dictionary, dictionary
-            self._thread.deploy(student, Words(vocabulary, query))
+            self._thread.select(lambda _: Selection(student, Words(vocabulary, query)))
 
     def _heard(self, node: Any, topic: str, take: Callable[[str], None], resources: ExitStack) -> NewestWorker[bytes]:
         """Subscribe to a topic whose newest message is taken in a thread of its own."""
@@ -105,7 +106,8 @@ class WordsInput:
     def _take_vocabulary(self, text: str) -> None:
         with self._folding:
             asked = read_vocabulary(text)
-            self._thread.use(self._dictionary.vocabulary_of(asked))
+            folded = self._dictionary.vocabulary_of(asked)
+            self._select(lambda words: words._replace(vocabulary=folded))
             self._asked_vocabulary = asked
 
     def _take_query(self, text: str) -> None:
@@ -113,8 +115,12 @@ class WordsInput:
         if asked is not None:
             compile_clusters()
         with self._folding:
-            self._thread.ask(None if asked is None else self._dictionary.query_of(asked))
+            folded = None if asked is None else self._dictionary.query_of(asked)
+            self._select(lambda words: words._replace(asked=folded))
             self._asked_query = asked
+
+    def _select(self, change: Callable[[Words], Words]) -> None:
+        self._thread.select(lambda selection: selection._replace(words=change(selection.words)))
 
     def _refuse(self, topic: str, error: Exception) -> None:
         if isinstance(error, SceneCompletionError):

@@ -1,67 +1,19 @@
-"""What became of the images of one moment, and what is remembered of earlier ones that it is joined with."""
+"""Voxels of the images of one moment become one scene: of several cameras together, and with earlier moments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
-
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.inference.text_bank import UNKNOWN
-from scene_completion_ros.mapping.clearing import clearing_voxels
+from scene_completion_ros.jit import kernel_threads
+from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.ground_map import ignored_names
-from scene_completion_ros.mapping.temporal_fusion import TemporalFusion, compile_fusion
-from scene_completion_ros.ros.completion.placements import Placement
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion, compile_fusion
+from scene_completion_ros.ros.frame import Epoch, NotYetError, Probability, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.fusion_health import FusionRecord
-from scene_completion_ros.ros.inputs.waiting_room import NotYetError
-from scene_completion_ros.ros.parameters.fusion import fusion_settings
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What became of one image.
-
-    Attributes:
-        name: Name of its camera; empty where there is one camera only.
-        completion: The result.
-    """
-
-    name: str
-    frame_id: str
-    completion: Completion
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """What is published.
-
-    Attributes:
-        voxels: Those of the one image, or of several fused.
-        placement: Where they lie; where there are several cameras, that of the first view.
-        views: At least one.
-        now: The voxels of this moment alone, where `voxels` are joined with those of earlier images; otherwise None.
-    """
-
-    voxels: SemanticVoxels
-    placement: Placement
-    views: tuple[View, ...]
-    now: SemanticVoxels | None = None
-
-    def clearing_voxels(self) -> SemanticVoxels:
-        """The voxels that clearing rays are followed through: what is remembered clears nothing."""
-        return self.voxels if self.now is None else clearing_voxels(self.voxels, self.now)
-
-
-Life: TypeAlias = tuple[int, int]
-"""Numbers that are others once everything is to be forgotten: of the activation, and of how often time began anew."""
 
 ALONE, STARTED = "published alone", "map started anew"  # keys of warnings
 
@@ -69,7 +21,7 @@ ALONE, STARTED = "published alone", "map started anew"  # keys of warnings
 class SceneMemory:
     """Joins scenes with a map of the scenes before them; belongs to the inference thread.
 
-    The map is forgotten in another `Life`, and where `TemporalFusion` finds that stamps or poses have jumped. It is
+    The map is forgotten in another `Epoch`, and where `TemporalFusion` finds that stamps or poses have jumped. It is
     made for the first image that wants it, and released with the first that does not.
 
     Args:
@@ -84,7 +36,7 @@ class SceneMemory:
         self._counters = counters
         self._record = record
         self._map: TemporalFusion | None = None
-        self._life: Life | None = None
+        self._epoch: Epoch | None = None
         self._relabel = False
 
     def prepare(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
@@ -103,44 +55,34 @@ class SceneMemory:
         """Labels have another meaning from the next scene on: those that are remembered are forgotten."""
         self._relabel = True
 
-    def join(
-        self,
-        scene: Scene,
-        probability: Callable[[], NDArray[np.float32]],
-        odometry_from_grid: RigidTransform | NotYetError | None,
-        life: Life,
-        parameters: NodeParameters,
-    ) -> Scene:
-        """A scene, joined with what is remembered.
+    def join(self, scene: Scene) -> None:
+        """Set the voxels of a scene whose frames are completed: those of its cameras, joined with what is remembered.
 
-        Args:
-            scene: What the images of one moment became.
-            probability: Gives the calibrated probability of all its voxels, float32 [X, Y, Z]; called if joined.
-            odometry_from_grid: Pose of the grid in the odometry frame at the stamp of the scene, or why there is none.
-                None where the images came before they were to be joined.
-            life: See there.
-            parameters: Those of the images.
+        Where they cannot be joined, they are those of this moment alone, which is counted and warned about. The map is
+        not asked where that is not wanted, or where the images came before it was.
 
-        Returns:
-            The scene with joined voxels; as it was where it cannot be joined, which is counted and warned about, or
-            where that is not wanted.
+        Raises:
+            GpuError: What is known of all voxels could not be fetched from a GPU.
         """
+        parameters = scene.parameters
+        scene.voxels, probability = self._of_all_cameras(scene)
+        odometry_from_grid = scene.odometry_from_grid
         if not parameters.temporal_fusion:
             self._release()
-            return scene
+            return
         if odometry_from_grid is None:
-            return scene
+            return
         fusion = self._map_for(scene.voxels.grid_from_camera, parameters)
-        if life != self._life:
-            if self._life is not None:
+        if scene.epoch != self._epoch:
+            if self._epoch is not None:
                 fusion.reset()
                 self._record.started("the node was activated, enabled or reset, or time went back")
-            self._life = life
+            self._epoch = scene.epoch
         if isinstance(odometry_from_grid, NotYetError):
             self._record.alone(str(odometry_from_grid))
             why = f"voxels are those of one image, not joined with earlier ones: {odometry_from_grid}"
             self._counters.warn(ALONE, why)
-            return scene
+            return
         if self._relabel:
             fusion.relabel(label_of_no_class(scene.voxels, parameters))
             self._relabel = False
@@ -156,7 +98,19 @@ class SceneMemory:
             updated=fused.updated,
             entered=fused.entered,
         )
-        return replace(scene, voxels=fused.voxels, now=scene.voxels)
+        scene.voxels_of_moment, scene.voxels = scene.voxels, fused.voxels
+
+    def _of_all_cameras(self, scene: Scene) -> tuple[SemanticVoxels, Probability]:
+        completions = [frame.completion for frame in scene.frames]
+        if len(completions) == 1:
+            return completions[0].voxels, lambda: completions[0].probability
+        with kernel_threads(scene.parameters.threads or None):
+            voxels, probability = fuse_views(
+                [completion.voxels for completion in completions],
+                [completion.probability for completion in completions],
+                self._threshold,
+            )
+        return voxels, lambda: probability
 
     def _map_for(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> TemporalFusion:
         settings = fusion_settings(parameters)
@@ -180,3 +134,19 @@ def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int
         return names.index(UNKNOWN)
     ignored = ignored_names(parameters.ignored_classes)
     return next((label for label, name in enumerate(names) if name not in ignored), 0)
+
+
+def fusion_settings(parameters: NodeParameters) -> FusionSettings:
+    """How much memory counts.
+
+    A voxel counts as seen only where the image sees it (`seen_for` is 0): nothing is cleared from memory.
+    """
+    return FusionSettings(
+        seen_frames=parameters.fusion_seen_frames,
+        inferred_frames=parameters.fusion_inferred_frames,
+        half_life=parameters.fusion_half_life,
+        forget_after=parameters.fusion_forget_after,
+        seen_for=0.0,
+        largest_gap=parameters.fusion_largest_gap,
+        largest_speed=parameters.fusion_largest_speed,
+    )

@@ -1,11 +1,11 @@
-"""Images and the calibration that goes with them, from the topics of one camera."""
+"""Images and the calibration that goes with them, from the topics of one camera: here a frame begins its way."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -15,47 +15,19 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.messages.stamp_order import StampOrder
+from scene_completion_ros.messages.stamp_order import CLOCK_JUMP_NS, StampOrder
+from scene_completion_ros.ros.frame import Frame, NotYetError
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.input_health import InputRecord
-from scene_completion_ros.ros.inputs.camera_info_match import CameraInfoMatch
-from scene_completion_ros.ros.inputs.subscriptions import AdaptiveSubscription, noted_subscription
-from scene_completion_ros.ros.inputs.waiting_room import NotYetError, polled_room
-from scene_completion_ros.ros.messages import stamp_nanoseconds
-from scene_completion_ros.ros.outputs.publishers import LATCHED_QOS
+from scene_completion_ros.ros.messages import LATCHED_QOS, stamp_nanoseconds
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.subscriptions import AdaptiveSubscription, noted_subscription
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
+from scene_completion_ros.ros.waiting_room import polled_room
 
 SECOND_NS = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class CalibratedImage:
-    """An image message, with the calibration and the parameters of when it arrived.
-
-    Attributes:
-        name: Name of its camera; empty where there is one camera only.
-        topic: Where it came from, for warnings.
-        stamp_ns: Its stamp, nanoseconds.
-        arrived_s: When it arrived (`time.perf_counter`).
-    """
-
-    name: str
-    message: Any
-    camera: Camera
-    parameters: NodeParameters
-    topic: str
-    stamp_ns: int
-    arrived_s: float
-
-
-@dataclass(frozen=True)
-class _Image:
-    message: Any
-    parameters: NodeParameters
-    stamp_ns: int
-    arrived_s: float
+KEPT = 200  # CameraInfo messages: more than three seconds at 60 Hz
 
 
 class CameraInput:
@@ -78,7 +50,7 @@ class CameraInput:
         node: Any,
         parameters: DeclaredParameters,
         name: str,
-        deliver: Callable[[CalibratedImage], None],
+        deliver: Callable[[Frame], None],
         prepare: Callable[[Camera, NodeParameters], None],
         restart: Callable[[], None],
         counters: FrameCounters,
@@ -160,8 +132,8 @@ class CameraInput:
 
     def give_up(self, reason: DropReason) -> None:
         """Count images that wait for their CameraInfo as dropped."""
-        for image in self._room.empty():
-            self._counters.drop(reason, header=image.message.header)
+        for frame in self._room.empty():
+            self._counters.drop(reason, header=frame.header)
 
     def _on_camera_info(self, message: Any) -> None:
         self.record.camera_info_arrived(message, time.perf_counter())
@@ -236,11 +208,11 @@ class CameraInput:
         stamp_ns = stamp_nanoseconds(message.header.stamp)
         if not self._is_in_order(message.header, stamp_ns):
             return
-        image = _Image(message, parameters, stamp_ns, arrived_s)
+        frame = Frame(self.name, self._image_topic, message, stamp_ns, arrived_s, parameters)
         if synchronised:
-            self._room.enter(image, parameters.camera_info_tolerance)
+            self._room.enter(frame, parameters.camera_info_tolerance)
         elif camera is not None:
-            self._pass_on(image, camera)
+            self._pass_on(frame, camera)
 
     @property
     def _no_camera_info(self) -> str:
@@ -260,40 +232,94 @@ class CameraInput:
             self._restart()
         return True
 
-    def _admit(self, image: _Image) -> None:
+    def _admit(self, frame: Frame) -> None:
         """Pass an image on with the CameraInfo that belongs to it."""
-        self._pass_on(image, self._matching_camera(image, final=False))
+        self._pass_on(frame, self._matching_camera(frame, final=False))
 
-    def _turn_away(self, image: _Image, error: NotYetError) -> None:
+    def _turn_away(self, frame: Frame, error: NotYetError) -> None:
         try:
-            self._pass_on(image, self._matching_camera(image, final=True))
+            self._pass_on(frame, self._matching_camera(frame, final=True))
         except NotYetError as missing:
             if self._camera is None:
-                self._counters.drop(DropReason.NO_CAMERA_INFO, self._no_camera_info, header=image.message.header)
+                self._counters.drop(DropReason.NO_CAMERA_INFO, self._no_camera_info, header=frame.header)
             else:
-                self._counters.drop(DropReason.NO_MATCHING_CAMERA_INFO, str(missing), header=image.message.header)
+                self._counters.drop(DropReason.NO_MATCHING_CAMERA_INFO, str(missing), header=frame.header)
 
-    def _refuse(self, image: _Image) -> None:
+    def _refuse(self, frame: Frame) -> None:
         why = f"{self._image_topic}: too many images wait for their CameraInfo already"
         reason = DropReason.NO_CAMERA_INFO if self._camera is None else DropReason.NO_MATCHING_CAMERA_INFO
-        self._counters.drop(reason, why, header=image.message.header)
+        self._counters.drop(reason, why, header=frame.header)
 
-    def _matching_camera(self, image: _Image, *, final: bool) -> Camera:
-        parameters = image.parameters
+    def _matching_camera(self, frame: Frame, *, final: bool) -> Camera:
+        parameters = frame.parameters
         if parameters.camera_info_sync == "exact":
-            message = self._match.exact(image.stamp_ns)
+            message = self._match.exact(frame.stamp_ns)
         else:
             tolerance_ns = round(1e9 * parameters.camera_info_tolerance)
-            message = self._match.nearest(image.stamp_ns, tolerance_ns, final=final)
+            message = self._match.nearest(frame.stamp_ns, tolerance_ns, final=final)
         try:
             return self._read_camera(message, parameters)
         except SceneCompletionError as error:  # `rectified` has been changed since it came
             raise NotYetError(error.what, where=error.where, cure=error.cure, may_come=False) from None
 
-    def _pass_on(self, image: _Image, camera: Camera) -> None:
-        self._prepare(camera, image.parameters)
-        self._deliver(
-            CalibratedImage(
-                self.name, image.message, camera, image.parameters, self._image_topic, image.stamp_ns, image.arrived_s
-            )
+    def _pass_on(self, frame: Frame, camera: Camera) -> None:
+        self._prepare(camera, frame.parameters)
+        frame.camera = camera
+        self._deliver(frame)
+
+
+class CameraInfoMatch:
+    """The last CameraInfo messages, to be found by the stamps of images."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._kept: deque[tuple[int, Any]] = deque(maxlen=KEPT)
+
+    def add(self, message: Any) -> None:
+        """Keep a message; one more than a second before the last belongs to a recording started again."""
+        stamp_ns = stamp_nanoseconds(message.header.stamp)
+        if self._kept and stamp_ns < self._kept[-1][0] - CLOCK_JUMP_NS:
+            self._kept.clear()
+        self._kept.append((stamp_ns, message))
+
+    def exact(self, stamp_ns: int) -> Any:
+        """The message of a stamp.
+
+        Raises:
+            NotYetError: There is none; it may come, unless a later one has.
+        """
+        for stamp, message in reversed(self._kept):
+            if stamp == stamp_ns:
+                return message
+        raise self._missing(f"none with the stamp {stamp_ns} ns", may_come=self._before(stamp_ns))
+
+    def nearest(self, stamp_ns: int, tolerance_ns: int, *, final: bool) -> Any:
+        """The message nearest to a stamp.
+
+        Args:
+            tolerance_ns: How far it may be from that.
+            final: Whether to take what is there, even if a nearer one may still come.
+
+        Raises:
+            NotYetError: There is none that near, or a nearer one may come.
+        """
+        may_come = self._before(stamp_ns)
+        if may_come and not final:
+            raise self._missing(f"none after {stamp_ns} ns yet", may_come=True)
+        near = [(abs(stamp - stamp_ns), number) for number, (stamp, _) in enumerate(self._kept)]
+        if not near or min(near)[0] > tolerance_ns:
+            raise self._missing(f"none within {tolerance_ns / 1e9:.3f} s of {stamp_ns} ns", may_come=may_come)
+        return self._kept[min(near)[1]][1]
+
+    def _before(self, stamp_ns: int) -> bool:
+        """Whether all that came are of before a stamp."""
+        return not self._kept or self._kept[-1][0] < stamp_ns
+
+    def _missing(self, what: str, *, may_come: bool) -> NotYetError:
+        newest = f"the last is of {self._kept[-1][0]} ns" if self._kept else "none came at all"
+        return NotYetError(
+            f"of {len(self._kept)} CameraInfo messages {what}, {newest}",
+            where=self._topic,
+            cure="If the camera publishes its CameraInfo only once, set camera_info_sync: latest",
+            may_come=may_come,
         )

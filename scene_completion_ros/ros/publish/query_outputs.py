@@ -14,7 +14,7 @@ from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.mapping.clusters import VoxelClusters
 from scene_completion_ros.mapping.matches import all_matches
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.completion.scene import Scene
+from scene_completion_ros.ros.frame import Scene
 from scene_completion_ros.ros.messages import matches_message, poses_message
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
 
@@ -29,34 +29,35 @@ class QueryOutputs:
     def __init__(self, create: Callable[[str], Any], grid: VoxelGrid) -> None:
         self._matches, self._centroids, self._phrases = map(create, (topics.MATCHES, topics.CENTROIDS, topics.PHRASES))
         self._grid = grid
-        self._asked: Vocabulary | None = None
+        self._query: Vocabulary | None = None
         self._clusters: VoxelClusters | None = None
         self._answered: tuple[int, str] | None = None  # stamp and frame of the last answer
-        self._tell(None, None)
+        self._publish_phrases(None, None)
 
     @property
     def wanted(self) -> bool:
         """Whether there is a query and somebody who hears its answers."""
-        return self._asked is not None and any(self.subscribers().values())
+        return self._query is not None and any(self.subscribers().values())
 
     def subscribers(self) -> dict[str, int]:
         """Number of subscribers by topic."""
         answers = self._matches, self._centroids
         return {publisher.topic_name: int(publisher.get_subscription_count()) for publisher in answers}
 
-    def ask(self, asked: Vocabulary | None) -> None:
+    def choose(self, query: Vocabulary | None) -> None:
         """Take another query, or none: then empty answers take the last ones back."""
-        self._asked = asked
-        self._tell(None, None)
-        if asked is None and self._answered is not None:
+        self._query = query
+        self._publish_phrases(None, None)
+        if query is None and self._answered is not None:
             header, self._answered = self._answered, None
             self._matches.publish(matches_message(np.zeros(0, MATCH_CLOUD_DTYPE), *header))
             self._centroids.publish(poses_message(np.zeros((0, 3)), *header))
 
     def publish(self, scene: Scene) -> None:
         """Publish what answers the query in a scene, as far as somebody subscribed to it."""
-        answers = [(view.completion.voxels, view.completion.matches) for view in scene.views if view.completion.query]
-        if not answers or self._asked is None:
+        completions = [frame.completion for frame in scene.frames]
+        answers = [(completion.voxels, completion.matches) for completion in completions if completion.query]
+        if not answers or self._query is None:
             return
         found = all_matches(scene.voxels, answers)
         frame_from_grid = scene.placement.frame_from_grid
@@ -64,12 +65,12 @@ class QueryOutputs:
         counts = None
         if self._centroids.get_subscription_count():
             self._clusters = self._clusters or VoxelClusters(self._grid)
-            of_phrase = [found.phrase == number for number in range(len(self._asked.names))]
+            of_phrase = [found.phrase == number for number in range(len(self._query.names))]
             clusters = [self._clusters(found.index[own], found.phrase[own]) for own in of_phrase]
             counts = [len(own.centroid) for own in clusters]
             centroids = np.concatenate([own.centroid for own in clusters])
             self._centroids.publish(poses_message(frame_from_grid.apply(centroids), *header))
-        self._tell(header[0], counts)
+        self._publish_phrases(header[0], counts)
         if self._matches.get_subscription_count():
             cloud = np.zeros(len(found.index), MATCH_CLOUD_DTYPE)
             centres = np.asarray(self._grid.origin) + (found.index + 0.5) * self._grid.voxel_size
@@ -77,12 +78,12 @@ class QueryOutputs:
             cloud["score"], cloud["probability"], cloud["phrase"] = found.score, found.probability, found.phrase
             self._matches.publish(matches_message(cloud, *header))
 
-    def _tell(self, stamp_ns: int | None, centroids: list[int] | None) -> None:
+    def _publish_phrases(self, stamp_ns: int | None, centroids: list[int] | None) -> None:
         """Say what the numbers of phrases mean, and whose the centroids of an image are."""
-        said = {
-            "phrases": [] if self._asked is None else list(self._asked.names),
-            "text_bank_sha256": "" if self._asked is None else self._asked.bank_sha256,
+        meaning = {
+            "phrases": [] if self._query is None else list(self._query.names),
+            "text_bank_sha256": "" if self._query is None else self._query.bank_sha256,
             "stamp_ns": stamp_ns,
             "centroids": centroids,
         }
-        self._phrases.publish(String(data=json.dumps(said)))
+        self._phrases.publish(String(data=json.dumps(meaning)))

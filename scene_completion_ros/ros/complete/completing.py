@@ -1,0 +1,88 @@
+"""One image after the other: decoded, and completed by the student that was deployed when it arrived."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from scene_completion_ros.errors import BundleError, CameraError, GpuError, ImageError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.resampling import decoder_shrink
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.phrase_query import Words
+from scene_completion_ros.messages.drop_reasons import DropReason
+from scene_completion_ros.messages.images import announced_size, decode_image
+from scene_completion_ros.ros.frame import Frame, Scene
+from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.student import Student
+
+
+class Completing:
+    """Completes the frames of scenes; belongs to the inference thread.
+
+    A frame that cannot be completed is dropped, counted and warned about, and the others go on.
+
+    Attributes:
+        cameras: What a student has to be prepared for: camera, pose in the grid and parameters, by name.
+    """
+
+    def __init__(self, counters: FrameCounters, logger: Any) -> None:
+        self._counters = counters
+        self._logger = logger
+        self._resized: dict[str, Camera] = {}
+        self.cameras: dict[str, tuple[Camera, RigidTransform, NodeParameters]] = {}
+
+    def complete(self, scene: Scene, *, with_query: bool) -> None:
+        """Leave those frames in a scene that could be completed, which may be none.
+
+        Args:
+            with_query: Whether somebody hears the answers to the query.
+        """
+        student, words = scene.selection
+        words = words if with_query else Words(words.vocabulary)
+        scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, student, words))
+
+    def _completed(self, frame: Frame, student: Student, words: Words) -> bool:
+        started_s, placement, parameters = time.perf_counter(), frame.placement, frame.parameters
+        try:
+            camera = self._camera_of(frame)  # before decoding: the proportions alone refuse most that is damaged
+            pixels = decode_image(frame.message, decoder_shrink(camera, student.bundle.canonical))
+            frame.decode_ms = 1e3 * (time.perf_counter() - started_s)
+            completer = student.get(frame.name, camera, placement.grid_from_camera, parameters)
+            if completer is None:
+                why = "see the error about the camera of these images"
+                self._counters.drop(DropReason.UNUSABLE_CAMERA, why, header=frame.header)
+                return False
+            self.cameras[frame.name] = camera, placement.grid_from_camera, parameters
+            known = placement.assumed_height is None
+            map_from_camera = placement.map_from_grid @ placement.grid_from_camera if known else None
+            student.check_mounting(frame.name, map_from_camera, parameters)
+            completer.use(words.vocabulary)
+            completer.ask(words.asked)
+            frame.completion = completer.complete(pixels, frame.stamp_ns)
+            if warning := frame.completion.warning:
+                self._counters.warn(f"{frame.topic}: blind", f"{frame.topic}: {warning}")
+            return True
+        except (ImageError, CameraError) as error:
+            self._counters.drop(DropReason.BAD_IMAGE, f"{frame.topic}: {error}", header=frame.header)
+        except GpuError as error:
+            student.gpu_failed(error, parameters)
+            self._counters.drop(DropReason.GPU_FAILED, str(error), header=frame.header)
+        except BundleError as error:
+            self._counters.drop(DropReason.NOT_FINITE, str(error), header=frame.header)
+        except Exception as error:  # it must not keep the images of other cameras from being completed
+            self._counters.drop_after(error, frame.header)
+        return False
+
+    def _camera_of(self, frame: Frame) -> Camera:
+        width, height = announced_size(frame.message)
+        camera = frame.camera.of_resized_image(width, height)
+        if camera is not frame.camera and self._resized.get(frame.name) != camera:
+            self._resized[frame.name] = camera
+            self._logger.warning(
+                f"{frame.topic}: images are {width}x{height}, calibrated for {frame.camera.width}x"
+                f"{frame.camera.height}: the node scales the calibration, as for resized images. If they are cropped "
+                "instead, publish roi in the CameraInfo"
+            )
+        return camera

@@ -1,0 +1,177 @@
+"""What travels through the node: the frame of one image, and the scene that frames of one moment make.
+
+The stages fill them in, one after the other: `receive`, `place`, `complete`, `join`, `publish`. A field that a stage
+has not set yet cannot be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
+from scene_completion_ros.mapping.clearing import clearing_voxels
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.student import Student
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+
+
+class NotYetError(SceneCompletionError):
+    """Something that is needed is not there.
+
+    Attributes:
+        may_come: Whether it is worth waiting for.
+    """
+
+    def __init__(self, what: str, *, where: str = "", cure: str = "", may_come: bool) -> None:
+        self.may_come = may_come
+        super().__init__(what, where=where, cure=cure)
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where the voxels of one image lie.
+
+    Attributes:
+        frame_id: Frame that voxels are published in.
+        grid_from_camera: Pose of the camera's optical frame in the grid, at the stamp of the image.
+        frame_from_grid: Pose of the grid in that frame.
+        map_frame_id: Frame that the map of the ground is published in.
+        map_from_grid: Pose of the grid in the upright frame of the map.
+        frame_from_map: Pose of the map in its frame: identity, or what lays it on the ground below a camera.
+        odometry_from_grid: Pose of the grid in the odometry frame, at the stamp of the image, or why there is none:
+            images can do without. None where successive images are neither fused nor compared.
+        assumed_height: What the map takes for the height of the camera above the ground, metres, as nothing says how
+            high it is; None where something does.
+    """
+
+    frame_id: str
+    grid_from_camera: RigidTransform
+    frame_from_grid: RigidTransform
+    map_frame_id: str
+    map_from_grid: RigidTransform
+    frame_from_map: RigidTransform = field(default_factory=RigidTransform.identity)
+    odometry_from_grid: RigidTransform | NotYetError | None = None
+    assumed_height: float | None = None
+
+
+@dataclass(eq=False)
+class Frame:
+    """One image on its way through the node.
+
+    Attributes:
+        name: Name of its camera; empty where there is one camera only.
+        topic: Where the message came from, for warnings.
+        message: The image.
+        stamp_ns: Its stamp, nanoseconds.
+        arrived_s: When it arrived (`time.perf_counter`).
+        parameters: Those of that moment.
+        camera: The calibration that belongs to it; `receive` sets it.
+        placement: Where its voxels lie; `place` sets it.
+        completion: What the student says of it; `complete` sets it.
+        decode_ms: Milliseconds that decoding took, likewise.
+    """
+
+    name: str
+    topic: str
+    message: Any
+    stamp_ns: int
+    arrived_s: float
+    parameters: NodeParameters
+    camera: Camera = field(init=False)
+    placement: Placement = field(init=False)
+    completion: Completion = field(init=False)
+    decode_ms: float = field(init=False)
+
+    @property
+    def header(self) -> Any:
+        """The header of the message."""
+        return self.message.header
+
+    @property
+    def frame_id(self) -> str:
+        """The camera's optical frame."""
+        return str(self.message.header.frame_id)
+
+
+class Epoch(NamedTuple):
+    """What is remembered of images of another epoch is of no use to these.
+
+    Attributes:
+        activation: Number of the node's activation; disabling and resetting count as well.
+        era: How often time had begun anew.
+    """
+
+    activation: int
+    era: int
+
+
+class Selection(NamedTuple):
+    """What completes images: a student, and what its voxels are compared with."""
+
+    student: Student
+    words: Words
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What labels mean."""
+        return names_of_labels(self.student, self.words.vocabulary)
+
+
+def names_of_labels(student: Student, vocabulary: FoldedVocabulary | None) -> tuple[str, ...]:
+    """What the labels of a student mean with a vocabulary; None for the classes of its bundle."""
+    return student.bundle.class_names if vocabulary is None else vocabulary.vocabulary.legend_names
+
+
+PoseToCome: TypeAlias = "Future[RigidTransform | NotYetError]"
+"""Pose of the grid in the odometry frame at the stamp of an image, or why there is none, once that is known."""
+
+
+@dataclass(eq=False)
+class Scene:
+    """The image of the one camera, or images of several that belong together, and what they became.
+
+    Attributes:
+        frames: At least one; from `complete` on those that could be completed.
+        parameters: Those of when the last one arrived.
+        selection: Student and words of the moment when they were handed to the inference thread.
+        epoch: See there.
+        pose: Becomes the pose of the grid in the odometry frame; None where nobody asks for it.
+        voxels: Those that are published: of the one image, or of several fused; `join` sets it.
+        voxels_of_moment: Without those of earlier images, where `voxels` have them; otherwise None.
+    """
+
+    frames: tuple[Frame, ...]
+    parameters: NodeParameters
+    selection: Selection
+    epoch: Epoch
+    pose: PoseToCome | None = None
+    voxels: SemanticVoxels = field(init=False)
+    voxels_of_moment: SemanticVoxels | None = None
+
+    @property
+    def placement(self) -> Placement:
+        """Where the voxels lie; where there are several cameras, that of the first."""
+        return self.frames[0].placement
+
+    @property
+    def odometry_from_grid(self) -> RigidTransform | NotYetError | None:
+        """That of the oldest image (see `Placement`), whose stamp the voxels have."""
+        return min(self.frames, key=lambda frame: frame.stamp_ns).placement.odometry_from_grid
+
+    def clearing_voxels(self) -> SemanticVoxels:
+        """The voxels that clearing rays are followed through: what is remembered clears nothing."""
+        return self.voxels if self.voxels_of_moment is None else clearing_voxels(self.voxels, self.voxels_of_moment)
+
+
+Probability: TypeAlias = Callable[[], NDArray[np.float32]]
+"""Gives the calibrated probability of all voxels, float32 [X, Y, Z]; it may have to be fetched from a GPU."""

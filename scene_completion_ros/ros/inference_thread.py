@@ -1,0 +1,293 @@
+"""The thread in which a scene goes through the stages: completed, joined with earlier ones, published."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from scene_completion_ros.errors import GpuError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
+from scene_completion_ros.inference.text_bank import Vocabulary
+from scene_completion_ros.messages.drop_reasons import DropReason
+from scene_completion_ros.ros.complete.completing import Completing
+from scene_completion_ros.ros.complete.shadow import Shadow
+from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene, Selection
+from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.health.inference_health import InferenceRecord
+from scene_completion_ros.ros.join.record_triggers import RecordTriggers
+from scene_completion_ros.ros.join.scene_memory import SceneMemory
+from scene_completion_ros.ros.newest_worker import NewestWorker
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.publish.publishers import Outputs
+from scene_completion_ros.ros.student import Student
+
+CLOSE_TIMEOUT_S = 5.0
+_MEMORY = "/memory"  # no name of a camera
+
+
+class InferenceThread:
+    """Takes the newest scene, and hands it from stage to stage, in a thread of its own.
+
+    A scene brings along calibration, pose and parameters, of when its images arrived, and gets student and words here.
+
+    Args:
+        student: The one that is deployed at first.
+        outputs: Where results go; they must outlive this thread.
+        vocabulary: What labels mean at first; None for the classes of the bundle.
+
+    Attributes:
+        enabled: Images are completed; otherwise they are dropped as they come.
+        selection: Student and words of images to come.
+        record: What became of the last images.
+        shadow: What runs behind the deployed student.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        grid: VoxelGrid,
+        outputs: Outputs,
+        counters: FrameCounters,
+        logger: Any,
+        vocabulary: FoldedVocabulary | None = None,
+    ) -> None:
+        self._outputs, self._counters, self._logger = outputs, counters, logger
+        # Whoever holds the lock either publishes or ends the activation, so that after its end nothing is published.
+        self._publishing = threading.Lock()
+        self._epoch = Epoch(0, 0)
+        self._overtaken_by: DropReason = DropReason.DEACTIVATED
+        self.enabled = True
+        self.record = InferenceRecord(student, _vocabulary(vocabulary))
+        self._to_prepare: dict[str, Callable[[], object]] = {}
+        self._choosing = threading.Lock()
+        self.selection = Selection(student, Words(vocabulary))
+        self._students = [student]
+        self._released = False
+        self._between: deque[tuple[Callable[[], object], Future[None]]] = deque()
+        self.shadow = Shadow(grid, logger)
+        # These six belong to the inference thread.
+        self._now = self.selection
+        self._in_hand: tuple[Frame, ...] = ()
+        self._completing = Completing(counters, logger)
+        self._memory = SceneMemory(grid, student.bundle.threshold, counters, self.record.fusion)
+        self._triggers = RecordTriggers(outputs.ask_for_recording, counters)
+        self._wanted = True
+        self._worker: NewestWorker[Scene] = NewestWorker(
+            self._handle,
+            on_replaced=lambda replaced: self._drop(replaced.frames, DropReason.NEWER_IMAGE),
+            on_error=self._on_error,
+            on_end=self._release,
+        )
+
+    @property
+    def cameras(self) -> dict[str, tuple[Camera, RigidTransform, NodeParameters]]:
+        """What a student has to be prepared for, see `Completing`."""
+        return dict(self._completing.cameras)
+
+    def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
+        """Have the completer built before an image needs it; never for something older than a waiting image has."""
+        self._completing.cameras[name] = camera, grid_from_camera, parameters
+        self._to_prepare[name] = lambda: self._now.student.prepare(name, camera, grid_from_camera, parameters)
+        self._to_prepare[_MEMORY] = functools.partial(self._memory.prepare, grid_from_camera, parameters)
+        self._worker.prepare(self._prepare)
+
+    def submit(self, frames: tuple[Frame, ...], parameters: NodeParameters, pose: PoseToCome | None = None) -> None:
+        """Complete images that belong together, unless newer ones come before their turn (see `Scene`)."""
+        with self._choosing:  # no image of the student before comes after one of the next
+            if self.enabled:
+                self._worker.submit(Scene(frames, parameters, self.selection, self._epoch, pose))
+                return
+        self._drop(frames, DropReason.DISABLED)
+
+    def end_activation(self, reason: DropReason = DropReason.DEACTIVATED) -> None:
+        """Publish nothing any more of the images submitted so far, which are counted under a reason."""
+        with self._publishing:
+            self._epoch = self._epoch._replace(activation=self._epoch.activation + 1)
+            self._overtaken_by = reason
+        given_up = self._worker.give_up()
+        if given_up is not None:
+            self._drop(given_up.frames, reason)
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Complete images, or drop them; once disabled, nothing is published of those submitted so far either."""
+        self.enabled = enabled
+        if not enabled:
+            self.end_activation(DropReason.DISABLED)
+
+    def reset(self) -> None:
+        """Forget what the images so far have left behind, and publish nothing more of them.
+
+        A stage forgets what it keeps from one image to the next where it meets an image of another epoch.
+        """
+        self.end_activation(DropReason.RESET)
+        self.record.forget()
+
+    def forget(self) -> None:
+        """Join no image that is submitted from now on with those before it: time began anew."""
+        self._epoch = self._epoch._replace(era=self._epoch.era + 1)
+
+    def select(self, change: Callable[[Selection], Selection]) -> None:
+        """Complete images to come by other words, or by a student that is prepared for `cameras`. Any thread."""
+        with self._choosing:
+            self.selection = change(self.selection)
+        self._worker.prepare(self._prepare)
+
+    def attend(self, student: Student) -> None:
+        """Release another student, too, where this thread ends."""
+        self._students.append(student)
+
+    def between(self, work: Callable[[], object]) -> Future[None]:
+        """Do something in this thread, to which what is on a GPU belongs, before the next image; cancelled at its end.
+
+        Errors are those of the future.
+        """
+        done: Future[None] = Future()
+        if self._released:
+            done.cancel()
+            return done
+        self._between.append((work, done))
+        self._worker.prepare(self._prepare)
+        return done
+
+    def close(self) -> None:
+        """End the thread and release the students; both later, where the thread is busy for long."""
+        self.end_activation()
+        if not self._worker.close(CLOSE_TIMEOUT_S):
+            self._logger.warning(
+                f"the inference thread did not end within {CLOSE_TIMEOUT_S:.0f} s; it ends after its present work"
+            )
+        self.shadow.close()
+
+    def _handle(self, scene: Scene) -> None:
+        """All that becomes of a scene."""
+        self._in_hand = scene.frames
+        self._do_between()
+        self._take(scene.selection)
+        if self._results_wanted(scene.parameters):
+            self._completing.complete(scene, with_query=self._outputs.query.wanted)
+            self._in_hand = scene.frames
+            if scene.frames and self._joined_and_published(scene) and self.shadow.wants(scene.parameters):
+                if self._worker.waiting:
+                    self.shadow.skip("a newer image waited already")
+                else:
+                    self.shadow.follow(scene)
+        else:
+            for _ in scene.frames:
+                self._counters.count_unwanted()
+        self._in_hand = ()
+
+    def _joined_and_published(self, scene: Scene) -> bool:
+        joining_s = time.perf_counter()
+        try:
+            self._memory.join(scene)
+        except GpuError as error:  # what is known of all voxels is fetched from there
+            scene.selection.student.gpu_failed(error, scene.parameters)
+            self._drop(scene.frames, DropReason.GPU_FAILED, str(error))
+            return False
+        joined_s = time.perf_counter()
+        with self._publishing:
+            if scene.epoch.activation != self._epoch.activation:
+                self._drop(scene.frames, self._overtaken_by)
+                return False
+            self._outputs.publish(scene)
+            self._in_hand = ()  # whatever fails from here on, they were published
+            published_s = time.perf_counter()
+            for _ in scene.frames:
+                self._counters.count_processed()
+            times_ms = _times_ms(scene, joining_s, joined_s, published_s)
+            self.record.completed(scene, times_ms)
+            self._outputs.publish_times(scene, times_ms)
+            if self._outputs.triggers_wanted(scene.parameters):
+                self._triggers.look(scene)
+            else:
+                self._triggers.forget()
+        return True
+
+    def _prepare(self) -> None:
+        self._do_between()
+        for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
+            self._to_prepare.pop(name)()
+        self._outputs.prepare()
+        self._take(self.selection)
+
+    def _take(self, selection: Selection) -> None:
+        """Take student and words of the next image; all before it is published by now."""
+        before, self._now = self._now, selection
+        student, vocabulary = selection.student, selection.words.vocabulary
+        exchanged, renamed = student is not before.student, vocabulary is not before.words.vocabulary
+        if exchanged:
+            self.record.student = student
+            self._memory.decide_by(student.bundle.threshold)
+        if exchanged or renamed:
+            self._memory.relabel()
+            self._outputs.publish_legend(student.bundle, _vocabulary(vocabulary))
+        if renamed:
+            self.record.words.use(_vocabulary(vocabulary))
+        if selection.words.asked is not before.words.asked:
+            query = _vocabulary(selection.words.asked)
+            self._outputs.query.choose(query)
+            self.record.words.look_for(query)
+
+    def _results_wanted(self, parameters: NodeParameters) -> bool:
+        """Whether anybody wants a result; a change is logged, for an idle node looks like a broken one."""
+        wanted = self._outputs.wanted(parameters)
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._logger.info(
+                "the node completes images again"
+                if wanted
+                else "nobody subscribed to voxels or depth: the node completes no image until somebody does"
+            )
+        return wanted
+
+    def _do_between(self) -> None:
+        while self._between:
+            work, done = self._between.popleft()
+            try:
+                work()
+            except Exception as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+    def _release(self) -> None:
+        for student in self._students:
+            student.release()
+        self._released = True
+        for _, done in self._between:
+            done.cancel()
+
+    def _on_error(self, error: Exception) -> None:
+        frames, self._in_hand = self._in_hand, ()  # none where it was a preparation
+        for header in [frame.header for frame in frames] or [None]:
+            self._counters.drop_after(error, header)
+
+    def _drop(self, frames: tuple[Frame, ...], reason: DropReason, why: str = "") -> None:
+        for frame in frames:
+            self._counters.drop(reason, why, header=frame.header)
+
+
+def _times_ms(scene: Scene, joining_s: float, joined_s: float, published_s: float) -> Mapping[str, float]:
+    """Milliseconds by stage (see `topics.STAGES`), those of several cameras together."""
+    completions = [frame.completion for frame in scene.frames]
+    stages = {stage: sum(one.timings_ms[stage] for one in completions) for stage in completions[0].timings_ms}
+    return {
+        **stages,
+        "decode": sum(frame.decode_ms for frame in scene.frames),
+        "fuse": 1e3 * (joined_s - joining_s),
+        "total": stages["total"] + 1e3 * (joined_s - joining_s),
+        "publish": 1e3 * (published_s - joined_s),
+        "latency": 1e3 * (published_s - min(frame.arrived_s for frame in scene.frames)),
+    }
+
+
+def _vocabulary(words: FoldedVocabulary | None) -> Vocabulary | None:
+    return None if words is None else words.vocabulary
