@@ -119,7 +119,7 @@ setup(
         f"{PACKAGE}.inference.gpu": ["*.cu", "gate_images/*"],
         f"{PACKAGE}.ros": ["*.xml"],
         f"{PACKAGE}.report": ["assets/**/*"],
-        **dict.fromkeys(CONFIGS, ["*.yaml", "*/*.yaml"]),
+        **{package: ["*.yaml", "*/*.yaml"] for package in CONFIGS},
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),

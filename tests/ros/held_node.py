@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scene_completion_ros.ros.completion import completion_thread
-
 from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.ros import inference_thread
 from scene_completion_ros.ros.node import main
 
 HELD_WHILE, REACHED = "HELD_WHILE", "HELD_REACHED"  # environment variables with their paths
@@ -25,6 +24,6 @@ def held(self: Completer, *arguments: Any) -> Completion:
 
 
 if __name__ == "__main__":
-    completion_thread.CLOSE_TIMEOUT_S = 1.0
+    inference_thread.CLOSE_TIMEOUT_S = 1.0
     Completer.complete = held  # type: ignore[method-assign]
     main()

@@ -6,15 +6,14 @@ import os
 import time
 from pathlib import Path
 
-from scene_completion_ros.ros.outputs.saving import save_result
-
 from scene_completion_ros.ros import services
-from scene_completion_ros.ros.health.inference_health import Result
 from scene_completion_ros.ros.node import main
+from scene_completion_ros.ros.publish.saving import save_result
+from scene_completion_ros.voxels.files import SavedVoxels
 from tests.ros.held_node import HELD_WHILE, REACHED
 
 
-def held(folder: Path, result: Result) -> list[Path]:
+def held(folder: Path, result: SavedVoxels) -> list[Path]:
     while Path(os.environ[HELD_WHILE]).exists():
         Path(os.environ[REACHED]).touch()
         time.sleep(0.01)

@@ -12,22 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from numpy.typing import NDArray
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from scene_completion_ros.ros.completion import completion_thread, view_completers
-from scene_completion_ros.ros.completion.completion_thread import ArrivedImage
-from scene_completion_ros.ros.outputs import publishers
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from std_msgs.msg import Float64
 
 from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.inference.scene_query import HostField
-from scene_completion_ros.ros import completion_node, messages, topics
+from scene_completion_ros.ros import completion_node, messages, student, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
+from scene_completion_ros.ros.frame import Frame
+from scene_completion_ros.ros.join import scene_memory
 from scene_completion_ros.ros.parameters.declared import ExplainingNode
+from scene_completion_ros.ros.publish import publishers
 from tests.ros.graph import PATIENCE_S, Graph
 from tests.ros.moving_robot import LATCHED
 from tests.ros.voxel_samples import some_voxels
@@ -91,7 +91,7 @@ class Model:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     model = Model()
-    monkeypatch.setattr(view_completers, "Completer", model)
+    monkeypatch.setattr(student, "Completer", model)
     return model
 
 
@@ -280,8 +280,8 @@ def test_depth_alone_is_published_alone(
     show_in_turn(node, 1)
     assert (node.counters.unwanted, node.counters.dropped, model.completed) == (1, {}, [])
     wait_for(lambda: len(model.built) == 1)  # so that whoever subscribes need not wait for that
-    graph.collect(Float64, topics.stage_topic("total").replace("~", f"{graph.namespace}/{topics.NODE_NAME}"))
-    assert graph.until(lambda: own.count_subscribers(topics.stage_topic("total")) > 0)
+    graph.collect(DiagnosticArray, topics.PROCESSING_TIME.replace("~", f"{graph.namespace}/{topics.NODE_NAME}"))
+    assert graph.until(lambda: own.count_subscribers(topics.PROCESSING_TIME) > 0)
     graph.spin(0.5)
     show_in_turn(node, 2)
     assert (node.counters.unwanted, model.completed) == (2, [])
@@ -298,7 +298,7 @@ def test_cleaning_up_releases_the_model_in_its_thread_and_all_else(
     calibrate(node, CAMERA)
     wait_for(lambda: len(model.built) == 1)
     thread, publishers = weakref.ref(node._thread), len(list(own.publishers))
-    bundle = weakref.ref(node._thread.deployed.bundle)  # type: ignore[union-attr]
+    bundle = weakref.ref(node._thread.selection.student.bundle)  # type: ignore[union-attr]
     own.trigger_deactivate()
     assert not model.released_in
     own.trigger_cleanup()
@@ -336,7 +336,7 @@ def test_an_unexpected_error_leads_to_unconfigured_with_everything_released(
         raise RuntimeError("out of something")
 
     with monkeypatch.context() as patch:
-        patch.setattr(completion_node, "CompletionThread", fail)
+        patch.setattr(completion_node, "InferenceThread", fail)
         assert own.trigger_configure() == TransitionCallbackReturn.ERROR
         assert graph.state(topics.NODE_NAME) == "unconfigured"
         assert len(list(own.publishers)) == publishers
@@ -397,14 +397,14 @@ def test_an_image_that_waits_is_given_up_by_a_deactivation(own: Any, node: Compl
 def test_images_that_show_little_are_warned_of(
     node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch, shown: float, so: str
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(node.counters, "warn", lambda key, text: said.append(f"{key}: {text}"))
+    warned: list[str] = []
+    monkeypatch.setattr(node.counters, "warn", lambda key, text: warned.append(f"{key}: {text}"))
     model.shown = shown
     calibrate(node, CAMERA)
     show_in_turn(node, 1)
     wait_for(lambda: node.counters.processed == 1)
-    assert len(said) == bool(so) and all(
-        f"only {100 * shown:.0f} % of the image" in text and so in text for text in said
+    assert len(warned) == bool(so) and all(
+        f"only {100 * shown:.0f} % of the image" in text and so in text for text in warned
     )
 
 
@@ -429,9 +429,9 @@ def test_a_model_that_fails_in_an_unknown_way_is_unusable_and_not_being_built_fo
     def fail(*arguments: Any, **settings: Any) -> Any:
         raise RuntimeError("of the developers")
 
-    record = node.inference_record
-    assert record is not None
-    monkeypatch.setattr(view_completers, "Completer", fail)
+    assert node._thread is not None
+    record = node._thread.record.student.record
+    monkeypatch.setattr(student, "Completer", fail)
     calibrate(node, CAMERA)
     wait_for(lambda: record.model().state == "unusable")
     assert record.model().error == "RuntimeError: of the developers; please report this"
@@ -468,17 +468,17 @@ def test_an_error_beyond_one_view_names_all_images_in_hand(
         raise RuntimeError("of the developers")
 
     told = drops_told_of(node)
-    monkeypatch.setattr(completion_thread, "fuse_views", fail)
+    monkeypatch.setattr(scene_memory, "fuse_views", fail)
     assert node._thread is not None
     assert node.inputs is not None
     parameters = node.parameters()
     placement = node.inputs._placements.place("front", 1, parameters)
-    image = messages.image_message
-    views = tuple(
-        ArrivedImage(name, image(np.zeros((rows, 32, 3), np.uint8), stamp_ns, name), CAMERA, placement, 0.0, name)
-        for name, rows, stamp_ns in (("front", 24, 7), ("left", 24, 8), ("rear", 5, 9))  # the last one is cropped
-    )
-    node._thread.submit(views, parameters)
+    frames = []
+    for name, rows, stamp_ns in (("front", 24, 7), ("left", 24, 8), ("rear", 5, 9)):  # the last one is cropped
+        image = messages.image_message(np.zeros((rows, 32, 3), np.uint8), stamp_ns, name)
+        frames.append(Frame(name, name, image, stamp_ns, 0.0, parameters))
+        frames[-1].camera, frames[-1].placement = CAMERA, placement
+    node._thread.submit(tuple(frames), parameters)
     wait_for(lambda: len(told) == 3)
     assert sorted(told) == [("bad image", 9), ("internal error", 7), ("internal error", 8)]
     assert node.counters.dropped == {"bad image": 1, "internal error": 2}

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.documents import (
     BEGIN,
     COMMAND,
@@ -25,7 +24,7 @@ from scene_completion_ros.ros.documents import (
     write,
 )
 from scene_completion_ros.ros.parameters.schema import SCHEMA, ParameterSpec
-from scene_completion_ros.ros.topics import SERVICES, STAGES, TOPICS, stage_topic
+from scene_completion_ros.ros.topics import SERVICES, STAGES, TOPICS
 from tests.checkout import run_python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -108,11 +107,7 @@ def test_the_command_needs_no_ros(tmp_path: Path) -> None:
 
 
 def test_everything_has_a_row_or_is_named_once() -> None:
-    stages = {stage_topic(stage) for stage in STAGES}
-    described = [spec.name for spec in TOPICS if spec.meaning and spec.name not in stages]
-    at = described.index(topics.DROPPED) + 1
-    expected = [*described[:at], stage_topic("<stage>"), *described[at:]]
-    expected += [spec.name for spec in SERVICES if spec.meaning]
+    expected = [spec.name for spec in (*TOPICS, *SERVICES) if spec.meaning]
     text = tables()
     assert first_cells(text) == expected
     managed = text.splitlines()[-1]

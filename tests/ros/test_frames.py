@@ -14,8 +14,6 @@ from geometry_msgs.msg import Quaternion
 from nav_msgs.msg import OccupancyGrid
 from numpy.typing import NDArray
 from rosgraph_msgs.msg import Clock
-from scene_completion_ros.ros.completion.placements import camera_pose
-from scene_completion_ros.ros.inputs.transform_source import transform_message
 
 from scene_completion_ros.geometry.extrinsics import Extrinsic
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -23,6 +21,8 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.ground_map import GroundProjection
 from scene_completion_ros.ros import messages
 from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.place.placements import camera_pose
+from scene_completion_ros.ros.place.transform_source import transform_message
 from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, is_cloud_of, some_image

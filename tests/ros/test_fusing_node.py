@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from std_msgs.msg import Float64
 
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.clearing import ClearingRays, clearing_voxels
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings
 from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.messages import processing_times
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, is_cloud_of
 from tests.ros.diagnosed import OK, WARN
@@ -44,7 +45,7 @@ def drive(running: FusingDrive) -> FusingDrive:
 
 
 def test_images_are_joined_where_the_robot_drives(drive: FusingDrive, truth: FusedTruth) -> None:
-    times = drive.graph.collect(Float64, topics.stage_topic("fuse").replace("~", drive.output))
+    times = drive.graph.collect(DiagnosticArray, topics.PROCESSING_TIME.replace("~", drive.output))
     fusion, remembered = truth.map(), 0
     for number, (x, yaw) in enumerate(((0.0, 0.0), (0.3, 0.02), (0.7, 0.1), (0.9, 0.3)), start=1):
         cloud = drive.show(number, x, yaw)
@@ -71,7 +72,7 @@ def test_images_are_joined_where_the_robot_drives(drive: FusingDrive, truth: Fus
         depth = np.frombuffer(drive.stamped(drive.depths, stamp_ns).data, np.float32).reshape(alone.depth.shape)
         np.testing.assert_allclose(depth, alone.shown_depth, rtol=1e-4)  # that of one image
     assert remembered > 20
-    assert drive.graph.until(lambda: any(time.data > 0.0 for time in times)), drive.node.log
+    assert drive.graph.until(lambda: any(processing_times(time)["fuse"] > 0.0 for time in times)), drive.node.log
     assert drive.graph.until(lambda: drive.numbers()["map age s"] == "0.3"), drive.numbers()
     assert float(drive.numbers()["map MB"]) == pytest.approx(fusion.megabytes, abs=0.1)
     assert int(drive.numbers()["map voxels"]) == fusion.memory.weight.size

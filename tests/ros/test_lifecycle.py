@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from std_msgs.msg import Float64, String
+from std_msgs.msg import String
 
 from scene_completion_ros.ros import messages, topics
 from tests.ros import held_node
@@ -208,7 +209,7 @@ def test_cleaning_up_again_and_again_leaves_no_threads(start: Start) -> None:
 
 def test_what_nobody_subscribed_to_is_not_computed(start: Start) -> None:
     managed = start(listen=False)
-    times = managed.graph.collect(Float64, topics.stage_topic("total").replace("~", managed.output))
+    times = managed.graph.collect(DiagnosticArray, topics.PROCESSING_TIME.replace("~", managed.output))
     camera_info, image = messages.camera_info_message(CAMERA, 0, FRAME), managed.image(0, SECOND_NS)
     managed.send_camera(camera_info, "ready for 320x96")
     managed.until_logged("nobody subscribed to voxels or depth", lambda: managed.images.publish(image))

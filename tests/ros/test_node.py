@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from std_msgs.msg import Float64, String
+from std_msgs.msg import String
 
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
@@ -47,14 +48,9 @@ def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_th
 ) -> None:
     depths = running.graph.collect(Image, f"{running.output}/depth/image")
     depth_cameras = running.graph.collect(CameraInfo, f"{running.output}/depth/camera_info")
-    times: dict[str, list[Any]] = {
-        stage: running.graph.collect(Float64, topics.stage_topic(stage).replace("~", running.output))
-        for stage in topics.STAGES
-    }
+    times = running.graph.collect(DiagnosticArray, topics.PROCESSING_TIME.replace("~", running.output))
     image = some_image(1)
-    message = running.answer(
-        messages.image_message(image, 12 * SECOND_NS + 345, FRAME), depths, depth_cameras, *times.values()
-    )
+    message = running.answer(messages.image_message(image, 12 * SECOND_NS + 345, FRAME), depths, depth_cameras, times)
 
     assert message.header.frame_id == FRAME
     assert messages.stamp_nanoseconds(message.header.stamp) == 12 * SECOND_NS + 345
@@ -76,7 +72,8 @@ def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_th
     received_depth = np.frombuffer(bytes(depths[-1].data), np.float32).reshape(shown.shape)
     np.testing.assert_allclose(received_depth, shown, rtol=1e-6)
     assert camera_from_camera_info(depth_cameras[-1]) == expected.depth_camera
-    latest = {stage: values[-1].data for stage, values in times.items()}
+    latest = messages.processing_times(times[-1])
+    assert tuple(latest) == topics.STAGES and times[-1].header == message.header
     assert all(value >= 0 for value in latest.values())
     assert latest["latency"] >= latest["total"] > latest["query"] > 0
 

@@ -14,7 +14,6 @@ import pytest
 from geometry_msgs.msg import PoseArray
 from lifecycle_msgs.msg import Transition
 from numpy.typing import NDArray
-from scene_completion_ros.ros.completion.dictionary import Dictionary
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import String
 
@@ -26,6 +25,7 @@ from scene_completion_ros.mapping.clusters import VoxelClusters
 from scene_completion_ros.mapping.matches import Matches, all_matches
 from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings
 from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.receive.dictionary import Dictionary
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS, cloud_array_from_message
 from tests.inference.small_bundle import make_small_bundle
 from tests.inference.small_vocabulary import ENCODER, small_bank, small_space

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
-from scene_completion_ros.ros.inputs.transform_source import transform_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
@@ -20,6 +19,7 @@ from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.cli import main
 from scene_completion_ros.geometry.extrinsics import Extrinsic
 from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.place.transform_source import transform_message
 from scene_completion_ros.ros.recorder import RECORDED_TYPES, wanted_topics
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.ros.camera_to_voxels import CAMERA, FRAME, CameraToVoxels, some_image

@@ -2,58 +2,75 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.ros.health.inference_health import TIMES_KEPT, InferenceRecord, Result, inference_status
+from scene_completion_ros.ros.health.inference_health import TIMES_KEPT, InferenceRecord, inference_status
 from scene_completion_ros.ros.health.judgement import Drops, Level
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.student import ModelRecord
 from tests.ros.voxel_samples import some_voxels
 
 NONE_DROPPED = Drops({}, {}, 10.0)
 
 
+def make_record() -> InferenceRecord:
+    student: Any = SimpleNamespace(record=ModelRecord(), title="small (folder)")
+    return InferenceRecord(student)
+
+
 def test_times_are_summed_up_over_the_last_images() -> None:
-    record = InferenceRecord()
+    record = make_record()
+    models = record.student.record
     assert record.times() == {}
     assert record.result_age_s(1.0) is None
-    result = Result(some_voxels(3, 5), "front")
+    voxels = some_voxels(3, 5)
+    frames = (SimpleNamespace(frame_id="front"),)
+    scene: Any = SimpleNamespace(voxels=voxels, frames=frames, parameters=NodeParameters(grid_frame="base"))
     for number in range(TIMES_KEPT + 50):
-        record.completed(result, {"total": float(number), "latency": 2.0})
+        record.completed(scene, {"total": float(number), "latency": 2.0})
     total = record.times()["total"]
     assert (total.mean, total.largest) == (50 + (TIMES_KEPT - 1) / 2, TIMES_KEPT + 49)
     assert total.mean < total.p95 < total.largest
-    assert record.result is result
-    record.ready("openvino", ["wide"])
+    assert record.result is not None
+    assert record.result.voxels.state is voxels.state
+    assert (record.result.camera_frame, record.result.voxels.grid.frame) == ("front", "base")
+    models.ready("openvino", ["wide"])
     status = inference_status(record, NONE_DROPPED, processed=150, unwanted=2)
     assert status.level == Level.OK
     assert status.message == "ready, latency 2.0 ms, total 99.5 ms"
     assert status.values["latency ms"] == "mean 2.00, p95 2.00, max 2.00"
     record.forget()
     assert record.times() == {} and record.result is None
-    assert record.model().state == "ready"
+    assert models.model().state == "ready"
 
 
 def test_an_unusable_camera_and_internal_errors_are_errors() -> None:
-    record = InferenceRecord()
-    record.building()
+    record = make_record()
+    models = record.student.record
+    models.building()
     assert inference_status(record, NONE_DROPPED, processed=0, unwanted=0).level == Level.OK
     broken = Drops({DropReason.INTERNAL_ERROR: 1}, {DropReason.INTERNAL_ERROR: 1}, 10.0)
     status = inference_status(record, broken, processed=0, unwanted=0)
     assert status.level == Level.ERROR
     assert "1 internal error (an unforeseen error; please report it); see the log" in status.message
-    record.failed("camera: sees nothing. Calibrate")
+    models.failed("camera: sees nothing. Calibrate")
     status = inference_status(record, NONE_DROPPED, processed=0, unwanted=0)
     assert status.level == Level.ERROR
     assert "camera: sees nothing. Calibrate" in status.message
 
 
 def test_each_camera_has_a_model_of_its_own() -> None:
-    record = InferenceRecord()
+    record = make_record()
+    models = record.student.record
     assert inference_status(record, NONE_DROPPED, processed=0, unwanted=0).message == "waiting for a calibration"
-    record.ready("openvino", [], camera="left")
-    record.building(camera="right")
+    models.ready("openvino", [], camera="left")
+    models.building(camera="right")
     status = inference_status(record, NONE_DROPPED, processed=0, unwanted=0)
     assert status.message == "left ready, right building"
     assert status.values["engine left"] == "openvino"
-    record.failed("camera: sees nothing. Calibrate", camera="right")
+    models.failed("camera: sees nothing. Calibrate", camera="right")
     status = inference_status(record, NONE_DROPPED, processed=0, unwanted=0)
     assert status.level == Level.ERROR
     assert status.message == "images of right cannot be completed: camera: sees nothing. Calibrate"

@@ -13,7 +13,7 @@ import pytest
 from scene_completion_ros.bags.result_context import STREET
 from scene_completion_ros.inference.bundle import load_default_bundle
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.topics import STAGES, TOPICS, default_name, stage_topic
+from scene_completion_ros.ros.topics import PROCESSING_TIME, STAGES, TOPICS, default_name
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS
 from tests.checkout import ROOT
 
@@ -78,5 +78,6 @@ def test_images_depth_times_and_diagnostics_are_those_of_the_node(panels: dict[s
     # A panel with a calibration shows nothing until that is there.
     assert not any("calibrationTopic" in mode for mode in images.values())
     paths = [path["value"] for path in panels["Plot!latency"]["paths"]]
-    assert sorted(paths) == sorted(f"{default_name(stage_topic(stage))}.data" for stage in STAGES)
+    of_stage = default_name(PROCESSING_TIME) + '.status[0].values[:]{{key=="{}"}}.value'
+    assert sorted(paths) == sorted(map(of_stage.format, STAGES))
     assert panels["DiagnosticSummary!health"]["topicToRender"] == topics.DIAGNOSTICS

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from scene_completion_ros.ros.completion.placements import check_frames
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from scene_completion_ros.errors import SceneCompletionError
@@ -21,6 +20,7 @@ from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.ros import messages
 from scene_completion_ros.ros.launching.multi_camera import for_each, launched_cameras
 from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
+from scene_completion_ros.ros.place.placements import check_frames
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, is_cloud_of, some_image
 from tests.ros.graph import REPOSITORY, Graph, NodeUnderTest
 from tests.ros.launch_files import LaunchFile, as_text, node_arguments, resolved

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.replay.answers import STAGE_PATIENCE_S, Answers, SentImage
+from scene_completion_ros.ros.messages import processing_time_message
+from scene_completion_ros.ros.replay.answers import PATIENCE_S, Answers, SentImage
 
 WANTED = (topics.VOXELS, topics.DEPTH, topics.DEPTH_CAMERA_INFO)
 FRAME = "front"
@@ -16,7 +17,7 @@ FRAME = "front"
 
 @pytest.fixture
 def answers() -> Answers:
-    return Answers(WANTED)
+    return Answers(WANTED, [topics.PROCESSING_TIME])
 
 
 def send(answers: Answers, number: int, stamp_ns: int | None = None) -> SentImage:
@@ -33,10 +34,11 @@ def answer(answers: Answers, number: int, stamp_ns: int | None = None, frame: st
         answers.take(topic, message, 100 * number + position, arrived_s=float(number))
 
 
-def times(answers: Answers, number: int, lost: str = "") -> None:
-    for position, stage in enumerate(topics.STAGES):
-        if stage != lost:
-            answers.take_time(stage, float(number), 100 * number + 50 + position)
+def times(answers: Answers, number: int, stamp_ns: int | None = None, frame: str = FRAME) -> None:
+    """The processing times of an image: its number, for every stage."""
+    times_ms = dict.fromkeys(topics.STAGES, float(number))
+    message = processing_time_message(times_ms, number if stamp_ns is None else stamp_ns, frame)
+    answers.take(topics.PROCESSING_TIME, message, 100 * number + 50, arrived_s=float(number))
 
 
 def test_a_complete_frame_is_handed_over_at_once(answers: Answers) -> None:
@@ -45,77 +47,42 @@ def test_a_complete_frame_is_handed_over_at_once(answers: Answers) -> None:
     assert answers.next_ready(1.0) is None
     times(answers, 1)
     assert answers.next_ready(1.0) is sent
-    assert answers.stages_ms(sent) == dict.fromkeys(topics.STAGES, 1.0)
+    assert sent.stages_ms == dict.fromkeys(topics.STAGES, 1.0)
     assert sent.latency_ms == 1000.0
     assert not answers.waiting
+    assert answers.heard
 
 
-def test_late_times_of_the_warm_up_shift_nothing(answers: Answers) -> None:
-    answer(answers, 1, stamp_ns=0, frame="warm up")
-    sent = send(answers, 2)
-    answer(answers, 2)
-    times(answers, 1)
-    times(answers, 2)
-    assert answers.next_ready(2.0) is sent
-    assert answers.stages_ms(sent) == dict.fromkeys(topics.STAGES, 2.0)
-
-
-def test_a_late_answer_to_the_warm_up_shifts_nothing(answers: Answers) -> None:
+def test_late_answers_to_the_warm_up_shift_nothing(answers: Answers) -> None:
     sent = send(answers, 2, stamp_ns=0)
     answer(answers, 1, stamp_ns=0, frame="warm up")
-    times(answers, 1)
+    times(answers, 1, stamp_ns=0, frame="warm up")
     assert answers.next_ready(9.0) is None
     answer(answers, 2, stamp_ns=0)
-    times(answers, 2)
+    times(answers, 2, stamp_ns=0)
     assert answers.next_ready(2.0) is sent
-    assert set(answers.stages_ms(sent).values()) == {2.0}
+    assert set(sent.stages_ms.values()) == {2.0}
 
 
-def test_a_lost_time_delays_one_frame_and_shifts_none(answers: Answers) -> None:
+def test_lost_times_delay_one_frame_and_shift_none(answers: Answers) -> None:
     first, second = send(answers, 1), send(answers, 2)
     answer(answers, 1)
-    times(answers, 1, lost="march")
-    assert answers.next_ready(1.0) is None
     answer(answers, 2)
     times(answers, 2)
     assert answers.next_ready(1.0) is None  # in order
-    assert answers.next_ready(1.0 + STAGE_PATIENCE_S) is first
-    assert "march" not in answers.stages_ms(first)
-    assert len(answers.stages_ms(first)) == len(topics.STAGES) - 1
+    assert answers.next_ready(1.0 + PATIENCE_S) is first
+    assert first.stages_ms == {}
     assert answers.next_ready(2.0) is second
-    assert answers.stages_ms(second) == dict.fromkeys(topics.STAGES, 2.0)
+    assert second.stages_ms == dict.fromkeys(topics.STAGES, 2.0)
 
 
-def test_a_frame_without_any_time_is_handed_over_at_the_end(answers: Answers) -> None:
+def test_a_frame_without_times_is_handed_over_at_the_end(answers: Answers) -> None:
     sent = send(answers, 1)
     send(answers, 2)
     answer(answers, 1)
     assert answers.next_ready(1.0) is None
     assert answers.next_ready(1.0, patient=False) is sent
     assert answers.next_ready(99.0, patient=False) is None  # the other one is lost
-
-
-def test_nothing_is_kept_of_images_handed_over(answers: Answers) -> None:
-    for number in range(1, 50):
-        sent = send(answers, number)
-        answer(answers, number)
-        times(answers, number)
-        assert answers.next_ready(float(number)) is sent
-        assert set(answers.stages_ms(sent).values()) == {float(number)}
-    assert answers.next_ready(50.0) is None
-    assert answers.heard
-    assert len(answers._published_ns) == 1
-    assert {len(kept) for kept in answers._times.values()} == {1}
-
-
-def test_a_map_that_does_not_come_delays_its_frame_as_a_lost_time_does() -> None:
-    answers = Answers(WANTED, [topics.OCCUPANCY_GRID])
-    sent = send(answers, 1)
-    answer(answers, 1)
-    times(answers, 1)
-    assert answers.timed(sent) and not answers.complete(sent)
-    assert answers.next_ready(1.0) is None
-    assert answers.next_ready(1.0 + STAGE_PATIENCE_S) is sent
 
 
 def test_what_the_node_dropped_is_not_waited_for(answers: Answers) -> None:
@@ -137,6 +104,6 @@ def test_images_with_equal_stamps_are_answered_in_turn(answers: Answers) -> None
     both = [send(answers, number, stamp_ns=0) for number in (1, 2)]
     for number in (1, 2):
         answer(answers, number, stamp_ns=0)
-        times(answers, number)
+        times(answers, number, stamp_ns=0)
     assert [answers.next_ready(2.0), answers.next_ready(2.0)] == both
-    assert [answers.stages_ms(sent)["total"] for sent in both] == [1.0, 2.0]
+    assert [sent.stages_ms["total"] for sent in both] == [1.0, 2.0]

@@ -21,6 +21,7 @@ from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.messages import processing_times
 from scene_completion_ros.ros.replay.answers import Answers
 from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, ReplayStatistics, replay_over_dds
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
@@ -202,8 +203,8 @@ def test_real_time_with_a_given_camera_and_compressed_images(
     assert [len(result.voxels) for result in results] == statistics.occupied
     with BagReader(tmp_path / "completed") as written:
         assert written.counts["/image/compressed"] == statistics.frames_out
-        topic = topics.default_name(topics.stage_topic("latency"))
-        assert [one.message.data for one in written.messages([topic])] == [r.stages_ms["latency"] for r in results]
+        recorded = written.messages([topics.default_name(topics.PROCESSING_TIME)])
+        assert [processing_times(one.message) for one in recorded] == [result.stages_ms for result in results]
     assert all(result.image_rgb.shape == (CAMERA.height, CAMERA.width, 3) for result in results)
 
 

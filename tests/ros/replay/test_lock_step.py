@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from rclpy.serialization import serialize_message
-from scene_completion_ros.ros.inputs.transform_source import transform_message
 
 from scene_completion_ros.bags.reader import BagReader, ThinnedBagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import Extrinsic
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.ros.place.transform_source import transform_message
 from scene_completion_ros.ros.replay import bag_replay
 from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, replay_over_dds
 from scene_completion_ros.ros.replay.played_node import NodeProcess

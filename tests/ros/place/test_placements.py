@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scene_completion_ros.ros.completion.placements import Placement, Placements, check_frames
-from scene_completion_ros.ros.inputs.transform_source import LookUpLimits
-from scene_completion_ros.ros.inputs.waiting_room import NotYetError
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.geometry.transform_tree import NoTransformError, TransformTree
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.ros.inputs import transform_source
+from scene_completion_ros.ros.frame import NotYetError, Placement
 from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.place import transform_source
+from scene_completion_ros.ros.place.placements import Placements, check_frames
+from scene_completion_ros.ros.place.transform_source import LookUpLimits
 
 STAMP_NS = 500
 TRAINED_HEIGHT = 1.2
@@ -191,3 +193,45 @@ def test_frames_that_nothing_places_are_refused(
     monkeypatch.setattr(transform_source, "tf2_usable", lambda: False)
     with pytest.raises(SceneCompletionError, match=complaint):
         check_frames(NodeParameters(**given))
+
+
+FIXED = "- {parent: odom, child: front_optical, translation: [1.2, 0.0, 1.5], angles: [0, 3, 0], optical: true}\n"
+
+
+@pytest.fixture
+def extrinsics(tmp_path: Path) -> str:
+    path = tmp_path / "extrinsics.yaml"
+    path.write_text(FIXED, encoding="utf-8")
+    return str(path)
+
+
+def check_fusing(**given: Any) -> None:
+    check_frames(NodeParameters(**{"temporal_fusion": True, "transform_source": "parameters", **given}))
+
+
+def test_whatever_may_say_where_the_grid_is_will_do(extrinsics: str) -> None:
+    check_fusing(temporal_fusion=False)
+    check_fusing(temporal_fusion=False, odometry_frame="")
+    check_fusing(transform_source="tf2")
+    check_fusing(transform_source="topics", odometry_topics="odometry")
+    check_fusing(transform_source="topics", transform_topics="poses")
+    check_fusing(grid_frame="odom")
+    check_fusing(extrinsics_file=extrinsics)
+    check_fusing(extrinsics_file=extrinsics, transform_source="topics")
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({}, "nothing says where the voxel grid is in 'odom': there is no source of transforms"),
+        ({"base_frame": "base_link", "camera_x": 1.0}, "Set transform_source to topics and name odometry_topics"),
+        ({"grid_frame": "base_link"}, "there is no source of transforms"),
+        ({"odometry_frame": "", "transform_source": "tf2"}, "has no frame to join images in"),
+        ({"odometry_frame": "world", "fixed": True}, "extrinsics_file knows front_optical, odom only"),
+    ],
+)
+def test_what_can_never_work_is_refused(given: dict[str, Any], complaint: str, extrinsics: str) -> None:
+    if given.pop("fixed", False):
+        given["extrinsics_file"] = extrinsics
+    with pytest.raises(SceneCompletionError, match=re.escape(complaint)):
+        check_fusing(**given)

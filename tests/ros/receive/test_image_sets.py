@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from scene_completion_ros.ros.inputs.image_sets import CAPACITY, ImageSets
+
+from scene_completion_ros.ros.receive.image_sets import CAPACITY, ImageSets
 
 TOLERANCE_NS, TIMEOUT_S = 10, 1.0
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scene_completion_ros.ros.completion import record_triggers
-from scene_completion_ros.ros.completion.record_triggers import RecordTriggers
-from scene_completion_ros.ros.completion.scene import Scene
-from scene_completion_ros.ros.inputs.waiting_room import NotYetError
 
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.record_reasons import RecordReason, record_reasons
+from scene_completion_ros.ros.frame import Epoch, NotYetError, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.join import record_triggers
+from scene_completion_ros.ros.join.record_triggers import RecordTriggers
 from scene_completion_ros.ros.messages import record_trigger_message, stamp_nanoseconds
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from tests.mapping.small_voxels import FREE, SURFACE, voxels_of
@@ -42,11 +41,14 @@ class Asked:
         self.requests.append(([reason.name for reason in reasons], stamp_ns / SECOND_NS, frame_id))
 
     def look(
-        self, second: float, state: np.ndarray = WALL, odometry: Any = STILL, life: Any = (0, 0), now: Any = None
+        self, second: float, state: np.ndarray = WALL, odometry: Any = STILL, epoch: Any = (0, 0), now: Any = None
     ) -> None:
-        voxels = voxels_of(state, stamp_ns=round(second * SECOND_NS))  # probabilities of 0.75
-        placement: Any = SimpleNamespace(frame_id="camera")
-        self.triggers.look(Scene(voxels, placement, (), now), odometry, life, self.parameters)
+        placement: Any = SimpleNamespace(frame_id="camera", odometry_from_grid=odometry)
+        frame: Any = SimpleNamespace(placement=placement, stamp_ns=round(second * SECOND_NS))
+        selection: Any = None
+        scene = Scene((frame,), self.parameters, selection, Epoch(*epoch), voxels_of_moment=now)
+        scene.voxels = voxels_of(state, stamp_ns=frame.stamp_ns)  # probabilities of 0.75
+        self.triggers.look(scene)
 
     @property
     def seconds(self) -> list[float]:
@@ -99,11 +101,11 @@ def test_images_whose_place_nobody_knows_are_not_compared() -> None:
     assert "compares no image with an earlier one: no odometry" in asked.log[0]
 
 
-def test_another_life_has_nothing_to_be_compared_with() -> None:
+def test_another_epoch_has_nothing_to_be_compared_with() -> None:
     asked = Asked(record_wrong=0.5, record_unsure=0.2, record_every=100.0)
     asked.look(10.0, WALL)
-    asked.look(11.0, NOTHING, life=(1, 0))
-    asked.look(0.0, WALL, life=(1, 1))  # time began anew: neither is the last request remembered
+    asked.look(11.0, NOTHING, epoch=(1, 0))
+    asked.look(0.0, WALL, epoch=(1, 1))  # time began anew: neither is the last request remembered
     assert [names for names, *_ in asked.requests] == [["unsure"], ["unsure"]]
 
 

@@ -13,7 +13,6 @@ import pytest
 from nav_msgs.msg import OccupancyGrid
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from scene_completion_ros.ros.completion.placements import camera_pose
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import Marker
@@ -27,6 +26,7 @@ from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
 from scene_completion_ros.mapping.points import seen_free_cubes
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.place.placements import camera_pose
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments
 from tests.ros.moving_robot import TF2

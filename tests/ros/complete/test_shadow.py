@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 from rclpy.logging import get_logger
-from scene_completion_ros.ros.completion.shadow import FollowedImage, Shadow, Student
-from scene_completion_ros.ros.completion.view_completers import ViewCompleters
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.evaluation.student_comparison import ComparedFrame, StudentComparison
 from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.health.inference_health import InferenceRecord
+from scene_completion_ros.ros.complete.shadow import Shadow
+from scene_completion_ros.ros.frame import Epoch, Frame, Placement, Scene, Selection
 from scene_completion_ros.ros.messages import image_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayStatistics, replay_over_dds
+from scene_completion_ros.ros.student import Student
 from tests.inference.small_bundle import PLAIN_STUDENT, make_small_bundle
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, is_cloud_of, some_image
 from tests.ros.diagnosed import OK, WARN, values
@@ -105,8 +107,8 @@ def test_answers_stay_with_the_student_whichever_is_deployed(
     grid, pose = read_grid(grid_file)
     parameters = NodeParameters(threads=1, shadow_every=2)
     bundles = StudentBundle.load(bundle_folder), second
-    students = [Student(ViewCompleters(one, grid, get_logger("test"), InferenceRecord())) for one in bundles]
-    models = [student.completers.get("", CAMERA, pose, parameters) for student in students]
+    students = [Student(one, grid, get_logger("test")) for one in bundles]
+    models = [student.get("", CAMERA, pose, parameters) for student in students]
     frames: list[ComparedFrame] = []
     monkeypatch.setattr(StudentComparison, "add", lambda _, frame: frames.append(frame))
     shadow = Shadow(grid, get_logger("test"))
@@ -114,9 +116,12 @@ def test_answers_stay_with_the_student_whichever_is_deployed(
     assert [shadow.wants(parameters) for _ in range(4)] == [False, True, False, True]
     model = models[deployed]
     assert model is not None
-    said = model.complete(some_image(1))
-    message = image_message(some_image(1), 7, "front")
-    shadow.follow(FollowedImage("", message, model, said, pose, (0, 0), parameters), students[deployed])
+    published = Frame("", "image", image_message(some_image(1), 7, "front"), 7, 0.0, parameters)
+    identity = RigidTransform.identity()
+    published.placement = Placement("front", pose, identity, "front", identity, odometry_from_grid=pose)
+    published.completion = model.complete(some_image(1))
+    scene = Scene((published,), parameters, Selection(students[deployed], Words()), Epoch(0, 0))
+    shadow.follow(scene)
     shadow._comparing.shutdown()
     (frame,) = frames
     assert frame.odometry_from_grid is pose
@@ -127,7 +132,7 @@ def test_answers_stay_with_the_student_whichever_is_deployed(
         np.testing.assert_array_equal(answer.depth, expected.shown_depth)
     assert (shadow.record.report.completed, shadow.record.report.skipped) == (1, 0)
     with students[1 - deployed].lock:  # somebody makes its models anew
-        shadow.follow(FollowedImage("", message, model, said, pose, (0, 0), parameters), students[deployed])
+        shadow.follow(scene)
     assert shadow.record.report.why_skipped == "the student was being prepared"
 
 
@@ -150,8 +155,8 @@ def test_it_steps_back_for_images_that_wait_and_counts_what_it_skips(
     assert node.graph.set_parameters(topics.NODE_NAME, shadow_every=2).successful
     send = lambda: node.answer(node.image(1, next(_stamps_s) * SECOND_NS))  # noqa: E731
     assert node.graph.repeat(send, lambda: node.shadow().get("images compared", "0") != "0"), node.node.log
-    said = "the students agree on", "nothing says yet which one is right"
-    told = node.told.until("shadow", OK, *said, meanwhile=send)  # it skipped those that came before it was prepared
+    outcome = "the students agree on", "nothing says yet which one is right"
+    told = node.told.until("shadow", OK, *outcome, meanwhile=send)  # it skipped those that came before it was prepared
     assert values(told)["shadow"].endswith(f"({second.folder})")
 
     for _ in range(300):  # far more than it can complete

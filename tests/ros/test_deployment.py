@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import Transition
-from scene_completion_ros.ros.completion.deployment import WHERE
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -20,6 +19,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.deployment import WHERE
 from tests.inference.small_bundle import class_names, make_small_bundle
 from tests.inference.small_vocabulary import small_bank, small_space
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, is_cloud_of, some_image, stamp_of

@@ -6,7 +6,8 @@ import threading
 import time
 
 import pytest
-from scene_completion_ros.ros.completion.worker import NewestWorker
+
+from scene_completion_ros.ros.newest_worker import NewestWorker
 
 
 class Bench:

@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from scene_completion_ros.ros.outputs.saving import write_together
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros.publish.saving import write_together
 from tests.unprivileged import unprivileged
 
 CONTENTS = {"a.npz": b"first" * 10, "a.ply": b"second" * 1000}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from scene_completion_ros.ros.inputs.subscriptions import AdaptiveSubscription, common_offer
 from std_msgs.msg import String
 
+from scene_completion_ros.ros.subscriptions import AdaptiveSubscription, common_offer
 from tests.ros.graph import Graph
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scene_completion_ros.ros.completion.dictionary import Dictionary
 
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_ASKED, Vocabulary
 from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings, read_query, read_vocabulary
+from scene_completion_ros.ros.receive.dictionary import Dictionary
 from tests.inference.small_bundle import make_small_bundle
 from tests.inference.small_vocabulary import ENCODER, small_bank, small_space
 

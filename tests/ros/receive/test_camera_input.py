@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from scene_completion_ros.ros.inputs.camera_info_match import KEPT, CameraInfoMatch
-from scene_completion_ros.ros.inputs.waiting_room import NotYetError
 
 from scene_completion_ros.ros import messages
+from scene_completion_ros.ros.frame import NotYetError
+from scene_completion_ros.ros.receive.camera_input import KEPT, CameraInfoMatch
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS
 
 

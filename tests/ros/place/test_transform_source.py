@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scene_completion_ros.ros.inputs.transform_source import LookUpLimits, make_transform_source, source_kind
 
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.ros.inputs import transform_source
 from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.place import transform_source
+from scene_completion_ros.ros.place.transform_source import LookUpLimits, make_transform_source, source_kind
 
 TOPICS = {"odometry_topics": "odometry"}
 HEIGHT = {"camera_height": 1.2}

@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rclpy.logging import get_logger
-from scene_completion_ros.ros.completion.placements import Placement
-from scene_completion_ros.ros.completion.view_completers import ViewCompleters, largest_shift
 
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.ros.health.inference_health import InferenceRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.student import Student, largest_shift
 from tests.ros.camera_to_voxels import CAMERA, some_image
 
 PARAMETERS = NodeParameters(threads=1, grid_frame_tolerance=0.05)
@@ -33,32 +31,32 @@ def test_the_corner_that_moves_most() -> None:
 
 def test_built_once_and_moved_where_it_matters(bundle_folder: Path, grid_file: Path) -> None:
     grid, pose = read_grid(grid_file)
-    completers = ViewCompleters(StudentBundle.load(bundle_folder), grid, get_logger("test"), InferenceRecord())
+    student = Student(StudentBundle.load(bundle_folder), grid, get_logger("test"))
 
     def at(x: float) -> RigidTransform:
         return RigidTransform(np.eye(3), np.array([x, 0.0, 0.0])) @ pose
 
-    first = completers.get("front", CAMERA, at(0.0), PARAMETERS)
+    first = student.get("front", CAMERA, at(0.0), PARAMETERS)
     assert first is not None
-    assert completers.get("front", CAMERA, at(0.04), PARAMETERS) is first
-    moved = completers.get("front", CAMERA, at(0.06), PARAMETERS)
+    assert student.get("front", CAMERA, at(0.04), PARAMETERS) is first
+    moved = student.get("front", CAMERA, at(0.06), PARAMETERS)
     assert moved is not None
     assert moved is not first
     assert moved.grid_from_camera.translation[0] == pytest.approx(0.06)
     assert moved._encoder is first._encoder
-    assert completers.get("front", CAMERA, at(0.1), PARAMETERS) is moved  # from where it is, not from where it was
-    completers.prepare("front", CAMERA, at(5.0), PARAMETERS)  # a guess, and worse than what is known
-    assert completers.get("front", CAMERA, at(0.06), PARAMETERS) is moved
+    assert student.get("front", CAMERA, at(0.1), PARAMETERS) is moved  # from where it is, not from where it was
+    student.prepare("front", CAMERA, at(5.0), PARAMETERS)  # a guess, and worse than what is known
+    assert student.get("front", CAMERA, at(0.06), PARAMETERS) is moved
 
-    other = completers.get("left", CAMERA, at(5.0), PARAMETERS)
+    other = student.get("left", CAMERA, at(5.0), PARAMETERS)
     assert other is not None
     assert other._encoder is moved._encoder  # images are completed one by one
     image = some_image(1)
     before = moved.complete(image)
     assert (other.complete(some_image(2)).alpha != before.alpha).any()
     np.testing.assert_array_equal(moved.complete(image).alpha, before.alpha)
-    assert completers.get("front", CAMERA, at(0.06), PARAMETERS) is moved
-    extrapolating = completers.get("front", CAMERA, at(0.06), NodeParameters(threads=1, extrapolate=True))
+    assert student.get("front", CAMERA, at(0.06), PARAMETERS) is moved
+    extrapolating = student.get("front", CAMERA, at(0.06), NodeParameters(threads=1, extrapolate=True))
     assert extrapolating is not None
     assert extrapolating is not moved
 
@@ -81,42 +79,40 @@ def test_a_camera_that_stands_otherwise_than_in_training_is_warned_of_once(
     bundle_folder: Path, grid_file: Path
 ) -> None:
     grid, pose = read_grid(grid_file)
-    log, record = _Logged(), InferenceRecord()
-    completers = ViewCompleters(StudentBundle.load(bundle_folder), grid, log, record)
+    log = _Logged()
+    student = Student(StudentBundle.load(bundle_folder), grid, log)
     grid_file_pose = pose.translation[2]
 
-    def placed(height: float, assumed: float | None = None) -> Placement:
-        on_ground = RigidTransform(np.eye(3), np.array([0.0, 0.0, height - grid_file_pose]))
-        return Placement("camera", pose, RigidTransform.identity(), "base", on_ground, assumed_height=assumed)
+    def placed(height: float) -> RigidTransform:
+        return RigidTransform(np.eye(3), np.array([0.0, 0.0, height - grid_file_pose])) @ pose
 
     standing = NodeParameters(threads=1, base_frame="base")
-    completers.check_mounting("front", placed(0.5), standing)  # nothing was built yet
-    assert completers.get("front", CAMERA, pose, PARAMETERS) is not None
-    completers.check_mounting("front", placed(0.5, assumed=0.5), PARAMETERS)  # nobody said that it stands there
+    student.check_mounting("front", placed(0.5), standing)  # nothing was built yet
+    assert student.get("front", CAMERA, pose, PARAMETERS) is not None
+    student.check_mounting("front", None, PARAMETERS)  # nobody said that it stands there
     on_axle = NodeParameters(threads=1, grid_frame="axle")  # whose height above the ground nobody knows
-    completers.check_mounting("front", placed(0.5), on_axle)
+    student.check_mounting("front", placed(0.5), on_axle)
     assert log.warnings == []
-    completers.check_mounting("front", placed(0.5), standing)
-    completers.check_mounting("front", placed(0.6), standing)
+    student.check_mounting("front", placed(0.5), standing)
+    student.check_mounting("front", placed(0.6), standing)
     (warning,) = log.warnings
     assert "front: the camera stands 0.50 m above the ground, the student was trained at 1.65 m" in warning
     assert "a factor of 3.30" in warning
-    assert record.model("front").warnings[-1] == warning.removeprefix("front: ")
+    assert student.record.model("front").warnings[-1] == warning.removeprefix("front: ")
     corrected = NodeParameters(threads=1, camera_height=1.7)
-    completers.check_mounting("front", placed(1.7), corrected)
+    student.check_mounting("front", placed(1.7), corrected)
     assert len(log.warnings) == 1
-    assert not any("above the ground" in text for text in record.model("front").warnings)
+    assert not any("above the ground" in text for text in student.record.model("front").warnings)
 
 
 def test_a_grid_that_the_camera_does_not_see_is_warned_of(bundle_folder: Path, grid_file: Path) -> None:
     grid, pose = read_grid(grid_file)
-    log, record = _Logged(), InferenceRecord()
-    completers = ViewCompleters(StudentBundle.load(bundle_folder), grid, log, record)
+    log = _Logged()
+    student = Student(StudentBundle.load(bundle_folder), grid, log)
     behind = RigidTransform(np.eye(3), np.array([100.0, 0.0, 0.0])) @ pose
     for place in (behind, pose, behind):
-        assert completers.get("front", CAMERA, place, PARAMETERS) is not None
-        placement = Placement("camera", place, RigidTransform.identity(), "base", RigidTransform.identity())
+        assert student.get("front", CAMERA, place, PARAMETERS) is not None
         for _ in range(2):
-            completers.check_mounting("front", placement, PARAMETERS)
-        assert any("sees none of" in text for text in record.model("front").warnings) == (place is behind)
+            student.check_mounting("front", place, PARAMETERS)
+        assert any("sees none of" in text for text in student.record.model("front").warnings) == (place is behind)
     assert len(log.warnings) == 2

@@ -1,0 +1,45 @@
+"""How memory counts by the parameters, and what its voxels are called where labels have got another meaning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings
+from scene_completion_ros.ros.join.scene_memory import fusion_settings, label_of_no_class
+from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
+from tests.mapping.small_voxels import SURFACE, voxels_of
+
+VOXELS = voxels_of([[[SURFACE]]])  # road, car, wall
+
+
+@pytest.mark.parametrize(
+    ("names", "ignored", "label"),
+    [
+        (("car", "tree", "unknown"), "auto", 2),
+        (("road", "car", "wall"), "auto", 1),  # the first that is an obstacle
+        (("road", "car", "wall"), "road, car", 2),
+        (("road", "car", "wall"), "", 0),
+        (("road", "terrain", "parking"), "auto", 0),  # there is none
+    ],
+)
+def test_what_nobody_named_is_unknown_or_an_obstacle(names: tuple[str, ...], ignored: str, label: int) -> None:
+    voxels = replace(VOXELS, class_names=names)
+    assert label_of_no_class(voxels, NodeParameters(ignored_classes=ignored)) == label
+
+
+def test_defaults_are_those_of_the_map_but_for_what_may_clear() -> None:
+    assert fusion_settings(NodeParameters()) == FusionSettings(seen_for=0.0)
+    assert not NodeParameters().temporal_fusion
+
+
+def test_whatever_the_parameters_allow_is_allowed_by_the_map() -> None:
+    bounded = [spec for spec in SCHEMA if spec.name.startswith("fusion_")]
+    assert len(bounded) == 6
+    for spec in bounded:
+        assert spec.bounds is not None
+        assert spec.live
+        for value in spec.bounds:
+            made = fusion_settings(NodeParameters(**{spec.name: value}))  # type: ignore[arg-type]
+            assert value in vars(made).values()
