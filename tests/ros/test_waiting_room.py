@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from scene_completion_ros.ros.inputs.waiting_room import CAPACITY, NotYetError, WaitingRoom
+
+from scene_completion_ros.ros.frame import NotYetError
+from scene_completion_ros.ros.waiting_room import CAPACITY, WaitingRoom
 
 
 class Bench:

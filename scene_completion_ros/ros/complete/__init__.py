@@ -1,1 +1,1 @@
-"""What becomes of an image: the inference thread and what it remembers."""
+"""What the student, and the one behind it, say of an image."""

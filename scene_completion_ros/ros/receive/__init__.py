@@ -1,1 +1,1 @@
-"""What the node hears: images, calibration, transforms, brought together."""
+"""What the node hears of cameras and words, as frames and vocabularies."""

@@ -20,8 +20,8 @@ def test_what_is_in_use_is_named() -> None:
     record = WordsRecord()
     assert record.report == WordsReport()
     assert told(record).message == "the labels of the bundle, 0 phrases looked for"
-    record.named(bank.vocabulary())
-    record.asked(bank.query(["car", "tree"]))
+    record.use(bank.vocabulary())
+    record.look_for(bank.query(["car", "tree"]))
     status = told(record)
     assert (status.level, status.message) == (Level.OK, "2 classes of a vocabulary, 2 phrases looked for")
     assert status.values["classes"] == "vehicle, tree"
@@ -29,8 +29,8 @@ def test_what_is_in_use_is_named() -> None:
     assert status.values["text bank sha256"] == bank.sha256
     assert status.values["times changed"] == "1"
     assert WordsRecord(bank.vocabulary()).report.changed == 0
-    record.named(None)
-    record.asked(None)
+    record.use(None)
+    record.look_for(None)
     assert told(record).values["classes"] == "those of the bundle"
     assert told(record).values["looked for"] == ""
 

@@ -215,7 +215,7 @@ def test_whatever_may_say_where_the_grid_is_will_do(extrinsics: str) -> None:
     check_fusing(transform_source="tf2")
     check_fusing(transform_source="topics", odometry_topics="odometry")
     check_fusing(transform_source="topics", transform_topics="poses")
-    check_fusing(grid_frame="odom")
+    check_fusing(grid_frame="odom", camera_height=1.5)
     check_fusing(extrinsics_file=extrinsics)
     check_fusing(extrinsics_file=extrinsics, transform_source="topics")
 

@@ -1,0 +1,1 @@
+"""Where the voxels of an image lie: by transforms, odometry and parameters."""
