@@ -28,7 +28,7 @@ SPEED = 8.0  # metres a second
 CAMERA_HEIGHT = 1.65
 BACK_NS = 100_000_000  # less than a second: more is a recording that begins anew
 LATE_NS = 30_000_000_000
-JUMP = 500.0  # metres; `fusion_largest_speed` allows 60 a second
+JUMP = 500.0  # metres; fusion allows 60 a second
 ODOMETRY = "odometry"
 LONGEST_DISCOVERY_S = 60.0
 
@@ -125,7 +125,7 @@ class Drive(RunningNode):
         """Change some that may change."""
         values = {
             "obstacle_max_height": random.uniform(1.0, 3.0),
-            "fusion_half_life": random.uniform(0.5, 4.0),
+            "fusion_forget_after": random.uniform(3.0, 6.0),
             "image_timeout": random.uniform(2.0, 3.0),
         }
         parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]

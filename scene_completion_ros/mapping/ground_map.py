@@ -117,7 +117,6 @@ class GroundProjection:
         *,
         ignored: Iterable[int] = (),
         inferred_is_free: bool = False,
-        graded: bool = False,
     ) -> GroundMap:
         """The map of one image.
 
@@ -129,20 +128,18 @@ class GroundProjection:
             ignored: Labels of classes that are no obstacles (see `ignored_labels`). Where such a voxel was seen, it
                 counts as seen free; where it was completed, as inferred free.
             inferred_is_free: Inferred free space counts as free too.
-            graded: Occupied cells hold the largest probability of their voxels, in percent, instead of 100.
 
         Raises:
             GridError: The voxels are on another grid.
         """
         if voxels.grid != self.grid:
             raise GridError("the voxels are on another grid than the projection", where="GroundProjection")
-        percent = np.rint(100.0 * voxels.probability).clip(1, OCCUPIED) if graded else OCCUPIED
         passable = np.isin(voxels.label, np.fromiter(ignored, dtype=np.uint8))
         flat = np.ravel_multi_index(tuple(voxels.index.T), self.grid.shape)
         # One more element stands for what lies outside of the grid.
         dense = np.append(voxels.state, np.uint8(VoxelState.UNOBSERVED))
         free = np.where(dense[flat] == VoxelState.SURFACE, VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED)
-        dense[flat] = np.where(passable, free, _OBSTACLE + percent)
+        dense[flat] = np.where(passable, free, _OBSTACLE + OCCUPIED)
 
         band = dense[self._looked_up]
         is_free = (band == VoxelState.FREE_SEEN) | (inferred_is_free & (band == VoxelState.FREE_INFERRED))

@@ -262,7 +262,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             self.counters,
             self._while_configured,
             vocabulary=None if vocabulary is None else vocabulary.vocabulary,
-            markers=parameters.publish_markers,
             best_effort=parameters.output_qos == "sensor_data",
             cameras=names_in(parameters.cameras),
         )

@@ -19,8 +19,10 @@ from scene_completion_ros.inference.completer import Completer, mounting_warning
 from scene_completion_ros.inference.encoder import cpu_engine
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 
+LARGEST_SHIFT = 0.05
+"""Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel."""
 _MOUNTING = ("camera_height", "camera_pitch", "camera_roll")
-_MadeFor: TypeAlias = tuple[Camera, int, bool]
+_MadeFor: TypeAlias = tuple[Camera, int]
 
 
 @dataclass
@@ -134,7 +136,7 @@ class Student:
         """The completer of a camera, built or moved if need be.
 
         Moving one costs the preparation of the voxel query, not that of the encoder. It is not moved as long as no
-        corner of the grid is off by more than `grid_frame_tolerance`.
+        corner of the grid is off by more than `LARGEST_SHIFT`.
 
         Args:
             parameters: Those of the image.
@@ -147,7 +149,7 @@ class Student:
         if made is not None and made.made_for == wanted:
             if self.record.model(name).error:  # that of a camera which is gone again
                 self.record.ready(made.completer.engine, made.warnings, name)
-            if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > parameters.grid_frame_tolerance:
+            if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > LARGEST_SHIFT:
                 made.completer = made.completer.placed(grid_from_camera)
                 made.grid_from_camera = grid_from_camera
             return made.completer
@@ -267,14 +269,13 @@ class Student:
             grid_from_camera=grid_from_camera,
             engine=cpu_engine() if self._gpu_failed else parameters.engine,
             threads=parameters.threads or None,
-            extrapolate=parameters.extrapolate,
             encoder_of=next(alike, None),  # of another camera or calibration: images are completed one by one
             gpu=parameters.engine_options(),
         )
 
 
 def _made_for(camera: Camera, parameters: NodeParameters) -> _MadeFor:
-    return camera, parameters.threads, parameters.extrapolate
+    return camera, parameters.threads
 
 
 def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_camera_now: RigidTransform) -> float:

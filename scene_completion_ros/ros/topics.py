@@ -22,7 +22,7 @@ class TopicSpec:
         direction: Whether the node reads or writes it.
         meaning: What it is, in a few words; empty for what every node has.
         latched: The publisher is transient local: late readers that ask for it get the last message.
-        only_with: The parameter and its value, such as `publish_markers: true`, without which the topic is not there.
+        only_with: The parameter and its value, such as `image_transport: raw`, without which the topic is not there.
     """
 
     name: str
@@ -114,8 +114,7 @@ PHRASES = _out("~/query/phrases", _TEXT, "JSON: the phrases of the query, by num
 MARKERS = _out(
     "~/markers",
     "visualization_msgs/msg/Marker",
-    "the occupied voxels nearest to the camera, as cubes",
-    only_with="publish_markers: true",
+    "the 10 000 occupied voxels nearest to the camera, as cubes",
 )
 DIAGNOSTICS = _out(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "what is wrong and what to do about it, in every state"

@@ -57,14 +57,6 @@ def test_what_is_occupied_beats_what_is_unknown() -> None:
     np.testing.assert_array_equal(projected(voxels_of(state, ORIGIN, SIZE)).cells, expected)
 
 
-def test_graded_cells_hold_the_largest_probability() -> None:
-    state = np.full(SHAPE, FREE)
-    state[0, 0, 1] = state[0, 0, 2] = state[1, 1, 1] = state[2, 2, 2] = SURFACE
-    probabilities = {(0, 0, 1): 0.873, (0, 0, 2): 0.4, (1, 1, 1): 0.002, (2, 2, 2): 0.999}
-    ground = projected(voxels_of(state, ORIGIN, SIZE, probabilities=probabilities), graded=True)
-    np.testing.assert_array_equal(ground.cells, [[87, 0, 0], [0, 1, 0], [0, 0, 100], [0, 0, 0]])
-
-
 def test_ignored_classes_are_no_obstacles() -> None:
     state = np.full(SHAPE, FREE)
     state[0, 0, 1], state[1, 1, 1], state[2, 2, 1] = SURFACE, COMPLETED, SURFACE
@@ -163,7 +155,7 @@ def test_a_level_road_seen_by_a_tilted_camera_is_no_obstacle() -> None:
 
 
 def test_no_voxels_make_a_map_without_obstacles() -> None:
-    ground = projected(voxels_of(np.full(SHAPE, FREE), ORIGIN, SIZE), graded=True)
+    ground = projected(voxels_of(np.full(SHAPE, FREE), ORIGIN, SIZE))
     np.testing.assert_array_equal(ground.cells, np.zeros((4, 3)))
 
 

@@ -221,11 +221,10 @@ def test_parameters_set_by_another_node_hold_for_the_next_image(
 ) -> None:
     calibrate(node, CAMERA)
     show_in_turn(node, 1)
-    result = graph.set_parameters(topics.NODE_NAME, extrapolate=True, threads=2)
+    result = graph.set_parameters(topics.NODE_NAME, threads=2)
     assert result.successful, result.reason
     show_in_turn(node, 2)
-    used = [(settings["extrapolate"], settings["threads"]) for settings in model.completed_with]
-    assert used == [(False, None), (True, 2)]
+    assert [settings["threads"] for settings in model.completed_with] == [None, 2]
     show_in_turn(node, 3)
     assert len(model.built) == 2  # once for each, not for every image
 
@@ -233,11 +232,11 @@ def test_parameters_set_by_another_node_hold_for_the_next_image(
 def test_an_image_keeps_the_parameters_of_when_it_arrived(graph: Graph, node: CompletionNode, model: Model) -> None:
     calibrate_slowly(node, model)
     show(node, 1)
-    assert graph.set_parameters(topics.NODE_NAME, extrapolate=True).successful  # while the model is being built
+    assert graph.set_parameters(topics.NODE_NAME, threads=2).successful  # while the model is being built
     model.go_on.set()
     wait_for(lambda: all_accounted_for(node))
     show_in_turn(node, 2)
-    assert [settings["extrapolate"] for settings in model.completed_with] == [False, True]
+    assert [settings["threads"] for settings in model.completed_with] == [None, 2]
 
 
 def test_nothing_is_built_for_parameters_that_have_changed_meanwhile(
@@ -245,13 +244,13 @@ def test_nothing_is_built_for_parameters_that_have_changed_meanwhile(
 ) -> None:
     calibrate_slowly(node, model)
     calibrate(node, replace(CAMERA, fx=30.0))  # waits to be prepared
-    assert graph.set_parameters(topics.NODE_NAME, extrapolate=True).successful
+    assert graph.set_parameters(topics.NODE_NAME, threads=2).successful
     show(node, 1)
     model.go_on.set()
     wait_for(lambda: all_accounted_for(node))
     show_in_turn(node, 2)
-    built = [(camera.fx, settings["extrapolate"]) for camera, settings in zip(model.built, model.settings, strict=True)]
-    assert built == [(20.0, False), (30.0, True)]
+    built = [(camera.fx, settings["threads"]) for camera, settings in zip(model.built, model.settings, strict=True)]
+    assert built == [(20.0, None), (30.0, 2)]
 
 
 def test_rectified_reads_the_calibration_at_hand_anew(graph: Graph, node: CompletionNode, model: Model) -> None:

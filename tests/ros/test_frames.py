@@ -92,7 +92,7 @@ def spoilt_odometry(stamp_ns: int, odom_from_base: RigidTransform) -> list[Any]:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
-    given = {"grid_frame": ODOM, "base_frame": BASE, "transform_timeout": 0.2, "grid_frame_tolerance": 0.0}
+    given = {"grid_frame": ODOM, "base_frame": BASE, "transform_timeout": 0.2}
     drive = start(*ARGUMENTS[source], *as_arguments(given), kind=Drive, source=source)
     # Nobody says yet where the camera is: nothing is published in a wrong place, and it is said why.
     drive.until_logged("no transform, 1 so far", lambda: drive.images.publish(drive.image(0, 0)))
@@ -129,7 +129,7 @@ def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
     ground = drive.maps[-1]
     assert ground.header.frame_id == BASE
     wanted = GroundProjection(truth.grid, pose(0.8, 0.2).inverse(), 0.3, 2.0)(
-        truth.voxels(some_image(2), pose(0.8, 0.2) @ MOUNT), ignored=[], inferred_is_free=False, graded=False
+        truth.voxels(some_image(2), pose(0.8, 0.2) @ MOUNT), ignored=[], inferred_is_free=False
     )
     np.testing.assert_array_equal(np.reshape(ground.data, wanted.cells.shape), wanted.cells)
     assert (wanted.cells == 100).any()

@@ -113,15 +113,15 @@ def test_odometry_that_comes_after_its_image_is_waited_for(drive: FusingDrive, t
 
 
 def test_what_lies_out_of_the_image_is_forgotten_after_a_while(drive: FusingDrive, truth: FusedTruth) -> None:
-    assert drive.graph.set_parameters(topics.NODE_NAME, fusion_forget_after=0.15, fusion_half_life=0.5).successful
+    assert drive.graph.set_parameters(topics.NODE_NAME, fusion_forget_after=0.15).successful
     try:
-        fusion = truth.map(FusionSettings(seen_for=0.0, forget_after=0.15, half_life=0.5))
+        fusion = truth.map(FusionSettings(seen_for=0.0, forget_after=0.15))
         for number in (1, 2, 3, 4):
             cloud = drive.show(number, 0.3 * number)
             fused = truth.joined(fusion, number, drive.now_ns, 0.3 * number)
             assert is_cloud_of(cloud, fused.voxels)
     finally:
-        assert drive.graph.set_parameters(topics.NODE_NAME, fusion_forget_after=5.0, fusion_half_life=2.0).successful
+        assert drive.graph.set_parameters(topics.NODE_NAME, fusion_forget_after=5.0).successful
 
 
 def reset(drive: FusingDrive) -> None:

@@ -138,7 +138,7 @@ def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answ
 ) -> None:
     own_file = tmp_path / "own.yaml"
     own_file.write_text(
-        f"/**/{topics.NODE_NAME}:\n  ros__parameters:\n    rectifed: true\n    extrapolate: true\n"
+        f"/**/{topics.NODE_NAME}:\n  ros__parameters:\n    rectifed: true\n    threads: 1\n"
         "other_node:\n  ros__parameters:\n    wheel_radius: 0.1\n",
         encoding="utf-8",
     )
@@ -167,7 +167,7 @@ def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answ
     assert accepted.successful, accepted.reason
     after = running.answer(messages.image_message(some_image(6), 3 * SECOND_NS, FRAME))
     assert after.data != before.data
-    rectified_completer = completer(camera_from_camera_info(info, rectified=True), extrapolate=True)
+    rectified_completer = completer(camera_from_camera_info(info, rectified=True))
     wanted = voxels_to_cloud_array(rectified_completer.complete(some_image(6)).voxels)
     received = cloud_array_from_message(after)
     for name in "xyz":

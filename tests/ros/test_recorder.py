@@ -140,7 +140,7 @@ def test_two_requests_by_hand_make_one_piece_that_becomes_a_sequence(
 
 
 def test_the_node_asks_where_its_student_is_unsure(recording: Callable[..., Recording], start: Any) -> None:
-    asking: CameraToVoxels = start("-p", "record_every:=1000.0")
+    asking: CameraToVoxels = start()
     recorder = recording("--node", asking.output, "--topics", f"{asking.graph.namespace}/image")
     asking.start()
     assert asking.graph.repeat(

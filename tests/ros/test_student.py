@@ -16,7 +16,7 @@ from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.student import Student, largest_shift
 from tests.ros.camera_to_voxels import CAMERA, some_image
 
-PARAMETERS = NodeParameters(threads=1, grid_frame_tolerance=0.05)
+PARAMETERS = NodeParameters(threads=1)
 
 
 def test_the_corner_that_moves_most() -> None:
@@ -56,9 +56,9 @@ def test_built_once_and_moved_where_it_matters(bundle_folder: Path, grid_file: P
     assert (other.complete(some_image(2)).alpha != before.alpha).any()
     np.testing.assert_array_equal(moved.complete(image).alpha, before.alpha)
     assert student.get("front", CAMERA, at(0.06), PARAMETERS) is moved
-    extrapolating = student.get("front", CAMERA, at(0.06), NodeParameters(threads=1, extrapolate=True))
-    assert extrapolating is not None
-    assert extrapolating is not moved
+    threaded = student.get("front", CAMERA, at(0.06), NodeParameters(threads=2))
+    assert threaded is not None
+    assert threaded is not moved
 
 
 class _Logged:

@@ -151,7 +151,7 @@ class EngineCache:
             os.close(descriptor)
 
     def _error(self, what: str) -> GpuError:
-        cure = f"Let this user alone write to it (chmod 700 {self.folder}), or name another (--cache, engine_cache)."
+        cure = f"Let this user alone write to it (chmod 700 {self.folder}), or name another (--cache)."
         return GpuError(what, where=f"engine cache {self.folder}", cure=cure)
 
 
@@ -166,7 +166,7 @@ def default_folder() -> Path:
         try:
             base = str(Path.home() / ".cache")
         except RuntimeError as error:
-            cure = "Set XDG_CACHE_HOME, or name a folder (--cache, engine_cache)."
+            cure = "Set XDG_CACHE_HOME, or name a folder (--cache)."
             raise GpuError("this user has no home folder", where="engine cache", cure=cure) from error
     return Path(base) / "scene_completion_ros" / "engines"
 

@@ -204,4 +204,4 @@ def _of_shadow(observed: Observed, now_s: float) -> list[Status]:
 
 def _hardware_id(observed: Observed) -> str:
     frames = [record.shape.frame_id for record in observed.inputs.values() if record.shape is not None]
-    return observed.parameters.hardware_id or ", ".join(filter(None, frames)) or "camera"
+    return ", ".join(filter(None, frames)) or "camera"

@@ -215,7 +215,7 @@ def calibration_status(
         behind = f"; the last one is {values[STAMP_BEHIND]} s behind the last image" if STAMP_BEHIND in values else ""
         message = (
             f"images dropped in the last {drops.recent_s:.0f} s: {unmatched}{behind}: make the driver stamp both "
-            "alike, allow more with camera_info_tolerance, or set camera_info_sync:=latest"
+            "alike, allow more with camera_sync_tolerance or camera_timeout, or set camera_info_sync:=latest"
         )
         return Status(name, Level.WARN, message, values)
     size = record.camera.width, record.camera.height

@@ -17,6 +17,9 @@ APART_NS = 1_000_000_000
 LARGEST_GAP_NS = 3_000_000_000
 """Time after which an image is not compared any more: the street has changed, and odometry has drifted."""
 
+EVERY_NS = 10_000_000_000
+"""Time between two requests, at least, by the stamps of images."""
+
 Ask = Callable[[Sequence[RecordReason], int, str], None]
 
 
@@ -47,7 +50,7 @@ class RecordTriggers:
             self._epoch, self._then, self._last_ns = scene.epoch, None, None
         voxels = scene.voxels if scene.voxels_of_moment is None else scene.voxels_of_moment
         then = self._earlier(voxels, odometry_from_grid) if parameters.record_wrong else None
-        due_ns = 0 if self._last_ns is None else self._last_ns + round(1e9 * parameters.record_every)
+        due_ns = 0 if self._last_ns is None else self._last_ns + EVERY_NS
         if voxels.stamp_ns < due_ns:
             return
         reasons = []

@@ -141,12 +141,4 @@ def fusion_settings(parameters: NodeParameters) -> FusionSettings:
 
     A voxel counts as seen only where the image sees it (`seen_for` is 0): nothing is cleared from memory.
     """
-    return FusionSettings(
-        seen_frames=parameters.fusion_seen_frames,
-        inferred_frames=parameters.fusion_inferred_frames,
-        half_life=parameters.fusion_half_life,
-        forget_after=parameters.fusion_forget_after,
-        seen_for=0.0,
-        largest_gap=parameters.fusion_largest_gap,
-        largest_speed=parameters.fusion_largest_speed,
-    )
+    return FusionSettings(seen_for=0.0, forget_after=parameters.fusion_forget_after)

@@ -24,7 +24,6 @@ from scene_completion_ros.inference.shipped import AUTO, shipped_students
 from scene_completion_ros.untrusted_files import shown
 
 ImageTransport = Literal["raw", "compressed"]
-OccupancyValues = Literal["threshold", "probability"]
 ImageQos = Literal["auto", "sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
@@ -184,12 +183,6 @@ class NodeParameters:
     gpu_precision: Precision = _parameter(
         "fp16", "Precision of the encoder on TensorRT; the bundle must have an encoder for it.", choices=Precision
     )
-    engine_cache: str = _parameter(
-        "",
-        "Folder in which the node keeps TensorRT engines. Only this user may have permission to write there. Empty "
-        "takes `$XDG_CACHE_HOME/scene_completion_ros/engines`.",
-        path="writable folder",
-    )
     threads: int = _live(0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256))
     occupancy_threshold: float = _parameter(
         0.0,
@@ -230,11 +223,8 @@ class NodeParameters:
     camera_info_sync: CameraInfoSync = _live(
         "latest",
         "Which CameraInfo belongs to an image: the `latest` one, the one with its `exact` stamp, or the nearest within "
-        "`camera_info_tolerance` (`approximate`). With the last two, the image waits up to `camera_info_tolerance`.",
+        "`camera_sync_tolerance` (`approximate`). With the last two, the image waits up to `camera_timeout`.",
         choices=CameraInfoSync,
-    )
-    camera_info_tolerance: float = _live(
-        0.1, "Seconds between stamps, and seconds of waiting, see `camera_info_sync`.", bounds=(0.0, 10.0)
     )
     cameras: str = _parameter(
         "",
@@ -243,12 +233,15 @@ class NodeParameters:
         "and `camera_info`.",
     )
     camera_sync_tolerance: float = _live(
-        0.02, "Largest difference, seconds, between the stamps of images that are fused.", bounds=(0.0, 10.0)
+        0.02,
+        "Largest difference, seconds, between the stamps of images that are fused, and of an image and its CameraInfo "
+        "(`camera_info_sync`).",
+        bounds=(0.0, 10.0),
     )
     camera_timeout: float = _live(
         0.2,
-        "Seconds that an image waits for images of the other cameras. If a camera stays silent that long, the node "
-        "goes on without it until it sends an image again.",
+        "Seconds that an image waits for images of the other cameras, or for its CameraInfo (`camera_info_sync`). If a "
+        "camera stays silent that long, the node goes on without it until it sends an image again.",
         bounds=(0.0, 10.0),
     )
     grid_file: str = _parameter(
@@ -262,12 +255,6 @@ class NodeParameters:
         "Frame whose origin and axes the voxel grid takes, such as `base_link`. The node completes and publishes "
         "voxels in it. Empty: the grid looks where the camera looks, and voxels are published in the frame of the "
         "image.",
-    )
-    grid_frame_tolerance: float = _live(
-        0.05,
-        "Metres by which a corner of the grid may be wrong after the camera has moved in `grid_frame`. Beyond that, "
-        "the node prepares the model anew for the new pose.",
-        bounds=(0.0, 10.0),
     )
     transform_source: TransformSourceName = _parameter(
         "auto",
@@ -295,11 +282,6 @@ class NodeParameters:
     transform_tolerance: float = _live(
         0.0, "Seconds for which the last transform still holds. The node extrapolates nothing else.", bounds=(0.0, 10.0)
     )
-    transform_max_gap: float = _live(
-        0.5,
-        "Largest gap between two transforms, seconds, over which the node interpolates. tf2 interpolates over any gap.",
-        bounds=(0.0, 60.0),
-    )
     temporal_fusion: bool = _live(
         False,
         "Join the voxels of each image with those of the images before it, in a map that stands still in "
@@ -311,37 +293,11 @@ class NodeParameters:
         "Frame with z up in which the world stands still for `temporal_fusion`, and in which the robot moves without "
         "jumps: `odom` of REP 105, not `map`.",
     )
-    fusion_seen_frames: float = _live(
-        1.0,
-        "Largest weight of the memory of a voxel against an image that sees the voxel, counted in such images. With 1, "
-        "a half of the old value is left after one image, and an eighth after three. A change of any `fusion_...` "
-        "parameter starts the map anew.",
-        bounds=(0.0, 100.0),
-    )
-    fusion_inferred_frames: float = _live(
-        2.0,
-        "The same weight against an image that only infers the voxel, counted in images that see it. With 2, a half of "
-        "the old value is left after five images.",
-        bounds=(0.0, 100.0),
-    )
-    fusion_half_life: float = _live(
-        2.0, "Seconds out of view in which the memory of a voxel loses half its weight.", bounds=(0.01, 600.0)
-    )
     fusion_forget_after: float = _live(
         5.0,
-        "Seconds out of view after which a voxel is unobserved again. Obstacles beside the image stay that long.",
+        "Seconds out of view after which a voxel is unobserved again. Obstacles beside the image stay that long. A "
+        "change starts the map anew.",
         bounds=(0.0, 60.0),
-    )
-    fusion_largest_gap: float = _live(
-        2.0,
-        "Largest gap between the stamps of two joined images, seconds. After a longer one the map starts anew.",
-        bounds=(0.01, 60.0),
-    )
-    fusion_largest_speed: float = _live(
-        60.0,
-        "Largest speed of the camera, metres a second. If the poses say more, the odometry has jumped, and the map "
-        "starts anew. Set a little more than the robot drives.",
-        bounds=(0.1, 1000.0),
     )
     record_unsure: float = _live(
         0.0,
@@ -356,10 +312,6 @@ class NodeParameters:
         "`temporal_fusion` needs. 0: never, and the node computes nothing for it.",
         bounds=(0.0, 1.0),
     )
-    record_every: float = _live(
-        10.0, "Shortest time between two such requests, seconds, by the stamps of images.", bounds=(0.0, 3600.0)
-    )
-    extrapolate: bool = _live(False, "Also complete voxels outside the camera's view.")
     base_frame: str = _live(
         "",
         "Frame of `~/occupancy_grid`, with z up, that stands on the ground. `transform_source` says where the camera "
@@ -393,18 +345,11 @@ class NodeParameters:
     inferred_is_free: bool = _live(
         False, "Free space that was only inferred also makes cells of `~/occupancy_grid` free. It never clears."
     )
-    occupancy_values: OccupancyValues = _live(
-        "threshold",
-        "`threshold`: occupied cells are 100. `probability`: they hold percent. Nav2's StaticLayer takes a value below "
-        "99 for free.",
-        choices=OccupancyValues,
-    )
     clearing_blind_zone: float = _live(
         2.0,
         "Metres before the camera in which unobserved voxels do not end the rays of `~/clearing`.",
         bounds=(0.0, 20.0),
     )
-    free_space_edge: int = _live(2, "Voxels along the edge of a cube of `~/free_space`.", bounds=(1, 64))
     output_qos: OutputQos = _parameter(
         "reliable",
         "Reliability of the voxels, the depth, and the clouds and grids for planners. `reliable` serves every reader. "
@@ -412,12 +357,10 @@ class NodeParameters:
         "RViz asks for them by default. Latched topics stay reliable.",
         choices=OutputQos,
     )
-    publish_markers: bool = _parameter(False, "Publish `~/markers`.")
-    marker_limit: int = _live(10_000, "Largest number of cubes in `~/markers`.", bounds=(1, 1_000_000))
     save_folder: str = _parameter(
         "",
         "Folder in which `~/save` writes the last result. Empty: `~/save` refuses. The node writes nowhere else, but "
-        "for TensorRT engines (`engine_cache`).",
+        "for TensorRT engines, in the cache folder of the user.",
         path="writable folder",
     )
     image_timeout: float = _live(
@@ -425,7 +368,6 @@ class NodeParameters:
         "Seconds without an image, or without CameraInfo, after which `/diagnostics` reports an error.",
         bounds=(0.1, 3600.0),
     )
-    hardware_id: str = _parameter("", "`hardware_id` in `/diagnostics`; empty takes the frame of the images.")
     autostart: bool = _parameter(
         True,
         "The node configures and activates itself when it starts. With `false` it waits in the state `unconfigured` "
@@ -434,7 +376,7 @@ class NodeParameters:
 
     def engine_options(self) -> EngineOptions:
         """What TensorRT is asked for."""
-        return EngineOptions(self.gpu_precision, Path(self.engine_cache) if self.engine_cache else None)
+        return EngineOptions(self.gpu_precision)
 
 
 SCHEMA: tuple[ParameterSpec, ...] = tuple(

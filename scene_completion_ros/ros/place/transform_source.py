@@ -24,6 +24,7 @@ from scene_completion_ros.ros.messages import stamp_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 from scene_completion_ros.ros.subscriptions import AdaptiveSubscription
 
+LARGEST_GAP_NS = 500_000_000  # between two transforms that is interpolated over; tf2 does so over any
 KEEP_NS = 10_000_000_000  # as long as tf2 does
 DEPTH = 100  # transforms may come in bursts
 
@@ -45,7 +46,7 @@ class LookUpLimits:
     @classmethod
     def of(cls, parameters: NodeParameters) -> LookUpLimits:
         """Those that the parameters say."""
-        return cls(round(1e9 * parameters.transform_max_gap), round(1e9 * parameters.transform_tolerance))
+        return cls(LARGEST_GAP_NS, round(1e9 * parameters.transform_tolerance))
 
 
 class TransformSource(Protocol):

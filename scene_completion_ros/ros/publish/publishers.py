@@ -49,6 +49,8 @@ from scene_completion_ros.voxels.cloud_kernel import compile_kernel
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 OUTPUT_DEPTH = 5  # messages kept for slow reliable readers
+FREE_SPACE_EDGE = 2  # voxels along the edge of a cube of free space
+MOST_MARKERS = 10_000  # cubes: RViz draws those of a marker one by one
 NOTICE_DEPTH = 100  # a burst of dropped images, for slow readers
 BEST_EFFORT_QOS = QoSProfile(depth=OUTPUT_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
 
@@ -76,7 +78,6 @@ class Outputs:
         resources: ExitStack,
         *,
         vocabulary: Vocabulary | None,
-        markers: bool,
         best_effort: bool = False,
         cameras: Sequence[str] = (),
     ) -> None:
@@ -93,9 +94,8 @@ class Outputs:
             topics.OBSTACLES: self._obstacles,
             topics.CLEARING: self._clearing,
             topics.FREE_SPACE: self._free_space,
+            topics.MARKERS: self._markers,
         }
-        if markers:
-            makers[topics.MARKERS] = self._markers
         self._results: dict[str, tuple[Any, _Make]] = {
             topics.VOXELS: (self._create(topics.VOXELS, qos=result_qos), self._voxels)
         }
@@ -228,7 +228,6 @@ class Outputs:
             voxels,
             ignored=ignored_here(voxels, parameters),
             inferred_is_free=parameters.inferred_is_free,
-            graded=parameters.occupancy_values == "probability",
         )
         return [occupancy_grid_message(ground, voxels.stamp_ns, placement.map_frame_id, placement.frame_from_map)]
 
@@ -261,15 +260,14 @@ class Outputs:
 
     def _free_space(self, scene: Scene) -> list[Any]:
         placement = scene.placement
-        points = seen_free_cubes(scene.voxels, scene.parameters.free_space_edge, placement.frame_from_grid)
+        points = seen_free_cubes(scene.voxels, FREE_SPACE_EDGE, placement.frame_from_grid)
         return [points_message(points, scene.voxels.stamp_ns, placement.frame_id)]
 
     def _markers(self, scene: Scene) -> list[Any]:
         placement = scene.placement
-        limit = scene.parameters.marker_limit
-        marker = voxels_marker(scene.voxels, placement.frame_id, limit, placement.frame_from_grid)
+        marker = voxels_marker(scene.voxels, placement.frame_id, MOST_MARKERS, placement.frame_from_grid)
         if marker.text:
-            self._counters.warn(topics.MARKERS, f"{topics.MARKERS}: {marker.text}, marker_limit")
+            self._counters.warn(topics.MARKERS, f"{topics.MARKERS}: {marker.text}")
         return [marker]
 
 

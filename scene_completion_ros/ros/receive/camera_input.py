@@ -210,7 +210,7 @@ class CameraInput:
             return
         frame = Frame(self.name, self._image_topic, message, stamp_ns, arrived_s, parameters)
         if synchronised:
-            self._room.enter(frame, parameters.camera_info_tolerance)
+            self._room.enter(frame, parameters.camera_timeout)
         elif camera is not None:
             self._pass_on(frame, camera)
 
@@ -255,7 +255,7 @@ class CameraInput:
         if parameters.camera_info_sync == "exact":
             message = self._match.exact(frame.stamp_ns)
         else:
-            tolerance_ns = round(1e9 * parameters.camera_info_tolerance)
+            tolerance_ns = round(1e9 * parameters.camera_sync_tolerance)
             message = self._match.nearest(frame.stamp_ns, tolerance_ns, final=final)
         try:
             return self._read_camera(message, parameters)

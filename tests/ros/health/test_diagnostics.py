@@ -57,14 +57,14 @@ class Stream:
 
 
 def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
-    running = start("-p", "autostart:=false", "-p", "hardware_id:=front camera")
+    running = start("-p", "autostart:=false")
     stream, told = Stream(running), running.told
     told.until("lifecycle", OK, "unconfigured: nothing is loaded; configure")
     assert set(told.newest) == PARTS
     for part in ("input", "calibration", "inference", "outputs"):
         assert told.newest[part].level == OK
         assert "the node is unconfigured" in told.newest[part].message
-    assert {status.hardware_id for status in told.newest.values()} == {"front camera"}
+    assert {status.hardware_id for status in told.newest.values()} == {"camera"}
 
     assert running.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
     told.until("lifecycle", OK, "inactive: nothing is subscribed")

@@ -139,7 +139,7 @@ def test_rclpy_itself_refuses_what_this_process_sets(context: Any) -> None:
 def test_refused_changes_have_a_reason_and_change_nothing(context: Any, name: str, value: Any, words: str) -> None:
     node = make_node(context)
     parameters = DeclaredParameters(node)
-    result = node.set_parameters_atomically([Parameter("extrapolate", value=True), Parameter(name, value=value)])
+    result = node.set_parameters_atomically([Parameter("rectified", value=True), Parameter(name, value=value)])
     assert not result.successful
     assert words in result.reason
     assert parameters.snapshot() == NodeParameters()

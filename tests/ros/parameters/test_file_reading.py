@@ -48,7 +48,7 @@ controller_server:
     ("text", "words"),
     [
         ("/**: {ros__parameters: {temporal_fusoin: true}}", "parameter temporal_fusoin is unknown.*temporal_fusion"),
-        ("/**: {ros__parameters: {fusion_half_life: 2}}", "written with a decimal point"),
+        ("/**: {ros__parameters: {fusion_forget_after: 2}}", "written with a decimal point"),
         ("/**: {ros__parameters: {bundle: /nowhere}}", "there is no folder /nowhere"),
         ("amcl: {ros__parameters: {alpha: 2}}", "no parameters of the node scene_completion, but of /amcl"),
         ("threads: 2", "no parameters of the node scene_completion, but of none"),

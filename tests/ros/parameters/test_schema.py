@@ -33,10 +33,10 @@ def test_every_parameter_is_described_once_and_its_default_is_allowed() -> None:
 
 def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only() -> None:
     assert {spec.name for spec in SCHEMA if not spec.live} == {
-        "bundle", "shadow_bundle", "engine", "grid_file", "image_transport", "image_qos", "publish_markers",
+        "bundle", "shadow_bundle", "engine", "grid_file", "image_transport", "image_qos",
         "autostart", "cameras", "grid_frame", "transform_source", "transform_topics", "odometry_topics",
-        "extrinsics_file", "save_folder", "hardware_id", "odometry_frame",
-        "gpu_precision", "engine_cache",
+        "extrinsics_file", "save_folder", "odometry_frame",
+        "gpu_precision",
         "occupancy_threshold", "output_qos",
     }  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_a_relative_path_is_named_with_the_folder_it_was_looked_for_in(
 def test_no_path_but_that_of_a_text_bank_can_be_changed_by_another_node() -> None:
     """A parameter that is set over DDS is a message, and no path comes from a message but that of a text bank."""
     paths = [spec for spec in SCHEMA if spec.path]
-    assert {spec.name for spec in paths} >= {"bundle", "engine_cache", "grid_file", "save_folder"}
+    assert {spec.name for spec in paths} >= {"bundle", "grid_file", "save_folder"}
     assert {spec.name for spec in paths if spec.live} == {"vocabulary"}
 
 
