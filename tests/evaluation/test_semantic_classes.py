@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scene_completion_training.street_world.classes import StreetClass
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.semantic_classes import (
@@ -15,6 +14,7 @@ from scene_completion_ros.evaluation.semantic_classes import (
     SSCBENCH_TO_COMMON,
     ClassMap,
 )
+from scene_completion_training.street_world.classes import StreetClass
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+
 from scene_completion_training.checkpoints import KEY
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from scene_completion_training.export import _without_places, fold
 
 

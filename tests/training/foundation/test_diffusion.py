@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from scene_completion_training.foundation.diffusion import DiffusionTeacher
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_training.foundation.diffusion import DiffusionTeacher
 from tests.training.foundation.tiny_models import saved_diffusion_model
 
 diffusers = pytest.importorskip("diffusers")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher
 from scene_completion_training.foundation.diffusion import DiffusionTeacher
@@ -17,8 +19,6 @@ from scene_completion_training.foundation.feature_store import FeatureManifest, 
 from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
 from scene_completion_training.foundation.targets import Teacher
 from scene_completion_training.foundation.teachers import open_teacher
-
-from scene_completion_ros.errors import BundleError, ConfigurationError
 from tests.training.foundation.tiny_models import (
     saved_clip,
     saved_depth_model,

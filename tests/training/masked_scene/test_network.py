@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scene.network import open_network, scene_voxels
 from scene_completion_training.masked_scene.scenes import FEATURES, feature_names
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
-
-from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.geometry import VoxelGrid
 from tests.training.masked_scene.small_scenes import random_places, scene_of
 from tests.training.saved_checkpoint import save_checkpoint
 

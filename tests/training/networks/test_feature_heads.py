@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from scene_completion_training.networks.feature_heads import FeatureHeads
 
 DIMS = {"text": 24, "dino-s": 40}

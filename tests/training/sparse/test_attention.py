@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 import torch
+
 from scene_completion_training.sparse import attention
 from scene_completion_training.sparse.attention import Curve, SerialisedAttention, curve_position, windows
-
 from tests.training.sparse.voxel_sets import random_set
 
 CUBE_OF_EIGHT = torch.tensor(list(itertools.product(range(8), repeat=3)))

@@ -6,12 +6,12 @@ import json
 
 import pytest
 import torch
-from scene_completion_training.sparse.attention import Curve
-from scene_completion_training.sparse.hu_net import HUNetSettings, Level, VoxelHUNet
-from scene_completion_training.sparse.voxel_set import CELL, CUBE, Pyramid, VoxelSet
 from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError, GridError
+from scene_completion_training.sparse.attention import Curve
+from scene_completion_training.sparse.hu_net import HUNetSettings, Level, VoxelHUNet
+from scene_completion_training.sparse.voxel_set import CELL, CUBE, Pyramid, VoxelSet
 from tests.training.sparse.voxel_sets import random_set
 
 SMALL = HUNetSettings(3, encoder=(8, 12, 16), decoder=(10, 12, 16))

@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 import torch
-from scene_completion_training.sparse import voxel_set
-from scene_completion_training.sparse.voxel_set import CELL, CUBE, Pyramid, VoxelSet
 from torch import Tensor
 
 from scene_completion_ros.errors import GridError
+from scene_completion_training.sparse import voxel_set
+from scene_completion_training.sparse.voxel_set import CELL, CUBE, Pyramid, VoxelSet
 from tests.training.sparse.voxel_sets import SHAPE, random_index, random_set
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 
 import torch
-from scene_completion_training.sparse.voxel_set import Shape, VoxelSet
 from torch import Tensor
+
+from scene_completion_training.sparse.voxel_set import Shape, VoxelSet
 
 SHAPE = (9, 7, 6)
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scene.data import SceneDataSettings, SceneSource
 from scene_completion_training.masked_scene.network import open_network
@@ -17,9 +20,6 @@ from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.hu_net import HUNetSettings
 from scene_completion_training.stages import masked_scene
 from scene_completion_training.stages.masked_scene import MaskedSceneConfiguration
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from scene_completion_ros.errors import ConfigurationError, TrainingError
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.killed_training import resumed_weights
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from scene_completion_training.street_world.street_line import make_street_line
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from scene_completion_training.street_world.texture_atlas import Texture, TextureAtlas
 
 
