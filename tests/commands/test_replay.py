@@ -172,8 +172,7 @@ def test_depth_of_rays_that_leave_the_grid_is_not_drawn(
     [
         "scene_completion_ros.commands.complete",
         "scene_completion_ros.commands.replay",
-        "scene_completion_training.commands.evaluate_depth",
-        "scene_completion_training.commands.evaluate_occupancy",
+        "scene_completion_training.commands.evaluate_geometry",
     ],
 )
 def test_help_names_every_engine(module: str) -> None:
