@@ -70,7 +70,8 @@ help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//; p' Makefile
 
 demo: $(DEMO_STAMP)
-	.venv/bin/scene-completion demo $(if $(BAG),--bag '$(BAG)') $(DEMO_ARGS)
+	rm -rf demo_output/bag
+	.venv/bin/scene-completion replay $(if $(BAG),'$(BAG)') --output demo_output $(DEMO_ARGS)
 
 dist:
 	rm -rf dist
@@ -83,7 +84,7 @@ demo-of-wheel: dist
 	$(PYTHON) -m venv --clear $(VENV_FLAGS) .venv-wheel
 	@$(if $(NUMPY_GENERATION),echo '$(NUMPY_GENERATION)',cat $(CONSTRAINTS)) > .venv-wheel/constraints.txt
 	.venv-wheel/bin/python -m pip install --quiet --constraint .venv-wheel/constraints.txt "$$(echo dist/*.whl)$(DEMO_EXTRAS)"
-	folder="$$(mktemp -d)" && cd "$$folder" && env -u PYTHONPATH '$(CURDIR)/.venv-wheel/bin/scene-completion' demo $(DEMO_ARGS)
+	folder="$$(mktemp -d)" && cd "$$folder" && env -u PYTHONPATH '$(CURDIR)/.venv-wheel/bin/scene-completion' replay --output demo_output $(DEMO_ARGS)
 
 # What is linted runs beside the tests.
 test: $(TEST_STAMP)

@@ -137,5 +137,6 @@ setup(
             "scene_completion_node = scene_completion_ros.ros.node:main",
         ],
         "scene_completion.commands": [f"{name} = {module}" for name, module in COMMANDS.items()],
+        "scene_completion.text_encoders": [f"transformers = {TRAINING}.foundation.encoded_words"],
     },
 )

@@ -19,25 +19,20 @@ BAD_INPUT, INTERRUPTED = 2, 130
 COMMANDS = {
     "build-engine": "scene_completion_ros.commands.build_engine",
     "complete": "scene_completion_ros.commands.complete",
-    "demo": "scene_completion_ros.commands.demo",
     "doctor": "scene_completion_ros.commands.doctor",
     "publish": "scene_completion_ros.commands.publish",
     "record": "scene_completion_ros.commands.record",
     "replay": "scene_completion_ros.commands.replay",
+    "vocabulary": "scene_completion_ros.commands.vocabulary",
     "calibrate": "scene_completion_training.commands.calibrate",
     "classes": "scene_completion_training.commands.classes",
     "evaluate": "scene_completion_training.commands.evaluate",
     "export": "scene_completion_training.commands.export",
-    "export-gpu": "scene_completion_training.commands.export_gpu",
     "extract": "scene_completion_training.commands.extract",
     "features": "scene_completion_training.commands.features",
     "improve": "scene_completion_training.commands.improve",
-    "name-voxels": "scene_completion_training.commands.name_voxels",
-    "probe": "scene_completion_training.commands.probe",
     "street-world": "scene_completion_training.commands.street_world",
-    "text-encoder": "scene_completion_training.commands.text_encoder",
     "train": "scene_completion_training.commands.train",
-    "vocabulary": "scene_completion_training.commands.vocabulary",
 }
 """The commands of this package and their modules. `setup.py` reads this text: it makes entry points of them."""
 

@@ -83,9 +83,11 @@ def test_every_command_has_its_help(tmp_path: Path) -> None:
 
 def test_every_command_says_which_extra_it_needs(tmp_path: Path) -> None:
     # These do their work there, or run others of these.
-    own = (["demo"], ["doctor"], ["record"], ["evaluate", "runs"])
+    own = (["replay"], ["doctor"], ["record"])
     commands = [one for one in COMMANDS if one[0] not in own]
-    there = {"--data": DEMO_DRIVE, "--bundle": DEFAULT_BUNDLE}  # what is wrong with those would be told first
+    # What is wrong with these, or lacking, would be told first.
+    there = {"--data": DEMO_DRIVE, "--bundle": DEFAULT_BUNDLE, "--student": DEFAULT_BUNDLE, "--names": "nothing"}
+    there |= {"--checkpoint": "nothing", "--foundation": "nothing", "--gpu": "fp16", "--output": "new"}
     lines = [
         line(
             words, actions, {one: there[one.option_strings[-1]] for one in actions if {*one.option_strings} & {*there}}
@@ -95,7 +97,7 @@ def test_every_command_says_which_extra_it_needs(tmp_path: Path) -> None:
     lines.append(["complete", "nothing", "--camera", "nothing", "--output", "new", "--rerun", "new.rrd"])
     for words, (code, said) in zip(lines, run_all(lines, tmp_path, "ros"), strict=True):
         assert code == 2, (words, code, said)
-        extra = {"text-encoder": "text", "vocabulary": "text", "complete": "rerun" if "--rerun" in words else ""}.get(
+        extra = {"vocabulary": "text", "complete": "rerun" if "--rerun" in words else ""}.get(
             words[0], "train" if cli.COMMANDS[words[0]].startswith("scene_completion_training") else ""
         )
         assert (f"-m pip install 'scene_completion_ros[{extra}]'" in said) == bool(extra), (words, said)
@@ -103,7 +105,7 @@ def test_every_command_says_which_extra_it_needs(tmp_path: Path) -> None:
 
 
 def test_ros_itself_is_an_extra(tmp_path: Path) -> None:
-    lines = [["demo"], ["record", "--output", "new", "--budget", "1GB"]]
+    lines = [["replay"], ["record", "--output", "new", "--budget", "1GB"]]
     for code, said in run_all(lines, tmp_path, "text"):
         assert (
             code == 2
@@ -115,7 +117,7 @@ def test_ros_itself_is_an_extra(tmp_path: Path) -> None:
 def test_the_extra_of_the_text_encoder_is_enough_for_it(tmp_path: Path) -> None:
     lines = [
         ["vocabulary", "a", "--encoder", "./nothing", "--output", "bank"],
-        ["text-encoder", "--encoder", "./nothing"],
+        ["vocabulary", "--encoder", "./nothing"],
     ]
     for code, said in run_all(lines, tmp_path, "text"):
         assert code == 2 and "pip install" not in said and "nothing" in said

@@ -1,6 +1,6 @@
 """Publish a student bundle on the Hugging Face hub, with a model card made of what was measured.
 
-    scene-completion evaluate occupancy --bundle student --data towns/* --output student_results
+    scene-completion evaluate geometry --bundle student --data towns/* --output student_results
     hf auth login
     scene-completion publish student hf:owner/name --results student_results/results.json
 

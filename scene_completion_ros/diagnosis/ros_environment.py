@@ -62,7 +62,7 @@ def check_ros() -> Finding:
             found = f"ROS_DISTRO is {distribution}, but Python {platform.python_version()} finds no rclpy"
             cure = f"Source it (. /opt/ros/{distribution}/setup.bash) and use the Python that it was made for"
             return Finding(Status.FAILED, found, cure, details)
-        found = "not there: `complete` and `replay --offline` work, the node and `demo` do not"
+        found = "not there: `complete` and `replay --offline` work, the node and other replays do not"
         return Finding(Status.WARNING, found, INSTALL_WHEELS, details)
     # Without RMW_IMPLEMENTATION, which is looked at by itself.
     environment = {name: value for name, value in os.environ.items() if name != "RMW_IMPLEMENTATION"}

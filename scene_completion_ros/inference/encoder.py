@@ -201,7 +201,7 @@ def make_encoder(
     if engine == "auto" and not bundle.gpu_precisions and cuda_devices().names:
         _log.info(
             "the bundle has no encoder for the GPU that is there, so the CPU runs everything: add one with "
-            "`scene-completion export-gpu`"
+            "`scene-completion export --gpu`"
         )
     if engine == "tensorrt" or (engine == "auto" and gpu_is_offered(bundle)):
         try:

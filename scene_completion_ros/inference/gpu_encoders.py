@@ -3,7 +3,7 @@
 A variant is an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [1, H, W, 3] RGB -> ``features``
 [1, h, w, C + E] and, where the head reads one, ``volume`` [1, X, Y, Z]. Both are float32 for ``fp32``, float16 for the
 others. Beside a volume comes ``depth`` [1, h', w'], float32 in all of them. The number of images may be open.
-``scene-completion export-gpu`` makes them and measures each against the student it was made from. What this holds is
+``scene-completion export --gpu`` makes them and measures each against the student it was made from. What this holds is
 read from untrusted files: every field is checked.
 """
 
@@ -68,7 +68,7 @@ def gpu_encoder_file(precision: str) -> str:
 def export_cure(folder: object, precision: str = "fp16") -> str:
     """What to do where a variant is missing or of no use."""
     images = " --calibration-images FOLDER" if precision == "int8" else ""
-    return f"Run: scene-completion export-gpu {folder} --precision {precision}{images}"
+    return f"Run: scene-completion export {folder} --gpu {precision}{images}"
 
 
 def parse_gpu_encoders(manifest: JsonObject) -> dict[str, GpuEncoder]:

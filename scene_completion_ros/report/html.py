@@ -137,7 +137,7 @@ _NAMING = """
 <span><input id="new-class" placeholder="another class" size="14"> <button id="add-class">add</button></span>
 <button id="save-names">save</button><label>open <input type="file" id="open-names" accept=".json"></label></div>
 <p><output id="naming">Choose a class, then click voxels of it in the view below; a second click takes the name away.
-Save the file, and give it to scene-completion name-voxels.</output></p>
+Save the file, and give it to scene-completion classes --names.</output></p>
 """
 
 _CONTROLS = """

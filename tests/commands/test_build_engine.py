@@ -30,6 +30,6 @@ def test_it_says_all_that_is_missing_and_how_to_install_it(
 def test_a_bundle_without_encoders_for_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_small_bundle(tmp_path)
     assert cli.main(["build-engine", str(tmp_path)]) == 2
-    assert f"has no encoder for GPUs in fp16 (it has: none). Run: scene-completion export-gpu {tmp_path}" in (
+    assert f"has no encoder for GPUs in fp16 (it has: none). Run: scene-completion export {tmp_path} --gpu" in (
         capsys.readouterr().err
     )

@@ -17,11 +17,14 @@ import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 
+from scene_completion_ros.bags import demo_drive
+from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import BagReader, ThinnedBagReader
 from scene_completion_ros.bags.result_context import STREET
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
 from scene_completion_ros.commands.offline_replay import LEGEND_TOPIC, VOXELS_TOPIC, OfflineStatistics, replay_offline
+from scene_completion_ros.commands.replay import went_well
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import EngineName
@@ -72,6 +75,44 @@ def test_offline_replay_writes_bag_report_and_statistics(
     assert len(cloud) > 10_000
     assert cloud["y"].min() > 1.6  # optical frame: the road is below the camera
     assert cloud["z"].min() > 0.0
+
+
+def test_bundled_drive_is_small_and_complete() -> None:
+    assert sum(file.stat().st_size for file in DEMO_DRIVE.iterdir()) <= 6_000_000
+    with BagReader(DEMO_DRIVE) as reader:
+        assert not reader.losses
+        topic = reader.choose_image_topic()
+        camera = reader.camera_for(topic)
+        assert camera.fx / camera.width == pytest.approx(0.58, abs=0.01)
+        frames = list(reader.images(topic))
+        assert len(frames) == 40
+        assert np.diff([frame.stamp_ns for frame in frames]) == pytest.approx(1e8)
+        assert np.abs(frames[0].image_rgb.astype(int) - frames[20].image_rgb).mean() > 10
+        transforms = reader.tf_buffer()
+        poses = [transforms.lookup("map", frame.frame_id, frame.stamp_ns, 0) for frame in frames]
+        turn = poses[0].rotation[:, 2] @ poses[-1].rotation[:, 2]
+        assert turn < np.cos(0.08)
+        assert len(list(reader.point_clouds("/velodyne_points"))) == 10
+
+
+def test_without_a_bag_it_is_the_bundled_drive_with_words(
+    tmp_path: Path, wordy_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_drive, "DEMO_DRIVE", record(tmp_path / "drive", frames=2))
+    command = ["replay", "--offline", "--output", str(tmp_path / "out"), "--bundle", str(wordy_road.folder)]
+    assert main(command) == 0
+    page = tmp_path / "out" / "report" / "index.html"  # of the words that are asked for, the bank holds these
+    assert WordButtons(page).words == {"0": "car", "1": "tree", "2": "zebra crossing"}
+
+
+@pytest.mark.parametrize(
+    ("given", "came", "empty", "bundled", "well"),
+    [(10, 8, 0, True, True), (10, 7, 0, True, False), (10, 10, 1, True, False), (10, 1, 1, False, True)]
+    + [(10, 0, 0, False, False), (0, 0, 0, True, False)],
+)
+def test_when_a_replay_goes_well(given: int, came: int, empty: int, bundled: bool, well: bool) -> None:
+    statistics = {"frames_in": given, "frames_out": came, "frames_empty": empty}
+    assert went_well(statistics, bundled=bundled) == well
 
 
 def test_the_bags_lidar_is_drawn_where_it_stands(tmp_path: Path, flat_road: StudentBundle) -> None:
@@ -172,8 +213,7 @@ def test_depth_of_rays_that_leave_the_grid_is_not_drawn(
     [
         "scene_completion_ros.commands.complete",
         "scene_completion_ros.commands.replay",
-        "scene_completion_training.commands.evaluate_depth",
-        "scene_completion_training.commands.evaluate_occupancy",
+        "scene_completion_training.commands.evaluate_geometry",
     ],
 )
 def test_help_names_every_engine(module: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import StudentBundle
 from tests.commands.conftest import CAMERA_HEIGHT
 from tests.commands.recordings import POLE, record
@@ -60,7 +59,6 @@ def test_a_replay_is_scored_against_an_earlier_one(
         ["--timeout", "5"],
         ["--node", "/n"],
         ["--remap", "/a:=/b"],
-        ["--lock-step"],
         ["--params-file", "robot.yaml"],
     ],
 )
@@ -98,13 +96,6 @@ def test_parameters_of_a_robot_that_do_not_go_with_a_replay(
     robot.write_text(f"/**: {{ros__parameters: {text}}}\n", encoding="utf-8")
     assert replay(bag, tmp_path / "out", flat_road, "--params-file", str(robot), *options) == 2
     assert complaint in capsys.readouterr().err
-
-
-def test_lock_step_has_no_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["replay", str(tmp_path), "--lock-step", "--rate", "2"])
-    assert ended.value.code == 2
-    assert "not allowed with" in capsys.readouterr().err
 
 
 def test_a_camera_info_topic_that_is_not_there_is_refused(

@@ -71,14 +71,14 @@ def test_all_else_stays_as_it_was(tmp_path: Path) -> None:
 def test_a_bundle_without_variants_says_how_to_make_them(tmp_path: Path) -> None:
     plain = make_small_bundle(tmp_path)
     assert plain.gpu_precisions == ()
-    with pytest.raises(BundleError, match=f"it has: none.*export-gpu {tmp_path} --precision fp16") as caught:
+    with pytest.raises(BundleError, match=f"it has: none.*export {tmp_path} --gpu fp16") as caught:
         plain.read_gpu_encoder("fp16")
     assert caught.value.where == str(tmp_path)
     with pytest.raises(BundleError, match="--precision int8 --calibration-images"):
         plain.read_gpu_encoder("int8")
     with pytest.raises(BundleError, match="fp32, fp16, int8"):
         plain.read_gpu_encoder("../fp16")
-    with pytest.raises(BundleError, match="export-gpu"):
+    with pytest.raises(BundleError, match="export .* --gpu"):
         make_encoder(plain, "onnxruntime_fp16")
 
 
@@ -110,7 +110,7 @@ def test_a_damaged_variant_is_refused_when_it_is_read(folder: Path, damage: Call
     damage(file)
     loaded = StudentBundle.load(folder)  # without a GPU it is as good as ever
     assert loaded.read_gpu_encoder("int8") == INTEGER
-    with pytest.raises(BundleError, match=r"encoder_fp16\.onnx.*export-gpu") as caught:
+    with pytest.raises(BundleError, match=r"encoder_fp16\.onnx.*export .* --gpu") as caught:
         loaded.read_gpu_encoder("fp16")
     assert caught.value.where == str(file)
 
@@ -151,7 +151,7 @@ def test_bad_fields_are_named(folder: Path, change: Callable[[dict[str, Any]], A
 def test_a_variant_of_another_head_is_refused(folder: Path) -> None:
     edit_manifest(folder, lambda m: m["gpu_encoders"]["fp16"]["made_from"].update({HEAD: "0" * 64}))
     loaded = StudentBundle.load(folder)
-    with pytest.raises(BundleError, match="another encoder or head.*export-gpu"):
+    with pytest.raises(BundleError, match="another encoder or head.*export .* --gpu"):
         loaded.read_gpu_encoder("fp16")
     # The next export leaves it out as well.
     assert loaded.add_gpu_encoders({"fp32": (b"single", encoder("fp32"))}).gpu_precisions == ("fp32", "int8")

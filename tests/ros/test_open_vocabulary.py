@@ -532,7 +532,7 @@ def test_a_text_encoder_in_a_process_of_its_own_answers_for_free_text(start: Sta
     student = make_small_bundle(tmp_path / "bundle", threshold=0.1, classes=5).with_vocabulary([space], bank)
 
     node: Talkative = start("-p", "image_qos:=reliable", kind=Talkative, bundle=student.folder)
-    command = ["-m", "scene_completion_ros.cli", "text-encoder", "--encoder", str(folder), "--threads", "1"]
+    command = ["-m", "scene_completion_ros.cli", "vocabulary", "--encoder", str(folder)]
     command += ["--bank", str(tmp_path / "bank.safetensors"), "--ros-args", "-r", f"__ns:={node.graph.namespace}"]
     process = NodeUnderTest(command, tmp_path / "text_encoder.log")
     try:

@@ -133,7 +133,7 @@ def test_two_requests_by_hand_make_one_piece_that_becomes_a_sequence(
     length_s = (said["stop_ns"] - said["start_ns"]) / 1e9
     assert 0.5 * length_s / PERIOD_S < len(images) <= length_s / PERIOD_S + 1
 
-    assert main(["extract", "--output", str(tmp_path / "sequences"), "--min-frames", "3", str(piece)]) == 0
+    assert main(["extract", "--output", str(tmp_path / "sequences"), "--set", "min_frames=3", str(piece)]) == 0
     (sequence,) = [PosedSequence.load(file.parent) for file in (tmp_path / "sequences").rglob("sequence.json")]
     assert len(sequence.frames) > 5
     robot.recorder.end_well()

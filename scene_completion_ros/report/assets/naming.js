@@ -1,5 +1,5 @@
 "use strict";
-// Names of voxels: a click gives the voxel the chosen class, all of them make a JSON file for `name-voxels`.
+// Names of voxels: a click gives the voxel the chosen class, all of them make a JSON file for `classes --names`.
 globalThis.nameVoxels = ({ report, frame, shownOf, rayAt, redraw }) => {
   const byId = (id) => document.getElementById(id), sceneBox = byId("scene");
   const classes = new Map(Object.entries(report.naming.classes).map(([name, { colour }]) => [name, colour]));

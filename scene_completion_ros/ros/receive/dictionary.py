@@ -83,7 +83,7 @@ class Dictionary:
             raise VocabularyError(
                 f"{quoted} without embeddings, and the student {self._bundle.name} has no text bank",
                 where=where,
-                cure="Name a bank in parameter vocabulary, or run scene-completion text-encoder",
+                cure="Name a bank in parameter vocabulary, or run scene-completion vocabulary",
             )
         return bank if asked.background is None else replace(bank, background=asked.background)
 

@@ -442,7 +442,7 @@ def test_what_cannot_be_run_is_refused_when_configured(
     odd = dataclasses.replace(bundle, head=with_labels(random_head(channels=48), 5))
     wide = dataclasses.replace(bundle, feature_size=(4096, 4096))
     for student, grid, kind, message in (
-        (other, bundle.grid, BundleError, "has no encoder for GPUs in fp16.*export-gpu"),
+        (other, bundle.grid, BundleError, "has no encoder for GPUs in fp16.*export .* --gpu"),
         (odd, bundle.grid, GpuError, "48 hidden units .* multiples of 32"),
         (wide, bundle.grid, BundleError, "4096x4096x.* is larger than 268435456 numbers"),
         (bundle, large, GpuError, "1024x1024x256 voxels are more than the 134217728"),

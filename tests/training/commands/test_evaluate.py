@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.commands import evaluate as command
-from scene_completion_training.evaluation import linear_probe
+from scene_completion_training.commands import evaluate_features
 from scene_completion_training.evaluation.depth_evaluation import NO_FRAME
 from scene_completion_training.evaluation.feature_evaluation import PARTNER
 from scene_completion_training.foundation import teachers
@@ -28,6 +29,7 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.feature_heads import FeatureHeads
 from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.checkout import ROOT
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.along_a_wall import NEXT
 from tests.training.evaluation.one_wall import make_street
@@ -38,6 +40,7 @@ DRIVE = "2011_09_26_drive_0001_sync"
 LISTED = f"2011_09_26/{DRIVE}"
 OTHER = "2011_09_26_drive_0002_sync"
 raw_drive = test_kitti_raw.drive
+results = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "make_results.py")))
 
 
 def run(*options: object) -> int:
@@ -59,33 +62,35 @@ def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.Ca
     second = shutil.copytree(raw_drive, raw_drive.parent / OTHER)
     frames = write_list(tmp_path / "list.txt", f"{LISTED} 0000000001 l", f"{LISTED} 77 l")
     output = tmp_path / "new" / "out"
-    assert run("depth", "--data", raw_drive, "--frames", frames, "--mean-depth", second, "--output", output) == 0
+    options = ("--frames", frames, "--controls", "--prior", second)
+    assert run("geometry", "--depth", "--data", raw_drive, *options, "--output", output) == 0
     text = (output / "results.md").read_text(encoding="utf-8")
     assert text.strip() == capsys.readouterr().out.strip()
     assert "| mean depth | 1 | Garg crop | 100.0 | 0.000 |" in text
     assert f"| {NO_FRAME} | {DRIVE} | 1 | 77 |" in text
     content = json.loads((output / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert content["recordings"] == [DRIVE] and content["settings"]["mean_depth"] == [str(second)]
+    assert content["recordings"] == [DRIVE] and content["settings"]["prior"] == [str(second)]
     assert [(row["method"], row["frames"]) for row in content["scores"]["depth"]] == [("mean depth", 1)] * 2
 
 
 def test_depth_refuses_what_contradicts_itself(raw_drive: Path) -> None:
     for options, message in (
         ((raw_drive,), "nothing to score"),
-        ((raw_drive, raw_drive, "--mean-depth", raw_drive.parent), "named twice"),
-        ((raw_drive, "--mean-depth", raw_drive), "is scored as well"),
+        ((raw_drive, "--controls"), "the mean depth of what"),
+        ((raw_drive, raw_drive, "--controls", "--prior", raw_drive.parent), "named twice"),
+        ((raw_drive, "--controls", "--prior", raw_drive), "is scored as well"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            run("depth", "--data", *options)
+            run("geometry", "--depth", "--output", "y", "--data", *options)
     with pytest.raises(SequenceError, match="no recording"):
-        run("depth", "--data", raw_drive.parent, "--bundle", DEFAULT_BUNDLE)
+        run("geometry", "--depth", "--data", raw_drive.parent, "--bundle", DEFAULT_BUNDLE, "--output", "y")
 
 
 def test_depth_of_the_shipped_student(shared_data: Path, tmp_path: Path) -> None:
     frames = write_list(tmp_path / "list.txt", "04 0 l", "04 1 l")
     folder = shared_data / "kitti_windows" / "sequences" / "04"
-    options = ("--data", folder, "--frames", frames, "--bundle", DEFAULT_BUNDLE, "--threads", "1")
-    assert run("depth", *options, "--output", tmp_path) == 0
+    options = ("--data", folder, "--frames", frames, "--bundle", DEFAULT_BUNDLE)
+    assert run("geometry", "--depth", *options, "--output", tmp_path) == 0
     (row,) = [
         row
         for row in json.loads((tmp_path / "results.json").read_text())["scores"]["depth"]
@@ -110,10 +115,13 @@ def test_features_writes_what_it_prints(
     feature_field_checkpoint: Path,
     foundation: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     models = ("--checkpoint", feature_field_checkpoint, "--foundation", foundation)
-    options = ("--data", synthetic_drive, "--step", 1, "--every", 2, "--stride", 16)
+    monkeypatch.setattr(evaluate_features, "VIEW_STEP", 1)
+    monkeypatch.setattr(evaluate_features, "STRIDE", 16)
+    options = ("--data", synthetic_drive, "--every", 2)
     assert run("features", *models, *options, "--output", tmp_path / "scores") == 0
     text = (tmp_path / "scores" / "results.md").read_text()
     assert text in capsys.readouterr().out
@@ -138,8 +146,7 @@ def test_features_refuses_what_it_cannot_do(
     mine, data = feature_field_checkpoint, ("--data", tmp_path)
     for options, message in (
         ((mine,), "nothing to score on"),
-        ((mine, "--step", 0, *data), "0 and 5 frames"),
-        ((mine, "--stride", 5, *data), "stride: 5 pixels"),
+        ((mine, "--every", 0, *data), "every 0 frames"),
         ((mine, mine, *data), "equal names"),
         ((mine, "--windows", "06"), "its folder is not known"),
         ((wider, *data), "other has features of 5 numbers, the tokens have 8"),
@@ -157,18 +164,25 @@ def test_runs_make_the_sections_of_a_document_again(
     street.save(tmp_path / "town" / "sequence")
     document, runs = tmp_path / "results.md", tmp_path / "runs.yaml"
     document.write_text("# Results\n\n<!-- begin: wall -->\nold\n<!-- end: wall -->\n\nafter\n", encoding="utf-8")
-    options = f"occupancy --data {tmp_path / 'town'} --controls --scans 10"
+    options = f"geometry --data {tmp_path / 'town'} --controls --scans 10"
     runs.write_text(f"document: results.md\nruns:\n  wall: {options}\n  other: {options} --every 2\n")
-    assert run("runs", runs, "--output", tmp_path / "out", "--only", "wall") == 0
+    made = [str(runs), "--output", str(tmp_path / "out")]
+    assert results.main([*made, "--only", "wall"]) == 0
     text = document.read_text(encoding="utf-8")
     assert text.startswith("# Results") and text.endswith("after\n") and "old" not in text
     assert f"Made by `scene-completion evaluate {options}`." in text and "| surface (true depth) | 1 |" in text
-    assert run("runs", runs, "--output", tmp_path / "out") == 0
+    assert results.main(made) == 0
     assert document.read_text(encoding="utf-8").count("<!-- begin: ") == 2  # the second one is added at the end
-    for content, message in (("runs: [a]", "is no list of evaluations"), ("document: x\nruns: {a: b}", "no run wall")):
-        runs.write_text(content)
-        with pytest.raises(ConfigurationError, match=message):
-            run("runs", runs, "--output", tmp_path / "out", "--only", "wall")
+    runs.write_text("runs: [a]")
+    with pytest.raises(ConfigurationError, match="is no list of evaluations"):
+        results.main(made)
+
+
+def test_every_run_of_the_list_can_be_started() -> None:
+    document, runs = results.read_runs(ROOT / "docs" / "results.yaml")
+    assert document.is_file() and len(runs) == 5
+    for name, options in runs.items():
+        assert results.parsed(name, f"{options} --output {name!r}").bundle
 
 
 # occupancy
@@ -179,8 +193,8 @@ def test_occupancy_of_a_town(
 ) -> None:
     street.save(tmp_path / "town" / "sequence")
     other = replace(street, name="other").save(tmp_path / "other")
-    options = ["--bundle", student.folder, "--controls", "--scans", 10, "--threads", 1, "--calibrate-on", other]
-    assert run("occupancy", "--data", tmp_path / "town", *options, "--output", tmp_path / "out") == 0
+    options = ["--bundle", student.folder, "--controls", "--scans", 10, "--calibrate-on", other]
+    assert run("geometry", "--data", tmp_path / "town", *options, "--output", tmp_path / "out") == 0
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"results.json", "results.md"}
     assert (tmp_path / "out" / "results.md").read_text(encoding="utf-8") in capsys.readouterr().out
@@ -190,7 +204,7 @@ def test_occupancy_of_a_town(
     assert "surface + 4 m (true depth)" in {row["method"] for row in content["scores"]["voxels"]}
     nothing = street.save(tmp_path / "bare") and make_street(assets=()).save(tmp_path / "nothing")
     with pytest.raises(SequenceError, match="no frame has ground truth voxels or LiDAR"):
-        run("occupancy", "--data", nothing, "--controls", "--output", tmp_path / "out")
+        run("geometry", "--data", nothing, "--controls", "--output", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +219,7 @@ def test_occupancy_of_a_town(
 )
 def test_occupancy_refuses_what_makes_no_sense(options: tuple, message: str, tmp_path: Path) -> None:
     with pytest.raises(SceneCompletionError, match=message):
-        run("occupancy", *options, "--output", tmp_path / "out")
+        run("geometry", *options, "--output", tmp_path / "out")
 
 
 # semantics
@@ -276,7 +290,6 @@ def test_open_vocabulary_of_a_town(
 ) -> None:
     """Every row that there is, of two seeds."""
     monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher())
-    monkeypatch.setattr(linear_probe, "STEPS", 5)
     (tmp_path / "words.yaml").write_text("training_vocabulary: [car]\nwords: {automobile: [car]}\n")
     folders = []
     for name, classes in (("town", (1, 1)), ("training", (1, 9))):
@@ -287,9 +300,9 @@ def test_open_vocabulary_of_a_town(
         folders.append(replace(street, name=name, frames=frames).save(tmp_path / name))
     output = tmp_path / "scores"
     code = run(
-        "open-vocabulary", "--student", student.folder, "--bank", text_bank, "--words", tmp_path / "words.yaml",
-        "--method", "mine", *agglomerated, "--space", "text", "--teacher", "any", "--prior", "--probe",
-        "--recordings", folders[0], "--train-recordings", folders[1], "--output", output,
+        "semantics", "--student", student.folder, "--bank", text_bank, "--words", tmp_path / "words.yaml",
+        "--method", "mine", *agglomerated, "--space", "text", "--foundation", "any", "--prior",
+        "--data", folders[0], "--name-on", folders[1], "--output", output,
     )  # fmt: skip
     assert code == 0
     text = (output / "results.md").read_text()
@@ -297,8 +310,7 @@ def test_open_vocabulary_of_a_town(
     content = json.loads((output / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     rows = content["scores"]["zero_shot"]
     assert {(row["method"], row.get("seed", 0)) for row in rows} == {
-        ("class prior: car", 0), ("2D", 0), ("2D, linear probe", 0), ("mine", 0), ("mine", 1),
-        ("mine, linear probe", 0), ("mine, linear probe", 1),
+        ("class prior: car", 0), ("2D", 0), ("mine", 0), ("mine", 1),
     }  # fmt: skip
     prior = next(
         row for row in rows if (row["method"], row["region"], row["range_m"]) == ("class prior: car", "all", 51.2)
@@ -306,9 +318,9 @@ def test_open_vocabulary_of_a_town(
     assert prior["recordings"].startswith("towns") and prior["mean_iou"] == 1.0
     assert {row["word"] for row in content["scores"]["words"]} >= {"automobile", "mean"}
     bare = make_street(assets=("lidar",)).save(tmp_path / "bare")
-    given = ("--student", student.folder, "--bank", text_bank, "--teacher", "any", "--output", output)
+    given = ("--student", student.folder, "--bank", text_bank, "--foundation", "any", "--output", output)
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
-        run("open-vocabulary", *given, "--recordings", bare)
+        run("semantics", *given, "--data", bare)
 
 
 def test_open_vocabulary_refuses_what_it_cannot_do(
@@ -321,7 +333,7 @@ def test_open_vocabulary_refuses_what_it_cannot_do(
 ) -> None:
     monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher("other"))
     town = street.save(tmp_path / "town")
-    given = ("--student", student.folder, "--bank", text_bank, "--output", tmp_path / "y", "--recordings", town)
+    given = ("--student", student.folder, "--bank", text_bank, "--output", tmp_path / "y", "--data", town)
     for options, message in (
         ((), "nothing to score"),
         (("--method", "mine", "--space", "text"), "mine has no checkpoint"),
@@ -329,11 +341,11 @@ def test_open_vocabulary_refuses_what_it_cannot_do(
         (("--method", "a", "x", agglomerated[0], "--space", "text"), "no file x"),
         (("--prior",), "no labelled recordings"),
         (("--bundle", student.folder), "has no feature spaces"),
-        (("--prior", "--train-recordings", town), "is scored as well"),
-        (("--teacher", "any"), "aligned to those of tiny"),
+        (("--prior", "--name-on", town), "is scored as well"),
+        (("--foundation", "any"), "aligned to those of tiny"),
         (("--method", "mine", agglomerated[0]), "in whose space"),
         (("--method", "mine", agglomerated[0], "--space", "third"), "no teacher third. There are text, other"),
         (("--method", "mine", agglomerated[0], "--space", "other"), "embeddings of 5 numbers, features of 3"),
     ):
         with pytest.raises(SceneCompletionError, match=message):
-            run("open-vocabulary", *given, *options)
+            run("semantics", *given, *options)

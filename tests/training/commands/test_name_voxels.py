@@ -31,7 +31,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
 @pytest.fixture(scope="module")
 def page(synthetic_drive: Path, labelled: StudentBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    command = ["name-voxels", f"--data={synthetic_drive}", f"--bundle={labelled.folder}", f"--page={folder}"]
+    command = ["classes", f"--data={synthetic_drive}", f"--student={labelled.folder}", f"--page={folder}"]
     assert main([*command, "--every=3"]) == 0
     return folder / "index.html"
 
@@ -75,7 +75,7 @@ def test_names_reach_the_robot(
     page: Path, synthetic_drive: Path, labelled: StudentBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = named(page)
-    command = ["name-voxels", f"--data={synthetic_drive}", f"--bundle={labelled.folder}", written(tmp_path, content)]
+    command = ["classes", f"--data={synthetic_drive}", f"--student={labelled.folder}", written(tmp_path, content)]
     command += [f"--output={tmp_path / 'mine'}", "--every=2"]
     assert main([*command, f"--page={tmp_path / 'page'}"]) == 0
     assert "24 named voxels of 2 classes" in capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_a_network_can_tell_the_voxels_apart(
     remembered = {"columns": list(FEATURES), "network": settings.plain(), "steps": 7}
     data = {"voxel_size": 0.2, "student": ""}
     checkpoint = save_checkpoint(tmp_path / "n.ckpt", VoxelHUNet(settings), "masked_scene", data=data, **remembered)
-    command = ["name-voxels", f"--data={synthetic_drive}", f"--bundle={labelled.folder}", f"--checkpoint={checkpoint}"]
+    command = ["classes", f"--data={synthetic_drive}", f"--student={labelled.folder}", str(checkpoint)]
     command += [written(tmp_path, named(page)), f"--output={tmp_path / 'mine'}", "--every=4"]
     assert main(command) == 0
     assert "the student's labels agree with the network's on" in capsys.readouterr().out
@@ -120,13 +120,13 @@ def test_what_cannot_be_named_is_refused(
     for options, said in (
         ([], "nothing to do"),
         ([good], "--names and --output together"),
-        ([output], "--names"),
-        ([f"--page={tmp_path}", "--checkpoint=none.ckpt"], "--checkpoint only with them"),
+        ([output], "nothing to do"),
+        (["none.ckpt", f"--page={tmp_path}"], "a checkpoint only with them"),
         ([good, output, "--every=0"], "0 is no step"),
-        ([good, f"--output={labelled.folder}"], "which is read (--bundle)"),
+        ([good, f"--output={labelled.folder}"], "which is read (--student)"),
         ([good, output, "--data", *[str(synthetic_drive)] * 2], "two recordings are called"),
     ):
-        assert main(["name-voxels", f"--data={synthetic_drive}", f"--bundle={labelled.folder}", *options]) == 2
+        assert main(["classes", f"--data={synthetic_drive}", f"--student={labelled.folder}", *options]) == 2
         assert said in capsys.readouterr().err
     for wrong, said in (
         (free, "[0, 0, 31]"),
@@ -134,11 +134,11 @@ def test_what_cannot_be_named_is_refused(
         (late, "has frames 0 to 3"),
     ):
         names = written(tmp_path, {**content, "voxels": [*content["voxels"], wrong]})
-        command = ["name-voxels", f"--data={synthetic_drive}", f"--bundle={labelled.folder}", names, output]
+        command = ["classes", f"--data={synthetic_drive}", f"--student={labelled.folder}", names, output]
         assert main(command) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "mine").exists()
     unlabelled = make_small_bundle(tmp_path / "unlabelled")
     good = written(tmp_path, content)
-    command = ["name-voxels", f"--data={synthetic_drive}", f"--bundle={unlabelled.folder}", good, output]
+    command = ["classes", f"--data={synthetic_drive}", f"--student={unlabelled.folder}", good, output]
     assert main(command) == 2 and "has no label units" in capsys.readouterr().err

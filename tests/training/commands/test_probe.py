@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from scene_completion_ros.cli import main
+from scene_completion_training.commands import evaluate_features
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from tests.training.evaluation.one_wall import make_street, true_voxels
@@ -40,19 +41,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(file, VoxelHUNet(settings), "masked_scene", data=data, **remembered)
 
 
-def test_methods_are_probed_and_written(towns: tuple[Path, Path], checkpoint: Path, tmp_path: Path) -> None:
+def test_methods_are_probed_and_written(
+    towns: tuple[Path, Path], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train, test = map(str, towns)
-    command = [
-        "probe",
-        "--train",
-        train,
-        "--test",
-        test,
-        f"--cache={tmp_path / 'cache'}",
-        f"--output={tmp_path / 'out'}",
-    ]
+    monkeypatch.setattr(evaluate_features, "PROBE_STEPS", 20)
+    command = ["evaluate", "features", "--train", train, "--data", test, f"--cache={tmp_path / 'cache'}"]
+    command += [f"--output={tmp_path / 'out'}"]
     command += ["--inputs", f"--untrained={checkpoint}", "--method", "mine", str(checkpoint), str(checkpoint)]
-    assert main([*command, "--seeds", "0", "1", "2", "--steps=20"]) == 0
+    assert main([*command, "--seeds", "0", "1", "2"]) == 0
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]["zero_shot"]
     assert [row["method"] for row in rows] == ["inputs"] * 3 + ["untrained"] * 3 + ["mine"] * 2
     assert {(row["recordings"], row["method"], row["seed"]) for row in rows} >= {
@@ -70,17 +67,14 @@ def test_what_cannot_be_probed_is_said_first(
     train, test = map(str, towns)
     places = [f"--cache={tmp_path}", f"--output={tmp_path / 'out'}"]
     for options, said in (
-        (["--train", train, "--test", test], "nothing to probe"),
-        (["--train", train, "--test", test, train, "--inputs"], "is scored as well"),
-        (["--train", train, "--test", test, "--units"], "those of a student"),
-        (["--train", train, "--test", test, "--inputs", "--scenes=predicted"], "those of a student"),
-        (["--train", train, "--test", test, "--inputs", "--scenes=lidar"], "Take scenes of another kind"),
-        (["--train", train, "--test", test, "--inputs", "--steps=0"], "counts below 1"),
-        (["--train", train, "--test", test, "--inputs", "--train-voxels=0"], "counts below 1"),
-        (["--train", train, "--test", test, "--method", "mine"], "mine has no checkpoint"),
-        (["--train", train, "--test", test, "--method", "mine", "nowhere.ckpt"], "no file nowhere.ckpt"),
-        (["--train", train, "--test", str(tmp_path / "none"), "--inputs"], "no such file or folder"),
+        (["--data", test], "nothing to probe"),
+        (["--data", test, train, "--inputs"], "is scored as well"),
+        (["--data", test, "--units", str(tmp_path / "none")], "no student.json in it"),
+        (["--data", test, "--inputs", "--every=0"], "every 0 frames"),
+        (["--data", test, "--method", "mine"], "mine has no checkpoint"),
+        (["--data", test, "--method", "mine", "nowhere.ckpt"], "no file nowhere.ckpt"),
+        (["--data", str(tmp_path / "none"), "--inputs"], "no such file or folder"),
     ):
-        assert main(["probe", *options, *places]) == 2
+        assert main(["evaluate", "features", "--train", train, *options, *places]) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

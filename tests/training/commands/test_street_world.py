@@ -45,8 +45,7 @@ def test_side_cameras_are_in_folder_and_bag_also_after_an_interruption(tmp_path:
     (left_over / "half.jpg").write_bytes(b"")
     words = ["--seed", "2001", "--frames", "1", "--size", "160", "48", "--output", str(tmp_path / "out")]
     assert (
-        street_world.run(arguments(*words, "--street", "alley", "--rig", "kitti360", "--assets", "--all-cameras-bag"))
-        == 0
+        street_world.run(arguments(*words, "--street", "alley", "--rig", "kitti360", "--assets", "--bag", "all")) == 0
     )
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"sequence", "bag"}
     sequence = PosedSequence.load(tmp_path / "out" / "sequence")

@@ -130,7 +130,7 @@ def test_frames_that_not_all_cameras_have_are_left_out_and_counted(tmp_path: Pat
 def test_cameras_that_are_never_together_say_what_to_do(tmp_path: Path) -> None:
     bag = stereo_bag(tmp_path / "bag", delay_ns=30_000_000)
     report, none = extract(bag, tmp_path)
-    assert not none and "Raise --sync-tolerance" in report.problems[0]
+    assert not none and "Raise --set sync_tolerance_s" in report.problems[0]
     report, (sequence,) = extract(bag, tmp_path, sync_tolerance_s=0.04)
     assert len(sequence) == 10
 
@@ -265,7 +265,7 @@ def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "text.bag").write_text("this is no bag")
     bags = [tmp_path / "text.bag", no_camera_info(tmp_path / "blind"), cut_short(tmp_path / "cut"),
             tmp_path / "nowhere", *links_in_a_circle(tmp_path), record(tmp_path / "good", 10)]  # fmt: skip
-    command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.05"]
+    command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--set", "keyframe_metres=0.05"]
     assert cli.main(command) == 0
     reports = {name: read_report(tmp_path / "out" / name) for name in [bag.stem for bag in bags]}
     assert {name: report and report.status for name, report in reports.items()} == {
@@ -476,7 +476,9 @@ def test_many_bags_through_ray(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--camera-height", "-1"], "--camera-height: -1.0 is outside"),
-        (["--min-frames", "1"], "--min-frames: 1 is outside"),
+        (["--set", "min_frames=1"], "--set min_frames: 1 is outside"),
+        (["--set", "min_frames=few"], "'few' is no value of it"),
+        (["--set", "frames=5"], "no KEY=VALUE of an extraction"),
         (["--workers", "0"], "--workers, --threads"),
         (["--ego-mask", "front"], "'front' is no NAME=FILE"),
     ],

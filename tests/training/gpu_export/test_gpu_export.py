@@ -538,15 +538,15 @@ def test_a_new_calibration_says_which_encoders_it_costs(
 def test_the_command_adds_the_encoders(
     copied: StudentBundle, places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["export-gpu", str(copied.folder), "--parity-images", str(places[1]), "--images", "2", "--threads", "1"]
-    assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("fp16: ") and "(2 images)" in said and "encoders for GPUs in fp16" in said
+    arguments = ["export", str(copied.folder), "--parity-images", str(places[1]), "--gpu"]
+    assert main([*arguments, "fp16"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("fp16: ") and "encoders for GPUs in fp16" in printed
     assert StudentBundle.load(str(copied.folder)).gpu_precisions == ("fp16",)
-    assert main([*arguments, "--precision", "int8"]) == 2
+    assert main([*arguments, "int8"]) == 2
     assert "--calibration-images" in capsys.readouterr().err
-    assert main([*arguments[:-2], "--images", "0"]) == 2
-    assert "--images" in capsys.readouterr().err
+    assert main(["export", str(copied.folder)]) == 2
+    assert "BUNDLE: is missing" in capsys.readouterr().err
 
 
 # In a process of its own: the library may end the process where it finds no driver.

@@ -4,7 +4,7 @@
      "classes": {"kerb": {"colour": [200, 60, 60]}, "road": {}},
      "voxels": [{"recording": "drive", "frame": 12, "index": [40, 120, 9], "class": "kerb"}, ...]}
 
-The page of `scene-completion name-voxels` writes it; a few lines by hand are as good. The index is that of a voxel in
+The page of `scene-completion classes` writes it; a few lines by hand are as good. The index is that of a voxel in
 the grid of the student whose voxels were looked at. A class without a colour gets one.
 """
 
@@ -56,7 +56,7 @@ class NamedVoxels:
             ConfigurationError: It is damaged, a voxel is named twice or of an unknown class, a class has no voxel, or
                 there are fewer than two classes.
         """
-        content = read_json(file, ConfigurationError, cure="Save it from the page of name-voxels")
+        content = read_json(file, ConfigurationError, cure="Save it from the page of classes")
         fields = _object(file, "", content, ("schema", "classes", "voxels"))
         if fields["schema"] != SCHEMA:
             raise _error(file, "schema", f"is {fields['schema']!r}, this version reads {SCHEMA}")

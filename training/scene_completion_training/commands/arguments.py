@@ -48,14 +48,13 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Declare --engine and --threads."""
+    """Declare --engine."""
     parser.add_argument(
         "--engine",
         default="auto",
         help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s); or "
         "onnxruntime_fp32, onnxruntime_fp16, onnxruntime_int8: the bundle's encoders for GPUs, rounded as there",
     )
-    parser.add_argument("--threads", type=int, help="threads of the encoder (default: all)")
 
 
 def add_workers(parser: argparse.ArgumentParser, what: str) -> argparse._ArgumentGroup:
@@ -71,7 +70,7 @@ def say_dropped(before: StudentBundle, after: StudentBundle) -> None:
     if lost := [precision for precision in before.gpu_precisions if precision not in after.gpu_precisions]:
         print(
             f"{after.folder}: its encoders for GPUs ({', '.join(lost)}) were those of the head before and are gone; "
-            f"make them anew with scene-completion export-gpu {after.folder} --precision {' '.join(lost)}"
+            f"make them anew with scene-completion export {after.folder} --gpu {' '.join(lost)}"
         )
 
 
@@ -82,8 +81,7 @@ def open_models(args: argparse.Namespace) -> list[DensityModel]:
     from scene_completion_training.evaluation.deployed_model import DeployedModel
 
     models: list[DensityModel] = [
-        DeployedModel(open_student(folder), folder.name, engine=args.engine, threads=args.threads)
-        for folder in args.bundle
+        DeployedModel(open_student(folder), folder.name, engine=args.engine) for folder in args.bundle
     ]
     models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views)]
     names = [model.name for model in models]

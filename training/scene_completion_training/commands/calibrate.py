@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_engine, add_paths, say_dropped
+from scene_completion_training.commands.arguments import add_paths, say_dropped
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "instead: recordings with LiDAR and voxels, such as a KITTI window, that nothing is trained or tested on"
     add_paths(parser, "--labelled", "DIR", meaning)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th frame (default: all)")
-    add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     before = own_student(args.bundle)
     if args.labelled:
         recordings = [open_recording(folder) for folder in args.labelled]
-        bundle = calibrate_on_truth(before, recordings, every=args.every, engine=args.engine, threads=args.threads)
+        bundle = calibrate_on_truth(before, recordings, every=args.every)
         _say(bundle, f"calibration with {len(bundle.calibration.alpha)} knots")
         say_dropped(before, bundle)
         return 0
@@ -75,8 +74,6 @@ def run(args: argparse.Namespace) -> int:
         [open_recording(folder) for folder in args.prior_from],
         [[open_recording(folder) for folder in group] for group in args.held_out],
         every=args.every,
-        engine=args.engine,
-        threads=args.threads,
     )
     knots = "×".join(str(count) for count in bundle.head.prior_knots)
     _say(bundle, f"place prior of {knots} knots")

@@ -1,45 +1,30 @@
 """Score students, checkpoints and controls against what is true of recordings: what predicts x what is true x metrics.
 
-`evaluate occupancy` scores bundles and checkpoints beside the controls that a completion has to beat. It does so on
-towns of the street world (exact ground truth), on KITTI windows and on drives with LiDAR (LiDAR protocols).
-
-`evaluate depth` scores their depth against the LiDAR of drives, on all frames or on those of a frame list. The Eigen
-split of KITTI is evaluated in this way.
+`evaluate geometry` scores bundles and checkpoints beside the controls that a completion has to beat. It does so on
+towns of the street world (exact ground truth), on KITTI windows and on drives with LiDAR (LiDAR protocols). With
+--depth it scores their depth against the LiDAR of drives, on all frames or on those of a frame list: so the Eigen split
+of KITTI is evaluated.
 
 `evaluate semantics` clusters the points of feature fields on training recordings, and names the clusters by labelled
 ones. It scores them on towns and KITTI windows as S4C and SceneDINO do, beside controls. Checkpoints of stage
-`supervised`, which have learned from labels, are scored in the same way.
+`supervised`, which have learned from labels, are scored in the same way. With --bank it asks the voxels of agglomerated
+fields for words: zero-shot labels, given the true geometry and as completions, and the average precision of single
+words, beside the 2D teacher alone and the prior. Several checkpoints of one method give mean and spread.
 
 `evaluate features` asks whether the features of fields, and the tokens they were learned from, look the same from two
-views.
-
-`evaluate open-vocabulary` asks the voxels of agglomerated fields for words. It scores zero-shot labels on towns and
-KITTI windows, given the true geometry and as completions, and the average precision of single words. Beside them it
-scores the 2D teacher alone, the prior and linear probes. Several checkpoints of one method give mean and spread.
-
-`evaluate runs` makes the tables of a document again from a list of evaluations.
+views. With --train it asks what classes a linear probe finds in features of voxels.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from scene_completion_training.commands import (
-    evaluate_depth,
-    evaluate_features,
-    evaluate_occupancy,
-    evaluate_open_vocabulary,
-    evaluate_runs,
-    evaluate_semantics,
-)
+from scene_completion_training.commands import evaluate_features, evaluate_geometry, evaluate_semantics
 
 PROTOCOLS = {
-    "occupancy": (evaluate_occupancy, "occupancy: exact ground truth and both LiDAR protocols"),
-    "depth": (evaluate_depth, "depth against LiDAR on drives, as the Eigen split of KITTI"),
-    "semantics": (evaluate_semantics, "unsupervised semantic completion, protocol of S4C"),
-    "features": (evaluate_features, "whether features look the same from two views"),
-    "runs": (evaluate_runs, "the tables of a document, from a list of evaluations"),
-    "open-vocabulary": (evaluate_open_vocabulary, "zero-shot labels and words of voxels, linear probes"),
+    "geometry": (evaluate_geometry, "occupancy: exact ground truth and both LiDAR protocols; or depth against LiDAR"),
+    "semantics": (evaluate_semantics, "semantic completion, protocol of S4C; or zero-shot labels and words of voxels"),
+    "features": (evaluate_features, "whether features look the same from two views; or linear probes of them"),
 }
 
 

@@ -1,8 +1,13 @@
-"""`evaluate semantics`: unsupervised semantic completion under S4C's protocol, beside its controls."""
+"""`evaluate semantics`: classes of completed voxels under S4C's protocol, or the words of a text bank, beside controls.
+
+Without --bank, features of fields are clustered on --cluster-on and named by --name-on. With --bank, voxels are asked
+for its words, given the true geometry and as completions.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +15,10 @@ from scene_completion_ros.commands.paths import RESULTS, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import (
     add_engine,
+    add_methods,
     add_paths,
     add_windows,
+    check_methods,
     check_recordings,
     refuse_scored,
     window_folders,
@@ -19,17 +26,26 @@ from scene_completion_training.commands.arguments import (
 )
 
 if TYPE_CHECKING:
+    from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.density_model import DensityModel
+    from scene_completion_training.evaluation.open_vocabulary import Judge, LabelSet, OpenVocabularyModel, ZeroShot
     from scene_completion_training.evaluation.semantic_evaluation import ScoredModel
     from scene_completion_training.evaluation.semantic_models import SemanticModel
+
+CLUSTERS = 19
+"""As many as SemanticKITTI has classes."""
+CLUSTER_CELL, WORD_CELL = 16, 8
+"""Pixels along a token's side: of the clustered tokens, and of the teacher that is asked for words."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate semantics``."""
+    add_paths(parser, "--data", "FOLDER", "towns, and with --bank KITTI windows too, to score on")
+    add_windows(parser)
+    add_paths(parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes")
     meaning = "checkpoints of feature_field or semantics, or of supervised, which needs no clusters and no names"
     add_paths(parser, "--checkpoint", "FILE", meaning)
-    add_paths(parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes")
     parser.add_argument(
         "--student", type=Path, metavar="DIR", help="bundle whose density says what is occupied for all others"
     )
@@ -37,26 +53,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--foundation",
         type=place,
         metavar="MODEL",
-        help="foundation model of the control: its tokens clustered",
+        help="a control: the tokens of this foundation model clustered, or with --bank this text-aligned teacher, as "
+        "in `features`, in 2D only",
     )
     parser.add_argument("--layer", type=int, default=-1, help="its hidden layer (default: %(default)s)")
     parser.add_argument(
-        "--prior", action="store_true", help="a control: the most frequent class of each voxel in --name-on"
+        "--prior",
+        action="store_true",
+        help="a control: the most frequent class of each voxel in --name-on, with --bank of all voxels",
     )
-    add_paths(parser, "--data", "FOLDER", "towns to score on")
-    add_windows(parser)
     add_paths(parser, "--cluster-on", "FOLDER", "training recordings to cluster")
     meaning = "labelled training recordings: for the names of clusters and the prior"
     add_paths(parser, "--name-on", "FOLDER", meaning)
-    parser.add_argument("--clusters", type=int, default=19, help="number of clusters (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
     parser.add_argument("--every", type=int, default=5, metavar="N", help="score every N-th frame (default: 5)")
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     add_engine(parser)
+    words = parser.add_argument_group("words")
+    words.add_argument(
+        "--bank", type=Path, metavar="FILE", help="text bank with SemanticKITTI's classes, and the words: ask for them"
+    )
+    words.add_argument("--words", type=Path, metavar="FILE", help="words and what they mean, as unseen_words.yaml")
+    meaning = "name for tables, and checkpoints of stage agglomeration that differ in the seed alone; repeatable"
+    add_methods(words, "--method", meaning)
+    words.add_argument(
+        "--space", metavar="TEACHER", help="text-aligned teacher of the methods, whose features are read"
+    )
+    words.add_argument("--text-encoder", type=place, metavar="MODEL", help="text encoder of espnetv2")
+    words.add_argument("--class-texts", type=Path, metavar="FILE", help="phrases of its classes, as in `features`")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Cluster, name, score, print and write."""
+    """Fit what has to be fitted, score, print and write."""
+    _check(args)
+    return _run_words(args) if args.bank else _run_classes(args)
+
+
+def _run_classes(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
     from scene_completion_ros.sequences.opening import open_recording
@@ -64,9 +97,8 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.geometry import voxel_frames
     from scene_completion_training.evaluation.semantic_evaluation import Labels, no_voxels
 
-    _check(args)
     fitted: list[ScoredModel] = [] if args.student is None else _fitted(args, args.student)
-    fitted += [DeployedLabels.open(folder, engine=args.engine, threads=args.threads) for folder in args.bundle]
+    fitted += [DeployedLabels.open(folder, engine=args.engine) for folder in args.bundle]
     scores, names = Scores([SEMANTICS]), []
     for group, folders in {"towns": args.data, "windows": window_folders(args)}.items():
         recordings = [open_recording(folder) for folder in folders]
@@ -82,86 +114,168 @@ def run(args: argparse.Namespace) -> int:
 def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     """What has the density of a student: clusters, probes, learned labels and the prior of classes."""
     from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.evaluation.semantic_evaluation import ClassPrior, fit_models, open_supervised
     from scene_completion_training.evaluation.semantic_models import student_density
+    from scene_completion_training.networks.feature_field import ClassField
 
     density, cutoff = student_density(student)
     cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
-    supervised = _supervised(args.checkpoint)
-    _check_recordings(args, bool(args.foundation or len(supervised) < len(args.checkpoint)))
-    models = _models(args, supervised, density, cluster_on)
+    supervised = [file for file in args.checkpoint if Checkpoint.read(file).stage_class.field_class is ClassField]
+    clustered = bool(args.foundation or len(supervised) < len(args.checkpoint))
+    if clustered and not cluster_on:
+        raise ConfigurationError(
+            "nothing to cluster", where="--cluster-on", cure="Name training recordings; they need no labels"
+        )
+    if (clustered or args.prior) and not name_on:
+        raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for names and the prior")
+    models = _clustered(args, [file for file in args.checkpoint if file not in supervised], density, cluster_on)
     fitted: list[ScoredModel] = []
     if models:
-        fitted += fit_models(models, cutoff, cluster_on, name_on, clusters=args.clusters, seed=args.seed)
+        fitted += fit_models(models, cutoff, cluster_on, name_on, clusters=CLUSTERS, seed=args.seed)
     fitted += [open_supervised(file, density, cutoff) for file in supervised]
     if args.prior:
         fitted.append(ClassPrior(density, cutoff, name_on))
     return fitted
 
 
-def _supervised(files: list[Path]) -> list[Path]:
-    """The checkpoints that have learned from labels."""
-    from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.networks.feature_field import ClassField
-
-    return [file for file in files if Checkpoint.read(file).stage_class.field_class is ClassField]
-
-
-def _models(
-    args: argparse.Namespace, supervised: list[Path], density: DensityModel, cluster_on: list[PosedSequence]
+def _clustered(
+    args: argparse.Namespace, fields: list[Path], density: DensityModel, cluster_on: list[PosedSequence]
 ) -> list[SemanticModel]:
     """What has to be clustered."""
+    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens
+    from scene_completion_training.foundation.backbone import Backbone
+    from scene_completion_training.viewpoint import Viewpoint
 
-    models: list[SemanticModel] = [
-        FeatureFieldModel.open(file, density=density) for file in args.checkpoint if file not in supervised
-    ]
+    models: list[SemanticModel] = [FeatureFieldModel.open(file, density=density) for file in fields]
     if args.foundation:
-        from scene_completion_ros.inference.shipped import open_student
-        from scene_completion_training.foundation.backbone import Backbone
-        from scene_completion_training.viewpoint import Viewpoint
-
-        lifted = LiftedTokens(
-            Backbone(args.foundation, args.layer),
-            density,
-            16,
-            "tokens of the image, lifted",
-            cluster_on,
-            Viewpoint.of_bundle(open_student(args.student)).camera,
-        )
-        models.append(lifted)
+        backbone, camera = Backbone(args.foundation, args.layer), Viewpoint.of_bundle(open_student(args.student)).camera
+        name = "tokens of the image, lifted"
+        models.append(LiftedTokens(backbone, density, CLUSTER_CELL, name, cluster_on, camera))
     return models
 
 
-def _check_recordings(args: argparse.Namespace, clustered: bool) -> None:
-    if clustered and not args.cluster_on:
-        raise ConfigurationError(
-            "nothing to cluster", where="--cluster-on", cure="Name training recordings; they need no labels"
+def _run_words(args: argparse.Namespace) -> int:
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.inference.text_bank import TextBank
+    from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training.evaluation.geometry import voxel_frames
+    from scene_completion_training.evaluation.open_vocabulary import (
+        COMMON,
+        METRICS,
+        SEMANTIC_KITTI,
+        Asked,
+        LabelledFrame,
+        ZeroShot,
+        label_set_of,
+        read_words,
+    )
+    from scene_completion_training.evaluation.semantic_evaluation import no_voxels
+    from scene_completion_training.evaluation.semantic_models import student_density
+
+    bank, words = TextBank.load(args.bank), read_words(args.words) if args.words else {}
+    density, cutoff = student_density(args.student)
+    models = _asked_models(args, bank, density)
+    recordings = [open_recording(folder) for folder in (*args.data, *window_folders(args))]
+    training = [open_recording(folder) for folder in args.name_on]
+    scores = Scores(METRICS)
+    for group, label_set in (("towns", SEMANTIC_KITTI), ("windows", COMMON)):
+        scored = [sequence for sequence in recordings if label_set_of(sequence) is label_set]
+        if not scored:
+            continue
+        rows = _rows(args, density, models, ZeroShot(bank, label_set, words), training, label_set)
+        methods = [Asked(name, model, judge, label_set, cutoff) for name, model, judge in rows]
+        frames = (LabelledFrame.of(frame, label_set) for frame in voxel_frames(scored, args.every))
+        if not scores.run(f"{group}, {label_set.name}", methods, frames):
+            raise no_voxels(scored)
+    write_results(args, scores, [sequence.name for sequence in recordings])
+    return 0
+
+
+def _asked_models(
+    args: argparse.Namespace, bank: TextBank, density: DensityModel
+) -> list[tuple[str, OpenVocabularyModel]]:
+    """Name for tables and model, of each seed of each method; the teacher, lifted, comes first."""
+    from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_training.evaluation.open_vocabulary_models import (
+        DeployedFeatures,
+        FieldFeatures,
+        LiftedPixels,
+        Remembered,
+    )
+    from scene_completion_training.foundation.teachers import open_teacher
+    from scene_completion_training.viewpoint import Viewpoint
+
+    models: list[tuple[str, OpenVocabularyModel]] = []
+    if args.foundation:
+        teacher = open_teacher(
+            args.foundation, text_encoder=args.text_encoder, template=bank.template, class_texts=args.class_texts
         )
-    if (clustered or args.prior) and not args.name_on:
-        raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for names and the prior")
+        if teacher.identity.text_encoder_sha256 != bank.text_encoder_sha256:
+            raise ConfigurationError(
+                f"texts of {bank.text_encoder or 'no encoder'}, but {args.foundation} is aligned to those of "
+                f"{teacher.identity.text_encoder or 'none'}",
+                where=str(args.bank),
+                cure="Make the bank with the text encoder that the teacher is aligned to",
+            )
+        camera = Viewpoint.of_bundle(open_student(args.student)).camera
+        lifted = LiftedPixels(teacher, density, WORD_CELL, camera, "2D")
+        models.append((lifted.name, Remembered(lifted)))
+    for name, *files in args.method:
+        models += [(name, Remembered(FieldFeatures.open(Path(file), density, args.space))) for file in files]
+    for folder in args.bundle:
+        name = f"{folder.resolve().name}, deployed"
+        models.append((name, Remembered(DeployedFeatures(open_student(folder), bank, density, name))))
+    return models
+
+
+def _rows(
+    args: argparse.Namespace,
+    density: DensityModel,
+    models: Sequence[tuple[str, OpenVocabularyModel]],
+    zero_shot: ZeroShot,
+    training: Sequence[PosedSequence],
+    label_set: LabelSet,
+) -> list[tuple[str, OpenVocabularyModel, Judge]]:
+    """Name for tables, model, and what says what its points are."""
+    from scene_completion_training.evaluation.open_vocabulary_models import ClassPrior, most_frequent
+
+    rows: list[tuple[str, OpenVocabularyModel, Judge]] = []
+    if args.prior:
+        number = most_frequent(training, label_set, sorted(set(zero_shot.group.tolist())))
+        prior = ClassPrior(zero_shot.rows[zero_shot.group == number][0], density)
+        rows.append((f"{prior.name}: {label_set.names[number]}", prior, zero_shot))
+    return [*rows, *((name, model, zero_shot) for name, model in models)]
 
 
 def _check(args: argparse.Namespace) -> None:
     check_recordings(args, "semantics")
-    undeployed = bool(args.checkpoint or args.foundation or args.prior)
+    if args.bank is None and (alone := [name for name in ("words", "method") if getattr(args, name)]):
+        raise ConfigurationError("asks for words", where=f"--{alone[0]}", cure="Give --bank")
+    if args.bank and args.checkpoint:
+        raise ConfigurationError("has no words", where="--checkpoint", cure="Name checkpoints of words with --method")
+    undeployed = bool(args.checkpoint or args.method or args.foundation or args.prior)
     if not (undeployed or args.bundle):
+        cure = "Give --bundle, --checkpoint, --method, --foundation or --prior"
+        raise ConfigurationError("nothing to score", where="evaluate semantics", cure=cure)
+    if (undeployed or args.bank is not None) != (args.student is not None):
         raise ConfigurationError(
-            "nothing to score", where="evaluate semantics", cure="Give --bundle, --checkpoint, --foundation or --prior"
-        )
-    if undeployed != (args.student is not None):
-        raise ConfigurationError(
-            "only --checkpoint, --foundation and --prior need it, and all of them do",
+            "only --checkpoint, --foundation, --prior and --bank need it, and all of them do",
             where="--student",
             cure="Give the bundle whose density they have, and leave it out where --bundle alone is scored",
         )
     runs = [file.resolve().parent.parent.name for file in args.checkpoint]
     runs += [folder.resolve().name for folder in args.bundle]
-    twice = sorted({name for name in runs if runs.count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in runs if runs.count(name) > 1}):
         raise ConfigurationError(
             f"several are called {', '.join(twice)}",
             where="--checkpoint, --bundle",
             cure="A model is called like its bundle or the folder of its run: give the folders different names",
         )
+    if args.method and not args.space:
+        raise ConfigurationError("in whose space", where="--method", cure="Name the text-aligned teacher with --space")
+    check_methods("--method", args.method)
+    if args.bank and args.prior and not args.name_on:
+        raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for --prior")
     refuse_scored(args.data, {"--cluster-on": args.cluster_on, "--name-on": args.name_on})

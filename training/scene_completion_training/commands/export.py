@@ -1,19 +1,34 @@
-"""Export a training checkpoint as a student bundle for the robot."""
+"""Export a training checkpoint as a student bundle for the robot, or add encoders for GPUs to a bundle.
+
+    scene-completion export CHECKPOINT BUNDLE --licence ...
+    scene-completion export BUNDLE --gpu fp32 fp16 int8 --calibration-images drives/train_*
+
+Encoders for GPUs are ONNX graphs that TensorRT builds engines of. The command compares each with the student in torch
+on real images. It compares feature map, volume and depth, and density, occupied voxels and labels of the default grid.
+One that misses what is allowed of its precision makes the command fail, and the bundle stays as it was. No GPU is
+needed. int8 is calibrated on images of the drives that the student was trained on. The first form takes --gpu, too.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.paths import BUNDLE
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.commands.arguments import add_paths
+
+if TYPE_CHECKING:
+    from scene_completion_training.gpu_export.parity import Parity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `scene-completion export`."""
-    parser.add_argument("checkpoint", type=Path, help="checkpoint of `scene-completion train`")
-    parser.add_argument("bundle", type=BUNDLE, help="folder to write the bundle into")
+    parser.add_argument("source", type=Path, help="checkpoint of `scene-completion train`; or a bundle, with --gpu")
+    parser.add_argument("bundle", type=BUNDLE, nargs="?", help="folder to write the bundle of a checkpoint into")
     parser.add_argument("--name", default="student", help="name of the student")
-    parser.add_argument("--licence", required=True, help="licence of the weights, which follows from the training data")
+    parser.add_argument("--licence", help="licence of the weights, which follows from the training data")
     parser.add_argument(
         "--classes",
         type=Path,
@@ -36,58 +51,117 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out weights.safetensors, which nothing but further training needs: half the size",
     )
     parser.add_argument("--trained-on", default="", help="what it was trained on, for the bundle's provenance")
+    gpu = parser.add_argument_group("encoders for GPUs")
+    gpu.add_argument(
+        "--gpu",
+        nargs="+",
+        choices=("fp32", "fp16", "int8"),
+        default=[],
+        metavar="PRECISION",
+        help="which encoders to make, of fp32, fp16 and int8; others that are there already stay",
+    )
+    meaning = "for int8: sequence folders, KITTI drives, bags or folders of images that the student was trained on"
+    add_paths(gpu, "--calibration-images", "PLACE", meaning)
+    meaning = "what to compare on, places of the same kinds (default: the bundled drive)"
+    add_paths(gpu, "--parity-images", "PLACE", meaning)
+    gpu.add_argument(
+        "--encoder-weights",
+        default="",
+        metavar="MODEL",
+        help="of a student with a transformer: folder or hub name whose configuration is read (default: on the hub)",
+    )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Exports and prints what was written."""
-    if arguments.classes:
-        return _run_labelled(arguments)
+def run(args: argparse.Namespace) -> int:
+    """Exports, adds what GPUs need, and prints what was written."""
+    if args.bundle is None and not args.gpu:
+        raise ConfigurationError("is missing", where="BUNDLE", cure="Name the folder; or add encoders to one by --gpu")
+    if args.bundle is not None:
+        if not args.licence:
+            raise ConfigurationError("is missing", where="--licence", cure="It follows from the training data")
+        _export_labelled(args) if args.classes else _export(args)
+    return _add_encoders(args) if args.gpu else 0
+
+
+def _export(args: argparse.Namespace) -> None:
     from scene_completion_training.export import export_bundle
 
     bundle = export_bundle(
-        arguments.checkpoint,
-        arguments.bundle,
-        name=arguments.name,
-        licence=arguments.licence,
-        provenance={"trained_on": arguments.trained_on, "checkpoint": arguments.checkpoint.name},
-        keep_weights=not arguments.without_weights,
+        args.source,
+        args.bundle,
+        name=args.name,
+        licence=args.licence,
+        provenance={"trained_on": args.trained_on, "checkpoint": args.source.name},
+        keep_weights=not args.without_weights,
     )
-    _print_files(arguments.bundle)
+    _print_files(args.bundle)
     fitted_on = bundle.provenance["calibration"]["fitted_on"]
     print(f"student {bundle.name}, calibrated on {fitted_on}; `calibrate` does it on other drives")
-    return 0
 
 
-def _run_labelled(arguments: argparse.Namespace) -> int:
-    from scene_completion_ros.errors import ConfigurationError
+def _export_labelled(args: argparse.Namespace) -> None:
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_training.export import export_labelled
 
-    if not arguments.student:
+    if not args.student:
         raise ConfigurationError(
             "is needed with --classes", where="--student", cure="Name the bundle that the features were trained on"
         )
-    bank = TextBank.load(arguments.vocabulary) if arguments.vocabulary else None
+    bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     bundle, agreement = export_labelled(
-        arguments.checkpoint,
-        open_student(arguments.student),
-        arguments.classes,
-        arguments.bundle,
-        name=arguments.name,
-        licence=arguments.licence,
-        keep_weights=not arguments.without_weights,
+        args.source,
+        open_student(args.student),
+        args.classes,
+        args.bundle,
+        name=args.name,
+        licence=args.licence,
+        keep_weights=not args.without_weights,
     )
     if bank:
         bundle = bundle.with_vocabulary(bundle.feature_spaces, bank)
-    _print_files(arguments.bundle)
+    _print_files(args.bundle)
     print(
         f"student {bundle.name} with {len(bundle.class_names)} classes; its labels are those of the clusters at "
         f"{100.0 * agreement:.1f} % of the points"
     )
-    return 0
 
 
 def _print_files(folder: Path) -> None:
     for file in sorted(folder.iterdir()):
         print(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")
+
+
+def _add_encoders(args: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
+    from scene_completion_ros.inference.shipped import own_student
+
+    for package in ("onnx", "onnxruntime", "torch"):
+        import_module(package)  # fails before the work
+    from scene_completion_training.gpu_export.export import export_for_gpus
+
+    bundle = export_for_gpus(
+        own_student(args.bundle or args.source),
+        tuple(dict.fromkeys(args.gpu)),
+        calibration=args.calibration_images,
+        parity=args.parity_images or [DEMO_DRIVE],
+        encoder_weights=args.encoder_weights,
+        report=_print_parity,
+    )
+    print(f"{bundle.folder}: encoders for GPUs in {', '.join(bundle.gpu_precisions)}")
+    return 0
+
+
+def _print_parity(precision: str, size: int, parity: Parity) -> None:
+    volume = ""
+    if parity.volume_relative > 0.0:
+        volume = f"volume by {100 * parity.volume_relative:.3g} %, depth by {100 * parity.depth_relative:.3g} %; "
+    print(
+        f"{precision}: {size / 1e6:.1f} MB; map off by {100 * parity.features_relative:.3g} %; {volume}density by "
+        f"{100 * parity.density_relative:.3g} %; {100 * parity.occupied_agreement:.3f} % of the decisions agree, IoU "
+        f"of the occupied voxels {parity.occupied_iou:.4f}; {100 * parity.labels_agreement:.2f} % of the labels agree "
+        f"({parity.images} images)",
+        flush=True,
+    )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,35 @@ from typing import Any
 from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_workers
-from scene_completion_training.extraction.settings import IMAGES, POSES, USE, ExtractionSettings
+from scene_completion_training.extraction.settings import ExtractionSettings
+
+SETTINGS = {setting.name: setting for setting in fields(ExtractionSettings)}
+_BY_SET = "--set "
+_PAIRS = ("calibration", "ego_masks")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion extract``."""
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
     parser.add_argument("--output", required=True, type=Output(()), metavar="DIR", help="folder for the sequences")
-    add_settings(parser)
+    others = {}
+    for name, setting in SETTINGS.items():
+        if setting.metadata["flag"].startswith(_BY_SET):
+            others[name] = setting
+            continue
+        option, several = setting.metadata, isinstance(setting.default, tuple)
+        parser.add_argument(
+            option["flag"],
+            dest=name,
+            type=float if option["limits"] else str,
+            action="append" if several else "store",
+            choices=option["choices"],
+            default=[] if several else setting.default,
+            metavar=option["metavar"],
+            help=option["meaning"] + (f" (default: {setting.default})" if isinstance(setting.default, str) else ""),
+        )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="see below; may be repeated")
+    parser.epilog = "values of --set:\n" + described(others)
     work = add_workers(parser, "bags")
     work.add_argument(
         "--threads", type=int, help="threads a bag, for structure from motion (default: all cores, on a cluster one)"
@@ -39,44 +61,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--strict", action="store_true", help="fail when any bag gave nothing")
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Declare an option for each setting of an extraction."""
-    groups = {title: parser.add_argument_group(title) for title in (USE, POSES, IMAGES)}
-    for setting in fields(ExtractionSettings):
-        _add_option(groups[setting.metadata["group"]], setting)
+def described(settings: Mapping[str, Field[Any]]) -> str:
+    """Settings with their meanings and defaults, a line each."""
+    return "\n".join(f"  {name}={setting.default}: {setting.metadata['meaning']}" for name, setting in settings.items())
 
 
-def settings_of(args: argparse.Namespace) -> ExtractionSettings:
-    """The settings that were asked for; a `ConfigurationError` if one cannot be used."""
-    asked = {setting.name: getattr(args, setting.name) for setting in fields(ExtractionSettings)}
-    asked["image_topics"] = tuple(args.image_topics)
-    asked |= {
-        "calibration": _pairs(args.calibration, "--camera-file"),
-        "ego_masks": _pairs(args.ego_masks, "--ego-mask"),
-    }
-    return ExtractionSettings(**asked)
+def settings_of(assignments: Sequence[str], **others: Any) -> ExtractionSettings:
+    """The settings of an extraction.
+
+    Args:
+        assignments: KEY=VALUE, where the key is a field of `ExtractionSettings` and the value YAML.
+        others: Settings by name.
+
+    Raises:
+        ConfigurationError: There is no such setting, or its value cannot be used.
+    """
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or name not in SETTINGS:
+            raise ConfigurationError(
+                f"{assignment!r} is no KEY=VALUE of an extraction",
+                where="--set",
+                cure=f"There are {', '.join(SETTINGS)}",
+            )
+        others[name] = _read(SETTINGS[name], value)
+    return ExtractionSettings(**others)
 
 
-def _add_option(group: argparse._ArgumentGroup, setting: Field[Any]) -> None:
-    """Declare the option of a setting: a switch, one that may be given several times, or a value."""
-    option, default = setting.metadata, setting.default
-    if isinstance(default, bool):
-        group.add_argument(
-            option["flag"], dest=setting.name, action=f"store_{not default}".lower(), help=option["meaning"]
-        )
-        return
-    several = {"action": "append"} if isinstance(default, tuple) else {"choices": option["choices"]}
-    kind = type(default) if isinstance(default, int | float) else float if option["limits"] else str
-    told = "" if default is None or default == () else " (default: %(default)s)"
-    group.add_argument(
-        option["flag"],
-        dest=setting.name,
-        type=kind,
-        default=[] if default == () else default,
-        metavar=option["metavar"],
-        help=option["meaning"] + told,
-        **several,
-    )
+def _read(setting: Field[Any], text: str) -> Any:
+    """The value of a setting, from YAML."""
+    import yaml
+
+    default, choices, limits = setting.default, setting.metadata["choices"], setting.metadata["limits"]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if setting.name in _PAIRS and isinstance(value, dict):
+        return _pairs([f"{name}={file}" for name, file in value.items()], _BY_SET + setting.name)
+    if isinstance(default, tuple) and setting.name not in _PAIRS and isinstance(value, (str, list)):
+        return tuple(map(str, [value] if isinstance(value, str) else value))
+    kinds: tuple[type, ...] = (bool,) if isinstance(default, bool) else (str,)
+    if limits:
+        kinds = (int,) if type(default) is int else (int, float)
+    if isinstance(default, tuple) or type(value) not in kinds or (choices and value not in choices):
+        raise ConfigurationError(f"{text!r} is no value of it", where=_BY_SET + setting.name, cure=f"As in {default}")
+    return value if not limits or type(default) is int else float(value)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,7 +119,10 @@ def run(args: argparse.Namespace) -> int:
     threads = cores if args.threads is None else args.threads
     if args.workers < 1 or threads < 1:
         raise ConfigurationError("less than 1", where="--workers, --threads", cure="Give at least 1")
-    settings = settings_of(args)
+    given = {name: getattr(args, name) for name in SETTINGS if hasattr(args, name)}
+    given["image_topics"] = tuple(args.image_topics)
+    given |= {name: _pairs(given[name], SETTINGS[name].metadata["flag"]) for name in _PAIRS}
+    settings = settings_of(args.set, **given)
     bags = list(dict.fromkeys(Path(os.path.realpath(bag)) for bag in args.bags))  # of a link to itself it returns it
     folders = output_folders(bags, args.output.absolute())
     jobs = [Job(bag, folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
@@ -100,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if extracted and (extracted == len(reports) or not args.strict) else 1
 
 
-def _pairs(values: list[str], flag: str) -> tuple[tuple[str, str], ...]:
+def _pairs(values: Sequence[str], flag: str) -> tuple[tuple[str, str], ...]:
     """Split NAME=FILE."""
     pairs = []
     for value in values:

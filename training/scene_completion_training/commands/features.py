@@ -53,11 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cell", type=int, default=16, metavar="PIXELS", help="pixels along a token's side (default: %(default)s)"
     )
     parser.add_argument("--variants", type=int, default=2, metavar="N", help="variants an image (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the shifts (default: %(default)s)")
     store = Output(("manifest.json", "features"))
     parser.add_argument("--output", type=store, required=True, metavar="DIR", help="folder for the features")
     parser.add_argument("--device", default="cpu", help="where the model runs, e.g. cuda (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="torch threads (default: all cores)")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -68,15 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare the frames, compute what is missing and say how much it was."""
-    import torch
-
     from scene_completion_training.configuration import Configuration, read_configuration
     from scene_completion_training.data.module import SequencesData
     from scene_completion_training.foundation.feature_store import FeatureStore, canonical_manifest, precompute
     from scene_completion_training.foundation.teachers import open_teacher
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
     configuration = read_configuration(args.config, args.overrides, Configuration).completed()
     teacher = open_teacher(
         args.model,
@@ -89,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     viewpoint = configuration.viewpoint()
     data = SequencesData(configuration.data, configuration.steps, configuration.seed, viewpoint=viewpoint)
     camera = viewpoint.camera
-    manifest = canonical_manifest(teacher, camera, cell=args.cell, variants=args.variants, seed=args.seed)
+    manifest = canonical_manifest(teacher, camera, cell=args.cell, variants=args.variants)
     store = FeatureStore.create(args.output, manifest)
     data.setup("fit")
     frames = [frame for sequence in (*data.frames, *data.watched) for frame in sequence]

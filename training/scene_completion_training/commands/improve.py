@@ -21,11 +21,12 @@ from pathlib import Path
 
 from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_engine, add_paths, add_workers
-from scene_completion_training.commands.extract import add_settings, settings_of
+from scene_completion_training.commands.arguments import add_paths, add_workers
+from scene_completion_training.commands.extract import SETTINGS, described, settings_of
 
 STAYS = 3
 """Exit code where the old student stays."""
+OF_EXTRACTION = "extraction."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,25 +46,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a value of the training's configuration, as after `scene-completion train`",
+        help="a value of the training's configuration, as after `scene-completion train`, or of the extraction, see "
+        "below; may be repeated",
     )
+    parser.epilog = f"values of the extraction, for --set {OF_EXTRACTION}KEY=VALUE:\n" + described(SETTINGS)
     parser.add_argument(
         "--margin", type=float, default=0.01, help="gain in average precision that is wanted (default: %(default)s)"
     )
     parser.add_argument(
         "--tolerance", type=float, default=0.01, help="loss elsewhere that is allowed (default: %(default)s)"
     )
-    parser.add_argument(
-        "--calibrate-every", type=int, default=3, metavar="N", help="take every N-th frame (default: 3)"
-    )
-    add_engine(parser)
     work = add_workers(parser, "bags and drives")
+    work.add_argument("--threads", type=int, help="threads that a task takes (default: all)")
     work.add_argument(
         "--nproc-per-node", type=int, default=1, metavar="N", help="processes that train, on each machine (default: 1)"
     )
     work.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines that train (default: 1)")
     work.add_argument("--rdzv-endpoint", default="", metavar="HOST:PORT", help="where the machines that train meet")
-    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,26 +70,25 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.improvement.pipeline import Improvement, improve
     from scene_completion_training.improvement.torchrun import Torchrun
 
-    if min(args.calibrate_every, args.steps, args.workers) < 1:
-        raise ConfigurationError("less than 1", where="--calibrate-every, --steps, --workers", cure="Give at least 1")
+    if min(args.steps, args.workers) < 1:
+        raise ConfigurationError("less than 1", where="--steps, --workers", cure="Give at least 1")
     if args.margin < 0.0 or args.tolerance < 0.0:
         raise ConfigurationError("less than 0", where="--margin, --tolerance", cure="Give 0 or more")
+    of_extraction = [one.removeprefix(OF_EXTRACTION) for one in args.set if one.startswith(OF_EXTRACTION)]
     outcome = improve(
         Improvement(
             bags=tuple(args.bags),
             current=args.bundle,
             output=args.output,
             work=args.work or args.output.with_name(f"{args.output.name}.work"),
-            extraction=settings_of(args),
+            extraction=settings_of(of_extraction),
             held_out=tuple(args.held_out),
             replay=tuple(args.replay),
             keep=tuple(args.keep),
             steps=args.steps,
-            overrides=tuple(args.set),
+            overrides=tuple(one for one in args.set if not one.startswith(OF_EXTRACTION)),
             margin=args.margin,
             tolerance=args.tolerance,
-            calibrate_every=args.calibrate_every,
-            engine=args.engine,
             threads=args.threads,
             workers=args.workers,
             ray_address=args.ray_address,

@@ -19,6 +19,7 @@ ASSETS = ("lidar", "depth", "label", "voxels")
 RIGS = ("stereo", "kitti360", "delivery")
 STREETS = ("residential", "inner city", "suburb", "country", "arterial", "alley")
 UNFINISHED = ".unfinished"
+JPEG_QUALITY = 92
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ground (default: %(default)s)",
     )
     parser.add_argument("--street", choices=STREETS, help="its kind (default: as the seed says, never an alley)")
-    parser.add_argument("--bag", action="store_true", help="also write a rosbag2 recording of the left camera")
-    parser.add_argument("--all-cameras-bag", action="store_true", help="also write a rosbag2 recording of all cameras")
+    parser.add_argument(
+        "--bag",
+        nargs="?",
+        const="left",
+        choices=("left", "all"),
+        help="also write a rosbag2 recording, of the left camera or of all",
+    )
     parser.add_argument(
         "--size",
         type=int,
@@ -48,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of images ahead (default: 1242 375, delivery 1280 960)",
     )
     parser.add_argument("--assets", nargs="*", choices=ASSETS, default=ASSETS, help="what to store beside the images")
-    parser.add_argument("--quality", type=int, default=92, help="JPEG quality (default: %(default)s)")
     parser.add_argument("--supersampling", type=int, default=2, help="rays along a pixel's side (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default: %(default)s)")
 
@@ -67,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
     _render(args, unfinished / "sequence")
     folder = (unfinished / "sequence").rename(args.output / "sequence")
     print(f"{role} town {args.seed}: {folder}")
-    if args.bag or args.all_cameras_bag:
+    if args.bag:
         sequence = PosedSequence.load(folder)
-        cameras = tuple(sequence.cameras) if args.all_cameras_bag else tuple(sequence.cameras)[:1]
+        cameras = tuple(sequence.cameras) if args.bag == "all" else tuple(sequence.cameras)[:1]
         write_drive_bag(sequence, unfinished / "bag", cameras=cameras)
         print(f"bag: {(unfinished / 'bag').rename(args.output / 'bag')}")
     unfinished.rmdir()
@@ -119,7 +124,7 @@ def _render(args: argparse.Namespace, folder: Path) -> None:
         "rate_hz": args.rate,
         "street": StreetKind(args.street) if args.street else None,
     }
-    options = {"assets": tuple(args.assets), "quality": args.quality}
+    options = {"assets": tuple(args.assets), "quality": JPEG_QUALITY}
     drive = StreetDrive(**arguments)
     reported = -1
 

@@ -110,12 +110,10 @@ class ScoredFrames:
     Attributes:
         scans: Scans N that the LiDAR protocols accumulate.
         every: Frames between scored ones.
-        pitch: How far the reference camera looks down, radians; None for what is known of the data set.
     """
 
     scans: int = 20
     every: int = 5
-    pitch: float | None = None
 
     def scanned(self, sequence: PosedSequence) -> range:
         """Frames that the LiDAR protocols score: those with all N scans ahead, or frame 0 of a shorter recording."""
@@ -125,7 +123,7 @@ class ScoredFrames:
 
     def of(self, sequence: PosedSequence) -> Iterator[Frame]:
         """Frames with voxels, or with scans."""
-        pitch = camera_pitch(sequence) if self.pitch is None else self.pitch
+        pitch = camera_pitch(sequence)
         for index in range(0, len(sequence), self.every):
             truth = voxel_truth(sequence, index)
             slabs: tuple[Slab, ...] = ()

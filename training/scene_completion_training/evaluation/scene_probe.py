@@ -1,6 +1,9 @@
 """Linear probes of voxel features on labelled scenes: how much of the classes features hold, all levels side by side.
 
-Features of zeros are none. Such voxels count as misses, and no probe learns from them. All methods see the same voxels.
+One linear layer on standardised inputs, AdamW and a cosine schedule, cross-entropy. The probed features stay as they
+are. In the released code of CUA-O3D the running statistics of the "frozen" network drift while its probe is trained
+(S6). Features of zeros are none. Such voxels count as misses, and no probe learns from them. All methods see the same
+voxels.
 """
 
 from __future__ import annotations
@@ -11,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
@@ -19,13 +25,64 @@ from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.evaluation.zero_shot import Part
 from scene_completion_ros.sequences.opening import holds_voxels
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
-from scene_completion_training.evaluation.linear_probe import LinearProbe, fit_linear_probe
 from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
 from scene_completion_training.masked_scene.scenes import SceneMaker, VoxelScene, keep_scenes
 
 NAMES = COMMON_CLASSES[1:]
 """Classes that are told apart: the 15 of S4C."""
+LEARNING_RATE = WEIGHT_DECAY = 0.01
+BETAS = (0.9, 0.95)
+BATCH = 2048
 _TEST_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProbe:
+    """Classes by a linear layer.
+
+    Attributes:
+        weight: float32 [K, E].
+        bias: float32 [K].
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    def labels(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The class [N] of the largest logit, of what is probed [N, E]."""
+        return np.asarray((values @ self.weight.T + self.bias).argmax(axis=1), np.int64)
+
+
+def fit_linear_probe(
+    values: NDArray[np.float32], classes: NDArray[np.int64], count: int, *, seed: int, steps: int
+) -> LinearProbe:
+    """Fits a probe to values [N, E] and their classes [N] of `count`.
+
+    Raises:
+        ConfigurationError: They are of fewer than two classes.
+    """
+    if len(np.unique(classes)) < 2:
+        raise ConfigurationError(
+            f"{len(classes)} voxels of fewer than two classes",
+            where="linear probe",
+            cure="Name more recordings with ground truth voxels to train on",
+        )
+    mean, scale = values.mean(axis=0), values.std(axis=0) + np.float32(1e-6)
+    inputs, targets = torch.from_numpy((values - mean) / scale), torch.from_numpy(classes)
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(values.shape[1], count)
+    nn.init.zeros_(layer.weight)  # convex: where it starts does not matter
+    nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=BETAS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        batch = torch.randint(len(inputs), (BATCH,), generator=generator)
+        optimizer.zero_grad()
+        torch.autograd.backward(functional.cross_entropy(layer(inputs[batch]), targets[batch]))
+        optimizer.step()
+        schedule.step()
+    weight = layer.weight.detach().numpy() / scale
+    return LinearProbe(weight, layer.bias.detach().numpy() - weight @ mean)
 
 
 @dataclass(frozen=True, eq=False)

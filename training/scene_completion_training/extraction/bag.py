@@ -161,7 +161,7 @@ def _complete_frames(recording: Recording, settings: ExtractionSettings) -> Reco
         raise SequenceError(
             f"no time at which all of {', '.join(recording.cameras)} have an image",
             where=str(recording.reader.path),
-            cure="Raise --sync-tolerance if they are merely not triggered together, or choose one with --image-topic",
+            cure="Raise --set sync_tolerance_s if they are not triggered at once, or choose one with --image-topic",
         )
     return dataclasses.replace(recording, groups=complete)
 

@@ -186,7 +186,7 @@ def _keyframes(sequence: PosedSequence, settings: ExtractionSettings, report: Ba
         report.problems.append(
             f"{len(poses)} frames with {len(chosen)} keyframes are left out: the rig moves less than "
             f"{settings.keyframe_metres:g} m and {settings.keyframe_degrees:g}° between most of them. At least "
-            f"{settings.min_frames} are wanted (--min-frames, --keyframe-metres)"
+            f"{settings.min_frames} are wanted (--set min_frames, keyframe_metres)"
         )
         return None
     if len(chosen) < len(poses):

@@ -61,7 +61,7 @@ def sequences_from_images(
     if distorted := [name for name, view in views.items() if view.camera.distortion_model != "none"]:
         raise ConfigurationError(
             f"structure from motion needs rectified images, {', '.join(distorted)} would keep its distortion",
-            where="--keep-distortion",
+            where="--set rectify",
             cure="Leave this option out, or record /tf",
         )
     work = _Reconstruction(recording, views, settings, report)

@@ -29,7 +29,7 @@ def _option(
     """A field that is an option of `scene-completion extract`.
 
     Args:
-        flag: Name of the option; where the default is True, the option switches it off.
+        flag: Name of the option, or `--set KEY` for those that few need.
         group: Heading under which its help stands.
         meaning: Its help, without the default.
     """
@@ -64,10 +64,10 @@ class ExtractionSettings:
         None, "--lidar-topic", USE, "PointCloud2 to keep (default: the only one)", "TOPIC"
     )
     world_frame: str | None = _option(
-        None, "--world-frame", USE, "frame of the poses (default: the topmost in tf)", "FRAME"
+        None, "--set world_frame", USE, "frame of the poses (default: the topmost in tf)", "FRAME"
     )
     sync_tolerance_s: float = _option(
-        0.005, "--sync-tolerance", USE, "images of several cameras no further apart make one frame", "S", 0.0, 1.0
+        0.005, "--set sync_tolerance_s", USE, "images of several cameras no further apart make one frame", "S", 0.0, 1.0
     )
     poses: PoseSource = _option(
         "auto",
@@ -86,22 +86,20 @@ class ExtractionSettings:
         100.0,
     )
     pose_gap_s: float = _option(
-        0.2, "--pose-gap", POSES, "longest time between two poses that is interpolated", "S", 0.0, 3600.0
+        0.2, "--set pose_gap_s", POSES, "longest time between two poses that is interpolated", "S", 0.0, 3600.0
     )
     split_gap_s: float = _option(
-        2.0, "--split-gap", POSES, "a longer time without images or poses begins another sequence", "S", 0.0, 1e6
+        2.0, "--set split_gap_s", POSES, "a longer time without images or poses begins another sequence", "S", 0.0, 1e6
     )
     sfm_width: int = _option(
-        800, "--sfm-width", POSES, "width of the images for structure from motion", "PIXELS", 160, 10_000
+        800, "--set sfm_width", POSES, "width of the images for structure from motion", "PIXELS", 160, 10_000
     )
-    keyframe_metres: float = _option(0.3, "--keyframe-metres", IMAGES, "distance of keyframes", "M", 0.0, 1000.0)
-    keyframe_degrees: float = _option(5.0, "--keyframe-degrees", IMAGES, "or their angle", "DEG", 0.0, 180.0)
-    min_frames: int = _option(5, "--min-frames", IMAGES, "fewest keyframes of a sequence", "N", 2, 1_000_000)
-    rectify: bool = _option(
-        True, "--keep-distortion", IMAGES, "keep images and lens models as recorded, do not rectify"
-    )
+    keyframe_metres: float = _option(0.3, "--set keyframe_metres", IMAGES, "distance of keyframes", "M", 0.0, 1000.0)
+    keyframe_degrees: float = _option(5.0, "--set keyframe_degrees", IMAGES, "or their angle", "DEG", 0.0, 180.0)
+    min_frames: int = _option(5, "--set min_frames", IMAGES, "fewest keyframes of a sequence", "N", 2, 1_000_000)
+    rectify: bool = _option(True, "--set rectify", IMAGES, "rectify; false keeps images and lens models as recorded")
     max_fov_degrees: float = _option(
-        100.0, "--max-fov", IMAGES, "widest view of a rectified fisheye", "DEG", 10.0, 160.0
+        100.0, "--set max_fov_degrees", IMAGES, "widest view of a rectified fisheye", "DEG", 10.0, 160.0
     )
     ego_masks: tuple[tuple[str, str], ...] = _option(
         (),
@@ -112,7 +110,7 @@ class ExtractionSettings:
     )
     estimate_ego_masks: bool = _option(
         False,
-        "--estimate-ego-masks",
+        "--set estimate_ego_masks",
         IMAGES,
         "find the own vehicle by its not changing (look at the result: assets/ego_CAMERA)",
     )

@@ -86,7 +86,7 @@ class MaskedSceneStage(Stage):
 
     configuration_class = MaskedSceneConfiguration
     field_class = VoxelHUNet
-    next_command = "scene-completion probe --method masked {checkpoint} --untrained {checkpoint} --train ... --test ..."
+    next_command = "scene-completion evaluate features --method masked {checkpoint} --train ... --data ..."
     settings: MaskedSceneConfiguration
 
     def __init__(self, settings: MaskedSceneConfiguration) -> None:

@@ -1,4 +1,4 @@
-"""`evaluate occupancy`: exact ground truth and both LiDAR protocols, beside the controls to beat."""
+"""`evaluate geometry`: occupancy by exact ground truth and both LiDAR protocols, or depth against LiDAR."""
 
 from __future__ import annotations
 
@@ -25,23 +25,39 @@ if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.density_model import DensityModel
 
+EVERY = 5
+"""Of which frames voxels are scored where the command line says nothing; depth is scored of all."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``scene-completion evaluate occupancy``."""
-    meaning = "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360"
-    add_paths(parser, "--data", "FOLDER", meaning)
+    """Declare the arguments of ``scene-completion evaluate geometry``."""
+    add_paths(
+        parser,
+        "--data",
+        "FOLDER",
+        "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360; for depth also "
+        "DATE/DATE_drive_NNNN_sync of KITTI raw and sequence folders, with LiDAR",
+    )
     add_windows(parser)
     add_models(parser)
+    parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        metavar="LIST",
+        help="of --depth: frame list with lines `drive frame side`, of which the left camera's are scored",
+    )
     meaning = "fit calibration and threshold of every model on these recordings first, which must not be scored"
     add_paths(parser, "--calibrate-on", "FOLDER", meaning)
     parser.add_argument(
         "--controls",
         action="store_true",
         help="score controls as well: nothing, surfaces, and the prior of the training set. Surfaces are those of the "
-        "best depth there is and of the first model's own depth, as they are and thickened by 4 m",
+        "best depth there is and of the first model's own depth, as they are and thickened by 4 m. With --depth: the "
+        "mean LiDAR depth of each pixel over --prior",
     )
-    meaning = "towns of the training set, whose mean voxels are the prior on towns; KITTI windows have their own"
-    add_paths(parser, "--prior", "FOLDER", meaning)
+    meaning = "training recordings for the prior: towns, whose mean voxels are the prior on towns (KITTI windows have "
+    add_paths(parser, "--prior", "FOLDER", meaning + "their own); with --depth drives")
     parser.add_argument(
         "--prior-voxels",
         choices=("exact", "stereo"),
@@ -52,13 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scans", type=int, default=20, help="scans the LiDAR protocols accumulate (default: 20)")
     parser.add_argument(
-        "--every", type=int, default=5, metavar="N", help="score every N-th frame (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--camera-pitch",
-        type=float,
-        metavar="DEGREES",
-        help="how far the camera looks down (default: 5 on KITTI-360, else 0)",
+        "--every", type=int, metavar="N", help=f"score every N-th frame (default: {EVERY}, with --depth 1)"
     )
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     add_engine(parser)
@@ -66,8 +76,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open, calibrate, score, print and write."""
-    import math
+    if args.every is None:
+        args.every = 1 if args.depth else EVERY
+    _check(args)
+    return _run_depth(args) if args.depth else _run_voxels(args)
 
+
+def _run_depth(args: argparse.Namespace) -> int:
+    from scene_completion_ros.evaluation.depth import DEPTH
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.sequences.frame_lists import read_frame_list
+    from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training.evaluation.depth_evaluation import left_out_table, select_frames
+    from scene_completion_training.evaluation.geometry import Density, MeanDepthModel, depth_frames
+
+    listed = None if args.frames is None else read_frame_list(args.frames)
+    folders = [*args.data, *window_folders(args)]
+    selections, left_out = select_frames([open_recording(folder) for folder in folders], listed)
+    models = open_models(args)
+    if args.controls:
+        models.append(MeanDepthModel([open_recording(folder) for folder in args.prior]))
+    scores, methods = Scores([DEPTH]), [Density(model) for model in models]
+    for selection in selections:
+        scores.run("drives", methods, depth_frames(selection.sequence, list(selection.numbers)[:: args.every]))
+    notes = [f"Frames that are left out: {len(left_out)}.\n\n{left_out_table(left_out)}"] if left_out else []
+    write_results(args, scores, [selection.sequence.name for selection in selections], notes)
+    return 0
+
+
+def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.calibration import CALIBRATION
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.occupancy import OCCUPANCY
@@ -75,7 +112,6 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.geometry import Density, ScoredFrames, calibrate_model, voxel_frames
     from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 
-    _check_occupancy_arguments(args)
     windows = window_folders(args)
     recordings = [open_recording(folder) for folder in (*args.data, *windows)]
     models = open_models(args)
@@ -83,9 +119,7 @@ def run(args: argparse.Namespace) -> int:
     if validation:
         models = [calibrate_model(model, voxel_frames(validation, args.every)) for model in models]
     controls = _controls(args, models, windows[0].parent if windows else None, validation)
-    frames = ScoredFrames(
-        args.scans, args.every, None if args.camera_pitch is None else math.radians(args.camera_pitch)
-    )
+    frames = ScoredFrames(args.scans, args.every)
     scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
         methods = [Density(model) for model in (*models, *controls(sequence))]
@@ -101,11 +135,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_occupancy_arguments(args: argparse.Namespace) -> None:
-    check_recordings(args, "occupancy")
+def _check(args: argparse.Namespace) -> None:
+    check_recordings(args, "geometry")
     if not (args.bundle or args.checkpoint or args.controls):
         raise ConfigurationError(
-            "nothing to score", where="evaluate occupancy", cure="Give --bundle, --checkpoint or --controls"
+            "nothing to score", where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls"
         )
     if args.scans < 3 or args.every < 1:
         raise ConfigurationError(
@@ -113,6 +147,12 @@ def _check_occupancy_arguments(args: argparse.Namespace) -> None:
             where="--scans, --every",
             cure="Accumulate at least 3 scans, and score every frame or fewer",
         )
+    if args.depth and args.controls and not args.prior:
+        raise ConfigurationError("the mean depth of what", where="--controls", cure="Name drives with --prior")
+    if args.frames and not args.depth:
+        raise ConfigurationError("lists frames with depth", where="--frames", cure="Give --depth")
+    if len({folder.resolve() for folder in args.data}) < len(args.data):
+        raise ConfigurationError("a recording is named twice", where="--data", cure="Name each once")
     refuse_scored(args.data, {"--calibrate-on": args.calibrate_on, "--prior": args.prior})
 
 

@@ -13,7 +13,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import ConfigurationError, VocabularyError
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.messages.words import AskedWords, read_query, read_vocabulary
-from scene_completion_training.commands.text_encoder import BACKGROUND, EncodedAnswers
+from scene_completion_training.foundation.encoded_words import BACKGROUND, EncodedAnswers
 from scene_completion_training.foundation.text_encoder import TextEncoder
 from tests.ros_domain import next_domain
 from tests.training.foundation.tiny_models import saved_sentence_encoder
@@ -109,7 +109,7 @@ def test_what_cannot_be_encoded_is_refused(encoder: TextEncoder, bank: TextBank)
         answers.query(answers.query("car"))
     with pytest.raises(VocabularyError, match="4097 phrases, where at most 4096 are possible"):
         answers.vocabulary(json.dumps([f"word {number}" for number in range(4097)]))
-    assert main(["text-encoder", "--encoder", "./nowhere"]) == 2
+    assert main(["vocabulary", "--encoder", "./nowhere"]) == 2
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_the_process_answers_over_dds(folder: Path, encoder: TextEncoder, bank: 
 
     bank.save(tmp_path / "bank.safetensors")
     graph = Graph()
-    command = ["-m", "scene_completion_ros.cli", "text-encoder", "--encoder", str(folder), "--threads", "1"]
+    command = ["-m", "scene_completion_ros.cli", "vocabulary", "--encoder", str(folder)]
     command += ["--bank", str(tmp_path / "bank.safetensors"), "--ros-args", "-r", f"__ns:={graph.namespace}"]
     process = NodeUnderTest([*command, "-r", "text_query:=say"], tmp_path / "log")
     try:
