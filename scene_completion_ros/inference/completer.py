@@ -293,10 +293,11 @@ class Completer:
             cure="Try another engine; if that says the same, export the bundle again",
         )
 
-    def complete(self, image_rgb: NDArray[np.uint8], stamp_ns: int = 0) -> Completion:
+    def complete(self, image_rgb: NDArray[np.uint8], stamp_ns: int = 0, *, labels: bool = True) -> Completion:
         """Completes the scene of one image.
 
         Args:
+            labels: Whether anybody reads them, see `Words`.
             image_rgb: uint8 [H, W, 3] RGB, of the size the camera was calibrated with, or averaged down as
                 `resampling.decoder_shrink` allows.
 
@@ -308,7 +309,7 @@ class Completer:
         started_s, clock = time.perf_counter(), StageClock()
         image = self._resampler(image_rgb)
         clock.lap("resample")
-        words = Words(self._vocabulary, self._asked)
+        words = Words(self._vocabulary, self._asked, labels)
         answer = self._query(image, words)
         assembling = StageClock()
         if not _finite(answer):

@@ -350,9 +350,11 @@ def label_kernel(channels: int, units: int, classes: int) -> Callable[..., None]
 
 @functools.cache
 def phrase_kernel(channels: int, units: int) -> Callable[..., None]:
-    """Labels by cosines with any number of phrases, see `label_kernel` for what is known before.
+    """Cosines with any number of phrases, and labels beside them, see `label_kernel` for what is known before.
 
-    How many phrases and classes there are is known when it runs: another vocabulary needs no other kernel.
+    How many phrases and classes there are is known when it runs: another vocabulary needs no other kernel. Rows belong
+    to groups. The first ``labelled`` groups give labels and confidences, the others are written to ``cosines``. With
+    ``own``, rows of labels are logits of the student, not cosines.
     """
 
     @kernel(inlines=occupancy_kernel)
@@ -366,7 +368,9 @@ def phrase_kernel(channels: int, units: int) -> Callable[..., None]:
         bias: Any,
         group: Any,
         groups: Any,
+        labelled: Any,
         classes: Any,
+        own: Any,
         root: Any,
         root_bias: Any,
         rest: Any,
@@ -388,7 +392,7 @@ def phrase_kernel(channels: int, units: int) -> Callable[..., None]:
             active = np.zeros(units + TILE, np.int32)
             packed = np.empty((units + TILE, PHRASE_LANES), np.float32)
             out, inverse = np.empty((TILE, PHRASE_LANES), np.float32), np.empty(PHRASE_LANES, np.float32)
-            score = np.empty((groups, PHRASE_LANES), np.float32)
+            score, scale = np.empty((groups, PHRASE_LANES), np.float32), np.empty(PHRASE_LANES, np.float32)
             best, total = np.empty(PHRASE_LANES, np.int32), np.empty(PHRASE_LANES, np.float32)
             top, second = np.empty(PHRASE_LANES, np.float32), np.empty(PHRASE_LANES, np.float32)
             for start in range(block * BLOCK, min(points, (block + 1) * BLOCK), PHRASE_LANES):
@@ -409,28 +413,31 @@ def phrase_kernel(channels: int, units: int) -> Callable[..., None]:
                         of_group, of_row = score[group[o + j]], out[j]
                         for lane in range(PHRASE_LANES):
                             of_group[lane] = max(of_group[lane], of_row[lane])
+                for k in range(labelled, groups):
+                    for lane in range(lanes):
+                        there = inverse[lane] > ZERO
+                        cosines[k - labelled, place[start + lane]] = score[k, lane] * inverse[lane] if there else ZERO
+                if labelled == 0:
+                    continue
                 for lane in range(PHRASE_LANES):
+                    scale[lane] = ONE if own else inverse[lane]
                     best[lane], top[lane], second[lane], total[lane] = 0, -LARGEST, -LARGEST, ZERO
-                for k in range(groups):
+                for k in range(labelled):
                     of_group = score[k]
                     for lane in range(PHRASE_LANES):
-                        cosine = of_group[lane] * inverse[lane]
-                        of_group[lane] = cosine
-                        second[lane] = max(second[lane], min(cosine, top[lane]))
-                        best[lane] = k if cosine > top[lane] else best[lane]
-                        top[lane] = max(top[lane], cosine)
-                for k in range(groups):
+                        scaled = of_group[lane] * scale[lane]
+                        of_group[lane] = scaled
+                        second[lane] = max(second[lane], min(scaled, top[lane]))
+                        best[lane] = k if scaled > top[lane] else best[lane]
+                        top[lane] = max(top[lane], scaled)
+                for k in range(labelled):
                     for lane in range(PHRASE_LANES):
                         total[lane] += exp_negative((score[k, lane] - top[lane]) * sharpness)
                 for lane in range(lanes):
-                    at = place[start + lane]
-                    sure = inverse[lane] > ZERO and top[lane] - second[lane] >= margin
+                    at, there = place[start + lane], own or inverse[lane] > ZERO
+                    sure = there and (own or top[lane] - second[lane] >= margin)
                     label[at] = best[lane] if sure else classes
-                    confidence[at] = ONE / total[lane] if inverse[lane] > ZERO else ZERO
-                if cosines.size > 0:
-                    for lane in range(lanes):
-                        for k in range(groups):
-                            cosines[place[start + lane], k] = score[k, lane] if inverse[lane] > ZERO else ZERO
+                    confidence[at] = ONE / total[lane] if there else ZERO
 
     return compare_points
 

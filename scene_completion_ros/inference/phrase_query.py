@@ -87,10 +87,13 @@ class Words(NamedTuple):
     Attributes:
         vocabulary: Gives the labels; None for the classes of the student.
         asked: A query beside the labels; None for none.
+        labels: Somebody reads labels: without a query they are all 0 otherwise, with no confidence. (A GPU computes
+            them anyway.)
     """
 
     vocabulary: FoldedVocabulary | None = None
     asked: FoldedVocabulary | None = None
+    labels: bool = True
 
 
 NO_WORDS = Words()
@@ -107,7 +110,7 @@ def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[
 
     Args:
         asked: The query.
-        cosines: [N, K + 1], see `PhraseQuery.cosines`.
+        cosines: [K + 1, N], see `PhraseQuery.cosines`.
 
     Raises:
         ValueError: It is no query, but a vocabulary of labels.
@@ -115,10 +118,11 @@ def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[
     contrast = asked.vocabulary.contrast
     if contrast is None:
         raise ValueError("a vocabulary of labels is no query: see TextBank.query")
-    general, there = contrast.common * cosines[:, asked.classes], cosines.any(axis=1)
+    common = cosines[asked.classes]
+    general, there = contrast.common * common, common != 0.0  # 0 is that of a voxel without a feature
     found = []
     for number, (phrase, reach) in enumerate(zip(asked.vocabulary.names, contrast.reach, strict=True)):
-        score = cosines[:, number] - general
+        score = cosines[number] - general
         voxels = np.flatnonzero(there & (score >= MATCHING * reach))
         share = (score[voxels] / reach - MATCHING) / SPREAD
         probability = 1.0 / (1.0 + np.exp(-np.clip(share, -80.0, 80.0)))
@@ -131,7 +135,7 @@ def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[
 
 
 class PhraseQuery:
-    """Cosines with phrases at the points that were prepared for a student's labels.
+    """Labels by words, and cosines of a query, at the points that were prepared for a student's labels, in one go.
 
     Args:
         labels: The prepared labels, whose units these are.
@@ -143,56 +147,51 @@ class PhraseQuery:
         self._kernel = phrase_kernel(head.hidden, head.label_hidden)
 
     def __call__(
-        self, vocabulary: FoldedVocabulary, features: NDArray[np.float32], targets: NDArray[np.integer]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Label, uint8 [N], K for ``unknown``, and confidence, float32 [N] in 0..1.
+        self, words: Words, features: NDArray[np.float32], targets: NDArray[np.integer]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:
+        """What words say of voxels.
 
         Args:
+            words: At least one of its two; without a vocabulary labels are those of the student's own classes.
             features: float32 [h, w, C + E], the encoder's output.
             targets: [N], flat indices of voxels that have a sample.
+
+        Returns:
+            Label, uint8 [N], K for ``unknown``; confidence, float32 [N] in 0..1; of the query the score of each class,
+            and of the background behind them where there is one, float32 [K or K + 1, N], 0 where there is no feature.
+            None without a query.
 
         Raises:
             ValueError: A voxel has no sample: it is out of view.
         """
-        return self._run(vocabulary, features, targets, np.empty((0, vocabulary.groups), np.float32))
-
-    def cosines(
-        self, vocabulary: FoldedVocabulary, features: NDArray[np.float32], targets: NDArray[np.integer]
-    ) -> NDArray[np.float32]:
-        """Score of each class, and of the background behind them where there is one, float32 [N, K or K + 1].
-
-        0 where there is no feature. Arguments and errors are those of a call.
-        """
-        cosines = np.empty((len(targets), vocabulary.groups), dtype=np.float32)
-        self._run(vocabulary, features, targets, cosines)
-        return cosines
-
-    def _run(
-        self,
-        vocabulary: FoldedVocabulary,
-        features: NDArray[np.float32],
-        targets: NDArray[np.integer],
-        cosines: NDArray[np.float32],
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         labels, field, samples = self._labels, self._labels.field, self._labels.samples
+        vocabulary, query = words.vocabulary, words.asked
+        if vocabulary is not None and query is not None and vocabulary.space is not query.space:  # of other norms
+            label, confidence, _ = self(Words(vocabulary), features, targets)
+            return label, confidence, self(Words(None, query), features, targets)[2]
+        rows, folded = _Rows.of(words, labels), query or vocabulary
+        assert folded is not None
         chosen, place = labels.ordered(targets)
         label, confidence = np.empty(len(chosen), dtype=np.uint8), np.empty(len(chosen), dtype=np.float32)
+        cosines = np.empty((rows.groups - rows.labelled, len(chosen)), dtype=np.float32)
         self._kernel(
             field.flat_features(features),
             field.feature_size[1],
             labels.tables.x,
             labels.tables.y,
             labels.tables.z,
-            vocabulary.weight,
-            vocabulary.bias,
-            vocabulary.group,
-            vocabulary.groups,
-            vocabulary.classes,
-            vocabulary.root,
-            vocabulary.root_bias,
-            vocabulary.rest,
-            np.float32(vocabulary.vocabulary.margin),
-            np.float32(1.0 / vocabulary.temperature),
+            rows.weight,
+            rows.bias,
+            rows.group,
+            rows.groups,
+            rows.labelled,
+            labels.classes if vocabulary is None else vocabulary.classes,
+            vocabulary is None,
+            folded.root,
+            folded.root_bias,
+            folded.rest,
+            np.float32(0.0 if vocabulary is None else vocabulary.vocabulary.margin),
+            np.float32(1.0 if vocabulary is None else 1.0 / vocabulary.temperature),
             chosen,
             place,
             samples.cell,
@@ -202,7 +201,36 @@ class PhraseQuery:
             confidence,
             cosines,
         )
-        return label, confidence
+        return label, confidence, None if query is None else cosines
+
+
+class _Rows(NamedTuple):
+    """The rows of labels, and behind them those of a query; a vocabulary and a query are of one feature space."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    group: NDArray[np.int32]
+    groups: int
+    labelled: int
+
+    @classmethod
+    def of(cls, words: Words, labels: LabelQuery) -> _Rows:
+        vocabulary, query = words.vocabulary, words.asked
+        if vocabulary is None:
+            weight, bias = labels.weight, labels.bias
+            group, labelled = np.arange(labels.classes, dtype=np.int32), labels.classes
+        else:
+            weight, bias, group, labelled = vocabulary.weight, vocabulary.bias, vocabulary.group, vocabulary.groups
+        if query is None:
+            return cls(weight, bias, group, labelled, labelled)
+        of_labels, of_query = len(group), len(query.group)
+        return cls(
+            padded(np.concatenate([weight[:of_labels], query.weight[:of_query]])),
+            padded(np.concatenate([bias[:of_labels], query.bias[:of_query]])),
+            np.concatenate([group, query.group + np.int32(labelled)]),
+            labelled + query.groups,
+            labelled,
+        )
 
 
 def class_cosines_reference(

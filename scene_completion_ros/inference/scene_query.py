@@ -113,7 +113,7 @@ class SceneAnswer:
         depth, transmittance: float32 [h, w], see `MarchResult`.
         dense: What is known of all voxels.
         times_ms: Milliseconds of encode, query, march, assemble and label.
-        cosines: Of the query that was asked, float32 [N, K + 1], see `PhraseQuery.cosines`; None where none was.
+        cosines: Of the query that was asked, float32 [K + 1, N], see `PhraseQuery.cosines`; None where none was.
     """
 
     occupied: NDArray[np.integer]
@@ -187,13 +187,12 @@ class HostSceneQuery:
             if prepared.labels is None or self._phrases is None:
                 # Every voxel has the only class, of which there is no doubt.
                 label, confidence = np.zeros(len(occupied), np.uint8), np.ones(len(occupied), np.float32)
+            elif words.asked is None and not words.labels:
+                label, confidence = np.zeros(len(occupied), np.uint8), np.zeros(len(occupied), np.float32)
+            elif words.vocabulary is None and words.asked is None:
+                label, confidence = prepared.labels(features, occupied)
             else:
-                if words.vocabulary is None:
-                    label, confidence = prepared.labels(features, occupied)
-                else:
-                    label, confidence = self._phrases(words.vocabulary, features, occupied)
-                if words.asked is not None:
-                    cosines = self._phrases.cosines(words.asked, features, occupied)
+                label, confidence, cosines = self._phrases(words, features, occupied)
             clock.lap("label")
         return SceneAnswer(
             occupied=occupied,

@@ -19,7 +19,6 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.jit import inlined, kernel
 
 MOST_CLUSTERS = 16
-_AFTER = np.array([step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)], dtype=np.int64)  # [13, 3]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +56,9 @@ class VoxelClusters:
             group: uint8 [N], what each belongs to.
         """
         cluster = connect(np.ascontiguousarray(index), np.ascontiguousarray(group), self._number)
-        first, number, size = np.unique(cluster, return_inverse=True, return_counts=True)
+        begins = cluster == np.arange(len(cluster))
+        first, number = np.flatnonzero(begins), (np.cumsum(begins) - 1)[cluster]
+        size = np.bincount(number, minlength=len(first))
         sums = np.stack([np.bincount(number, weights=index[:, axis], minlength=len(first)) for axis in range(3)], -1)
         of_group = group[first]
         order = np.lexsort((first, -size, of_group))
@@ -97,7 +98,7 @@ def connect(index: NDArray[np.int32], group: NDArray[np.uint8], number: NDArray[
         number: int32 [X, Y, Z], all -1, and so it is afterwards.
     """
     first = np.arange(len(index), dtype=np.int32)
-    _kernel()(index, group, number, _AFTER, first)
+    _kernel()(index, group, number, first)
     return first
 
 
@@ -110,26 +111,48 @@ def first_of(first: Any, voxel: Any) -> Any:
     return voxel
 
 
+@inlined
+def joined(first: Any, group: Any, number: Any, voxel: Any, i: Any, j: Any, k: Any) -> Any:
+    """Join a voxel with the one at a place, where there is one of its group; whether there was."""
+    sizes = number.shape
+    if i < 0 or j < 0 or k < 0 or j >= sizes[1] or k >= sizes[2]:
+        return False
+    near = number[i, j, k]
+    if near < 0 or group[near] != group[voxel]:
+        return False
+    one, other = first_of(first, voxel), first_of(first, near)
+    first[max(one, other)] = min(one, other)
+    return True
+
+
 @functools.cache
 def _kernel() -> Callable[..., None]:
     @kernel(parallel=False)
-    def connect_voxels(index: Any, group: Any, number: Any, steps: Any, first: Any) -> None:
-        sizes = number.shape
+    def connect_voxels(index: Any, group: Any, number: Any, first: Any) -> None:
         for voxel in range(len(index)):
             number[index[voxel, 0], index[voxel, 1], index[voxel, 2]] = voxel
+        # Of the 26 neighbours the 13 before it in the grid. Where one of them is there, those that touch it are
+        # connected with it anyway, and need not be looked at.
         for voxel in range(len(index)):
-            for step in range(len(steps)):
-                i, j, k = (
-                    index[voxel, 0] + steps[step, 0],
-                    index[voxel, 1] + steps[step, 1],
-                    index[voxel, 2] + steps[step, 2],
-                )
-                if i < 0 or j < 0 or k < 0 or i >= sizes[0] or j >= sizes[1] or k >= sizes[2]:
-                    continue
-                near = number[i, j, k]
-                if near >= 0 and group[near] == group[voxel]:
-                    one, other = first_of(first, voxel), first_of(first, near)
-                    first[max(one, other)] = min(one, other)
+            i, j, k = index[voxel, 0], index[voxel, 1], index[voxel, 2]
+            if joined(first, group, number, voxel, i - 1, j, k):
+                continue  # it touches the other twelve
+            beside = joined(first, group, number, voxel, i, j - 1, k)
+            below = joined(first, group, number, voxel, i, j, k - 1)
+            if not joined(first, group, number, voxel, i - 1, j + 1, k):
+                if not below:
+                    joined(first, group, number, voxel, i - 1, j + 1, k - 1)
+                joined(first, group, number, voxel, i - 1, j + 1, k + 1)
+            if beside:
+                continue
+            joined(first, group, number, voxel, i, j - 1, k + 1)
+            joined(first, group, number, voxel, i - 1, j, k + 1)
+            joined(first, group, number, voxel, i - 1, j - 1, k + 1)
+            if not below:
+                joined(first, group, number, voxel, i, j - 1, k - 1)
+                joined(first, group, number, voxel, i - 1, j, k - 1)
+                joined(first, group, number, voxel, i - 1, j - 1, k - 1)
+                joined(first, group, number, voxel, i - 1, j - 1, k)
         for voxel in range(len(index)):
             first[voxel] = first_of(first, voxel)
             number[index[voxel, 0], index[voxel, 1], index[voxel, 2]] = -1

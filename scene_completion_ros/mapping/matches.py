@@ -36,6 +36,15 @@ def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, 
         voxels: Those that count: of several images fused, or joined with earlier ones.
         answers: The voxels of each image on the same grid, and which of them each phrase was found in.
     """
+    if len(answers) == 1 and answers[0][0] is voxels:  # as they were completed: all of them count
+        phrases = answers[0][1]
+        found = np.concatenate([np.zeros(0, np.int32), *(one.voxels for one in phrases)])
+        return Matches(
+            voxels.index[found],
+            np.repeat(np.arange(len(phrases), dtype=np.uint8), [len(one.voxels) for one in phrases]),
+            np.concatenate([np.zeros(0, np.float32), *(one.score for one in phrases)]),
+            np.concatenate([np.zeros(0, np.float32), *(one.probability for one in phrases)]),
+        )
     parts = [
         (np.ravel_multi_index(tuple(own.index[found.voxels].T), own.grid.shape), number, found)
         for own, phrases in answers

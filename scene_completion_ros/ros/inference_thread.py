@@ -172,7 +172,8 @@ class InferenceThread:
         self._do_between()
         self._take(scene.selection)
         if self._results_wanted(scene.parameters):
-            self._completing.complete(scene, with_query=self._outputs.query.wanted)
+            with_labels = self._outputs.labels_wanted(scene.parameters)
+            self._completing.complete(scene, with_query=self._outputs.query.wanted, with_labels=with_labels)
             self._in_hand = scene.frames
             if scene.frames and self._joined_and_published(scene) and self.shadow.wants(scene.parameters):
                 if self._worker.waiting:

@@ -25,7 +25,7 @@ from scene_completion_ros.inference.completer import Completer, Completion, moun
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.label_query import label_logits_reference, most_likely
 from scene_completion_ros.inference.march import march
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary, labels_reference, matches_of
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words, labels_reference, matches_of
 from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_ros.voxels.occupancy import Calibration, states
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
@@ -346,8 +346,8 @@ def test_labels_and_legend_follow_the_vocabulary(speaking: StudentBundle) -> Non
         np.testing.assert_array_equal(getattr(voxels, name), getattr(before.voxels, name))
     features = query._encode(result.image).features  # type: ignore[attr-defined]
     occupied = np.ravel_multi_index(tuple(voxels.index.T), voxels.grid.shape)
-    cosines = query._phrases.cosines(prepared, features, occupied)  # type: ignore[attr-defined]
-    label, confidence = labels_reference(cosines, 2, 0.1, prepared.temperature)
+    _, _, cosines = query._phrases(Words(asked=prepared), features, occupied)  # type: ignore[attr-defined]
+    label, confidence = labels_reference(cosines.T, 2, 0.1, prepared.temperature)
     np.testing.assert_array_equal(voxels.label, label)
     np.testing.assert_allclose(voxels.confidence, confidence, atol=1e-4)
     assert {0, 2} <= set(np.unique(label))
@@ -375,7 +375,7 @@ def test_a_query_is_answered_beside_the_labels(speaking: StudentBundle, with_voc
     assert [one.phrase for one in result.matches] == ["zebra crossing", "car"]
     features = completer._query._encode(result.image).features  # type: ignore[attr-defined]
     occupied = np.ravel_multi_index(tuple(plain.index.T), plain.grid.shape)
-    cosines = completer._query._phrases.cosines(asked, features, occupied)  # type: ignore[attr-defined]
+    *_, cosines = completer._query._phrases(Words(asked=asked), features, occupied)  # type: ignore[attr-defined]
     for one, expected in zip(result.matches, matches_of(asked, cosines), strict=True):
         np.testing.assert_array_equal(one.voxels, expected.voxels)
         np.testing.assert_array_equal(one.probability, expected.probability)
@@ -403,6 +403,14 @@ def test_words_of_another_student_and_queries_that_cannot_be_are_refused(
     with pytest.raises(VocabularyError, match="asks for 17 phrases"):
         own.ask(own.prepare_vocabulary(random_query(17)))
     assert own.complete(picture()).vocabulary is None  # it goes on with what it had
+
+
+def test_labels_that_nobody_reads_are_not_computed(speaking: StudentBundle) -> None:
+    completer, image = Completer(speaking, CAMERA), picture()
+    plain, without = completer.complete(image).voxels, completer.complete(image, labels=False).voxels
+    assert plain.label.any() and not without.label.any() and not without.confidence.any()
+    for name in ("state", "index", "probability"):
+        np.testing.assert_array_equal(getattr(without, name), getattr(plain, name))
 
 
 def test_switching_the_vocabulary_compiles_nothing(speaking: StudentBundle) -> None:

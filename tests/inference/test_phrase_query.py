@@ -12,6 +12,7 @@ from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.phrase_query import (
     FoldedVocabulary,
     PhraseQuery,
+    Words,
     class_cosines_reference,
     labels_reference,
     matches_of,
@@ -45,10 +46,10 @@ def check(
     """Compares the kernel with the twin."""
     folded = FoldedVocabulary.of(vocabulary, space)
     expected = class_cosines_reference(hidden, vocabulary, space)
-    cosines = query.cosines(folded, *where)
-    assert cosines.shape == expected.shape == (len(hidden), folded.groups)
-    np.testing.assert_allclose(cosines, expected, atol=1e-4, rtol=0.0)
-    label, confidence = query(folded, *where)
+    _, _, cosines = query(Words(asked=folded), *where)
+    assert cosines is not None and cosines.T.shape == expected.shape == (len(hidden), folded.groups)
+    np.testing.assert_allclose(cosines.T, expected, atol=1e-4, rtol=0.0)
+    label, confidence, _ = query(Words(folded), *where)
     assert (label.dtype, confidence.dtype) == (np.uint8, np.float32)
     twin_label, twin_confidence = labels_reference(expected, folded.classes, vocabulary.margin, folded.temperature)
     np.testing.assert_allclose(confidence, twin_confidence, atol=1e-3)
@@ -67,7 +68,7 @@ def test_kernel_agrees_with_the_twin(case: str) -> None:
     hidden = units(features, grid, camera_from_grid, targets, labels)
     vocabulary = random_vocabulary(20, 30, background=4)
     check(PhraseQuery(labels), hidden, vocabulary, small_space(), features, targets)
-    label, _ = PhraseQuery(labels)(FoldedVocabulary.of(vocabulary, small_space()), features, targets)
+    label, *_ = PhraseQuery(labels)(Words(FoldedVocabulary.of(vocabulary, small_space())), features, targets)
     assert len(np.unique(label)) > 4
     assert (label == 20).any()
 
@@ -106,7 +107,26 @@ def test_any_number_of_voxels_in_any_order(count: int) -> None:
     if count:
         check(query, units(features, *POSE, targets, labels), vocabulary, small_space(), features, targets)
     else:
-        assert query.cosines(FoldedVocabulary.of(vocabulary, small_space()), features, targets).shape == (0, 8)
+        words = Words(asked=FoldedVocabulary.of(vocabulary, small_space()))
+        assert query(words, features, targets)[2].shape == (8, 0)  # type: ignore[union-attr]
+
+
+def test_labels_of_the_student_and_of_words_are_the_same_beside_a_query() -> None:
+    """In one run, and in two where vocabulary and query are of different feature spaces."""
+    voxels, labels = queries(*POSE)
+    query, features, targets = PhraseQuery(labels), random_features(2, HEAD.channels), some(voxels.in_view, 1000)
+    folded = FoldedVocabulary.of(random_vocabulary(7, 9), small_space())
+    asked = FoldedVocabulary.of(random_vocabulary(3, 5), folded.space)
+    elsewhere = FoldedVocabulary.of(random_vocabulary(3, 5), small_space(seed=1))
+    own, own_confidence, cosines = query(Words(None, asked), features, targets)
+    expected, expected_confidence = labels(features, targets)
+    np.testing.assert_array_equal(own, expected)
+    np.testing.assert_allclose(own_confidence, expected_confidence, atol=1e-5)
+    alone = query(Words(folded), features, targets)
+    for other, scores in ((asked, cosines), (elsewhere, query(Words(None, elsewhere), features, targets)[2])):
+        *beside, found = query(Words(folded, other), features, targets)
+        np.testing.assert_array_equal(beside, alone[:2])
+        np.testing.assert_array_equal(found, scores)
 
 
 def test_one_kernel_serves_all_vocabularies() -> None:
@@ -114,7 +134,7 @@ def test_one_kernel_serves_all_vocabularies() -> None:
     query, features, targets = PhraseQuery(labels), random_features(2, HEAD.channels), some(voxels.in_view, 100)
     for classes, rows, dimension in ((3, 5, 16), (250, 900, 16), (1, 1, 40)):
         vocabulary = random_vocabulary(classes, rows, dimension=dimension)
-        query(FoldedVocabulary.of(vocabulary, small_space("t", dimension)), features, targets)
+        query(Words(FoldedVocabulary.of(vocabulary, small_space("t", dimension))), features, targets)
     assert len(query._kernel.signatures) == 1  # type: ignore[attr-defined]
 
 
@@ -123,9 +143,9 @@ def test_the_default_grid_on_two_threads() -> None:
     query, features = PhraseQuery(labels), random_features(3, HEAD.channels)
     targets, folded = some(voxels.in_view, 20000), FoldedVocabulary.of(random_vocabulary(20, 20), small_space())
     with kernel_threads(1):
-        alone = query(folded, features, targets)
+        alone = query(Words(folded, folded), features, targets)
     with kernel_threads(2):
-        together = query(folded, features, targets)
+        together = query(Words(folded, folded), features, targets)
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -137,10 +157,10 @@ def test_voxels_without_a_feature_are_unknown() -> None:
     space = small_space(bias=np.zeros(16, np.float32))
     folded = FoldedVocabulary.of(random_vocabulary(5, 5), space)
     for given in (features, np.full_like(features, np.nan)):
-        label, confidence = PhraseQuery(labels)(folded, given, targets)
+        label, confidence, cosines_of = PhraseQuery(labels)(Words(folded, folded), given, targets)
         assert (label == 5).all()
         assert (confidence == 0.0).all()
-        assert (PhraseQuery(labels).cosines(folded, given, targets) == 0.0).all()
+        assert (cosines_of == 0.0).all()
     cosines = class_cosines_reference(np.array([[0.0] * 64, [np.nan] * 64]), folded.vocabulary, space)
     assert not cosines.any()
     assert [part.tolist() for part in labels_reference(cosines, 5, 0.0, 0.07)] == [[5, 5], [0.0, 0.0]]
@@ -170,7 +190,7 @@ def test_matches_by_contrast_of_a_case_computed_by_hand() -> None:
         ("x", "y"), ((0, 0, 0),) * 2, rows, np.array([0, 1, BACKGROUND], np.int32), margin=0.0, contrast=contrast
     )
     folded = FoldedVocabulary.of(vocabulary, space_of(2))
-    cosines = np.array([[0.8, 0.9, 0.5], [0.5, 0.9, 0.5], [0.49, 0.9, 0.5], [0.0, 0.0, 0.0]])
+    cosines = np.array([[0.8, 0.9, 0.5], [0.5, 0.9, 0.5], [0.49, 0.9, 0.5], [0.0, 0.0, 0.0]]).T
     x, y = matches_of(folded, cosines)
     assert (x.phrase, x.voxels.tolist(), y.voxels.tolist()) == ("x", [0, 1], [])  # 0.6 and 0.3; 0.29 is too little
     np.testing.assert_allclose(x.score, [0.6, 0.3], atol=1e-6)
@@ -188,4 +208,4 @@ def test_voxels_out_of_view_are_refused() -> None:
     voxels, labels = queries(*POSE)
     folded = FoldedVocabulary.of(random_vocabulary(3, 3), small_space())
     with pytest.raises(ValueError, match="2 of 2 voxels are out of view"):
-        PhraseQuery(labels)(folded, random_features(channels=HEAD.channels), np.flatnonzero(~voxels.in_view)[:2])
+        PhraseQuery(labels)(Words(folded), random_features(channels=HEAD.channels), np.flatnonzero(~voxels.in_view)[:2])

@@ -16,11 +16,11 @@ HELD_WHILE, REACHED = "HELD_WHILE", "HELD_REACHED"  # environment variables with
 _complete = Completer.complete
 
 
-def held(self: Completer, *arguments: Any) -> Completion:
+def held(self: Completer, *arguments: Any, **options: Any) -> Completion:
     while Path(os.environ[HELD_WHILE]).exists():
         Path(os.environ[REACHED]).touch()
         time.sleep(0.01)
-    return _complete(self, *arguments)
+    return _complete(self, *arguments, **options)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ TRANSMITTANCE = np.array([[0.2, 0.9, 1.0]], np.float32)
 
 
 class Built:
-    def __init__(self, complete: Callable[[NDArray[np.uint8], int], Completion]) -> None:
+    def __init__(self, complete: Callable[..., Completion]) -> None:
         self.complete = complete
         self.warnings: list[str] = []
         self.engine = "made up"
@@ -60,6 +60,7 @@ class Model:
         self.settings: list[dict[str, Any]] = []
         self.completed: list[tuple[Camera, int]] = []
         self.completed_with: list[dict[str, Any]] = []
+        self.labelled: list[bool] = []
         self.released_in: list[str] = []
         self.unusable: Camera | None = None
         self.shown = 1.0
@@ -74,7 +75,8 @@ class Model:
         if camera == self.unusable:
             raise CameraError("sees nothing", where="camera", cure="Calibrate")
 
-        def complete(image: NDArray[np.uint8], stamp_ns: int) -> Completion:
+        def complete(image: NDArray[np.uint8], stamp_ns: int, *, labels: bool = True) -> Completion:
+            self.labelled.append(labels)
             self.completed.append((camera, stamp_ns))
             self.completed_with.append(settings)
             voxels = some_voxels(3, stamp_ns)
@@ -289,6 +291,7 @@ def test_depth_alone_is_published_alone(
     show(node, 3)
     assert graph.until(lambda: bool(depths))
     assert (model.completed, made, node.counters.processed) == ([(CAMERA, 3)], [], 1)
+    assert model.labelled == [False]  # nobody reads them
 
 
 def test_cleaning_up_releases_the_model_in_its_thread_and_all_else(

@@ -244,7 +244,7 @@ def _compared(
         found = pipeline.wait()
         confidences.append(found.confidence[ours] - by_words.confidence[theirs])
         if by_words.cosines is not None:
-            right = by_words.cosines[theirs]
+            right = by_words.cosines.T[theirs]
             cosines = pipeline.cosines(words, len(found.index))[ours] - right
             first, second = np.sort(right, axis=1)[:, -1:-3:-1].T
             clear = np.minimum(first - second, np.abs(first - second - words.vocabulary.margin)) > COSINE_TIE

@@ -141,7 +141,11 @@ class DeviceSceneQuery:
             if words != NO_WORDS:
                 self._pipeline.compare(words)
             found = self._pipeline.wait()
-            cosines = None if words.asked is None else self._pipeline.cosines(words.asked, len(found.index))
+            cosines = (
+                None
+                if words.asked is None
+                else np.ascontiguousarray(self._pipeline.cosines(words.asked, len(found.index)).T)
+            )
         times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms()
         times_ms.pop("copied", None)
         times_ms["label"] += times_ms.pop("compared", 0.0)
@@ -155,7 +159,7 @@ class DeviceSceneQuery:
             transmittance=found.transmittance.copy(),
             dense=_FieldOnDevice(self, self._answers),
             times_ms=times_ms,
-            cosines=cosines,
+            cosines=None if cosines is None else np.ascontiguousarray(cosines),
         )
         # Copies over the bus and in memory, and what the host took to ask for it all.
         times_ms["assemble"] += max(0.0, 1e3 * (time.perf_counter() - started_s) - sum(times_ms.values()))

@@ -33,14 +33,15 @@ class Completing:
         self._resized: dict[str, Camera] = {}
         self.cameras: dict[str, tuple[Camera, RigidTransform, NodeParameters]] = {}
 
-    def complete(self, scene: Scene, *, with_query: bool) -> None:
+    def complete(self, scene: Scene, *, with_query: bool, with_labels: bool) -> None:
         """Leave those frames in a scene that could be completed, which may be none.
 
         Args:
             with_query: Whether somebody hears the answers to the query.
+            with_labels: Whether somebody reads labels.
         """
         student, words = scene.selection
-        words = words if with_query else Words(words.vocabulary)
+        words = Words(words.vocabulary, words.asked if with_query else None, with_labels)
         scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, student, words))
 
     def _completed(self, frame: Frame, student: Student, words: Words) -> bool:
@@ -60,7 +61,7 @@ class Completing:
             student.check_mounting(frame.name, map_from_camera, parameters)
             completer.use(words.vocabulary)
             completer.ask(words.asked)
-            frame.completion = completer.complete(pixels, frame.stamp_ns)
+            frame.completion = completer.complete(pixels, frame.stamp_ns, labels=words.labels)
             if warning := frame.completion.warning:
                 self._counters.warn(f"{frame.topic}: blind", f"{frame.topic}: {warning}")
             return True

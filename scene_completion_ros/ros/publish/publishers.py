@@ -104,6 +104,7 @@ class Outputs:
             made = functools.partial(self._depth, camera), functools.partial(self._depth_camera_info, camera)
             self._results[depth] = self._create(topics.DEPTH, depth, qos=result_qos), made[0]
             self._results[camera_info] = self._create(topics.DEPTH_CAMERA_INFO, camera_info, qos=result_qos), made[1]
+        self._unlabelled = {*self._results} - {topics.VOXELS} | {topics.CLEARING, topics.FREE_SPACE}
         self._results |= {topic: (self._create(topic, qos=result_qos), make) for topic, make in makers.items()}
         self._times = self._create(topics.PROCESSING_TIME)
         self._legend = self._create(topics.LEGEND)
@@ -135,6 +136,13 @@ class Outputs:
         """Whether anybody subscribed to what images become; processing times alone are no reason to complete one."""
         results = any(subscribed(publisher) for publisher, _ in self._results.values())
         return results or self.query.wanted or self.triggers_wanted(parameters)
+
+    def labels_wanted(self, parameters: NodeParameters) -> bool:
+        """Whether anybody reads the labels of voxels: more than depth and free space, the map of memory, a file."""
+        kept = parameters.temporal_fusion or parameters.save_folder
+        return bool(kept) or any(
+            subscribed(publisher) for topic, (publisher, _) in self._results.items() if topic not in self._unlabelled
+        )
 
     def triggers_wanted(self, parameters: NodeParameters) -> bool:
         """Whether completions are to be scored: a parameter says so, and somebody would hear of it."""

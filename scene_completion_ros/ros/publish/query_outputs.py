@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,10 @@ class QueryOutputs:
         counts = None
         if self._centroids.get_subscription_count():
             self._clusters = self._clusters or VoxelClusters(self._grid)
-            of_phrase = [found.phrase == number for number in range(len(self._query.names))]
-            clusters = [self._clusters(found.index[own], found.phrase[own]) for own in of_phrase]
+            ends = np.searchsorted(found.phrase, np.arange(len(self._query.names) + 1))  # they come by phrase
+            clusters = [
+                self._clusters(found.index[begin:end], found.phrase[begin:end]) for begin, end in pairwise(ends)
+            ]
             counts = [len(own.centroid) for own in clusters]
             centroids = np.concatenate([own.centroid for own in clusters])
             self._centroids.publish(poses_message(frame_from_grid.apply(centroids), *header))
