@@ -25,7 +25,7 @@ def made_faulty(method: Any) -> Any:
 
 
 def made_endless(method: Any) -> Any:
-    def complete(self: Completer, image: Any, stamp_ns: int = 0) -> Any:
+    def complete(self: Completer, image: Any, stamp_ns: int = 0, **options: Any) -> Any:
         query = self._query
 
         def endless(*given: Any) -> SceneAnswer:
@@ -35,7 +35,7 @@ def made_endless(method: Any) -> Any:
 
         self._query = endless if stamp_ns == ENDLESS_NS else query
         try:
-            return method(self, image, stamp_ns)
+            return method(self, image, stamp_ns, **options)
         finally:
             self._query = query
 
