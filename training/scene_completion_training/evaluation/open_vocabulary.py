@@ -62,12 +62,10 @@ class OpenVocabularyObservation:
         observation: Its density.
         features: Text-aligned features [N, D] of points [N, 3], metres, optical frame of the reference camera, in the
             space of the text encoder; zeros where it has none.
-        units: What a linear probe sees of points [N, E], where that is not the features.
     """
 
     observation: Observation
     features: CodeFunction
-    units: CodeFunction | None = None
 
 
 class OpenVocabularyModel(Protocol):

@@ -60,7 +60,7 @@ class FieldFeatures:
     def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
         """Encode the reference camera's image of a frame."""
         seen = self._model.observe(sequence, index)
-        return OpenVocabularyObservation(seen.observation, seen.codes, seen.units)
+        return OpenVocabularyObservation(seen.observation, seen.codes)
 
 
 class DeployedFeatures:
@@ -86,7 +86,6 @@ class DeployedFeatures:
         return OpenVocabularyObservation(
             self._density.observe(sequence, index),
             lambda points: self._space.features(units(points)).astype(np.float32),
-            units,
         )
 
 
