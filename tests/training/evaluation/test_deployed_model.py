@@ -91,7 +91,7 @@ def test_calibration_is_fitted_and_written_into_the_bundle(
     window = replace(whole, frames=whole.frames[:3])
     with pytest.raises(SequenceError, match="sequences/06 is used for training or testing.*sequences/04"):
         calibrate_on_truth(student, [open_recording(shared_data / "kitti_windows" / "sequences" / "06")])
-    calibrated = calibrate_on_truth(student, [window], threads=1)
+    calibrated = calibrate_on_truth(student, [window])
     loaded = StudentBundle.load(tmp_path / "copy")
     assert loaded.calibration == calibrated.calibration
     assert loaded.calibration.kind == "piecewise_linear"
