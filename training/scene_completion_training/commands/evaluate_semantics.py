@@ -203,7 +203,6 @@ def _asked_models(
         DeployedFeatures,
         FieldFeatures,
         LiftedPixels,
-        Remembered,
     )
     from scene_completion_training.foundation.teachers import open_teacher
     from scene_completion_training.viewpoint import Viewpoint
@@ -222,12 +221,12 @@ def _asked_models(
             )
         camera = Viewpoint.of_bundle(open_student(args.student)).camera
         lifted = LiftedPixels(teacher, density, WORD_CELL, camera, "2D")
-        models.append((lifted.name, Remembered(lifted)))
+        models.append((lifted.name, lifted))
     for name, *files in args.method:
-        models += [(name, Remembered(FieldFeatures.open(Path(file), density, args.space))) for file in files]
+        models += [(name, FieldFeatures.open(Path(file), density, args.space)) for file in files]
     for folder in args.bundle:
         name = f"{folder.resolve().name}, deployed"
-        models.append((name, Remembered(DeployedFeatures(open_student(folder), bank, density, name))))
+        models.append((name, DeployedFeatures(open_student(folder), bank, density, name)))
     return models
 
 
