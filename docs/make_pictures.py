@@ -34,7 +34,7 @@ from scene_completion_ros.inference.bundle import StudentBundle, load_default_bu
 from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.report.map_axes import Picture
 from scene_completion_ros.report.pictures import beside_map, class_legend, encode_picture, fit_width, words_panel
-from scene_completion_ros.report.rviz_views import (
+from rviz_views import (
     CLEARING_COLOUR,
     FREE_COLOUR,
     OCCUPIED_COLOUR,

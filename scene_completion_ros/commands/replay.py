@@ -23,7 +23,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,10 +257,12 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
         parameters["grid_file"] = str(args.grid.resolve())
     if setup.camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images
         parameters["rectified"] = "image_rect" in setup.topic
-    draw = result_drawer(setup.report, setup.bundle, setup.place, words=setup.words)
 
     def draw_and_score(result: ReplayResult) -> None:
-        draw(result)
+        voxels, found = answer_of(result, setup.bundle, setup.place, setup.words)
+        timings = {stage: result.stages_ms[stage] for stage in _NODE_STAGES if stage in result.stages_ms}
+        timings["total"] = result.latency_ms
+        setup.report.add(voxels, result.frame_id, result.image_rgb, result.depth, result.depth_camera, timings, found)
         setup.scores.add(
             result.voxels, result.depth, result.depth_camera, stamp_ns=result.stamp_ns, frame_id=result.frame_id
         )
@@ -278,31 +280,6 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
     )
     if statistics.node_log and statistics.frames_out < statistics.frames_in:
         print(statistics.node_log, file=sys.stderr)
-
-
-def result_drawer(
-    report: DriveReport,
-    bundle: StudentBundle,
-    place: tuple[VoxelGrid, RigidTransform] | None = None,
-    *,
-    words: Sequence[str] = (),
-) -> Callable[[ReplayResult], None]:
-    """What ``replay_over_dds`` calls with every result, so that it is drawn into a report.
-
-    Args:
-        bundle: Bundle that the node uses, for its grid and classes.
-        place: Grid of the node and the camera's pose in it, where they are not those of the bundle.
-        words: What the node was asked for.
-    """
-    place = place or (bundle.grid, bundle.grid_from_camera)
-
-    def draw(result: ReplayResult) -> None:
-        voxels, found = answer_of(result, bundle, place, words)
-        timings = {stage: result.stages_ms[stage] for stage in _NODE_STAGES if stage in result.stages_ms}
-        timings["total"] = result.latency_ms
-        report.add(voxels, result.frame_id, result.image_rgb, result.depth, result.depth_camera, timings, found)
-
-    return draw
 
 
 def answer_of(

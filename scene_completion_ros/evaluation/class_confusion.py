@@ -105,6 +105,6 @@ def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.asarray(hit / union, dtype=np.float64)
 
 
-def mean_iou(iou: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> float:
-    """Mean over classes [classes], weighted with [classes] where given; a class that is nowhere (NaN) counts as 0."""
-    return float(np.average(np.nan_to_num(iou), weights=weights)) if iou.size else float("nan")
+def mean_iou(iou: NDArray[np.float64]) -> float:
+    """Mean over classes [classes]; a class that is nowhere (NaN) counts as 0."""
+    return float(np.nan_to_num(iou).mean()) if iou.size else float("nan")

@@ -4,20 +4,23 @@ An assignment is int64 [clusters]: a class for each cluster, or `UNASSIGNED`. It
 another, with `renamed` of `class_confusion`. Fitting it on the scored set itself, as most published figures do, tells a
 method what it could not know.
 
-On the set it is fitted on, `match_majority` is never less accurate than `match_covering`, and that never less than
-`match_one_to_one`. The more clusters, the more a many-to-one assignment flatters. Say which one a table has.
+The more clusters, the more a many-to-one assignment such as `match_covering` flatters: tables have `match_one_to_one`,
+and a robot's classes cover.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
+
+
+Match: TypeAlias = Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]
 
 
 def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -35,19 +38,6 @@ def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     assignment = np.full(confusion.shape[0], UNASSIGNED, dtype=np.int64)
     assignment[clusters] = classes
     return assignment
-
-
-def match_majority(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Assign each cluster to the class it falls together with most often (many-to-one).
-
-    Args:
-        confusion: [clusters, classes].
-
-    Returns:
-        int64 [clusters]; the first of equally frequent classes, `UNASSIGNED` for clusters that never occur.
-    """
-    _check(confusion)
-    return np.where(confusion.any(axis=1), confusion.argmax(axis=1), UNASSIGNED).astype(np.int64)
 
 
 def match_covering(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -79,7 +69,7 @@ def match_covering(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
 
 def match_occupied(
     confusion: NDArray[np.integer[Any]],
-    match: Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]] = match_one_to_one,
+    match: Match = match_one_to_one,
 ) -> NDArray[np.int64]:
     """Name the clusters of voxels by what is occupied in prediction and truth; empty stays empty.
 

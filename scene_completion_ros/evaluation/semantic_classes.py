@@ -1,7 +1,7 @@
 """Class vocabularies of semantic scene completion, and the 15 classes that all of them are scored in.
 
 Voxels: 0 is empty, 255 does not count. Images: 0 of the common classes is what no voxel can hold (the sky). The
-common classes, their order and the map from SSCBench are those of S4C (Hayler et al., 3DV 2024) and
+common classes and their order are those of S4C (Hayler et al., 3DV 2024) and
 SceneDINO (Jevtić et al., ICCV 2025).
 """
 
@@ -39,29 +39,6 @@ COMMON_CLASSES: tuple[str, ...] = (
 )
 """The 15 classes of S4C and SceneDINO behind "empty", by id."""
 
-SSCBENCH_CLASSES: tuple[str, ...] = (
-    "empty",
-    "car",
-    "bicycle",
-    "motorcycle",
-    "truck",
-    "other-vehicle",
-    "person",
-    "road",
-    "parking",
-    "sidewalk",
-    "other-ground",
-    "building",
-    "fence",
-    "vegetation",
-    "terrain",
-    "pole",
-    "traffic-sign",
-    "other-structure",
-    "other-object",
-)
-"""The 18 classes of SSCBench-KITTI-360 behind "empty", by id (Li et al., arXiv 2306.09001)."""
-
 SEMANTIC_KITTI_CLASSES: tuple[str, ...] = (
     "empty",
     "car",
@@ -97,7 +74,6 @@ class ClassMap:
         source: Its class names by id.
         target: Class names by id of the result.
         renamed: Source name -> target name of the classes that are called otherwise; None for those that do not count.
-        more: Further ids of the source that have no name of their own -> target name.
 
     Attributes:
         table: uint8 [256], id -> id.
@@ -109,13 +85,11 @@ class ClassMap:
         source: tuple[str, ...],
         target: tuple[str, ...],
         renamed: Mapping[str, str | None],
-        more: Mapping[int, str] | None = None,
     ) -> None:
         self.vocabulary = vocabulary
         self.table: NDArray[np.uint8] = np.full(256, _UNDEFINED, dtype=np.uint8)
         self.table[INVALID] = INVALID
-        names = {**dict(enumerate(renamed.get(name, name) for name in source)), **(more or {})}
-        for label, name in names.items():
+        for label, name in enumerate(renamed.get(name, name) for name in source):
             self.table[label] = INVALID if name is None else target.index(name)
 
     def apply(self, labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
@@ -139,18 +113,6 @@ class ClassMap:
     def _knows(self, label: int) -> bool:
         return 0 <= label <= INVALID and int(self.table[label]) != _UNDEFINED
 
-
-SSCBENCH_TO_COMMON = ClassMap(
-    "SSCBench-KITTI-360's ids",
-    SSCBENCH_CLASSES,
-    COMMON_CLASSES,
-    {"parking": "sidewalk", "other-ground": "terrain", "other-structure": "building"},
-    {19: "empty"},
-)
-"""Id 19 is none of SSCBench's; published predictions have it."""
-
-SSCBENCH_OFFICIAL = ClassMap("SSCBench-KITTI-360's ids", SSCBENCH_CLASSES, SSCBENCH_CLASSES, {}, {19: "empty"})
-"""SSCBench's own 18 classes; only id 19 becomes empty."""
 
 SEMANTIC_KITTI_TO_COMMON = ClassMap(
     "SemanticKITTI's learning ids",

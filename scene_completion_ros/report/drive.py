@@ -24,7 +24,6 @@ class DriveReport:
     Args:
         bag: The recording whose LiDAR is drawn, where it has one.
         folder: Folder of the report.
-        title: Heading of the page; names the recording by default.
         words: Phrases that the frames were asked about; the page then has a button for each.
         rerun: Rerun file to write as well.
 
@@ -42,13 +41,12 @@ class DriveReport:
         class_names: Sequence[str] = ("unlabelled",),
         class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
         *,
-        title: str = "",
         words: Sequence[str] = (),
         rerun: str | Path | None = None,
     ) -> None:
         self._recording = RerunRecording(rerun) if rerun else None
         self._lidar = LidarOfBag(bag)
-        title = title or f"Completed voxels of {Path(bag).resolve().name}"
+        title = f"Completed voxels of {Path(bag).resolve().name}"
         self.page = ReportWriter(folder, title, class_names, class_colours, words=words)
         self._stack = ExitStack()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Results:
     Attributes:
         name: Name of the file or of its folder.
         asked: What the evaluation was asked for.
-        tables: Title -> rows of the student, a value a column.
+        tables: Metric -> rows of the student, a value a column.
         certain: Whether the file names the very encoder, head and threshold of the student.
     """
 
@@ -52,10 +52,10 @@ class Results:
         where = str(file)
         cure = "Name a results.json of `scene-completion evaluate`."
         content = read_json(file, BundleError, cure=cure, kind=dict, most_bytes=100 << 20)
-        asked: Mapping[str, Any] = next(
-            (content[key] for key in ("settings", "arguments") if isinstance(content.get(key), dict)), {}
+        settings, scores = (
+            found if isinstance(found := content.get(key), dict) else {} for key in ("settings", "scores")
         )
-        measured = asked.get(STUDENTS, {})
+        measured = settings.get(STUDENTS, {})
         methods = {name for name, value in measured.items() if value == fingerprint(bundle)}
         if measured and not methods:
             raise BundleError(
@@ -64,14 +64,13 @@ class Results:
                 cure="Evaluate the bundle that you publish.",
             )
         folder = bundle.encoder_path.parent.resolve().name
-        scored = {key: value for key, value in content.items() if key not in ("settings", "arguments")}
-        tables = {title: rows for title, rows in _tables(scored, "", methods or {bundle.name, folder}) if rows}
+        tables = _tables(scores, methods or {bundle.name, folder})
         if not tables:
             raise BundleError(
                 f"has no scores of {bundle.name}", where=where, cure="Name results in which the bundle was scored."
             )
         name = file.parent.resolve().name if file.stem == "results" else file.stem
-        return Results(name, {key: value for key, value in asked.items() if key != STUDENTS}, tables, bool(methods))
+        return Results(name, {key: value for key, value in settings.items() if key != STUDENTS}, tables, bool(methods))
 
 
 def model_card(bundle: StudentBundle, results: Sequence[Results], *, named: str, notes: str = "") -> str:
@@ -160,27 +159,19 @@ def _measured(results: Sequence[Results]) -> list[str]:
     return parts
 
 
-def _tables(content: object, title: str, methods: set[str]) -> Iterator[tuple[str, list[Row]]]:
-    """Rows anywhere in a file of results, of the student alone and as it is deployed; values only."""
-    if isinstance(content, Mapping):
-        for key, below in content.items():
-            if key in methods and isinstance(below, Mapping):
-                parts = {part: _values(row) for part, row in below.items() if isinstance(row, Mapping)}
-                yield title, [_values(below)] if _values(below) else [{"": part, **parts[part]} for part in parts]
-            else:
-                yield from _tables(below, f"{title}, {key}" if title else str(key), methods)
-    elif isinstance(content, list):
-        rows = [row for row in content if isinstance(row, Mapping) and row.get("method") in methods]
-        yield title, [_values(row) for row in rows if row.get("rule", DEPLOYED_RULE) == DEPLOYED_RULE]
+def _tables(scores: Mapping[str, Any], methods: set[str]) -> dict[str, list[Row]]:
+    """Metric -> rows of the student alone and as it is deployed, of the columns that hold one value each."""
+    found: dict[str, list[Row]] = {}
+    for metric, rows in scores.items():
+        own = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+        own = [row for row in own if row.get("method") in methods and row.get("rule", DEPLOYED_RULE) == DEPLOYED_RULE]
+        if own:
+            found[str(metric)] = [{key: row[key] for key in row if _is_value(key, row[key])} for row in own]
+    return found
 
 
-def _values(row: Row) -> dict[str, Any]:
-    """The columns of a row that hold one value each, and do not say the same in every row."""
-    return {
-        key: value
-        for key, value in row.items()
-        if key not in ("method", "rule") and (value is None or isinstance(value, str | int | float))
-    }
+def _is_value(key: str, value: object) -> bool:
+    return key not in ("method", "rule") and (value is None or isinstance(value, str | int | float))
 
 
 def _table(rows: Sequence[Row], head: Sequence[str] | None = None) -> str:

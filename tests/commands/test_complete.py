@@ -250,18 +250,3 @@ def test_values_that_do_not_use_all_16_bits_are_scaled_by_those_they_use(image: 
         pixels, assumption = read_image(image, bits)
         np.testing.assert_allclose(pixels, rgb * 255 / scale, atol=0.51)
         assert bool(assumption) == (bits is None and used < 16)
-
-
-def test_images_are_read_as_rgb(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "red.png"), np.full((4, 4, 3), (0, 0, 255), np.uint8))
-    assert read_image(tmp_path / "red.png")[0][0, 0].tolist() == [255, 0, 0]
-    cv2.imwrite(str(tmp_path / "grey.png"), np.full((4, 4), 7, np.uint8))
-    assert read_image(tmp_path / "grey.png")[0].shape == (4, 4, 3)
-
-
-def test_what_does_not_fit_on_the_disk_is_one_line_and_nothing_half_written(
-    image: Path, flat_road: StudentBundle, small_files: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert complete(image, flat_road) == 2
-    assert f"{image.parent / 'out' / 'voxels.npz'}: File too large. Name a place on a disk" in capsys.readouterr().err
-    assert not list((image.parent / "out").iterdir())

@@ -19,7 +19,7 @@ from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 
 from scene_completion_ros.bags import demo_drive
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-from scene_completion_ros.bags.reader import BagReader, ThinnedBagReader
+from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.result_context import STREET
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
@@ -224,12 +224,6 @@ def test_help_names_every_engine(module: str) -> None:
     assert f": {', '.join(get_args(EngineName))} (" in str(engine.help)
 
 
-def test_every_nth_image_is_used(tmp_path: Path) -> None:
-    with ThinnedBagReader(record(tmp_path / "drive", frames=5), 2) as reader:
-        assert [f.stamp_ns for f in reader.images(TOPIC)] == [START_NS + i * STEP_NS for i in (0, 2, 4)]
-        assert sum(message.topic == "/lidar" for message in reader.messages()) == 5
-
-
 def test_several_image_topics_need_a_name(
     tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,10 +282,6 @@ def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: Studen
     with BagReader(output / "bag") as reader:
         assert reader.losses == []
         assert len(list(reader.messages([VOXELS_TOPIC]))) >= pictures
-
-
-def test_a_wrong_number_of_steps_is_refused(tmp_path: Path, short_road: StudentBundle) -> None:
-    assert replay(tmp_path, tmp_path / "out", short_road, "--offline", "--every", "0") == 2
 
 
 def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBundle) -> None:

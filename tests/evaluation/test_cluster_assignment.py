@@ -11,7 +11,6 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, class_confusion, class_iou, renamed
 from scene_completion_ros.evaluation.cluster_assignment import (
     match_covering,
-    match_majority,
     match_occupied,
     match_one_to_one,
 )
@@ -44,13 +43,11 @@ def test_a_permutation_is_found_and_every_iou_stands_beside_its_own_name() -> No
 def test_more_clusters_than_classes_by_hand() -> None:
     confusion = np.array([[9, 1], [8, 2], [0, 3], [0, 0]])
     np.testing.assert_array_equal(match_one_to_one(confusion), [0, UNASSIGNED, 1, UNASSIGNED])
-    np.testing.assert_array_equal(match_majority(confusion), [0, 0, 1, UNASSIGNED])
     np.testing.assert_array_equal(match_covering(confusion), [0, 0, 1, 0])
 
 
 def test_covering_takes_from_the_majority_what_costs_least() -> None:
     confusion = np.array([[9, 1], [8, 7], [5, 0]])  # the majority never says 1
-    np.testing.assert_array_equal(match_majority(confusion), [0, 0, 0])
     np.testing.assert_array_equal(match_covering(confusion), [0, 1, 0])
     with pytest.raises(GridError, match="2 clusters for 3 classes"):
         match_covering(np.ones((2, 3), int))
@@ -72,7 +69,7 @@ def test_against_exhaustive_search(seed: int) -> None:
     assert sorted(found) == [UNASSIGNED, 0, 1, 2, 3]
     assert agreement(confusion, match_covering(confusion)) == covering
     assert set(match_covering(confusion)) == {0, 1, 2, 3}
-    assert agreement(confusion, match_majority(confusion)) == confusion.max(axis=1).sum() >= covering >= one_to_one
+    assert confusion.max(axis=1).sum() >= covering >= one_to_one
 
 
 def test_fitted_on_one_set_and_applied_to_another() -> None:
@@ -91,11 +88,11 @@ def test_empty_stays_empty_when_voxels_are_named() -> None:
     np.testing.assert_array_equal(match_occupied(confusion), [0, 2, 1])
     wide = np.vstack([confusion, [[3, 1, 2]]])
     np.testing.assert_array_equal(match_occupied(wide), [0, 2, 1, UNASSIGNED])
-    np.testing.assert_array_equal(match_occupied(wide, match_majority), [0, 2, 1, 2])
+    np.testing.assert_array_equal(match_occupied(wide, match_covering), [0, 2, 1, 2])
 
 
 @pytest.mark.parametrize("confusion", [np.zeros((0, 3), int), np.zeros(3, int), np.array([[1, -1]])])
 def test_what_is_no_confusion_matrix_is_refused(confusion: np.ndarray) -> None:
-    for match in (match_one_to_one, match_majority, match_covering):
+    for match in (match_one_to_one, match_covering):
         with pytest.raises(GridError, match="no counts"):
             match(confusion)

@@ -17,7 +17,6 @@ from scene_completion_ros.evaluation.label_free import (
     compare,
     in_sight,
     judge,
-    places_along,
 )
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 
@@ -102,11 +101,6 @@ def test_what_a_frame_sees_now_and_what_it_hides() -> None:
     assert np.flatnonzero(seen[AHEAD]).tolist() == list(range(1, WALL + 1))  # 10.75 m - 0.43 m > 10.25 m
     assert np.flatnonzero(hidden[AHEAD]).tolist() == list(range(WALL + 1, 30))
     assert not (seen | hidden)[8, 7].any()  # to the left, where nothing was measured
-
-
-def test_a_depth_of_another_size_is_refused() -> None:
-    with pytest.raises(GridError, match="size of the camera"):
-        DepthObservation(np.ones((2, 2), np.float32), np.ones((2, 2), np.float32), CAMERA, DEFAULT_GRID_FROM_CAMERA)
 
 
 SMALL = VoxelGrid((0.0, -1.0, 0.0), 1.0, (3, 2, 1))
@@ -217,10 +211,6 @@ def test_average_precision_is_compared_over_all_frames_together() -> None:
     ranked = compare(old, new, "average_precision", region="all", reach=3.0)
     assert (ranked.old, ranked.new) == (1.0, 1.0)
     assert ranked.new == new.compute()["all", 3.0].average_precision
-
-
-def test_stretches_of_road() -> None:
-    assert places_along([0.0, 9.9, 10.0, 25.0], 10.0) == [0, 0, 1, 2]
 
 
 def test_drives_that_are_scored_apart_are_one_afterwards() -> None:

@@ -10,8 +10,6 @@ from scene_completion_ros.evaluation.semantic_classes import (
     SEMANTIC_KITTI_CLASSES,
     SEMANTIC_KITTI_OFFICIAL,
     SEMANTIC_KITTI_TO_COMMON,
-    SSCBENCH_OFFICIAL,
-    SSCBENCH_TO_COMMON,
     ClassMap,
 )
 from scene_completion_training.street_world.classes import StreetClass
@@ -20,8 +18,6 @@ from scene_completion_training.street_world.classes import StreetClass
 @pytest.mark.parametrize(
     ("mapping", "expected"),
     [
-        (SSCBENCH_TO_COMMON, [0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 12, 9, 10, 11, 12, 13, 14, 9, 15, 0]),
-        (SSCBENCH_OFFICIAL, [*range(19), 0]),
         (SEMANTIC_KITTI_OFFICIAL, [*range(20)]),
         (SEMANTIC_KITTI_TO_COMMON, [0, 1, 2, 3, 4, 5, 6, 255, 255, 7, 8, 8, 12, 9, 10, 11, 11, 12, 13, 14]),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,9 @@ from sklearn.metrics import jaccard_score, precision_score, recall_score
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
 from scene_completion_ros.evaluation.cluster_assignment import match_occupied, match_one_to_one
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, SEMANTIC_KITTI_TO_COMMON, SSCBENCH_OFFICIAL
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, SEMANTIC_KITTI_TO_COMMON
 from scene_completion_ros.evaluation.semantic_completion import (
-    S4C_PROTOCOL,
     SSCBENCH_GRID,
-    SSCBENCH_PROTOCOL,
     SemanticCompletionMetric,
     additional_invalid,
     completion_confusion,
@@ -28,7 +25,10 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 
 CAR, ROAD, BUILDING, VEGETATION = (COMMON_CLASSES.index(name) for name in ("car", "road", "building", "vegetation"))
 SMALL_GRID = VoxelGrid((0.0, -1.6, -1.0), 0.2, (16, 16, 10))
-SMALL = replace(S4C_PROTOCOL, ranges=(1.6, 3.2))
+
+
+def small() -> SemanticCompletionMetric:
+    return SemanticCompletionMetric(SMALL_GRID, ranges=(1.6, 3.2))
 
 
 def random_grids(seed: int, classes: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -38,6 +38,14 @@ def random_grids(seed: int, classes: int = 16) -> tuple[np.ndarray, np.ndarray, 
     predicted = np.where(random.random(truth.shape) < 0.5, truth, random.integers(0, classes, truth.shape))
     truth[random.random(truth.shape) < 0.1] = 255
     return predicted, truth.astype(np.uint8), random.random(truth.shape) < 0.8
+
+
+def test_the_ground_rule_in_scores() -> None:
+    truth = np.zeros((1, 1, 10), np.uint8)
+    truth[0, 0, 2] = ROAD
+    predicted = np.full_like(truth, ROAD)  # road from top to bottom
+    scores = completion_scores(completion_confusion(predicted, truth, np.ones(truth.shape, bool)))
+    assert (scores.voxels, scores.precision) == (8, 1 / 8)  # the two voxels under the road do not count
 
 
 def test_free_space_under_the_ground_of_a_column() -> None:
@@ -53,16 +61,6 @@ def test_a_column_with_nothing_below_seven() -> None:
     expected = [True, True, False, True, True, True, True, False, False, False]
     np.testing.assert_array_equal(additional_invalid(column[None, None])[0, 0], expected)
     assert additional_invalid(np.zeros((2, 3, 32), np.uint8)).sum() == 2 * 3 * 7
-
-
-def test_ground_rule_belongs_to_one_protocol_only() -> None:
-    truth = np.zeros((1, 1, 10), np.uint8)
-    truth[0, 0, 2] = ROAD
-    predicted = np.full_like(truth, ROAD)  # road from top to bottom
-    s4c = completion_scores(completion_confusion(predicted, truth, S4C_PROTOCOL, np.ones(truth.shape, bool)))
-    assert (s4c.voxels, s4c.precision) == (8, 1 / 8)  # the two voxels under the road do not count
-    official = completion_scores(completion_confusion(predicted, truth, SSCBENCH_PROTOCOL), SSCBENCH_PROTOCOL)
-    assert (official.voxels, official.precision) == (10, 1 / 10)
 
 
 def test_six_voxels_by_hand() -> None:
@@ -84,16 +82,6 @@ def test_six_voxels_by_hand() -> None:
     assert scores.mean_iou_of_present == pytest.approx((1 + 1 / 3) / 2)
     # Of the three that are occupied in both the road is right, and one of two cars.
     assert scores.mean_iou_of_found == pytest.approx((1 + 1 / 2) / 2)
-    # Weights of S4C: road 14.98, car 2.85; all 15 add up to 102.87.
-    assert scores.weighted_mean_iou == pytest.approx((14.98 * 1 + 2.85 / 3) / 102.87)
-
-
-def test_the_protocol_decides_about_the_field_of_view() -> None:
-    labels = np.zeros((1, 1, 8), int)
-    with pytest.raises(GridError, match="no field of view.*Give the camera's"):
-        completion_confusion(labels, labels)
-    with pytest.raises(GridError, match="a field of view.*counts everywhere"):
-        completion_confusion(labels, labels, SSCBENCH_PROTOCOL, np.ones(labels.shape, bool))
 
 
 @pytest.mark.parametrize(("range_m", "side"), [(12.8, 64), (25.6, 128), (51.2, 256)])
@@ -116,7 +104,7 @@ def test_ranges_are_the_first_along_x_and_the_central_along_y(range_m: float, si
 
 def test_against_scikit_learn() -> None:
     predicted, truth, view = random_grids(0)
-    metric = SemanticCompletionMetric(SMALL, SMALL_GRID)
+    metric = small()
     metric.update(predicted, truth, view)
     for range_m, crop in ((1.6, np.s_[:8, 4:12]), (3.2, np.s_[:])):
         scores = metric.compute()[range_m]
@@ -139,34 +127,20 @@ def test_against_scikit_learn() -> None:
 def test_accumulating_is_concatenating() -> None:
     """Micro average: all frames are one heap of voxels."""
     frames = [random_grids(seed) for seed in range(3)]
-    metric = SemanticCompletionMetric(SMALL, SMALL_GRID)
+    metric = small()
     for frame in frames:
         metric.update(*frame)
     predicted, truth, view = (np.concatenate(arrays) for arrays in zip(*frames, strict=True))
-    whole = completion_confusion(predicted, truth, SMALL, view)
+    whole = completion_confusion(predicted, truth, view)
     np.testing.assert_array_equal(metric.confusion[3.2], whole)
-    assert metric.compute()[3.2] == completion_scores(whole, SMALL)
-
-
-def test_official_protocol_has_eighteen_classes_and_no_mask() -> None:
-    predicted, truth, _ = random_grids(4, classes=19)
-    protocol = replace(SSCBENCH_PROTOCOL, ranges=(3.2,))
-    metric = SemanticCompletionMetric(protocol, SMALL_GRID)
-    metric.update(SSCBENCH_OFFICIAL.apply(predicted), SSCBENCH_OFFICIAL.apply(truth))
-    scores = metric.compute()[3.2]
-    counted = truth != 255
-    expected = jaccard_score(truth[counted], predicted[counted], labels=range(1, 19), average=None)
-    assert scores.voxels == counted.sum()
-    np.testing.assert_allclose(list(scores.class_iou.values()), expected)
-    assert scores.mean_iou == pytest.approx(expected.mean())
-    assert SSCBENCH_PROTOCOL.ranges == (12.8, 25.6, 51.2)
+    assert metric.compute()[3.2] == completion_scores(whole)
 
 
 def test_clusters_are_scored_under_the_names_of_their_classes() -> None:
     """Shuffled labels give the scores of the classes themselves, each beside its own name."""
     predicted, truth, view = random_grids(5)
     shuffled = np.concatenate([[0], 1 + np.random.default_rng(6).permutation(15)])
-    classes, clusters = SemanticCompletionMetric(SMALL, SMALL_GRID), SemanticCompletionMetric(SMALL, SMALL_GRID)
+    classes, clusters = small(), small()
     classes.update(predicted, truth, view)
     clusters.update(shuffled[predicted], truth, view)
     for match in (match_one_to_one, match_occupied):  # with and without the empty row
@@ -192,11 +166,11 @@ def test_more_clusters_than_classes_and_those_without_a_class_are_empty() -> Non
 
 def test_shapes_are_checked() -> None:
     with pytest.raises(GridError, match=r"instead of \(256, 256, 32\)"):
-        SemanticCompletionMetric().update(np.zeros((8, 8, 8), int), np.zeros((8, 8, 8), int))
+        SemanticCompletionMetric().update(*[np.zeros((8, 8, 8), int)] * 2, np.ones((8, 8, 8), bool))
 
 
 def test_nothing_counted() -> None:
-    scores = SemanticCompletionMetric(SSCBENCH_PROTOCOL).compute()[51.2]
+    scores = SemanticCompletionMetric().compute()[51.2]
     assert (scores.voxels, scores.mean_iou) == (0, 0.0)
     assert math.isnan(scores.iou) and math.isnan(scores.mean_iou_of_present)
 

@@ -74,7 +74,7 @@ def test_a_bundle_without_variants_says_how_to_make_them(tmp_path: Path) -> None
     with pytest.raises(BundleError, match=f"it has: none.*export {tmp_path} --gpu fp16") as caught:
         plain.read_gpu_encoder("fp16")
     assert caught.value.where == str(tmp_path)
-    with pytest.raises(BundleError, match="--precision int8 --calibration-images"):
+    with pytest.raises(BundleError, match="--gpu int8 --calibration-images"):
         plain.read_gpu_encoder("int8")
     with pytest.raises(BundleError, match="fp32, fp16, int8"):
         plain.read_gpu_encoder("../fp16")

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scene_completion_ros.report import animation
 from scene_completion_ros.report.animation import MOST_FRAMES, DriveAnimation
 from scene_completion_ros.report.pictures import birds_eye_view
-from scene_completion_ros.voxels.colours import height_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.report.animations import decoded
 from tests.report.scenes import CAMERA, COLOURS, photo, street
@@ -72,22 +71,6 @@ def test_a_class_keeps_its_colour_and_its_place() -> None:
     assert near(without[seen], front).sum() == 0
     assert near(without[map_view], COLOURS[2]).sum() > 100  # the hedge behind it, as green as before
     assert np.array_equal(first, again)
-
-
-def test_the_frame_has_the_camera_image_above_the_voxels_and_the_legend_below() -> None:
-    for classes in (True, False):
-        picture = drive_of([0], classes=classes).picture()
-        assert picture is not None
-        (frame,) = decoded(picture.data).frames
-        left = frame[:, : animation._WIDTH]
-        image_rows = np.nonzero(near(left, (255, 0, 0)).sum(axis=1) > 50)[0]
-        road_colour = COLOURS[0] if classes else tuple(map(int, height_colours(np.float32(-1.7))))
-        road_rows = np.nonzero(near(left, road_colour).sum(axis=1) > 100)[0]
-        assert image_rows.min() > 40
-        assert image_rows.max() < road_rows.min()
-        below = left[road_rows.max() + 20 :]
-        legend = COLOURS if classes else [tuple(map(int, height_colours(h))) for h in (-2.0, 0.0, 2.0)]
-        assert all(near(below, colour).any() for colour in legend)
 
 
 def test_one_frame_is_a_still_picture() -> None:

@@ -13,7 +13,6 @@ import yaml
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.report.model_card import Results, fingerprint, model_card
-from tests.checkout import ROOT
 
 NAMED = "hf:robots/student"
 
@@ -28,11 +27,11 @@ def results_of(bundle: StudentBundle, **changed: Any) -> dict[str, Any]:
     rows = [row, row | {"range_m": 25.6, "iou": None}, row | {"rule": "σ > 0.5"}, row | {"method": "nothing"}]
     return {
         "settings": {"students": {"mine": fingerprint(bundle)}, "data": ["towns/2001", "towns/2002"]},
-        "exact": {
+        "scores": {
             "voxels": rows,
-            "calibration": {"mine": {"after": {"brier": 0.0803}}, "nothing": {"after": {"brier": 0.5}}},
+            "depth": [{"method": "mine", "abs_rel": 0.094}, {"method": "mean depth", "abs_rel": 0.777}],
+            "words": [{"method": "mean depth", "average_precision": 0.777}],
         },
-        "depth": {"mine": {"abs_rel": 0.094}, "mean depth": {"abs_rel": 0.777}},
         **changed,
     }
 
@@ -48,8 +47,7 @@ def test_results_of_the_student_become_tables(bundle: StudentBundle, tmp_path: P
     assert found.name == tmp_path.name
     assert found.certain
     assert dict(found.tables) == {
-        "exact, voxels": [{"range_m": 12.8, "iou": 0.4201599}, {"range_m": 25.6, "iou": None}],
-        "exact, calibration": [{"": "after", "brier": 0.0803}],
+        "voxels": [{"range_m": 12.8, "iou": 0.4201599}, {"range_m": 25.6, "iou": None}],
         "depth": [{"abs_rel": 0.094}],
     }
     card = model_card(bundle, [found], named=NAMED)
@@ -69,7 +67,7 @@ def test_results_without_hashes_are_said_to_be_uncertain(bundle: StudentBundle, 
     content = results_of(bundle, settings={})
     with pytest.raises(BundleError, match="no scores of kitti_student"):
         read(content, bundle, tmp_path)
-    content["depth"]["kitti_student"] = {"abs_rel": 0.1}
+    content["scores"]["depth"].append({"method": "kitti_student", "abs_rel": 0.1})
     found = read(content, bundle, tmp_path)
     assert not found.certain
     assert "does not say that its encoder, head and threshold were these" in model_card(bundle, [found], named=NAMED)
@@ -81,12 +79,6 @@ def test_what_holds_no_results_is_refused(bundle: StudentBundle, tmp_path: Path,
     file.write_text(content, encoding="utf-8")
     with pytest.raises(BundleError, match=r"results\.json"):
         Results.read(file, bundle)
-
-
-def test_results_in_the_repository_can_be_read(bundle: StudentBundle) -> None:
-    found = Results.read(ROOT / "docs" / "results" / "student_test_towns.json", bundle)
-    assert len(found.tables["exact, voxels"]) == 18
-    assert not found.certain
 
 
 def test_card_says_what_the_bundle_says(bundle: StudentBundle) -> None:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.report.pictures import (
     birds_eye_view,
@@ -16,15 +14,13 @@ from scene_completion_ros.report.pictures import (
     depth_picture,
     height_legend,
     panel,
-    scaled_down,
     voxel_view,
     with_lidar,
     words_panel,
-    write_picture,
 )
 from scene_completion_ros.voxels.colours import STATE_COLOURS, height_colours
 from scene_completion_ros.voxels.phrase_matches import OTHER_COLOUR, phrase_colours
-from tests.report.scenes import CAMERA, COLOURS, GRID, NAMES, photo, street, words_of_street
+from tests.report.scenes import CAMERA, COLOURS, NAMES, photo, street, words_of_street
 
 MARGIN = 46
 _ROTATION = DEFAULT_GRID_FROM_CAMERA.rotation
@@ -87,13 +83,6 @@ def test_lidar_is_drawn_where_it_is_and_the_ground_is_not() -> None:
     assert np.ptp(rows) <= 3
 
 
-def test_axes_are_labelled_outside_the_map() -> None:
-    picture = birds_eye_view(street())
-    assert (picture[:, : MARGIN - 6] < 100).all(axis=-1).sum() > 50  # metres ahead
-    assert (picture[-MARGIN + 6 :] < 100).all(axis=-1).sum() > 50  # metres to the left
-    assert np.all(picture[:8] == 255)
-
-
 def test_depth_of_voxels_is_the_distance_of_the_wall() -> None:
     depth = depth_of_voxels(street(), CAMERA, columns=80)
     assert depth.shape == (40, 80)
@@ -112,11 +101,6 @@ def test_the_voxels_are_seen_as_the_camera_sees_them() -> None:
     assert tuple(picture[30, 120]) == (225, 225, 225)  # nothing above the horizon on the right
     hedge = np.nonzero(picture[..., 1] > picture[..., 0] + 40)[1]
     assert hedge.min() >= 79.5 - 100.0 / 5.0 - 1  # what the wall, whose far corner is at 5 m, leaves of it
-
-
-def test_the_voxels_of_one_class_are_seen_by_their_height() -> None:
-    picture = voxel_view(street(classes=False), CAMERA, width=160)
-    assert np.array_equal(picture[78, 120], height_colours(np.float32(-1.7)))
 
 
 def test_the_rays_of_a_camera_in_the_middle_of_the_grid_start_there() -> None:
@@ -187,29 +171,6 @@ def test_a_legend_takes_as_many_rows_as_it_needs() -> None:
         assert (legend == colour).all(axis=-1).sum() == 11 * 11
     long = class_legend(["a name longer than the picture is wide"], [(1, 2, 3)], width=50)
     assert long.shape == (20, 50, 3)
-
-
-def test_panel_does_without_image_and_depth() -> None:
-    view = birds_eye_view(street())
-    picture = panel(None, None, view)
-    assert np.array_equal(picture[12:-12, 12:-12], view)
-
-
-def test_large_images_are_made_smaller_and_small_ones_kept() -> None:
-    image = photo()
-    assert scaled_down(image, 80).shape == (40, 80, 3)
-    assert scaled_down(image, 200) is image
-
-
-def test_colours_survive_the_file(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.png", photo())
-    assert cv2.imread(str(tmp_path / "a.png"))[0, 0].tolist() == [0, 0, 255]  # OpenCV reads BGR
-
-
-def test_a_large_grid_still_gives_a_picture() -> None:
-    voxels = street()
-    fine = VoxelGrid(GRID.origin, 0.01, GRID.shape)
-    assert birds_eye_view(dataclasses.replace(voxels, grid=fine)).shape[2] == 3
 
 
 def test_too_far_is_drawn_as_no_depth() -> None:

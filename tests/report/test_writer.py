@@ -23,20 +23,6 @@ from tests.report.scenes import CAMERA, COLOURS, NAMES, WORDS, photo, street, wo
 SECOND = 1_000_000_000
 
 
-def test_a_frame_is_on_disk_as_soon_as_it_is_added(tmp_path: Path) -> None:
-    report = ReportWriter(tmp_path, "test", NAMES, COLOURS)
-    report.add_frame(street(), photo(), camera=CAMERA)
-    assert cv2.imread(str(tmp_path / "pictures" / "000000.jpg")).shape[1] > 600
-    names = {path.name for path in (tmp_path / "frames").iterdir()}
-    assert names >= {
-        "000000.json",
-        "000000_camera.jpg",
-        "000000_depth.jpg",
-        "000000_birds_eye.png",
-        "000000_voxels.bin",
-    }
-
-
 def test_the_page_carries_everything_itself(tmp_path: Path) -> None:
     voxels = street()
     with ReportWriter(tmp_path, "A <street> & more", NAMES, COLOURS) as report:
@@ -75,23 +61,6 @@ def test_voxels_alone_are_enough(tmp_path: Path) -> None:
     assert frame["depth_jpg"] is None
     assert frame["lidar"] is None
     assert frame["birds_eye_png"]
-
-
-def test_depth_is_taken_from_the_voxels_where_there_is_none(tmp_path: Path) -> None:
-    with ReportWriter(tmp_path, "test") as report:
-        report.add_frame(street(), camera=CAMERA)
-    (frame,) = embedded_frames(report.index)
-    assert frame["depth_name"] == "depth of the first occupied voxel"
-    assert frame["depth_jpg"]
-
-
-def test_an_exception_leaves_a_page_that_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="out of paper"), ReportWriter(tmp_path, "test") as report:  # noqa: PT012
-        for i in range(3):
-            report.add_frame(street(stamp_ns=i * SECOND))
-        raise RuntimeError("out of paper")
-    assert len(embedded_frames(report.index)) == 3
-    assert "Interrupted after 3 frames (RuntimeError)" in report.index.read_text("utf-8")
 
 
 def test_a_killed_process_leaves_pictures_and_a_page(tmp_path: Path) -> None:
@@ -185,11 +154,6 @@ def test_text_cannot_end_the_script(tmp_path: Path) -> None:
     assert text.count("</script>") == 3  # settings, one frame, the viewer
 
 
-def markup(page: Path) -> str:
-    """The page without its scripts and style."""
-    return re.sub(r"<(script|style)\b.*?</\1>", "", page.read_text("utf-8"), flags=re.DOTALL)
-
-
 def test_words_are_buttons_and_their_voxels_are_in_the_page(tmp_path: Path) -> None:
     voxels, matches = street(), words_of_street()
     with ReportWriter(tmp_path, "test", NAMES, COLOURS, words=WORDS) as report:
@@ -213,20 +177,6 @@ def test_a_word_is_text_wherever_it_stands(tmp_path: Path) -> None:
     assert WordButtons(report.index).words == {"0": hostile}
     assert "<img src=x" not in report.index.read_text("utf-8")
     assert report.index.read_text("utf-8").count("</script>") == 3  # settings, one frame, the viewer
-
-
-def test_without_words_nothing_of_them_is_in_the_page(tmp_path: Path) -> None:
-    for name, words in (("with", WORDS), ("without", ())):
-        with ReportWriter(tmp_path / name, "test", NAMES, COLOURS, words=words) as report:
-            report.add_frame(street(), photo(), camera=CAMERA)
-    text = markup(report.index)
-    assert 'word"' not in text and 'id="matching"' not in text and 'id="match"' not in text
-    inserted = markup(tmp_path / "with" / "index.html")
-    start, end = inserted.index('<div class="bar" role="group"'), inserted.index('\n<div id="scene"')
-    assert inserted[:start] + inserted[end:] == text
-    assert "matches" not in embedded_frames(report.index)[0]
-    settings = re.findall(r'id="report-data">(.*?)</script>', report.index.read_text("utf-8"))
-    assert set(json.loads(settings[0])) == {"frames", "heightRange", "lidarResolution", "palettes"}
 
 
 def test_matches_of_other_words_or_voxels_are_refused(tmp_path: Path) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry import RigidTransform
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
@@ -57,23 +54,6 @@ def test_calibrated_rule_is_the_threshold_on_the_probability() -> None:
         [False, False, True, True],
     ]
     assert calibrated_cutoffs(Calibration("piecewise_linear", (0.0, 1.0), (0.0, 0.3)), 0.4)["calibrated"] == math.inf
-
-
-def test_reference_camera() -> None:
-    other = RigidTransform(np.eye(3), np.array([0.5, 0.0, 0.0]))
-    street = make_street()
-
-    def named(**places: RigidTransform) -> PosedSequence:
-        return replace(
-            street,
-            cameras=dict.fromkeys(places, CAMERA),
-            rig_from_camera=places,
-            frames=[Frame(0, {}, RigidTransform.identity())],
-        )
-
-    assert reference_camera(named(b=RigidTransform.identity(), a=other)) == "b"  # the left one of the pair
-    assert reference_camera(named(image_0=RigidTransform.identity(), image_2=other)) == "image_2"
-    assert reference_camera(named(only=other)) == "only"
 
 
 class CountedDensity:

@@ -42,8 +42,7 @@ def test_a_deployed_student_is_scored_by_its_own_names(street: PosedSequence) ->
     bundle = dataclasses.replace(shipped, class_names=(first, "cluster_07", *others[1:]))
     model = DeployedLabels(bundle, threads=1)
     assert model.labels == 1 + len(bundle.class_names)
-    for naming in model.namings:
-        assert model.names(naming)[:3].tolist() == [0, COMMON_CLASSES.index(first), -1]
+    assert model.names()[:3].tolist() == [0, COMMON_CLASSES.index(first), -1]
     truth = true_voxels(street)
     volume = model.predict(street, 0, truth)
     completer = Completer(bundle, CAMERA, grid=truth.grid, grid_from_camera=truth.grid_from_camera, threads=1)
@@ -51,7 +50,7 @@ def test_a_deployed_student_is_scored_by_its_own_names(street: PosedSequence) ->
     assert np.array_equal(volume > 0, voxels.state >= VoxelState.SURFACE) and (volume > 0).any()
     assert [volume[tuple(place)] for place in voxels.index] == (1 + voxels.label).tolist()
     (metric,) = score([model], [street])
-    assert metric.compute(model.names("hungarian"))[51.2].voxels > 0
+    assert metric.compute(model.names())[51.2].voxels > 0
     with pytest.raises(ConfigurationError, match="cluster_01"):
         DeployedLabels(
             dataclasses.replace(
@@ -92,7 +91,7 @@ def test_calibration_is_fitted_and_written_into_the_bundle(
     window = replace(whole, frames=whole.frames[:3])
     with pytest.raises(SequenceError, match="sequences/06 is used for training or testing.*sequences/04"):
         calibrate_on_truth(student, [open_recording(shared_data / "kitti_windows" / "sequences" / "06")])
-    calibrated = calibrate_on_truth(student, [window], threads=1)
+    calibrated = calibrate_on_truth(student, [window])
     loaded = StudentBundle.load(tmp_path / "copy")
     assert loaded.calibration == calibrated.calibration
     assert loaded.calibration.kind == "piecewise_linear"

@@ -21,7 +21,6 @@ from scene_completion_training.evaluation.open_vocabulary import (
     METRICS,
     SEMANTIC_KITTI,
     Asked,
-    Judge,
     LabelledFrame,
     LabelSet,
     OpenVocabularyModel,
@@ -88,7 +87,10 @@ def with_labels(street: PosedSequence, change: Callable[[np.ndarray], np.ndarray
 
 
 def evaluate_models(
-    scored: list[tuple[OpenVocabularyModel, Judge]], recordings: list[PosedSequence], label_set: LabelSet, cutoff: float
+    scored: list[tuple[OpenVocabularyModel, ZeroShot]],
+    recordings: list[PosedSequence],
+    label_set: LabelSet,
+    cutoff: float,
 ) -> list[SimpleNamespace]:
     """Of each model what it scores: `given` and `completion` by part, `words` by word and part."""
     results = []

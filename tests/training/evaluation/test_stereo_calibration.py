@@ -204,7 +204,7 @@ def test_the_command_gives_a_student_the_ground(
     shutil.copytree(synthetic_drive, held_out)
     bundle = make_small_bundle(tmp_path / "bundle")
     arguments = ["calibrate", str(bundle.folder), "--prior-from", str(synthetic_drive), "--held-out", str(held_out)]
-    assert main([*arguments, "--every", "3", "--threads", "1"]) == 0
+    assert main([*arguments, "--every", "3"]) == 0
     assert "place prior of 32×32×32 knots" in capsys.readouterr().out
     calibrated = StudentBundle.load(tmp_path / "bundle")
     record = calibrated.provenance["calibration"]
@@ -222,7 +222,7 @@ def test_the_command_gives_a_student_the_ground(
     logit = (logit_of_density(density.astype(np.float64)) - stretch["offset"]) / stretch["scale"]
     np.testing.assert_allclose([road, air], probability_of_log_odds(logit), atol=0.03)
     # Once more: the prior is replaced, not added to.
-    assert main([*arguments, "--every", "3", "--threads", "1"]) == 0
+    assert main([*arguments, "--every", "3"]) == 0
     _, again = density_and_probability(StudentBundle.load(tmp_path / "bundle"))
     np.testing.assert_allclose(again, [road, air], atol=0.05)
 

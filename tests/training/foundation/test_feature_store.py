@@ -291,7 +291,7 @@ def test_the_command_reads_a_training_configuration(
     )
     output = tmp_path / "features"
     command = ["features", f"--config={configuration}", f"--model={folders['dinov3_vit']}", f"--output={output}"]
-    command += ["--layer=1", "--threads=1"]
+    command += ["--layer=1"]
     chosen = [f"data.sources=[{{folder: {synthetic_drive.name}}}]"]
     assert main([*command, *chosen]) == 0
     assert "8 images, 8 of them new; 2 variants of 32 channels" in capsys.readouterr().out

@@ -48,7 +48,7 @@ def test_the_largest_gain_that_forgets_nothing_is_taken(
 
 def test_students_are_judged_on_both_kinds_of_drives(tmp_path: Path) -> None:
     """One student knows the road, the other says the opposite everywhere."""
-    drive = make_drive(tmp_path / "drive", aside=0.0)
+    drive = make_drive(tmp_path / "drive", aside=0.0, frames=5)
     drive.save(tmp_path / "recording")
     head = road_head(road_below_camera=CAMERA_HEIGHT - LOWER_M)
     opposite = dataclasses.replace(head, density_weight=-head.density_weight, density_bias=-head.density_bias)

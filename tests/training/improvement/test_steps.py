@@ -48,12 +48,6 @@ def test_a_damaged_state_is_no_state(tmp_path: Path, content: str) -> None:
     assert Steps(tmp_path, 1).run("first", {}, work) == {"times": 1}
 
 
-def test_what_a_step_returned_is_remembered(tmp_path: Path) -> None:
-    work = Counted()
-    for _ in range(2):
-        assert Steps(tmp_path, 1).run("first", {}, work) == {"times": 1}
-
-
 def test_a_full_disk_says_which_step_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     def full() -> dict[str, int]:
         (tmp_path / f"file{UNFINISHED}").write_text("half")

@@ -117,7 +117,7 @@ def processes_of(file: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_one_that_started_it(
     synthetic_drive: Path, tmp_path: Path, ending: signal.Signals
 ) -> None:

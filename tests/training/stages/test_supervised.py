@@ -18,6 +18,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.commands import evaluate_semantics
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.view_batches import MIRROR, ViewSamples, ViewSettings
@@ -178,7 +179,7 @@ def test_a_point_has_the_class_of_its_largest_logit(towns: Path, student: Path, 
     density, _ = student_density(student)
     model = open_supervised(trained, density, 0.5)
     assert model.name == "taught (learned from labels)" and model.labels == len(COMMON_CLASSES)
-    assert model.names("hungarian").tolist() == list(range(16))
+    assert model.names().tolist() == list(range(16))
     observed = model._model.observe(open_recording(towns / "asked"), 0)
     points = np.array([[0.0, 1.0, 10.0], [2.0, 0.0, 20.0]], np.float32)
     logits = observed.codes(points)
@@ -187,16 +188,22 @@ def test_a_point_has_the_class_of_its_largest_logit(towns: Path, student: Path, 
 
 
 def test_the_command_scores_it_beside_others(
-    towns: Path, student: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    towns: Path,
+    student: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Alone it needs neither recordings to cluster nor such to name; beside a feature field it is a row."""
+    monkeypatch.setattr(evaluate_semantics, "CLUSTERS", 3)
     asked = ["evaluate", "semantics", "--student", str(student), "--data", str(towns / "asked"), "--every", "1"]
     assert main([*asked, "--checkpoint", str(trained), "--output", str(tmp_path / "alone")]) == 0
     assert {entry["method"] for entry in _scores(tmp_path / "alone")} == {"taught (learned from labels)"}
     torch.manual_seed(0)
     field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5)
     other = save_checkpoint(tmp_path / "random" / "checkpoints" / "last.ckpt", field, "feature_field")
-    both = [*asked, "--checkpoint", str(trained), str(other), "--clusters", "3", "--prior"]
+    both = [*asked, "--checkpoint", str(trained), str(other), "--prior"]
     both += ["--output", str(tmp_path)]
     assert main(both) == 2 and main([*both, "--cluster-on", str(towns / "taught")]) == 2
     said = capsys.readouterr().err
@@ -207,7 +214,7 @@ def test_the_command_scores_it_beside_others(
     methods = ["random", "taught (learned from labels)", "class prior of the voxel"]
     assert list(dict.fromkeys(entry["method"] for entry in entries)) == methods
     # The same density everywhere: what is occupied has the same score in every row.
-    far = [entry for entry in entries if (entry["naming"], entry["range_m"]) == ("majority", 51.2)]
+    far = [entry for entry in entries if entry["range_m"] == 51.2]
     assert len(far) == 3 and len({entry["iou"] for entry in far[1:]}) == 1
     assert "taught (learned from labels)" in capsys.readouterr().out
 

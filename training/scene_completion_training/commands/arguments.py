@@ -21,7 +21,7 @@ SHARED_DATA = "SCENE_COMPLETION_DATA"
 
 
 def add_paths(
-    parser: argparse.ArgumentParser, flag: str, metavar: str, meaning: str, *, required: bool = False
+    parser: argparse._ActionsContainer, flag: str, metavar: str, meaning: str, *, required: bool = False
 ) -> None:
     """Declare an argument that takes one or more files or folders; none where it is left out."""
     parser.add_argument(flag, type=Path, nargs="+", default=[], required=required, metavar=metavar, help=meaning)
@@ -90,7 +90,7 @@ def open_models(args: argparse.Namespace) -> list[DensityModel]:
     return models
 
 
-def add_methods(parser: argparse.ArgumentParser, flag: str, meaning: str) -> None:
+def add_methods(parser: argparse._ActionsContainer, flag: str, meaning: str) -> None:
     """Declare an argument that takes a name and its checkpoints, and may come several times."""
     parser.add_argument(flag, nargs="+", action="append", default=[], metavar=("NAME", "FILE"), help=meaning)
 

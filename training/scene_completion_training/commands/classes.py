@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from scene_completion_training.clustering.named_voxels import NamedVoxels
     from scene_completion_training.clustering.voxel_naming import FeaturesOfRows
 
-NAMING = "covering"
-"""How clusters get the names of classes, see `cluster_assignment`: at least one cluster for each class."""
 POINTS = 500
 """Points of a frame that are clustered."""
 CLUSTERED_EVERY, NAMED_EVERY = 2, 5
@@ -112,6 +110,7 @@ def _run_clusters(args: argparse.Namespace) -> int:
     import numpy as np
 
     from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
+    from scene_completion_ros.evaluation.cluster_assignment import match_covering
     from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.sequences.opening import open_recording
@@ -148,7 +147,7 @@ def _run_clusters(args: argparse.Namespace) -> int:
         names = [None] * args.clusters
     if args.labelled and not bank:
         labelled = [open_recording(folder) for folder in args.labelled]
-        classes = named_by([model], cutoff, [clusters], labelled)[0].names(NAMING)[1:]
+        classes = named_by([model], cutoff, [clusters], labelled)[0].names(match_covering)[1:]
         names = [None if number in (EMPTY, UNASSIGNED) else COMMON_CLASSES[number] for number in classes]
     count = len(clusters.centres)
     shares = np.bincount(clusters.assign(found.codes), minlength=count) / len(found.codes)

@@ -155,11 +155,11 @@ def _scenes(args: argparse.Namespace, folders: Sequence[Path], student: StudentB
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
     from scene_completion_training.evaluation.scene_probe import labelled_scenes
-    from scene_completion_training.masked_scene.scenes import SceneMaker
+    from scene_completion_training.masked_scene.scenes import Kind, SceneMaker
 
     found = []
     for sequence in map(open_recording, folders):
-        kind = "exact" if holds_exact_voxels(sequence) else "lidar"
+        kind: Kind = "exact" if holds_exact_voxels(sequence) else "lidar"
         units = student is not None and student.head.label_hidden > 0
         found.append(labelled_scenes(SceneMaker(sequence, kind, student=student, units=units), args.cache, args.every))
     return found

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.density_model import DensityModel
-    from scene_completion_training.evaluation.open_vocabulary import Judge, LabelSet, OpenVocabularyModel, ZeroShot
+    from scene_completion_training.evaluation.open_vocabulary import LabelSet, OpenVocabularyModel, ZeroShot
     from scene_completion_training.evaluation.semantic_evaluation import ScoredModel
     from scene_completion_training.evaluation.semantic_models import SemanticModel
 
@@ -184,8 +184,9 @@ def _run_words(args: argparse.Namespace) -> int:
         scored = [sequence for sequence in recordings if label_set_of(sequence) is label_set]
         if not scored:
             continue
-        rows = _rows(args, density, models, ZeroShot(bank, label_set, words), training, label_set)
-        methods = [Asked(name, model, judge, label_set, cutoff) for name, model, judge in rows]
+        judge = ZeroShot(bank, label_set, words)
+        asked = [*_class_prior(args, density, judge, training, label_set), *models]
+        methods = [Asked(name, model, judge, label_set, cutoff) for name, model in asked]
         frames = (LabelledFrame.of(frame, label_set) for frame in voxel_frames(scored, args.every))
         if not scores.run(f"{group}, {label_set.name}", methods, frames):
             raise no_voxels(scored)
@@ -202,7 +203,6 @@ def _asked_models(
         DeployedFeatures,
         FieldFeatures,
         LiftedPixels,
-        Remembered,
     )
     from scene_completion_training.foundation.teachers import open_teacher
     from scene_completion_training.viewpoint import Viewpoint
@@ -221,32 +221,30 @@ def _asked_models(
             )
         camera = Viewpoint.of_bundle(open_student(args.student)).camera
         lifted = LiftedPixels(teacher, density, WORD_CELL, camera, "2D")
-        models.append((lifted.name, Remembered(lifted)))
+        models.append((lifted.name, lifted))
     for name, *files in args.method:
-        models += [(name, Remembered(FieldFeatures.open(Path(file), density, args.space))) for file in files]
+        models += [(name, FieldFeatures.open(Path(file), density, args.space)) for file in files]
     for folder in args.bundle:
         name = f"{folder.resolve().name}, deployed"
-        models.append((name, Remembered(DeployedFeatures(open_student(folder), bank, density, name))))
+        models.append((name, DeployedFeatures(open_student(folder), bank, density, name)))
     return models
 
 
-def _rows(
+def _class_prior(
     args: argparse.Namespace,
     density: DensityModel,
-    models: Sequence[tuple[str, OpenVocabularyModel]],
-    zero_shot: ZeroShot,
+    judge: ZeroShot,
     training: Sequence[PosedSequence],
     label_set: LabelSet,
-) -> list[tuple[str, OpenVocabularyModel, Judge]]:
-    """Name for tables, model, and what says what its points are."""
+) -> list[tuple[str, OpenVocabularyModel]]:
+    """Name for tables and model, where it is wanted."""
     from scene_completion_training.evaluation.open_vocabulary_models import ClassPrior, most_frequent
 
-    rows: list[tuple[str, OpenVocabularyModel, Judge]] = []
-    if args.prior:
-        number = most_frequent(training, label_set, sorted(set(zero_shot.group.tolist())))
-        prior = ClassPrior(zero_shot.rows[zero_shot.group == number][0], density)
-        rows.append((f"{prior.name}: {label_set.names[number]}", prior, zero_shot))
-    return [*rows, *((name, model, zero_shot) for name, model in models)]
+    if not args.prior:
+        return []
+    number = most_frequent(training, label_set, sorted(set(judge.group.tolist())))
+    prior = ClassPrior(judge.rows[judge.group == number][0], density)
+    return [(f"{prior.name}: {label_set.names[number]}", prior)]
 
 
 def _check(args: argparse.Namespace) -> None:

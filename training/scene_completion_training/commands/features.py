@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     viewpoint = configuration.viewpoint()
     data = SequencesData(configuration.data, configuration.steps, configuration.seed, viewpoint=viewpoint)
     camera = viewpoint.camera
-    manifest = canonical_manifest(teacher, camera, cell=args.cell, variants=args.variants)
+    manifest = canonical_manifest(teacher, camera, cell=args.cell, variants=args.variants, seed=0)
     store = FeatureStore.create(args.output, manifest)
     data.setup("fit")
     frames = [frame for sequence in (*data.frames, *data.watched) for frame in sequence]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from scene_completion_ros.commands.paths import Output
 
@@ -124,7 +125,7 @@ def _render(args: argparse.Namespace, folder: Path) -> None:
         "rate_hz": args.rate,
         "street": StreetKind(args.street) if args.street else None,
     }
-    options = {"assets": tuple(args.assets), "quality": JPEG_QUALITY}
+    options: dict[str, Any] = {"assets": tuple(args.assets), "quality": JPEG_QUALITY}
     drive = StreetDrive(**arguments)
     reported = -1
 

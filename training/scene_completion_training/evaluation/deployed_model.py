@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +28,6 @@ from scene_completion_training.evaluation.density_model import (
     calibrated_cutoffs,
     over_voxel_edge,
 )
-
-if TYPE_CHECKING:
-    from scene_completion_training.evaluation.semantic_evaluation import Naming
 
 _CHUNK = 1 << 20  # points prepared at a time
 
@@ -91,8 +87,6 @@ class DeployedLabels:
         ConfigurationError: None of its classes is one of the common ones.
     """
 
-    namings: tuple[Naming, ...] = ("hungarian", "covering", "majority")
-
     def __init__(
         self, bundle: StudentBundle, name: str | None = None, *, engine: str = "auto", threads: int | None = None
     ) -> None:
@@ -120,7 +114,7 @@ class DeployedLabels:
         """
         return DeployedLabels(open_student(folder), folder.resolve().name, engine=engine, threads=threads)
 
-    def names(self, naming: Naming) -> NDArray[np.int64]:
+    def names(self) -> NDArray[np.int64]:
         """The class [labels] of "empty" and of each of its classes, -1 for none; they were named before."""
         return self._names
 

@@ -8,7 +8,7 @@ ranked given the geometry.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.metric import Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES
 from scene_completion_ros.evaluation.semantic_classes import (
+    COMMON_CLASSES,
     EMPTY,
     INVALID,
     SEMANTIC_KITTI_CLASSES,
@@ -28,8 +29,6 @@ from scene_completion_ros.evaluation.semantic_classes import (
 )
 from scene_completion_ros.evaluation.semantic_completion import (
     COLUMNS,
-    S4C_PROTOCOL,
-    CompletionProtocol,
     SemanticCompletionMetric,
 )
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
@@ -62,12 +61,10 @@ class OpenVocabularyObservation:
         observation: Its density.
         features: Text-aligned features [N, D] of points [N, 3], metres, optical frame of the reference camera, in the
             space of the text encoder; zeros where it has none.
-        units: What a linear probe sees of points [N, E], where that is not the features.
     """
 
     observation: Observation
     features: CodeFunction
-    units: CodeFunction | None = None
 
 
 class OpenVocabularyModel(Protocol):
@@ -87,18 +84,18 @@ class LabelSet:
 
     Attributes:
         name: For tables.
-        protocol: Of completion; its classes are these, "empty" first.
+        class_names: "empty", and the classes.
         class_map: From SemanticKITTI's ids.
     """
 
     name: str
-    protocol: CompletionProtocol
+    class_names: tuple[str, ...]
     class_map: ClassMap
 
     @property
     def names(self) -> tuple[str, ...]:
         """The K classes, without "empty"."""
-        return self.protocol.class_names[1:]
+        return self.class_names[1:]
 
     def phrases(self, bank: TextBank) -> dict[str, tuple[str, ...]]:
         """Phrases of each class that has some, from a bank whose classes are SemanticKITTI's, or of these.
@@ -113,7 +110,7 @@ class LabelSet:
             name: str | None = proposed.name
             if name in SEMANTIC_KITTI_CLASSES[1:]:
                 number = int(self.class_map.table[SEMANTIC_KITTI_CLASSES.index(name)])
-                name = None if number == INVALID else self.protocol.class_names[number]
+                name = None if number == INVALID else self.class_names[number]
             elif name not in self.names:
                 raise ConfigurationError(
                     f"class {name!r} is none of {self.name}",
@@ -129,16 +126,8 @@ class LabelSet:
         return found
 
 
-COMMON = LabelSet("the 15 classes of S4C", S4C_PROTOCOL, SEMANTIC_KITTI_TO_COMMON)
-SEMANTIC_KITTI = LabelSet(
-    "the 19 classes of SemanticKITTI",
-    replace(
-        S4C_PROTOCOL,
-        class_names=SEMANTIC_KITTI_CLASSES,
-        class_weights=dict.fromkeys(SEMANTIC_KITTI_CLASSES[1:], 1.0),  # nobody weighs them
-    ),
-    SEMANTIC_KITTI_OFFICIAL,
-)
+COMMON = LabelSet("the 15 classes of S4C", COMMON_CLASSES, SEMANTIC_KITTI_TO_COMMON)
+SEMANTIC_KITTI = LabelSet("the 19 classes of SemanticKITTI", SEMANTIC_KITTI_CLASSES, SEMANTIC_KITTI_OFFICIAL)
 
 
 def label_set_of(sequence: PosedSequence) -> LabelSet:
@@ -186,17 +175,6 @@ class Judgement:
     common: NDArray[np.float32]
 
 
-class Judge(Protocol):
-    """What says of points what they are."""
-
-    @property
-    def words(self) -> Mapping[str, Sequence[int]]:
-        """Words that it scores, and SemanticKITTI's ids of what they mean."""
-
-    def __call__(self, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
-        """What it says of points [N, 3]."""
-
-
 class ZeroShot:
     """Labels by the best phrase of all classes, and cosines of words.
 
@@ -207,6 +185,7 @@ class ZeroShot:
     Attributes:
         rows: Phrases of classes, float32 [R, D], of length one.
         group: The class of each [R].
+        words: Words that it scores, and SemanticKITTI's ids of what they mean.
 
     Raises:
         ConfigurationError: The bank has other classes than the label set.
@@ -223,7 +202,7 @@ class ZeroShot:
         self.classes = len(label_set.names)
 
     def __call__(self, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
-        """See `Judge`.
+        """What it says of points [N, 3].
 
         Raises:
             ConfigurationError: The features have another dimension than the embeddings.
@@ -292,7 +271,9 @@ class WordAnswer:
         volume: Labels [X, Y, Z] of what the density calls occupied, 0 empty, class k as k + 1.
     """
 
-    def __init__(self, labelled: LabelledFrame, judge: Judge, seen: OpenVocabularyObservation, cutoff: float) -> None:
+    def __init__(
+        self, labelled: LabelledFrame, judge: ZeroShot, seen: OpenVocabularyObservation, cutoff: float
+    ) -> None:
         truth = labelled.voxels
         self.frame, self.ids, self.true, self.parts = labelled, labelled.ids, labelled.true, labelled.parts
         dense = seen.observation.density(labelled.points) > cutoff
@@ -312,7 +293,9 @@ class Asked:
         cutoff: Density per metre that an occupied voxel exceeds.
     """
 
-    def __init__(self, name: str, model: OpenVocabularyModel, judge: Judge, label_set: LabelSet, cutoff: float) -> None:
+    def __init__(
+        self, name: str, model: OpenVocabularyModel, judge: ZeroShot, label_set: LabelSet, cutoff: float
+    ) -> None:
         self.name, self.words, self.label_set, self.class_names = name, judge.words, label_set, label_set.names
         self._model, self._judge, self._cutoff = model, judge, cutoff
 
@@ -331,10 +314,10 @@ class OpenCompletionTally(Tally):
 
     def add(self, answer: WordAnswer) -> None:
         """Count a frame."""
-        truth, labels = answer.frame.voxels, len(self._label_set.names) + 2
+        truth, names = answer.frame.voxels, self._label_set.class_names
         for region in REGIONS:
             if region not in self._regions:
-                self._regions[region] = SemanticCompletionMetric(self._label_set.protocol, truth.grid, labels=labels)
+                self._regions[region] = SemanticCompletionMetric(truth.grid, len(names) + 1, names)
             self._regions[region].update(answer.volume, answer.frame.classes, truth.regions[region])
         self.frames += 1
 
@@ -357,7 +340,7 @@ OPEN_COMPLETION = Metric(
 METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 
-def _judged(judge: Judge, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
+def _judged(judge: ZeroShot, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
     count = len(points)
     said = Judgement(
         np.zeros(count, np.int64), np.zeros((count, len(judge.words)), np.float32), np.zeros(count, np.float32)

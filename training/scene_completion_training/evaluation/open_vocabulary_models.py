@@ -21,7 +21,6 @@ from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.open_vocabulary import (
     LabelSet,
-    OpenVocabularyModel,
     OpenVocabularyObservation,
 )
 from scene_completion_training.evaluation.pixel_features import PixelFeatures
@@ -60,7 +59,7 @@ class FieldFeatures:
     def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
         """Encode the reference camera's image of a frame."""
         seen = self._model.observe(sequence, index)
-        return OpenVocabularyObservation(seen.observation, seen.codes, seen.units)
+        return OpenVocabularyObservation(seen.observation, seen.codes)
 
 
 class DeployedFeatures:
@@ -86,26 +85,7 @@ class DeployedFeatures:
         return OpenVocabularyObservation(
             self._density.observe(sequence, index),
             lambda points: self._space.features(units(points)).astype(np.float32),
-            units,
         )
-
-
-class Remembered:
-    """A model that others share, or that is judged in several ways: it looks at a frame once.
-
-    What it has seen of the last frame stays.
-    """
-
-    def __init__(self, model: OpenVocabularyModel) -> None:
-        self.name = model.name
-        self._model = model
-        self._seen: tuple[PosedSequence, int, OpenVocabularyObservation] | None = None
-
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
-        """Look at a frame, unless it is that of the last call."""
-        if self._seen is None or self._seen[0] is not sequence or self._seen[1] != index:
-            self._seen = sequence, index, self._model.observe(sequence, index)
-        return self._seen[2]
 
 
 class LiftedPixels:

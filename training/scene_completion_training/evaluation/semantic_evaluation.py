@@ -10,18 +10,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.cluster_assignment import (
-    match_covering,
-    match_majority,
-    match_occupied,
-    match_one_to_one,
-)
+from scene_completion_ros.evaluation.cluster_assignment import Match, match_occupied, match_one_to_one
 from scene_completion_ros.evaluation.semantic_classes import (
     COMMON_CLASSES,
     INVALID,
@@ -43,12 +38,6 @@ from scene_completion_training.evaluation.semantic_models import (
 )
 from scene_completion_training.networks.feature_field import ClassField
 
-Naming = Literal["hungarian", "covering", "majority"]
-_MATCHES: dict[Naming, Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]] = {
-    "hungarian": match_one_to_one,
-    "covering": match_covering,
-    "majority": match_majority,
-}
 NAMED_WITHIN = 51.2
 """Range in which clusters are named, metres: the largest."""
 Assignment: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.int64]]
@@ -63,14 +52,10 @@ class ScoredModel(Protocol):
         """Short name for tables."""
 
     @property
-    def namings(self) -> tuple[Naming, ...]:
-        """Ways to name its labels; all of them, with one result, where labels are classes."""
-
-    @property
     def labels(self) -> int:
         """Labels that it predicts, "empty" among them."""
 
-    def names(self, naming: Naming) -> NDArray[np.int64]:
+    def names(self) -> NDArray[np.int64]:
         """The class [labels] of each label, "empty" first."""
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
@@ -90,7 +75,7 @@ class Labels:
     """A `ScoredModel` as a method that is scored."""
 
     def __init__(self, model: ScoredModel) -> None:
-        self.name, self.labels, self.namings, self.names = model.name, model.labels, model.namings, model.names
+        self.name, self.labels, self.names = model.name, model.labels, model.names
         self._model = model
 
     def answer(self, frame: Frame) -> LabelAnswer:
@@ -121,19 +106,13 @@ class FittedModel:
         return self.model.name
 
     @property
-    def namings(self) -> tuple[Naming, ...]:
-        """Ways to name them: each class can only be covered where there are enough clusters."""
-        enough = len(self.clusters.centres) >= len(COMMON_CLASSES) - 1
-        return ("hungarian", "covering", "majority") if enough else ("hungarian", "majority")
-
-    @property
     def labels(self) -> int:
         """Labels that it predicts: "empty" and the clusters."""
         return 1 + len(self.clusters.centres)
 
-    def names(self, naming: Naming) -> NDArray[np.int64]:
-        """The class [1 + K] of "empty" and of each cluster."""
-        return match_occupied(self.confusion, _MATCHES[naming])
+    def names(self, match: Match = match_one_to_one) -> NDArray[np.int64]:
+        """The class [1 + K] of "empty" and of each cluster, see `cluster_assignment`."""
+        return match_occupied(self.confusion, match)
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Clusters of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty, cluster k as k + 1."""
@@ -233,7 +212,6 @@ class ClassPrior:
 
     name = "class prior of the voxel"
     labels = len(COMMON_CLASSES)
-    namings: tuple[Naming, ...] = ("hungarian", "covering", "majority")
 
     def __init__(self, density: DensityModel, cutoff: float, labelled: Sequence[PosedSequence]) -> None:
         from scipy.ndimage import gaussian_filter
@@ -254,7 +232,7 @@ class ClassPrior:
                 self._class[smooth > best] = number
                 best = np.maximum(best, smooth)
 
-    def names(self, naming: Naming) -> NDArray[np.int64]:
+    def names(self) -> NDArray[np.int64]:
         """Its labels are classes."""
         return np.arange(self.labels)
 
@@ -286,7 +264,6 @@ class ClassifiedModel:
     """
 
     labels = len(COMMON_CLASSES)
-    namings: tuple[Naming, ...] = ("hungarian", "covering", "majority")
 
     def __init__(self, model: SemanticModel, cutoff: float, name: str, classify: Assignment) -> None:
         self.name = name
@@ -294,7 +271,7 @@ class ClassifiedModel:
         self._cutoff = cutoff
         self._classify = classify
 
-    def names(self, naming: Naming) -> NDArray[np.int64]:
+    def names(self) -> NDArray[np.int64]:
         """Its labels are classes."""
         return np.arange(self.labels)
 

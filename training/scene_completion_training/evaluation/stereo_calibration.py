@@ -65,7 +65,6 @@ def calibrate_on_stereo(
     *,
     earlier: StudentBundle | None = None,
     every: int = 1,
-    engine: str = "auto",
     threads: int | None = None,
     workers: Workers | None = None,
 ) -> StudentBundle:
@@ -85,7 +84,6 @@ def calibrate_on_stereo(
         held_out: Groups of drives that it was not trained on. Groups count equally.
         earlier: The student that this one went on from. It knows more drives than these.
         every: Take every N-th frame.
-        engine: Encoder engine.
         threads: CPU threads of the encoder.
         workers: Where drives are looked at, one a task; in this process if left out.
 
@@ -102,7 +100,7 @@ def calibrate_on_stereo(
     weights = bundle.load_weights() if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file() else None
     by_itself = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, prior=None))
     volume = Viewpoint.of_bundle(bundle).volume
-    reader = _DriveReader(by_itself, every, volume, engine, threads)
+    reader = _DriveReader(by_itself, every, volume, threads)
     options: dict[str, Any] = {"unit": "frame", "name": lambda drive: drive.name}
     options |= {"needs": lambda drive: [folder, *_files(drive)]}
     workers = workers or Workers()
@@ -155,7 +153,6 @@ class _DriveReader:
     bundle: StudentBundle
     every: int
     volume: Volume
-    engine: str
     threads: int | None
     model: DeployedModel | None = None
 
@@ -176,7 +173,7 @@ class _DriveReader:
 
     def _asked(self) -> DeployedModel:
         if self.model is None:
-            self.model = DeployedModel(self.bundle, engine=self.engine, threads=self.threads)
+            self.model = DeployedModel(self.bundle, threads=self.threads)
         return self.model
 
 

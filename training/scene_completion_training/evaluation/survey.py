@@ -50,10 +50,9 @@ def survey(
     *,
     every: int = 1,
     points_a_frame: int = 500,
-    seed: int = 0,
 ) -> Survey:
     """Looks at so many pixels of every so many-th frame; a `ConfigurationError` if none shows a surface."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     parts: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.float16]]] = []
     for number, sequence in enumerate(recordings):
         camera = sequence.cameras[reference_camera(sequence)]

@@ -25,8 +25,6 @@ def calibrate_on_truth(
     recordings: Sequence[PosedSequence],
     *,
     every: int = 1,
-    engine: str = "auto",
-    threads: int | None = None,
 ) -> StudentBundle:
     """Fit a student's depth and its probabilities; the bundle with both, as it is written.
 
@@ -54,7 +52,7 @@ def calibrate_on_truth(
         raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
     stretch = DensityStretch()
     if bundle.head.volume is None:
-        model = DeployedModel(bundle, engine=engine, threads=threads)
+        model = DeployedModel(bundle)
         rays = []
         for sequence in recordings:
             measured = ((index, lidar_depth(sequence, index)) for index in range(0, len(sequence), every))
@@ -64,7 +62,7 @@ def calibrate_on_truth(
     if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
         weights = stretch.of_weights(bundle.load_weights(), prior=bundle.head.prior is not None)
     bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
-    model = DeployedModel(bundle, engine=engine, threads=threads)
+    model = DeployedModel(bundle)
     alpha, occupied = [np.zeros(0, np.float32)], [np.zeros(0, np.bool_)]
     for frame in voxel_frames(recordings, every):
         truth = frame.truth.voxels

@@ -32,7 +32,9 @@ def make_bank_of(
         template, licence: Instead of those of the file; None for these.
     """
     given = read_phrases(file) if file else PhraseList()
-    changes = {name: value for name, value in (("template", template), ("licence", licence)) if value is not None}
+    changes: dict[str, Any] = {
+        name: value for name, value in (("template", template), ("licence", licence)) if value is not None
+    }
     given = replace(given, phrases=(*given.phrases, *phrases), **changes)
     return make_bank(TextEncoder(model), given)
 

@@ -16,13 +16,16 @@ from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, Par
 from scene_completion_training.gpu_export.precisions import MOST_IMAGES, to_half, to_int8
 
 
+PARITY_IMAGES = 8
+"""Images that every variant is compared on, in all."""
+
+
 def export_for_gpus(
     bundle: StudentBundle,
     precisions: Sequence[str],
     *,
     calibration: Sequence[Path] = (),
     parity: Sequence[Path],
-    parity_images: int = 8,
     gates: Mapping[str, Gate] = GATES,
     threads: int | None = None,
     encoder_weights: str = "",
@@ -34,7 +37,6 @@ def export_for_gpus(
         bundle: The student, saved; its folder is written.
         calibration: Places of the images that int8 is calibrated on, those of the training.
         parity: Places of the images that every variant is compared on.
-        parity_images: How many of these, in all.
         encoder_weights: Folder or hub name of a transformer trunk, see `Reference`.
         report: Called for every variant with its precision, bytes and parity, also where it fails.
 
@@ -51,7 +53,7 @@ def export_for_gpus(
         )
     single = gpu_graph(bundle)
     reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)
-    check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, parity_images), reference.encode)
+    check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, PARITY_IMAGES), reference.encode)
     made: dict[str, tuple[bytes, GpuEncoder]] = {}
     failures: list[str] = []
     for precision in precisions:

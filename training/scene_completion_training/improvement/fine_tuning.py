@@ -224,7 +224,6 @@ def check_parity(
     old: StudentBundle,
     images_of: Sequence[Path],
     *,
-    engine: str = "auto",
     threads: int | None = None,
     encoder_weights: str = "",
 ) -> dict[str, float]:
@@ -232,7 +231,6 @@ def check_parity(
 
     Args:
         images_of: Recordings whose images are looked at.
-        engine: What runs the encoder on the robot.
         encoder_weights: See `Reference`.
 
     Returns:
@@ -244,14 +242,14 @@ def check_parity(
     """
     images = canonical_images(images_of, new.canonical, PARITY_IMAGES)
     reference = Reference(new, threads=threads, encoder_weights=encoder_weights)
-    encoder = make_encoder(new, engine, threads=threads)
+    encoder = make_encoder(new, threads=threads)
 
     found = ParityCheck(new, images, reference.encode)(encoder.encode)
     failures = found.failures(_GATE)
     hidden = new.head.hidden
     if new.head.label_hidden:
         fields = [density_field(student, encoder_weights) for student in (new, old)]
-        encoders = (encoder, make_encoder(old, engine, threads=threads))
+        encoders = (encoder, make_encoder(old, threads=threads))
         off = max(_label_difference(encoders, fields, image, hidden) for image in images)
         if not off <= _LABEL_TOLERANCE:
             failures.append(f"label units differ by {off:.2g} of their size")

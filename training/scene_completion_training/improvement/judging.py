@@ -111,7 +111,6 @@ def judge_students(
     new: StudentBundle,
     drives: Sequence[Path],
     *,
-    engine: str = "auto",
     threads: int | None = None,
     seen: Callable[[JudgedFrame], Any] = lambda _: None,
     workers: Workers | None = None,
@@ -129,9 +128,7 @@ def judge_students(
         gain = frame.log_loss[0] - frame.log_loss[1]
         return seen(JudgedFrame(*frame[:4], before, after, frame.verdict, gain, frame.key))
 
-    (before, after), counts, said = score_students(
-        (old, new), drives, engine=engine, threads=threads, seen=show, workers=workers
-    )
+    (before, after), counts, said = score_students((old, new), drives, threads=threads, seen=show, workers=workers)
     return Judgement(before, after, counts, said)
 
 
@@ -160,13 +157,12 @@ def score_students(
     students: Sequence[StudentBundle],
     drives: Sequence[Path],
     *,
-    engine: str = "auto",
     threads: int | None = None,
     seen: Callable[[ScoredFrame], Any] = lambda _: None,
     workers: Workers | None = None,
 ) -> Scored:
     """Scores of students of one grid, the same wherever a drive is scored; arguments as of `judge_students`."""
-    scorer = _DriveScorer(tuple(students), engine, threads, seen)
+    scorer = _DriveScorer(tuple(students), threads, seen)
     tasks = [_Drive(number, folder, scorer.frames(folder)) for number, folder in enumerate(drives)]
     found = (workers or Workers()).in_order(
         scorer.score,
@@ -197,7 +193,6 @@ class _DriveScorer:
     """Scores students on drives. Whoever does it makes their completers, which do not travel."""
 
     students: tuple[StudentBundle, ...]
-    engine: str
     threads: int | None
     seen: Callable[[ScoredFrame], Any]
     completers: dict[Camera, list[Completer]] = field(default_factory=dict)
@@ -247,9 +242,7 @@ class _DriveScorer:
 
     def _completers(self, camera: Camera) -> list[Completer]:
         if camera not in self.completers:
-            self.completers[camera] = [
-                Completer(one, camera, engine=self.engine, threads=self.threads) for one in self.students
-            ]
+            self.completers[camera] = [Completer(one, camera, threads=self.threads) for one in self.students]
         return self.completers[camera]
 
 

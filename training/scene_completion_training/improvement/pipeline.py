@@ -68,7 +68,6 @@ class Improvement:
         margin: Gain in average precision that is wanted.
         tolerance: Loss in average precision and IoU that is allowed.
         calibrate_every: Frames of which one is calibrated on.
-        engine: What runs the encoder.
         threads: Threads of torch, of the encoder and of structure from motion; all cores where it is None.
         workers: Bags and drives at once on this machine.
         ray_address: A Ray cluster that takes bags and drives instead.
@@ -88,7 +87,6 @@ class Improvement:
     margin: float = MARGIN
     tolerance: float = TOLERANCE
     calibrate_every: int = 3
-    engine: str = "auto"
     threads: int | None = None
     workers: int = 1
     ray_address: str | None = None
@@ -164,12 +162,11 @@ def _improved(asked: Improvement, old: StudentBundle, workers: Workers) -> Outco
     )
     parity = steps.run(
         "checking parity",
-        {"engine": asked.engine},
+        {},
         lambda: check_parity(
             StudentBundle.load(candidate),
             old,
             split.held_out,
-            engine=asked.engine,
             threads=asked.threads,
             encoder_weights=_encoder_weights(asked),
         ),
@@ -373,7 +370,7 @@ def _trained(asked: Improvement, old: StudentBundle, split: Split, workers: Work
 def _scoring(asked: Improvement, workers: Workers) -> dict[str, Any]:
     """How drives are scored: by one encoder with all cores, or one drive beside the other."""
     threads = asked.threads if workers.alone else workers.threads
-    return {"engine": asked.engine, "threads": threads, "workers": workers}
+    return {"threads": threads, "workers": workers}
 
 
 def _mixed(asked: Improvement, old: StudentBundle, checkpoint: Path, split: Split, workers: Workers) -> dict[str, Any]:
