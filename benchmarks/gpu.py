@@ -301,7 +301,6 @@ def torch_outputs(bundle: StudentBundle, device: str, *, half: bool) -> Callable
         half: Convolutions in float16, with sums in float32 where torch has it so, and outputs but depth in float16.
     """
     import torch
-
     from scene_completion_training.export import ray_depth
     from scene_completion_training.gpu_export.parity import density_field
 

@@ -12,9 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from benchmarks.measuring import hardware, in_turn, ratio_table
 from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.networks.multi_view_field import MultiViewField
@@ -22,6 +19,9 @@ from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.stages.student import StudentConfiguration, StudentStage, Teacher
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
 from scene_completion_training.viewpoint import STREET_CAMERA
+from torch import Tensor
+
+from benchmarks.measuring import hardware, in_turn, ratio_table
 
 VIEWS = 8
 

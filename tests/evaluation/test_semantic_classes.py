@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scene_completion_training.street_world.classes import StreetClass
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.semantic_classes import (
@@ -14,7 +15,6 @@ from scene_completion_ros.evaluation.semantic_classes import (
     SSCBENCH_TO_COMMON,
     ClassMap,
 )
-from scene_completion_training.street_world.classes import StreetClass
 
 
 @pytest.mark.parametrize(

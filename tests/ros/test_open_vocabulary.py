@@ -520,6 +520,7 @@ def test_cameras_have_one_vocabulary_and_answer_together(
 def test_a_text_encoder_in_a_process_of_its_own_answers_for_free_text(start: Start, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from scene_completion_training.foundation.text_encoder import TextEncoder
+
     from tests.training.foundation.tiny_models import saved_sentence_encoder
 
     folder = saved_sentence_encoder(tmp_path / "sentences")

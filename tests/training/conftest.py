@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import train
 from scene_completion_training.stages.teacher import TeacherConfiguration
 from scene_completion_training.viewpoint import STREET_CAMERA
 from scene_completion_training.workers import ENVIRONMENT, STARTS
+
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.evaluation.one_wall import make_street
 from tests.training.saved_checkpoint import save_checkpoint

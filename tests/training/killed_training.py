@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.runner import train

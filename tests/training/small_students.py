@@ -8,12 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-
-from scene_completion_ros.geometry import Camera, VoxelGrid
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_training.export import encoder_onnx, feature_size, head_weights
 from scene_completion_training.gpu_export.parity import Reference
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
@@ -23,6 +17,12 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.feature_heads import FeatureHeads
 from scene_completion_training.networks.spatial_decoder import SpatialDecoder
 from scene_completion_training.networks.target_normaliser import TargetNormaliser
+
+from scene_completion_ros.geometry import Camera, VoxelGrid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.query_kernel import VoxelQuery
 from tests.inference.small_bundle import class_colours, class_names, random_head, with_labels
 
 CAMERA = Camera(fx=74.0, fy=74.0, cx=63.5, cy=28.0, width=128, height=64)

@@ -7,13 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from scene_completion_training.configuration import Configuration, RenderSettings
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.stages.feature_field import FeatureFieldConfiguration, FeatureSettings
+from torch import Tensor
 
 STEPS = 4
 DIMENSION = 12

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-
-from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_training.checkpoints import KEY, Checkpoint, TrainingRecord
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.viewpoint import VolumeSettings
+
+from scene_completion_ros.errors import BundleError, SequenceError
 
 
 def test_a_foreign_checkpoint_is_refused_without_running_it(tmp_path: Path) -> None:

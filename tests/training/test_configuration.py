@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import Configuration, TrainingConfiguration, read_configuration
 from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.viewpoint import CameraSettings
+
+from scene_completion_ros.errors import ConfigurationError
 from tests.training.small_trainings import small_training, write_configuration
 
 STAGE_FILES = [file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.name not in ("data", "vocabularies")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from scene_completion_training.export import _without_places, fold
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from benchmarks.training_step import synthetic_batch
 from scene_completion_training.configuration import LossWeights, RenderSettings
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
+
+from benchmarks.training_step import synthetic_batch
 from tests.training.small_trainings import batches, small_data
 
 

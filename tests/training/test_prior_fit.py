@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.prepared import load_prepared, prepare_sequence
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
@@ -16,6 +14,8 @@ from scene_completion_training.networks.density_field import DEPTH_UNITS, Densit
 from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.prior_fit import fit_prior
 from scene_completion_training.viewpoint import STREET_CAMERA
+
+from scene_completion_ros.sequences.kitti import kitti_odometry
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,6 @@ import onnxruntime
 import pytest
 import safetensors.torch
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from scene_completion_ros import cli
-from scene_completion_ros.errors import BundleError, ConfigurationError, SceneCompletionError, TrainingError
 from scene_completion_training import runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.view_batches import ViewSettings
@@ -35,6 +31,10 @@ from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.stages.student import StudentConfiguration, StudentStage
 from scene_completion_training.stages.teacher import TeacherConfiguration
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scene_completion_ros import cli
+from scene_completion_ros.errors import BundleError, ConfigurationError, SceneCompletionError, TrainingError
 from tests.training.small_trainings import STEPS, small_data, small_training, write_configuration
 from tests.training.synthetic_scene import FOCAL, WIDTH
 from tests.training.training_process import start_command

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from scene_completion_training.viewpoint import STREET_CAMERA, CameraSettings, Viewpoint, Volume, VolumeSettings
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import load_default_bundle
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.viewpoint import STREET_CAMERA, CameraSettings, Viewpoint, Volume, VolumeSettings
 
 
 def of(camera: dict[str, Any] | None = None, volume: dict[str, Any] | None = None) -> Viewpoint:

@@ -8,13 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights, RenderSettings
 from scene_completion_training.data.module import DataSettings, SequenceSource
@@ -25,6 +18,13 @@ from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.street_world.camera_rig import LEFT, make_rig
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, Volume, VolumeSettings
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.geometry import VoxelGrid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 STEPS = 2
 

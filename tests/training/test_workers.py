@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-
-from scene_completion_ros.errors import ImprovementError, SceneCompletionError
 from scene_completion_training import workers as module
 from scene_completion_training.workers import Progress, Workers
+
+from scene_completion_ros.errors import ImprovementError, SceneCompletionError
 
 OPTIONS: dict[str, Any] = {"unit": "task", "name": str}
 

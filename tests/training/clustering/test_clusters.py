@@ -9,9 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import adjusted_rand_score
-
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.clustering.clusters import (
     CLASS_COLOURS,
     colour_of,
@@ -21,6 +18,9 @@ from scene_completion_training.clustering.clusters import (
     write_class_file,
 )
 from scene_completion_training.evaluation.survey import COLUMNS, TILE, contact_sheet, tile
+from sklearn.metrics import adjusted_rand_score
+
+from scene_completion_ros.errors import ConfigurationError
 
 
 def _rays(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

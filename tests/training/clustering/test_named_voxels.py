@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scene_completion_training.clustering.named_voxels import NamedVoxels
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.clustering.named_voxels import NamedVoxels
 
 
 def voxel(index: Any = (1, 2, 3), name: Any = "road", frame: Any = 4, recording: Any = "drive") -> dict[str, Any]:

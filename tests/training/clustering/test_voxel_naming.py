@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.clustering.named_voxels import NamedVoxels
 from scene_completion_training.clustering.voxel_naming import VoxelNamer, label_units, write_named
 from scene_completion_training.masked_scene.scenes import VoxelScene, feature_names
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.inference.bundle import StudentBundle
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.masked_scene.small_scenes import random_places, scene_of
 

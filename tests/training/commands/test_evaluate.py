@@ -12,11 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
-from scene_completion_ros.errors import ConfigurationError, SceneCompletionError, SequenceError
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-from scene_completion_ros.inference.text_bank import BankClass, TextBank
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.commands import evaluate as command
 from scene_completion_training.evaluation import linear_probe
 from scene_completion_training.evaluation.depth_evaluation import NO_FRAME
@@ -28,6 +23,11 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.feature_heads import FeatureHeads
 from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from scene_completion_training.viewpoint import STREET_CAMERA
+
+from scene_completion_ros.errors import ConfigurationError, SceneCompletionError, SequenceError
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.text_bank import BankClass, TextBank
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.along_a_wall import NEXT
 from tests.training.evaluation.one_wall import make_street

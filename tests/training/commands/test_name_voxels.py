@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scene_completion_training.masked_scene.scenes import FEATURES
+from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_training.masked_scene.scenes import FEATURES
-from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from tests.inference.small_bundle import make_small_bundle
 from tests.report.pages import embedded_frames
 from tests.training.saved_checkpoint import save_checkpoint

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from scene_completion_ros.cli import main
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
+
+from scene_completion_ros.cli import main
 from tests.training.evaluation.one_wall import make_street, true_voxels
 from tests.training.evaluation.test_open_vocabulary import with_labels
 from tests.training.saved_checkpoint import save_checkpoint

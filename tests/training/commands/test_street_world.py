@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scene_completion_training.commands import street_world
+from scene_completion_training.street_world import drive
+from scene_completion_training.street_world.camera_rig import LEFT, RIGHT, SIDE_LEFT, SIDE_RIGHT
+from scene_completion_training.street_world.street_profile import StreetKind
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.evaluation.truth import OCCLUDED, VISIBLE
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.commands import street_world
-from scene_completion_training.street_world import drive
-from scene_completion_training.street_world.camera_rig import LEFT, RIGHT, SIDE_LEFT, SIDE_RIGHT
-from scene_completion_training.street_world.street_profile import StreetKind
 
 
 def arguments(*words: str) -> argparse.Namespace:

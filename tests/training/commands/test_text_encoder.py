@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scene_completion_training.commands.text_encoder import BACKGROUND, EncodedAnswers
+from scene_completion_training.foundation.text_encoder import TextEncoder
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import ConfigurationError, VocabularyError
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.messages.words import AskedWords, read_query, read_vocabulary
-from scene_completion_training.commands.text_encoder import BACKGROUND, EncodedAnswers
-from scene_completion_training.foundation.text_encoder import TextEncoder
 from tests.ros_domain import next_domain
 from tests.training.foundation.tiny_models import saved_sentence_encoder
 

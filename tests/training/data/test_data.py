@@ -12,13 +12,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-
-from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
-from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_ros.sequences.rigs import stereo_pair
 from scene_completion_training.data import prepared
 from scene_completion_training.data.ground_plane import ground_roll
 from scene_completion_training.data.module import (
@@ -34,6 +27,13 @@ from scene_completion_training.data.stereo import depth_deviation, stereo_depth
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings, misread
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, DepthView, FusionSettings, fuse_occupancy
 from scene_completion_training.viewpoint import STREET_CAMERA, Viewpoint
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.rigs import stereo_pair
 from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
 
 PLAIN = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=2000)

@@ -9,11 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data import motion_stereo
 from scene_completion_training.data.drawn_views import (
     canonical_depth,
@@ -27,6 +22,11 @@ from scene_completion_training.data.prepared import PreparedFrame, load_prepared
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import STREET_CAMERA
+
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 
 SETTINGS = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=50)
 FISHEYE = Camera(150.0, 150.0, 199.5, 199.5, 400, 400, "equidistant", (0.01, 0.0, 0.0, 0.0))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from scene_completion_training.data.kept_maps import KeptMaps
 
 from scene_completion_ros.errors import TrainingError
-from scene_completion_training.data.kept_maps import KeptMaps
 
 
 class Maker:

@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scene_completion_training.data import motion_stereo
+from scene_completion_training.data.motion_stereo import MotionStereo, depth_meter, epipolar_refined, told_depths
+from scene_completion_training.data.stereo import MeasuredDepth
 
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_training.data import motion_stereo
-from scene_completion_training.data.motion_stereo import MotionStereo, depth_meter, epipolar_refined, told_depths
-from scene_completion_training.data.stereo import MeasuredDepth
 from tests.training.synthetic_scene import BASELINE, CENTRE, FOCAL, HEIGHT, WIDTH, ray_cast
 
 Place: TypeAlias = tuple[float, float, float]

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scene_completion_training.data.recorded_camera import recorded_height, viewpoint_of
+from scene_completion_training.viewpoint import STREET_CAMERA, CameraSettings, Volume, VolumeSettings
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_training.data.recorded_camera import recorded_height, viewpoint_of
-from scene_completion_training.viewpoint import STREET_CAMERA, CameraSettings, Volume, VolumeSettings
 from tests.training.synthetic_scene import BASELINE, CAMERA_HEIGHT, CENTRE, FOCAL, HEIGHT, WIDTH, ray_cast
 
 AUTO = CameraSettings(field_of_view="auto", height_above_ground="auto")

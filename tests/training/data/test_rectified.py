@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.data.prepared import prepare_sequence
 from scene_completion_training.data.rectified import has_lens, rectified_sequence
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint
+
+from scene_completion_ros.errors import ConfigurationError
 from tests.training.data.test_recorded_camera import FISHEYE, drive
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from scene_completion_training.evaluation.feature_evaluation import LATER
 
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_training.evaluation.feature_evaluation import LATER
 
 CAMERA = Camera(fx=20.0, fy=20.0, cx=19.5, cy=9.5, width=40, height=20)
 DEPTH, SIDEWAYS = 10.0, 2.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from scene_completion_training.evaluation.semantic_evaluation import FittedModel, fit_models
 
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.semantic_evaluation import FittedModel, fit_models
 from tests.training.evaluation.one_wall import PaintedWall
 
 

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scene_completion_training.evaluation.density_model import IDENTITY, Observation
+from scene_completion_training.evaluation.geometry import voxel_frames
+from scene_completion_training.evaluation.semantic_evaluation import Labels, ScoredModel
+from scene_completion_training.evaluation.semantic_models import SemanticObservation
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.evaluation.semantic_completion import SemanticCompletionMetric, SemanticTally
@@ -14,10 +18,6 @@ from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTra
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration
-from scene_completion_training.evaluation.density_model import IDENTITY, Observation
-from scene_completion_training.evaluation.geometry import voxel_frames
-from scene_completion_training.evaluation.semantic_evaluation import Labels, ScoredModel
-from scene_completion_training.evaluation.semantic_models import SemanticObservation
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
 GRID = VoxelGrid((0.0, -25.6, -2.4), 0.8, (64, 64, 8))

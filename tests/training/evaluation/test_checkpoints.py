@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.geometry import Resampler, RigidTransform
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.checkpoints import FieldModel, encoded_views, open_checkpoint
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.viewpoint import STREET_CAMERA
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.geometry import Resampler, RigidTransform
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.evaluation.one_wall import CAMERA
 from tests.training.saved_checkpoint import save_checkpoint
 

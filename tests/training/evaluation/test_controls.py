@@ -6,11 +6,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.errors import GridError, SequenceError
-from scene_completion_ros.evaluation.truth import IN_VIEW, SEEN, exact_truth
-from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.controls import (
     EmptyControl,
     PriorControl,
@@ -21,6 +16,11 @@ from scene_completion_training.evaluation.controls import (
     surface_voxels,
     true_depth,
 )
+
+from scene_completion_ros.errors import GridError, SequenceError
+from scene_completion_ros.evaluation.truth import IN_VIEW, SEEN, exact_truth
+from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.evaluation.one_wall import Wall, make_street
 
 

@@ -9,11 +9,6 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.geometry import RigidTransform
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
-from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     VOXEL_EDGE,
@@ -22,6 +17,11 @@ from scene_completion_training.evaluation.density_model import (
     calibrated_cutoffs,
     over_voxel_edge,
 )
+
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
 from tests.training.evaluation.one_wall import CAMERA, in_wall, make_street
 
 

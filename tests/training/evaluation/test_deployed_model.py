@@ -6,6 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scene_completion_training.evaluation.density_stretch import DensityStretch, rays_to_depth
+from scene_completion_training.evaluation.deployed_model import DeployedLabels, DeployedModel
+from scene_completion_training.evaluation.geometry import AFTER, BEFORE, Density, voxel_frames
+from scene_completion_training.evaluation.truth_calibration import calibrate_on_truth
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.calibration import CALIBRATION
@@ -18,10 +22,6 @@ from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_ros.sequences.opening import lidar_depth, open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
-from scene_completion_training.evaluation.density_stretch import DensityStretch, rays_to_depth
-from scene_completion_training.evaluation.deployed_model import DeployedLabels, DeployedModel
-from scene_completion_training.evaluation.geometry import AFTER, BEFORE, Density, voxel_frames
-from scene_completion_training.evaluation.truth_calibration import calibrate_on_truth
 from tests.training.evaluation.one_wall import CAMERA, score, true_voxels
 
 

@@ -9,14 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.depth import DEPTH
-from scene_completion_ros.evaluation.metric import Scores
-from scene_completion_ros.sequences.frame_lists import ListedFrame
-from scene_completion_ros.sequences.opening import lidar_depth, open_recording
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,
@@ -36,6 +28,14 @@ from scene_completion_training.evaluation.depth_evaluation import (
     select_frames,
 )
 from scene_completion_training.evaluation.geometry import Density, MeanDepthModel, counted_depth, depth_frames
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.depth import DEPTH
+from scene_completion_ros.evaluation.metric import Scores
+from scene_completion_ros.sequences.frame_lists import ListedFrame
+from scene_completion_ros.sequences.opening import lidar_depth, open_recording
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from tests.sequences import test_kitti_raw
 
 DRIVE = "2011_09_26_drive_0001_sync"

@@ -9,13 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
-from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.feature_consistency import FEATURES
-from scene_completion_ros.evaluation.metric import Scores
-from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.feature_evaluation import (
     LATER,
     PARTNER,
@@ -28,6 +21,13 @@ from scene_completion_training.evaluation.feature_evaluation import (
     view_pairs,
 )
 from scene_completion_training.viewpoint import STREET_CAMERA
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.feature_consistency import FEATURES
+from scene_completion_ros.evaluation.metric import Scores
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.evaluation.along_a_wall import CAMERA, NEXT, SHIFT, SIDEWAYS, along_a_wall
 from tests.training.synthetic_scene import BASELINE, ray_cast
 

@@ -7,13 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.evaluation.calibration import CALIBRATION
-from scene_completion_ros.evaluation.metric import Metric, Scores
-from scene_completion_ros.evaluation.occupancy import OCCUPANCY
-from scene_completion_ros.evaluation.truth import IN_VIEW, SEEN, FrameTruth, exact_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.evaluation.controls import EmptyControl, grid_density, prior_of_windows, surface_controls
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, Observation
 from scene_completion_training.evaluation.geometry import (
@@ -25,6 +18,13 @@ from scene_completion_training.evaluation.geometry import (
     calibrate_model,
     voxel_frames,
 )
+
+from scene_completion_ros.evaluation.calibration import CALIBRATION
+from scene_completion_ros.evaluation.metric import Metric, Scores
+from scene_completion_ros.evaluation.occupancy import OCCUPANCY
+from scene_completion_ros.evaluation.truth import IN_VIEW, SEEN, FrameTruth, exact_truth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.voxels.occupancy import opacity
 from tests.training.evaluation.one_wall import CAMERA, GRID, Wall, make_street, true_voxels
 
 

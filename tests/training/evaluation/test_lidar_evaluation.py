@@ -9,12 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.lidar_occupancy import LIDAR_ONLY_NEAR
-from scene_completion_ros.evaluation.metric import Scores
-from scene_completion_ros.evaluation.truth import FrameTruth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.controls import EmptyControl, surface_controls
 from scene_completion_training.evaluation.density_model import DensityModel, Observation
 from scene_completion_training.evaluation.geometry import Density, Frame
@@ -25,6 +19,12 @@ from scene_completion_training.evaluation.lidar_evaluation import (
     shown_by_depth,
     slabs_of,
 )
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.lidar_occupancy import LIDAR_ONLY_NEAR
+from scene_completion_ros.evaluation.metric import Scores
+from scene_completion_ros.evaluation.truth import FrameTruth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.evaluation.one_wall import CAMERA, FRAMES, Wall, make_street, shadowed
 
 

@@ -5,11 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.semantic_classes import SEMANTIC_KITTI_CLASSES
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation import linear_probe
 from scene_completion_training.evaluation.linear_probe import fit_linear_probe, probe_models, probed
 from scene_completion_training.evaluation.open_vocabulary import (
@@ -22,6 +17,11 @@ from scene_completion_training.evaluation.semantic_models import FeatureFieldMod
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.viewpoint import STREET_CAMERA
+from sklearn.linear_model import LogisticRegression
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import SEMANTIC_KITTI_CLASSES
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.evaluation.one_wall import Wall, make_street, true_voxels
 from tests.training.evaluation.test_open_vocabulary import ALL, Painted, evaluate_models, with_labels
 

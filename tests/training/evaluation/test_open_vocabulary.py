@@ -10,11 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-
-from scene_completion_ros.errors import ConfigurationError, VocabularyError
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, SEMANTIC_KITTI_CLASSES
-from scene_completion_ros.inference.text_bank import BankClass, TextBank
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.open_vocabulary import (
     COMMON,
@@ -33,6 +28,11 @@ from scene_completion_training.evaluation.open_vocabulary import (
 from scene_completion_training.foundation.class_probabilities import read_class_texts
 from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES
 from scene_completion_training.foundation.phrases import read_phrases
+
+from scene_completion_ros.errors import ConfigurationError, VocabularyError
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, SEMANTIC_KITTI_CLASSES
+from scene_completion_ros.inference.text_bank import BankClass, TextBank
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.checkout import ROOT
 from tests.training.evaluation.one_wall import CAMERA, WALL_FRONT, PaintedWall, make_street, true_voxels
 

@@ -7,15 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.truth import VoxelTruth
-from scene_completion_ros.evaluation.zero_shot import cosines, unit_vectors
-from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.open_vocabulary import SEMANTIC_KITTI, ZeroShot
 from scene_completion_training.evaluation.open_vocabulary_models import (
     ClassPrior,
@@ -30,6 +21,15 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_heads import FeatureHeads
 from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from scene_completion_training.viewpoint import STREET_CAMERA
+from torch import Tensor
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.truth import VoxelTruth
+from scene_completion_ros.evaluation.zero_shot import cosines, unit_vectors
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.evaluation.one_wall import CAMERA, Wall, make_street
 from tests.training.evaluation.test_open_vocabulary import ALL, BANK, WORDS, evaluate_models
 from tests.training.saved_checkpoint import save_checkpoint

@@ -6,11 +6,6 @@ import json
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.metric import Scores
-from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.clustering.clusters import Clusters
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
 from scene_completion_training.evaluation.geometry import voxel_frames
@@ -23,6 +18,11 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     named_by,
     voxel_classes,
 )
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.metric import Scores
+from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.evaluation.one_wall import (
     CAR,
     GRID,

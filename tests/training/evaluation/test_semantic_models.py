@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.semantic_models import (
     FeatureFieldModel,
     _tokens_at,
@@ -16,6 +14,8 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.semantic_head import DistillationHead
 from scene_completion_training.viewpoint import STREET_CAMERA
+
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.evaluation.one_wall import CAMERA, WALL_FRONT, WALL_LEFT, WALL_RIGHT, PaintedWall
 
 

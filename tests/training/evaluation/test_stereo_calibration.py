@@ -8,16 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.cli import main
-from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.baselines import PriorGrid
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.place_prior import PlacePrior
-from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_ros.voxels.occupancy import logit_of_density, opacity, probability_of_log_odds
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE
 from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.evaluation.deployed_model import DeployedModel
@@ -33,6 +23,16 @@ from scene_completion_training.evaluation.stereo_calibration import (
 )
 from scene_completion_training.evaluation.stereo_truth import stereo_evidence
 from scene_completion_training.viewpoint import Volume
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.baselines import PriorGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.place_prior import PlacePrior
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.voxels.occupancy import logit_of_density, opacity, probability_of_log_odds
 from tests.inference.small_bundle import make_small_bundle, road_head
 from tests.training.synthetic_scene import CAMERA_HEIGHT
 

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scene_completion_training.data.motion_stereo import depth_meter
+from scene_completion_training.evaluation.controls import fit_prior
+from scene_completion_training.evaluation.stereo_truth import stereo_evidence, stereo_truths
+from scene_completion_training.viewpoint import STREET_AHEAD_M
 
 from scene_completion_ros.evaluation.occupancy import OccupancyByRange
 from scene_completion_ros.evaluation.truth import ALL, VoxelTruth
@@ -14,10 +18,6 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.data.motion_stereo import depth_meter
-from scene_completion_training.evaluation.controls import fit_prior
-from scene_completion_training.evaluation.stereo_truth import stereo_evidence, stereo_truths
-from scene_completion_training.viewpoint import STREET_AHEAD_M
 from tests.training.synthetic_scene import BOX, CAMERA_HEIGHT, WALL_AHEAD
 
 

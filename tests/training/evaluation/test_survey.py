@@ -5,9 +5,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.clustering.clusters import (
     read_class_file,
     read_clusters,
@@ -16,6 +13,9 @@ from scene_completion_training.clustering.clusters import (
 )
 from scene_completion_training.evaluation.semantic_evaluation import FittedModel
 from scene_completion_training.evaluation.survey import survey, write_contact_sheets
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.evaluation.one_wall import CAMERA, PaintedWall
 
 

@@ -6,11 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
-
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_training.evaluation.voxel_features import (
     FoundationFeatures,
     NetworkFeatures,
@@ -21,6 +16,11 @@ from scene_completion_training.masked_scene.network import SceneRecord
 from scene_completion_training.masked_scene.scenes import FEATURES, SceneMaker, VoxelScene, feature_names
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.geometry import VoxelGrid
 from tests.training.evaluation.one_wall import CAMERA, make_street
 from tests.training.masked_scene.small_scenes import random_places, scene_of
 from tests.training.saved_checkpoint import save_checkpoint

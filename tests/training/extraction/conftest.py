@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from scene_completion_training.extraction.structure_from_motion import Model, reconstruct
 
 from scene_completion_ros.geometry import RigidTransform
-from scene_completion_training.extraction.structure_from_motion import Model, reconstruct
 from tests.training.extraction.textured_street import CAMERA, drive, picture
 
 

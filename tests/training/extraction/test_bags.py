@@ -12,6 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from scene_completion_training.extraction import bag as bag_module
+from scene_completion_training.extraction.bag import Job, extract_bag, extract_bags, finished_report, output_folders
+from scene_completion_training.extraction.reports import BagReport, read_report, summary_table
+from scene_completion_training.extraction.settings import ExtractionSettings
+from scene_completion_training.workers import Workers
 
 from scene_completion_ros import cli
 from scene_completion_ros.bags.reader import BagReader
@@ -22,11 +27,6 @@ from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.sequences.from_bag import sequence_from_bag
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.training_checks import check_for_training
-from scene_completion_training.extraction import bag as bag_module
-from scene_completion_training.extraction.bag import Job, extract_bag, extract_bags, finished_report, output_folders
-from scene_completion_training.extraction.reports import BagReport, read_report, summary_table
-from scene_completion_training.extraction.settings import ExtractionSettings
-from scene_completion_training.workers import Workers
 from tests.bags.recordings import (
     SECOND,
     START,

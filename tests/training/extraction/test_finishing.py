@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from scene_completion_training.extraction.finishing import select_by_image_motion, select_by_motion
 
 from scene_completion_ros.geometry import RigidTransform, view_rotation
-from scene_completion_training.extraction.finishing import select_by_image_motion, select_by_motion
 from tests.training.extraction.textured_street import CAMERA, drive, picture
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scene_completion_training.extraction.finishing import estimate_ego_mask, read_ego_mask
+from scene_completion_training.extraction.rectification import View, pinhole_for, rectified_views, unchanged_views
 
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform, view_rotation
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.sequences.rigs import stereo_pair
-from scene_completion_training.extraction.finishing import estimate_ego_mask, read_ego_mask
-from scene_completion_training.extraction.rectification import View, pinhole_for, rectified_views, unchanged_views
 from tests.training.extraction.textured_street import CAMERA, drive, picture
 
 IDENTITY = RigidTransform.identity()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.geometry import RigidTransform
 from scene_completion_training.extraction import structure_from_motion
 from scene_completion_training.extraction.images_to_poses import scale_from_rig
 from scene_completion_training.extraction.scale import ground_plane, scale_from_camera_height, scale_from_odometry
 from scene_completion_training.extraction.structure_from_motion import Model, reconstruct
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import RigidTransform
 from tests.training.extraction.textured_street import CAMERA, HEIGHT_ABOVE_GROUND, aligned_error, picture
 
 

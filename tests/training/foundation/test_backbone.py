@@ -11,15 +11,15 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from scene_completion_training.data.drawn_views import canonical_image
+from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.foundation.targets import as_half
+from scene_completion_training.viewpoint import STREET_CAMERA
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_training.data.drawn_views import canonical_image
-from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.targets import as_half
-from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.foundation.tiny_models import BLOCKS, KINDS, WIDTH, tiny_model
 
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
-
-from scene_completion_ros.errors import ConfigurationError, ImageError
-from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher, read_class_texts
 from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, ESPNetv2
 from scene_completion_training.foundation.model_files import sha256
 from scene_completion_training.foundation.text_encoder import TextEncoder
 from scene_completion_training.viewpoint import STREET_CAMERA
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError, ImageError
+from scene_completion_ros.sequences.kitti import kitti_odometry
 
 ROAD, BUILDING, VEGETATION, SKY, CAR = (
     CITYSCAPES_CLASSES.index(name) for name in ("road", "building", "vegetation", "sky", "car")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, ESPNetv2, load_espnetv2
 from torch import Tensor
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, ESPNetv2, load_espnetv2
 
 
 @pytest.fixture(scope="module")

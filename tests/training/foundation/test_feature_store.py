@@ -16,10 +16,6 @@ import pytest
 import torch
 from safetensors.torch import load as content_of
 from safetensors.torch import load_file, save_file
-
-from scene_completion_ros.cli import main
-from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.data.feature_targets import FeatureTargets, frame_key
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
@@ -36,6 +32,10 @@ from scene_completion_training.foundation.model_files import Normalisation
 from scene_completion_training.foundation.targets import LiveTargets, variant_of
 from scene_completion_training.foundation.text_encoder import TextEncoder
 from scene_completion_training.viewpoint import STREET_CAMERA
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.sequences.kitti import kitti_odometry
 from tests.training.foundation.tiny_models import saved_clip
 
 MODEL = ModelIdentity(

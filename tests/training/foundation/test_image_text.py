@@ -10,12 +10,12 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
+from scene_completion_training.foundation.text_encoder import TextEncoder
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
-from scene_completion_training.foundation.text_encoder import TextEncoder
 from tests.training.foundation.tiny_models import WIDTH, saved_clip, saved_siglip
 
 

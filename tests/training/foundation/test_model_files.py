@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation.model_files import (
     description_folder,
     joint_sha256,
@@ -17,6 +15,8 @@ from scene_completion_training.foundation.model_files import (
     sha256,
     weight_files,
 )
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
 
 
 def test_folders_of_installed_packages_are_found_without_importing_them(

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scene_completion_training.foundation.phrases import PhraseList, make_bank, read_phrases
+from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, VocabularyError
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
-from scene_completion_training.foundation.phrases import PhraseList, make_bank, read_phrases
-from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder
 
 
 class Recording:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.targets import LiveTargets, as_half, random_shift, shifted, variant_of
+
+from scene_completion_ros.errors import ConfigurationError
 from tests.training.foundation.tiny_models import PatchMeans
 
 SHIFTS = [(0, 0), (-8, 7), (5, -3), (7, 7), (-8, -8)]

@@ -12,12 +12,12 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from scene_completion_training.foundation.model_files import sha256
+from scene_completion_training.foundation.text_encoder import TextEncoder, canonical_text, prompt
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_training.foundation.model_files import sha256
-from scene_completion_training.foundation.text_encoder import TextEncoder, canonical_text, prompt
 from tests.training.foundation.tiny_models import saved_clip, saved_sentence_encoder, saved_siglip
 
 SENTENCES = ["a car.", "a tree on the street", "x"]

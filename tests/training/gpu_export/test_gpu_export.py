@@ -14,6 +14,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from scene_completion_training.commands.arguments import say_dropped
+from scene_completion_training.evaluation.density_stretch import DensityStretch
+from scene_completion_training.gpu_export.export import export_for_gpus
+from scene_completion_training.gpu_export.graph import gpu_graph, simplified
+from scene_completion_training.gpu_export.images import canonical_images
+from scene_completion_training.gpu_export.parity import GATES, ONNX, TORCH, Gate, Parity, ParityCheck, Reference
+from scene_completion_training.gpu_export.precisions import kept_in_half, to_half, to_int8
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError, SequenceError
@@ -22,13 +29,6 @@ from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
-from scene_completion_training.commands.arguments import say_dropped
-from scene_completion_training.evaluation.density_stretch import DensityStretch
-from scene_completion_training.gpu_export.export import export_for_gpus
-from scene_completion_training.gpu_export.graph import gpu_graph, simplified
-from scene_completion_training.gpu_export.images import canonical_images
-from scene_completion_training.gpu_export.parity import GATES, ONNX, TORCH, Gate, Parity, ParityCheck, Reference
-from scene_completion_training.gpu_export.precisions import kept_in_half, to_half, to_int8
 from tests.checkout import run_python
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.foundation.tiny_models import saved_depth_model

@@ -7,10 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
-from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.data.module import SequenceSource
 from scene_completion_training.export import export_bundle
 from scene_completion_training.runner import train
@@ -18,6 +14,10 @@ from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.street_world.camera_rig import LEFT, RIGHT
 from scene_completion_training.street_world.drive_bag import write_drive_bag
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
+
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from tests.training.small_trainings import small_data, small_training
 from tests.training.synthetic_scene import BASELINE, CAMERA_HEIGHT, CENTRE, FOCAL, HEIGHT, WIDTH, ray_cast
 

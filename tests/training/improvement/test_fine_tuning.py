@@ -9,10 +9,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-
-from scene_completion_ros.errors import BundleError, ConfigurationError, ImprovementError
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
 from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.gpu_export.parity import density_field
 from scene_completion_training.improvement.fine_tuning import (
@@ -21,6 +17,10 @@ from scene_completion_training.improvement.fine_tuning import (
     write_configuration,
 )
 from scene_completion_training.networks.agglomerated_field import SURFACE_UNITS
+
+from scene_completion_ros.errors import BundleError, ConfigurationError, ImprovementError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
 from tests.training.small_students import CAMERA, make_small_student, street_images
 
 

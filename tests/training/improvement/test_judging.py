@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from scene_completion_training.improvement.judging import Judgement, _spaced, best_threshold, reasons_against, told
 
 from scene_completion_ros.evaluation.label_free import LabelFreeScores, Verdict
 from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_training.improvement.judging import Judgement, _spaced, best_threshold, reasons_against, told
 
 GRID = VoxelGrid((0.0, -1.0, 0.0), 1.0, (4, 2, 1))
 

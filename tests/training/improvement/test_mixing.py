@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.gpu_export.parity import density_field
 from scene_completion_training.improvement.mixing import Mixture, best_share, judge_mixtures, mix_checkpoint
+
+from scene_completion_ros.inference.bundle import StudentBundle
 from tests.inference.small_bundle import make_small_bundle, road_head
 from tests.training.improvement.conftest import LOWER_M, make_drive
 from tests.training.synthetic_scene import CAMERA_HEIGHT

@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-
-from scene_completion_ros.errors import ConfigurationError, ImprovementError
-from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data import motion_stereo
 from scene_completion_training.extraction.bag import Job, extract_bags, lost_report
@@ -28,6 +25,9 @@ from scene_completion_training.improvement.steps import STATE
 from scene_completion_training.improvement.torchrun import Torchrun
 from scene_completion_training.street_world.camera_rig import LEFT
 from scene_completion_training.workers import Workers
+
+from scene_completion_ros.errors import ConfigurationError, ImprovementError
+from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.improvement.conftest import LOWER_M, make_bag
 from tests.training.synthetic_scene import CAMERA_HEIGHT

@@ -7,10 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-
-from scene_completion_ros.evaluation.label_free import Verdict
-from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_ros.report.map_axes import MARGIN
 from scene_completion_training.improvement.report_card import (
     FREE,
     GHOST,
@@ -20,6 +16,10 @@ from scene_completion_training.improvement.report_card import (
     errors_from_above,
     write_card,
 )
+
+from scene_completion_ros.evaluation.label_free import Verdict
+from scene_completion_ros.geometry import VoxelGrid
+from scene_completion_ros.report.map_axes import MARGIN
 
 GRID = VoxelGrid((0.0, -1.5, 0.0), 1.0, (4, 3, 2))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scene_completion_training.improvement.split import cut_along, split_drives, split_replay
 
 from scene_completion_ros.errors import ImprovementError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.improvement.split import cut_along, split_drives, split_replay
 from tests.training.improvement.conftest import START, STEP_M, make_drive
 
 

@@ -6,9 +6,9 @@ import errno
 from pathlib import Path
 
 import pytest
+from scene_completion_training.improvement.steps import STATE, UNFINISHED, Steps, disk_is_full
 
 from scene_completion_ros.errors import ImprovementError, TrainingError
-from scene_completion_training.improvement.steps import STATE, UNFINISHED, Steps, disk_is_full
 
 
 class Counted:

@@ -6,13 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scene_completion_training.improvement.suitable import DriveLook, alike, check_suitable, refuse_overlap
+from scene_completion_training.street_world.camera_rig import LEFT, RIGHT
 
 from scene_completion_ros.errors import ImprovementError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.improvement.suitable import DriveLook, alike, check_suitable, refuse_overlap
-from scene_completion_training.street_world.camera_rig import LEFT, RIGHT
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.improvement.conftest import LOWER_M, make_drive
 from tests.training.synthetic_scene import CAMERA_HEIGHT

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-
-from scene_completion_ros.errors import ConfigurationError, ImprovementError
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.improvement.torchrun import Torchrun, _last_words, train_together
 from scene_completion_training.runner import last_checkpoint, train
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
+
+from scene_completion_ros.errors import ConfigurationError, ImprovementError
 from tests.training.killed_training import Killed
 from tests.training.small_trainings import STEPS, small_training, write_configuration
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from scene_completion_training.losses.agglomeration import teacher_loss
 
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
 
 
 def test_dense_depth_is_the_log_error_of_inverse_depth() -> None:

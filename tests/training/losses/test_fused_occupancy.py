@@ -6,10 +6,9 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional
-
 from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
 from scene_completion_training.networks.occupancy_link import OccupancyLink
+from torch.nn import functional
 
 
 def test_occupancy_cross_entropy_is_that_of_the_linked_sigmoid() -> None:

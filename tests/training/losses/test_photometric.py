@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from scene_completion_training.losses.photometric import photometric_error, photometric_loss
 
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from scene_completion_training.losses.smoothness import edge_aware_smoothness
 
 

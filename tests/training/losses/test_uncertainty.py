@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scene_completion_training.losses.uncertainty import Form, UncertaintyWeights
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.losses.uncertainty import Form, UncertaintyWeights
 
 # Optima p for a constant loss: p² = (L + √(L² + 8L)) / 4 in the released form, p³ = L (1 + p) in the paper.
 OPTIMA = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scene_completion_training.masked_scene.scenes import VoxelScene
 
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
-from scene_completion_training.masked_scene.scenes import VoxelScene
 
 
 def scene_of(index: Any, shape: tuple[int, int, int] = (8, 8, 4), **changes: Any) -> VoxelScene:

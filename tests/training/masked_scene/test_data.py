@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.masked_scene.data import (
     MaskSettings,
     SceneData,
@@ -17,6 +15,8 @@ from scene_completion_training.masked_scene.data import (
     in_one,
 )
 from scene_completion_training.masked_scene.views import SceneViewSettings
+
+from scene_completion_ros.errors import ConfigurationError
 from tests.training.evaluation.one_wall import make_street
 from tests.training.masked_scene.small_scenes import random_places, scene_of
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scene.network import open_network, scene_voxels
 from scene_completion_training.masked_scene.scenes import FEATURES, feature_names
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.geometry import VoxelGrid
 from tests.training.masked_scene.small_scenes import random_places, scene_of
 from tests.training.saved_checkpoint import save_checkpoint
 
@@ -36,7 +36,7 @@ def test_a_network_is_read_back(checkpoint: tuple[Path, VoxelHUNet]) -> None:
     for name, value in network.state_dict().items():
         assert torch.equal(value, read.state_dict()[name])
     assert (record.columns, record.voxel_size, record.student, record.steps) == (FEATURES, 0.2, "auto", 7)
-    assert not record.units and not read.training and not any(value.requires_grad for value in read.parameters())
+    assert not read.training and not any(value.requires_grad for value in read.parameters())
 
 
 def test_what_it_cannot_look_at_is_refused(checkpoint: tuple[Path, VoxelHUNet]) -> None:

@@ -7,8 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
 from scene_completion_training.masked_scene.objective import (
     SceneView,
     distance,
@@ -21,6 +19,8 @@ from scene_completion_training.masked_scene.objective import (
 from scene_completion_training.masked_scene.patches import masked_voxels
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.sparse.voxel_set import VoxelSet
+from torch import Tensor
+
 from tests.training.masked_scene.small_scenes import random_places
 
 SHAPE, LEVELS, INPUTS = (32, 32, 16), 3, 5

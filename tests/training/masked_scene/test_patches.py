@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scene_completion_training.masked_scene.patches import check_edge, masked_voxels
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.masked_scene.patches import check_edge, masked_voxels
 from tests.training.masked_scene.small_scenes import random_places
 
 SHAPE = (64, 64, 32)

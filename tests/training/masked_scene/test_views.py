@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.masked_scene.scenes import VoxelScene
 from scene_completion_training.masked_scene.views import COLOURS, SEEN, SceneViewSettings, sample_rows, view
+
+from scene_completion_ros.errors import ConfigurationError
 from tests.training.masked_scene.small_scenes import random_places, scene_of
 
 EDGE = 32

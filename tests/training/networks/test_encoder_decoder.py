@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 
 

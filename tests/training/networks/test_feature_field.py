@@ -6,9 +6,6 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional
-
-from scene_completion_ros.geometry import Camera
 from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.downsampler import ArtefactField, SalienceDownsampler
@@ -16,6 +13,9 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.rendering.patches import composite_features, heaviest_samples, render_rays
 from scene_completion_training.rendering.rays import rays_of_pixels, sample_cell_rays
 from scene_completion_training.stages.feature_field import enlarged_tokens
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera
 
 CAMERA = Camera(fx=37.0, fy=37.0, cx=31.5, cy=15.5, width=64, height=32)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from scene_completion_training.networks.feature_heads import FeatureHeads
 
 DIMS = {"text": 24, "dino-s": 40}

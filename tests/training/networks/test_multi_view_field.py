@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional
-
-from scene_completion_ros.geometry import Camera
 from scene_completion_training.losses.distillation import density_distillation, occupancy_distillation
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.multi_view_field import FusionHead, MultiViewField
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera
 
 CAMERA = Camera(fx=55.0, fy=55.0, cx=47.5, cy=31.5, width=96, height=64)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from scene_completion_training.networks.occupancy_link import OccupancyLink, link_calibration, link_of_calibration
 
 

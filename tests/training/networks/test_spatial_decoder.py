@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-
-from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_training.export import encoder_onnx, head_weights
 from scene_completion_training.networks.density_field import DensityField, spatial_decoder_of
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.spatial_decoder import SpatialDecoder
 from scene_completion_training.viewpoint import Viewpoint, Volume
+
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.query_kernel import density_reference
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=15.5, width=64, height=32)
 VIEWPOINT = Viewpoint(CAMERA, volume=Volume(ahead=12.8, sideways=5.2, voxel_size=0.4))

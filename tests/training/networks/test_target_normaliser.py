@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.networks.target_normaliser import TargetNormaliser
 
 
 def uneven(channels: int, count: int = 4000) -> Tensor:

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTModel
-
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.geometry import Camera
 from scene_completion_training.checkpoints import KEY, Checkpoint
 from scene_completion_training.export import FoldedEncoder, feature_size
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
+from transformers import ViTConfig, ViTModel
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.geometry import Camera
 from tests.training.foundation.tiny_models import saved_model
 
 CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scene_completion_training.rendering.colours import sample_colours
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.rendering.colours import sample_colours
 
 CAMERA = Camera(fx=100.0, fy=90.0, cx=31.5, cy=15.5, width=64, height=32)
 

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from scene_completion_training.rendering.depth import render_features
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.rendering.depth import render_features
 from tests.training.evaluation.along_a_wall import CAMERA, DEPTH
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import torch
-
 from scene_completion_training.rendering.patches import invalid_rays
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from scene_completion_ros.geometry import Camera
 from scene_completion_training.rendering.sampling import (
     inverse_depth_samples,
     points_in_balls,
@@ -13,6 +11,8 @@ from scene_completion_training.rendering.sampling import (
     surface_centres,
 )
 from scene_completion_training.viewpoint import STREET_CAMERA
+
+from scene_completion_ros.geometry import Camera
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=39.5, cy=11.5, width=80, height=24)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
-
 from scene_completion_training.sparse import voxel_set
 from scene_completion_training.sparse.convolution import CENTRE, down, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+from torch import Tensor
+from torch.nn import functional
+
 from tests.training.sparse.voxel_sets import SHAPE, random_set
 
 

@@ -6,12 +6,11 @@ import json
 
 import pytest
 import torch
+from scene_completion_training.sparse.hu_net import HUNetSettings, Level, VoxelHUNet
+from scene_completion_training.sparse.voxel_set import CELL, CUBE, Pyramid, VoxelSet
 from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError, GridError
-from scene_completion_training.sparse.attention import Curve
-from scene_completion_training.sparse.hu_net import HUNetSettings, Level, VoxelHUNet
-from scene_completion_training.sparse.voxel_set import CELL, CUBE, Pyramid, VoxelSet
 from tests.training.sparse.voxel_sets import random_set
 
 SMALL = HUNetSettings(3, encoder=(8, 12, 16), decoder=(10, 12, 16))
@@ -153,10 +152,8 @@ def test_hardly_any_voxels(count: int) -> None:
     assert all(x.isfinite().all() for x in found)
 
 
-@pytest.mark.parametrize("attention", ["none", "zorder", "hilbert"])
-def test_scenes_of_a_batch_do_not_know_each_other(attention: Curve) -> None:
-    net = network(HUNetSettings(3, SMALL.encoder, SMALL.decoder, attention=attention))
-    features, pyramid = scene(2)
+def test_scenes_of_a_batch_do_not_know_each_other() -> None:
+    net, (features, pyramid) = network(), scene(2)
     together = net(features, pyramid)
     for number in range(2):
         index = pyramid.levels[0].index
@@ -166,29 +163,14 @@ def test_scenes_of_a_batch_do_not_know_each_other(attention: Curve) -> None:
             torch.testing.assert_close(one, both[level.index[:, 0] == number], rtol=1e-4, atol=1e-4)
 
 
-def test_attention_sees_further_than_convolutions() -> None:
-    plain, attending = (
-        network(HUNetSettings(3, (8,), (8,), attention=kind))  # type: ignore[arg-type]
-        for kind in ("none", "zorder")
-    )
-    features, pyramid = scene()
-    pyramid = Pyramid.of(pyramid.levels[0], 1)
-    features[0] += 5.0
-    moved_by = [of_all(net(features, pyramid)) for net in (plain, attending)]
-    features[0] -= 5.0
-    changed = [
-        (after - of_all(net(features, pyramid))).view(-1, 8).abs().sum(dim=1) > 1e-6
-        for net, after in zip((plain, attending), moved_by, strict=True)
-    ]
-    assert changed[0].sum() < 0.5 * len(features) < changed[1].sum()
-
-
 def test_settings_survive_a_checkpoint() -> None:
-    settings = HUNetSettings(5, (8, 16), (8, 16), 2, "hilbert")
+    settings = HUNetSettings(5, (8, 16), (8, 16), 2)
     assert HUNetSettings.of(json.loads(json.dumps(settings.plain()))) == settings
-    assert HUNetSettings.of({**settings.plain(), "backend": "torch"}) == settings  # as older checkpoints have it
-    with pytest.raises(ConfigurationError, match="depth.*not those of a network"):
-        HUNetSettings.of({**settings.plain(), "depth": 3})
+    older = {**settings.plain(), "backend": "torch", "attention": "none"}
+    assert HUNetSettings.of(older) == settings
+    for unknown in ({"depth": 3}, {"attention": "zorder"}):
+        with pytest.raises(ConfigurationError, match=f"{next(iter(unknown))}.*not those of a network"):
+            HUNetSettings.of({**settings.plain(), **unknown})
 
 
 @pytest.mark.parametrize(
@@ -219,10 +201,9 @@ def test_what_does_not_fit_is_refused() -> None:
         net(features, other, pyramid)
 
 
-@pytest.mark.parametrize("curve", ["zorder", "hilbert"])
-def test_precision_is_what_the_caller_asks_for(curve: Curve) -> None:
-    """M3: the released encoder switches autocast off for itself, and its attention always computes in fp16."""
-    net, (features, pyramid) = network(HUNetSettings(3, SMALL.encoder, SMALL.decoder, attention=curve)), scene()
+def test_precision_is_what_the_caller_asks_for() -> None:
+    """M3: the released encoder switches autocast off for itself."""
+    net, (features, pyramid) = network(), scene()
     linear = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear)}
     seen: dict[str, torch.dtype] = {}
     for name, module in linear.items():

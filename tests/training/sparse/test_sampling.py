@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 
 import torch
-from torch import Tensor
-
 from scene_completion_training.sparse.sampling import sample, sample_levels
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+from torch import Tensor
+
 from tests.training.sparse.voxel_sets import random_set
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 
 import torch
-from torch import Tensor
-
 from scene_completion_training.sparse.voxel_set import Shape, VoxelSet
+from torch import Tensor
 
 SHAPE = (9, 7, 6)
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model
-
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.export import export_bundle
 from scene_completion_training.foundation.backbone import Backbone
@@ -18,6 +16,8 @@ from scene_completion_training.runner import train
 from scene_completion_training.stages.feature_field import FeatureSettings
 from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.viewpoint import STREET_CAMERA
+from transformers import Dinov2Config, Dinov2Model
+
 from tests.training.small_trainings import DIMENSION, HIDDEN, feature_training, small_data, small_training
 
 

@@ -10,11 +10,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
-
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.export import FoldedEncoder, encoder_onnx
@@ -32,6 +27,11 @@ from scene_completion_training.stages.agglomeration import (
     TeacherSpec,
 )
 from scene_completion_training.viewpoint import STREET_CAMERA
+from torch import nn
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.inference.bundle import StudentBundle
 from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import DIMENSION, HIDDEN, small_data, small_training
 

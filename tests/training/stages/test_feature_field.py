@@ -9,9 +9,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-
-from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import (
     CLASS_COLOURS,
@@ -36,6 +33,9 @@ from scene_completion_training.stages.feature_field import (
     feature_targets,
     with_own_view,
 )
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.inference.bundle import StudentBundle
 from tests.training.small_trainings import DIMENSION, HIDDEN, feature_training, small_data
 
 

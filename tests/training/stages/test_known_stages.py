@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-
-from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training import stages
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.field_stage import SingleImageStage
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.runner import train
+from torch import Tensor
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
 
 
 class ToyStage(SingleImageStage):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scene.data import SceneDataSettings, SceneSource
 from scene_completion_training.masked_scene.network import open_network
@@ -20,7 +16,9 @@ from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.hu_net import HUNetSettings
 from scene_completion_training.stages import masked_scene
 from scene_completion_training.stages.masked_scene import MaskedSceneConfiguration
-from tests.inference.small_bundle import make_small_bundle
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scene_completion_ros.errors import ConfigurationError, TrainingError
 from tests.training.killed_training import resumed_weights
 
 
@@ -75,15 +73,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(synthetic_drive: Path, tm
     resumed = resumed_weights(small(synthetic_drive, tmp_path / "killed"))
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
-
-
-def test_units_of_the_student_are_inputs(synthetic_drive: Path, tmp_path: Path) -> None:
-    student = make_small_bundle(tmp_path / "student", classes=3)
-    given = small(synthetic_drive, tmp_path / "run", steps=2)
-    data = dataclasses.replace(given.data, student=str(tmp_path / "student"), units=True)
-    network, record = open_network(train(dataclasses.replace(given, data=data), threads=1))
-    assert network.settings.inputs == len(FEATURES) + student.head.label_hidden == len(record.columns)
-    assert record.units
 
 
 def test_a_collapsed_teacher_ends_the_training(

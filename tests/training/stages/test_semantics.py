@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages import semantics
 from scene_completion_training.stages.semantics import SemanticsConfiguration, SemanticsStage
+
+from scene_completion_ros.errors import ConfigurationError
 from tests.training.small_trainings import DIMENSION, HIDDEN, small_training
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.runner import train
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
+from torch import Tensor
+
+from scene_completion_ros.errors import ConfigurationError
 from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import HIDDEN, batches, small_data, small_training
 

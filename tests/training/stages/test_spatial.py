@@ -8,14 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
-
-from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.inference.bundle import WEIGHTS
-from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
-from scene_completion_ros.inference.render import said_depth
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import (
     CLASS_FILE,
@@ -39,6 +31,14 @@ from scene_completion_training.stages.semantics import SemanticsConfiguration
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
 from scene_completion_training.stages.student import StudentConfiguration
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
+from torch.nn import functional
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.inference.bundle import WEIGHTS
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
+from scene_completion_ros.inference.render import said_depth
 from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import batches, feature_training, small_data, small_training
 

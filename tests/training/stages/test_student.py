@@ -9,9 +9,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import export_bundle
@@ -21,6 +18,9 @@ from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage, Teacher
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.inference.bundle import StudentBundle
 from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import batches, small_training
 

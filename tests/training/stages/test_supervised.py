@@ -11,12 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from scene_completion_ros.cli import main
-from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.prepared import PreparedFrame
@@ -36,6 +30,12 @@ from scene_completion_training.stages.supervised import SupervisedConfiguration,
 from scene_completion_training.street_world.camera_rig import make_rig
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.viewpoint import STREET_CAMERA
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.sequences.opening import open_recording
 from tests.training.evaluation.one_wall import GRID
 from tests.training.saved_checkpoint import save_checkpoint
 from tests.training.small_trainings import small_training

@@ -7,9 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from scene_completion_ros.errors import BundleError
-from scene_completion_ros.inference.bundle import load_default_bundle
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, read_configuration
@@ -18,6 +15,9 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.teacher import TeacherConfiguration
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.inference.bundle import load_default_bundle
 from tests.training.small_trainings import small_training
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from scene_completion_training.street_world.camera_rig import LidarModel, StreetRig, make_rig
 from scene_completion_training.street_world.drive import StreetDrive
 

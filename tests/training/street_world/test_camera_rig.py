@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.geometry import DEFAULT_GRID, RigidTransform
 from scene_completion_training.street_world.camera_rig import (
     CAMERA_HEIGHT_M,
     LEFT,
@@ -24,6 +22,8 @@ from scene_completion_training.street_world.parts import box
 from scene_completion_training.street_world.render import Renderer, trace_view
 from scene_completion_training.street_world.scene import build_scene
 from scene_completion_training.street_world.sky import Sky
+
+from scene_completion_ros.geometry import DEFAULT_GRID, RigidTransform
 from tests.training.street_world.conftest import small_rig
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.street_world.camera_rig import LEFT, RIGHT
 from scene_completion_training.street_world.drive import StreetDrive
+
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 
 
 def test_sequence_folder(drive: StreetDrive, tmp_path: Path) -> None:

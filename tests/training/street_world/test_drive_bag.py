@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from scene_completion_ros.bags.reader import BagReader
 from scene_completion_training.street_world.camera_rig import LEFT, RIGHT
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.drive_bag import write_drive_bag
+
+from scene_completion_ros.bags.reader import BagReader
 
 
 def test_bag_is_read_back(drive: StreetDrive, tmp_path: Path) -> None:

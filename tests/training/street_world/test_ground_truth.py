@@ -4,10 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import ndimage
-
-from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth, stored_flags
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_training.street_world.camera_rig import LEFT, make_rig
 from scene_completion_training.street_world.classes import CLASS_COLOURS, StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
@@ -20,6 +16,10 @@ from scene_completion_training.street_world.ground_truth import (
 from scene_completion_training.street_world.parts import box
 from scene_completion_training.street_world.render import trace_view
 from scene_completion_training.street_world.scene import build_scene
+from scipy import ndimage
+
+from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth, stored_flags
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 
 GRID = VoxelGrid((0.0, -12.8, -2.2), 0.2, (128, 128, 32))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.parts import box, cylinder, ellipsoid, extrusion, frustum, upright
 

@@ -5,8 +5,6 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-
-from scene_completion_ros.geometry import RigidTransform
 from scene_completion_training.street_world.camera_rig import BASELINE_M, CAMERA_HEIGHT_M, LEFT, RIGHT, make_rig
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
@@ -14,6 +12,8 @@ from scene_completion_training.street_world.parts import box
 from scene_completion_training.street_world.render import beam_directions, scan, trace_view
 from scene_completion_training.street_world.scene import StreetScene, build_scene
 from scene_completion_training.street_world.town import TownPlan
+
+from scene_completion_ros.geometry import RigidTransform
 from tests.training.street_world.conftest import SEED, small_rig
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from scene_completion_training.street_world.street_line import make_street_line
 
 

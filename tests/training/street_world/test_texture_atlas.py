@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from scene_completion_training.street_world.texture_atlas import Texture, TextureAtlas
 
 

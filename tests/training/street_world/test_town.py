@@ -5,7 +5,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-
 from scene_completion_training.street_world import town
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.ground import SUNK_BESIDE_M, make_ground, terrain_height
@@ -13,6 +12,7 @@ from scene_completion_training.street_world.scene import GROUND_CLASSES, RayScen
 from scene_completion_training.street_world.street_profile import StreetKind
 from scene_completion_training.street_world.town import SECTION_M, SEEDS_OF_ROLE, TownPlan, profile_of, role_of_seed
 from scene_completion_training.street_world.trajectory import drive_poses
+
 from tests.training.street_world.test_parts import volume
 
 SWEPT_SEEDS = (0, 1, 5, 6, 12, 1003, 2001)

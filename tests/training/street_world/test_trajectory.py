@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from scene_completion_training.street_world.street_line import make_street_line
 from scene_completion_training.street_world.street_profile import StreetKind
 from scene_completion_training.street_world.town import profile_of
