@@ -7,7 +7,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scene_completion_training.data.feature_targets import FeatureTargets
-from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.targets import LiveTargets, as_half, random_shift, shifted, variant_of
 
 from scene_completion_ros.errors import ConfigurationError
@@ -81,30 +80,6 @@ def test_a_token_sees_what_its_bounds_say(shift: tuple[int, int]) -> None:
                 torch.testing.assert_close(features[0, :, i, j], expected)
                 whole += 1
     assert whole >= 2 * 3
-
-
-@pytest.mark.parametrize("shift", SHIFTS)
-def test_a_marked_cell_moves_its_own_token_only(shift: tuple[int, int]) -> None:
-    size, cell = (48, 64), 16
-    rows, columns = cell_bounds(size, cell, shift)
-    (top, bottom), (left, right) = rows[1], columns[2]
-    image = torch.zeros(1, 3, *size)
-    image[..., top:bottom, left:right] = 255.0
-    features = PatchMeans().features(shifted(image, shift), cell)
-    expected = torch.zeros_like(features)
-    expected[0, :, 1, 2] = 255.0
-    torch.testing.assert_close(features, expected)
-
-
-def test_a_real_backbone_sees_the_marked_cell_where_its_bounds_say(folders: dict[str, object]) -> None:
-    size, cell, shift = (48, 64), 16, (-5, 6)
-    backbone = Backbone(str(folders["dinov3_vit"]), 0)  # before the first block; tokens do not know of each other
-    (top, bottom), (left, right) = (bounds[1] for bounds in cell_bounds(size, cell, shift))
-    image = torch.zeros(1, 3, *size)
-    marked = image.clone()
-    marked[..., top:bottom, left:right] = 255.0
-    change = backbone.features(shifted(marked, shift), cell) - backbone.features(shifted(image, shift), cell)
-    assert torch.nonzero(change.abs().amax(dim=1)[0] > 1e-6).tolist() == [[1, 1]]
 
 
 def test_beyond_the_edge_the_edge_is_repeated() -> None:

@@ -60,14 +60,6 @@ def test_checkpoints_of_other_stages_are_told_apart(checkpoint: tuple[Path, Voxe
         open_network(other)
 
 
-def test_one_voxel_has_features(checkpoint: tuple[Path, VoxelHUNet]) -> None:
-    network, _ = open_network(checkpoint[0])
-    pyramid, features, order = scene_voxels(scene_of([[3, 1, 2]]), 2)
-    levels = network(features, pyramid)
-    assert order.tolist() == [0] and [tuple(level.shape) for level in levels] == [(1, 8), (1, 12)]
-    assert all(bool(torch.isfinite(level).all()) for level in levels)
-
-
 def test_features_stand_in_the_order_of_the_pyramid() -> None:
     scene = scene_of(random_places(20, (8, 8, 4)))
     scene.features[:, 0] = torch.arange(20).numpy()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from scene_completion_training.sparse import voxel_set
-from scene_completion_training.sparse.convolution import CENTRE, down, submanifold, up
+from scene_completion_training.sparse.convolution import down, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 from torch import Tensor
 from torch.nn import functional
@@ -59,14 +59,6 @@ def test_up_is_dense_where_voxels_are() -> None:
     torch.testing.assert_close(up(features, weight, fine, parent), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_down_then_up_restores_the_set() -> None:
-    (fine, coarse), (parent,) = vars(Pyramid.of(random_set(share=0.1), 2)).values()
-    features, every = torch.randn(len(fine), 3), torch.eye(3).repeat(8, 1, 1)
-    back = up(down(features, every, fine, coarse, parent), every, fine, parent)
-    siblings = (parent[:, None] == parent[None]).float()
-    torch.testing.assert_close(back, siblings @ features)
-
-
 def test_gradients() -> None:
     (fine, coarse), (parent,) = vars(Pyramid.of(random_set((4, 4, 4), scenes=1, share=0.47), 2)).values()
     assert len(fine) == 30
@@ -92,12 +84,6 @@ def test_gradients_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) 
         found.append((answer, *torch.autograd.grad(answer.square().sum(), (features, weight))))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
-
-
-def test_one_voxel_sees_itself() -> None:
-    voxels = VoxelSet.of(torch.tensor([[0, 3, 2, 1]]), SHAPE)[0]
-    features, weight = torch.randn(1, 4), torch.randn(27, 4, 3)
-    torch.testing.assert_close(submanifold(features, weight, voxels), features @ weight[CENTRE])
 
 
 def test_no_voxel_gives_nothing() -> None:

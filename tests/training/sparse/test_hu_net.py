@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from scene_completion_training.sparse.hu_net import HUNetSettings, Level, VoxelHUNet
-from scene_completion_training.sparse.voxel_set import CELL, CUBE, Pyramid, VoxelSet
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError, GridError
@@ -46,45 +46,12 @@ def moved(voxels: VoxelSet, by: int) -> Pyramid:
     return Pyramid.of(VoxelSet.of(voxels.index + torch.tensor([0, by, by, by]), shape)[0], SMALL.levels)
 
 
-def test_every_level_has_its_features() -> None:
-    net, (features, pyramid) = VoxelHUNet(HUNetSettings(3)), scene()
-    pyramid = Pyramid.of(pyramid.levels[0], 4)
-    found = net(features, pyramid)
-    assert [tuple(x.shape) for x in found] == [(len(v), d) for v, d in zip(pyramid.levels, net.dims, strict=True)]
-    assert net.dims == (64, 96, 128, 192)
-    assert all(x.isfinite().all() and 0.3 < float(x.detach().std()) < 3 for x in found)
-
-
 def test_m4_a_network_does_not_know_where_voxels_are() -> None:
     net, (features, pyramid) = network(), scene()
     here = of_all(net(features, pyramid))
     torch.testing.assert_close(of_all(net(features, moved(pyramid.levels[0], 4))), here, rtol=1e-4, atol=1e-5)
     aside = of_all(net(features, moved(pyramid.levels[0], 1)))
     assert len(aside) != len(here) or (aside - here).abs().max() > 0.01  # other voxels share a parent
-
-
-def test_a_turned_scene_has_turned_features() -> None:
-    net, (features, pyramid) = network(), scene()
-    here = net(features, pyramid)
-
-    def turned(place: Tensor, edge: int) -> Tensor:  # yaw by 90 degrees
-        x, y, z = place.unbind(1)
-        return torch.stack([edge - 1 - y, x, z], dim=1)
-
-    voxels = pyramid.levels[0]
-    index = torch.cat([voxels.index[:, :1], turned(voxels.index[:, 1:], GRID[1])], dim=1)
-    around, order = VoxelSet.of(index, (GRID[1], GRID[0], GRID[2]))
-    offsets = {27: turned(torch.tensor(CUBE), 1), 8: turned(torch.tensor(CELL), 2)}
-    for parameter in net.parameters():
-        if parameter.ndim == 3:
-            there = offsets[len(parameter)]
-            rows = [there.tolist().index(list(offset)) for offset in (CUBE if len(parameter) == 27 else CELL)]
-            parameter.data = parameter.data[rows]
-    turned_pyramid = Pyramid.of(around, SMALL.levels)
-    there = net(features[order], turned_pyramid)
-    for one, other, level, turned_level in zip(here, there, pyramid.levels, turned_pyramid.levels, strict=True):
-        place = torch.cat([level.index[:, :1], turned(level.index[:, 1:], level.shape[1])], dim=1)
-        torch.testing.assert_close(other[turned_level.find(place)], one, rtol=1e-4, atol=1e-4)
 
 
 def test_masked_voxels_do_not_leak() -> None:
@@ -129,11 +96,6 @@ def test_masked_voxels_start_from_the_token_of_their_level() -> None:
     assert torch.equal(is_token, visible.levels[-1].find(pyramid.levels[-1].index) < 0)
     assert is_token.any() and not is_token.all()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-def test_what_is_all_visible_is_not_masked() -> None:
-    net, (features, pyramid) = network(), scene()
-    assert torch.equal(of_all(net(features, pyramid, pyramid)), of_all(net(features, pyramid)))
 
 
 def test_nothing_visible_leaves_tokens() -> None:

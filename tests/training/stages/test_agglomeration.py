@@ -31,7 +31,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
 from tests.training.killed_training import resumed_weights
-from tests.training.small_trainings import DIMENSION, HIDDEN, small_data, small_training
+from tests.training.small_trainings import HIDDEN, small_data, small_training
 
 
 @pytest.fixture(scope="module")
@@ -148,25 +148,6 @@ def test_the_units_see_the_surface(field: AgglomeratedField) -> None:
     session = onnxruntime.InferenceSession(encoder_onnx(field, STREET_CAMERA), providers=["CPUExecutionProvider"])
     found = session.run(None, {"image": image.numpy()})[0]
     assert np.abs(found[..., HIDDEN:] - expected.numpy()).max() < 5e-3 * float(expected.abs().max())
-
-
-def test_the_share_of_points_on_the_own_surface(
-    synthetic_drive: Path, student: Path, settings: AgglomerationSettings
-) -> None:
-    """All on it: they project where they were drawn, and view 0 knows each; none: they are what the views show."""
-    for own in (0.0, 1.0):
-        asked = dataclasses.replace(settings, own=own)
-        stage = AgglomerationStage(
-            AgglomerationConfiguration(pretrained=False, hidden=HIDDEN, agglomeration=asked, start_from=str(student))
-        )
-        data = SequencesData(small_data(synthetic_drive), 1, 0, targets=stage.stores)
-        data.setup("fit")
-        batch = {name: value[None] for name, value in data.samples()[0].items()}
-        seen = stage.field.observe(batch["image"])
-        points, targets, known = stage._compared(batch, seen, torch.Generator().manual_seed(0))
-        assert points.shape == (1, 256, 3) and targets["text"].shape == (256, DIMENSION)
-        assert known["text"].float().mean() > 0.3
-        assert targets["text"][known["text"]].abs().sum(dim=1).min() > 0.0
 
 
 def test_what_cannot_be_trained_is_refused(synthetic_drive: Path, targets: Path, student: Path, tmp_path: Path) -> None:

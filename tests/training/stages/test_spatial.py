@@ -276,19 +276,6 @@ def test_maps_of_other_frames_are_not_taken(synthetic_drive: Path, eyes: Path, t
     assert (tmp_path / "run" / "kept_maps" / "key.txt").read_text() != key
 
 
-def test_the_decoder_in_space_leaves_the_depth_channel_alone(synthetic_drive: Path, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    stage = SingleViewStage(_settings(synthetic_drive, tmp_path, spatial=SPATIAL).completed())
-    spatial = stage.field.spatial
-    assert spatial is not None
-    torch.nn.init.normal_(spatial.leave.weight)
-    raw = torch.rand(1, 64, 48, 160, requires_grad=True)
-    spatial(stage.field._read(raw)).square().mean().backward()  # type: ignore[no-untyped-call]
-    assert raw.grad is not None
-    assert not raw.grad[:, 0].any()
-    assert raw.grad[:, 1:].any()
-
-
 def test_samples_come_again_in_another_order(synthetic_drive: Path) -> None:
     (first, *_) = batches(small_data(synthetic_drive), 1)
     assert "sample_number" not in first
