@@ -309,15 +309,14 @@ def test_without_views_to_render_a_sample_is_the_same(frames: list[PreparedFrame
         assert torch.equal(value, whole[name]), name
 
 
-@pytest.mark.parametrize("nearness", [1.0, 0.5, 0.0])
-def test_near_voxels_are_drawn_more_often(frames: list[PreparedFrame], nearness: float) -> None:
+def test_near_voxels_are_drawn_more_often(frames: list[PreparedFrame]) -> None:
     """In proportion to 1/depth: the mean depth drawn is then the harmonic mean of the voxels' depths."""
-    settings = dataclasses.replace(PLAIN, occupancy_points=40_000, hit_fraction=0.5, nearness=nearness)
+    settings = dataclasses.replace(PLAIN, occupancy_points=40_000)
     sample = ViewSamples([frames[:1]], settings, seed=0, length=1).occupancy(0)
     hit = sample["target"].numpy() > 0
     depth = frames[0].points[:, 2] * POINT_UNIT
     for drawn, group in ((hit, frames[0].target > 0), (~hit, frames[0].target == 0)):
-        share = np.maximum(depth[group], 4.0) ** -nearness
+        share = np.maximum(depth[group], 4.0) ** -1.0
         expected = np.sum(depth[group] * share) / np.sum(share)
         assert sample["points"].numpy()[drawn, 2].mean() == pytest.approx(expected, rel=0.02)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from scene_completion_training.extraction import bag as bag_module
 from scene_completion_training.extraction.bag import Job, extract_bag, extract_bags, finished_report, output_folders
 from scene_completion_training.extraction.reports import BagReport, read_report, summary_table
 from scene_completion_training.extraction.settings import ExtractionSettings
-from scene_completion_training.workers import Workers
 
 from scene_completion_ros import cli
 from scene_completion_ros.bags.reader import BagReader
@@ -431,21 +429,6 @@ def test_a_recorded_drive_without_its_poses(shared_data: Path, tmp_path: Path) -
     )  # of 16 m; most of it is the official trajectory, rough in its beginning
     assert scale == pytest.approx(1.0, abs=0.08)
     assert report.sequences[0].scale == "camera height"
-
-
-def test_many_bags_through_ray(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    (tmp_path / "text.bag").write_text("this is no bag")
-    bags = [record(tmp_path / "one", 8), tmp_path / "text.bag", record(tmp_path / "two", 9)]
-    jobs = [
-        Job(bag, folder, SETTINGS) for bag, folder in zip(bags, output_folders(bags, tmp_path / "out"), strict=True)
-    ]
-    with Workers(2) as workers:
-        reports = extract_bags(jobs, workers)
-    assert [report.status for report in reports] == ["complete", "failed", "complete"]
-    assert [len(PosedSequence.load(tmp_path / "out" / name / "00")) for name in ("one", "two")] == [8, 9]
-    shutil.rmtree(tmp_path / "out" / "two")
-    assert [report.status for report in extract_bags(jobs)] == ["complete", "failed", "complete"]
 
 
 # ---- the command line

@@ -187,7 +187,6 @@ def test_what_cannot_be_is_refused(synthetic_drive: Path, eyes: Path, tmp_path: 
         {"covered": 96},
         {"blind": 1.5},
         {"blind": float("nan")},
-        {"nearness": -1.0},
         {"misread": 6.0},
     ):
         views = dataclasses.replace(data, views=dataclasses.replace(data.views, **wrong))
@@ -214,7 +213,7 @@ def test_labels_stand_on_a_field_with_a_decoder_in_space(
     features = FeatureSettings(targets=str(targets))
     for start in (plain, stretched):
         output, folder = tmp_path / f"of_{start.folder.name}", tmp_path / f"classes_{start.folder.name}"
-        values = {"start_from": str(start.folder), "spatial": SPATIAL, "hidden": 32}
+        values = {"start_from": str(start.folder), "spatial": SPATIAL, "hidden": 32, "steps": 2}
         checkpoint = train(feature_training(synthetic_drive, output, features, **values))
         units, codes = np.tile(np.eye(2, 64, dtype=np.float16), (50, 1)), np.tile(np.eye(2, dtype=np.float32), (50, 1))
         folder.mkdir()

@@ -36,6 +36,7 @@ from scene_completion_training.data.voxel_evidence import (
     exact_voxels,
     fused_voxels,
     fusion_views,
+    metres_around,
 )
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
@@ -154,8 +155,6 @@ def prepare_sequence(
         SequenceError: Ground truth is asked for and there is none.
     """
     settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
-    behind, ahead = settings.along(viewpoint.volume)
-    settings = dataclasses.replace(settings, metres_behind=behind, metres_ahead=ahead)
     if exact and not holds_exact_voxels(sequence):
         raise SequenceError(
             "holds no ground truth voxels", where=sequence.name, cure="Render the town with --assets voxels"
@@ -185,7 +184,9 @@ def fingerprint(sequence: PosedSequence, settings: FusionSettings, viewpoint: Vi
         name: [vars(sequence.cameras[name]), _matrix(sequence.rig_from_camera[name])] for name in sequence.cameras
     }
     frames = [[frame.stamp_ns, _matrix(frame.world_from_rig)] for frame in sequence.frames]
-    content = [_VERSION, sequence.name, cameras, frames, vars(settings), vars(viewpoint.camera)]
+    behind, ahead = metres_around(viewpoint.volume)
+    fusion = {"metres_behind": behind, "metres_ahead": ahead, **vars(settings)}
+    content = [_VERSION, sequence.name, cameras, frames, fusion, vars(viewpoint.camera)]
     if viewpoint.volume != Volume():  # named where it is another one: what was prepared for streets stays so
         content.append(vars(viewpoint.volume))
     if any(has_lens(sequence.cameras[name]) for name in cameras_ahead(sequence)):

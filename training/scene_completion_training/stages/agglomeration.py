@@ -146,7 +146,7 @@ class AgglomerationStage(BesideDensityStage):
         self.field = AgglomeratedField(density, dims, channels=asked.channels, units=asked.units)
         self.rarity = nn.ModuleDict({spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in asked.teachers})
         self.uncertainty = UncertaintyWeights(list(dims))
-        self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size, bilinear=True)
+        self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size)
         self.start_learning()
 
     def data_needs(self) -> DataNeeds:
