@@ -201,7 +201,7 @@ def test_hundreds_of_files_take_no_descriptors_and_a_store_can_be_sent(store: Fe
     sent = pickle.loads(pickle.dumps(store))
     before = sum(1 for _ in Path("/proc/self/fd").iterdir())
     found = [sent.get(KEY, None, number % 3) for number in range(300)]
-    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= before
     maps = Path("/proc/self/maps").read_text()
     assert maps.count("aside_") == 0  # nothing stays mapped
     assert len(found) == 300

@@ -93,14 +93,3 @@ def test_no_voxel_gives_nothing() -> None:
     assert weight.grad is not None and not weight.grad.any()
     assert down(features, weight[:8], fine, coarse, parent).shape == (0, 3)
     assert up(features, weight[:8], fine, parent).shape == (0, 3)
-
-
-def test_mixed_precision_computes_in_that_of_the_features() -> None:
-    voxels, weight = random_set(), torch.randn(27, 4, 3, requires_grad=True)
-    features = torch.randn(len(voxels), 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        exact = submanifold(features, weight, voxels)
-        short = submanifold(features.bfloat16(), weight, voxels)
-    torch.testing.assert_close(exact, submanifold(features, weight, voxels))
-    assert short.dtype == torch.bfloat16
-    torch.testing.assert_close(short.float(), exact, rtol=0.1, atol=0.2)

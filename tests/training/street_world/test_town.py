@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from functools import cache
-from itertools import product
 
 import numpy as np
 import pytest
@@ -77,12 +76,10 @@ def test_an_alley_is_made_when_it_is_asked_for(seed: int) -> None:
 
 def test_every_class_of_the_vocabulary_occurs_in_some_town() -> None:
     wanted, found = set(StreetClass) - {StreetClass.FREE}, set[StreetClass]()
-    for seed, index in product((*SWEPT_SEEDS, 3, 4, 9, 10, 11, 14, 15), range(3)):
+    for seed, index in ((12, 1), (12, 2), (15, 0)):
         found |= {part.label for part in plan_of(seed).section(index)}
         side = plan_of(seed).profile
         found |= {strip.label for half in (side.left, side.right) for strip in half.strips("road_left")}
-        if found == wanted:
-            break
     assert found == wanted
 
 
