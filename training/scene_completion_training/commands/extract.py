@@ -58,13 +58,8 @@ def settings_of(args: argparse.Namespace) -> ExtractionSettings:
 
 
 def _add_option(group: argparse._ArgumentGroup, setting: Field[Any]) -> None:
-    """Declare the option of a setting: a switch, one that may be given several times, or a value."""
+    """Declare the option of a setting: one that may be given several times, or a value."""
     option, default = setting.metadata, setting.default
-    if isinstance(default, bool):
-        group.add_argument(
-            option["flag"], dest=setting.name, action=f"store_{not default}".lower(), help=option["meaning"]
-        )
-        return
     several = {"action": "append"} if isinstance(default, tuple) else {"choices": option["choices"]}
     kind = type(default) if isinstance(default, int | float) else float if option["limits"] else str
     told = "" if default is None or default == () else " (default: %(default)s)"

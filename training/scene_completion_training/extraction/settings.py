@@ -29,7 +29,7 @@ def _option(
     """A field that is an option of `scene-completion extract`.
 
     Args:
-        flag: Name of the option; where the default is True, the option switches it off.
+        flag: Name of the option.
         group: Heading under which its help stands.
         meaning: Its help, without the default.
     """
