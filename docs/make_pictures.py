@@ -21,6 +21,16 @@ import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from rviz_views import (
+    CLEARING_COLOUR,
+    FREE_COLOUR,
+    OCCUPIED_COLOUR,
+    UNKNOWN_COLOUR,
+    BoxPicture,
+    OrbitView,
+    ground_view,
+    map_colours,
+)
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import ThinnedBagReader
@@ -34,16 +44,6 @@ from scene_completion_ros.inference.bundle import StudentBundle, load_default_bu
 from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.report.map_axes import Picture
 from scene_completion_ros.report.pictures import beside_map, class_legend, encode_picture, fit_width, words_panel
-from rviz_views import (
-    CLEARING_COLOUR,
-    FREE_COLOUR,
-    OCCUPIED_COLOUR,
-    UNKNOWN_COLOUR,
-    BoxPicture,
-    OrbitView,
-    ground_view,
-    map_colours,
-)
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.launching.rviz_config import BUNDLED_DRIVE, REPLAY
 from scene_completion_ros.ros.replay.playback import Playback

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
 
-
 Match: TypeAlias = Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]
 
 

@@ -20,9 +20,7 @@ from scene_completion_training.networks.agglomerated_field import AgglomeratedFi
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.feature_heads import FeatureHeads
 from scene_completion_training.networks.spatial_decoder import SpatialDecoder
-from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from tests.inference.small_bundle import class_colours, class_names, random_head, with_labels
 
 CAMERA = Camera(fx=74.0, fy=74.0, cx=63.5, cy=28.0, width=128, height=64)
@@ -64,8 +62,7 @@ def make_small_student(folder: Path, seed: int = 0, *, reads_depth: bool = False
         for name, parameter in density.encoder.decoder.named_parameters():
             if name.endswith("bias"):  # an export stores biases once that are alike
                 torch.nn.init.normal_(parameter, std=0.01)
-        heads = FeatureHeads(8, {"teacher": 8})
-        field = AgglomeratedField(density, heads, {"teacher": TargetNormaliser(8)}, channels=8, units=UNITS).eval()
+        field = AgglomeratedField(density, {"teacher": 8}, channels=8, units=UNITS).eval()
     else:
         field = FeatureField(density, target_size=8, channels=8, units=UNITS, expansion=8, map_channels=16).eval()
     _settle(field)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
@@ -28,18 +27,17 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, SceneCo
 from scene_completion_training import runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.view_batches import ViewSettings
-from scene_completion_training.export import _without_places, export_bundle
+from scene_completion_training.export import export_bundle
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.runner import make_stage, train
+from scene_completion_training.runner import train
 from scene_completion_training.stages.single_view import SingleViewConfiguration
-from scene_completion_training.stages.student import StudentConfiguration, StudentStage
 from scene_completion_training.stages.teacher import TeacherConfiguration
 from tests.training.small_trainings import STEPS, small_data, small_training, write_configuration
 from tests.training.synthetic_scene import FOCAL, WIDTH
 from tests.training.training_process import start_command
 
-KILLED_STEPS, KILL_AFTER = 24, 4
+KILLED_STEPS, KILL_AFTER = 16, 4
 PICTURES = ("image", "inverse_depth")
 
 
@@ -63,7 +61,7 @@ def _losses(output: Path) -> dict[int, float]:
 def test_killed_training_resumes_on_the_same_losses(
     synthetic_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """After SIGKILL the next twenty losses agree to 1e-6 with those of a training that was left alone."""
+    """After SIGKILL the next twelve losses agree to 1e-6 with those of a training that was left alone."""
     settings = small_training(
         synthetic_drive,
         tmp_path / "run",
@@ -71,7 +69,7 @@ def test_killed_training_resumes_on_the_same_losses(
         steps=KILLED_STEPS,
         warmup=2,
         checkpoint_every=4,
-        picture_every=20,
+        picture_every=12,
         ema_start=2,
         depth_only_steps=6,
         half_resolution_steps=KILLED_STEPS - 1,
@@ -96,7 +94,7 @@ def test_killed_training_resumes_on_the_same_losses(
     whole, resumed = _losses(tmp_path / "whole"), _losses(tmp_path / "killed")
     after = [step for step in whole if step >= KILL_AFTER]
     assert stopped < KILLED_STEPS - 1
-    assert len(after) >= 20
+    assert len(after) >= 12
     np.testing.assert_allclose([resumed[step] for step in after], [whole[step] for step in after], rtol=0, atol=1e-6)
 
     averaged = [Checkpoint.read(tmp_path / run / "checkpoints" / "last.ckpt").state for run in ("whole", "killed")]
@@ -170,13 +168,6 @@ def test_a_training_goes_on_without_what_it_started_from(synthetic_drive: Path, 
     fresh = {**settings, "output": str(tmp_path / "other")}
     with pytest.raises(BundleError, match=r"started\.ckpt"):
         train(TeacherConfiguration(**fresh))
-
-
-def test_an_average_has_no_teacher_of_its_own(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
-    stage = make_stage(StudentConfiguration(teacher=str(teacher), **small_training(synthetic_drive, tmp_path)))
-    assert isinstance(stage, StudentStage)
-    copied = copy.deepcopy(stage)
-    assert copied.teacher is stage.teacher and copied.field is not stage.field
 
 
 def test_a_validated_training_keeps_its_best_checkpoint(synthetic_drive: Path, tmp_path: Path) -> None:
@@ -310,12 +301,3 @@ def test_two_processes_train_one_teacher(synthetic_drive: Path, teacher: Path, t
     alone = Checkpoint.read(teacher).state["fusion.position_layer.weight"]
     assert torch.isfinite(together["fusion.position_layer.weight"]).all()
     assert not torch.equal(together["fusion.position_layer.weight"], alone)  # the second one's samples count too
-
-
-def test_what_a_bundle_tells_of_its_training_names_no_place_on_a_machine() -> None:
-    sources = [{"folder": "/home/me/runs/towns/*/sequence", "share": 0.5}, {"folder": "windows/00"}]
-    data = {"root": "/home/me", "cache": "/tmp/cache", "sources": sources, "validation": sources[:1], "workers": 1}
-    kept = _without_places({"stage": "single_view", "output": "/home/me/runs/a", "data": data})
-    assert "/home" not in str(kept) and "/tmp" not in str(kept)
-    assert kept["data"]["sources"] == [{"folder": "towns/*/sequence", "share": 0.5}, {"folder": "windows/00"}]
-    assert kept["data"]["validation"] == [{"folder": "towns/*/sequence", "share": 0.5}]

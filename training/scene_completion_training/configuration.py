@@ -249,11 +249,9 @@ class Configuration(TrainingConfiguration):
         viewpoint = self._chosen()
         camera, volume = viewpoint.settings
         views = self.data.views
-        behind, ahead = self.data.fusion.along(viewpoint.volume)
         far_metres, encoder_metres = views.metres_along(viewpoint)
         data = dataclasses.replace(
             self.data,
-            fusion=dataclasses.replace(self.data.fusion, metres_behind=behind, metres_ahead=ahead),
             views=dataclasses.replace(views, far_metres=far_metres, encoder_metres=encoder_metres),
         )
         return dataclasses.replace(self, camera=camera, volume=volume, data=data)
@@ -312,12 +310,12 @@ class Configuration(TrainingConfiguration):
         """
         super().check()
         views, rows = self.data.views, self.viewpoint().camera.height
-        usual = 0.0 <= views.blind <= 1.0 and views.nearness >= 0.0 and 0.0 <= views.misread <= 5.0
+        usual = 0.0 <= views.blind <= 1.0 and 0.0 <= views.misread <= 5.0
         if not (usual and 0 <= 2 * views.covered < rows):
             raise ConfigurationError(
-                f"blind={views.blind}, nearness={views.nearness}, misread={views.misread}, covered={views.covered}",
+                f"blind={views.blind}, misread={views.misread}, covered={views.covered}",
                 where="data.views",
-                cure="Take a share from 0 to 1, a power of 0 or more, up to 5°, and fewer rows than half of the image",
+                cure="Take a share from 0 to 1, up to 5°, and fewer rows than half of the image",
             )
         if self.keep_maps and not self.keeps_maps:
             raise ConfigurationError(f"stage {self.stage} keeps none", where="keep_maps", cure="Set it to false")

@@ -335,11 +335,7 @@ def export_labelled(
 
 
 def feature_spaces(stored: Checkpoint, field: AgglomeratedField) -> tuple[FeatureSpace, ...]:
-    """The spaces of the teachers of an agglomeration whose features lie in that of a text encoder.
-
-    Raises:
-        ConfigurationError: Their heads are no linear ones.
-    """
+    """The spaces of the teachers of an agglomeration whose features lie in that of a text encoder."""
     spaces = []
     for name, teacher in stored.configuration["teachers"].items():
         if teacher["text_encoder"]:

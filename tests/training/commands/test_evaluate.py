@@ -26,8 +26,6 @@ from scene_completion_training.foundation import teachers
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.feature_heads import FeatureHeads
-from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.checkout import ROOT
 from tests.sequences import test_kitti_raw
@@ -261,9 +259,7 @@ def agglomerated(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     files = []
     for seed in range(2):
         torch.manual_seed(seed)
-        heads = FeatureHeads(4, {"text": 5, "other": 3})
-        normalisers = {"text": TargetNormaliser(5), "other": TargetNormaliser(3)}
-        field = AgglomeratedField(DensityField(STREET_CAMERA), heads, normalisers, channels=4, units=6)
+        field = AgglomeratedField(DensityField(STREET_CAMERA), {"text": 5, "other": 3}, channels=4, units=6)
         file = tmp_path_factory.mktemp("runs") / f"seed{seed}" / "checkpoints" / "last.ckpt"
         files.append(save_checkpoint(file, field, "agglomeration"))
     return files

@@ -25,7 +25,6 @@ from scene_completion_training.data.module import (
     DataSettings,
     SequencesData,
     SequenceSource,
-    StepSampler,
     load_sequence,
     matching,
 )
@@ -48,19 +47,6 @@ def frames(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> l
         workers=1,
     )
     return [load_prepared(file) for file in files]
-
-
-def test_prepared_frames_hold_what_was_written(synthetic_drive: Path, tmp_path: Path) -> None:
-    sequence = kitti_odometry(synthetic_drive)
-    file, *_ = prepare_sequence(sequence, tmp_path, settings=FusionSettings(free_samples=5000), workers=1)
-    opened, read = load_prepared(file), safetensors.numpy.load_file(file)
-    found = {f"image_{name}": image for name, image in opened.images.items()}
-    found |= {f"depth_{name}": depth for name, depth in opened.depths.items()}
-    found |= {name: getattr(opened, name) for name in ("points", "target", "evidence")}
-    found |= {f"pose_{name}": pose.matrix for name, pose in opened.world_from_camera.items()}
-    assert set(found) == {name for name in read if not name.startswith("camera_")}
-    for name, values in found.items():
-        np.testing.assert_array_equal(values, read[name])
 
 
 def test_many_prepared_frames_take_neither_memory_nor_descriptors(tmp_path: Path) -> None:
@@ -250,13 +236,6 @@ def test_views_hints_and_poses_belong_together(frames: list[PreparedFrame], mirr
     assert np.max(errors) < 0.08 and np.median(errors) < 0.05, errors
 
 
-def test_mirrored_points_keep_their_surfaces(frames: list[PreparedFrame]) -> None:
-    sample = ViewSamples([frames], PLAIN, seed=0, length=1)[0]
-    points, target = sample["points"].numpy(), sample["target"].numpy()
-    ground = points[(target > 0.8) & (points[:, 2] < 9.0)]
-    assert np.abs(np.median(ground[:, 1]) - CAMERA_HEIGHT) < 0.15
-
-
 def _tilted(frame: PreparedFrame, angle: float) -> PreparedFrame:
     """The frame's voxels with the world turned about the optical axis: y grows with x by `angle`."""
     turn = RigidTransform(np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, angle]))[0]), np.zeros(3))
@@ -330,15 +309,14 @@ def test_without_views_to_render_a_sample_is_the_same(frames: list[PreparedFrame
         assert torch.equal(value, whole[name]), name
 
 
-@pytest.mark.parametrize("nearness", [1.0, 0.5, 0.0])
-def test_near_voxels_are_drawn_more_often(frames: list[PreparedFrame], nearness: float) -> None:
+def test_near_voxels_are_drawn_more_often(frames: list[PreparedFrame]) -> None:
     """In proportion to 1/depth: the mean depth drawn is then the harmonic mean of the voxels' depths."""
-    settings = dataclasses.replace(PLAIN, occupancy_points=40_000, hit_fraction=0.5, nearness=nearness)
+    settings = dataclasses.replace(PLAIN, occupancy_points=40_000)
     sample = ViewSamples([frames[:1]], settings, seed=0, length=1).occupancy(0)
     hit = sample["target"].numpy() > 0
     depth = frames[0].points[:, 2] * POINT_UNIT
     for drawn, group in ((hit, frames[0].target > 0), (~hit, frames[0].target == 0)):
-        share = np.maximum(depth[group], 4.0) ** -nearness
+        share = np.maximum(depth[group], 4.0) ** -1.0
         expected = np.sum(depth[group] * share) / np.sum(share)
         assert sample["points"].numpy()[drawn, 2].mean() == pytest.approx(expected, rel=0.02)
 
@@ -373,27 +351,6 @@ def test_mean_depth_of_the_drive_is_its_ground_and_wall(frames: list[PreparedFra
     assert mean[row, column] == pytest.approx(spec.depth_code(np.array(ground)), abs=0.012)
     wall = [spec.depth_code(np.array(WALL_AHEAD - 1.5 * index)) for index in range(4)]
     assert mean[20, 100] == pytest.approx(np.mean(wall), abs=0.03)
-
-
-def test_a_stereo_bag_is_a_training_sequence(shared_data: Path) -> None:
-    sequence = load_sequence(shared_data, SequenceSource("rosbag2/kitti04_stereo_lidar_10f"))
-    left, right, baseline = stereo_pair(sequence)
-    assert ("left" in left) and ("right" in right)
-    assert baseline == pytest.approx(0.536, abs=0.01)
-    assert sequence.image(3, left).shape[2] == 3
-
-
-def test_a_frame_without_evidence_is_known_as_such(frames: list[PreparedFrame]) -> None:
-    assert frames[0].has_evidence
-    assert not dataclasses.replace(frames[0], target=np.zeros_like(frames[0].target)).has_evidence
-
-
-def test_step_sampler_goes_on_where_it_stopped() -> None:
-    done = [0]
-    sampler = StepSampler(6, lambda: done[0])
-    assert list(sampler) == [0, 1, 2, 3, 4, 5]
-    done[0] = 4
-    assert list(sampler) == [4, 5] and len(sampler) == 6
 
 
 def test_wildcards_stand_for_all_that_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

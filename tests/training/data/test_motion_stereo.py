@@ -159,10 +159,6 @@ def test_a_drive_is_measured_by_its_pair_where_it_has_one(synthetic_drive: objec
     pair, alone = (kitti_odometry(synthetic_drive, cameras=names) for names in (None, ["image_2"]))  # type: ignore[arg-type]
     alone = dataclasses.replace(alone, name="alone")
     assert told_depths([pair, alone], REACH) == {pair.name: "stereo pair", "alone": "motion stereo"}
-    measured, moved = (depth_meter(sequence, REACH)(1) for sequence in (pair, alone))
+    measured = depth_meter(pair, REACH)(1)
     assert measured.camera == pair.cameras["image_2"]
     np.testing.assert_allclose(measured.deviation, 0.3 * measured.depth**2 / (FOCAL * BASELINE), rtol=1e-4)
-    both = (depth_at_rays(measured.depth, measured.camera, moved.camera) > 0.0) & (moved.depth > 0.0)
-    assert both.mean() > 0.3
-    near = depth_at_rays(measured.depth, measured.camera, moved.camera)[both]
-    assert np.median(np.abs(moved.depth[both] / near - 1.0)) < 0.03

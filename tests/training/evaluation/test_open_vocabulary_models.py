@@ -27,8 +27,6 @@ from scene_completion_training.evaluation.open_vocabulary_models import (
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_heads import FeatureHeads
-from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.evaluation.one_wall import CAMERA, Wall, make_street
 from tests.training.evaluation.test_open_vocabulary import ALL, BANK, WORDS, evaluate_models
@@ -82,15 +80,7 @@ def test_the_prior_says_the_most_frequent_class_and_ranks_nothing(street: PosedS
 
 def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    heads = FeatureHeads(4, {"text": 5, "other": 3})
-    field = AgglomeratedField(
-        DensityField(STREET_CAMERA),
-        heads,
-        {"text": TargetNormaliser(5, "standard"), "other": TargetNormaliser(3)},
-        channels=4,
-        units=6,
-    )
-    field.normalisers["text"].fit(torch.randn(50, 5) * torch.arange(1.0, 6.0) + 3.0)
+    field = AgglomeratedField(DensityField(STREET_CAMERA), {"text": 5, "other": 3}, channels=4, units=6)
     file = save_checkpoint(tmp_path / "mine" / "checkpoints" / "last.ckpt", field, "agglomeration")
     model = FieldFeatures.open(file, Wall(), "text")
     assert model.name == "mine"

@@ -13,8 +13,8 @@ from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform, view_rotation
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.sequences.rigs import stereo_pair
-from scene_completion_training.extraction.finishing import estimate_ego_mask, read_ego_mask
-from scene_completion_training.extraction.rectification import View, pinhole_for, rectified_views, unchanged_views
+from scene_completion_training.extraction.finishing import read_ego_mask
+from scene_completion_training.extraction.rectification import View, pinhole_for, rectified_views
 from tests.training.extraction.textured_street import CAMERA, drive, picture
 
 IDENTITY = RigidTransform.identity()
@@ -79,10 +79,10 @@ def test_an_oblique_pair_becomes_a_rectified_one() -> None:
 def test_rectified_cameras_stay_as_they_are() -> None:
     cameras = {"left": CAMERA, "right": CAMERA}
     poses = {"left": IDENTITY, "right": RigidTransform(np.eye(3), np.array([0.5, 0.001, 0.0]))}
-    for views in (rectified_views(cameras, poses, 100.0), unchanged_views({"left": BARREL, "right": BARREL}, poses)):
-        assert all(view.resampler is None and view.validity is None for view in views.values())
-        source = Path("image.jpg")
-        assert views["left"].image(source) is source  # bytes are copied, not compressed again
+    views = rectified_views(cameras, poses, 100.0)
+    assert all(view.resampler is None and view.validity is None for view in views.values())
+    source = Path("image.jpg")
+    assert views["left"].image(source) is source  # bytes are copied, not compressed again
 
 
 def test_an_ego_mask_is_rectified_with_its_picture(tmp_path: Path) -> None:
@@ -99,17 +99,3 @@ def test_an_ego_mask_is_rectified_with_its_picture(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "small.png"), drawn[::2, ::2])
     with pytest.raises(ImageError, match="mask is 160x92, images are 320x184"):
         read_ego_mask(tmp_path / "small.png", BARREL, view)
-
-
-def test_an_ego_mask_is_found_by_what_does_not_change() -> None:
-    bonnet = np.zeros((CAMERA.height, CAMERA.width), bool)
-    bonnet[150:, 60:260] = True
-    pictures = []
-    for index, pose in enumerate(drive(20)):
-        shown = picture(CAMERA, pose)
-        shown[bonnet] = np.tile(np.linspace(40, 90, CAMERA.width).astype(np.uint8), (CAMERA.height, 1))[bonnet]
-        shown[bonnet] += np.uint8(index % 3)  # it is never quite still
-        pictures.append(shown)
-    mask = estimate_ego_mask(pictures, None)
-    assert (mask & bonnet).sum() / (mask | bonnet).sum() > 0.8  # nothing of the sky, which does not change either
-    assert not estimate_ego_mask([picture(CAMERA, pose) for pose in drive(20)], None).any()

@@ -5,15 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.data.feature_targets import FeatureTargets
-from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.targets import LiveTargets, as_half, random_shift, shifted, variant_of
 from tests.training.foundation.tiny_models import PatchMeans
 
-SHIFTS = [(0, 0), (-8, 7), (5, -3), (7, 7), (-8, -8)]
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 
@@ -57,62 +54,9 @@ def test_what_half_precision_cannot_hold_is_refused(value: float) -> None:
     assert as_half(torch.tensor([65504.0]), "key").item() == 65504.0
 
 
-def cell_bounds(
-    size: tuple[int, int], cell: int, shift: tuple[int, int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows [h, 2] and columns [w, 2] of the original image that tokens cover, first and behind the last."""
-    first = [np.arange(-(-length // cell)) * cell + offset for length, offset in zip(size, shift, strict=True)]
-    rows, columns = (np.stack([a, a + cell], -1).clip(0, length) for a, length in zip(first, size, strict=True))
-    return rows, columns
-
-
-@pytest.mark.parametrize("shift", SHIFTS)
-def test_a_token_sees_what_its_bounds_say(shift: tuple[int, int]) -> None:
-    size, cell = (48, 70), 16
-    image = torch.rand(1, 3, *size)
-    features = PatchMeans().features(shifted(image, shift), cell)
-    rows, columns = cell_bounds(size, cell, shift)
-    assert features.shape[2:] == (len(rows), len(columns))
-    whole = 0
-    for i, (top, bottom) in enumerate(rows):
-        for j, (left, right) in enumerate(columns):
-            if bottom - top == right - left == cell:
-                expected = image[0, :, top:bottom, left:right].mean(dim=(1, 2))
-                torch.testing.assert_close(features[0, :, i, j], expected)
-                whole += 1
-    assert whole >= 2 * 3
-
-
-@pytest.mark.parametrize("shift", SHIFTS)
-def test_a_marked_cell_moves_its_own_token_only(shift: tuple[int, int]) -> None:
-    size, cell = (48, 64), 16
-    rows, columns = cell_bounds(size, cell, shift)
-    (top, bottom), (left, right) = rows[1], columns[2]
-    image = torch.zeros(1, 3, *size)
-    image[..., top:bottom, left:right] = 255.0
-    features = PatchMeans().features(shifted(image, shift), cell)
-    expected = torch.zeros_like(features)
-    expected[0, :, 1, 2] = 255.0
-    torch.testing.assert_close(features, expected)
-
-
-def test_a_real_backbone_sees_the_marked_cell_where_its_bounds_say(folders: dict[str, object]) -> None:
-    size, cell, shift = (48, 64), 16, (-5, 6)
-    backbone = Backbone(str(folders["dinov3_vit"]), 0)  # before the first block; tokens do not know of each other
-    (top, bottom), (left, right) = (bounds[1] for bounds in cell_bounds(size, cell, shift))
-    image = torch.zeros(1, 3, *size)
-    marked = image.clone()
-    marked[..., top:bottom, left:right] = 255.0
-    change = backbone.features(shifted(marked, shift), cell) - backbone.features(shifted(image, shift), cell)
-    assert torch.nonzero(change.abs().amax(dim=1)[0] > 1e-6).tolist() == [[1, 1]]
-
-
 def test_beyond_the_edge_the_edge_is_repeated() -> None:
     image = torch.arange(12.0).reshape(1, 3, 4)
     assert shifted(image, (1, -2))[0].tolist() == [[4.0, 4.0, 4.0, 5.0], [8.0, 8.0, 8.0, 9.0], [8.0, 8.0, 8.0, 9.0]]
-    rows, columns = cell_bounds((3, 4), 2, (1, -1))
-    assert rows.tolist() == [[1, 3], [3, 3]]  # the second row of tokens has seen nothing but the edge
-    assert columns.tolist() == [[0, 1], [1, 3]]
 
 
 @pytest.mark.parametrize(

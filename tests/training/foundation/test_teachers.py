@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import transformers
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher
-from scene_completion_training.foundation.diffusion import DiffusionTeacher
 from scene_completion_training.foundation.espnetv2 import ESPNetv2
 from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore
 from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
@@ -22,7 +20,6 @@ from scene_completion_training.foundation.teachers import open_teacher
 from tests.training.foundation.tiny_models import (
     saved_clip,
     saved_depth_model,
-    saved_diffusion_model,
     saved_model,
     saved_siglip,
 )
@@ -34,22 +31,19 @@ IMAGES = torch.randint(0, 256, (1, 3, 40, 60), generator=torch.Generator().manua
 def teachers(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -> dict[str, Teacher]:
     folder = tmp_path_factory.mktemp("models")
     torch.save(ESPNetv2((16, 32, 64, 128)).state_dict(), folder / "espnetv2.pth")
-    opened = {
+    return {
         "espnetv2": open_teacher(f"espnetv2:{folder / 'espnetv2.pth'}", text_encoder=str(sentence_encoder)),
         "dinov2": open_teacher(str(saved_model("dinov2", folder / "dinov2")), 2),
         "depth_anything": open_teacher(str(saved_depth_model(folder / "depth")), 3),
         "clip": open_teacher(str(saved_clip(folder / "clip"))),
         "siglip": open_teacher(str(saved_siglip(folder / "siglip", "siglip2"))),
     }
-    with suppress(ImportError):  # its own tests say so
-        opened["stable-diffusion"] = open_teacher(str(saved_diffusion_model(folder / "diffusion")))
-    return opened
 
 
 def test_the_configuration_says_of_what_kind_a_teacher_is(teachers: dict[str, Teacher], tmp_path: Path) -> None:
     classes = {
         "espnetv2": ClassProbabilityTeacher, "dinov2": Backbone, "depth_anything": Backbone, "clip": ClipTeacher,
-        "siglip": SiglipTeacher, "stable-diffusion": DiffusionTeacher,
+        "siglip": SiglipTeacher,
     }  # fmt: skip
     for kind, teacher in teachers.items():
         assert isinstance(teacher, classes[kind])

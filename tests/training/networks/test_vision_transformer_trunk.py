@@ -15,7 +15,7 @@ from scene_completion_training.export import FoldedEncoder, feature_size
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
+from scene_completion_training.networks.vision_transformer_trunk import VisionTransformerTrunk
 from tests.training.foundation.tiny_models import saved_model
 
 CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)
@@ -39,13 +39,6 @@ def _encoder(model: Path, **options: object) -> EncoderDecoder:
     return EncoderDecoder(SIZE, channels=12, trunk="vision_transformer", weights=str(model), **options)  # type: ignore[arg-type]
 
 
-def test_the_feature_map_has_the_resolution_of_the_image(model: Path) -> None:
-    encoder = _encoder(model)
-    assert encoder.stride == 1 and encoder.prior.shape == (1, 1, *SIZE)
-    assert encoder(255.0 * torch.rand(2, 3, *SIZE)).shape == (2, 12, *SIZE)
-    assert encoder(255.0 * torch.rand(1, 3, 32, 32)).shape == (1, 12, 32, 32)
-
-
 def test_taps_are_the_transformers_own_states(model: Path) -> None:
     """Of four blocks the second map comes from the second one, token by token."""
     trunk = VisionTransformerTrunk(weights=str(model))
@@ -59,24 +52,6 @@ def test_taps_are_the_transformers_own_states(model: Path) -> None:
     rows, columns = SIZE[0] // trunk.patch, SIZE[1] // trunk.patch
     expected = states[2][:, 1:].reshape(1, rows, columns, 16).permute(0, 3, 1, 2)
     assert torch.allclose(found, expected, atol=1e-5)
-
-
-def test_the_pyramid_lies_on_the_image(model: Path) -> None:
-    """Maps of a quarter of, half of, once and twice the patch, and a decoder that puts them together."""
-    trunk = VisionTransformerTrunk(weights=str(model))
-    sizes = [tuple(map_.shape[2:]) for map_ in trunk(255.0 * torch.rand(1, 3, *SIZE))]
-    strides = [trunk.patch // 4, trunk.patch // 2, trunk.patch, 2 * trunk.patch]
-    assert sizes == [(SIZE[0] // stride, SIZE[1] // stride) for stride in strides]
-    assert DensePredictionDecoder(trunk.patch).stride == 1
-
-
-def test_it_learns_and_freezes(model: Path) -> None:
-    trunk = VisionTransformerTrunk(weights=str(model), frozen_blocks=1)
-    frozen = {name for name, parameter in trunk.named_parameters() if not parameter.requires_grad}
-    assert any(".0." in name for name in frozen) and not any(".1." in name for name in frozen)
-    assert any("embeddings" in name for name in frozen)
-    trunk.freeze(0)
-    assert all(parameter.requires_grad for parameter in trunk.parameters())
 
 
 def test_a_field_on_it_trains_and_comes_back(model: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_training.sparse import voxel_set
-from scene_completion_training.sparse.convolution import CENTRE, down, submanifold, up
+from scene_completion_training.sparse.convolution import down, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 from tests.training.sparse.voxel_sets import SHAPE, random_set
 
@@ -59,14 +59,6 @@ def test_up_is_dense_where_voxels_are() -> None:
     torch.testing.assert_close(up(features, weight, fine, parent), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_down_then_up_restores_the_set() -> None:
-    (fine, coarse), (parent,) = vars(Pyramid.of(random_set(share=0.1), 2)).values()
-    features, every = torch.randn(len(fine), 3), torch.eye(3).repeat(8, 1, 1)
-    back = up(down(features, every, fine, coarse, parent), every, fine, parent)
-    siblings = (parent[:, None] == parent[None]).float()
-    torch.testing.assert_close(back, siblings @ features)
-
-
 def test_gradients() -> None:
     (fine, coarse), (parent,) = vars(Pyramid.of(random_set((4, 4, 4), scenes=1, share=0.47), 2)).values()
     assert len(fine) == 30
@@ -94,12 +86,6 @@ def test_gradients_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
 
-def test_one_voxel_sees_itself() -> None:
-    voxels = VoxelSet.of(torch.tensor([[0, 3, 2, 1]]), SHAPE)[0]
-    features, weight = torch.randn(1, 4), torch.randn(27, 4, 3)
-    torch.testing.assert_close(submanifold(features, weight, voxels), features @ weight[CENTRE])
-
-
 def test_no_voxel_gives_nothing() -> None:
     (fine, coarse), (parent,) = vars(Pyramid.of(VoxelSet.of(torch.zeros(0, 4).long(), SHAPE)[0], 2)).values()
     features, weight = torch.zeros(0, 4), torch.randn(27, 4, 3, requires_grad=True)
@@ -107,14 +93,3 @@ def test_no_voxel_gives_nothing() -> None:
     assert weight.grad is not None and not weight.grad.any()
     assert down(features, weight[:8], fine, coarse, parent).shape == (0, 3)
     assert up(features, weight[:8], fine, parent).shape == (0, 3)
-
-
-def test_mixed_precision_computes_in_that_of_the_features() -> None:
-    voxels, weight = random_set(), torch.randn(27, 4, 3, requires_grad=True)
-    features = torch.randn(len(voxels), 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        exact = submanifold(features, weight, voxels)
-        short = submanifold(features.bfloat16(), weight, voxels)
-    torch.testing.assert_close(exact, submanifold(features, weight, voxels))
-    assert short.dtype == torch.bfloat16
-    torch.testing.assert_close(short.float(), exact, rtol=0.1, atol=0.2)

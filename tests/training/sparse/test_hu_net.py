@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError, GridError
-from scene_completion_training.sparse.attention import Curve
 from scene_completion_training.sparse.hu_net import HUNetSettings, Level, VoxelHUNet
-from scene_completion_training.sparse.voxel_set import CELL, CUBE, Pyramid, VoxelSet
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 from tests.training.sparse.voxel_sets import random_set
 
 SMALL = HUNetSettings(3, encoder=(8, 12, 16), decoder=(10, 12, 16))
@@ -47,45 +46,12 @@ def moved(voxels: VoxelSet, by: int) -> Pyramid:
     return Pyramid.of(VoxelSet.of(voxels.index + torch.tensor([0, by, by, by]), shape)[0], SMALL.levels)
 
 
-def test_every_level_has_its_features() -> None:
-    net, (features, pyramid) = VoxelHUNet(HUNetSettings(3)), scene()
-    pyramid = Pyramid.of(pyramid.levels[0], 4)
-    found = net(features, pyramid)
-    assert [tuple(x.shape) for x in found] == [(len(v), d) for v, d in zip(pyramid.levels, net.dims, strict=True)]
-    assert net.dims == (64, 96, 128, 192)
-    assert all(x.isfinite().all() and 0.3 < float(x.detach().std()) < 3 for x in found)
-
-
 def test_m4_a_network_does_not_know_where_voxels_are() -> None:
     net, (features, pyramid) = network(), scene()
     here = of_all(net(features, pyramid))
     torch.testing.assert_close(of_all(net(features, moved(pyramid.levels[0], 4))), here, rtol=1e-4, atol=1e-5)
     aside = of_all(net(features, moved(pyramid.levels[0], 1)))
     assert len(aside) != len(here) or (aside - here).abs().max() > 0.01  # other voxels share a parent
-
-
-def test_a_turned_scene_has_turned_features() -> None:
-    net, (features, pyramid) = network(), scene()
-    here = net(features, pyramid)
-
-    def turned(place: Tensor, edge: int) -> Tensor:  # yaw by 90 degrees
-        x, y, z = place.unbind(1)
-        return torch.stack([edge - 1 - y, x, z], dim=1)
-
-    voxels = pyramid.levels[0]
-    index = torch.cat([voxels.index[:, :1], turned(voxels.index[:, 1:], GRID[1])], dim=1)
-    around, order = VoxelSet.of(index, (GRID[1], GRID[0], GRID[2]))
-    offsets = {27: turned(torch.tensor(CUBE), 1), 8: turned(torch.tensor(CELL), 2)}
-    for parameter in net.parameters():
-        if parameter.ndim == 3:
-            there = offsets[len(parameter)]
-            rows = [there.tolist().index(list(offset)) for offset in (CUBE if len(parameter) == 27 else CELL)]
-            parameter.data = parameter.data[rows]
-    turned_pyramid = Pyramid.of(around, SMALL.levels)
-    there = net(features[order], turned_pyramid)
-    for one, other, level, turned_level in zip(here, there, pyramid.levels, turned_pyramid.levels, strict=True):
-        place = torch.cat([level.index[:, :1], turned(level.index[:, 1:], level.shape[1])], dim=1)
-        torch.testing.assert_close(other[turned_level.find(place)], one, rtol=1e-4, atol=1e-4)
 
 
 def test_masked_voxels_do_not_leak() -> None:
@@ -132,11 +98,6 @@ def test_masked_voxels_start_from_the_token_of_their_level() -> None:
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_what_is_all_visible_is_not_masked() -> None:
-    net, (features, pyramid) = network(), scene()
-    assert torch.equal(of_all(net(features, pyramid, pyramid)), of_all(net(features, pyramid)))
-
-
 def test_nothing_visible_leaves_tokens() -> None:
     net, (_, pyramid) = network(), scene()
     nothing = Pyramid.of(random_set(GRID, share=0.0), SMALL.levels)
@@ -153,10 +114,8 @@ def test_hardly_any_voxels(count: int) -> None:
     assert all(x.isfinite().all() for x in found)
 
 
-@pytest.mark.parametrize("attention", ["none", "zorder", "hilbert"])
-def test_scenes_of_a_batch_do_not_know_each_other(attention: Curve) -> None:
-    net = network(HUNetSettings(3, SMALL.encoder, SMALL.decoder, attention=attention))
-    features, pyramid = scene(2)
+def test_scenes_of_a_batch_do_not_know_each_other() -> None:
+    net, (features, pyramid) = network(), scene(2)
     together = net(features, pyramid)
     for number in range(2):
         index = pyramid.levels[0].index
@@ -166,29 +125,14 @@ def test_scenes_of_a_batch_do_not_know_each_other(attention: Curve) -> None:
             torch.testing.assert_close(one, both[level.index[:, 0] == number], rtol=1e-4, atol=1e-4)
 
 
-def test_attention_sees_further_than_convolutions() -> None:
-    plain, attending = (
-        network(HUNetSettings(3, (8,), (8,), attention=kind))  # type: ignore[arg-type]
-        for kind in ("none", "zorder")
-    )
-    features, pyramid = scene()
-    pyramid = Pyramid.of(pyramid.levels[0], 1)
-    features[0] += 5.0
-    moved_by = [of_all(net(features, pyramid)) for net in (plain, attending)]
-    features[0] -= 5.0
-    changed = [
-        (after - of_all(net(features, pyramid))).view(-1, 8).abs().sum(dim=1) > 1e-6
-        for net, after in zip((plain, attending), moved_by, strict=True)
-    ]
-    assert changed[0].sum() < 0.5 * len(features) < changed[1].sum()
-
-
 def test_settings_survive_a_checkpoint() -> None:
-    settings = HUNetSettings(5, (8, 16), (8, 16), 2, "hilbert")
+    settings = HUNetSettings(5, (8, 16), (8, 16), 2)
     assert HUNetSettings.of(json.loads(json.dumps(settings.plain()))) == settings
-    assert HUNetSettings.of({**settings.plain(), "backend": "torch"}) == settings  # as older checkpoints have it
-    with pytest.raises(ConfigurationError, match="depth.*not those of a network"):
-        HUNetSettings.of({**settings.plain(), "depth": 3})
+    older = {**settings.plain(), "backend": "torch", "attention": "none"}
+    assert HUNetSettings.of(older) == settings
+    for unknown in ({"depth": 3}, {"attention": "zorder"}):
+        with pytest.raises(ConfigurationError, match=f"{next(iter(unknown))}.*not those of a network"):
+            HUNetSettings.of({**settings.plain(), **unknown})
 
 
 @pytest.mark.parametrize(
@@ -219,10 +163,9 @@ def test_what_does_not_fit_is_refused() -> None:
         net(features, other, pyramid)
 
 
-@pytest.mark.parametrize("curve", ["zorder", "hilbert"])
-def test_precision_is_what_the_caller_asks_for(curve: Curve) -> None:
-    """M3: the released encoder switches autocast off for itself, and its attention always computes in fp16."""
-    net, (features, pyramid) = network(HUNetSettings(3, SMALL.encoder, SMALL.decoder, attention=curve)), scene()
+def test_precision_is_what_the_caller_asks_for() -> None:
+    """M3: the released encoder switches autocast off for itself."""
+    net, (features, pyramid) = network(), scene()
     linear = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear)}
     seen: dict[str, torch.dtype] = {}
     for name, module in linear.items():

@@ -55,14 +55,6 @@ def test_sampling_is_that_of_the_readable_twin() -> None:
             assert 0 < sum(there) < len(there)
 
 
-def test_the_finest_level_at_its_centres_is_itself() -> None:
-    voxels = random_set()
-    features = torch.randn(len(voxels), 5)
-    found, known = sample(features, voxels, centres(voxels), 1.0)
-    assert torch.equal(found, features)
-    assert known.all()
-
-
 def test_m2_a_constant_stays_constant_beside_free_space() -> None:
     pyramid = Pyramid.of(random_set(share=0.02), 4)
     constant = [torch.full((len(level), 2), 3.0) for level in pyramid.levels]

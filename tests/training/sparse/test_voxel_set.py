@@ -38,15 +38,6 @@ def test_found_are_those_that_are_there() -> None:
     assert voxels.find(cells).tolist() == [rows.get(place, -1) for place in as_tuples(cells)]
 
 
-def test_what_is_around_is_found_from_outside_as_well() -> None:
-    voxels = random_set()
-    rows = {place: row for row, place in enumerate(as_tuples(voxels.index))}
-    cells = torch.tensor(list(itertools.product(range(3), *(range(-3, edge + 3) for edge in SHAPE))))
-    for (dx, dy, dz), found in zip(CUBE, voxels.around(cells, CUBE), strict=True):
-        expected = [rows.get((scene, x + dx, y + dy, z + dz), -1) for scene, x, y, z in as_tuples(cells)]
-        assert found.tolist() == expected
-
-
 @pytest.mark.parametrize("block", [7, 4096])
 def test_neighbours_are_those_of_a_plain_search(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxel_set, "BLOCK", block)
@@ -84,7 +75,6 @@ def test_a_pyramid_has_as_many_levels_as_asked_for() -> None:
     pyramid = Pyramid.of(random_set(), 4)
     assert [level.shape for level in pyramid.levels] == [(9, 7, 6), (5, 4, 3), (3, 2, 2), (2, 1, 1)]
     assert [len(parent) for parent in pyramid.parents] == [len(level) for level in pyramid.levels[:3]]
-    assert torch.equal(pyramid.to("cpu").levels[2].index, pyramid.levels[2].index)
     with pytest.raises(GridError, match="0 levels"):
         Pyramid.of(random_set(), 0)
 

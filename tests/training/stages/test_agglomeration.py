@@ -19,11 +19,9 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.export import FoldedEncoder, encoder_onnx
 from scene_completion_training.foundation.feature_store import FeatureStore
-from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_heads import FeatureHeads
-from scene_completion_training.networks.target_normaliser import TargetNormaliser
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.agglomeration import (
     AgglomerationConfiguration,
@@ -31,18 +29,16 @@ from scene_completion_training.stages.agglomeration import (
     AgglomerationStage,
     TeacherSpec,
 )
-from scene_completion_training.viewpoint import STREET_CAMERA
+from scene_completion_training.viewpoint import STREET_CAMERA, Viewpoint
 from tests.training.killed_training import resumed_weights
-from tests.training.small_trainings import DIMENSION, HIDDEN, small_data, small_training
+from tests.training.small_trainings import HIDDEN, small_data, small_training
 
 
 @pytest.fixture(scope="module")
 def settings(targets: Path, text_targets: Path) -> AgglomerationSettings:
     """Two teachers: one in the space of a text encoder, one not."""
     text = TeacherSpec("text", str(text_targets))
-    return AgglomerationSettings(
-        [text, TeacherSpec("dino", str(targets), loss="l1", normaliser="standard")], points=256
-    )
+    return AgglomerationSettings([text, TeacherSpec("dino", str(targets), centre="targets")], points=256)
 
 
 def training(drive: Path, output: Path, settings: AgglomerationSettings, **changes: Any) -> AgglomerationConfiguration:
@@ -69,8 +65,7 @@ def test_the_density_stays_and_all_else_learns(agglomerated: Path, student: Path
     content = torch.load(agglomerated, weights_only=True)["state_dict"]
     moved = [float(content[f"uncertainty.logarithms.{number}"]) for number in range(2)]
     assert all(value != 0.0 for value in moved)
-    normaliser = field.normalisers["dino"]
-    assert isinstance(normaliser, TargetNormaliser) and normaliser.kind == "standard" and normaliser.offset.any()
+    assert field.centres["dino"].any() and not field.centres["text"].any()
 
 
 def test_a_killed_training_goes_on_the_same(
@@ -107,71 +102,40 @@ def test_teachers_can_be_learned(synthetic_drive: Path, student: Path, settings:
     assert all(parameter.grad is None for parameter in stage.field.density.parameters())
 
 
-def test_a_noisy_teacher_counts_less_and_words_find_their_class() -> None:
-    """Two teachers of six classes, one ten times noisier, as linear maps of what they see: 300 steps."""
-    generator = torch.Generator().manual_seed(0)
-    names, count, dim = ("clean", "noisy"), 1200, 32
-    truth = torch.randint(6, (count,), generator=generator)
-    seen = functional.one_hot(truth, 6).float()
-    texts = torch.randn(6, dim, generator=generator)
-    maps = {"clean": texts, "noisy": torch.randn(6, dim, generator=generator)}
-    spread = {"clean": 0.1, "noisy": 1.0}
-    targets = {n: seen @ maps[n] + spread[n] * torch.randn(count, dim, generator=generator) for n in names}
+@pytest.fixture
+def field() -> AgglomeratedField:
+    """One with random weights."""
     torch.manual_seed(0)
-    trunk = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 16))
-    heads, weights = FeatureHeads(16, dict.fromkeys(names, dim)), UncertaintyWeights(names)
-    optimiser = torch.optim.Adam([*trunk.parameters(), *heads.parameters(), *weights.parameters()], 0.01)
-    for _ in range(300):
-        features = trunk(seen)
-        losses = {
-            name: (1.0 - functional.cosine_similarity(heads.of(name, features), targets[name], dim=-1)).mean()
-            for name in names
-        }
-        optimiser.zero_grad()
-        weights(losses).backward()
-        optimiser.step()
-    with torch.no_grad():
-        found = functional.normalize(heads.of("clean", trunk(seen)), dim=-1) @ functional.normalize(texts, dim=-1).T
-    assert (found.argmax(dim=1) == truth).float().mean() > 0.95
-    assert weights.uncertainties["noisy"] > weights.uncertainties["clean"]
-
-
-def random_field(heads: str = "linear") -> AgglomeratedField:
-    """A field with random weights whose teachers were normalised in every way."""
-    torch.manual_seed(0)
-    dims = {"plain": 10, "standard": 12}
-    normalisers = {"plain": TargetNormaliser(10), "standard": TargetNormaliser(12, "standard")}
-    for name, dim in dims.items():
-        normalisers[name].fit(torch.randn(500, dim) * torch.linspace(0.5, 3.0, dim) + 2.0)
-    made = FeatureHeads(16, dims, heads)  # type: ignore[arg-type]
     density = DensityField(STREET_CAMERA, hidden=HIDDEN)
     nn.init.normal_(density.encoder.project.weight, std=0.1)
-    return AgglomeratedField(density, made, normalisers, channels=16, units=20).eval()
+    return AgglomeratedField(density, {"text": 10, "dino-s": 12}, channels=16, units=20).eval()
 
 
-@pytest.mark.parametrize("teacher", ["plain", "standard"])
-def test_a_teachers_space_is_a_linear_map_of_the_units(teacher: str) -> None:
-    """What the robot computes from the units is what the heads say, on the scale of the teacher's own features."""
-    field = random_field()
+def test_a_teachers_space_is_a_linear_map_of_the_units(field: AgglomeratedField) -> None:
+    """What the robot computes from the units is what the heads say."""
     seen = field.observe(255.0 * torch.rand(1, 3, 192, 640))
     points = torch.rand(1, 50, 3) * torch.tensor([4.0, 2.0, 20.0]) + torch.tensor([-2.0, -1.0, 4.0])
     with torch.no_grad():
         features, units = seen.features(points)[0], seen.units(points)[0]
-        space = field.space(teacher)
-        found = units @ space.weight.T + space.bias
-        expected = field.original(teacher, features)
-        assert torch.allclose(found, expected, atol=1e-4)
-        assert torch.allclose(field.target(teacher, expected), field.learned(teacher, features), atol=1e-3)
+        for teacher in field.teachers:
+            space = field.space(teacher)
+            expected = field.original(teacher, features)
+            assert torch.allclose(units @ space.weight.T + space.bias, expected, atol=1e-4)
+        sides = [functional.normalize(field.original(teacher, features), dim=-1) for teacher in field.teachers]
+        assert torch.allclose(field.expand(features), functional.normalize(torch.cat(sides, dim=-1), dim=-1), atol=1e-5)
 
 
-def test_mlps_cannot_be_asked() -> None:
-    with pytest.raises(ConfigurationError, match="linear"):
-        random_field("mlp").space("plain")
+def test_weights_of_older_versions_are_read(field: AgglomeratedField) -> None:
+    older = {**field.state_dict(), "normalisers.text.offset": torch.ones(10), "normalisers.text.matrix": torch.ones(0)}
+    again = AgglomeratedField.rebuilt(older, Viewpoint(), EncoderDecoder(pretrained=False))
+    again.load_state_dict(older)
+    assert again.teachers == field.teachers and torch.equal(again.space("text").weight, field.space("text").weight)
+    with pytest.raises(ConfigurationError, match="brought to one scale"):
+        field.load_state_dict(older | {"normalisers.text.matrix": torch.ones(10)})
 
 
-def test_the_units_see_the_surface(tmp_path: Path) -> None:
+def test_the_units_see_the_surface(field: AgglomeratedField) -> None:
     """Nearer surfaces change the units of the same place; the exported encoder gives the same map."""
-    field = random_field()
     image = 255.0 * torch.rand(1, 3, 192, 640)
     with torch.no_grad():
         before = field.observe(image)
@@ -186,28 +150,7 @@ def test_the_units_see_the_surface(tmp_path: Path) -> None:
     assert np.abs(found[..., HIDDEN:] - expected.numpy()).max() < 5e-3 * float(expected.abs().max())
 
 
-def test_the_share_of_points_on_the_own_surface(
-    synthetic_drive: Path, student: Path, settings: AgglomerationSettings
-) -> None:
-    """All on it: they project where they were drawn, and view 0 knows each; none: they are what the views show."""
-    for own in (0.0, 1.0):
-        asked = dataclasses.replace(settings, own=own)
-        stage = AgglomerationStage(
-            AgglomerationConfiguration(pretrained=False, hidden=HIDDEN, agglomeration=asked, start_from=str(student))
-        )
-        data = SequencesData(small_data(synthetic_drive), 1, 0, targets=stage.stores)
-        data.setup("fit")
-        batch = {name: value[None] for name, value in data.samples()[0].items()}
-        seen = stage.field.observe(batch["image"])
-        points, targets, known = stage._compared(batch, seen, torch.Generator().manual_seed(0))
-        assert points.shape == (1, 256, 3) and targets["text"].shape == (256, DIMENSION)
-        assert known["text"].float().mean() > 0.3
-        assert targets["text"][known["text"]].abs().sum(dim=1).min() > 0.0
-
-
-def test_what_cannot_be_trained_is_refused(
-    synthetic_drive: Path, targets: Path, text_targets: Path, student: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_trained_is_refused(synthetic_drive: Path, targets: Path, student: Path, tmp_path: Path) -> None:
     def refused(match: str, teachers: list[TeacherSpec], **changes: Any) -> None:
         asked = AgglomerationSettings(teachers, **changes)
         with pytest.raises(ConfigurationError, match=match):
@@ -218,9 +161,6 @@ def test_what_cannot_be_trained_is_refused(
     refused("teachers", [plain, plain])
     refused("teachers", [dataclasses.replace(plain, name="a.b")])
     refused("a share from 0 to 1", [plain], own=1.5)
-    refused("asked in words", [TeacherSpec("text", str(text_targets), demean=True)])
-    refused("no way back", [TeacherSpec("text", str(text_targets), normaliser="standard")])
-    refused("uncertainty", [plain], uncertainty="dropout")
     one_variant = tmp_path / "one"
     store = FeatureStore.open(targets)
     one_variant.mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.hu_net import HUNetSettings
 from scene_completion_training.stages import masked_scene
 from scene_completion_training.stages.masked_scene import MaskedSceneConfiguration
-from tests.inference.small_bundle import make_small_bundle
 from tests.training.killed_training import resumed_weights
 
 
@@ -57,12 +55,12 @@ def curves(output: Path) -> dict[str, list[float]]:
 
 def test_the_loss_falls_on_every_level_without_collapse(synthetic_drive: Path, tmp_path: Path) -> None:
     network = HUNetSettings(len(FEATURES), (16, 24, 32), (16, 24, 32))
-    changes = {"steps": 40, "checkpoint_every": 40, "momentum": 0.95, "learning_rate": 3e-3, "network": network}
+    changes = {"steps": 32, "checkpoint_every": 32, "momentum": 0.95, "learning_rate": 3e-3, "network": network}
     checkpoint = train(small(synthetic_drive, tmp_path, **changes), threads=1)
     said = curves(tmp_path)
     for level in range(3):
         losses = said[f"loss/level_{level}"]
-        assert sum(losses[-10:]) < 0.95 * sum(losses[:10]), f"level {level}"
+        assert sum(losses[-8:]) < 0.95 * sum(losses[:8]), f"level {level}"
         assert min(said[f"spread/level_{level}"][-10:]) > 0.3
     assert min(said["voxels_per_second"]) > 0.0
     trained, record = open_network(checkpoint)
@@ -75,15 +73,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(synthetic_drive: Path, tm
     resumed = resumed_weights(small(synthetic_drive, tmp_path / "killed"))
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
-
-
-def test_units_of_the_student_are_inputs(synthetic_drive: Path, tmp_path: Path) -> None:
-    student = make_small_bundle(tmp_path / "student", classes=3)
-    given = small(synthetic_drive, tmp_path / "run", steps=2)
-    data = dataclasses.replace(given.data, student=str(tmp_path / "student"), units=True)
-    network, record = open_network(train(dataclasses.replace(given, data=data), threads=1))
-    assert network.settings.inputs == len(FEATURES) + student.head.label_hidden == len(record.columns)
-    assert record.units
 
 
 def test_a_collapsed_teacher_ends_the_training(

@@ -95,7 +95,7 @@ def test_the_student_goes_towards_its_teacher(
     stage = StudentStage(configuration)
     assert stage.renders == distillation.along_rays  # nothing else asks for rays
     taught = {name: value.clone() for name, value in stage.teacher.state_dict().items()}
-    found = batches(configuration.data, 2, views=3)
+    found = batches(configuration.data, 1, views=3)
 
     def loss() -> torch.Tensor:
         terms = [stage.terms(batch, torch.Generator().manual_seed(k)) for k, batch in enumerate(found)]
@@ -103,7 +103,7 @@ def test_the_student_goes_towards_its_teacher(
 
     before = loss().item()
     optimiser = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 1e-2)
-    for _ in range(24):
+    for _ in range(16):
         optimiser.zero_grad()
         loss().backward()  # type: ignore[no-untyped-call]
         optimiser.step()

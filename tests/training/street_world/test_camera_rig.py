@@ -62,10 +62,9 @@ def test_fisheye_rays_are_those_of_the_camera_model() -> None:
     assert seen.mean() == pytest.approx(np.pi / 4, abs=0.02)  # a circle that touches the edges
 
 
-@pytest.mark.parametrize("name", [SIDE_LEFT, SIDE_RIGHT])
-def test_a_marker_lands_where_the_fisheye_projects_it(drive: StreetDrive, name: str) -> None:
+def test_a_marker_lands_where_the_fisheye_projects_it(drive: StreetDrive) -> None:
     rig = small_rig("kitti360")
-    camera, pose = rig.cameras[name], rig.rig_from_camera[name]
+    camera, pose = rig.cameras[SIDE_RIGHT], rig.rig_from_camera[SIDE_RIGHT]
     middle = pose.translation + pose.rotation @ np.array([3.0, -0.8, 2.5])
     marker = box((0.3, 0.3, 0.3), (middle[0], middle[1], middle[2]), "cloth", StreetClass.TRAFFIC_SIGN)
     below = drive.scene.parts[0].moved((0.0, 0.0, -50.0))

@@ -7,9 +7,9 @@ import pytest
 from scipy import ndimage
 
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth, stored_flags
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_training.street_world.camera_rig import LEFT, make_rig
-from scene_completion_training.street_world.classes import CLASS_COLOURS, StreetClass
+from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.ground_truth import (
     most_surface,
@@ -132,11 +132,3 @@ def test_samples_cover_triangles_densely() -> None:
     assert nearest.max() < 0.1
     assert (first[:, 0] / 3 + first[:, 1] / 2 <= 1 + 1e-9).all()
     assert (points[owner == 1][:, 2] == 5).all()
-
-
-def test_every_class_has_a_colour_of_its_own() -> None:
-    assert len({tuple(colour) for colour in CLASS_COLOURS}) == len(StreetClass) == 20
-
-
-def test_the_default_grid_is_the_one_of_the_drive(drive: StreetDrive) -> None:
-    assert drive.grid == DEFAULT_GRID

@@ -11,7 +11,7 @@ from scene_completion_training.street_world.camera_rig import BASELINE_M, CAMERA
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.parts import box
-from scene_completion_training.street_world.render import beam_directions, scan, trace_view
+from scene_completion_training.street_world.render import scan, trace_view
 from scene_completion_training.street_world.scene import StreetScene, build_scene
 from scene_completion_training.street_world.town import TownPlan
 from tests.training.street_world.conftest import SEED, small_rig
@@ -46,13 +46,6 @@ def test_lidar_measures_the_known_wall(wall: StreetScene) -> None:
     assert len(on_wall) > 50
     assert on_wall[:, 0] == pytest.approx(10.0, abs=1e-3)
     assert np.abs(on_wall[:, 1]).max() <= 2.0 + 1e-3
-
-
-def test_beams_are_unit_vectors_that_start_forward() -> None:
-    directions = beam_directions(small_rig().lidar)
-    assert np.linalg.norm(directions, axis=-1) == pytest.approx(1.0, abs=1e-6)
-    assert directions[0, 1] == pytest.approx(0.0)
-    assert directions[0, 0] > 0.99
 
 
 def test_same_seed_same_drive_and_other_seed_other_drive(drive: StreetDrive) -> None:

@@ -27,15 +27,16 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import whole_file
-from scene_completion_training.data.motion_stereo import MotionStereo
+from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.rectified import has_lens, rectified_sequence
-from scene_completion_training.data.stereo import MeasuredDepth, depth_deviation, stereo_depth
+from scene_completion_training.data.stereo import MeasuredDepth, measured_depth
 from scene_completion_training.data.voxel_evidence import (
     DepthView,
     FusionSettings,
     exact_voxels,
     fused_voxels,
     fusion_views,
+    metres_around,
 )
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
@@ -154,8 +155,6 @@ def prepare_sequence(
         SequenceError: Ground truth is asked for and there is none.
     """
     settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
-    behind, ahead = settings.along(viewpoint.volume)
-    settings = dataclasses.replace(settings, metres_behind=behind, metres_ahead=ahead)
     if exact and not holds_exact_voxels(sequence):
         raise SequenceError(
             "holds no ground truth voxels", where=sequence.name, cure="Render the town with --assets voxels"
@@ -185,7 +184,9 @@ def fingerprint(sequence: PosedSequence, settings: FusionSettings, viewpoint: Vi
         name: [vars(sequence.cameras[name]), _matrix(sequence.rig_from_camera[name])] for name in sequence.cameras
     }
     frames = [[frame.stamp_ns, _matrix(frame.world_from_rig)] for frame in sequence.frames]
-    content = [_VERSION, sequence.name, cameras, frames, vars(settings), vars(viewpoint.camera)]
+    behind, ahead = metres_around(viewpoint.volume)
+    fusion = {"metres_behind": behind, "metres_ahead": ahead, **vars(settings)}
+    content = [_VERSION, sequence.name, cameras, frames, fusion, vars(viewpoint.camera)]
     if viewpoint.volume != Volume():  # named where it is another one: what was prepared for streets stays so
         content.append(vars(viewpoint.volume))
     if any(has_lens(sequence.cameras[name]) for name in cameras_ahead(sequence)):
@@ -214,23 +215,18 @@ def _prepare_frames(
     canonical = viewpoint.camera
     ahead = cameras_ahead(sequence)
     aside = looking_aside(sequence, ahead[0])
-    stereo: StereoDepths | MotionDepths
-    if len(ahead) == 2:
-        stereo = StereoDepths(sequence, *ahead)
-    else:
-        stereo = MotionDepths(sequence, ahead[0], viewpoint.volume.ahead)
+    depths = Depths(sequence, viewpoint.volume.ahead)
     for index in indices:
         if exact:
             arrays = exact_voxels(sequence, index, ahead[0], kept=settings.kept)
         else:
-            arrays = fused_voxels(
-                list(stereo.views(index, settings, viewpoint.volume)), settings, viewpoint.volume, seed=index
-            )
+            views = list(depths.views(index, settings, viewpoint.volume))
+            arrays = fused_voxels(views, settings, viewpoint.volume, seed=index)
         for side, name in zip(("left", "right"), ahead, strict=False):
             image, camera = _shrink(sequence.image(index, name), sequence.cameras[name], canonical.fx)
             size = (camera.width, camera.height)
             known = sequence.asset(index, "depth") if exact and side == "left" else None
-            depth = stereo.depth(index, side) if known is None else np.where(np.isfinite(known), known, 0.0)
+            depth = depths.depth(index, name) if known is None else np.where(np.isfinite(known), known, 0.0)
             nearest = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
             arrays[f"depth_{side}"] = nearest.astype(np.float16)
             arrays |= _view(side, image, camera, sequence.world_from_camera(index, name))
@@ -260,67 +256,39 @@ def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uin
     return (shown if ego is None else shown & ~ego.astype(np.bool_)).astype(np.uint8)
 
 
-class StereoDepths:
-    """Depth of the stereo pair of a sequence, remembered for the frames around."""
-
-    def __init__(self, sequence: PosedSequence, left: str, right: str) -> None:
-        self.sequence = sequence
-        self.left = left
-        offset = sequence.rig_from_camera[left].inverse() @ sequence.rig_from_camera[right]
-        self.baseline = float(offset.translation[0])
-        self.focal = sequence.cameras[left].fx
-        self._names = (left, right)
-        self._pair = lru_cache(maxsize=160)(self._read)
-        self.depth = lru_cache(maxsize=160)(self._match)
-
-    def views(self, index: int, settings: FusionSettings, volume: Volume) -> Iterator[DepthView]:
-        """Depth of the frames around one, see `fusion_views`."""
-        return fusion_views(self.sequence, index, self.left, self._measured, settings, volume)
-
-    def _measured(self, index: int) -> MeasuredDepth:
-        depth = self.depth(index, "left")
-        deviation = depth_deviation(depth, self.focal * self.baseline)
-        return MeasuredDepth(depth, deviation, self.sequence.cameras[self.left])
-
-    def _read(self, index: int) -> list[NDArray[np.uint8]]:
-        colours = [self.sequence.image(index, name) for name in self._names]
-        return [np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8) for image in colours]
-
-    def _match(self, index: int, side: str) -> NDArray[np.float32]:
-        left, right = self._pair(index)
-        depth = stereo_depth(left, right, self.focal, self.baseline, reference=side)
-        mask = world_mask(self.sequence, index, self._names[side == "right"])
-        return depth if mask is None else np.asarray(depth * mask, np.float32)
-
-
-class MotionDepths:
-    """Depth of a sequence's camera by its motion, with the interface of `StereoDepths`.
+class Depths:
+    """Depth of a sequence by its stereo pair or its motion, where the images show the world; some of it is remembered.
 
     Args:
         reach: Metres ahead that are of interest.
     """
 
-    def __init__(self, sequence: PosedSequence, left: str, reach: float) -> None:
-        self.sequence = sequence
-        self.left = left
-        self._meter = MotionStereo(sequence, left, reach)
+    def __init__(self, sequence: PosedSequence, reach: float) -> None:
+        self.sequence, self.ahead = sequence, cameras_ahead(sequence)
+        self._meter = depth_meter(sequence, reach)
         self._measured = lru_cache(maxsize=160)(self._measure)
 
-    def depth(self, index: int, _: str) -> NDArray[np.float32]:
-        """Depth of a frame [H, W], metres, 0 where unknown."""
-        found = self._measured(index)
-        return depth_at_rays(found.depth, found.camera, self.sequence.cameras[self.left])
+    def depth(self, index: int, name: str) -> NDArray[np.float32]:
+        """Depth of one of the cameras ahead at a frame [H, W], metres, 0 where unknown."""
+        if name == self.ahead[0]:
+            found, camera = self._measured(index), self.sequence.cameras[name]
+            return found.depth if found.camera == camera else depth_at_rays(found.depth, found.camera, camera)
+        return self._shown(index, name, measured_depth(self.sequence, index, "right"))
 
     def views(self, index: int, settings: FusionSettings, volume: Volume) -> Iterator[DepthView]:
         """Depth of the frames around one, see `fusion_views`."""
-        return fusion_views(self.sequence, index, self.left, self._measured, settings, volume)
+        return fusion_views(self.sequence, index, self.ahead[0], self._measured, settings, volume)
 
     def _measure(self, index: int) -> MeasuredDepth:
-        found, mask = self._meter(index), world_mask(self.sequence, index, self.left)
+        found = self._meter(index)
+        return dataclasses.replace(found, depth=self._shown(index, self.ahead[0], found.depth))
+
+    def _shown(self, index: int, name: str, depth: NDArray[np.float32]) -> NDArray[np.float32]:
+        mask = world_mask(self.sequence, index, name)
         if mask is None:
-            return found
-        shown = cv2.resize(mask, found.depth.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        return dataclasses.replace(found, depth=np.asarray(found.depth * shown, np.float32))
+            return depth
+        shown = cv2.resize(mask, depth.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return np.asarray(depth * shown, np.float32)
 
 
 def _view(

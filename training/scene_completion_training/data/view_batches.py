@@ -42,6 +42,8 @@ from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import Viewpoint
 
 MOST_ENCODER_VIEWS = 4
+HIT_SHARE = 0.25
+"""Share of the voxel centres of a sample that has hit evidence."""
 _MEAN_FRAMES = 200
 """Most frames of a sequence that the mean depth is taken from."""
 MIRROR = np.diag([-1.0, 1.0, 1.0])
@@ -54,8 +56,6 @@ class ViewSettings:
 
     Attributes:
         occupancy_points: Voxel centres a sample.
-        hit_fraction: Share of them that has hit evidence.
-        nearness: A voxel at depth z is drawn with a probability that goes as 1 / z to this power.
         yaw, pitch, roll: Largest rotation of the virtual encoder camera against the real one, degrees. Small pitch and
             roll leave the ground where a fixed camera always has it. That is the best cue of a trunk that sees no
             horizon. One that does learns to look for it where they are larger than the slopes of roads, 2° and 1°.
@@ -78,8 +78,6 @@ class ViewSettings:
     """
 
     occupancy_points: int = 12_288
-    hit_fraction: float = 0.25
-    nearness: float = 1.0
     yaw: float = 6.0
     pitch: float = 0.1
     roll: float = 0.1
@@ -347,8 +345,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             ahead = torch.tensor([0.0, 0.0, near]).expand(count, 3)
             return {"points": ahead, "target": torch.zeros(count), "weight": torch.zeros(count)}
         hit, free = (np.flatnonzero(mask) for mask in (frame.target > 0, frame.target == 0))
-        hits = round(count * self.settings.hit_fraction)
-        share = np.maximum(frame.points[:, 2] * POINT_UNIT, near) ** -self.settings.nearness
+        hits = round(count * HIT_SHARE)
+        share = np.maximum(frame.points[:, 2] * POINT_UNIT, near) ** -1.0  # as on the image: near voxels are larger
         chosen = np.concatenate(
             [_choose(group, share[group], number, generator) for group, number in ((hit, hits), (free, count - hits))]
         )

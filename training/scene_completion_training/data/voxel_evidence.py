@@ -181,29 +181,24 @@ def fuse_occupancy(
     return centres[known], target.astype(np.float32), evidence[known].astype(np.float32)
 
 
+def metres_around(volume: Volume) -> tuple[float, float]:
+    """Travelled distance before and after a frame that its sequence is fused over: 15 m and 45 m on a street."""
+    return 15.0 * volume.scale, 45.0 * volume.scale
+
+
 @dataclass(frozen=True)
 class FusionSettings:
     """How far around a frame its sequence is fused.
 
     Attributes:
-        metres_behind: Travelled distance before the frame; by default 15 where the volume reaches as far as a street's,
-            and in proportion elsewhere.
-        metres_ahead: Travelled distance after the frame; by default 45 on a street.
         views: Most views used.
         free_samples: Voxels tested for free space.
         kept: Most voxels kept a frame, half of them with hits.
     """
 
-    metres_behind: float | None = None
-    metres_ahead: float | None = None
     views: int = 14
     free_samples: int = 300_000
     kept: int = 120_000
-
-    def along(self, volume: Volume) -> tuple[float, float]:
-        """Travelled distance before and after the frame, as given or as it fits the volume."""
-        behind = 15.0 * volume.scale if self.metres_behind is None else self.metres_behind
-        return behind, 45.0 * volume.scale if self.metres_ahead is None else self.metres_ahead
 
 
 def fusion_views(
@@ -227,7 +222,7 @@ def fusion_views(
     positions = np.array([sequence.world_from_camera(i, left).translation for i in range(len(sequence))])
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(positions, axis=0), axis=1))])
     travelled -= travelled[index]
-    behind, ahead = settings.along(volume)
+    behind, ahead = metres_around(volume)
     near = np.flatnonzero((travelled >= -behind) & (travelled <= ahead))
     wanted = np.linspace(travelled[near[0]], travelled[near[-1]], settings.views)
     others = {int(near[np.abs(travelled[near] - w).argmin()]) for w in wanted} - {index}

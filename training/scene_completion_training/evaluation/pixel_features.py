@@ -27,7 +27,7 @@ class PixelFeatures:
 
     def __init__(self, extractor: FeatureExtractor, cell: int, camera: Camera) -> None:
         self._extractor, self._cell = extractor, cell
-        self._lifter = FeatureLifter(camera, VOXEL_EDGE, bilinear=True)
+        self._lifter = FeatureLifter(camera, VOXEL_EDGE)
         self._image = CanonicalImages(camera, half_resolution=False)
 
     def observe(self, sequence: PosedSequence, index: int) -> CodeFunction:

@@ -17,17 +17,13 @@ from scene_completion_ros.errors import ConfigurationError, ImageError, SceneCom
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource, PosedSequence, read_source
-from scene_completion_training.extraction.rectification import View, rectified_views, unchanged_views
+from scene_completion_training.extraction.rectification import View, rectified_views
 from scene_completion_training.extraction.reports import BagReport
 from scene_completion_training.extraction.settings import ExtractionSettings
 
 _CORNERS = 300
 _SHIFT = 0.008  # of the image's width: the median shift that makes a keyframe
 _SMALLEST_SHARE = 0.4  # of the corners that must still be tracked, or the view has changed altogether
-_MASK_IMAGES = 60
-_STILL = 0.35  # of the usual change in time: bonnets reflect, and JPEG is never still
-_LARGEST_CHANGE = 10.0  # grey levels
-_SMALLEST_PART = 0.002  # of the image
 
 
 def select_by_motion(poses: Sequence[RigidTransform], metres: float, degrees: float) -> list[int]:
@@ -106,13 +102,12 @@ def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagR
     keyframes = _keyframes(sequence, settings, report)
     if keyframes is None:
         return None
-    views = views_of(sequence.cameras, sequence.rig_from_camera, settings)
+    views = rectified_views(sequence.cameras, sequence.rig_from_camera, settings.max_fov_degrees)
     frames = [
         dataclasses.replace(frame, images={name: views[name].image(source) for name, source in frame.images.items()})
         for frame in (sequence.frames[index] for index in keyframes)
     ]
-    images = {name: [frame.images[name] for frame in frames] for name in views}
-    masks = masks_of(sequence.cameras, views, images, settings, present=frames[0].assets.keys())
+    masks = masks_of(sequence.cameras, views, settings, present=frames[0].assets.keys())
     return PosedSequence(
         name=sequence.name,
         cameras={name: view.camera for name, view in views.items()},
@@ -125,19 +120,9 @@ def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagR
     )
 
 
-def views_of(
-    cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform], settings: ExtractionSettings
-) -> dict[str, View]:
-    """Cameras of the sequence: rectified, or kept where the settings say so."""
-    if not settings.rectify:
-        return unchanged_views(cameras, rig_from_camera)
-    return rectified_views(cameras, rig_from_camera, settings.max_fov_degrees)
-
-
 def masks_of(
     cameras: Mapping[str, Camera],
     views: Mapping[str, View],
-    images: Mapping[str, list[ImageSource]],
     settings: ExtractionSettings,
     *,
     present: Collection[str] = (),
@@ -157,23 +142,14 @@ def masks_of(
     for name, view in views.items():
         if view.validity is not None:
             masks[f"validity_{name}"] = ConstantArray(view.validity)
-        if f"ego_{name}" in present:
-            continue
-        if name in files:
+        if name in files and f"ego_{name}" not in present:
             masks[f"ego_{name}"] = ConstantArray(read_ego_mask(Path(files[name]), cameras[name], view))
-        elif settings.estimate_ego_masks:
-            masks[f"ego_{name}"] = ConstantArray(_estimated(images[name], view))
     return masks
 
 
 def grey(source: ImageSource) -> NDArray[np.uint8]:
     """Read an image as grey values, uint8 [H, W]."""
     return np.asarray(cv2.cvtColor(read_source(source), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-
-
-def _estimated(sources: list[ImageSource], view: View) -> NDArray[np.bool_]:
-    chosen = np.linspace(0, len(sources) - 1, min(_MASK_IMAGES, len(sources))).round().astype(int)
-    return estimate_ego_mask([grey(sources[index]) for index in chosen], view.validity)
 
 
 def _keyframes(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> list[int] | None:
@@ -230,31 +206,3 @@ def read_ego_mask(path: Path, camera: Camera, view: View) -> NDArray[np.bool_]:
             cure="Draw it on a recorded image of this camera",
         )
     return (mask if view.resampler is None else view.resampler(mask)) > 0.5
-
-
-def estimate_ego_mask(images: Sequence[NDArray[np.uint8]], validity: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """Find the own vehicle, bool [H, W]: pixels that never change in a drive and hang together with the lower border.
-
-    Sky does not change either, but reaches the upper border. A road without any texture can be taken for a bonnet: look
-    at the mask.
-
-    Args:
-        images: Grey images [H, W] of one camera, some dozens spread over a drive of ten metres or more.
-        validity: Where the images show anything, bool [H, W].
-    """
-    stack = np.stack([cv2.GaussianBlur(image, (0, 0), 1.5) for image in images]).astype(np.float32)
-    # The median of the changes is robust to a shadow or reflection that passes; the mean brightness is taken out.
-    stack -= np.median(stack, axis=(1, 2), keepdims=True) - np.median(stack)
-    change = np.median(np.abs(stack - np.median(stack, axis=0)), axis=0)
-    seen = np.ones_like(change, dtype=bool) if validity is None else validity
-    still = (change < min(_LARGEST_CHANGE, _STILL * float(np.median(change[seen])))) & seen
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
-    closed = cv2.morphologyEx(still.astype(np.uint8), cv2.MORPH_OPEN, kernel)
-    closed = cv2.morphologyEx(closed, cv2.MORPH_CLOSE, kernel)
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(np.asarray(closed, dtype=np.uint8))
-    kept = np.zeros(closed.shape, dtype=bool)
-    for label in range(1, count):
-        top, height, area = (statistics[label, key] for key in (cv2.CC_STAT_TOP, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA))
-        if top > 0 and top + height >= kept.shape[0] - 4 and area >= _SMALLEST_PART * kept.size:
-            kept |= labels == label
-    return kept

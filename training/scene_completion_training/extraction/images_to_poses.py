@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import ODOMETRY_TYPE
-from scene_completion_ros.errors import BagError, ConfigurationError
+from scene_completion_ros.errors import BagError
 from scene_completion_ros.sequences.from_bag import recording_provenance
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, ImageSource, PosedSequence
 from scene_completion_ros.sequences.recording import Recording
-from scene_completion_training.extraction.finishing import grey, is_readable, masks_of, select_by_image_motion, views_of
-from scene_completion_training.extraction.rectification import View
+from scene_completion_training.extraction.finishing import grey, is_readable, masks_of, select_by_image_motion
+from scene_completion_training.extraction.rectification import View, rectified_views
 from scene_completion_training.extraction.reports import BagReport
 from scene_completion_training.extraction.scale import Scale, scale_from_camera_height, scale_from_odometry
 from scene_completion_training.extraction.settings import ExtractionSettings
@@ -52,18 +52,11 @@ def sequences_from_images(
         One sequence for every part that hangs together, rectified already; metric where a scale was found.
 
     Raises:
-        ConfigurationError: The images are not to be rectified although they have distortion.
         SequenceError: The reconstruction cannot run.
     """
     buffer = recording.transforms()
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}
-    views = views_of(recording.cameras, rig_from_camera, settings)
-    if distorted := [name for name, view in views.items() if view.camera.distortion_model != "none"]:
-        raise ConfigurationError(
-            f"structure from motion needs rectified images, {', '.join(distorted)} would keep its distortion",
-            where="--set rectify",
-            cure="Leave this option out, or record /tf",
-        )
+    views = rectified_views(recording.cameras, rig_from_camera, settings.max_fov_degrees)
     work = _Reconstruction(recording, views, settings, report)
     sequences = []
     for frames in work.parts():
@@ -114,7 +107,7 @@ class _Reconstruction:
     def sequences(self, part: _Part, threads: int) -> list[PosedSequence]:
         """Reconstruct keyframes, and scale what comes out."""
         images = {name: [frame[name] for frame in part.images] for name in self.views}
-        masks = masks_of(self.recording.cameras, self.views, images, self.settings)
+        masks = masks_of(self.recording.cameras, self.views, self.settings)
         first_from_rig = self.views[self.recording.first_camera].rig_from_camera.inverse()
         with tempfile.TemporaryDirectory(prefix="structure-from-motion-") as folder:
             models = reconstruct(

@@ -71,11 +71,6 @@ def rectified_views(
     return views
 
 
-def unchanged_views(cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform]) -> dict[str, View]:
-    """Keep every camera as it was recorded, its distortion included."""
-    return {name: View(camera, rig_from_camera[name]) for name, camera in cameras.items()}
-
-
 def pinhole_for(camera: Camera, max_fov_degrees: float) -> Camera:
     """Pinhole camera that shows about what a camera sees, at its resolution.
 

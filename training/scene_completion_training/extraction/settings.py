@@ -97,7 +97,6 @@ class ExtractionSettings:
     keyframe_metres: float = _option(0.3, "--set keyframe_metres", IMAGES, "distance of keyframes", "M", 0.0, 1000.0)
     keyframe_degrees: float = _option(5.0, "--set keyframe_degrees", IMAGES, "or their angle", "DEG", 0.0, 180.0)
     min_frames: int = _option(5, "--set min_frames", IMAGES, "fewest keyframes of a sequence", "N", 2, 1_000_000)
-    rectify: bool = _option(True, "--set rectify", IMAGES, "rectify; false keeps images and lens models as recorded")
     max_fov_degrees: float = _option(
         100.0, "--set max_fov_degrees", IMAGES, "widest view of a rectified fisheye", "DEG", 10.0, 160.0
     )
@@ -107,12 +106,6 @@ class ExtractionSettings:
         IMAGES,
         "image of the recorded size, white where this camera sees its own vehicle",
         "CAMERA=FILE",
-    )
-    estimate_ego_masks: bool = _option(
-        False,
-        "--set estimate_ego_masks",
-        IMAGES,
-        "find the own vehicle by its not changing (look at the result: assets/ego_CAMERA)",
     )
 
     def __post_init__(self) -> None:

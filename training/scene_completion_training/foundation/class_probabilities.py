@@ -18,7 +18,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.foundation.backbone import ModelIdentity
-from scene_completion_training.foundation.dense_extractor import DenseExtractor, check_images
+from scene_completion_training.foundation.dense_extractor import DenseExtractor
 from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, STRIDE, load_espnetv2
 from scene_completion_training.foundation.model_files import IMAGENET_MEAN, IMAGENET_STD, Normalisation, sha256
 from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder, prompt
@@ -103,24 +103,8 @@ class ClassProbabilityTeacher(DenseExtractor):
             },
         )
 
-    @torch.no_grad()
-    def class_probabilities(self, images: Tensor) -> Tensor:
-        """Probabilities of the classes of every pixel.
-
-        Args:
-            images: RGB [B, 3, H, W] in 0..255, of any type.
-
-        Returns:
-            float32 [B, 20, H, W] on the network's device, in the order of `classes`; they sum to 1.
-
-        Raises:
-            ImageError: Images of another shape.
-        """
-        check_images(images)
-        with torch.autocast(self._device.type, enabled=False):
-            return self._probabilities(self._normalised(images.to(self._device).float()))
-
     def _probabilities(self, pixels: Tensor) -> Tensor:
+        """Probabilities [B, 20, H, W] of the classes, in the order of `classes`, of normalised images [B, 3, H, W]."""
         size = pixels.shape[-2:]
         scale = LONG_EDGE / max(size)
         inner = [STRIDE * max(1, -(-round(edge * scale) // STRIDE)) for edge in size]

@@ -48,7 +48,8 @@ class DenseExtractor(ABC):
             ImageError: Images of another shape.
             ConfigurationError: `cell` is not positive.
         """
-        check_images(images)
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ImageError(f"shape {tuple(images.shape)}", where="images", cure="Give [B, 3, H, W]")
         if cell < 1:
             raise ConfigurationError(f"{cell} pixels", where="cell", cure="Give at least 1")
         height, width = (-(-size // cell) for size in images.shape[-2:])
@@ -63,12 +64,6 @@ class DenseExtractor(ABC):
     @abstractmethod
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
         """Tokens [B, D, height, width] of normalised images [B, 3, height · cell, width · cell]."""
-
-
-def check_images(images: Tensor) -> None:
-    """Raises an `ImageError` unless these are images [B, 3, H, W]."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ImageError(f"shape {tuple(images.shape)}", where="images", cure="Give [B, 3, H, W]")
 
 
 def in_patches(pixels: Tensor, patch: int, height: int, width: int) -> Tensor:

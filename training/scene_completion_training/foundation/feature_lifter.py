@@ -55,13 +55,11 @@ class FeatureLifter:
     Args:
         camera: Camera of all views.
         voxel_size: The cap is two voxels and 5 % of the depth, metres.
-        bilinear: Sample tokens between their centres; otherwise take that of the nearest pixel.
     """
 
-    def __init__(self, camera: Camera, voxel_size: float, *, bilinear: bool = False) -> None:
+    def __init__(self, camera: Camera, voxel_size: float) -> None:
         self.camera = camera
         self.cap = 2.0 * voxel_size
-        self.bilinear = bilinear
 
     def pixels(self, points: Tensor, reference_from_view: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [V, N, 2] and z-depth [V, N] of points [N, 3] in views with poses [V, 4, 4]."""
@@ -124,13 +122,10 @@ class FeatureLifter:
         return LiftedFeatures(total * (1.0 / views.clamp_min(1)[:, None]), views)
 
     def sampled(self, maps: TokenMaps, view: int, pixels: Tensor) -> Tensor:
-        """Tokens of a view at pixels [M, 2]: [M, D]; beyond the outermost ones their values hold."""
+        """Tokens of a view, interpolated at pixels [M, 2]: [M, D]; beyond the outermost ones their values hold."""
         place = (pixels - maps.offsets[view] + 0.5) / maps.cell  # (0, 0) is the corner of token (0, 0)
         values = maps.values[view]
         height, width = values.shape[1:]
-        if not self.bilinear:
-            column, row = place.floor().long().unbind(dim=-1)
-            return values[:, row.clamp(0, height - 1), column.clamp(0, width - 1)].T.float()
         grid = 2.0 * place / place.new_tensor([width, height]) - 1.0
         found = functional.grid_sample(
             values[None].float(), grid[None, None], mode="bilinear", padding_mode="border", align_corners=False

@@ -7,7 +7,6 @@ from pathlib import Path
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher, read_class_texts
-from scene_completion_training.foundation.diffusion import PIPELINE, DiffusionTeacher
 from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
 from scene_completion_training.foundation.model_files import description_folder, read_config
 from scene_completion_training.foundation.targets import Teacher
@@ -34,7 +33,7 @@ def open_teacher(
 
     Args:
         spec: `espnetv2:FILE_OR_FOLDER`; or a local folder, or a name on the hub, of a DINO, DINOv2, DINOv3, Depth
-            Anything, CLIP, SigLIP or Stable Diffusion: its configuration says which.
+            Anything, CLIP or SigLIP: its configuration says which.
         layer: Hidden state that is taken, of transformers of the DINO family and Depth Anything, see `Backbone`.
         device: Where it runs.
         text_encoder: Folder or hub name of the text encoder that the class names of ESPNetv2 are tied to.
@@ -59,11 +58,7 @@ def open_teacher(
         return ClassProbabilityTeacher(spec.removeprefix(_ESPNETV2), encoder, template, device, described)
     _refuse(text_encoder is not None, "a text encoder", spec)
     _refuse(class_texts is not None, "class texts", spec)
-    folder = description_folder(spec, (PIPELINE,))
-    if (folder / PIPELINE).is_file():
-        _refuse(layer != -1, "a layer", spec)
-        return DiffusionTeacher(spec, device)
-    kind = read_config(folder).get("model_type")
+    kind = read_config(description_folder(spec)).get("model_type")
     if isinstance(kind, str) and kind in _IMAGE_TEXT:
         _refuse(layer != -1, "a layer", spec)
         return _IMAGE_TEXT[kind](spec, device)

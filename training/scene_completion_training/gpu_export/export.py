@@ -15,7 +15,6 @@ from scene_completion_training.gpu_export.images import canonical_images
 from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck, Reference
 from scene_completion_training.gpu_export.precisions import MOST_IMAGES, to_half, to_int8
 
-
 PARITY_IMAGES = 8
 """Images that every variant is compared on, in all."""
 

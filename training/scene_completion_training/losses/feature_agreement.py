@@ -9,18 +9,18 @@ EDGE_TEMPERATURE = 25.0
 """How quickly the smoothness of features ends at an edge of the image (SceneDINO)."""
 
 
-def cosine_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """1 − cos(F, F*), mean over valid rows; zero, with a gradient of zero, where none is valid.
+def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """1 − cos(F, F*), weighted mean over rows; zero, with a gradient of zero, where none has a weight.
 
     The published code has no mask: rays that end where no encoder view looks are drawn to what others see there.
 
     Args:
         predicted: [P, D].
         target: [P, D].
-        valid: bool [P].
+        weight: Of each row [P]; booleans say which are valid.
     """
     distance = 1.0 - functional.cosine_similarity(predicted, target, dim=-1, eps=1e-6)
-    return (distance * valid).sum() / valid.sum().clamp_min(1)
+    return (distance * weight).sum() / weight.sum().clamp_min(1)
 
 
 def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
 from scene_completion_training.masked_scene.patches import masked_voxels
-from scene_completion_training.masked_scene.scenes import Kind, SceneMaker, VoxelScene, feature_names, keep_scenes
+from scene_completion_training.masked_scene.scenes import Kind, SceneMaker, VoxelScene, keep_scenes
 from scene_completion_training.masked_scene.views import SceneViewSettings, sample_rows, view
 
 
@@ -41,9 +41,7 @@ class SceneDataSettings:
     Attributes:
         root: Folder the sources are relative to.
         sources: Recordings.
-        student: Bundle, folder or name, that predicts voxels and gives units; "auto" for the shipped one.
-        units: Give the network the student's label units beside occupancy and colour. They know depth and direction,
-            which no other feature does.
+        student: Bundle, folder or name, that predicts voxels; "auto" for the shipped one.
         voxel_size: Edge of the voxels that the network is made for, metres.
         cache: Folder for scenes.
         batch_size: Scenes a step.
@@ -53,15 +51,10 @@ class SceneDataSettings:
     root: str = "."
     sources: list[SceneSource] = field(default_factory=list)
     student: str = "auto"
-    units: bool = False
     voxel_size: float = 0.2
     cache: str = "scenes"
     batch_size: int = 2
     workers: int = 1
-
-    def columns(self) -> tuple[str, ...]:
-        """Names of the features of the scenes."""
-        return feature_names(open_student(self.student).head.label_hidden if self.units else 0)
 
 
 @dataclass(frozen=True)
@@ -173,8 +166,8 @@ class SceneData(TrainingData):
         for source in matching(root, settings.sources):
             sequence = load_sequence(root, source)
             for kind in source.kinds:
-                student = open_student(settings.student) if settings.units or kind == "predicted" else None
-                maker = SceneMaker(sequence, kind, student=student, units=settings.units)
+                student = open_student(settings.student) if kind == "predicted" else None
+                maker = SceneMaker(sequence, kind, student=student)
                 self.groups.append(keep_scenes(maker, Path(settings.cache), source.frames))
                 self.shares.append(source.share)
         first = [VoxelScene.load(file) for files in self.groups for file in files[:1]]

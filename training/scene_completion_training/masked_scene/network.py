@@ -21,7 +21,7 @@ class SceneRecord:
     Attributes:
         columns: Names of the features.
         voxel_size: Edge of a voxel, metres.
-        student: Bundle that predicted voxels and gave the units, as it was named.
+        student: Bundle that predicted voxels, as it was named.
         steps: Steps of the whole training.
     """
 
@@ -29,11 +29,6 @@ class SceneRecord:
     voxel_size: float
     student: str
     steps: int
-
-    @property
-    def units(self) -> bool:
-        """Whether scenes need the student's label units."""
-        return any(name.startswith("unit_") for name in self.columns)
 
     def check(self, scene: VoxelScene) -> None:
         """Refuses a scene that the network cannot look at.

@@ -39,7 +39,7 @@ from scene_completion_ros.sequences.rigs import cameras_ahead, reference_camera
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import parse_json
 from scene_completion_ros.whole_files import whole_file
-from scene_completion_training.data.prepared import StereoDepths, fingerprint
+from scene_completion_training.data.prepared import Depths, fingerprint
 from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.data.student_units import DeployedUnits
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy
@@ -327,11 +327,11 @@ class SceneMaker:
         return occupied, completion.probability
 
     @cached_property
-    def _stereo(self) -> StereoDepths:
+    def _stereo(self) -> Depths:
         ahead = cameras_ahead(self.sequence)
         if len(ahead) < 2:
             raise self._lacking(0, "stereo pair")
-        return StereoDepths(rectified_sequence(self.sequence, ahead, Viewpoint().camera), *ahead)
+        return Depths(rectified_sequence(self.sequence, ahead, Viewpoint().camera), Volume().ahead)
 
     def _fused(
         self, index: int, grid: VoxelGrid, pose: RigidTransform
@@ -339,7 +339,7 @@ class SceneMaker:
         """What the stereo depth of the frames around says is rather occupied than free."""
         stereo, settings, volume = self._stereo, FusionSettings(), Volume()
         views = stereo.views(index, settings, volume)
-        world_from_left = stereo.sequence.world_from_camera(index, stereo.left)
+        world_from_left = stereo.sequence.world_from_camera(index, stereo.ahead[0])
         camera_from_left = self.sequence.world_from_camera(index, self.camera).inverse() @ world_from_left
         grid_from_forward = pose @ camera_from_left @ OPTICAL_FROM_FORWARD
         moved = [

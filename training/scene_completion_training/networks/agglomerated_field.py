@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,6 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation
-from scene_completion_training.networks.feature_heads import FeatureHeads
-from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from scene_completion_training.viewpoint import Viewpoint
 
 SURFACE_UNITS = tuple(itertools.product((5.0, 20.0), (-0.2, -0.07, 0.0, 0.07, 0.2)))
@@ -37,6 +35,33 @@ class TeacherSpace:
     bias: Tensor
 
 
+class FeatureHeads(nn.Module):
+    """From the feature of a point to the features of several teachers: a linear head each (CUA-O3D, section 3.1).
+
+    They have no bias, as those that CUA-O3D released; the paper speaks of MLPs. All of them together say no more than
+    the feature does: their outputs side by side have its rank. In exchange a robot asks for words without ever
+    computing them, see `inference.feature_space`.
+
+    Args:
+        channels: Dimension of the feature.
+        dims: Dimension of each teacher's features by name.
+    """
+
+    def __init__(self, channels: int, dims: Mapping[str, int]) -> None:
+        super().__init__()
+        self.dims = dict(dims)
+        self.heads = nn.ModuleDict({name: nn.Linear(channels, dim, bias=False) for name, dim in dims.items()})
+
+    def of(self, name: str, features: Tensor) -> Tensor:
+        """A teacher's features [..., D] as they are learned, of features [..., C]."""
+        out: Tensor = self.heads[name](features)
+        return out
+
+    def forward(self, features: Tensor) -> Tensor:
+        """All teachers' features side by side, each of length one [..., ΣD]."""
+        return torch.cat([functional.normalize(self.of(name, features), dim=-1) for name in self.dims], dim=-1)
+
+
 class AgglomeratedField(FeatureField):
     """A feature field with a head for each teacher in place of the expansion.
 
@@ -44,28 +69,18 @@ class AgglomeratedField(FeatureField):
     that surface or behind it decides what it may be.
 
     Args:
-        heads: From the feature of a point to those of the teachers.
-        normalisers: What each teacher's features were learned as.
+        dims: Dimension of each teacher's features by name.
 
     Attributes:
-        centres: What each teacher's features [D] are said without, by name; zero unless it is set.
+        centres: What each teacher's features [D] are learned and said without, by name; zero unless it is set.
     """
 
     stands_for: ClassVar[tuple[type, ...]] = (FeatureField,)
     expansion: FeatureHeads
 
-    def __init__(
-        self,
-        density: DensityField,
-        heads: FeatureHeads,
-        normalisers: Mapping[str, TargetNormaliser],
-        *,
-        channels: int = 64,
-        units: int = 64,
-    ) -> None:
-        dims = heads.dims
+    def __init__(self, density: DensityField, dims: Mapping[str, int], *, channels: int = 64, units: int = 64) -> None:
+        heads = FeatureHeads(channels, dims)
         super().__init__(density, target_size=sum(dims.values()), channels=channels, units=units, expansion=heads)
-        self.normalisers = nn.ModuleDict(normalisers)
         self.centres = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(dim), requires_grad=False) for name, dim in dims.items()}
         )
@@ -80,16 +95,26 @@ class AgglomeratedField(FeatureField):
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> AgglomeratedField:
         """An untrained field that weights fit, see `TrainedField`."""
-        parts = {
-            part: {name.removeprefix(part): v for name, v in state.items() if name.startswith(part)}
-            for part in ("density.", "expansion.", "normalisers.")
-        }
-        heads = FeatureHeads.like(parts["expansion."])
-        of = parts["normalisers."]
-        normalisers = {name: TargetNormaliser.like(of[f"{name}.offset"], of[f"{name}.matrix"]) for name in heads.dims}
+        density, heads = (
+            {name.removeprefix(part): v for name, v in state.items() if name.startswith(part)}
+            for part in ("density.", "expansion.heads.")
+        )
+        dims = {name.removesuffix(".weight"): len(weight) for name, weight in heads.items()}
         channels, units = state["output_layer.weight"].shape
-        density = DensityField.rebuilt(parts["density."], viewpoint, encoder)
-        return cls(density, heads, normalisers, channels=channels, units=units)
+        return cls(DensityField.rebuilt(density, viewpoint, encoder), dims, channels=channels, units=units)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Loads weights; older ones also hold what brought features to one scale, which must have been nothing.
+
+        Raises:
+            ConfigurationError: It was something.
+        """
+        if any(len(value) for name, value in state_dict.items() if name.endswith(".matrix")):
+            raise ConfigurationError(
+                "a teacher's channels were brought to one scale", where="normaliser", cure="Train it with this version"
+            )
+        kept = {name: value for name, value in state_dict.items() if not name.startswith("normalisers.")}
+        return super().load_state_dict(kept, *args, **kwargs)
 
     def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> FeatureObservation:
         observed = super()._observed(maps, seen)
@@ -101,45 +126,18 @@ class AgglomeratedField(FeatureField):
         """Names of the teachers."""
         return tuple(self.expansion.dims)
 
-    def learned(self, teacher: str, features: Tensor) -> Tensor:
-        """A teacher's features as they are learned [..., D], of features [..., channels] of points."""
-        return self.expansion.of(teacher, features)
-
-    def target(self, teacher: str, features: Tensor) -> Tensor:
-        """What a teacher's own features [..., D] are learned as [..., D]."""
-        out: Tensor = self.normalisers[teacher](features)
-        return out
-
     def original(self, teacher: str, features: Tensor) -> Tensor:
         """A teacher's own features less their centre [..., D], of features [..., channels] of points."""
-        back, offset = self._back(teacher)
-        out: Tensor = self.learned(teacher, features) @ back.T + (offset - self.centres[teacher])
-        return out
+        return self.expansion.of(teacher, features)
 
     def space(self, teacher: str) -> TeacherSpace:
-        """A teacher's features as a linear map of the units.
-
-        Raises:
-            ConfigurationError: The heads are no linear ones.
-        """
+        """A teacher's features less their centre as a linear map of the units."""
         head = self.expansion.heads[teacher]
-        if not isinstance(head, nn.Linear):
-            raise ConfigurationError(
-                f"the head of {teacher} is an MLP, which no robot can ask for words",
-                where="agglomeration.heads",
-                cure="Train with agglomeration.heads=linear",
-            )
-        back, offset = self._back(teacher)
+        assert isinstance(head, nn.Linear)
         with torch.no_grad():
-            through = back.double() @ head.weight.double()
-            weight = through @ self.output_layer.weight.double()
-            bias = through @ self.output_layer.bias.double() + offset - self.centres[teacher]
+            weight = head.weight.double() @ self.output_layer.weight.double()
+            bias = head.weight.double() @ self.output_layer.bias.double()
         return TeacherSpace(weight.float(), bias.float())
-
-    def _back(self, teacher: str) -> tuple[Tensor, Tensor]:
-        normaliser = self.normalisers[teacher]
-        assert isinstance(normaliser, TargetNormaliser)
-        return normaliser.inverse()
 
     def expand(self, features: Tensor) -> Tensor:
         """All teachers' features side by side [..., ΣD], each of length one, of features [..., channels] of points."""

@@ -22,6 +22,8 @@ from scene_completion_training.networks.density_field import DEPTH_UNITS, sample
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.viewpoint import Viewpoint
 
+VIEW_DROPOUT = 0.5
+"""Probability with which a point does without a view in training, drawn for each point and view but the first."""
 NEVER = -1e9
 """Confidence of a view that does not see a point; finite, so that the softmax stays finite where none sees it."""
 
@@ -36,8 +38,6 @@ class FusionHead(nn.Module):
     Args:
         hidden: Width of the hidden layer of each view (128 in MVBTS; half of it costs half as much).
         fused: Features of a view that are averaged (16 in MVBTS).
-        view_dropout: Probability with which a point does without a view in training, drawn for each point and view;
-            the first view is never dropped.
         depth_channel: See `DensityField`.
     """
 
@@ -48,11 +48,9 @@ class FusionHead(nn.Module):
         *,
         hidden: int = 64,
         fused: int = 16,
-        view_dropout: float = 0.5,
         depth_channel: bool = True,
     ) -> None:
         super().__init__()
-        self.view_dropout = view_dropout
         self.depth_channel = depth_channel
         self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
         self.position_layer = nn.Linear(code, hidden)
@@ -94,7 +92,7 @@ class FusionHead(nn.Module):
             generator: Source of the view dropout; without one nothing is dropped.
         """
         views = self.view_layer(functional.relu(features + self.position_layer(code)))
-        if generator is not None and self.view_dropout > 0.0:
+        if generator is not None:
             seen = seen & self._kept(seen, generator)
         confidence = views[..., 0].masked_fill(~seen, NEVER)
         fused = (confidence.softmax(dim=1)[..., None] * views[..., 1:]).sum(dim=1)  # [B, N, fused]
@@ -103,7 +101,7 @@ class FusionHead(nn.Module):
 
     def _kept(self, seen: Tensor, generator: torch.Generator) -> Tensor:
         # Drawn on the CPU, so that a training goes the same way on any device.
-        kept = torch.rand(seen.shape, generator=generator).to(seen.device) >= self.view_dropout
+        kept = torch.rand(seen.shape, generator=generator).to(seen.device) >= VIEW_DROPOUT
         kept[:, 0] = True
         return kept
 
@@ -123,7 +121,6 @@ class MultiViewField(nn.Module):
         *,
         encoder: EncoderDecoder | None = None,
         hidden: int = 64,
-        view_dropout: float = 0.5,
         depth_channel: bool = True,
     ) -> None:
         super().__init__()
@@ -131,9 +128,7 @@ class MultiViewField(nn.Module):
         self.spec = spec or PointCodeSpec()
         size = (camera.height, camera.width)
         self.encoder = encoder or EncoderDecoder(size, pretrained=False)
-        self.fusion = FusionHead(
-            64, self.spec.size, hidden=hidden, view_dropout=view_dropout, depth_channel=depth_channel
-        )
+        self.fusion = FusionHead(64, self.spec.size, hidden=hidden, depth_channel=depth_channel)
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> MultiViewField:

@@ -6,20 +6,17 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, GridError
-from scene_completion_training.sparse.attention import LAYER_SCALE, SerialisedAttention
 from scene_completion_training.sparse.convolution import down, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
-AttentionKind = Literal["none", "zorder", "hilbert"]
-ATTENDING_LEVELS = 2
-"""The coarsest levels, on which voxels attend to each other."""
+LAYER_SCALE = 0.1
 
 
 @dataclass(frozen=True)
@@ -31,14 +28,12 @@ class HUNetSettings:
         encoder: Channels of the encoder's levels, finest first.
         decoder: Channels of the decoder's levels, finest first.
         blocks: Residual blocks a level, in the encoder and in the decoder.
-        attention: Curve along which windows of voxels attend to each other on the two coarsest levels, or "none".
     """
 
     inputs: int
     encoder: tuple[int, ...] = (32, 64, 128, 192)
     decoder: tuple[int, ...] = (64, 96, 128, 192)
     blocks: int = 1
-    attention: AttentionKind = "none"
 
     def __post_init__(self) -> None:
         """Raises `ConfigurationError` where no network can have this size."""
@@ -69,7 +64,8 @@ class HUNetSettings:
         Raises:
             ConfigurationError: A value is of another version of the network, or contradicts the others.
         """
-        plain = {name: value for name, value in plain.items() if name != "backend"}  # once there was a choice
+        once = ("backend", "attention")[: 1 + (plain.get("attention") == "none")]  # of which there was a choice
+        plain = {name: value for name, value in plain.items() if name not in once}
         unknown = set(plain) - {field.name for field in fields(cls)}
         if unknown or "inputs" not in plain:
             raise ConfigurationError(
@@ -95,8 +91,8 @@ class VoxelHUNet(nn.Module):
         self.stem = nn.Sequential(nn.Linear(settings.inputs, encoder[0]), nn.RMSNorm(encoder[0]))
         self.downs = nn.ModuleList(Down(c, d) for c, d in itertools.pairwise(encoder))
         self.ups = nn.ModuleList(Up(c, d) for d, c in itertools.pairwise(decoder))
-        self.encoders = nn.ModuleList(Level(settings, level, width) for level, width in enumerate(encoder))
-        self.decoders = nn.ModuleList(Level(settings, level, width) for level, width in enumerate(decoder))
+        self.encoders = nn.ModuleList(Level(settings.blocks, width) for width in encoder)
+        self.decoders = nn.ModuleList(Level(settings.blocks, width) for width in decoder)
         self.skips = nn.ModuleList(
             nn.Sequential(nn.RMSNorm(c), nn.Linear(c, d)) for c, d in zip(encoder, decoder, strict=True)
         )
@@ -162,14 +158,11 @@ class VoxelHUNet(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one level; on the coarsest levels, where it is asked for, attention follows."""
+    """Residual blocks of one level."""
 
-    def __init__(self, settings: HUNetSettings, level: int, width: int) -> None:
+    def __init__(self, blocks: int, width: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(settings.blocks))
-        if settings.attention != "none" and level >= settings.levels - ATTENDING_LEVELS:
-            curve = settings.attention
-            self.blocks.extend(SerialisedAttention(width, curve, exchanged) for exchanged in (False, True))
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
 
     def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
         """Features [N, C] to features [N, C]."""

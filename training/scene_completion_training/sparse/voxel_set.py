@@ -96,10 +96,6 @@ class VoxelSet:
     def __len__(self) -> int:
         return len(self.index)
 
-    def to(self, device: torch.device | str) -> VoxelSet:
-        """The same set on another device."""
-        return VoxelSet(self.index.to(device), self.shape)
-
     @functools.cached_property
     def scenes(self) -> int:
         """One more than the largest number of a scene."""
@@ -210,10 +206,6 @@ class Pyramid:
             sets.append(coarse)
             parents.append(parent)
         return cls(tuple(sets), tuple(parents))
-
-    def to(self, device: torch.device | str) -> Pyramid:
-        """The same pyramid on another device."""
-        return Pyramid(tuple(level.to(device) for level in self.levels), tuple(p.to(device) for p in self.parents))
 
 
 def _inside(index: Tensor, shape: Shape) -> Tensor:

@@ -18,13 +18,11 @@ from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import BesideDensityStage, DataNeeds
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, LiftedFeatures, TokenMaps
 from scene_completion_training.foundation.feature_store import FeatureStore
-from scene_completion_training.losses.agglomeration import TeacherLoss, teacher_loss
 from scene_completion_training.losses.dense_depth import positive_inverse_depth
-from scene_completion_training.losses.uncertainty import Form, UncertaintyWeights
+from scene_completion_training.losses.feature_agreement import cosine_loss
+from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import FeatureObservation
-from scene_completion_training.networks.feature_heads import FeatureHeads, HeadKind
-from scene_completion_training.networks.target_normaliser import NormaliserKind, TargetNormaliser
 from scene_completion_training.networks.target_rarity import TargetRarity
 
 FITTED_SAMPLES = 64
@@ -46,10 +44,6 @@ class TeacherSpec:
     Attributes:
         name: Its name, letters, digits, "_" and "-".
         targets: Folder of its precomputed features, see `scene-completion features`.
-        loss: Cosine, or the mean absolute difference.
-        demean: Take from every vector the mean of its own channels. Not for features that are asked in words: texts
-            keep theirs.
-        normaliser: Bring its channels to one scale ("standard"), or leave them.
         centre: Take from each of its features the mean of all of them ("targets"), or that of the classes of
             `text_bank` ("texts"). What all have in common hides what tells them apart. Features that are asked in words
             stay without it: as vectors from the centre, those of pure things are nearer to their names than mixtures.
@@ -59,9 +53,6 @@ class TeacherSpec:
 
     name: str
     targets: str
-    loss: TeacherLoss = "cosine"
-    demean: bool = False
-    normaliser: NormaliserKind = "none"
     centre: Literal["none", "targets", "texts"] = "none"
     text_bank: str = ""
     rarity: float = 0.0
@@ -73,9 +64,6 @@ class AgglomerationSettings:
 
     Attributes:
         teachers: The teachers.
-        heads: A head for each: "linear", whose features a robot can ask for words, or "mlp".
-        uncertainty: How losses are weighed: learned as in the released code ("log1p_sq") or in the paper ("log1p"), or
-            all alike ("fixed").
         channels: Dimension of the feature of a point.
         units: Hidden units of the features.
         points: Points of an image that are compared.
@@ -85,8 +73,6 @@ class AgglomerationSettings:
     """
 
     teachers: list[TeacherSpec] = field(default_factory=list)
-    heads: HeadKind = "linear"
-    uncertainty: Form = "log1p_sq"
     channels: int = 64
     units: int = 64
     points: int = 4096
@@ -157,12 +143,10 @@ class AgglomerationStage(BesideDensityStage):
         self.stores = {spec.name: opened_targets(spec) for spec in asked.teachers}
         density = self.make_density()
         dims = {name: store.dim for name, store in self.stores.items()}
-        normalisers = {spec.name: TargetNormaliser(dims[spec.name], spec.normaliser) for spec in asked.teachers}
-        heads = FeatureHeads(asked.channels, dims, asked.heads)
-        self.field = AgglomeratedField(density, heads, normalisers, channels=asked.channels, units=asked.units)
+        self.field = AgglomeratedField(density, dims, channels=asked.channels, units=asked.units)
         self.rarity = nn.ModuleDict({spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in asked.teachers})
-        self.uncertainty = UncertaintyWeights(list(dims), asked.uncertainty)
-        self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size, bilinear=True)
+        self.uncertainty = UncertaintyWeights(list(dims))
+        self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size)
         self.start_learning()
 
     def data_needs(self) -> DataNeeds:
@@ -191,10 +175,10 @@ class AgglomerationStage(BesideDensityStage):
         super().start(data)
 
     def fit_targets(self, samples: Iterable[Mapping[str, Tensor]]) -> None:
-        """Takes centres and normalisers from samples.
+        """Takes centres and how rare their kinds are from samples of the features.
 
         Raises:
-            ConfigurationError: Features that are not finite, or that no normaliser of the kind asked for fits.
+            ConfigurationError: Features that are not finite.
         """
         drawn: dict[str, list[Tensor]] = {name: [] for name in self.stores}
         generator = torch.Generator().manual_seed(self.settings.seed)
@@ -204,17 +188,16 @@ class AgglomerationStage(BesideDensityStage):
                 tokens.append(found[torch.randint(len(found), (TOKENS_A_SAMPLE,), generator=generator)])
         for spec in self.settings.agglomeration.teachers:
             every = torch.cat(drawn[spec.name])
-            normaliser = self.field.normalisers[spec.name]
-            assert isinstance(normaliser, TargetNormaliser)
-            normaliser.fit(every)
+            if not torch.isfinite(every).all():
+                raise ConfigurationError(
+                    "features are not finite", where=spec.targets, cure="Make the targets once more"
+                )
+            centre = self.field.centres[spec.name].data
             if spec.centre != "none":
-                centre = every.mean(dim=0) if spec.centre == "targets" else text_centre(spec, every.shape[1])
-                self.field.centres[spec.name].data.copy_(centre)
-                if spec.normaliser == "none":
-                    normaliser.offset.copy_(centre)
+                centre.copy_(every.mean(dim=0) if spec.centre == "targets" else text_centre(spec, every.shape[1]))
             rarity = self.rarity[spec.name]
             assert isinstance(rarity, TargetRarity)
-            rarity.fit(normaliser(every), self.settings.seed)
+            rarity.fit(every - centre, self.settings.seed)
 
     def weights(self) -> dict[str, float]:
         """The weighed total is the loss; what each teacher says is only watched."""
@@ -235,10 +218,9 @@ class AgglomerationStage(BesideDensityStage):
             known = dict.fromkeys(known, shared)
         losses = {}
         for spec in self.settings.agglomeration.teachers:
-            target = self.field.target(spec.name, targets[spec.name])
+            target = targets[spec.name] - self.field.centres[spec.name]
             weight = known[spec.name] * self.rarity[spec.name](target)
-            predicted = self.field.learned(spec.name, features)
-            losses[spec.name] = teacher_loss(predicted, target, weight, spec.loss, demean=spec.demean)
+            losses[spec.name] = cosine_loss(self.field.original(spec.name, features), target, weight)
         total = self.uncertainty(losses)
         return {"agglomeration": total, **{f"teacher_{name}": loss.detach() for name, loss in losses.items()}}
 
@@ -323,27 +305,14 @@ def opened_targets(spec: TeacherSpec) -> FeatureStore:
     """The features of a teacher.
 
     Raises:
-        ConfigurationError: They have no mirrored variant, or what is asked of them contradicts what they are.
+        ConfigurationError: They have no mirrored variant.
         SequenceError: There are none.
     """
-    where = f"agglomeration.teachers: {spec.name}"
     store = FeatureStore.open(Path(spec.targets))
     if store.variants < 2:
         raise ConfigurationError(
             "the targets have one variant an image, but mirrored scenes need their own",
-            where=where,
+            where=f"agglomeration.teachers: {spec.name}",
             cure="Make them with --variants 2 or more",
-        )
-    if store.manifest.model.text_encoder and spec.demean:
-        raise ConfigurationError(
-            "the features are asked in words, which keep the mean of their channels",
-            where=where,
-            cure="Set demean to false for this teacher; centre takes what all features have in common",
-        )
-    if store.manifest.model.text_encoder and spec.normaliser != "none" and spec.loss == "cosine":
-        raise ConfigurationError(
-            f"features that are learned as {spec.normaliser} without their length have no way back to those of texts",
-            where=where,
-            cure="Take loss: l1, or normaliser: none",
         )
     return store

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -55,8 +54,6 @@ class FeatureSettings:
         units: Hidden units of the features.
         rays: Rays along the edge of a token (8 in SceneDINO, one a pixel). Fewer leave time for more tokens.
         samples: Samples of a ray whose features are composited: those of the largest weight. Most have next to none.
-        downsampler: How the rays of a patch become a token: weighted by a learned salience, or not at all, an ablation:
-            each ray is compared with the bilinearly enlarged tokens.
         own_view: Share of the tokens that are drawn from the sample's own view, whose every token says something of its
             image. The others are drawn from all views that render. In SceneDINO there are only those: 0.
         centred: Learn tokens less their mean. Most of a token is the same in all of them; the cosine of whole tokens
@@ -72,7 +69,6 @@ class FeatureSettings:
     units: int = 64
     rays: int = 4
     samples: int = 8
-    downsampler: Literal["salience", "none"] = "salience"
     own_view: float = 0.5
     centred: bool = True
     freeze_density: bool = True
@@ -239,13 +235,7 @@ class FeatureFieldStage(BesideDensityStage):
         """Cosine loss of rays [P, J, D] against the tokens of their cells (row, column) [B, P, 2] in views [B, P]."""
         tokens = batch["features"]  # [B, V, D, h, w]
         index = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(view)
-        mean = self.field.target_mean
-        if self.settings.features.downsampler == "none":
-            target = enlarged_tokens(
-                tokens[index, view].flatten(0, 1).float(), cells.flatten(0, 1), self.settings.features.rays
-            )
-            return cosine_loss(expanded.flatten(0, 1), (target - mean).flatten(0, 1), valid.flatten())
-        target = tokens[index, view, :, cells[..., 0], cells[..., 1]].flatten(0, 1).float() - mean
+        target = tokens[index, view, :, cells[..., 0], cells[..., 1]].flatten(0, 1).float() - self.field.target_mean
         predicted = self.downsampler(expanded, valid) + self.artefacts(cells.flatten(0, 1))
         return cosine_loss(predicted, target, valid.float().mean(dim=1) >= LEAST_VALID)
 
@@ -256,17 +246,6 @@ def with_own_view(views: Tensor, share: float) -> Tensor:
         return views
     count = max(1, round(views.shape[1] * share / (1.0 - share)))
     return torch.cat([views.new_zeros(len(views), count), views], dim=1)
-
-
-def enlarged_tokens(tokens: Tensor, cells: Tensor, rays: int) -> Tensor:
-    """Bilinearly enlarged tokens [P, D, h, w] at the rays of cells (row, column) [P, 2]: [P, rays², D]."""
-    height, width = tokens.shape[2:]
-    steps = (torch.arange(rays, device=tokens.device) + 0.5) / rays
-    y = (cells[:, :1] + steps) / height * 2.0 - 1.0  # [P, rays]
-    x = (cells[:, 1:] + steps) / width * 2.0 - 1.0
-    grid = torch.stack([x[:, None].expand(-1, rays, -1), y[..., None].expand(-1, -1, rays)], dim=-1)
-    sampled = functional.grid_sample(tokens, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return sampled.flatten(2).transpose(1, 2)
 
 
 def feature_targets(settings: FeatureSettings) -> FeatureTargets:

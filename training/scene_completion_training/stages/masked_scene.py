@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +44,7 @@ class MaskedSceneConfiguration(TrainingConfiguration):
         stage: Name of the stage.
         data: Recordings and kinds of scenes.
         views: How the two views of a scene differ.
-        network: Size of the network; its inputs follow from the scenes.
+        network: Size of the network.
         ratio: Share of the patches that is hidden.
         patch: Voxels along the edge of a patch, a multiple of 2^(levels - 1).
         momentum: Share of itself that the teacher keeps in the first step; it grows to 1.
@@ -59,10 +58,6 @@ class MaskedSceneConfiguration(TrainingConfiguration):
     ratio: float = 0.4
     patch: int = 8
     momentum: float = 0.996
-
-    def completed(self) -> MaskedSceneConfiguration:
-        """The network has as many inputs as the scenes have features."""
-        return dataclasses.replace(self, network=dataclasses.replace(self.network, inputs=len(self.data.columns())))
 
     def check(self) -> None:
         """Refuses masks that hide nothing, views that are none, and numbers that cannot be."""
@@ -113,7 +108,7 @@ class MaskedSceneStage(Stage):
 
     def remembered(self) -> dict[str, Any]:
         """What the features are, and the network in plain values."""
-        return {"columns": list(self.settings.data.columns()), "network": self.settings.network.plain()}
+        return {"columns": list(FEATURES), "network": self.settings.network.plain()}
 
     def weights(self) -> dict[str, float]:
         """Every level weighs the same."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,14 +53,12 @@ class SemanticsConfiguration(Configuration):
         features_from: Checkpoint of the stage `feature_field`, which stays as it is.
         crop_points: Occupied points of a neighbourhood; those with fewer are dropped.
         forces: "estimated" from the data before the first step, or those found on KITTI-360 for DINO features.
-        pairs: Kinds of pairs that act; an ablation leaves out "similar".
     """
 
     stage: str = "semantics"
     features_from: str = ""
     crop_points: int = 576
     forces: Literal["estimated", "kitti_360"] = "estimated"
-    pairs: list[Pair] = field(default_factory=lambda: list(PAIRS))
 
     def looks_through(self) -> str:
         """The feature field."""
@@ -178,7 +176,7 @@ class SemanticsStage(SingleImageStage):
             others: dict[Pair, Tensor] = {"self": crops, "similar": partners.similar, "random": partners.random}
             forces = self._forces(crops, others)
             codes = self.head(crops)
-            for pair in self.settings.pairs:
+            for pair in PAIRS:
                 other = others[pair]
                 code = codes if pair == "self" else self.head(other)
                 force = forces[pair]

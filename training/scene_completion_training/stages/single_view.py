@@ -17,6 +17,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.configuration import SingleImageConfiguration
 from scene_completion_training.data.module import SequencesData
+from scene_completion_training.data.view_batches import HIT_SHARE
 from scene_completion_training.field_stage import SingleImageStage
 from scene_completion_training.losses.distillation import occupancy_distillation
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
@@ -94,8 +95,7 @@ class SingleViewStage(SingleImageStage):
         super().start(data)
         self._remember()
         if self.settings.spatial is not None and self.settings.spatial.alone_steps:
-            share = self.settings.data.views.hit_fraction
-            wanted = math.log(share / (1.0 - share))
+            wanted = math.log(HIT_SHARE / (1.0 - HIT_SHARE))
             self.field.silence_head((wanted - self.link.offset.item()) / math.exp(self.link.log_scale.item()))
 
     def go_on(self) -> None:

@@ -20,11 +20,9 @@ class TeacherConfiguration(MultiViewConfiguration):
 
     Attributes:
         stage: Name of the stage.
-        view_dropout: Probability with which a point does without a view in training (the first is never dropped).
     """
 
     stage: str = "teacher"
-    view_dropout: float = 0.5
 
 
 class TeacherStage(FieldStage):
@@ -47,7 +45,6 @@ class TeacherStage(FieldStage):
             self.viewpoint.volume.point_code,
             encoder=self.make_encoder(),
             hidden=settings.hidden,
-            view_dropout=settings.view_dropout,
             depth_channel=bool(settings.losses.dense_depth),
         )
 

@@ -1,0 +1,185 @@
+"""Each loss on a case worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
+from scene_completion_training.losses.emptiness import free_cross_entropy
+from scene_completion_training.losses.feature_correspondence import ATTRACTED, correspondence_loss, estimate_forces
+from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
+from scene_completion_training.losses.photometric import photometric_error, photometric_loss
+from scene_completion_training.losses.smoothness import edge_aware_smoothness
+from scene_completion_training.losses.sparsity import mean_opacity
+from scene_completion_training.losses.stereo_depth import log_depth_loss
+from scene_completion_training.losses.uncertainty import UncertaintyWeights
+from scene_completion_training.networks.occupancy_link import OccupancyLink
+
+# Optima p for a constant loss: p² = (L + √(L² + 8L)) / 4.
+OPTIMA = {0.05: 0.4137, 0.2: 0.6084, 0.5: 0.8002, 1.0: 1.0, 2.0: 1.2720}
+
+
+def test_dense_depth_is_the_log_error_of_inverse_depth() -> None:
+    """10 m predicted where 8 m was measured: log((1/8 + 0.002) / (1/10 + 0.002)); wild errors count as the cap."""
+    spec = PointCodeSpec()
+    hint = torch.tensor([8.0, 0.0, 60.0])
+    code = torch.stack([spec.depth_code(torch.tensor(10.0)), torch.tensor(9.0), torch.tensor(9.0)])
+    expected = (math.log(0.127 / 0.102) + 1.0) / 2
+    assert log_inverse_depth_loss(code, hint, spec).item() == pytest.approx(expected, rel=1e-5)
+    assert log_inverse_depth_loss(code, torch.zeros(3), spec).item() == 0.0
+
+
+def test_dense_depth_costs_too_far_and_too_near_the_same_and_pulls_from_beyond_infinity() -> None:
+    spec = PointCodeSpec()
+    hint = torch.full((1,), 10.0)
+    near, far = (
+        log_inverse_depth_loss(spec.depth_code(torch.tensor([d])), hint, spec, offset=0.0) for d in (7.0, 100 / 7)
+    )
+    assert near.item() == pytest.approx(far.item(), rel=1e-4)
+    beyond = torch.full((1,), -1.2, requires_grad=True)  # a negative inverse depth
+    log_inverse_depth_loss(beyond, torch.full((1,), 70.0), spec, cap=10.0).backward()
+    assert beyond.grad is not None and beyond.grad.item() < 0.0
+
+
+def test_block_depth_is_the_depth_at_the_centre_of_a_plane() -> None:
+    """Inverse depth is linear on a plane: its mean over a block is its value at the block's centre."""
+    u = torch.arange(8.0)
+    depth = (1.0 / (0.02 + 0.01 * u)).expand(1, 4, 8).clone()
+    blocks = block_depth(depth, 4)
+    assert blocks[0, 0].tolist() == pytest.approx([1 / (0.02 + 0.01 * 1.5), 1 / (0.02 + 0.01 * 5.5)])
+    depth[:] = 0.0
+    depth[0, 1, 2] = 7.0
+    assert block_depth(depth, 4)[0, 0].tolist() == pytest.approx([7.0, 0.0])
+
+
+def test_emptiness_is_the_cross_entropy_against_free() -> None:
+    logit = torch.tensor([[0.0, math.log(3.0)], [5.0, 5.0]], requires_grad=True)  # p = 1/2 and 3/4
+    loss = free_cross_entropy(logit, torch.tensor([True, False]))
+    assert loss.item() == pytest.approx((math.log(2.0) + math.log(4.0)) / 4.0)
+    loss.backward()
+    assert logit.grad is not None and torch.all(logit.grad[1] == 0.0)  # nothing is known of the second sample
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_correspondence_by_hand() -> None:
+    """One pair of points: −max(S^h, 0) (S^f − b)."""
+    first, second = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.6, 0.8]]])
+    assert correspondence_loss(first, second, first, second, 0.2).item() == pytest.approx(-0.6 * (0.6 - 0.2))
+    assert correspondence_loss(first, second, first, second, 0.9).item() == pytest.approx(0.6 * 0.3)
+    assert correspondence_loss(first, second, first, -second, 0.2).item() == 0.0
+
+
+def test_estimated_shifts_attract_the_share_they_should() -> None:
+    similarities = {
+        "self": 0.5 + 0.2 * torch.randn(5000, generator=_generator(1)),
+        "similar": 0.4 + 0.1 * torch.randn(5000, generator=_generator(2)),
+        "random": 0.1 * torch.randn(5000, generator=_generator(3)),
+    }
+    forces = estimate_forces(similarities)
+    for pair, force in forces.items():
+        assert (similarities[pair] > force.shift).float().mean().item() == pytest.approx(ATTRACTED[pair], abs=0.01)
+    assert sum(force.weight for force in forces.values()) == pytest.approx(1.0)
+    pull = [force.weight * (similarities[pair] - force.shift).abs().mean().item() for pair, force in forces.items()]
+    assert pull == pytest.approx([pull[0]] * 3, rel=1e-4)
+
+
+def test_occupancy_cross_entropy_is_that_of_the_linked_sigmoid() -> None:
+    torch.manual_seed(1)
+    logit = torch.randn(2, 50, dtype=torch.float64) * 3
+    target, weight = torch.rand(2, 50, dtype=torch.float64), torch.rand(2, 50, dtype=torch.float64)
+    link = OccupancyLink(3.0).double()
+    with torch.no_grad():
+        link.log_scale.fill_(math.log(2.0))
+    probability = 1 / (1 + torch.exp(-(2.0 * logit + 3.0)))
+    expected = functional.binary_cross_entropy(probability, target, weight=weight, reduction="sum") / weight.sum()
+    assert occupancy_cross_entropy(link(logit), target, weight).item() == pytest.approx(expected.item(), rel=1e-9)
+    grown = logit.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: occupancy_cross_entropy(link(x), target, weight), (grown,))
+
+
+def test_occupancy_cross_entropy_without_evidence_is_zero() -> None:
+    logit = torch.randn(1, 4, requires_grad=True)
+    loss = occupancy_cross_entropy(logit, torch.ones(1, 4), torch.zeros(1, 4))
+    loss.backward()
+    assert loss.item() == 0.0 and torch.all(logit.grad == 0)
+
+
+def test_photometric_is_zero_for_equal_images_and_takes_the_best_source() -> None:
+    torch.manual_seed(0)
+    target = torch.rand(3, 3, 8, 8)
+    noise = torch.rand(3, 3, 8, 8)
+    rendered = torch.stack([noise, target], dim=1)
+    valid = torch.zeros(3, 8, 8, dtype=torch.bool)
+    assert photometric_loss(target, rendered, valid).item() == pytest.approx(0.0, abs=1e-6)
+    assert photometric_loss(target, rendered[:, :1], valid).item() > 0.1
+
+
+def test_photometric_weights_l1_with_fifteen_percent() -> None:
+    """Flat images of 0.2 and 0.6: away from the border SSIM = (2ab + c1)/(a² + b² + c1), since variances vanish."""
+    target = torch.full((1, 3, 8, 8), 0.2, dtype=torch.float64)
+    rendered = torch.full((1, 1, 3, 8, 8), 0.6, dtype=torch.float64)
+    kernel_sum = 4 * 0.0947 + 4 * 0.1183 + 0.1478
+    a, b = 0.2 * kernel_sum, 0.6 * kernel_sum
+    c1, c2 = 1e-4, 9e-4
+    variance_a, variance_b = kernel_sum * 0.04 - a * a, kernel_sum * 0.36 - b * b
+    covariance = kernel_sum * 0.12 - a * b
+    similarity = (2 * a * b + c1) * (2 * covariance + c2) / ((a * a + b * b + c1) * (variance_a + variance_b + c2))
+    expected = 0.85 * (1 - similarity) / 2 + 0.15 * 0.4
+    assert photometric_error(target, rendered)[0, 0, 4, 4].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_invalid_rays_do_not_count() -> None:
+    target, rendered = torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 3, 8, 8)
+    assert photometric_loss(target, rendered, torch.ones(1, 8, 8, dtype=torch.bool)).item() == 0.0
+
+
+def test_smoothness_is_zero_on_constant_depth_and_forgives_image_edges() -> None:
+    image = torch.zeros(1, 3, 8, 8)
+    assert edge_aware_smoothness(torch.full((1, 8, 8), 7.0), image).item() == 0.0
+    step = torch.full((1, 8, 8), 5.0)
+    step[..., 4:] = 20.0
+    edge = image.clone()
+    edge[..., 4:] = 1.0
+    flat_cost, edge_cost = edge_aware_smoothness(step, image), edge_aware_smoothness(step, edge)
+    assert edge_cost.item() == pytest.approx(flat_cost.item() * math.exp(-1.0), rel=1e-5)
+
+
+def test_mean_opacity_of_equal_densities() -> None:
+    assert mean_opacity(torch.full((1, 3), 5.0), 0.2).item() == pytest.approx(1 - math.exp(-1.0))
+
+
+def test_stereo_depth_by_hand_and_without_hints() -> None:
+    rendered = torch.tensor([10.0, 12.0, 30.0], requires_grad=True)
+    hint = torch.tensor([10.0, 10.0, 0.0])
+    loss = log_depth_loss(rendered, hint)
+    assert loss.item() == pytest.approx(math.log(1 + 2.0 / 2.0) / 2)
+    nothing = log_depth_loss(rendered, torch.zeros(3))
+    nothing.backward()
+    assert nothing.item() == 0.0 and torch.all(rendered.grad == 0)
+
+
+def test_descent_finds_the_closed_optimum_of_each_loss_alone() -> None:
+    weights = UncertaintyWeights(list(map(str, OPTIMA))).double()
+    values = {str(loss): torch.tensor(loss, dtype=torch.float64) for loss in OPTIMA}
+    descent = torch.optim.Adam(weights.parameters(), 0.05)
+    for _ in range(400):
+        descent.zero_grad()
+        weights(values).backward()
+        descent.step()
+    for loss, expected in OPTIMA.items():
+        assert weights.uncertainties[str(loss)] == pytest.approx(expected, abs=1e-3)
+    assert float(weights(values)) >= 0.0
+
+
+def test_the_released_form_starts_at_its_optimum_for_losses_of_one() -> None:
+    weights = UncertaintyWeights(["a", "b", "c"])
+    weights({name: torch.tensor(1.0) for name in "abc"}).backward()
+    assert [p.grad.item() for p in weights.parameters() if p.grad is not None] == pytest.approx([0.0] * 3, abs=1e-7)
