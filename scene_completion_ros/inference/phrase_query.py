@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.inference.feature_space import FeatureSpace
-from scene_completion_ros.inference.field_kernels import phrase_kernel
-from scene_completion_ros.inference.label_query import LabelQuery, padded
+from scene_completion_ros.inference.field_kernels import TILE
 from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 
@@ -61,11 +60,11 @@ class FoldedVocabulary:
         return cls(
             vocabulary=vocabulary,
             space=space,
-            weight=padded(folded.weight.astype(np.float32)),
-            bias=padded(folded.bias.astype(np.float32)),
+            weight=padded(folded.weight),
+            bias=padded(folded.bias),
             group=group[order],
-            root=padded(folded.root[:used, :units].astype(np.float32)),
-            root_bias=padded(folded.root[:used, units].astype(np.float32)),
+            root=padded(folded.root[:used, :units]),
+            root_bias=padded(folded.root[:used, units]),
             rest=np.float32(folded.root[units, units] ** 2),
             temperature=space.temperature if vocabulary.temperature is None else vocabulary.temperature,
         )
@@ -81,16 +80,24 @@ class FoldedVocabulary:
         return int(self.group.max()) + 1
 
 
+def padded(weights: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Contiguous weights [K] or [K, E], with rows of zeros up to a multiple of TILE."""
+    missing = [(0, -len(weights) % TILE)] + [(0, 0)] * (weights.ndim - 1)
+    return np.ascontiguousarray(np.pad(weights, missing), dtype=np.float32)
+
+
 class Words(NamedTuple):
     """What the voxels of an image are compared with.
 
     Attributes:
         vocabulary: Gives the labels; None for the classes of the student.
         asked: A query beside the labels; None for none.
+        labels: Whether labels are wanted; without them, every voxel has label 0.
     """
 
     vocabulary: FoldedVocabulary | None = None
     asked: FoldedVocabulary | None = None
+    labels: bool = True
 
 
 NO_WORDS = Words()
@@ -100,14 +107,21 @@ MATCHING, SPREAD = 0.6, 0.1
 """Share of a phrase's reach from which a voxel matches it, and how much more makes it sure."""
 
 
+def probability_of(score: NDArray[np.float32], reach: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
+    """Probability, float32 [M], that voxels with contrasts [M] are of phrases with these largest contrasts."""
+    share = (score / reach - MATCHING) / SPREAD
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(share, -80.0, 80.0))), np.float32)
+
+
 def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[PhraseMatches, ...]:
     """The voxels of each phrase: those that have at least a share `MATCHING` of its largest contrast, see `Contrast`.
 
-    Phrases do not compete with each other: a voxel may be a tree and a hedge.
+    Phrases do not compete with each other: a voxel may be a tree and a hedge. `LabelQuery` finds the same without
+    writing cosines down.
 
     Args:
         asked: The query.
-        cosines: [N, K + 1], see `PhraseQuery.cosines`.
+        cosines: [N, K + 1], see `LabelQuery.cosines`.
 
     Raises:
         ValueError: It is no query, but a vocabulary of labels.
@@ -118,91 +132,14 @@ def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[
     general, there = contrast.common * cosines[:, asked.classes], cosines.any(axis=1)
     found = []
     for number, (phrase, reach) in enumerate(zip(asked.vocabulary.names, contrast.reach, strict=True)):
-        score = cosines[:, number] - general
+        score = (cosines[:, number] - general).astype(np.float32)
         voxels = np.flatnonzero(there & (score >= MATCHING * reach))
-        share = (score[voxels] / reach - MATCHING) / SPREAD
-        probability = 1.0 / (1.0 + np.exp(-np.clip(share, -80.0, 80.0)))
         found.append(
             PhraseMatches(
-                phrase, voxels.astype(np.int32), score[voxels].astype(np.float32), probability.astype(np.float32)
+                phrase, voxels.astype(np.int32), score[voxels], probability_of(score[voxels], np.float32(reach))
             )
         )
     return tuple(found)
-
-
-class PhraseQuery:
-    """Cosines with phrases at the points that were prepared for a student's labels.
-
-    Args:
-        labels: The prepared labels, whose units these are.
-    """
-
-    def __init__(self, labels: LabelQuery) -> None:
-        self._labels = labels
-        head = labels.field.head
-        self._kernel = phrase_kernel(head.hidden, head.label_hidden)
-
-    def __call__(
-        self, vocabulary: FoldedVocabulary, features: NDArray[np.float32], targets: NDArray[np.integer]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Label, uint8 [N], K for ``unknown``, and confidence, float32 [N] in 0..1.
-
-        Args:
-            features: float32 [h, w, C + E], the encoder's output.
-            targets: [N], flat indices of voxels that have a sample.
-
-        Raises:
-            ValueError: A voxel has no sample: it is out of view.
-        """
-        return self._run(vocabulary, features, targets, np.empty((0, vocabulary.groups), np.float32))
-
-    def cosines(
-        self, vocabulary: FoldedVocabulary, features: NDArray[np.float32], targets: NDArray[np.integer]
-    ) -> NDArray[np.float32]:
-        """Score of each class, and of the background behind them where there is one, float32 [N, K or K + 1].
-
-        0 where there is no feature. Arguments and errors are those of a call.
-        """
-        cosines = np.empty((len(targets), vocabulary.groups), dtype=np.float32)
-        self._run(vocabulary, features, targets, cosines)
-        return cosines
-
-    def _run(
-        self,
-        vocabulary: FoldedVocabulary,
-        features: NDArray[np.float32],
-        targets: NDArray[np.integer],
-        cosines: NDArray[np.float32],
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        labels, field, samples = self._labels, self._labels.field, self._labels.samples
-        chosen, place = labels.ordered(targets)
-        label, confidence = np.empty(len(chosen), dtype=np.uint8), np.empty(len(chosen), dtype=np.float32)
-        self._kernel(
-            field.flat_features(features),
-            field.feature_size[1],
-            labels.tables.x,
-            labels.tables.y,
-            labels.tables.z,
-            vocabulary.weight,
-            vocabulary.bias,
-            vocabulary.group,
-            vocabulary.groups,
-            vocabulary.classes,
-            vocabulary.root,
-            vocabulary.root_bias,
-            vocabulary.rest,
-            np.float32(vocabulary.vocabulary.margin),
-            np.float32(1.0 / vocabulary.temperature),
-            chosen,
-            place,
-            samples.cell,
-            samples.share,
-            samples.rows,
-            label,
-            confidence,
-            cosines,
-        )
-        return label, confidence
 
 
 def class_cosines_reference(

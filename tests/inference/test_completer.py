@@ -346,7 +346,7 @@ def test_labels_and_legend_follow_the_vocabulary(speaking: StudentBundle) -> Non
         np.testing.assert_array_equal(getattr(voxels, name), getattr(before.voxels, name))
     features = query._encode(result.image).features  # type: ignore[attr-defined]
     occupied = np.ravel_multi_index(tuple(voxels.index.T), voxels.grid.shape)
-    cosines = query._phrases.cosines(prepared, features, occupied)  # type: ignore[attr-defined]
+    cosines = query._prepared.labels.cosines(features, occupied, prepared)  # type: ignore[attr-defined]
     label, confidence = labels_reference(cosines, 2, 0.1, prepared.temperature)
     np.testing.assert_array_equal(voxels.label, label)
     np.testing.assert_allclose(voxels.confidence, confidence, atol=1e-4)
@@ -375,12 +375,16 @@ def test_a_query_is_answered_beside_the_labels(speaking: StudentBundle, with_voc
     assert [one.phrase for one in result.matches] == ["zebra crossing", "car"]
     features = completer._query._encode(result.image).features  # type: ignore[attr-defined]
     occupied = np.ravel_multi_index(tuple(plain.index.T), plain.grid.shape)
-    cosines = completer._query._phrases.cosines(asked, features, occupied)  # type: ignore[attr-defined]
+    cosines = completer._query._prepared.labels.cosines(features, occupied, asked)  # type: ignore[attr-defined]
     for one, expected in zip(result.matches, matches_of(asked, cosines), strict=True):
-        np.testing.assert_array_equal(one.voxels, expected.voxels)
-        np.testing.assert_array_equal(one.probability, expected.probability)
+        order = np.argsort(one.voxels)
+        np.testing.assert_array_equal(one.voxels[order], expected.voxels)
+        np.testing.assert_allclose(one.probability[order], expected.probability, atol=1e-5)
         assert len(one.voxels) < len(plain) and (one.probability >= 0.5).all()
     assert any(len(one.voxels) for one in result.matches)
+    unlabelled = completer.complete(image, labels=False)
+    assert unlabelled.voxels.class_names == ("unlabelled",) and not unlabelled.voxels.label.any()
+    assert [len(one.voxels) for one in unlabelled.matches] == [len(one.voxels) for one in result.matches]
     completer.ask(None)
     assert completer.complete(image).matches == ()
 
@@ -408,7 +412,7 @@ def test_words_of_another_student_and_queries_that_cannot_be_are_refused(
 def test_switching_the_vocabulary_compiles_nothing(speaking: StudentBundle) -> None:
     """All that takes long was done when the completer was built, and preparing is done beside it in another thread."""
     completer, image = Completer(speaking, CAMERA), picture()
-    kernel = completer._query._phrases._kernel  # type: ignore[attr-defined]
+    kernel = completer._query._prepared.labels._kernel  # type: ignore[attr-defined]
     assert len(kernel.signatures) == 1
     prepared: list[FoldedVocabulary] = []
     for classes, rows in ((3, 3), (254, 4000)):

@@ -239,16 +239,15 @@ def _compared(
         chosen = logits[np.arange(len(common)), found.label[ours].clip(max=logits.shape[1] - 1)]
         wrong_labels = int(np.count_nonzero(~(chosen >= logits.max(axis=1) - TIE)))
         words = comparison_vocabulary(prepared.labels.weight.shape[1])
-        by_words = on_host(blank, Words(words, words))
         pipeline.compare(Words(words, words))
         found = pipeline.wait()
-        confidences.append(found.confidence[ours] - by_words.confidence[theirs])
-        if by_words.cosines is not None:
-            right = by_words.cosines[theirs]
-            cosines = pipeline.cosines(words, len(found.index))[ours] - right
-            first, second = np.sort(right, axis=1)[:, -1:-3:-1].T
-            clear = np.minimum(first - second, np.abs(first - second - words.vocabulary.margin)) > COSINE_TIE
-            wrong_labels += int(np.count_nonzero((found.label[ours] != by_words.label[theirs])[clear]))
+        label, confidence, _ = prepared.labels(given.features, common, Words(words))
+        confidences.append(found.confidence[ours] - confidence)
+        right = prepared.labels.cosines(given.features, common, words)
+        cosines = pipeline.cosines(words, len(found.index))[ours] - right
+        first, second = np.sort(right, axis=1)[:, -1:-3:-1].T
+        clear = np.minimum(first - second, np.abs(first - second - words.vocabulary.margin)) > COSINE_TIE
+        wrong_labels += int(np.count_nonzero((found.label[ours] != label)[clear]))
     rays = (
         (found.depth, expected.depth),
         (found.transmittance, expected.transmittance),

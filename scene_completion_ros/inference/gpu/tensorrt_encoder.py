@@ -26,7 +26,7 @@ from scene_completion_ros.inference.gpu.parity import ReferenceEncoder
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
 from scene_completion_ros.inference.gpu.tensorrt_runtime import INPUT, TensorRtEngine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
-from scene_completion_ros.inference.phrase_query import NO_WORDS, Words
+from scene_completion_ros.inference.phrase_query import NO_WORDS, Words, matches_of
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer, SceneQuery
 from scene_completion_ros.jit import aligned_empty
 
@@ -138,24 +138,25 @@ class DeviceSceneQuery:
             encoded = self._engine.enqueue()
             device.lap("encode")
             self._pipeline.enqueue(*encoded)
-            if words != NO_WORDS:
+            if words.vocabulary or words.asked:
                 self._pipeline.compare(words)
             found = self._pipeline.wait()
-            cosines = None if words.asked is None else self._pipeline.cosines(words.asked, len(found.index))
+            asked, count = words.asked, len(found.index)
+            matches = () if asked is None else matches_of(asked, self._pipeline.cosines(asked, count))
         times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms()
         times_ms.pop("copied", None)
         times_ms["label"] += times_ms.pop("compared", 0.0)
         answer = SceneAnswer(
             occupied=found.index.copy(),
             probability=found.probability.copy(),
-            label=found.label.copy(),
-            confidence=found.confidence.copy(),
+            label=found.label.copy() if words.labels else np.zeros_like(found.label),
+            confidence=found.confidence.copy() if words.labels else np.ones_like(found.confidence),
             state=found.state.copy(),
             depth=found.depth.copy(),
             transmittance=found.transmittance.copy(),
             dense=_FieldOnDevice(self, self._answers),
             times_ms=times_ms,
-            cosines=cosines,
+            matches=matches,
         )
         # Copies over the bus and in memory, and what the host took to ask for it all.
         times_ms["assemble"] += max(0.0, 1e3 * (time.perf_counter() - started_s) - sum(times_ms.values()))
