@@ -141,15 +141,13 @@ def test_any_number_of_voxels_in_any_order(count: int) -> None:
 
 
 @pytest.mark.parametrize("largest", [0, 2047, 2048, 2**22, 2**31 - 1])
-def test_numbers_are_ordered_roughly_with_their_places(largest: int) -> None:
+def test_numbers_are_ordered_with_their_places(largest: int) -> None:
     values = np.random.default_rng(0).integers(0, largest, 3000, np.int32, endpoint=True)
     values[7] = largest
     ordered, place = np.empty_like(values), np.empty_like(values)
     order_kernel()(values, ordered, place)
-    np.testing.assert_array_equal(np.sort(place), np.arange(len(values)))
+    np.testing.assert_array_equal(place, np.argsort(values, kind="stable"))
     np.testing.assert_array_equal(ordered, values[place])
-    leading = ordered >> max(0, int(largest).bit_length() - 11)
-    assert (np.diff(leading) >= 0).all()
 
 
 @pytest.mark.parametrize("one_space", [True, False])
