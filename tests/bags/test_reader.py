@@ -180,6 +180,7 @@ def test_messages_come_in_bag_time_with_and_without_metadata_and_folder(tmp_path
         "a: [",
         ": :",
     ],
+    ids=range(6),
 )
 def test_messages_come_whatever_the_metadata_says(tmp_path: Path, spoil: str) -> None:
     with BagWriter(tmp_path / "bag", storage="mcap") as writer:

@@ -124,14 +124,6 @@ def test_labels_are_those_of_the_reference_and_change_nothing_else(tmp_path: Pat
         np.testing.assert_allclose(voxels.confidence[some], confidence, atol=1e-3)
 
 
-def test_rays_do_not_get_fewer_with_a_smaller_image_of_the_network(tmp_path: Path) -> None:
-    small = make_small_bundle(tmp_path, canonical=RAYS, feature_size=(48, 160), calibration=CALIBRATION)
-    completer = Completer(small, CAMERA, threads=1)
-    result = completer.complete(picture())
-    assert result.image.shape == (96, 320, 3)
-    assert completer.depth_camera == RAYS and result.depth.shape == (96, 320)
-
-
 def test_rays_that_leave_the_grid_are_too_far_and_missing_depth_stays_missing(completed: Completion) -> None:
     depth = np.array([[5.0, 50.0, 50.0, np.nan]], np.float32)
     left = np.array([[0.1, 0.5, 0.49, 1.0]], np.float32)
@@ -139,19 +131,6 @@ def test_rays_that_leave_the_grid_are_too_far_and_missing_depth_stays_missing(co
     np.testing.assert_array_equal(result.shown_depth, np.array([[5.0, np.inf, 50.0, np.nan]], np.float32))
     assert result.shown_depth.dtype == np.float32
     assert depth[0, 1] == 50.0  # not changed in place
-
-
-def test_grid_and_pose_are_the_bundles_unless_given(bundle: StudentBundle) -> None:
-    grid = VoxelGrid((1.0, -2.0, -2.0), 0.5, (20, 8, 8))
-    pose = RigidTransform(bundle.grid_from_camera.rotation, np.array([0.5, 0.0, 1.0]))
-    other = dataclasses.replace(bundle, grid=grid, grid_from_camera=pose)
-    completer = Completer(other, CAMERA, threads=1)
-    assert completer.grid == grid
-    assert completer.grid_from_camera is pose
-    voxels = completer.complete(picture()).voxels
-    assert voxels.state.shape == grid.shape
-    assert voxels.grid_from_camera is pose
-    assert Completer(other, CAMERA, grid=DEFAULT_GRID, threads=1).grid == DEFAULT_GRID
 
 
 def test_what_an_occupied_voxel_hides_is_not_seen(

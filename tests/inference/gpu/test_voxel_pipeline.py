@@ -325,7 +325,7 @@ class Student(NamedTuple):
 
 
 STUDENTS = (
-    *(Student(),) * 6,
+    *(Student(),) * 2,
     Student(half=False),
     Student(channels=128, half=False),  # the shipped one's sizes, in fp32
     Student(channels=128, prior=True),
