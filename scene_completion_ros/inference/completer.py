@@ -17,7 +17,8 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import DeviceEncoder, Encoder, cpu_engine, make_encoder
+from scene_completion_ros.inference.encoded_image import Encoder
+from scene_completion_ros.inference.encoder import DeviceEncoder, cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.image_content import BLIND, content_warning, shown_share
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words

@@ -44,10 +44,10 @@ MATCH_CLOUD_DTYPE = np.dtype(
 
 def _fields(layout: np.dtype[Any]) -> tuple[tuple[str, int, int, int], ...]:
     """Name, offset, datatype and count of every PointField, in the order of the message."""
-    columns = [(name, *(layout.fields or {})[name][:2]) for name in layout.names or ()]
+    assert layout.fields is not None
     return tuple(
-        (name, offset, POINT_FIELD_UINT8 if kind == np.uint8 else POINT_FIELD_FLOAT32, 1)
-        for name, kind, offset in columns
+        (name, column[1], POINT_FIELD_UINT8 if column[0] == np.uint8 else POINT_FIELD_FLOAT32, 1)
+        for name, column in layout.fields.items()
     )
 
 

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits
-from scene_completion_ros.inference.gpu.parity import ReferenceEncoder
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
 from scene_completion_ros.inference.gpu.tensorrt_runtime import INPUT, TensorRtEngine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
@@ -33,7 +32,7 @@ from scene_completion_ros.jit import aligned_empty
 _log = logging.getLogger(__name__)
 
 
-class TensorRtEncoder:
+class TensorRtEncoder(Encoder):
     """The encoder on an NVIDIA GPU.
 
     Belongs to the thread that makes it, which holds the GPU's primary context; the last reference to it is to go there,
@@ -47,9 +46,7 @@ class TensorRtEncoder:
         GpuError: Something is missing, or engine or kernels cannot be built, miss the gate or cannot be run.
     """
 
-    def __init__(
-        self, bundle: StudentBundle, options: EngineOptions, reference: Callable[[], ReferenceEncoder]
-    ) -> None:
+    def __init__(self, bundle: StudentBundle, options: EngineOptions, reference: Callable[[], Encoder]) -> None:
         flavour = installed_flavour()
         require(flavour)
         check_limits(bundle, options)
@@ -67,10 +64,6 @@ class TensorRtEncoder:
         self._outputs = [aligned_empty(*shape) for name, (shape, _) in self._engine.ports.items() if name != INPUT]
         finalizer = weakref.finalize(self, _release, self._context, self._engine)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
-
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Encoder`."""
-        return self.encode(image_rgb).features
 
     def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
         """See `Encoder`.
