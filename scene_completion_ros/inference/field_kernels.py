@@ -20,7 +20,7 @@ from scene_completion_ros.voxels.occupancy_kernel import ONE, ZERO, density_of_l
 BLOCK = 1024
 # Points whose labels are computed side by side; BLOCK is a multiple of it.
 LANES = 128
-# Classes and units that `dense_layer` takes at a time; its arrays are padded to multiples of it.
+# Rows and units that `dense_tile` takes at a time; its arrays are padded to multiples of it.
 TILE = 4
 LARGEST = np.finfo(np.float32).max
 
@@ -246,13 +246,6 @@ def dense_tile(
             out_1[lane] += a_1 * x + b_1 * y + c_1 * z + d_1 * w
             out_2[lane] += a_2 * x + b_2 * y + c_2 * z + d_2 * w
             out_3[lane] += a_3 * x + b_3 * y + c_3 * z + d_3 * w
-
-
-@always_inlined
-def dense_layer(lanes: Any, weight: Any, bias: Any, columns: Any, count: Any, values: Any, out: Any) -> None:
-    """All rows, see `dense_tile`, to ``out`` [R, L]."""
-    for o in range(0, out.shape[0], TILE):
-        dense_tile(lanes, weight, bias, o, columns, 0, count, values, out[o], out[o + 1], out[o + 2], out[o + 3])
 
 
 @always_inlined
