@@ -31,6 +31,7 @@ from scene_completion_ros.jit import kernel_threads
 # The fastest of several sizes for the naive query; all points at once take as long and two gigabytes more.
 NAIVE_CHUNK = 65536
 STAGES = "resample", "encode", "query", "march", "assemble", "label"
+QUERY_ALONE = "the query without labels"
 NAIVE, FUSED = "naive PyTorch, all voxels", "**fused**"
 
 
@@ -74,7 +75,7 @@ def frame_table(title: str, completers: Mapping[str, Completer], images: list[ND
     found: dict[str, list[dict[str, float]]] = {name: [] for name in completers}
 
     def complete(name: str) -> None:
-        completion = completers[name].complete(images[len(found[name]) % len(images)])
+        completion = completers[name].complete(images[len(found[name]) % len(images)], labels=name != QUERY_ALONE)
         found[name].append({**completion.timings_ms, "voxels": len(completion.voxels)})
 
     runs = in_turn({name: functools.partial(complete, name) for name in completers}, repeats)
@@ -82,24 +83,30 @@ def frame_table(title: str, completers: Mapping[str, Completer], images: list[ND
         name: {one: f"{np.median([answer[name] for answer in answers[1:]]):.1f}" for one, answers in found.items()}
         for name in (*STAGES, "voxels")
     }
+    further["label, part of all"] = {
+        one: f"{np.median([answer['label'] / answer['total'] for answer in answers[1:]]):.2f}"
+        for one, answers in found.items()
+    }
     return ratio_table(title, runs, further=further)
 
 
 def words_table(
     bundle: StudentBundle, make: Callable[[StudentBundle], Completer], images: list[NDArray[np.uint8]], repeats: int
 ) -> str:
-    """What words cost: labels of the student, then the phrases of the demo as labels, then also looked for."""
+    """What words cost: labels of the student, the phrases of the demo as labels, also looked for, or that alone."""
     words, bank = chosen_words(None, bundle, DEMO_WORDS), bundle.text_bank()
     if not words or bank is None:
         return "What words cost was not measured: the student has no text bank that holds the demo's."
-    plain, named, asked = (make(bundle) for _ in range(3))
+    plain, named, asked, alone = (make(bundle) for _ in range(4))
     for completer in (named, asked):
         completer.use(completer.prepare_vocabulary(bank.vocabulary(words)))
-    ask_words(asked, words)
+    for completer in (asked, alone):
+        ask_words(completer, words)
     completers = {
         "classes of the student": plain,
         f"vocabulary of {len(words)} phrases": named,
         f"and a query of {len(words)} phrases": asked,
+        QUERY_ALONE: alone,
     }
     return frame_table("words", completers, images, repeats)
 

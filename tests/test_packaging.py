@@ -263,5 +263,5 @@ def test_colcon_builds_and_tests_it_as_an_ament_package(sources: Path, colcon: P
     run(colcon, "test", "--base-paths", "src", "--return-code-on-test-failure", *quick, cwd=workspace)
     summary = run(colcon, "test-result", cwd=workspace)
     tests, skipped = map(int, re.search(r"(\d+) tests, 0 errors, 0 failures, (\d+) skipped", summary).groups())  # type: ignore[union-attr]
-    assert tests > 10
+    assert tests >= 9
     assert skipped == 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.rosbag2.storage_mcap import McapWriter
-from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 from rosbags.typesys import Stores, get_typestore
 
 from scene_completion_ros.errors import BagError
@@ -34,7 +33,7 @@ def knows_type(msgtype: str) -> bool:
 
 
 class BagWriter:
-    """Writes a new rosbag2 recording, MCAP or sqlite3.
+    """Writes a new rosbag2 recording, MCAP.
 
     Use it as a context manager. What `write` has taken is with the operating system when it returns. If the process is
     killed at any time after, `BagReader` still finds it, without index and metadata.yaml, which `close` writes. Losing
@@ -43,16 +42,14 @@ class BagWriter:
 
     Args:
         path: Folder to be made; it must not exist.
-        storage: "mcap" or "sqlite3".
 
     Raises:
         BagError: The folder exists already.
     """
 
-    def __init__(self, path: Path | str, *, storage: Literal["mcap", "sqlite3"] = "mcap") -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.typestore = get_typestore(Stores.LATEST)
-        self._plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
         self._connections: dict[str, Connection] = {}
         self._writer: Writer | None = None
 
@@ -70,13 +67,10 @@ class BagWriter:
             BagError: It exists already: nothing is overwritten.
         """
         try:
-            self._writer = Writer(self.path, version=9, storage_plugin=self._plugin)
+            self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
         except WriterError as error:
             raise BagError(str(error), where=str(self.path), cure="Name a new folder") from error
-        if isinstance(self._writer.storage, Sqlite3Writer):
-            # Enough against the death of the process; full synchronisation would cost milliseconds a message.
-            self._writer.storage.conn.execute("PRAGMA synchronous = OFF")
 
     def write(self, topic: str, msgtype: str, message: Any, stamp_ns: int, *, latched: bool = False) -> None:
         """Write one message.
@@ -112,8 +106,6 @@ class BagWriter:
             if storage.chunk.bio.tell():
                 storage.close_chunk()
             storage.bio.flush()
-        elif isinstance(storage, Sqlite3Writer):
-            storage.conn.commit()
 
     def close(self) -> None:
         """Write index and metadata.yaml."""

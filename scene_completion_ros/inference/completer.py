@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,11 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import DeviceEncoder, Encoder, cpu_engine, make_encoder
+from scene_completion_ros.inference.encoded_image import Encoder
+from scene_completion_ros.inference.encoder import DeviceEncoder, cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.image_content import BLIND, content_warning, shown_share
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words, matches_of
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import (
     DenseField,
     HostField,
@@ -30,7 +32,7 @@ from scene_completion_ros.inference.scene_query import (
     StageClock,
     ray_camera,
 )
-from scene_completion_ros.inference.text_bank import MOST_ASKED, Vocabulary
+from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_ASKED, Contrast, Vocabulary
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
@@ -193,8 +195,9 @@ class Completer:
             raise self._not_finite()
         if self.bundle.feature_spaces:  # the first image with a vocabulary is as fast as any
             space = self.bundle.feature_spaces[0]
-            row = np.eye(2, space.dimension, dtype=np.float32)[:1]
-            some = FoldedVocabulary.of(Vocabulary(("any",), ((0, 0, 0),), row, np.zeros(1, np.int32)), space)
+            rows, group = np.eye(1, space.dimension, dtype=np.float32).repeat(2, 0), np.array([0, BACKGROUND], np.int32)
+            contrast = Contrast(0.0, (1.0,))
+            some = FoldedVocabulary.of(Vocabulary(("any",), ((0, 0, 0),), rows, group, contrast=contrast), space)
             canonical = self.bundle.canonical
             self._query(np.zeros((canonical.height, canonical.width, 3), dtype=np.uint8), Words(some, some))
 
@@ -297,9 +300,9 @@ class Completer:
         """Completes the scene of one image.
 
         Args:
-            labels: Whether anybody reads them, see `Words`.
             image_rgb: uint8 [H, W, 3] RGB, of the size the camera was calibrated with, or averaged down as
                 `resampling.decoder_shrink` allows.
+            labels: Whether labels are wanted. Without them, which saves their time, every voxel is ``unlabelled``.
 
         Raises:
             ImageError: The image has another size than the calibration, or is no RGB image.
@@ -309,7 +312,7 @@ class Completer:
         started_s, clock = time.perf_counter(), StageClock()
         image = self._resampler(image_rgb)
         clock.lap("resample")
-        words = Words(self._vocabulary, self._asked, labels)
+        words = Words(self._vocabulary if labels else None, self._asked, labels)
         answer = self._query(image, words)
         assembling = StageClock()
         if not _finite(answer):
@@ -317,6 +320,11 @@ class Completer:
         shown = shown_share(image, self._resampler.validity)
         answer.depth[~self._ray_covered] = np.nan
         vocabulary = None if words.vocabulary is None else words.vocabulary.vocabulary
+        legend: dict[str, Any] = {}  # of voxels that are unlabelled
+        if vocabulary is not None:
+            legend = {"class_names": vocabulary.legend_names, "class_colours": vocabulary.legend_colours}
+        elif labels:
+            legend = {"class_names": self.bundle.class_names, "class_colours": self.bundle.class_colours}
         voxels = SemanticVoxels(
             grid=self.grid,
             grid_from_camera=self.grid_from_camera,
@@ -326,11 +334,8 @@ class Completer:
             probability=answer.probability,
             label=answer.label,
             confidence=answer.confidence,
-            class_names=self.bundle.class_names if vocabulary is None else vocabulary.legend_names,
-            class_colours=self.bundle.class_colours if vocabulary is None else vocabulary.legend_colours,
+            **legend,
         )
-        asked = words.asked
-        matches = () if asked is None or answer.cosines is None else matches_of(asked, answer.cosines)
         assembling.lap("assemble")
         times_ms = {**clock.laps_ms, **answer.times_ms}
         times_ms["assemble"] += assembling.laps_ms["assemble"]
@@ -344,8 +349,8 @@ class Completer:
             timings_ms={**times_ms, "total": 1e3 * (time.perf_counter() - started_s)},
             shown=shown,
             vocabulary=vocabulary,
-            query=None if asked is None else asked.vocabulary,
-            matches=matches,
+            query=None if words.asked is None else words.asked.vocabulary,
+            matches=answer.matches,
         )
 
 

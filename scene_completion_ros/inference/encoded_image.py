@@ -1,9 +1,9 @@
-"""What an encoder says of one image."""
+"""What an encoder is, and what it says of one image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,3 +31,21 @@ class EncodedImage(NamedTuple):
     def of(outputs: Sequence[NDArray[np.float32]]) -> EncodedImage:
         """Of the outputs of a graph, in order, for a batch of one image."""
         return EncodedImage(*(output[0] for output in outputs))
+
+
+class Encoder(Protocol):
+    """Runs the encoder of one bundle."""
+
+    name: str
+
+    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
+        """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
+
+        Raises:
+            ImageError: The image has another size or type.
+        """
+        ...
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The features of `encode` alone."""
+        return self.encode(image_rgb).features

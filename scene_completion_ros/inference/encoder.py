@@ -13,7 +13,6 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -23,12 +22,17 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle, check_image
-from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits
 from scene_completion_ros.inference.gpu.requirements import cuda_devices, installed_flavour, require
-from scene_completion_ros.inference.gpu_graph_encoder import PRECISION_OF_ENGINE, GpuGraphEncoder
+from scene_completion_ros.inference.gpu_graph_encoder import (
+    PRECISION_OF_ENGINE,
+    GpuGraphEncoder,
+    last_line,
+    open_session,
+)
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery, ray_camera
 from scene_completion_ros.jit import aligned_empty
 
@@ -37,24 +41,6 @@ ENGINES: tuple[str, ...] = get_args(EngineName)
 CURE = "Export the bundle again."
 
 _log = logging.getLogger(__name__)
-
-
-class Encoder(Protocol):
-    """Runs the encoder of one bundle."""
-
-    name: str
-
-    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
-        """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
-
-        Raises:
-            ImageError: The image has another size or type.
-        """
-        ...
-
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The features of `encode` alone."""
-        ...
 
 
 @runtime_checkable
@@ -70,7 +56,7 @@ class DeviceEncoder(Encoder, Protocol):
         ...
 
 
-class OpenVinoEncoder:
+class OpenVinoEncoder(Encoder):
     """The encoder on OpenVINO's CPU plugin.
 
     Args:
@@ -112,7 +98,7 @@ class OpenVinoEncoder:
                 self._request.set_output_tensor(number, openvino.Tensor(array, shared_memory=True))
         except RuntimeError as error:
             raise BundleError(
-                f"OpenVINO cannot run it ({_first_line(error)})", where=str(bundle.encoder_path), cure=CURE
+                f"OpenVINO cannot run it ({last_line(error)})", where=str(bundle.encoder_path), cure=CURE
             ) from error
 
     def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
@@ -126,12 +112,8 @@ class OpenVinoEncoder:
         self._request.infer()
         return EncodedImage.of(self._outputs)
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Encoder`."""
-        return self.encode(image_rgb).features
 
-
-class OnnxRuntimeEncoder:
+class OnnxRuntimeEncoder(Encoder):
     """The encoder on ONNX Runtime's CPU provider.
 
     Args:
@@ -142,22 +124,9 @@ class OnnxRuntimeEncoder:
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None) -> None:
-        import onnxruntime
-
         self.name = "onnxruntime"
         self._bundle = bundle
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or 0
-        # Idle workers would spin on the cores that the voxel query needs next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        model = bundle.read_encoder()
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions have no common base class
-            raise BundleError(
-                f"ONNX Runtime cannot run it ({_first_line(error)})", where=str(bundle.encoder_path), cure=CURE
-            ) from error
+        self._session = open_session(bundle.read_encoder(), str(bundle.encoder_path), CURE, threads)
         inputs = [(port.name, port.shape) for port in self._session.get_inputs()]
         outputs = [(port.name, port.shape) for port in self._session.get_outputs()]
         _check_ports(bundle, inputs, outputs)
@@ -169,10 +138,6 @@ class OnnxRuntimeEncoder:
         self._input[0] = image_rgb.transpose(2, 0, 1)
         names = [name for name, _ in _output_ports(self._bundle)]
         return EncodedImage.of(self._session.run(names, {"image": self._input}))
-
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Encoder`."""
-        return self.encode(image_rgb).features
 
 
 def make_encoder(
@@ -211,18 +176,15 @@ def make_encoder(
                 raise
             _log.warning("the encoder runs on the CPU, because TensorRT cannot: %s", error)
     engine = cpu_engine() if engine in ("auto", "tensorrt") else engine
-    package = {"openvino": "openvino", "openvino_bf16": "openvino", "onnxruntime": "onnxruntime"}
-    if importlib.util.find_spec(package[engine]) is None:
+    package = engine.partition("_")[0]
+    if importlib.util.find_spec(package) is None:
         raise SceneCompletionError(
-            f"the package {package[engine]} is not installed", where="engine", cure=f"pip install {package[engine]}"
+            f"the package {package} is not installed", where="engine", cure=f"pip install {package}"
         )
     threads = threads or len(os.sched_getaffinity(0))
-    make: dict[str, Callable[[], Encoder]] = {
-        "openvino": lambda: OpenVinoEncoder(bundle, threads=threads),
-        "openvino_bf16": lambda: OpenVinoEncoder(bundle, threads=threads, bf16=True),
-        "onnxruntime": lambda: OnnxRuntimeEncoder(bundle, threads=threads),
-    }
-    return make[engine]()
+    if package == "openvino":
+        return OpenVinoEncoder(bundle, threads=threads, bf16=engine == "openvino_bf16")
+    return OnnxRuntimeEncoder(bundle, threads=threads)
 
 
 def cpu_engine() -> str:
@@ -297,8 +259,3 @@ def _output_ports(bundle: StudentBundle) -> list[tuple[str, list[int]]]:
         rays = ray_camera(bundle.canonical)
         ports += [("volume", [1, *bundle.head.volume_knots]), ("depth", [1, rays.height, rays.width])]
     return ports
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1][:200] if lines else type(error).__name__

@@ -1,8 +1,7 @@
 """Compiled loops over prepared points: the density of the field there, and labels or phrases of some of them.
 
-One file for all of them, because they share functions that are compiled into them (see `jit.inlined`). `FieldKernel`,
-`LabelQuery` and `PhraseQuery` call them; `density_reference`, `label_logits_reference` and `class_cosines_reference`
-are the readable twins.
+`FieldKernel` and `LabelQuery` call them; `density_reference`, `label_logits_reference`, `class_cosines_reference` and
+`labels_reference` are the readable twins.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from scene_completion_ros.voxels import occupancy_kernel
 from scene_completion_ros.voxels.occupancy_kernel import ONE, ZERO, density_of_logit, exp_negative, opacity
 
 BLOCK = 1024
-# Points whose labels are computed side by side, or compared with phrases; BLOCK is a multiple of both.
-LANES, PHRASE_LANES = 64, 128
-# Classes and units that `dense_layer` takes at a time; its arrays are padded to multiples of it.
+# Points whose labels are computed side by side; BLOCK is a multiple of it.
+LANES = 128
+# Rows and units that `dense_tile` takes at a time; its arrays are padded to multiples of it.
 TILE = 4
 LARGEST = np.finfo(np.float32).max
 
@@ -250,13 +249,6 @@ def dense_tile(
 
 
 @always_inlined
-def dense_layer(lanes: Any, weight: Any, bias: Any, columns: Any, count: Any, values: Any, out: Any) -> None:
-    """All rows, see `dense_tile`, to ``out`` [R, L]."""
-    for o in range(0, out.shape[0], TILE):
-        dense_tile(lanes, weight, bias, o, columns, 0, count, values, out[o], out[o + 1], out[o + 2], out[o + 3])
-
-
-@always_inlined
 def inverse_norms(
     lanes: Any, root: Any, bias: Any, rest: Any, columns: Any, count: Any, values: Any, out: Any, inverse: Any
 ) -> None:
@@ -285,10 +277,52 @@ def inverse_norms(
         inverse[lane] = ONE / np.sqrt(norm) if ZERO < norm <= LARGEST else ZERO
 
 
+@always_inlined
+def largest_scores(
+    lanes: Any,
+    weight: Any,
+    bias: Any,
+    group: Any,
+    groups: Any,
+    columns: Any,
+    count: Any,
+    values: Any,
+    out: Any,
+    scale: Any,
+    score: Any,
+) -> None:
+    """The largest of the rows of each group, times a scale, to ``score`` [at least groups, L].
+
+    Args:
+        group: int32 [rows], the group of each row of the weight that is no padding.
+        groups: Number of groups.
+        out: [TILE, L], room to work in.
+        scale: [L].
+        lanes, weight, bias, columns, count, values: See `dense_tile`.
+    """
+    for k in range(groups):
+        for lane in range(lanes):
+            score[k, lane] = -LARGEST
+    for o in range(0, weight.shape[0], TILE):
+        dense_tile(lanes, weight, bias, o, columns, 0, count, values, out[0], out[1], out[2], out[3])
+        for j in range(min(TILE, group.size - o)):
+            of_group, of_row = score[group[o + j]], out[j]
+            for lane in range(lanes):
+                of_group[lane] = max(of_group[lane], of_row[lane])
+    for k in range(groups):
+        for lane in range(lanes):
+            score[k, lane] *= scale[lane]
+
+
 @functools.cache
-def label_kernel(channels: int, units: int, classes: int) -> Callable[..., None]:
-    """Labels for a number of channels of the density, after which those of the units come, of units, and of classes."""
-    rows_of_classes = -(-classes // TILE) * TILE
+def label_kernel(channels: int, units: int) -> Callable[..., None]:
+    """Labels by logits or cosines, and beside them what a second set of rows scores at the same label units.
+
+    The units come behind the channels of the density. How many rows and groups there are is known when it runs:
+    another vocabulary needs no other kernel. Of N points, point i matches group k, of which there are as many as in
+    ``least``, where its score is ahead of ``common`` times that of the group behind them by that: ``match`` [blocks,
+    any, 2] has i and k, ``contrast`` how far it is ahead, and ``matches`` [blocks, K] how many there are of a block.
+    """
 
     @kernel(inlines=occupancy_kernel)
     def label_points(
@@ -299,6 +333,20 @@ def label_kernel(channels: int, units: int, classes: int) -> Callable[..., None]
         table_z: Any,
         weight: Any,
         bias: Any,
+        group: Any,
+        groups: Any,
+        classes: Any,
+        by_cosine: Any,
+        margin: Any,
+        sharpness: Any,
+        other_weight: Any,
+        other_bias: Any,
+        other_group: Any,
+        other_groups: Any,
+        other_by_cosine: Any,
+        root: Any,
+        root_bias: Any,
+        rest: Any,
         chosen: Any,
         place: Any,
         cell: Any,
@@ -306,7 +354,12 @@ def label_kernel(channels: int, units: int, classes: int) -> Callable[..., None]
         rows: Any,
         label: Any,
         confidence: Any,
-        logits: Any,
+        scores: Any,
+        common: Any,
+        least: Any,
+        match: Any,
+        contrast: Any,
+        matches: Any,
     ) -> None:
         points = chosen.size
         for block in prange((points + BLOCK - 1) // BLOCK):
@@ -315,8 +368,11 @@ def label_kernel(channels: int, units: int, classes: int) -> Callable[..., None]
             largest = np.empty(units, np.float32)
             active = np.zeros(units + TILE, np.int32)
             packed = np.empty((units + TILE, LANES), np.float32)
-            logit = np.empty((rows_of_classes, LANES), np.float32)
-            best, top, total = np.empty(LANES, np.int32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+            out, score = np.empty((TILE, LANES), np.float32), np.empty((max(groups, other_groups), LANES), np.float32)
+            inverse, one = np.empty(LANES, np.float32), np.ones(LANES, np.float32)
+            best, total = np.empty(LANES, np.int32), np.empty(LANES, np.float32)
+            top, second = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+            found = 0
             for start in range(block * BLOCK, min(points, (block + 1) * BLOCK), LANES):
                 lanes = min(points - start, LANES)
                 for lane in range(lanes):
@@ -325,153 +381,103 @@ def label_kernel(channels: int, units: int, classes: int) -> Callable[..., None]
                         features, channels, units, width, table_x, table_y, table_z, cell, share, rows, i, hidden[lane]
                     )
                 count = pack_active(LANES, units, hidden, largest, active, packed)
-                dense_layer(LANES, weight, bias, active, count, packed, logit)
-                for lane in range(LANES):
-                    best[lane], top[lane], total[lane] = 0, logit[0, lane], ZERO
-                for k in range(1, classes):
+                if by_cosine or other_by_cosine:
+                    inverse_norms(LANES, root, root_bias, rest, active, count, packed, out, inverse)
+                if label.size > 0:
+                    scale = inverse if by_cosine else one
+                    largest_scores(LANES, weight, bias, group, groups, active, count, packed, out, scale, score)
                     for lane in range(LANES):
-                        larger = logit[k, lane] > top[lane]
-                        best[lane] = k if larger else best[lane]
-                        top[lane] = logit[k, lane] if larger else top[lane]
-                for k in range(classes):
-                    for lane in range(LANES):
-                        total[lane] += exp_negative(logit[k, lane] - top[lane])
-                for lane in range(lanes):
-                    at = place[start + lane]
-                    label[at] = best[lane]
-                    confidence[at] = ONE / total[lane]
-                if logits.size > 0:
+                        best[lane], top[lane], second[lane], total[lane] = 0, -LARGEST, -LARGEST, ZERO
+                    for k in range(groups):
+                        of_group = score[k]
+                        for lane in range(LANES):
+                            value = of_group[lane]
+                            second[lane] = max(second[lane], min(value, top[lane]))
+                            best[lane] = k if value > top[lane] else best[lane]
+                            top[lane] = max(top[lane], value)
+                    for k in range(groups):
+                        for lane in range(LANES):
+                            total[lane] += exp_negative((score[k, lane] - top[lane]) * sharpness)
                     for lane in range(lanes):
-                        for k in range(classes):
-                            logits[place[start + lane], k] = logit[k, lane]
+                        at = place[start + lane]
+                        sure = scale[lane] > ZERO and top[lane] - second[lane] >= margin
+                        label[at] = best[lane] if sure else classes
+                        confidence[at] = ONE / total[lane] if scale[lane] > ZERO else ZERO
+                if other_groups == 0:
+                    continue
+                scale = inverse if other_by_cosine else one
+                largest_scores(
+                    LANES, other_weight, other_bias, other_group, other_groups, active, count, packed, out, scale, score
+                )
+                if scores.size > 0:
+                    for lane in range(lanes):
+                        for k in range(other_groups):
+                            scores[place[start + lane], k] = score[k, lane] if scale[lane] > ZERO else ZERO
+                for k in range(least.size):
+                    of_phrase, general, hits = score[k], score[least.size], 0
+                    for lane in range(LANES):
+                        ahead = of_phrase[lane] - common * general[lane]
+                        of_phrase[lane] = ahead
+                        hits += ahead >= least[k]
+                    if hits > 0:  # most phrases match none of the points
+                        for lane in range(lanes):
+                            if of_phrase[lane] >= least[k] and scale[lane] > ZERO:
+                                match[block, found, 0], match[block, found, 1] = place[start + lane], k
+                                contrast[block, found] = of_phrase[lane]
+                                matches[block, k] += 1
+                                found += 1
 
     return label_points
 
 
 @functools.cache
-def phrase_kernel(channels: int, units: int) -> Callable[..., None]:
-    """Cosines with any number of phrases, and labels beside them, see `label_kernel` for what is known before.
+def matches_kernel() -> Callable[..., None]:
+    """Sorts by phrase what `label_kernel` found in each block of points: of M matches, the point and the contrast.
 
-    How many phrases and classes there are is known when it runs: another vocabulary needs no other kernel. Rows belong
-    to groups. The first ``labelled`` groups give labels and confidences, the others are written to ``cosines``. With
-    ``own``, rows of labels are logits of the student, not cosines.
+    ``first`` [blocks, K] says where the matches of each block with each phrase go.
     """
 
-    @kernel(inlines=occupancy_kernel)
-    def compare_points(
-        features: Any,
-        width: Any,
-        table_x: Any,
-        table_y: Any,
-        table_z: Any,
-        weight: Any,
-        bias: Any,
-        group: Any,
-        groups: Any,
-        labelled: Any,
-        classes: Any,
-        own: Any,
-        root: Any,
-        root_bias: Any,
-        rest: Any,
-        margin: Any,
-        sharpness: Any,
-        chosen: Any,
-        place: Any,
-        cell: Any,
-        share: Any,
-        rows: Any,
-        label: Any,
-        confidence: Any,
-        cosines: Any,
-    ) -> None:
-        points = chosen.size
-        for block in prange((points + BLOCK - 1) // BLOCK):
-            hidden = np.zeros((PHRASE_LANES, units), np.float32)
-            largest = np.empty(units, np.float32)
-            active = np.zeros(units + TILE, np.int32)
-            packed = np.empty((units + TILE, PHRASE_LANES), np.float32)
-            out, inverse = np.empty((TILE, PHRASE_LANES), np.float32), np.empty(PHRASE_LANES, np.float32)
-            score, scale = np.empty((groups, PHRASE_LANES), np.float32), np.empty(PHRASE_LANES, np.float32)
-            best, total = np.empty(PHRASE_LANES, np.int32), np.empty(PHRASE_LANES, np.float32)
-            top, second = np.empty(PHRASE_LANES, np.float32), np.empty(PHRASE_LANES, np.float32)
-            for start in range(block * BLOCK, min(points, (block + 1) * BLOCK), PHRASE_LANES):
-                lanes = min(points - start, PHRASE_LANES)
-                for lane in range(lanes):
-                    i = chosen[start + lane]
-                    label_units(
-                        features, channels, units, width, table_x, table_y, table_z, cell, share, rows, i, hidden[lane]
-                    )
-                count = pack_active(PHRASE_LANES, units, hidden, largest, active, packed)
-                inverse_norms(PHRASE_LANES, root, root_bias, rest, active, count, packed, out, inverse)
-                for k in range(groups):
-                    for lane in range(PHRASE_LANES):
-                        score[k, lane] = -LARGEST
-                for o in range(0, weight.shape[0], TILE):
-                    dense_tile(PHRASE_LANES, weight, bias, o, active, 0, count, packed, out[0], out[1], out[2], out[3])
-                    for j in range(min(TILE, group.size - o)):
-                        of_group, of_row = score[group[o + j]], out[j]
-                        for lane in range(PHRASE_LANES):
-                            of_group[lane] = max(of_group[lane], of_row[lane])
-                for k in range(labelled, groups):
-                    for lane in range(lanes):
-                        there = inverse[lane] > ZERO
-                        cosines[k - labelled, place[start + lane]] = score[k, lane] * inverse[lane] if there else ZERO
-                if labelled == 0:
-                    continue
-                for lane in range(PHRASE_LANES):
-                    scale[lane] = ONE if own else inverse[lane]
-                    best[lane], top[lane], second[lane], total[lane] = 0, -LARGEST, -LARGEST, ZERO
-                for k in range(labelled):
-                    of_group = score[k]
-                    for lane in range(PHRASE_LANES):
-                        scaled = of_group[lane] * scale[lane]
-                        of_group[lane] = scaled
-                        second[lane] = max(second[lane], min(scaled, top[lane]))
-                        best[lane] = k if scaled > top[lane] else best[lane]
-                        top[lane] = max(top[lane], scaled)
-                for k in range(labelled):
-                    for lane in range(PHRASE_LANES):
-                        total[lane] += exp_negative((score[k, lane] - top[lane]) * sharpness)
-                for lane in range(lanes):
-                    at, there = place[start + lane], own or inverse[lane] > ZERO
-                    sure = there and (own or top[lane] - second[lane] >= margin)
-                    label[at] = best[lane] if sure else classes
-                    confidence[at] = ONE / total[lane] if there else ZERO
+    @kernel()
+    def place_matches(match: Any, contrast: Any, matches: Any, first: Any, points: Any, scores: Any) -> None:
+        for block in prange(matches.shape[0]):
+            place = first[block].copy()
+            for n in range(matches[block].sum()):
+                k = match[block, n, 1]
+                points[place[k]], scores[place[k]] = match[block, n, 0], contrast[block, n]
+                place[k] += 1
 
-    return compare_points
+    return place_matches
 
 
 @functools.cache
 def order_kernel() -> Callable[..., None]:
     """Sorts whole numbers [N], none of them negative, and says from which place each one came.
 
-    By eleven bits at a time: 65 000 of them take a fifth of the time of NumPy's sort.
+    By eleven bits at a time, number and place as one element: 65 000 of them take a tenth of the time of NumPy's sort.
     """
 
     @kernel(parallel=False)
     def order(values: Any, ordered: Any, place: Any) -> None:
-        count, largest = values.size, np.int32(0)
-        for i in range(count):
-            ordered[i], place[i] = values[i], i
+        largest = np.int64(0)
+        pairs, moved = np.empty(values.size, np.int64), np.empty(values.size, np.int64)
+        for i in range(values.size):
             largest = max(largest, values[i])
-        other, place_of_other = np.empty(count, np.int32), np.empty(count, np.int32)
-        shift = 0
-        while (largest >> shift) > 0:
-            before = np.zeros(2048, np.int32)
-            for i in range(count):
-                before[(ordered[i] >> shift) & 2047] += 1
-            total = 0
+            pairs[i] = (np.int64(values[i]) << 32) | i
+        shift = 32
+        while largest << 32 >> shift > 0:
+            before = np.zeros(2049, np.int32)
+            for i in range(values.size):
+                before[(pairs[i] >> shift & 2047) + 1] += 1
             for digit in range(2048):
-                of_digit = before[digit]
-                before[digit] = total
-                total += of_digit
-            for i in range(count):
-                digit = (ordered[i] >> shift) & 2047
+                before[digit + 1] += before[digit]
+            for i in range(values.size):
+                digit = pairs[i] >> shift & 2047
                 at = before[digit]
                 before[digit] = at + 1
-                other[at], place_of_other[at] = ordered[i], place[i]
-            ordered[:], place[:] = other, place_of_other
+                moved[at] = pairs[i]
+            pairs, moved = moved, pairs
             shift += 11
+        for i in range(values.size):
+            ordered[i], place[i] = pairs[i] >> 32, pairs[i] & 0xFFFFFFFF
 
     return order

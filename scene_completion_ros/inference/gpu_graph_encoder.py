@@ -8,21 +8,23 @@ float16. Sums are accumulated in float32, as tensor cores do. It is slow: no eng
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle, check_image
-from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, export_cure
 
 ENGINE_OF_PRECISION: dict[str, str] = {precision: f"onnxruntime_{precision}" for precision in PRECISIONS}
 PRECISION_OF_ENGINE = {engine: precision for precision, engine in ENGINE_OF_PRECISION.items()}
 
 
-class GpuGraphEncoder:
-    """A variant of a bundle's encoder (an `Encoder`).
+class GpuGraphEncoder(Encoder):
+    """A variant of a bundle's encoder.
 
     Args:
         precision: One of its `gpu_precisions`.
@@ -37,10 +39,6 @@ class GpuGraphEncoder:
         self.name = ENGINE_OF_PRECISION[precision]
         self._bundle = bundle
         self._graph = GpuGraph(graph, f"{bundle.folder}: {precision}", threads=threads)
-
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Encoder`."""
-        return self.encode(image_rgb).features
 
     def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
         """See `Encoder`."""
@@ -66,22 +64,7 @@ class GpuGraph:
                 raise SceneCompletionError(
                     f"the package {package} is not installed", where="engine", cure=f"pip install {package}"
                 )
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or 0
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Optimised, the roundings would be gone.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session = onnxruntime.InferenceSession(
-                _with_roundings(graph), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's and onnx's exceptions have no common base class
-            raise BundleError(
-                f"ONNX Runtime cannot run it ({str(error)[:200]})", where=where, cure=export_cure("BUNDLE")
-            ) from error
+        self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
         given = {output.name for output in self._session.get_outputs()}
         self._names = [name for name in ("features", "volume", "depth") if name in given]
 
@@ -89,6 +72,42 @@ class GpuGraph:
         """What it says of an image uint8 [H, W, 3] RGB."""
         outputs = self._session.run(self._names, {"image": image_rgb[None]})
         return EncodedImage.of([output.astype(np.float32) for output in outputs])
+
+
+def open_session(
+    graph: bytes | Callable[[], bytes], where: str, cure: str, threads: int | None, *, exact: bool = False
+) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU.
+
+    Args:
+        graph: The ONNX graph, or what makes it.
+        where, cure: For messages.
+        threads: CPU threads; None for all.
+        exact: Compute node by node: optimised, roundings between them would be gone.
+
+    Raises:
+        BundleError: ONNX Runtime cannot run it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    # Idle workers would spin on the cores that the voxel query needs next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if exact:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        content = graph if isinstance(graph, bytes) else graph()
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's and onnx's exceptions have no common base class
+        raise BundleError(f"ONNX Runtime cannot run it ({last_line(error)})", where=where, cure=cure) from error
+
+
+def last_line(error: Exception) -> str:
+    """The end of what an engine says is wrong."""
+    lines = str(error).strip().splitlines()
+    return lines[-1][:200] if lines else type(error).__name__
 
 
 def _with_roundings(graph: bytes) -> bytes:

@@ -1,28 +1,53 @@
-"""Labels of occupied voxels: hidden units of their own, beside those of the density, and one small layer on them.
+"""Labels of occupied voxels, and cosines with phrases: hidden units beside those of the density, and a layer on them.
 
 Only some of two million voxels are occupied, and which ones is known after the march; the units are computed for those
-alone. They are read from the last channels of the feature map with the cells, shares and table rows that were prepared
-for the density. `label_logits_reference` is the readable twin.
+alone, and once for all that is wanted of them. They are read from the last channels of the feature map with the cells,
+shares and table rows that were prepared for the density. `label_logits_reference`, and `class_cosines_reference` with
+`labels_reference` of `phrase_query`, are the readable twins.
 
-All of it is one kernel, without the matrix products of NumPy's BLAS. The measurement has 160 000 voxels of the shipped
-student, random units (E = 64, K = 19), and one core with 512-bit vectors. The kernel takes 10 ms. Computing the units
-of 8192 voxels at a time and leaving product, argmax and softmax to NumPy takes 21 ms. BLAS also has a number of threads
-of its own. The kernel takes voxels in the order of the feature map's cells. With the caches that the stages before
-leave behind, grid order takes a third longer. Units that are 0 at all of 64 voxels side by side are left out of the
-layer. Of trained ones (those of the shipped density) 64 voxels use four of ten between them, which saves a sixth of the
-time.
+All of it is one kernel, without the matrix products of NumPy's BLAS: that takes twice as long, and has a number of
+threads of its own. The kernel takes voxels in the order of the feature map's cells. With the caches that the stages
+before leave behind, grid order takes a third longer. Units that are 0 at all of 128 voxels side by side are left out of
+the layer.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.inference.field_kernels import TILE, label_kernel, order_kernel
+from scene_completion_ros.inference.field_kernels import BLOCK, label_kernel, matches_kernel, order_kernel
 from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.phrase_query import (
+    MATCHING,
+    NO_WORDS,
+    FoldedVocabulary,
+    Words,
+    padded,
+    probability_of,
+)
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import FieldKernel, FieldSamples, hidden_reference
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches
+
+_NOTHING = np.empty(0, np.float32)
+
+
+class Labelled(NamedTuple):
+    """What is known of N voxels.
+
+    Attributes:
+        label: uint8 [N], K for ``unknown``.
+        confidence: float32 [N] in 0..1: the softmax probability of the label; 0 where there is no feature.
+        matches: Of the query that was asked, a phrase each, their voxels in any order; none where nothing was asked.
+    """
+
+    label: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+    matches: tuple[PhraseMatches, ...] = ()
 
 
 class LabelQuery:
@@ -51,36 +76,57 @@ class LabelQuery:
         self.sample_of = np.full(size, -1, dtype=np.int32)
         self.sample_of[samples.target] = np.arange(len(samples.target), dtype=np.int32)
         self.weight, self.bias = padded(weight), padded(bias)
-        self.classes = field.head.classes
+        self._group = np.arange(field.head.classes, dtype=np.int32)
+        self._found = _Found()
         self._order = order_kernel()
-        self._kernel = label_kernel(field.head.hidden, field.head.label_hidden, self.classes)
+        self._kernel = label_kernel(field.head.hidden, field.head.label_hidden)
 
     def __call__(
-        self, features: NDArray[np.float32], targets: NDArray[np.integer]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Label, uint8 [N], and confidence, float32 [N] in 0..1: the largest logit, and its softmax probability.
+        self, features: NDArray[np.float32], targets: NDArray[np.integer], words: Words = NO_WORDS
+    ) -> Labelled:
+        """Labels by the largest logit or, with a vocabulary, the largest cosine; and cosines with a query.
 
         Args:
             features: float32 [h, w, C + E], the encoder's output.
             targets: [N], flat indices of voxels that have a sample.
+            words: Where they leave out labels, every label is 0, with a confidence of 1.
 
         Raises:
             ValueError: A voxel has no sample: it is out of view.
         """
-        return self._run(features, targets, np.empty((0, self.classes), dtype=np.float32))
+        label, confidence = np.zeros(len(targets), np.uint8), np.ones(len(targets), np.float32)
+        asked, vocabulary = words.asked, words.vocabulary if words.labels else None
+        labels = (label, confidence) if words.labels else None
+        if labels and asked and vocabulary and vocabulary.space is not asked.space:
+            self._run(features, targets, vocabulary, labels)
+            vocabulary = labels = None
+        if asked is None:
+            if labels:
+                self._run(features, targets, vocabulary, labels)
+            return Labelled(label, confidence)
+        self._found.begin(len(targets), asked)
+        self._run(features, targets, vocabulary, labels, asked, matching=True)
+        return Labelled(label, confidence, self._found.by_phrase())
 
     def logits(self, features: NDArray[np.float32], targets: NDArray[np.integer]) -> NDArray[np.float32]:
         """Logits of all classes, float32 [N, K]; arguments and errors as those of a call."""
-        logits = np.empty((len(targets), self.classes), dtype=np.float32)
-        self._run(features, targets, logits)
+        logits = np.empty((len(targets), len(self._group)), dtype=np.float32)
+        self._run(features, targets, scores=logits)
         return logits
 
-    def ordered(self, targets: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Samples of voxels [N] in the order of the feature map's cells, and the place of each among the voxels.
+    def cosines(
+        self, features: NDArray[np.float32], targets: NDArray[np.integer], vocabulary: FoldedVocabulary
+    ) -> NDArray[np.float32]:
+        """Score of each class, and of the background behind them where there is one, float32 [N, K or K + 1].
 
-        Raises:
-            ValueError: A voxel has no sample: it is out of view.
+        0 where there is no feature. Arguments and errors are those of a call.
         """
+        cosines = np.empty((len(targets), vocabulary.groups), dtype=np.float32)
+        self._run(features, targets, asked=vocabulary, scores=cosines)
+        return cosines
+
+    def _ordered(self, targets: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Samples of voxels [N] in the order of the feature map's cells, and the place of each among the voxels."""
         chosen = self.sample_of[targets]
         if (chosen < 0).any():
             raise ValueError(f"{np.count_nonzero(chosen < 0)} of {len(targets)} voxels are out of view")
@@ -89,34 +135,95 @@ class LabelQuery:
         return samples, place
 
     def _run(
-        self, features: NDArray[np.float32], targets: NDArray[np.integer], logits: NDArray[np.float32]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        chosen, place = self.ordered(targets)
-        label, confidence = np.empty(len(chosen), dtype=np.uint8), np.empty(len(chosen), dtype=np.float32)
+        self,
+        features: NDArray[np.float32],
+        targets: NDArray[np.integer],
+        vocabulary: FoldedVocabulary | None = None,
+        labels: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None,
+        asked: FoldedVocabulary | None = None,
+        *,
+        scores: NDArray[np.float32] | None = None,
+        matching: bool = False,
+    ) -> None:
+        """Writes labels, and scores of or matches with what was asked; for missing words, the student's classes."""
+        own = (self.weight, self.bias, self._group, len(self._group))
+        named, other = (
+            own if words is None else (words.weight, words.bias, words.group, words.groups)
+            for words in (vocabulary, asked)
+        )
+        classes, margin, temperature = len(self._group), 0.0, 1.0
+        if vocabulary is not None:
+            classes, margin, temperature = vocabulary.classes, vocabulary.vocabulary.margin, vocabulary.temperature
+        found, roots = self._found, vocabulary or asked
+        if not matching:
+            found.begin(0)
+            if scores is None:
+                other = (*other[:3], 0)
         self._kernel(
             self.field.flat_features(features),
             self.field.feature_size[1],
             self.tables.x,
             self.tables.y,
             self.tables.z,
-            self.weight,
-            self.bias,
-            chosen,
-            place,
+            *named,
+            classes,
+            vocabulary is not None,
+            np.float32(margin),
+            np.float32(1.0 / temperature),
+            *other,
+            asked is not None,
+            _NOTHING.reshape(0, 0) if roots is None else roots.root,
+            _NOTHING if roots is None else roots.root_bias,
+            np.float32(0.0) if roots is None else roots.rest,
+            *self._ordered(targets),
             self.samples.cell,
             self.samples.share,
             self.samples.rows,
-            label,
-            confidence,
-            logits,
+            *(labels or (np.empty(0, np.uint8), _NOTHING)),
+            _NOTHING.reshape(0, 0) if scores is None else scores,
+            found.common,
+            found.least,
+            found.match,
+            found.contrast,
+            found.matches,
         )
-        return label, confidence
 
 
-def padded(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Contiguous weights [K] or [K, E], with rows of zeros up to a multiple of TILE."""
-    missing = [(0, -len(weights) % TILE)] + [(0, 0)] * (weights.ndim - 1)
-    return np.ascontiguousarray(np.pad(weights, missing), dtype=np.float32)
+class _Found:
+    """The matches of a query with N voxels, as the kernel finds them: block by block of voxels. See `matches_of`."""
+
+    def __init__(self) -> None:
+        self._room = np.empty((0, 2), np.int32), np.empty(0, np.float32)
+        self._kernel = matches_kernel()
+        self.begin(0)
+
+    def begin(self, voxels: int, asked: FoldedVocabulary | None = None) -> None:
+        """Makes room, which is kept from image to image: fresh memory would take as long as the search."""
+        contrast = None if asked is None else asked.vocabulary.contrast
+        self._voxels, self._phrases = voxels, () if asked is None or contrast is None else asked.vocabulary.names
+        self._reach = np.array([] if contrast is None else contrast.reach, np.float32)
+        self.common = np.float32(0.0 if contrast is None else contrast.common)
+        self.least = np.float32(MATCHING) * self._reach
+        blocks, columns = -(-voxels // BLOCK), len(self._reach) * BLOCK
+        size = blocks * columns
+        if size > self._room[1].size:
+            self._room = np.empty((size * 5 // 4, 2), np.int32), np.empty(size * 5 // 4, np.float32)
+        self.match = self._room[0][:size].reshape(blocks, columns, 2)
+        self.contrast = self._room[1][:size].reshape(blocks, columns)
+        self.matches = np.zeros((blocks, len(self._reach)), np.int32)
+
+    def by_phrase(self) -> tuple[PhraseMatches, ...]:
+        """The matches of each phrase."""
+        ends = np.cumsum(self.matches.T, dtype=np.int32).reshape(self.matches.T.shape).T
+        of_phrase = self.matches.sum(axis=0)
+        voxels, score = np.empty(of_phrase.sum(), np.int32), np.empty(of_phrase.sum(), np.float32)
+        self._kernel(self.match, self.contrast, self.matches, ends - self.matches, voxels, score)
+        probability = probability_of(score, self._reach.repeat(of_phrase))
+        parts = [slice(end - count, end) for end, count in zip(np.cumsum(of_phrase), of_phrase, strict=True)]
+        return tuple(
+            PhraseMatches(phrase, voxels[part], score[part], probability[part])
+            for phrase, part in zip(self._phrases, parts, strict=True)
+        )
 
 
 def label_logits_reference(

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.inference.feature_space import FeatureSpace
-from scene_completion_ros.inference.field_kernels import phrase_kernel
-from scene_completion_ros.inference.label_query import LabelQuery, padded
+from scene_completion_ros.inference.field_kernels import TILE
 from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 
@@ -61,11 +60,11 @@ class FoldedVocabulary:
         return cls(
             vocabulary=vocabulary,
             space=space,
-            weight=padded(folded.weight.astype(np.float32)),
-            bias=padded(folded.bias.astype(np.float32)),
+            weight=padded(folded.weight),
+            bias=padded(folded.bias),
             group=group[order],
-            root=padded(folded.root[:used, :units].astype(np.float32)),
-            root_bias=padded(folded.root[:used, units].astype(np.float32)),
+            root=padded(folded.root[:used, :units]),
+            root_bias=padded(folded.root[:used, units]),
             rest=np.float32(folded.root[units, units] ** 2),
             temperature=space.temperature if vocabulary.temperature is None else vocabulary.temperature,
         )
@@ -81,14 +80,19 @@ class FoldedVocabulary:
         return int(self.group.max()) + 1
 
 
+def padded(weights: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Contiguous weights [K] or [K, E], with rows of zeros up to a multiple of TILE."""
+    missing = [(0, -len(weights) % TILE)] + [(0, 0)] * (weights.ndim - 1)
+    return np.ascontiguousarray(np.pad(weights, missing), dtype=np.float32)
+
+
 class Words(NamedTuple):
     """What the voxels of an image are compared with.
 
     Attributes:
         vocabulary: Gives the labels; None for the classes of the student.
         asked: A query beside the labels; None for none.
-        labels: Somebody reads labels: without a query they are all 0 otherwise, with no confidence. (A GPU computes
-            them anyway.)
+        labels: Whether labels are wanted; without them, every voxel has label 0.
     """
 
     vocabulary: FoldedVocabulary | None = None
@@ -103,14 +107,21 @@ MATCHING, SPREAD = 0.6, 0.1
 """Share of a phrase's reach from which a voxel matches it, and how much more makes it sure."""
 
 
+def probability_of(score: NDArray[np.float32], reach: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
+    """Probability, float32 [M], that voxels with contrasts [M] are of phrases with these largest contrasts."""
+    share = (score / reach - MATCHING) / SPREAD
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(share, -80.0, 80.0))), np.float32)
+
+
 def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[PhraseMatches, ...]:
     """The voxels of each phrase: those that have at least a share `MATCHING` of its largest contrast, see `Contrast`.
 
-    Phrases do not compete with each other: a voxel may be a tree and a hedge.
+    Phrases do not compete with each other: a voxel may be a tree and a hedge. `LabelQuery` finds the same without
+    writing cosines down.
 
     Args:
         asked: The query.
-        cosines: [K + 1, N], see `PhraseQuery.cosines`.
+        cosines: [N, K + 1], see `LabelQuery.cosines`.
 
     Raises:
         ValueError: It is no query, but a vocabulary of labels.
@@ -118,119 +129,17 @@ def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[
     contrast = asked.vocabulary.contrast
     if contrast is None:
         raise ValueError("a vocabulary of labels is no query: see TextBank.query")
-    common = cosines[asked.classes]
-    general, there = contrast.common * common, common != 0.0  # 0 is that of a voxel without a feature
+    general, there = contrast.common * cosines[:, asked.classes], cosines.any(axis=1)
     found = []
     for number, (phrase, reach) in enumerate(zip(asked.vocabulary.names, contrast.reach, strict=True)):
-        score = cosines[number] - general
+        score = (cosines[:, number] - general).astype(np.float32)
         voxels = np.flatnonzero(there & (score >= MATCHING * reach))
-        share = (score[voxels] / reach - MATCHING) / SPREAD
-        probability = 1.0 / (1.0 + np.exp(-np.clip(share, -80.0, 80.0)))
         found.append(
             PhraseMatches(
-                phrase, voxels.astype(np.int32), score[voxels].astype(np.float32), probability.astype(np.float32)
+                phrase, voxels.astype(np.int32), score[voxels], probability_of(score[voxels], np.float32(reach))
             )
         )
     return tuple(found)
-
-
-class PhraseQuery:
-    """Labels by words, and cosines of a query, at the points that were prepared for a student's labels, in one go.
-
-    Args:
-        labels: The prepared labels, whose units these are.
-    """
-
-    def __init__(self, labels: LabelQuery) -> None:
-        self._labels = labels
-        head = labels.field.head
-        self._kernel = phrase_kernel(head.hidden, head.label_hidden)
-
-    def __call__(
-        self, words: Words, features: NDArray[np.float32], targets: NDArray[np.integer]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:
-        """What words say of voxels.
-
-        Args:
-            words: At least one of its two; without a vocabulary labels are those of the student's own classes.
-            features: float32 [h, w, C + E], the encoder's output.
-            targets: [N], flat indices of voxels that have a sample.
-
-        Returns:
-            Label, uint8 [N], K for ``unknown``; confidence, float32 [N] in 0..1; of the query the score of each class,
-            and of the background behind them where there is one, float32 [K or K + 1, N], 0 where there is no feature.
-            None without a query.
-
-        Raises:
-            ValueError: A voxel has no sample: it is out of view.
-        """
-        labels, field, samples = self._labels, self._labels.field, self._labels.samples
-        vocabulary, query = words.vocabulary, words.asked
-        if vocabulary is not None and query is not None and vocabulary.space is not query.space:  # of other norms
-            label, confidence, _ = self(Words(vocabulary), features, targets)
-            return label, confidence, self(Words(None, query), features, targets)[2]
-        rows, folded = _Rows.of(words, labels), query or vocabulary
-        assert folded is not None
-        chosen, place = labels.ordered(targets)
-        label, confidence = np.empty(len(chosen), dtype=np.uint8), np.empty(len(chosen), dtype=np.float32)
-        cosines = np.empty((rows.groups - rows.labelled, len(chosen)), dtype=np.float32)
-        self._kernel(
-            field.flat_features(features),
-            field.feature_size[1],
-            labels.tables.x,
-            labels.tables.y,
-            labels.tables.z,
-            rows.weight,
-            rows.bias,
-            rows.group,
-            rows.groups,
-            rows.labelled,
-            labels.classes if vocabulary is None else vocabulary.classes,
-            vocabulary is None,
-            folded.root,
-            folded.root_bias,
-            folded.rest,
-            np.float32(0.0 if vocabulary is None else vocabulary.vocabulary.margin),
-            np.float32(1.0 if vocabulary is None else 1.0 / vocabulary.temperature),
-            chosen,
-            place,
-            samples.cell,
-            samples.share,
-            samples.rows,
-            label,
-            confidence,
-            cosines,
-        )
-        return label, confidence, None if query is None else cosines
-
-
-class _Rows(NamedTuple):
-    """The rows of labels, and behind them those of a query; a vocabulary and a query are of one feature space."""
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    group: NDArray[np.int32]
-    groups: int
-    labelled: int
-
-    @classmethod
-    def of(cls, words: Words, labels: LabelQuery) -> _Rows:
-        vocabulary, query = words.vocabulary, words.asked
-        if vocabulary is None:
-            weight, bias = labels.weight, labels.bias
-            group, labelled = np.arange(labels.classes, dtype=np.int32), labels.classes
-        else:
-            weight, bias, group, labelled = vocabulary.weight, vocabulary.bias, vocabulary.group, vocabulary.groups
-        if query is None:
-            return cls(weight, bias, group, labelled, labelled)
-        of_labels, of_query = len(group), len(query.group)
-        return cls(
-            padded(np.concatenate([weight[:of_labels], query.weight[:of_query]])),
-            padded(np.concatenate([bias[:of_labels], query.bias[:of_query]])),
-            np.concatenate([group, query.group + np.int32(labelled)]),
-            labelled + query.groups,
-            labelled,
-        )
 
 
 def class_cosines_reference(

@@ -227,19 +227,15 @@ class VoxelQuery:
             features: float32 [h, w, C + E], the encoder's output.
             volume: Its volume, where the head reads one.
         """
-        out = np.zeros(self.grid.shape, dtype=np.float32)
-        self.field(features, self.samples, out.reshape(-1), volume=volume)
-        return out
+        return self.opacity(features, volume, length=0.0)
 
-    def opacity(self, features: NDArray[np.float32], volume: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Opacity 1 - exp(-sigma delta) of every voxel, delta its edge, float32 [X, Y, Z].
-
-        Args:
-            features: float32 [h, w, C + E], the encoder's output.
-            volume: Its volume, where the head reads one.
-        """
+    def opacity(
+        self, features: NDArray[np.float32], volume: NDArray[np.float32] | None = None, length: float | None = None
+    ) -> NDArray[np.float32]:
+        """Opacity 1 - exp(-sigma delta) of every voxel, delta its edge, float32 [X, Y, Z]; see `FieldKernel`."""
         out = np.zeros(self.grid.shape, dtype=np.float32)
-        self.field(features, self.samples, out.reshape(-1), self.grid.voxel_size, volume=volume)
+        delta = self.grid.voxel_size if length is None else length
+        self.field(features, self.samples, out.reshape(-1), delta, volume=volume)
         return out
 
 

@@ -15,12 +15,13 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
-from scene_completion_ros.inference.label_query import LabelQuery
+from scene_completion_ros.inference.label_query import Labelled, LabelQuery
 from scene_completion_ros.inference.march import March
-from scene_completion_ros.inference.phrase_query import NO_WORDS, PhraseQuery, Words
+from scene_completion_ros.inference.phrase_query import NO_WORDS, Words
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 # The rays of the march are pixels of about this focal length, or those of the network's image where it is smaller yet.
@@ -113,7 +114,7 @@ class SceneAnswer:
         depth, transmittance: float32 [h, w], see `MarchResult`.
         dense: What is known of all voxels.
         times_ms: Milliseconds of encode, query, march, assemble and label.
-        cosines: Of the query that was asked, float32 [K + 1, N], see `PhraseQuery.cosines`; None where none was.
+        matches: Of the query that was asked, a phrase each; none where nothing was asked.
     """
 
     occupied: NDArray[np.integer]
@@ -125,7 +126,7 @@ class SceneAnswer:
     transmittance: NDArray[np.float32]
     dense: DenseField
     times_ms: dict[str, float]
-    cosines: NDArray[np.float32] | None = None
+    matches: tuple[PhraseMatches, ...] = ()
 
 
 class SceneQuery(Protocol):
@@ -167,7 +168,6 @@ class HostSceneQuery:
     ) -> None:
         self._encode = encode
         self._prepared = prepared
-        self._phrases = None if prepared.labels is None else PhraseQuery(prepared.labels)
         self._threads = threads
 
     def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
@@ -183,28 +183,22 @@ class HostSceneQuery:
             probability, state = prepared.classifier(alpha, rays.half_distance)
             occupied = np.flatnonzero(state.reshape(-1) >= VoxelState.SURFACE)
             clock.lap("assemble")
-            cosines = None
-            if prepared.labels is None or self._phrases is None:
-                # Every voxel has the only class, of which there is no doubt.
-                label, confidence = np.zeros(len(occupied), np.uint8), np.ones(len(occupied), np.float32)
-            elif words.asked is None and not words.labels:
-                label, confidence = np.zeros(len(occupied), np.uint8), np.zeros(len(occupied), np.float32)
-            elif words.vocabulary is None and words.asked is None:
-                label, confidence = prepared.labels(features, occupied)
+            if prepared.labels is None:  # every voxel has the only class, of which there is no doubt
+                labelled = Labelled(np.zeros(len(occupied), np.uint8), np.ones(len(occupied), np.float32))
             else:
-                label, confidence, cosines = self._phrases(words, features, occupied)
+                labelled = prepared.labels(features, occupied, words)
             clock.lap("label")
         return SceneAnswer(
             occupied=occupied,
             probability=probability.reshape(-1)[occupied],
-            label=label,
-            confidence=confidence,
+            label=labelled.label,
+            confidence=labelled.confidence,
             state=state,
             depth=rays.depth,
             transmittance=rays.transmittance,
             dense=HostField(alpha, probability),
             times_ms=clock.laps_ms,
-            cosines=cosines,
+            matches=labelled.matches,
         )
 
 

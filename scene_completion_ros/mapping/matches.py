@@ -17,7 +17,7 @@ class Matches:
     """Voxels and phrases that they answer: M pairs, each once.
 
     Attributes:
-        index: int32 [M, 3], by phrase, and of each phrase in the order of the grid's memory.
+        index: int32 [M, 3], by phrase.
         phrase: uint8 [M], number of the phrase.
         score: float32 [M], see `PhraseMatches`.
         probability: float32 [M] in 0..1.
@@ -55,7 +55,7 @@ def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, 
     phrase = np.concatenate([np.zeros(0, np.uint8), *(np.full(len(at), number, np.uint8) for at, number, _ in parts)])
     score = np.concatenate([np.zeros(0, np.float32), *(found.score for *_, found in parts)])
     probability = np.concatenate([np.zeros(0, np.float32), *(found.probability for *_, found in parts)])
-    # By phrase and voxel, as those of one image are; that of the image that says it best first.
+    # By phrase and, of several images, by voxel; that of the image that says it best first.
     order = np.lexsort((-score, flat, phrase)) if len(answers) > 1 else np.arange(len(flat))
     order = order[voxels.state.reshape(-1)[flat[order]] >= VoxelState.SURFACE]
     first = np.ones(len(order), dtype=bool)

@@ -31,18 +31,6 @@ VOXEL_CLOUD_DTYPE = np.dtype(
 
 POINT_FIELD_UINT8, POINT_FIELD_FLOAT32 = 2, 7  # sensor_msgs/PointField constants
 
-# (name, offset, datatype, count) of every PointField, in the order of the message.
-VOXEL_CLOUD_FIELDS: tuple[tuple[str, int, int, int], ...] = (
-    ("x", 0, POINT_FIELD_FLOAT32, 1),
-    ("y", 4, POINT_FIELD_FLOAT32, 1),
-    ("z", 8, POINT_FIELD_FLOAT32, 1),
-    ("rgb", 12, POINT_FIELD_FLOAT32, 1),
-    ("probability", 16, POINT_FIELD_FLOAT32, 1),
-    ("label", 20, POINT_FIELD_UINT8, 1),
-    ("state", 21, POINT_FIELD_UINT8, 1),
-    ("confidence", 22, POINT_FIELD_UINT8, 1),
-)
-
 MATCH_CLOUD_DTYPE = np.dtype(
     {
         "names": ["x", "y", "z", "score", "probability", "phrase"],
@@ -53,14 +41,17 @@ MATCH_CLOUD_DTYPE = np.dtype(
 )
 """Voxels that answer a query: centre, contrast with the phrase, probability, and the number of the phrase."""
 
-MATCH_CLOUD_FIELDS: tuple[tuple[str, int, int, int], ...] = (
-    ("x", 0, POINT_FIELD_FLOAT32, 1),
-    ("y", 4, POINT_FIELD_FLOAT32, 1),
-    ("z", 8, POINT_FIELD_FLOAT32, 1),
-    ("score", 12, POINT_FIELD_FLOAT32, 1),
-    ("probability", 16, POINT_FIELD_FLOAT32, 1),
-    ("phrase", 20, POINT_FIELD_UINT8, 1),
-)
+
+def _fields(layout: np.dtype[Any]) -> tuple[tuple[str, int, int, int], ...]:
+    """Name, offset, datatype and count of every PointField, in the order of the message."""
+    assert layout.fields is not None
+    return tuple(
+        (name, column[1], POINT_FIELD_UINT8 if column[0] == np.uint8 else POINT_FIELD_FLOAT32, 1)
+        for name, column in layout.fields.items()
+    )
+
+
+VOXEL_CLOUD_FIELDS, MATCH_CLOUD_FIELDS = _fields(VOXEL_CLOUD_DTYPE), _fields(MATCH_CLOUD_DTYPE)
 
 
 def legend_json(

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from scene_completion_ros.bags.writer import BagWriter
@@ -190,3 +191,14 @@ def record(path: Path, count: int = 5) -> Path:
             drive.image(index)
             drive.info(index)
     return path
+
+
+class SqliteWriter(BagWriter):
+    """Writes sqlite3, as older recorders do; what `write` has taken is committed."""
+
+    def open(self) -> None:
+        self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin.SQLITE3)
+        self._writer.open()
+
+    def flush(self) -> None:
+        self._opened.storage.conn.commit()

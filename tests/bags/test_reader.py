@@ -26,6 +26,7 @@ from tests.bags.recordings import (
     STORE,
     WIDTH,
     Drive,
+    SqliteWriter,
     compressed,
     image,
     record,
@@ -160,7 +161,7 @@ def test_transforms_with_nan_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".mcap", ".db3"])
 def test_messages_come_in_bag_time_with_and_without_metadata_and_folder(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "bag"
-    with BagWriter(path, storage="mcap" if suffix == ".mcap" else "sqlite3") as writer:
+    with (BagWriter if suffix == ".mcap" else SqliteWriter)(path) as writer:
         for stamp in (5, 1, 3, 2, 4):
             writer.write("/a", "std_msgs/msg/String", string(str(stamp)), stamp)
     (path / "metadata.yaml").rename(tmp_path / "metadata.yaml")
@@ -180,9 +181,10 @@ def test_messages_come_in_bag_time_with_and_without_metadata_and_folder(tmp_path
         "a: [",
         ": :",
     ],
+    ids=range(6),
 )
 def test_messages_come_whatever_the_metadata_says(tmp_path: Path, spoil: str) -> None:
-    with BagWriter(tmp_path / "bag", storage="mcap") as writer:
+    with BagWriter(tmp_path / "bag") as writer:
         for stamp in (5, 1, 3, 2, 4):
             writer.write("/a", "std_msgs/msg/String", string(str(stamp)), stamp)
     (tmp_path / "bag" / "metadata.yaml").write_text(f"rosbag2_bagfile_information:\n  {spoil}\n")
@@ -330,7 +332,7 @@ def test_ros1_messages_have_the_shape_of_ros2(shared_data: Path) -> None:
 @pytest.mark.parametrize("share", [0.8, 0.4])
 def test_cut_sqlite_yields_what_it_holds(shared_data: Path, tmp_path: Path, share: float) -> None:
     path = tmp_path / "whole"
-    with BagReader(shared_data / GRAY) as reader, BagWriter(path, storage="sqlite3") as writer:
+    with BagReader(shared_data / GRAY) as reader, SqliteWriter(path) as writer:
         for recorded in reader.messages():
             writer.write(recorded.topic, recorded.type, recorded.raw, recorded.stamp_ns)
     with BagReader(path) as reader:

@@ -52,7 +52,12 @@ def test_words_are_compared_with_the_classes_of_the_student(tmp_path: Path) -> N
     bundle = small.with_vocabulary((small_space(),), small_bank())
     make = functools.partial(Completer, camera=CANONICAL, threads=1)
     rows = [cells(line) for line in completion.words_table(bundle, make, [PICTURE], 1).splitlines()[2:]]
-    assert [row[0] for row in rows] == ["classes of the student", "vocabulary of 3 phrases", "and a query of 3 phrases"]
+    assert [row[0] for row in rows] == [
+        "classes of the student",
+        "vocabulary of 3 phrases",
+        "and a query of 3 phrases",
+        "the query without labels",
+    ]
     assert rows[0][4] == "1.00" and all(float(row[4]) > 0 for row in rows)
 
 

@@ -310,7 +310,7 @@ def test_other_matrices_are_no_projections(projection: np.ndarray) -> None:
         camera_from_projection(projection, 1241, 376)
 
 
-SEQUENCES = ["00", "01", "02", "03", "04", "05", "06", "07", "09"]
+SEQUENCES = ["00", "03", "09"]  # of three days, each with a calibration of its own
 
 
 @pytest.mark.parametrize("sequence", SEQUENCES)

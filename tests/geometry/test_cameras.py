@@ -139,22 +139,9 @@ def test_horizontal_fov_agrees_with_opencv(cameras: dict[str, Camera]) -> None:
     assert ideal_fisheye.horizontal_fov == pytest.approx(4.0)  # 400 pixels of 1/100 rad, beyond 180°
 
 
-def test_horizontal_fov_sums_the_edge_rays(cameras: dict[str, Camera]) -> None:
-    for name in ("none", "plumb_bob", "rational_polynomial"):
-        camera = cameras[name]
-        edges = camera.unproject(np.array([[-0.5, camera.cy], [camera.width - 0.5, camera.cy]]))
-        angle = math.atan(edges[1, 0]) - math.atan(edges[0, 0])
-        assert camera.horizontal_fov == pytest.approx(angle, abs=1e-12)
-
-
 def test_horizontal_fov_with_the_principal_point_outside() -> None:
     left_crop = SMALL.cropped(6, 0, 2, 4)  # cx = -3
     assert left_crop.horizontal_fov == pytest.approx(math.atan(4.5 / 4) - math.atan(2.5 / 4))
-
-
-def test_plumb_bob_without_k3() -> None:
-    four = Camera(500, 500, 320, 240, 640, 480, "plumb_bob", (-0.1, 0.02, 0.001, -0.002))
-    assert four.distortion == (-0.1, 0.02, 0.001, -0.002, 0.0)
 
 
 def test_numpy_numbers_become_plain_ones() -> None:

@@ -25,7 +25,7 @@ from scene_completion_ros.inference.completer import Completer, Completion, moun
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.label_query import label_logits_reference, most_likely
 from scene_completion_ros.inference.march import march
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words, labels_reference, matches_of
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, labels_reference, matches_of
 from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_ros.voxels.occupancy import Calibration, states
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
@@ -124,14 +124,6 @@ def test_labels_are_those_of_the_reference_and_change_nothing_else(tmp_path: Pat
         np.testing.assert_allclose(voxels.confidence[some], confidence, atol=1e-3)
 
 
-def test_rays_do_not_get_fewer_with_a_smaller_image_of_the_network(tmp_path: Path) -> None:
-    small = make_small_bundle(tmp_path, canonical=RAYS, feature_size=(48, 160), calibration=CALIBRATION)
-    completer = Completer(small, CAMERA, threads=1)
-    result = completer.complete(picture())
-    assert result.image.shape == (96, 320, 3)
-    assert completer.depth_camera == RAYS and result.depth.shape == (96, 320)
-
-
 def test_rays_that_leave_the_grid_are_too_far_and_missing_depth_stays_missing(completed: Completion) -> None:
     depth = np.array([[5.0, 50.0, 50.0, np.nan]], np.float32)
     left = np.array([[0.1, 0.5, 0.49, 1.0]], np.float32)
@@ -139,19 +131,6 @@ def test_rays_that_leave_the_grid_are_too_far_and_missing_depth_stays_missing(co
     np.testing.assert_array_equal(result.shown_depth, np.array([[5.0, np.inf, 50.0, np.nan]], np.float32))
     assert result.shown_depth.dtype == np.float32
     assert depth[0, 1] == 50.0  # not changed in place
-
-
-def test_grid_and_pose_are_the_bundles_unless_given(bundle: StudentBundle) -> None:
-    grid = VoxelGrid((1.0, -2.0, -2.0), 0.5, (20, 8, 8))
-    pose = RigidTransform(bundle.grid_from_camera.rotation, np.array([0.5, 0.0, 1.0]))
-    other = dataclasses.replace(bundle, grid=grid, grid_from_camera=pose)
-    completer = Completer(other, CAMERA, threads=1)
-    assert completer.grid == grid
-    assert completer.grid_from_camera is pose
-    voxels = completer.complete(picture()).voxels
-    assert voxels.state.shape == grid.shape
-    assert voxels.grid_from_camera is pose
-    assert Completer(other, CAMERA, grid=DEFAULT_GRID, threads=1).grid == DEFAULT_GRID
 
 
 def test_what_an_occupied_voxel_hides_is_not_seen(
@@ -346,8 +325,8 @@ def test_labels_and_legend_follow_the_vocabulary(speaking: StudentBundle) -> Non
         np.testing.assert_array_equal(getattr(voxels, name), getattr(before.voxels, name))
     features = query._encode(result.image).features  # type: ignore[attr-defined]
     occupied = np.ravel_multi_index(tuple(voxels.index.T), voxels.grid.shape)
-    _, _, cosines = query._phrases(Words(asked=prepared), features, occupied)  # type: ignore[attr-defined]
-    label, confidence = labels_reference(cosines.T, 2, 0.1, prepared.temperature)
+    cosines = query._prepared.labels.cosines(features, occupied, prepared)  # type: ignore[attr-defined]
+    label, confidence = labels_reference(cosines, 2, 0.1, prepared.temperature)
     np.testing.assert_array_equal(voxels.label, label)
     np.testing.assert_allclose(voxels.confidence, confidence, atol=1e-4)
     assert {0, 2} <= set(np.unique(label))
@@ -375,12 +354,16 @@ def test_a_query_is_answered_beside_the_labels(speaking: StudentBundle, with_voc
     assert [one.phrase for one in result.matches] == ["zebra crossing", "car"]
     features = completer._query._encode(result.image).features  # type: ignore[attr-defined]
     occupied = np.ravel_multi_index(tuple(plain.index.T), plain.grid.shape)
-    *_, cosines = completer._query._phrases(Words(asked=asked), features, occupied)  # type: ignore[attr-defined]
+    cosines = completer._query._prepared.labels.cosines(features, occupied, asked)  # type: ignore[attr-defined]
     for one, expected in zip(result.matches, matches_of(asked, cosines), strict=True):
-        np.testing.assert_array_equal(one.voxels, expected.voxels)
-        np.testing.assert_array_equal(one.probability, expected.probability)
+        order = np.argsort(one.voxels)
+        np.testing.assert_array_equal(one.voxels[order], expected.voxels)
+        np.testing.assert_allclose(one.probability[order], expected.probability, atol=1e-5)
         assert len(one.voxels) < len(plain) and (one.probability >= 0.5).all()
     assert any(len(one.voxels) for one in result.matches)
+    unlabelled = completer.complete(image, labels=False)
+    assert unlabelled.voxels.class_names == ("unlabelled",) and not unlabelled.voxels.label.any()
+    assert [len(one.voxels) for one in unlabelled.matches] == [len(one.voxels) for one in result.matches]
     completer.ask(None)
     assert completer.complete(image).matches == ()
 
@@ -405,18 +388,10 @@ def test_words_of_another_student_and_queries_that_cannot_be_are_refused(
     assert own.complete(picture()).vocabulary is None  # it goes on with what it had
 
 
-def test_labels_that_nobody_reads_are_not_computed(speaking: StudentBundle) -> None:
-    completer, image = Completer(speaking, CAMERA), picture()
-    plain, without = completer.complete(image).voxels, completer.complete(image, labels=False).voxels
-    assert plain.label.any() and not without.label.any() and not without.confidence.any()
-    for name in ("state", "index", "probability"):
-        np.testing.assert_array_equal(getattr(without, name), getattr(plain, name))
-
-
 def test_switching_the_vocabulary_compiles_nothing(speaking: StudentBundle) -> None:
     """All that takes long was done when the completer was built, and preparing is done beside it in another thread."""
     completer, image = Completer(speaking, CAMERA), picture()
-    kernel = completer._query._phrases._kernel  # type: ignore[attr-defined]
+    kernel = completer._query._prepared.labels._kernel  # type: ignore[attr-defined]
     assert len(kernel.signatures) == 1
     prepared: list[FoldedVocabulary] = []
     for classes, rows in ((3, 3), (254, 4000)):

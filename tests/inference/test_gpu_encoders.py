@@ -197,11 +197,6 @@ def test_a_bundle_that_was_replaced_meanwhile_gets_no_variants(tmp_path: Path) -
     assert contents(tmp_path) == before
 
 
-def test_an_unsaved_bundle_has_none(bundle: StudentBundle) -> None:
-    with pytest.raises(BundleError, match="has not been saved"):
-        dataclasses.replace(bundle, folder=None).read_gpu_encoder("fp16")
-
-
 def test_the_rounding_of_a_half_graph_is_that_of_a_gpu() -> None:
     """Without a place that stores it, ONNX Runtime multiplies twice in float32 and rounds once."""
     from onnx import TensorProto, helper

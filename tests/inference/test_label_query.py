@@ -1,20 +1,34 @@
+"""Labels by classes, labels by words and matches with queries: one kernel, compared with its readable twins."""
+
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.field_kernels import order_kernel
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
-from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
+from scene_completion_ros.inference.phrase_query import (
+    FoldedVocabulary,
+    Words,
+    class_cosines_reference,
+    labels_reference,
+    matches_of,
+)
+from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference, hidden_reference
+from scene_completion_ros.inference.text_bank import BACKGROUND, Contrast, Vocabulary
 from scene_completion_ros.jit import kernel_threads
 from tests.inference.small_bundle import CANONICAL, random_features, random_head, with_labels
+from tests.inference.small_vocabulary import random_query, random_vocabulary, small_space
 from tests.inference.test_query_kernel import CASES, CODE, FEATURE_SIZE, FORWARD
 
 HEAD = with_labels(random_head())
+POSE = CASES["pitch 3 and roll 2 degrees"]
 
 
 def queries(
@@ -29,65 +43,101 @@ def some(candidates: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(np.flatnonzero(candidates), count, replace=False))
 
 
-def expected_logits(
-    features: np.ndarray, grid: VoxelGrid, camera_from_grid: RigidTransform, targets: np.ndarray, head: HeadWeights
-) -> np.ndarray:
+def points_of(grid: VoxelGrid, camera_from_grid: RigidTransform, targets: np.ndarray) -> np.ndarray:
     index = np.stack(np.unravel_index(targets, grid.shape), axis=-1)
-    points = camera_from_grid.apply(np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size)
-    return label_logits_reference(features, points, head, CODE, CANONICAL)
+    return camera_from_grid.apply(np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size)
 
 
 def check(
-    query: LabelQuery, features: np.ndarray, targets: np.ndarray, expected: np.ndarray, *, tolerance: float = 1e-4
-) -> None:
-    logits = query.logits(features, targets)
-    np.testing.assert_allclose(logits, expected, atol=tolerance, rtol=0.0)
-    label, confidence = query(features, targets)
-    assert (label.dtype, confidence.dtype) == (np.uint8, np.float32)
-    expected_label, expected_confidence = most_likely(expected)
-    np.testing.assert_allclose(confidence, expected_confidence, atol=tolerance)
-    first, second = np.sort(expected, axis=1)[:, -1:-3:-1].T
-    clear = first - second > 2 * tolerance
-    assert clear.mean() > 0.99
-    np.testing.assert_array_equal(label[clear], expected_label[clear])
-    np.testing.assert_array_equal(label, most_likely(logits)[0])
+    query: LabelQuery,
+    features: np.ndarray,
+    pose: tuple[VoxelGrid, RigidTransform],
+    targets: np.ndarray,
+    vocabulary: Vocabulary | None = None,
+    space: FeatureSpace | None = None,
+) -> np.ndarray:
+    """Compares the kernel with the twins, by classes or, with a vocabulary, by words; gives the labels."""
+    head, points = query.field.head, points_of(*pose, targets)
+    if vocabulary is None or space is None:
+        words, margin = Words(), 0.0
+        expected = label_logits_reference(features, points, head, CODE, CANONICAL)
+        scores, (label, confidence) = query.logits(features, targets), most_likely(expected)
+    else:
+        folded = FoldedVocabulary.of(vocabulary, space)
+        words, margin = Words(folded), vocabulary.margin
+        weight, bias, _, _ = head.label_layers()
+        hidden = hidden_reference(features[..., head.hidden :], points, weight, bias, CODE, CANONICAL)
+        expected = class_cosines_reference(hidden, vocabulary, space)
+        scores = query.cosines(features, targets, folded)
+        label, confidence = labels_reference(expected, folded.classes, margin, folded.temperature)
+    assert scores.shape == expected.shape
+    np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0.0)
+    found = query(features, targets, words)
+    assert (found.label.dtype, found.confidence.dtype, found.matches) == (np.uint8, np.float32, ())
+    np.testing.assert_allclose(found.confidence, confidence, atol=1e-3 if vocabulary else 1e-4)
+    ranked = np.sort(expected, axis=1)[:, ::-1]
+    ahead = ranked[:, 0] - ranked[:, 1] if ranked.shape[1] > 1 else np.ones(len(targets))
+    clear = (ahead > 2e-4) & (np.abs(ahead - margin) > 2e-4)
+    assert np.count_nonzero(clear) >= 0.9 * len(targets)
+    np.testing.assert_array_equal(found.label[clear], label[clear])
+    return found.label
 
 
 @pytest.mark.parametrize("extrapolate", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_kernel_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
-    grid, camera_from_grid = CASES[case]
-    voxels, query = queries(grid, camera_from_grid, extrapolate=extrapolate)
+def test_kernel_agrees_with_the_twins(case: str, extrapolate: bool) -> None:
+    voxels, query = queries(*CASES[case], extrapolate=extrapolate)
     features = random_features(channels=HEAD.channels)
-    targets = some(np.ones(grid.shape) if extrapolate else voxels.in_view, 1000)
-    expected = expected_logits(features, grid, camera_from_grid, targets, HEAD)
-    assert len(np.unique(expected.argmax(axis=1))) > 4
-    check(query, features, targets, expected)
+    targets = some(np.ones(voxels.in_view.shape) if extrapolate else voxels.in_view, 1000)
+    assert len(np.unique(check(query, features, CASES[case], targets))) > 4
+    by_words = check(query, features, CASES[case], targets, random_vocabulary(20, 30, background=4), small_space())
+    assert len(np.unique(by_words)) > 4 and (by_words == 20).any()
 
 
 @pytest.mark.parametrize(
     ("channels", "label_hidden", "classes"), [(20, 6, 2), (64, 64, 19), (128, 64, 19), (30, 33, 255)]
 )
 def test_any_width_and_number_of_classes(channels: int, label_hidden: int, classes: int) -> None:
-    grid, camera_from_grid = CASES["pitch 3 and roll 2 degrees"]
-    head = with_labels(random_head(channels=channels), classes, label_hidden)
-    voxels, query = queries(grid, camera_from_grid, head)
-    features = random_features(1, head.channels)
-    targets = some(voxels.in_view, 500)
-    check(query, features, targets, expected_logits(features, grid, camera_from_grid, targets, head))
+    voxels, query = queries(*POSE, with_labels(random_head(channels=channels), classes, label_hidden))
+    check(query, random_features(1, query.field.head.channels), POSE, some(voxels.in_view, 500))
 
 
-@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 1023, 1024, 1025, 2500])
+@pytest.mark.parametrize(
+    ("label_hidden", "dimension", "classes", "rows", "background", "margin"),
+    [
+        (64, 512, 20, 20, 0, 0.05),
+        (64, 384, 254, 1000, 40, 0.0),
+        (33, 8, 5, 9, 2, 0.0),
+        (33, 8, 5, 9, 2, 0.05),
+        (64, 3, 1, 1, 0, 0.05),
+    ],
+)
+def test_any_dimension_and_number_of_phrases(
+    label_hidden: int, dimension: int, classes: int, rows: int, background: int, margin: float
+) -> None:
+    voxels, query = queries(*POSE, with_labels(random_head(), 3, label_hidden))
+    features, targets = random_features(1, query.field.head.channels), some(voxels.in_view, 300)
+    vocabulary = random_vocabulary(classes, rows, background=background, dimension=dimension, margin=margin)
+    check(query, features, POSE, targets, vocabulary, small_space("t", dimension, label_hidden))
+
+
+@pytest.mark.parametrize("rank", [0, 1, 5])
+def test_spaces_without_full_rank(rank: int) -> None:
+    rng = np.random.default_rng(3)
+    weight = (rng.normal(size=(64, rank)) @ rng.normal(size=(rank, 64))).astype(np.float32)
+    voxels, query = queries(*POSE)
+    features, targets = random_features(2, HEAD.channels), some(voxels.in_view, 300)
+    check(query, features, POSE, targets, random_vocabulary(4, 6, dimension=64), small_space("t", 64, weight=weight))
+
+
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 1024, 1025, 2500])
 def test_any_number_of_voxels_in_any_order(count: int) -> None:
-    grid, camera_from_grid = CASES["default pose"]
-    voxels, query = queries(grid, camera_from_grid)
+    voxels, query = queries(*POSE)
     features = random_features(2, HEAD.channels)
     targets = np.random.default_rng(count).permutation(some(voxels.in_view, count))
-    if count:
-        check(query, features, targets, expected_logits(features, grid, camera_from_grid, targets, HEAD))
-    else:
-        label, confidence = query(features, targets)
-        assert len(label) == len(confidence) == len(query.logits(features, targets)) == 0
+    check(query, features, POSE, targets)
+    check(query, features, POSE, targets, random_vocabulary(7, 9), small_space())
+    assert len(query(features, targets, Words(None, FoldedVocabulary.of(random_query(3), small_space()))).matches) == 3
 
 
 @pytest.mark.parametrize("largest", [0, 2047, 2048, 2**22, 2**31 - 1])
@@ -100,77 +150,149 @@ def test_numbers_are_ordered_with_their_places(largest: int) -> None:
     np.testing.assert_array_equal(ordered, values[place])
 
 
+@pytest.mark.parametrize("one_space", [True, False])
+@pytest.mark.parametrize("labels", ["classes", "words", "none"])
+def test_a_query_is_answered_beside_any_labels(labels: str, one_space: bool) -> None:
+    voxels, query = queries(*POSE)
+    features, targets = random_features(2, HEAD.channels), some(voxels.in_view, 2500)
+    space = small_space()
+    asked = FoldedVocabulary.of(random_query(6, 9), space)
+    other = FoldedVocabulary.of(random_vocabulary(5, 7), space if one_space else small_space("other", seed=1))
+    words = Words(other if labels == "words" else None, asked, labels != "none")
+    found = query(features, targets, words)
+    alone = query(features, targets, words._replace(asked=None))
+    np.testing.assert_array_equal(found.label, alone.label)
+    np.testing.assert_array_equal(found.confidence, alone.confidence)
+    if labels == "none":
+        assert not found.label.any() and (found.confidence == 1.0).all()
+    expected = matches_of(asked, query.cosines(features, targets, asked))
+    assert sum(len(one.voxels) for one in expected) > 100
+    for one, twin in zip(found.matches, expected, strict=True):
+        order = np.argsort(one.voxels)
+        assert one.phrase == twin.phrase
+        np.testing.assert_array_equal(one.voxels[order], twin.voxels)
+        np.testing.assert_allclose(one.score[order], twin.score, atol=1e-6)
+        np.testing.assert_allclose(one.probability[order], twin.probability, atol=1e-5)
+
+
 def test_label_units_do_not_touch_the_density() -> None:
-    grid, camera_from_grid = CASES["pitch 3 and roll 2 degrees"]
     features = random_features(4, HEAD.channels)
-    labelled, _ = queries(grid, camera_from_grid)
-    plain = VoxelQuery(random_head(), CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid)
+    labelled, _ = queries(*POSE)
+    plain = VoxelQuery(random_head(), CODE, CANONICAL, FEATURE_SIZE, *POSE)
     density = labelled.density(features)
     np.testing.assert_array_equal(density, plain.density(features[..., : HEAD.hidden]))
-    points = camera_from_grid.apply(grid.centres().reshape(-1, 3).astype(np.float64))[labelled.in_view.reshape(-1)]
+    points = points_of(*POSE, np.flatnonzero(labelled.in_view))
     expected = density_reference(features, points, HEAD, CODE, CANONICAL)
     np.testing.assert_allclose(density[labelled.in_view], expected, atol=1e-4, rtol=0.0)
 
 
 def test_the_default_grid_on_two_threads() -> None:
     voxels, query = queries(DEFAULT_GRID, FORWARD)
-    features = random_features(3, HEAD.channels)
-    targets = some(voxels.in_view, 20000)
-    with kernel_threads(1):
-        alone = query(features, targets)
-    with kernel_threads(2):
-        together = query(features, targets)
-    for one, other in zip(alone, together, strict=True):
+    features, targets = random_features(3, HEAD.channels), some(voxels.in_view, 20000)
+    space = small_space()
+    words = Words(FoldedVocabulary.of(random_vocabulary(20, 20), space), FoldedVocabulary.of(random_query(3), space))
+    found = []
+    for threads in (1, 2):
+        with kernel_threads(threads):
+            found.append((*query(features, targets, words)[:2], *query(features, targets)[:2]))
+    for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
-    chosen = some(np.ones(20000), 3000)
-    expected = expected_logits(features, DEFAULT_GRID, FORWARD, targets[chosen], HEAD)
-    np.testing.assert_allclose(alone[1][chosen], most_likely(expected)[1], atol=1e-4)
+
+
+def test_one_kernel_serves_all_vocabularies() -> None:
+    voxels, query = queries(*POSE)
+    features, targets = random_features(2, HEAD.channels), some(voxels.in_view, 100)
+    query(features, targets)
+    for classes, rows, dimension in ((3, 5, 16), (250, 900, 16), (1, 1, 40)):
+        folded = FoldedVocabulary.of(random_vocabulary(classes, rows, dimension=dimension), small_space("t", dimension))
+        query(features, targets, Words(folded))
+    assert len(query._kernel.signatures) == 1  # type: ignore[attr-defined]
 
 
 def test_units_that_are_zero_everywhere_do_not_matter() -> None:
-    grid, camera_from_grid = CASES["default pose"]
     assert HEAD.label_hidden_bias is not None
-    bias = HEAD.label_hidden_bias.copy()
-    bias[::3] = -100.0
-    head = dataclasses.replace(HEAD, label_hidden_bias=bias)
-    voxels, query = queries(grid, camera_from_grid, head)
-    features, targets = random_features(channels=HEAD.channels), some(voxels.in_view, 300)
-    check(query, features, targets, expected_logits(features, grid, camera_from_grid, targets, head))
-    silent = dataclasses.replace(HEAD, label_hidden_bias=np.full_like(bias, -100.0))
-    _, query = queries(grid, camera_from_grid, silent)
-    check(query, features, targets, expected_logits(features, grid, camera_from_grid, targets, silent), tolerance=1e-5)
+    features = random_features(channels=HEAD.channels)
+    for silent in (slice(None, None, 3), slice(None)):
+        bias = HEAD.label_hidden_bias.copy()
+        bias[silent] = -100.0
+        voxels, query = queries(*POSE, dataclasses.replace(HEAD, label_hidden_bias=bias))
+        check(query, features, POSE, some(voxels.in_view, 300))
+
+
+def test_voxels_without_a_feature_are_unknown() -> None:
+    """All label units are 0 and the space has no bias; or the map holds NaN."""
+    voxels, query = queries(*POSE, dataclasses.replace(HEAD, label_hidden_bias=np.full(64, -1e4, np.float32)))
+    features, targets = random_features(2, HEAD.channels), some(voxels.in_view, 300)
+    space = small_space(bias=np.zeros(16, np.float32))
+    folded = FoldedVocabulary.of(random_vocabulary(5, 5), space)
+    asked = FoldedVocabulary.of(random_query(3), space)
+    for given in (features, np.full_like(features, np.nan)):
+        label, confidence, matches = query(given, targets, Words(folded, asked))
+        assert (label == 5).all() and (confidence == 0.0).all() and not any(len(one.voxels) for one in matches)
+        assert (query.cosines(given, targets, folded) == 0.0).all()
+    cosines = class_cosines_reference(np.array([[0.0] * 64, [np.nan] * 64]), folded.vocabulary, space)
+    assert not cosines.any()
+    assert [part.tolist() for part in labels_reference(cosines, 5, 0.0, 0.07)] == [[5, 5], [0.0, 0.0]]
 
 
 def test_certainty_does_not_overflow() -> None:
-    grid, camera_from_grid = CASES["default pose"]
     assert HEAD.label_weight is not None
     head = dataclasses.replace(HEAD, label_weight=HEAD.label_weight * np.float32(1e4))
-    voxels, query = queries(grid, camera_from_grid, head)
-    label, confidence = query(random_features(channels=HEAD.channels), some(voxels.in_view, 300))
+    voxels, query = queries(*POSE, head)
+    label, confidence, _ = query(random_features(channels=HEAD.channels), some(voxels.in_view, 300))
     assert np.isfinite(confidence).all()
     assert np.median(confidence) == 1.0
     assert len(np.unique(label)) > 5
 
 
-def test_voxels_out_of_view_are_refused() -> None:
-    grid, camera_from_grid = CASES["default pose"]
-    voxels, query = queries(grid, camera_from_grid)
-    outside = np.flatnonzero(~voxels.in_view)[:2]
+def test_scores_and_labels_of_a_case_computed_by_hand() -> None:
+    """Features (3, 4), (4, 3) and (1, 0); classes x (two phrases) and y, the background between them."""
+    diagonal = math.sqrt(0.5)
+    rows = np.array([[1, 0], [0, -1], [0, 1], [diagonal, diagonal]], np.float32)
+    group = np.array([0, 0, 1, BACKGROUND], np.int32)
+    vocabulary = Vocabulary(("x", "y"), ((0, 0, 0),) * 2, rows, group, margin=0.1)
+    space = FeatureSpace("t", np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+    cosines = class_cosines_reference(np.array([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0]]), vocabulary, space)
+    np.testing.assert_allclose(cosines, [[0.6, 0.8, 1.4 * diagonal], [1.0, 0.0, diagonal], [0, 0, 0]], atol=1e-12)
+    label, confidence = labels_reference(cosines, 2, 0.1, 0.5)
+    assert label.tolist() == [2, 0, 2]  # the background is best; x is; there is nothing
+    expected = 1.0 / (1.0 + math.exp(-1.0 / 0.5) + math.exp((diagonal - 1.0) / 0.5))
+    np.testing.assert_allclose(confidence[1:], [expected, 0.0], atol=1e-7)
+    assert labels_reference(cosines[1:2], 2, 0.3, 0.5)[0].tolist() == [2]  # x is ahead by 0.293 only
+
+
+def test_matches_by_contrast_of_a_case_computed_by_hand() -> None:
+    """Phrase x reaches 0.5 and phrase y nothing; what all have in common is 0.4 of the background's cosine."""
+    rows = np.array([[1, 0], [0, 1], [math.sqrt(0.5)] * 2], np.float32)
+    contrast = Contrast(0.4, (0.5, math.inf))
+    vocabulary = Vocabulary(
+        ("x", "y"), ((0, 0, 0),) * 2, rows, np.array([0, 1, BACKGROUND], np.int32), margin=0.0, contrast=contrast
+    )
+    folded = FoldedVocabulary.of(vocabulary, space_of(2))
+    cosines = np.array([[0.8, 0.9, 0.5], [0.5, 0.9, 0.5], [0.49, 0.9, 0.5], [0.0, 0.0, 0.0]])
+    x, y = matches_of(folded, cosines)
+    assert (x.phrase, x.voxels.tolist(), y.voxels.tolist()) == ("x", [0, 1], [])  # 0.6 and 0.3; 0.29 is too little
+    np.testing.assert_allclose(x.score, [0.6, 0.3], atol=1e-6)
+    np.testing.assert_allclose(x.probability, [1.0 / (1.0 + math.exp(-6.0)), 0.5], atol=1e-5)
+    plain = FoldedVocabulary.of(dataclasses.replace(vocabulary, contrast=None), space_of(2))
+    with pytest.raises(ValueError, match="is no query"):
+        matches_of(plain, cosines)
+
+
+def space_of(dimension: int) -> FeatureSpace:
+    return FeatureSpace("t", np.eye(dimension, dtype=np.float32), np.zeros(dimension, np.float32))
+
+
+def test_what_cannot_be_labelled_is_refused() -> None:
+    voxels, query = queries(*POSE)
+    targets = np.concatenate([np.flatnonzero(~voxels.in_view)[:2], np.flatnonzero(voxels.in_view)[:1]])
     with pytest.raises(ValueError, match="2 of 3 voxels are out of view"):
-        query(random_features(channels=HEAD.channels), np.concatenate([outside, np.flatnonzero(voxels.in_view)[:1]]))
-
-
-def test_features_of_another_size_are_refused() -> None:
-    grid, camera_from_grid = CASES["default pose"]
-    _, query = queries(grid, camera_from_grid)
+        query(random_features(channels=HEAD.channels), targets)
     with pytest.raises(ValueError, match=r"\(96, 320, 128\)"):
         query(random_features(channels=HEAD.hidden), np.zeros(0, dtype=np.int64))
-
-
-def test_a_head_without_labels_is_refused() -> None:
-    query = VoxelQuery(random_head(), CODE, CANONICAL, FEATURE_SIZE, *CASES["default pose"])
+    plain = VoxelQuery(random_head(), CODE, CANONICAL, FEATURE_SIZE, *POSE)
     with pytest.raises(ValueError, match="no labels"):
-        LabelQuery(query.field, query.samples, query.in_view.size)
+        LabelQuery(plain.field, plain.samples, plain.in_view.size)
 
 
 def test_the_reference_agrees_with_torch() -> None:

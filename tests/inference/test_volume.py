@@ -15,7 +15,6 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_
 from scene_completion_ros.inference.bundle import MANIFEST, WITH_VOLUME, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.gpu_encoders import GpuEncoder
 from scene_completion_ros.inference.lattice import Lattice
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
@@ -117,13 +116,6 @@ def test_a_bundle_may_have_volume_and_prior(student: StudentBundle, tmp_path: Pa
     image = np.full((192, 640, 3), 127, np.uint8)
     many, none = (Completer(bundle, CANONICAL, threads=1).complete(image).voxels for bundle in (student, both))
     assert len(many) > 0 == len(none)
-
-
-def test_a_bundle_with_a_volume_may_have_encoders_for_gpus(student: StudentBundle, tmp_path: Path) -> None:
-    copied = student.save(tmp_path, student.read_encoder())
-    made = copied.add_gpu_encoders({"fp16": (b"a graph", GpuEncoder("fp16", "", {}, {}, "test"))})
-    assert StudentBundle.load(tmp_path).read_gpu_encoder("fp16") == b"a graph"
-    assert made.gpu_precisions == ("fp16",)
 
 
 def test_engines_give_the_same_volume(student: StudentBundle) -> None:

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.gpu.device import DeviceFacts, PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, check_parity, gate_images
+from scene_completion_ros.inference.gpu.parity import check_parity, gate_images
 from scene_completion_ros.inference.gpu.requirements import installed_flavour
 from scene_completion_ros.inference.gpu.tensorrt_runtime import (
     INPUT,
@@ -48,7 +48,7 @@ class ProvidedEngine(NamedTuple):
 
 
 def provide_engine(
-    bundle: StudentBundle, options: EngineOptions, context: PrimaryContext, reference: Callable[[], ReferenceEncoder]
+    bundle: StudentBundle, options: EngineOptions, context: PrimaryContext, reference: Callable[[], Encoder]
 ) -> ProvidedEngine:
     """The engine of a bundle for this GPU; with the context current.
 
@@ -191,7 +191,7 @@ def _listener(api: Any, interruptions: list[BaseException]) -> Any:
     return Listener()
 
 
-def measure_parity(engine: TensorRtEngine, reference: ReferenceEncoder, precision: str) -> list[str]:
+def measure_parity(engine: TensorRtEngine, reference: Encoder, precision: str) -> list[str]:
     """Compare an engine with the CPU's encoder on the images of the gate, see `check_parity`."""
     _, height, width, _ = engine.ports[INPUT][0]
     images = gate_images(height, width)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.gpu.device import GpuFailureError, PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
@@ -29,7 +29,7 @@ from scene_completion_ros.inference.gpu.kernels import (
     nvrtc_libraries,
 )
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images, require_within
+from scene_completion_ros.inference.gpu.parity import gate_images, require_within
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import HostSceneQuery, PreparedScene, ray_camera
@@ -76,7 +76,7 @@ steep. Where an opacity lies at a threshold, or a step of a ray at the border of
 
 
 def provide_kernels(
-    bundle: StudentBundle, context: PrimaryContext, options: EngineOptions, reference: Callable[[], ReferenceEncoder]
+    bundle: StudentBundle, context: PrimaryContext, options: EngineOptions, reference: Callable[[], Encoder]
 ) -> ProvidedKernels:
     """The kernels of a student for this GPU; with the context current.
 
@@ -143,7 +143,7 @@ def check_loads(make_device: MakeDevice, kernels: CompiledKernels) -> None:
         ) from error
 
 
-def comparison_maps(bundle: StudentBundle, encoder: ReferenceEncoder) -> list[EncodedImage]:
+def comparison_maps(bundle: StudentBundle, encoder: Encoder) -> list[EncodedImage]:
     """Outputs of an encoder to compare kernels on: noise, where rays end soon, and what is seen of a street.
 
     The noise says depths from before the nearest to behind the farthest that the student knows, and of some rays none.
@@ -239,16 +239,15 @@ def _compared(
         chosen = logits[np.arange(len(common)), found.label[ours].clip(max=logits.shape[1] - 1)]
         wrong_labels = int(np.count_nonzero(~(chosen >= logits.max(axis=1) - TIE)))
         words = comparison_vocabulary(prepared.labels.weight.shape[1])
-        by_words = on_host(blank, Words(words, words))
         pipeline.compare(Words(words, words))
         found = pipeline.wait()
-        confidences.append(found.confidence[ours] - by_words.confidence[theirs])
-        if by_words.cosines is not None:
-            right = by_words.cosines.T[theirs]
-            cosines = pipeline.cosines(words, len(found.index))[ours] - right
-            first, second = np.sort(right, axis=1)[:, -1:-3:-1].T
-            clear = np.minimum(first - second, np.abs(first - second - words.vocabulary.margin)) > COSINE_TIE
-            wrong_labels += int(np.count_nonzero((found.label[ours] != by_words.label[theirs])[clear]))
+        label, confidence, _ = prepared.labels(given.features, common, Words(words))
+        confidences.append(found.confidence[ours] - confidence)
+        right = prepared.labels.cosines(given.features, common, words)
+        cosines = pipeline.cosines(words, len(found.index))[ours] - right
+        first, second = np.sort(right, axis=1)[:, -1:-3:-1].T
+        clear = np.minimum(first - second, np.abs(first - second - words.vocabulary.margin)) > COSINE_TIE
+        wrong_labels += int(np.count_nonzero((found.label[ours] != label)[clear]))
     rays = (
         (found.depth, expected.depth),
         (found.transmittance, expected.transmittance),

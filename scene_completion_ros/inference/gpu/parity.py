@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,14 +34,6 @@ LIMITS: Mapping[str, Mapping[str, tuple[float, float, float]]] = {
     "depth": {"fp32": (1e-4, 1e-3, 5e-3), "fp16": (5e-3, 0.02, 0.1), "int8": (0.05, 0.2, 0.8)},
 }
 """Largest errors that pass, by output, precision and `KINDS`; docs/gpu_engine.md has what was measured."""
-
-
-class ReferenceEncoder(Protocol):
-    """The CPU's encoder of the same bundle."""
-
-    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
-        """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call."""
-        ...
 
 
 def check_parity(reference: Sequence[EncodedImage], found: Sequence[EncodedImage], precision: str) -> list[str]:

@@ -16,24 +16,23 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits
-from scene_completion_ros.inference.gpu.parity import ReferenceEncoder
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
 from scene_completion_ros.inference.gpu.tensorrt_runtime import INPUT, TensorRtEngine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
-from scene_completion_ros.inference.phrase_query import NO_WORDS, Words
+from scene_completion_ros.inference.phrase_query import NO_WORDS, Words, matches_of
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer, SceneQuery
 from scene_completion_ros.jit import aligned_empty
 
 _log = logging.getLogger(__name__)
 
 
-class TensorRtEncoder:
+class TensorRtEncoder(Encoder):
     """The encoder on an NVIDIA GPU.
 
     Belongs to the thread that makes it, which holds the GPU's primary context; the last reference to it is to go there,
@@ -47,9 +46,7 @@ class TensorRtEncoder:
         GpuError: Something is missing, or engine or kernels cannot be built, miss the gate or cannot be run.
     """
 
-    def __init__(
-        self, bundle: StudentBundle, options: EngineOptions, reference: Callable[[], ReferenceEncoder]
-    ) -> None:
+    def __init__(self, bundle: StudentBundle, options: EngineOptions, reference: Callable[[], Encoder]) -> None:
         flavour = installed_flavour()
         require(flavour)
         check_limits(bundle, options)
@@ -67,10 +64,6 @@ class TensorRtEncoder:
         self._outputs = [aligned_empty(*shape) for name, (shape, _) in self._engine.ports.items() if name != INPUT]
         finalizer = weakref.finalize(self, _release, self._context, self._engine)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
-
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Encoder`."""
-        return self.encode(image_rgb).features
 
     def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
         """See `Encoder`.
@@ -138,28 +131,25 @@ class DeviceSceneQuery:
             encoded = self._engine.enqueue()
             device.lap("encode")
             self._pipeline.enqueue(*encoded)
-            if words != NO_WORDS:
+            if words.vocabulary or words.asked:
                 self._pipeline.compare(words)
             found = self._pipeline.wait()
-            cosines = (
-                None
-                if words.asked is None
-                else np.ascontiguousarray(self._pipeline.cosines(words.asked, len(found.index)).T)
-            )
+            asked, count = words.asked, len(found.index)
+            matches = () if asked is None else matches_of(asked, self._pipeline.cosines(asked, count))
         times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms()
         times_ms.pop("copied", None)
         times_ms["label"] += times_ms.pop("compared", 0.0)
         answer = SceneAnswer(
             occupied=found.index.copy(),
             probability=found.probability.copy(),
-            label=found.label.copy(),
-            confidence=found.confidence.copy(),
+            label=found.label.copy() if words.labels else np.zeros_like(found.label),
+            confidence=found.confidence.copy() if words.labels else np.ones_like(found.confidence),
             state=found.state.copy(),
             depth=found.depth.copy(),
             transmittance=found.transmittance.copy(),
             dense=_FieldOnDevice(self, self._answers),
             times_ms=times_ms,
-            cosines=None if cosines is None else np.ascontiguousarray(cosines),
+            matches=matches,
         )
         # Copies over the bus and in memory, and what the host took to ask for it all.
         times_ms["assemble"] += max(0.0, 1e3 * (time.perf_counter() - started_s) - sum(times_ms.values()))

@@ -176,7 +176,7 @@ class VoxelPipeline:
             device.launch(
                 "query_labels", min(LABEL_BLOCKS, _blocks(int(self._capacity) * LANES)), THREADS,
                 features, self._width, *tables, weight, bias, *self._samples.arguments, sample_of,
-                self._index, self._total, self._capacity, listed["label"], listed["confidence"], None,
+                self._index, self._total, self._capacity, listed["label"], listed["confidence"],
             )  # fmt: skip
         device.lap("label")
         for name, source in (("state", self._state), ("depth", seen), ("transmittance", self._transmittance)):

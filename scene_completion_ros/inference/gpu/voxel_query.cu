@@ -150,7 +150,7 @@ static __device__ __forceinline__ int row_before(float row, int last) { return m
     const float *__restrict__ table_x, const float *__restrict__ table_y, const float *__restrict__ table_z,      \
         int last_x, int last_y, int last_z
 
-// Density per metre (length 0), or opacity over a length, of prepared points, to out[target].
+// Opacity over a length of prepared points, to out[target].
 //   features [h w, CHANNELS + UNITS], width w; weight [CHANNELS]; count points.
 //   With VOLUME: volume [X Y Z], and the factor `gain` for it. step_x = Y Z and step_y = Z are steps of its flat index.
 //   knot [N] and between [N, 3] are those of FieldSamples; between is null where every point is a knot.
@@ -213,7 +213,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) query_density(
         if (lane == 0 && i < count) {
             if (place) total = place[2 * sample] * total + place[2 * sample + 1];
             const float density = fmaxf(total, 0.0f) + log1pf(expf(-fabsf(total)));
-            out[target[sample]] = length > 0.0f ? -expm1f(-density * length) : density;
+            out[target[sample]] = -expm1f(-density * length);
         }
     }
 }
@@ -489,12 +489,11 @@ static __device__ __forceinline__ float product(
 
 // Label and confidence of occupied voxels: the largest logit and its softmax probability.
 //   tables [entries, UNITS]; weight [CLASSES, UNITS], bias [CLASSES]. sample_of [X Y Z]: the sample of each voxel.
-//   index [total]: flat voxels. label, confidence [total], and logits [total, CLASSES] or null. Any number of blocks.
+//   index [total]: flat voxels. label, confidence [total]. Any number of blocks.
 extern "C" __global__ void __launch_bounds__(THREADS, 4) query_labels(
     const feature* __restrict__ features, int width, TABLES, const float* __restrict__ weight,
     const float* __restrict__ bias, SAMPLES, const int* __restrict__ sample_of, const int* __restrict__ index,
-    const int* __restrict__ total, int capacity, byte* __restrict__ label, float* __restrict__ confidence,
-    float* __restrict__ logits) {
+    const int* __restrict__ total, int capacity, byte* __restrict__ label, float* __restrict__ confidence) {
     const int lane = threadIdx.x % LANES;
     const int count = min(*total, capacity), step = gridDim.x * blockDim.x / LANES;
     const int first_of_warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32 * (32 / LANES);
@@ -516,7 +515,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) query_labels(
             } else {
                 spread += expf(logit - top);
             }
-            if (logits && lane == 0 && i < count) logits[i * CLASSES + k] = logit;
         }
         if (lane == 0 && i < count) {
             label[i] = byte(best);

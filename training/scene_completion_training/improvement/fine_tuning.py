@@ -18,7 +18,8 @@ from onnx import numpy_helper
 from scene_completion_ros.errors import BundleError, ImprovementError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
-from scene_completion_ros.inference.encoder import Encoder, make_encoder
+from scene_completion_ros.inference.encoded_image import Encoder
+from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import encoder_onnx, export_bundle, give_volume_of, labelled_parts_kept
