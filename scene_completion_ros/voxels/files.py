@@ -25,9 +25,6 @@
 | ``depth`` | float32 [h, w] | metres along the optical axis; NaN where the image does not reach |
 | ``transmittance`` | float16 [h, w] | part of each ray that meets nothing; near 1, ``depth`` is the farthest there is |
 | ``depth_intrinsics`` | float64 [3, 3] | of the pinhole camera of ``depth`` |
-
-Two kinds of files are older and have no ``format``. Those of ``~/save`` hold the first table. Those of ``complete``
-hold ``probability``, ``label`` and ``confidence`` of every voxel, [X, Y, Z], and neither index, frames nor stamp.
 """
 
 from __future__ import annotations
@@ -42,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.untrusted_files import read_arrays
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
@@ -112,9 +109,7 @@ def npz_bytes(saved: SavedVoxels) -> bytes:
 
 
 def read_npz(path: str | Path) -> SavedVoxels:
-    """Read an archive that `npz_bytes` made, or one of the two older kinds.
-
-    Of an older file of ``complete``, frames and stamp are those of the default grid, none, and 0.
+    """Read an archive that `npz_bytes` made.
 
     Args:
         path: The file; it may come from anywhere, as nothing in it is executed.
@@ -125,16 +120,13 @@ def read_npz(path: str | Path) -> SavedVoxels:
     cure = "Give a file that `scene-completion complete` or ~/save wrote"
     arrays: Mapping[str, NDArray[Any]] = read_arrays(path, SceneCompletionError, cure=cure)
     try:
-        version = int(arrays.get("version", VERSION))
-        format_ = str(arrays.get("format", FORMAT))
+        format_, version = str(arrays["format"]), int(arrays["version"])
         if format_ != FORMAT or version > VERSION:
             raise SceneCompletionError(
                 f"is version {version} of {format_!r}; this program reads {FORMAT!r} up to {VERSION}",
                 where=str(path),
                 cure=f"Update scene_completion_ros, or read it with numpy.load. {cure}",
             )
-        if "format" not in arrays and "index" not in arrays:
-            arrays = _from_dense(arrays)
         return _parsed(arrays)
     except SceneCompletionError as error:
         if error.where == str(path):
@@ -143,24 +135,6 @@ def read_npz(path: str | Path) -> SavedVoxels:
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         missing = f"it has no array {error}" if isinstance(error, KeyError) else str(error)
         raise SceneCompletionError(f"cannot be read as saved voxels: {missing}", where=str(path), cure=cure) from error
-
-
-def _from_dense(old: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The arrays of today of a file that ``complete`` wrote before there was one format."""
-    index = np.argwhere(old["state"] >= VoxelState.SURFACE).astype(np.int32)
-    occupied = tuple(index.T)
-    return {
-        **old,
-        "index": index,
-        "probability": old["probability"][occupied].astype(np.float32),
-        "label": old["label"][occupied],
-        "confidence": old["confidence"][occupied].astype(np.float32),
-        "grid_frame": np.asarray(DEFAULT_GRID.frame),
-        "camera_frame": np.asarray(""),
-        "stamp_ns": np.asarray(0),
-        "probability_grid": old["probability"],
-        "alpha_grid": old["alpha"],
-    }
 
 
 def _parsed(arrays: Mapping[str, NDArray[Any]]) -> SavedVoxels:
