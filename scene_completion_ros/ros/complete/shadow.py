@@ -18,9 +18,10 @@ from scene_completion_ros.evaluation.student_comparison import (
 )
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import decoder_shrink
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.messages.images import decode_image
-from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, Scene
+from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.shadow_health import ShadowRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.student import Student
@@ -85,7 +86,11 @@ class Shadow:
             compared = self._completed(scene.frames[0], deployed, student, students.index(deployed))
             if compared is not None:
                 self.record.completed(1e3 * (time.perf_counter() - started_s))
-                self._waiting.append(self._comparing.submit(self._compare, comparison, scene, compared))
+                pose = scene.placement.odometry_from_grid or scene.pose
+                timeout_s = scene.parameters.transform_timeout + _POSE_SLACK_S
+                # Not the scene itself, which is large.
+                waiting = self._comparing.submit(self._compare, comparison, compared, scene.epoch, pose, timeout_s)
+                self._waiting.append(waiting)
         except GpuError as error:
             student.gpu_failed(error, scene.parameters)
             self._on_error(error)
@@ -121,25 +126,28 @@ class Shadow:
         answers.append(_answer(second.complete(pixels, stamp_ns), voxels))
         return ComparedFrame(stamp_ns, (answers[place], answers[1 - place]), voxels, pose, None)
 
-    def _compare(self, comparison: StudentComparison, scene: Scene, frame: ComparedFrame) -> None:
+    def _compare(
+        self,
+        comparison: StudentComparison,
+        frame: ComparedFrame,
+        epoch: Epoch,
+        pose: RigidTransform | NotYetError | PoseToCome | None,
+        timeout_s: float,
+    ) -> None:
         try:
-            self._add(comparison, scene, frame)
+            if epoch != self._epoch:
+                comparison.interrupt()
+                self._epoch = epoch
+            if isinstance(pose, Future):
+                pose = pose.result(timeout_s)
+            if isinstance(pose, NotYetError):
+                self.record.without_pose(str(pose))
+                pose = None
+            comparison.add(frame.at(pose))
+            if comparison is self._comparison:
+                self.record.compared(comparison.report())
         except Exception as error:
             self._on_error(error)
-
-    def _add(self, comparison: StudentComparison, scene: Scene, frame: ComparedFrame) -> None:
-        if scene.epoch != self._epoch:
-            comparison.interrupt()
-            self._epoch = scene.epoch
-        pose = scene.placement.odometry_from_grid or scene.pose
-        if isinstance(pose, Future):
-            pose = pose.result(scene.parameters.transform_timeout + _POSE_SLACK_S)
-        if isinstance(pose, NotYetError):
-            self.record.without_pose(str(pose))
-            pose = None
-        comparison.add(frame.at(pose))
-        if comparison is self._comparison:
-            self.record.compared(comparison.report())
 
     def close(self) -> None:
         """End the comparison; what is done now is not waited for."""
