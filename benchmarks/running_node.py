@@ -51,7 +51,7 @@ class RunningNode:
 
     Args:
         picture: What it sees, uint8 RGB [H, W, 3].
-        reliable: Publish images so that none is lost; the parameter `image_qos` has to be `reliable`, too.
+        reliable: Publish images so that none is lost; the parameter `image.qos` has to be `reliable`, too.
 
     Attributes:
         image: The message that `send` stamps and publishes.
@@ -76,7 +76,7 @@ class RunningNode:
         os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(*DOMAINS)))
         transport = "compressed" if compressed else "raw"
-        self._process = NodeProcess(f"/measured_{os.getpid()}", {**parameters, "image_transport": transport})
+        self._process = NodeProcess(f"/measured_{os.getpid()}", {**parameters, "image.transport": transport})
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self.node = rclpy.create_node("measurement", namespace=self._process.namespace, context=self._context)

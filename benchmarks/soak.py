@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(faults)}")
     print(hardware(given.threads or os.cpu_count() or 1) + "\n", flush=True)
     record, chance = Record(given.minutes), random.Random(given.seed)
-    parameters = {"threads": given.threads, "shadow_bundle": str(second), "grid_file": given.grid}
+    parameters = {"threads": given.threads, "shadow.bundle": str(second), "grid.file": given.grid}
     try:
         with Drive(bundle, given.rate, parameters) as drive:
             Soak(drive, record).run({name: faults[name] for name in wanted}, chance)

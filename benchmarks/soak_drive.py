@@ -50,10 +50,10 @@ class Drive(RunningNode):
         camera, pictures = demo_drive()
         given = {
             "bundle": str(bundle),
-            "image_qos": "reliable",
-            "temporal_fusion": True,
-            "transform_source": "topics",
-            "odometry_topics": ODOMETRY,
+            "image.qos": "reliable",
+            "fusion.enabled": True,
+            "transform.source": "topics",
+            "odometry.topics": ODOMETRY,
             **parameters,
         }
         self.posing, self.poses_late_ns, self.jumped = True, 0, 0.0
@@ -124,9 +124,9 @@ class Drive(RunningNode):
     def change_parameters(self) -> None:
         """Change some that may change."""
         values = {
-            "obstacle_max_height": random.uniform(1.0, 3.0),
-            "fusion_forget_after": random.uniform(3.0, 6.0),
-            "image_timeout": random.uniform(2.0, 3.0),
+            "obstacle.max_height": random.uniform(1.0, 3.0),
+            "fusion.forget_after": random.uniform(3.0, 6.0),
+            "image.timeout": random.uniform(2.0, 3.0),
         }
         parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
         request = SetParametersAtomically.Request(parameters=parameters)

@@ -158,7 +158,7 @@ def replayed(index: int, parameters: Mapping[str, object], words: Sequence[str])
 
     topic = f"{BUNDLED_DRIVE.image_topics['']}/compressed"
     remappings = {"image": BUNDLED_DRIVE.image_topics[""], "camera_info": "/camera/camera_info"}
-    given = {"image_transport": "compressed", "image_qos": "reliable", **parameters}
+    given = {"image.transport": "compressed", "image.qos": "reliable", **parameters}
     results: list[ReplayResult] = []
     with ThinnedBagReader(DEMO_DRIVE, max(index, 1)) as reader, NodeProcess(NAMESPACE, given, remappings) as node:
         listener = Listener(node.full_name)
@@ -285,7 +285,7 @@ def main() -> None:
     bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
     place = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
     words = chosen_words(None, bundle, WORDS)
-    given = {"bundle": args.bundle, "grid_file": args.grid}
+    given = {"bundle": args.bundle, "grid.file": args.grid}
     done = replayed(args.image, {name: str(path.resolve()) for name, path in given.items() if path}, words)
     args.output.mkdir(parents=True, exist_ok=True)
     made = pictures(done, bundle, place[0].voxel_size)

@@ -122,7 +122,7 @@ READERS = {
     ),
     "parameters": Reader(
         "robot.yaml",
-        "{/**: {ros__parameters: {threads: 2, temporal_fusion: true, odometry_frame: odom}}}",
+        "{/**: {ros__parameters: {threads: 2, fusion.enabled: true, odometry.frame: odom}}}",
         by(f"{ROS}ros.parameters.file_reading:read_parameters"),
     ),
     "lidar": Reader(

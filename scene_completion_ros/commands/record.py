@@ -4,7 +4,7 @@
     ros2 topic pub --once /scene_completion/record_trigger diagnostic_msgs/msg/DiagnosticArray
 
 The recorder is a process of its own. It remembers the last seconds of all images, calibrations, transforms and
-odometry. It writes them when the node (parameters record_unsure and record_wrong), or anybody else, asks for it. Each
+odometry. It writes them when the node (parameters record.unsure and record.wrong), or anybody else, asks for it. Each
 piece is a bag, as `scene-completion improve` and `replay` take it. Where pieces exceed the budget, the least valuable
 ones are deleted. A signal (Ctrl-C) ends the recorder. docs/record.md says more.
 """

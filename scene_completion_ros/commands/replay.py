@@ -55,7 +55,7 @@ _ONLY_THROUGH_THE_NODE = ("rate", "loop", "clock", "timeout", "node", "also", "r
 LOWEST_SHARE_OUT = 0.8
 """Of the frames of the bundled drive."""
 # Parameters that a replay decides about itself.
-_OWN = ("bundle", "grid_file", "engine", "autostart", "image_transport", "image_qos", "grid_frame", "cameras")
+_OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame", "cameras")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grid",
         type=Path,
         metavar="FILE",
-        help="voxels wanted, as in the node's parameter grid_file (default: the grid of the bundle)",
+        help="voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)",
     )
     parser.add_argument("--rerun", type=FILE, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
@@ -254,9 +254,9 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
     parameters["engine"] = args.engine
     parameters["bundle"] = str(setup.bundle.folder)  # the very one that reads what the node says
     if args.grid:
-        parameters["grid_file"] = str(args.grid.resolve())
+        parameters["grid.file"] = str(args.grid.resolve())
     if setup.camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images
-        parameters["rectified"] = "image_rect" in setup.topic
+        parameters["image.rectified"] = "image_rect" in setup.topic
 
     def draw_and_score(result: ReplayResult) -> None:
         voxels, found = answer_of(result, setup.bundle, setup.place, setup.words)

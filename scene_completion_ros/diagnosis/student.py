@@ -50,7 +50,7 @@ def check_self_test(bundle: Path | None, drive: Path) -> Finding:
     if details["rate_hz"] < CAMERA_HZ:
         found += f". Slower than a camera of {CAMERA_HZ:.0f} Hz: the node then takes the newest image and drops others"
         return Finding(
-            Status.WARNING, found, "Query a smaller grid (--grid; grid_file of the node), or free cores", details
+            Status.WARNING, found, "Query a smaller grid (--grid; grid.file of the node), or free cores", details
         )
     return Finding(Status.OK, found, details=details)
 

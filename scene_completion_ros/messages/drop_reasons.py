@@ -51,10 +51,10 @@ class DropReason(str, Enum):
         "the image waited for something when a recording began anew",
     )
     NOT_TOGETHER = "no image of the other cameras at its time", "input", "with several `cameras`: the image fits no set"
-    NO_TRANSFORM = "no transform", "input", "no transforms of its stamp came within `transform_timeout`"
+    NO_TRANSFORM = "no transform", "input", "no transforms of its stamp came within `transform.timeout`"
     BAD_TRANSFORM = "bad transform", "input", "a transform, not an image, that is not rigid or names no frames"
     NO_CAMERA_INFO = "no CameraInfo", "calibration", "no usable CameraInfo has come yet"
-    NO_MATCHING_CAMERA_INFO = "no CameraInfo of its time", "calibration", "`camera_info_sync` found none for its stamp"
+    NO_MATCHING_CAMERA_INFO = "no CameraInfo of its time", "calibration", "`sync.camera_info` found none for its stamp"
     BAD_CAMERA_INFO = "bad CameraInfo", "calibration", "a CameraInfo, not an image, that is no calibration"
     UNUSABLE_CAMERA = "unusable camera", "inference", "no model can be built for this calibration"
     GPU_FAILED = "GPU failed", "inference", "the GPU failed while the image was completed"

@@ -334,7 +334,9 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         if self._thread is not None:
             _check_band(parameters)
             selection = self._thread.selection
-            if parameters.ignored_classes != self.parameters().ignored_classes:  # else a vocabulary may have changed
+            if (
+                parameters.obstacle_ignored_classes != self.parameters().obstacle_ignored_classes
+            ):  # else a vocabulary may have changed
                 _check_ignored(parameters, (*selection.student.bundle.class_names, *selection.class_names))
             check_frames(parameters)
         if self.inputs is not None:
@@ -355,13 +357,13 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 def _check_ignored(parameters: NodeParameters, class_names: tuple[str, ...]) -> None:
     """Every class that is to be ignored is one of the bundle, or of the vocabulary."""
     names = tuple(dict.fromkeys(class_names))
-    ignored_labels(parameters.ignored_classes, names, where="parameter ignored_classes")
+    ignored_labels(parameters.obstacle_ignored_classes, names, where="parameter obstacle.ignored_classes")
 
 
 def _check_band(parameters: NodeParameters) -> None:
     if parameters.obstacle_min_height > parameters.obstacle_max_height:
         raise SceneCompletionError(
             f"{parameters.obstacle_min_height} m is above {parameters.obstacle_max_height} m",
-            where="parameters obstacle_min_height, obstacle_max_height",
+            where="parameters obstacle.min_height, obstacle.max_height",
             cure="Take a lowest height below the largest",
         )

@@ -26,13 +26,13 @@ from scene_completion_ros.ros.student import Student
 
 LOOK_PERIOD_S = 0.5
 CLOSE_TIMEOUT_S = 5.0
-WHERE = "parameter shadow_bundle"
+WHERE = "parameter shadow.bundle"
 
 
 def second_student(
     parameters: NodeParameters, grid: VoxelGrid, grid_from_camera: RigidTransform | None
 ) -> StudentBundle | None:
-    """The student of `shadow_bundle`; None where none is named.
+    """The student of `shadow.bundle`; None where none is named.
 
     Args:
         grid: The voxels that the node publishes.
@@ -54,14 +54,14 @@ def second_student(
             f"the student {bundle.name} has the grid {bundle.grid}, but the node publishes {grid}, or the camera has "
             "another place in the grid",
             where=WHERE,
-            cure="Name one grid for both students in grid_file",
+            cure="Name one grid for both students in grid.file",
         )
     check_engine(bundle, parameters.engine, parameters.engine_options(), grid)
     return bundle
 
 
 class Deployment:
-    """The student of `bundle` and that of `shadow_bundle`, as long as the node is configured.
+    """The student of `bundle` and that of `shadow.bundle`, as long as the node is configured.
 
     The thread of whoever asks for the second one makes its models. The shadow has one of its own for that. The
     inference thread makes models on a GPU. A steady clock looks twice a second for what the shadow lacks.

@@ -31,14 +31,16 @@ INTRODUCTION = f"""\
 
 # Parameters of the node
 
-[config/scene_completion.yaml](../config/scene_completion.yaml) holds them all, at their defaults. The node does not
-start with a value that is not allowed. If it does not know a name, it warns in its log and names the nearest one that
-it knows.
+[config/scene_completion.yaml](../config/scene_completion.yaml) holds them all, at their defaults. A dot separates a
+group from the name: `shadow.every` is `every` under `shadow` in the file, and `-p shadow.every:=5` on a command line.
+The node does not start with a value that is not allowed. If it does not know a name, it warns in its log and names the
+nearest one that it knows.
 
-You may also change a **live** parameter while the node runs (`ros2 param set /scene_completion rectified true`). It
-holds for images that arrive from then on. Images that had arrived before keep the old value. The node builds its model
-anew if it must, as for a new calibration. Meanwhile newer images replace older ones. The node refuses a value that it
-cannot use, gives the reason, and changes nothing. An example is `rectified` if the CameraInfo has no projection matrix.
+You may also change a **live** parameter while the node runs (`ros2 param set /scene_completion image.rectified true`).
+It holds for images that arrive from then on. Images that had arrived before keep the old value. The node builds its
+model anew if it must, as for a new calibration. Meanwhile newer images replace older ones. The node refuses a value
+that it cannot use, gives the reason, and changes nothing. An example is `image.rectified` if the CameraInfo has no
+projection matrix.
 A **read-only** parameter needs a new start of the node.
 
 """
@@ -59,11 +61,16 @@ def parameter_file(schema: Iterable[ParameterSpec] = SCHEMA) -> str:
     """All parameters at their defaults as a commented parameter file of ROS 2."""
     lines = ["# Parameters of scene_completion_node, all at their defaults; see also docs/parameters.md."]
     lines += [f"# Made by: {COMMAND}", "/**:", "  ros__parameters:"]
+    open_group = ""
     for spec in schema:
+        group, _, name = spec.name.rpartition(".")
+        if group and group != open_group:
+            lines.append(f"{INDENT}{group}:")
+        open_group, indent = group, INDENT + ("  " if group else "")
         facts = f"{spec.type_name}, {spec.allowed}; {_change(spec)}"
-        comments = textwrap.wrap(spec.meaning, WIDTH - len(INDENT) - 2, break_long_words=False)
-        lines += [f"{INDENT}# {comment}" for comment in (*comments, facts)]
-        lines.append(f"{INDENT}{spec.name}: {json.dumps(spec.default)}")  # JSON is YAML with everything quoted
+        comments = textwrap.wrap(spec.meaning, WIDTH - len(indent) - 2, break_long_words=False)
+        lines += [f"{indent}# {comment}" for comment in (*comments, facts)]
+        lines.append(f"{indent}{name}: {json.dumps(spec.default)}")  # JSON is YAML with everything quoted
     return "\n".join(lines) + "\n"
 
 
@@ -74,8 +81,8 @@ POLICY_FORM = f"""\
      use it). Names are those that the node has without remappings and namespace: write the remapped ones here as well,
      for DDS knows no others. What is marked with a parameter is only used with it: delete it where yours has another
      value.
-     To be added to what it subscribes to: with transform_source tf2 (and auto, where tf2 says where the camera is) /tf
-     and /tf_static; with topics those that transform_topics and odometry_topics name; with several cameras, in the
+     To be added to what it subscribes to: with transform.source tf2 (and auto, where tf2 says where the camera is) /tf
+     and /tf_static; with topics those that transform.topics and odometry.topics name; with several cameras, in the
      place of the one, NAME/image (or NAME/image/compressed) and NAME/camera_info for each NAME. They publish
      ~/depth/NAME/image and ~/depth/NAME/camera_info. -->
 <policy version="0.2.0">

@@ -134,8 +134,8 @@ class Inputs:
 
     def _on_frame(self, frame: Frame) -> None:
         if self._names:
-            tolerance_ns = round(1e9 * frame.parameters.camera_sync_tolerance)
-            timeout_s = frame.parameters.camera_timeout
+            tolerance_ns = round(1e9 * frame.parameters.sync_tolerance)
+            timeout_s = frame.parameters.sync_timeout
             self._sets.add(frame.name, frame.stamp_ns, frame, tolerance_ns=tolerance_ns, timeout_s=timeout_s)
         else:
             self._room.enter((frame,), frame.parameters.transform_timeout)

@@ -110,7 +110,7 @@ def noted_subscription(
         record.incompatible[topic] = policy
         node.get_logger().warning(
             f"a publisher on {topic} offers another {policy} than this node asks for, so nothing arrives from it; "
-            "see parameter image_qos"
+            "see parameter image.qos"
         )
 
     def on_message_lost(event: Any) -> None:

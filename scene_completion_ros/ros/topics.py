@@ -22,7 +22,7 @@ class TopicSpec:
         direction: Whether the node reads or writes it.
         meaning: What it is, in a few words; empty for what every node has.
         latched: The publisher is transient local: late readers that ask for it get the last message.
-        only_with: The parameter and its value, such as `image_transport: raw`, without which the topic is not there.
+        only_with: The parameter and its value, such as `image.transport: raw`, without which the topic is not there.
     """
 
     name: str
@@ -72,16 +72,16 @@ _INFO = "sensor_msgs/msg/CameraInfo"
 
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "total", "publish", "latency")
 """The values of `~/debug/processing_time`, in milliseconds. `fuse` joins what several cameras see, and earlier images
-(next to none without `cameras` and `temporal_fusion`). `total` is image array to voxels. `latency` is arrival of the
+(next to none without `cameras` and `fusion.enabled`). `total` is image array to voxels. `latency` is arrival of the
 image message to publication of its voxels, waiting included."""
 
 
-IMAGE = _in("image", _IMAGE, "the images; best effort by default", only_with="image_transport: raw")
+IMAGE = _in("image", _IMAGE, "the images; best effort by default", only_with="image.transport: raw")
 _in(
     f"{IMAGE}/compressed",
     "sensor_msgs/msg/CompressedImage",
     "the images; best effort by default",
-    only_with="image_transport: compressed",
+    only_with="image.transport: compressed",
 )
 CAMERA_INFO = _in("camera_info", _INFO, "with every image, or once and latched")
 VOCABULARY = _in("~/vocabulary", _TEXT, "what classes there are from now on: phrases, or JSON; empty: as by parameter")
@@ -122,7 +122,7 @@ DIAGNOSTICS = _out(
 RECORD_TRIGGER = _out(
     "~/record_trigger",
     "diagnostic_msgs/msg/DiagnosticArray",
-    "with `record_unsure` or `record_wrong`: this moment is worth recording, and why",
+    "with `record.unsure` or `record.wrong`: this moment is worth recording, and why",
 )
 DROPPED = _out("~/debug/dropped", _TEXT, "JSON: a notice for every dropped image")
 PROCESSING_TIME = _out(
@@ -141,7 +141,7 @@ RESET = _service(
     "~/reset", "std_srvs/srv/Trigger", "forgets stamps, transforms, times, earlier images and the last result"
 )
 SET_ENABLED = _service("~/set_enabled", "std_srvs/srv/SetBool", "stops completing images, and goes on")
-SWAP_BUNDLE = _service("~/swap_bundle", "std_srvs/srv/Trigger", "exchanges the student and that of `shadow_bundle`")
+SWAP_BUNDLE = _service("~/swap_bundle", "std_srvs/srv/Trigger", "exchanges the student and that of `shadow.bundle`")
 # What every managed node has.
 _service("~/change_state", "lifecycle_msgs/srv/ChangeState")
 _service("~/get_state", "lifecycle_msgs/srv/GetState")

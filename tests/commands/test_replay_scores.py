@@ -77,9 +77,9 @@ def test_options_of_the_node_are_refused_offline(
         ("threads: 1", ["--node", "/n"], "--params-file: a running node has its parameters already"),
         ("{threads: 2.5}", [], "robot.yaml: parameter threads: 2.5 is of type double"),
         (
-            "{temporal_fusion: true, transform_source: topics, odometry_topics: /odom}",
+            "{fusion: {enabled: true}, transform.source: topics, odometry.topics: /odom}",
             ["--also", "/tf_static"],
-            "temporal_fusion needs /odom, which the replay does not play",
+            "fusion.enabled needs /odom, which the replay does not play",
         ),
     ],
 )

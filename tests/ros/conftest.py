@@ -69,7 +69,7 @@ def grid_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def node_parameters(bundle_folder: Path, grid_file: Path) -> dict[str, object]:
     """Of a node that a replay starts itself."""
-    return {"bundle": str(bundle_folder), "grid_file": str(grid_file), "threads": 1}
+    return {"bundle": str(bundle_folder), "grid.file": str(grid_file), "threads": 1}
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from tests.ros.graph import Graph, NodeUnderTest
 from tests.ros.moving_robot import ARGUMENTS, MOUNT, MovingRobot, pose
 
 TENTH_NS = SECOND_NS // 10
-PATIENT_S = 10.0  # the most that `transform_timeout` may be
-TOPICS = ("-p", "temporal_fusion:=true", *ARGUMENTS["topics"], "-p", "image_qos:=reliable")
+PATIENT_S = 10.0  # the most that `transform.timeout` may be
+TOPICS = ("-p", "fusion.enabled:=true", *ARGUMENTS["topics"], "-p", "image.qos:=reliable")
 SETTINGS = FusionSettings(seen_for=0.0)
 
 

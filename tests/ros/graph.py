@@ -20,6 +20,7 @@ from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
+from scene_completion_ros.ros.parameters.schema import SCHEMA
 from tests.checkout import with_this_checkout
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -85,9 +86,13 @@ class Graph:
         self._executor.add_node(node)
 
     def set_parameters(self, node_name: str, **values: Any) -> Any:
-        """Ask another node of the namespace for changes, all or none; its SetParametersResult."""
+        """Ask another node of the namespace for changes, all or none; its SetParametersResult.
+
+        Parameters of the completion node are given by their fields.
+        """
+        names = {spec.field: spec.name for spec in SCHEMA}
         messages: list[ParameterMessage] = [
-            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()
+            Parameter(names.get(field, field), value=value).to_parameter_msg() for field, value in values.items()
         ]
         request = SetParametersAtomically.Request(parameters=messages)
         return self.call(SetParametersAtomically, f"{node_name}/set_parameters_atomically", request).result
@@ -181,5 +186,5 @@ def start_completion_node(
     """Start the completion node in a graph's namespace the way the documentation says, or a script around it."""
     module = [str(script)] if script else ["-m", "scene_completion_ros.ros.node"]
     given = ["--params-file", str(REPOSITORY / "config" / "scene_completion.yaml"), "-r", f"__ns:={graph.namespace}"]
-    given += ["-p", f"bundle:={bundle}", "-p", f"grid_file:={grid}", "-p", "threads:=1"]
+    given += ["-p", f"bundle:={bundle}", "-p", f"grid.file:={grid}", "-p", "threads:=1"]
     return NodeUnderTest([*module, "--ros-args", *given, *arguments], log_file)

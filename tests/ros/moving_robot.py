@@ -21,9 +21,9 @@ ODOM, BASE = "odom", "base_link"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 MOUNT = RigidTransform(rotation_of_angles(0.0, 0.05, 0.02), np.array([0.3, -0.1, 0.4])) @ OPTICAL_FROM_FORWARD.inverse()
 TF2 = importlib.util.find_spec("tf2_ros") is not None and importlib.util.find_spec("tf2_msgs") is not None
-BY_TOPICS = ("-p", "transform_source:=topics") if TF2 else ()  # without tf2, `auto` takes the topics that are named
+BY_TOPICS = ("-p", "transform.source:=topics") if TF2 else ()  # without tf2, `auto` takes the topics that are named
 ARGUMENTS = {
-    "topics": (*BY_TOPICS, "-p", "transform_topics:=mounts", "-p", "odometry_topics:=odometry"),
+    "topics": (*BY_TOPICS, "-p", "transform.topics:=mounts", "-p", "odometry.topics:=odometry"),
     "tf2": (),  # which `auto` takes
 }
 SOURCES = ["topics", pytest.param("tf2", marks=pytest.mark.skipif(not TF2, reason="tf2_ros is not installed"))]

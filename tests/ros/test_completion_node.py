@@ -258,10 +258,10 @@ def test_nothing_is_built_for_parameters_that_have_changed_meanwhile(
 def test_rectified_reads_the_calibration_at_hand_anew(graph: Graph, node: CompletionNode, model: Model) -> None:
     calibrate(node, CAMERA, projection(25.0))
     for number, rectified in enumerate((False, True, False)):
-        assert graph.set_parameters(topics.NODE_NAME, rectified=rectified).successful
+        assert graph.set_parameters(topics.NODE_NAME, image_rectified=rectified).successful
         show_in_turn(node, number)
     assert [camera.fx for camera, _ in model.completed] == [20.0, 25.0, 20.0]
-    assert graph.set_parameters(topics.NODE_NAME, rectified=True).successful
+    assert graph.set_parameters(topics.NODE_NAME, image_rectified=True).successful
     calibrate(node, CAMERA, projection(26.0))
     show_in_turn(node, 3)
     assert model.completed[-1][0].fx == 26.0
@@ -353,9 +353,11 @@ def test_live_parameters_changed_while_inactive_hold_for_the_next_activation(
 ) -> None:
     calibrate(node, CAMERA, [0.0] * 12)
     wait_for(lambda: len(model.built) == 1)  # a deactivation would give it up
-    assert not graph.set_parameters(topics.NODE_NAME, rectified=True).successful
+    assert not graph.set_parameters(topics.NODE_NAME, image_rectified=True).successful
     own.trigger_deactivate()
-    assert graph.set_parameters(topics.NODE_NAME, rectified=True, threads=3).successful  # no calibration to refuse it
+    assert graph.set_parameters(
+        topics.NODE_NAME, image_rectified=True, threads=3
+    ).successful  # no calibration to refuse it
     own.trigger_activate()
     calibrate(node, CAMERA, [0.0] * 12)
     assert node.counters.dropped["bad CameraInfo"] == 1

@@ -84,7 +84,7 @@ def truth(completer: Callable[..., Completer], second: StudentBundle) -> list[li
 
 @pytest.fixture(scope="module")
 def running(start_once: Start, second: StudentBundle) -> Iterator[Exchanging]:
-    arguments = ("-p", "image_qos:=reliable", "-p", f"shadow_bundle:={second.folder}")
+    arguments = ("-p", "image.qos:=reliable", "-p", f"shadow.bundle:={second.folder}")
     running: Exchanging = start_once(*arguments, kind=Exchanging)
     running.start()
     yield running
@@ -149,7 +149,7 @@ def test_no_message_names_another_student(running: Exchanging, truth: list[list[
     """Nor one of the hub, which the node would fetch."""
     for value in ("", str(bundle_folder), "hf:robots/student"):
         refusal = running.graph.set_parameters(topics.NODE_NAME, shadow_bundle=value)
-        assert not refusal.successful and "shadow_bundle is read-only: give it when the node starts" in refusal.reason
+        assert not refusal.successful and "shadow.bundle is read-only: give it when the node starts" in refusal.reason
     assert is_cloud_of(shown(running, 3), truth[0][3])
 
 
@@ -161,7 +161,7 @@ def damaged(folder: Path) -> str:
 
 def of_another_grid(folder: Path) -> str:
     make_small_bundle(folder, grid=VoxelGrid((0.0, -3.2, -1.6), 0.2, (32, 32, 16)))
-    return "Name one grid for both students in grid_file"
+    return "Name one grid for both students in grid.file"
 
 
 @pytest.mark.parametrize("spoil", [lambda _: "there is no folder", damaged, of_another_grid])
@@ -170,7 +170,7 @@ def test_a_second_student_that_cannot_be_used_is_refused_at_once(
 ) -> None:
     complaint = spoil(tmp_path / "second")
     node: Exchanging = start(
-        "-p", "grid_file:=''", "-p", f"shadow_bundle:={tmp_path / 'second'}", kind=Exchanging, listen=False
+        "-p", "grid.file:=''", "-p", f"shadow.bundle:={tmp_path / 'second'}", kind=Exchanging, listen=False
     )
     node.node.ends_with(complaint)
 
@@ -179,7 +179,7 @@ def test_the_deployed_student_goes_on_where_the_other_sees_nothing(
     start: Start, tmp_path: Path, truth: list[list[Any]]
 ) -> None:
     blind = make_small_bundle(tmp_path / "blind", canonical=Camera(371.2, 371.2, -9000.0, 90.0, 640, 192))
-    node: Exchanging = start("-p", "image_qos:=reliable", "-p", f"shadow_bundle:={blind.folder}", kind=Exchanging)
+    node: Exchanging = start("-p", "image.qos:=reliable", "-p", f"shadow.bundle:={blind.folder}", kind=Exchanging)
     node.start()
     node.refused("not exchanged", str(blind.folder), "sees nothing of the canonical image")
     assert is_cloud_of(shown(node, 3), truth[0][3])
@@ -193,11 +193,11 @@ def test_without_a_second_student_there_is_nothing_to_exchange(start: Start) -> 
 
 def test_classes_that_are_no_obstacles_have_to_be_known_to_the_next_student(running: Exchanging) -> None:
     """Otherwise its road would be an obstacle."""
-    running.name(ignored_classes="class 4")
-    running.refused("ignored_classes", "no class is called 'class 4'")
-    running.name(ignored_classes="class 2")
+    running.name(obstacle_ignored_classes="class 4")
+    running.refused("obstacle.ignored_classes", "no class is called 'class 4'")
+    running.name(obstacle_ignored_classes="class 2")
     assert running.swap().success and running.swap().success
-    running.name(ignored_classes="auto")
+    running.name(obstacle_ignored_classes="auto")
 
 
 @pytest.mark.parametrize("speechless", [False, True])
@@ -211,7 +211,7 @@ def test_words_in_use_go_with_the_student_or_keep_it(
         for seed, name in enumerate(("first", "other"))
     ]
     other = second if speechless else spoken[1]  # the former has no feature space
-    arguments = ("-p", "image_qos:=reliable", "-p", f"shadow_bundle:={other.folder}")
+    arguments = ("-p", "image.qos:=reliable", "-p", f"shadow.bundle:={other.folder}")
     node: Exchanging = start(*arguments, kind=Exchanging, bundle=spoken[0].folder)
     node.start()
     to_vocabulary = node.graph.node.create_publisher(String, f"{node.output}/vocabulary", 10)

@@ -78,7 +78,7 @@ def assert_taken_with(message: Any, completer: Completer, image: NDArray[np.uint
 
 
 def test_rubbish_among_images(start: Any, completer: Callable[..., Completer]) -> None:
-    faulty = start("-p", "image_qos:=reliable")
+    faulty = start("-p", "image.qos:=reliable")
     faulty.start()
     picture = some_image(1)
     first = faulty.good(picture)
@@ -138,7 +138,7 @@ def test_rubbish_among_images(start: Any, completer: Callable[..., Completer]) -
 
 
 def test_rubbish_among_compressed_images(start: Any) -> None:
-    faulty = start("-p", "image_transport:=compressed", transport="compressed")
+    faulty = start("-p", "image.transport:=compressed", transport="compressed")
     faulty.start()
     picture = some_image(2)
     first = faulty.good(picture)
@@ -161,7 +161,7 @@ def test_rubbish_among_compressed_images(start: Any) -> None:
 
 
 def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable[..., Completer]) -> None:
-    faulty = start("-p", "image_qos:=auto", "-p", "image_timeout:=1.0")
+    faulty = start("-p", "image.qos:=auto", "-p", "image.timeout:=1.0")
     faulty.start()
     told = faulty.told
     assert "subscribed as its publishers offer it: reliable" in faulty.node.log
@@ -211,7 +211,7 @@ def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable
 
 def test_every_image_with_the_camera_info_of_its_stamp(start: Any, completer: Callable[..., Completer]) -> None:
     """A zoom lens: the calibration of every image is another one, and may come after it."""
-    faulty = start("-p", "camera_info_sync:=exact", "-p", "camera_timeout:=0.2")
+    faulty = start("-p", "sync.camera_info:=exact", "-p", "sync.timeout:=0.2")
     first = messages.image_message(some_image(0), 0, FRAME)
     faulty.until_logged("no CameraInfo", lambda: faulty.images.publish(first))
     info = messages.camera_info_message(CAMERA, 0, FRAME)
@@ -220,7 +220,7 @@ def test_every_image_with_the_camera_info_of_its_stamp(start: Any, completer: Ca
     assert faulty.graph.repeat(
         lambda: (faulty.images.publish(first), faulty.camera_infos.publish(info)), lambda: bool(faulty.voxels)
     ), faulty.node.log
-    assert faulty.graph.set_parameters(topics.NODE_NAME, camera_timeout=10.0).successful
+    assert faulty.graph.set_parameters(topics.NODE_NAME, sync_timeout=10.0).successful
     zoomed = replace(CAMERA, fx=200.0, fy=200.0)
     wide, tele = faulty.stamp(), faulty.stamp()
     faulty.images.publish(messages.image_message(some_image(6), wide, FRAME))

@@ -92,7 +92,7 @@ def spoilt_odometry(stamp_ns: int, odom_from_base: RigidTransform) -> list[Any]:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
-    given = {"grid_frame": ODOM, "base_frame": BASE, "transform_timeout": 0.2}
+    given = {"grid.frame": ODOM, "base_frame": BASE, "transform.timeout": 0.2}
     drive = start(*ARGUMENTS[source], *as_arguments(given), kind=Drive, source=source)
     # Nobody says yet where the camera is: nothing is published in a wrong place, and it is said why.
     drive.until_logged("no transform, 1 so far", lambda: drive.images.publish(drive.image(0, 0)))
@@ -181,17 +181,17 @@ def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
 @pytest.fixture(scope="module")
 def mounted(start_once: Start) -> CameraToVoxels:
     """A node whose parameters say where its camera is on the robot, in simulated time."""
-    given = {"grid_frame": BASE, "camera_x": 0.3, "camera_height": 0.5, "camera_pitch": 4.0, "use_sim_time": "true"}
+    given = {"grid.frame": BASE, "camera.x": 0.3, "camera.height": 0.5, "camera.pitch": 4.0, "use_sim_time": "true"}
     mounted: CameraToVoxels = start_once(*as_arguments(given))
     mounted.start()
     return mounted
 
 
 def test_a_camera_at_a_fixed_place_needs_no_transforms(mounted: CameraToVoxels, truth: Truth) -> None:
-    given = {"grid_frame": BASE, "camera_x": 0.3, "camera_pitch": 4.0}
+    given: dict[str, Any] = {"grid_frame": BASE, "camera_x": 0.3, "camera_pitch": 4.0}
     message = mounted.answer(mounted.image(1, SECOND_NS))
     assert message.header.frame_id == BASE
-    truth.assert_same(message, some_image(1), camera_pose(NodeParameters(**given, camera_height=0.5)))  # type: ignore[arg-type]
+    truth.assert_same(message, some_image(1), camera_pose(NodeParameters(**given, camera_height=0.5)))
 
     # Moved by less than the tolerance it is not prepared anew; by more, it is.
     assert mounted.graph.set_parameters(NODE_NAME, camera_height=0.54).successful
@@ -199,18 +199,18 @@ def test_a_camera_at_a_fixed_place_needs_no_transforms(mounted: CameraToVoxels, 
     assert same.data == message.data
     assert mounted.graph.set_parameters(NODE_NAME, camera_height=0.9).successful
     moved = mounted.answer(mounted.image(1, 3 * SECOND_NS))
-    truth.assert_same(moved, some_image(1), camera_pose(NodeParameters(**given, camera_height=0.9)))  # type: ignore[arg-type]
+    truth.assert_same(moved, some_image(1), camera_pose(NodeParameters(**given, camera_height=0.9)))
     assert mounted.node.log.count("ready for") == 1  # the encoder was not built again
 
     refused = mounted.graph.set_parameters(NODE_NAME, camera_height=0.0)
     assert refused.successful == TF2  # which could say it then
     if not TF2:
-        assert "nothing says where the camera is in base_link. Give its place by camera_height" in refused.reason
+        assert "nothing says where the camera is in base_link. Give its place by camera.height" in refused.reason
     mounted.graph.set_parameters(NODE_NAME, camera_height=0.9)
     refused = mounted.graph.set_parameters(NODE_NAME, base_frame="base_footprint")
     assert not refused.successful
-    assert "camera_x to camera_yaw say where the camera is in base_footprint, not in base_link" in refused.reason
-    refused = mounted.graph.set_parameters(NODE_NAME, temporal_fusion=True)
+    assert "camera.x to camera.yaw say where the camera is in base_footprint, not in base_link" in refused.reason
+    refused = mounted.graph.set_parameters(NODE_NAME, fusion_enabled=True)
     assert not refused.successful
     assert "nothing says where the voxel grid is in 'odom': there is no source of transforms" in refused.reason
 

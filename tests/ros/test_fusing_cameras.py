@@ -15,7 +15,7 @@ from tests.ros.fusing_drive import SETTINGS
 from tests.ros.moving_robot import MovingRobot, pose
 from tests.ros.test_several_cameras import MILLISECOND_NS, start_rig
 
-ARGUMENTS = ("-p", "temporal_fusion:=true", "-p", "transform_source:=topics", "-p", "odometry_topics:=odometry")
+ARGUMENTS = ("-p", "fusion.enabled:=true", "-p", "transform.source:=topics", "-p", "odometry.topics:=odometry")
 
 
 def test_the_fused_grid_of_a_moment_is_joined_with_those_before(

@@ -196,12 +196,12 @@ def test_odometry_that_jumps_starts_the_map_anew(drive: FusingDrive, truth: Fuse
 
 def test_it_is_turned_off_and_on_while_the_node_runs(drive: FusingDrive, truth: FusedTruth) -> None:
     drive.show(1, 0.0)
-    assert drive.graph.set_parameters(topics.NODE_NAME, temporal_fusion=False).successful
+    assert drive.graph.set_parameters(topics.NODE_NAME, fusion_enabled=False).successful
     alone = drive.show(2, 0.2)
     assert is_cloud_of(alone, truth.alone(2).voxels)
-    drive.told.until("fusion", OK, "off (parameter temporal_fusion)")
+    drive.told.until("fusion", OK, "off (parameter fusion.enabled)")
     assert drive.numbers()["map voxels"] == "0"
-    assert drive.graph.set_parameters(topics.NODE_NAME, temporal_fusion=True).successful
+    assert drive.graph.set_parameters(topics.NODE_NAME, fusion_enabled=True).successful
     fusion = truth.map()
     for number in (3, 4):
         cloud = drive.show(number, 0.1 * number)

@@ -149,7 +149,7 @@ def decodable(message: Any) -> bool:
 
 @pytest.fixture(params=["raw", "compressed"])
 def fuzzed(request: pytest.FixtureRequest, start: Any) -> tuple[Fuzzed, str]:
-    given = {"image_transport": request.param, "image_qos": "reliable"}
+    given = {"image.transport": request.param, "image.qos": "reliable"}
     return start(*as_arguments(given), kind=Fuzzed, transport=request.param), request.param
 
 

@@ -98,7 +98,7 @@ def test_with_a_gpu_auto_says_why_it_is_not_used(start: Start, one_gpu: None) ->
 
 
 def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, lost: Path) -> None:
-    running = start("-p", "image_qos:=reliable", script=GPU_NODE)
+    running = start("-p", "image.qos:=reliable", script=GPU_NODE)
     diagnosed = running.told
     running.start()
     lost.touch()
@@ -120,7 +120,7 @@ def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, lost: Path) -> 
 def test_engines_of_the_next_student_are_made_in_the_inference_thread(start: Start, lost: Path, tmp_path: Path) -> None:
     """Another thread has no context of the GPU."""
     second = make_small_bundle(tmp_path / "second", threshold=0.1, classes=3, name="second")
-    running = start("-p", "image_qos:=reliable", "-p", f"shadow_bundle:={second.folder}", script=GPU_NODE)
+    running = start("-p", "image.qos:=reliable", "-p", f"shadow.bundle:={second.folder}", script=GPU_NODE)
     running.start()
     service = topics.SWAP_BUNDLE.replace("~", topics.NODE_NAME)
     answer = running.graph.call(Trigger, service, Trigger.Request())
@@ -134,7 +134,7 @@ def test_engines_of_the_next_student_are_made_in_the_inference_thread(start: Sta
 
 
 def test_where_tensorrt_alone_is_asked_for_a_lost_gpu_is_an_error(start: Start, lost: Path) -> None:
-    running = start("-p", "engine:=tensorrt", "-p", "image_qos:=reliable", script=GPU_NODE)
+    running = start("-p", "engine:=tensorrt", "-p", "image.qos:=reliable", script=GPU_NODE)
     diagnosed = running.told
     running.start()
     lost.touch()

@@ -158,7 +158,7 @@ def test_a_bundle_that_cannot_be_used_leaves_a_managed_node_unconfigured(
 
 def test_images_of_before_a_deactivation_are_never_published_after_it(start: Start, hold: tuple[Path, Path]) -> None:
     held_while, reached = hold
-    managed = start("-p", "image_qos:=reliable", script=held_node.__file__)
+    managed = start("-p", "image.qos:=reliable", script=held_node.__file__)
     told = managed.told
     managed.start()
     before = int(told.fresh("input")["images received"])

@@ -157,13 +157,13 @@ def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answ
     assert running.graph.repeat(lambda: running.camera_infos.publish(info), lambda: heard() > before)
     before = running.answer(messages.image_message(some_image(6), SECOND_NS, FRAME))
 
-    refused = running.graph.set_parameters(topics.NODE_NAME, rectified=True, threads=-1)
+    refused = running.graph.set_parameters(topics.NODE_NAME, image_rectified=True, threads=-1)
     assert not refused.successful
     assert refused.reason == "parameter threads: -1 lies outside of 0 to 256"
     same = running.answer(messages.image_message(some_image(6), 2 * SECOND_NS, FRAME))
     assert same.data == before.data
 
-    accepted = running.graph.set_parameters(topics.NODE_NAME, rectified=True)
+    accepted = running.graph.set_parameters(topics.NODE_NAME, image_rectified=True)
     assert accepted.successful, accepted.reason
     after = running.answer(messages.image_message(some_image(6), 3 * SECOND_NS, FRAME))
     assert after.data != before.data
@@ -178,7 +178,7 @@ def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answ
 def test_compressed_images_and_sigint(start: Start, completer: Callable[..., Completer]) -> None:
     """Images of four times the student's resolution are decoded at half their size; the voxels lie where they did."""
     camera = CAMERA.resized(8 * CAMERA.width, 8 * CAMERA.height)
-    running = start("-p", "image_transport:=compressed", transport="compressed")
+    running = start("-p", "image.transport:=compressed", transport="compressed")
     running.start(camera)
     image = running.make_image(some_image(4, camera), SECOND_NS, FRAME)
     answer = running.answer(image)
@@ -225,7 +225,7 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
     start: Start, hold: tuple[Path, Path]
 ) -> None:
     held_while, reached = hold
-    running = start("-p", "image_qos:=reliable", script=held_node.__file__, camera_info_qos=LATCHED)
+    running = start("-p", "image.qos:=reliable", script=held_node.__file__, camera_info_qos=LATCHED)
     node, told = running.node, running.told
     running.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))  # once, before the node is there
     image = messages.image_message(some_image(0), 0, FRAME)
@@ -263,11 +263,11 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
     ("given", "complaint"),
     [
         ({"bundle": "/nowhere"}, "scene_completion_node cannot start: parameter bundle: there is no folder /nowhere"),
-        ({"image_qos": "telepathy"}, "choose one of auto, sensor_data, reliable"),
+        ({"image.qos": "telepathy"}, "choose one of auto, sensor_data, reliable"),
         ({"extrinsics_file": NO_LIST}, f"parameter extrinsics_file, {NO_LIST}: is no YAML list"),
         (
-            {"base_frame": "base_link", "camera_x": 1.2, "transform_source": "parameters"},
-            "nothing says where the camera is in base_link. Give its place by camera_height",
+            {"base_frame": "base_link", "camera.x": 1.2, "transform.source": "parameters"},
+            "nothing says where the camera is in base_link. Give its place by camera.height",
         ),
     ],
 )

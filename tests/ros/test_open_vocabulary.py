@@ -136,7 +136,7 @@ def truth(completer: Callable[..., Completer], student: StudentBundle) -> Truth:
 
 @pytest.fixture(scope="module")
 def running(start_once: Start, student: StudentBundle) -> Iterator[Talkative]:
-    running: Talkative = start_once("-p", "image_qos:=reliable", kind=Talkative, bundle=student.folder)
+    running: Talkative = start_once("-p", "image.qos:=reliable", kind=Talkative, bundle=student.folder)
     running.start()
     yield running
     running.node.end_well()
@@ -279,10 +279,10 @@ def test_the_parameter_is_checked_and_followed_while_images_come(
 def test_classes_that_are_no_obstacles_may_be_those_of_the_vocabulary(talkative: Talkative, truth: Truth) -> None:
     graph, node = talkative.graph, topics.NODE_NAME
     obstacles = graph.collect(PointCloud2, topics.OBSTACLES.replace("~", talkative.output))
-    refused = graph.set_parameters(node, ignored_classes="car")
+    refused = graph.set_parameters(node, obstacle_ignored_classes="car")
     assert not refused.successful and "no class is called 'car'" in refused.reason
     talkative.name("car, tree", "car", "tree", "unknown")
-    assert graph.set_parameters(node, ignored_classes="car").successful
+    assert graph.set_parameters(node, obstacle_ignored_classes="car").successful
     message = talkative.image(1, next(_stamps_s) * SECOND_NS)
     talkative.answer(message, obstacles)
     voxels = truth.of(1, words=truth.vocabulary("car", "tree")).voxels
@@ -295,7 +295,7 @@ def test_classes_that_are_no_obstacles_may_be_those_of_the_vocabulary(talkative:
     assert graph.until(lambda: obstacles[-1].header.stamp == message.header.stamp)
     assert obstacles[-1].width == len(voxels)
     assert graph.set_parameters(node, obstacle_max_height=2.5).successful
-    assert graph.set_parameters(node, ignored_classes="auto", obstacle_max_height=2.0).successful
+    assert graph.set_parameters(node, obstacle_ignored_classes="auto", obstacle_max_height=2.0).successful
     graph.node.destroy_subscription(next(s for s in graph.node.subscriptions if s.topic_name.endswith("obstacles")))
 
 
@@ -531,7 +531,7 @@ def test_a_text_encoder_in_a_process_of_its_own_answers_for_free_text(start: Sta
     space = small_space(dimension=bank.dimension, **of_encoder)
     student = make_small_bundle(tmp_path / "bundle", threshold=0.1, classes=5).with_vocabulary([space], bank)
 
-    node: Talkative = start("-p", "image_qos:=reliable", kind=Talkative, bundle=student.folder)
+    node: Talkative = start("-p", "image.qos:=reliable", kind=Talkative, bundle=student.folder)
     command = ["-m", "scene_completion_ros.cli", "vocabulary", "--encoder", str(folder)]
     command += ["--bank", str(tmp_path / "bank.safetensors"), "--ros-args", "-r", f"__ns:={node.graph.namespace}"]
     process = NodeUnderTest(command, tmp_path / "text_encoder.log")

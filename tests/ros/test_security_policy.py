@@ -25,7 +25,7 @@ RULES = {
     ("services", "request"): "get_client_names_and_types_by_node",
 }
 # Values of parameters with which every endpoint is there in one of the two.
-CONFIGURATIONS = {"plain": (), "other": ("image_transport:=compressed", "use_sim_time:=true")}
+CONFIGURATIONS = {"plain": (), "other": ("image.transport:=compressed", "use_sim_time:=true")}
 
 Endpoints = dict[tuple[str, str], set[str]]
 
@@ -80,7 +80,7 @@ def running(request: Any, start_once: Any) -> Iterator[tuple[str, Graph, NodeUnd
 
 def there(spec: TopicSpec, configuration: str) -> bool:
     """Whether a topic is there in a configuration, given what it is only there with."""
-    values = {"image_transport": "raw", "use_sim_time": "false"}
+    values = {"image.transport": "raw", "use_sim_time": "false"}
     values |= dict(value.split(":=") for value in CONFIGURATIONS[configuration])
     name, _, needed = spec.only_with.partition(": ")
     return not name or values[name] == needed

@@ -208,7 +208,7 @@ def test_reset_forgets_stamps_and_results(served: Served) -> None:
 
 def test_while_disabled_nothing_is_published_and_everything_counted(start: Start, hold: tuple[Path, Path]) -> None:
     held_while, reached = hold
-    served = start("-p", "image_qos:=reliable", script=held_node.__file__)
+    served = start("-p", "image.qos:=reliable", script=held_node.__file__)
     told = served.told
     served.start()
     held_while.touch()

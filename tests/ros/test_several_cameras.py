@@ -77,9 +77,9 @@ class Rig(CameraToVoxels):
     @contextmanager
     def impatient(self) -> Iterator[None]:
         """A camera is not waited for as long as it takes on a busy machine."""
-        assert self.graph.set_parameters(topics.NODE_NAME, camera_timeout=0.3).successful
+        assert self.graph.set_parameters(topics.NODE_NAME, sync_timeout=0.3).successful
         yield
-        assert self.graph.set_parameters(topics.NODE_NAME, camera_timeout=10.0).successful
+        assert self.graph.set_parameters(topics.NODE_NAME, sync_timeout=10.0).successful
 
     def send(self, name: str, seed: int, stamp_ns: int, *, frame: str = "") -> None:
         image = messages.image_message(some_image(seed), stamp_ns, frame or f"{name}_optical")
@@ -112,8 +112,8 @@ def start_rig(start: Callable[..., Any], completer: Callable[..., Completer], fo
     extrinsics = folder / "extrinsics.yaml"
     extrinsics.write_text(EXTRINSICS, encoding="utf-8")
     given = {
-        "cameras": "front, left", "grid_frame": "base_link", "extrinsics_file": extrinsics,
-        "camera_timeout": 10.0, "image_qos": "reliable",
+        "cameras": "front, left", "grid.frame": "base_link", "extrinsics_file": extrinsics,
+        "sync.timeout": 10.0, "image.qos": "reliable",
     }  # fmt: skip
     mounts = read_extrinsics(extrinsics)
     rig: Rig = start(*as_arguments(given), *more, kind=Rig, completer=completer, mounts=mounts)

@@ -183,7 +183,7 @@ class Diagnostics:
 
 def _of_fusion(observed: Observed, now_s: float) -> list[Status]:
     """Nothing where nobody ever wanted it."""
-    record, wanted = observed.inference, observed.parameters.temporal_fusion
+    record, wanted = observed.inference, observed.parameters.fusion_enabled
     if record is None:
         return [idle_status(FUSION, observed.state)] if wanted else []
     report = record.fusion.report

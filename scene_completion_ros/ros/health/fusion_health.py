@@ -94,7 +94,7 @@ def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted
     Args:
         now_s: Now, by `time.perf_counter`.
         recent_s: How long an image that had to do without the map is a warning, seconds.
-        wanted: Parameter `temporal_fusion`.
+        wanted: Parameter `fusion.enabled`.
     """
     values = {
         "images joined": str(report.joined),
@@ -111,7 +111,7 @@ def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted
     if report.alone_s is not None:
         values["last published alone"] = f"{now_s - report.alone_s:.1f} s ago: {report.why_alone}"
     if not wanted:
-        return Status(NAME, Level.OK, "off (parameter temporal_fusion)", values)
+        return Status(NAME, Level.OK, "off (parameter fusion.enabled)", values)
     if report.alone_s is not None and now_s - report.alone_s <= recent_s:
         message = (
             f"the node published the voxels of {report.alone} images without those of earlier ones, the last "

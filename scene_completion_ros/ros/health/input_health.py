@@ -215,7 +215,7 @@ def calibration_status(
         behind = f"; the last one is {values[STAMP_BEHIND]} s behind the last image" if STAMP_BEHIND in values else ""
         message = (
             f"images dropped in the last {drops.recent_s:.0f} s: {unmatched}{behind}: make the driver stamp both "
-            "alike, allow more with camera_sync_tolerance or camera_timeout, or set camera_info_sync:=latest"
+            "alike, allow more with sync.tolerance or sync.timeout, or set sync.camera_info:=latest"
         )
         return Status(name, Level.WARN, message, values)
     size = record.camera.width, record.camera.height
@@ -271,7 +271,7 @@ def _cause_of_silence(camera: CameraFacts) -> str:
     if not publishers.types:
         return f"nobody publishes on {topic}: start the camera, or remap it (-r image:=<topic>; ros2 topic list -t)"
     if record.image_type not in publishers.types:
-        cure = "set image_transport:=compressed" if "Compressed" in publishers.types[0] else "remap another topic"
+        cure = "set image.transport:=compressed" if "Compressed" in publishers.types[0] else "remap another topic"
         return f"{topic} carries {publishers.types[0]}, not {record.image_type}: {cure}"
     if topic in record.incompatible:
         return _incompatible(camera)
@@ -292,9 +292,9 @@ def _cure_of_loss(camera: CameraFacts) -> str:
             f"{profile_variable()}={profile_path()}"
         )
     if not record.reliable and not publishers.best_effort:
-        cures.append("set image_qos:=reliable")
+        cures.append("set image.qos:=reliable")
     if "Compressed" not in record.image_type:
-        cures.append("send compressed images and set image_transport:=compressed")
+        cures.append("send compressed images and set image.transport:=compressed")
     cures.append(f"between machines also: sudo sysctl -w net.core.rmem_max={RECEIVE_BUFFER_BYTES}")
     return "; or ".join(cures)
 
@@ -303,7 +303,7 @@ def _incompatible(camera: CameraFacts) -> str:
     record = camera.record
     asked = "reliable" if record.reliable else "best effort"
     text = f"the QoS of the publisher on {record.image_topic} does not match the {asked} subscription"
-    cure = "set image_qos:=sensor_data" if record.reliable else "change the publisher's QoS"
+    cure = "set image.qos:=sensor_data" if record.reliable else "change the publisher's QoS"
     return f"{text} ({record.incompatible[record.image_topic]}): {cure}"
 
 

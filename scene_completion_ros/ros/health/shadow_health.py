@@ -22,7 +22,7 @@ class ShadowReport:
 
     Attributes:
         problem: Why there is no second student; empty where there is one, or none is named.
-        students: Name and folder of the student of `bundle`, and of that of `shadow_bundle`.
+        students: Name and folder of the student of `bundle`, and of that of `shadow.bundle`.
         completed: Images that the shadow completed, too.
         skipped: Images that it should have completed and did not, or that were not compared.
         why_skipped: Why the last one was.
@@ -108,23 +108,23 @@ def shadow_status(report: ShadowReport, deployed: str, now_s: float, recent_s: f
         deployed: Name and folder of the deployed student.
         now_s: Now, by `time.perf_counter`.
         recent_s: How long a failure is a warning, seconds.
-        every: Parameter `shadow_every`.
+        every: Parameter `shadow.every`.
     """
     values = {"deployed": deployed}
     if report.problem:
         return Status(NAME, Level.WARN, f"there is no second student: {report.problem}", values)
     if not report.students[1]:
-        return Status(NAME, Level.OK, "there is no second student (parameter shadow_bundle)", values)
+        return Status(NAME, Level.OK, "there is no second student (parameter shadow.bundle)", values)
     second_is_deployed = deployed == report.students[1]
     values |= {"shadow": report.students[0 if second_is_deployed else 1]} | _numbers(report, second_is_deployed)
     if report.failed_s is not None and now_s - report.failed_s <= recent_s:
         message = f"the shadow failed at {report.failed} images: {report.why_failed}. The deployed student goes on"
         return Status(NAME, Level.WARN, message, values)
     if not every:
-        return Status(NAME, Level.OK, "off (parameter shadow_every)", values)
+        return Status(NAME, Level.OK, "off (parameter shadow.every)", values)
     asked = report.completed + report.skipped
     if asked and report.skipped > _LARGEST_SKIPPED * asked:
-        cure = "Set largest_rate to less than the machine can do, or shadow_every to more"
+        cure = "Set largest_rate to less than the machine can do, or shadow.every to more"
         message = (
             f"the shadow skipped {report.skipped} of {asked} images, the last because {report.why_skipped}. {cure}"
         )
@@ -174,7 +174,7 @@ def _outcome(report: ShadowReport, second_is_deployed: bool) -> str:
         elif found.judged:
             missing = f"they see the same in {100.0 * found.depth_alike:.0f} % of the image only"
         else:
-            missing = "the robot has to drive on, and transform_source has to say where it is in odometry_frame"
+            missing = "the robot has to drive on, and transform.source has to say where it is in odometry.frame"
         return f"{alike}; nothing says yet which one is right: {missing}"
     if found.better is None:
         return f"{alike}; neither is better for sure after {found.judged} images"

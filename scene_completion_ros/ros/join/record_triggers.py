@@ -75,7 +75,7 @@ class RecordTriggers:
     ) -> _Earlier | None:
         """What is to be compared with these voxels, if anything is; they then take its place."""
         if isinstance(odometry_from_grid, NotYetError):
-            self._counters.warn("record_wrong", f"the node compares no image with an earlier one: {odometry_from_grid}")
+            self._counters.warn("record.wrong", f"the node compares no image with an earlier one: {odometry_from_grid}")
         if not isinstance(odometry_from_grid, RigidTransform):  # none: it came before the parameter was set
             return None
         then = self._then

@@ -41,7 +41,7 @@ class SceneMemory:
 
     def prepare(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Make the map, and compile what fills it, before an image needs them."""
-        if parameters.temporal_fusion and self._map is None:
+        if parameters.fusion_enabled and self._map is None:
             compile_fusion()
             self._map_for(grid_from_camera, parameters)
 
@@ -67,7 +67,7 @@ class SceneMemory:
         parameters = scene.parameters
         scene.voxels, probability = self._of_all_cameras(scene)
         odometry_from_grid = scene.odometry_from_grid
-        if not parameters.temporal_fusion:
+        if not parameters.fusion_enabled:
             self._release()
             return
         if odometry_from_grid is None:
@@ -132,7 +132,7 @@ def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int
     names = voxels.class_names
     if UNKNOWN in names:
         return names.index(UNKNOWN)
-    ignored = ignored_names(parameters.ignored_classes)
+    ignored = ignored_names(parameters.obstacle_ignored_classes)
     return next((label for label, name in enumerate(names) if name not in ignored), 0)
 
 

@@ -84,7 +84,7 @@ def fused_parameters(cameras: Sequence[LaunchedCamera], given: Mapping[str, str]
         given, "image_transport", "bundle", "autostart", "grid_file", "grid_frame", "extrinsics_file"
     )
     if given["extrinsics_file"]:
-        parameters["transform_source"] = "parameters"
+        parameters["transform.source"] = "parameters"
     return {"cameras": ", ".join(camera.name for camera in cameras), **parameters}
 
 

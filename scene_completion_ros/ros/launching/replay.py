@@ -81,14 +81,14 @@ def node_parameters(camera: RecordedCamera, bundle: str, grid: str = "") -> dict
     parameters: dict[str, str | bool] = {
         "use_sim_time": True,
         "autostart": True,
-        "image_transport": camera.image_transport,
-        "image_qos": "reliable",  # nothing is to be lost between player and node
-        "grid_frame": "",  # the player takes voxels to be those of one image, in its frame
+        "image.transport": camera.image_transport,
+        "image.qos": "reliable",  # nothing is to be lost between player and node
+        "grid.frame": "",  # the player takes voxels to be those of one image, in its frame
         "cameras": "",
     }
     if camera.rectified:
-        parameters["rectified"] = True
-    given = {"bundle": bundle, "grid_file": grid}
+        parameters["image.rectified"] = True
+    given = {"bundle": bundle, "grid.file": grid}
     return parameters | {name: value for name, value in given.items() if value}
 
 

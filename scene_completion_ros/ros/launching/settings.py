@@ -15,9 +15,16 @@ def full_node_name(namespace: str) -> str:
 
 
 def given_parameters(given: Mapping[str, str], *names: str) -> dict[str, bool | str]:
-    """Parameters of the node with launch arguments of the same name; empty ones stay as the parameter file says."""
-    booleans = {spec.name for spec in SCHEMA if spec.type_name == "boolean"}
-    return {name: given[name] == "true" if name in booleans else given[name] for name in names if given[name]}
+    """Parameters of the node that launch arguments give; an empty one stays as the parameter file says.
+
+    Args:
+        given: Launch arguments. They are called like the parameters, but with `_` where those have a dot.
+        names: Those to look at.
+    """
+    specs = [spec for spec in SCHEMA if spec.field in names and given[spec.field]]
+    return {
+        spec.name: given[spec.field] == "true" if spec.type_name == "boolean" else given[spec.field] for spec in specs
+    }
 
 
 def simulated_time(given: str, bag: str) -> dict[str, bool]:

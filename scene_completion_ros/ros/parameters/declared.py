@@ -63,7 +63,7 @@ class DeclaredParameters:
     def __init__(self, node: Any, check_change: Callable[[NodeParameters], None] = lambda _: None) -> None:
         self._node = node
         self._check_change = check_change
-        values: dict[str, Any] = {spec.name: declare(node, spec) for spec in SCHEMA}
+        values: dict[str, Any] = {spec.field: declare(node, spec) for spec in SCHEMA}
         self._at_start = NodeParameters(**values)
         for warning in unknown_parameters(node):
             node.get_logger().warning(warning)
@@ -76,7 +76,7 @@ class DeclaredParameters:
         To be called in callbacks of the node's default group, as rclpy answers requests for changes there too; then no
         change is half done.
         """
-        live: dict[str, Any] = {spec.name: self._node.get_parameter(spec.name).value for spec in SCHEMA if spec.live}
+        live: dict[str, Any] = {spec.field: self._node.get_parameter(spec.name).value for spec in SCHEMA if spec.live}
         return replace(self._at_start, **live)
 
     def checked(self) -> NodeParameters:
@@ -87,7 +87,7 @@ class DeclaredParameters:
         """
         parameters = self.snapshot()
         for spec in SCHEMA:
-            problem = spec.problem(getattr(parameters, spec.name))
+            problem = spec.problem(getattr(parameters, spec.field))
             if problem:
                 raise SceneCompletionError(problem, where=f"parameter {spec.name}")
         return parameters
@@ -99,11 +99,11 @@ class DeclaredParameters:
         problems = [(spec.name, spec.problem(wanted[spec.name])) for spec in specs]
         reasons = [f"parameter {name}: {problem}" for name, problem in problems if problem]
         if specs and not reasons:
-            changed: dict[str, Any] = {spec.name: wanted[spec.name] for spec in specs}
+            changed: dict[str, Any] = {spec.field: wanted[spec.name] for spec in specs}
             try:
                 self._check_change(replace(self.snapshot(), **changed))
             except SceneCompletionError as error:
-                reasons.append(f"parameter {', '.join(changed)}: {error}")
+                reasons.append(f"parameter {', '.join(spec.name for spec in specs)}: {error}")
         return SetParametersResult(successful=not reasons, reason="; ".join(reasons))
 
 

@@ -12,7 +12,7 @@ from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.untrusted_files import read_yaml
 
 _VALUES = "ros__parameters"
-_OF_RCLPY = ("use_sim_time", "start_type_description_service")
+_OF_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides")
 
 
 def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, object]:
@@ -20,7 +20,7 @@ def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, o
 
     Args:
         path: YAML, as `ros2 run … --params-file` takes it. Sections of `/**` and of nodes of this name in any namespace
-            count, later ones more. Parameters that rclpy itself declares, and nested ones, are left out.
+            count, later ones more. Groups may be nested or written with dots. What rclpy itself declares is left out.
         without: Names to leave out unchecked.
 
     Raises:
@@ -38,8 +38,8 @@ def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, o
         )
     specs = {spec.name: spec for spec in SCHEMA}
     found: dict[str, object] = {}
-    for name, value in ((name, value) for values in of_node for name, value in values.items()):
-        if name in without or name in _OF_RCLPY or isinstance(value, Mapping):
+    for name, value in (pair for values in of_node for pair in _flat(values)):
+        if name in without or name.partition(".")[0] in _OF_RCLPY:
             continue
         spec = specs.get(name)
         if spec is None:
@@ -52,6 +52,15 @@ def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, o
     return found
 
 
+def _flat(values: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    """Names with dots, and values, of nested groups of parameters."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{group}{key}.")
+        else:
+            yield f"{group}{key}", value
+
+
 def _sections(tree: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Full names of nodes, and what is given for them."""
     if not isinstance(tree, Mapping):
@@ -59,6 +68,6 @@ def _sections(tree: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for key, below in tree.items():
         if key == _VALUES:
             if isinstance(below, Mapping):
-                yield name or "/", {str(parameter): value for parameter, value in below.items()}
+                yield name or "/", below
         else:
             yield from _sections(below, f"{name}/{str(key).strip('/')}")

@@ -32,6 +32,8 @@ PathKind = Literal["folder", "file", "writable folder", "student", "text bank"]
 SHIPPED = "shipped"
 """The text bank of the student bundle, as parameter `vocabulary`."""
 LONGEST_PATH = 4095
+GROUPS = ("shadow", "image", "sync", "grid", "transform", "odometry", "fusion", "record", "camera", "obstacle")
+"""What parameters are grouped by: `shadow_every` of `NodeParameters` is `shadow.every` for everybody else."""
 ParameterValue = bool | int | float | str
 
 TYPE_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "double", str: "string"}
@@ -43,6 +45,7 @@ class ParameterSpec:
     """What is known of one parameter.
 
     Attributes:
+        field: The field of `NodeParameters` that holds its value.
         default: Its default, which also decides the type.
         meaning: A sentence or two, with units.
         choices: The only values of a string; empty allows any.
@@ -51,13 +54,19 @@ class ParameterSpec:
         live: Whether it may be changed while the node runs.
     """
 
-    name: str
+    field: str
     default: ParameterValue
     meaning: str
     choices: tuple[str, ...] = ()
     bounds: tuple[float, float] | None = None
     path: PathKind | None = None
     live: bool = False
+
+    @property
+    def name(self) -> str:
+        """What ROS calls it: the field, with a dot after its group."""
+        group, _, rest = self.field.partition("_")
+        return f"{group}.{rest}" if rest and group in GROUPS else self.field
 
     @property
     def type_name(self) -> str:
@@ -162,15 +171,15 @@ class NodeParameters:
     )
     shadow_bundle: str = _parameter(
         "",
-        "A second student, named as in `bundle`. `~/swap_bundle` exchanges the two. With `shadow_every` the second one "
-        "completes images, too. It needs the same voxel grid, or a `grid_file` for both. Empty: there is none.",
+        "A second student, named as in `bundle`. `~/swap_bundle` exchanges the two. With `shadow.every` the second one "
+        "completes images, too. It needs the same voxel grid, or a `grid.file` for both. Empty: there is none.",
         path="student",
     )
     shadow_every: int = _live(
         0,
         "The student that is not deployed completes every n-th image, too, unless an image waits. Later images judge "
-        "both, and `/diagnostics` says which one was right. For that, `transform_source` has to say where the grid is "
-        "in `odometry_frame`. Otherwise `/diagnostics` only says how far both agree. 0: never.",
+        "both, and `/diagnostics` says which one was right. For that, `transform.source` has to say where the grid is "
+        "in `odometry.frame`. Otherwise `/diagnostics` only says how far both agree. 0: never.",
         bounds=(0, 10_000),
     )
     engine: EngineName = _parameter(
@@ -216,38 +225,43 @@ class NodeParameters:
         "publishers are.",
         choices=ImageQos,
     )
-    rectified: bool = _live(
+    image_rectified: bool = _live(
         False,
         "The image is already rectified: the projection matrix P of the CameraInfo holds, its distortion does not.",
     )
-    camera_info_sync: CameraInfoSync = _live(
-        "latest",
-        "Which CameraInfo belongs to an image: the `latest` one, the one with its `exact` stamp, or the nearest within "
-        "`camera_sync_tolerance` (`approximate`). With the last two, the image waits up to `camera_timeout`.",
-        choices=CameraInfoSync,
+    image_timeout: float = _live(
+        2.0,
+        "Seconds without an image, or without CameraInfo, after which `/diagnostics` reports an error.",
+        bounds=(0.1, 3600.0),
     )
     cameras: str = _parameter(
         "",
         "Names of several cameras, with commas between them. The node fuses their voxels into one grid. Each camera "
-        "has the topics `<name>/image` and `<name>/camera_info`. Needs `grid_frame`. Empty: one camera, with `image` "
+        "has the topics `<name>/image` and `<name>/camera_info`. Needs `grid.frame`. Empty: one camera, with `image` "
         "and `camera_info`.",
     )
-    camera_sync_tolerance: float = _live(
+    sync_camera_info: CameraInfoSync = _live(
+        "latest",
+        "Which CameraInfo belongs to an image: the `latest` one, the one with its `exact` stamp, or the nearest within "
+        "`sync.tolerance` (`approximate`). With the last two, the image waits up to `sync.timeout`.",
+        choices=CameraInfoSync,
+    )
+    sync_tolerance: float = _live(
         0.02,
         "Largest difference, seconds, between the stamps of images that are fused, and of an image and its CameraInfo "
-        "(`camera_info_sync`).",
+        "(`sync.camera_info`).",
         bounds=(0.0, 10.0),
     )
-    camera_timeout: float = _live(
+    sync_timeout: float = _live(
         0.2,
-        "Seconds that an image waits for images of the other cameras, or for its CameraInfo (`camera_info_sync`). If a "
+        "Seconds that an image waits for images of the other cameras, or for its CameraInfo (`sync.camera_info`). If a "
         "camera stays silent that long, the node goes on without it until it sends an image again.",
         bounds=(0.0, 10.0),
     )
     grid_file: str = _parameter(
         "",
         "YAML file of another voxel grid, with `origin`, `voxel_size`, `shape` and `grid_from_camera`. The last one "
-        "means nothing with `grid_frame`. Empty takes the grid of the bundle.",
+        "means nothing with `grid.frame`. Empty takes the grid of the bundle.",
         path="file",
     )
     grid_frame: str = _parameter(
@@ -258,10 +272,10 @@ class NodeParameters:
     )
     transform_source: TransformSourceName = _parameter(
         "auto",
-        "How the node learns where the camera is in `grid_frame` and `base_frame`. `parameters`: `extrinsics_file`, or "
-        "without one `camera_x` to `camera_yaw`. `topics`: `transform_topics`, `odometry_topics` and "
+        "How the node learns where the camera is in `grid.frame` and `base_frame`. `parameters`: `extrinsics_file`, or "
+        "without one `camera.x` to `camera.yaw`. `topics`: `transform.topics`, `odometry.topics` and "
         "`extrinsics_file`. `tf2`: tf and `extrinsics_file`. `auto` takes `topics` if some are named, else "
-        "`parameters` if `extrinsics_file` or `camera_height` is given, else `tf2` if it is installed. If none of "
+        "`parameters` if `extrinsics_file` or `camera.height` is given, else `tf2` if it is installed. If none of "
         "these places the camera, the node refuses the frame.",
         choices=TransformSourceName,
     )
@@ -270,28 +284,28 @@ class NodeParameters:
         "Topics of geometry_msgs/TransformStamped, with commas between them. A transform on a latched topic (transient "
         "local) is fixed.",
     )
-    odometry_topics: str = _parameter("", "Topics of nav_msgs/Odometry, with commas between them.")
-    extrinsics_file: str = _parameter(
-        "",
-        "YAML of fixed transforms: a list of `parent`, `child`, `translation`, `rotation` or `angles`, and `optical`.",
-        path="file",
-    )
     transform_timeout: float = _live(
         0.2, "Seconds that an image waits for transforms of its stamp before the node drops it.", bounds=(0.0, 10.0)
     )
     transform_tolerance: float = _live(
         0.0, "Seconds for which the last transform still holds. The node extrapolates nothing else.", bounds=(0.0, 10.0)
     )
-    temporal_fusion: bool = _live(
-        False,
-        "Join the voxels of each image with those of the images before it, in a map that stands still in "
-        "`odometry_frame`. `transform_source` has to say where the grid is in that frame. The node publishes an image "
-        "without such a pose alone, and `/diagnostics` says so. Depth stays that of one image.",
-    )
+    odometry_topics: str = _parameter("", "Topics of nav_msgs/Odometry, with commas between them.")
     odometry_frame: str = _parameter(
         "odom",
-        "Frame with z up in which the world stands still for `temporal_fusion`, and in which the robot moves without "
+        "Frame with z up in which the world stands still for `fusion.enabled`, and in which the robot moves without "
         "jumps: `odom` of REP 105, not `map`.",
+    )
+    extrinsics_file: str = _parameter(
+        "",
+        "YAML of fixed transforms: a list of `parent`, `child`, `translation`, `rotation` or `angles`, and `optical`.",
+        path="file",
+    )
+    fusion_enabled: bool = _live(
+        False,
+        "Join the voxels of each image with those of the images before it, in a map that stands still in "
+        "`odometry.frame`. `transform.source` has to say where the grid is in that frame. The node publishes an image "
+        "without such a pose alone, and `/diagnostics` says so. Depth stays that of one image.",
     )
     fusion_forget_after: float = _live(
         5.0,
@@ -308,21 +322,21 @@ class NodeParameters:
     record_wrong: float = _live(
         0.0,
         "Share of the voxels which the image a second before had called occupied, and which this image sees through. "
-        "Above it, the node asks for a recording, too. The parameter needs `odometry_frame`, and the transforms that "
-        "`temporal_fusion` needs. 0: never, and the node computes nothing for it.",
+        "Above it, the node asks for a recording, too. The parameter needs `odometry.frame`, and the transforms that "
+        "`fusion.enabled` needs. 0: never, and the node computes nothing for it.",
         bounds=(0.0, 1.0),
     )
     base_frame: str = _live(
         "",
-        "Frame of `~/occupancy_grid`, with z up, that stands on the ground. `transform_source` says where the camera "
-        "is in it. Empty: `grid_frame`, or without one the frame of the image. That last map is for RViz, not for "
+        "Frame of `~/occupancy_grid`, with z up, that stands on the ground. `transform.source` says where the camera "
+        "is in it. Empty: `grid.frame`, or without one the frame of the image. That last map is for RViz, not for "
         "Nav2.",
     )
     camera_x: float = _live(0.0, "Place of the camera in `base_frame`: metres forward.", bounds=(-100.0, 100.0))
     camera_y: float = _live(0.0, "Place of the camera in `base_frame`: metres to the left.", bounds=(-100.0, 100.0))
     camera_height: float = _live(
         0.0,
-        "Height of the camera above the ground, metres; 0: not given. Without `base_frame` and `grid_frame`, 0 assumes "
+        "Height of the camera above the ground, metres; 0: not given. Without `base_frame` and `grid.frame`, 0 assumes "
         "for `~/occupancy_grid` the height of the cameras that the student was trained with.",
         bounds=(0.0, 100.0),
     )
@@ -337,7 +351,7 @@ class NodeParameters:
     obstacle_max_height: float = _live(
         2.0, "Largest height above the ground, metres, at which they are.", bounds=(-10.0, 50.0)
     )
-    ignored_classes: str = _live(
+    obstacle_ignored_classes: str = _live(
         "auto",
         "Classes that are no obstacles, with commas between them; `auto` takes road, parking, sidewalk, terrain and "
         "other-ground where the bundle has them.",
@@ -363,11 +377,6 @@ class NodeParameters:
         "for TensorRT engines, in the cache folder of the user.",
         path="writable folder",
     )
-    image_timeout: float = _live(
-        2.0,
-        "Seconds without an image, or without CameraInfo, after which `/diagnostics` reports an error.",
-        bounds=(0.1, 3600.0),
-    )
     autostart: bool = _parameter(
         True,
         "The node configures and activates itself when it starts. With `false` it waits in the state `unconfigured` "
@@ -380,7 +389,7 @@ class NodeParameters:
 
 
 SCHEMA: tuple[ParameterSpec, ...] = tuple(
-    ParameterSpec(name=entry.name, default=getattr(NodeParameters, entry.name), **entry.metadata)
+    ParameterSpec(field=entry.name, default=getattr(NodeParameters, entry.name), **entry.metadata)
     for entry in fields(NodeParameters)
 )
 """All parameters of the node, in the order in which they are declared and documented."""
@@ -392,6 +401,9 @@ def names_in(value: str) -> tuple[str, ...]:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one (its last part, where it has dots) most likely means; None if none is near."""
-    near = difflib.get_close_matches(name.rpartition(".")[2].lower(), list(known), n=1)
-    return near[0] if near else None
+    """The known name that a misspelt one, or the last part of one, most likely means; None if none is near."""
+    full = list(known)
+    last_parts = {name.rpartition(".")[2]: name for name in full}
+    near = difflib.get_close_matches(name.lower(), full, n=1)
+    near = near or difflib.get_close_matches(name.rpartition(".")[2].lower(), [*full, *last_parts], n=1)
+    return last_parts.get(near[0], near[0]) if near else None

@@ -29,10 +29,10 @@ class Placements:
     """Places images by the parameters, or by a source of transforms.
 
     Args:
-        source: The source; None where the parameters `camera_x` to `camera_yaw` say all.
+        source: The source; None where the parameters `camera.x` to `camera.yaw` say all.
         default: Pose of the camera's optical frame in a grid that is attached to it.
         trained_height: Gives the height above the ground of the cameras that the student was trained with, metres. A
-            map that has no frame of the robot takes it where `camera_height` was not given.
+            map that has no frame of the robot takes it where `camera.height` was not given.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Placements:
             NotYetError: There is no transform for that.
         """
         placement = self._place(frame_id, stamp_ns, parameters)
-        if not (parameters.temporal_fusion or parameters.record_wrong):
+        if not (parameters.fusion_enabled or parameters.record_wrong):
             return placement
         try:
             return replace(placement, odometry_from_grid=self.in_odometry(frame_id, stamp_ns, parameters))
@@ -65,7 +65,7 @@ class Placements:
             return replace(placement, odometry_from_grid=error.with_traceback(None))
 
     def _source_for(self, parameters: NodeParameters) -> TransformSource | None:
-        """What says where the camera is; None where that is `camera_x` to `camera_yaw`."""
+        """What says where the camera is; None where that is `camera.x` to `camera.yaw`."""
         return None if camera_by_parameters(parameters) else self._source
 
     def in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform:
@@ -133,33 +133,33 @@ def check_frames(parameters: NodeParameters) -> None:
     fixed = bool(parameters.extrinsics_file)  # which holds at least one
     if kind == "topics" and not (fixed or parameters.transform_topics or parameters.odometry_topics):
         raise SceneCompletionError(
-            "transform_source is topics, but no topic is named",
-            where="parameters transform_source, transform_topics, odometry_topics",
+            "transform.source is topics, but no topic is named",
+            where="parameters transform.source, transform.topics, odometry.topics",
             cure="Name topics, or an extrinsics_file",
         )
     if kind != "parameters" or fixed:
         return
     if cameras:
         raise SceneCompletionError(
-            "camera_x to camera_yaw are those of one camera",
-            where="parameters cameras, transform_source",
+            "camera.x to camera.yaw are those of one camera",
+            where="parameters cameras, transform.source",
             cure="Name an extrinsics_file, or let topics or tf2 say where the cameras are",
         )
     if parameters.base_frame and parameters.grid_frame and parameters.base_frame != parameters.grid_frame:
         raise SceneCompletionError(
-            f"camera_x to camera_yaw say where the camera is in {parameters.base_frame}, not in "
+            f"camera.x to camera.yaw say where the camera is in {parameters.base_frame}, not in "
             f"{parameters.grid_frame}",
-            where="parameters base_frame, grid_frame",
+            where="parameters base_frame, grid.frame",
             cure="Take one frame for both, or let an extrinsics_file, topics or tf2 say where the camera is",
         )
     frame = parameters.grid_frame or parameters.base_frame
     if frame and not parameters.camera_height:
-        names = "grid_frame" if parameters.grid_frame else "base_frame"
+        names = "grid.frame" if parameters.grid_frame else "base_frame"
         raise SceneCompletionError(
             f"nothing says where the camera is in {frame}",
-            where=f"parameters {names}, camera_height, transform_source",
-            cure="Give its place by camera_height and camera_x to camera_yaw, or name an extrinsics_file, "
-            "transform_topics or odometry_topics, or have a ROS 2 distribution sourced, so that tf2 can say it",
+            where=f"parameters {names}, camera.height, transform.source",
+            cure="Give its place by camera.height and camera.x to camera.yaw, or name an extrinsics_file, "
+            "transform.topics or odometry.topics, or have a ROS 2 distribution sourced, so that tf2 can say it",
         )
 
 
@@ -174,15 +174,15 @@ def _check_cameras(names: tuple[str, ...], grid_frame: str) -> None:
     if names and not grid_frame:
         raise SceneCompletionError(
             "several cameras share one grid, which must be attached to a frame",
-            where="parameters cameras, grid_frame",
-            cure="Name the frame of the robot, such as base_link, in grid_frame",
+            where="parameters cameras, grid.frame",
+            cure="Name the frame of the robot, such as base_link, in grid.frame",
         )
 
 
 def camera_pose(parameters: NodeParameters) -> RigidTransform:
-    """Pose of the camera's optical frame in the upright frame of the map, by the parameters `camera_x` to `camera_yaw`.
+    """Pose of the camera's optical frame in the upright frame of the map, by the parameters `camera.x` to `camera.yaw`.
 
-    That is `base_frame`, or where it is empty `grid_frame`. Without both it is the frame on the ground below the camera
+    That is `base_frame`, or where it is empty `grid.frame`. Without both it is the frame on the ground below the camera
     that looks where the camera looks: place and heading then say nothing.
     """
     roll, pitch, yaw = (
@@ -198,20 +198,20 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
 def _check_odometry(parameters: NodeParameters) -> None:
     """Find out whether something can say where the grid is in the odometry frame, if images are to be joined.
 
-    They are joined by `temporal_fusion`, and compared for `record_wrong`.
+    They are joined by `fusion.enabled`, and compared for `record.wrong`.
 
     Raises:
         SceneCompletionError: Nothing can: says what to name.
         TransformError: The file of fixed transforms is malformed.
     """
     odometry = parameters.odometry_frame.strip("/")
-    asking = "temporal_fusion" if parameters.temporal_fusion else "record_wrong" if parameters.record_wrong else ""
+    asking = "fusion.enabled" if parameters.fusion_enabled else "record.wrong" if parameters.record_wrong else ""
     if not asking or (odometry and odometry == parameters.grid_frame.strip("/")):
         return
     if not odometry:
         raise SceneCompletionError(
             f"{asking} has no frame to join images in",
-            where=f"parameters {asking}, odometry_frame",
+            where=f"parameters {asking}, odometry.frame",
             cure="Name the frame in which the robot moves without jumps, such as odom",
         )
     kind = source_kind(parameters)
@@ -223,7 +223,7 @@ def _check_odometry(parameters: NodeParameters) -> None:
         says = f"extrinsics_file knows {', '.join(sorted(known))} only" if known else "there is no source of transforms"
         raise SceneCompletionError(
             f"nothing says where the voxel grid is in {odometry!r}: {says}",
-            where=f"parameters {asking}, transform_source",
-            cure="Set transform_source to topics and name odometry_topics or transform_topics, or set it to tf2. For a "
+            where=f"parameters {asking}, transform.source",
+            cure="Set transform.source to topics and name odometry.topics or transform.topics, or set it to tf2. For a "
             f"camera that never moves, give its place in {odometry} in an extrinsics_file",
         )

@@ -72,8 +72,8 @@ class TopicTransforms:
     A TransformStamped of a topic whose publishers are all latched (transient local) is fixed, as those of /tf_static.
 
     Args:
-        transform_topics: Topics of geometry_msgs/TransformStamped.
-        odometry_topics: Topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id.
+        transform.topics: Topics of geometry_msgs/TransformStamped.
+        odometry.topics: Topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id.
         on_rejected: Called with the reason for each transform that is left out.
     """
 
@@ -154,7 +154,7 @@ class Tf2Transforms:
         except ImportError as error:
             raise SceneCompletionError(
                 f"tf2_ros cannot be imported ({error})",
-                where="parameter transform_source",
+                where="parameter transform.source",
                 cure="Source a ROS 2 distribution, or use `topics` or an extrinsics_file",
             ) from error
         self._tf2: Any = tf2_ros
@@ -204,7 +204,7 @@ class Tf2Transforms:
             f"no transform from {source!r} to {target!r} ({error})",
             where="tf2",
             cure=f"Check with: ros2 run tf2_ros tf2_echo {target} {source}; where tf does not know it, set "
-            "camera_height to camera_yaw, or name an extrinsics_file",
+            "camera.height to camera.yaw, or name an extrinsics_file",
             may_come=may_come,
         )
 
@@ -220,9 +220,9 @@ def tf2_usable() -> bool:
 
 
 def camera_by_parameters(parameters: NodeParameters) -> bool:
-    """Whether nothing but `camera_x` to `camera_yaw` says where the camera is.
+    """Whether nothing but `camera.x` to `camera.yaw` says where the camera is.
 
-    With `auto` that is so where `camera_height` was given, and nothing that could say more.
+    With `auto` that is so where `camera.height` was given, and nothing that could say more.
     """
     if parameters.transform_source != "auto":
         return parameters.transform_source == "parameters" and not parameters.extrinsics_file
@@ -235,7 +235,7 @@ def source_kind(parameters: NodeParameters) -> SourceKind:
     """What is meant by the parameters.
 
     What somebody named comes before what is merely installed. `auto` takes the topics that are named. Else it takes
-    `extrinsics_file`, or `camera_x` to `camera_yaw`, where it or `camera_height` was given. Else it takes tf2 where it
+    `extrinsics_file`, or `camera.x` to `camera.yaw`, where it or `camera.height` was given. Else it takes tf2 where it
     can be imported.
     """
     if parameters.transform_source != "auto":
@@ -265,8 +265,8 @@ def make_transform_source(
         on_rejected: Called with the reason for each transform that is left out, where the source can tell.
 
     Returns:
-        None where nothing but the parameters `camera_x` to `camera_yaw` can say where the camera is. Of those with
-        `auto`, `camera_height` may be given and taken back while the node runs: see `camera_by_parameters`.
+        None where nothing but the parameters `camera.x` to `camera.yaw` can say where the camera is. Of those with
+        `auto`, `camera.height` may be given and taken back while the node runs: see `camera_by_parameters`.
 
     Raises:
         SceneCompletionError: tf2_ros or the file of fixed transforms cannot be had.

@@ -139,7 +139,7 @@ class Outputs:
 
     def labels_wanted(self, parameters: NodeParameters) -> bool:
         """Whether anybody reads the labels of voxels: more than depth and free space, the map of memory, a file."""
-        kept = parameters.temporal_fusion or parameters.save_folder
+        kept = parameters.fusion_enabled or parameters.save_folder
         return bool(kept) or any(
             subscribed(publisher) for topic, (publisher, _) in self._results.items() if topic not in self._unlabelled
         )
@@ -224,9 +224,9 @@ class Outputs:
         voxels, placement, parameters = scene.voxels, scene.placement, scene.parameters
         if placement.assumed_height is not None:
             self._counters.warn(
-                "camera_height",
+                "camera.height",
                 f"nothing says how high the camera is: {topics.OCCUPANCY_GRID} lies {placement.assumed_height:g} m "
-                "below it, the height of the cameras that the student was trained with. Set camera_height",
+                "below it, the height of the cameras that the student was trained with. Set camera.height",
             )
         band = parameters.obstacle_min_height, parameters.obstacle_max_height
         wanted = (*placement.map_from_grid.matrix.ravel(), *band)
@@ -280,8 +280,8 @@ class Outputs:
 
 
 def ignored_here(voxels: SemanticVoxels, parameters: NodeParameters) -> list[int]:
-    """Labels that are no obstacles; a vocabulary may have no class of a name that `ignored_classes` says."""
-    names = ignored_names(parameters.ignored_classes)
+    """Labels that are no obstacles; a vocabulary may have no class of a name that `obstacle.ignored_classes` says."""
+    names = ignored_names(parameters.obstacle_ignored_classes)
     return [label for label, name in enumerate(voxels.class_names) if name in names]
 
 

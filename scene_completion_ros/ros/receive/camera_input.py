@@ -128,7 +128,7 @@ class CameraInput:
         return subscription
 
     def _read_camera(self, camera_info: Any, parameters: NodeParameters) -> Camera:
-        return camera_from_camera_info(camera_info, rectified=parameters.rectified, where=self._camera_info_topic)
+        return camera_from_camera_info(camera_info, rectified=parameters.image_rectified, where=self._camera_info_topic)
 
     def give_up(self, reason: DropReason) -> None:
         """Count images that wait for their CameraInfo as dropped."""
@@ -143,11 +143,11 @@ class CameraInput:
         except SceneCompletionError as error:
             self._counters.drop(DropReason.BAD_CAMERA_INFO, str(error))
             return
-        synchronised = parameters.camera_info_sync != "latest"
-        changed = self._camera is not None and camera != self._camera and parameters.rectified == self._rectified
+        synchronised = parameters.sync_camera_info != "latest"
+        changed = self._camera is not None and camera != self._camera and parameters.image_rectified == self._rectified
         if changed and not synchronised:
             self._counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
-        self._camera_info, self._camera, self._rectified = message, camera, parameters.rectified
+        self._camera_info, self._camera, self._rectified = message, camera, parameters.image_rectified
         self._match.add(message)
         if not synchronised or self._prepared_for is None:
             self._prepare(camera, parameters)
@@ -155,9 +155,9 @@ class CameraInput:
 
     def _camera_for(self, parameters: NodeParameters) -> Camera | None:
         """The newest usable camera; the CameraInfo is read anew where it is now to be read in another way."""
-        if self._camera_info is not None and parameters.rectified != self._rectified:
+        if self._camera_info is not None and parameters.image_rectified != self._rectified:
             self._camera = self._read_camera(self._camera_info, parameters)  # usable: see `check`
-            self._rectified = parameters.rectified
+            self._rectified = parameters.image_rectified
         return self._camera
 
     def _prepare(self, camera: Camera, parameters: NodeParameters) -> None:
@@ -201,7 +201,7 @@ class CameraInput:
         camera = self._camera_for(parameters)
         if camera is None:
             self._look_for_latched_camera_info()
-        synchronised = parameters.camera_info_sync != "latest"
+        synchronised = parameters.sync_camera_info != "latest"
         if camera is None and not synchronised:
             self._counters.drop(DropReason.NO_CAMERA_INFO, self._no_camera_info, header=message.header)
             return
@@ -210,7 +210,7 @@ class CameraInput:
             return
         frame = Frame(self.name, self._image_topic, message, stamp_ns, arrived_s, parameters)
         if synchronised:
-            self._room.enter(frame, parameters.camera_timeout)
+            self._room.enter(frame, parameters.sync_timeout)
         elif camera is not None:
             self._pass_on(frame, camera)
 
@@ -252,14 +252,14 @@ class CameraInput:
 
     def _matching_camera(self, frame: Frame, *, final: bool) -> Camera:
         parameters = frame.parameters
-        if parameters.camera_info_sync == "exact":
+        if parameters.sync_camera_info == "exact":
             message = self._match.exact(frame.stamp_ns)
         else:
-            tolerance_ns = round(1e9 * parameters.camera_sync_tolerance)
+            tolerance_ns = round(1e9 * parameters.sync_tolerance)
             message = self._match.nearest(frame.stamp_ns, tolerance_ns, final=final)
         try:
             return self._read_camera(message, parameters)
-        except SceneCompletionError as error:  # `rectified` has been changed since it came
+        except SceneCompletionError as error:  # `image.rectified` has been changed since it came
             raise NotYetError(error.what, where=error.where, cure=error.cure, may_come=False) from None
 
     def _pass_on(self, frame: Frame, camera: Camera) -> None:
@@ -320,6 +320,6 @@ class CameraInfoMatch:
         return NotYetError(
             f"of {len(self._kept)} CameraInfo messages {what}, {newest}",
             where=self._topic,
-            cure="If the camera publishes its CameraInfo only once, set camera_info_sync: latest",
+            cure="If the camera publishes its CameraInfo only once, set sync.camera_info: latest",
             may_come=may_come,
         )

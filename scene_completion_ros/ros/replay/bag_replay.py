@@ -59,9 +59,9 @@ def replay_over_dds(
         on_result: Called with every result of the first pass, in the order of the node. In lock step that is between
             frames. At a rate it is when the recording is over, and delays no image.
         playback: How to play; in lock step, once, to a node of its own, by default.
-        node_parameters: Parameters of the node, by name; none for a running node, which has its own. `grid_frame` and
+        node_parameters: Parameters of the node, by name; none for a running node, which has its own. `grid.frame` and
             `cameras` are empty whatever they say: a replay takes voxels to be in the frame of one image. In lock step
-            `transform_timeout` is at least 3 s.
+            `transform.timeout` is at least 3 s.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
         words: What the node is asked for in all images; an image is then complete with that answer only. At the end the
             question is taken back.
@@ -98,18 +98,20 @@ def replay_over_dds(
         if playback.node is not None:
             node = stack.enter_context(RunningNode(playback.node))
         else:
-            parameters = {"image_qos": "reliable", **(node_parameters or {})}
-            parameters |= {"grid_frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
+            parameters = {"image.qos": "reliable", **(node_parameters or {})}
+            parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
             check_fusion_topics(playback, parameters)
             if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
-                given = parameters.get("transform_timeout")
+                given = parameters.get("transform.timeout")
                 patience_s = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
-                parameters["transform_timeout"] = patience_s
-            parameters["image_transport"] = "compressed" if source.compressed else "raw"
+                parameters["transform.timeout"] = patience_s
+            parameters["image.transport"] = "compressed" if source.compressed else "raw"
             if playback.clock_hz:
                 parameters["use_sim_time"] = True
             if camera is None:
-                parameters["rectified"] = RECTIFIED_TOPIC in topic  # as `BagReader.camera_for` reads its CameraInfo
+                parameters["image.rectified"] = (
+                    RECTIFIED_TOPIC in topic
+                )  # as `BagReader.camera_for` reads its CameraInfo
             wanted = {IMAGE: names.image, CAMERA_INFO: names.camera_info, CLOCK: playback.remappings.get(CLOCK, CLOCK)}
             remapped = {name: target for name, target in wanted.items() if target != name}
             node = stack.enter_context(NodeProcess(f"/replay_{os.getpid()}", parameters, remapped))

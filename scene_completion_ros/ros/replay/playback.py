@@ -157,17 +157,17 @@ def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) ->
     Raises:
         SceneCompletionError: It listens to topics for that, none of which is played: names them.
     """
-    names = ",".join(str(parameters.get(name, "")) for name in ("transform_topics", "odometry_topics"))
-    source = parameters.get("transform_source", "auto")
+    names = ",".join(str(parameters.get(name, "")) for name in ("transform.topics", "odometry.topics"))
+    source = parameters.get("transform.source", "auto")
     if source == "auto":  # as `source_kind` of the node has it
-        placed = parameters.get("extrinsics_file") or parameters.get("camera_height")
+        placed = parameters.get("extrinsics_file") or parameters.get("camera.height")
         source = "topics" if names_in(names) else "parameters" if placed else "tf2"
     heard = {"topics": names, "tf2": "/tf"}.get(str(source), "")
     wanted, played = names_in(heard), {playback.remappings.get(topic, topic) for topic in playback.also}
-    if parameters.get("temporal_fusion") and wanted and played.isdisjoint(wanted):
+    if parameters.get("fusion.enabled") and wanted and played.isdisjoint(wanted):
         raise SceneCompletionError(
-            f"temporal_fusion needs {', '.join(wanted)}, which the replay does not play",
-            where="parameter temporal_fusion",
+            f"fusion.enabled needs {', '.join(wanted)}, which the replay does not play",
+            where="parameter fusion.enabled",
             cure="Play the recorded topic too, with --also, under the full name that the parameter has",
         )
 

@@ -132,7 +132,7 @@ class RunningNode:
         """What to look for where it does not answer."""
         return (
             f"Check that {self.full_name} is active and subscribes to {image_topic} and {camera_info_topic} "
-            "(names, remappings, parameter image_transport; no grid_frame, no cameras), in the same ROS_DOMAIN_ID"
+            "(names, remappings, parameter image.transport; no grid.frame, no cameras), in the same ROS_DOMAIN_ID"
         )
 
     def peak_memory_mib(self) -> float | None:

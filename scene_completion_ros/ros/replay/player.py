@@ -277,7 +277,7 @@ class Player:
             raise SceneCompletionError(
                 f"the node publishes voxels in the frame {frame_id!r}, not in that of the images",
                 where=self._process.full_name,
-                cure="Start it without the parameters grid_frame and cameras: a replay takes voxels to be in the "
+                cure="Start it without the parameters grid.frame and cameras: a replay takes voxels to be in the "
                 "optical frame",
             )
 

@@ -61,9 +61,9 @@ def driven(tmp_path: Path, first: Path, second: Path, **further: object) -> Repl
         encoding="utf-8",
     )
     mount.write_text(MOUNT, encoding="utf-8")
-    parameters: dict[str, object] = {"bundle": str(first), "shadow_bundle": str(second), "shadow_every": 1}
-    parameters |= {"grid_file": str(grid), "threads": 1, "engine": "openvino"}
-    parameters |= {"transform_source": "topics", "odometry_topics": "/odom", "odometry_frame": "map"}
+    parameters: dict[str, object] = {"bundle": str(first), "shadow.bundle": str(second), "shadow.every": 1}
+    parameters |= {"grid.file": str(grid), "threads": 1, "engine": "openvino"}
+    parameters |= {"transform.source": "topics", "odometry.topics": "/odom", "odometry.frame": "map"}
     parameters |= {"extrinsics_file": str(mount), **further}
     with BagReader(DEMO_DRIVE) as reader:
         playback = Playback(also=("/odom",))
@@ -149,9 +149,9 @@ _stamps_s = iter(range(100, 10_000))
 def test_it_steps_back_for_images_that_wait_and_counts_what_it_skips(
     start: Start, second: StudentBundle, completer: Callable[..., Completer]
 ) -> None:
-    node: Followed = start("-p", "image_qos:=reliable", "-p", f"shadow_bundle:={second.folder}", kind=Followed)
+    node: Followed = start("-p", "image.qos:=reliable", "-p", f"shadow.bundle:={second.folder}", kind=Followed)
     node.start()
-    node.told.until("shadow", OK, "off (parameter shadow_every)")
+    node.told.until("shadow", OK, "off (parameter shadow.every)")
     assert node.graph.set_parameters(topics.NODE_NAME, shadow_every=2).successful
     send = lambda: node.answer(node.image(1, next(_stamps_s) * SECOND_NS))  # noqa: E731
     assert node.graph.repeat(send, lambda: node.shadow().get("images compared", "0") != "0"), node.node.log
@@ -172,7 +172,7 @@ def test_one_that_cannot_be_had_is_told_once_and_the_deployed_one_goes_on(
     start: Start, tmp_path: Path, completer: Callable[..., Completer]
 ) -> None:
     other = make_small_bundle(tmp_path / "other", threshold=0.1)
-    node: Followed = start("-p", "image_qos:=reliable", "-p", f"shadow_bundle:={other.folder}", kind=Followed)
+    node: Followed = start("-p", "image.qos:=reliable", "-p", f"shadow.bundle:={other.folder}", kind=Followed)
     node.start()
     other.encoder_path.write_bytes(b"nothing")  # since it was loaded
     assert node.graph.set_parameters(topics.NODE_NAME, shadow_every=1).successful

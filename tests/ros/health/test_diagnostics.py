@@ -31,7 +31,7 @@ Start = Callable[..., CameraToVoxels]
 
 @pytest.fixture
 def start(start: Start) -> Start:
-    return functools.partial(start, "-p", "image_timeout:=1.5")
+    return functools.partial(start, "-p", "image.timeout:=1.5")
 
 
 class Stream:
@@ -121,7 +121,7 @@ def test_it_goes_on_while_simulated_time_stands_still_and_tells_what_failed(star
 
 
 def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start) -> None:
-    running = start("-p", "image_qos:=reliable")
+    running = start("-p", "image.qos:=reliable")
     told = running.told
     running.graph.node.destroy_publisher(running.images)
     running.graph.node.destroy_publisher(running.camera_infos)
@@ -133,15 +133,15 @@ def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start
     images = running.graph.node.create_publisher(Image, "image", BEST_EFFORT)
     image = messages.image_message(some_image(1), 0, FRAME)
     told.until(
-        "input", ERROR, "does not match the reliable subscription", "RELIABILITY", "set image_qos:=sensor_data",
+        "input", ERROR, "does not match the reliable subscription", "RELIABILITY", "set image.qos:=sensor_data",
         meanwhile=lambda: images.publish(image),
     )  # fmt: skip
-    assert "see parameter image_qos" in running.node.log
+    assert "see parameter image.qos" in running.node.log
 
 
 def test_large_images_that_are_lost_without_a_word_are_told_with_the_cure(start: Start) -> None:
     """The publishing process lacks the profile, as a camera driver does by default."""
-    running = start("-p", "image_timeout:=0.5")
+    running = start("-p", "image.timeout:=0.5")
     running.graph.node.destroy_publisher(running.images)
     environment = {name: value for name, value in os.environ.items() if not name.endswith("DEFAULT_PROFILES_FILE")}
     driver = subprocess.Popen(
@@ -160,8 +160,8 @@ def test_large_images_that_are_lost_without_a_word_are_told_with_the_cure(start:
     finally:
         driver.communicate()
     cure = f"{dds.profile_variable()}={dds.profile_path()}"
-    for words in (cure, "image_transport:=compressed", "net.core.rmem_max"):
+    for words in (cure, "image.transport:=compressed", "net.core.rmem_max"):
         assert words in status.message
-    assert "image_qos:=reliable" not in status.message  # the publisher offers best effort only
+    assert "image.qos:=reliable" not in status.message  # the publisher offers best effort only
     assert values(status)["best-effort publishers"] == "1"
     running.until_logged(cure)

@@ -62,5 +62,5 @@ def test_why_it_was_started_anew_is_told_and_what_is_off_says_so() -> None:
     assert status.values["last started anew"] == "1.0 s ago: the clock went back by 3.000 s"
     record.released()
     off = told(record, wanted=False)
-    assert (off.level, off.message) == (Level.OK, "off (parameter temporal_fusion)")
+    assert (off.level, off.message) == (Level.OK, "off (parameter fusion.enabled)")
     assert (off.values["map voxels"], off.values["map MB"], off.values["images joined"]) == ("0", "0.0", "1")

@@ -76,10 +76,10 @@ def test_before_the_timeout_it_only_waits() -> None:
     ("images", "middleware", "said", "unsaid"),
     [
         (Publishers(), "rmw_fastrtps_cpp", ["nobody publishes on /image", "-r image:=<topic>"], ["publisher exists"]),
-        (Publishers((COMPRESSED,), 0), "rmw_fastrtps_cpp", [COMPRESSED, "set image_transport:=compressed"], ["rmem"]),
+        (Publishers((COMPRESSED,), 0), "rmw_fastrtps_cpp", [COMPRESSED, "set image.transport:=compressed"], ["rmem"]),
         (Publishers(("std_msgs/msg/String",), 0), "rmw_fastrtps_cpp", ["remap another topic"], ["compressed"]),
-        (ONE, "rmw_fastrtps_cpp", ["fastdds_shm.xml", "2.8 MB", "transport:=compressed"], ["image_qos"]),
-        (ONE_RELIABLE, "rmw_fastrtps_cpp", ["fastdds_shm.xml", "set image_qos:=reliable", "rmem_max"], []),
+        (ONE, "rmw_fastrtps_cpp", ["fastdds_shm.xml", "2.8 MB", "transport:=compressed"], ["image.qos"]),
+        (ONE_RELIABLE, "rmw_fastrtps_cpp", ["fastdds_shm.xml", "set image.qos:=reliable", "rmem_max"], []),
         (Publishers((RAW, RAW), 0), "rmw_cyclonedds_cpp", ["2 publishers exist", "rmem_max"], ["Fast DDS"]),
     ],
 )
@@ -96,7 +96,7 @@ def test_no_image_says_why_and_what_to_do(
 
 
 @pytest.mark.parametrize(
-    ("reliable", "cure"), [(True, "set image_qos:=sensor_data"), (False, "change the publisher's QoS")]
+    ("reliable", "cure"), [(True, "set image.qos:=sensor_data"), (False, "change the publisher's QoS")]
 )
 def test_incompatible_qos_matters_only_while_nothing_arrives(reliable: bool, cure: str) -> None:
     silent = record(reliable=reliable)
@@ -200,13 +200,13 @@ def test_what_the_student_was_not_trained_for_and_bad_messages_are_warned_about(
 
 
 def test_images_without_a_camera_info_of_their_time_are_warned_about() -> None:
-    """With camera_info_sync exact, a driver that stamps both differently loses every image."""
+    """With sync.camera_info exact, a driver that stamps both differently loses every image."""
     made = working()
     made.image_arrived(Image(header=header(9), width=1280, height=720), 109.9)
     dropped = Drops({DropReason.NO_MATCHING_CAMERA_INFO: 30}, {DropReason.NO_MATCHING_CAMERA_INFO: 20}, 10.0)
     images, calibration = judged(made, drops=dropped)
     assert (images.level, calibration.level) == (Level.OK, Level.WARN)  # reported once, where it belongs
-    for words in ("20 no CameraInfo of its time", "2.000 s behind the last image", "camera_info_sync:=latest"):
+    for words in ("20 no CameraInfo of its time", "2.000 s behind the last image", "sync.camera_info:=latest"):
         assert words in calibration.message
     before = Drops(
         {DropReason.NO_CAMERA_INFO: 30}, {DropReason.NO_CAMERA_INFO: 20}, 10.0

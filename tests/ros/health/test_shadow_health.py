@@ -48,7 +48,7 @@ def test_roles_change_with_the_deployed_student_and_the_better_one_stays(record:
 
 
 def test_why_nothing_is_known_yet(record: ShadowRecord) -> None:
-    assert "no second student (parameter shadow_bundle)" in said(ShadowRecord()).message
+    assert "no second student (parameter shadow.bundle)" in said(ShadowRecord()).message
     assert "waiting for images that both students complete" in said(record).message
     record.compared(ComparisonReport(4, 0.8, 0.6))
     assert "the robot has to drive on" in said(record).message

@@ -33,7 +33,7 @@ def test_every_argument_is_described_and_allows_what_the_node_allows(
 ) -> None:
     declared = launch_file(name).declared()
     assert set(declared) >= SHARED
-    parameters = {spec.name: spec for spec in SCHEMA}
+    parameters = {spec.field: spec for spec in SCHEMA}
     for argument, settings in declared.items():
         assert settings["description"], argument
         if argument in parameters and parameters[argument].choices:
@@ -93,8 +93,8 @@ def test_the_profile_is_chosen_only_where_the_user_chose_none(
     ("given", "overrides"),
     [
         ({}, {}),
-        ({"image_transport": "raw"}, {"image_transport": "raw"}),
-        ({"image_transport": "compressed"}, {"image_transport": "compressed"}),
+        ({"image_transport": "raw"}, {"image.transport": "raw"}),
+        ({"image_transport": "compressed"}, {"image.transport": "compressed"}),
         ({"autostart": "false"}, {"autostart": False}),
         ({"autostart": "true", "bundle": "/my/bundle"}, {"autostart": True, "bundle": "/my/bundle"}),
         ({"use_sim_time": "true"}, {"use_sim_time": True}),

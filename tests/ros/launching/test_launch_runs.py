@@ -38,7 +38,7 @@ def graph() -> Iterator[Graph]:
 @pytest.fixture
 def params_file(bundle_folder: Path, tmp_path: Path, grid_file: Path) -> Path:
     """What the launch arguments cannot say."""
-    values = {"grid_file": str(grid_file), "threads": 1, "image_qos": "reliable", "camera_timeout": 5.0}
+    values = {"grid": {"file": str(grid_file)}, "threads": 1, "image": {"qos": "reliable"}, "sync": {"timeout": 5.0}}
     path = tmp_path / "parameters.yaml"
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}), encoding="utf-8")
     return path
@@ -107,7 +107,9 @@ def test_one_camera(graph: Graph, bundle_folder: Path, params_file: Path, tmp_pa
 @pytest.mark.parametrize("fuse", ["true", "false"])
 def test_several_cameras(fuse: str, graph: Graph, bundle_folder: Path, params_file: Path, tmp_path: Path) -> None:
     given: dict[str, str | Path] = {"extrinsics_file": REPOSITORY / "config" / "multi_camera_extrinsics.yaml"}
-    given["grid_file"] = yaml.safe_load(params_file.read_text(encoding="utf-8"))["/**"]["ros__parameters"]["grid_file"]
+    given["grid_file"] = yaml.safe_load(params_file.read_text(encoding="utf-8"))["/**"]["ros__parameters"]["grid"][
+        "file"
+    ]
     process = launched(
         "multi_camera.launch.py",
         tmp_path / "log",

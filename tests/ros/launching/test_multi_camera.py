@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.ros import messages
 from scene_completion_ros.ros.launching.multi_camera import for_each, launched_cameras
+from scene_completion_ros.ros.parameters.file_reading import read_parameters
 from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
 from scene_completion_ros.ros.place.placements import check_frames
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, is_cloud_of, some_image
@@ -39,7 +41,7 @@ def test_one_node_fuses_all_by_default(launch: LaunchFile) -> None:
     (node,) = launch.started()
     file, overrides = node.settings["parameters"]
     assert Path(file) == CONFIG / "multi_camera.yaml"
-    assert overrides == {"cameras": "front, left, right", "grid_file": str(CONFIG / "multi_camera_grid.yaml")}
+    assert overrides == {"cameras": "front, left, right", "grid.file": str(CONFIG / "multi_camera_grid.yaml")}
     assert node.settings["remappings"] == [
         pair
         for name in NAMES
@@ -50,8 +52,8 @@ def test_one_node_fuses_all_by_default(launch: LaunchFile) -> None:
 def test_transforms_come_from_a_file_where_one_is_given(launch: LaunchFile, grid_file: Path) -> None:
     (node,) = launch.started(extrinsics_file="/my/rig.yaml", grid_frame="rig", grid_file=str(grid_file), bundle="/b")
     overrides = node.settings["parameters"][1]
-    assert (overrides["transform_source"], overrides["extrinsics_file"]) == ("parameters", "/my/rig.yaml")
-    assert (overrides["grid_frame"], overrides["bundle"]) == ("rig", "/b")
+    assert (overrides["transform.source"], overrides["extrinsics_file"]) == ("parameters", "/my/rig.yaml")
+    assert (overrides["grid.frame"], overrides["bundle"]) == ("rig", "/b")
     _, rviz = launch.started(grid_frame="rig", rviz="true", namespace="robot")
     config = yaml.safe_load(Path(rviz.settings["arguments"][1]).read_text(encoding="utf-8"))["Visualization Manager"]
     assert config["Global Options"]["Fixed Frame"] == "rig"
@@ -112,15 +114,12 @@ def test_what_does_not_fit_is_refused(names: str, topics: str, words: str) -> No
 
 
 def test_the_example_files_fit_the_node_and_each_other() -> None:
-    document = yaml.safe_load((CONFIG / "multi_camera.yaml").read_text(encoding="utf-8"))
-    given = document["/**"]["ros__parameters"]
-    specs = {spec.name: spec for spec in SCHEMA}
-    for name, value in given.items():
-        assert specs[name].problem(value) is None, name
-    check_frames(NodeParameters(**given))
+    given = read_parameters(CONFIG / "multi_camera.yaml")
+    values: dict[str, Any] = {spec.field: given[spec.name] for spec in SCHEMA if spec.name in given}
+    check_frames(NodeParameters(**values))
     grid, _ = read_grid(CONFIG / "multi_camera_grid.yaml")
     mounts = read_extrinsics(EXTRINSICS)
-    assert {mount.parent for mount in mounts} == {given["grid_frame"]}
+    assert {mount.parent for mount in mounts} == {given["grid.frame"]}
     assert [mount.child for mount in mounts] == [f"{name}_optical_frame" for name in NAMES]
     for mount in mounts:  # inside the grid, upright, and what lies 10 m ahead of each as well
         assert grid.index_of(mount.parent_from_child.translation[None])[1].all()
@@ -145,7 +144,7 @@ def test_node_as_launched_fuses_three_cameras(
     }
     (launched,) = launch.started(**given)
     arguments = node_arguments(launched, launch.context(**given))
-    more = ["-p", "threads:=1", "-p", "camera_timeout:=5.0", "-p", "image_qos:=reliable"]
+    more = ["-p", "threads:=1", "-p", "sync.timeout:=5.0", "-p", "image.qos:=reliable"]
     node = NodeUnderTest(["-m", "scene_completion_ros.ros.node", *arguments, "--ros-args", *more], tmp_path / "log")
     try:
         create = graph.node.create_publisher

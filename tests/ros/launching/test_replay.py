@@ -53,8 +53,8 @@ def test_what_is_started_follows_the_recording(replay: LaunchFile, tmp_path: Pat
     file, overrides = node.settings["parameters"]
     assert Path(file) == REPOSITORY / "config" / "scene_completion.yaml"
     assert overrides["use_sim_time"] is True
-    assert overrides["image_transport"] == "compressed"
-    assert (overrides["grid_frame"], overrides["cameras"]) == ("", "")  # whatever params_file says
+    assert overrides["image.transport"] == "compressed"
+    assert (overrides["grid.frame"], overrides["cameras"]) == ("", "")  # whatever params_file says
     assert "bundle" not in overrides
     command = player.settings["cmd"]
     parser = replay_command.argparse.ArgumentParser()

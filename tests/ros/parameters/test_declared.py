@@ -53,8 +53,8 @@ def test_defaults_and_descriptors(context: Any) -> None:
         used, other = ranges if spec.type_name == "integer" else ranges[::-1]
         assert [(r.from_value, r.to_value) for r in used] == ([spec.bounds] if spec.bounds else [])
         assert not list(other)
-    assert node.describe_parameter("image_qos").additional_constraints == "one of auto, sensor_data, reliable"
-    assert node.describe_parameter("grid_file").additional_constraints == "an existing file, or empty"
+    assert node.describe_parameter("image.qos").additional_constraints == "one of auto, sensor_data, reliable"
+    assert node.describe_parameter("grid.file").additional_constraints == "an existing file, or empty"
 
 
 def test_a_number_with_fractions_has_a_range_without_steps(context: Any) -> None:
@@ -68,9 +68,9 @@ def test_a_number_with_fractions_has_a_range_without_steps(context: Any) -> None
 
 
 def test_overrides_are_read(context: Any, grid_file: Path) -> None:
-    given = {"threads": 3, "image_transport": "compressed", "rectified": True, "grid_file": str(grid_file)}
+    given = {"threads": 3, "image.transport": "compressed", "image.rectified": True, "grid.file": str(grid_file)}
     assert declared(context, **given) == NodeParameters(
-        threads=3, image_transport="compressed", rectified=True, grid_file=str(grid_file)
+        threads=3, image_transport="compressed", image_rectified=True, grid_file=str(grid_file)
     )
 
 
@@ -79,15 +79,15 @@ def test_overrides_are_read(context: Any, grid_file: Path) -> None:
     [
         ("threads", -1, "0 to 256"),
         ("threads", "two", "of type integer: 0 to 256"),
-        ("image_transport", "theora", "choose one of raw, compressed"),
-        ("rectified", "yes", "of type boolean: true or false"),
+        ("image.transport", "theora", "choose one of raw, compressed"),
+        ("image.rectified", "yes", "of type boolean: true or false"),
         (
             "bundle",
             "/no/bundle",
             "no folder /no/bundle; name auto, kitti_student, street_large, an existing folder, or hf:",
         ),
         ("bundle", "hf:student", "'hf:student' is no name of a bundle on the hub; write hf:owner/name"),
-        ("grid_file", "/nowhere/grid.yaml", "no file /nowhere/grid.yaml; name an existing file, or empty"),
+        ("grid.file", "/nowhere/grid.yaml", "no file /nowhere/grid.yaml; name an existing file, or empty"),
     ],
 )
 def test_wrong_values_at_start_name_parameter_and_what_is_allowed(
@@ -139,7 +139,7 @@ def test_rclpy_itself_refuses_what_this_process_sets(context: Any) -> None:
 def test_refused_changes_have_a_reason_and_change_nothing(context: Any, name: str, value: Any, words: str) -> None:
     node = make_node(context)
     parameters = DeclaredParameters(node)
-    result = node.set_parameters_atomically([Parameter("rectified", value=True), Parameter(name, value=value)])
+    result = node.set_parameters_atomically([Parameter("image.rectified", value=True), Parameter(name, value=value)])
     assert not result.successful
     assert words in result.reason
     assert parameters.snapshot() == NodeParameters()
@@ -154,14 +154,14 @@ def test_every_live_value_is_held_against_the_schema(context: Any, monkeypatch: 
     monkeypatch.setattr("scene_completion_ros.ros.parameters.declared.SCHEMA", schema)
     node = make_node(context)
     parameters = DeclaredParameters(node)
-    changes = [Parameter("image_qos", value="telepathy"), Parameter("grid_file", value="/nowhere")]
+    changes = [Parameter("image.qos", value="telepathy"), Parameter("grid.file", value="/nowhere")]
     asked_by_others = node.set_parameters_atomically(changes).reason
     set_by_this_process = "; ".join(result.reason for result in node.set_parameters(changes))
     assert asked_by_others == set_by_this_process
-    assert "parameter image_qos: 'telepathy' is not allowed; choose one of sensor_data, reliable" in asked_by_others
-    assert "parameter grid_file: there is no file /nowhere" in asked_by_others
+    assert "parameter image.qos: 'telepathy' is not allowed; choose one of sensor_data, reliable" in asked_by_others
+    assert "parameter grid.file: there is no file /nowhere" in asked_by_others
     assert parameters.snapshot() == NodeParameters()
-    assert node.set_parameters([Parameter("image_qos", value="reliable")])[0].successful
+    assert node.set_parameters([Parameter("image.qos", value="reliable")])[0].successful
     assert parameters.snapshot() == NodeParameters(image_qos="reliable")
 
 
@@ -170,18 +170,18 @@ def test_the_node_may_refuse_what_the_values_would_be_together(context: Any) -> 
 
     def check(parameters: NodeParameters) -> None:
         seen.append(parameters)
-        if parameters.rectified and parameters.threads == 2:
+        if parameters.image_rectified and parameters.threads == 2:
             raise SceneCompletionError("not with two threads", where="camera_info", cure="Take one")
 
     node = make_node(context, threads=2)
     parameters = DeclaredParameters(node, check)
-    result = node.set_parameters([Parameter("rectified", value=True)])[0]
-    assert result.reason == "parameter rectified: camera_info: not with two threads. Take one"
+    result = node.set_parameters([Parameter("image.rectified", value=True)])[0]
+    assert result.reason == "parameter image.rectified: camera_info: not with two threads. Take one"
     assert parameters.snapshot() == NodeParameters(threads=2)
     assert node.set_parameters([Parameter("use_sim_time", value=False)])[0].successful  # nothing of ours
-    changes = [Parameter("rectified", value=True), Parameter("threads", value=1)]
+    changes = [Parameter("image.rectified", value=True), Parameter("threads", value=1)]
     assert node.set_parameters_atomically(changes).successful
-    assert seen == [NodeParameters(threads=2, rectified=True), NodeParameters(threads=1, rectified=True)]
+    assert seen == [NodeParameters(threads=2, image_rectified=True), NodeParameters(threads=1, image_rectified=True)]
 
 
 def test_what_another_callback_refuses_afterwards_changes_nothing(context: Any) -> None:

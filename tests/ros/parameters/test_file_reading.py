@@ -30,25 +30,25 @@ def test_sections_of_any_namespace_count_and_those_of_others_do_not(tmp_path: Pa
         tmp_path,
         """
 /**:
-  ros__parameters: {threads: 2, temporal_fusion: true, use_sim_time: true, qos_overrides: {a: 1}}
+  ros__parameters: {threads: 2, fusion.enabled: true, use_sim_time: true, qos_overrides: {a: 1}}
 front:
   scene_completion:
     ros__parameters: {threads: 3}
 /rear/scene_completion:
-  ros__parameters: {odometry_frame: wheels, bundle: /nowhere}
+  ros__parameters: {odometry: {frame: wheels}, bundle: /nowhere}
 controller_server:
   ros__parameters: {threads: 99, nothing_of_ours: 1}
 """,
         without=("bundle",),
     )
-    assert found == {"threads": 3, "temporal_fusion": True, "odometry_frame": "wheels"}
+    assert found == {"threads": 3, "fusion.enabled": True, "odometry.frame": "wheels"}
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("/**: {ros__parameters: {temporal_fusoin: true}}", "parameter temporal_fusoin is unknown.*temporal_fusion"),
-        ("/**: {ros__parameters: {fusion_forget_after: 2}}", "written with a decimal point"),
+        ("/**: {ros__parameters: {fusion: {enabeld: true}}}", "parameter fusion.enabeld is unknown.*fusion.enabled"),
+        ("/**: {ros__parameters: {fusion.forget_after: 2}}", "written with a decimal point"),
         ("/**: {ros__parameters: {bundle: /nowhere}}", "there is no folder /nowhere"),
         ("amcl: {ros__parameters: {alpha: 2}}", "no parameters of the node scene_completion, but of /amcl"),
         ("threads: 2", "no parameters of the node scene_completion, but of none"),

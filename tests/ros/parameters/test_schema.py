@@ -33,9 +33,9 @@ def test_every_parameter_is_described_once_and_its_default_is_allowed() -> None:
 
 def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only() -> None:
     assert {spec.name for spec in SCHEMA if not spec.live} == {
-        "bundle", "shadow_bundle", "engine", "grid_file", "image_transport", "image_qos",
-        "autostart", "cameras", "grid_frame", "transform_source", "transform_topics", "odometry_topics",
-        "extrinsics_file", "save_folder", "odometry_frame",
+        "bundle", "shadow.bundle", "engine", "grid.file", "image.transport", "image.qos",
+        "autostart", "cameras", "grid.frame", "transform.source", "transform.topics", "odometry.topics",
+        "extrinsics_file", "save_folder", "odometry.frame",
         "gpu_precision",
         "occupancy_threshold", "output_qos",
     }  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_relative_path_is_named_with_the_folder_it_was_looked_for_in(
 def test_no_path_but_that_of_a_text_bank_can_be_changed_by_another_node() -> None:
     """A parameter that is set over DDS is a message, and no path comes from a message but that of a text bank."""
     paths = [spec for spec in SCHEMA if spec.path]
-    assert {spec.name for spec in paths} >= {"bundle", "grid_file", "save_folder"}
+    assert {spec.name for spec in paths} >= {"bundle", "grid.file", "save_folder"}
     assert {spec.name for spec in paths if spec.live} == {"vocabulary"}
 
 
@@ -113,7 +113,7 @@ def test_student_of_the_hub_is_a_bundle_and_is_not_asked_for_before_it_is_needed
     for spec in [spec for spec in SCHEMA if spec.path == "student"]:
         assert spec.problem("hf:robots/student@main") is None
         assert "is no name of a bundle on the hub" in str(spec.problem("hf:robots"))
-        assert spec.name in ("bundle", "shadow_bundle")
+        assert spec.name in ("bundle", "shadow.bundle")
 
 
 def test_folders_and_files_have_to_be_open_to_this_user() -> None:
@@ -134,8 +134,8 @@ def test_folders_and_files_have_to_be_open_to_this_user() -> None:
     [
         ("thraeds", "threads"),
         ("Threads", "threads"),
-        ("gridfile", "grid_file"),
-        ("camera.rectifed", "rectified"),
+        ("gridfile", "grid.file"),
+        ("image.rectifed", "image.rectified"),
         ("wheel_radius", None),
     ],
 )

@@ -132,18 +132,18 @@ def test_the_model_is_prepared_where_the_camera_probably_is() -> None:
 def test_where_the_grid_is_in_the_odometry_frame() -> None:
     """Ten metres before the camera is twelve from the start, however the grid is attached."""
     for given in ({}, {"base_frame": BASE}, {"grid_frame": BASE}, {"grid_frame": ODOM}):
-        placement = placed(Known(), temporal_fusion=True, **given)
+        placement = placed(Known(), fusion_enabled=True, **given)
         assert isinstance(placement.odometry_from_grid, RigidTransform)
         ahead = placement.odometry_from_grid.apply(placement.grid_from_camera.apply(np.array([0.0, 0.0, 10.0])))
         np.testing.assert_allclose(ahead, [2.0, 11.0, 1.5], atol=1e-9)
     assert placed(Known()).odometry_from_grid is None
-    still = placed(None, temporal_fusion=True, grid_frame="odom").odometry_from_grid
+    still = placed(None, fusion_enabled=True, grid_frame="odom").odometry_from_grid
     assert isinstance(still, RigidTransform)
     np.testing.assert_array_equal(still.matrix, np.eye(4))
 
 
 def test_images_are_placed_without_odometry_too() -> None:
-    placement = placed(Known(), temporal_fusion=True, odometry_frame="world", grid_frame=BASE)
+    placement = placed(Known(), fusion_enabled=True, odometry_frame="world", grid_frame=BASE)
     assert ahead(placement) == ahead(placed(Known(), grid_frame=BASE))
     assert isinstance(placement.odometry_from_grid, NotYetError)
     assert "to 'world'" in str(placement.odometry_from_grid)
@@ -174,12 +174,12 @@ def test_frames_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             {"base_frame": BASE},
-            "parameters base_frame, .*: nothing says where the camera is in base_link. .*camera_height",
+            "parameters base_frame, .*: nothing says where the camera is in base_link. .*camera.height",
         ),
-        ({"grid_frame": BASE, "camera_x": 1.0}, "parameters grid_frame, .*: nothing says where the camera is"),
+        ({"grid_frame": BASE, "camera_x": 1.0}, "parameters grid.frame, .*: nothing says where the camera is"),
         ({"base_frame": BASE, "transform_source": "parameters"}, "nothing says where the camera is in base_link"),
         ({"base_frame": BASE, "grid_frame": ODOM, "camera_height": 1.2}, "Take one frame for both"),
-        ({"transform_source": "topics"}, "transform_source is topics, but no topic is named"),
+        ({"transform_source": "topics"}, "transform.source is topics, but no topic is named"),
         ({"cameras": "front, left", "grid_frame": BASE, "camera_height": 1.2}, "those of one camera"),
         ({"cameras": "front, left", "grid_frame": BASE, "transform_source": "parameters"}, "are those of one camera"),
         ({"cameras": "front, left"}, "must be attached to a frame"),
@@ -206,12 +206,12 @@ def extrinsics(tmp_path: Path) -> str:
 
 
 def check_fusing(**given: Any) -> None:
-    check_frames(NodeParameters(**{"temporal_fusion": True, "transform_source": "parameters", **given}))
+    check_frames(NodeParameters(**{"fusion_enabled": True, "transform_source": "parameters", **given}))
 
 
 def test_whatever_may_say_where_the_grid_is_will_do(extrinsics: str) -> None:
-    check_fusing(temporal_fusion=False)
-    check_fusing(temporal_fusion=False, odometry_frame="")
+    check_fusing(fusion_enabled=False)
+    check_fusing(fusion_enabled=False, odometry_frame="")
     check_fusing(transform_source="tf2")
     check_fusing(transform_source="topics", odometry_topics="odometry")
     check_fusing(transform_source="topics", transform_topics="poses")
@@ -224,7 +224,7 @@ def test_whatever_may_say_where_the_grid_is_will_do(extrinsics: str) -> None:
     ("given", "complaint"),
     [
         ({}, "nothing says where the voxel grid is in 'odom': there is no source of transforms"),
-        ({"base_frame": "base_link", "camera_x": 1.0}, "Set transform_source to topics and name odometry_topics"),
+        ({"base_frame": "base_link", "camera_x": 1.0}, "Set transform.source to topics and name odometry.topics"),
         ({"grid_frame": "base_link"}, "there is no source of transforms"),
         ({"odometry_frame": "", "transform_source": "tf2"}, "has no frame to join images in"),
         ({"odometry_frame": "world", "fixed": True}, "extrinsics_file knows front_optical, odom only"),

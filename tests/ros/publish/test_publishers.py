@@ -75,8 +75,8 @@ class Planner(CameraToVoxels):
 def planner(start_once: Callable[..., Any], bundle_folder: Path) -> Planner:
     student = StudentBundle.load(bundle_folder)
     given = {
-        "base_frame": BASE, "camera_height": HEIGHT, "camera_x": AHEAD, "camera_y": ASIDE,
-        "ignored_classes": student.class_names[1],
+        "base_frame": BASE, "camera.height": HEIGHT, "camera.x": AHEAD, "camera.y": ASIDE,
+        "obstacle.ignored_classes": student.class_names[1],
     }  # fmt: skip
     planner: Planner = start_once(*as_arguments(given), kind=Planner, student=student)
     planner.start()
@@ -147,10 +147,10 @@ def test_changes_are_checked_and_take_effect(planner: Planner) -> None:
     graph = planner.graph
     refused = graph.set_parameters(topics.NODE_NAME, obstacle_min_height=2.5)
     assert not refused.successful and "2.5 m is above 2.0 m" in refused.reason
-    refused = graph.set_parameters(topics.NODE_NAME, ignored_classes="dragon")
+    refused = graph.set_parameters(topics.NODE_NAME, obstacle_ignored_classes="dragon")
     assert not refused.successful and "'dragon'" in refused.reason and planner.ignored in refused.reason
 
-    assert graph.set_parameters(topics.NODE_NAME, base_frame="", ignored_classes="").successful
+    assert graph.set_parameters(topics.NODE_NAME, base_frame="", obstacle_ignored_classes="").successful
     found = planner.answers(some_image(1), 30)
     ground = found[topics.OCCUPANCY_GRID]
     assert ground.header.frame_id == FRAME
@@ -194,13 +194,13 @@ def test_a_planner_alone_keeps_the_node_at_work(start: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "optical", "upright"),
     [
-        ({"camera_height": 1.65}, (0.0, 0.0, 10.0), (10.0, 0.0, 1.65)),
-        ({"camera_height": 1.0, "camera_x": 5.0}, (2.0, 1.0, 10.0), (10.0, -2.0, 0.0)),  # no base frame, no place
-        ({"base_frame": BASE, "camera_x": 1.0, "camera_y": 2.0}, (3.0, 0.0, 10.0), (11.0, -1.0, 0.0)),
-        ({"camera_pitch": 90.0}, (0.0, 0.0, 1.0), (0.0, 0.0, -1.0)),  # looks straight down
-        ({"base_frame": BASE, "camera_yaw": 90.0}, (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)),  # looks to the left
-        ({"camera_yaw": 90.0}, (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)),
-        ({"camera_roll": 90.0}, (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),  # what was left of it is now above it
+        ({"camera.height": 1.65}, (0.0, 0.0, 10.0), (10.0, 0.0, 1.65)),
+        ({"camera.height": 1.0, "camera.x": 5.0}, (2.0, 1.0, 10.0), (10.0, -2.0, 0.0)),  # no base frame, no place
+        ({"base_frame": BASE, "camera.x": 1.0, "camera.y": 2.0}, (3.0, 0.0, 10.0), (11.0, -1.0, 0.0)),
+        ({"camera.pitch": 90.0}, (0.0, 0.0, 1.0), (0.0, 0.0, -1.0)),  # looks straight down
+        ({"base_frame": BASE, "camera.yaw": 90.0}, (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)),  # looks to the left
+        ({"camera.yaw": 90.0}, (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)),
+        ({"camera.roll": 90.0}, (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),  # what was left of it is now above it
     ],
 )
 def test_pose_of_the_camera_by_hand(

@@ -87,7 +87,7 @@ def test_two_runs_write_the_same_recording_of_joined_images(
         alone.append(len(truth.alone(number).voxels))
     write_bag(tmp_path / "drive", frames=FRAMES, bad=3)
     add_odometry(tmp_path / "drive", FRAMES)
-    node_parameters |= {"temporal_fusion": True, "transform_source": "topics", "odometry_topics": ODOMETRY}
+    node_parameters |= {"fusion.enabled": True, "transform.source": "topics", "odometry.topics": ODOMETRY}
     for run in ("first", "second"):
         (tmp_path / run).mkdir()
         with BagReader(tmp_path / "drive") as reader:

@@ -45,7 +45,7 @@ def test_a_running_node_survives_the_restart_of_recording_and_clock(
     write_drive(tmp_path / "drive")
     seen, clock = "/seen_again", "/clock_of_the_recording"
     renamed = ["-r", f"image:={seen}", "-r", f"camera_info:={INFO}", "-r", f"/clock:={clock}"]
-    running = start(*renamed, *as_arguments({"use_sim_time": "true", "image_qos": "reliable"}))
+    running = start(*renamed, *as_arguments({"use_sim_time": "true", "image.qos": "reliable"}))
     graph, node = running.graph, running.node
     ticks, notes = graph.collect(Clock, clock, 1000), graph.collect(String, "/said", 1000)
     results: list[ReplayResult] = []
@@ -80,13 +80,13 @@ def test_voxels_in_another_frame_than_the_images_are_refused(
     tmp_path: Path, start: Callable[..., CameraToVoxels]
 ) -> None:
     write_bag(tmp_path / "drive", frames=1)
-    given = {"image_qos": "reliable", "grid_frame": "base_link", "camera_height": 1.0}
+    given = {"image.qos": "reliable", "grid.frame": "base_link", "camera.height": 1.0}
     running = start("-r", f"image:={TOPIC}", "-r", f"camera_info:={INFO}", *as_arguments(given))
     playback = Playback(node=running.output)
     with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError) as caught:
         replay_over_dds(reader, TOPIC, playback=playback)
     assert "voxels in the frame 'base_link', not in that of the images" in str(caught.value)
-    assert "without the parameters grid_frame and cameras" in str(caught.value)
+    assert "without the parameters grid.frame and cameras" in str(caught.value)
 
 
 def test_a_missing_node_is_reported_with_what_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
