@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -17,7 +15,7 @@ from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
 from nav_msgs.msg import MapMetaData, OccupancyGrid
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, RegionOfInterest
 from std_msgs.msg import ColorRGBA, Header, String
 from visualization_msgs.msg import Marker
 
@@ -28,6 +26,8 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
 from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.messages.record_reasons import RecordReason
+from scene_completion_ros.ros import conversions
+from scene_completion_ros.ros.conversions import with_data
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_FIELDS, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
 from scene_completion_ros.voxels.cloud_kernel import write_cloud
 from scene_completion_ros.voxels.colours import voxel_colours
@@ -63,16 +63,6 @@ def stamp_nanoseconds(stamp: Any) -> int:
 def stamp_message(stamp_ns: int) -> Any:
     """The builtin_interfaces/Time of a time in nanoseconds."""
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
-
-
-def with_data(message: Any, values: NDArray[Any]) -> Any:
-    """The message, its empty field ``data`` filled with the bytes of an array, which are copied once.
-
-    Handing ``data`` to the constructor copies it twice (rclpy of Kilted), and assigning NumPy arrays or `bytes` costs
-    40 ms and more per MB.
-    """
-    message.data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
-    return message
 
 
 def data_of_size(message: Any, size: int) -> NDArray[np.uint8]:
@@ -134,7 +124,7 @@ def voxels_message(
     count, point_step = len(voxels), VOXEL_CLOUD_DTYPE.itemsize
     message = into or PointCloud2(
         height=1,
-        fields=_point_fields(VOXEL_CLOUD_FIELDS),
+        fields=conversions.point_fields(VOXEL_CLOUD_FIELDS),
         is_bigendian=False,
         point_step=point_step,
         is_dense=True,
@@ -154,7 +144,8 @@ def legend_message(
 
 def matches_message(cloud: NDArray[np.void], stamp_ns: int, frame_id: str) -> Any:
     """Voxels that answer a query, [M] of `MATCH_CLOUD_DTYPE`, as a PointCloud2."""
-    return _cloud_message(cloud, MATCH_CLOUD_FIELDS, stamp_ns, frame_id)
+    header = Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
+    return conversions.cloud_message(cloud, MATCH_CLOUD_FIELDS, header)
 
 
 def poses_message(points: NDArray[np.floating], stamp_ns: int, frame_id: str) -> Any:
@@ -170,24 +161,14 @@ def poses_message(points: NDArray[np.floating], stamp_ns: int, frame_id: str) ->
 
 def depth_message(depth: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
     """Depth along the optical axis in metres [H, W] as a 32FC1 image."""
-    return _image(depth.astype(np.float32, copy=False), "32FC1", stamp_ns, frame_id)
+    header = Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
+    return conversions.image_message(depth.astype(np.float32, copy=False), "32FC1", header)
 
 
 def image_message(image_rgb: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
     """An RGB image [H, W, 3] as an rgb8 message."""
-    return _image(image_rgb, "rgb8", stamp_ns, frame_id)
-
-
-def _image(pixels: NDArray[Any], encoding: str, stamp_ns: int, frame_id: str) -> Any:
-    message = Image(
-        header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        encoding=encoding,
-        is_bigendian=pixels.itemsize > 1 and sys.byteorder == "big",
-        step=pixels[0].nbytes,
-    )
-    return with_data(message, pixels)
+    header = Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
+    return conversions.image_message(image_rgb, "rgb8", header)
 
 
 def compressed_image_message(image_rgb: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
@@ -247,7 +228,8 @@ def voxel_grid_message(voxels: SemanticVoxels, frame_id: str) -> Any:
     Raises:
         GridError: There are more classes than a byte can hold.
     """
-    return _image(voxels_to_bytes(voxels).reshape(voxels.grid.shape[0], -1), "mono8", voxels.stamp_ns, frame_id)
+    header = Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id)
+    return conversions.image_message(voxels_to_bytes(voxels).reshape(voxels.grid.shape[0], -1), "mono8", header)
 
 
 def voxel_grid_info_message(grid: VoxelGrid, grid_from_camera: RigidTransform | None) -> Any:
@@ -287,32 +269,7 @@ def occupancy_grid_message(
 
 def points_message(points: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
     """Points [N, 3] in metres as a PointCloud2 of x, y, z (float32)."""
-    fields = [(name, 4 * place, PointField.FLOAT32, 1) for place, name in enumerate("xyz")]
-    return _cloud_message(points.astype("<f4", copy=False), fields, stamp_ns, frame_id)
-
-
-def _cloud_message(
-    points: NDArray[Any], fields: Iterable[tuple[str, int, int, int]], stamp_ns: int, frame_id: str
-) -> Any:
-    """A PointCloud2 of N points, an array [N] or [N, …] of little-endian numbers."""
-    point_step = points.itemsize * math.prod(points.shape[1:])
-    message = PointCloud2(
-        header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
-        height=1,
-        width=len(points),
-        fields=_point_fields(fields),
-        is_bigendian=False,
-        point_step=point_step,
-        row_step=point_step * len(points),
-        is_dense=True,
-    )
-    return with_data(message, points)
-
-
-def _point_fields(fields: Iterable[tuple[str, int, int, int]]) -> list[Any]:
-    return [
-        PointField(name=name, offset=offset, datatype=datatype, count=count) for name, offset, datatype, count in fields
-    ]
+    return conversions.points_message(points, Header(stamp=stamp_message(stamp_ns), frame_id=frame_id))
 
 
 def voxels_marker(

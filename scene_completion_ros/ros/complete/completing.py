@@ -11,7 +11,8 @@ from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.messages.images import announced_size, decode_image
+from scene_completion_ros.messages.images import announced_size
+from scene_completion_ros.ros.conversions import to_rgb
 from scene_completion_ros.ros.frame import Frame, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.parameters.schema import NodeParameters
@@ -48,7 +49,7 @@ class Completing:
         started_s, placement, parameters = time.perf_counter(), frame.placement, frame.parameters
         try:
             camera = self._camera_of(frame)  # before decoding: the proportions alone refuse most that is damaged
-            pixels = decode_image(frame.message, decoder_shrink(camera, student.bundle.canonical))
+            pixels = to_rgb(frame.message, decoder_shrink(camera, student.bundle.canonical))
             frame.decode_ms = 1e3 * (time.perf_counter() - started_s)
             completer = student.get(frame.name, camera, placement.grid_from_camera, parameters)
             if completer is None:

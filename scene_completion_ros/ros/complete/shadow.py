@@ -20,7 +20,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.messages.images import decode_image
+from scene_completion_ros.ros.conversions import to_rgb
 from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.shadow_health import ShadowRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
@@ -122,7 +122,7 @@ class Shadow:
         voxels = compared_voxels(first.in_view & second.in_view)
         stamp_ns, pose = frame.completion.voxels.stamp_ns, frame.completion.voxels.grid_from_camera
         answers = [_answer(frame.completion, voxels)]  # before the next image, which a GPU would overwrite it with
-        pixels = decode_image(frame.message, decoder_shrink(second.camera, student.bundle.canonical))
+        pixels = to_rgb(frame.message, decoder_shrink(second.camera, student.bundle.canonical))
         answers.append(_answer(second.complete(pixels, stamp_ns), voxels))
         return ComparedFrame(stamp_ns, (answers[place], answers[1 - place]), voxels, pose, None)
 

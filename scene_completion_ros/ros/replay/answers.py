@@ -16,9 +16,10 @@ from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.messages.images import decode_published_depth
 from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.conversions import read_matches
 from scene_completion_ros.ros.messages import processing_times, stamp_nanoseconds
 from scene_completion_ros.ros.replay.results import Percentiles, ReplayResult, ReplayStatistics
-from scene_completion_ros.voxels.cloud import cloud_array_from_message, match_array_from_message
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
 
 PATIENCE_S = 0.5  # a frame that has all wanted answers waits this long for its processing times and the map
 RECORDED_TYPES = {
@@ -203,7 +204,7 @@ class ResultCollector:
             depth_camera=camera_from_camera_info(sent.answers[topics.DEPTH_CAMERA_INFO]),
             latency_ms=sent.latency_ms,
             stages_ms=sent.stages_ms,
-            matches=None if matches is None else match_array_from_message(matches),
+            matches=None if matches is None else read_matches(matches),
         )
 
     def finish(self, duration_s: float) -> None:
@@ -221,7 +222,7 @@ class ResultCollector:
 
 def _record(bag: BagWriter, topic: str, kind: str, message: Any, stamp_ns: int) -> None:
     """Write a message. Serialised anew: the middleware leaves whatever was in memory in the bytes between fields."""
-    from rclpy.serialization import serialize_message  # only where answers are recorded: the rest needs no ROS
+    from rclpy.serialization import serialize_message  # only where answers are recorded
 
     canonical = bag.typestore.deserialize_cdr(serialize_message(message), kind)
     bag.write(topics.default_name(topic), kind, canonical, stamp_ns, latched=topics.topic_spec(topic).latched)
