@@ -138,12 +138,12 @@ def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answ
 ) -> None:
     own_file = tmp_path / "own.yaml"
     own_file.write_text(
-        f"/**/{topics.NODE_NAME}:\n  ros__parameters:\n    rectifed: true\n    threads: 1\n"
+        f"/**/{topics.NODE_NAME}:\n  ros__parameters:\n    image: {{rectifed: true}}\n    threads: 1\n"
         "other_node:\n  ros__parameters:\n    wheel_radius: 0.1\n",
         encoding="utf-8",
     )
     running = start("--params-file", str(own_file))
-    running.until_logged("parameter rectifed is unknown and has no effect: did you mean rectified?")
+    running.until_logged("parameter image.rectifed is unknown and has no effect: did you mean image.rectified?")
     assert running.node.log.count("is unknown") == 1
     running.start()
     rectified = messages.camera_info_message(replace(CAMERA, fx=250.0, fy=250.0), 0, FRAME)

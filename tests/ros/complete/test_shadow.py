@@ -93,7 +93,7 @@ def test_a_student_that_was_made_worse_is_told_so_whichever_is_deployed(tmp_path
 
 def test_without_poses_it_says_so_and_tells_how_far_the_students_agree(tmp_path: Path, worse: StudentBundle) -> None:
     assert worse.folder is not None
-    shadow = driven(tmp_path, PLAIN_STUDENT, worse.folder, odometry_frame="elsewhere", shadow_every=2).shadow
+    shadow = driven(tmp_path, PLAIN_STUDENT, worse.folder, **{"odometry.frame": "elsewhere", "shadow.every": 2}).shadow
     assert "nothing says yet which one is right: no image has a pose" in shadow["outcome"]
     assert shadow["images judged by later ones"] == "0"
     assert 0.8 < share(shadow["occupied voxels alike"]) < 1.0

@@ -194,13 +194,13 @@ def test_a_planner_alone_keeps_the_node_at_work(start: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "optical", "upright"),
     [
-        ({"camera.height": 1.65}, (0.0, 0.0, 10.0), (10.0, 0.0, 1.65)),
-        ({"camera.height": 1.0, "camera.x": 5.0}, (2.0, 1.0, 10.0), (10.0, -2.0, 0.0)),  # no base frame, no place
-        ({"base_frame": BASE, "camera.x": 1.0, "camera.y": 2.0}, (3.0, 0.0, 10.0), (11.0, -1.0, 0.0)),
-        ({"camera.pitch": 90.0}, (0.0, 0.0, 1.0), (0.0, 0.0, -1.0)),  # looks straight down
-        ({"base_frame": BASE, "camera.yaw": 90.0}, (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)),  # looks to the left
-        ({"camera.yaw": 90.0}, (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)),
-        ({"camera.roll": 90.0}, (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),  # what was left of it is now above it
+        ({"camera_height": 1.65}, (0.0, 0.0, 10.0), (10.0, 0.0, 1.65)),
+        ({"camera_height": 1.0, "camera_x": 5.0}, (2.0, 1.0, 10.0), (10.0, -2.0, 0.0)),  # no base frame, no place
+        ({"base_frame": BASE, "camera_x": 1.0, "camera_y": 2.0}, (3.0, 0.0, 10.0), (11.0, -1.0, 0.0)),
+        ({"camera_pitch": 90.0}, (0.0, 0.0, 1.0), (0.0, 0.0, -1.0)),  # looks straight down
+        ({"base_frame": BASE, "camera_yaw": 90.0}, (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)),  # looks to the left
+        ({"camera_yaw": 90.0}, (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)),
+        ({"camera_roll": 90.0}, (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),  # what was left of it is now above it
     ],
 )
 def test_pose_of_the_camera_by_hand(
