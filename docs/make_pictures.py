@@ -3,7 +3,7 @@
 With a student that has a text bank, also words.webp: what it finds where it is asked for words.
 
 Plays the bundled drive to a running node over DDS, and draws what came out for one image of it. RViz and Nav2 take no
-part: views, colours and sizes are those of config/replay.rviz, drawn by this package.
+part: views, colours and sizes are those of config/scene_completion.rviz, drawn by this package.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.report.map_axes import Picture
 from scene_completion_ros.report.pictures import beside_map, class_legend, encode_picture, fit_width, words_panel
 from scene_completion_ros.ros import dds
-from scene_completion_ros.ros.launching.rviz_config import BUNDLED_DRIVE, REPLAY
+from scene_completion_ros.ros.launching.rviz_config import LIVE
 from scene_completion_ros.ros.replay.playback import Playback
 from scene_completion_ros.ros.replay.results import ReplayResult
 from scene_completion_ros.ros.topics import DIAGNOSTICS
@@ -55,6 +55,7 @@ from scene_completion_ros.voxels.semantic_voxels import VoxelState
 PICTURES = Path("docs/pictures")
 IMAGE = 20  # of the drive, from 0
 NAMESPACE = "/pictures"
+DRIVE_IMAGES = "/camera/image_raw"  # of the bundled drive, without the transport
 WIDTH, HEIGHT = 960, 540
 UP_IN_OPTICAL = (0.7, 1.0, 0.85)  # light from above: across y of an optical frame
 PATIENCE_S = 120.0
@@ -156,8 +157,8 @@ def replayed(index: int, parameters: Mapping[str, object], words: Sequence[str])
     from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
     from scene_completion_ros.ros.replay.played_node import NodeProcess
 
-    topic = f"{BUNDLED_DRIVE.image_topics['']}/compressed"
-    remappings = {"image": BUNDLED_DRIVE.image_topics[""], "camera_info": "/camera/camera_info"}
+    topic = f"{DRIVE_IMAGES}/compressed"
+    remappings = {"image": DRIVE_IMAGES, "camera_info": "/camera/camera_info"}
     given = {"image.transport": "compressed", "image.qos": "reliable", **parameters}
     results: list[ReplayResult] = []
     with ThinnedBagReader(DEMO_DRIVE, max(index, 1)) as reader, NodeProcess(NAMESPACE, given, remappings) as node:
@@ -197,8 +198,8 @@ def _pose(pose: Any) -> RigidTransform:
 
 
 def configured_view() -> OrbitView:
-    """The view with which config/replay.rviz opens."""
-    manager = yaml.safe_load(REPLAY.read_text(encoding="utf-8"))["Visualization Manager"]
+    """The view with which config/scene_completion.rviz opens."""
+    manager = yaml.safe_load(LIVE.read_text(encoding="utf-8"))["Visualization Manager"]
     view = manager["Views"]["Current"]
     focal = view["Focal Point"]
     return OrbitView(view["Yaw"], view["Pitch"], view["Distance"], (focal["X"], focal["Y"], focal["Z"]))

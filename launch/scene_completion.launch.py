@@ -28,7 +28,7 @@ ARGUMENTS = {
     "use_sim_time": ("", "Time from /clock; empty: true where there is a bag, otherwise left to params_file"),
     "namespace": ("", "Namespace of the node and of its outputs"),
     "log_level": ("info", "debug, info, warn or error"),
-    "bag": ("", "Recording that `ros2 bag play` plays to the node with its time on /clock; see also replay.launch.py"),
+    "bag": ("", "Recording that `ros2 bag play` plays to the node with its time on /clock"),
     "bag_arguments": ("--delay 5", "Further arguments of `ros2 bag play`, such as: --loop --rate 0.5"),
     "rviz": ("false", "Start RViz as well"),
     "rviz_config": ("", "Configuration of RViz, as it is; empty: the shipped one, with the topics given here"),

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
-_ONLY_THROUGH_THE_NODE = ("rate", "loop", "clock", "timeout", "node", "also", "remap", "params_file")
+_ONLY_THROUGH_THE_NODE = ("rate", "timeout", "also", "params_file")
 LOWEST_SHARE_OUT = 0.8
 """Of the frames of the bundled drive."""
 # Parameters that a replay decides about itself.
@@ -119,10 +119,6 @@ def run(args: argparse.Namespace) -> int:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
     if args.offline:
         refuse_offline(args)
-    if args.node and args.params_file:
-        raise SceneCompletionError(
-            "a running node has its parameters already", where="--params-file", cure="Leave out --params-file or --node"
-        )
     playback = playback_of(args)
     bundled = args.bag is None
     args.bag = args.bag or DEMO_DRIVE
@@ -335,22 +331,7 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
         "with (default: in lock step, where the next image waits until the node has completed or dropped the last one)",
     )
     group.add_argument(
-        "--loop",
-        type=int,
-        metavar="N",
-        help="play the recording N times (0: until interrupted); bag, report and scores hold the first time only",
-    )
-    group.add_argument(
-        "--clock", type=float, metavar="HZ", help="publish the recorded time on /clock; the node gets use_sim_time"
-    )
-    group.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="longest wait for the result of an image (default: 60)"
-    )
-    group.add_argument(
-        "--node",
-        metavar="NAME",
-        help="play to this running node, such as /scene_completion, under the recorded topic names, instead of "
-        "starting one. The report is then drawn with bundle and grid, which have to be the node's",
     )
     group.add_argument(
         "--params-file",
@@ -362,12 +343,6 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--also", action="append", metavar="TOPIC", help="publish this recorded topic as well; may be repeated"
     )
-    group.add_argument(
-        "--remap",
-        action="append",
-        metavar="FROM:=TO",
-        help="publish a recorded topic, or /clock, under another name; may be repeated",
-    )
 
 
 def playback_of(args: argparse.Namespace) -> Playback:
@@ -376,17 +351,10 @@ def playback_of(args: argparse.Namespace) -> Playback:
     Raises:
         SceneCompletionError: An option makes no sense: names it.
     """
-    from scene_completion_ros.ros.replay.playback import ANSWER_TIMEOUT_S, Playback, parse_remappings
+    from scene_completion_ros.ros.replay.playback import ANSWER_TIMEOUT_S, Playback
 
-    return Playback(
-        rate=args.rate,
-        loops=1 if args.loop is None else args.loop,
-        clock_hz=args.clock,
-        timeout_s=ANSWER_TIMEOUT_S if args.timeout is None else args.timeout,
-        node=args.node,
-        also=tuple(args.also or ()),
-        remappings=parse_remappings(args.remap or ()),
-    )
+    timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
+    return Playback(rate=args.rate, timeout_s=timeout_s, also=tuple(args.also or ()))
 
 
 def refuse_offline(args: argparse.Namespace) -> None:

@@ -51,17 +51,7 @@ def test_a_replay_is_scored_against_an_earlier_one(
     assert "no topic with published voxels" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--clock", "10"],
-        ["--loop", "2"],
-        ["--timeout", "5"],
-        ["--node", "/n"],
-        ["--remap", "/a:=/b"],
-        ["--params-file", "robot.yaml"],
-    ],
-)
+@pytest.mark.parametrize("options", [["--timeout", "5"], ["--params-file", "robot.yaml"]])
 def test_options_of_the_node_are_refused_offline(
     tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
@@ -74,7 +64,6 @@ def test_options_of_the_node_are_refused_offline(
 @pytest.mark.parametrize(
     ("text", "options", "complaint"),
     [
-        ("threads: 1", ["--node", "/n"], "--params-file: a running node has its parameters already"),
         ("{threads: 2.5}", [], "robot.yaml: parameter threads: 2.5 is of type double"),
         (
             "{fusion: {enabled: true}, transform.source: topics, odometry.topics: /odom}",

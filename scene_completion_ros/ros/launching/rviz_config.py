@@ -2,13 +2,10 @@
 
 RViz looks for the transport in the name of an image topic before it remaps that name. So topics are not remapped, but
 put into a file for this start, with the names that the window of RViz then shows.
-`python -m scene_completion_ros.ros.launching.rviz_config`, in the repository's root, writes `config/replay.rviz`, the
-one for a replay of the bundled drive.
 """
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,14 +20,9 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.topics import IMAGE, NODE_NAME, depth_topics
 from scene_completion_ros.untrusted_files import parse_yaml
 
-COMMAND = "python -m scene_completion_ros.ros.launching.rviz_config"
-LIVE, REPLAY = Path("config/scene_completion.rviz"), Path("config/replay.rviz")
+LIVE = Path("config/scene_completion.rviz")
 OPTICAL_VIEW, BODY_VIEW = "Behind an optical frame (z forward)", "Behind a body frame (z up)"
 GROUND = "Ground"
-HEADER = f"""\
-# Replay of the bundled drive, by replay.launch.py: its frame, its topics, and its images, which are compressed.
-# Made of scene_completion.rviz by: {COMMAND}
-"""
 
 
 @dataclass(frozen=True)
@@ -50,9 +42,6 @@ class Shown:
     image_topics: Mapping[str, str] = field(default_factory=lambda: {"": f"/{IMAGE}"})
     compressed: bool = False
     voxel_size: float = 0.2
-
-
-BUNDLED_DRIVE = Shown("camera_left_optical", True, image_topics={"": "/camera/image_raw"}, compressed=True)
 
 
 def is_optical(frame: str) -> bool:
@@ -143,15 +132,3 @@ def _with_topic(display: dict[str, Any], topic: str) -> dict[str, Any]:
 
 def _named(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return deepcopy(next(entry for entry in entries if entry["Name"] == name))
-
-
-def replay_configuration(shipped: str) -> str:
-    """Text of `config/replay.rviz`, made of that of `config/scene_completion.rviz`."""
-    return HEADER + adapted(shipped, BUNDLED_DRIVE)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("root", nargs="?", type=Path, default=Path(), help="root of the checkout")
-    root = parser.parse_args().root
-    (root / REPLAY).write_text(replay_configuration((root / LIVE).read_text(encoding="utf-8")), encoding="utf-8")

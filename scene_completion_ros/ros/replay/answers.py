@@ -67,14 +67,12 @@ class Answers:
         welcome: Topics of answers besides that are waited for a little: without them an image is handed over later.
 
     Attributes:
-        other_frame: Frame of voxels that had the stamp of an image, but not its frame; empty as long as there are none.
         heard: Whether the node has answered at all.
     """
 
     def __init__(self, wanted: Collection[str], welcome: Collection[str] = ()) -> None:
         self._wanted, self._welcome = frozenset(wanted), frozenset(welcome)
         self.waiting: list[SentImage] = []
-        self.other_frame = ""
         self.heard = False
 
     def take(self, topic: str, message: Any, published_ns: int, arrived_s: float) -> None:
@@ -92,19 +90,12 @@ class Answers:
             if (sent.stamp_ns, sent.frame_id) == (stamp_ns, frame_id) and topic not in sent.answers:
                 break
         else:
-            if topic == topics.VOXELS:
-                self._note_frame(stamp_ns, frame_id)
             return
         sent.answers[topic] = message
         sent.answered_s = arrived_s
         if topic == topics.VOXELS:
             sent.published_ns = published_ns
             sent.latency_ms = 1e3 * (arrived_s - sent.sent_s)
-
-    def _note_frame(self, stamp_ns: int, frame_id: str) -> None:
-        frames = {sent.frame_id for sent in self.waiting if sent.stamp_ns == stamp_ns}
-        if frames and frame_id not in frames:
-            self.other_frame = frame_id
 
     def take_drop(self, stamp_ns: int, frame_id: str, reason: str) -> None:
         """Take note that the node dropped an image: nothing more is expected of it."""
@@ -149,7 +140,7 @@ class Answers:
 
 
 class ResultCollector:
-    """Takes complete results, in the order of the node; of a recording played several times it keeps the first pass.
+    """Takes complete results, in the order of the node.
 
     Args:
         bag: Where answers are written; None writes nothing.
@@ -163,19 +154,18 @@ class ResultCollector:
         self._stage_times = {stage: array("d") for stage in topics.STAGES}
         self._end_to_end = array("d")
 
-    def take(self, sent: SentImage, source: BagMessage, legend: Any) -> ReplayResult | None:
+    def take(self, sent: SentImage, source: BagMessage, legend: Any) -> ReplayResult:
         """Take the result of an image.
 
         Args:
             sent: With all its wanted answers.
 
         Returns:
-            What the node made of the image; None after the first pass.
+            What the node made of the image.
         """
         statistics = self._statistics
         voxels: NDArray[np.void] = cloud_array_from_message(sent.answers[topics.VOXELS])
-        first_pass = statistics.passes == 0
-        if self._bag is not None and first_pass:
+        if self._bag is not None:
             if not statistics.frames_out:
                 _record(self._bag, topics.LEGEND, LEGEND_TYPE, legend, source.stamp_ns)
             write_image(source, self._bag)
@@ -190,8 +180,6 @@ class ResultCollector:
             self._stage_times[stage].append(milliseconds)
         statistics.frames_out += 1
         statistics.frames_empty += len(voxels) == 0
-        if not first_pass:
-            return None
         statistics.occupied.append(len(voxels))
         matches = sent.answers.get(topics.MATCHES)
         return ReplayResult(

@@ -13,18 +13,9 @@ from scene_completion_ros.bags.result_context import COMPRESSED_TYPE, write_tran
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
-from scene_completion_ros.ros.replay.playback import (
-    CLOCK,
-    Playback,
-    check_fusion_topics,
-    check_loops,
-    check_remappings,
-    check_topics,
-    input_topics,
-)
-from scene_completion_ros.ros.replay.played_node import NodeProcess, RunningNode
+from scene_completion_ros.ros.replay.playback import Playback, check_fusion_topics, check_topics
+from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import Percentiles, ReplayResult, ReplayStatistics
-from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 __all__ = ["Percentiles", "Playback", "ReplayResult", "ReplayStatistics", "replay_over_dds"]
 
@@ -55,13 +46,12 @@ def replay_over_dds(
         output_bag: Where to write voxels, depth, the depth's CameraInfo and the map of the ground, at the bag times of
             their images, and beside these; the transforms of the recording, too. The legend of the labels goes there at
             the time of the first. In lock step nothing in it depends on when it was written. At a rate it holds the
-            stage times as well. Of a recording played several times it holds the first pass.
-        on_result: Called with every result of the first pass, in the order of the node. In lock step that is between
-            frames. At a rate it is when the recording is over, and delays no image.
-        playback: How to play; in lock step, once, to a node of its own, by default.
-        node_parameters: Parameters of the node, by name; none for a running node, which has its own. `grid.frame` and
-            `cameras` are empty whatever they say: a replay takes voxels to be in the frame of one image. In lock step
-            `transform.timeout` is at least 3 s.
+            stage times as well.
+        on_result: Called with every result, in the order of the node. In lock step that is between frames. At a rate it
+            is when the recording is over, and delays no image.
+        playback: How to play; in lock step by default.
+        node_parameters: Parameters of the node, by name. `grid.frame` and `cameras` are empty whatever they say: a
+            replay takes voxels to be in the frame of one image. In lock step `transform.timeout` is at least 3 s.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
         words: What the node is asked for in all images; an image is then complete with that answer only. At the end the
             question is taken back.
@@ -74,16 +64,12 @@ def replay_over_dds(
     """
     playback = playback or Playback()
     dds.use_shipped_profile()
-    if playback.node is None:  # the node is the replay's own: the rest of the network need not hear of it
-        os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # the rest of the network need not hear of it
     from scene_completion_ros.ros.replay.inputs import Source
     from scene_completion_ros.ros.replay.player import Player
 
     reader.choose_image_topic(topic)
-    info_topic = reader.camera_info_topic(topic)
-    check_loops(playback, reader.end_ns - reader.start_ns)
     check_topics(playback, reader.topics, topic)
-    check_remappings(playback, topic, info_topic)
     source = Source(
         topic=topic,
         compressed=reader.topics[topic] == COMPRESSED_TYPE,
@@ -91,40 +77,28 @@ def replay_over_dds(
         camera_info=None if camera else reader.camera_info(topic),
         also={name: reader.topics[name] for name in playback.also},
     )
-    names = input_topics(topic, info_topic, playback)
-    node: NodeProcess | RunningNode
+    parameters = {"image.qos": "reliable", **(node_parameters or {})}
+    parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
+    check_fusion_topics(playback, parameters)
+    if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
+        given = parameters.get("transform.timeout")
+        parameters["transform.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
+    parameters["image.transport"] = "compressed" if source.compressed else "raw"
+    if camera is None:  # as `BagReader.camera_for` reads its CameraInfo
+        parameters["image.rectified"] = RECTIFIED_TOPIC in topic
     with ExitStack() as stack:
         started_s = time.perf_counter()
-        if playback.node is not None:
-            node = stack.enter_context(RunningNode(playback.node))
-        else:
-            parameters = {"image.qos": "reliable", **(node_parameters or {})}
-            parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
-            check_fusion_topics(playback, parameters)
-            if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
-                given = parameters.get("transform.timeout")
-                patience_s = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
-                parameters["transform.timeout"] = patience_s
-            parameters["image.transport"] = "compressed" if source.compressed else "raw"
-            if playback.clock_hz:
-                parameters["use_sim_time"] = True
-            if camera is None:
-                parameters["image.rectified"] = (
-                    RECTIFIED_TOPIC in topic
-                )  # as `BagReader.camera_for` reads its CameraInfo
-            wanted = {IMAGE: names.image, CAMERA_INFO: names.camera_info, CLOCK: playback.remappings.get(CLOCK, CLOCK)}
-            remapped = {name: target for name, target in wanted.items() if target != name}
-            node = stack.enter_context(NodeProcess(f"/replay_{os.getpid()}", parameters, remapped))
+        node = stack.enter_context(NodeProcess(f"/replay_{os.getpid()}", parameters))
         bag = stack.enter_context(BagWriter(output_bag)) if output_bag is not None else None
         if bag is not None:
             write_transforms(reader, topic, bag)
         statistics = statistics or ReplayStatistics(topic)
-        player = Player(node, source, names, playback, bag, on_result, statistics, words)
+        player = Player(node, source, playback, bag, on_result, statistics, words)
         stack.callback(player.close)
         player.warm_up()
         statistics.startup_s = time.perf_counter() - started_s
         try:
-            player.play(lambda: reader.messages([topic]), _further_messages(reader, playback, stack))
+            player.play(reader.messages([topic]), _further_messages(reader, playback, stack))
         finally:
             statistics.peak_memory_mib = node.peak_memory_mib()
         node.stop()
@@ -132,9 +106,8 @@ def replay_over_dds(
         return statistics
 
 
-def _further_messages(reader: BagReader, playback: Playback, stack: ExitStack) -> Callable[[], Iterable[BagMessage]]:
-    """Yields the messages of further topics, by a reader of its own, for it runs alongside that of the images."""
+def _further_messages(reader: BagReader, playback: Playback, stack: ExitStack) -> Iterable[BagMessage]:
+    """The messages of further topics, by a reader of its own, for it runs alongside that of the images."""
     if not playback.also:
-        return lambda: ()
-    alongside = stack.enter_context(BagReader(reader.path))
-    return lambda: alongside.messages(playback.also)
+        return ()
+    return stack.enter_context(BagReader(reader.path)).messages(playback.also)

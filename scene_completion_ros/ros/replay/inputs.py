@@ -1,4 +1,4 @@
-"""What a replay publishes: images and their calibration, further recorded topics, and the clock."""
+"""What a replay publishes: images and their calibration, and further recorded topics."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages
-from scene_completion_ros.ros.messages import stamp_message
-from scene_completion_ros.ros.replay.playback import CLOCK, InputTopics, Playback
+from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 QUEUE = 1000  # reliable, so nothing gets lost on the way
-MOST_TICKS = 1000  # of the clock, made up for at once; more than a pause of a recording deserves
-CLOCK_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 
 @dataclass(frozen=True)
@@ -39,33 +35,28 @@ class Source:
 
 
 class InputPublishers:
-    """Publishers of a replay.
+    """Publishers of a replay, in the namespace of its node.
 
     Raises:
         SceneCompletionError: The message package of a further topic is not installed.
     """
 
-    def __init__(self, node: Any, source: Source, names: InputTopics, playback: Playback) -> None:
+    def __init__(self, node: Any, source: Source) -> None:
         self._source = source
         self._node = node
         queue = QoSProfile(depth=QUEUE)
-        image_type, image_topic = (CompressedImage, names.compressed) if source.compressed else (Image, names.image)
+        image_type, image_topic = (CompressedImage, f"{IMAGE}/compressed") if source.compressed else (Image, IMAGE)
         self._images = node.create_publisher(image_type, image_topic, queue)
-        self._camera_infos = node.create_publisher(CameraInfo, names.camera_info, queue)
+        self._camera_infos = node.create_publisher(CameraInfo, CAMERA_INFO, queue)
         latched = QoSProfile(depth=QUEUE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._others = {
             topic: node.create_publisher(
                 messages.message_class(kind, topic),
-                playback.remappings.get(topic, topic),
+                topic,
                 latched if topic.endswith("tf_static") else queue,
             )
             for topic, kind in source.also.items()
         }
-        self.clock: RecordedClock | None = None
-        if playback.clock_hz:
-            ticks = playback.clock_hz / (playback.rate or 1.0)
-            self.clock = RecordedClock(node, playback.remappings.get(CLOCK, CLOCK), ticks)
-        self.topics = (self._images.topic_name, self._camera_infos.topic_name)
 
     @property
     def heard(self) -> bool:
@@ -104,42 +95,3 @@ class InputPublishers:
     def other(self, recorded: BagMessage) -> None:
         """Publish a message of a further topic as it was recorded."""
         self._others[recorded.topic].publish(recorded.cdr)
-
-
-class RecordedClock:
-    """Publishes the recorded time on /clock at a rate of ticks, for nodes with `use_sim_time`.
-
-    Args:
-        topic: Usually /clock.
-        hz: Ticks a recorded second.
-    """
-
-    def __init__(self, node: Any, topic: str, hz: float) -> None:
-        self._publisher = node.create_publisher(Clock, topic, CLOCK_QOS)
-        self.period_ns = max(round(1e9 / hz), 1)
-        self._last_ns: int | None = None
-
-    def restart(self) -> None:
-        """The recording starts again: the next time may lie before the last one."""
-        self._last_ns = None
-
-    def step_to(self, now_ns: int) -> None:
-        """Publish all ticks before a time (at most `MOST_TICKS`), and the time itself.
-
-        For lock step, in which nothing else makes the time pass.
-        """
-        if self._last_ns is not None:
-            first_ns = max(self._last_ns, now_ns - MOST_TICKS * self.period_ns) + self.period_ns
-            for tick_ns in range(first_ns, now_ns, self.period_ns):
-                self._publish(tick_ns)
-        if now_ns != self._last_ns:
-            self._publish(now_ns)
-
-    def show(self, now_ns: int) -> None:
-        """Publish the time if a tick has become due; ticks that were missed are not made up for."""
-        if self._last_ns is None or now_ns - self._last_ns >= self.period_ns:
-            self._publish(now_ns)
-
-    def _publish(self, time_ns: int) -> None:
-        self._publisher.publish(Clock(clock=stamp_message(time_ns)))
-        self._last_ns = time_ns

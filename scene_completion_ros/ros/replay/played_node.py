@@ -1,4 +1,4 @@
-"""The completion node that a replay plays to: a child process, started, watched and ended, or one that runs anyway."""
+"""The completion node that a replay plays to: a child process, started, watched and ended."""
 
 from __future__ import annotations
 
@@ -72,10 +72,6 @@ class NodeProcess:
                 f"the node ended with status {status} during the replay", where=self.full_name, cure=self.log()
             )
 
-    def advice(self, image_topic: str, camera_info_topic: str) -> str:
-        """What to do where it does not answer: see its log."""
-        return self.log()
-
     def log(self) -> str:
         """The last lines the node has logged."""
         self._log.flush()
@@ -99,49 +95,6 @@ class NodeProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         return self._process.wait()
-
-
-class RunningNode:
-    """A completion node that somebody else started, and will end.
-
-    Args:
-        full_name: Namespace and name.
-
-    Attributes:
-        namespace: Of the replay's own node: the root.
-    """
-
-    def __init__(self, full_name: str) -> None:
-        self.namespace = "/"
-        self.full_name = full_name
-
-    def __enter__(self) -> RunningNode:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """It goes on."""
-
-    def check(self) -> None:
-        """Nothing is known of its process; one that has ended does not answer."""
-
-    def log(self) -> str:
-        """Its log is elsewhere."""
-        return ""
-
-    def advice(self, image_topic: str, camera_info_topic: str) -> str:
-        """What to look for where it does not answer."""
-        return (
-            f"Check that {self.full_name} is active and subscribes to {image_topic} and {camera_info_topic} "
-            "(names, remappings, parameter image.transport; no grid.frame, no cameras), in the same ROS_DOMAIN_ID"
-        )
-
-    def peak_memory_mib(self) -> float | None:
-        """None: nothing is known of its process."""
-        return None
-
-    def stop(self) -> int:
-        """It goes on; 0."""
-        return 0
 
 
 def with_package(environment: Mapping[str, str]) -> dict[str, str]:

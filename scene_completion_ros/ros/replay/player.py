@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,8 +26,8 @@ from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
 from scene_completion_ros.ros.replay.deferred_results import DeferredResults
 from scene_completion_ros.ros.replay.inputs import QUEUE, InputPublishers, Source
-from scene_completion_ros.ros.replay.playback import LEAD_NS, InputTopics, Playback
-from scene_completion_ros.ros.replay.played_node import NodeProcess, RunningNode
+from scene_completion_ros.ros.replay.playback import LEAD_NS, Playback
+from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import ReplayResult, ReplayStatistics
 
 STARTUP_TIMEOUT_S = 180.0  # a first start may compile the voxel query and the encoder
@@ -46,8 +46,8 @@ class Player:
     """Publishes frames to the node and puts its answers together, by stamp.
 
     Args:
-        on_result: Called with every frame of the first pass whose answers are complete. In lock step that is at
-            once. In real time, which would go on meanwhile, it is at the end.
+        on_result: Called with every frame whose answers are complete. In lock step that is at once. In real time,
+            which would go on meanwhile, it is at the end.
         statistics: Filled while frames are played.
         words: What the node is asked for; may be none.
 
@@ -57,9 +57,8 @@ class Player:
 
     def __init__(
         self,
-        process: NodeProcess | RunningNode,
+        process: NodeProcess,
         source: Source,
-        names: InputTopics,
         playback: Playback,
         bag: BagWriter | None,
         on_result: Callable[[ReplayResult], None] | None,
@@ -79,7 +78,7 @@ class Player:
         self._legends: list[Any] = []  # of which the node publishes one
         self._elsewhere_s = 0.0  # spent on results, bag and `on_result`, while the node waited
         self._last_result_s = 0.0
-        self._first_ns = 0  # bag time at which a pass begins, and when it did by `time.perf_counter`
+        self._first_ns = 0  # bag time at which the recording begins, and when it did by `time.perf_counter`
         self._begun_s = 0.0
         self._last_drop = ""
         self._shadow_statuses = 0  # times
@@ -89,7 +88,7 @@ class Player:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         try:
-            self._inputs = InputPublishers(self._node, source, names, playback)
+            self._inputs = InputPublishers(self._node, source)
             self._subscribe(f"{process.full_name}/")
         except BaseException:
             self.close()
@@ -154,7 +153,7 @@ class Player:
                     f"the node gave no {'complete ' * self._answers.heard}answer within {STARTUP_TIMEOUT_S:.0f} s"
                     f"{dropped}",
                     where=self._process.full_name,
-                    cure=self._process.advice(*self._inputs.topics),
+                    cure=self._process.log(),
                 )
             self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)
             if not self._inputs.heard:
@@ -167,7 +166,6 @@ class Player:
             self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)  # topics may overtake each other
             sent = SentImage(-1, frame_id, 0, time.perf_counter())
             self._answers.waiting = [sent]
-            self._answers.other_frame = ""
             self._inputs.image(make(grey, 0, frame_id))
             self._spin(min(sent.sent_s + period_s, deadline_s), partial(self._warm_or_dropped, sent))
             if self._warm(sent):
@@ -184,24 +182,19 @@ class Player:
     def _warm_or_dropped(self, sent: SentImage) -> bool:
         return bool(sent.dropped) or (self._warm(sent) and self._answers.complete(sent))
 
-    def play(self, frames: Callable[[], Iterable[BagMessage]], others: Callable[[], Iterable[BagMessage]]) -> None:
-        """Publish the recording as often as wanted, in lock step or at a rate, and wait for the results.
+    def play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage]) -> None:
+        """Publish the recording, in lock step or at a rate, and wait for the results.
 
         Args:
-            frames: Yields the images, from the first one each time it is called.
-            others: Yields the messages of further topics, in the same way.
+            frames: The images.
+            others: The messages of further topics.
 
         Raises:
             SceneCompletionError: The node ended, or in lock step neither answered nor dropped an image in time.
         """
         begun_s = self._last_result_s = time.perf_counter()
         try:
-            while not self._playback.loops or self.statistics.passes < self._playback.loops:
-                sent_before = self.statistics.frames_in
-                self._play_once(frames(), iter(others()))
-                self.statistics.passes += 1
-                if self.statistics.frames_in == sent_before:  # nothing to play: endless in no time
-                    return
+            self._play(frames, others)
         finally:
             if self._words:
                 self._query.publish(String())
@@ -212,41 +205,28 @@ class Player:
                 for result in self._deferred.take_all():
                     self._on_result(result)
 
-    def _play_once(self, frames: Iterable[BagMessage], others: Iterator[BagMessage]) -> None:
+    def _play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage]) -> None:
         lock_step = self._playback.rate is None
         lead_ns = LEAD_NS if lock_step else 0
-        other = next(others, None)
-        if self._inputs.clock is not None:
-            self._inputs.clock.restart()
+        further = iter(others)
+        other = next(further, None)
         for index, frame in enumerate(frames):
             if index == 0:
                 self._first_ns, self._begun_s = frame.stamp_ns, time.perf_counter()
             while other is not None and other.stamp_ns <= frame.stamp_ns + lead_ns:
-                if not lock_step:
-                    self._pass_time(other.stamp_ns)
+                self._wait_for(other.stamp_ns)
                 self._inputs.other(other)
-                other = next(others, None)
-            self._pass_time(frame.stamp_ns)
+                other = next(further, None)
+            self._wait_for(frame.stamp_ns)
             self._send(index, frame)
             if lock_step:
                 self._await_all()
         self._await_all()
 
-    def _pass_time(self, until_ns: int) -> None:
-        """Let the recorded time pass: step to it in lock step, else wait for it."""
-        if until_ns < self._first_ns:
-            return
-        rate, clock = self._playback.rate, self._inputs.clock
-        if rate is not None:
-            self._spin(self._begun_s + (until_ns - self._first_ns) * 1e-9 / rate, lambda: False)
-        elif clock is not None:
-            clock.step_to(until_ns)
-
-    def _show_time(self) -> None:
-        """In real time the clock goes on while this waits for something, to the end of the pass."""
-        rate, clock = self._playback.rate, self._inputs.clock
-        if rate is not None and clock is not None and self._begun_s:
-            clock.show(self._first_ns + round((time.perf_counter() - self._begun_s) * 1e9 * rate))
+    def _wait_for(self, until_ns: int) -> None:
+        """In real time, let the recorded time pass."""
+        if self._playback.rate is not None and until_ns >= self._first_ns:
+            self._spin(self._begun_s + (until_ns - self._first_ns) * 1e-9 / self._playback.rate, lambda: False)
 
     def _send(self, index: int, frame: BagMessage) -> None:
         self.statistics.frames_in += 1
@@ -261,25 +241,10 @@ class Player:
         self._inputs.image(serialised)
 
     def _spin(self, deadline_s: float, done: Callable[[], bool]) -> None:
-        clock = self._inputs.clock
-        rate = self._playback.rate
-        longest_s = SPIN_S if clock is None or rate is None else min(SPIN_S, clock.period_ns * 1e-9 / rate)
         while not done() and (remaining_s := deadline_s - time.perf_counter()) > 0:
-            self._show_time()
-            self._executor.spin_once(timeout_sec=min(remaining_s, longest_s))
+            self._executor.spin_once(timeout_sec=min(remaining_s, SPIN_S))
             self._process.check()
-            self._check_frame()
             self._hand_over()
-
-    def _check_frame(self) -> None:
-        frame_id = self._answers.other_frame
-        if frame_id and not frame_id.startswith(WARM_UP_FRAME):  # a late answer of an earlier attempt
-            raise SceneCompletionError(
-                f"the node publishes voxels in the frame {frame_id!r}, not in that of the images",
-                where=self._process.full_name,
-                cure="Start it without the parameters grid.frame and cameras: a replay takes voxels to be in the "
-                "optical frame",
-            )
 
     def _await_all(self) -> None:
         """Wait for the newest image sent: the node answers in order, so what is then still missing is lost.
@@ -317,7 +282,7 @@ class Player:
                 continue
             self._last_result_s = time.perf_counter()
             result = self._results.take(sent, sent.source, self._legends[-1])
-            if result is not None and self._on_result is not None:
+            if self._on_result is not None:
                 if self._playback.rate is None:
                     self._on_result(result)
                 else:

@@ -73,8 +73,6 @@ class ReplayStatistics:
     """Of those that went in, unreadable in the bag, so that nothing could be sent."""
     frames_empty: int = 0
     """Of those that came out, without a single occupied voxel."""
-    passes: int = 0
-    """How often the recording was played to its end."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Images that the node said it dropped, by reason."""
     lost_stamps_ns: list[int] = field(default_factory=list)
@@ -88,7 +86,7 @@ class ReplayStatistics:
     latency_ms: dict[str, Percentiles | None] = field(default_factory=dict)
     """`end_to_end` (sent to received) and every stage of the node, see `topics.STAGES`."""
     occupied: list[int] = field(default_factory=list)
-    """Occupied voxels of each frame that came out, the first time the recording was played."""
+    """Occupied voxels of each frame that came out."""
     peak_memory_mib: float | None = None
     """Largest resident memory of the node's process."""
     shadow: dict[str, str] = field(default_factory=dict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from scene_completion_ros.ros import messages
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image
 from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph, NodeUnderTest
-from tests.ros.replay.test_bag_replay import write_bag
 
 RUN = str(Path(__file__).with_name("run_launch_file.py"))
 NAMES = ("front", "left", "right")
@@ -134,16 +132,3 @@ def test_several_cameras(fuse: str, graph: Graph, bundle_folder: Path, params_fi
         assert "Traceback" not in process.log
     finally:
         process.kill()
-
-
-def test_a_recording(bundle_folder: Path, tmp_path: Path) -> None:
-    write_bag(tmp_path / "drive", frames=FRAMES)
-    process = launched(
-        "replay.launch.py", tmp_path / "log", bag=tmp_path / "drive", bundle=bundle_folder, output=tmp_path / "out"
-    )
-    try:
-        assert process.process.wait(PATIENCE_S * 2) == 0, process.log
-    finally:
-        process.kill()
-    statistics = json.loads((tmp_path / "out" / "statistics.json").read_text(encoding="utf-8"))
-    assert (statistics["frames_in"], statistics["frames_out"]) == (FRAMES, FRAMES)

@@ -9,23 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
-from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import load_default_bundle
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.launching.replay import recorded_camera
-from scene_completion_ros.ros.launching.rviz_config import (
-    BUNDLED_DRIVE,
-    COMMAND,
-    LIVE,
-    REPLAY,
-    Shown,
-    adapted,
-    is_optical,
-    replay_configuration,
-    write_adapted,
-)
+from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, adapted, is_optical, write_adapted
 from scene_completion_ros.ros.topics import TOPICS
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_FIELDS, VOXEL_CLOUD_FIELDS
 from scene_completion_ros.voxels.colours import STATE_COLOURS
@@ -79,9 +66,12 @@ def shown_topics(text: str) -> dict[str, str]:
     return {name: display["Topic"]["Value"] for name, display in displays_of(text).items() if "Topic" in display}
 
 
-@pytest.fixture(params=[LIVE, REPLAY], ids=["live", "replay"])
+DRIVE = Shown("camera_left_optical", True, image_topics={"": "/camera/image_raw"}, compressed=True)
+
+
+@pytest.fixture(params=[SHIPPED, adapted(SHIPPED, DRIVE)], ids=["as it is", "for compressed images"])
 def text(request: Any) -> str:
-    return (REPOSITORY / request.param).read_text(encoding="utf-8")
+    return str(request.param)
 
 
 def test_displays_are_known_and_have_only_what_they_know(text: str) -> None:
@@ -98,7 +88,7 @@ def test_displays_are_known_and_have_only_what_they_know(text: str) -> None:
 
 
 def test_topics_are_those_of_the_node_with_types_and_qos_that_fit(text: str) -> None:
-    image = BUNDLED_DRIVE.image_topics[""] if text != SHIPPED else f"/{topics.IMAGE}"
+    image = DRIVE.image_topics[""] if text != SHIPPED else f"/{topics.IMAGE}"
     published = {spec.name.replace("~", f"/{topics.NODE_NAME}"): spec for spec in TOPICS}
     published |= {image: published["image"], f"{image}/compressed": published["image/compressed"]}
     for name, display in displays_of(text).items():
@@ -186,21 +176,6 @@ def test_the_frame_of_the_live_configuration_is_that_of_the_launch_file() -> Non
     assert manager_of(SHIPPED)["Views"]["Current"]["Pitch"] == manager_of(SHIPPED)["Views"]["Saved"][0]["Pitch"]
 
 
-def test_the_replay_configuration_is_made_for_the_bundled_drive(tmp_path: Path) -> None:
-    text = (REPOSITORY / REPLAY).read_text(encoding="utf-8")
-    assert text == replay_configuration(SHIPPED), f"run {COMMAND}"
-    with BagReader(DEMO_DRIVE) as reader:
-        topic = reader.choose_image_topic(None)
-    camera = recorded_camera(DEMO_DRIVE, topic)
-    assert manager_of(text)["Global Options"]["Fixed Frame"] == camera.frame_id
-    assert shown_topics(text)["Compressed image"] == camera.recorded_topic
-    (tmp_path / "config").mkdir()
-    (tmp_path / LIVE).write_text(SHIPPED, encoding="utf-8")
-    module, name = COMMAND.split()[1:]
-    assert run_python(module, name, tmp_path).returncode == 0
-    assert (tmp_path / REPLAY).read_text(encoding="utf-8") == text
-
-
 def test_several_cameras_have_images_and_depth_of_their_own() -> None:
     shown = Shown(
         "base_link",
@@ -243,7 +218,7 @@ def test_optical_frames_are_known_by_their_names(frame: str, optical: bool) -> N
 def test_what_is_written_goes_away_with_its_process() -> None:
     script = (
         "import sys; from pathlib import Path; from scene_completion_ros.ros.launching.rviz_config import *;"
-        "path = write_adapted(Path(sys.argv[1]), BUNDLED_DRIVE); print(path); print(path.is_file())"
+        "path = write_adapted(Path(sys.argv[1]), Shown('odom', False)); print(path); print(path.is_file())"
     )
     path, was_there = run_python("-c", script, REPOSITORY / LIVE).stdout.split()
     assert was_there == "True"
@@ -254,4 +229,4 @@ def test_what_is_written_goes_away_with_its_process() -> None:
 def test_what_is_no_such_configuration_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "own.rviz").write_text(text, encoding="utf-8")
     with pytest.raises(SceneCompletionError, match="no RViz configuration of this package"):
-        write_adapted(tmp_path / "own.rviz", BUNDLED_DRIVE)
+        write_adapted(tmp_path / "own.rviz", DRIVE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rclpy.serialization import serialize_message
-from rosgraph_msgs.msg import Clock
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.result_context import STREET
@@ -26,7 +24,6 @@ from scene_completion_ros.ros.replay.answers import Answers
 from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, ReplayStatistics, replay_over_dds
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.inference.small_bundle import class_names
-from tests.ros.graph import Graph
 
 CAMERA = Camera(185.6, 185.6, 159.5, 44.75, 320, 96)
 FRAME = "front_optical"
@@ -157,10 +154,6 @@ def test_a_recording_without_stamps_is_completed_and_lost_times_do_not_matter(
         assert result.stages_ms["latency"] >= result.stages_ms["total"]
 
 
-def stamps_of(ticks: list[Any]) -> list[int]:
-    return [messages.stamp_nanoseconds(tick.clock) for tick in ticks]
-
-
 def test_real_time_with_a_given_camera_and_compressed_images(
     tmp_path: Path, node_parameters: dict[str, object]
 ) -> None:
@@ -168,8 +161,6 @@ def test_real_time_with_a_given_camera_and_compressed_images(
     with BagReader(tmp_path / "drive") as reader:
         with pytest.raises(BagError, match="no CameraInfo"):
             replay_over_dds(reader, "/front/image_raw/compressed", node_parameters=node_parameters)
-        graph = Graph()
-        ticks = graph.collect(Clock, "/recorded_clock", 1000)
         statistics = ReplayStatistics("/front/image_raw/compressed")
         results: list[ReplayResult] = []
         sent_before: list[int] = []
@@ -186,15 +177,9 @@ def test_real_time_with_a_given_camera_and_compressed_images(
             output_bag=tmp_path / "completed",
             on_result=draw_slowly,
             statistics=statistics,
-            playback=Playback(rate=0.5, clock_hz=50.0, remappings={"/clock": "/recorded_clock"}),
+            playback=Playback(rate=0.5),
             node_parameters=node_parameters,
         )
-        first_ns = START_NS + 5_000_000
-        assert graph.until(lambda: bool(ticks) and stamps_of(ticks)[-1] >= first_ns + 5 * STEP_NS - TICK_NS)
-        graph.close()
-    times = stamps_of(ticks)
-    assert times[0] >= first_ns
-    assert all(later - sooner >= TICK_NS for sooner, later in pairwise(times))  # due or later, never sooner
     assert statistics.frames_in == 6
     assert 1 <= statistics.frames_out <= 6
     assert statistics.frames_out + len(statistics.lost_stamps_ns) == 6
