@@ -53,12 +53,12 @@ ifneq ($(DISTRIBUTION),)
 VENV_FLAGS := --system-site-packages
 FLAVOUR := $(PYTHON_TAG)-$(DISTRIBUTION)
 DEMO_EXTRAS :=
-TEST_EXTRAS := [train,rerun,test,lint,docs]
+TEST_EXTRAS := [train,test,lint,docs]
 NUMPY_GENERATION := $(shell $(PYTHON) -c 'import numpy; print("numpy==" + numpy.__version__.split(".")[0] + ".*")')
 else
 FLAVOUR := $(PYTHON_TAG)
 DEMO_EXTRAS := [ros]
-TEST_EXTRAS := [ros,train,rerun,test,lint,docs]
+TEST_EXTRAS := [ros,train,test,lint,docs]
 endif
 
 DEMO_STAMP := .venv/.installed-$(FLAVOUR)

@@ -60,7 +60,6 @@ EXTRAS = {
     "gpu": ["nvidia-cuda-nvrtc", "pycuda", "tensorrt>=10.3"],
     # The other engine for the encoder, for machines without OpenVINO.
     "onnxruntime": ["onnxruntime>=1.16"],
-    "rerun": ["rerun-sdk"],
     "test": [
         "catkin-pkg",
         "colcon-common-extensions",

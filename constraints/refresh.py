@@ -18,7 +18,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("ros", "train", "rerun", "test", "lint", "docs")
+EXTRAS = ("ros", "train", "test", "lint", "docs")
 UNPINNED = {"scene-completion-ros", "torch"}
 TORCH_REQUIREMENTS = (
     "filelock",

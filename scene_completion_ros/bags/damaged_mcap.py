@@ -8,9 +8,10 @@ from enum import IntEnum
 from pathlib import Path
 from zlib import crc32
 
+import lz4.frame  # type: ignore[import-untyped]
 from rosbags.interfaces import MessageDefinition
 
-from scene_completion_ros.bags.recovery import LZ4, ChunkedFile, Entry, decompressed
+from scene_completion_ros.bags.recovery import DamagedFile, Entry
 from scene_completion_ros.bags.storage import StoredTopic, definition_of
 
 if sys.version_info >= (3, 14):
@@ -35,17 +36,21 @@ class Opcode(IntEnum):
     PRIVATE = 0x80  # first opcode that applications may use
 
 
-class DamagedMcap(ChunkedFile):
+class DamagedMcap(DamagedFile):
     """An MCAP file whose end, index or some chunk is missing or broken."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        self._file = path.open("rb")
+        self._size = path.stat().st_size
+        self._kept: tuple[int, bytes] = (-1, b"")
         self._schemas: dict[int, tuple[str, MessageDefinition]] = {}
         self._channels: dict[int, StoredTopic] = {}
 
     def scan(self) -> None:
         """Index every message up to the damage."""
-        if not self._begins_with(MAGIC, "an MCAP file"):
+        if self._file.read(len(MAGIC)) != MAGIC:
+            self.lose("everything: it does not start like an MCAP file")
             return
         position = len(MAGIC)
         while position + _RECORD.size <= self._size:
@@ -68,6 +73,17 @@ class DamagedMcap(ChunkedFile):
             position = content + length
         self.lose(f"the file ends at byte {self._size} without an end record: the recording was interrupted")
 
+    def read(self, entry: Entry) -> bytes:
+        """Read the bytes of a message found by `scan`."""
+        if entry.chunk is None:
+            self._file.seek(entry.offset)
+            return self._file.read(entry.size)
+        return self._chunk(entry.chunk)[entry.offset : entry.offset + entry.size]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
     def _scan_chunk(self, content: int, available: int, *, complete: bool) -> None:
         try:
             records = self._chunk(content)
@@ -85,6 +101,12 @@ class DamagedMcap(ChunkedFile):
             self._scan_record(opcode, records[start : start + length], content, start)
             position = start + length
 
+    def _chunk(self, content: int) -> bytes:
+        """Uncompressed records of the chunk at an offset, the last of which is kept; of a cut one, what is there."""
+        if self._kept[0] != content:
+            self._kept = content, self._read_chunk(content)
+        return self._kept[1]
+
     def _read_chunk(self, content: int) -> bytes:
         self._file.seek(content)
         _, _, uncompressed_size, checksum = _CHUNK.unpack(self._file.read(_CHUNK.size))
@@ -95,7 +117,7 @@ class DamagedMcap(ChunkedFile):
         if compression == "zstd" and len(compressed) == size:
             records = bytes(zstd.decompress(compressed))
         else:
-            records = decompressed(compressed, compression, {"zstd": zstd.ZstdDecompressor, **LZ4}, uncompressed="")
+            records = _decompressed(compressed, compression)
         if len(compressed) == size and (len(records) != uncompressed_size or (checksum and crc32(records) != checksum)):
             raise ValueError("checksum or size differs")
         return records
@@ -121,6 +143,16 @@ class DamagedMcap(ChunkedFile):
                 log_time, self._channels[channel], chunk, offset + _MESSAGE.size, len(content) - _MESSAGE.size
             )
             self.result.entries.append(entry)
+
+
+def _decompressed(data: bytes, compression: str) -> bytes:
+    """Decompress; the beginning of a cut stream gives the beginning of the content."""
+    if not compression:
+        return data
+    known = {"zstd": zstd.ZstdDecompressor, "lz4": lz4.frame.LZ4FrameDecompressor}
+    if compression not in known:
+        raise ValueError(f"unknown compression {compression!r}")
+    return bytes(known[compression]().decompress(data))
 
 
 def _string(content: bytes) -> tuple[str, bytes]:

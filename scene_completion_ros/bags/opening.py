@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.bags.damaged_mcap import DamagedMcap
-from scene_completion_ros.bags.damaged_ros1 import DamagedRos1Bag
 from scene_completion_ros.bags.damaged_sqlite import DamagedSqlite, unfinished_journal
 from scene_completion_ros.bags.recovery import DamagedFile, RecoveredStorage
 from scene_completion_ros.bags.storage import IntactStorage, Storage
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.untrusted_files import SHOWN, read_yaml, shown
 
-FORMATS: dict[str, type[DamagedFile]] = {".mcap": DamagedMcap, ".db3": DamagedSqlite, ".bag": DamagedRos1Bag}
+FORMATS: dict[str, type[DamagedFile]] = {".mcap": DamagedMcap, ".db3": DamagedSqlite}
+ROS1 = ".bag"
 
 
 def open_storage(path: Path) -> tuple[Storage, list[str]]:
@@ -51,6 +51,8 @@ def recover_storage(path: Path, reason: str) -> tuple[RecoveredStorage, list[str
         BagError: No file holds a message.
     """
     files = _storage_files(path)
+    if files[0].suffix == ROS1:
+        raise BagError(reason, where=str(path), cure="Repair a damaged ROS 1 bag with `rosbag reindex`")
     information: dict[str, Any] = {}
     with contextlib.suppress(BagError):
         information = _metadata(path)
@@ -77,14 +79,14 @@ def recover_storage(path: Path, reason: str) -> tuple[RecoveredStorage, list[str
 
 def _storage_files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in FORMATS and file.is_file())
+        files = sorted(file for file in path.iterdir() if file.suffix in (*FORMATS, ROS1) and file.is_file())
         if not files:
             raise BagError(
                 "the folder holds no .mcap, .db3 or .bag file",
                 where=str(path),
                 cure="Name the folder of a rosbag2 recording",
             )
-    elif path.suffix in FORMATS:
+    elif path.suffix in (*FORMATS, ROS1):
         files = [path]
     else:
         raise BagError(

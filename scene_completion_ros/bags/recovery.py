@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import lz4.frame  # type: ignore[import-untyped]
 
 from scene_completion_ros.bags.storage import StoredMessage, StoredTopic, decoder_for
 
@@ -45,8 +42,6 @@ class Scan:
 class DamagedFile(ABC):
     """A file of one format, opened for recovery."""
 
-    is_ros2 = True
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self.result = Scan()
@@ -68,59 +63,6 @@ class DamagedFile(ABC):
         self.result.losses.append(f"{self.path.name}: {what}")
 
 
-class ChunkedFile(DamagedFile):
-    """A file whose messages may lie in compressed chunks, of which the last one used is kept."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._file = path.open("rb")
-        self._size = path.stat().st_size
-        self._kept: tuple[int, bytes] = (-1, b"")
-
-    def read(self, entry: Entry) -> bytes:
-        """Read the bytes of a message found by `scan`."""
-        if entry.chunk is None:
-            self._file.seek(entry.offset)
-            return self._file.read(entry.size)
-        return self._chunk(entry.chunk)[entry.offset : entry.offset + entry.size]
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _begins_with(self, magic: bytes, kind: str) -> bool:
-        if self._file.read(len(magic)) == magic:
-            return True
-        self.lose(f"everything: it does not start like {kind}")
-        return False
-
-    def _chunk(self, place: int) -> bytes:
-        """Uncompressed records of the chunk at an offset; of a cut chunk as much as is there."""
-        if self._kept[0] != place:
-            self._kept = place, self._read_chunk(place)
-        return self._kept[1]
-
-    @abstractmethod
-    def _read_chunk(self, place: int) -> bytes:
-        """What `_chunk` gives, from the file."""
-
-
-LZ4: Mapping[str, Callable[[], Any]] = {"lz4": lz4.frame.LZ4FrameDecompressor}
-
-
-def decompressed(data: bytes, compression: str, known: Mapping[str, Callable[[], Any]], *, uncompressed: str) -> bytes:
-    """Decompress; the beginning of a cut stream gives the beginning of the content.
-
-    Raises:
-        ValueError: The compression is none of the known ones.
-    """
-    if compression == uncompressed:
-        return data
-    if compression not in known:
-        raise ValueError(f"unknown compression {compression!r}")
-    return bytes(known[compression]().decompress(data))
-
-
 class RecoveredStorage:
     """The messages recovered from the files of one recording, in the order of bag time."""
 
@@ -132,7 +74,7 @@ class RecoveredStorage:
         self.losses = [loss for file in self._files for loss in file.result.losses]
         self.counts: dict[str, int] = dict(Counter(entry.topic.name for entry in entries))
         self.topics = list({entry.topic.name: entry.topic for entry in entries}.values())
-        self.decoder = decoder_for(self.topics, is_ros2=all(file.is_ros2 for file in self._files))
+        self.decoder = decoder_for(self.topics)
         self.start_ns = min((entry.stamp_ns for entry in entries), default=0)
         self.end_ns = max((entry.stamp_ns for entry in entries), default=0)
 

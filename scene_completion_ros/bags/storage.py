@@ -121,9 +121,9 @@ class IntactStorage:
         self._reader.close()
 
 
-def decoder_for(topics: Collection[StoredTopic], *, is_ros2: bool) -> MessageDecoder:
+def decoder_for(topics: Collection[StoredTopic]) -> MessageDecoder:
     """Build the decoder for topics whose recording rosbags does not open, from the definitions stored in it."""
-    typestore = get_typestore(Stores.LATEST if is_ros2 else Stores.ROS1_NOETIC)
+    typestore = get_typestore(Stores.LATEST)
     for topic in topics:
         if topic.type in typestore.fielddefs or topic.definition.format == MessageDefinitionFormat.NONE:
             continue
@@ -135,4 +135,4 @@ def decoder_for(topics: Collection[StoredTopic], *, is_ros2: bool) -> MessageDec
                 text = part.partition("\n")[2] if part.startswith("IDL: ") else part
                 found.update(get_types_from_idl(text) if text.strip() else {})
         typestore.register({name: definition for name, definition in found.items() if name not in typestore.fielddefs})
-    return MessageDecoder(typestore, is_ros2=is_ros2)
+    return MessageDecoder(typestore, is_ros2=True)

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.paths import FILE, Output, place
+from scene_completion_ros.commands.paths import Output, place
 from scene_completion_ros.commands.words import add_words_argument, ask_words, chosen_words
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)",
     )
     add_words_argument(parser, "words.png shows", "none, and no such picture")
-    parser.add_argument("--rerun", type=FILE, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,11 +81,9 @@ def run(args: argparse.Namespace) -> int:
         write_picture,
     )
     from scene_completion_ros.report.ply import write_ply
-    from scene_completion_ros.report.rerun_export import RerunRecording
     from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes
     from scene_completion_ros.whole_files import write_whole
 
-    recording = RerunRecording(args.rerun) if args.rerun else None  # fails before the work where Rerun is missing
     image, assumption = read_image(args.image, args.bits)
     camera = read_camera(args.camera, image_size=(image.shape[1], image.shape[0]))
     bundle = open_student(args.bundle)
@@ -118,9 +115,6 @@ def run(args: argparse.Namespace) -> int:
         camera = completion.depth_camera
         lit = words_panel(image, completion.voxels, completion.matches, camera=camera, title=args.image.name)
         write_picture(args.output / "words.png", lit)
-    if recording is not None:
-        recording.add_frame(completion.voxels, completion.image, completion.depth, camera=completion.depth_camera)
-        recording.close()
     print(f"{len(completion.voxels)} occupied voxels; see {args.output / 'picture.png'}")
     return 0
 

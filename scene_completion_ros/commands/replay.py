@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scene_completion_ros.commands.paths import FILE, Output, place
+from scene_completion_ros.commands.paths import Output, place
 from scene_completion_ros.commands.replay_scores import add_score_arguments, open_scores, write_scores
 from scene_completion_ros.commands.words import DEMO_WORDS, add_words_argument, ask_words, chosen_words
 from scene_completion_ros.whole_files import write_whole
@@ -96,7 +96,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)",
     )
-    parser.add_argument("--rerun", type=FILE, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
     add_playback_arguments(parser)
     add_score_arguments(parser)
@@ -135,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         scores = open_scores(args, reader, topic, camera, PublishedGrid(*place), stack)
         classes = (bundle.class_names, bundle.class_colours)
         folder = args.output / "report"
-        report = stack.enter_context(DriveReport(args.bag, folder, *classes, words=words, rerun=args.rerun))
+        report = stack.enter_context(DriveReport(args.bag, folder, *classes, words=words))
         for loss in reader.losses:
             print(f"warning: {args.bag}: {loss}", file=sys.stderr)
             report.page.notes.append(f"The recording is damaged: {loss}")

@@ -20,7 +20,6 @@ MODULES = {
     "opencv-python-headless": "cv2",
     "protobuf": "google",
     "pyyaml": "yaml",
-    "rerun-sdk": "rerun",
     "ros-rclpy": "rclpy",
 }
 INSTEAD = {"openvino": "onnxruntime"}  # either runs the encoder

@@ -1,1 +1,1 @@
-"""Pictures, point-cloud files, the HTML report and the Rerun export of completed voxels."""
+"""Pictures, point-cloud files, and the HTML report of completed voxels."""

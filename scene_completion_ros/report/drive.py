@@ -1,4 +1,4 @@
-"""The report of a whole recording: every completed frame with the recording's LiDAR, and a Rerun file if wanted."""
+"""The report of a whole recording: every completed frame with the recording's LiDAR."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.lidar import LidarOfBag
-from scene_completion_ros.report.rerun_export import RerunRecording
 from scene_completion_ros.report.writer import ReportWriter
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
@@ -25,13 +24,9 @@ class DriveReport:
         bag: The recording whose LiDAR is drawn, where it has one.
         folder: Folder of the report.
         words: Phrases that the frames were asked about; the page then has a button for each.
-        rerun: Rerun file to write as well.
 
     Attributes:
         page: The report; its ``notes`` are shown on the page, its ``close`` takes the statistics.
-
-    Raises:
-        ModuleNotFoundError: A Rerun file is wanted and ``rerun-sdk`` is not installed.
     """
 
     def __init__(
@@ -42,9 +37,7 @@ class DriveReport:
         class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
         *,
         words: Sequence[str] = (),
-        rerun: str | Path | None = None,
     ) -> None:
-        self._recording = RerunRecording(rerun) if rerun else None
         self._lidar = LidarOfBag(bag)
         title = f"Completed voxels of {Path(bag).resolve().name}"
         self.page = ReportWriter(folder, title, class_names, class_colours, words=words)
@@ -52,8 +45,6 @@ class DriveReport:
 
     def __enter__(self) -> DriveReport:
         with ExitStack() as stack:
-            if self._recording is not None:
-                stack.callback(self._recording.close)
             stack.enter_context(self._lidar)
             stack.enter_context(self.page)
             self._stack = stack.pop_all()
@@ -86,5 +77,3 @@ class DriveReport:
         self.page.add_frame(
             voxels, image, depth, camera=depth_camera, lidar_grid=lidar, timings_ms=timings_ms, matches=matches
         )
-        if self._recording is not None:
-            self._recording.add_frame(voxels, image, depth, camera=depth_camera, lidar_grid=lidar)

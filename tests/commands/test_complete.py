@@ -193,12 +193,6 @@ def test_a_grid_of_no_use_ends_with_one_line(
     assert not (image.parent / "out").exists()
 
 
-def test_a_rerun_file_is_written_on_request(image: Path, flat_road: StudentBundle) -> None:
-    pytest.importorskip("rerun", reason="rerun-sdk is not installed")
-    assert complete(image, flat_road, "--rerun", str(image.parent / "a.rrd")) == 0
-    assert (image.parent / "a.rrd").stat().st_size > 10_000
-
-
 def test_bad_input_ends_with_one_line(
     image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:

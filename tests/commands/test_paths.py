@@ -11,7 +11,7 @@ from scene_completion_ros import cli
 from scene_completion_ros.commands.paths import FILE, Output, place
 from tests.commands.command_lines import COMMANDS, FOUND, line
 
-WRITTEN = {"--output", "--rerun", "--page", "--work", "--card-only"}
+WRITTEN = {"--output", "--page", "--work", "--card-only"}
 
 
 every_command = pytest.mark.parametrize(
@@ -77,14 +77,6 @@ def test_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path, caps
     for words, said in (
         (["--output", str(file)], f"--output {file}: {file} is a file, where a folder is needed. Name a folder"),
         (["--output", str(file / "in" / "it")], f"{file} is a file, where a folder is needed"),
-        (
-            ["--output", str(tmp_path / "new"), "--rerun", str(tmp_path)],
-            "is a folder, where a file is needed. Name a file",
-        ),
-        (
-            ["--output", str(tmp_path / "new"), "--rerun", str(file / "it")],
-            f"{file} is a file, where a folder is needed",
-        ),
     ):
         assert cli.main(["complete", "image.png", "--camera", "camera.yaml", *words]) == 2
         assert said in capsys.readouterr().err
@@ -107,8 +99,8 @@ def test_what_overwrites_nothing_passes(tmp_path: Path) -> None:
     image.touch()
     bundle.mkdir()
     inputs = [("IMAGE", image), ("--bundle", bundle)]
-    FILE.check(tmp_path / "new" / "file", "--rerun", inputs)
-    FILE.check(bundle / "new", "--rerun", inputs)
+    FILE.check(tmp_path / "new" / "file", "--page", inputs)
+    FILE.check(bundle / "new", "--page", inputs)
     (bundle / "README.md").touch()
     (tmp_path / "picture.png").symlink_to("nowhere")
     for folder in (tmp_path, tmp_path / "new", bundle / "new"):
