@@ -9,19 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import train
 from scene_completion_training.stages.teacher import TeacherConfiguration
-from scene_completion_training.viewpoint import STREET_CAMERA
 from scene_completion_training.workers import ENVIRONMENT, STARTS
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.evaluation.one_wall import make_street
-from tests.training.saved_checkpoint import save_checkpoint
 from tests.training.small_trainings import STEPS, small_training
 from tests.training.synthetic_scene import BASELINE, CENTRE, FOCAL, ray_cast
 
@@ -79,15 +74,6 @@ def street() -> PosedSequence:
 def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     """A small student with random weights."""
     return make_small_bundle(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture(scope="module")
-def feature_field_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature field with random weights, of a run called mine."""
-    torch.manual_seed(0)
-    field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5)
-    file = tmp_path_factory.mktemp("runs") / "mine" / "checkpoints" / "last.ckpt"
-    return save_checkpoint(file, field, "feature_field", half_resolution_steps=3, steps=3)
 
 
 @pytest.fixture(scope="session")

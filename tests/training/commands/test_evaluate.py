@@ -19,19 +19,14 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.commands import evaluate as command
-from scene_completion_training.commands import evaluate_features
 from scene_completion_training.evaluation.depth_evaluation import NO_FRAME
-from scene_completion_training.evaluation.feature_evaluation import PARTNER
 from scene_completion_training.foundation import teachers
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.checkout import ROOT
 from tests.sequences import test_kitti_raw
-from tests.training.evaluation.along_a_wall import NEXT
 from tests.training.evaluation.one_wall import make_street
-from tests.training.foundation.tiny_models import tiny_model
 from tests.training.saved_checkpoint import save_checkpoint
 
 DRIVE = "2011_09_26_drive_0001_sync"
@@ -96,61 +91,6 @@ def test_depth_of_the_shipped_student(shared_data: Path, tmp_path: Path) -> None
     ]
     assert (row["method"], row["frames"]) == (DEFAULT_BUNDLE.name, 2)
     assert row["abs_rel"] < 0.2 and row["a1"] > 0.7
-
-
-# features
-
-
-@pytest.fixture(scope="module")
-def foundation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_model("dinov2", hidden_size=8).save_pretrained(folder)
-    return folder
-
-
-def test_features_writes_what_it_prints(
-    synthetic_drive: Path,
-    feature_field_checkpoint: Path,
-    foundation: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    models = ("--checkpoint", feature_field_checkpoint, "--foundation", foundation)
-    monkeypatch.setattr(evaluate_features, "VIEW_STEP", 1)
-    monkeypatch.setattr(evaluate_features, "STRIDE", 16)
-    options = ("--data", synthetic_drive, "--every", 2)
-    assert run("features", *models, *options, "--output", tmp_path / "scores") == 0
-    text = (tmp_path / "scores" / "results.md").read_text()
-    assert text in capsys.readouterr().out
-    assert "| mine | 4 | 1 frames later |" in text and "| mine | 4 | stereo partner |" in text
-    entries = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]["features"]
-    assert {(entry["pair"], entry["method"]) for entry in entries} == {
-        (pair, method) for pair in (NEXT, PARTNER) for method in ("mine", "tokens of the image")
-    }
-    for pair in (NEXT, PARTNER):
-        mine, tokens = (entry for entry in entries if entry["pair"] == pair)
-        assert mine["over_pixels"]["pixels"] == tokens["over_pixels"]["pixels"] > 0
-        assert mine["pairs"] == tokens["pairs"] == 2
-
-
-def test_features_refuses_what_it_cannot_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, feature_field_checkpoint: Path, foundation: Path
-) -> None:
-    torch.manual_seed(0)
-    field = FeatureField(DensityField(STREET_CAMERA), target_size=5, channels=4, units=6, expansion=5)
-    wider = save_checkpoint(tmp_path / "other" / "checkpoints" / "last.ckpt", field, "feature_field")
-    monkeypatch.delenv("SCENE_COMPLETION_DATA", raising=False)
-    mine, data = feature_field_checkpoint, ("--data", tmp_path)
-    for options, message in (
-        ((mine,), "nothing to score on"),
-        ((mine, "--every", 0, *data), "every 0 frames"),
-        ((mine, mine, *data), "equal names"),
-        ((mine, "--windows", "06"), "its folder is not known"),
-        ((wider, *data), "other has features of 5 numbers, the tokens have 8"),
-    ):
-        with pytest.raises(ConfigurationError, match=message):
-            run("features", "--foundation", foundation, "--output", "y", "--checkpoint", *options)
 
 
 # runs

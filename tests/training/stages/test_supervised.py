@@ -23,7 +23,6 @@ from scene_completion_training.data.module import DataSettings, SequencesData, S
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.view_batches import MIRROR, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
-from scene_completion_training.evaluation.feature_evaluation import FieldFeatures
 from scene_completion_training.evaluation.semantic_evaluation import open_supervised
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
 from scene_completion_training.export import export_bundle
@@ -231,7 +230,6 @@ def test_what_cannot_be_is_refused(towns: Path, student: Path, trained: Path, tm
         train(_configuration(towns, student, tmp_path / "b", data=_data(towns, exact=False)))
     for opened in (
         lambda: FeatureFieldModel.open(trained),
-        lambda: FieldFeatures.open(trained, 16),
         lambda: make_stage(SemanticsConfiguration(features_from=str(trained))),
     ):
         with pytest.raises(BundleError, match="no FeatureField in it: its stage is supervised, which trains a Class"):

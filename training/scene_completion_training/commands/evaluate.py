@@ -11,8 +11,7 @@ ones. It scores them on towns and KITTI windows as S4C and SceneDINO do, beside 
 fields for words: zero-shot labels, given the true geometry and as completions, and the average precision of single
 words, beside the 2D teacher alone and the prior. Several checkpoints of one method give mean and spread.
 
-`evaluate features` asks whether the features of fields, and the tokens they were learned from, look the same from two
-views. With --train it asks what classes a linear probe finds in features of voxels.
+`evaluate features` asks what classes a linear probe finds in features of voxels.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from scene_completion_training.commands import evaluate_features, evaluate_geome
 PROTOCOLS = {
     "geometry": (evaluate_geometry, "occupancy: exact ground truth and both LiDAR protocols; or depth against LiDAR"),
     "semantics": (evaluate_semantics, "semantic completion, protocol of S4C; or zero-shot labels and words of voxels"),
-    "features": (evaluate_features, "whether features look the same from two views; or linear probes of them"),
+    "features": (evaluate_features, "linear probes of features of voxels"),
 }
 
 
