@@ -7,18 +7,15 @@ import errno
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from scene_completion_ros.errors import ConfigurationError, ImprovementError
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
-from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.data import motion_stereo
 from scene_completion_training.extraction.bag import Job, extract_bags, lost_report
 from scene_completion_training.extraction.reports import BagReport
@@ -26,8 +23,6 @@ from scene_completion_training.extraction.settings import ExtractionSettings
 from scene_completion_training.improvement import pipeline
 from scene_completion_training.improvement.pipeline import CARD, Improvement, improve
 from scene_completion_training.improvement.steps import STATE
-from scene_completion_training.improvement.torchrun import Torchrun
-from scene_completion_training.runner import train
 from scene_completion_training.street_world.camera_rig import LEFT
 from scene_completion_training.workers import Workers
 from tests.inference.small_bundle import make_small_bundle
@@ -124,43 +119,6 @@ def test_a_finished_improvement_is_not_done_again(
     assert capsys.readouterr().err.count("done before") == 10
 
 
-def test_an_improvement_begun_alone_ends_the_same_on_a_cluster(
-    improved: Improvement, cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Frames, scores, the calibration and the pictures, and alone again nothing is left to do."""
-    shutil.copytree(improved.work, tmp_path / "work", ignore=lambda *_: ["sequences", "prepared", "training.yaml"])
-    state = json.loads((improved.work / STATE).read_text())
-    left = {"training": state["training"]}
-    (tmp_path / "work" / STATE).write_text(json.dumps(left))
-    here = dataclasses.replace(improved, work=tmp_path / "work", output=tmp_path / "new")
-    assert improve(dataclasses.replace(here, ray_address=cluster)).reasons == ()
-    after = json.loads((here.work / STATE).read_text())
-    assert capsys.readouterr().err.count("done before") == 1
-    assert after["extracting"]["result"]["told"] == state["extracting"]["result"]["told"]
-    for step in ("looking at the drives", "preparing", "choosing weights", "exporting and calibrating", "judging"):
-        (words, numbers), (expected_words, expected) = (
-            words_and_numbers(one[step]["result"], of) for one, of in ((after, here), (state, improved))
-        )
-        assert words == expected_words, step
-        assert numbers == pytest.approx(expected, rel=1e-3, abs=1e-5), step
-    prepared = [
-        {file.relative_to(one): load_file(file) for file in one.rglob("*.safetensors")}
-        for one in (improved.work / "prepared", here.work / "prepared")
-    ]
-    assert prepared[0] and prepared[0].keys() == prepared[1].keys()
-    for file, arrays in prepared[0].items():
-        for name, array in arrays.items():
-            assert np.mean(array != prepared[1][file][name]) < 1e-3, (file, name)
-    assert improve(here).reasons == ()
-    assert capsys.readouterr().err.count("done before") == 10
-
-
-def words_and_numbers(result: Any, improvement: Improvement) -> tuple[list[str], list[float]]:
-    """A result without the folder that it lies in; machines may round sums in another way."""
-    parts = NUMBER.split(json.dumps(result).replace(str(improvement.work), "WORK"))
-    return parts[::2], [float(one) for one in parts[1::2]]
-
-
 def test_a_bag_whose_worker_died_is_not_left_out(
     improved: Improvement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,22 +141,9 @@ def one_is_lost(lost: Path, jobs: list[Job], workers: Workers) -> list[BagReport
     return [reports.get(job.bag) or lost_report(job, "its worker died: out of memory") for job in jobs]
 
 
-def test_several_processes_train(improved: Improvement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They get the configuration that one would get, and what they trained is taken."""
-
-    def trained(launch: Torchrun, file: Path, overrides: Sequence[str], threads: int | None) -> None:
-        assert launch.processes == 2
-        train(read_configuration(file, list(overrides), Configuration), threads=threads)
-
-    monkeypatch.setattr(pipeline, "train_together", trained)
-    together = again(improved, tmp_path, "training", launch=Torchrun(2))
-    shutil.rmtree(together.work / "training")
-    assert improve(together).reasons == ()
-
-
 def test_processes_of_the_trainer_itself_are_refused(improved: Improvement, tmp_path: Path) -> None:
     """It would start the whole command again."""
-    with pytest.raises(ConfigurationError, match="Give --nproc-per-node"):
+    with pytest.raises(ConfigurationError, match="trains in one process"):
         improve(again(improved, tmp_path, overrides=("devices=2",)))
 
 

@@ -8,8 +8,7 @@ shows all of it. NEW appears only where the new student is better by the margin,
 An interrupted command goes on where it stopped when it is started again. The exit code is 0 where the new student was
 accepted, and 3 where the old one stays.
 
-Bags and drives go to several processes with --workers, or to a Ray cluster with --ray-address. The training goes to
-several processes with --nproc-per-node, and to several machines with --nnodes.
+Bags and drives go to several processes with --workers, or to a Ray cluster with --ray-address.
 
     scene-completion improve monday.mcap tuesday.mcap --bundle CURRENT --output NEW --keep old/drive
 """
@@ -58,17 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     work = add_workers(parser, "bags and drives")
     work.add_argument("--threads", type=int, help="threads that a task takes (default: all)")
-    work.add_argument(
-        "--nproc-per-node", type=int, default=1, metavar="N", help="processes that train, on each machine (default: 1)"
-    )
-    work.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines that train (default: 1)")
-    work.add_argument("--rdzv-endpoint", default="", metavar="HOST:PORT", help="where the machines that train meet")
 
 
 def run(args: argparse.Namespace) -> int:
     """Improve, and say how it ended."""
     from scene_completion_training.improvement.pipeline import Improvement, improve
-    from scene_completion_training.improvement.torchrun import Torchrun
 
     if min(args.steps, args.workers) < 1:
         raise ConfigurationError("less than 1", where="--steps, --workers", cure="Give at least 1")
@@ -92,7 +85,6 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             workers=args.workers,
             ray_address=args.ray_address,
-            launch=Torchrun(args.nproc_per_node, args.nnodes, args.rdzv_endpoint),
         )
     )
     print(f"report card: {outcome.card}")

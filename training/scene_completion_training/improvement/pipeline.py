@@ -42,8 +42,7 @@ from scene_completion_training.improvement.report_card import ShownFrames, write
 from scene_completion_training.improvement.split import Split, split_drives, split_replay
 from scene_completion_training.improvement.steps import FULL_TEXT, UNFINISHED, Steps, disk_watched
 from scene_completion_training.improvement.suitable import DriveLook, check_suitable, refuse_overlap
-from scene_completion_training.improvement.torchrun import Torchrun, train_together
-from scene_completion_training.runner import last_checkpoint, train
+from scene_completion_training.runner import train
 from scene_completion_training.workers import Progress, Workers
 
 CARD = "report_card.html"
@@ -70,8 +69,8 @@ class Improvement:
         calibrate_every: Frames of which one is calibrated on.
         threads: Threads of torch, of the encoder and of structure from motion; all cores where it is None.
         workers: Bags and drives at once on this machine.
-        ray_address: A Ray cluster that takes bags and drives instead.
-        launch: Processes that train. Neither these nor the former two are inputs of a step: a run may go on elsewhere.
+        ray_address: A Ray cluster that takes bags and drives instead. Neither this nor the former two are inputs of a
+            step: a run may go on elsewhere.
     """
 
     bags: tuple[Path, ...]
@@ -90,7 +89,6 @@ class Improvement:
     threads: int | None = None
     workers: int = 1
     ray_address: str | None = None
-    launch: Torchrun = Torchrun()
 
 
 @dataclass(frozen=True)
@@ -235,7 +233,7 @@ def _checked(asked: Improvement) -> StudentBundle:
         raise ConfigurationError(
             "the trainer would start this whole command again in each process",
             where="--set devices, nodes",
-            cure="Give --nproc-per-node and --nnodes instead",
+            cure="Leave them out: an improvement trains in one process",
         )
     return old
 
@@ -361,10 +359,7 @@ def _trained(asked: Improvement, old: StudentBundle, split: Split, workers: Work
     """The checkpoint of the training; one of an earlier run goes on where it stopped."""
     workers.close()  # a training takes the machines for itself
     configuration = _written(asked, old, split)
-    if asked.launch.processes == 1:
-        return train(configuration, threads=asked.threads)
-    train_together(asked.launch, asked.work / "training.yaml", asked.overrides, asked.threads)
-    return last_checkpoint(configuration)
+    return train(configuration, threads=asked.threads)
 
 
 def _scoring(asked: Improvement, workers: Workers) -> dict[str, Any]:
