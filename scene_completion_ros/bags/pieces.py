@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,6 @@ _PART = ".part"
 _UNFINISHED = {"format": FORMAT}  # what the JSON of a hidden folder says, in which a piece is written
 _LARGEST_DESCRIPTION = 1_000_000  # bytes
 _A_MESSAGE, _A_BAG = 400, 65_536  # bytes that the file takes beside the messages, at most
-
-Change = Callable[[RolledMessage], bytes | None]
-"""What becomes of a message on its way to the disk; None: it is not written."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,6 @@ class PieceStore:
     Args:
         folder: Where pieces are; made where it is missing.
         budget: Bytes that all pieces may take.
-        change: Applied to each message.
 
     Attributes:
         kept: What is there.
@@ -62,9 +58,8 @@ class PieceStore:
         BagError: (on entering) Another recorder writes there, or the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, budget: int, change: Change | None = None) -> None:
+    def __init__(self, folder: Path, budget: int) -> None:
         self.folder, self.budget = folder, budget
-        self._change = change
         self._lock = -1
         self.kept: list[KeptPiece] = []
 
@@ -139,14 +134,9 @@ class PieceStore:
 
     def _write(self, folder: Path, piece: RolledPiece) -> None:
         written: Counter[str] = Counter()
-        left_out: Counter[str] = Counter()
         with BagWriter(folder) as bag:
             for message in piece.messages:
-                raw = message.raw if self._change is None else self._change(message)
-                if raw is None:
-                    left_out[message.topic] += 1
-                    continue
-                bag.write(message.topic, message.type, raw, message.stamp_ns, latched=message.latched)
+                bag.write(message.topic, message.type, message.raw, message.stamp_ns, latched=message.latched)
                 written[message.topic] += 1
         description = {
             "format": FORMAT,
@@ -159,7 +149,6 @@ class PieceStore:
                 for moment in piece.moments
             ],
             "messages": dict(written),
-            "left_out": dict(left_out),
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         for file in folder.iterdir():  # the new name must not reach the disk before what it names

@@ -59,12 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOPIC",
         help="record these instead of all images, CameraInfo, tf and odometry",
     )
-    parser.add_argument(
-        "--blur",
-        nargs="*",
-        choices=("faces", "plates"),
-        help="make faces and licence plates unrecognisable (default of the option: both); needs further packages",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,11 +71,6 @@ def run(args: argparse.Namespace) -> int:
             where="--longest",
             cure="Give more",
         )
-    blur = None
-    if args.blur is not None:
-        from scene_completion_ros.bags.blurring import DETECTORS, Blur
-
-        blur = Blur([DETECTORS[kind]() for kind in args.blur or DETECTORS])
     from scene_completion_ros.ros import dds
 
     dds.use_shipped_profile()  # before the first import of rclpy
@@ -95,10 +84,7 @@ def run(args: argparse.Namespace) -> int:
         longest_s=args.longest,
         memory=args.memory,
     )
-    status = record(settings, args.output, args.budget, blur)
-    if blur is not None:
-        print(f"blurred places: {blur.blurred}")
-    return status
+    return record(settings, args.output, args.budget)
 
 
 def _size(text: str) -> int:

@@ -31,7 +31,6 @@ def checks(bundle: Path | None, drive: Path) -> list[Check]:
         *optional,
         Check("/dev/shm", machine.check_shared_memory, "See what is mounted there: df -h /dev/shm"),
         Check("Fast DDS profile", fast_dds.check_profile, _ROS),
-        Check("large messages", fast_dds.check_messages, "First cure what is wrong with ROS 2 and RMW above"),
         Check("GPU", machine.check_gpu, "None is needed; see whether nvidia-smi lists it"),
         Check("TensorRT and pycuda", machine.check_gpu_packages, "They are not needed: pip uninstall tensorrt pycuda"),
         Check("CPU", machine.check_cpu, "See the load with: top"),

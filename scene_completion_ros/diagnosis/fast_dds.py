@@ -1,4 +1,4 @@
-"""Fast DDS: the profile that large images need, and whether they really arrive."""
+"""Fast DDS: the profile that large images need."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scene_completion_ros.diagnosis.child import run_probe
 from scene_completion_ros.diagnosis.findings import Finding, Status
 from scene_completion_ros.diagnosis.ros_environment import NO_ROS, has_rclpy
 from scene_completion_ros.ros import dds
 
 IMAGE_BYTES = 3 * 1280 * 720  # rgb8
 DEFAULT_SEGMENT_BYTES = 512 * 1024
-# Enough that a machine which passes a part of such messages on does not look healthy. No more than fit into the segment
-# of the shipped profile while the reader sleeps.
-IMAGES_SENT = 10
-EXCHANGE_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -101,51 +96,6 @@ def chosen_profile(environment: Mapping[str, str]) -> tuple[str, str]:
     if names == [dds.PROFILE_VARIABLE]:  # which rmw_fastrtps still reads the old name for
         names.append(dds.OLD_PROFILE_VARIABLE)
     return next(((name, environment[name]) for name in names if environment.get(name)), (names[0], ""))
-
-
-def check_messages() -> Finding:
-    """Do large images get from one process to another in this environment?
-
-    Where they do not, the exchange is tried again with the shipped profile, so that the cure is known to work.
-    """
-    if not has_rclpy():
-        return NO_ROS
-    as_is = _exchange(os.environ)
-    details: dict[str, Any] = {"as_is": as_is}
-    if not as_is["connected"]:
-        return Finding(
-            Status.FAILED,
-            "two processes of this machine did not find each other",
-            "export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST; if that is no help, let the firewall pass UDP multicast",
-            details,
-        )
-    found = f"{as_is['received']} of {as_is['sent']} images of {as_is['bytes'] / 1e6:.2f} MB arrived, best effort"
-    if as_is["received"] == as_is["sent"]:
-        return Finding(Status.OK, found, details=details)
-    middleware = os.environ.get("RMW_IMPLEMENTATION", "")
-    if middleware and "fastrtps" not in middleware:
-        cure = f"Raise the receive buffer of the system and of {middleware}: sudo sysctl -w net.core.rmem_max=67108864"
-        return Finding(Status.FAILED, found, cure, details)
-    return _with_shipped_profile(found, details)
-
-
-def _with_shipped_profile(found: str, details: dict[str, Any]) -> Finding:
-    _, chosen = chosen_profile(os.environ)
-    environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
-    shipped = details["shipped_profile"] = _exchange({**environment, dds.profile_variable(): str(dds.profile_path())})
-    found += f"; with the shipped profile {shipped['received']} of {shipped['sent']}"
-    if shipped["received"] == shipped["sent"]:
-        return Finding(Status.FAILED if chosen else Status.WARNING, found, _export(), details)
-    lost = shipped["received"] == 0
-    cure = "Make room in /dev/shm (df -h /dev/shm) and end programs that take all of the CPU, then look again"
-    return Finding(Status.FAILED if lost else Status.WARNING, found, cure, details)
-
-
-_VARIABLES = (dds.PROFILE_VARIABLE, dds.OLD_PROFILE_VARIABLE, "FASTDDS_BUILTIN_TRANSPORTS")
-
-
-def _exchange(environment: Mapping[str, str]) -> dict[str, Any]:
-    return run_probe("messages", str(IMAGES_SENT), limit_s=EXCHANGE_LIMIT_S, environment=environment)
 
 
 def _export() -> str:

@@ -34,16 +34,9 @@ def module(name: str) -> dict[str, Any]:
 
 def middleware() -> dict[str, Any]:
     """Load the RMW implementation and join the ROS graph with a node."""
-    from scene_completion_ros.ros.message_exchange import join_graph
+    from scene_completion_ros.ros.dds import middleware_of_a_node
 
-    return {"implementation": join_graph()}
-
-
-def messages(count: str) -> dict[str, Any]:
-    """Let another process publish large images, best effort, and count what arrives."""
-    from scene_completion_ros.ros.message_exchange import exchange
-
-    return exchange(int(count))
+    return {"implementation": middleware_of_a_node("scene_completion_doctor")}
 
 
 def cuda() -> dict[str, Any]:
@@ -163,7 +156,7 @@ def _student(folder: str) -> StudentBundle:
     return open_student(folder)
 
 
-PROBES = {probe.__name__: probe for probe in (module, middleware, messages, cuda, kernels, bundle, self_test)}
+PROBES = {probe.__name__: probe for probe in (module, middleware, cuda, kernels, bundle, self_test)}
 
 
 def main() -> None:

@@ -83,3 +83,13 @@ def join_graph(make_node: Callable[[Any], Any], arguments: Sequence[str] | None 
             f"ROS 2 does not start ({error})",
             cure="Check what follows --ros-args and the variables ROS_*; ROS_LOG_DIR names a folder for the log",
         ) from error
+
+
+def middleware_of_a_node(name: str) -> str:
+    """Join the ROS graph with a node and leave it again; the identifier of the RMW implementation."""
+    import rclpy
+
+    context, node = join_graph(lambda context: rclpy.create_node(name, context=context), [])
+    node.destroy_node()
+    context.try_shutdown()
+    return str(rclpy.get_rmw_implementation_identifier())

@@ -20,7 +20,7 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 
-from scene_completion_ros.bags.pieces import Change, KeptPiece, PieceStore
+from scene_completion_ros.bags.pieces import KeptPiece, PieceStore
 from scene_completion_ros.bags.reader import CAMERA_INFO_TYPE, IMAGE_TYPES, ODOMETRY_TYPE, TRANSFORM_TYPE
 from scene_completion_ros.bags.rolling import Moment, RolledMessage, RollingMemory
 from scene_completion_ros.bags.writer import knows_type
@@ -208,13 +208,12 @@ def wanted_topics(found: Mapping[str, str], names: Collection[str], node: str, r
     return wanted - twice - late
 
 
-def record(settings: RecordSettings, folder: Path, budget: int, change: Change | None = None) -> int:
+def record(settings: RecordSettings, folder: Path, budget: int) -> int:
     """Record until SIGINT or SIGTERM; what is in hand then is written.
 
     Args:
         folder: Where pieces go.
         budget: Bytes that they may take.
-        change: Applied to each message that is written.
 
     Returns:
         Exit code: 0 after a signal, 1 where the disk is full or the folder gone.
@@ -231,7 +230,7 @@ def record(settings: RecordSettings, folder: Path, budget: int, change: Change |
     with ExitStack() as resources:
         for number in (signal.SIGINT, signal.SIGTERM):
             resources.callback(signal.signal, number, signal.signal(number, stop))
-        store = resources.enter_context(PieceStore(folder, budget, change))
+        store = resources.enter_context(PieceStore(folder, budget))
         context, node = dds.join_graph(lambda context: rclpy.create_node(NAME, context=context))
         resources.callback(context.destroy)
         resources.callback(context.try_shutdown)

