@@ -86,20 +86,20 @@ def check_gpu_packages() -> Finding:
         except ProbeError as error:
             cure = f"Only if you want it: pip install --force-reinstall {name}"
             return Finding(Status.WARNING, f"{name} cannot be imported: {error.what}; {NOTHING_MISSING}", cure, details)
-    said = ", ".join(f"{name} {number}" for name, number in installed.items())
+    summary = ", ".join(f"{name} {number}" for name, number in installed.items())
     try:
         from scene_completion_ros.inference.gpu.requirements import INSTALL, PYCUDA, version_problem
     except ImportError as error:  # what is broken is another check's to say
-        return Finding(Status.OK, f"{said}; versions were not looked at, for {error}", details=details)
+        return Finding(Status.OK, f"{summary}; versions were not looked at, for {error}", details=details)
     for flavour in FLAVOURS:
         problem = version_problem(flavour, installed[flavour]) if flavour in installed else ""
         if problem:
             cure = f"Only if you want it: {INSTALL[flavour]}"
             return Finding(Status.WARNING, f"{flavour} {problem}; {NOTHING_MISSING}", cure, details)
     if "pycuda" not in installed:
-        found = f"{said}; engine tensorrt needs pycuda, too ({PYCUDA}); {CPU_ENGINE}"
+        found = f"{summary}; engine tensorrt needs pycuda, too ({PYCUDA}); {CPU_ENGINE}"
         return Finding(Status.OK, found, details=details)
-    return Finding(Status.OK, said, details=details)
+    return Finding(Status.OK, summary, details=details)
 
 
 def check_cpu() -> Finding:
@@ -108,8 +108,8 @@ def check_cpu() -> Finding:
     load = os.getloadavg()[0]
     variables = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
     details = {"machine": platform.machine(), "cores": usable, "load": load, "variables": variables}
-    said = "".join(f", {name}={value}" for name, value in variables.items())
-    found = f"{platform.machine()}, {usable} of {os.cpu_count()} cores may be used, load {load:.1f}{said}"
+    summary = "".join(f", {name}={value}" for name, value in variables.items())
+    found = f"{platform.machine()}, {usable} of {os.cpu_count()} cores may be used, load {load:.1f}{summary}"
     if load > usable:
         cure = "End other programs that compute, or the node gets a part of the CPU only (see them with: top)"
         return Finding(Status.WARNING, f"{found}: more programs compute than there are cores", cure, details)

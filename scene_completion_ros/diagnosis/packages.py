@@ -67,12 +67,12 @@ def check_packages() -> Finding:
     wrong += [name for name, number in found.items() if number and not satisfies(number, needed[name])]
     details = {name: {"required": needed[name], "found": number} for name, number in found.items()}
     if wrong:
-        said = [f"{name} {found[name] or 'is missing'} ({needed[name] or 'any version'} is needed)" for name in wrong]
+        parts = [f"{name} {found[name] or 'is missing'} ({needed[name] or 'any version'} is needed)" for name in wrong]
         quoted = " ".join(f"'{name}{needed[name]}'" for name in wrong)
-        return Finding(Status.FAILED, ", ".join(said), f"{sys.executable} -m pip install {quoted}", details)
-    said = [f"{name} {number}" for name, number in found.items() if number]
-    said += [f"{other} in the place of {name}" for name, other in replaced.items()]
-    return Finding(Status.OK, ", ".join(said), details=details)
+        return Finding(Status.FAILED, ", ".join(parts), f"{sys.executable} -m pip install {quoted}", details)
+    parts = [f"{name} {number}" for name, number in found.items() if number]
+    parts += [f"{other} in the place of {name}" for name, other in replaced.items()]
+    return Finding(Status.OK, ", ".join(parts), details=details)
 
 
 def requirements(declared: list[str], extra: str | None = None) -> dict[str, str]:

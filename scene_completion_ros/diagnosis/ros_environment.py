@@ -138,23 +138,25 @@ def check_discovery() -> Finding:
     domain, reach = os.environ.get("ROS_DOMAIN_ID") or "0", os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE")
     local = os.environ.get("ROS_LOCALHOST_ONLY")
     details = {"domain": domain, "range": reach, "localhost_only": local}
-    said = f"domain {domain}, range {reach or 'SUBNET (the default)'}{f', ROS_LOCALHOST_ONLY={local}' if local else ''}"
+    summary = (
+        f"domain {domain}, range {reach or 'SUBNET (the default)'}{f', ROS_LOCALHOST_ONLY={local}' if local else ''}"
+    )
     if not domain.isdecimal() or int(domain) > HIGHEST_DOMAIN:
         cure = f"export ROS_DOMAIN_ID=0, or another number up to {HIGHEST_SAFE_DOMAIN}, the same on every machine"
         return Finding(Status.FAILED, f"ROS_DOMAIN_ID={domain} is no number from 0 to {HIGHEST_DOMAIN}", cure, details)
     if reach and 0 < _major(rclpy_version()[0]) < FIRST_RCLPY_WITH_DISCOVERY_RANGE:
         cure = "export ROS_LOCALHOST_ONLY=1 to stay on this machine"
-        return Finding(Status.WARNING, f"{said}; this ROS 2 does not know the range yet", cure, details)
+        return Finding(Status.WARNING, f"{summary}; this ROS 2 does not know the range yet", cure, details)
     if reach and reach not in DISCOVERY_RANGES:
         cure = f"export ROS_AUTOMATIC_DISCOVERY_RANGE to one of {', '.join(DISCOVERY_RANGES)}"
-        return Finding(Status.WARNING, f"{said}, which does not exist: LOCALHOST is assumed", cure, details)
+        return Finding(Status.WARNING, f"{summary}, which does not exist: LOCALHOST is assumed", cure, details)
     if reach and reach == "OFF":
         cure = "export ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET, or LOCALHOST to stay on this machine"
-        return Finding(Status.WARNING, f"{said}: no node finds another one", cure, details)
+        return Finding(Status.WARNING, f"{summary}: no node finds another one", cure, details)
     if int(domain) > HIGHEST_SAFE_DOMAIN:
         cure = f"export ROS_DOMAIN_ID=0, or another number up to {HIGHEST_SAFE_DOMAIN}, the same on every machine"
-        return Finding(Status.WARNING, f"{said}: its ports may be taken by other programs", cure, details)
-    return Finding(Status.OK, said, details=details)
+        return Finding(Status.WARNING, f"{summary}: its ports may be taken by other programs", cure, details)
+    return Finding(Status.OK, summary, details=details)
 
 
 def check_optional(name: str) -> Finding:

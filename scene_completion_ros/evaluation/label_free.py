@@ -115,8 +115,8 @@ def judge(
         grid: The voxels, in whose frame the observers' poses are.
         wanted: Voxels that count, bool [X, Y, Z]: those in the view of the judged frame. All if left out.
     """
-    asked = np.ones(grid.shape, np.bool_) if wanted is None else wanted
-    voxels = np.flatnonzero(asked)
+    counted = np.ones(grid.shape, np.bool_) if wanted is None else wanted
+    voxels = np.flatnonzero(counted)
     centres = _centres(grid, voxels)
     through, hits = np.zeros(len(voxels), np.int32), np.zeros(len(voxels), np.int32)
     for view in observations:

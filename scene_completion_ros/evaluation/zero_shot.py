@@ -293,14 +293,14 @@ def _ranked(
 
 
 class ZeroShotTally(Tally):
-    """`ZeroShotMetric` of a method with `class_names`; an answer has `said` and `true` classes [N], and `parts`."""
+    """`ZeroShotMetric` of a method with `class_names`; answers have `predicted` and `true` classes [N], and `parts`."""
 
     def __init__(self, method: Any) -> None:
         self._metric = ZeroShotMetric(method.class_names)
 
     def add(self, answer: Any) -> None:
         """Count the labelled voxels of a frame."""
-        self._metric.update(answer.said, answer.true, answer.parts)
+        self._metric.update(answer.predicted, answer.true, answer.parts)
         self.frames += 1
 
     def rows(self) -> Iterator[Row]:

@@ -158,7 +158,7 @@ class Completer:
         self.threads = threads
         self._extrapolate = extrapolate
         self._vocabulary: FoldedVocabulary | None = None
-        self._asked: FoldedVocabulary | None = None
+        self._queried: FoldedVocabulary | None = None
         canonical = bundle.canonical
         self._resampler = Resampler(camera, canonical)
         covered: NDArray[np.bool_] = self._resampler.validity
@@ -235,7 +235,7 @@ class Completer:
                 where="query",
                 cure="Ask for fewer phrases at a time, and make the query with TextBank.query.",
             )
-        self._asked = self._own(query)
+        self._queried = self._own(query)
 
     def _own(self, words: FoldedVocabulary | None) -> FoldedVocabulary | None:
         if words is not None and not any(words.space is space for space in self.bundle.feature_spaces):
@@ -312,7 +312,7 @@ class Completer:
         started_s, clock = time.perf_counter(), StageClock()
         image = self._resampler(image_rgb)
         clock.lap("resample")
-        words = Words(self._vocabulary if labels else None, self._asked, labels)
+        words = Words(self._vocabulary if labels else None, self._queried, labels)
         answer = self._query(image, words)
         assembling = StageClock()
         if not _finite(answer):
@@ -349,7 +349,7 @@ class Completer:
             timings_ms={**times_ms, "total": 1e3 * (time.perf_counter() - started_s)},
             shown=shown,
             vocabulary=vocabulary,
-            query=None if words.asked is None else words.asked.vocabulary,
+            query=None if words.queried is None else words.queried.vocabulary,
             matches=answer.matches,
         )
 

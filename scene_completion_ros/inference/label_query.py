@@ -95,17 +95,17 @@ class LabelQuery:
             ValueError: A voxel has no sample: it is out of view.
         """
         label, confidence = np.zeros(len(targets), np.uint8), np.ones(len(targets), np.float32)
-        asked, vocabulary = words.asked, words.vocabulary if words.labels else None
+        queried, vocabulary = words.queried, words.vocabulary if words.labels else None
         labels = (label, confidence) if words.labels else None
-        if labels and asked and vocabulary and vocabulary.space is not asked.space:
+        if labels and queried and vocabulary and vocabulary.space is not queried.space:
             self._run(features, targets, vocabulary, labels)
             vocabulary = labels = None
-        if asked is None:
+        if queried is None:
             if labels:
                 self._run(features, targets, vocabulary, labels)
             return Labelled(label, confidence)
-        self._found.begin(len(targets), asked)
-        self._run(features, targets, vocabulary, labels, asked, matching=True)
+        self._found.begin(len(targets), queried)
+        self._run(features, targets, vocabulary, labels, queried, matching=True)
         return Labelled(label, confidence, self._found.by_phrase())
 
     def logits(self, features: NDArray[np.float32], targets: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -122,7 +122,7 @@ class LabelQuery:
         0 where there is no feature. Arguments and errors are those of a call.
         """
         cosines = np.empty((len(targets), vocabulary.groups), dtype=np.float32)
-        self._run(features, targets, asked=vocabulary, scores=cosines)
+        self._run(features, targets, queried=vocabulary, scores=cosines)
         return cosines
 
     def _ordered(self, targets: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -140,7 +140,7 @@ class LabelQuery:
         targets: NDArray[np.integer],
         vocabulary: FoldedVocabulary | None = None,
         labels: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None,
-        asked: FoldedVocabulary | None = None,
+        queried: FoldedVocabulary | None = None,
         *,
         scores: NDArray[np.float32] | None = None,
         matching: bool = False,
@@ -149,12 +149,12 @@ class LabelQuery:
         own = (self.weight, self.bias, self._group, len(self._group))
         named, other = (
             own if words is None else (words.weight, words.bias, words.group, words.groups)
-            for words in (vocabulary, asked)
+            for words in (vocabulary, queried)
         )
         classes, margin, temperature = len(self._group), 0.0, 1.0
         if vocabulary is not None:
             classes, margin, temperature = vocabulary.classes, vocabulary.vocabulary.margin, vocabulary.temperature
-        found, roots = self._found, vocabulary or asked
+        found, roots = self._found, vocabulary or queried
         if not matching:
             found.begin(0)
             if scores is None:
@@ -171,7 +171,7 @@ class LabelQuery:
             np.float32(margin),
             np.float32(1.0 / temperature),
             *other,
-            asked is not None,
+            queried is not None,
             _NOTHING.reshape(0, 0) if roots is None else roots.root,
             _NOTHING if roots is None else roots.root_bias,
             np.float32(0.0) if roots is None else roots.rest,
@@ -197,10 +197,10 @@ class _Found:
         self._kernel = matches_kernel()
         self.begin(0)
 
-    def begin(self, voxels: int, asked: FoldedVocabulary | None = None) -> None:
+    def begin(self, voxels: int, queried: FoldedVocabulary | None = None) -> None:
         """Makes room, which is kept from image to image: fresh memory would take as long as the search."""
-        contrast = None if asked is None else asked.vocabulary.contrast
-        self._voxels, self._phrases = voxels, () if asked is None or contrast is None else asked.vocabulary.names
+        contrast = None if queried is None else queried.vocabulary.contrast
+        self._voxels, self._phrases = voxels, () if queried is None or contrast is None else queried.vocabulary.names
         self._reach = np.array([] if contrast is None else contrast.reach, np.float32)
         self.common = np.float32(0.0 if contrast is None else contrast.common)
         self.least = np.float32(MATCHING) * self._reach

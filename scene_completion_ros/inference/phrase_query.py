@@ -91,12 +91,12 @@ class Words(NamedTuple):
 
     Attributes:
         vocabulary: Gives the labels; None for the classes of the student.
-        asked: A query beside the labels; None for none.
+        queried: A query beside the labels; None for none.
         labels: Whether labels are wanted; without them, every voxel has label 0.
     """
 
     vocabulary: FoldedVocabulary | None = None
-    asked: FoldedVocabulary | None = None
+    queried: FoldedVocabulary | None = None
     labels: bool = True
 
 
@@ -113,25 +113,25 @@ def probability_of(score: NDArray[np.float32], reach: NDArray[np.float32] | np.f
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(share, -80.0, 80.0))), np.float32)
 
 
-def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[PhraseMatches, ...]:
+def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[PhraseMatches, ...]:
     """The voxels of each phrase: those that have at least a share `MATCHING` of its largest contrast, see `Contrast`.
 
     Phrases do not compete with each other: a voxel may be a tree and a hedge. `LabelQuery` finds the same without
     writing cosines down.
 
     Args:
-        asked: The query.
+        queried: The query.
         cosines: [N, K + 1], see `LabelQuery.cosines`.
 
     Raises:
         ValueError: It is no query, but a vocabulary of labels.
     """
-    contrast = asked.vocabulary.contrast
+    contrast = queried.vocabulary.contrast
     if contrast is None:
         raise ValueError("a vocabulary of labels is no query: see TextBank.query")
-    general, there = contrast.common * cosines[:, asked.classes], cosines.any(axis=1)
+    general, there = contrast.common * cosines[:, queried.classes], cosines.any(axis=1)
     found = []
-    for number, (phrase, reach) in enumerate(zip(asked.vocabulary.names, contrast.reach, strict=True)):
+    for number, (phrase, reach) in enumerate(zip(queried.vocabulary.names, contrast.reach, strict=True)):
         score = (cosines[:, number] - general).astype(np.float32)
         voxels = np.flatnonzero(there & (score >= MATCHING * reach))
         found.append(

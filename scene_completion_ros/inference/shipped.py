@@ -122,8 +122,8 @@ def choose_student(
         started = clock()
         encoder(image)
         taken.append(clock() - started)
-    said = f"the encoder of {LARGE} takes {1e3 * min(taken):.0f} ms here, and {wanted} leave it {1e3 * allowed_s:.0f}"
-    return (large, said) if min(taken) <= allowed_s else (open_student(None), said)
+    reason = f"the encoder of {LARGE} takes {1e3 * min(taken):.0f} ms here, and {wanted} leave it {1e3 * allowed_s:.0f}"
+    return (large, reason) if min(taken) <= allowed_s else (open_student(None), reason)
 
 
 def _gpu_can(bundle: StudentBundle, engine: str, gpu: EngineOptions) -> bool:

@@ -293,10 +293,10 @@ class TextBank:
     def _rows_of(self, phrases: Sequence[str]) -> list[int]:
         unknown = [phrase for phrase in phrases if phrase not in self._row_of]
         if unknown:
-            told = "; ".join(self._near(phrase) for phrase in unknown[:_SUGGESTED])
+            suggestions = "; ".join(self._near(phrase) for phrase in unknown[:_SUGGESTED])
             more = f"; and {len(unknown) - _SUGGESTED} more" if len(unknown) > _SUGGESTED else ""
             raise VocabularyError(
-                f"does not hold {told}{more}",
+                f"does not hold {suggestions}{more}",
                 where=self.where,
                 cure="Use a phrase that it holds, or make a bank with yours with: scene-completion vocabulary",
             )
@@ -387,8 +387,8 @@ class TextBank:
                 where="query",
                 cure="Ask for fewer; a vocabulary may have more.",
             )
-        asked = self.vocabulary(phrases, margin=0.0)
-        rows = asked.rows[asked.group != BACKGROUND]
+        queried = self.vocabulary(phrases, margin=0.0)
+        rows = queried.rows[queried.group != BACKGROUND]
         general = self.rows(tuple(background or self.phrases)).astype(np.float64)
         mean = general.mean(axis=0)
         common = float(np.linalg.norm(mean))
@@ -399,10 +399,10 @@ class TextBank:
                 cure="Make a bank with further phrases, or with a background.",
             )
         known = self.rows([phrase for proposed in self.classes for phrase in proposed.phrases] or self.phrases)
-        group = asked.group[asked.group != BACKGROUND]
-        reach = [self._reach(rows[group == number], mean, known) for number in range(len(asked.names))]
+        group = queried.group[queried.group != BACKGROUND]
+        reach = [self._reach(rows[group == number], mean, known) for number in range(len(queried.names))]
         return replace(
-            asked,
+            queried,
             rows=np.concatenate([rows, (mean / common)[None].astype(np.float32)]),
             group=np.append(group, BACKGROUND).astype(np.int32),
             contrast=Contrast(common, tuple(reach)),

@@ -26,7 +26,7 @@ from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 NEVER = -(2**30)
 """Time, milliseconds, of what has not happened yet."""
-NOTHING_SAID = np.float32(-np.inf)
+NOTHING_STATED = np.float32(-np.inf)
 """Log odds of unobserved voxels."""
 
 
@@ -160,9 +160,9 @@ def recall(
     old = np.where(known, np.minimum(total * fade, limit), 0.0)
     joined = np.where(old > 0.0, (old * mean + new * frame.log_odds) / (old + new), frame.log_odds)
     log_odds = np.where(in_view, joined, rules.prior + (mean - rules.prior) * fade).astype(np.float32)
-    said = in_view | known
+    stated = in_view | known
     # Where there is no memory the frame's own state holds: log odds are rounded.
-    occupied = np.where(in_view & (old == 0.0), state >= VoxelState.SURFACE, said & (log_odds >= rules.threshold))
+    occupied = np.where(in_view & (old == 0.0), state >= VoxelState.SURFACE, stated & (log_odds >= rules.threshold))
 
     seen = sees | (known & (now - memory.seen[slot].astype(np.int64) <= rules.seen_for))
     contradicted = state >= VoxelState.SURFACE
@@ -170,8 +170,8 @@ def recall(
     free_seen = (state == VoxelState.FREE_SEEN) | remembered_free
     occupied_state = np.where(seen, VoxelState.SURFACE, VoxelState.COMPLETED)
     free_state = np.where(free_seen, VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED)
-    fused.log_odds[...] = np.where(said, log_odds, NOTHING_SAID)
-    fused.state[...] = np.where(said, np.where(occupied, occupied_state, free_state), VoxelState.UNOBSERVED)
+    fused.log_odds[...] = np.where(stated, log_odds, NOTHING_STATED)
+    fused.state[...] = np.where(stated, np.where(occupied, occupied_state, free_state), VoxelState.UNOBSERVED)
 
     votes = frame.state >= VoxelState.SURFACE
     old = np.where(in_view, old, 1.0)

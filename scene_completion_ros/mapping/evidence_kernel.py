@@ -102,7 +102,7 @@ def _recall_kernel() -> Callable[..., None]:
     @kernel()
     def join(memory: Any, lower: Any, turn: Any, shift: Any, frame: Any, rules: Any, now: Any, fused: Any) -> None:
         log_odds, weight, observed, seen, seen_free, label, agreement = memory
-        said, state, said_label, said_confidence, nearness = frame
+        stated, state, stated_label, stated_confidence, nearness = frame
         out_log_odds, out_state, out_label, out_confidence = fused
         count_x, count_y, count_z = state.shape
         size_x, size_y, size_z = weight.shape
@@ -116,7 +116,7 @@ def _recall_kernel() -> Callable[..., None]:
                 x = base_x + turn[0, 2] * (k + 0.5)
                 y = base_y + turn[1, 2] * (k + 0.5)
                 z = base_z + turn[2, 2] * (k + 0.5)
-                now_state, l_new = state[i, j, k], said[i, j, k]
+                now_state, l_new = state[i, j, k], stated[i, j, k]
                 in_view = now_state != UNOBSERVED
                 a, b, c = cell(x), cell(y), cell(z)
                 known = 0 <= a < size_x and 0 <= b < size_y and 0 <= c < size_z
@@ -181,7 +181,7 @@ def _recall_kernel() -> Callable[..., None]:
                             agreed, agreeing = label[s_x, s_y, s_z], agreement[s_x, s_y, s_z]
                     votes = new if now_state >= SURFACE else 0.0
                     out_label[i, j, k], out_confidence[i, j, k] = voted(
-                        agreed, agreeing, old, said_label[i, j, k], said_confidence[i, j, k], votes
+                        agreed, agreeing, old, stated_label[i, j, k], stated_confidence[i, j, k], votes
                     )
                 else:
                     free = now_state == FREE_SEEN or (was_free and now_state < SURFACE)
@@ -206,7 +206,7 @@ def _integrate_kernel() -> Callable[..., None]:
         counts: Any,
     ) -> None:
         log_odds, weight, observed, seen, seen_free, label, agreement = memory
-        said, state, said_label, said_confidence, nearness = frame
+        stated, state, stated_label, stated_confidence, nearness = frame
         count_x, count_y, count_z = state.shape
         size_x, size_y, size_z = weight.shape
         start_x, start_y, start_z = lower[0] % size_x, lower[1] % size_y, lower[2] % size_z
@@ -240,7 +240,7 @@ def _integrate_kernel() -> Callable[..., None]:
                         limit = nearness[i, j, k] * (rules.seen_limit if sees else rules.inferred_limit)
                         old = min(float(weight[s_x, s_y, s_z]) * rules.fades[age], limit)
                     total = old + new
-                    log_odds[s_x, s_y, s_z] = (old * log_odds[s_x, s_y, s_z] + new * said[i, j, k]) / total
+                    log_odds[s_x, s_y, s_z] = (old * log_odds[s_x, s_y, s_z] + new * stated[i, j, k]) / total
                     weight[s_x, s_y, s_z] = total
                     observed[s_x, s_y, s_z] = now
                     if sees:
@@ -253,8 +253,8 @@ def _integrate_kernel() -> Callable[..., None]:
                             label[s_x, s_y, s_z],
                             agreement[s_x, s_y, s_z],
                             old,
-                            said_label[i, j, k],
-                            said_confidence[i, j, k],
+                            stated_label[i, j, k],
+                            stated_confidence[i, j, k],
                             new,
                         )
             counts[row] = changed

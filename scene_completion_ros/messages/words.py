@@ -47,7 +47,7 @@ class GivenEmbeddings:
 
 
 @dataclass(frozen=True, eq=False)
-class AskedWords:
+class RequestedWords:
     """What a message asks for.
 
     Attributes:
@@ -107,7 +107,7 @@ def text_of(message: bytes, where: str) -> str:
         raise VocabularyError(f"is not UTF-8 ({error})", where=where, cure="Publish UTF-8 text") from error
 
 
-def read_vocabulary(text: str) -> AskedWords | None:
+def read_vocabulary(text: str) -> RequestedWords | None:
     """The vocabulary that a text asks for; None for an empty one, which takes it back.
 
     An object may hold ``classes`` (phrases by name, or a list of phrases), ``margin``, ``pooling`` (``max`` or
@@ -121,7 +121,7 @@ def read_vocabulary(text: str) -> AskedWords | None:
     return _read(text, "~/vocabulary", "classes", _OF_VOCABULARY, _classes)
 
 
-def read_query(text: str) -> AskedWords | None:
+def read_query(text: str) -> RequestedWords | None:
     """The query that a text asks for; None for an empty one, which ends it.
 
     An object may hold ``phrases``, ``background``, and ``embeddings`` with their ``encoder``, see `read_vocabulary`.
@@ -135,7 +135,7 @@ def read_query(text: str) -> AskedWords | None:
 _ReadWanted: TypeAlias = Callable[[Any, str], "Phrases | dict[str, Phrases]"]
 
 
-def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted: _ReadWanted) -> AskedWords | None:
+def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted: _ReadWanted) -> RequestedWords | None:
     if len(text) > LARGEST_TEXT:
         raise VocabularyError(
             f"a text of {len(text)} characters, where at most {LARGEST_TEXT} are read", where=where, cure="Ask for less"
@@ -144,17 +144,17 @@ def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted:
     if not text:
         return None
     if text[0] not in "[{":
-        return AskedWords(read_phrases(text, where))
+        return RequestedWords(read_phrases(text, where))
     cure = f"{shown(text)} is read as JSON because of its first character; phrases alone need commas between them"
     content = parse_json(text, VocabularyError, where=where, cure=cure)
     if isinstance(content, list):
-        return AskedWords(_list(content, where))
-    return _asked(content, where, wanted, known, read_wanted)
+        return RequestedWords(_list(content, where))
+    return _requested(content, where, wanted, known, read_wanted)
 
 
-def _asked(
+def _requested(
     content: Mapping[str, Any], where: str, wanted: str, known: Sequence[str], read_wanted: _ReadWanted
-) -> AskedWords:
+) -> RequestedWords:
     """What an object asks for."""
     if unknown := sorted(set(content) - set(known)):
         near = difflib.get_close_matches(unknown[0][:SHOWN], known, n=1)
@@ -175,7 +175,7 @@ def _asked(
         raise VocabularyError(f"{shown(margin)} is no number", where=f"{where}: margin", cure="Write 0.02, or nothing")
     if pooling not in (None, "max", "mean"):
         raise VocabularyError(f"{shown(pooling)} is unknown", where=f"{where}: pooling", cure="Write max or mean")
-    return AskedWords(phrases, margin, pooling, background, given)
+    return RequestedWords(phrases, margin, pooling, background, given)
 
 
 def _classes(value: Any, where: str) -> Phrases | dict[str, Phrases]:

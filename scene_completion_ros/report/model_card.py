@@ -32,13 +32,13 @@ class Results:
 
     Attributes:
         name: Name of the file or of its folder.
-        asked: What the evaluation was asked for.
+        settings: What the evaluation was asked for.
         tables: Metric -> rows of the student, a value a column.
         certain: Whether the file names the very encoder, head and threshold of the student.
     """
 
     name: str
-    asked: Mapping[str, Any]
+    settings: Mapping[str, Any]
     tables: Mapping[str, Sequence[Row]]
     certain: bool
 
@@ -117,7 +117,7 @@ def model_card(bundle: StudentBundle, results: Sequence[Results], *, named: str,
 def _expected(bundle: StudentBundle) -> list[Row]:
     camera, grid = bundle.canonical, bundle.grid
     size = " × ".join(f"{grid.voxel_size * count:.4g}" for count in grid.shape)
-    said = {
+    provenance = {
         "image after resampling": f"{camera.width} × {camera.height} pixels, fx {camera.fx:g}, fy {camera.fy:g}",
         "height of the cameras of the training": f"{bundle.height_above_ground:g} m above the ground",
         "their pitch": f"{_degrees(bundle.pitch_range)}, down positive",
@@ -128,14 +128,18 @@ def _expected(bundle: StudentBundle) -> list[Row]:
         "classes": ", ".join(bundle.class_names) if bundle.head.label_hidden else "none: it knows geometry alone",
         "encoders for GPUs": ", ".join(bundle.gpu_precisions) or "none",
     }
-    return [{"": key, " ": value} for key, value in said.items()]
+    return [{"": key, " ": value} for key, value in provenance.items()]
 
 
 def _origin(bundle: StudentBundle) -> list[Row]:
-    said = bundle.provenance
-    calibration = said.get("calibration")
+    provenance = bundle.provenance
+    calibration = provenance.get("calibration")
     fitted = calibration.get("fitted_on") if isinstance(calibration, Mapping) else None
-    rows = {"trained on": said.get("trained_on"), "calibrated on": fitted, "checkpoint": said.get("checkpoint")}
+    rows = {
+        "trained on": provenance.get("trained_on"),
+        "calibrated on": fitted,
+        "checkpoint": provenance.get("checkpoint"),
+    }
     return [{"": key, " ": value or "the bundle does not say"} for key, value in rows.items()]
 
 
@@ -147,13 +151,13 @@ def _measured(results: Sequence[Results]) -> list[str]:
     parts = []
     for found in results:
         parts.append(f"### {_plain(found.name)}")
-        asked = "; ".join(f"{_plain(key)} {_cell(value)}" for key, value in found.asked.items())
+        settings = "; ".join(f"{_plain(key)} {_cell(value)}" for key, value in found.settings.items())
         certain = (
             "the very encoder, head and threshold of this bundle"
             if found.certain
             else ("a student of this name. The file does not say that its encoder, head and threshold were these")
         )
-        parts.append(f"Asked for: {asked or 'not said'}. Measured on {certain}.")
+        parts.append(f"Asked for: {settings or 'not said'}. Measured on {certain}.")
         for title, rows in found.tables.items():
             parts += [f"**{_plain(title)}**", _table(rows)]
     return parts

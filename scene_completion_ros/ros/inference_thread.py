@@ -232,8 +232,8 @@ class InferenceThread:
             self._outputs.publish_legend(student.bundle, _vocabulary(vocabulary))
         if renamed:
             self.record.words.use(_vocabulary(vocabulary))
-        if selection.words.asked is not before.words.asked:
-            query = _vocabulary(selection.words.asked)
+        if selection.words.queried is not before.words.queried:
+            query = _vocabulary(selection.words.queried)
             self._outputs.query.choose(query)
             self.record.words.look_for(query)
 

@@ -15,7 +15,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.mapping.clusters import compile_clusters
-from scene_completion_ros.messages.words import AskedWords, read_query, read_vocabulary, text_of
+from scene_completion_ros.messages.words import RequestedWords, read_query, read_vocabulary, text_of
 from scene_completion_ros.ros.frame import Selection
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
@@ -42,8 +42,8 @@ class WordsInput:
         dictionary: That of the parameter's value at first.
     """
 
-    _asked_vocabulary: AskedWords | None = None
-    _asked_query: AskedWords | None = None
+    _requested_vocabulary: RequestedWords | None = None
+    _requested_query: RequestedWords | None = None
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class WordsInput:
         """
         with self._folding:
             dictionary = Dictionary(student.bundle, self._dictionary.name)
-            vocabulary = dictionary.vocabulary_of(self._asked_vocabulary)
-            query = None if self._asked_query is None else dictionary.query_of(self._asked_query)
+            vocabulary = dictionary.vocabulary_of(self._requested_vocabulary)
+            query = None if self._requested_query is None else dictionary.query_of(self._requested_query)
             self._bundle, self._dictionary, self._checked = student.bundle, dictionary, dictionary
             self._thread.select(lambda _: Selection(student, Words(vocabulary, query)))
 
@@ -108,7 +108,7 @@ class WordsInput:
             asked = read_vocabulary(text)
             folded = self._dictionary.vocabulary_of(asked)
             self._select(lambda words: words._replace(vocabulary=folded))
-            self._asked_vocabulary = asked
+            self._requested_vocabulary = asked
 
     def _take_query(self, text: str) -> None:
         asked = read_query(text)
@@ -116,8 +116,8 @@ class WordsInput:
             compile_clusters()
         with self._folding:
             folded = None if asked is None else self._dictionary.query_of(asked)
-            self._select(lambda words: words._replace(asked=folded))
-            self._asked_query = asked
+            self._select(lambda words: words._replace(queried=folded))
+            self._requested_query = asked
 
     def _select(self, change: Callable[[Words], Words]) -> None:
         self._thread.select(lambda selection: selection._replace(words=change(selection.words)))

@@ -160,7 +160,7 @@ def test_a_query_is_answered_beside_any_labels(labels: str, one_space: bool) -> 
     other = FoldedVocabulary.of(random_vocabulary(5, 7), space if one_space else small_space("other", seed=1))
     words = Words(other if labels == "words" else None, asked, labels != "none")
     found = query(features, targets, words)
-    alone = query(features, targets, words._replace(asked=None))
+    alone = query(features, targets, words._replace(queried=None))
     np.testing.assert_array_equal(found.label, alone.label)
     np.testing.assert_array_equal(found.confidence, alone.confidence)
     if labels == "none":

@@ -13,7 +13,7 @@ import pytest
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.messages.words import (
     LARGEST_TEXT,
-    AskedWords,
+    RequestedWords,
     read_phrases,
     read_query,
     read_vocabulary,
@@ -32,7 +32,7 @@ def packed(*numbers: float) -> str:
     "text",
     ["zebra crossing,car", " zebra crossing ,\n car\n\n", '["zebra crossing", "car"]', ' ["zebra crossing","car"]\n'],
 )
-def test_phrases_alone(read: Callable[[str], AskedWords | None], text: str) -> None:
+def test_phrases_alone(read: Callable[[str], RequestedWords | None], text: str) -> None:
     asked = read(text)
     assert asked is not None
     assert asked.phrases == ("zebra crossing", "car")
@@ -40,7 +40,7 @@ def test_phrases_alone(read: Callable[[str], AskedWords | None], text: str) -> N
 
 
 @pytest.mark.parametrize("read", [read_vocabulary, read_query])
-def test_nothing_takes_back_what_was_asked(read: Callable[[str], AskedWords | None]) -> None:
+def test_nothing_takes_back_what_was_asked(read: Callable[[str], RequestedWords | None]) -> None:
     assert read("") is None
     assert read(" \n") is None
 

@@ -23,7 +23,7 @@ from scene_completion_ros.inference.phrase_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.mapping.clusters import VoxelClusters
 from scene_completion_ros.mapping.matches import Matches, all_matches
-from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings
+from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.receive.dictionary import Dictionary
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS, cloud_array_from_message
@@ -121,12 +121,12 @@ class Truth:
         return self._completer.complete(some_image(seed), stamp_ns)
 
     def vocabulary(self, *phrases: str, **said: Any) -> FoldedVocabulary:
-        made = self.dictionary.vocabulary_of(AskedWords(phrases, **said))
+        made = self.dictionary.vocabulary_of(RequestedWords(phrases, **said))
         assert made is not None
         return made
 
     def query(self, *phrases: str, **said: Any) -> FoldedVocabulary:
-        return self.dictionary.query_of(AskedWords(phrases, **said))
+        return self.dictionary.query_of(RequestedWords(phrases, **said))
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_a_vocabulary_names_the_voxels_and_the_legend_follows(talkative: Talkati
 
     text = '{"classes": {"plants": ["tree", "car"]}, "pooling": "mean", "margin": 0.5, "background": ["wall"]}'
     talkative.name(text, "plants", "unknown")
-    words = truth.dictionary.vocabulary_of(AskedWords({"plants": ("tree", "car")}, 0.5, "mean", ("wall",)))
+    words = truth.dictionary.vocabulary_of(RequestedWords({"plants": ("tree", "car")}, 0.5, "mean", ("wall",)))
     assert is_cloud_of(shown(talkative, 2), truth.of(2, words=words).voxels)
     talkative.name("", "class 0", "class 1", "class 2", "class 3", "class 4")
     assert is_cloud_of(shown(talkative, 2), truth.of(2).voxels)

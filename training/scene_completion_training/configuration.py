@@ -276,10 +276,10 @@ class Configuration(TrainingConfiguration):
     def _chosen(self) -> Viewpoint:
         """The viewpoint of a field that is looked through, or the one asked for, or that of what it starts from."""
         fixed = self.looks_through()
-        asked = self.camera is not None or self.volume is not None
-        if fixed and (self.camera == "auto" or not asked):
+        requested = self.camera is not None or self.volume is not None
+        if fixed and (self.camera == "auto" or not requested):
             return trained_viewpoint(Path(fixed))
-        if not asked:
+        if not requested:
             return trained_viewpoint(Path(self.start_from)) if self.start_from else Viewpoint()
         of_camera, of_volume = CameraSettings(), VolumeSettings()
         if self.camera is None and (source := fixed or self.start_from):  # another volume around the same camera
@@ -291,8 +291,8 @@ class Configuration(TrainingConfiguration):
         root = Path(self.data.root)
         recordings = [load_sequence(root, source) for source in matching(root, self.data.sources)] if auto else []
         named = {name: value for name, value in vars(self.volume or VolumeSettings()).items() if value is not None}
-        viewpoint, said = viewpoint_of(camera, dataclasses.replace(of_volume, **named), recordings)
-        for line in (*said, f"canonical camera: {viewpoint}") if said else ():
+        viewpoint, lines = viewpoint_of(camera, dataclasses.replace(of_volume, **named), recordings)
+        for line in (*lines, f"canonical camera: {viewpoint}") if lines else ():
             print(line)
         if fixed and viewpoint != trained_viewpoint(Path(fixed)):
             raise ConfigurationError(
@@ -377,13 +377,13 @@ class SingleImageConfiguration(Configuration):
     keeps_maps = True
     spatial: SpatialSettings | None = None
 
-    def check_depth(self, told: float, cure: str) -> None:
+    def check_depth(self, weight: float, cure: str) -> None:
         """Refuses a decoder in space that is told no depth.
 
         Raises:
-            ConfigurationError: There is one, and `told` is zero.
+            ConfigurationError: There is one, and `weight` is zero.
         """
-        if self.spatial is not None and not told:
+        if self.spatial is not None and not weight:
             raise ConfigurationError(
                 "no loss teaches the depth that the decoder in space looks at", where="spatial", cure=cure
             )

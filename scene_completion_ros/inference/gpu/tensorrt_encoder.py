@@ -131,11 +131,11 @@ class DeviceSceneQuery:
             encoded = self._engine.enqueue()
             device.lap("encode")
             self._pipeline.enqueue(*encoded)
-            if words.vocabulary or words.asked:
+            if words.vocabulary or words.queried:
                 self._pipeline.compare(words)
             found = self._pipeline.wait()
-            asked, count = words.asked, len(found.index)
-            matches = () if asked is None else matches_of(asked, self._pipeline.cosines(asked, count))
+            queried, count = words.queried, len(found.index)
+            matches = () if queried is None else matches_of(queried, self._pipeline.cosines(queried, count))
         times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms()
         times_ms.pop("copied", None)
         times_ms["label"] += times_ms.pop("compared", 0.0)

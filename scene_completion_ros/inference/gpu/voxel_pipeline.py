@@ -200,19 +200,19 @@ class VoxelPipeline:
             self._launch_phrases(
                 "vocabulary", words.vocabulary, (self._listed["label"], self._listed["confidence"], None)
             )
-        if words.asked is not None:
-            groups = words.asked.groups
+        if words.queried is not None:
+            groups = words.queried.groups
             if self._cosines is None or self._cosines.shape[1] < groups:
                 room = USUAL_GROUPS if groups <= USUAL_GROUPS else MOST_GROUPS
                 self._cosines = self._device.empty((int(self._capacity), room), np.float32)
-            self._launch_phrases("asked", words.asked, (None, None, self._cosines))
+            self._launch_phrases("asked", words.queried, (None, None, self._cosines))
         self._device.lap("compared")
 
-    def cosines(self, asked: FoldedVocabulary, count: int) -> NDArray[np.float32]:
+    def cosines(self, queried: FoldedVocabulary, count: int) -> NDArray[np.float32]:
         """Cosines of the voxels with the query that `compare` was given, after waiting, float32 [count, K + 1]."""
         if self._cosines is None:
             raise ValueError("no query was given")
-        found = self._device.download(replace(self._cosines, shape=(count, asked.groups)))
+        found = self._device.download(replace(self._cosines, shape=(count, queried.groups)))
         return np.asarray(found, dtype=np.float32)
 
     def _launch_phrases(self, slot: str, vocabulary: FoldedVocabulary, out: tuple[Argument, ...]) -> None:

@@ -42,7 +42,7 @@ class Completing:
             with_labels: Whether somebody reads labels.
         """
         student, words = scene.selection
-        words = Words(words.vocabulary, words.asked if with_query else None, with_labels)
+        words = Words(words.vocabulary, words.queried if with_query else None, with_labels)
         scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, student, words))
 
     def _completed(self, frame: Frame, student: Student, words: Words) -> bool:
@@ -61,7 +61,7 @@ class Completing:
             map_from_camera = placement.map_from_grid @ placement.grid_from_camera if known else None
             student.check_mounting(frame.name, map_from_camera, parameters)
             completer.use(words.vocabulary)
-            completer.ask(words.asked)
+            completer.ask(words.queried)
             frame.completion = completer.complete(pixels, frame.stamp_ns, labels=words.labels)
             if warning := frame.completion.warning:
                 self._counters.warn(f"{frame.topic}: blind", f"{frame.topic}: {warning}")

@@ -319,8 +319,8 @@ def _expected_bytes(record: InputRecord) -> int:
 def _several(topic: str, publishers: Publishers) -> list[str]:
     """A sentence where more than one publishes, whose messages the node cannot tell apart."""
     count = len(publishers.types)
-    said = f"{count} publishers exist on {topic}, which the node takes for one camera: end or remap all but one"
-    return [said] if count > 1 else []
+    problem = f"{count} publishers exist on {topic}, which the node takes for one camera: end or remap all but one"
+    return [problem] if count > 1 else []
 
 
 def _publishers(count: int) -> str:

@@ -11,7 +11,7 @@ from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
-from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings
+from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords
 from scene_completion_ros.ros.parameters.schema import SHIPPED
 from scene_completion_ros.ros.topics import QUERY, VOCABULARY
 from scene_completion_ros.untrusted_files import shown
@@ -45,7 +45,7 @@ class Dictionary:
             )
         self.vocabulary = self._folded(self.bank.vocabulary()) if name and self.bank else None
 
-    def vocabulary_of(self, asked: AskedWords | None) -> FoldedVocabulary | None:
+    def vocabulary_of(self, asked: RequestedWords | None) -> FoldedVocabulary | None:
         """The vocabulary that is asked for; for nothing that of the parameter.
 
         Raises:
@@ -57,7 +57,7 @@ class Dictionary:
         options = {name: value for name, value in options.items() if value is not None}
         return self._made(self._bank_for(asked, VOCABULARY).vocabulary(asked.phrases, **options), asked)
 
-    def query_of(self, asked: AskedWords) -> FoldedVocabulary:
+    def query_of(self, asked: RequestedWords) -> FoldedVocabulary:
         """What is looked for, and what phrases have in common, see `TextBank.query`.
 
         Raises:
@@ -65,14 +65,14 @@ class Dictionary:
         """
         return self._made(self._bank_for(asked, QUERY).query(tuple(asked.phrases), asked.background), asked)
 
-    def _made(self, made: Vocabulary, asked: AskedWords) -> FoldedVocabulary:
+    def _made(self, made: Vocabulary, asked: RequestedWords) -> FoldedVocabulary:
         own = self.bank if asked.given is None else None  # whose hash says more than that of one with a background
         return self._folded(made if own is None else replace(made, bank_sha256=own.sha256))
 
     def _folded(self, vocabulary: Vocabulary) -> FoldedVocabulary:
         return FoldedVocabulary.of(vocabulary, self._bundle.feature_space_for(vocabulary))
 
-    def _bank_for(self, asked: AskedWords, where: str) -> TextBank:
+    def _bank_for(self, asked: RequestedWords, where: str) -> TextBank:
         """What holds the phrases that are asked for, with the background that is."""
         if asked.given is not None:
             bank = _with_given(self.bank, asked.given, where)

@@ -272,10 +272,10 @@ def check_words(run: Run, given: np.ndarray, occupied: np.ndarray) -> None:
     used = random_vocabulary(20, 30, background=3, dimension=24)
     asked = random_vocabulary(2, 5, background=4, dimension=24, seed=1)
     words = Words(FoldedVocabulary.of(used, space), FoldedVocabulary.of(asked, space))
-    assert words.vocabulary is not None and words.asked is not None
+    assert words.vocabulary is not None and words.queried is not None
     run.pipeline.compare(words)
     found = run.pipeline.wait()
-    cosines = run.pipeline.cosines(words.asked, len(occupied))
+    cosines = run.pipeline.cosines(words.queried, len(occupied))
     np.testing.assert_allclose(cosines, class_cosines_reference(hidden, asked, space), atol=5e-4)
     expected = class_cosines_reference(hidden, used, space)
     label, confidence = labels_reference(expected, 20, used.margin, words.vocabulary.temperature)

@@ -14,7 +14,7 @@ import pytest
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_ASKED, Vocabulary
-from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings, read_query, read_vocabulary
+from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords, read_query, read_vocabulary
 from scene_completion_ros.ros.receive.dictionary import Dictionary
 from tests.inference.small_bundle import make_small_bundle
 from tests.inference.small_vocabulary import ENCODER, small_bank, small_space
@@ -53,13 +53,13 @@ def of_background(made: Vocabulary) -> int:
     return int((made.group == BACKGROUND).sum())
 
 
-def named(dictionary: Dictionary, asked: AskedWords | None) -> Vocabulary:
+def named(dictionary: Dictionary, asked: RequestedWords | None) -> Vocabulary:
     made = dictionary.vocabulary_of(asked)
     assert made is not None
     return made.vocabulary
 
 
-def looked_for(dictionary: Dictionary, asked: AskedWords | None) -> Vocabulary:
+def looked_for(dictionary: Dictionary, asked: RequestedWords | None) -> Vocabulary:
     assert asked is not None
     return dictionary.query_of(asked).vocabulary
 
@@ -131,52 +131,56 @@ def test_vocabularies_of_messages(shipping: StudentBundle) -> None:
 
 def test_queries_are_classes_with_a_background(shipping: StudentBundle, plain: StudentBundle) -> None:
     dictionary = Dictionary(shipping, "")
-    query = looked_for(dictionary, AskedWords(("zebra crossing", "car")))
+    query = looked_for(dictionary, RequestedWords(("zebra crossing", "car")))
     assert (query.names, query.group.tolist(), query.margin) == (("zebra crossing", "car"), [0, 1, -1], 0.0)
     assert query.contrast is not None
     assert query.bank_sha256 == small_bank().sha256
-    alone = looked_for(dictionary, AskedWords(("sky", "vehicle")))
+    alone = looked_for(dictionary, RequestedWords(("sky", "vehicle")))
     assert alone.group.tolist() == [0, 1, 1, -1]  # the name of a class stands for its phrases
     np.testing.assert_array_equal(alone.rows[-1], query.rows[-1])  # all phrases of the bank, whatever is asked
     many = tuple(f"word {number}" for number in range(MOST_ASKED + 1))
     with pytest.raises(VocabularyError, match=f"{len(many)} phrases, where at most {MOST_ASKED} can be looked for"):
-        looked_for(dictionary, AskedWords(many))
+        looked_for(dictionary, RequestedWords(many))
     with pytest.raises(VocabularyError, match="~/query: 'car' without embeddings, and the student small has no text b"):
-        looked_for(Dictionary(plain, ""), AskedWords(("car",)))
+        looked_for(Dictionary(plain, ""), RequestedWords(("car",)))
     with pytest.raises(VocabularyError) as refused:
-        looked_for(Dictionary(plain, ""), AskedWords(("w" * 10_000,)))
+        looked_for(Dictionary(plain, ""), RequestedWords(("w" * 10_000,)))
     assert len(str(refused.value)) < 400
 
 
 def test_messages_may_bring_embeddings(shipping: StudentBundle, plain: StudentBundle) -> None:
     new = given(("stroller", "car"))
     with_bank = Dictionary(shipping, "shipped")
-    query = looked_for(with_bank, AskedWords(("stroller", "tree", "car"), given=new))
+    query = looked_for(with_bank, RequestedWords(("stroller", "tree", "car"), given=new))
     unit = new.rows.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     np.testing.assert_allclose(query.rows[[0, 2]], unit, atol=1e-3)  # what the message says of a phrase holds
     np.testing.assert_allclose(query.rows[1], small_bank().rows(["tree"])[0], atol=1e-3)
     assert query.bank_sha256 not in ("", small_bank().sha256)
-    assert looked_for(with_bank, AskedWords(("stroller", "tree", "car"), given=new)).bank_sha256 == query.bank_sha256
+    assert (
+        looked_for(with_bank, RequestedWords(("stroller", "tree", "car"), given=new)).bank_sha256 == query.bank_sha256
+    )
     elsewhere = given(("stroller", "car"), text_encoder="the same under another name")
-    assert looked_for(with_bank, AskedWords(("stroller", "tree"), given=elsewhere)).text_encoder == "tiny-encoder"
+    assert looked_for(with_bank, RequestedWords(("stroller", "tree"), given=elsewhere)).text_encoder == "tiny-encoder"
 
     alone = Dictionary(plain, "")
-    own = named(alone, AskedWords(("stroller",), given=new, background=("car",)))
+    own = named(alone, RequestedWords(("stroller",), given=new, background=("car",)))
     assert own.group.tolist() == [0, -1]
     with pytest.raises(VocabularyError, match="~/vocabulary: does not hold 'tree'"):
-        named(alone, AskedWords(("tree",), given=new))
+        named(alone, RequestedWords(("tree",), given=new))
     with pytest.raises(VocabularyError, match="made by the text encoder another"):
-        looked_for(with_bank, AskedWords(("stroller",), given=given(("stroller", "car"), **OTHER), background=("car",)))
+        looked_for(
+            with_bank, RequestedWords(("stroller",), given=given(("stroller", "car"), **OTHER), background=("car",))
+        )
     with pytest.raises(VocabularyError, match="spaces of another dimension only"):
-        named(with_bank, AskedWords(("stroller",), given=given(("stroller",), dimension=4)))
+        named(with_bank, RequestedWords(("stroller",), given=given(("stroller",), dimension=4)))
     for number in (0.0, np.nan, np.inf):
         rows = np.full((1, 16), number)
         with pytest.raises(VocabularyError, match="~/query: embeddings: row 0 .'stroller'. is zero or not finite"):
-            looked_for(with_bank, AskedWords(("stroller",), given=given(("stroller",), rows)))
+            looked_for(with_bank, RequestedWords(("stroller",), given=given(("stroller",), rows)))
     many = given(tuple(f"word {number}" for number in range(300)))
     with pytest.raises(VocabularyError, match="has 300 classes"):
-        named(with_bank, AskedWords(many.phrases, given=many))
+        named(with_bank, RequestedWords(many.phrases, given=many))
 
 
 def test_queries_as_they_are_said(shipping: StudentBundle) -> None:

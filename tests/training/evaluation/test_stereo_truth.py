@@ -74,5 +74,5 @@ def test_real_stereo_agrees_with_lidar(window: PosedSequence) -> None:
     score, known = stereo_evidence(pair, 0, truth.grid, truth.grid_from_camera, meter)
     metric = OccupancyByRange(truth.grid, ranges=(12.8,))
     metric.update(score, truth.occupied, known & truth.known, {ALL: known}, score > 0.3)
-    assert meter.told == "stereo pair"
+    assert meter.kind == "stereo pair"
     assert metric.compute()[12.8, ALL].average_precision > 0.8

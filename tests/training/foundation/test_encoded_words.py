@@ -12,7 +12,7 @@ import pytest
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import ConfigurationError, VocabularyError
 from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_ros.messages.words import AskedWords, read_query, read_vocabulary
+from scene_completion_ros.messages.words import RequestedWords, read_query, read_vocabulary
 from scene_completion_training.foundation.encoded_words import BACKGROUND, EncodedAnswers
 from scene_completion_training.foundation.text_encoder import TextEncoder
 from tests.ros_domain import next_domain
@@ -45,7 +45,7 @@ def bank(encoder: TextEncoder) -> TextBank:
     )
 
 
-def rows_of(asked: AskedWords) -> dict[str, np.ndarray]:
+def rows_of(asked: RequestedWords) -> dict[str, np.ndarray]:
     assert asked.given is not None
     return dict(zip(asked.given.phrases, asked.given.rows.astype(np.float32), strict=True))
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from scene_completion_ros.evaluation.label_free import LabelFreeScores, Verdict
 from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_training.improvement.judging import Judgement, _spaced, best_threshold, reasons_against, told
+from scene_completion_training.improvement.judging import Judgement, _spaced, best_threshold, in_words, reasons_against
 
 GRID = VoxelGrid((0.0, -1.0, 0.0), 1.0, (4, 2, 1))
 
@@ -48,7 +48,7 @@ def test_one_that_forgot_is_not() -> None:
 def test_too_few_places_are_no_reason_to_believe() -> None:
     reasons = reasons_against(judged(BAD, GOOD, places=2), None, margin=0.01)
     assert "too few places (2)" in reasons[0]
-    assert told(judged(BAD, GOOD).comparison("iou")).startswith("iou 0.3333 -> 1.0000, a gain between +0.6667")
+    assert in_words(judged(BAD, GOOD).comparison("iou")).startswith("iou 0.3333 -> 1.0000, a gain between +0.6667")
 
 
 def test_the_threshold_is_where_drives_agree_best() -> None:

@@ -136,11 +136,11 @@ class NamedVoxels:
         if (outside := (named >= np.asarray(shape)).any(axis=1)).any():
             raise self._wrong(frame, named[outside], f"not in the grid of {tuple(shape)}", "the student's grid")
         occupied = np.asarray(np.ravel_multi_index(tuple(np.asarray(index, np.int64).T), tuple(shape)))
-        asked = np.asarray(np.ravel_multi_index(tuple(named.T), tuple(shape)))
+        requested = np.asarray(np.ravel_multi_index(tuple(named.T), tuple(shape)))
         order = np.argsort(occupied)
-        place = np.searchsorted(occupied[order], asked).clip(0, max(len(occupied) - 1, 0))
+        place = np.searchsorted(occupied[order], requested).clip(0, max(len(occupied) - 1, 0))
         rows = order[place] if len(occupied) else np.zeros(0, np.int64)
-        free = occupied[rows] != asked if len(occupied) else np.ones(len(asked), np.bool_)
+        free = occupied[rows] != requested if len(occupied) else np.ones(len(requested), np.bool_)
         if free.any():
             raise self._wrong(frame, named[free], "not occupied", "a page of the same student")
         return rows, np.array(list(of_frame.values()), np.int64)

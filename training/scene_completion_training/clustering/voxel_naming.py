@@ -65,9 +65,9 @@ class VoxelNamer:
         rows, classes = self.named.rows((recording, frame), scene.index, scene.shape)
         generator = np.random.default_rng([self.seed, frame])
         some = generator.permutation(len(scene))[:SOME_VOXELS]
-        asked = np.concatenate([rows, some])
-        units = label_units(scene, asked)
-        features = units if self.features is None else self.features(scene, asked)
+        requested = np.concatenate([rows, some])
+        units = label_units(scene, requested)
+        features = units if self.features is None else self.features(scene, requested)
         self._of_named.append(features[: len(rows)])
         self._classes.append(classes)
         self._units.append(units)

@@ -109,7 +109,7 @@ def check_methods(flag: str, methods: Sequence[Sequence[str]]) -> None:
             raise ConfigurationError(f"no file {', '.join(missing)}", where=f"{flag} {name}", cure="Name checkpoints")
 
 
-def asked(args: argparse.Namespace) -> dict[str, Any]:
+def requested(args: argparse.Namespace) -> dict[str, Any]:
     """What a run was asked for, as plain values, and which students these were."""
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.report.model_card import STUDENTS, fingerprint
@@ -136,7 +136,7 @@ def write_results(
 
     folder: Path | None = args.output
     text = "\n\n".join([f"Recordings: {', '.join(recordings)}.", scores.markdown(), *notes]) + "\n"
-    content = {"settings": asked(args), "recordings": list(recordings), "scores": scores.to_json()}
+    content = {"settings": requested(args), "recordings": list(recordings), "scores": scores.to_json()}
     print(text)
     if folder is None:
         return

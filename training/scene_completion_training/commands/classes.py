@@ -253,8 +253,8 @@ def _write_page(
         for name, sequence in recordings.items():
             camera = reference_camera(sequence)
             completer = Completer(bundle, sequence.cameras[camera])
-            asked = named.frames(name) if named else set()
-            for frame in sorted(asked.union(range(0, len(sequence), args.every))):
+            requested = named.frames(name) if named else set()
+            for frame in sorted(requested.union(range(0, len(sequence), args.every))):
                 image = sequence.image(frame, camera)
                 completion = completer.complete(image, sequence.frames[frame].stamp_ns)
                 voxels = completion.voxels

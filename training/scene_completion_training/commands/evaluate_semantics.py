@@ -176,7 +176,7 @@ def _run_words(args: argparse.Namespace) -> int:
 
     bank, words = TextBank.load(args.bank), read_words(args.words) if args.words else {}
     density, cutoff = student_density(args.student)
-    models = _asked_models(args, bank, density)
+    models = _requested_models(args, bank, density)
     recordings = [open_recording(folder) for folder in (*args.data, *window_folders(args))]
     training = [open_recording(folder) for folder in args.name_on]
     scores = Scores(METRICS)
@@ -185,8 +185,8 @@ def _run_words(args: argparse.Namespace) -> int:
         if not scored:
             continue
         judge = ZeroShot(bank, label_set, words)
-        asked = [*_class_prior(args, density, judge, training, label_set), *models]
-        methods = [Asked(name, model, judge, label_set, cutoff) for name, model in asked]
+        requested = [*_class_prior(args, density, judge, training, label_set), *models]
+        methods = [Asked(name, model, judge, label_set, cutoff) for name, model in requested]
         frames = (LabelledFrame.of(frame, label_set) for frame in voxel_frames(scored, args.every))
         if not scores.run(f"{group}, {label_set.name}", methods, frames):
             raise no_voxels(scored)
@@ -194,7 +194,7 @@ def _run_words(args: argparse.Namespace) -> int:
     return 0
 
 
-def _asked_models(
+def _requested_models(
     args: argparse.Namespace, bank: TextBank, density: DensityModel
 ) -> list[tuple[str, OpenVocabularyModel]]:
     """Name for tables and model, of each seed of each method; the teacher, lifted, comes first."""

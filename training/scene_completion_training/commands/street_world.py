@@ -129,7 +129,7 @@ def _render(args: argparse.Namespace, folder: Path) -> None:
     drive = StreetDrive(**arguments)
     reported = -1
 
-    def told(index: int, content: FrameContent) -> FrameContent:
+    def with_progress(index: int, content: FrameContent) -> FrameContent:
         nonlocal reported
         if index > reported:
             reported = index
@@ -138,5 +138,5 @@ def _render(args: argparse.Namespace, folder: Path) -> None:
 
     here = nullcontext(drive.content_keeping_last(**options))
     with frames_computed_by(args.workers, arguments, options) if args.workers > 1 else here as content_of:
-        sequence = drive.sequence(**options, content_of=lambda index: told(index, content_of(index)))
+        sequence = drive.sequence(**options, content_of=lambda index: with_progress(index, content_of(index)))
         sequence.save(folder)

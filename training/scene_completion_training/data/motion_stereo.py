@@ -58,11 +58,11 @@ class DepthMeter(Protocol):
     """What measures the depth of the frames of a drive.
 
     Attributes:
-        told: What it is, in words.
+        kind: What it is, in words.
         camera: Name of the camera whose depth it is.
     """
 
-    told: str
+    kind: str
     camera: str
 
     def __call__(self, index: int) -> MeasuredDepth:
@@ -82,7 +82,7 @@ def depth_meter(sequence: PosedSequence, reach: float) -> DepthMeter:
 
 def told_depths(sequences: Iterable[PosedSequence], reach: float) -> dict[str, str]:
     """Name of each drive -> what measures its depth, in words; `reach` as above."""
-    return {sequence.name: depth_meter(sequence, reach).told for sequence in sequences}
+    return {sequence.name: depth_meter(sequence, reach).kind for sequence in sequences}
 
 
 class MotionStereo:
@@ -94,7 +94,7 @@ class MotionStereo:
         reach: Metres ahead that are of interest.
     """
 
-    told = "motion stereo"
+    kind = "motion stereo"
 
     def __init__(self, sequence: PosedSequence, camera: str, reach: float) -> None:
         self.camera = camera

@@ -52,11 +52,11 @@ def viewpoint_of(
     Raises:
         ConfigurationError: The settings contradict each other, or the recordings do not say how high the camera stands.
     """
-    said = []
+    lines = []
     if camera.height_above_ground == "auto":
         height, source = recorded_height(sequences)
         camera = dataclasses.replace(camera, height_above_ground=height)
-        said.append(f"camera {height:.2f} m above the ground: {source}")
+        lines.append(f"camera {height:.2f} m above the ground: {source}")
     if camera.field_of_view == "auto":
         if camera.fx is not None:
             raise ConfigurationError(
@@ -68,8 +68,8 @@ def viewpoint_of(
             raise ConfigurationError("there are none to look at", where="data.sources", cure="Name the recordings")
         seen = recorded_view(sequences)
         camera = _fitting(camera, seen)
-        said.append(f"field of view: {seen.told}")
-    return Viewpoint.of_settings(camera, volume), said
+        lines.append(f"field of view: {seen.summary}")
+    return Viewpoint.of_settings(camera, volume), lines
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class RecordedView:
     Attributes:
         left, right, top, bottom: Where their narrowest images end, as tangents of angles off the axis.
         focal: Pixels per unit of tangent in the middle of the coarsest images.
-        told: What was taken, for people.
+        summary: What was taken, for people.
     """
 
     left: float
@@ -87,7 +87,7 @@ class RecordedView:
     top: float
     bottom: float
     focal: float
-    told: str
+    summary: str
 
 
 def recorded_view(sequences: Sequence[PosedSequence]) -> RecordedView:
@@ -97,16 +97,16 @@ def recorded_view(sequences: Sequence[PosedSequence]) -> RecordedView:
     narrowest = edges.min(axis=0)
     wide = [math.degrees(camera.horizontal_fov) for camera in cameras]
     models = sorted({camera.distortion_model for camera in cameras})
-    told = f"the recordings see {min(wide):.0f}°" + (f" to {max(wide):.0f}°" if max(wide) > min(wide) + 1.0 else "")
-    told += f" ({', '.join('pinhole' if model == 'none' else model for model in models)})"
+    summary = f"the recordings see {min(wide):.0f}°" + (f" to {max(wide):.0f}°" if max(wide) > min(wide) + 1.0 else "")
+    summary += f" ({', '.join('pinhole' if model == 'none' else model for model in models)})"
     kept = np.minimum(narrowest[:2], math.tan(WIDEST / 2.0))
     if (kept < narrowest[:2]).any():
         angle = math.degrees(np.arctan(kept).sum())
-        told += f", of which a pinhole takes {angle:.0f}°: it stretches the rest beyond use"
+        summary += f", of which a pinhole takes {angle:.0f}°: it stretches the rest beyond use"
     elif max(wide) > min(wide) + 1.0:
-        told += ", of which the narrowest is taken"
+        summary += ", of which the narrowest is taken"
     focal = min(min(camera.axial_focal_lengths) for camera in cameras)
-    return RecordedView(float(kept[0]), float(kept[1]), float(narrowest[2]), float(narrowest[3]), focal, told)
+    return RecordedView(float(kept[0]), float(kept[1]), float(narrowest[2]), float(narrowest[3]), focal, summary)
 
 
 def _edges(camera: Camera) -> tuple[float, float, float, float]:

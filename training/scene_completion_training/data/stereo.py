@@ -121,7 +121,7 @@ class StereoPair:
         SequenceError: There is no pair.
     """
 
-    told = "stereo pair"
+    kind = "stereo pair"
 
     def __init__(self, sequence: PosedSequence) -> None:
         self.camera, _, self._baseline = stereo_pair(sequence)

@@ -137,12 +137,12 @@ class CanonicalImages:
 
 def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec) -> Observation:
     """A field that has seen its images, as evaluations look at it: as what it is deployed as would be."""
-    said = None
+    depth_at = None
     if isinstance(seen, SingleViewObservation) and seen.volume is not None:
         canonical = seen.field.camera
         depth = ray_depth(seen.depth_code.detach()[:, None], spec, ray_camera(canonical))[0].numpy()
-        said = functools.partial(said_depth, depth, canonical, camera)
-    return Observation(camera, lambda points: _density(seen, points), (spec.near, spec.far), said)
+        depth_at = functools.partial(said_depth, depth, canonical, camera)
+    return Observation(camera, lambda points: _density(seen, points), (spec.near, spec.far), depth_at)
 
 
 def encoded_views(sequence: PosedSequence, index: int, along: Sequence[float]) -> list[tuple[int, str]]:

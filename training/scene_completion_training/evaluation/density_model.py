@@ -37,13 +37,13 @@ class Observation:
         camera: The reference camera of the frame, in whose optical frame all points are.
         density: Density per metre [N] at points [N, 3], metres.
         depth_range: Nearest and farthest sample along a ray, metres.
-        said: z-depth [N] at pixels [N, 2], metres, of a model that says it itself.
+        depth_at: z-depth [N] at pixels [N, 2], metres, of a model that says it itself.
     """
 
     camera: Camera
     density: DensityFunction
     depth_range: tuple[float, float] = (3.0, 80.0)
-    said: DepthFunction | None = None
+    depth_at: DepthFunction | None = None
 
     def depth(self, pixels: NDArray[np.float64], *, samples: int = 64) -> NDArray[np.float32]:
         """z-depth of rays through pixels, float32 [N], metres: as the model says it, or rendered from the density.
@@ -52,8 +52,8 @@ class Observation:
             pixels: Pixel coordinates [N, 2] (u, v) of the reference camera, also outside of the image.
             samples: Samples a ray, even in inverse distance.
         """
-        if self.said is not None:
-            return self.said(pixels)
+        if self.depth_at is not None:
+            return self.depth_at(pixels)
         distances = inverse_distance_samples(samples, *self.depth_range)
         depth = np.empty(len(pixels), dtype=np.float32)
         for start in range(0, len(pixels), _CHUNK):

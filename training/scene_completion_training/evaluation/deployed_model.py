@@ -60,10 +60,10 @@ class DeployedModel:
         name = reference_camera(sequence)
         camera = sequence.cameras[name]
         encoded = self._encoder.encode(self._resampler(camera)(sequence.image(index, name)))
-        said = None
+        depth_at = None
         if encoded.depth is not None:
-            said = functools.partial(said_depth, encoded.depth.copy(), self.bundle.canonical, camera)
-        return Observation(camera, lambda points: self._density(encoded, points), self.bundle.depth_range, said)
+            depth_at = functools.partial(said_depth, encoded.depth.copy(), self.bundle.canonical, camera)
+        return Observation(camera, lambda points: self._density(encoded, points), self.bundle.depth_range, depth_at)
 
     def _make_resampler(self, camera: Camera) -> Resampler:
         return Resampler(camera, self.bundle.canonical)

@@ -190,7 +190,7 @@ class MeanDepthModel:
             column, row = pixels.astype(np.int64).T
             return np.asarray(depth[row, column], np.float32)
 
-        return Observation(camera, lambda points: np.zeros(len(points), np.float32), said=at)
+        return Observation(camera, lambda points: np.zeros(len(points), np.float32), depth_at=at)
 
 
 class CalibratedModel:

@@ -266,7 +266,7 @@ class WordAnswer:
     """What a model says of a labelled frame, see `ZERO_SHOT`, `WORDS` and `OPEN_COMPLETION`.
 
     Attributes:
-        said: Classes of the labelled voxels [L].
+        predicted: Classes of the labelled voxels [L].
         cosine, common: Of words at the labelled voxels.
         volume: Labels [X, Y, Z] of what the density calls occupied, 0 empty, class k as k + 1.
     """
@@ -277,12 +277,12 @@ class WordAnswer:
         truth = labelled.voxels
         self.frame, self.ids, self.true, self.parts = labelled, labelled.ids, labelled.true, labelled.parts
         dense = seen.observation.density(labelled.points) > cutoff
-        asked = dense | labelled.labelled
-        found = _judged(judge, seen, labelled.points[asked])
-        there = labelled.labelled[asked]
-        self.said, self.cosine, self.common = found.labels[there], found.cosine[there], found.common[there]
+        requested = dense | labelled.labelled
+        found = _judged(judge, seen, labelled.points[requested])
+        there = labelled.labelled[requested]
+        self.predicted, self.cosine, self.common = found.labels[there], found.cosine[there], found.common[there]
         self.volume = np.zeros(truth.grid.shape, np.uint8)
-        self.volume.reshape(-1)[np.flatnonzero(truth.counted)[dense]] = 1 + found.labels[dense[asked]]
+        self.volume.reshape(-1)[np.flatnonzero(truth.counted)[dense]] = 1 + found.labels[dense[requested]]
 
 
 class Asked:
@@ -342,14 +342,18 @@ METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 def _judged(judge: ZeroShot, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
     count = len(points)
-    said = Judgement(
+    predicted = Judgement(
         np.zeros(count, np.int64), np.zeros((count, len(judge.words)), np.float32), np.zeros(count, np.float32)
     )
     for start in range(0, count, _CHUNK):
         chunk = slice(start, start + _CHUNK)
         found = judge(observed, points[chunk])
-        said.labels[chunk], said.cosine[chunk], said.common[chunk] = found.labels, found.cosine, found.common
-    return said
+        predicted.labels[chunk], predicted.cosine[chunk], predicted.common[chunk] = (
+            found.labels,
+            found.cosine,
+            found.common,
+        )
+    return predicted
 
 
 def _parts(truth: VoxelTruth) -> dict[Part, NDArray[np.bool_]]:

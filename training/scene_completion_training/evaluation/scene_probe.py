@@ -132,7 +132,7 @@ def drawn(frame: SceneFrame, most: int, seed: int = _TEST_SEED) -> ProbedScene |
 class ProbeAnswer:
     """What a probe says of the voxels of a scene, see `ZERO_SHOT`; K where there is no feature."""
 
-    said: NDArray[np.int64]
+    predicted: NDArray[np.int64]
     true: NDArray[np.int64]
     parts: dict[Part, NDArray[np.bool_]]
 
@@ -149,9 +149,9 @@ class Probed:
     def answer(self, scene: ProbedScene) -> ProbeAnswer:
         """Read the classes off the features."""
         values = _side_by_side(self.features, scene)
-        said = self.probe.labels(values)
-        said[~values.any(axis=1)] = len(self.class_names)
-        return ProbeAnswer(said, scene.classes, {(51.2, ALL): np.ones(len(said), np.bool_)})
+        predicted = self.probe.labels(values)
+        predicted[~values.any(axis=1)] = len(self.class_names)
+        return ProbeAnswer(predicted, scene.classes, {(51.2, ALL): np.ones(len(predicted), np.bool_)})
 
 
 def fit_probe(name: str, features: VoxelFeatures, scenes: Sequence[ProbedScene], *, seed: int, steps: int) -> Probed:

@@ -238,13 +238,13 @@ class ClassPrior:
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
-        asked = truth.counted
-        points = truth.centres(asked)
+        requested = truth.counted
+        points = truth.centres(requested)
         occupied = self._density.observe(sequence, index).density(points) > self._cutoff
         place, _ = self._grid.index_of(self._grid_from_camera.apply(points[occupied].astype(np.float64)))
         place = np.clip(np.asarray(place), 0, np.array(self._grid.shape) - 1)  # beyond its grid, the class of its edge
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
-        volume.reshape(-1)[np.flatnonzero(asked.reshape(-1))[occupied]] = self._class[tuple(place.T)]
+        volume.reshape(-1)[np.flatnonzero(requested.reshape(-1))[occupied]] = self._class[tuple(place.T)]
         return volume
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.text_bank import MOST_ROWS, TextBank
-from scene_completion_ros.messages.words import AskedWords, read_query, read_vocabulary
+from scene_completion_ros.messages.words import RequestedWords, read_query, read_vocabulary
 from scene_completion_training.foundation.phrases import PhraseList, make_bank, read_phrases
 from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder, check_template, prompt
 
@@ -74,32 +74,32 @@ class EncodedAnswers:
             VocabularyError: The text cannot be read, see `messages.words`.
             ConfigurationError: A phrase cannot be encoded.
         """
-        asked = read_query(text)
-        if asked is None:
+        requested = read_query(text)
+        if requested is None:
             return ""
-        general = self._general if asked.background is None else asked.background
-        return json.dumps({"phrases": list(asked.phrases), **self._embedded(asked, general)})
+        general = self._general if requested.background is None else requested.background
+        return json.dumps({"phrases": list(requested.phrases), **self._embedded(requested, general)})
 
     def vocabulary(self, text: str) -> str:
         """The text for `~/vocabulary`; otherwise see `query`."""
-        asked = read_vocabulary(text)
-        if asked is None:
+        requested = read_vocabulary(text)
+        if requested is None:
             return ""
-        if (count := len(_phrases_of(asked))) > MOST_ROWS:
+        if (count := len(_phrases_of(requested))) > MOST_ROWS:
             raise VocabularyError(f"{count} phrases, where at most {MOST_ROWS} are possible", where="text_vocabulary")
-        classes = asked.phrases if isinstance(asked.phrases, dict) else list(asked.phrases)
-        background = self._background if asked.background is None else asked.background
-        rules = {"margin": asked.margin, "pooling": asked.pooling}
-        return json.dumps({"classes": classes, **rules, **self._embedded(asked, background)})
+        classes = requested.phrases if isinstance(requested.phrases, dict) else list(requested.phrases)
+        background = self._background if requested.background is None else requested.background
+        rules = {"margin": requested.margin, "pooling": requested.pooling}
+        return json.dumps({"classes": classes, **rules, **self._embedded(requested, background)})
 
-    def _embedded(self, asked: AskedWords, background: Sequence[str] | None) -> dict[str, Any]:
-        if asked.given is not None:
+    def _embedded(self, requested: RequestedWords, background: Sequence[str] | None) -> dict[str, Any]:
+        if requested.given is not None:
             raise VocabularyError("has embeddings already", where="text", cure="Publish it to the node itself")
-        phrases = list(dict.fromkeys([*_phrases_of(asked), *(background or ())]))
+        phrases = list(dict.fromkeys([*_phrases_of(requested), *(background or ())]))
         # Each by itself, as in a bank: an embedding is to follow from nothing but its phrase.
         rows = [self._encoder.encode([prompt(phrase, self._template)])[0].half().numpy() for phrase in phrases]
         packed = [base64.b64encode(row.astype("<f2").tobytes()).decode("ascii") for row in rows]
-        others = None if background is None else [one for one in background if one not in _phrases_of(asked)]
+        others = None if background is None else [one for one in background if one not in _phrases_of(requested)]
         return {
             **({} if others is None else {"background": others}),
             "encoder": {"id": self._name, "sha256": self._encoder.sha256},
@@ -107,7 +107,7 @@ class EncodedAnswers:
         }
 
 
-def _phrases_of(asked: AskedWords) -> list[str]:
-    if isinstance(asked.phrases, tuple):
-        return list(asked.phrases)
-    return [phrase for phrases in asked.phrases.values() for phrase in phrases]
+def _phrases_of(requested: RequestedWords) -> list[str]:
+    if isinstance(requested.phrases, tuple):
+        return list(requested.phrases)
+    return [phrase for phrases in requested.phrases.values() for phrase in phrases]

@@ -259,13 +259,13 @@ class FeatureStore:
         return self.folder.joinpath("features", *folders, f"{name}.safetensors")
 
 
-def _refuse_difference(folder: Path, held: FeatureManifest, asked: FeatureManifest) -> None:
-    there, wanted = held.facts(), asked.facts()
+def _refuse_difference(folder: Path, held: FeatureManifest, requested: FeatureManifest) -> None:
+    there, wanted = held.facts(), requested.facts()
     different = [fact for fact in there if there[fact] != wanted[fact]]
     if different:
         what = "; ".join(f"{fact} {_short(there[fact])}, asked for {_short(wanted[fact])}" for fact in different)
         raise ConfigurationError(
-            f"holds features of {held.model.name} ({held.model.type}), asked for {asked.model.name}: {what}",
+            f"holds features of {held.model.name} ({held.model.type}), asked for {requested.model.name}: {what}",
             where=str(folder),
             cure="Name another folder, or ask for what it holds",
         )

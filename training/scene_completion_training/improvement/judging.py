@@ -124,12 +124,14 @@ def judge_students(
     """
 
     def show(frame: ScoredFrame) -> Any:
-        before, after = frame.said
+        before, after = frame.completions
         gain = frame.log_loss[0] - frame.log_loss[1]
         return seen(JudgedFrame(*frame[:4], before, after, frame.verdict, gain, frame.key))
 
-    (before, after), counts, said = score_students((old, new), drives, threads=threads, seen=show, workers=workers)
-    return Judgement(before, after, counts, said)
+    (before, after), counts, completions = score_students(
+        (old, new), drives, threads=threads, seen=show, workers=workers
+    )
+    return Judgement(before, after, counts, completions)
 
 
 class ScoredFrame(NamedTuple):
@@ -139,7 +141,7 @@ class ScoredFrame(NamedTuple):
     number: int
     image: NDArray[np.uint8]
     camera: Camera
-    said: list[Completion]
+    completions: list[Completion]
     verdict: Verdict
     log_loss: list[float]
     key: str
@@ -177,7 +179,7 @@ def score_students(
         counts.update(drive.drives)
         for all_of_one, of_drive in zip(all_scores, drive.scores, strict=True):
             all_of_one.extend(of_drive)
-    return Scored(all_scores, dict(counts), [said for drive in found for said in drive.seen])
+    return Scored(all_scores, dict(counts), [completions for drive in found for completions in drive.seen])
 
 
 class _Drive(NamedTuple):
@@ -222,21 +224,21 @@ class _DriveScorer:
             camera = sequence.cameras[left]
             completers = self._completers(camera)
             image = sequence.image(index, left)
-            said = [completer.complete(image) for completer in completers]
+            completions = [completer.complete(image) for completer in completers]
             own, later = observations(sequence, index, travelled, reach, first.grid_from_camera)
-            depth = _depth_of_rays(own, said[0].depth_camera, first.grid)
+            depth = _depth_of_rays(own, completions[0].depth_camera, first.grid)
             verdict = score_frame(
                 scores,
-                [np.asarray(completion.probability) for completion in said],
+                [np.asarray(completion.probability) for completion in completions],
                 own,
                 later,
                 completers[0].in_view,
-                depths=[(completion.depth, depth) for completion in said],
+                depths=[(completion.depth, depth) for completion in completions],
                 place=(drive.number, places[index]),
             )
             losses = [one.last_log_loss for one in scores]
             key = f"{drive.number:04d}{index:06d}"
-            shown.append(self.seen(ScoredFrame(sequence.name, index, image, camera, said, verdict, losses, key)))
+            shown.append(self.seen(ScoredFrame(sequence.name, index, image, camera, completions, verdict, losses, key)))
             progress.step()
         return Scored(scores, {sequence.name: len(drive.frames)}, shown)
 
@@ -267,19 +269,19 @@ def reasons_against(
     found = []
     gained = new_drives.comparison(DECIDING)
     if not gained.better_by(margin):
-        found.append(f"no gain on the held-out drive: {told(gained)}, wanted is more than {margin:g}")
+        found.append(f"no gain on the held-out drive: {in_words(gained)}, wanted is more than {margin:g}")
     for where, judged in (("the held-out drive", new_drives), ("the old drives", old_drives)):
         for measure in GUARDED if judged is not None else ():
             assert judged is not None
             compared = judged.comparison(measure)
             if not compared.not_worse_by(tolerance):
                 found.append(
-                    f"a loss on {where} is not ruled out: {told(compared)}, allowed is a loss of {tolerance:g}"
+                    f"a loss on {where} is not ruled out: {in_words(compared)}, allowed is a loss of {tolerance:g}"
                 )
     return found
 
 
-def told(compared: Comparison) -> str:
+def in_words(compared: Comparison) -> str:
     """A comparison in words."""
     name = compared.measure.replace("_", " ")
     text = f"{name} {compared.old:.4f} -> {compared.new:.4f}"

@@ -104,7 +104,7 @@ class Outcome:
     reasons: tuple[str, ...]
 
 
-def improve(asked: Improvement) -> Outcome:
+def improve(improvement: Improvement) -> Outcome:
     """Does all steps, or those that an earlier run has left.
 
     Raises:
@@ -112,51 +112,55 @@ def improve(asked: Improvement) -> Outcome:
             training failed, or the new student is not what was trained.
         SceneCompletionError: Anything else that is wrong with what was named, or with the cluster.
     """
-    asked = _absolute(asked)
-    old = _checked(asked)
-    with Workers(asked.workers, asked.ray_address, asked.threads or 1) as workers:
-        return _improved(asked, old, workers)
+    improvement = _absolute(improvement)
+    old = _checked(improvement)
+    with Workers(improvement.workers, improvement.ray_address, improvement.threads or 1) as workers:
+        return _improved(improvement, old, workers)
 
 
-def _improved(asked: Improvement, old: StudentBundle, workers: Workers) -> Outcome:
-    steps = Steps(asked.work, STEPS_IN_ALL)
-    bags = [*asked.bags, *asked.held_out]
+def _improved(improvement: Improvement, old: StudentBundle, workers: Workers) -> Outcome:
+    steps = Steps(improvement.work, STEPS_IN_ALL)
+    bags = [*improvement.bags, *improvement.held_out]
     extracted = steps.run(
         "extracting",
-        {"bags": [[str(bag.resolve()), fingerprint(bag)] for bag in bags], "settings": asked.extraction.digest()},
-        lambda: _extracted(asked, bags, workers),
+        {"bags": [[str(bag.resolve()), fingerprint(bag)] for bag in bags], "settings": improvement.extraction.digest()},
+        lambda: _extracted(improvement, bags, workers),
     )
     of_student = {"student": dict(old.sha256)}
     usable = steps.run(
         "looking at the drives",
-        of_student | {"replay": _prints(asked.replay), "keep": _prints(asked.keep)},
-        lambda: _usable(asked, old, extracted),
+        of_student | {"replay": _prints(improvement.replay), "keep": _prints(improvement.keep)},
+        lambda: _usable(improvement, old, extracted),
     )
     reach = old.grid.shape[0] * old.grid.voxel_size
     split = Split(
         **{
             name: [Path(folder) for folder in folders]
-            for name, folders in steps.run("splitting", {"gap": reach}, lambda: _split(asked, usable, reach)).items()
+            for name, folders in steps.run(
+                "splitting", {"gap": reach}, lambda: _split(improvement, usable, reach)
+            ).items()
         }
     )
     steps.run(
         "preparing",
-        {"steps": asked.steps, "overrides": list(asked.overrides)},
-        lambda: _prepared(asked, old, split, workers),
+        {"steps": improvement.steps, "overrides": list(improvement.overrides)},
+        lambda: _prepared(improvement, old, split, workers),
     )
     checkpoint = Path(
-        steps.run("training", {}, lambda: {"checkpoint": str(_trained(asked, old, split, workers))})["checkpoint"],
+        steps.run("training", {}, lambda: {"checkpoint": str(_trained(improvement, old, split, workers))})[
+            "checkpoint"
+        ],
     )
     mixed = steps.run(
         "choosing weights",
-        {"tolerance": asked.tolerance},
-        lambda: _mixed(asked, old, checkpoint, split, workers),
+        {"tolerance": improvement.tolerance},
+        lambda: _mixed(improvement, old, checkpoint, split, workers),
     )
-    candidate = asked.work / "candidate"
+    candidate = improvement.work / "candidate"
     calibrated = steps.run(
         "exporting and calibrating",
-        {"every": asked.calibrate_every},
-        lambda: _exported(asked, old, asked.work / mixed["checkpoint"], split, candidate, workers),
+        {"every": improvement.calibrate_every},
+        lambda: _exported(improvement, old, improvement.work / mixed["checkpoint"], split, candidate, workers),
     )
     parity = steps.run(
         "checking parity",
@@ -165,70 +169,72 @@ def _improved(asked: Improvement, old: StudentBundle, workers: Workers) -> Outco
             StudentBundle.load(candidate),
             old,
             split.held_out,
-            threads=asked.threads,
-            encoder_weights=_encoder_weights(asked),
+            threads=improvement.threads,
+            encoder_weights=_encoder_weights(improvement),
         ),
     )
     judged = steps.run(
         "judging",
-        {"margin": asked.margin, "tolerance": asked.tolerance},
-        lambda: _judged(asked, old, StudentBundle.load(candidate), split, workers),
+        {"margin": improvement.margin, "tolerance": improvement.tolerance},
+        lambda: _judged(improvement, old, StudentBundle.load(candidate), split, workers),
     )
     facts = {
         "recordings": extracted["told"],
         "split": {name.replace("_", " "): ", ".join(_names(folders)) for name, folders in vars(split).items()},
         "replay": {
             name: ", ".join(_names(folders)) or "none"
-            for name, folders in zip(("learned again", "calibrating"), split_replay(asked.replay), strict=True)
+            for name, folders in zip(("learned again", "calibrating"), split_replay(improvement.replay), strict=True)
         },
         "weights": mixed["told"],
-        "depth that judges": told_depths(map(open_recording, (*split.held_out, *asked.keep)), reach),
+        "depth that judges": told_depths(map(open_recording, (*split.held_out, *improvement.keep)), reach),
         "calibration": calibrated,
         "parity": parity,
     }
     steps.run(
-        "deciding", {"output": str(asked.output.resolve())}, lambda: _decided(asked, candidate, judged, facts, usable)
+        "deciding",
+        {"output": str(improvement.output.resolve())},
+        lambda: _decided(improvement, candidate, judged, facts, usable),
     )
-    return Outcome(asked.work / CARD, tuple(judged["reasons"]))
+    return Outcome(improvement.work / CARD, tuple(judged["reasons"]))
 
 
-def _absolute(asked: Improvement) -> Improvement:
+def _absolute(improvement: Improvement) -> Improvement:
     """The same with paths that other processes understand."""
-    made: dict[str, Any] = {name: getattr(asked, name).absolute() for name in ("current", "output", "work")}
+    made: dict[str, Any] = {name: getattr(improvement, name).absolute() for name in ("current", "output", "work")}
     for name in ("bags", "held_out", "replay", "keep"):
-        made[name] = tuple(path.absolute() for path in getattr(asked, name))
-    return dataclasses.replace(asked, **made)
+        made[name] = tuple(path.absolute() for path in getattr(improvement, name))
+    return dataclasses.replace(improvement, **made)
 
 
-def _checked(asked: Improvement) -> StudentBundle:
+def _checked(improvement: Improvement) -> StudentBundle:
     """The current student; refuses at once what would fail hours later."""
-    old = StudentBundle.load(asked.current)
+    old = StudentBundle.load(improvement.current)
     if WEIGHTS not in old.sha256:
         raise ImprovementError(
             f"has no {WEIGHTS}, so nothing can be trained on from it",
-            where=f"student {asked.current}",
+            where=f"student {improvement.current}",
             cure="Export it without --without-weights, or name another student",
         )
-    accepted_before = (asked.output / "student.json").is_file() and (asked.work / CARD).is_file()
-    if asked.output.exists() and not accepted_before:
+    accepted_before = (improvement.output / "student.json").is_file() and (improvement.work / CARD).is_file()
+    if improvement.output.exists() and not accepted_before:
         raise ImprovementError(
-            "exists already", where=str(asked.output), cure="Name a new folder: no student is overwritten"
+            "exists already", where=str(improvement.output), cure="Name a new folder: no student is overwritten"
         )
-    if asked.output.resolve() == asked.current.resolve():
+    if improvement.output.resolve() == improvement.current.resolve():
         raise ImprovementError(
-            "is the current student", where=str(asked.output), cure="Name a new folder: the old student stays"
+            "is the current student", where=str(improvement.output), cure="Name a new folder: the old student stays"
         )
-    again = {bag.resolve() for bag in asked.bags} & {bag.resolve() for bag in asked.held_out}
+    again = {bag.resolve() for bag in improvement.bags} & {bag.resolve() for bag in improvement.held_out}
     if again:
         raise ImprovementError(
             f"{', '.join(sorted(map(str, again)))} is learned from as well",
             where="--held-out",
             cure="Name other recordings: what a student has seen cannot test it",
         )
-    for bag in (*asked.bags, *asked.held_out):
+    for bag in (*improvement.bags, *improvement.held_out):
         if not bag.exists():
             raise ImprovementError("is not there", where=str(bag), cure="Name rosbag2 folders, .mcap, .db3 or .bag")
-    configuration = read_configuration(CONFIGS / "single_view.yaml", list(asked.overrides), Configuration)
+    configuration = read_configuration(CONFIGS / "single_view.yaml", list(improvement.overrides), Configuration)
     if configuration.devices * configuration.nodes > 1:
         raise ConfigurationError(
             "the trainer would start this whole command again in each process",
@@ -238,11 +244,11 @@ def _checked(asked: Improvement) -> StudentBundle:
     return old
 
 
-def _extracted(asked: Improvement, bags: Sequence[Path], workers: Workers) -> dict[str, Any]:
+def _extracted(improvement: Improvement, bags: Sequence[Path], workers: Workers) -> dict[str, Any]:
     """Folders of the sequences of all bags, by whether they are to be held out, and what was said of each bag."""
     bags = [bag.resolve() for bag in bags]
-    folders = output_folders(bags, asked.work.resolve() / "sequences")
-    settings, threads = asked.extraction, workers.threads
+    folders = output_folders(bags, improvement.work.resolve() / "sequences")
+    settings, threads = improvement.extraction, workers.threads
     jobs = [Job(bag, folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
     reports = extract_bags(jobs, workers)
     for report in reports:
@@ -258,25 +264,25 @@ def _extracted(asked: Improvement, bags: Sequence[Path], workers: Workers) -> di
         [str(folder / sequence.folder) for sequence in report.sequences]
         for folder, report in zip(folders, reports, strict=True)
     ]
-    told = dict(zip(_names([Path(report.bag) for report in reports]), map(_told, reports), strict=True))
-    learned, scored = found[: len(asked.bags)], found[len(asked.bags) :]
+    notes = dict(zip(_names([Path(report.bag) for report in reports]), map(_notes, reports), strict=True))
+    learned, scored = found[: len(improvement.bags)], found[len(improvement.bags) :]
     for name, group in (("recordings", learned), ("--held-out", scored)):
         if group and not any(group):
             raise ImprovementError(
-                f"nothing could be extracted: {'; '.join(f'{bag}: {text}' for bag, text in told.items())}",
+                f"nothing could be extracted: {'; '.join(f'{bag}: {text}' for bag, text in notes.items())}",
                 where=name,
                 cure="`scene-completion extract` names the options for poses, scale and calibration",
             )
     flat = [list(itertools.chain.from_iterable(group)) for group in (learned, scored)]
-    return {"training": flat[0], "held_out": flat[1], "told": told}
+    return {"training": flat[0], "held_out": flat[1], "told": notes}
 
 
-def _told(report: BagReport) -> str:
+def _notes(report: BagReport) -> str:
     sequences = ", ".join(f"{one.frames} frames over {one.metres:.0f} m, scale {one.scale}" for one in report.sequences)
     return "; ".join([sequences or "nothing extracted", *report.problems, *report.losses])
 
 
-def _usable(asked: Improvement, old: StudentBundle, extracted: dict[str, Any]) -> dict[str, Any]:
+def _usable(improvement: Improvement, old: StudentBundle, extracted: dict[str, Any]) -> dict[str, Any]:
     """Drives that a student can learn from, and what was wrong with the others; refuses copies and overlaps."""
     notes: list[str] = []
     found: dict[str, list[str]] = {"training": [], "held_out": []}
@@ -297,20 +303,20 @@ def _usable(asked: Improvement, old: StudentBundle, extracted: dict[str, Any]) -
                 where="recordings" if part == "training" else "--held-out",
                 cure="Record the robot's own camera by day while it drives",
             )
-    replayed = [DriveLook.of(open_recording(folder)) for folder in asked.replay]
-    kept = [DriveLook.of(open_recording(folder)) for folder in asked.keep]
+    replayed = [DriveLook.of(open_recording(folder)) for folder in improvement.replay]
+    kept = [DriveLook.of(open_recording(folder)) for folder in improvement.keep]
     for number, look in enumerate(looks["training"]):
         refuse_overlap([look], looks["training"][:number], role="drive")
     refuse_overlap(looks["held_out"], [*looks["training"], *replayed])
     refuse_overlap(kept, [*looks["training"], *replayed])
     refuse_overlap(looks["training"], replayed, role="drive")
-    if not asked.keep:
+    if not improvement.keep:
         notes.append("No earlier drive was named with --keep: whether anything was forgotten was not looked at.")
     return {**found, "notes": notes}
 
 
-def _split(asked: Improvement, usable: dict[str, Any], reach: float) -> dict[str, Any]:
-    folder = asked.work.resolve() / "split"
+def _split(improvement: Improvement, usable: dict[str, Any], reach: float) -> dict[str, Any]:
+    folder = improvement.work.resolve() / "split"
     with disk_watched("splitting", folder):
         split = split_drives(
             [Path(one) for one in usable["training"]], [Path(one) for one in usable["held_out"]], reach, folder
@@ -318,27 +324,27 @@ def _split(asked: Improvement, usable: dict[str, Any], reach: float) -> dict[str
     return {name: [str(one) for one in folders] for name, folders in vars(split).items()}
 
 
-def _configuration(asked: Improvement) -> Any:
-    return read_configuration(asked.work / "training.yaml", list(asked.overrides), Configuration)
+def _configuration(improvement: Improvement) -> Any:
+    return read_configuration(improvement.work / "training.yaml", list(improvement.overrides), Configuration)
 
 
-def _written(asked: Improvement, old: StudentBundle, split: Split) -> Any:
+def _written(improvement: Improvement, old: StudentBundle, split: Split) -> Any:
     """The configuration of a training that goes on from the student, which is written for all who train."""
     write_configuration(
-        asked.work / "training.yaml",
+        improvement.work / "training.yaml",
         old,
         split.training,
-        split_replay(asked.replay)[0],
-        steps=asked.steps,
-        output=asked.work.resolve() / "training",
-        cache=asked.work.resolve() / "prepared",
+        split_replay(improvement.replay)[0],
+        steps=improvement.steps,
+        output=improvement.work.resolve() / "training",
+        cache=improvement.work.resolve() / "prepared",
     )
-    return _configuration(asked)
+    return _configuration(improvement)
 
 
-def _prepared(asked: Improvement, old: StudentBundle, split: Split, workers: Workers) -> dict[str, Any]:
+def _prepared(improvement: Improvement, old: StudentBundle, split: Split, workers: Workers) -> dict[str, Any]:
     """Prepares the frames of the training's drives."""
-    configuration = _written(asked, old, split).completed()
+    configuration = _written(improvement, old, split).completed()
     data, viewpoint, processes = configuration.data, configuration.viewpoint(), 2 if workers.alone else 1
 
     def prepared(source: SequenceSource, _: Progress) -> int:
@@ -355,63 +361,65 @@ def _prepared(asked: Improvement, old: StudentBundle, split: Split, workers: Wor
     return {"frames": sum(frames)}
 
 
-def _trained(asked: Improvement, old: StudentBundle, split: Split, workers: Workers) -> Path:
+def _trained(improvement: Improvement, old: StudentBundle, split: Split, workers: Workers) -> Path:
     """The checkpoint of the training; one of an earlier run goes on where it stopped."""
     workers.close()  # a training takes the machines for itself
-    configuration = _written(asked, old, split)
-    return train(configuration, threads=asked.threads)
+    configuration = _written(improvement, old, split)
+    return train(configuration, threads=improvement.threads)
 
 
-def _scoring(asked: Improvement, workers: Workers) -> dict[str, Any]:
+def _scoring(improvement: Improvement, workers: Workers) -> dict[str, Any]:
     """How drives are scored: by one encoder with all cores, or one drive beside the other."""
-    threads = asked.threads if workers.alone else workers.threads
+    threads = improvement.threads if workers.alone else workers.threads
     return {"threads": threads, "workers": workers}
 
 
-def _mixed(asked: Improvement, old: StudentBundle, checkpoint: Path, split: Split, workers: Workers) -> dict[str, Any]:
+def _mixed(
+    improvement: Improvement, old: StudentBundle, checkpoint: Path, split: Split, workers: Workers
+) -> dict[str, Any]:
     """The checkpoint between the old weights and the trained ones that the calibrating drives are for."""
-    folder = asked.work / MIXED
+    folder = improvement.work / MIXED
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     students, files = {OLD: old}, {share: f"{MIXED}/{share:.3f}.ckpt" for share in SHARES}
     for share, name in files.items():
-        file = mix_checkpoint(checkpoint, old, share, asked.work / name, _encoder_weights(asked))
+        file = mix_checkpoint(checkpoint, old, share, improvement.work / name, _encoder_weights(improvement))
         students[share] = export_improved(file, old, folder / f"{share:.3f}", name=f"{share:.1%}", provenance={})
-    calibrating = (split.calibration, split_replay(asked.replay)[1])
-    mixtures = judge_mixtures(students, *calibrating, **_scoring(asked, workers))
-    chosen = best_share(mixtures, asked.tolerance)
-    told = {
+    calibrating = (split.calibration, split_replay(improvement.replay)[1])
+    mixtures = judge_mixtures(students, *calibrating, **_scoring(improvement, workers))
+    chosen = best_share(mixtures, improvement.tolerance)
+    notes = {
         f"{one.share:.1%} of the trained weights": f"average precision {one.new:.3f} on new drives"
         + (f", {one.replayed:.3f} on replayed ones" if one.replayed is not None else "")
         for one in mixtures
     }
-    return {"checkpoint": files[chosen], "share": chosen, "told": {**told, "chosen": f"{chosen:.1%}"}}
+    return {"checkpoint": files[chosen], "share": chosen, "told": {**notes, "chosen": f"{chosen:.1%}"}}
 
 
-def _encoder_weights(asked: Improvement) -> str:
-    return str(getattr(_configuration(asked), "encoder_weights", ""))
+def _encoder_weights(improvement: Improvement) -> str:
+    return str(getattr(_configuration(improvement), "encoder_weights", ""))
 
 
 def _exported(
-    asked: Improvement, old: StudentBundle, checkpoint: Path, split: Split, candidate: Path, workers: Workers
+    improvement: Improvement, old: StudentBundle, checkpoint: Path, split: Split, candidate: Path, workers: Workers
 ) -> dict[str, Any]:
     unfinished = candidate.with_name(candidate.name + UNFINISHED)
     for folder in (unfinished, candidate):
         if folder.exists():
             shutil.rmtree(folder)
-    replayed, calibrating = split_replay(asked.replay)
+    replayed, calibrating = split_replay(improvement.replay)
     learned = [open_recording(folder) for folder in (*split.training, *replayed)]
     bundle = export_improved(
         checkpoint,
         old,
         unfinished,
-        name=asked.output.name,
+        name=improvement.output.name,
         provenance={"trained_on": ", ".join(sequence.name for sequence in learned), "checkpoint": checkpoint.name},
     )
     folders = [group for group in (split.calibration, calibrating) if group]
     groups = [[open_recording(folder) for folder in group] for group in folders]
-    options = _scoring(asked, workers)
-    bundle = calibrate_on_stereo(bundle, learned, groups, earlier=old, every=asked.calibrate_every, **options)
+    options = _scoring(improvement, workers)
+    bundle = calibrate_on_stereo(bundle, learned, groups, earlier=old, every=improvement.calibrate_every, **options)
     threshold = best_threshold([score_students([bundle], group, **options).scores[0] for group in folders])
     bundle = dataclasses.replace(bundle, threshold=threshold)
     bundle = bundle.save(unfinished, bundle.read_encoder(), bundle.load_weights())
@@ -421,35 +429,35 @@ def _exported(
 
 
 def _judged(
-    asked: Improvement, old: StudentBundle, new: StudentBundle, split: Split, workers: Workers
+    improvement: Improvement, old: StudentBundle, new: StudentBundle, split: Split, workers: Workers
 ) -> dict[str, Any]:
-    shown = ShownFrames(asked.work / "pictures")
-    options = _scoring(asked, workers)
+    shown = ShownFrames(improvement.work / "pictures")
+    options = _scoring(improvement, workers)
     on_new = judge_students(old, new, split.held_out, seen=shown, **options)
-    on_old = judge_students(old, new, asked.keep, **options) if asked.keep else None
-    reasons = reasons_against(on_new, on_old, margin=asked.margin, tolerance=asked.tolerance)
+    on_old = judge_students(old, new, improvement.keep, **options) if improvement.keep else None
+    reasons = reasons_against(on_new, on_old, margin=improvement.margin, tolerance=improvement.tolerance)
     drives = {"held-out drive": on_new.content()} | ({"old drives": on_old.content()} if on_old else {})
     return {"reasons": reasons, "drives": drives, "frames": shown.chosen(on_new.seen)}
 
 
 def _decided(
-    asked: Improvement, candidate: Path, judged: dict[str, Any], facts: dict[str, Any], usable: dict[str, Any]
+    improvement: Improvement, candidate: Path, judged: dict[str, Any], facts: dict[str, Any], usable: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes the card, and the new student where it is accepted: whole, by renaming it at the end."""
     write_card(
-        asked.work / CARD,
-        title=f"Report card of {asked.output.name}",
+        improvement.work / CARD,
+        title=f"Report card of {improvement.output.name}",
         reasons=judged["reasons"],
         judged=judged["drives"],
         frames=judged["frames"],
-        pictures=asked.work / "pictures",
+        pictures=improvement.work / "pictures",
         facts=facts,
         notes=usable["notes"],
     )
     if not judged["reasons"]:
         with (
-            disk_watched("writing the new student", asked.output.parent, shared=True),
-            whole_folder(asked.output, frozenset()) as unfinished,
+            disk_watched("writing the new student", improvement.output.parent, shared=True),
+            whole_folder(improvement.output, frozenset()) as unfinished,
         ):
             shutil.copytree(candidate, unfinished, dirs_exist_ok=True)
             StudentBundle.load(unfinished)  # hashes of all files

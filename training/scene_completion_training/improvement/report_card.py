@@ -139,11 +139,11 @@ def write_card(
         notes: Sentences about what should be looked at.
     """
     accepted = not reasons
-    said = "The new student is accepted." if accepted else "The old student stays."
+    verdict = "The new student is accepted." if accepted else "The old student stays."
     parts = [
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         f'<link rel="icon" href="data:,"><style>{_STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>\n'
-        f'<div class="verdict {"accepted" if accepted else "refused"}">{said}'
+        f'<div class="verdict {"accepted" if accepted else "refused"}">{verdict}'
         + "".join(f"<br>{html.escape(reason)}" for reason in reasons)
         + "</div>\n",
         *(f"<p>{html.escape(note)}</p>\n" for note in notes),

@@ -64,12 +64,12 @@ class Steps:
         content = json.dumps([self._chain, name, inputs], sort_keys=True)
         self._chain = hashlib.sha256(content.encode()).hexdigest()
         before = self._done.get(name)
-        told = f"step {self._number} of {self.total}, {name}"
+        line = f"step {self._number} of {self.total}, {name}"
         if before is not None and before["fingerprint"] == self._chain:
-            print(f"{told}: done before", file=sys.stderr)
+            print(f"{line}: done before", file=sys.stderr)
             found: dict[str, Any] = before["result"]
             return found
-        print(told, file=sys.stderr)
+        print(line, file=sys.stderr)
         with disk_watched(name, self.folder):
             result = do()
             self._done[name] = {"fingerprint": self._chain, "result": result}

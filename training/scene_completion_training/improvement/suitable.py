@@ -78,7 +78,7 @@ def _check_depth(sequence: PosedSequence, reach: float) -> None:
     share = float(np.median([(meter(index).depth > 0.0).mean() for index in looked_at]))
     if share < LEAST_MEASURED:
         raise ImprovementError(
-            f"the {meter.told} measures the depth of {100 * share:.0f} % of the image",
+            f"the {meter.kind} measures the depth of {100 * share:.0f} % of the image",
             where=f"{sequence.name}, camera {meter.camera}",
             cure="Drive past things with texture, without turning on the spot, and check the poses and the calibration",
         )

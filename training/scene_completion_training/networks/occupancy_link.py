@@ -75,9 +75,9 @@ def link_of_calibration(calibration: Calibration, voxel_size: float) -> dict[str
         return {}
     alpha = opacity(density_of_logit(_LOGITS), voxel_size).astype(np.float32)
     probability = calibration.apply(alpha).astype(np.float64)
-    told = (probability > 1.0 - _CERTAIN) & (probability < _CERTAIN)
-    if told.sum() < 2:
+    uncertain = (probability > 1.0 - _CERTAIN) & (probability < _CERTAIN)
+    if uncertain.sum() < 2:
         return {}
-    wanted = log_odds_of_probability(probability[told])
-    slope, offset = np.polyfit(_LOGITS[told], wanted, 1)
+    wanted = log_odds_of_probability(probability[uncertain])
+    slope, offset = np.polyfit(_LOGITS[uncertain], wanted, 1)
     return {"log_scale": torch.tensor(math.log(max(slope, 1e-3))), "offset": torch.tensor(float(offset))}

@@ -139,12 +139,14 @@ class AgglomerationStage(BesideDensityStage):
 
     def __init__(self, settings: AgglomerationConfiguration) -> None:
         super().__init__(settings)
-        asked = settings.agglomeration
-        self.stores = {spec.name: opened_targets(spec) for spec in asked.teachers}
+        requested = settings.agglomeration
+        self.stores = {spec.name: opened_targets(spec) for spec in requested.teachers}
         density = self.make_density()
         dims = {name: store.dim for name, store in self.stores.items()}
-        self.field = AgglomeratedField(density, dims, channels=asked.channels, units=asked.units)
-        self.rarity = nn.ModuleDict({spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in asked.teachers})
+        self.field = AgglomeratedField(density, dims, channels=requested.channels, units=requested.units)
+        self.rarity = nn.ModuleDict(
+            {spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in requested.teachers}
+        )
         self.uncertainty = UncertaintyWeights(list(dims))
         self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size)
         self.start_learning()
@@ -231,8 +233,8 @@ class AgglomerationStage(BesideDensityStage):
         """Points [B, N, 3] (encoder frame, metres), and of each teacher targets [B N, D] and where they are known."""
         points, counted = [], []
         lifted: list[dict[str, LiftedFeatures]] = []
-        asked = self.settings.agglomeration
-        own = round(asked.points * asked.own)
+        requested = self.settings.agglomeration
+        own = round(requested.points * requested.own)
         for number in range(len(batch["image"])):
             poses, hints, masks = (batch[name][number] for name in ("encoder_from_view", "hints", "masks"))
             maps = {
@@ -241,7 +243,7 @@ class AgglomerationStage(BesideDensityStage):
             }
             # View 0 shows what the field sees: of a point on the surface there, it alone is asked, at any depth.
             shown = self._surface_points(seen.depth_code[number], own, generator)
-            others, valid = self._view_points(hints, masks, poses, asked.points - own, generator)
+            others, valid = self._view_points(hints, masks, poses, requested.points - own, generator)
             lifted += [self.lifter(shown, maps, poses[:1], None, masks[:1])]
             lifted += [self.lifter(others, maps, poses, hints, masks)]
             points.append(torch.cat([shown, others]))

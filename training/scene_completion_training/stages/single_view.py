@@ -131,10 +131,10 @@ class SingleViewStage(SingleImageStage):
         points, before = self.volume(batch, generator), self._forerunner
         field, link = before.field.to(self.device), before.link.to(self.device)
         with torch.no_grad():
-            said = link(field.observe(self.sized(batch["image"])).density_logit(points))
+            earlier = link(field.observe(self.sized(batch["image"])).density_logit(points))
             coordinates = field.spec.image_coordinates(points, self.camera)
             measured = functional.grid_sample(
                 batch["hint"][:, None], coordinates[:, None], mode="nearest", align_corners=False
             )[:, 0, 0]
             hidden = (measured <= 0.0) | (points[..., 2] > measured + HIDDEN_VOXELS * self.voxel_size)
-        return occupancy_distillation(self.link(seen.density_logit(points)), said, hidden & field.in_view(points))
+        return occupancy_distillation(self.link(seen.density_logit(points)), earlier, hidden & field.in_view(points))
