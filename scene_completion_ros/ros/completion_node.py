@@ -38,7 +38,6 @@ from scene_completion_ros.ros.receive.dictionary import Dictionary
 from scene_completion_ros.ros.services import Services, Serving
 from scene_completion_ros.ros.student import Student
 from scene_completion_ros.ros.words_input import WordsInput
-from scene_completion_ros.voxels.files import SavedVoxels
 
 
 class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types where it is not installed
@@ -75,14 +74,13 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._outputs: Outputs | None = None
         self._words: WordsInput | None = None
         self._deployment: Deployment | None = None
-        self._save_folder = ""
         self._orders: dict[str, StampOrder] = {}
         self._grid_from_camera = RigidTransform.identity()
         self._while_configured, self._while_active = ExitStack(), ExitStack()
         self._problem: SceneCompletionError | None = None
         self._finalized = False
         self._diagnostics = Diagnostics(node, self.observed, self.counters.warn)
-        self._services = Services(node, Serving(self.to_save, self.to_swap, self.reset, self.set_enabled))
+        self._services = Services(node, Serving(self.to_swap, self.reset, self.set_enabled))
         node.add_managed_entity(self)
 
     def start(self) -> None:
@@ -135,21 +133,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             shadow=None if thread is None else thread.shadow.record.report,
             subscribers={} if self._outputs is None else self._outputs.subscribers(),
         )
-
-    def to_save(self) -> tuple[Path, SavedVoxels]:
-        """The folder to save in, and the last result.
-
-        Raises:
-            SceneCompletionError: There is none of one of them.
-        """
-        result = self._configured_thread().record.result
-        if not self._save_folder:
-            cure = "Start the node with a folder as parameter save_folder"
-            raise SceneCompletionError("the node has no folder to save in", where="parameter save_folder", cure=cure)
-        if result is None:
-            cure = "Subscribe to ~/voxels, without which images are not completed, and wait for an image"
-            raise SceneCompletionError("the node has not completed an image yet", cure=cure)
-        return Path(self._save_folder), result
 
     def to_swap(self) -> Callable[[], str]:
         """What exchanges the two students, in any thread, and says which one is deployed then (see `Deployment.swap`).
@@ -253,7 +236,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         second = second_student(parameters, grid, None if parameters.grid_frame else grid_from_camera)
         self._grid_from_camera = grid_from_camera
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
-        self._save_folder = parameters.save_folder
         outputs = self._outputs = Outputs(
             self._node,
             bundle,

@@ -204,7 +204,7 @@ class InferenceThread:
             for _ in scene.frames:
                 self._counters.count_processed()
             times_ms = _times_ms(scene, joining_s, joined_s, published_s)
-            self.record.completed(scene, times_ms)
+            self.record.completed(times_ms)
             self._outputs.publish_times(scene, times_ms)
             if self._outputs.triggers_wanted(scene.parameters):
                 self._triggers.look(scene)

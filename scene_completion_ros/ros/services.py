@@ -1,11 +1,10 @@
-"""The node's services: save the last result, forget what was, stop and go on, exchange students."""
+"""The node's services: forget what was, stop and go on, exchange students."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -13,9 +12,7 @@ from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.publish.saving import save_result
-from scene_completion_ros.ros.topics import RESET, SAVE, SET_ENABLED, SWAP_BUNDLE
-from scene_completion_ros.voxels.files import SavedVoxels
+from scene_completion_ros.ros.topics import RESET, SET_ENABLED, SWAP_BUNDLE
 
 CLOSE_TIMEOUT_S = 5.0
 
@@ -25,13 +22,11 @@ class Serving:
     """What the services do; each raises SceneCompletionError where that is refused.
 
     Attributes:
-        to_save: Gives the folder to save in, and the last result.
         to_swap: Gives what exchanges the two students, in any thread, and says which one is deployed then.
         reset: Forgets what the images so far have left behind.
         set_enabled: Completes images, or drops them until it is called again or the node is cleaned up.
     """
 
-    to_save: Callable[[], tuple[Path, SavedVoxels]]
     to_swap: Callable[[], Callable[[], str]]
     reset: Callable[[], None]
     set_enabled: Callable[[bool], None]
@@ -40,39 +35,31 @@ class Serving:
 class Services:
     """The services live as long as their node, and say in which state they refuse.
 
-    Saving and exchanging students run in threads of their own. Their services have callback groups of their own, too.
-    While an answer is awaited, the executor goes on with everything but another request of that service.
+    Exchanging students runs in a thread of its own. Its service has a callback group of its own, too: while an answer
+    is awaited, the executor goes on with everything but another request of that service.
     """
 
     def __init__(self, node: Any, serving: Serving) -> None:
         self._node = node
         self._serving = serving
-        self._running: dict[str, threading.Thread] = {}
-        node.create_service(Trigger, SAVE, self._save, callback_group=MutuallyExclusiveCallbackGroup())
+        self._running: threading.Thread | None = None
         node.create_service(Trigger, SWAP_BUNDLE, self._swap, callback_group=MutuallyExclusiveCallbackGroup())
         node.create_service(Trigger, RESET, self._reset)
         node.create_service(SetBool, SET_ENABLED, self._set_enabled)
 
     def close(self) -> None:
-        """Wait for files that are just being written, and for students that are just being exchanged."""
-        for thread in self._running.values():
-            thread.join(CLOSE_TIMEOUT_S)
-
-    async def _save(self, request: Any, response: Any) -> Any:
-        try:
-            folder, result = self._serving.to_save()
-        except SceneCompletionError as error:
-            return self._answer(response, "saved", error)
-        return self._answer(response, "saved", await self._done("saving", lambda: _saved(folder, result)))
+        """Wait for students that are just being exchanged."""
+        if self._running is not None:
+            self._running.join(CLOSE_TIMEOUT_S)
 
     async def _swap(self, request: Any, response: Any) -> Any:
         try:
             exchange = self._serving.to_swap()
         except SceneCompletionError as error:
             return self._answer(response, "exchanged", error)
-        return self._answer(response, "exchanged", await self._done("exchange", exchange))
+        return self._answer(response, "exchanged", await self._done(exchange))
 
-    def _done(self, name: str, work: Callable[[], str]) -> Any:
+    def _done(self, work: Callable[[], str]) -> Any:
         """A future that becomes what some work in a thread of its own says, or the error; nothing ends the node."""
         done = Future(executor=self._node.executor)
         done.add_done_callback(lambda _: None)  # which wakes the executor
@@ -87,16 +74,16 @@ class Services:
                 outcome = SceneCompletionError(f"{type(error).__name__}: {error}", cure="Please report this")
             done.set_result(outcome)
 
-        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread = threading.Thread(target=run, name="exchange", daemon=True)
         try:
             thread.start()
-            self._running[name] = thread
+            self._running = thread
         except RuntimeError as error:  # what a service lets through would end the node
             done.set_result(SceneCompletionError(str(error), cure="Too many threads may be running (ulimit -u)"))
         return done
 
     def _reset(self, request: Any, response: Any) -> Any:
-        return self._do(response, "reset", self._serving.reset, "forgot stamps, times and the last result")
+        return self._do(response, "reset", self._serving.reset, "forgot stamps, times and earlier images")
 
     def _set_enabled(self, request: Any, response: Any) -> Any:
         done = "images are completed" if request.data else "images are dropped until ~/set_enabled is called with true"
@@ -120,8 +107,3 @@ class Services:
         else:
             logger.warning(response.message)
         return response
-
-
-def _saved(folder: Path, result: SavedVoxels) -> str:
-    files = save_result(folder, result)
-    return f"saved {len(result.voxels)} occupied voxels as {' and '.join(map(str, files))}"

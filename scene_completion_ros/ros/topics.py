@@ -136,10 +136,7 @@ _out("~/transition_event", "lifecycle_msgs/msg/TransitionEvent")
 _out("/rosout", "rcl_interfaces/msg/Log", latched=True)
 _out("/parameter_events", "rcl_interfaces/msg/ParameterEvent")
 
-SAVE = _service("~/save", "std_srvs/srv/Trigger", "saves the last result as .ply and .npz in `save_folder`")
-RESET = _service(
-    "~/reset", "std_srvs/srv/Trigger", "forgets stamps, transforms, times, earlier images and the last result"
-)
+RESET = _service("~/reset", "std_srvs/srv/Trigger", "forgets stamps, transforms, times and earlier images")
 SET_ENABLED = _service("~/set_enabled", "std_srvs/srv/SetBool", "stops completing images, and goes on")
 SWAP_BUNDLE = _service("~/swap_bundle", "std_srvs/srv/Trigger", "exchanges the student and that of `shadow.bundle`")
 # What every managed node has.

@@ -1,4 +1,4 @@
-"""Completed voxels as a NumPy archive (.npz): what ``scene-completion complete`` and the service ``~/save`` write.
+"""Completed voxels as a NumPy archive (.npz): what ``scene-completion complete`` writes.
 
 ``numpy.load(path, allow_pickle=False)`` reads it, and so does `read_npz`, which also checks it:
 
@@ -117,7 +117,7 @@ def read_npz(path: str | Path) -> SavedVoxels:
     Raises:
         SceneCompletionError: It cannot be read, is of a later version, is no such archive, or contradicts itself.
     """
-    cure = "Give a file that `scene-completion complete` or ~/save wrote"
+    cure = "Give a file that `scene-completion complete` wrote"
     arrays: Mapping[str, NDArray[Any]] = read_arrays(path, SceneCompletionError, cure=cure)
     try:
         format_, version = str(arrays["format"]), int(arrays["version"])

@@ -412,11 +412,6 @@ def test_images_that_show_little_are_warned_of(
     )
 
 
-def test_nothing_is_saved_without_a_folder(node: CompletionNode) -> None:
-    with pytest.raises(SceneCompletionError, match="Start the node with a folder as parameter save_folder"):
-        node.to_save()
-
-
 def test_a_fault_in_diagnostics_does_not_end_the_node(
     node: CompletionNode, graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:

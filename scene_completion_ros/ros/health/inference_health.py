@@ -6,17 +6,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from scene_completion_ros.inference.text_bank import Vocabulary
-from scene_completion_ros.ros.frame import Scene
 from scene_completion_ros.ros.health.fusion_health import FusionRecord
 from scene_completion_ros.ros.health.judgement import Drops, Level, Status, of_camera
 from scene_completion_ros.ros.health.words_health import WordsRecord
 from scene_completion_ros.ros.student import ModelReport, Student
-from scene_completion_ros.voxels.files import SavedVoxels
 
 TIMES_KEPT = 100  # images over which times are summed up
 FULL_DETAIL_STAGES = ("latency", "total")  # the stages that the message names
@@ -50,7 +48,6 @@ class InferenceRecord:
         self.student = student
         self._lock = threading.Lock()
         self._times_ms: deque[Mapping[str, float]] = deque(maxlen=TIMES_KEPT)
-        self._result: SavedVoxels | None = None
         self._result_s: float | None = None
 
     @property
@@ -58,34 +55,22 @@ class InferenceRecord:
         """The models of now by the names of their cameras; at least one."""
         return self.student.record.models
 
-    @property
-    def result(self) -> SavedVoxels | None:
-        """The last result that was published; None before the first."""
-        with self._lock:
-            return self._result
-
     def result_age_s(self, now_s: float) -> float | None:
         """Seconds between the last result and a moment of `time.perf_counter`; None before the first."""
         with self._lock:
             return None if self._result_s is None else now_s - self._result_s
 
-    def completed(self, scene: Scene, times_ms: Mapping[str, float]) -> None:
-        """A scene was completed and published, in these times by stage.
-
-        The grid of what is kept has the name of the frame that it is attached to.
-        """
-        voxels = scene.voxels
-        grid = replace(voxels.grid, frame=scene.parameters.grid_frame or voxels.grid.frame)
+    def completed(self, times_ms: Mapping[str, float]) -> None:
+        """A scene was completed and published, in these times by stage."""
         with self._lock:
-            self._result = SavedVoxels(replace(voxels, grid=grid), scene.frames[0].frame_id)
             self._result_s = time.perf_counter()
             self._times_ms.append(dict(times_ms))
 
     def forget(self) -> None:
-        """Forget times and result; the model stays."""
+        """Forget times; the model stays."""
         with self._lock:
             self._times_ms.clear()
-            self._result = self._result_s = None
+            self._result_s = None
 
     def times(self) -> dict[str, StageTime]:
         """Times by stage; empty where no image was completed."""

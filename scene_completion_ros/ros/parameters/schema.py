@@ -28,7 +28,7 @@ ImageQos = Literal["auto", "sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
-PathKind = Literal["folder", "file", "writable folder", "student", "text bank"]
+PathKind = Literal["folder", "file", "student", "text bank"]
 SHIPPED = "shipped"
 """The text bank of the student bundle, as parameter `vocabulary`."""
 LONGEST_PATH = 4095
@@ -85,8 +85,7 @@ class ParameterSpec:
         if self.path == "text bank":
             return f"{SHIPPED}, an existing file, or empty"
         if self.path:
-            article = "a" if self.path == "writable folder" else "an existing"
-            return f"{article} {self.path}" + (", or empty" if self.default == "" else "")
+            return f"an existing {self.path}" + (", or empty" if self.default == "" else "")
         return "true or false" if isinstance(self.default, bool) else "any"
 
     def problem(self, value: object) -> str | None:
@@ -135,8 +134,6 @@ def _path_problem(path: Path, kind: PathKind) -> str | None:
         return f"there is no {noun} {path.absolute()}"
     if not os.access(path, os.R_OK if noun == "file" else os.R_OK | os.X_OK):
         return f"the {noun} {path.absolute()} may not be read by this user"
-    if kind == "writable folder" and not os.access(path, os.W_OK | os.X_OK):
-        return f"the folder {path.absolute()} may not be written to, or is on a read-only file system"
     return None
 
 
@@ -370,12 +367,6 @@ class NodeParameters:
         "`sensor_data` (best effort) waits for no reader, but a reader that asks for reliable messages hears nothing. "
         "RViz asks for them by default. Latched topics stay reliable.",
         choices=OutputQos,
-    )
-    save_folder: str = _parameter(
-        "",
-        "Folder in which `~/save` writes the last result. Empty: `~/save` refuses. The node writes nowhere else, but "
-        "for TensorRT engines, in the cache folder of the user.",
-        path="writable folder",
     )
     autostart: bool = _parameter(
         True,

@@ -138,9 +138,8 @@ class Outputs:
         return results or self.query.wanted or self.triggers_wanted(parameters)
 
     def labels_wanted(self, parameters: NodeParameters) -> bool:
-        """Whether anybody reads the labels of voxels: more than depth and free space, the map of memory, a file."""
-        kept = parameters.fusion_enabled or parameters.save_folder
-        return bool(kept) or any(
+        """Whether anybody reads the labels of voxels: more than depth and free space, or the map of memory."""
+        return parameters.fusion_enabled or any(
             subscribed(publisher) for topic, (publisher, _) in self._results.items() if topic not in self._unlabelled
         )
 

@@ -8,9 +8,7 @@ from typing import Any
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.health.inference_health import TIMES_KEPT, InferenceRecord, inference_status
 from scene_completion_ros.ros.health.judgement import Drops, Level
-from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.student import ModelRecord
-from tests.ros.voxel_samples import some_voxels
 
 NONE_DROPPED = Drops({}, {}, 10.0)
 
@@ -25,24 +23,18 @@ def test_times_are_summed_up_over_the_last_images() -> None:
     models = record.student.record
     assert record.times() == {}
     assert record.result_age_s(1.0) is None
-    voxels = some_voxels(3, 5)
-    frames = (SimpleNamespace(frame_id="front"),)
-    scene: Any = SimpleNamespace(voxels=voxels, frames=frames, parameters=NodeParameters(grid_frame="base"))
     for number in range(TIMES_KEPT + 50):
-        record.completed(scene, {"total": float(number), "latency": 2.0})
+        record.completed({"total": float(number), "latency": 2.0})
     total = record.times()["total"]
     assert (total.mean, total.largest) == (50 + (TIMES_KEPT - 1) / 2, TIMES_KEPT + 49)
     assert total.mean < total.p95 < total.largest
-    assert record.result is not None
-    assert record.result.voxels.state is voxels.state
-    assert (record.result.camera_frame, record.result.voxels.grid.frame) == ("front", "base")
     models.ready("openvino", ["wide"])
     status = inference_status(record, NONE_DROPPED, processed=150, unwanted=2)
     assert status.level == Level.OK
     assert status.message == "ready, latency 2.0 ms, total 99.5 ms"
     assert status.values["latency ms"] == "mean 2.00, p95 2.00, max 2.00"
     record.forget()
-    assert record.times() == {} and record.result is None
+    assert record.times() == {} and record.result_age_s(1.0) is None
     assert models.model().state == "ready"
 
 

@@ -19,7 +19,6 @@ MODE = ParameterSpec("mode", "fast", "A mode.", choices=("fast", "exact"))
 SWITCH = ParameterSpec("switch", False, "A switch.")
 FOLDER = ParameterSpec("folder", "", "A folder.", path="folder")
 FILE = ParameterSpec("file", "", "A file.", path="file")
-WRITABLE = ParameterSpec("writable", "", "A folder to write to.", path="writable folder")
 BANK = ParameterSpec("bank", "", "A text bank.", path="text bank")
 
 
@@ -35,7 +34,7 @@ def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only()
     assert {spec.name for spec in SCHEMA if not spec.live} == {
         "bundle", "shadow.bundle", "engine", "grid.file", "image.transport", "image.qos",
         "autostart", "cameras", "grid.frame", "transform.source", "transform.topics", "odometry.topics",
-        "extrinsics_file", "save_folder", "odometry.frame",
+        "extrinsics_file", "odometry.frame",
         "gpu_precision",
         "occupancy_threshold", "output_qos",
     }  # fmt: skip
@@ -79,9 +78,6 @@ def test_allowed_values(spec: ParameterSpec, value: Any) -> None:
         (FILE, "/", ["no file /", "an existing file, or empty"]),
         (FOLDER, "nul\0byte", ["no folder"]),
         (BANK, "/", ["no file /", "shipped, an existing file, or empty"]),
-        (WRITABLE, "/nowhere/at/all", ["no folder /nowhere/at/all", "a writable folder, or empty"]),
-        (WRITABLE, __file__, ["no folder", "a writable folder, or empty"]),
-        (WRITABLE, "/proc/self", ["the folder /proc/self may not be written to", "a writable folder, or empty"]),
     ],
 )
 def test_refused_values_say_what_is_wrong_and_what_is_allowed(
@@ -105,7 +101,7 @@ def test_a_relative_path_is_named_with_the_folder_it_was_looked_for_in(
 def test_no_path_but_that_of_a_text_bank_can_be_changed_by_another_node() -> None:
     """A parameter that is set over DDS is a message, and no path comes from a message but that of a text bank."""
     paths = [spec for spec in SCHEMA if spec.path]
-    assert {spec.name for spec in paths} >= {"bundle", "grid.file", "save_folder"}
+    assert {spec.name for spec in paths} >= {"bundle", "grid.file"}
     assert {spec.name for spec in paths if spec.live} == {"vocabulary"}
 
 
@@ -122,11 +118,9 @@ def test_folders_and_files_have_to_be_open_to_this_user() -> None:
         file.touch(mode=0o200)
         folder.chmod(0o555)
         with unprivileged():
-            assert "may not be written to" in str(WRITABLE.problem(name))
             assert FOLDER.problem(name) is None
             assert f"the file {file} may not be read by this user" in str(FILE.problem(str(file)))
         folder.chmod(0o755)
-        assert WRITABLE.problem(name) is None
 
 
 @pytest.mark.parametrize(
