@@ -1,9 +1,8 @@
-"""Models that are asked for words, and the controls that they have to beat."""
+"""What is asked for words beside trained fields (`FeatureFieldModel`): a deployed student, and controls to beat."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,47 +18,11 @@ from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.data.student_units import DeployedUnits
 from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.geometry import voxel_frames
-from scene_completion_training.evaluation.open_vocabulary import (
-    LabelSet,
-    OpenVocabularyObservation,
-)
+from scene_completion_training.evaluation.open_vocabulary import LabelSet
 from scene_completion_training.evaluation.pixel_features import PixelFeatures
 from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
-from scene_completion_training.evaluation.semantic_models import (
-    FeatureFieldModel,
-    SemanticModel,
-)
+from scene_completion_training.evaluation.semantic_models import SemanticObservation
 from scene_completion_training.foundation.targets import FeatureExtractor
-from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-
-_SURFACE_STRIDE = 4  # pixels between the rays that surfaces are rendered with
-
-
-class FieldFeatures:
-    """A trained field, read in the space of one of its teachers, see `FeatureFieldModel`."""
-
-    def __init__(self, model: SemanticModel) -> None:
-        self.name = model.name
-        self._model = model
-
-    @staticmethod
-    def open(file: Path, density: DensityModel, teacher: str) -> FieldFeatures:
-        """Opens a checkpoint of stage `agglomeration`, under the name of its run.
-
-        Args:
-            density: Whose density says what is occupied: the student that the field was made from, as it is deployed.
-            teacher: In whose space it is read; in those of all side by side where it is empty, as probes do.
-
-        Raises:
-            BundleError: It holds no such field.
-            ConfigurationError: It has no such teacher.
-        """
-        return FieldFeatures(FeatureFieldModel.open(file, None, density, AgglomeratedField, teacher))
-
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
-        """Encode the reference camera's image of a frame."""
-        seen = self._model.observe(sequence, index)
-        return OpenVocabularyObservation(seen.observation, seen.codes)
 
 
 class DeployedFeatures:
@@ -78,11 +41,11 @@ class DeployedFeatures:
         self._density = density
         self._units = DeployedUnits(bundle)
 
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """Encode the reference camera's image of a frame."""
         camera = reference_camera(sequence)
         units = self._units.observe(sequence.image(index, camera), sequence.cameras[camera])
-        return OpenVocabularyObservation(
+        return SemanticObservation(
             self._density.observe(sequence, index),
             lambda points: self._space.features(units(points)).astype(np.float32),
         )
@@ -103,9 +66,9 @@ class LiftedPixels:
         self._pixels = PixelFeatures(teacher, cell, camera)
         self._density = density
 
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """Compute the features of the reference camera's image of a frame."""
-        return OpenVocabularyObservation(self._density.observe(sequence, index), self._pixels.observe(sequence, index))
+        return SemanticObservation(self._density.observe(sequence, index), self._pixels.observe(sequence, index))
 
 
 class ClassPrior:
@@ -123,9 +86,9 @@ class ClassPrior:
         self._row = row
         self._density = density
 
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """The same features at every frame."""
-        return OpenVocabularyObservation(
+        return SemanticObservation(
             self._density.observe(sequence, index), lambda points: np.tile(self._row, (len(points), 1))
         )
 

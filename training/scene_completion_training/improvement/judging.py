@@ -49,31 +49,6 @@ GUARDED: tuple[Measure, ...] = ("average_precision", "iou")
 
 
 @dataclass(frozen=True, eq=False)
-class JudgedFrame:
-    """A frame that both students completed.
-
-    Attributes:
-        number: Of the frame in its drive.
-        image: What the camera saw, uint8 [H, W, 3].
-        old: What the old student made of it.
-        new: What the new one did.
-        verdict: What this frame and later ones saw.
-        gain: Of the new student's mean log loss there, nats.
-        key: Names it among all frames that are judged, in their order.
-    """
-
-    drive: str
-    number: int
-    image: NDArray[np.uint8]
-    camera: Camera
-    old: Completion
-    new: Completion
-    verdict: Verdict
-    gain: float
-    key: str
-
-
-@dataclass(frozen=True, eq=False)
 class Judgement:
     """Scores of both students on the same frames.
 
@@ -112,7 +87,7 @@ def judge_students(
     drives: Sequence[Path],
     *,
     threads: int | None = None,
-    seen: Callable[[JudgedFrame], Any] = lambda _: None,
+    seen: Callable[[ScoredFrame], Any] = lambda _: None,
     workers: Workers | None = None,
 ) -> Judgement:
     """Completes frames of drives with both students, and scores them by the depth that was measured.
@@ -122,20 +97,22 @@ def judge_students(
         seen: Is shown every frame, by the worker that scores it; what it says travels back.
         workers: Where drives are scored, one a task; in this process if left out.
     """
-
-    def show(frame: ScoredFrame) -> Any:
-        before, after = frame.completions
-        gain = frame.log_loss[0] - frame.log_loss[1]
-        return seen(JudgedFrame(*frame[:4], before, after, frame.verdict, gain, frame.key))
-
-    (before, after), counts, completions = score_students(
-        (old, new), drives, threads=threads, seen=show, workers=workers
-    )
-    return Judgement(before, after, counts, completions)
+    scored = score_students((old, new), drives, threads=threads, seen=seen, workers=workers)
+    before, after = scored.scores
+    return Judgement(before, after, scored.drives, scored.seen)
 
 
 class ScoredFrame(NamedTuple):
-    """A frame that several students completed: see `JudgedFrame`, and each one's mean log loss, nats."""
+    """A frame that several students completed.
+
+    Attributes:
+        number: Of the frame in its drive.
+        image: What the camera saw, uint8 [H, W, 3].
+        completions: What each student made of it.
+        verdict: What this frame and later ones saw.
+        log_loss: Mean of each student there, nats.
+        key: Names it among all frames that are scored, in their order.
+    """
 
     drive: str
     number: int
@@ -179,7 +156,7 @@ def score_students(
         counts.update(drive.drives)
         for all_of_one, of_drive in zip(all_scores, drive.scores, strict=True):
             all_of_one.extend(of_drive)
-    return Scored(all_scores, dict(counts), [completions for drive in found for completions in drive.seen])
+    return Scored(all_scores, dict(counts), [shown for drive in found for shown in drive.seen])
 
 
 class _Drive(NamedTuple):
