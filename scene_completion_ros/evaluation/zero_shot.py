@@ -189,14 +189,10 @@ def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.boo
             where="score",
             cure="Give one number a voxel",
         )
-    order = np.argsort(-score, kind="stable")
-    return _ranked_precision(score[order], positive[order])
-
-
-def _ranked_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
-    """Average precision of voxels in descending order of their scores [N]."""
     if not positive.any():
         return float("nan")
+    order = np.argsort(-score, kind="stable")
+    score, positive = score[order], positive[order]
     last = np.flatnonzero(np.append(score[1:] != score[:-1], True))  # of every block of equal scores
     found = np.cumsum(positive)[last]
     return float(np.sum(np.diff(found, prepend=0) * (found / (last + 1))) / found[-1])
@@ -269,27 +265,17 @@ class WordMetric:
             cosine = np.concatenate([kept[0][:, number] for kept in self._kept])
             contrast = np.subtract(cosine, common, out=np.full_like(cosine, -np.inf), where=~none)
             positive = np.isin(truth, classes)
-            ranked = [_ranked(score, positive, parts) for score in (contrast, cosine)]
             result[word] = {
                 part: WordScores(
                     voxels=int(mask.sum()),
                     positives=int(positive[mask].sum()),
                     prior=float(positive[mask].mean()) if mask.any() else float("nan"),
-                    average_precision=ranked[0][part],
-                    average_precision_of_cosine=ranked[1][part],
+                    average_precision=average_precision(contrast[mask], positive[mask]),
+                    average_precision_of_cosine=average_precision(cosine[mask], positive[mask]),
                 )
                 for part, mask in parts.items()
             }
         return result
-
-
-def _ranked(
-    score: NDArray[np.float32], positive: NDArray[np.bool_], parts: Mapping[Part, NDArray[np.bool_]]
-) -> dict[Part, float]:
-    """Average precision of a score [N] within each part."""
-    order = np.argsort(-score, kind="stable")
-    score, positive = score[order], positive[order]
-    return {part: _ranked_precision(score[mask[order]], positive[mask[order]]) for part, mask in parts.items()}
 
 
 class ZeroShotTally(Tally):
