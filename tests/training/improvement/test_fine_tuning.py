@@ -13,11 +13,13 @@ import torch
 from scene_completion_ros.errors import BundleError, ConfigurationError, ImprovementError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
+from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.gpu_export.parity import density_field
 from scene_completion_training.improvement.fine_tuning import (
     check_parity,
     encoder_with_new_density,
+    mix_checkpoint,
     write_configuration,
 )
 from scene_completion_training.networks.agglomerated_field import SURFACE_UNITS
@@ -138,3 +140,18 @@ def test_a_labelled_student_keeps_its_trunk(labelled: StudentBundle, current: St
     assert vars(read_configuration(file, [], Configuration))["freeze_trunk"] is False
     with pytest.raises(ConfigurationError, match="nonsense"):
         read_configuration(file, ["nonsense=1"], Configuration)
+
+
+def test_weights_lie_between(current: StudentBundle, tmp_path: Path) -> None:
+    """A training that added one to each weight."""
+    before = density_field(current).state_dict()
+    trained = {f"field.{name}": value + 1.0 if value.is_floating_point() else value for name, value in before.items()}
+    torch.save({"state_dict": trained, "step": 7}, tmp_path / "trained.ckpt")
+    for share in (0.0, 0.25, 1.0):
+        file = mix_checkpoint(tmp_path / "trained.ckpt", current, share, tmp_path / "mixed.ckpt")
+        assert torch.load(file, weights_only=True)["step"] == 7
+        mixed = Checkpoint.read(file).state
+        assert mixed.keys() == before.keys()
+        for name, value in before.items():
+            expected = value + share if value.is_floating_point() else value
+            torch.testing.assert_close(mixed[name], expected, rtol=1e-3, atol=1e-3)

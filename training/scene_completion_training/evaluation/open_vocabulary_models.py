@@ -19,9 +19,8 @@ from scene_completion_training.data.student_units import DeployedUnits
 from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.open_vocabulary import LabelSet
-from scene_completion_training.evaluation.pixel_features import PixelFeatures
 from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
-from scene_completion_training.evaluation.semantic_models import SemanticObservation
+from scene_completion_training.evaluation.semantic_models import PixelFeatures, SemanticObservation
 from scene_completion_training.foundation.targets import FeatureExtractor
 
 
