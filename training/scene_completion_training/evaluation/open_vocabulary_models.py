@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
@@ -16,11 +18,13 @@ from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.data.student_units import DeployedUnits
-from scene_completion_training.evaluation.density_model import DensityModel
+from scene_completion_training.evaluation.checkpoints import CanonicalImages
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.open_vocabulary import LabelSet
 from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
-from scene_completion_training.evaluation.semantic_models import PixelFeatures, SemanticObservation
+from scene_completion_training.evaluation.semantic_models import SemanticObservation, in_chunks
+from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
 from scene_completion_training.foundation.targets import FeatureExtractor
 
 
@@ -62,12 +66,20 @@ class LiftedPixels:
 
     def __init__(self, teacher: FeatureExtractor, density: DensityModel, cell: int, camera: Camera, name: str) -> None:
         self.name = name
-        self._pixels = PixelFeatures(teacher, cell, camera)
-        self._density = density
+        self._teacher, self._density, self._cell = teacher, density, cell
+        self._lifter = FeatureLifter(camera, VOXEL_EDGE)
+        self._image = CanonicalImages(camera, half_resolution=False)
 
     def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """Compute the features of the reference camera's image of a frame."""
-        return SemanticObservation(self._density.observe(sequence, index), self._pixels.observe(sequence, index))
+        image = self._image(sequence, index, reference_camera(sequence))[None]
+        tokens = self._teacher.features(image, self._cell).float().cpu()
+        maps = {self.name: TokenMaps(tokens, torch.zeros(1, 2), self._cell)}
+
+        def features(points: Tensor) -> Tensor:
+            return self._lifter(points, maps, torch.eye(4)[None], surface=None)[self.name].mean
+
+        return SemanticObservation(self._density.observe(sequence, index), lambda points: in_chunks(features, points))
 
 
 class ClassPrior:

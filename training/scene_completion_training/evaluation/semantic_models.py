@@ -23,15 +23,12 @@ from scene_completion_training.evaluation.checkpoints import CanonicalImages, ob
 from scene_completion_training.evaluation.density_model import (
     CALIBRATED_RULE,
     PUBLISHED_CUTOFF,
-    VOXEL_EDGE,
     DensityModel,
     Observation,
     RememberedDensity,
 )
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
-from scene_completion_training.foundation.targets import FeatureExtractor
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
 from scene_completion_training.networks.semantic_head import DistillationHead
@@ -40,7 +37,6 @@ CodeFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _CHUNK = 1 << 14  # points in memory at a time
 FARTHEST_SURFACE = 51.2
 """Pixels that see nothing within the largest range are not clustered, metres."""
-_PIXELS = "2D"
 _MEAN_EVERY = 5
 """Of each recording every so many frames give the mean of the tokens."""
 
@@ -206,31 +202,6 @@ class LiftedTokens:
         return SemanticObservation(
             observation, lambda points: in_chunks(lambda p: _tokens_at(tokens, p, self._camera), points)
         )
-
-
-class PixelFeatures:
-    """What a 2D model says of points: of the pixels that they project to, whatever lies before them.
-
-    Args:
-        cell: Edge of the square of pixels that a feature covers.
-        camera: The canonical camera; points outside its image have no feature.
-    """
-
-    def __init__(self, extractor: FeatureExtractor, cell: int, camera: Camera) -> None:
-        self._extractor, self._cell = extractor, cell
-        self._lifter = FeatureLifter(camera, VOXEL_EDGE)
-        self._image = CanonicalImages(camera, half_resolution=False)
-
-    def observe(self, sequence: PosedSequence, index: int) -> CodeFunction:
-        """Features [N, D] of points [N, 3], metres, optical frame of a frame's reference camera; zeros for none."""
-        image = self._image(sequence, index, reference_camera(sequence))[None]
-        tokens = self._extractor.features(image, self._cell).float().cpu()
-        maps = {_PIXELS: TokenMaps(tokens, torch.zeros(1, 2), self._cell)}
-
-        def features(points: Tensor) -> Tensor:
-            return self._lifter(points, maps, torch.eye(4)[None], surface=None)[_PIXELS].mean
-
-        return lambda points: in_chunks(features, points)
 
 
 def student_density(folder: Path) -> tuple[DensityModel, float]:

@@ -1,4 +1,4 @@
-"""Features of voxels that are probed: what goes into a network, what comes out of it, a student's units, 2D features.
+"""Features of voxels that are probed: what goes into a network, what comes out of it, a student's units.
 
 All of them speak of the same voxels of the same frame, so that probes of them can be compared.
 """
@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.semantic_models import PixelFeatures
-from scene_completion_training.foundation.targets import FeatureExtractor
 from scene_completion_training.masked_scene.network import SceneRecord, open_network, scene_voxels
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
 from scene_completion_training.sparse.hu_net import VoxelHUNet
@@ -120,20 +117,3 @@ class NetworkFeatures:
         with torch.inference_mode():
             sampled, _ = sample_levels(self._network(inputs, pyramid), pyramid, points)
             return tuple(functional.layer_norm(level, list(level.shape[1:])).numpy() for level in sampled)
-
-
-class FoundationFeatures:
-    """A control, 2D only: every voxel has the foundation model's feature of its pixel, whatever lies before it.
-
-    Args:
-        cell: Edge of the square of pixels that a feature covers.
-        camera: The canonical camera; voxels outside its image have no feature.
-    """
-
-    def __init__(self, extractor: FeatureExtractor, cell: int, camera: Camera, name: str) -> None:
-        self.name = name
-        self._pixels = PixelFeatures(extractor, cell, camera)
-
-    def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """See `VoxelFeatures`."""
-        return (self._pixels.observe(frame.sequence, frame.index)(frame.scene.points_camera[rows]),)
