@@ -50,7 +50,7 @@ class ConfusionCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class OccupancyScores:
-    """Scores over a set of voxels, as they are at the threshold; NaN where a figure is not defined.
+    """Scores over a set of voxels; NaN where a figure is not defined.
 
     Attributes:
         occupied_fraction: Share of them that is occupied: the average precision of a constant score.
@@ -140,32 +140,27 @@ def best_iou(histogram: NDArray[np.int64]) -> tuple[float, float]:
 class OccupancyMetric:
     """Scores over all voxels of all updates.
 
-    Args:
-        threshold: Score from which a voxel counts as occupied.
-
     Attributes:
-        counts: int64 [4], `ConfusionCounts` at the threshold.
+        counts: int64 [4], `ConfusionCounts` of what is predicted.
         histogram: int64 [2, SCORE_BINS], see `score_histogram`.
     """
 
-    def __init__(self, threshold: float = 0.5) -> None:
-        self.threshold = threshold
+    def __init__(self) -> None:
         self.counts = np.zeros(4, dtype=np.int64)
         self.histogram = np.zeros((2, SCORE_BINS), dtype=np.int64)
 
     def update(
-        self, score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_], predicted: NDArray[np.bool_] | None = None
+        self, score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_], predicted: NDArray[np.bool_]
     ) -> None:
         """Count voxels.
 
         Args:
             score: Scores [...], see `score_histogram`.
             occupied: Truth, bool [...].
-            predicted: What counts as occupied, bool [...], where that is not `score >= threshold`. It may be a
-                calibrated probability above a threshold, which has ties that its opacity has not.
+            predicted: What counts as occupied, bool [...]: by some threshold, of the score or of what ranks alike.
         """
         self.histogram += score_histogram(score, occupied)
-        self.counts += confusion(score >= self.threshold if predicted is None else predicted, occupied)
+        self.counts += confusion(predicted, occupied)
 
     def compute(self) -> OccupancyScores:
         """Scores over what was counted."""
@@ -189,15 +184,13 @@ class OccupancyByRange:
 
     Args:
         grid: The grid that scores and truth lie on.
-        threshold: Score from which a voxel counts as occupied.
         ranges: Ranges in metres, see `VoxelGrid.cropped`.
 
     Attributes:
         metrics: (range, region) -> accumulator.
     """
 
-    def __init__(self, grid: VoxelGrid, threshold: float = 0.5, ranges: tuple[float, ...] = SSCBENCH_RANGES) -> None:
-        self.threshold = threshold
+    def __init__(self, grid: VoxelGrid, ranges: tuple[float, ...] = SSCBENCH_RANGES) -> None:
         self.crops = {range_m: grid.cropped(range_m)[1] for range_m in ranges}
         self.metrics: dict[tuple[float, str], OccupancyMetric] = {}
 
@@ -207,7 +200,7 @@ class OccupancyByRange:
         occupied: NDArray[np.bool_],
         known: NDArray[np.bool_],
         regions: Mapping[str, NDArray[np.bool_]],
-        predicted: NDArray[np.bool_] | None = None,
+        predicted: NDArray[np.bool_],
     ) -> None:
         """Count a grid.
 
@@ -221,9 +214,8 @@ class OccupancyByRange:
         for range_m, crop in self.crops.items():
             for region, mask in regions.items():
                 counted = known[crop] & mask[crop]
-                metric = self.metrics.setdefault((range_m, region), OccupancyMetric(self.threshold))
-                chosen = None if predicted is None else predicted[crop][counted]
-                metric.update(score[crop][counted], occupied[crop][counted], chosen)
+                metric = self.metrics.setdefault((range_m, region), OccupancyMetric())
+                metric.update(score[crop][counted], occupied[crop][counted], predicted[crop][counted])
 
     def compute(self) -> dict[tuple[float, str], OccupancyScores]:
         """(range, region) -> scores."""

@@ -141,7 +141,7 @@ def labelled_truth(
     """
     occupied, known = (label != FREE) & (label != UNKNOWN), (label != UNKNOWN) & ~invalid
     in_view = np.asarray(camera.project(grid_from_camera.inverse().apply(grid.centres()))[1])
-    visible = visible_voxels(occupied, grid_from_camera.translation, grid, known)
+    visible = visible_voxels(occupied, grid_from_camera.translation, grid, known & in_view)
     return VoxelTruth(source, grid, grid_from_camera, occupied, known, in_view, visible, label=label)
 
 

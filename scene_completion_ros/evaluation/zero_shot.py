@@ -129,8 +129,10 @@ def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Zero
     )
 
 
-class ZeroShotMetric:
+class ZeroShotMetric(Tally):
     """Scores over all voxels of all updates, within each part.
+
+    A method has `class_names`; its answers have `predicted` and `true` classes [N], and `parts`.
 
     Args:
         names: The K classes.
@@ -167,6 +169,16 @@ class ZeroShotMetric:
         """Part -> scores."""
         return {part: zero_shot_scores(counts, self.names) for part, counts in self.confusion.items()}
 
+    def add(self, answer: Any) -> None:
+        """Count the labelled voxels of a frame."""
+        self.update(answer.predicted, answer.true, answer.parts)
+        self.frames += 1
+
+    def rows(self) -> Iterator[Row]:
+        """By range and region."""
+        for (range_m, region), scores in self.compute().items():
+            yield {"range_m": range_m, "region": region, **asdict(scores)}
+
 
 def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
     """Precision summed over the steps of recall, voxels with equal scores taken together; exact.
@@ -189,14 +201,10 @@ def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.boo
             where="score",
             cure="Give one number a voxel",
         )
-    order = np.argsort(-score, kind="stable")
-    return _ranked_precision(score[order], positive[order])
-
-
-def _ranked_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
-    """Average precision of voxels in descending order of their scores [N]."""
     if not positive.any():
         return float("nan")
+    order = np.argsort(-score, kind="stable")
+    score, positive = score[order], positive[order]
     last = np.flatnonzero(np.append(score[1:] != score[:-1], True))  # of every block of equal scores
     found = np.cumsum(positive)[last]
     return float(np.sum(np.diff(found, prepend=0) * (found / (last + 1))) / found[-1])
@@ -224,10 +232,11 @@ class WordScores:
     average_precision_of_cosine: float
 
 
-class WordMetric:
+class WordMetric(Tally):
     """Average precision of words over all voxels of all updates, within each part.
 
-    It keeps every score, 4 bytes for each voxel and word: ranks are exact.
+    It keeps every score, 4 bytes for each voxel and word: ranks are exact. A method has `words`; its answers have
+    `cosine`, `common`, true `ids`, and `parts`.
 
     Args:
         words: Word -> the true classes that it means.
@@ -269,65 +278,30 @@ class WordMetric:
             cosine = np.concatenate([kept[0][:, number] for kept in self._kept])
             contrast = np.subtract(cosine, common, out=np.full_like(cosine, -np.inf), where=~none)
             positive = np.isin(truth, classes)
-            ranked = [_ranked(score, positive, parts) for score in (contrast, cosine)]
             result[word] = {
                 part: WordScores(
                     voxels=int(mask.sum()),
                     positives=int(positive[mask].sum()),
                     prior=float(positive[mask].mean()) if mask.any() else float("nan"),
-                    average_precision=ranked[0][part],
-                    average_precision_of_cosine=ranked[1][part],
+                    average_precision=average_precision(contrast[mask], positive[mask]),
+                    average_precision_of_cosine=average_precision(cosine[mask], positive[mask]),
                 )
                 for part, mask in parts.items()
             }
         return result
 
-
-def _ranked(
-    score: NDArray[np.float32], positive: NDArray[np.bool_], parts: Mapping[Part, NDArray[np.bool_]]
-) -> dict[Part, float]:
-    """Average precision of a score [N] within each part."""
-    order = np.argsort(-score, kind="stable")
-    score, positive = score[order], positive[order]
-    return {part: _ranked_precision(score[mask[order]], positive[mask[order]]) for part, mask in parts.items()}
-
-
-class ZeroShotTally(Tally):
-    """`ZeroShotMetric` of a method with `class_names`; answers have `predicted` and `true` classes [N], and `parts`."""
-
-    def __init__(self, method: Any) -> None:
-        self._metric = ZeroShotMetric(method.class_names)
-
-    def add(self, answer: Any) -> None:
-        """Count the labelled voxels of a frame."""
-        self._metric.update(answer.predicted, answer.true, answer.parts)
-        self.frames += 1
-
-    def rows(self) -> Iterator[Row]:
-        """By range and region."""
-        for (range_m, region), scores in self._metric.compute().items():
-            yield {"range_m": range_m, "region": region, **asdict(scores)}
-
-
-class WordTally(Tally):
-    """`WordMetric` of a method with `words`; an answer has `cosine`, `common`, true `ids`, and `parts`."""
-
-    def __init__(self, method: Any) -> None:
-        self._words: Mapping[str, Sequence[int]] = method.words
-        self._metric = WordMetric(method.words)
-
     def add(self, answer: Any) -> None:
         """Keep the labelled voxels of a frame, if the method was asked for words."""
-        if self._words:
-            self._metric.update(answer.cosine, answer.common, answer.ids, answer.parts)
+        if self.words:
+            self.update(answer.cosine, answer.common, answer.ids, answer.parts)
             self.frames += 1
 
     def rows(self) -> Iterator[Row]:
         """By word, range and region; the last word is the mean of those that some voxel is meant by."""
-        found = self._metric.compute()
+        found = self.compute()
         for word, parts in found.items():
             for (range_m, region), scores in parts.items():
-                means = list(self._words[word])
+                means = self.words[word].tolist()
                 yield {"word": word, "means": means, "range_m": range_m, "region": region, **asdict(scores)}
         for range_m, region in next(iter(found.values()), {}):
             meant = [asdict(parts[range_m, region]) for parts in found.values() if parts[range_m, region].positives]
@@ -349,7 +323,7 @@ ZERO_SHOT = Metric(
         Column("accuracy", "accuracy"),
         Column("without_feature", "without a feature"),
     ),
-    ZeroShotTally,
+    lambda method: ZeroShotMetric(method.class_names),
     by=("region",),
     across="range_m",
     classes="class_iou",
@@ -363,7 +337,7 @@ WORDS = Metric(
         Column("average_precision", "average precision"),
         Column("average_precision_of_cosine", "by cosine"),
     ),
-    WordTally,
+    lambda method: WordMetric(method.words),
     by=("word", "region"),
     across="range_m",
 )

@@ -29,8 +29,8 @@ def random_scores(seed: int, count: int = 5000) -> tuple[np.ndarray, np.ndarray]
 
 
 def test_four_voxels_by_hand() -> None:
-    metric = OccupancyMetric(threshold=0.5)
-    metric.update(np.array([0.9, 0.6, 0.4, 0.1]), np.array([True, False, True, False]))
+    metric, score = OccupancyMetric(), np.array([0.9, 0.6, 0.4, 0.1])
+    metric.update(score, np.array([True, False, True, False]), score >= 0.5)
     scores = metric.compute()
     assert (scores.voxels, scores.occupied_fraction) == (4, 0.5)
     assert (scores.iou, scores.precision, scores.recall) == (pytest.approx(1 / 3), 0.5, 0.5)
@@ -52,13 +52,12 @@ def test_every_score_has_its_bin() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_against_scikit_learn(seed: int) -> None:
     score, occupied = random_scores(seed)
-    metric = OccupancyMetric(threshold=0.01)
-    metric.update(score, occupied)
+    metric, predicted = OccupancyMetric(), score >= 0.01
+    metric.update(score, occupied, predicted)
     scores = metric.compute()
     rounded = score.astype(np.float16).astype(np.float64)
     assert scores.average_precision == pytest.approx(average_precision_score(occupied, rounded), abs=1e-12)
     assert scores.average_precision == pytest.approx(average_precision_score(occupied, score), abs=1e-3)
-    predicted = score >= 0.01
     assert scores.iou == pytest.approx(jaccard_score(occupied, predicted))
     assert scores.precision == pytest.approx(precision_score(occupied, predicted))
     assert scores.recall == pytest.approx(recall_score(occupied, predicted))
@@ -69,10 +68,10 @@ def test_against_scikit_learn(seed: int) -> None:
 
 def test_accumulating_equals_one_update() -> None:
     score, occupied = random_scores(5)
-    whole, parts = OccupancyMetric(0.01), OccupancyMetric(0.01)
-    whole.update(score, occupied)
-    parts.update(score[:100], occupied[:100])
-    parts.update(score[100:], occupied[100:])
+    whole, parts = OccupancyMetric(), OccupancyMetric()
+    whole.update(score, occupied, score >= 0.01)
+    for part in (slice(100), slice(100, None)):
+        parts.update(score[part], occupied[part], score[part] >= 0.01)
     assert parts.compute() == whole.compute()
 
 
@@ -86,7 +85,7 @@ def test_constant_score_has_the_average_precision_of_chance() -> None:
 
 def test_figures_without_occupied_voxels_are_undefined() -> None:
     metric = OccupancyMetric()
-    metric.update(np.array([0.2]), np.array([False]))
+    metric.update(np.array([0.2]), np.array([False]), np.array([False]))
     scores = metric.compute()
     assert all(math.isnan(value) for value in (scores.iou, scores.recall, scores.best_iou, scores.average_precision))
 
@@ -112,12 +111,12 @@ def test_ranges_and_regions_select_their_voxels() -> None:
     known[0, 1, 0] = False
     left = np.zeros(grid.shape, dtype=bool)
     left[:, 2:] = True
-    metric = OccupancyByRange(grid, threshold=0.5, ranges=(0.4, 0.8))
-    metric.update(score, occupied, known, {"all": np.ones_like(known), "left": left})
+    metric = OccupancyByRange(grid, ranges=(0.4, 0.8))
+    metric.update(score, occupied, known, {"all": np.ones_like(known), "left": left}, score >= 0.5)
     scores = metric.compute()
     assert (scores[0.4, "all"].voxels, scores[0.4, "all"].iou) == (3, 1.0)
     assert (scores[0.8, "all"].voxels, scores[0.8, "all"].iou) == (15, 0.5)
     assert (scores[0.4, "left"].voxels, scores[0.8, "left"].voxels) == (2, 8)
-    metric.update(score, occupied, known, {"all": np.ones_like(known)})
+    metric.update(score, occupied, known, {"all": np.ones_like(known)}, score >= 0.5)
     assert metric.compute()[0.8, "all"].voxels == 30
     assert metric.compute()[0.8, "left"].voxels == 8

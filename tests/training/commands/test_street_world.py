@@ -67,12 +67,12 @@ def test_side_cameras_are_in_folder_and_bag_also_after_an_interruption(tmp_path:
 
 def test_any_number_of_workers_writes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drive, "BLOCK", 1)
-    common = ["--seed", "1002", "--frames", "3", "--rate", "2", "--size", "64", "20", "--supersampling", "1"]
+    common = ["--seed", "1002", "--frames", "2", "--rate", "2", "--size", "64", "20", "--supersampling", "1"]
     for workers in ("1", "2"):
         words = [*common, "--assets", "lidar", "depth", "--workers", workers, "--output", str(tmp_path / workers)]
         assert street_world.run(arguments(*words)) == 0
     files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*") if path.is_file())
-    assert len(files) == 3 * 4 + 1
+    assert len(files) == 2 * 4 + 1
     first, second = (PosedSequence.load(tmp_path / workers / "sequence") for workers in ("1", "2"))
     for name in files:
         if name.suffix == ".npz":  # an archive holds the time of writing
@@ -80,7 +80,7 @@ def test_any_number_of_workers_writes_the_same_files(tmp_path: Path, monkeypatch
             assert np.array_equal(*arrays), name
         else:
             assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
-    assert first.travelled_distance() == second.travelled_distance() > 3.0
+    assert first.travelled_distance() == second.travelled_distance() > 1.0
 
 
 @pytest.mark.parametrize(

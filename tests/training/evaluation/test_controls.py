@@ -9,14 +9,13 @@ import pytest
 
 from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.evaluation.truth import IN_VIEW, SEEN, exact_truth
-from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.controls import (
     EmptyControl,
     PriorControl,
     SurfaceControl,
     fit_prior,
-    grid_density,
     surface_controls,
     surface_voxels,
     true_depth,
@@ -102,9 +101,3 @@ def test_prior_of_frames_finds_their_mean() -> None:
     # from 0.5 on IoU is (128 + 64) / (2 * 128) = 0.75, from 1 on (64 + 64) / (128 + 64) = 0.67.
     ahead = np.array([[0.0, 0.0, 6.0], [0.0, 0.0, 20.0], [0.0, 0.0, 30.0]], dtype=np.float32)
     assert (control.observe(make_street(), 0).density(ahead) > 0.5).tolist() == [True, True, False]
-
-
-def test_grid_density_outside_of_the_grid_is_nothing() -> None:
-    grid = VoxelGrid((0.0, 0.0, 0.0), 1.0, (1, 1, 1))
-    lookup = grid_density(np.ones((1, 1, 1), np.float32), grid, RigidTransform.identity())
-    assert lookup(np.array([[0.5, 0.5, 0.5], [1.5, 0.5, 0.5], [-0.1, 0.5, 0.5]], np.float32)).tolist() == [1, 0, 0]

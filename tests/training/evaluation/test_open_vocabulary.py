@@ -23,12 +23,11 @@ from scene_completion_training.evaluation.open_vocabulary import (
     Asked,
     LabelledFrame,
     LabelSet,
-    OpenVocabularyModel,
-    OpenVocabularyObservation,
     ZeroShot,
     label_set_of,
     read_words,
 )
+from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
 from scene_completion_training.foundation.class_probabilities import read_class_texts
 from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES
 from scene_completion_training.foundation.phrases import read_phrases
@@ -62,13 +61,13 @@ class Painted:
     name: str = "painted"
     knows: Callable[[np.ndarray], np.ndarray] = lambda points: points[:, 2] < 100.0
 
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         def features(points: np.ndarray) -> np.ndarray:
             left = points[:, 0] < 1.0
             found = np.stack([3.0 * left, 0.5 * ~left, np.zeros(len(points))], axis=-1)
             return np.where(self.knows(points)[:, None], found, 0.0).astype(np.float32)
 
-        return OpenVocabularyObservation(PaintedWall().observe(sequence, index).observation, features)
+        return SemanticObservation(PaintedWall().observe(sequence, index).observation, features)
 
 
 def wall(street: PosedSequence) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +86,7 @@ def with_labels(street: PosedSequence, change: Callable[[np.ndarray], np.ndarray
 
 
 def evaluate_models(
-    scored: list[tuple[OpenVocabularyModel, ZeroShot]],
+    scored: list[tuple[SemanticModel, ZeroShot]],
     recordings: list[PosedSequence],
     label_set: LabelSet,
     cutoff: float,
@@ -161,7 +160,7 @@ def test_a_bank_fits_what_is_scored() -> None:
     with pytest.raises(VocabularyError, match="zeppelin"):
         ZeroShot(BANK, COMMON, {"zeppelin": (1,)})
     seen = Painted().observe(make_street(), 0)
-    wider = OpenVocabularyObservation(seen.observation, lambda points: np.ones((len(points), 5), np.float32))
+    wider = SemanticObservation(seen.observation, lambda points: np.ones((len(points), 5), np.float32))
     with pytest.raises(ConfigurationError, match="embeddings of 3 numbers, features of 5"):
         ZeroShot(BANK, COMMON, {})(wider, np.zeros((2, 3), np.float32))
 
@@ -169,7 +168,7 @@ def test_a_bank_fits_what_is_scored() -> None:
 def test_all_phrases_of_the_vocabulary_give_what_is_common() -> None:
     """Those of classes and of the background; words that were only asked for do not count."""
     bank = replace(BANK, background=("hedge",))
-    seen = replace(Painted().observe(make_street(), 0), features=lambda points: points)
+    seen = replace(Painted().observe(make_street(), 0), codes=lambda points: points)
     points = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
     found = ZeroShot(bank, SEMANTIC_KITTI, {"automobile": (1,)})(seen, points)
     assert found.common.tolist() == [

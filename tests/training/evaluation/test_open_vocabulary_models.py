@@ -20,7 +20,6 @@ from scene_completion_training.evaluation.open_vocabulary import SEMANTIC_KITTI,
 from scene_completion_training.evaluation.open_vocabulary_models import (
     ClassPrior,
     DeployedFeatures,
-    FieldFeatures,
     LiftedPixels,
     most_frequent,
 )
@@ -58,7 +57,7 @@ def test_points_have_the_feature_of_their_pixel(street: PosedSequence, lifted: L
     z = np.array([10.0, 10.0, 40.0, 10.0, -10.0])
     points = np.stack([x, np.zeros(5), z], axis=-1).astype(np.float32)
     seen = lifted.observe(street, 0)
-    assert seen.features(points).tolist() == [[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    assert seen.codes(points).tolist() == [[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
     assert seen.observation.density(np.array([[0.0, 0.0, 11.0]], np.float32)) == 50.0
 
 
@@ -82,7 +81,7 @@ def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_pa
     torch.manual_seed(0)
     field = AgglomeratedField(DensityField(STREET_CAMERA), {"text": 5, "other": 3}, channels=4, units=6)
     file = save_checkpoint(tmp_path / "mine" / "checkpoints" / "last.ckpt", field, "agglomeration")
-    model = FieldFeatures.open(file, Wall(), "text")
+    model = FeatureFieldModel.open(file, None, Wall(), AgglomeratedField, "text")
     assert model.name == "mine"
     points = np.array([[0.0, 0.0, 10.0], [1.0, 0.5, 20.0]], np.float32)
     seen = model.observe(street, 0)
@@ -90,10 +89,10 @@ def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_pa
     assert units is not None and units(points).shape == (2, 6)
     space = field.space("text")
     features = units(points) @ space.weight.numpy().T + space.bias.numpy()
-    np.testing.assert_allclose(seen.features(points), unit_vectors(features), atol=1e-5)
+    np.testing.assert_allclose(seen.codes(points), unit_vectors(features), atol=1e-5)
     assert seen.observation.density(np.array([[0.0, 0.0, 11.0]], np.float32)) == 50.0
     with pytest.raises(ConfigurationError, match=r"no teacher third. There are text, other"):
-        FieldFeatures.open(file, Wall(), "third")
+        FeatureFieldModel.open(file, None, Wall(), AgglomeratedField, "third")
 
 
 def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequence) -> None:
@@ -116,7 +115,7 @@ def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequ
     asked[tuple(voxels.index[named].T)] = True
     points = VoxelTruth("", DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, asked, asked, asked).centres(asked)
     order = np.lexsort(voxels.index[named].T[::-1])
-    scores = cosines(seen.features(points), vocabulary.rows)
+    scores = cosines(seen.codes(points), vocabulary.rows)
     scores[:, vocabulary.group < 0] = -1.0
     found = vocabulary.group[scores.argmax(axis=1)]
     assert (found == voxels.label[named][order]).mean() > 0.999

@@ -6,22 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_training.evaluation.voxel_features import (
-    FoundationFeatures,
     NetworkFeatures,
     SceneColumns,
     SceneFrame,
 )
 from scene_completion_training.masked_scene.network import SceneRecord
-from scene_completion_training.masked_scene.scenes import FEATURES, SceneMaker, VoxelScene, feature_names
+from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene, feature_names
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
-from tests.training.evaluation.one_wall import CAMERA, make_street
+from tests.training.evaluation.one_wall import make_street
 from tests.training.masked_scene.small_scenes import random_places, scene_of
 from tests.training.saved_checkpoint import save_checkpoint
 
@@ -100,29 +98,3 @@ def test_a_network_of_other_scenes_is_refused(tmp_path: Path) -> None:
     with_units = NetworkFeatures(network(), dataclasses.replace(RECORD, columns=feature_names(2)), "mine")
     with pytest.raises(ConfigurationError, match="the network was trained on .*unit_001"):
         with_units.features(frame(scene()), np.array([1]))
-
-
-class Columns:
-    """Tokens that say which column of the image they are of."""
-
-    dim = 2
-
-    def features(self, images: Tensor, cell: int) -> Tensor:
-        height, width = images.shape[2] // cell, images.shape[3] // cell
-        column = (torch.arange(width) + 0.5) * cell - 0.5
-        return torch.stack([column, torch.ones(width)])[None, :, None].expand(1, 2, height, width)
-
-
-def test_lifted_features_are_those_of_the_pixel() -> None:
-    street = make_street()
-    of = SceneMaker(street, "exact").scene(0)
-    rows = np.arange(len(of))[::-1]
-    (found,) = FoundationFeatures(Columns(), 4, CAMERA, "2D").features(SceneFrame(street, 0, of), rows)
-    pixels = np.asarray(CAMERA.project(of.points_camera[rows])[0])
-    inner = (pixels[:, 0] > 2) & (pixels[:, 0] < CAMERA.width - 3)
-    assert inner.sum() > 20
-    assert found[inner, 0] == pytest.approx(pixels[inner, 0], abs=1e-3) and found[:, 1] == pytest.approx(1.0)
-    narrow = dataclasses.replace(CAMERA, width=16, cx=7.5)
-    (found,) = FoundationFeatures(Columns(), 4, narrow, "2D").features(SceneFrame(street, 0, of), rows)
-    outside = pixels[:, 0] > 24 + 16
-    assert 5 < outside.sum() < 60 and not found[outside].any() and found[pixels[:, 0] < 24 + 15, 1].all()

@@ -13,11 +13,13 @@ import torch
 from scene_completion_ros.errors import BundleError, ConfigurationError, ImprovementError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
+from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.gpu_export.parity import density_field
 from scene_completion_training.improvement.fine_tuning import (
     check_parity,
     encoder_with_new_density,
+    mix_checkpoint,
     write_configuration,
 )
 from scene_completion_training.networks.agglomerated_field import SURFACE_UNITS
@@ -27,6 +29,24 @@ from tests.training.small_students import CAMERA, make_small_student, street_ima
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     return make_small_student(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture(scope="module")
+def taught(labelled: StudentBundle, tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    return learned(labelled, tmp_path_factory.mktemp("taught"))
+
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudentBundle, StudentBundle]:
+    """A student whose labels read its depth, and what became of it when its decoder learned too."""
+    student = make_small_student(tmp_path_factory.mktemp("old"), reads_depth=True)
+    torch.manual_seed(1)
+    return student, learned(student, tmp_path_factory.mktemp("new"), decoder_too=True)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return street_images(tmp_path_factory.mktemp("images") / "pictures", 2)
 
 
 def learned(
@@ -46,20 +66,17 @@ def learned(
     return student.save(folder, encoder, weights)
 
 
-def test_labels_stay_beside_a_density_that_has_learned(labelled: StudentBundle, tmp_path: Path) -> None:
-    new = learned(labelled, tmp_path / "new")
+def test_labels_stay_beside_a_density_that_has_learned(labelled: StudentBundle, taught: StudentBundle) -> None:
     image = np.random.default_rng(0).integers(0, 256, (CAMERA.height, CAMERA.width, 3), dtype=np.uint8)
     hidden = labelled.head.hidden
-    before, after = (OnnxRuntimeEncoder(one, threads=1).encode(image).features.copy() for one in (labelled, new))
+    before, after = (OnnxRuntimeEncoder(one, threads=1).encode(image).features.copy() for one in (labelled, taught))
     np.testing.assert_allclose(after[..., hidden:], before[..., hidden:], rtol=1e-5, atol=1e-5)
     assert np.abs(after[..., :hidden] - before[..., :hidden]).mean() > 0.01
 
 
-def test_labels_read_the_depth_that_was_learned(tmp_path: Path) -> None:
-    student = make_small_student(tmp_path / "old", reads_depth=True)
-    torch.manual_seed(1)
-    new = learned(student, tmp_path / "new", decoder_too=True)
-    image = cv2.imread(str(street_images(tmp_path / "pictures", 1) / "000.png"))
+def test_labels_read_the_depth_that_was_learned(reading: tuple[StudentBundle, StudentBundle], pictures: Path) -> None:
+    student, new = reading
+    image = cv2.imread(str(pictures / "000.png"))
     image = np.ascontiguousarray(cv2.resize(image, (CAMERA.width, CAMERA.height)))
     hidden = student.head.hidden
     before, after = (OnnxRuntimeEncoder(one, threads=1).encode(image).features.copy() for one in (student, new))
@@ -73,12 +90,11 @@ def test_labels_read_the_depth_that_was_learned(tmp_path: Path) -> None:
     np.testing.assert_allclose(after[..., hidden + len(slope) :], before[..., hidden + len(slope) :], atol=1e-4)
 
 
-def test_labels_of_an_old_depth_are_found(tmp_path: Path) -> None:
+def test_labels_of_an_old_depth_are_found(
+    reading: tuple[StudentBundle, StudentBundle], pictures: Path, tmp_path: Path
+) -> None:
     """A graph whose labels read the new decoder through the old projection."""
-    student = make_small_student(tmp_path / "old", reads_depth=True)
-    pictures = street_images(tmp_path / "pictures", 3)
-    torch.manual_seed(1)
-    new = learned(student, tmp_path / "new", decoder_too=True)
+    student, new = reading
     assert check_parity(new, student, [pictures], threads=1)["features_relative"] < 2e-3
     graph, stale = onnx.load_from_string(new.read_encoder()), onnx.load_from_string(student.read_encoder())
     (reader,) = (node for node in graph.graph.node if node.name == "/surface/Conv")
@@ -89,20 +105,19 @@ def test_labels_of_an_old_depth_are_found(tmp_path: Path) -> None:
         check_parity(wrong, student, [pictures], threads=1)
 
 
-def test_a_density_of_another_student_is_refused(labelled: StudentBundle, tmp_path: Path) -> None:
-    other = make_small_student(tmp_path / "other", seed=1)
-    before, after = density_field(other), density_field(other)
+def test_a_density_of_another_student_is_refused(labelled: StudentBundle) -> None:
+    before, after = density_field(labelled), density_field(labelled)
     with torch.no_grad():
-        after.feature_layer.weight += 0.1
+        before.feature_layer.weight += 0.1
     with pytest.raises(BundleError, match="is not in the encoder with labels"):
         encoder_with_new_density(labelled.read_encoder(), before, after, CAMERA)
 
 
-def test_parity_finds_other_weights_and_other_labels(labelled: StudentBundle, tmp_path: Path) -> None:
-    pictures = street_images(tmp_path / "pictures", 3)
-    right = learned(labelled, tmp_path / "right")
-    assert check_parity(right, labelled, [pictures], threads=1)["occupied_iou"] > 0.99
-    wrong = labelled.save(tmp_path / "wrong", right.read_encoder(), labelled.load_weights())
+def test_parity_finds_other_weights_and_other_labels(
+    labelled: StudentBundle, taught: StudentBundle, pictures: Path, tmp_path: Path
+) -> None:
+    assert check_parity(taught, labelled, [pictures], threads=1)["occupied_iou"] > 0.99
+    wrong = labelled.save(tmp_path / "wrong", taught.read_encoder(), labelled.load_weights())
     with pytest.raises(ImprovementError, match="mean difference of the map is"):
         check_parity(wrong, labelled, [pictures], threads=1)
     with pytest.raises(ImprovementError, match="label units differ by"):
@@ -125,3 +140,18 @@ def test_a_labelled_student_keeps_its_trunk(labelled: StudentBundle, current: St
     assert vars(read_configuration(file, [], Configuration))["freeze_trunk"] is False
     with pytest.raises(ConfigurationError, match="nonsense"):
         read_configuration(file, ["nonsense=1"], Configuration)
+
+
+def test_weights_lie_between(current: StudentBundle, tmp_path: Path) -> None:
+    """A training that added one to each weight."""
+    before = density_field(current).state_dict()
+    trained = {f"field.{name}": value + 1.0 if value.is_floating_point() else value for name, value in before.items()}
+    torch.save({"state_dict": trained, "step": 7}, tmp_path / "trained.ckpt")
+    for share in (0.0, 0.25, 1.0):
+        file = mix_checkpoint(tmp_path / "trained.ckpt", current, share, tmp_path / "mixed.ckpt")
+        assert torch.load(file, weights_only=True)["step"] == 7
+        mixed = Checkpoint.read(file).state
+        assert mixed.keys() == before.keys()
+        for name, value in before.items():
+            expected = value + share if value.is_floating_point() else value
+            torch.testing.assert_close(mixed[name], expected, rtol=1e-3, atol=1e-3)

@@ -1,12 +1,28 @@
-"""When a new student is accepted, and which frames are scored."""
+"""When a new student is accepted, how far it goes, and which frames are scored."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from scene_completion_ros.evaluation.label_free import LabelFreeScores, Verdict
 from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_training.improvement.judging import Judgement, _spaced, best_threshold, in_words, reasons_against
+from scene_completion_training.improvement.judging import (
+    Judgement,
+    Mixture,
+    _spaced,
+    best_share,
+    best_threshold,
+    in_words,
+    judge_mixtures,
+    reasons_against,
+)
+from tests.inference.small_bundle import make_small_bundle, road_head
+from tests.training.improvement.conftest import LOWER_M, make_drive
+from tests.training.synthetic_scene import CAMERA_HEIGHT
 
 GRID = VoxelGrid((0.0, -1.0, 0.0), 1.0, (4, 2, 1))
 
@@ -66,3 +82,34 @@ def test_the_threshold_is_where_drives_agree_best() -> None:
 def test_frames_are_some_metres_apart_and_never_the_last() -> None:
     assert _spaced(np.array([0.0, 1.0, 3.0, 5.9, 6.0, 9.5, 12.0]), 3.0) == [0, 2, 4, 5]
     assert _spaced(np.array([0.0, 1.0, 3.0]), 0.75) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("tried", "best"),
+    [
+        ([(0.25, 0.52, 0.60), (0.5, 0.55, 0.595), (1.0, 0.60, 0.50)], 0.5),  # the last one forgot
+        ([(0.25, 0.52, 0.60), (0.5, 0.55, 0.60), (1.0, 0.60, 0.60)], 1.0),
+        ([(0.25, 0.52, 0.57), (0.5, 0.55, 0.58), (1.0, 0.60, 0.50)], 0.5),  # all forgot
+        ([(0.25, 0.52, None), (0.5, 0.51, None), (1.0, 0.40, None)], 0.25),
+    ],
+)
+def test_the_largest_gain_that_forgets_nothing_is_taken(
+    tried: list[tuple[float, float, float | None]], best: float
+) -> None:
+    old = Mixture(0.0, 0.5, None if tried[0][2] is None else 0.6)
+    assert best_share([old, *(Mixture(*one) for one in tried)], tolerance=0.01) == best
+
+
+def test_students_are_judged_on_both_kinds_of_drives(tmp_path: Path) -> None:
+    """One student knows the road, the other says the opposite everywhere."""
+    drive = make_drive(tmp_path / "drive", aside=0.0, frames=5)
+    drive.save(tmp_path / "recording")
+    head = road_head(road_below_camera=CAMERA_HEIGHT - LOWER_M)
+    opposite = dataclasses.replace(head, density_weight=-head.density_weight, density_bias=-head.density_bias)
+    students = {
+        0.0: make_small_bundle(tmp_path / "knows", head=head),
+        1.0: make_small_bundle(tmp_path / "wrong", head=opposite),
+    }
+    knows, wrong = judge_mixtures(students, [tmp_path / "recording"], [tmp_path / "recording"], threads=1)
+    assert (knows.share, wrong.share) == (0.0, 1.0)
+    assert knows.replayed == knows.new > wrong.new == wrong.replayed

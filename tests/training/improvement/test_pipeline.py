@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -39,9 +38,6 @@ QUICK = (
 )
 
 
-NUMBER = re.compile(r"(-?\d+\.\d+(?:e[+-]?\d+)?)")
-
-
 def asked(bags: list[Path], current: StudentBundle, folder: Path, **changes: Any) -> Improvement:
     assert current.folder is not None
     values: dict[str, Any] = {
@@ -65,10 +61,10 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_mixtures() -> Iterator[None]:
+def one_mixture() -> Iterator[None]:
     """Each share of the weights is exported and scored."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "SHARES", (0.5, 1.0))
+        patch.setattr(pipeline, "SHARES", (1.0,))
         yield
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ImprovementError
+from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.improvement.split import cut_along, split_drives, split_replay
 from tests.training.improvement.conftest import START, STEP_M, make_drive
@@ -38,8 +39,17 @@ def test_a_drive_that_comes_back_does_not_learn_where_it_is_scored() -> None:
 
 
 def saved(folder: Path, name: str, day: int, frames: int = 4) -> Path:
-    drive = make_drive(folder / f"{name}_images", aside=0.0, frames=frames)
-    later = [dataclasses.replace(frame, stamp_ns=frame.stamp_ns + day * 10**12) for frame in drive.frames]
+    """A drive straight on, whose frames all show the same."""
+    drive = make_drive(folder / f"{name}_images", aside=0.0, frames=1)
+    first = drive.frames[0]
+    later = [
+        dataclasses.replace(
+            first,
+            stamp_ns=first.stamp_ns + day * 10**12 + number * 10**9 // 4,
+            world_from_rig=RigidTransform(np.eye(3), np.array([STEP_M * number, 0.0, 0.0])),
+        )
+        for number in range(frames)
+    ]
     return dataclasses.replace(drive, name=name, frames=later).save(folder / name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scene_completion_ros.errors import ImprovementError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.data import motion_stereo
 from scene_completion_training.improvement.suitable import DriveLook, alike, check_suitable, refuse_overlap
 from scene_completion_training.street_world.camera_rig import LEFT, RIGHT
 from tests.inference.small_bundle import make_small_bundle
@@ -40,17 +42,19 @@ def test_a_rig_that_stands_still(drive: PosedSequence, student: StudentBundle) -
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> PosedSequence:
-    """A drive of one camera, which knows its height, past the box."""
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PosedSequence]:
+    """A drive of one camera, which knows its height, past the box; small images measure its depth."""
     drive = make_drive(tmp_path_factory.mktemp("alone"), aside=18.0, frames=5)
     frames = [dataclasses.replace(frame, images={LEFT: frame.images[LEFT]}) for frame in drive.frames]
-    return dataclasses.replace(
-        drive,
-        cameras={LEFT: drive.cameras[LEFT]},
-        rig_from_camera={LEFT: drive.rig_from_camera[LEFT]},
-        frames=frames,
-        provenance={"settings": {"camera_height": 0.75}},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(motion_stereo, "PIXELS", 30_000)
+        yield dataclasses.replace(
+            drive,
+            cameras={LEFT: drive.cameras[LEFT]},
+            rig_from_camera={LEFT: drive.rig_from_camera[LEFT]},
+            frames=frames,
+            provenance={"settings": {"camera_height": 0.75}},
+        )
 
 
 def test_one_camera_that_moves_is_of_use(alone: PosedSequence, student: StudentBundle) -> None:

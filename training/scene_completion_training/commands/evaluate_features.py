@@ -1,8 +1,7 @@
 """`evaluate features`: what classes a linear probe finds in features of voxels.
 
 Probes are fitted to the labelled voxels of --train and scored on those of --data and --windows: of networks of stage
-`masked_scene`, the same without any training, what goes into them, a student's label units, and features of a 2D
-foundation model lifted to the voxels.
+`masked_scene`, the same without any training, what goes into them, and a student's label units.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.paths import RESULTS, Output, place
+from scene_completion_ros.commands.paths import RESULTS, Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import (
     add_methods,
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
 
-PROBE_CELL = 8
-"""Pixels along the side of a token that is probed."""
 PROBE_STEPS = 1000
 TRAIN_VOXELS, TEST_VOXELS = 2000, 5000
 """Voxels of a scene, at most."""
@@ -48,10 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--inputs", action="store_true", help="also what goes into the networks")
     parser.add_argument("--units", type=Path, metavar="BUNDLE", help="also the label units of this student")
-    parser.add_argument(
-        "--foundation", type=place, metavar="MODEL", help="also the features of a DINO, lifted to the voxels"
-    )
-    parser.add_argument("--layer", type=int, default=-1, help="its hidden layer (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of the probes (default: 0)")
     parser.add_argument("--every", type=int, default=5, metavar="N", help="every N-th frame (default: %(default)s)")
     parser.add_argument("--cache", type=Output(()), required=True, metavar="DIR", help="where scenes are kept")
@@ -68,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     student = open_student(args.units) if args.units else None
-    methods = _probed(args, student)
+    methods = _probed(args)
     train = [scene for scenes in _scenes(args, args.train, student) for scene in scenes]
     fitted = []
     for name, features, seeds in methods:
@@ -103,21 +96,15 @@ def _scenes(args: argparse.Namespace, folders: Sequence[Path], student: StudentB
     return found
 
 
-def _probed(args: argparse.Namespace, student: StudentBundle | None) -> list[tuple[str, VoxelFeatures, Sequence[int]]]:
+def _probed(args: argparse.Namespace) -> list[tuple[str, VoxelFeatures, Sequence[int]]]:
     """Name for tables, features, and the seeds of their probes."""
-    from scene_completion_training.evaluation.voxel_features import FoundationFeatures, NetworkFeatures, SceneColumns
-    from scene_completion_training.foundation.backbone import Backbone
-    from scene_completion_training.viewpoint import STREET_CAMERA, Viewpoint
+    from scene_completion_training.evaluation.voxel_features import NetworkFeatures, SceneColumns
 
     methods: list[tuple[str, VoxelFeatures, Sequence[int]]] = []
     if args.inputs:
         methods.append(("inputs", SceneColumns("inputs"), args.seeds))
     if args.units:
         methods.append(("label units", SceneColumns("label units", units=True), args.seeds))
-    if args.foundation:
-        camera = Viewpoint.of_bundle(student).camera if student else STREET_CAMERA
-        lifted = FoundationFeatures(Backbone(args.foundation, args.layer), PROBE_CELL, camera, "2D, lifted")
-        methods.append((lifted.name, lifted, args.seeds))
     if args.untrained:
         size = NetworkFeatures.open(args.untrained, "untrained")
         methods += [("untrained", size.untrained(seed, "untrained"), [seed]) for seed in args.seeds]
@@ -131,11 +118,11 @@ def _check(args: argparse.Namespace) -> None:
     check_recordings(args, "features")
     if args.every < 1:
         raise ConfigurationError(f"every {args.every} frames", where="--every", cure="Give a positive number")
-    if not (args.method or args.untrained or args.inputs or args.units or args.foundation):
+    if not (args.method or args.untrained or args.inputs or args.units):
         raise ConfigurationError(
             "nothing to probe",
             where="evaluate features",
-            cure="Give --method, --untrained, --inputs, --units or --foundation",
+            cure="Give --method, --untrained, --inputs or --units",
         )
     check_methods("--method", args.method)
     refuse_scored(args.data, {"--train": args.train})

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.density_model import DensityModel
-    from scene_completion_training.evaluation.open_vocabulary import LabelSet, OpenVocabularyModel, ZeroShot
+    from scene_completion_training.evaluation.open_vocabulary import LabelSet, ZeroShot
     from scene_completion_training.evaluation.semantic_evaluation import ScoredModel
     from scene_completion_training.evaluation.semantic_models import SemanticModel
 
@@ -196,18 +196,16 @@ def _run_words(args: argparse.Namespace) -> int:
 
 def _requested_models(
     args: argparse.Namespace, bank: TextBank, density: DensityModel
-) -> list[tuple[str, OpenVocabularyModel]]:
+) -> list[tuple[str, SemanticModel]]:
     """Name for tables and model, of each seed of each method; the teacher, lifted, comes first."""
     from scene_completion_ros.inference.shipped import open_student
-    from scene_completion_training.evaluation.open_vocabulary_models import (
-        DeployedFeatures,
-        FieldFeatures,
-        LiftedPixels,
-    )
+    from scene_completion_training.evaluation.open_vocabulary_models import DeployedFeatures, LiftedPixels
+    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
     from scene_completion_training.foundation.teachers import open_teacher
+    from scene_completion_training.networks.agglomerated_field import AgglomeratedField
     from scene_completion_training.viewpoint import Viewpoint
 
-    models: list[tuple[str, OpenVocabularyModel]] = []
+    models: list[tuple[str, SemanticModel]] = []
     if args.foundation:
         teacher = open_teacher(
             args.foundation, text_encoder=args.text_encoder, template=bank.template, class_texts=args.class_texts
@@ -223,7 +221,9 @@ def _requested_models(
         lifted = LiftedPixels(teacher, density, WORD_CELL, camera, "2D")
         models.append((lifted.name, lifted))
     for name, *files in args.method:
-        models += [(name, FieldFeatures.open(Path(file), density, args.space)) for file in files]
+        models += [
+            (name, FeatureFieldModel.open(Path(file), name, density, AgglomeratedField, args.space)) for file in files
+        ]
     for folder in args.bundle:
         name = f"{folder.resolve().name}, deployed"
         models.append((name, DeployedFeatures(open_student(folder), bank, density, name)))
@@ -236,7 +236,7 @@ def _class_prior(
     judge: ZeroShot,
     training: Sequence[PosedSequence],
     label_set: LabelSet,
-) -> list[tuple[str, OpenVocabularyModel]]:
+) -> list[tuple[str, SemanticModel]]:
     """Name for tables and model, where it is wanted."""
     from scene_completion_training.evaluation.open_vocabulary_models import ClassPrior, most_frequent
 

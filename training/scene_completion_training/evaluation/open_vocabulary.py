@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,38 +43,12 @@ from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import read_yaml
-from scene_completion_training.evaluation.density_model import Observation
 from scene_completion_training.evaluation.geometry import Frame
 from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
-from scene_completion_training.evaluation.semantic_models import CodeFunction
+from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
 
 REGIONS = (ALL, VISIBLE, OCCLUDED)
 _CHUNK = 1 << 14  # points in memory at a time
-
-
-@dataclass(frozen=True, eq=False)
-class OpenVocabularyObservation:
-    """A model that has seen the image of a frame.
-
-    Attributes:
-        observation: Its density.
-        features: Text-aligned features [N, D] of points [N, 3], metres, optical frame of the reference camera, in the
-            space of the text encoder; zeros where it has none.
-    """
-
-    observation: Observation
-    features: CodeFunction
-
-
-class OpenVocabularyModel(Protocol):
-    """Anything whose voxels can be asked for words."""
-
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
-
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
-        """Look at a frame."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,13 +174,13 @@ class ZeroShot:
         self.group = np.array([label_set.names.index(name) for name in vocabulary.names])[vocabulary.group[of_class]]
         self.classes = len(label_set.names)
 
-    def __call__(self, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
+    def __call__(self, observed: SemanticObservation, points: NDArray[np.float32]) -> Judgement:
         """What it says of points [N, 3].
 
         Raises:
             ConfigurationError: The features have another dimension than the embeddings.
         """
-        features = observed.features(points)
+        features = observed.codes(points)
         if features.shape[1] != self.rows.shape[1]:
             raise ConfigurationError(
                 f"embeddings of {self.rows.shape[1]} numbers, features of {features.shape[1]}",
@@ -271,9 +244,7 @@ class WordAnswer:
         volume: Labels [X, Y, Z] of what the density calls occupied, 0 empty, class k as k + 1.
     """
 
-    def __init__(
-        self, labelled: LabelledFrame, judge: ZeroShot, seen: OpenVocabularyObservation, cutoff: float
-    ) -> None:
+    def __init__(self, labelled: LabelledFrame, judge: ZeroShot, seen: SemanticObservation, cutoff: float) -> None:
         truth = labelled.voxels
         self.frame, self.ids, self.true, self.parts = labelled, labelled.ids, labelled.true, labelled.parts
         dense = seen.observation.density(labelled.points) > cutoff
@@ -293,9 +264,7 @@ class Asked:
         cutoff: Density per metre that an occupied voxel exceeds.
     """
 
-    def __init__(
-        self, name: str, model: OpenVocabularyModel, judge: ZeroShot, label_set: LabelSet, cutoff: float
-    ) -> None:
+    def __init__(self, name: str, model: SemanticModel, judge: ZeroShot, label_set: LabelSet, cutoff: float) -> None:
         self.name, self.words, self.label_set, self.class_names = name, judge.words, label_set, label_set.names
         self._model, self._judge, self._cutoff = model, judge, cutoff
 
@@ -340,7 +309,7 @@ OPEN_COMPLETION = Metric(
 METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 
-def _judged(judge: ZeroShot, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
+def _judged(judge: ZeroShot, observed: SemanticObservation, points: NDArray[np.float32]) -> Judgement:
     count = len(points)
     predicted = Judgement(
         np.zeros(count, np.int64), np.zeros((count, len(judge.words)), np.float32), np.zeros(count, np.float32)

@@ -1,12 +1,13 @@
-"""Models that are asked for words, and the controls that they have to beat."""
+"""What is asked for words beside trained fields (`FeatureFieldModel`): a deployed student, and controls to beat."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
@@ -17,49 +18,14 @@ from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.data.student_units import DeployedUnits
-from scene_completion_training.evaluation.density_model import DensityModel
+from scene_completion_training.evaluation.checkpoints import CanonicalImages
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel
 from scene_completion_training.evaluation.geometry import voxel_frames
-from scene_completion_training.evaluation.open_vocabulary import (
-    LabelSet,
-    OpenVocabularyObservation,
-)
-from scene_completion_training.evaluation.pixel_features import PixelFeatures
+from scene_completion_training.evaluation.open_vocabulary import LabelSet
 from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
-from scene_completion_training.evaluation.semantic_models import (
-    FeatureFieldModel,
-    SemanticModel,
-)
+from scene_completion_training.evaluation.semantic_models import SemanticObservation, in_chunks
+from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
 from scene_completion_training.foundation.targets import FeatureExtractor
-from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-
-_SURFACE_STRIDE = 4  # pixels between the rays that surfaces are rendered with
-
-
-class FieldFeatures:
-    """A trained field, read in the space of one of its teachers, see `FeatureFieldModel`."""
-
-    def __init__(self, model: SemanticModel) -> None:
-        self.name = model.name
-        self._model = model
-
-    @staticmethod
-    def open(file: Path, density: DensityModel, teacher: str) -> FieldFeatures:
-        """Opens a checkpoint of stage `agglomeration`, under the name of its run.
-
-        Args:
-            density: Whose density says what is occupied: the student that the field was made from, as it is deployed.
-            teacher: In whose space it is read; in those of all side by side where it is empty, as probes do.
-
-        Raises:
-            BundleError: It holds no such field.
-            ConfigurationError: It has no such teacher.
-        """
-        return FieldFeatures(FeatureFieldModel.open(file, None, density, AgglomeratedField, teacher))
-
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
-        """Encode the reference camera's image of a frame."""
-        seen = self._model.observe(sequence, index)
-        return OpenVocabularyObservation(seen.observation, seen.codes)
 
 
 class DeployedFeatures:
@@ -78,11 +44,11 @@ class DeployedFeatures:
         self._density = density
         self._units = DeployedUnits(bundle)
 
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """Encode the reference camera's image of a frame."""
         camera = reference_camera(sequence)
         units = self._units.observe(sequence.image(index, camera), sequence.cameras[camera])
-        return OpenVocabularyObservation(
+        return SemanticObservation(
             self._density.observe(sequence, index),
             lambda points: self._space.features(units(points)).astype(np.float32),
         )
@@ -100,12 +66,20 @@ class LiftedPixels:
 
     def __init__(self, teacher: FeatureExtractor, density: DensityModel, cell: int, camera: Camera, name: str) -> None:
         self.name = name
-        self._pixels = PixelFeatures(teacher, cell, camera)
-        self._density = density
+        self._teacher, self._density, self._cell = teacher, density, cell
+        self._lifter = FeatureLifter(camera, VOXEL_EDGE)
+        self._image = CanonicalImages(camera, half_resolution=False)
 
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """Compute the features of the reference camera's image of a frame."""
-        return OpenVocabularyObservation(self._density.observe(sequence, index), self._pixels.observe(sequence, index))
+        image = self._image(sequence, index, reference_camera(sequence))[None]
+        tokens = self._teacher.features(image, self._cell).float().cpu()
+        maps = {self.name: TokenMaps(tokens, torch.zeros(1, 2), self._cell)}
+
+        def features(points: Tensor) -> Tensor:
+            return self._lifter(points, maps, torch.eye(4)[None], surface=None)[self.name].mean
+
+        return SemanticObservation(self._density.observe(sequence, index), lambda points: in_chunks(features, points))
 
 
 class ClassPrior:
@@ -123,9 +97,9 @@ class ClassPrior:
         self._row = row
         self._density = density
 
-    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """The same features at every frame."""
-        return OpenVocabularyObservation(
+        return SemanticObservation(
             self._density.observe(sequence, index), lambda points: np.tile(self._row, (len(points), 1))
         )
 

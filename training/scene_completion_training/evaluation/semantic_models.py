@@ -39,7 +39,6 @@ FARTHEST_SURFACE = 51.2
 """Pixels that see nothing within the largest range are not clustered, metres."""
 _MEAN_EVERY = 5
 """Of each recording every so many frames give the mean of the tokens."""
-_SURFACE_STRIDE = 4  # pixels between the rays that surfaces are rendered with
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +47,9 @@ class SemanticObservation:
 
     Attributes:
         observation: Its density.
-        codes: Vectors of length one [N, C] of points [N, 3], metres, optical frame of the reference camera; what lies
-            together in their space is called alike.
+        codes: Vectors [N, C] of points [N, 3], metres, optical frame of the reference camera. What lies together in
+            their space is called alike. Those that are clustered have length one; those that are asked for words lie in
+            the space of the text encoder, and are zeros where there is nothing.
         units: Hidden units of the features [N, E] of points, where the model has some: what is deployed.
     """
 
@@ -59,7 +59,7 @@ class SemanticObservation:
 
 
 class SemanticModel(Protocol):
-    """Anything that can be clustered and evaluated."""
+    """Anything that can be clustered, or asked for words."""
 
     @property
     def name(self) -> str:

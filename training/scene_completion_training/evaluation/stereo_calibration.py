@@ -14,10 +14,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit_of_density, probability_of_log_odds
-from scene_completion_training.data.motion_stereo import depth_meter, told_depths
+from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter, told_depths
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA
 from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, rays_to_depth
 from scene_completion_training.evaluation.deployed_model import DeployedModel
@@ -55,7 +55,6 @@ EXPECTED_FROM, EXPECTED_SLOPE = -2.0, 2.0
 RAREST = 1e-3
 """Smallest and, as its complement, largest mean occupancy."""
 _GAINS = 2 * len(DISTANCES)
-_Frame = TypeVar("_Frame")
 
 
 def calibrate_on_stereo(
@@ -161,17 +160,38 @@ class _DriveReader:
 
     def voxels(self, drive: PosedSequence, progress: Progress) -> PriorGrid:
         counts = PriorGrid(self.volume.grid.shape)
-        for voxels in _told(_measured_voxels(drive, self.every, self.volume), progress.step):
-            counts.update(*voxels)
+        for index, meter in self._frames(drive, progress):
+            score, known = self._fused(drive, index, meter)
+            counts.update(known & (score > OCCUPIED), known)
         return counts
 
     def evidence(self, drive: PosedSequence, progress: Progress) -> list[FrameEvidence]:
-        return list(_told(_evidence(self._asked(), drive, self.every, self.volume), progress.step))
+        frames = []
+        for index, meter in self._frames(drive, progress):
+            fused = self._fused(drive, index, meter)
+            points, target = drawn_evidence(*fused, self.volume.grid, np.random.default_rng(index))
+            density = self._student().observe(drive, index).density(points)
+            frames.append(FrameEvidence(points, logit_of_density(density.astype(np.float64)), target))
+        return frames
 
     def rays(self, drive: PosedSequence, progress: Progress) -> list[RayLogits]:
-        return _measured_rays(self._asked(), drive, self.every, self.volume.ahead, progress.step)
+        frames = ((index, meter(index), drive.cameras[meter.camera]) for index, meter in self._frames(drive, progress))
+        measured = ((index, depth_at_rays(found.depth, found.camera, camera)) for index, found, camera in frames)
+        return rays_to_depth(self._student(), drive, measured)
 
-    def _asked(self) -> DeployedModel:
+    def _frames(self, drive: PosedSequence, progress: Progress) -> Iterator[tuple[int, DepthMeter]]:
+        """The frames that are looked at, and what measures their depth; each is a step of the progress."""
+        meter = depth_meter(drive, self.volume.ahead)
+        for index in range(0, len(drive), self.every):
+            yield index, meter
+            progress.step()
+
+    def _fused(
+        self, drive: PosedSequence, index: int, meter: DepthMeter
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        return stereo_evidence(drive, index, self.volume.grid, DEFAULT_GRID_FROM_CAMERA, meter, self.volume)
+
+    def _student(self) -> DeployedModel:
         if self.model is None:
             self.model = DeployedModel(self.bundle, threads=self.threads)
         return self.model
@@ -184,40 +204,6 @@ def _sizes(drives: Sequence[PosedSequence], every: int) -> list[int]:
 def _files(drive: PosedSequence) -> list[Path]:
     """Some files of a drive: who sees them sees all."""
     return [image for image in drive.frames[0].images.values() if isinstance(image, Path)]
-
-
-def _measured_voxels(
-    drive: PosedSequence, every: int, volume: Volume
-) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    meter = depth_meter(drive, volume.ahead)
-    for index in range(0, len(drive), every):
-        score, known = stereo_evidence(drive, index, volume.grid, DEFAULT_GRID_FROM_CAMERA, meter, volume)
-        yield known & (score > OCCUPIED), known
-
-
-def _evidence(model: DeployedModel, drive: PosedSequence, every: int, volume: Volume) -> Iterator[FrameEvidence]:
-    meter = depth_meter(drive, volume.ahead)
-    for index in range(0, len(drive), every):
-        found = stereo_evidence(drive, index, volume.grid, DEFAULT_GRID_FROM_CAMERA, meter, volume)
-        points, target = drawn_evidence(*found, volume.grid, np.random.default_rng(index))
-        density = model.observe(drive, index).density(points)
-        yield FrameEvidence(points, logit_of_density(density.astype(np.float64)), target)
-
-
-def _measured_rays(
-    model: DeployedModel, drive: PosedSequence, every: int, reach: float, on_frame: Callable[[], None]
-) -> list[RayLogits]:
-    meter = depth_meter(drive, reach)
-    found = ((index, meter(index)) for index in range(0, len(drive), every))
-    measured = ((index, depth_at_rays(one.depth, one.camera, drive.cameras[meter.camera])) for index, one in found)
-    return rays_to_depth(model, drive, _told(measured, on_frame))
-
-
-def _told(frames: Iterable[_Frame], on_frame: Callable[[], None]) -> Iterator[_Frame]:
-    """The frames, each of which is told when the next one is asked for."""
-    for frame in frames:
-        yield frame
-        on_frame()
 
 
 def prior_choices(

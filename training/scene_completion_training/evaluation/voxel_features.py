@@ -1,4 +1,4 @@
-"""Features of voxels that are probed: what goes into a network, what comes out of it, a student's units, 2D features.
+"""Features of voxels that are probed: what goes into a network, what comes out of it, a student's units.
 
 All of them speak of the same voxels of the same frame, so that probes of them can be compared.
 """
@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.pixel_features import PixelFeatures
-from scene_completion_training.foundation.targets import FeatureExtractor
 from scene_completion_training.masked_scene.network import SceneRecord, open_network, scene_voxels
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
 from scene_completion_training.sparse.hu_net import VoxelHUNet
@@ -42,10 +39,6 @@ class VoxelFeatures(Protocol):
     def name(self) -> str:
         """Short name for tables."""
 
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """Names of the levels, finest first."""
-
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
         """Features of each level, float32 [n, D_l], of the voxels at some rows [n] of the scene; zeros for none."""
 
@@ -59,7 +52,6 @@ class SceneColumns:
 
     def __init__(self, name: str, *, units: bool = False) -> None:
         self.name = name
-        self.levels: tuple[str, ...] = (name,)
         self._units = units
 
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
@@ -90,7 +82,6 @@ class NetworkFeatures:
 
     def __init__(self, network: VoxelHUNet, record: SceneRecord, name: str) -> None:
         self.name = name
-        self.levels: tuple[str, ...] = tuple(f"level {number}" for number in range(1, len(network.dims) + 1))
         self.record = record
         self._network = network.eval()
 
@@ -120,27 +111,9 @@ class NetworkFeatures:
         columns = tuple(scene.columns[number] for number in taken)
         scene = dataclasses.replace(scene, features=scene.features[:, taken], columns=columns)
         self.record.check(scene)
-        pyramid, inputs, _ = scene_voxels(scene, len(self.levels))
+        pyramid, inputs, _ = scene_voxels(scene, len(self._network.dims))
         centres = torch.from_numpy(scene.index[rows].astype(np.float32)) + 0.5
         points = functional.pad(centres, (1, 0))  # of scene 0
         with torch.inference_mode():
             sampled, _ = sample_levels(self._network(inputs, pyramid), pyramid, points)
             return tuple(functional.layer_norm(level, list(level.shape[1:])).numpy() for level in sampled)
-
-
-class FoundationFeatures:
-    """A control, 2D only: every voxel has the foundation model's feature of its pixel, whatever lies before it.
-
-    Args:
-        cell: Edge of the square of pixels that a feature covers.
-        camera: The canonical camera; voxels outside its image have no feature.
-    """
-
-    def __init__(self, extractor: FeatureExtractor, cell: int, camera: Camera, name: str) -> None:
-        self.name = name
-        self.levels: tuple[str, ...] = (name,)
-        self._pixels = PixelFeatures(extractor, cell, camera)
-
-    def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """See `VoxelFeatures`."""
-        return (self._pixels.observe(frame.sequence, frame.index)(frame.scene.points_camera[rows]),)

@@ -13,13 +13,10 @@ PoseSource = Literal["auto", "recorded", "sfm"]
 EXTRACTION_VERSION = 1
 """Part of the digest: raised when the same settings give other sequences."""
 
-USE, POSES, IMAGES = "what to use", "poses and scale", "frames and images"
-
 
 def _option(
     default: Any,
     flag: str,
-    group: str,
     meaning: str,
     metavar: str | None = None,
     low: float | None = None,
@@ -30,10 +27,9 @@ def _option(
 
     Args:
         flag: Name of the option, or `--set KEY` for those that few need.
-        group: Heading under which its help stands.
         meaning: Its help, without the default.
     """
-    described = {"flag": flag, "group": group, "meaning": meaning, "metavar": metavar}
+    described = {"flag": flag, "meaning": meaning, "metavar": metavar}
     return field(
         default=default, metadata={**described, "limits": None if low is None else (low, high), "choices": choices}
     )
@@ -46,64 +42,55 @@ class ExtractionSettings:
     image_topics: tuple[str, ...] = _option(
         (),
         "--image-topic",
-        USE,
         "image topic (repeat it for several cameras; default: all that have a CameraInfo)",
         "TOPIC",
     )
     calibration: tuple[tuple[str, str], ...] = _option(
         (),
         "--camera-file",
-        USE,
         "calibration that replaces the CameraInfo of an image topic: YAML of camera_calibration, calib.txt:P2",
         "TOPIC=FILE",
     )
-    odometry_topic: str | None = _option(
-        None, "--odometry-topic", USE, "nav_msgs/Odometry (default: the only one)", "TOPIC"
-    )
-    lidar_topic: str | None = _option(
-        None, "--lidar-topic", USE, "PointCloud2 to keep (default: the only one)", "TOPIC"
-    )
+    odometry_topic: str | None = _option(None, "--odometry-topic", "nav_msgs/Odometry (default: the only one)", "TOPIC")
+    lidar_topic: str | None = _option(None, "--lidar-topic", "PointCloud2 to keep (default: the only one)", "TOPIC")
     world_frame: str | None = _option(
-        None, "--set world_frame", USE, "frame of the poses (default: the topmost in tf)", "FRAME"
+        None, "--set world_frame", "frame of the poses (default: the topmost in tf)", "FRAME"
     )
     sync_tolerance_s: float = _option(
-        0.005, "--set sync_tolerance_s", USE, "images of several cameras no further apart make one frame", "S", 0.0, 1.0
+        0.005, "--set sync_tolerance_s", "images of several cameras no further apart make one frame", "S", 0.0, 1.0
     )
     poses: PoseSource = _option(
         "auto",
         "--poses",
-        POSES,
         "tf or odometry, structure from motion, or the first that works",
         choices=("auto", "recorded", "sfm"),
     )
     camera_height: float | None = _option(
         None,
         "--camera-height",
-        POSES,
         "height of the first camera above the ground, for the scale where nothing else gives it",
         "M",
         0.01,
         100.0,
     )
     pose_gap_s: float = _option(
-        0.2, "--set pose_gap_s", POSES, "longest time between two poses that is interpolated", "S", 0.0, 3600.0
+        0.2, "--set pose_gap_s", "longest time between two poses that is interpolated", "S", 0.0, 3600.0
     )
     split_gap_s: float = _option(
-        2.0, "--set split_gap_s", POSES, "a longer time without images or poses begins another sequence", "S", 0.0, 1e6
+        2.0, "--set split_gap_s", "a longer time without images or poses begins another sequence", "S", 0.0, 1e6
     )
     sfm_width: int = _option(
-        800, "--set sfm_width", POSES, "width of the images for structure from motion", "PIXELS", 160, 10_000
+        800, "--set sfm_width", "width of the images for structure from motion", "PIXELS", 160, 10_000
     )
-    keyframe_metres: float = _option(0.3, "--set keyframe_metres", IMAGES, "distance of keyframes", "M", 0.0, 1000.0)
-    keyframe_degrees: float = _option(5.0, "--set keyframe_degrees", IMAGES, "or their angle", "DEG", 0.0, 180.0)
-    min_frames: int = _option(5, "--set min_frames", IMAGES, "fewest keyframes of a sequence", "N", 2, 1_000_000)
+    keyframe_metres: float = _option(0.3, "--set keyframe_metres", "distance of keyframes", "M", 0.0, 1000.0)
+    keyframe_degrees: float = _option(5.0, "--set keyframe_degrees", "or their angle", "DEG", 0.0, 180.0)
+    min_frames: int = _option(5, "--set min_frames", "fewest keyframes of a sequence", "N", 2, 1_000_000)
     max_fov_degrees: float = _option(
-        100.0, "--set max_fov_degrees", IMAGES, "widest view of a rectified fisheye", "DEG", 10.0, 160.0
+        100.0, "--set max_fov_degrees", "widest view of a rectified fisheye", "DEG", 10.0, 160.0
     )
     ego_masks: tuple[tuple[str, str], ...] = _option(
         (),
         "--ego-mask",
-        IMAGES,
         "image of the recorded size, white where this camera sees its own vehicle",
         "CAMERA=FILE",
     )

@@ -92,6 +92,31 @@ def write_configuration(
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
+def mix_checkpoint(checkpoint: Path, old: StudentBundle, share: float, file: Path, encoder_weights: str = "") -> Path:
+    """Writes a checkpoint whose field lies between that of a student and the one that was trained on from it.
+
+    Fine-tuning on few drives gains there and forgets elsewhere. Weights in between keep most of both (Wortsman et al.,
+    "Robust fine-tuning of zero-shot models", CVPR 2022). `judge_mixtures` says how far to go.
+
+    Weights are rounded as a bundle rounds them, so that its encoder and its weights are the same network.
+
+    Args:
+        checkpoint: Of the training.
+        old: The student that it started from.
+        share: Of the trained weights, 0..1.
+        file: Where to.
+        encoder_weights: See `density_field`.
+    """
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = content["state_dict"]
+    for name, before in density_field(old, encoder_weights).state_dict().items():
+        after = state[f"field.{name}"]
+        if after.is_floating_point():
+            state[f"field.{name}"] = torch.lerp(before.to(after.dtype), after, share).half().to(after.dtype)
+    torch.save(content, file)
+    return file
+
+
 def export_improved(
     checkpoint: Path, old: StudentBundle, folder: Path, *, name: str, provenance: Mapping[str, Any]
 ) -> StudentBundle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,31 +46,8 @@ TOLERANCE = 0.01
 DECIDING: Measure = "average_precision"
 GUARDED: tuple[Measure, ...] = ("average_precision", "iou")
 """What must not become worse."""
-
-
-@dataclass(frozen=True, eq=False)
-class JudgedFrame:
-    """A frame that both students completed.
-
-    Attributes:
-        number: Of the frame in its drive.
-        image: What the camera saw, uint8 [H, W, 3].
-        old: What the old student made of it.
-        new: What the new one did.
-        verdict: What this frame and later ones saw.
-        gain: Of the new student's mean log loss there, nats.
-        key: Names it among all frames that are judged, in their order.
-    """
-
-    drive: str
-    number: int
-    image: NDArray[np.uint8]
-    camera: Camera
-    old: Completion
-    new: Completion
-    verdict: Verdict
-    gain: float
-    key: str
+OLD, SHARES = 0.0, (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+"""Share of the fine-tuned weights in the old student, and those that are tried: closer where forgetting begins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +89,7 @@ def judge_students(
     drives: Sequence[Path],
     *,
     threads: int | None = None,
-    seen: Callable[[JudgedFrame], Any] = lambda _: None,
+    seen: Callable[[ScoredFrame], Any] = lambda _: None,
     workers: Workers | None = None,
 ) -> Judgement:
     """Completes frames of drives with both students, and scores them by the depth that was measured.
@@ -122,20 +99,22 @@ def judge_students(
         seen: Is shown every frame, by the worker that scores it; what it says travels back.
         workers: Where drives are scored, one a task; in this process if left out.
     """
-
-    def show(frame: ScoredFrame) -> Any:
-        before, after = frame.completions
-        gain = frame.log_loss[0] - frame.log_loss[1]
-        return seen(JudgedFrame(*frame[:4], before, after, frame.verdict, gain, frame.key))
-
-    (before, after), counts, completions = score_students(
-        (old, new), drives, threads=threads, seen=show, workers=workers
-    )
-    return Judgement(before, after, counts, completions)
+    scored = score_students((old, new), drives, threads=threads, seen=seen, workers=workers)
+    before, after = scored.scores
+    return Judgement(before, after, scored.drives, scored.seen)
 
 
 class ScoredFrame(NamedTuple):
-    """A frame that several students completed: see `JudgedFrame`, and each one's mean log loss, nats."""
+    """A frame that several students completed.
+
+    Attributes:
+        number: Of the frame in its drive.
+        image: What the camera saw, uint8 [H, W, 3].
+        completions: What each student made of it.
+        verdict: What this frame and later ones saw.
+        log_loss: Mean of each student there, nats.
+        key: Names it among all frames that are scored, in their order.
+    """
 
     drive: str
     number: int
@@ -179,7 +158,7 @@ def score_students(
         counts.update(drive.drives)
         for all_of_one, of_drive in zip(all_scores, drive.scores, strict=True):
             all_of_one.extend(of_drive)
-    return Scored(all_scores, dict(counts), [completions for drive in found for completions in drive.seen])
+    return Scored(all_scores, dict(counts), [shown for drive in found for shown in drive.seen])
 
 
 class _Drive(NamedTuple):
@@ -256,6 +235,61 @@ def best_threshold(groups: Sequence[LabelFreeScores]) -> float:
     """
     (thresholds, *_), found = zip(*(group.iou_by_threshold() for group in groups), strict=True)
     return float(thresholds[int(np.mean(found, axis=0).argmax())])
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What calibrating drives say of weights in between.
+
+    Attributes:
+        share: Of the fine-tuned weights.
+        new: Average precision on the new drives.
+        replayed: The same on the replayed ones; None where there are none.
+    """
+
+    share: float
+    new: float
+    replayed: float | None
+
+
+def judge_mixtures(
+    students: Mapping[float, StudentBundle], new: Sequence[Path], replayed: Sequence[Path], **options: Any
+) -> list[Mixture]:
+    """Average precision of students on drives that none was trained on, as later frames judge them.
+
+    Args:
+        students: Share of the fine-tuned weights -> student. All have one grid and one camera.
+        new: Calibrating drives among the new recordings, at least one.
+        replayed: Those among the replayed ones.
+        options: See `score_students`.
+    """
+
+    def precision(drives: Sequence[Path]) -> list[float | None]:
+        if not drives:
+            return [None] * len(students)
+        scores = score_students(list(students.values()), drives, **options).scores
+        return [one.compute()["all", max(one.ranges)].average_precision for one in scores]
+
+    found = zip(students, precision(new), precision(replayed), strict=True)
+    return [Mixture(share, math.nan if one is None else one, other) for share, one, other in found]
+
+
+def best_share(mixtures: Sequence[Mixture], tolerance: float) -> float:
+    """The share with the largest gain on the new drives among those that lose no more on the replayed ones.
+
+    Where all lose more, the one that loses least.
+
+    Args:
+        mixtures: One of them the old student.
+        tolerance: Loss in average precision that is allowed.
+    """
+    (old,) = (mixture for mixture in mixtures if mixture.share == OLD)
+    tried = [mixture for mixture in mixtures if mixture.share != OLD]
+    losses = {mixture.share: (old.replayed or 0.0) - (mixture.replayed or 0.0) for mixture in tried}
+    allowed = [mixture for mixture in tried if losses[mixture.share] <= tolerance]
+    if not allowed:
+        return min(losses, key=losses.__getitem__)
+    return max(allowed, key=lambda mixture: mixture.new).share
 
 
 def reasons_against(

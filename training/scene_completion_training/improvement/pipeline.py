@@ -28,16 +28,20 @@ from scene_completion_training.extraction.settings import ExtractionSettings
 from scene_completion_training.improvement.fine_tuning import (
     check_parity,
     export_improved,
+    mix_checkpoint,
     write_configuration,
 )
 from scene_completion_training.improvement.judging import (
+    OLD,
+    SHARES,
     TOLERANCE,
+    best_share,
     best_threshold,
+    judge_mixtures,
     judge_students,
     reasons_against,
     score_students,
 )
-from scene_completion_training.improvement.mixing import OLD, SHARES, best_share, judge_mixtures, mix_checkpoint
 from scene_completion_training.improvement.report_card import ShownFrames, write_card
 from scene_completion_training.improvement.split import Split, split_drives, split_replay
 from scene_completion_training.improvement.steps import FULL_TEXT, UNFINISHED, Steps, disk_watched

@@ -17,7 +17,7 @@ from scene_completion_ros.report.html import embedded
 from scene_completion_ros.report.map_axes import MapScale, Picture, draw_axes, map_picture
 from scene_completion_ros.report.pictures import birds_eye_view, encode_picture, scaled_down
 from scene_completion_ros.whole_files import write_whole
-from scene_completion_training.improvement.judging import JudgedFrame
+from scene_completion_training.improvement.judging import ScoredFrame
 
 SHOWN = ("largest gain", "in the middle", "smallest gain or largest loss")
 """The frames in pictures."""
@@ -60,14 +60,15 @@ class ShownFrames:
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
 
-    def __call__(self, frame: JudgedFrame) -> DrawnFrame | None:
-        """Draws a frame, unless nothing is known of it."""
-        if not np.isfinite(frame.gain):
+    def __call__(self, frame: ScoredFrame) -> DrawnFrame | None:
+        """Draws a frame that an old and a new student completed, unless nothing is known of it."""
+        gain = frame.log_loss[0] - frame.log_loss[1]
+        if not np.isfinite(gain):
             return None
         for part, picture in pictures_of(frame).items():
             write_whole(self._folder / f"{frame.key}_{part}.jpg", encode_picture(picture, ".jpg", quality=82))
-        caption = f"{frame.drive}, frame {frame.number}: {frame.gain:+.4f} nats of log loss gained"
-        return DrawnFrame(frame.gain, frame.key, caption)
+        caption = f"{frame.drive}, frame {frame.number}: {gain:+.4f} nats of log loss gained"
+        return DrawnFrame(gain, frame.key, caption)
 
     def chosen(self, drawn: Iterable[DrawnFrame | None]) -> list[dict[str, str]]:
         """Names and captions of the frames to show; the pictures of all others are removed."""
@@ -84,10 +85,10 @@ class ShownFrames:
         return kept
 
 
-def pictures_of(frame: JudgedFrame) -> dict[str, Picture]:
+def pictures_of(frame: ScoredFrame) -> dict[str, Picture]:
     """The image, what each student made of it from above, and where each was right and wrong."""
     found = {"image": scaled_down(frame.image, _WIDTH)}
-    for name, completion in (("old", frame.old), ("new", frame.new)):
+    for name, completion in zip(("old", "new"), frame.completions, strict=True):
         found[f"{name}_map"] = birds_eye_view(completion.voxels, camera=frame.camera)
         found[f"{name}_errors"] = errors_from_above(completion, frame.verdict)
     return found
