@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,13 +47,12 @@ from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.launching.rviz_config import LIVE
 from scene_completion_ros.ros.replay.playback import Playback
 from scene_completion_ros.ros.replay.results import ReplayResult
-from scene_completion_ros.ros.topics import DIAGNOSTICS
+from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.voxels.colours import STATE_COLOURS, STATE_NAMES, state_colours
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 PICTURES = Path("docs/pictures")
 IMAGE = 20  # of the drive, from 0
-NAMESPACE = "/pictures"
 DRIVE_IMAGES = "/camera/image_raw"  # of the bundled drive, without the transport
 WIDTH, HEIGHT = 960, 540
 UP_IN_OPTICAL = (0.7, 1.0, 0.85)  # light from above: across y of an optical frame
@@ -91,11 +89,10 @@ class Completed:
 
 
 class Listener:
-    """Keeps the newest map and clearing points of each stamp; the node knows of it when it is there."""
+    """Keeps the newest map and clearing points of each stamp; made before the node, which finds it while it warms up."""
 
     def __init__(self, node_name: str) -> None:
         import rclpy
-        from diagnostic_msgs.msg import DiagnosticArray
         from nav_msgs.msg import OccupancyGrid
         from rclpy.executors import SingleThreadedExecutor
         from sensor_msgs.msg import PointCloud2
@@ -111,15 +108,8 @@ class Listener:
         self._news = threading.Condition()
         for kind, topic, qos in ((OccupancyGrid, "occupancy_grid", LATCHED_QOS), (PointCloud2, "clearing", 10)):
             self._node.create_subscription(kind, f"{node_name}/{topic}", lambda m, t=topic: self._keep(t, m), qos)
-        self._node.create_subscription(DiagnosticArray, DIAGNOSTICS, self._learn, 10)
-        self._topics = {f"subscribers of {node_name}/{topic}" for topic in ("occupancy_grid", "clearing")}
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
-        with self._news:  # what nobody subscribed to, the node does not compute
-            found = self._news.wait_for(lambda: not self._topics, PATIENCE_S)
-        if not found:
-            self.close()
-            raise SceneCompletionError(f"{node_name} has not found its listener", cure="Look at the node's log")
 
     def of(self, topic: str, stamp_ns: int) -> Any:
         """The message of an image; waits for it."""
@@ -136,12 +126,6 @@ class Listener:
         self._context.try_shutdown()
         self._context.destroy()
 
-    def _learn(self, message: Any) -> None:
-        values = [pair for status in message.status for pair in status.values]
-        with self._news:
-            self._topics -= {pair.key for pair in values if pair.value not in ("", "0")}
-            self._news.notify_all()
-
     def _keep(self, topic: str, message: Any) -> None:
         from scene_completion_ros.ros.messages import stamp_nanoseconds
 
@@ -155,28 +139,22 @@ def replayed(index: int, parameters: Mapping[str, object], words: Sequence[str])
     dds.use_shipped_profile()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
-    from scene_completion_ros.ros.replay.played_node import NodeProcess
 
-    topic = f"{DRIVE_IMAGES}/compressed"
-    remappings = {"image": DRIVE_IMAGES, "camera_info": "/camera/camera_info"}
-    given = {"image.transport": "compressed", "image.qos": "reliable", **parameters}
-    results: list[ReplayResult] = []
-    with ThinnedBagReader(DEMO_DRIVE, max(index, 1)) as reader, NodeProcess(NAMESPACE, given, remappings) as node:
-        listener = Listener(node.full_name)
+    topic, results = f"{DRIVE_IMAGES}/compressed", list[ReplayResult]()
+    listener = Listener(f"/replay_{os.getpid()}/{NODE_NAME}")  # as the replay calls its node
+    with ThinnedBagReader(DEMO_DRIVE, max(index, 1)) as reader:
         try:
             replay_over_dds(
                 reader,
                 topic,
                 on_result=results.append,
-                playback=Playback(node=node.full_name, timeout_s=PATIENCE_S),
+                playback=Playback(timeout_s=PATIENCE_S),
+                node_parameters=parameters,
                 words=words,
             )
             result = results[min(index, 1)]
             ground = listener.of("occupancy_grid", result.stamp_ns)
             clearing = listener.of("clearing", result.stamp_ns)
-        except SceneCompletionError:
-            print(node.log(), file=sys.stderr)
-            raise
         finally:
             listener.close()
         return Completed(

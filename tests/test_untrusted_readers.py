@@ -21,7 +21,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice, read_drop_notice
 from scene_completion_ros.messages.words import read_query, read_vocabulary
-from scene_completion_ros.ros.launching.rviz_config import BUNDLED_DRIVE, OPTICAL_VIEW, adapted
+from scene_completion_ros.ros.launching.rviz_config import OPTICAL_VIEW, Shown, adapted
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from tests.checkout import ROOT
 from tests.inference.small_bundle import make_small_bundle
@@ -132,7 +132,7 @@ READERS = {
         "scene.yaml",
         "Visualization Manager: {Global Options: {Fixed Frame: map}, Views: {Saved: [{Name: " + OPTICAL_VIEW + "}]},"
         " Displays: [{Name: Voxels, Style: Boxes, Topic: {Value: /camera}, Enabled: true}]}",
-        of_text(partial(adapted, shown=BUNDLED_DRIVE)),
+        of_text(partial(adapted, shown=Shown("camera_optical", True))),
     ),
     "student": Reader(MANIFEST, student, of_folder(StudentBundle.load)),
     "sequence": Reader("sequence.json", sequence, of_folder(PosedSequence.load)),

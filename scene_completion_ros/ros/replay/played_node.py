@@ -22,21 +22,14 @@ LOG_LINES = 40
 class NodeProcess:
     """`scene_completion_node` in a process of its own.
 
-    Args:
-        remappings: Topics of the node -> names.
-
     Attributes:
         full_name: Namespace and name.
     """
 
-    def __init__(
-        self, namespace: str, parameters: Mapping[str, object], remappings: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, namespace: str, parameters: Mapping[str, object]) -> None:
         self.namespace = namespace
         self.full_name = f"{namespace}/{NODE_NAME}"
         command = [sys.executable, "-m", "scene_completion_ros.ros.node", "--ros-args", "-r", f"__ns:={namespace}"]
-        for name, topic in (remappings or {}).items():
-            command += ["-r", f"{name}:={topic}"]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with everything quoted
         environment = dict(os.environ)
