@@ -89,7 +89,7 @@ class Completed:
 
 
 class Listener:
-    """Keeps the newest map and clearing points of each stamp; made before the node, which finds it while it warms up."""
+    """Keeps the newest map and clearing points of each stamp. Made before the node, which finds it as it warms up."""
 
     def __init__(self, node_name: str) -> None:
         import rclpy
