@@ -1,15 +1,19 @@
-"""The frame lists that published splits of KITTI and KITTI-360 consist of."""
+"""The frame lists that published splits consist of, and which frames of recordings they name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.kitti import text_lines
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 
 SIDES = ("l", "r")
+_SHOWN = 5  # of the frames that are missing
 
 
 class ListedFrame(NamedTuple):
@@ -28,22 +32,27 @@ class ListedFrame(NamedTuple):
 
 
 def read_frame_list(path: Path | str) -> list[ListedFrame]:
-    """Read a list of `drive frame side` lines, the form of the published KITTI raw and KITTI-360 splits.
+    """Read a list of `drive frame side` lines, the form of the published splits of KITTI raw and KITTI-360.
+
+    Where no line has a side (RealEstate10K) it is the left one.
 
     Raises:
         SequenceError: The file is missing, empty, or a line is of another form: names the line.
     """
     path = Path(path)
     listed = []
-    for number, line in enumerate(text_lines(path, "frame list"), start=1):
+    lines = text_lines(path, "frame list")
+    columns = 3 if any(len(line.split()) == 3 for line in lines) else 2
+    for number, line in enumerate(lines, start=1):
         words = line.split()
-        if len(words) != 3 or not words[1].isdigit() or words[2] not in SIDES:
+        side = words[2] if len(words) == 3 else SIDES[0]
+        if len(words) != columns or not words[1].isdigit() or side not in SIDES:
             raise SequenceError(
                 f"not `drive frame side`: {line[:80]!r}",
                 where=f"{path}, line {number}",
                 cure="Expected a line like `2013_05_28_drive_0000_sync 0000000386 l`",
             )
-        listed.append(ListedFrame(words[0], int(words[1]), words[2]))
+        listed.append(ListedFrame(words[0], int(words[1]), side))
     if not listed:
         raise SequenceError("frame list is empty", where=str(path), cure="Name another list")
     return listed
@@ -57,6 +66,99 @@ def frames_of_drive(listed: Iterable[ListedFrame], drive: str) -> dict[int, tupl
     """
     sides: dict[int, set[str]] = {}
     for name, frame, side in listed:
-        if name.rpartition("/")[2] == drive:
+        if drive_name(name) == drive:
             sides.setdefault(frame, set()).add(side)
     return {frame: tuple(sorted(found)) for frame, found in sorted(sides.items())}
+
+
+def drive_name(name: str) -> str:
+    """The last part of the name of a drive or sequence, without a date or folder in front."""
+    return name.rpartition("/")[2]
+
+
+def frame_indices(sequence: PosedSequence) -> dict[int, int]:
+    """Number of the reference camera's image file -> index, of all frames that have one.
+
+    Images without a numbered file count by their index.
+    """
+    name = reference_camera(sequence)
+    sources = {index: frame.images[name] for index, frame in enumerate(sequence.frames) if name in frame.images}
+    return {
+        int(source.stem) if isinstance(source, Path) and source.stem.isdigit() else index: index
+        for index, source in sources.items()
+    }
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """How much of a frame list was found, to be kept beside what came of it."""
+
+    list: str
+    listed: int
+    used: int
+
+    def __str__(self) -> str:
+        return f"{self.list}: {self.used} of {self.listed} listed frames"
+
+
+class FrameSplit:
+    """A frame list, and what recordings hold of it.
+
+    Args:
+        path: The list.
+
+    Raises:
+        SequenceError: See `read_frame_list`.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._listed: dict[str, list[ListedFrame]] = {}
+        for line in read_frame_list(self.path):
+            self._listed.setdefault(drive_name(line.drive), []).append(line)
+        self._open = dict(self._listed)
+        self._missing: list[ListedFrame] = []
+        self._opened: list[str] = []
+
+    def names(self, drive: str) -> bool:
+        """Whether it lists frames of a drive, by the name of its folder."""
+        return drive_name(drive) in self._listed
+
+    def of(self, sequence: PosedSequence) -> list[tuple[int, str]]:
+        """Index and side of the listed frames that a recording holds, as the list orders them."""
+        name = drive_name(sequence.name)
+        self._opened.append(name)
+        indices = frame_indices(sequence)
+        listed = self._open.pop(name, [])
+        self._missing += [line for line in listed if line.frame not in indices]
+        return [(indices[line.frame], line.side) for line in listed if line.frame in indices]
+
+    def counted(self, *, allow_missing: bool = False) -> SplitCount:
+        """What was found, after all recordings have been asked.
+
+        Raises:
+            SequenceError: Listed frames are missing, and that is not allowed; or none was found at all.
+        """
+        missing = [*self._missing, *(line for lines in self._open.values() for line in lines)]
+        listed = sum(map(len, self._listed.values()))
+        if len(missing) == listed:
+            raise SequenceError(
+                f"none of its {listed} frames is there; it lists {_some(sorted(self._listed))}, and the recordings are "
+                f"{_some(sorted(set(self._opened))) or 'none of these'}",
+                where=str(self.path),
+                cure="Name the list of this data set, or unpack the drives that it lists",
+            )
+        if missing and not allow_missing:
+            frames = _some([f"{line.drive} {line.frame} {line.side}" for line in missing])
+            raise SequenceError(
+                f"{len(missing)} of its {listed} frames are not in the recordings, such as {frames}",
+                where=str(self.path),
+                cure="Unpack them (a frame needs images and a pose), or go on without: --allow-missing, or "
+                "data.allow_missing=true in training",
+            )
+        return SplitCount(self.path.name, listed, listed - len(missing))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

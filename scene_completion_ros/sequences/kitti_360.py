@@ -48,12 +48,14 @@ IMAGE_FOLDERS = {
 FISHEYES = ("image_02", "image_03")
 
 
-def kitti_360(folder: Path | str, drive: str) -> PosedSequence:
+def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None) -> PosedSequence:
     """Read a drive of KITTI-360, with the cameras whose folders exist.
 
     Args:
         folder: Root of the data set.
         drive: `2013_05_28_drive_0000_sync`, or its number `0000`.
+        poses: Folder with other poses, such as those of a SLAM, in the layout of `data_poses`: `DRIVE/poses.txt` (of
+            the IMU) or `DRIVE/cam0_to_world.txt`.
 
     Raises:
         SequenceError: A file is missing or malformed, or no frame is left: names it.
@@ -67,15 +69,16 @@ def kitti_360(folder: Path | str, drive: str) -> PosedSequence:
         raise SequenceError("no images", where=str(images_root), cure=f"Unpack some of {list(IMAGE_FOLDERS.values())}")
     images = {name: numbered_images(images_root / IMAGE_FOLDERS[name]) for name in chosen}
     models, rig_from_camera, rig_from_sensor = read_kitti360_rig(root / "calibration", chosen)
-    poses, source = _poses(root / "data_poses" / drive, rig_from_sensor["imu"])
-    numbers, provenance = complete_frames(images, poses, str(images_root))
+    pose_folder = (Path(poses) if poses else root / "data_poses") / drive
+    world_from_rig, source = _poses(pose_folder, rig_from_sensor["imu"])
+    numbers, provenance = complete_frames(images, world_from_rig, str(images_root))
     stamps = _stamps(images_root / chosen[0] / "timestamps.txt", numbers)
     scans = root / "data_3d_raw" / drive / "velodyne_points" / "data"
     found = [
         Frame(
             stamps[number],
             {name: images[name][number] for name in chosen},
-            poses[number],
+            world_from_rig[number],
             scan_assets(scans / f"{number:010d}.bin", rig_from_sensor["velodyne"]),
         )
         for number in numbers
@@ -85,7 +88,7 @@ def kitti_360(folder: Path | str, drive: str) -> PosedSequence:
         cameras=models,
         rig_from_camera=rig_from_camera,
         frames=advancing(found, provenance),
-        pose_source=source,
+        pose_source=f"{poses}, {source}" if poses else source,
         provenance={"dataset": "KITTI-360", "licence": "CC BY-NC-SA 3.0", "folder": drive, **provenance},
         rig_from_sensor=rig_from_sensor,
     )
@@ -181,5 +184,5 @@ def _rigid_line(path: Path) -> RigidTransform:
 SOURCE = Source(
     "data_2d_raw/DRIVE of KITTI-360",
     lambda path: path.resolve().parent.name == "data_2d_raw",
-    lambda path, _: kitti_360(path.resolve().parent.parent, path.resolve().name),
+    lambda path, poses: kitti_360(path.resolve().parent.parent, path.resolve().name, poses=poses),
 )

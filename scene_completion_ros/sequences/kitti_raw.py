@@ -26,10 +26,10 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.kitti import check_lines, numbered_images
+from scene_completion_ros.sequences.kitti import check_lines, numbered_images, read_kitti_poses
 from scene_completion_ros.sequences.oxts import mercator_scale, read_oxts, read_timestamps, world_from_imu
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
-from scene_completion_ros.sequences.source import Source
+from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
 from scene_completion_ros.sequences.velodyne import load_scan, load_scan_reflectance
 
 CAMERAS = ("image_00", "image_01", "image_02", "image_03")
@@ -37,12 +37,14 @@ COLOUR_CAMERAS = CAMERAS[2:]
 _RESTORE = "Restore the file from the data set"
 
 
-def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None) -> PosedSequence:
-    """Read a drive of KITTI's raw recordings; poses come from OXTS.
+def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None, poses: str | None = None) -> PosedSequence:
+    """Read a drive of KITTI's raw recordings; poses come from OXTS where no others are named.
 
     Args:
         folder: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above.
         cameras: Names of the image folders to use; all that exist by default.
+        poses: Folder with the poses of a SLAM as Behind the Scenes publishes them, `DATE/DRIVE.txt`, or such a file:
+            line i is the 3x4 `world_from_cam0` of frame i. "none" says that the frames are unrelated.
 
     Raises:
         SequenceError: A file is missing or malformed, or no frame is left: names it.
@@ -57,16 +59,19 @@ def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None) -> Po
             cure=f"Name a drive with some of {list(CAMERAS)}",
         )
     images = {name: numbered_images(root / name / "data") for name in chosen}
-    numbers, provenance = complete_frames(images, None, str(root))
+    listed = None if poses in (None, UNKNOWN_POSES) else _listed_poses(Path(str(poses)), root.resolve())
+    numbers, provenance = complete_frames(images, listed, str(root))
     camera_models, rig_from_camera, rig_from_velodyne, rig_from_imu = _calibration(root.resolve().parent, chosen)
     stamps = read_timestamps(root / chosen[0] / "timestamps.txt")
     check_lines(stamps, "times", numbers[-1], root / chosen[0] / "timestamps.txt")
-    poses = _poses(root / "oxts" / "data", numbers, rig_from_imu)
+    if poses == UNKNOWN_POSES:
+        listed = dict.fromkeys(numbers, RigidTransform.identity())
+    world_from_rig = listed or _poses(root / "oxts" / "data", numbers, rig_from_imu)
     found = [
         Frame(
             stamps[number],
             {name: images[name][number] for name in chosen},
-            poses[number],
+            world_from_rig[number],
             scan_assets(root / "velodyne_points" / "data" / f"{number:010d}.bin", rig_from_velodyne),
         )
         for number in numbers
@@ -76,7 +81,7 @@ def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None) -> Po
         cameras=camera_models,
         rig_from_camera=rig_from_camera,
         frames=advancing(found, provenance),
-        pose_source="oxts",
+        pose_source=poses or "oxts",
         provenance={"dataset": "KITTI raw", "licence": "CC BY-NC-SA 3.0", "folder": root.resolve().name, **provenance},
         rig_from_sensor={"velodyne": rig_from_velodyne, "imu": rig_from_imu},
     )
@@ -190,6 +195,12 @@ def _poses(folder: Path, numbers: Sequence[int], rig_from_imu: RigidTransform) -
     }
 
 
+def _listed_poses(place: Path, drive: Path) -> dict[int, RigidTransform]:
+    """world_from_rig by frame, from a folder of pose files or one of them; the rig is camera 0."""
+    file = place / drive.parent.name / f"{drive.name}.txt" if place.is_dir() else place
+    return dict(enumerate(read_kitti_poses(file)))
+
+
 def _cameras(folder: Path) -> list[str]:
     """The colour cameras of a drive where it has any: beside them the grey pair would become the reference."""
     found = [name for name in CAMERAS if (folder / name / "data").is_dir()]
@@ -199,5 +210,5 @@ def _cameras(folder: Path) -> list[str]:
 SOURCE = Source(
     "DATE/DATE_drive_NNNN_sync of KITTI raw",
     lambda path: bool(_cameras(path)),
-    lambda path, _: kitti_raw(path, cameras=_cameras(path)),
+    lambda path, poses: kitti_raw(path, cameras=_cameras(path), poses=poses),
 )

@@ -9,65 +9,19 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
-from scene_completion_ros.geometry import RigidTransform, view_rotation, virtual_pinhole
+from scene_completion_ros.geometry import view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.frame_lists import ListedFrame, frames_of_drive, read_frame_list
 from scene_completion_ros.sequences.kitti_360 import kitti_360
 from scene_completion_ros.sequences.opening import open_recording
-from tests.geometry.test_camera_files import KITTI360_FISHEYE
+from tests import official_layouts as layouts
+from tests.official_layouts import DRIVE, RECTIFY, SIDEWAYS, VELO_FROM_CAMERA0, world_from_rig
 
-DRIVE = "2013_05_28_drive_0000_sync"
 POSED = (4, 5, 7, 8)  # the car stood at 6: no pose
-FISHEYE = KITTI360_FISHEYE.replace("1400", "140").replace("e+02", "e+01").replace("e+03", "e+02")
-RECTIFY = view_rotation(yaw=0.01, pitch=0.02)  # rectified from raw camera 0
-IMU_FROM_CAMERA0 = RigidTransform(np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]), np.array([1.6, -0.27, -0.9]))
-SIDEWAYS = RigidTransform(np.array([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]]), np.array([0.7, -1.1, -0.9]))
-VELO_FROM_CAMERA0 = RigidTransform(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.array([0.77, 0.3, -0.1]))
-
-
-def row(matrix: np.ndarray) -> str:
-    return " ".join(f"{value:.12e}" for value in np.asarray(matrix).reshape(-1))
-
-
-def world_from_rig(frame: int) -> RigidTransform:
-    """The rectified camera 0 drives along the world's x."""
-    rotation = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]) @ view_rotation(yaw=0.01 * frame)
-    return RigidTransform(rotation, np.array([0.5 * frame, 2.0, 117.0]))
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    calibration = tmp_path / "calibration"
-    calibration.mkdir()
-    perspective = ["calib_time: Thu Aug 22 11:33:00 2013", "corner_dist: 9.950000e-02"]
-    for number, p4 in (("00", 0.0), ("01", -33.0)):
-        perspective += [f"S_{number}: 1392 512", f"S_rect_{number}: 140 38", f"R_rect_{number}: {row(RECTIFY)}"]
-        perspective.append(f"P_rect_{number}: 55.25 0 68.2 {p4} 0 55.25 23.9 0 0 0 1 0")
-    (calibration / "perspective.txt").write_text("\n".join(perspective) + "\n")
-    cameras = {"image_00": IMU_FROM_CAMERA0, "image_01": IMU_FROM_CAMERA0, "image_02": SIDEWAYS, "image_03": SIDEWAYS}
-    lines = [f"{name}: {row(pose.matrix[:3])}" for name, pose in cameras.items()]
-    (calibration / "calib_cam_to_pose.txt").write_text("\n".join(lines) + "\n")
-    (calibration / "calib_cam_to_velo.txt").write_text(row(VELO_FROM_CAMERA0.matrix[:3]) + "\n")
-    (calibration / "calib_sick_to_velo.txt").write_text(row(np.eye(4)[:3]) + "\n")
-    for number in ("02", "03"):
-        (calibration / f"image_{number}.yaml").write_text(FISHEYE)
-    sizes = {"image_00/data_rect": (38, 140), "image_01/data_rect": (38, 140)}
-    sizes |= {"image_02/data_rgb": (140, 140), "image_03/data_rgb": (140, 140)}
-    for folder, (height, width) in sizes.items():
-        images = tmp_path / "data_2d_raw" / DRIVE / folder
-        images.mkdir(parents=True)
-        for number in range(10):
-            cv2.imwrite(str(images / f"{number:010d}.png"), np.full((height, width, 3), number, np.uint8))
-        times = "".join(f"2013-05-28 08:46:02.{90_000_000 * k:09d}\n" for k in range(10))
-        (images.parent / "timestamps.txt").write_text(times)
-    scans = tmp_path / "data_3d_raw" / DRIVE / "velodyne_points" / "data"
-    scans.mkdir(parents=True)
-    np.array([[9.0, -1.0, -0.4, 0.25]], "<f4").tofile(scans / "0000000004.bin")
-    poses = tmp_path / "data_poses" / DRIVE
-    poses.mkdir(parents=True)
-    rig_from_imu = RigidTransform(RECTIFY, np.zeros(3)) @ IMU_FROM_CAMERA0.inverse()
-    (poses / "cam0_to_world.txt").write_text("".join(f"{k} {row(world_from_rig(k).matrix)}\n" for k in POSED))
-    imu = {k: (world_from_rig(k) @ rig_from_imu).matrix[:3] for k in POSED}
-    (poses / "poses.txt").write_text("".join(f"{k} {row(pose)}\n" for k, pose in imu.items()))
+    layouts.kitti_360(tmp_path, posed=POSED, scans={4: np.array([[9.0, -1.0, -0.4, 0.25]], np.float32)})
     return tmp_path
 
 
@@ -106,6 +60,8 @@ def test_scan_and_stereo_pair_project_as_in_the_development_kit(root: Path) -> N
 
 def test_fisheyes_stand_where_the_calibration_puts_them(root: Path) -> None:
     """A point beside the car, through world, rig and fisheye, against the chain of the development kit."""
+    plain = root / "data_2d_raw" / DRIVE / "image_02" / "data_rgb" / f"{POSED[0]:010d}.png"
+    cv2.imwrite(str(plain), np.full((140, 140, 3), POSED[0], np.uint8))
     sequence = kitti_360(root, DRIVE)
     imu_from_camera = SIDEWAYS
     beside = imu_from_camera.apply(np.array([0.4, -0.3, 3.0]))  # in the IMU's frame

@@ -6,58 +6,25 @@ import math
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.sequences.kitti_raw import kitti_raw
 from scene_completion_ros.sequences.opening import open_recording
-from scene_completion_ros.sequences.oxts import EARTH_RADIUS, read_timestamps
+from scene_completion_ros.sequences.oxts import read_timestamps
 from scene_completion_ros.sequences.rigs import reference_camera
+from tests import official_layouts as layouts
 
 WIDTH, HEIGHT, FX = 64, 48, 50.0
-LATITUDE, LONGITUDE = 49.0, 8.4
 COUNT = 5
-
-VELO_TO_CAM = "R: 0 -1 0 0 0 -1 1 0 0\nT: 0.0 -0.08 -0.27\n"  # x forward, y left, z up to x right, y down, z forward
-IMU_TO_VELO = "R: 1 0 0 0 1 0 0 0 1\nT: -0.8 0.3 -0.8\n"
-
-
-def packet(east: float, north: float, up: float, yaw: float) -> str:
-    """Latitude and longitude at which the Mercator projection gives these metres from the start."""
-    scale = math.cos(math.radians(LATITUDE))
-    start = math.log(math.tan(math.radians(90.0 + LATITUDE) / 2.0))
-    longitude = LONGITUDE + math.degrees(east / (scale * EARTH_RADIUS))
-    latitude = math.degrees(2.0 * math.atan(math.exp(start + north / (scale * EARTH_RADIUS)))) - 90.0
-    return " ".join(map(repr, [latitude, longitude, 100.0 + up, 0.0, 0.0, yaw, *[0.0] * 24]))
 
 
 @pytest.fixture
 def drive(tmp_path: Path) -> Path:
     """The car drives north-east at 1 m a frame; cameras 2 and 3, scans of all frames but the last."""
-    date = tmp_path / "2011_09_26"
-    root = date / "2011_09_26_drive_0001_sync"
-    lines = ["calib_time: 09-Jan-2012 13:57:47", "corner_dist: 9.950000e-02", "R_rect_00: 1 0 0 0 1 0 0 0 1"]
-    for number, p4 in (("02", 2.0), ("03", -25.0)):
-        lines.append(f"S_rect_{number}: {WIDTH}.0 {HEIGHT}.0")
-        lines.append(f"P_rect_{number}: {FX} 0 31.5 {p4} 0 {FX} 23.5 0 0 0 1 0")
-    date.mkdir()
-    (date / "calib_cam_to_cam.txt").write_text("\n".join(lines) + "\n")
-    (date / "calib_velo_to_cam.txt").write_text("calib_time: 15-Mar-2012 11:37:16\n" + VELO_TO_CAM)
-    (date / "calib_imu_to_velo.txt").write_text("calib_time: 25-May-2012 16:47:16\n" + IMU_TO_VELO)
-    for name in ("image_02/data", "image_03/data", "oxts/data", "velodyne_points/data"):
-        (root / name).mkdir(parents=True)
-    times = "".join(f"2011-09-26 13:02:25.{100_000_000 * k:09d}\n" for k in range(COUNT))
-    for k in range(COUNT):
-        for camera in ("image_02", "image_03"):
-            cv2.imwrite(str(root / camera / "data" / f"{k:010d}.png"), np.full((HEIGHT, WIDTH, 3), k, np.uint8))
-            (root / camera / "timestamps.txt").write_text(times)
-        step = k / math.sqrt(2.0)
-        (root / "oxts" / "data" / f"{k:010d}.txt").write_text(packet(step, step, 0.0, math.pi / 4) + "\n")
-        if k < COUNT - 1:
-            np.array([[10.0, 1.0, -1.5, 0.5]], "<f4").tofile(root / "velodyne_points" / "data" / f"{k:010d}.bin")
-    return root
+    point = np.array([[10.0, 1.0, -1.5, 0.5]], np.float32)
+    return layouts.kitti_raw(tmp_path, frames=COUNT, scans=dict.fromkeys(range(COUNT - 1), point))
 
 
 def test_poses_are_those_of_the_mercator_projection(drive: Path) -> None:
@@ -72,7 +39,9 @@ def test_poses_are_those_of_the_mercator_projection(drive: Path) -> None:
 
 def test_turning_moves_the_camera_around_the_imu(drive: Path) -> None:
     """The camera stands 0.8 + 0.27 m … ahead of the IMU: a turn on the spot moves it on a circle of that radius."""
-    (drive / "oxts" / "data" / "0000000001.txt").write_text(packet(0.0, 0.0, 0.0, math.pi / 4 + math.pi / 2))
+    (drive / "oxts" / "data" / "0000000001.txt").write_text(
+        layouts.oxts_packet(0.0, 0.0, 0.0, math.pi / 4 + math.pi / 2)
+    )
     sequence = kitti_raw(drive)
     first, turned = sequence.frames[:2]
     imu = sequence.rig_from_sensor["imu"].translation

@@ -64,8 +64,8 @@ def test_mixed_precision_is_for_the_encoder_alone(precision: torch.dtype) -> Non
 
 def test_the_rate_falls_as_the_schedule_says() -> None:
     step = SingleViewStage(
-        SingleViewConfiguration(pretrained=False, schedule="step", decay_at=0.6, steps=100, warmup=10)
+        SingleViewConfiguration(pretrained=False, schedule="step", decay_every=40, steps=100, warmup=10)
     )
-    assert [round(step._rate(n), 3) for n in (0, 9, 10, 59, 60, 99)] == [0.1, 1.0, 1.0, 1.0, 0.1, 0.1]
+    assert [round(step._rate(n), 3) for n in (0, 9, 10, 39, 40, 79, 80)] == [0.1, 1.0, 1.0, 1.0, 0.1, 0.1, 0.01]
     cosine = SingleViewStage(SingleViewConfiguration(pretrained=False, steps=110, warmup=10))
     assert [round(cosine._rate(n), 3) for n in (10, 60, 110)] == [1.0, 0.5, 0.0]

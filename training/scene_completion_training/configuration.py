@@ -113,6 +113,7 @@ class TrainingConfiguration:
         precision: Arithmetic: "32-true", "bf16-mixed" or "16-mixed".
         devices: Processes on a machine, each with its own device (started by the trainer, torchrun or SLURM).
         nodes: Machines.
+        gradient_clip: Largest norm of the gradient; 0 leaves it as it is.
         output: Folder for checkpoints and curves.
     """
 
@@ -126,6 +127,7 @@ class TrainingConfiguration:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     devices: int = 1
     nodes: int = 1
+    gradient_clip: float = 5.0
     output: str = "runs/out"
 
     def completed(self: Completed) -> Completed:
@@ -173,8 +175,10 @@ class Configuration(TrainingConfiguration):
         encoder: Trunk of the encoder: "efficientnet_lite0", "depth_anything" which sees depth, or "resnet50" and
             "vision_transformer" as in the papers.
         encoder_weights: Local folder or hub name of its weights; by default those that the trunk is known by.
-        schedule: "cosine" to zero over all steps, or "step": a tenth of the rate after `decay_at` of them.
-        decay_at: Share of the steps after which "step" lowers the rate.
+        flip_features: Half of the steps encode mirrored images, and mirror the feature map back (BTS). Unlike
+            `data.views.mirror` that leaves the geometry alone.
+        schedule: "cosine" to zero over all steps, or "step": a tenth of the rate every `decay_every` of them.
+        decay_every: Steps after which "step" lowers the rate, each time.
         trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn. Those of Depth Anything
             take a fifth of it, and its neck the whole.
         hidden: Width of the head's hidden layer (64 in BTS; of each view 128 in MVBTS).
@@ -206,8 +210,9 @@ class Configuration(TrainingConfiguration):
     render: RenderSettings = field(default_factory=RenderSettings)
     encoder: TrunkName = "efficientnet_lite0"
     encoder_weights: str = ""
+    flip_features: bool = False
     schedule: Literal["cosine", "step"] = "cosine"
-    decay_at: float = 0.8
+    decay_every: int = 120_000
     trunk_rate: float = 0.5
     hidden: int = 64
     frozen_blocks: int = 16
@@ -223,6 +228,12 @@ class Configuration(TrainingConfiguration):
     validate_every: int = 500
     picture_every: int = 500
     start_from: str | None = None
+
+    @property
+    def measures(self) -> bool:
+        """Whether a loss compares with stereo depth, or with voxels that evidence was fused in."""
+        losses = self.losses
+        return bool(losses.stereo_depth or losses.dense_depth or losses.occupancy or losses.retention)
 
     def viewpoint(self) -> Viewpoint:
         """The canonical camera, and the volume that is completed.
@@ -325,6 +336,12 @@ class Configuration(TrainingConfiguration):
                 where="keep_maps",
                 cure="Set data.distinct_samples to what the disk has room for",
             )
+        if self.keep_maps and self.flip_features:
+            raise ConfigurationError(
+                "maps that are kept are not flipped", where="flip_features", cure="Set it to false, or keep_maps"
+            )
+        if self.schedule == "step" and self.decay_every < 1:
+            raise ConfigurationError(f"{self.decay_every}", where="decay_every", cure="Take a positive number of steps")
         if self.keep_maps and self.devices * self.nodes > 1:
             raise ConfigurationError(
                 "only one process can keep maps", where="keep_maps", cure="Set it to false, or devices and nodes to 1"

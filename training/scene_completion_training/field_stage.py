@@ -84,12 +84,14 @@ class DataNeeds:
         targets: Features of a foundation model that the views get, or of several by name.
         label_points: Labelled voxel centres a sample.
         rendered: Views that the field is rendered for.
+        measured: Stereo depth of its images, and voxels that evidence was fused in; otherwise it sees images alone.
     """
 
     encoder_views: int = 1
     targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None
     label_points: int = 0
     rendered: bool = True
+    measured: bool = True
 
 
 class FieldStage(Stage):
@@ -124,6 +126,8 @@ class FieldStage(Stage):
     def make_data(self) -> SequencesData:
         """Samples of the configuration's sequences."""
         settings, needs = self.settings, self.data_needs()
+        if not (settings.measures or needs.label_points):
+            needs = dataclasses.replace(needs, measured=False)
         return SequencesData(
             settings.data, settings.steps, settings.seed, viewpoint=settings.viewpoint(), **vars(needs)
         )
@@ -257,6 +261,8 @@ class FieldStage(Stage):
         self.encoder.mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         if isinstance(self.density, DensityField) and self.density.spatial is not None:
             self.density.spatial.mixed = self.encoder.mixed
+        flips = self.training and self.settings.flip_features
+        self.encoder.flipped = flips and bool(torch.rand((), generator=generator) < 0.5)
         with torch.autocast(kind, enabled=False):
             return self.terms(batch, generator)
 
@@ -414,7 +420,7 @@ class FieldStage(Stage):
     def _rate(self, step: int) -> float:
         settings = self.settings
         if settings.schedule == "step" and step >= settings.warmup:
-            return 1.0 if step < settings.decay_at * settings.steps else 0.1
+            return float(0.1 ** (step // settings.decay_every))
         return self.warmed_cosine(step)
 
 

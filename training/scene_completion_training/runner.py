@@ -16,8 +16,6 @@ from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages import stage_class
 
-GRADIENT_CLIP = 5.0
-"""Largest gradient norm."""
 BEST = "best.ckpt"
 
 
@@ -99,7 +97,7 @@ def _trainer(
         plugins=[SafeCheckpoints()],
         logger=TensorBoardLogger(output, name=None, version="curves"),
         default_root_dir=output,
-        gradient_clip_val=GRADIENT_CLIP,
+        gradient_clip_val=configuration.gradient_clip or None,
         log_every_n_steps=configuration.log_every,
         val_check_interval=configuration.validation_interval,
         limit_val_batches=None if configuration.validation_interval else 0,

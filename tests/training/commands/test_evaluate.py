@@ -55,7 +55,7 @@ def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.Ca
     second = shutil.copytree(raw_drive, raw_drive.parent / OTHER)
     frames = write_list(tmp_path / "list.txt", f"{LISTED} 0000000001 l", f"{LISTED} 77 l")
     output = tmp_path / "new" / "out"
-    options = ("--frames", frames, "--controls", "--prior", second)
+    options = ("--frames", frames, "--allow-missing", "--controls", "--prior", second)
     assert run("geometry", "--depth", "--data", raw_drive, *options, "--output", output) == 0
     text = (output / "results.md").read_text(encoding="utf-8")
     assert text.strip() == capsys.readouterr().out.strip()

@@ -251,7 +251,7 @@ def test_a_mirrored_road_tilts_as_before(frames: list[PreparedFrame]) -> None:
     assert np.degrees(ground_roll(askew, Viewpoint())) == pytest.approx(level + 2.0, abs=0.3)
     samples = ViewSamples([askew], dataclasses.replace(PLAIN, mirror=True), seed=0, length=1)
     numbers = range(12)
-    mirrored = [samples._draw(np.random.default_rng((0, number))).mirror for number in numbers]
+    mirrored = [samples._draw(number, np.random.default_rng((0, number))).mirror for number in numbers]
     assert 0 < sum(mirrored) < len(mirrored)
     for number in numbers:
         sample = samples.occupancy(number)
@@ -260,7 +260,7 @@ def test_a_mirrored_road_tilts_as_before(frames: list[PreparedFrame]) -> None:
         assert np.degrees(ground_roll([seen], Viewpoint())) == pytest.approx(2.0, abs=0.6), mirrored[number]
     plain = samples.unmirrored()
     for number in numbers:
-        draw, unmirrored = (s._draw(np.random.default_rng((0, number))) for s in (samples, plain))
+        draw, unmirrored = (s._draw(number, np.random.default_rng((0, number))) for s in (samples, plain))
         assert not unmirrored.mirror
         assert (draw.index, draw.side) == (unmirrored.index, unmirrored.side)
         assert draw.mirror or np.allclose(draw.turn, unmirrored.turn)

@@ -99,7 +99,7 @@ def test_far_views_stand_further_along(frames: list[PreparedFrame]) -> None:
     samples = ViewSamples([frames], settings, seed=0, length=40)
     firsts = set()
     for number in range(12):
-        draw = samples._draw(np.random.default_rng((0, number)))
+        draw = samples._draw(number, np.random.default_rng((0, number)))
         names = samples._names(draw, np.random.default_rng(number))
         assert [name for _, name in names[4:]] == ["aside_fisheye"] * 2 + ["left"] * 2
         assert len(set(names)) == 8
@@ -128,8 +128,8 @@ def _encoder_names(settings: ViewSettings, frames: list[PreparedFrame], number: 
     seen: list[list[tuple[int, str]]] = []
 
     class Watched(ViewSamples):
-        def _encoder_names(self, draw: Any, generator: np.random.Generator) -> list[tuple[int, str]]:
-            seen.append(super()._encoder_names(draw, generator))
+        def _encoder_names(self, draw: Any, views: Any, generator: np.random.Generator) -> list[tuple[int, str]]:
+            seen.append(super()._encoder_names(draw, views, generator))
             return seen[-1]
 
     Watched([frames], settings, seed=0, length=9, encoder_views=3)[number]
@@ -142,8 +142,8 @@ def test_encoder_views_stand_as_far_along_as_asked_for(frames: list[PreparedFram
     samples = ViewSamples([frames], settings, seed=0, length=9, encoder_views=4)
     sides = set()
     for number in range(20):
-        draw = samples._draw(np.random.default_rng((0, number)))
-        names = samples._encoder_names(draw, np.random.default_rng(number))
+        draw = samples._draw(number, np.random.default_rng((0, number)))
+        names = samples._encoder_names(draw, [], np.random.default_rng(number))
         assert len({(draw.index, draw.side), *names}) == 4
         assert names[0][0] == min(draw.index + 2, 3) or (draw.index, names[0][1]) == (3, draw.side)
         sides |= {side for _, side in names}
@@ -161,7 +161,7 @@ def test_encoder_views_come_with_their_poses_and_the_same_colours(frames: list[P
     assert torch.equal(sample["encoder_images"][0], sample["image"])
     assert torch.equal(sample["encoder_poses"][0], torch.eye(4))
     names = _encoder_names(settings, frames, 2)
-    draw = ViewSamples([frames], settings, seed=0, length=9)._draw(np.random.default_rng((0, 2)))
+    draw = ViewSamples([frames], settings, seed=0, length=9)._draw(2, np.random.default_rng((0, 2)))
     for k, (index, camera) in enumerate(names, start=1):
         expected = canonical_image(frames[index].images[camera], frames[index].cameras[camera], STREET_CAMERA)
         np.testing.assert_allclose(sample["encoder_images"][k].permute(1, 2, 0), expected, atol=1e-3)
@@ -207,7 +207,7 @@ def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path
     samples = ViewSamples([frames * 3], settings, seed=0, length=20, encoder_views=3)  # twelve frames to choose from
     short = ViewSamples([frames], settings, seed=0, length=20, encoder_views=3)
     for number in range(6):
-        draw = samples._draw(np.random.default_rng((0, number)))
+        draw = samples._draw(number, np.random.default_rng((0, number)))
         names = samples._names(draw, np.random.default_rng(number))
         assert {name for _, name in names} == {"left"} and len(set(names)) == len(names) == 8
         sample = samples[number]
@@ -234,7 +234,7 @@ def test_masks_follow_their_images(synthetic_drive: Path, tmp_path: Path) -> Non
     assert frames[0].mask("right").all() and frames[0].masks["aside_fisheye"].any()
     samples = ViewSamples([frames], dataclasses.replace(SETTINGS, far_views=True), seed=0, length=9)
     for number in range(4):
-        draw = samples._draw(np.random.default_rng((0, number)))
+        draw = samples._draw(number, np.random.default_rng((0, number)))
         sample = samples[number]
         left = [draw.side == "left"] * 2 + [draw.side == "right"] * 2
         for masked, mask, hint in zip(left, sample["masks"][:4], sample["hints"][:4], strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,19 @@ import torch
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Resampler, RigidTransform
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.checkpoints import FieldModel, encoded_views, open_checkpoint
+from scene_completion_training.evaluation.checkpoints import (
+    EncodedView,
+    FieldModel,
+    open_checkpoint,
+    published_views,
+    views_along,
+)
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.viewpoint import STREET_CAMERA
+from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import CAMERA
 from tests.training.saved_checkpoint import save_checkpoint
 
@@ -34,8 +43,8 @@ def test_single_view_checkpoint(street: PosedSequence, tmp_path: Path) -> None:
         expected = seen.density(torch.from_numpy(points)[None])[0]
     np.testing.assert_allclose(density, expected.numpy(), rtol=1e-4, atol=1e-6)
     assert model.observe(street, 0).density(points[:0]).shape == (0,)
-    with pytest.raises(ConfigurationError, match="encodes 1 to 1"):
-        open_checkpoint(file, [1, 2])
+    with pytest.raises(ConfigurationError, match="encodes 1 or mono"):
+        open_checkpoint(file, ["1", "2"])
 
 
 def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, tmp_path: Path) -> None:
@@ -50,12 +59,12 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
         ],
     )
     # 8 m further is 7.5 m, 4 m is 4.5 m, and 12 m is more than the drive has: 10.5 m.
-    assert encoded_views(sparse, 2, (0.0, 8.0, 4.0, 12.0)) == [(k, "camera_left") for k in (2, 7, 5, 9)]
+    assert places(views_along(sparse, 2, (0.0, 8.0, 4.0, 12.0))) == [*(2, 7, 5, 9)]
     # At the drive's end, what comes before.
-    assert encoded_views(sparse, 9, (0.0, 8.0, 4.0)) == [(k, "camera_left") for k in (9, 8, 7)]
+    assert places(views_along(sparse, 9, (0.0, 8.0, 4.0))) == [*(9, 8, 7)]
     with pytest.raises(SequenceError, match="10 frames cannot give 11 views"):
-        encoded_views(sparse, 0, range(11))
-    models = open_checkpoint(file, [1, 2, 4])
+        views_along(sparse, 0, range(11))
+    models = open_checkpoint(file, ["1", "2", "4"])
     assert [model.name for model in models] == [
         "teacher.ckpt, 1 view",
         "teacher.ckpt, 2 views",
@@ -71,11 +80,35 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
             seen = field.observe(images[:, :count], torch.from_numpy(poses[None, :count]).float())
             expected = seen.density(torch.from_numpy(points)[None])[0].numpy()
         np.testing.assert_allclose(model.observe(sparse, 2).density(points), expected, rtol=1e-3, atol=1e-5)
-    with pytest.raises(ConfigurationError, match="1 to 4"):
-        open_checkpoint(file, [5])
-    # The published teacher has its further views within a metre: the next frames, not those 12 m away.
+    with pytest.raises(ConfigurationError, match="1 or 2 or 3 or 4 or mono"):
+        open_checkpoint(file, ["5"])
+    # A teacher whose further views stood within a metre: the next frames, not those 12 m away.
     near = {"views": {"encoder_metres": [0.0, 1.0]}}
     published = save_checkpoint(tmp_path / "published.ckpt", field, "teacher", data=near)
-    (model,) = open_checkpoint(published, [4])
-    assert isinstance(model, FieldModel) and model.along == pytest.approx((0.0, 2 / 3, 1 / 3, 1.0))
-    assert encoded_views(sparse, 2, model.along) == [(k, "camera_left") for k in (2, 3, 1, 4)]
+    (model,) = open_checkpoint(published, ["4"])
+    assert isinstance(model, FieldModel) and places(model._views(sparse, 2)) == [2, 3, 1, 4]
+
+
+def places(views: Sequence[EncodedView]) -> list[int]:
+    """Their frames; all are of the camera ahead."""
+    assert {(view.camera, view.aside) for view in views} == {("camera_left", False)}
+    return [view.index for view in views]
+
+
+def test_rows_of_mvbts_are_the_published_views(tmp_path: Path) -> None:
+    """Of left now and a frame later, right likewise, and the fisheyes ten posed frames later."""
+    images = layouts.kitti_360(tmp_path, frames=18, posed=[number for number in range(18) if number != 6])
+    drive = open_recording(images)
+    left, right, aside = "image_00", "image_01", ("image_02", "image_03")
+    expected = {
+        "mono": [(2, left)],
+        "temporal": [(2, left), (3, left)],
+        "stereo": [(2, left), (2, right)],
+        "stereo-temporal": [(2, left), (3, left), (2, right), (3, right)],
+        "fisheyes": [(2, left), (2, right), (12, aside[0]), (12, aside[1])],
+    }
+    for choice, views in expected.items():
+        found = published_views(drive, 2, choice)
+        assert [(view.index, view.camera) for view in found] == views
+        assert [view.aside for view in found] == [camera in aside for _, camera in views]
+    assert [view.index for view in published_views(drive, 15, "all")] == [15, 16, 15, 16, 16, 16, 16, 16]

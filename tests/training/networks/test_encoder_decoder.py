@@ -47,7 +47,13 @@ def test_the_full_size_trunk_gives_the_same_kind_of_map() -> None:
     assert [tuple(m.shape[1:]) for m in network.trunk(image)] == [
         (64, 32, 48), (256, 16, 24), (512, 8, 12), (1024, 4, 6), (2048, 2, 3)
     ]  # fmt: skip
-    assert network(image).shape == (1, 64, 32, 48)
+    assert network(image).shape == (1, 64, 64, 96)
+    torch.testing.assert_close(network(image), network.decoder(network.trunk(image)))
+    shapes = [tuple(parameter.shape) for name, parameter in network.decoder.named_parameters() if "weight" in name]
+    assert shapes == [
+        (256, 2048, 3, 3), (128, 256, 3, 3), (64, 128, 3, 3), (64, 64, 3, 3), (64, 64, 3, 3),
+        (256, 1280, 3, 3), (128, 640, 3, 3), (64, 320, 3, 3), (64, 128, 3, 3), (64, 64, 3, 3), (64, 64, 3, 3)
+    ]  # fmt: skip
     network.trunk.freeze(1)
     learning = {name.split(".")[1] for name, p in network.trunk.named_parameters() if p.requires_grad}
     assert not any(p.requires_grad for p in network.trunk.stem.parameters()) and learning >= {"1", "2", "3"}

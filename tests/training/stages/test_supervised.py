@@ -122,7 +122,7 @@ def test_labelled_points_lie_where_the_encoder_sees_them(frames: list[PreparedFr
     samples = ViewSamples([frames], settings, seed=0, length=20, label_points=300)
     found = set()
     for number in range(20):
-        draw, sample = samples._draw(np.random.default_rng((0, number))), samples[number]
+        draw, sample = samples._draw(number, np.random.default_rng((0, number))), samples[number]
         frame = draw.frames[draw.index]
         points = sample["label_points"].numpy() @ (MIRROR if draw.mirror else np.eye(3))
         left = (frame.world_from_camera["left"].inverse() @ draw.encoder_from_world.inverse()).apply(points)

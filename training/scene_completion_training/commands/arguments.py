@@ -14,6 +14,7 @@ from scene_completion_ros.whole_files import write_whole
 if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.sequences.frame_lists import SplitCount
     from scene_completion_training.evaluation.density_model import DensityModel
 
 SHARED_DATA = "SCENE_COMPLETION_DATA"
@@ -43,8 +44,20 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     add_paths(parser, "--bundle", "DIR", "student bundles to score")
     add_paths(parser, "--checkpoint", "FILE", "training checkpoints to score")
     parser.add_argument(
-        "--views", type=int, nargs="+", default=[1], metavar="N", help="views that each checkpoint encodes (default: 1)"
+        "--views",
+        nargs="+",
+        default=["1"],
+        metavar="N",
+        help="views that each checkpoint encodes: so many along the drive, or as MVBTS has them mono, temporal, "
+        "stereo, stereo-temporal, fisheyes, all (default: 1)",
     )
+
+
+def add_frames(parser: argparse.ArgumentParser) -> None:
+    """Declare --frames and --allow-missing."""
+    meaning = "published frame list (`drive frame side`), of which the left camera's frames are scored"
+    parser.add_argument("--frames", type=Path, metavar="LIST", help=meaning)
+    parser.add_argument("--allow-missing", action="store_true", help="go on where listed frames are not there")
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -124,19 +137,28 @@ def requested(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_results(
-    args: argparse.Namespace, scores: Scores, recordings: Sequence[str], notes: Sequence[str] = ()
+    args: argparse.Namespace,
+    scores: Scores,
+    recordings: Sequence[str],
+    notes: Sequence[str] = (),
+    counted: SplitCount | None = None,
 ) -> None:
     """Print the tables, and where --output names a folder write them as results.md beside results.json.
 
     Args:
         recordings: Names of what was scored.
         notes: Further paragraphs of the page.
+        counted: How much of a frame list was scored.
     """
+    import dataclasses
     import json
 
     folder: Path | None = args.output
-    text = "\n\n".join([f"Recordings: {', '.join(recordings)}.", scores.markdown(), *notes]) + "\n"
+    listed = [f"Frames: {counted}."] if counted else []
+    text = "\n\n".join([f"Recordings: {', '.join(recordings)}.", *listed, scores.markdown(), *notes]) + "\n"
     content = {"settings": requested(args), "recordings": list(recordings), "scores": scores.to_json()}
+    if counted:
+        content["frames"] = dataclasses.asdict(counted)
     print(text)
     if folder is None:
         return

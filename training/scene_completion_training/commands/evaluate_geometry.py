@@ -11,6 +11,7 @@ from scene_completion_ros.commands.paths import RESULTS
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands.arguments import (
     add_engine,
+    add_frames,
     add_models,
     add_paths,
     add_windows,
@@ -41,12 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_windows(parser)
     add_models(parser)
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
-    parser.add_argument(
-        "--frames",
-        type=Path,
-        metavar="LIST",
-        help="of --depth: frame list with lines `drive frame side`, of which the left camera's are scored",
-    )
+    add_frames(parser)
     meaning = "fit calibration and threshold of every model on these recordings first, which must not be scored"
     add_paths(parser, "--calibrate-on", "FOLDER", meaning)
     parser.add_argument(
@@ -87,12 +83,15 @@ def _run_depth(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.sequences.frame_lists import read_frame_list
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_training.evaluation.depth_evaluation import left_out_table, select_frames
+    from scene_completion_training.evaluation.depth_evaluation import left_out_table, scored_share, select_frames
     from scene_completion_training.evaluation.geometry import Density, MeanDepthModel, depth_frames
 
     listed = None if args.frames is None else read_frame_list(args.frames)
     folders = [*args.data, *window_folders(args)]
     selections, left_out = select_frames([open_recording(folder) for folder in folders], listed)
+    counted = None
+    if listed is not None:
+        counted = scored_share(args.frames, listed, left_out, allow_missing=args.allow_missing)
     models = open_models(args)
     if args.controls:
         models.append(MeanDepthModel([open_recording(folder) for folder in args.prior]))
@@ -100,7 +99,7 @@ def _run_depth(args: argparse.Namespace) -> int:
     for selection in selections:
         scores.run("drives", methods, depth_frames(selection.sequence, list(selection.numbers)[:: args.every]))
     notes = [f"Frames that are left out: {len(left_out)}.\n\n{left_out_table(left_out)}"] if left_out else []
-    write_results(args, scores, [selection.sequence.name for selection in selections], notes)
+    write_results(args, scores, [selection.sequence.name for selection in selections], notes, counted)
     return 0
 
 
@@ -108,30 +107,34 @@ def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.calibration import CALIBRATION
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.occupancy import OCCUPANCY
+    from scene_completion_ros.sequences.frame_lists import FrameSplit
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.geometry import Density, ScoredFrames, calibrate_model, voxel_frames
     from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 
     windows = window_folders(args)
-    recordings = [open_recording(folder) for folder in (*args.data, *windows)]
+    split = None if args.frames is None else FrameSplit(args.frames)
+    folders = [folder for folder in (*args.data, *windows) if split is None or split.names(folder.resolve().name)]
+    recordings = [open_recording(folder) for folder in folders]
     models = open_models(args)
     validation = [open_recording(folder) for folder in args.calibrate_on]
     if validation:
         models = [calibrate_model(model, voxel_frames(validation, args.every)) for model in models]
     controls = _controls(args, models, windows[0].parent if windows else None, validation)
-    frames = ScoredFrames(args.scans, args.every)
+    frames = ScoredFrames(args.scans, args.every, split)
     scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
         methods = [Density(model) for model in (*models, *controls(sequence))]
         counted += scores.run("recordings", methods, frames.of(sequence))
     names = [sequence.name for sequence in recordings]
+    found = None if split is None else split.counted(allow_missing=args.allow_missing)
     if not counted:
         raise SequenceError(
             "no frame has ground truth voxels or LiDAR",
             where=", ".join(names),
             cure="Render the town with its assets, or name recordings with LiDAR",
         )
-    write_results(args, scores, names)
+    write_results(args, scores, names, counted=found)
     return 0
 
 
@@ -149,8 +152,6 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.depth and args.controls and not args.prior:
         raise ConfigurationError("the mean depth of what", where="--controls", cure="Name drives with --prior")
-    if args.frames and not args.depth:
-        raise ConfigurationError("lists frames with depth", where="--frames", cure="Give --depth")
     if len({folder.resolve() for folder in args.data}) < len(args.data):
         raise ConfigurationError("a recording is named twice", where="--data", cure="Name each once")
     refuse_scored(args.data, {"--calibrate-on": args.calibrate_on, "--prior": args.prior})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -18,6 +17,8 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.data.prepared import PreparedFrame
 
 _Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
+_SAME = 0.01
+"""Pixels: an image whose camera is the canonical one, but for less, is taken as it is."""
 
 
 def homography(source: Camera, target: Camera, turn: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -33,6 +34,8 @@ def canonical_image(
     size = (canonical.width, canonical.height)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     matrix = homography(camera, canonical, turn)
+    if image.shape[:2] == size[::-1] and np.abs((matrix - np.eye(3)) @ [*size, 1.0]).max() < _SAME:
+        return image
     return np.asarray(cv2.warpPerspective(image, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
@@ -58,14 +61,17 @@ def canonical_depth(
     return np.asarray(warped, np.float32)
 
 
-def jittered(image: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Brightness, contrast, saturation ±0.3, hue ±0.1, greyscale one time in five, blur one time in five.
+def jittered(
+    image: NDArray[np.uint8], generator: np.random.Generator, strength: float = 0.3, washed: float = 0.2
+) -> NDArray[np.uint8]:
+    """Brightness, contrast and saturation jitter of a strength, hue ±0.1; greyscale and blur each in a share of images.
 
-    Stronger than in BTS (±0.2), because a few drives are all there is and colours tell them apart.
+    By default stronger than in BTS (±0.2, no greyscale and blur): where a few drives are all there is, colours tell
+    them apart.
     """
-    brightness, contrast, saturation = generator.uniform(0.7, 1.3, 3)
+    brightness, contrast, saturation = generator.uniform(1.0 - strength, 1.0 + strength, 3)
     hue = generator.uniform(-0.1, 0.1)
-    grey, blurred = generator.random(2) < 0.2
+    grey, blurred = generator.random(2) < washed
     out = image.astype(np.float32) * brightness
     out = (out - out.mean()) * contrast + out.mean()
     jittered = np.clip(out, 0, 255).astype(np.uint8)
@@ -117,13 +123,13 @@ class DrawnViews:
 
     Attributes:
         names: Frame and camera of each view.
-        jitter: Source of the colour jitter, the same for all views; without one they keep their colours.
+        jitter: The colour jitter, the same for all views; without one they keep their colours.
     """
 
     draw: Draw
     names: list[tuple[int, str]]
     camera: Camera
-    jitter: np.random.Generator | None = None
+    jitter: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
 
     @cached_property
     def recorded(self) -> list[NDArray[np.uint8]]:
@@ -136,7 +142,7 @@ class DrawnViews:
         """RGB [H, W, 3] each."""
         images = self.recorded
         if self.jitter is not None:
-            images = [jittered(image, copy.deepcopy(self.jitter)) for image in images]
+            images = [self.jitter(image) for image in images]
         return [self._flipped(image) for image in images]
 
     @property
@@ -181,6 +187,24 @@ def depth_hint(
     if name not in frame.depths:
         return np.zeros((canonical.height, canonical.width), np.float32)
     return canonical_depth(frame.depths[name], frame.cameras[name], canonical, turn)
+
+
+def published_views(
+    frames: Sequence[PreparedFrame], index: int, side: str, near: int, far: int | None
+) -> list[tuple[int, str]]:
+    """The views of a sample as Behind the Scenes has them: of each camera a frame, and the one `near` frames later.
+
+    The sample's own camera comes first, then the other of the pair, then those that look aside (or the pair once more),
+    `far` frames further along. Beyond the end of the drive its last frame stands in.
+    """
+    last = len(frames) - 1
+    other = {"left": "right", "right": "left"}[side]
+    pair = [name for name in (side, other) if name in frames[index].images]
+    views = [(min(index + later, last), name) for name in pair for later in (0, near)]
+    if far is not None:
+        aside = frames[index].far_cameras
+        views += [(min(index + far + later, last), name) for name in aside for later in (0, near)]
+    return views
 
 
 def roles_of_views(views: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
 from scene_completion_ros.sequences.from_bag import is_bag
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -22,9 +25,12 @@ from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.sequences.training_checks import check_for_training
 from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
+from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import Viewpoint
+
+_SIDES = {"l": "left", "r": "right"}
 
 
 class StepSampler(Sampler[int]):
@@ -135,7 +141,13 @@ class DataSettings:
         validation_samples: Samples of a validation, always the same.
         distinct_samples: Number of different samples of the training, which come again in another order; 0 for as many
             as it takes. See `keep_maps`.
-        cache: Folder for prepared frames.
+        frames: File with a published frame list (lines `drive frame side`), from the working directory: each of its
+            frames is a sample, once an epoch. All others serve as further views. Without it all frames are samples.
+        validation_frames: The same for the validation, which takes the first `validation_samples` of a fixed order.
+        allow_missing: Go on where listed frames are not there.
+        cache: Folder for prepared frames. Where the losses need images alone these are only resized; with "" they are
+            then read as they lie.
+        workers: Processes that load samples, and that prepare frames.
     """
 
     root: str = "."
@@ -143,6 +155,9 @@ class DataSettings:
     validation: list[SequenceSource] = field(default_factory=list)
     validation_samples: int = 64
     distinct_samples: int = 0
+    frames: str = ""
+    validation_frames: str = ""
+    allow_missing: bool = False
     cache: str = "prepared"
     fusion: FusionSettings = field(default_factory=FusionSettings)
     views: ViewSettings = field(default_factory=ViewSettings)
@@ -169,6 +184,18 @@ def prepare_source(
         workers=workers,
     )
     return sequence, files
+
+
+@dataclass(frozen=True, eq=False)
+class _OpenedSource:
+    """Frames of each drive of a source, focal lengths of its cameras per image width, and what of it is listed.
+
+    What is listed is the number of the drive, that of the frame in it, and the side.
+    """
+
+    drives: list[Sequence[PreparedFrame]]
+    focal_ratios: list[float]
+    listed: list[tuple[int, int, str]]
 
 
 class TrainingData(lightning.LightningDataModule):
@@ -202,6 +229,7 @@ class SequencesData(TrainingData):
         targets: Features of a foundation model that the views get, or of several by name.
         label_points: Labelled voxel centres a sample; 0 for none.
         rendered: Samples hold views to render.
+        measured: Samples hold stereo depth and occupancy evidence; otherwise frames are images, see `RecordedFrames`.
     """
 
     def __init__(
@@ -214,9 +242,11 @@ class SequencesData(TrainingData):
         targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None,
         label_points: int = 0,
         rendered: bool = True,
+        measured: bool = True,
         viewpoint: Viewpoint | None = None,
     ) -> None:
         super().__init__()
+        self.measured = measured
         self.viewpoint = viewpoint or Viewpoint()
         self.label_points = label_points
         self.rendered = rendered
@@ -225,72 +255,119 @@ class SequencesData(TrainingData):
         self.settings = settings
         self.steps = steps
         self.seed = seed
-        self.frames: list[list[PreparedFrame]] = []
-        self.watched: list[list[PreparedFrame]] = []
+        self.frames: list[Sequence[PreparedFrame]] = []
+        self.watched: list[Sequence[PreparedFrame]] = []
+        self.listed: dict[str, list[tuple[int, int, str]]] = {"training": [], "validation": []}
+        self.counts: dict[str, SplitCount] = {}
         self.shares: list[float] = []
         self.focal_ratios: list[float] = []
 
     def record(self) -> dict[str, Any]:
-        """The range of focal lengths per image width."""
-        return {"focal_range": [min(self.focal_ratios), max(self.focal_ratios)]}
+        """The range of focal lengths per image width, and how much of frame lists there was."""
+        counts = {role: dataclasses.asdict(count) for role, count in self.counts.items()}
+        return {"focal_range": [min(self.focal_ratios), max(self.focal_ratios)], "frames": counts}
 
     def setup(self, stage: str) -> None:
         """Prepares what is missing in the cache and opens it."""
         if self.frames:
             return
-        root = Path(self.settings.root)
-        for source in matching(root, self.settings.sources):
-            drives, ratios = self._prepared(source, "training")
-            self.frames += drives
-            self.shares += [source.share] * len(drives)
-            self.focal_ratios += ratios
-        watched = (self._prepared(source, "validation")[0] for source in matching(root, self.settings.validation))
-        self.watched = [drive for drives in watched for drive in drives]
+        self.frames = self._opened("training", self.settings.sources, self.settings.frames)
+        self.watched = self._opened("validation", self.settings.validation, self.settings.validation_frames)
 
-    def _prepared(self, source: SequenceSource, role: str) -> tuple[list[list[PreparedFrame]], list[float]]:
-        """Prepared frames of each drive of a source, and the focal lengths of its cameras per image width."""
-        sequence, files = prepare_source(self.settings, source, self.viewpoint, role)
-        every = [load_prepared(file) for file in files]
-        ahead = cameras_ahead(sequence)
-        frames = [frame for frame in every if frame.has_evidence or len(ahead) == 1]
-        if not frames:
+    def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Sequence[PreparedFrame]]:
+        """Drives of all sources; those of the training say how far they see."""
+        split = FrameSplit(frames) if frames and sources else None
+        found: list[Sequence[PreparedFrame]] = []
+        for source in matching(Path(self.settings.root), sources):
+            if split is not None and not split.names(Path(source.folder).name):
+                continue
+            opened = self._prepared(source, role, split)
+            self.listed[role] += [(len(found) + drive, frame, side) for drive, frame, side in opened.listed]
+            found += opened.drives
+            if role == "training":
+                self.shares += [source.share] * len(opened.drives)
+                self.focal_ratios += opened.focal_ratios
+        if split is not None:
+            self.counts[role] = split.counted(allow_missing=self.settings.allow_missing)
+            print(f"{role}: {self.counts[role]}")
+        return found
+
+    def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> _OpenedSource:
+        every: Sequence[PreparedFrame]
+        if self.measured:
+            sequence, files = prepare_source(self.settings, source, self.viewpoint, role, workers=self.processors)
+            every = [load_prepared(file) for file in files]
+            usable = self._usable(every, source, stereo=len(cameras_ahead(sequence)) > 1)
+            listed = [] if split is None else split.of(sequence)
+        else:
+            sequence = load_sequence(Path(self.settings.root), source, role)
+            cache = Path(self.settings.cache) if self.settings.cache else None
+            every = recorded = RecordedFrames(sequence, self.viewpoint, cache)
+            usable, listed = list(range(len(every))), [] if split is None else split.of(sequence)
+            recorded.resize(self._looked_at(len(every), None if split is None else listed), self.processors)
+        place = {index: number for number, index in enumerate(usable)}
+        known = [(place[index], _SIDES[side]) for index, side in listed if index in place]
+        ratios = [sequence.cameras[name].fx / sequence.cameras[name].width for name in cameras_ahead(sequence)]
+        if sequence.pose_source == UNKNOWN_POSES:
+            return _OpenedSource(
+                [[every[index]] for index in usable], ratios, [(drive, 0, side) for drive, side in known]
+            )
+        frames = every if len(usable) == len(every) else [every[index] for index in usable]
+        return _OpenedSource([frames], ratios, [(0, frame, side) for frame, side in known])
+
+    @property
+    def processors(self) -> int:
+        """Processes that prepare frames."""
+        return max(2, self.settings.workers)
+
+    def _looked_at(self, count: int, listed: list[tuple[int, str]] | None) -> NDArray[np.bool_]:
+        """Which of so many frames the samples look at: the listed ones, and those that are views beside them."""
+        views = self.settings.views
+        if listed is None or not views.near_frames:
+            return np.ones(count, np.bool_)
+        wanted = np.zeros(count, np.bool_)
+        least, most = views.far_frames
+        further = range(least, most + 1) if views.far_views else ()
+        for offset in {0, views.near_frames, *further, *(far + views.near_frames for far in further)}:
+            wanted[[min(index + offset, count - 1) for index, _ in listed]] = True
+        return wanted
+
+    def _usable(self, every: Sequence[PreparedFrame], source: SequenceSource, *, stereo: bool) -> list[int]:
+        """Indices of the frames that something is known of."""
+        usable = [index for index, frame in enumerate(every) if frame.has_evidence or not stereo]
+        if not usable:
             raise SequenceError(
                 "no frame has occupied and free voxels",
                 where=source.folder,
                 cure="Stereo matching found nothing: check that the images are rectified, textured and not dark",
             )
         if self.label_points:
-            frames = self._labelled(frames, source)
-        if len(frames) < len(files):
-            missing = "evidence or labels" if self.label_points else "evidence"
-            print(f"{source.folder}: {len(files) - len(frames)} of {len(files)} frames without {missing} left out")
-        drives = [[frame] for frame in frames] if sequence.pose_source == UNKNOWN_POSES else [frames]
-        return drives, [sequence.cameras[name].fx / sequence.cameras[name].width for name in ahead]
-
-    def _labelled(self, frames: list[PreparedFrame], source: SequenceSource) -> list[PreparedFrame]:
-        labelled = [frame for frame in frames if frame.labelled.size]
-        if not labelled:
+            usable = [index for index in usable if every[index].labelled.size]
+        if not usable:
             raise SequenceError(
                 "no frame has labelled voxels",
                 where=source.folder,
                 cure="Take towns that are rendered with the asset voxels, and set `exact: true` for them",
             )
-        return labelled
+        if len(usable) < len(every):
+            missing = "evidence or labels" if self.label_points else "evidence"
+            print(f"{source.folder}: {len(every) - len(usable)} of {len(every)} frames without {missing} left out")
+        return usable
 
     def samples(self) -> ViewSamples:
         """Returns the samples of the whole training, of all processes together."""
         length = self.steps * self.settings.batch_size * self.processes
-        return self._samples(
-            self.frames, self.settings.views, length, self.shares, distinct=self.settings.distinct_samples
-        )
+        listed, distinct = self.listed["training"], self.settings.distinct_samples
+        return self._samples(self.frames, self.settings.views, length, self.shares, listed=listed, distinct=distinct)
 
     def _samples(
         self,
-        frames: list[list[PreparedFrame]],
+        frames: list[Sequence[PreparedFrame]],
         views: ViewSettings,
         length: int,
         shares: list[float] | None = None,
         *,
+        listed: Sequence[tuple[int, int, str]],
         distinct: int = 0,
     ) -> ViewSamples:
         return ViewSamples(
@@ -303,6 +380,7 @@ class SequencesData(TrainingData):
             targets=self.targets,
             label_points=self.label_points,
             rendered=self.rendered,
+            listed=listed,
             distinct=distinct,
             viewpoint=self.viewpoint,
         )
@@ -326,5 +404,6 @@ class SequencesData(TrainingData):
         plain = dataclasses.replace(
             self.settings.views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False
         )
-        samples = self._samples(self.watched, plain, self.settings.validation_samples)
+        listed = self.listed["validation"]
+        samples = self._samples(self.watched, plain, self.settings.validation_samples, listed=listed)
         return [DataLoader(samples, batch_size=self.settings.batch_size)]

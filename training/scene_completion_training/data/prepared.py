@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,11 +96,11 @@ class PreparedFrame:
         label: Classes of the voxels uint8 [N], `COMMON_CLASSES`, 0 free, 255 unknown; None where no voxel has one.
     """
 
-    images: dict[str, NDArray[np.uint8]]
-    depths: dict[str, NDArray[np.float16]]
-    cameras: dict[str, Camera]
-    world_from_camera: dict[str, RigidTransform]
-    masks: dict[str, NDArray[np.bool_]]
+    images: Mapping[str, NDArray[np.uint8]]
+    depths: Mapping[str, NDArray[np.float16]]
+    cameras: Mapping[str, Camera]
+    world_from_camera: Mapping[str, RigidTransform]
+    masks: Mapping[str, NDArray[np.bool_]]
     points: NDArray[np.int16]
     target: NDArray[np.uint8]
     evidence: NDArray[np.float16]
@@ -223,8 +223,9 @@ def _prepare_frames(
             views = list(depths.views(index, settings, viewpoint.volume))
             arrays = fused_voxels(views, settings, viewpoint.volume, seed=index)
         for side, name in zip(("left", "right"), ahead, strict=False):
-            image, camera = _shrink(sequence.image(index, name), sequence.cameras[name], canonical.fx)
+            camera = shrunk_camera(sequence.cameras[name], canonical)
             size = (camera.width, camera.height)
+            image = np.asarray(cv2.resize(sequence.image(index, name), size, interpolation=cv2.INTER_AREA), np.uint8)
             known = sequence.asset(index, "depth") if exact and side == "left" else None
             depth = depths.depth(index, name) if known is None else np.where(np.isfinite(known), known, 0.0)
             nearest = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
@@ -301,12 +302,11 @@ def _view(
     }
 
 
-def _shrink(image: NDArray[np.uint8], camera: Camera, focal: float) -> tuple[NDArray[np.uint8], Camera]:
-    """The image at about the canonical focal length, and its camera."""
-    scale = focal / camera.fx
-    small = camera.resized(round(camera.width * scale), round(camera.height * scale))
-    shrunk = cv2.resize(image, (small.width, small.height), interpolation=cv2.INTER_AREA)
-    return np.asarray(shrunk, np.uint8), small
+def shrunk_camera(camera: Camera, canonical: Camera) -> Camera:
+    """The camera whose image is about as fine as the canonical one's."""
+    return camera.resized(
+        max(1, round(camera.width * canonical.fx / camera.fx)), max(1, round(camera.height * canonical.fy / camera.fy))
+    )
 
 
 def looking_aside(sequence: PosedSequence, left: str) -> list[str]:

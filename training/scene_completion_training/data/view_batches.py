@@ -9,6 +9,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -32,6 +33,7 @@ from scene_completion_training.data.drawn_views import (
     metres_travelled,
     nearest_along,
     neighbouring_frame,
+    published_views,
     roles_of_views,
     unused_frame,
 )
@@ -66,12 +68,18 @@ class ViewSettings:
         misread: How far the horizon is misread, degrees, one standard deviation. The voxels of each sample then lie,
             along their rays, where an encoder that errs by that much would put them. An encoder knows the depth of the
             streets that it learned from better than that of others. Who learns from it believes it too much.
-        colour_jitter: Apply brightness, contrast, saturation (±0.3) and hue (±0.1) jitter, random greyscale and blur.
+        colour_jitter: Apply brightness, contrast, saturation and hue (±0.1) jitter, random greyscale and blur.
+        jitter: Strength of the first three (0.2 in BTS).
+        washed: Share of the images that are made grey, and of those that are blurred (0 in BTS).
         mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
         far_views: Add four views from further along the drive, those of the side cameras where the rig has some. From
             where the rig will be they see what stands behind an obstacle. BTS takes them ten frames later.
         far_metres: How far along, least and most, metres; less where the drive ends before. By default 4 to 20 where
             the volume reaches as far as a street's, and in proportion elsewhere.
+        near_frames: The views of a sample are frames and those so many frames later, as in BTS (1); what a field of
+            several views encodes is drawn from those ahead. With 0, views are chosen by metres.
+        far_frames: With `near_frames`, how many frames further along the far views are, least and most (10 and 10 in
+            BTS, 10 and 40 in S4C and SceneDINO).
         encoder_metres: How far along the further images stand that a field of several views encodes, least and most.
             Views a metre apart look at the same sides of the same things; what stands behind an obstacle is seen from
             beside it. By default 0 to 12 on a street, and in proportion elsewhere.
@@ -85,9 +93,13 @@ class ViewSettings:
     blind: float = 0.0
     misread: float = 0.0
     colour_jitter: bool = True
+    jitter: float = 0.3
+    washed: float = 0.2
     mirror: bool = True
     far_views: bool = False
     far_metres: tuple[float, float] | None = None
+    near_frames: int = 0
+    far_frames: tuple[int, int] = (10, 10)
     encoder_metres: tuple[float, float] | None = None
 
     def metres_along(self, viewpoint: Viewpoint) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -107,6 +119,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         targets: Features of a foundation model that the views get, or of several by name.
         label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
         rendered: Samples hold the views that a field is rendered for: most of the time that a sample takes.
+        listed: Drive, frame and side of every sample there is: each comes once an epoch, in another order. Without it,
+            any frame may come, and the shares say how often.
         distinct: Number of different samples, which come again in another order when all have been seen; 0 for as many
             as there are samples.
     """
@@ -123,10 +137,13 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None,
         label_points: int = 0,
         rendered: bool = True,
+        listed: Sequence[tuple[int, int, str]] = (),
         distinct: int = 0,
         viewpoint: Viewpoint | None = None,
     ) -> None:
         self.distinct = distinct
+        self.listed = listed
+        self._known_order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
         self.viewpoint = viewpoint or Viewpoint()
         self.camera = self.viewpoint.camera
         self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
@@ -166,8 +183,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         """
         number = self._which(number)
         generator = np.random.default_rng((self.seed, number))
-        draw = self._draw(generator)
-        same_jitter = copy.deepcopy(generator) if self.settings.colour_jitter else None
+        draw = self._draw(number, generator)
+        same_jitter = partial(self._jittered, copy.deepcopy(generator)) if self.settings.colour_jitter else None
         sample = self._own_view(draw, generator)
         views = DrawnViews(draw, self._names(draw, generator), self.camera)
         roles = torch.from_numpy(roles_of_views(len(views.names), generator))
@@ -180,7 +197,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
                 "roles": roles,
             }
         if self.encoder_views > 1:
-            others = DrawnViews(draw, self._encoder_names(draw, generator), self.camera, same_jitter)
+            names = self._encoder_names(draw, views.names, generator)
+            others = DrawnViews(draw, names, self.camera, same_jitter)
             sample |= {
                 "encoder_images": torch.cat([sample["image"][None], 255.0 * others.stacked]),
                 "encoder_hints": torch.cat([sample["hint"][None], as_tensor(np.stack(others.hints))]),
@@ -216,8 +234,18 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             f"feature_offsets{entry}": torch.tensor(offsets),
         }
 
-    def _encoder_names(self, draw: Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
+    def _jittered(self, generator: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The image with a jitter that the same generator gives every image."""
+        return jittered(image, copy.deepcopy(generator), self.settings.jitter, self.settings.washed)
+
+    def _encoder_names(
+        self, draw: Draw, views: list[tuple[int, str]], generator: np.random.Generator
+    ) -> list[tuple[int, str]]:
         """Frame and camera of each encoder view but the first, none of them twice as long as the drive has others."""
+        if self.settings.near_frames:  # any others of the views ahead (KDBTS: stereo and the next frame)
+            ahead = [view for view in views[1:4] if view[1] in ("left", "right")]
+            order = generator.permutation(len(ahead))
+            return [ahead[order[k % len(ahead)]] for k in range(self.encoder_views - 1)]
         names = [(draw.index, draw.side)]
         for _ in range(self.encoder_views - 1):
             metres = float(generator.uniform(*self._encoder_metres))
@@ -232,6 +260,10 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         No view comes twice as long as the drive has others: compared with itself, every density explains it. Without
         another camera, the nearest other frames stand in for it.
         """
+        if self.settings.near_frames:
+            least, most = self.settings.far_frames
+            far = int(generator.integers(least, most + 1)) if self.settings.far_views else None
+            return published_views(draw.frames, draw.index, draw.side, self.settings.near_frames, far)
         frames, side, other = draw.frames, draw.side, _OTHER[draw.side]
         near = neighbouring_frame(frames, draw.index, generator, 0.3 * self.viewpoint.volume.scale)
         names = [(draw.index, side), (near, side)]
@@ -259,8 +291,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     def occupancy(self, number: int) -> dict[str, Tensor]:
         """Only a sample's points [M, 3] (encoder frame, metres), target [M] and weight [M], without reading images."""
-        generator = np.random.default_rng((self.seed, self._which(number)))
-        return self._occupancy(self._draw(generator), generator)
+        number = self._which(number)
+        generator = np.random.default_rng((self.seed, number))
+        return self._occupancy(self._draw(number, generator), generator)
 
     def _labels(self, draw: Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         """Labelled voxels, with a probability inverse to the square root of how many of its class the frame has.
@@ -309,7 +342,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         image = canonical_image(frame.images[side], frame.cameras[side], self.camera, draw.turn)
         hint = depth_hint(frame, side, self.camera, draw.turn)
         if self.settings.colour_jitter:
-            image = jittered(image, generator)
+            image = jittered(image, generator, self.settings.jitter, self.settings.washed)
         if self.settings.blind and generator.random() < self.settings.blind:
             image = blinded(image, generator)
         if self.settings.covered:
@@ -322,17 +355,29 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             **self._occupancy(draw, generator),
         }
 
-    def _draw(self, generator: np.random.Generator) -> Draw:
-        number = int(generator.choice(len(self.sequences), p=self.share))
-        frames = self.sequences[number]
-        index = int(generator.integers(len(frames)))
-        side = "left" if generator.random() < 0.5 or "right" not in frames[index].images else "right"
+    def _draw(self, sample: int, generator: np.random.Generator) -> Draw:
+        if self.listed:
+            epoch, place = divmod(sample, len(self.listed))
+            number, index, side = self.listed[self._order(epoch)[place]]
+            frames = self.sequences[number]
+        else:
+            number = int(generator.choice(len(self.sequences), p=self.share))
+            frames = self.sequences[number]
+            index = int(generator.integers(len(frames)))
+            side = "left" if generator.random() < 0.5 or "right" not in frames[index].images else "right"
         mirror = bool((generator.random() < 0.5) and self.settings.mirror)  # drawn always: the rest stays the same
         turn = self._rotation(generator)
         if mirror:  # mirrored, the ground would tilt to the other side
             turn = np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, 2.0 * self.ground_roll[number]]))[0]) @ turn
         encoder_from_world = (frames[index].world_from_camera[side] @ RigidTransform(turn, np.zeros(3))).inverse()
         return Draw(frames, index, self._travelled[number], side, mirror, turn, encoder_from_world)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """The order of the listed samples in an epoch."""
+        if self._known_order[0] != epoch:
+            order = np.random.default_rng((self.seed, epoch, len(self.listed))).permutation(len(self.listed))
+            self._known_order = epoch, order
+        return self._known_order[1]
 
     def _rotation(self, generator: np.random.Generator) -> NDArray[np.float64]:
         limits = np.radians([self.settings.pitch, self.settings.yaw, self.settings.roll])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,15 +15,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.geometry import Camera, Resampler
+from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.render import said_depth
 from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
+from scene_completion_training.data.prepared import DOWNWARD, looking_aside
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,
@@ -40,14 +42,33 @@ VIEW_SHARES = (0.0, 2 / 3, 1 / 3, 1.0)
 evaluated frame. The others are at these shares of the way from the least to the most metres (`encoder_metres`) that it
 was trained with.
 """
+PUBLISHED_VIEWS: dict[str, tuple[int, ...]] = {
+    "mono": (0,),
+    "temporal": (0, 1),
+    "stereo": (0, 2),
+    "stereo-temporal": (0, 1, 2, 3),
+    "fisheyes": (0, 2, 4, 6),
+    "all": tuple(range(8)),
+}
+"""Rows of MVBTS: which it encodes of left now and a frame later, right likewise, and the fisheyes ten frames later."""
+FISHEYE_FRAMES = 10
 _CHUNK = 1 << 16  # points in memory at a time
 
 
-def open_checkpoint(path: Path, views: Sequence[int] = (1,)) -> list[DensityModel]:
-    """Open a checkpoint, once for each number of encoded views.
+@dataclass(frozen=True)
+class EncodedView:
+    """A view that a field encodes: frame and camera, and whether it is that of a side camera, turned down."""
+
+    index: int
+    camera: str
+    aside: bool = False
+
+
+def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> list[DensityModel]:
+    """Open a checkpoint, once for each choice of encoded views.
 
     Args:
-        views: Numbers of views; the first ones of `VIEW_SHARES` are encoded.
+        views: Numbers of views, of which the first of `VIEW_SHARES` are encoded, or names of `PUBLISHED_VIEWS`.
 
     Raises:
         BundleError: The file is no such checkpoint.
@@ -55,10 +76,11 @@ def open_checkpoint(path: Path, views: Sequence[int] = (1,)) -> list[DensityMode
     """
     checkpoint = Checkpoint.read(path)
     multi_view = checkpoint.stage_class.field_class is MultiViewField
-    most = len(VIEW_SHARES) if multi_view else 1
-    if not views or not all(1 <= count <= most for count in views):
+    counts = [str(count + 1) for count in range(len(VIEW_SHARES))]
+    possible = [*counts, *PUBLISHED_VIEWS] if multi_view else ["1", "mono"]
+    if not views or not set(views) <= set(possible):
         raise ConfigurationError(
-            f"{', '.join(map(str, views))} views, but a field of stage {checkpoint.stage} encodes 1 to {most}",
+            f"views {', '.join(views)}, but a field of stage {checkpoint.stage} encodes {' or '.join(possible)}",
             where=str(path),
             cure="Choose --views accordingly, or leave it out",
         )
@@ -70,10 +92,18 @@ def open_checkpoint(path: Path, views: Sequence[int] = (1,)) -> list[DensityMode
     field = checkpoint.field_of(MultiViewField)
     least, furthest = checkpoint.encoder_metres
     along = [0.0, *(least + share * (furthest - least) for share in VIEW_SHARES[1:])]
-    return [
-        FieldModel(field, f"{name}, {count} view{'s' if count > 1 else ''}", along[:count], half_resolution=half)
-        for count in views
-    ]
+    models: list[DensityModel] = []
+    for choice in views:
+        if choice in PUBLISHED_VIEWS:
+            chosen = functools.partial(published_views, choice=choice)
+            models.append(FieldModel(field, f"{name}, {choice}", chosen, half_resolution=half))
+            continue
+        count = int(choice)
+        chosen = functools.partial(views_along, along=along[:count])
+        models.append(
+            FieldModel(field, f"{name}, {count} view{'s' if count > 1 else ''}", chosen, half_resolution=half)
+        )
+    return models
 
 
 class FieldModel:
@@ -81,8 +111,8 @@ class FieldModel:
 
     Args:
         field: The field, with the weights that would be exported.
-        along: Metres along the drive, from the evaluated frame, of each view that it encodes. The first stands at the
-            frame itself, and only a multi-view field has others.
+        views: The views that it encodes of a frame of a sequence. The first is that of the reference camera, and only a
+            multi-view field has others.
         half_resolution: It was trained on images of half the size, and sees such.
     """
 
@@ -90,31 +120,31 @@ class FieldModel:
         self,
         field: DensityField | MultiViewField,
         name: str,
-        along: Sequence[float] = (0.0,),
+        views: Callable[[PosedSequence, int], Sequence[EncodedView]] | None = None,
         *,
         half_resolution: bool = False,
     ) -> None:
         self.field = field.eval()
         self.half_resolution = half_resolution
         self.name = name
-        self.along = tuple(along)
+        self._views = views or functools.partial(views_along, along=(0.0,))
         self.calibration: Calibration = IDENTITY
         self.cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
         self._image = CanonicalImages(field.camera, half_resolution)
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the views of a frame; where the drive ends, those before it stand in for those after."""
-        views = encoded_views(sequence, index, self.along)
-        images = torch.stack([self._image(sequence, *view) for view in views])[None]
+        views = self._views(sequence, index)
+        images = torch.stack([self._image(sequence, view.index, view.camera, aside=view.aside) for view in views])[None]
         with torch.inference_mode():
             if isinstance(self.field, MultiViewField):
-                encoder_from_world = sequence.world_from_camera(index, views[0][1]).inverse()
-                poses = [(encoder_from_world @ sequence.world_from_camera(*view)).matrix for view in views]
+                encoder_from_world = sequence.world_from_camera(index, views[0].camera).inverse()
+                poses = [(encoder_from_world @ _pose(sequence, view)).matrix for view in views]
                 stacked = torch.from_numpy(np.stack(poses)[None]).float()
                 seen: ObservedField = self.field.observe(images, stacked)
             else:
                 seen = self.field.observe(images[:, 0])
-        return observed_density(seen, sequence.cameras[views[0][1]], self.field.spec)
+        return observed_density(seen, sequence.cameras[views[0].camera], self.field.spec)
 
 
 class CanonicalImages:
@@ -125,14 +155,19 @@ class CanonicalImages:
         self.half_resolution = half_resolution
         self.resampler = lru_cache(maxsize=4)(self._make_resampler)
 
-    def __call__(self, sequence: PosedSequence, index: int, name: str) -> Tensor:
-        """RGB image [3, H, W] in 0..255 of a camera."""
-        image = self.resampler(sequence.cameras[name])(sequence.image(index, name))
+    def __call__(self, sequence: PosedSequence, index: int, name: str, *, aside: bool = False) -> Tensor:
+        """RGB image [3, H, W] in 0..255 of a camera, of a side camera turned down."""
+        image = self.resampler(sequence.cameras[name], aside)(sequence.image(index, name))
         full = torch.from_numpy(image).permute(2, 0, 1).float()
         return functional.avg_pool2d(full, 2) if self.half_resolution else full
 
-    def _make_resampler(self, camera: Camera) -> Resampler:
-        return Resampler(camera, self.camera)
+    def _make_resampler(self, camera: Camera, aside: bool) -> Resampler:
+        return Resampler(camera, self.camera, source_from_target_rotation=DOWNWARD if aside else None)
+
+
+def _pose(sequence: PosedSequence, view: EncodedView) -> RigidTransform:
+    pose = sequence.world_from_camera(view.index, view.camera)
+    return pose @ RigidTransform(DOWNWARD, np.zeros(3)) if view.aside else pose
 
 
 def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec) -> Observation:
@@ -145,7 +180,32 @@ def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec) -
     return Observation(camera, lambda points: _density(seen, points), (spec.near, spec.far), depth_at)
 
 
-def encoded_views(sequence: PosedSequence, index: int, along: Sequence[float]) -> list[tuple[int, str]]:
+def published_views(sequence: PosedSequence, index: int, choice: str) -> list[EncodedView]:
+    """The views of a row of MVBTS, see `PUBLISHED_VIEWS`; beyond the end of the drive its last frame stands in.
+
+    Raises:
+        SequenceError: The rig has no stereo pair, or no two cameras that look aside, and the row needs them.
+    """
+    wanted, last = PUBLISHED_VIEWS[choice], len(sequence) - 1
+    left = reference_camera(sequence)
+    cameras = [left]
+    if max(wanted) > 1:
+        cameras.append(next(name for name in stereo_pair(sequence)[:2] if name != left))
+    if max(wanted) > 3:
+        cameras += looking_aside(sequence, left)[:2]
+    if max(wanted) > 3 and len(cameras) < 4:
+        raise SequenceError(
+            f"{choice} views, but fewer than two cameras look aside", where=sequence.name, cure="Take other --views"
+        )
+    views = []
+    for number in wanted:
+        camera, later = divmod(number, 2)
+        along = index + later + (FISHEYE_FRAMES if camera > 1 else 0)
+        views.append(EncodedView(min(along, last), cameras[camera], camera > 1))
+    return views
+
+
+def views_along(sequence: PosedSequence, index: int, along: Sequence[float]) -> list[EncodedView]:
     """Frame and camera of each view: what the reference camera sees from so many metres along the drive.
 
     Where a drive is too short for one of them, the function takes the frame that comes nearest to it and is not taken
@@ -170,7 +230,7 @@ def encoded_views(sequence: PosedSequence, index: int, along: Sequence[float]) -
     for metres in along:
         wanted = nearest_along(travelled, index, metres) if taken else index
         taken.append(min((k for k in range(len(sequence)) if k not in taken), key=lambda k: (abs(k - wanted), -k)))
-    return [(k, name) for k in taken]
+    return [EncodedView(k, name) for k in taken]
 
 
 def _density(seen: ObservedField, points: NDArray[np.float32]) -> NDArray[np.float32]:

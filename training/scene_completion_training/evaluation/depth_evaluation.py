@@ -18,9 +18,15 @@ from pathlib import Path
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.metric import table
-from scene_completion_ros.sequences.frame_lists import SIDES, ListedFrame, frames_of_drive
+from scene_completion_ros.sequences.frame_lists import (
+    SIDES,
+    ListedFrame,
+    SplitCount,
+    drive_name,
+    frame_indices,
+    frames_of_drive,
+)
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
 
 LEFT = SIDES[0]
 NO_DRIVE, NO_FRAME, RIGHT_ONLY = "drive not given", "not in the drive", "listed for the right camera alone"
@@ -69,7 +75,7 @@ def select_frames(
     Raises:
         SequenceError: No frame is left.
     """
-    names = [_drive_name(sequence.name) for sequence in sequences]
+    names = [drive_name(sequence.name) for sequence in sequences]
     left_out = _frames_elsewhere(listed or (), names)
     selections = []
     for name, sequence in zip(names, sequences, strict=True):
@@ -84,17 +90,24 @@ def select_frames(
     return selections, left_out
 
 
-def frame_indices(sequence: PosedSequence) -> dict[int, int]:
-    """Number of the reference camera's image file -> index, of all frames that have one.
+def scored_share(
+    path: Path, listed: Sequence[ListedFrame], left_out: Iterable[LeftOutFrame], *, allow_missing: bool
+) -> SplitCount:
+    """How many of the listed frames of left cameras are scored.
 
-    Images without a numbered file count by their index.
+    Raises:
+        SequenceError: Some are missing, and that is not allowed.
     """
-    name = reference_camera(sequence)
-    sources = {index: frame.images[name] for index, frame in enumerate(sequence.frames) if name in frame.images}
-    return {
-        int(source.stem) if isinstance(source, Path) and source.stem.isdigit() else index: index
-        for index, source in sources.items()
-    }
+    wanted = len({(drive_name(line.drive), line.frame) for line in listed if line.side == LEFT})
+    missing = [frame for frame in left_out if frame.reason != RIGHT_ONLY]
+    if missing and not allow_missing:
+        first = ", ".join(f"{frame.drive} {frame.frame} ({frame.reason})" for frame in missing[:5])
+        raise SequenceError(
+            f"{len(missing)} of its frames cannot be scored, such as {first}",
+            where=str(path),
+            cure="Unpack their images and LiDAR scans, or go on without: --allow-missing",
+        )
+    return SplitCount(path.name, wanted, wanted - len(missing))
 
 
 def left_out_table(left_out: Iterable[LeftOutFrame]) -> str:
@@ -108,7 +121,7 @@ def left_out_table(left_out: Iterable[LeftOutFrame]) -> str:
 
 def _frames_elsewhere(listed: Iterable[ListedFrame], drives: Collection[str]) -> list[LeftOutFrame]:
     """The listed frames of other drives than these, each once."""
-    found = {(_drive_name(name), number) for name, number, _ in listed}
+    found = {(drive_name(name), number) for name, number, _ in listed}
     return [LeftOutFrame(NO_DRIVE, drive, number) for drive, number in sorted(found) if drive not in drives]
 
 
@@ -119,11 +132,6 @@ def _obstacle(sequence: PosedSequence, index: int | None, sides: Sequence[str]) 
     if index is None:
         return NO_FRAME
     return "" if "lidar" in sequence.frames[index].assets else NO_SCAN
-
-
-def _drive_name(name: str) -> str:
-    """The last part of a name, without the date or folder in front."""
-    return name.rpartition("/")[2]
 
 
 def _nothing_left(recordings: Iterable[str], left_out: Sequence[LeftOutFrame]) -> SequenceError:

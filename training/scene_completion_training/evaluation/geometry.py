@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_cro
 from scene_completion_ros.evaluation.metric import VoxelAnswer
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
 from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
+from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit
 from scene_completion_ros.sequences.opening import lidar_depth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
@@ -110,10 +111,12 @@ class ScoredFrames:
     Attributes:
         scans: Scans N that the LiDAR protocols accumulate.
         every: Frames between scored ones.
+        split: A frame list instead; of the frames near the end of a drive, which have fewer scans ahead, it has some.
     """
 
     scans: int = 20
     every: int = 5
+    split: FrameSplit | None = None
 
     def scanned(self, sequence: PosedSequence) -> range:
         """Frames that the LiDAR protocols score: those with all N scans ahead, or frame 0 of a shorter recording."""
@@ -124,10 +127,15 @@ class ScoredFrames:
     def of(self, sequence: PosedSequence) -> Iterator[Frame]:
         """Frames with voxels, or with scans."""
         pitch = camera_pitch(sequence)
-        for index in range(0, len(sequence), self.every):
+        scanned: Collection[int] = self.scanned(sequence)
+        indices: Collection[int] = range(0, len(sequence), self.every)
+        if self.split is not None:
+            indices = [index for index, side in self.split.of(sequence) if side == SIDES[0]]
+            scanned = indices if scanned else ()
+        for index in indices:
             truth = voxel_truth(sequence, index)
             slabs: tuple[Slab, ...] = ()
-            if index in self.scanned(sequence):
+            if index in scanned:
                 slabs = slabs_of(level_scans(sequence, index, self.scans, pitch), pitch)
             if truth is not None or slabs:
                 yield Frame(sequence, index, FrameTruth(truth, None), slabs)

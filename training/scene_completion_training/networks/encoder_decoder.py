@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,10 @@ from scene_completion_training.networks.vision_transformer_trunk import PRETRAIN
 from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
 
 TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer", "depth_anything"]
-DECODER_WIDTHS = {
-    "efficientnet_lite0": (48, 64, 96, 160),
-    "resnet50": (64, 64, 128, 256),
-}
-"""Channels of the decoder at strides 2, 4, 8 and 16 (ResNet-50: those of Behind the Scenes, section 4.1)."""
+DECODER_WIDTHS = (48, 64, 96, 160)
+"""Channels of the decoder of EfficientNet-Lite0 at strides 2, 4, 8 and 16."""
+MONODEPTH_WIDTHS = (32, 32, 64, 128, 256)
+"""Channels of the decoder of Behind the Scenes at strides 1 to 16; each is raised to those of the feature map."""
 
 
 def make_trunk(name: TrunkName, *, pretrained: bool, frozen_blocks: int, weights: str = "") -> Trunk:
@@ -39,13 +38,18 @@ def make_trunk(name: TrunkName, *, pretrained: bool, frozen_blocks: int, weights
     return EfficientNetLiteTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
 
 
-def make_decoder(name: TrunkName, trunk: Trunk) -> UNetDecoder | DensePredictionDecoder | MetricDecoder:
+Decoder: TypeAlias = "UNetDecoder | MonodepthDecoder | DensePredictionDecoder | MetricDecoder"
+
+
+def make_decoder(trunk: Trunk) -> Decoder:
     """Makes the decoder that belongs to a trunk."""
     if isinstance(trunk, VisionTransformerTrunk):
         return DensePredictionDecoder(trunk.patch)
     if isinstance(trunk, DepthAnythingTrunk):
         return MetricDecoder(trunk.channels[0])
-    return UNetDecoder(trunk.channels, DECODER_WIDTHS[name])
+    if isinstance(trunk, ResNetTrunk):
+        return MonodepthDecoder(trunk.channels)
+    return UNetDecoder(trunk.channels, DECODER_WIDTHS)
 
 
 def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -97,6 +101,46 @@ def _coordinates(like: Tensor) -> Tensor:
     return torch.stack([x, y]).expand(batch, 2, height, width)
 
 
+class MonodepthDecoder(nn.Module):
+    """The decoder of Behind the Scenes (section 4.1), which is that of Monodepth2 (Godard et al. 2019) with more width.
+
+    At each stride from 16 to 1: 3×3 convolution and ELU, nearest ×2, concatenated skip (none at stride 1), 3×3
+    convolution and ELU; then a 3×3 convolution without activation. All pad by reflection.
+
+    Args:
+        trunk_channels: Channels of the trunk's maps at strides 2 to 32.
+        width: Channels that come out.
+    """
+
+    stride = 1
+
+    def __init__(self, trunk_channels: tuple[int, ...], width: int = 64) -> None:
+        super().__init__()
+        self.width = width
+        self.reduce, self.merge = nn.ModuleList(), nn.ModuleList()
+        below = trunk_channels[-1]
+        for wanted, skip in zip(reversed(MONODEPTH_WIDTHS), (*reversed(trunk_channels[:-1]), 0), strict=True):
+            channels = max(wanted, width)
+            self.reduce.append(self._block(below, channels))
+            self.merge.append(self._block(channels + skip, channels))
+            below = channels
+        self.out = nn.Conv2d(below, width, 3, padding=1, padding_mode="reflect")
+
+    @staticmethod
+    def _block(channels_in: int, channels_out: int) -> nn.Sequential:
+        convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, padding_mode="reflect")
+        return nn.Sequential(convolution, nn.ELU(inplace=True))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Returns the map at the resolution of the image, [B, width, H, W]."""
+        out = maps[-1]
+        for reduce, merge, skip in zip(self.reduce, self.merge, (*reversed(maps[:-1]), None), strict=True):
+            out = functional.interpolate(reduce(out), scale_factor=2.0, mode="nearest")
+            out = merge(out if skip is None else torch.cat([out, skip], dim=1))
+        finished: Tensor = self.out(out)
+        return finished
+
+
 class MetricDecoder(nn.Module):
     """From the maps of a `DepthAnythingTrunk` to features at half the resolution of the image.
 
@@ -124,9 +168,11 @@ class MetricDecoder(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """Image to pixel-aligned feature map: at half resolution, or at that of the image with a vision transformer.
+    """Image to pixel-aligned feature map: at half resolution, or at that of the image with the published networks.
 
     Channel 0 starts as `prior`, a map of the mean inverse depth code; the image's share is learned as its correction.
+    The network of Behind the Scenes ends with its decoder: `project`, which is folded away in the export, starts there
+    as the identity, beside the prior.
 
     Args:
         channels: Channels of the feature map (64 in Behind the Scenes, section 4.1).
@@ -138,6 +184,8 @@ class EncoderDecoder(nn.Module):
         stride: Pixels of the image to one of the feature map.
         mixed: Precision that the network itself computes in, where it is not single. What it returns is single always:
             half a pixel is lost where geometry is computed in bfloat16.
+        flipped: The network sees images mirrored, and its map is mirrored back: the augmentation of Behind the Scenes,
+            which leaves geometry alone.
     """
 
     def __init__(
@@ -153,17 +201,22 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.trunk_name = trunk
         self.trunk = make_trunk(trunk, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights)
-        self.decoder = make_decoder(trunk, self.trunk)
+        self.decoder = make_decoder(self.trunk)
         self.stride = self.decoder.stride
         self.project = nn.Conv2d(self.decoder.width + 1, channels, 1)
         self.mixed: torch.dtype | None = None
+        self.flipped = False
         self.prior: Tensor
         self.register_buffer("prior", torch.zeros(1, 1, size[0] // self.stride, size[1] // self.stride))
         with torch.no_grad():
-            self.project.weight[:, -1] = 0.0
-            self.project.weight[0] = 0.0
+            if isinstance(self.decoder, MonodepthDecoder):
+                nn.init.dirac_(self.project.weight)
+            else:
+                self.project.weight[:, -1] = 0.0
+                self.project.weight[0] = 0.0
             self.project.weight[0, -1] = 1.0
             assert self.project.bias is not None
+            self.project.bias[:] = 0.0 if isinstance(self.decoder, MonodepthDecoder) else self.project.bias
             self.project.bias[0] = 0.0
 
     def forward(self, image: Tensor) -> Tensor:
@@ -178,7 +231,7 @@ class EncoderDecoder(nn.Module):
     def trunk_maps(self, image: Tensor) -> list[Tensor]:
         """Returns the trunk's maps at strides 2 to 32 of RGB images [B, 3, H, W] in 0..255."""
         with self.autocast(image):
-            maps: list[Tensor] = self.trunk(image)
+            maps: list[Tensor] = self.trunk(image.flip(-1) if self.flipped else image)
         return maps
 
     @property
@@ -206,11 +259,15 @@ class EncoderDecoder(nn.Module):
         """Returns features [B, channels, H / stride, W / stride] of the trunk's maps."""
         with self.autocast(maps[0]):
             decoded = self.decoder(maps)
-        decoded, prior = decoded.float(), self.prior
+        decoded, prior = self.unflipped(decoded.float()), self.prior
         if decoded.shape[2:] != prior.shape[2:]:
             prior = functional.interpolate(prior, decoded.shape[2:], mode="bilinear")
         out: Tensor = self.project(torch.cat([decoded, prior.expand(len(decoded), -1, -1, -1)], dim=1))
         return out
+
+    def unflipped(self, decoded: Tensor) -> Tensor:
+        """A map [B, C, h, w] of images that may have been encoded mirrored, as the images are."""
+        return decoded.flip(-1) if self.flipped else decoded
 
     def autocast(self, like: Tensor) -> torch.autocast:
         """Context in which the network computes, see `mixed`."""

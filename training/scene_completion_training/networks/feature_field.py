@@ -68,7 +68,7 @@ class FeatureField(nn.Module):
     ) -> None:
         super().__init__()
         self.density = density
-        self.decoder = make_decoder(density.encoder.trunk_name, density.encoder.trunk)
+        self.decoder = make_decoder(density.encoder.trunk)
         self.normalise = ChannelNorm(self.decoder.width)
         self.project = nn.Conv2d(self.decoder.width, map_channels, 1)
         self.feature_layer = nn.Conv2d(map_channels, units, 1, bias=False)
@@ -151,8 +151,8 @@ class FeatureField(nn.Module):
         return self._observed(maps, self.density.observe_maps(maps, volume))
 
     def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> FeatureObservation:
-        with self.density.encoder.autocast(maps[0]):
-            decoded = self.decoder(maps)
+        with self.encoder.autocast(maps[0]):
+            decoded = self.encoder.unflipped(self.decoder(maps))
         return FeatureObservation(self, seen, self.feature_layer(self.project(self.normalise(decoded.float()))))
 
     def expand(self, features: Tensor) -> Tensor:

@@ -60,6 +60,11 @@ class SemanticsConfiguration(Configuration):
     crop_points: int = 576
     forces: Literal["estimated", "kitti_360"] = "estimated"
 
+    @property
+    def measures(self) -> bool:
+        """It has no such losses; but a scene is mirrored about its ground, whose slope is known from voxels."""
+        return self.data.views.mirror
+
     def looks_through(self) -> str:
         """The feature field."""
         return self.features_from

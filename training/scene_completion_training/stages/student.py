@@ -35,12 +35,14 @@ class DistillationSettings:
             if it was trained with `losses.occupancy`.
         along_rays: Compare along the rendered rays too, not only at voxels and in the view at large. It costs as much
             as the rest, and holds the student to the teacher's surfaces, which are softer than its own.
+        in_volume: Compare at voxels and in the view at large. In KDBTS it is the rays alone.
         freeze_encoder: The encoder stays that of the teacher, and only the student's head learns.
     """
 
     weight: float = 0.01
     space: Literal["density", "occupancy"] = "density"
     along_rays: bool = True
+    in_volume: bool = True
     freeze_encoder: bool = False
 
 
@@ -78,6 +80,10 @@ class StudentConfiguration(MultiViewConfiguration, SingleImageConfiguration):
                 where="depth_only_steps",
                 cure="Set it to 0",
             )
+        if not (self.distillation.along_rays or self.distillation.in_volume):
+            raise ConfigurationError(
+                "nowhere to compare with the teacher", where="distillation", cure="Set along_rays or in_volume"
+            )
         if not self.teacher:
             raise ConfigurationError(
                 "no teacher named", where="teacher", cure="Give the checkpoint of a training with stage `teacher`"
@@ -92,11 +98,13 @@ class Teacher:
         field: The trained teacher.
         link: From its logit to its occupancy probability, where it has one.
         half_resolution: It was trained on images of half the size, and keeps seeing such.
+        says_depth: Channel 0 of its encoder is a depth.
     """
 
     field: MultiViewField
     link: OccupancyLink | None = None
     half_resolution: bool = False
+    says_depth: bool = True
 
     def __deepcopy__(self, memo: object) -> Teacher:
         return self  # an average of the student's weights needs no teacher of its own
@@ -117,7 +125,8 @@ class Teacher:
                 where="encoder",
                 cure="The student starts from its teacher's encoder: name the same one",
             )
-        return Teacher(field, stored.occupancy_link(), stored.half_resolution)
+        says_depth = bool(stored.configuration.get("losses", {}).get("dense_depth", 1.0))
+        return Teacher(field, stored.occupancy_link(), stored.half_resolution, says_depth)
 
 
 class StudentStage(SingleImageStage):
@@ -153,7 +162,8 @@ class StudentStage(SingleImageStage):
         if teacher.link is not None:
             self.link.load_state_dict(teacher.link.requires_grad_(False).state_dict())
         encoder = copy.deepcopy(teacher.field.encoder).requires_grad_(True)
-        self.field = self.make_density(depth_channel=settings.says_depth, encoder=encoder)
+        says_depth = settings.says_depth and (teacher.says_depth or not settings.distillation.freeze_encoder)
+        self.field = self.make_density(depth_channel=says_depth, encoder=encoder)
         self.start_learning()
 
     def data_needs(self) -> DataNeeds:
@@ -185,7 +195,7 @@ class StudentStage(SingleImageStage):
 
     @property
     def renders(self) -> bool:
-        """Whether any loss needs rendered patches, or the teacher is asked along them."""
+        """Whether any loss needs rendered patches, or the teacher is compared along them."""
         return super().renders or self.settings.distillation.along_rays
 
     def weights(self) -> dict[str, float]:
@@ -208,19 +218,21 @@ class StudentStage(SingleImageStage):
         generator: torch.Generator,
     ) -> Tensor:
         """At the voxels, at points anywhere in the view, and along the rays."""
-        volume = self.volume(batch, generator)
-        points = torch.cat([batch["points"], volume], dim=1)
-        logit = seen.density_logit(points)
-        if rendered is not None and self.settings.distillation.along_rays:
-            points = torch.cat([points, rendered.points], dim=1)
-            logit = torch.cat([logit, rendered.logit.flatten(1)], dim=1)
+        settings = self.settings.distillation
+        compared: list[tuple[Tensor, Tensor, Tensor]] = []  # points, logits, whether they count
+        if settings.in_volume:
+            points = torch.cat([batch["points"], self.volume(batch, generator)], dim=1)
+            counts = seen.in_view(points)
+            known = batch["weight"] > 0  # frames without evidence have no voxels, only room for them
+            counts[:, : known.shape[1]] &= known
+            compared.append((points, seen.density_logit(points), counts))
+        if rendered is not None and settings.along_rays:
+            compared.append((rendered.points, rendered.logit.flatten(1), seen.in_view(rendered.points)))
+        points, logit, valid = (torch.cat(parts, dim=1) for parts in zip(*compared, strict=True))
         with torch.no_grad():
             images, _, poses = encoded_views(batch)
             images = half_size(images) if self._teacher.half_resolution else self.sized(images)
             taught = self.teacher.observe(images, poses).density_logit(points)
-        settings, valid = self.settings.distillation, seen.in_view(points)
-        known = batch["weight"] > 0  # frames without evidence have no voxels, only room for them
-        valid[:, : known.shape[1]] &= known
         if settings.space == "occupancy":
             link = self._teacher.link
             assert link is not None

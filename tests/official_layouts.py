@@ -1,0 +1,189 @@
+"""Writes the public data sets in the layouts of their owners, tiny, with what a reader can get wrong.
+
+Cameras are a tenth of the real ones, a scene is a corridor: ground, walls to both sides, one ahead. Every number that
+a network or a protocol sees (intrinsics, poses, scans, voxels) fits every other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry import RigidTransform, view_rotation
+from scene_completion_ros.sequences.oxts import EARTH_RADIUS
+from tests.geometry.test_camera_files import KITTI360_FISHEYE
+
+DRIVE = "2013_05_28_drive_0000_sync"
+FISHEYE = KITTI360_FISHEYE.replace("1400", "140").replace("e+02", "e+01").replace("e+03", "e+02")
+RECTIFY = view_rotation(yaw=0.01, pitch=0.02)  # rectified from raw camera 0
+IMU_FROM_CAMERA0 = RigidTransform(np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]), np.array([1.6, -0.27, -0.9]))
+SIDEWAYS = RigidTransform(np.array([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]]), np.array([0.7, -1.1, -0.9]))
+OTHER_SIDE = RigidTransform(np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), np.array([0.7, 1.1, -0.9]))
+VELO_FROM_CAMERA0 = RigidTransform(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.array([0.77, 0.3, -0.1]))
+WORLD_FROM_OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+STEP_M = 0.8
+WALLS_M, AHEAD_M, SENSOR_M = 5.0, 60.0, 1.7
+RAW_DRIVE = "2011_09_26_drive_0001_sync"
+RAW_SIZE, RAW_FX = (64, 48), 50.0
+LATITUDE, LONGITUDE = 49.0, 8.4
+VELO_TO_CAM = "R: 0 -1 0 0 0 -1 1 0 0\nT: 0.0 -0.08 -0.27\n"  # x forward, y left, z up to x right, y down, z forward
+IMU_TO_VELO = "R: 1 0 0 0 1 0 0 0 1\nT: -0.8 0.3 -0.8\n"
+
+
+def row(matrix: NDArray[np.float64]) -> str:
+    """Numbers of a matrix, row by row."""
+    return " ".join(f"{value:.12e}" for value in np.asarray(matrix).reshape(-1))
+
+
+def world_from_rig(frame: int) -> RigidTransform:
+    """The rectified camera 0 of KITTI-360 drives along the world's x, and turns slowly."""
+    rotation = WORLD_FROM_OPTICAL @ view_rotation(yaw=0.01 * frame)
+    return RigidTransform(rotation, np.array([STEP_M * frame, 2.0, 117.0]))
+
+
+def picture(size: tuple[int, int], frame: int) -> NDArray[np.uint8]:
+    """A textured picture [H, W, 3] of a size (W, H) whose first pixel says its frame."""
+    noise = np.random.default_rng(frame).integers(0, 256, (12, 16, 3), np.uint8)
+    image = cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC)
+    image[:2, :2] = frame % 256
+    return image
+
+
+def corridor_scan(travelled: float) -> NDArray[np.float32]:
+    """A scan [N, 4] (x forward, y left, z up, reflectance) of the corridor, so many metres from its start."""
+    azimuth, elevation = np.meshgrid(np.radians(np.arange(0.0, 360.0, 2.0)), np.radians(np.arange(-24.0, 3.0, 1.5)))
+    ray = np.stack(
+        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], axis=-1
+    ).reshape(-1, 3)
+    with np.errstate(divide="ignore"):
+        reach = np.where(ray[:, 2] < 0, -SENSOR_M / ray[:, 2], np.inf)
+        reach = np.minimum(reach, WALLS_M / np.abs(ray[:, 1]))
+        reach = np.minimum(reach, np.where(ray[:, 0] > 0, (AHEAD_M - travelled) / ray[:, 0], np.inf))
+    near = reach < 80.0
+    return np.hstack([ray[near] * reach[near, None], np.full((int(near.sum()), 1), 0.25)]).astype(np.float32)
+
+
+def write_pictures(folder: Path, size: tuple[int, int], numbers: Collection[int], name: str = "{:010d}.png") -> None:
+    """Numbered pictures of a camera, and its timestamps beside their folder."""
+    folder.mkdir(parents=True)
+    for number in numbers:
+        cv2.imwrite(str(folder / name.format(number)), picture(size, number))
+
+
+def write_scans(folder: Path, scans: dict[int, NDArray[np.float32]]) -> None:
+    """Scans by number, as KITTI writes them."""
+    folder.mkdir(parents=True)
+    for number, scan in scans.items():
+        scan.astype("<f4").tofile(folder / f"{number:010d}.bin")
+
+
+def kitti_360(
+    root: Path,
+    *,
+    drive: str = DRIVE,
+    frames: int = 10,
+    posed: Sequence[int] = (4, 5, 7, 8),
+    scans: dict[int, NDArray[np.float32]] | None = None,
+) -> Path:
+    """A drive of KITTI-360 whose car stood still in some frames, which have no pose; the folder of its images."""
+    calibration = root / "calibration"
+    if not calibration.exists():
+        _kitti_360_calibration(calibration)
+    images = root / "data_2d_raw" / drive
+    for folder, size in {
+        "image_00/data_rect": (140, 38),
+        "image_01/data_rect": (140, 38),
+        "image_02/data_rgb": (140, 140),
+        "image_03/data_rgb": (140, 140),
+    }.items():
+        write_pictures(images / folder, size, range(frames))
+        times = "".join(f"2013-05-28 08:46:{2 + k // 10:02d}.{90_000_000 * (k % 10):09d}\n" for k in range(frames))
+        (images / folder).parent.joinpath("timestamps.txt").write_text(times)
+    scans = {k: corridor_scan(STEP_M * k) for k in posed} if scans is None else scans
+    write_scans(root / "data_3d_raw" / drive / "velodyne_points" / "data", scans)
+    poses = root / "data_poses" / drive
+    poses.mkdir(parents=True)
+    rig_from_imu = RigidTransform(RECTIFY, np.zeros(3)) @ IMU_FROM_CAMERA0.inverse()
+    (poses / "cam0_to_world.txt").write_text("".join(f"{k} {row(world_from_rig(k).matrix)}\n" for k in posed))
+    imu = {k: (world_from_rig(k) @ rig_from_imu).matrix[:3] for k in posed}
+    (poses / "poses.txt").write_text("".join(f"{k} {row(pose)}\n" for k, pose in imu.items()))
+    return images
+
+
+def _kitti_360_calibration(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    perspective = ["calib_time: Thu Aug 22 11:33:00 2013", "corner_dist: 9.950000e-02"]
+    for number, p4 in (("00", 0.0), ("01", -33.0)):
+        perspective += [f"S_{number}: 1392 512", f"S_rect_{number}: 140 38", f"R_rect_{number}: {row(RECTIFY)}"]
+        perspective.append(f"P_rect_{number}: 55.25 0 68.2 {p4} 0 55.25 23.9 0 0 0 1 0")
+    (folder / "perspective.txt").write_text("\n".join(perspective) + "\n")
+    cameras = {"image_00": IMU_FROM_CAMERA0, "image_01": IMU_FROM_CAMERA0, "image_02": SIDEWAYS, "image_03": OTHER_SIDE}
+    lines = [f"{name}: {row(pose.matrix[:3])}" for name, pose in cameras.items()]
+    (folder / "calib_cam_to_pose.txt").write_text("\n".join(lines) + "\n")
+    (folder / "calib_cam_to_velo.txt").write_text(row(VELO_FROM_CAMERA0.matrix[:3]) + "\n")
+    (folder / "calib_sick_to_velo.txt").write_text(row(np.eye(4)[:3]) + "\n")
+    for number in ("02", "03"):
+        (folder / f"image_{number}.yaml").write_text(FISHEYE)
+
+
+def oxts_packet(east: float, north: float, up: float, yaw: float) -> str:
+    """Latitude and longitude at which the Mercator projection gives these metres from the start."""
+    scale = math.cos(math.radians(LATITUDE))
+    start = math.log(math.tan(math.radians(90.0 + LATITUDE) / 2.0))
+    longitude = LONGITUDE + math.degrees(east / (scale * EARTH_RADIUS))
+    latitude = math.degrees(2.0 * math.atan(math.exp(start + north / (scale * EARTH_RADIUS)))) - 90.0
+    return " ".join(map(repr, [latitude, longitude, 100.0 + up, 0.0, 0.0, yaw, *[0.0] * 24]))
+
+
+def kitti_raw(
+    root: Path,
+    *,
+    drive: str = RAW_DRIVE,
+    frames: int = 5,
+    scans: dict[int, NDArray[np.float32]] | None = None,
+    slam: Path | None = None,
+) -> Path:
+    """A drive of KITTI raw that goes north-east at 1 m a frame, with cameras 2 and 3 and no scan of the last frame.
+
+    Args:
+        slam: Folder that takes poses as Behind the Scenes publishes them.
+    """
+    date = root / drive[:10]
+    folder = date / drive
+    width, height = RAW_SIZE
+    lines = ["calib_time: 09-Jan-2012 13:57:47", "corner_dist: 9.950000e-02", "R_rect_00: 1 0 0 0 1 0 0 0 1"]
+    for number, p4 in (("02", 2.0), ("03", -25.0)):
+        lines.append(f"S_rect_{number}: {width}.0 {height}.0")
+        lines.append(f"P_rect_{number}: {RAW_FX} 0 31.5 {p4} 0 {RAW_FX} 23.5 0 0 0 1 0")
+    date.mkdir(parents=True, exist_ok=True)
+    (date / "calib_cam_to_cam.txt").write_text("\n".join(lines) + "\n")
+    (date / "calib_velo_to_cam.txt").write_text("calib_time: 15-Mar-2012 11:37:16\n" + VELO_TO_CAM)
+    (date / "calib_imu_to_velo.txt").write_text("calib_time: 25-May-2012 16:47:16\n" + IMU_TO_VELO)
+    times = "".join(f"2011-09-26 13:02:{25 + k // 10}.{100_000_000 * (k % 10):09d}\n" for k in range(frames))
+    for camera in ("image_02", "image_03"):
+        write_pictures(folder / camera / "data", RAW_SIZE, range(frames))
+        (folder / camera / "timestamps.txt").write_text(times)
+    (folder / "oxts" / "data").mkdir(parents=True)
+    for k in range(frames):
+        packet = oxts_packet(k / math.sqrt(2.0), k / math.sqrt(2.0), 0.0, math.pi / 4)
+        (folder / "oxts" / "data" / f"{k:010d}.txt").write_text(packet + "\n")
+    scans = {k: corridor_scan(float(k)) for k in range(frames - 1)} if scans is None else scans
+    write_scans(folder / "velodyne_points" / "data", scans)
+    if slam is not None:
+        (slam / drive[:10]).mkdir(parents=True, exist_ok=True)
+        poses = [np.hstack([np.eye(3), [[0.0], [0.0], [0.9 * k]]]) for k in range(frames)]
+        (slam / drive[:10] / f"{drive}.txt").write_text("".join(f"{row(pose)}\n" for pose in poses))
+    return folder
+
+
+def write_split(file: Path, lines: Sequence[str], *, windows: bool = False) -> Path:
+    """A frame list as its authors publish it; `windows` ends its lines as Windows does."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    end = "\r\n" if windows else "\n"
+    file.write_bytes((end.join(lines) + end).encode())
+    return file

@@ -1,0 +1,176 @@
+"""Frames of which images alone matter, and the samples of the published trainings, from KITTI-360 as it lies."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import virtual_pinhole
+from scene_completion_ros.sequences.opening import open_recording
+from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
+from scene_completion_training.data.prepared import DOWNWARD
+from scene_completion_training.data.recorded_frames import RecordedFrames
+from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
+from tests import official_layouts as layouts
+
+CAMERA = CameraSettings(128, 64, fx=50.51429, fy=93.05263, cx=62.31143, cy=40.59474, height_above_ground=1.55)
+"""All of the tiny KITTI-360 camera, stretched as the published trainings stretch it."""
+VIEWPOINT = Viewpoint.of_settings(CAMERA, VolumeSettings())
+POSED = [number for number in range(26) if number != 6]
+PUBLISHED = ViewSettings(
+    near_frames=1, far_views=True, far_frames=(10, 10), yaw=0, pitch=0, roll=0, mirror=False, colour_jitter=False
+)
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return layouts.kitti_360(tmp_path_factory.mktemp("data"), frames=26, posed=POSED)
+
+
+def test_an_image_is_the_recorded_one_and_made_small_once(drive: Path, tmp_path: Path) -> None:
+    sequence = open_recording(drive)
+    lying, resized = RecordedFrames(sequence, VIEWPOINT), RecordedFrames(sequence, VIEWPOINT, tmp_path)
+    wanted = np.arange(len(sequence)) < 3
+    assert resized.resize(wanted) == 3 and resized.resize(wanted) == 0
+    assert resized.folder is not None and len(list(resized.folder.iterdir())) == 3 * 4  # nothing else is left there
+    assert len(lying) == len(POSED) and lying[-1].name == lying[len(lying) - 1].name
+    frame = lying[2]
+    expected = cv2.resize(sequence.image(2, "image_00"), (128, 64), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(frame.images["left"], expected)
+    fisheye = sequence.cameras["image_03"]
+    view, covered = virtual_pinhole(sequence.image(2, "image_03"), fisheye, VIEWPOINT.camera, DOWNWARD)
+    np.testing.assert_array_equal(frame.images["aside_image_03"], view)
+    np.testing.assert_array_equal(frame.mask("aside_image_03"), covered)
+    assert frame.mask("left").all() and frame.far_cameras == ("aside_image_02", "aside_image_03")
+    pose = sequence.world_from_camera(2, "image_03").matrix
+    np.testing.assert_allclose(frame.world_from_camera["aside_image_03"].matrix[:3, 3], pose[:3, 3])
+    np.testing.assert_allclose(frame.world_from_camera["aside_image_03"].rotation, pose[:3, :3] @ DOWNWARD)
+    for frames in (resized, pickle.loads(pickle.dumps(resized))):
+        for name, image in frames[2].images.items():
+            np.testing.assert_array_equal(image, frame.images[name])
+    (resized.folder / f"{sequence.frames[0].stamp_ns}-left.png").write_bytes(b"")
+    with pytest.raises(SequenceError, match="-left.png: damaged.*Delete it"):
+        _ = RecordedFrames(sequence, VIEWPOINT, tmp_path)[0].images["left"]
+
+
+def test_a_full_disk_leaves_nothing_half_made(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = RecordedFrames(open_recording(drive), VIEWPOINT, tmp_path)
+    write = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if len(list(self.parent.glob("*.png"))) == 2:
+            write(self, data[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SequenceError, match=r"No space left on device.*Make room"):
+        frames.resize(np.ones(len(frames), np.bool_), workers=1)
+    assert frames.folder is not None and len(list(frames.folder.iterdir())) == 2
+    monkeypatch.undo()
+    assert frames.resize(np.ones(len(frames), np.bool_), workers=1) == len(frames)
+    assert len(list(frames.folder.iterdir())) == 4 * len(frames)
+
+
+def samples(
+    drive: Path, listed: list[tuple[int, int, str]], views: ViewSettings = PUBLISHED, **more: int
+) -> ViewSamples:
+    frames = RecordedFrames(open_recording(drive), VIEWPOINT)
+    return ViewSamples([frames], views, seed=3, length=99, listed=listed, viewpoint=VIEWPOINT, **more)
+
+
+def test_views_are_the_published_ones(drive: Path) -> None:
+    """Left, right and the fisheyes ten posed frames later, each with the next frame; the pose list has a gap at 6."""
+    sequence = open_recording(drive)
+    left, right = samples(drive, [(0, 4, "left")])[0], samples(drive, [(0, 4, "right")])[0]
+    for sample, order in ((left, ("left", "right")), (right, ("right", "left"))):
+        frames = RecordedFrames(sequence, VIEWPOINT)
+        names = [(4 + later, name) for name in order for later in (0, 1)]
+        names += [(14 + later, f"aside_image_0{k}") for k in (2, 3) for later in (0, 1)]
+        encoder_from_world = frames[4].world_from_camera[order[0]].inverse()
+        for k, (index, name) in enumerate(names):
+            expected = torch.from_numpy(frames[index].images[name]).permute(2, 0, 1).float() / 255.0
+            torch.testing.assert_close(sample["views"][k], expected)
+            pose = (encoder_from_world @ frames[index].world_from_camera[name]).matrix
+            np.testing.assert_allclose(sample["encoder_from_view"][k], pose, atol=1e-5)
+        torch.testing.assert_close(sample["image"] / 255.0, sample["views"][0])
+        assert sorted(sample["roles"].tolist()) == list(range(8))
+        assert [sorted(pair) for pair in zip(*sample["roles"].reshape(2, 4).tolist(), strict=True)] == [
+            [0, 1], [2, 3], [4, 5], [6, 7]
+        ]  # fmt: skip
+    last = samples(drive, [(0, len(POSED) - 1, "left")])[0]
+    assert not last["masks"][1].any()  # the drive ends: its last frame again would teach nothing
+
+
+def test_far_frames_are_drawn_from_all_offsets(drive: Path) -> None:
+    views = ViewSettings(**{**vars(PUBLISHED), "far_frames": (3, 6)})
+    drawn = samples(drive, [(0, 2, "left")], views)
+    poses = [drawn[number]["encoder_from_view"] for number in range(24)]
+    offsets = {round(float(torch.linalg.norm(pose[4, :3, 3] - pose[0, :3, 3]))) for pose in poses}
+    assert len(offsets) == 4
+
+
+def test_listed_frames_come_once_an_epoch_in_another_order(drive: Path) -> None:
+    listed = [(0, index, side) for index in (1, 5, 9) for side in ("left", "right")]
+    drawn = samples(drive, listed)
+    epochs = []
+    for epoch in range(3):
+        found = []
+        for number in range(6 * epoch, 6 * epoch + 6):
+            draw = drawn._draw(number, np.random.default_rng((3, number)))
+            found.append((0, draw.index, draw.side))
+        assert sorted(found) == sorted(listed)
+        epochs.append(found)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_teacher_encodes_others_of_the_views_ahead(drive: Path) -> None:
+    drawn = samples(drive, [(0, 4, "left")], encoder_views=3)
+    seen = set()
+    for number in range(32):
+        sample = drawn[number]
+        chosen = [
+            next(k for k in range(8) if torch.allclose(pose, sample["encoder_from_view"][k], atol=1e-5))
+            for pose in sample["encoder_poses"]
+        ]
+        assert chosen[0] == 0 and len(set(chosen)) == 3 and set(chosen) <= {0, 1, 2, 3}
+        seen.add(tuple(chosen))
+    assert len(seen) == 6
+
+
+def test_only_what_the_samples_look_at_is_made_small(drive: Path, tmp_path: Path) -> None:
+    split = layouts.write_split(tmp_path / "train.txt", [f"{layouts.DRIVE} 3 l", f"{layouts.DRIVE} 24 r"])
+    settings = DataSettings(
+        root=str(drive.parent.parent),
+        sources=[SequenceSource("data_2d_raw/*")],
+        frames=str(split),
+        cache=str(tmp_path / "resized"),
+        views=PUBLISHED,
+    )
+    data = SequencesData(settings, 1, 0, measured=False, viewpoint=VIEWPOINT)
+    data.setup("fit")
+    stamps = {path.name.split("-")[0] for path in (tmp_path / "resized").rglob("*.png")}
+    sequence = open_recording(drive)
+    wanted = {3, 4, 13, 14, len(POSED) - 2, len(POSED) - 1}  # frame 24 is index 23: 6 has no pose
+    assert stamps == {str(sequence.frames[index].stamp_ns) for index in wanted}
+    assert data.listed["training"] == [(0, 3, "left"), (0, 23, "right")]
+
+
+def test_flipped_features_belong_to_the_same_places() -> None:
+    """The network sees the mirrored image, and its map is mirrored back: a mirrored image gives the mirrored map."""
+    field = DensityField(VIEWPOINT.camera, depth_channel=False).eval()
+    image = torch.rand(1, 3, 64, 128) * 255.0
+    with torch.no_grad():
+        plain = field.encoder(image.flip(-1)).flip(-1)
+        field.encoder.flipped = True
+        torch.testing.assert_close(field.encoder(image), plain)
+        assert not torch.allclose(plain, field.encoder(image.flip(-1)))

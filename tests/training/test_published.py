@@ -1,0 +1,186 @@
+"""Every published experiment trains from the data set as its owner lays it out: the configurations, by command line.
+
+Networks, losses and views are those of the configurations. Images are smaller, batches are one sample, rays few.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_training import CONFIGS
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.stage import Stage
+from tests import official_layouts as layouts
+
+FULL_SIZE = CONFIGS / "full_size"
+SMALL = (
+    "camera.width=128",
+    "camera.height=64",
+    "camera.fx=50.23",
+    "camera.fy=94.05",
+    "camera.cx=61.5",
+    "camera.cy=40.2",
+    "pretrained=false",
+    "data.batch_size=1",
+    "data.workers=0",
+    "render.patches=2",
+    "render.samples=8",
+    "steps=2",
+    "checkpoint_every=1",
+    "validate_every=2",
+    "data.validation_samples=1",
+    "picture_every=0",
+    "log_every=1",
+)
+POSED = [number for number in range(26) if number != 6]  # the car stood at 6
+
+
+@pytest.fixture(scope="module")
+def kitti_360(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """KITTI-360 as its owners lay it out, and split files as the authors publish them."""
+    root = tmp_path_factory.mktemp("kitti_360")
+    layouts.kitti_360(root, frames=26, posed=POSED)
+    train = [f"{layouts.DRIVE} {number:010d} {side}" for number in POSED[:12] for side in "lr"]
+    layouts.write_split(root / "train_files.txt", train, windows=True)
+    layouts.write_split(root / "val_files.txt", [f"{layouts.DRIVE} {number:010d} l" for number in (0, 8)])
+    return root
+
+
+@pytest.fixture(scope="module")
+def kitti_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """KITTI raw, with poses of a SLAM beside it."""
+    root = tmp_path_factory.mktemp("kitti_raw")
+    layouts.kitti_raw(root, frames=8, slam=root / "slam")
+    layouts.kitti_raw(root, drive="2011_09_26_drive_0002_sync", frames=3)  # which no split names, and no SLAM knows
+    drive = f"2011_09_26/{layouts.RAW_DRIVE}"
+    layouts.write_split(root / "train_files.txt", [f"{drive} {number} {side}" for number in range(6) for side in "lr"])
+    layouts.write_split(root / "val_files.txt", [f"{drive} 6 l"])
+    return root
+
+
+def overrides(root: Path, name: str) -> list[str]:
+    """What a user's machine and this test's patience change."""
+    poses = f", poses: {root / 'slam'}" if name.endswith("raw") else ""
+    sources = f'[{{folder: "{"*/*_sync" if poses else "data_2d_raw/*"}"{poses}}}]'
+    return [
+        *SMALL,
+        f"data.root={root}",
+        f"data.sources={sources}",
+        f"data.validation={sources}",
+        f"data.frames={root / 'train_files.txt'}",
+        f"data.validation_frames={root / 'val_files.txt'}",
+        f"data.cache={root / 'resized'}",
+        f"output={root / name}",
+    ]
+
+
+class CutOff(Exception):
+    """The training is cut off."""
+
+
+def train(root: Path, name: str, *more: str) -> Path:
+    """The checkpoint of a training of two steps that was cut off after one, and went on."""
+    command = ["train", "--config", str(FULL_SIZE / f"{name}.yaml"), *overrides(root, name), *more]
+    step = Stage.training_step
+
+    def cut(self: Stage, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
+        if self.global_step == 1:
+            raise CutOff
+        return step(self, batch, number)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Stage, "training_step", cut)
+        with pytest.raises(CutOff):
+            main(command)
+    checkpoint = root / name / "checkpoints" / "last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 1
+    assert main(command) == 0
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+    return checkpoint
+
+
+def exported(checkpoint: Path) -> StudentBundle:
+    """The bundle of a checkpoint."""
+    folder = checkpoint.parent / "bundle"
+    assert main(["export", str(checkpoint), str(folder), "--licence", "CC-BY-NC-SA-3.0"]) == 0
+    return StudentBundle.load(folder)
+
+
+def scores(root: Path, checkpoint: Path, *options: str) -> dict[str, Any]:
+    """What `evaluate geometry` writes of a checkpoint."""
+    drives = [str(path) for path in (*root.glob("data_2d_raw/*"), *root.glob("2011*/*_sync"))]
+    output = checkpoint.parent / "scores"
+    command = ["evaluate", "geometry", "--data", *drives, "--checkpoint", str(checkpoint), "--output", str(output)]
+    assert main([*command, "--frames", str(root / "val_files.txt"), *options]) == 0
+    found: dict[str, Any] = json.loads((output / "results.json").read_text())
+    return found
+
+
+def configuration(name: str) -> dict[str, Any]:
+    """What a file says."""
+    found: dict[str, Any] = yaml.safe_load((FULL_SIZE / f"{name}.yaml").read_text())
+    return found
+
+
+def test_behind_the_scenes_on_kitti_360(kitti_360: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = train(kitti_360, "bts_kitti_360")
+    assert "training: train_files.txt: 24 of 24 listed frames" in capsys.readouterr().out
+    stored = Checkpoint.read(checkpoint)
+    assert stored.record["frames"]["validation"] == {"list": "val_files.txt", "listed": 2, "used": 2}
+    assert exported(checkpoint).feature_size == (64, 128)
+    found = scores(kitti_360, checkpoint, "--scans", "20")
+    assert found["frames"] == {"list": "val_files.txt", "listed": 2, "used": 2}
+    rows = {row["protocol"]: row for row in found["scores"]["lidar"]}
+    # Frame 8 has fewer than 20 posed scans ahead: both counts stand for themselves.
+    assert {"original@20, 4 to 20 m", "original@18, 4 to 20 m"} <= rows.keys()
+    assert {row["pitch"] for row in rows.values()} == {5.0}
+
+
+def test_behind_the_scenes_on_kitti_raw(kitti_raw: Path) -> None:
+    checkpoint = train(kitti_raw, "bts_kitti_raw")
+    assert exported(checkpoint).canonical.width == 128
+    rows = scores(kitti_raw, checkpoint, "--depth")["scores"]["depth"]
+    assert rows and all(row["frames"] == 1 and row["abs_rel"] > 0.0 for row in rows)
+
+
+@pytest.mark.parametrize("data", ["kitti_360", "kitti_raw"])
+def test_knowledge_distillation(data: str, request: pytest.FixtureRequest) -> None:
+    """The teacher of several views, and the student that learns from it."""
+    root: Path = request.getfixturevalue(data)
+    teacher = train(root, f"mvbts_{data}")
+    student = train(root, f"kdbts_{data}", f"teacher={teacher}")
+    assert exported(student).head.hidden == 64
+    before, after = (Checkpoint.read(file).state for file in (teacher, student))
+    stays = configuration(f"kdbts_{data}")["distillation"].get("freeze_encoder", False)
+    encoder = "encoder.decoder.out.weight"
+    assert torch.equal(before[encoder], after[encoder]) == stays == (data == "kitti_raw")
+    views = ("mono", "stereo-temporal", *(["fisheyes"] if data == "kitti_360" else []))
+    depth = ("--depth",) if data == "kitti_raw" else ()
+    rows = scores(root, teacher, *depth, "--views", *views)["scores"]["depth" if depth else "lidar"]
+    assert {row["method"] for row in rows} == {f"mvbts_{data}, {view}" for view in views}
+
+
+def test_a_split_of_frames_that_are_not_there(
+    kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = [f"{layouts.DRIVE} {number:010d} l" for number in (6, 0, 30, 31, 32, 33, 34, 35)]
+    split = layouts.write_split(tmp_path / "missing.txt", missing)
+    command = ["train", "--fast-dev-run", "--config", str(FULL_SIZE / "bts_kitti_360.yaml")]
+    command += overrides(kitti_360, "none")
+    assert main([*command, f"data.frames={split}"]) == 2
+    error = capsys.readouterr().err
+    assert "7 of its 8 frames are not in the recordings" in error
+    assert f"{layouts.DRIVE} 6 l, {layouts.DRIVE} 30 l" in error and "34" not in error and "and 2 more" in error
+    other = layouts.write_split(tmp_path / "other.txt", ["2011_09_26/2011_09_26_drive_0001_sync 0 l"])
+    assert main([*command, f"data.frames={other}"]) == 2
+    assert "it lists 2011_09_26_drive_0001_sync" in capsys.readouterr().err
+    assert main([*command, f"data.frames={split}", "data.allow_missing=true"]) == 0
+    assert "missing.txt: 1 of 8 listed frames" in capsys.readouterr().out

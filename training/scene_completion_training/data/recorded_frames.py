@@ -1,0 +1,253 @@
+"""Frames of which images alone matter: nothing is measured or fused, and an image is read when a sample asks for it.
+
+The published trainings are of this kind: their losses compare images. Images are read as they lie, or were once made as
+small as the canonical camera sees them (`cache`). Then a frame with four cameras takes about 0.7 MB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, overload
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ImageError, SequenceError
+from scene_completion_ros.geometry import Camera, RigidTransform, virtual_pinhole
+from scene_completion_ros.picture_files import read_rgb
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_training.data.prepared import DOWNWARD, PreparedFrame, looking_aside, shrunk_camera, world_mask
+from scene_completion_training.data.rectified import rectified_sequence
+from scene_completion_training.viewpoint import Viewpoint
+from scene_completion_training.workers import progress_bar
+
+_CHUNK = 32
+"""Frames that a process makes small before it says so."""
+_NOTHING: tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float16]] = (
+    np.zeros((0, 3), np.int16),
+    np.zeros(0, np.uint8),
+    np.zeros(0, np.float16),
+)
+"""Voxel centres, their occupancy and its evidence, where nobody measures them."""
+
+
+class OnDemand(Mapping[str, Any]):
+    """Values by name that are made when they are asked for."""
+
+    def __init__(self, names: Collection[str], make: Callable[[str], Any]) -> None:
+        self._names, self._make = names, make
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class RecordedFrames(Sequence[PreparedFrame]):
+    """All frames of a sequence, with the cameras ahead as "left" and "right", and those that look aside turned down.
+
+    Args:
+        sequence: Sequence whose frames have images of all its cameras; lenses ahead are looked through by pinholes.
+        viewpoint: What the network is trained for.
+        cache: Folder for images that are made small; None reads them as they lie.
+    """
+
+    def __init__(self, sequence: PosedSequence, viewpoint: Viewpoint, cache: Path | None = None) -> None:
+        self.canonical = viewpoint.camera
+        key = _key(sequence, self.canonical)
+        self.name = f"{sequence.name.replace('/', '_')}-{key}"
+        self.folder = None if cache is None else cache / f"{self.name}-resized"
+        ahead = cameras_ahead(sequence)
+        self.sequence = rectified_sequence(sequence, ahead, self.canonical)
+        self._recorded = dict(zip(("left", "right"), ahead, strict=False))
+        self._recorded |= {f"aside_{name}": name for name in looking_aside(sequence, ahead[0])}
+        self.cameras = {
+            name: self.canonical if self._is_aside(name) else shrunk_camera(self._camera(name), self.canonical)
+            for name in self._recorded
+        }
+        self._image = lru_cache(maxsize=32)(self._read)
+        self._covered = lru_cache(maxsize=8)(self._cover)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_image", "_covered")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._image = lru_cache(maxsize=32)(self._read)
+        self._covered = lru_cache(maxsize=8)(self._cover)
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    @overload
+    def __getitem__(self, index: int) -> PreparedFrame: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PreparedFrame]: ...
+
+    def __getitem__(self, index: int | slice) -> PreparedFrame | Sequence[PreparedFrame]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        points, target, evidence = _NOTHING
+        return PreparedFrame(
+            images=OnDemand(self.cameras, partial(self._image, index)),
+            depths={},
+            cameras=self.cameras,
+            world_from_camera=OnDemand(self.cameras, partial(self._pose, index)),
+            masks=OnDemand(self._masked(index), partial(self._mask, index)),
+            points=points,
+            target=target,
+            evidence=evidence,
+            name=f"{self.name}/{index:06d}",
+        )
+
+    def resize(self, wanted: NDArray[np.bool_], workers: int = 2) -> int:
+        """Makes the images of wanted frames [N] small, where that is not done; a terminal shows how far it is.
+
+        Returns:
+            Number of frames that were missing.
+
+        Raises:
+            SequenceError: An image is damaged, or cannot be written: nothing half-written has its name.
+        """
+        if self.folder is None:
+            return 0
+        there = {path.name for path in self.folder.glob("*.png")}
+        files = [{self._file(index, name).name for name in self.cameras} for index in range(len(self))]
+        missing = [index for index in np.flatnonzero(wanted).tolist() if not files[index] <= there]
+        chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
+        if not missing:
+            return 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        workers = min(workers, len(chunks))
+        with progress_bar(len(missing), "frame") as bar:
+            if workers == 1:
+                for chunk in chunks:
+                    bar.update(self.write(chunk))
+            else:  # spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever
+                with ProcessPoolExecutor(workers, get_context("spawn"), _take, (self,)) as pool:
+                    for count in pool.map(_write, chunks):
+                        bar.update(count)
+        return len(missing)
+
+    def write(self, indices: Sequence[int]) -> int:
+        """Writes the small images of frames; their number."""
+        for index in indices:
+            for name in self.cameras:
+                file = self._file(index, name)
+                if not file.exists():
+                    _write_png(file, self._make(index, name))
+        return len(indices)
+
+    def _is_aside(self, name: str) -> bool:
+        return name.startswith("aside_")
+
+    def _camera(self, name: str) -> Camera:
+        return self.sequence.cameras[self._recorded[name]]
+
+    def _file(self, index: int, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{self.sequence.frames[index].stamp_ns}-{name}.png"
+
+    def _read(self, index: int, name: str) -> NDArray[np.uint8]:
+        if self.folder is None or not (file := self._file(index, name)).exists():
+            return self._make(index, name)
+        try:
+            return read_rgb(file)
+        except ImageError as error:
+            cure = "Delete it: it is made again at the next start"
+            raise SequenceError(f"damaged ({error.what})", where=str(file), cure=cure) from error
+
+    def _make(self, index: int, name: str) -> NDArray[np.uint8]:
+        image = self.sequence.image(index, self._recorded[name])
+        if self._is_aside(name):
+            return np.asarray(virtual_pinhole(image, self._camera(name), self.canonical, DOWNWARD)[0], np.uint8)
+        size = (self.cameras[name].width, self.cameras[name].height)
+        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+    def _pose(self, index: int, name: str) -> RigidTransform:
+        pose = self.sequence.world_from_camera(index, self._recorded[name])
+        return pose @ RigidTransform(DOWNWARD, np.zeros(3)) if self._is_aside(name) else pose
+
+    def _masked(self, index: int) -> list[str]:
+        """Cameras that do not show the world everywhere."""
+        assets = self.sequence.frames[index].assets
+        return [
+            name
+            for name, recorded in self._recorded.items()
+            if self._is_aside(name) or f"validity_{recorded}" in assets or f"ego_{recorded}" in assets
+        ]
+
+    def _mask(self, index: int, name: str) -> NDArray[np.bool_]:
+        """Where an image shows the world [h, w]."""
+        mask = world_mask(self.sequence, index, self._recorded[name])
+        if not self._is_aside(name):
+            assert mask is not None
+            size = (self.cameras[name].width, self.cameras[name].height)
+            return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.bool_)
+        covered = self._covered(name)
+        if mask is None:
+            return covered
+        shown = virtual_pinhole(mask * np.uint8(255), self._camera(name), self.canonical, DOWNWARD)[0]
+        return np.asarray(covered & (shown > 250))
+
+    def _cover(self, name: str) -> NDArray[np.bool_]:
+        """Where a camera that looks aside covers the canonical one."""
+        camera = self._camera(name)
+        nothing = np.zeros((camera.height, camera.width), np.uint8)
+        return virtual_pinhole(nothing, camera, self.canonical, DOWNWARD)[1]
+
+
+def _key(sequence: PosedSequence, canonical: Camera) -> str:
+    """Hash of what the small images follow from, but for the pixels and their frames."""
+    cameras = {name: vars(camera) for name, camera in sequence.cameras.items()}
+    rig = {name: np.round(pose.matrix, 9).tolist() for name, pose in sequence.rig_from_camera.items()}
+    content = json.dumps([cameras, rig, vars(canonical)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def _write_png(file: Path, image: NDArray[np.uint8]) -> None:
+    """Writes a picture, whole or not at all. They are many, and can be made again: nobody waits for the disk."""
+    content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+    part = file.with_suffix(".part")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise SequenceError(
+            f"a resized image cannot be written ({error})",
+            where=str(file),
+            cure="Make room, or name another disk with data.cache, and start again: what is there is not made twice",
+        ) from error
+
+
+_frames: RecordedFrames
+"""Those that a process of the pool makes small."""
+
+
+def _take(frames: RecordedFrames) -> None:
+    global _frames  # sent once a process, not with every chunk
+    cv2.setNumThreads(1)
+    _frames = frames
+
+
+def _write(indices: Sequence[int]) -> int:
+    return _frames.write(indices)
