@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "scene_completion_training.commands.export",
     "extract": "scene_completion_training.commands.extract",
     "features": "scene_completion_training.commands.features",
+    "import-checkpoint": "scene_completion_training.commands.import_checkpoint",
     "improve": "scene_completion_training.commands.improve",
     "street-world": "scene_completion_training.commands.street_world",
     "train": "scene_completion_training.commands.train",

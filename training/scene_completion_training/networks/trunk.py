@@ -92,7 +92,7 @@ class Trunk(nn.Module):
 
 
 class ResNetTrunk(Trunk):
-    """ResNet-50 without its classifier.
+    """ResNet-50 without its classifier, on images normalised as in Monodepth2 and Behind the Scenes.
 
     Args:
         pretrained: Start from ImageNet weights.
@@ -101,9 +101,7 @@ class ResNetTrunk(Trunk):
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 0, weights: str = RESNET) -> None:
-        super().__init__(
-            channels=(64, 256, 512, 1024, 2048), mean=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375)
-        )
+        super().__init__(channels=(64, 256, 512, 1024, 2048), mean=(0.45 * 255.0,) * 3, scale=(0.225 * 255.0,) * 3)
         from transformers import ResNetConfig, ResNetModel
 
         network = ResNetModel.from_pretrained(weights) if pretrained else ResNetModel(ResNetConfig())
