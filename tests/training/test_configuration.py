@@ -14,7 +14,16 @@ from scene_completion_training.viewpoint import CameraSettings
 from tests.training.small_trainings import small_training, write_configuration
 
 STAGE_FILES = [file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.name not in ("data", "vocabularies")]
-OF_STAGE = dict.fromkeys(("comparison", "eyes", "street_large"), "single_view")
+OF_STAGE = {
+    **dict.fromkeys(("comparison", "eyes", "street_large"), "single_view"),
+    **{
+        f"{name}_{data}": stage
+        for data in ("kitti_360", "kitti_raw")
+        for name, stage in {"bts": "single_view", "mvbts": "teacher", "kdbts": "student"}.items()
+    },
+    "scenedino_kitti_360": "feature_field",
+    "scenedino_semantics_kitti_360": "semantics",
+}
 
 
 @pytest.mark.parametrize("file", STAGE_FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
@@ -22,6 +31,7 @@ def test_every_shipped_configuration_is_valid(file: Path) -> None:
     configuration = read_configuration(file, [], TrainingConfiguration)
     configuration.check()
     assert configuration.stage == OF_STAGE.get(file.stem, file.stem)
+    assert file.parent == CONFIGS or configuration.output == f"runs/{file.stem}"
 
 
 def test_unknown_configuration_keys_are_refused(tmp_path: Path, synthetic_drive: Path) -> None:

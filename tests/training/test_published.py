@@ -17,8 +17,10 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.stage import Stage
 from tests import official_layouts as layouts
+from tests.training.foundation.tiny_models import saved_model
 
 FULL_SIZE = CONFIGS / "full_size"
 SMALL = (
@@ -166,6 +168,29 @@ def test_knowledge_distillation(data: str, request: pytest.FixtureRequest) -> No
     depth = ("--depth",) if data == "kitti_raw" else ()
     rows = scores(root, teacher, *depth, "--views", *views)["scores"]["depth" if depth else "lidar"]
     assert {row["method"] for row in rows} == {f"mvbts_{data}, {view}" for view in views}
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2"])
+def test_scenedino(kitti_360: Path, kind: str, tmp_path: Path) -> None:
+    """Features of a published transformer, or of DINOv2 with its larger tokens; then classes of what looks alike."""
+    weights = saved_model(kind, tmp_path / "weights")
+    larger = ("features.cell=16", "features.rays=16") if kind == "dinov2" else ()
+    chosen = (f"encoder_weights={weights}", f"features.model={weights}", *larger)
+    field = train(kitti_360, "scenedino_kitti_360", *chosen)
+    assert Checkpoint.read(field).field_of(FeatureField).shared
+    assert exported(field).feature_size == ((64, 128) if larger else (128, 256))
+    rows = {row["protocol"] for row in scores(kitti_360, field)["scores"]["lidar"]}
+    assert "original@20, 4 to 20 m" in rows
+    command = ["train", "--config", str(FULL_SIZE / "scenedino_semantics_kitti_360.yaml")]
+    wanted = [
+        given
+        for given in overrides(kitti_360, f"semantics_{kind}")
+        if given.partition("=")[0].partition(".")[0] not in ("camera", "pretrained", "render", "picture_every")
+        and not given.startswith(("data.validation", "validate"))
+    ]
+    assert main([*command, *wanted, f"features_from={field}", "crop_points=4"]) == 0
+    stored = Checkpoint.read(kitti_360 / f"semantics_{kind}" / "checkpoints" / "last.ckpt")
+    assert stored.configuration["data"]["views"]["aside"] == 0.5
 
 
 def test_a_split_of_frames_that_are_not_there(

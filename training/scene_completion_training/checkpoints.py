@@ -23,7 +23,9 @@ from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.data.view_batches import ViewSettings
+from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
+from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.observed_field import TrainedField
 from scene_completion_training.networks.occupancy_link import OccupancyLink, link_of_calibration
 from scene_completion_training.networks.semantic_head import DistillationHead
@@ -225,6 +227,12 @@ class Checkpoint:
             ) from error
         field: Field = made.eval()
         return field
+
+    def density_field(self) -> DensityField:
+        """The trained density of one view, also that of a feature field; a `BundleError` if it holds none."""
+        if issubclass(self.stage_class.field_class, FeatureField):
+            return self.field_of(FeatureField).density
+        return self.field_of(DensityField)
 
     def distillation_head(self) -> DistillationHead | None:
         """The head that codes of points come from; None where they are the expanded features themselves."""

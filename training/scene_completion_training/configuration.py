@@ -321,10 +321,10 @@ class Configuration(TrainingConfiguration):
         """
         super().check()
         views, rows = self.data.views, self.viewpoint().camera.height
-        usual = 0.0 <= views.blind <= 1.0 and 0.0 <= views.misread <= 5.0
+        usual = 0.0 <= views.blind <= 1.0 and 0.0 <= views.aside <= 1.0 and 0.0 <= views.misread <= 5.0
         if not (usual and 0 <= 2 * views.covered < rows):
             raise ConfigurationError(
-                f"blind={views.blind}, misread={views.misread}, covered={views.covered}",
+                f"blind={views.blind}, aside={views.aside}, misread={views.misread}, covered={views.covered}",
                 where="data.views",
                 cure="Take a share from 0 to 1, up to 5°, and fewer rows than half of the image",
             )

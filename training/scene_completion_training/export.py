@@ -60,16 +60,17 @@ class FoldedEncoder(nn.Module):
         self.trunk = density.encoder.trunk
         self.decoder = density.encoder.decoder
         self.prior = functional.interpolate(density.encoder.prior, feature_size(density, camera), mode="bilinear")
-        self.project = fold(density.encoder.project, density.feature_layer)
+        self.project = fold(density.encoder.projection, density.feature_layer)
         self.spatial = density.spatial
-        self.encoder_project = density.encoder.project
+        self.encoder_project = density.encoder.projection
         self.spec = density.spec
         self.rays = ray_camera(camera)
         self.features: nn.Sequential | None = None
         self.surface: nn.Conv2d | None = None
         if isinstance(field, AgglomeratedField):
-            self.surface = fold(first_channel(density.encoder.project), field.surface_layer)
-        if isinstance(field, FeatureField):
+            self.surface = fold(first_channel(density.encoder.projection), field.surface_layer)
+        self.shared = isinstance(field, FeatureField) and field.shared
+        if isinstance(field, FeatureField) and not field.shared:
             folded = fold(field.project, field.feature_layer)
             self.features = nn.Sequential(field.decoder, field.normalise, folded)
 
@@ -81,6 +82,8 @@ class FoldedEncoder(nn.Module):
         maps = self.trunk(image)
         decoded = torch.cat([self.decoder(maps), self.prior], dim=1)
         out: Tensor = self.project(decoded)
+        if self.shared:
+            out = torch.cat([out, out], dim=1)
         if self.features is not None:
             units = self.features(maps)
             out = torch.cat([out, units if self.surface is None else units + self.surface(decoded)], dim=1)
@@ -122,7 +125,7 @@ def first_channel(convolution: nn.Conv2d) -> nn.Conv2d:
 
 def feature_size(field: DensityField | FeatureField, camera: Camera) -> tuple[int, int]:
     """Height and width of the feature map of a camera's images."""
-    return camera.height // field.encoder.stride, camera.width // field.encoder.stride
+    return field.encoder.map_size((camera.height, camera.width))
 
 
 def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
@@ -186,8 +189,8 @@ def labelled_head(student: HeadWeights, field: FeatureField, labels: LabelHead) 
     """The head of a student with the units of a feature field and the label head on them."""
     return dataclasses.replace(
         student,
-        label_positional_weight=_array(field.position_layer.weight),
-        label_hidden_bias=_array(field.position_layer.bias),
+        label_positional_weight=_array(field.positions.weight),
+        label_hidden_bias=_array(field.positions.bias),
         label_weight=labels.weight,
         label_bias=labels.bias,
     )
@@ -247,7 +250,7 @@ def export_bundle(
         keep_weights: Write also the unfolded weights, which nothing but further training needs.
     """
     stored = Checkpoint.read(checkpoint)
-    field, camera, record = stored.field_of(DensityField), stored.camera, stored.record
+    field, camera, record = stored.density_field(), stored.camera, stored.record
     trunk = field.encoder.trunk
     viewpoint = stored.viewpoint
     low, high = record.get("focal_range", (camera.fx / camera.width,) * 2)
@@ -306,9 +309,9 @@ def export_labelled(
     _refuse_other_density(field.density, student, checkpoint)
     give_volume_of(student, field.density)
     clusters, units, cluster = read_clusters(classes / CLUSTER_FILE)
-    if units.shape[1] != field.position_layer.out_features:
+    if units.shape[1] != field.positions.out_features:
         raise ConfigurationError(
-            f"points of {units.shape[1]} units, the checkpoint has {field.position_layer.out_features}",
+            f"points of {units.shape[1]} units, the checkpoint has {field.positions.out_features}",
             where=str(classes),
             cure="Make the classes anew from this checkpoint",
         )

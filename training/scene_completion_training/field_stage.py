@@ -277,6 +277,8 @@ class FieldStage(Stage):
         """Loss of inverse depth codes [B, h, w] against stereo depth [B, H, W], where it has a weight."""
         if not self.settings.losses.dense_depth:
             return {}
+        if depth_code.shape[-1] > hint.shape[-1]:  # a map finer than the image
+            depth_code = functional.avg_pool2d(depth_code[:, None], depth_code.shape[-1] // hint.shape[-1])[:, 0]
         blocks = block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
         return {"dense_depth": log_inverse_depth_loss(depth_code, blocks, self.point_code)}
 

@@ -72,7 +72,7 @@ def import_checkpoint(file: Path, output: Path, configuration: Configuration) ->
             )
         state[name] = value
         used.add(source)
-    expected = {name for name in state if not name.startswith(("encoder.project.", "encoder.prior"))}
+    expected = {name for name in state if name != "encoder.prior"}
     if lacking := sorted(expected - {name for name, _, _ in _renamed(weights, wanted)}):
         what = f"lacks {lacking[0]}" + (f" and {len(lacking) - 1} others" if len(lacking) > 1 else "")
         raise BundleError(what, where=str(file), cure="Fetch the file again")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.data.feature_targets import FeatureTargets
-from scene_completion_training.foundation.targets import LiveTargets, as_half, random_shift, shifted, variant_of
-from tests.training.foundation.tiny_models import PatchMeans
-
-IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.foundation.targets import LiveTokens, as_half, random_shift, shifted, variant_of
+from tests.training.foundation.tiny_models import saved_model
 
 
 def test_variants_follow_from_seed_key_and_number() -> None:
@@ -26,23 +27,20 @@ def test_variants_follow_from_seed_key_and_number() -> None:
         assert [variant_of(seed, key, number, 16) for number in range(1, 9)] != others
 
 
-def test_an_image_is_mirrored_then_shifted() -> None:
-    targets: FeatureTargets = LiveTargets(PatchMeans(), cell=16, variants=4, seed=1)
-    assert (targets.dim, targets.cell, targets.variants) == (3, 16, 4)
-    for number in range(4):
-        found = targets.get("key", IMAGE, number)
-        expected = variant_of(1, "key", number, 16)
-        assert (found.shift, found.mirrored) == (expected.shift, expected.mirrored)
-        seen = np.ascontiguousarray(IMAGE[:, ::-1] if found.mirrored else IMAGE)
-        means = PatchMeans().features(shifted(torch.from_numpy(seen).permute(2, 0, 1)[None], found.shift), 16)
-        assert found.features.dtype == torch.float16
-        torch.testing.assert_close(found.features, means[0].half())
-
-
-@pytest.mark.parametrize("number", [-1, 4])
-def test_a_variant_that_there_is_not_is_refused(number: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"no variant {number}, there are 0 to 3"):
-        LiveTargets(PatchMeans(), cell=16, variants=4).get("key", IMAGE, number)
+def test_tokens_of_a_batch_are_those_of_its_shifted_views(tmp_path: Path) -> None:
+    """Of the views that are wanted alone; offsets say where the grid of each begins, in multiples of a pixel."""
+    backbone = Backbone(saved_model("dinov2", tmp_path / "m"), 2)
+    live = copy.deepcopy(LiveTokens(backbone, cell=8))
+    images = torch.rand(2, 3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    found = live.of(images, torch.tensor([[2, 0], [1, 1]]), torch.Generator().manual_seed(1))
+    assert found["features"].shape == (2, 3, live.dim, 4, 6) and found["feature_offsets"].shape == (2, 3, 2)
+    for row, view in ((0, 2), (0, 0), (1, 1)):
+        dx, dy = found["feature_offsets"][row, view].tolist()
+        assert min(dx, dy) >= -4 and max(dx, dy) < 4
+        expected = backbone.features(255.0 * shifted(images[row, view], (dy, dx))[None], 8)[0]
+        torch.testing.assert_close(found["features"][row, view], expected, atol=1e-5, rtol=1e-4)
+    assert not found["features"][0, 1].any() and not found["features"][1, 0].any()
+    assert len({tuple(o) for o in found["feature_offsets"].flatten(0, 1).tolist()}) > 2
 
 
 @pytest.mark.parametrize("value", [1e5, -1e5, float("inf"), float("nan")])

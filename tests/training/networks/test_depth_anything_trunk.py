@@ -58,7 +58,7 @@ def test_blocks_freeze_and_neck_and_head_learn(model: Path, blocks: int, frozen:
 
 def test_a_field_on_it_learns_depth_and_is_exported(model: Path) -> None:
     encoder = EncoderDecoder(SIZE, channels=24, trunk="depth_anything", weights=str(model), frozen_blocks=0)
-    field = DensityField(CAMERA, encoder=encoder, channels=24, hidden=32)
+    field = DensityField(CAMERA, encoder=encoder, hidden=32)
     image = 255.0 * torch.rand(2, 3, *SIZE)
     seen = field.observe(image)
     features, code = seen.features, seen.depth_code

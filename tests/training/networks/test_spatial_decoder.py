@@ -94,7 +94,7 @@ def test_it_learns_what_lies_behind_a_surface() -> None:
 def test_the_robot_reads_what_training_reads(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = EncoderDecoder((CAMERA.height, CAMERA.width), channels=8, pretrained=False)
-    field = DensityField(CAMERA, SPEC, encoder=encoder, channels=8, hidden=16, spatial=_random(_decoder())).eval()
+    field = DensityField(CAMERA, SPEC, encoder=encoder, hidden=16, spatial=_random(_decoder())).eval()
     with torch.no_grad():
         field.density_layer.weight.normal_(0.0, 0.5)
     image = torch.rand(1, 3, CAMERA.height, CAMERA.width) * 255.0

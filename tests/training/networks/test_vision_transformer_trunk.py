@@ -16,7 +16,7 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.vision_transformer_trunk import VisionTransformerTrunk
-from tests.training.foundation.tiny_models import saved_model
+from tests.training.foundation.tiny_models import saved_model, tiny_model
 
 CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)
 SIZE = (32, 64)
@@ -35,40 +35,40 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-def _encoder(model: Path, **options: object) -> EncoderDecoder:
-    return EncoderDecoder(SIZE, channels=12, trunk="vision_transformer", weights=str(model), **options)  # type: ignore[arg-type]
-
-
 def test_taps_are_the_transformers_own_states(model: Path) -> None:
-    """Of four blocks the second map comes from the second one, token by token."""
+    """Of four blocks the first map comes after the second one, and the last of normalised tokens (SceneDINO)."""
     trunk = VisionTransformerTrunk(weights=str(model))
     image = 255.0 * torch.rand(1, 3, *SIZE)
-    trunk.reassemble[1] = torch.nn.Identity()
-    found = trunk(image)[1]
+    trunk.reassemble = torch.nn.ModuleList([torch.nn.Identity()] * 4)
+    found = trunk(image)
     plain = ViTModel.from_pretrained(model, add_pooling_layer=False)
-    states = plain(
-        pixel_values=trunk.normalised(image), output_hidden_states=True, interpolate_pos_encoding=True
-    ).hidden_states
+    out = plain(pixel_values=trunk.normalised(image), output_hidden_states=True, interpolate_pos_encoding=True)
     rows, columns = SIZE[0] // trunk.patch, SIZE[1] // trunk.patch
-    expected = states[2][:, 1:].reshape(1, rows, columns, 16).permute(0, 3, 1, 2)
-    assert torch.allclose(found, expected, atol=1e-5)
+    last = torch.nn.functional.normalize(out.last_hidden_state, dim=-1)
+    for tap, state in enumerate((out.hidden_states[2], out.hidden_states[3], out.hidden_states[4], last)):
+        expected = state[:, 1:].reshape(1, rows, columns, 16).permute(0, 3, 1, 2)
+        assert torch.allclose(found[tap], expected, atol=1e-5), tap
 
 
-def test_a_field_on_it_trains_and_comes_back(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, shared: bool) -> None:
+    """Its map is 16 / patch times as fine as the image, as published; units of density and features may be one."""
     density = DensityField(
-        CAMERA, encoder=EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(model), frozen_blocks=0)
+        CAMERA, encoder=EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(model), frozen_blocks=0), hidden=32
     )
-    field = FeatureField(density, target_size=8, channels=4, units=6)
+    field = FeatureField(density, target_size=8, channels=4, units=6, shared=shared)
     seen = field.observe(255.0 * torch.rand(1, 3, *SIZE))
     points = torch.tensor([[[0.0, 0.0, 8.0], [1.0, 0.5, 20.0]]])
     loss = seen.density(points).sum() + field.expand(seen.features(points)).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     gradient = density.encoder.trunk.network.embeddings.patch_embeddings.projection.weight.grad
     assert gradient is not None and torch.isfinite(gradient).all() and gradient.abs().sum() > 0
-    assert feature_size(field, CAMERA) == SIZE
+    finer = 16 // density.encoder.trunk.patch
+    size = (SIZE[0] * finer, SIZE[1] * finer)
+    assert feature_size(field, CAMERA) == size
     with torch.no_grad():
         (folded,) = FoldedEncoder(field.eval(), field.camera)(255.0 * torch.rand(1, 3, *SIZE))
-    assert folded.shape == (1, *SIZE, 64 + 6)
+    assert folded.shape == (1, *size, 32 + (32 if shared else 6))
 
 
 def test_a_checkpoint_needs_no_weights_of_its_trunk(model: Path, tmp_path: Path) -> None:
@@ -92,6 +92,15 @@ def test_a_checkpoint_needs_no_weights_of_its_trunk(model: Path, tmp_path: Path)
         assert torch.equal(restored.state_dict()[name], value), name
 
 
+def test_patches_of_14_pixels_cover_16_of_the_image(tmp_path: Path) -> None:
+    """DINOv2 in SceneDINO: images are resized by 14/16, and maps come as of patches of 16."""
+    trunk = VisionTransformerTrunk(weights=str(saved_model("dinov2", tmp_path / "m")))
+    image = 255.0 * torch.rand(1, 3, *SIZE)
+    assert [tuple(x.shape[2:]) for x in trunk(image)] == [(8, 16), (4, 8), (2, 4), (1, 2)]
+    assert EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(tmp_path / "m"))(image).shape == (1, 256, *SIZE)
+
+
 def test_patches_of_other_sizes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="patches of 14 pixels"):
-        VisionTransformerTrunk(weights=str(saved_model("dinov2", tmp_path / "m")))
+    tiny_model("vit", patch_size=4).save_pretrained(tmp_path / "m")
+    with pytest.raises(ConfigurationError, match="patches of 4 pixels"):
+        VisionTransformerTrunk(weights=str(tmp_path / "m"))

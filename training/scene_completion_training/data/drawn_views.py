@@ -198,7 +198,7 @@ def published_views(
     `far` frames further along. Beyond the end of the drive its last frame stands in.
     """
     last = len(frames) - 1
-    other = {"left": "right", "right": "left"}[side]
+    other = {"left": "right", "right": "left"}.get(side, "")
     pair = [name for name in (side, other) if name in frames[index].images]
     views = [(min(index + later, last), name) for name in pair for later in (0, near)]
     if far is not None:

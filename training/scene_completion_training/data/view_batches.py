@@ -72,6 +72,8 @@ class ViewSettings:
         jitter: Strength of the first three (0.2 in BTS).
         washed: Share of the images that are made grey, and of those that are blurred (0 in BTS).
         mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
+        aside: Share of the samples whose own camera is one of those that look aside, where the rig has some (0.5 in the
+            second stage of SceneDINO).
         far_views: Add four views from further along the drive, those of the side cameras where the rig has some. From
             where the rig will be they see what stands behind an obstacle. BTS takes them ten frames later.
         far_metres: How far along, least and most, metres; less where the drive ends before. By default 4 to 20 where
@@ -96,6 +98,7 @@ class ViewSettings:
     jitter: float = 0.3
     washed: float = 0.2
     mirror: bool = True
+    aside: float = 0.0
     far_views: bool = False
     far_metres: tuple[float, float] | None = None
     near_frames: int = 0
@@ -264,7 +267,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             least, most = self.settings.far_frames
             far = int(generator.integers(least, most + 1)) if self.settings.far_views else None
             return published_views(draw.frames, draw.index, draw.side, self.settings.near_frames, far)
-        frames, side, other = draw.frames, draw.side, _OTHER[draw.side]
+        frames, side, other = draw.frames, draw.side, _OTHER.get(draw.side, "")
         near = neighbouring_frame(frames, draw.index, generator, 0.3 * self.viewpoint.volume.scale)
         names = [(draw.index, side), (near, side)]
         if other in frames[draw.index].images:
@@ -365,6 +368,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             frames = self.sequences[number]
             index = int(generator.integers(len(frames)))
             side = "left" if generator.random() < 0.5 or "right" not in frames[index].images else "right"
+        if self.settings.aside and generator.random() < self.settings.aside:
+            side = str(generator.choice(frames[index].far_cameras))
         mirror = bool((generator.random() < 0.5) and self.settings.mirror)  # drawn always: the rest stays the same
         turn = self._rotation(generator)
         if mirror:  # mirrored, the ground would tilt to the other side

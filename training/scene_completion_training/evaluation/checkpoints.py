@@ -88,7 +88,7 @@ def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> list[DensityMo
     name = path.resolve().parent.parent.name if path.resolve().parent.name == "checkpoints" else path.stem
     half = checkpoint.half_resolution
     if not multi_view:
-        return [FieldModel(checkpoint.field_of(DensityField), name, half_resolution=half)]
+        return [FieldModel(checkpoint.density_field(), name, half_resolution=half)]
     field = checkpoint.field_of(MultiViewField)
     least, furthest = checkpoint.encoder_metres
     along = [0.0, *(least + share * (furthest - least) for share in VIEW_SHARES[1:])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, ImageError
@@ -29,6 +29,14 @@ class DenseExtractor(ABC):
             torch.tensor(values, device=self._device)[:, None, None]
             for values in (normalisation.mean, normalisation.deviation)
         )
+
+    def to(self, device: torch.device) -> None:
+        """Moves its networks to another device."""
+        if device != self._device:
+            self._device = device
+            for name, value in vars(self).items():
+                if isinstance(value, Tensor | nn.Module):
+                    setattr(self, name, value.to(device))
 
     @torch.no_grad()
     def features(self, images: Tensor, cell: int) -> Tensor:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.data.feature_targets import FeatureTarget
 from scene_completion_training.foundation.backbone import ModelIdentity
+from scene_completion_training.foundation.dense_extractor import DenseExtractor
 
 LARGEST_HALF = 65504.0
 
@@ -112,16 +112,21 @@ def as_half(features: Tensor, key: str) -> Tensor:
     return features.to("cpu", torch.float16)
 
 
-class LiveTargets:
-    """Features of cells of so many pixels that are computed when they are asked for."""
+class LiveTokens:
+    """Tokens of the views of a batch that are computed in the training step, on its device (SceneDINO).
 
-    def __init__(self, extractor: FeatureExtractor, cell: int, variants: int, seed: int = 0) -> None:
+    The grid of each view is shifted at random, see `random_shift`.
+
+    Args:
+        extractor: What computes them, and never learns.
+        cell: Edge of the square of pixels that a token covers.
+    """
+
+    def __init__(self, extractor: DenseExtractor, cell: int) -> None:
         self._extractor = extractor
         self.cell = cell
-        self.variants = variants
-        self.seed = seed
 
-    def __deepcopy__(self, memo: object) -> LiveTargets:
+    def __deepcopy__(self, memo: object) -> LiveTokens:
         return self  # an average of the stage's weights needs no network of its own that never learns
 
     @property
@@ -129,9 +134,28 @@ class LiveTargets:
         """Dimension of the features."""
         return self._extractor.dim
 
-    def get(self, key: str, image: NDArray[np.uint8], variant: int) -> FeatureTarget:
-        """Features of a variant of an image, see `FeatureTargets.get`."""
-        check_variant(variant, self.variants)
-        chosen = variant_of(self.seed, key, variant, self.cell)
-        features = self._extractor.features(variant_images(image, [chosen]), self.cell)
-        return FeatureTarget(as_half(features[0], key), chosen.shift, chosen.mirrored)
+    def of(self, images: Tensor, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """What a sample holds of stored targets: features [B, V, D, h, w] and feature_offsets [B, V, 2].
+
+        Args:
+            images: Views [B, V, 3, H, W] in 0..1.
+            views: Indices [B, L] of those whose tokens are wanted; those of the others are zero.
+            generator: On the CPU; draws the shifts.
+        """
+        self._extractor.to(images.device)
+        step = max(1, self.cell // 8)
+        steps = self.cell // step
+        shifts = step * torch.randint(-(steps // 2), steps - steps // 2, (*views.shape, 2), generator=generator)
+        wanted = [
+            (row, int(views[row, column]), shifts[row, column].tolist())
+            for row in range(len(views))
+            for column in range(views.shape[1])
+        ]
+        seen = torch.stack([shifted(images[row, view], (dy, dx)) for row, view, (dy, dx) in wanted])
+        tokens = self._extractor.features(255.0 * seen, self.cell)
+        features = tokens.new_zeros(*images.shape[:2], *tokens.shape[1:])
+        offsets = torch.zeros(*images.shape[:2], 2, dtype=torch.int64, device=images.device)
+        for token, (row, view, (dy, dx)) in zip(tokens, wanted, strict=True):
+            features[row, view] = token
+            offsets[row, view] = torch.tensor([dx, dy], device=images.device)
+        return {"features": features, "feature_offsets": offsets}

@@ -244,7 +244,6 @@ def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityFi
                 pretrained=False,
                 weights=encoder_weights,
             ),
-            channels=weights["feature_layer.weight"].shape[1],
             hidden=weights["feature_layer.weight"].shape[0],
             spatial=None if bundle.head.volume is None else _spatial_decoder(bundle, bundle.head.volume, weights),
         )

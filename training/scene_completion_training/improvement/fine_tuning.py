@@ -228,7 +228,7 @@ def _of_new_depth(
 
 def _depth_projection(density: DensityField) -> tuple[NDArray[np.float64], float]:
     """Weights and bias of the projection that makes channel 0, the inverse depth code."""
-    project = density.encoder.project
+    project = density.encoder.projection
     assert project.bias is not None
     return project.weight.detach().numpy()[0, :, 0, 0].astype(np.float64), float(project.bias.detach()[0])
 

@@ -83,7 +83,6 @@ class DensityField(nn.Module):
         *,
         encoder: EncoderDecoder | None = None,
         depth_channel: bool = True,
-        channels: int = 64,
         hidden: int = 64,
         spatial: SpatialDecoder | None = None,
     ) -> None:
@@ -94,7 +93,8 @@ class DensityField(nn.Module):
         self.hidden = hidden
         self.depth_channel = depth_channel
         size = (camera.height, camera.width)
-        self.encoder = encoder or EncoderDecoder(size, channels=channels, pretrained=False)
+        self.encoder = encoder or EncoderDecoder(size, pretrained=False)
+        channels = self.encoder.channels
         self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
         self.position_layer = nn.Linear(self.spec.size, hidden)
         self.density_layer = nn.Linear(hidden, 1)

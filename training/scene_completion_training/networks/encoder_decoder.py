@@ -44,7 +44,7 @@ Decoder: TypeAlias = "UNetDecoder | MonodepthDecoder | DensePredictionDecoder | 
 def make_decoder(trunk: Trunk) -> Decoder:
     """Makes the decoder that belongs to a trunk."""
     if isinstance(trunk, VisionTransformerTrunk):
-        return DensePredictionDecoder(trunk.patch)
+        return DensePredictionDecoder(trunk.cell)
     if isinstance(trunk, DepthAnythingTrunk):
         return MetricDecoder(trunk.channels[0])
     if isinstance(trunk, ResNetTrunk):
@@ -112,7 +112,7 @@ class MonodepthDecoder(nn.Module):
         width: Channels that come out.
     """
 
-    stride = 1
+    stride = 1.0
 
     def __init__(self, trunk_channels: tuple[int, ...], width: int = 64) -> None:
         super().__init__()
@@ -171,17 +171,18 @@ class EncoderDecoder(nn.Module):
     """Image to pixel-aligned feature map: at half resolution, or at that of the image with the published networks.
 
     Channel 0 starts as `prior`, a map of the mean inverse depth code; the image's share is learned as its correction.
-    The network of Behind the Scenes ends with its decoder: `project`, which is folded away in the export, starts there
-    as the identity, beside the prior.
+    The published networks end with their decoders, to whose first channel the prior is added.
 
     Args:
-        channels: Channels of the feature map (64 in Behind the Scenes, section 4.1).
+        channels: Channels of the feature map; those of their decoders (64 in Behind the Scenes, 256 in SceneDINO) where
+            the network is published.
         pretrained: Start the trunk from its ImageNet weights.
         frozen_blocks: First blocks of the trunk that keep them.
         weights: Local folder or hub name of the trunk's weights; by default those that it is known by.
 
     Attributes:
         stride: Pixels of the image to one of the feature map.
+        project: From the decoder's map and the prior to features; None where the decoder gives them.
         mixed: Precision that the network itself computes in, where it is not single. What it returns is single always:
             half a pixel is lost where geometry is computed in bfloat16.
         flipped: The network sees images mirrored, and its map is mirrored back: the augmentation of Behind the Scenes,
@@ -202,22 +203,40 @@ class EncoderDecoder(nn.Module):
         self.trunk_name = trunk
         self.trunk = make_trunk(trunk, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights)
         self.decoder = make_decoder(self.trunk)
-        self.stride = self.decoder.stride
-        self.project = nn.Conv2d(self.decoder.width + 1, channels, 1)
+        self.stride = float(self.decoder.stride)
         self.mixed: torch.dtype | None = None
         self.flipped = False
         self.prior: Tensor
-        self.register_buffer("prior", torch.zeros(1, 1, size[0] // self.stride, size[1] // self.stride))
+        self.register_buffer("prior", torch.zeros(1, 1, *self.map_size(size)))
+        self.project: nn.Conv2d | None = None
+        if isinstance(self.decoder, MonodepthDecoder | DensePredictionDecoder):
+            self.channels = self.decoder.width
+            return
+        self.channels = channels
+        self.project = nn.Conv2d(self.decoder.width + 1, channels, 1)
         with torch.no_grad():
-            if isinstance(self.decoder, MonodepthDecoder):
-                nn.init.dirac_(self.project.weight)
-            else:
-                self.project.weight[:, -1] = 0.0
-                self.project.weight[0] = 0.0
+            self.project.weight[:, -1] = 0.0
+            self.project.weight[0] = 0.0
             self.project.weight[0, -1] = 1.0
             assert self.project.bias is not None
-            self.project.bias[:] = 0.0 if isinstance(self.decoder, MonodepthDecoder) else self.project.bias
             self.project.bias[0] = 0.0
+
+    def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the feature map of images of a size (H, W)."""
+        return int(size[0] / self.stride), int(size[1] / self.stride)
+
+    @property
+    def projection(self) -> nn.Conv2d:
+        """`project`, or the convolution that does the same where the decoder gives the features: for the export."""
+        if self.project is not None:
+            return self.project
+        added = nn.Conv2d(self.decoder.width + 1, self.channels, 1)
+        with torch.no_grad():
+            nn.init.dirac_(added.weight)
+            added.weight[0, -1] = 1.0
+            assert added.bias is not None
+            added.bias.zero_()
+        return added
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns features [B, channels, H / stride, W / stride].
@@ -262,6 +281,9 @@ class EncoderDecoder(nn.Module):
         decoded, prior = self.unflipped(decoded.float()), self.prior
         if decoded.shape[2:] != prior.shape[2:]:
             prior = functional.interpolate(prior, decoded.shape[2:], mode="bilinear")
+        if self.project is None:
+            decoded[:, :1] += prior
+            return decoded
         out: Tensor = self.project(torch.cat([decoded, prior.expand(len(decoded), -1, -1, -1)], dim=1))
         return out
 

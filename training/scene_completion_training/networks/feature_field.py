@@ -49,6 +49,8 @@ class FeatureField(nn.Module):
         target_size: Dimension D of the targets.
         channels: Dimension of the features that are composited.
         expansion: Hidden width of the expansion, or another network in its place.
+        shared: The hidden units of the density are those of the features, too, as in SceneDINO. The field then has no
+            decoder of its own, and so many `units` as the density.
 
     Attributes:
         target_size: Dimension of the expanded features.
@@ -65,15 +67,22 @@ class FeatureField(nn.Module):
         units: int = 128,
         expansion: int | nn.Module = 128,
         map_channels: int = 64,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         self.density = density
-        self.decoder = make_decoder(density.encoder.trunk)
-        self.normalise = ChannelNorm(self.decoder.width)
-        self.project = nn.Conv2d(self.decoder.width, map_channels, 1)
-        self.feature_layer = nn.Conv2d(map_channels, units, 1, bias=False)
-        self.position_layer = nn.Linear(density.spec.size, units)
-        self.output_layer = nn.Linear(units, channels)
+        self.shared = shared
+        if not shared:
+            self.decoder = make_decoder(density.encoder.trunk)
+            self.normalise = ChannelNorm(self.decoder.width)
+            self.project = nn.Conv2d(self.decoder.width, map_channels, 1)
+            self.feature_layer = nn.Conv2d(map_channels, units, 1, bias=False)
+            self.position_layer = nn.Linear(density.spec.size, units)
+            # Kaiming initialisation of the joint layer, whose fan-in is map and code together.
+            for weight in (self.feature_layer.weight, self.position_layer.weight):
+                nn.init.normal_(weight, std=math.sqrt(2.0 / (map_channels + density.spec.size)))
+            nn.init.zeros_(self.position_layer.bias)
+        self.output_layer = nn.Linear(density.hidden if shared else units, channels)
         self.expansion = (
             expansion
             if isinstance(expansion, nn.Module)
@@ -82,10 +91,6 @@ class FeatureField(nn.Module):
         self.target_size = target_size
         self.target_mean: Tensor
         self.register_buffer("target_mean", torch.zeros(target_size))
-        # Kaiming initialisation of the joint layer, whose fan-in is map and code together.
-        for weight in (self.feature_layer.weight, self.position_layer.weight):
-            nn.init.normal_(weight, std=math.sqrt(2.0 / (map_channels + density.spec.size)))
-        nn.init.zeros_(self.position_layer.bias)
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> FeatureField:
@@ -98,6 +103,7 @@ class FeatureField(nn.Module):
             channels=len(output),
             units=output.shape[1],
             expansion=len(expansion),
+            shared="position_layer.weight" not in state,
         )
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
@@ -106,8 +112,13 @@ class FeatureField(nn.Module):
             self.load_state_dict(dict(weights))
             return
         self.density.load_state_dict(dict(weights))
-        # What sees edges for the depth sees them for the features too.
-        self.decoder.load_state_dict(self.density.encoder.decoder.state_dict())
+        if not self.shared:  # what sees edges for the depth sees them for the features too
+            self.decoder.load_state_dict(self.density.encoder.decoder.state_dict())
+
+    @property
+    def positions(self) -> nn.Linear:
+        """What the point code adds to the units of the features."""
+        return self.density.position_layer if self.shared else self.position_layer
 
     @property
     def encoder(self) -> EncoderDecoder:
@@ -151,6 +162,8 @@ class FeatureField(nn.Module):
         return self._observed(maps, self.density.observe_maps(maps, volume))
 
     def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> FeatureObservation:
+        if self.shared:
+            return FeatureObservation(self, seen, seen.features)
         with self.encoder.autocast(maps[0]):
             decoded = self.encoder.unflipped(self.decoder(maps))
         return FeatureObservation(self, seen, self.feature_layer(self.project(self.normalise(decoded.float()))))
@@ -206,7 +219,7 @@ class FeatureObservation:
         field = self.field
         coordinates: Tensor = field.spec.coordinates(points, field.density.camera)
         image_part = sample_map(self.features_map, coordinates).transpose(1, 2)
-        return functional.relu(image_part + field.position_layer(field.spec.encode(coordinates)))
+        return functional.relu(image_part + field.positions(field.spec.encode(coordinates)))
 
     def features(self, points: Tensor) -> Tensor:
         """Features [B, N, channels] at points [B, N, 3], before the expansion."""

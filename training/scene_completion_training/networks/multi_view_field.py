@@ -128,7 +128,7 @@ class MultiViewField(nn.Module):
         self.spec = spec or PointCodeSpec()
         size = (camera.height, camera.width)
         self.encoder = encoder or EncoderDecoder(size, pretrained=False)
-        self.fusion = FusionHead(64, self.spec.size, hidden=hidden, depth_channel=depth_channel)
+        self.fusion = FusionHead(self.encoder.channels, self.spec.size, hidden=hidden, depth_channel=depth_channel)
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> MultiViewField:

@@ -6,43 +6,50 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.foundation.backbone import load_network
+from scene_completion_training.foundation.dense_extractor import in_patches
 from scene_completion_training.networks.trunk import Trunk
 
 PRETRAINED = "facebook/dino-vitb8"
 """DINO ViT-B/8 on the model hub; a local folder of the same layout does as well, and others of the family."""
 PYRAMID = (64, 64, 128, 256)
 """Channels of the maps at a quarter of, half of, once and twice the patch size (DPT as SceneDINO has it)."""
-PATCHES = (8, 16)
+CELLS = {8: 8, 14: 16, 16: 16}
+"""Patch size -> edge of the square of pixels that a patch covers: images for DINOv2 are resized by 14/16."""
 
 
 class VisionTransformerTrunk(Trunk):
-    """Tokens after a quarter, half, three quarters and all of the blocks, reassembled into four maps (DPT).
+    """Tokens after blocks 4, 7, 10 and 12, or as far into another depth, reassembled into four maps (DPT; SceneDINO).
+
+    The last tokens have passed the final LayerNorm, and have length one.
 
     Args:
         pretrained: Start from its weights; otherwise only its configuration is read.
         frozen_blocks: The embedding and so many first blocks keep their weights.
 
     Raises:
-        ConfigurationError: Its patches are neither 8 nor 16 pixels wide.
+        ConfigurationError: Its patches are not 8, 14 or 16 pixels wide.
         BundleError: Weights that are missing, damaged, of another network, or only pickled.
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 0, weights: str = PRETRAINED) -> None:
         loaded = load_network(weights, pretrained=pretrained)
-        if loaded.patch not in PATCHES:
+        if loaded.patch not in CELLS:
             raise ConfigurationError(
-                f"patches of {loaded.patch} pixels", where=weights, cure="Name a transformer with patches of 8 or 16"
+                f"patches of {loaded.patch} pixels",
+                where=weights,
+                cure="Name a transformer with patches of 8, 14 or 16",
             )
         mean, deviation = loaded.normalisation.mean, loaded.normalisation.deviation
         super().__init__(channels=PYRAMID, mean=_in_bytes(mean), scale=_in_bytes(deviation))
-        self.patch = loaded.patch
+        self.patch, self.cell = loaded.patch, CELLS[loaded.patch]
         self._extra_tokens, self._options = loaded.extra_tokens, loaded.options
         self.network: Any = loaded.network.requires_grad_(True)
         blocks, size = loaded.blocks, loaded.dim
-        self._taps = tuple(round(blocks * share) for share in (0.25, 0.5, 0.75, 1.0))
+        self._taps = (*(min(1 + round(blocks * share), blocks) for share in (0.25, 0.5, 0.75)), blocks)
         self.reassemble = nn.ModuleList(
             nn.Sequential(nn.Conv2d(size, width, 1), resize)
             for width, resize in zip(
@@ -67,10 +74,12 @@ class VisionTransformerTrunk(Trunk):
         return (self.network.embeddings, *next(module for module in lists if len(module) == self._taps[-1]))
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Returns the maps at a quarter of, half of, once and twice the patch size of images [B, 3, H, W] in 0..255."""
-        height, width = (size // self.patch for size in image.shape[-2:])
-        states = self.network(pixel_values=self.normalised(image), output_hidden_states=True, **self._options)
-        tokens = [*(states.hidden_states[tap] for tap in self._taps[:-1]), states.last_hidden_state]
+        """Returns the maps at a quarter of, half of, once and twice the cell of images [B, 3, H, W] in 0..255."""
+        height, width = (size // self.cell for size in image.shape[-2:])
+        pixels = in_patches(self.normalised(image), self.patch, height, width)
+        states = self.network(pixel_values=pixels, output_hidden_states=True, **self._options)
+        last = functional.normalize(states.last_hidden_state, dim=-1)
+        tokens = [*(states.hidden_states[tap] for tap in self._taps[:-1]), last]
         maps = []
         for reassemble, state in zip(self.reassemble, tokens, strict=True):
             grid = state[:, self._extra_tokens :].transpose(1, 2).reshape(len(image), -1, height, width)
@@ -98,39 +107,52 @@ class ResidualUnit(nn.Module):
         return out
 
 
-class DensePredictionDecoder(nn.Module):
-    """DPT's decoder up to the resolution of the image (Ranftl et al. 2021; SceneDINO, section 3.1).
+class FusionBlock(nn.Module):
+    """Adds the residual of a finer map, if there is one, refines the sum and doubles its resolution (DPT)."""
 
-    SceneDINO's goes on to twice that with patches of 8 pixels: four times the memory for nothing more to see.
+    def __init__(self, width: int, *, finer: bool) -> None:
+        super().__init__()
+        self.skip = ResidualUnit(width) if finer else None
+        self.refine = ResidualUnit(width)
+        self.project = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor, finer: Tensor | None = None) -> Tensor:
+        """Returns a map of twice the resolution."""
+        if self.skip is not None and finer is not None:
+            x = x + self.skip(finer)
+        doubled = functional.interpolate(self.refine(x), scale_factor=2.0, mode="bilinear", align_corners=True)
+        out: Tensor = self.project(doubled)
+        return out
+
+
+class DensePredictionDecoder(nn.Module):
+    """DPT's decoder as in SceneDINO (section 3.1; Ranftl et al. 2021): its map is 16 / cell times as fine as the image.
+
+    With cells of 8 pixels that is twice as fine, hardly on purpose; but published checkpoints have it.
 
     Args:
-        patch: Patch size of the transformer, 8 or 16.
+        cell: Pixels of the image that a token covers, 8 or 16 along each edge.
         width: Channels.
     """
 
-    stride = 1
-
-    def __init__(self, patch: int, width: int = 256) -> None:
+    def __init__(self, cell: int, width: int = 256) -> None:
         super().__init__()
         self.width = width
+        self.stride = cell / 16.0
         self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 3, padding=1, bias=False) for channels in PYRAMID)
-        self.skip = nn.ModuleList(ResidualUnit(width) for _ in PYRAMID[:-1])
-        self.fuse = nn.ModuleList(
-            nn.Sequential(ResidualUnit(width), _twice(), nn.Conv2d(width, width, 1)) for _ in PYRAMID
-        )
+        self.fuse = nn.ModuleList(FusionBlock(width, finer=level > 0) for level in range(len(PYRAMID)))
+        self.project = nn.Conv2d(width, width, 3, padding=1)
         self.head = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), *(_twice() for _ in range(patch // 16)), nn.ReLU()
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ConvTranspose2d(width, width, 2, stride=2),
+            nn.Conv2d(width, width, 3, padding=1),
         )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """Returns the map [B, width, H, W] of the four maps of a `VisionTransformerTrunk`."""
-        sides = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
-        out = self.fuse[-1](sides[-1])
-        for level in (2, 1, 0):
-            out = self.fuse[level](out + self.skip[level](sides[level]))
-        merged: Tensor = self.head(out)
+        """Returns the map [B, width, 16 H / cell, 16 W / cell] of the four maps of a `VisionTransformerTrunk`."""
+        sides = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)][::-1]
+        out = self.fuse[0](sides[0])
+        for block, side in zip(list(self.fuse)[1:], sides[1:], strict=True):
+            out = block(out, side)
+        merged: Tensor = self.head(self.project(out))
         return merged
-
-
-def _twice() -> nn.Upsample:
-    return nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -19,7 +19,7 @@ from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import BesideDensityStage, DataNeeds
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.feature_store import FeatureStore
-from scene_completion_training.foundation.targets import LiveTargets
+from scene_completion_training.foundation.targets import LiveTokens
 from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
 from scene_completion_training.networks.downsampler import ArtefactField, SalienceDownsampler
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
@@ -46,12 +46,13 @@ class FeatureSettings:
     """What the feature field learns from a 2D foundation model.
 
     Attributes:
-        targets: Folder of precomputed targets, see `scene-completion features`; without one they are computed from
-            `model` while training.
+        targets: Folder of precomputed targets, see `scene-completion features`; without one `model` computes
+            them in the training step.
         model: Local folder or hub name of the foundation model, where there are no precomputed targets.
         layer: Its hidden layer.
         cell: Edge of the square of pixels that a token covers, in the canonical image.
         units: Hidden units of the features.
+        shared: They are those of the density instead, `hidden` of them, as in SceneDINO.
         rays: Rays along the edge of a token (8 in SceneDINO, one a pixel). Fewer leave time for more tokens.
         samples: Samples of a ray whose features are composited: those of the largest weight. Most have next to none.
         own_view: Share of the tokens that are drawn from the sample's own view, whose every token says something of its
@@ -67,6 +68,7 @@ class FeatureSettings:
     layer: int = -1
     cell: int = 16
     units: int = 64
+    shared: bool = False
     rays: int = 4
     samples: int = 8
     own_view: float = 0.5
@@ -131,13 +133,14 @@ class FeatureFieldStage(BesideDensityStage):
     field: FeatureField
     settings: FeatureFieldConfiguration
 
-    def __init__(self, settings: FeatureFieldConfiguration, targets: FeatureTargets | None = None) -> None:
+    def __init__(self, settings: FeatureFieldConfiguration, targets: FeatureTargets | LiveTokens | None = None) -> None:
         targets = targets or feature_targets(settings.features)
         super().__init__(settings)
         self.targets = targets
         features, target_size = settings.features, targets.dim
         depth = bool(settings.losses.dense_depth) or features.freeze_density
-        self.field = FeatureField(self.make_density(depth_channel=depth), target_size=target_size, units=features.units)
+        density = self.make_density(depth_channel=depth)
+        self.field = FeatureField(density, target_size=target_size, units=features.units, shared=features.shared)
         self.start_learning()
         self.downsampler = SalienceDownsampler(target_size, features.rays**2)
         grid = (self.camera.height // features.cell, self.camera.width // features.cell)
@@ -149,8 +152,8 @@ class FeatureFieldStage(BesideDensityStage):
         return self.settings.features.freeze_density
 
     def data_needs(self) -> DataNeeds:
-        """Tokens of its views."""
-        return DataNeeds(targets=self.targets)
+        """Tokens of its views, where they are stored."""
+        return DataNeeds(targets=None if isinstance(self.targets, LiveTokens) else self.targets)
 
     def start(self, data: SequencesData) -> None:
         """First takes the mean of the tokens."""
@@ -162,7 +165,14 @@ class FeatureFieldStage(BesideDensityStage):
     def centre(self, samples: Iterable[Mapping[str, Tensor]]) -> None:
         """Takes the mean of the tokens from samples, where they are to be learned less their mean."""
         if self.settings.features.centred:
-            tokens = [sample["features"].float().mean(dim=(0, 2, 3)) for sample in samples]
+            generator, tokens = torch.Generator().manual_seed(0), []
+            for sample in samples:
+                features = sample.get("features")
+                if isinstance(self.targets, LiveTokens):
+                    views = sample["views"][None].to(self.device)
+                    features = self.targets.of(views, torch.arange(views.shape[1])[None], generator)["features"][0]
+                assert features is not None
+                tokens.append(features.float().mean(dim=(0, 2, 3)))
             self.field.target_mean.copy_(torch.stack(tokens).mean(dim=0))
 
     @property
@@ -182,13 +192,16 @@ class FeatureFieldStage(BesideDensityStage):
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Agreement with the tokens; with a learning density also its losses, of the same rays."""
         seen: FeatureObservation = self.observe(batch)
-        batch = self._at_rays(batch)
         half, render = batch["roles"].shape[1] // 2, self.settings.render
+        views = with_own_view(batch["roles"][:, :half], self.settings.features.own_view)
+        if isinstance(self.targets, LiveTokens):
+            batch = {**batch, **self.targets.of(batch["views"], views, generator)}
+        batch = self._at_rays(batch)
         offsets = batch["feature_offsets"] / self.step_of_rays
         rays, cells = sample_cell_rays(
             self.loss_camera,
             batch["encoder_from_view"],
-            with_own_view(batch["roles"][:, :half], self.settings.features.own_view),
+            views,
             offsets,
             patches=render.patches,
             cell=self.settings.features.rays,
@@ -248,7 +261,7 @@ def with_own_view(views: Tensor, share: float) -> Tensor:
     return torch.cat([views.new_zeros(len(views), count), views], dim=1)
 
 
-def feature_targets(settings: FeatureSettings) -> FeatureTargets:
+def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:
     """The targets that a feature field learns from: precomputed, or computed while training.
 
     Raises:
@@ -269,4 +282,4 @@ def feature_targets(settings: FeatureSettings) -> FeatureTargets:
             where="features",
             cure="Set features.targets to what `scene-completion features` made, or features.model",
         )
-    return LiveTargets(Backbone(settings.model, settings.layer), settings.cell, variants=4)
+    return LiveTokens(Backbone(settings.model, settings.layer), settings.cell)
