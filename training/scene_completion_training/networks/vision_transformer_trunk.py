@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.foundation.backbone import load_network
-from scene_completion_training.foundation.dense_extractor import in_patches
 from scene_completion_training.networks.trunk import Trunk
 
 PRETRAINED = "facebook/dino-vitb8"
@@ -76,7 +75,9 @@ class VisionTransformerTrunk(Trunk):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Returns the maps at a quarter of, half of, once and twice the cell of images [B, 3, H, W] in 0..255."""
         height, width = (size // self.cell for size in image.shape[-2:])
-        pixels = in_patches(self.normalised(image), self.patch, height, width)
+        pixels = self.normalised(image)
+        if self.patch != self.cell:  # unlike in SceneDINO not antialiased, which ONNX cannot write
+            pixels = functional.interpolate(pixels, (height * self.patch, width * self.patch), mode="bilinear")
         states = self.network(pixel_values=pixels, output_hidden_states=True, **self._options)
         last = functional.normalize(states.last_hidden_state, dim=-1)
         tokens = [*(states.hidden_states[tap] for tap in self._taps[:-1]), last]
