@@ -6,6 +6,7 @@ Networks, losses and views are those of the configurations. Images are smaller, 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.feature_field import FeatureField, SemanticField
 from scene_completion_training.stage import Stage
 from tests import official_layouts as layouts
 from tests.training.foundation.tiny_models import saved_model
@@ -179,7 +180,7 @@ def test_scenedino(kitti_360: Path, kind: str, tmp_path: Path) -> None:
     larger = ("features.cell=16", "features.rays=16") if kind == "dinov2" else ()
     chosen = (f"encoder_weights={weights}", f"features.model={weights}", *larger)
     field = train(kitti_360, "scenedino_kitti_360", *chosen, run=f"features_{kind}")
-    assert Checkpoint.read(field).field_of(FeatureField).shared
+    assert Checkpoint.read(field).field_of(FeatureField).reads == "units"
     assert exported(field).feature_size == ((64, 128) if larger else (128, 256))
     rows = {row["protocol"] for row in scores(kitti_360, field)["scores"]["lidar"]}
     assert "original@20, 4 to 20 m" in rows
@@ -193,6 +194,26 @@ def test_scenedino(kitti_360: Path, kind: str, tmp_path: Path) -> None:
     assert main([*command, *wanted, f"features_from={field}", "crop_points=4"]) == 0
     stored = Checkpoint.read(kitti_360 / f"semantics_{kind}" / "checkpoints" / "last.ckpt")
     assert stored.configuration["data"]["views"]["aside"] == 0.5
+
+
+def test_s4c(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Classes from pseudo-labels, on a density that was trained before."""
+    labels = layouts.pseudo_labels(tmp_path / "labels", frames=26)
+    density = train(kitti_360, "bts_kitti_360", run="s4c_starts_here")
+    given = (f"start_from={density}", f"data.class_images={labels}")
+    found = Checkpoint.read(train(kitti_360, "s4c_kitti_360", *given)).field_of(SemanticField)
+    assert found.reads == "map" and found.target_size == 19
+    before = Checkpoint.read(density).state["density_layer.weight"]
+    after = found.density.density_layer.weight
+    assert not torch.equal(before, after) and torch.allclose(before, after, atol=1e-3)
+    assert exported(kitti_360 / "s4c_kitti_360" / "checkpoints" / "last.ckpt").head.hidden == 64
+    folder = labels / layouts.DRIVE / "image_00"
+    command = ["train", "--config", str(FULL_SIZE / "s4c_kitti_360.yaml"), *overrides(kitti_360, "no_s4c"), *given]
+    shutil.rmtree(folder)
+    assert main(command) == 2
+    assert str(folder) in capsys.readouterr().err
+    assert main([*command, "data.class_images="]) == 2
+    assert "data.class_images" in capsys.readouterr().err
 
 
 def test_a_split_of_frames_that_are_not_there(

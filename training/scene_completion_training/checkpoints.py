@@ -230,8 +230,9 @@ class Checkpoint:
 
     def density_field(self) -> DensityField:
         """The trained density of one view, also that of a feature field; a `BundleError` if it holds none."""
-        if issubclass(self.stage_class.field_class, FeatureField):
-            return self.field_of(FeatureField).density
+        kind = self.stage_class.field_class
+        if issubclass(kind, FeatureField):
+            return self.field_of(kind).density
         return self.field_of(DensityField)
 
     def distillation_head(self) -> DistillationHead | None:

@@ -69,10 +69,14 @@ class FoldedEncoder(nn.Module):
         self.surface: nn.Conv2d | None = None
         if isinstance(field, AgglomeratedField):
             self.surface = fold(first_channel(density.encoder.projection), field.surface_layer)
-        self.shared = isinstance(field, FeatureField) and field.shared
-        if isinstance(field, FeatureField) and not field.shared:
-            folded = fold(field.project, field.feature_layer)
-            self.features = nn.Sequential(field.decoder, field.normalise, folded)
+        self.repeated: nn.Conv2d | None = None
+        if isinstance(field, FeatureField):
+            if field.reads == "decoder":
+                folded = fold(field.project, field.feature_layer)
+                self.features = nn.Sequential(field.decoder, field.normalise, folded)
+            else:
+                own = density.feature_layer if field.reads == "units" else field.feature_layer
+                self.repeated = fold(density.encoder.projection, own)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255.
@@ -82,8 +86,8 @@ class FoldedEncoder(nn.Module):
         maps = self.trunk(image)
         decoded = torch.cat([self.decoder(maps), self.prior], dim=1)
         out: Tensor = self.project(decoded)
-        if self.shared:
-            out = torch.cat([out, out], dim=1)
+        if self.repeated is not None:
+            out = torch.cat([out, self.repeated(decoded)], dim=1)
         if self.features is not None:
             units = self.features(maps)
             out = torch.cat([out, units if self.surface is None else units + self.surface(decoded)], dim=1)

@@ -84,6 +84,7 @@ class DataNeeds:
         targets: Features of a foundation model that the views get, or of several by name.
         label_points: Labelled voxel centres a sample.
         rendered: Views that the field is rendered for.
+        classes: Classes of their pixels.
         measured: Stereo depth of its images, and voxels that evidence was fused in; otherwise it sees images alone.
     """
 
@@ -91,6 +92,7 @@ class DataNeeds:
     targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None
     label_points: int = 0
     rendered: bool = True
+    classes: bool = False
     measured: bool = True
 
 

@@ -111,6 +111,35 @@ def test_views_are_the_published_ones(drive: Path) -> None:
     assert not last["masks"][1].any()  # the drive ends: its last frame again would teach nothing
 
 
+def test_classes_lie_where_the_image_shows_them(drive: Path, tmp_path: Path) -> None:
+    """The labels are larger than the canonical camera: sky ends at row 20 of 192, road begins at row 110."""
+    labels = layouts.pseudo_labels(tmp_path, frames=26)
+    frames = RecordedFrames(open_recording(drive), VIEWPOINT, None, labels)
+    listed = [(0, 4, "left")]
+    sample = ViewSamples([frames], PUBLISHED, seed=3, length=1, listed=listed, viewpoint=VIEWPOINT, classes=True)[0]
+    for classes, mask in zip(sample["view_classes"], sample["masks"], strict=True):
+        assert mask.any() and (classes[~mask] == 255).all()
+        for rows, expected in ((slice(2, 6), 10), (slice(8, 36), 2), (slice(38, 64), 0)):
+            found = classes[rows][mask[rows]]
+            assert (found == expected).all()
+    assert sample["view_classes"][0, 0, 0] == 255
+    file = labels / layouts.DRIVE / "image_02" / "data_192x640_0x-15" / "0000000005.png"
+    cv2.imwrite(str(file), np.full((192, 640), 26, np.uint8))
+    with pytest.raises(SequenceError, match="has the id 26"):
+        frames[5].class_images["aside_image_02"]
+
+
+def test_cameras_that_look_aside_may_be_what_is_encoded(drive: Path) -> None:
+    frames = RecordedFrames(open_recording(drive), VIEWPOINT)
+    views = ViewSettings(**{**vars(PUBLISHED), "aside": 0.5})
+    drawn = ViewSamples(
+        [frames], views, seed=0, length=40, listed=[(0, 4, "left")], viewpoint=VIEWPOINT, rendered=False
+    )
+    pictures = {name: torch.from_numpy(image).permute(2, 0, 1).float() for name, image in frames[4].images.items()}
+    seen = [next(n for n, p in pictures.items() if torch.equal(p, drawn[k]["image"])) for k in range(40)]
+    assert 10 < seen.count("left") < 30 and set(seen) == {"left", "aside_image_02"}  # both fisheyes show the same here
+
+
 def test_far_frames_are_drawn_from_all_offsets(drive: Path) -> None:
     views = ViewSettings(**{**vars(PUBLISHED), "far_frames": (3, 6)})
     drawn = samples(drive, [(0, 2, "left")], views)

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_training.losses.class_agreement import rendered_class_loss
 from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
 from scene_completion_training.losses.emptiness import free_cross_entropy
 from scene_completion_training.losses.feature_correspondence import ATTRACTED, correspondence_loss, estimate_forces
@@ -183,3 +184,12 @@ def test_the_released_form_starts_at_its_optimum_for_losses_of_one() -> None:
     weights = UncertaintyWeights(["a", "b", "c"])
     weights({name: torch.tensor(1.0) for name in "abc"}).backward()
     assert [p.grad.item() for p in weights.parameters() if p.grad is not None] == pytest.approx([0.0] * 3, abs=1e-7)
+
+
+def test_rendered_classes_are_weighed_and_invalid_rays_do_not_count() -> None:
+    """Three rays: class 0 at 0.5 (weight 1), class 1 at 0.25 (weight 10), and one that does not count."""
+    probabilities = torch.tensor([[[0.5, 0.5], [0.75, 0.25], [0.0, 1.0]]])
+    classes, counted = torch.tensor([[0, 1, 255]]), torch.tensor([[True, True, False]])
+    loss = rendered_class_loss(probabilities, classes, counted, torch.tensor([1.0, 10.0]))
+    assert loss.item() == pytest.approx((math.log(2.0) + 10.0 * math.log(4.0)) / 11.0, abs=1e-4)
+    assert rendered_class_loss(probabilities, classes, torch.zeros_like(counted), torch.ones(2)).item() == 0.0

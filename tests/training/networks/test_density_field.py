@@ -59,6 +59,6 @@ def test_depth_units_place_a_surface_at_the_depth_of_channel_zero(field: Density
                 local.density_layer.weight[0, unit] = 1.0 if offset else -2.0
         z = torch.linspace(4, 40, 2000)
         points = torch.stack([torch.zeros_like(z), torch.zeros_like(z), z], dim=-1)[None]
-        density = SingleViewObservation(local, local.feature_layer(raw), raw[:, 0]).density(points)[0]
+        density = SingleViewObservation(local, local.feature_layer(raw), raw).density(points)[0]
     assert z[density.argmax()].item() == pytest.approx(depth, abs=0.1)
     assert density[z < 8].max() < 0.2 and density[z > 20].max() < 0.2

@@ -14,7 +14,7 @@ from scene_completion_training.checkpoints import KEY, Checkpoint
 from scene_completion_training.export import FoldedEncoder, feature_size
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.feature_field import FeatureField, Reads
 from scene_completion_training.networks.vision_transformer_trunk import VisionTransformerTrunk
 from tests.training.foundation.tiny_models import saved_model, tiny_model
 
@@ -50,13 +50,13 @@ def test_taps_are_the_transformers_own_states(model: Path) -> None:
         assert torch.allclose(found[tap], expected, atol=1e-5), tap
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, shared: bool) -> None:
+@pytest.mark.parametrize("reads", ["decoder", "map", "units"])
+def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, reads: Reads) -> None:
     """Its map is 16 / patch times as fine as the image, as published; units of density and features may be one."""
     density = DensityField(
         CAMERA, encoder=EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(model), frozen_blocks=0), hidden=32
     )
-    field = FeatureField(density, target_size=8, channels=4, units=6, shared=shared)
+    field = FeatureField(density, target_size=8, channels=4, units=6, reads=reads)
     seen = field.observe(255.0 * torch.rand(1, 3, *SIZE))
     points = torch.tensor([[[0.0, 0.0, 8.0], [1.0, 0.5, 20.0]]])
     loss = seen.density(points).sum() + field.expand(seen.features(points)).sum()
@@ -68,7 +68,7 @@ def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, shared: b
     assert feature_size(field, CAMERA) == size
     with torch.no_grad():
         (folded,) = FoldedEncoder(field.eval(), field.camera)(255.0 * torch.rand(1, 3, *SIZE))
-    assert folded.shape == (1, *size, 32 + (32 if shared else 6))
+    assert folded.shape == (1, *size, 32 + (32 if reads == "units" else 6))
 
 
 def test_a_checkpoint_needs_no_weights_of_its_trunk(model: Path, tmp_path: Path) -> None:

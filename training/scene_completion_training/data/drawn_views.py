@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.data.prepared import PreparedFrame
 
@@ -45,6 +46,14 @@ def canonical_mask(mask: NDArray[np.bool_], camera: Camera, canonical: Camera) -
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     matrix = homography(camera, canonical, None)
     return np.asarray(cv2.warpPerspective(mask.astype(np.uint8), matrix, size, flags=flags) > 0)
+
+
+def canonical_classes(classes: NDArray[np.uint8], camera: Camera, canonical: Camera) -> NDArray[np.uint8]:
+    """Classes [h, w] of a pinhole camera's pixels in the canonical one [H, W], 255 beyond its edges."""
+    size = (canonical.width, canonical.height)
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpPerspective(classes, homography(camera, canonical, None), size, flags=flags, borderValue=INVALID)
+    return np.asarray(warped, np.uint8)
 
 
 def canonical_depth(
@@ -162,6 +171,17 @@ class DrawnViews:
         ]
         again = [name in self.names[:k] for k, name in enumerate(self.names)]
         return [np.zeros_like(mask) if repeated else mask for mask, repeated in zip(masks, again, strict=True)]
+
+    @property
+    def classes(self) -> list[NDArray[np.uint8]]:
+        """Cityscapes' train ids of the pixels [H, W] each, 255 where unknown."""
+        found = []
+        for (index, name), mask in zip(self.names, self.masks, strict=True):
+            frame = self.draw.frames[index]
+            classes = frame.class_images[name]
+            camera = frame.cameras[name].resized(classes.shape[1], classes.shape[0])
+            found.append(np.where(mask, self._flipped(canonical_classes(classes, camera, self.camera)), INVALID))
+        return found
 
     @property
     def hints(self) -> list[NDArray[np.float32]]:

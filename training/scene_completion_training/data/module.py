@@ -145,6 +145,9 @@ class DataSettings:
             frames is a sample, once an epoch. All others serve as further views. Without it all frames are samples.
         validation_frames: The same for the validation, which takes the first `validation_samples` of a fixed order.
         allow_missing: Go on where listed frames are not there.
+        class_images: Folder of classes of the images' pixels, for stage `semantic_field`. They are pictures of
+            Cityscapes' train ids as S4C publishes them: `DRIVE/CAMERA/data_192x640/NUMBER.png`, and of the cameras that
+            look aside, rectified, `data_192x640_0x-15`.
         cache: Folder for prepared frames. Where the losses need images alone these are only resized; with "" they are
             then read as they lie.
         workers: Processes that load samples, and that prepare frames.
@@ -158,6 +161,7 @@ class DataSettings:
     frames: str = ""
     validation_frames: str = ""
     allow_missing: bool = False
+    class_images: str = ""
     cache: str = "prepared"
     fusion: FusionSettings = field(default_factory=FusionSettings)
     views: ViewSettings = field(default_factory=ViewSettings)
@@ -229,6 +233,7 @@ class SequencesData(TrainingData):
         targets: Features of a foundation model that the views get, or of several by name.
         label_points: Labelled voxel centres a sample; 0 for none.
         rendered: Samples hold views to render.
+        classes: And the classes of their pixels, of frames that are not measured.
         measured: Samples hold stereo depth and occupancy evidence; otherwise frames are images, see `RecordedFrames`.
     """
 
@@ -242,6 +247,7 @@ class SequencesData(TrainingData):
         targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None,
         label_points: int = 0,
         rendered: bool = True,
+        classes: bool = False,
         measured: bool = True,
         viewpoint: Viewpoint | None = None,
     ) -> None:
@@ -250,6 +256,7 @@ class SequencesData(TrainingData):
         self.viewpoint = viewpoint or Viewpoint()
         self.label_points = label_points
         self.rendered = rendered
+        self.classes = classes
         self.encoder_views = encoder_views
         self.targets = targets
         self.settings = settings
@@ -302,7 +309,8 @@ class SequencesData(TrainingData):
         else:
             sequence = load_sequence(Path(self.settings.root), source, role)
             cache = Path(self.settings.cache) if self.settings.cache else None
-            every = recorded = RecordedFrames(sequence, self.viewpoint, cache)
+            classes = Path(self.settings.class_images) if self.classes else None
+            every = recorded = RecordedFrames(sequence, self.viewpoint, cache, classes)
             usable, listed = list(range(len(every))), [] if split is None else split.of(sequence)
             recorded.resize(self._looked_at(len(every), None if split is None else listed), self.processors)
         place = {index: number for number, index in enumerate(usable)}
@@ -380,6 +388,7 @@ class SequencesData(TrainingData):
             targets=self.targets,
             label_points=self.label_points,
             rendered=self.rendered,
+            classes=self.classes,
             listed=listed,
             distinct=distinct,
             viewpoint=self.viewpoint,

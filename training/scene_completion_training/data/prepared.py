@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -93,6 +93,7 @@ class PreparedFrame:
         target: Occupancy uint8 [N], 255 = certainly occupied.
         evidence: float16 [N].
         name: Folder and stem of its file: what is stored elsewhere about a frame is found by it.
+        class_images: Camera -> classes of its pixels uint8 [h, w], Cityscapes' train ids, 255 unknown.
         label: Classes of the voxels uint8 [N], `COMMON_CLASSES`, 0 free, 255 unknown; None where no voxel has one.
     """
 
@@ -105,6 +106,7 @@ class PreparedFrame:
     target: NDArray[np.uint8]
     evidence: NDArray[np.float16]
     name: str = ""
+    class_images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     label: NDArray[np.uint8] | None = None
 
     def mask(self, name: str) -> NDArray[np.bool_]:

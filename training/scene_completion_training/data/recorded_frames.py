@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError, SequenceError
+from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform, virtual_pinhole
-from scene_completion_ros.picture_files import read_rgb
+from scene_completion_ros.picture_files import read_picture, read_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_training.data.prepared import DOWNWARD, PreparedFrame, looking_aside, shrunk_camera, world_mask
@@ -29,6 +30,9 @@ from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint
 from scene_completion_training.workers import progress_bar
 
+TRAIN_IDS = 19
+_CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
+"""Folder of a camera's classes, of one ahead and of one that looks aside (S4C)."""
 _CHUNK = 32
 """Frames that a process makes small before it says so."""
 _NOTHING: tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float16]] = (
@@ -64,15 +68,24 @@ class RecordedFrames(Sequence[PreparedFrame]):
         sequence: Sequence whose frames have images of all its cameras; lenses ahead are looked through by pinholes.
         viewpoint: What the network is trained for.
         cache: Folder for images that are made small; None reads them as they lie.
+        class_images: Folder of classes of their pixels, see `DataSettings.class_images`.
     """
 
-    def __init__(self, sequence: PosedSequence, viewpoint: Viewpoint, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        sequence: PosedSequence,
+        viewpoint: Viewpoint,
+        cache: Path | None = None,
+        class_images: Path | None = None,
+    ) -> None:
         self.canonical = viewpoint.camera
         key = _key(sequence, self.canonical)
         self.name = f"{sequence.name.replace('/', '_')}-{key}"
         self.folder = None if cache is None else cache / f"{self.name}-resized"
         ahead = cameras_ahead(sequence)
         self.sequence = rectified_sequence(sequence, ahead, self.canonical)
+        self._class_images = class_images
+        self._stems = [_stem(frame.images[ahead[0]]) for frame in sequence.frames] if class_images else []
         self._recorded = dict(zip(("left", "right"), ahead, strict=False))
         self._recorded |= {f"aside_{name}": name for name in looking_aside(sequence, ahead[0])}
         self.cameras = {
@@ -116,6 +129,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
             target=target,
             evidence=evidence,
             name=f"{self.name}/{index:06d}",
+            class_images=OnDemand(self.cameras if self._class_images else (), partial(self._classes, index)),
         )
 
     def resize(self, wanted: NDArray[np.bool_], workers: int = 2) -> int:
@@ -182,6 +196,12 @@ class RecordedFrames(Sequence[PreparedFrame]):
         size = (self.cameras[name].width, self.cameras[name].height)
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
+    def _classes(self, index: int, name: str) -> NDArray[np.uint8]:
+        """Classes of the pixels of a camera [h, w], as they lie."""
+        assert self._class_images is not None
+        folder = self._class_images / self.sequence.name.rpartition("/")[2] / self._recorded[name]
+        return read_train_ids(folder / _CLASS_FOLDERS[self._is_aside(name)] / f"{self._stems[index]}.png")
+
     def _pose(self, index: int, name: str) -> RigidTransform:
         pose = self.sequence.world_from_camera(index, self._recorded[name])
         return pose @ RigidTransform(DOWNWARD, np.zeros(3)) if self._is_aside(name) else pose
@@ -213,6 +233,32 @@ class RecordedFrames(Sequence[PreparedFrame]):
         camera = self._camera(name)
         nothing = np.zeros((camera.height, camera.width), np.uint8)
         return virtual_pinhole(nothing, camera, self.canonical, DOWNWARD)[1]
+
+
+def read_train_ids(file: Path) -> NDArray[np.uint8]:
+    """A picture [H, W] of Cityscapes' train ids, 255 where nothing is known.
+
+    Raises:
+        SequenceError: It is missing or damaged, or holds other ids.
+    """
+    cure = "Unpack the classes of every image of this drive, and name their folder with data.class_images"
+    try:
+        image = read_picture(file)
+    except ImageError as error:
+        raise SequenceError(error.what, where=str(file), cure=cure) from error
+    if image.ndim != 2 or image.dtype != np.uint8:
+        raise SequenceError("not a grey picture of 8 bits", where=str(file), cure=cure)
+    if ((image >= TRAIN_IDS) & (image != INVALID)).any():
+        raise SequenceError(
+            f"has the id {int(image[image != INVALID].max())}, where Cityscapes' train ids end at {TRAIN_IDS - 1}",
+            where=str(file),
+            cure="These may be label ids: convert them to train ids first",
+        )
+    return np.asarray(image, np.uint8)
+
+
+def _stem(source: object) -> str:
+    return source.stem if isinstance(source, Path) else ""
 
 
 def _key(sequence: PosedSequence, canonical: Camera) -> str:

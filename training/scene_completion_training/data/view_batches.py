@@ -122,6 +122,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         targets: Features of a foundation model that the views get, or of several by name.
         label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
         rendered: Samples hold the views that a field is rendered for: most of the time that a sample takes.
+        classes: And the classes of their pixels.
         listed: Drive, frame and side of every sample there is: each comes once an epoch, in another order. Without it,
             any frame may come, and the shares say how often.
         distinct: Number of different samples, which come again in another order when all have been seen; 0 for as many
@@ -140,6 +141,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None,
         label_points: int = 0,
         rendered: bool = True,
+        classes: bool = False,
         listed: Sequence[tuple[int, int, str]] = (),
         distinct: int = 0,
         viewpoint: Viewpoint | None = None,
@@ -154,6 +156,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self.targets = named_targets(targets)
         self.label_points = label_points
         self.rendered = rendered
+        self.classes = classes
         self.sequences = sequences
         self.settings = settings
         self.seed = seed
@@ -174,15 +177,15 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         Returns:
             image [3, H, W] (0..255, augmented) and hint [H, W] (its stereo z-depth, 0 unknown). Of the views: views
             [V, 3, H, W] (0..1), masks [V, H, W] (whether the view shows the world there), encoder_from_view [V, 4, 4]
-            and hints [V, H, W] (stereo z-depth, 0 unknown). Then roles [V] (the first half render, the others supply
-            colours) and the entries of `occupancy`. V is 4, or 8 with far views. Where more than one view is encoded,
-            encoder_images [E, 3, H, W] (0..255, augmented alike), encoder_hints [E, H, W] and encoder_poses [E, 4, 4]
-            (in the frame of the first). With feature targets features [V, D, h, w] (float16) and feature_offsets
-            [V, 2]. An offset is the left and upper edge (x, y) of token (0, 0) in the view, pixels. Targets of several
-            models are each under its name, features/NAME. With labels label_points [M, 3] and label_classes [M]. The
-            points are occupied voxel centres in the recorded image, seen or hidden; encoder frame, metres. The classes
-            are `COMMON_CLASSES` without "empty", from 0. Of so many different samples, sample_number [] is which of
-            them it is.
+            and hints [V, H, W] (stereo z-depth, 0 unknown), and with classes view_classes [V, H, W] (uint8, 255
+            unknown). Then roles [V] (the first half render, the others supply colours) and the entries of `occupancy`.
+            V is 4, or 8 with far views. Where more than one view is encoded, encoder_images [E, 3, H, W] (0..255,
+            augmented alike), encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). With
+            feature targets features [V, D, h, w] (float16) and feature_offsets [V, 2]. An offset is the left and upper
+            edge (x, y) of token (0, 0) in the view, pixels. Targets of several models are each under its name,
+            features/NAME. With labels label_points [M, 3] and label_classes [M]. The points are occupied voxel centres
+            in the recorded image, seen or hidden; encoder frame, metres. The classes are `COMMON_CLASSES` without
+            "empty", from 0. Of so many different samples, sample_number [] is which of them it is.
         """
         number = self._which(number)
         generator = np.random.default_rng((self.seed, number))
@@ -199,6 +202,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
                 "hints": as_tensor(np.stack(views.hints)),
                 "roles": roles,
             }
+        if self.classes:
+            sample["view_classes"] = as_tensor(np.stack(views.classes))
         if self.encoder_views > 1:
             names = self._encoder_names(draw, views.names, generator)
             others = DrawnViews(draw, names, self.camera, same_jitter)

@@ -16,3 +16,18 @@ def class_cross_entropy(logits: Tensor, classes: Tensor, counted: Tensor) -> Ten
     """
     each = functional.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
     return (each * counted).sum() / counted.sum().clamp_min(1)
+
+
+def rendered_class_loss(probabilities: Tensor, classes: Tensor, counted: Tensor, weights: Tensor) -> Tensor:
+    """Weighted negative log-likelihood of composited class probabilities, in nats (S4C); 0 without rays.
+
+    Args:
+        probabilities: Of rays [B, R, K].
+        classes: Their classes [B, R], int64, below K where they count.
+        counted: bool [B, R]. S4C lets invalid rays pass as rays of class 0 that are certain; here they do not count.
+        weights: Of the classes [K]. The mean is over the weights, as in S4C.
+    """
+    classes = classes.where(counted, 0)
+    each = -(probabilities.gather(2, classes[..., None])[..., 0] + 1e-5).log()
+    weight = weights[classes] * counted
+    return (weight * each).sum() / weight.sum().clamp_min(1e-6)

@@ -148,7 +148,7 @@ class DensityField(nn.Module):
         read = self._read(raw)
         if self.spatial is not None and volume is None:
             volume = self.spatial(read)
-        return SingleViewObservation(self, self.feature_layer(read), raw[:, 0], volume)
+        return SingleViewObservation(self, self.feature_layer(read), raw, volume)
 
     def _read(self, raw: Tensor) -> Tensor:
         """The features as head and decoder in space read them: channel 0 gets no gradient where it is a depth.
@@ -193,14 +193,19 @@ class SingleViewObservation:
 
     Attributes:
         features: Pre-activation map [B, hidden, h, w].
-        depth_code: Inverse depth code of each pixel [B, h, w].
+        raw: The encoder's feature map [B, C, h, w].
         volume: What the decoder in space adds to the logits at the centres of voxels [B, X, Y, Z]; None without one.
     """
 
     field: DensityField
     features: Tensor
-    depth_code: Tensor
+    raw: Tensor
     volume: Tensor | None = None
+
+    @property
+    def depth_code(self) -> Tensor:
+        """Inverse depth code of each pixel [B, h, w]."""
+        return self.raw[:, 0]
 
     def density_logit(self, points: Tensor) -> Tensor:
         """Density before softplus [B, N] at points [B, N, 3], metres, optical frame."""

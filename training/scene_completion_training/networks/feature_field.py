@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation, sample_map
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, make_decoder
 from scene_completion_training.viewpoint import Viewpoint
+
+Reads: TypeAlias = Literal["decoder", "map", "units"]
 
 
 class ChannelNorm(nn.Module):
@@ -49,8 +52,8 @@ class FeatureField(nn.Module):
         target_size: Dimension D of the targets.
         channels: Dimension of the features that are composited.
         expansion: Hidden width of the expansion, or another network in its place.
-        shared: The hidden units of the density are those of the features, too, as in SceneDINO. The field then has no
-            decoder of its own, and so many `units` as the density.
+        reads: What the features of a point come from: a decoder of their own; the density's feature map, through units
+            of their own (S4C); or the hidden units of the density itself (SceneDINO).
 
     Attributes:
         target_size: Dimension of the expanded features.
@@ -67,22 +70,25 @@ class FeatureField(nn.Module):
         units: int = 128,
         expansion: int | nn.Module = 128,
         map_channels: int = 64,
-        shared: bool = False,
+        reads: Reads = "decoder",
     ) -> None:
         super().__init__()
         self.density = density
-        self.shared = shared
-        if not shared:
+        self.reads = reads
+        if reads == "decoder":
             self.decoder = make_decoder(density.encoder.trunk)
             self.normalise = ChannelNorm(self.decoder.width)
             self.project = nn.Conv2d(self.decoder.width, map_channels, 1)
+        else:
+            map_channels = density.encoder.channels
+        if reads != "units":
             self.feature_layer = nn.Conv2d(map_channels, units, 1, bias=False)
             self.position_layer = nn.Linear(density.spec.size, units)
             # Kaiming initialisation of the joint layer, whose fan-in is map and code together.
             for weight in (self.feature_layer.weight, self.position_layer.weight):
                 nn.init.normal_(weight, std=math.sqrt(2.0 / (map_channels + density.spec.size)))
             nn.init.zeros_(self.position_layer.bias)
-        self.output_layer = nn.Linear(density.hidden if shared else units, channels)
+        self.output_layer = nn.Linear(density.hidden if reads == "units" else units, channels)
         self.expansion = (
             expansion
             if isinstance(expansion, nn.Module)
@@ -95,15 +101,16 @@ class FeatureField(nn.Module):
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> FeatureField:
         """An untrained field that weights fit, see `TrainedField`."""
-        output, target, expansion = (state[f"{name}.weight"] for name in ("output_layer", "expansion.2", "expansion.0"))
+        output = state["output_layer.weight"]
+        target, expansion = (state.get(f"expansion.{layer}.weight") for layer in (2, 0))
         density = {name.removeprefix("density."): v for name, v in state.items() if name.startswith("density.")}
         return cls(
             DensityField.rebuilt(density, viewpoint, encoder),
-            target_size=len(target),
+            target_size=len(output if target is None else target),
             channels=len(output),
             units=output.shape[1],
-            expansion=len(expansion),
-            shared="position_layer.weight" not in state,
+            expansion=nn.Identity() if expansion is None else len(expansion),
+            reads="decoder" if "project.weight" in state else "map" if "position_layer.weight" in state else "units",
         )
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
@@ -112,13 +119,13 @@ class FeatureField(nn.Module):
             self.load_state_dict(dict(weights))
             return
         self.density.load_state_dict(dict(weights))
-        if not self.shared:  # what sees edges for the depth sees them for the features too
+        if self.reads == "decoder":  # what sees edges for the depth sees them for the features too
             self.decoder.load_state_dict(self.density.encoder.decoder.state_dict())
 
     @property
     def positions(self) -> nn.Linear:
         """What the point code adds to the units of the features."""
-        return self.density.position_layer if self.shared else self.position_layer
+        return self.density.position_layer if self.reads == "units" else self.position_layer
 
     @property
     def encoder(self) -> EncoderDecoder:
@@ -162,8 +169,10 @@ class FeatureField(nn.Module):
         return self._observed(maps, self.density.observe_maps(maps, volume))
 
     def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> FeatureObservation:
-        if self.shared:
+        if self.reads == "units":
             return FeatureObservation(self, seen, seen.features)
+        if self.reads == "map":
+            return FeatureObservation(self, seen, self.feature_layer(seen.raw))
         with self.encoder.autocast(maps[0]):
             decoded = self.encoder.unflipped(self.decoder(maps))
         return FeatureObservation(self, seen, self.feature_layer(self.project(self.normalise(decoded.float()))))
@@ -187,6 +196,10 @@ class ClassField(FeatureField):
     def codes(self, features: Tensor) -> Tensor:
         """Logits [..., D] of the classes at points with these features [..., channels]."""
         return self.expand(features)
+
+
+class SemanticField(ClassField):
+    """The field of S4C (Hayler et al., 3DV 2024): logits of Cityscapes' 19 train ids, from pseudo-labels of images."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.foundation.targets import LiveTokens
 from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
 from scene_completion_training.networks.downsampler import ArtefactField, SalienceDownsampler
-from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
+from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, Reads, normalised
 from scene_completion_training.rendering.patches import (
     RenderedPatches,
     composite_features,
@@ -140,7 +140,8 @@ class FeatureFieldStage(BesideDensityStage):
         features, target_size = settings.features, targets.dim
         depth = bool(settings.losses.dense_depth) or features.freeze_density
         density = self.make_density(depth_channel=depth)
-        self.field = FeatureField(density, target_size=target_size, units=features.units, shared=features.shared)
+        reads: Reads = "units" if features.shared else "decoder"
+        self.field = FeatureField(density, target_size=target_size, units=features.units, reads=reads)
         self.start_learning()
         self.downsampler = SalienceDownsampler(target_size, features.rays**2)
         grid = (self.camera.height // features.cell, self.camera.width // features.cell)
