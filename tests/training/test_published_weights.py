@@ -21,9 +21,11 @@ from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import FeatureField, SemanticField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.published_weights import import_checkpoint
 from tests import official_layouts as layouts
+from tests.training.foundation.tiny_models import tiny_model
 
 Weights = dict[str, Tensor]
 BLOCKS = (3, 4, 6, 3)
@@ -228,6 +230,173 @@ def test_a_teacher_says_what_the_public_network_says(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
 
 
+def test_the_classes_of_s4c(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    weights = public_encoder()
+    single_head(weights, "mlp_coarse")
+    linear(weights, "mlp_segmentation.model.0", 64, 103)
+    linear(weights, "mlp_segmentation.model.2", 19, 64)
+    configuration = settings("s4c_kitti_360")
+    import_checkpoint(saved(tmp_path / "public.pt", weights), tmp_path / "own.ckpt", configuration)
+    field = Checkpoint.read(tmp_path / "own.ckpt").field_of(SemanticField)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        inputs = public_inputs(public_features(weights, 2.0 * image - 1.0), POINTS, normalised_matrix(configuration))
+        expected = layer(
+            weights, "mlp_segmentation.model.2", functional.relu(layer(weights, "mlp_segmentation.model.0", inputs))
+        )
+        seen = field.observe(255.0 * image)
+        torch.testing.assert_close(field.codes(seen.features(POINTS[None]))[0], expected, rtol=2e-3, atol=2e-3)
+        logits = layer(weights, "mlp_coarse.lin_out", functional.relu(layer(weights, "mlp_coarse.lin_in", inputs)))
+        torch.testing.assert_close(seen.density_logit(POINTS[None])[0], logits[:, 0], rtol=2e-3, atol=2e-3)
+
+
+WIDTH, BLOCKS_OF_TRANSFORMER, PATCH = 32, 12, 8
+"""Those of `tiny_models`, of which the published width is 768."""
+
+
+def public_transformer() -> Weights:
+    """SceneDINO: timm's names of the transformer, with positions in the grid of 64×96; its decoder and heads."""
+    weights: Weights = {}
+    vit = "encoder.encoder.model.vit"
+    tokens = (64 // PATCH) * (96 // PATCH)
+    weights[f"{vit}.cls_token"] = torch.randn(1, 1, WIDTH)
+    weights[f"{vit}.pos_embed"] = 0.5 * torch.randn(1, 1 + tokens, WIDTH)
+    convolution(weights, f"{vit}.patch_embed.proj", WIDTH, 3, PATCH, bias=True)
+    for block in range(BLOCKS_OF_TRANSFORMER):
+        for name in ("norm1", "norm2"):
+            weights |= {f"{vit}.blocks.{block}.{name}.{part}": torch.rand(WIDTH) + 0.5 for part in ("weight", "bias")}
+        for name, out, into in (("attn.qkv", 96, 32), ("attn.proj", 32, 32), ("mlp.fc1", 64, 32), ("mlp.fc2", 32, 64)):
+            linear(weights, f"{vit}.blocks.{block}.{name}", out, into)
+    weights |= {f"{vit}.norm.{part}": torch.rand(WIDTH) + 0.5 for part in ("weight", "bias")}
+    pyramid, decoder = (64, 64, 128, 256), "encoder.decoder"
+    for level, channels in enumerate(pyramid):
+        convolution(weights, f"{decoder}.reassemble_blocks.projects.{level}", channels, WIDTH, 1, bias=True)
+        convolution(weights, f"{decoder}.convs.{level}", 256, channels, 3, bias=False)
+        convolution(weights, f"{decoder}.fusion_blocks.{level}.project", 256, 256, 1, bias=True)
+        for unit in (1, 2) if level else (2,):
+            for number in (1, 2):
+                place = f"{decoder}.fusion_blocks.{level}.res_conv_unit{unit}.conv{number}"
+                convolution(weights, place, 256, 256, 3, bias=True)
+    for level, size in ((0, 4), (1, 2), (3, 3)):
+        place = f"{decoder}.reassemble_blocks.resize_layers.{level}"
+        convolution(weights, place, pyramid[level], pyramid[level], size, bias=True)
+    convolution(weights, f"{decoder}.project", 256, 256, 3, bias=True)
+    for number, size in enumerate((3, 2, 3)):
+        convolution(weights, f"{decoder}.output_head.head_modules.{number}", 256, 256, size, bias=True)
+    linear(weights, "encoder.dim_reduction.linear_in", 128, 64)
+    linear(weights, "encoder.dim_reduction.linear_out", WIDTH, 128)
+    linear(weights, "heads.normal_head.lin_in", 128, 295)
+    linear(weights, "heads.normal_head.lin_out", 65, 128)
+    for name, out, into in (
+        ("linear_path.0", 64, WIDTH),
+        ("nonlinear_path.0", WIDTH, WIDTH),
+        ("nonlinear_path.2", 64, WIDTH),
+    ):
+        convolution(weights, f"downstream_head.stego_head.{name}", out, into, 1, bias=True)
+    weights["encoder.gt_encoder.model.vit.cls_token"] = torch.zeros(1, 1, WIDTH)
+    weights["downstream_head.stego_cluster_head.cluster_centers"] = torch.zeros(19, 64)
+    return weights
+
+
+def public_map(weights: Weights, image: Tensor) -> Tensor:
+    """SceneDINO's feature map [B, 256, 2H, 2W] of images in 0..1 (density_fields.md, 7.1)."""
+
+    def affine(x: Tensor, name: str) -> Tensor:
+        vit = f"encoder.encoder.model.vit.{name}"
+        return functional.layer_norm(x, (WIDTH,), weights[f"{vit}.weight"], weights[f"{vit}.bias"], 1e-12)
+
+    def dense(x: Tensor, name: str) -> Tensor:
+        return layer(weights, f"encoder.encoder.model.vit.{name}", x)
+
+    def convolved(x: Tensor, name: str, padding: int = 1, stride: int = 1) -> Tensor:
+        bias = weights.get(f"encoder.decoder.{name}.bias")
+        weight = weights[f"encoder.decoder.{name}.weight"]
+        return functional.conv2d(x, weight, bias, padding=padding, stride=stride)
+
+    def spread(x: Tensor, name: str, stride: int) -> Tensor:
+        place = f"encoder.decoder.{name}"
+        return functional.conv_transpose2d(x, weights[f"{place}.weight"], weights[f"{place}.bias"], stride=stride)
+
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = (image - mean[:, None, None]) / deviation[:, None, None]
+    patch = "encoder.encoder.model.vit.patch_embed.proj"
+    x = functional.conv2d(x, weights[f"{patch}.weight"], weights[f"{patch}.bias"], stride=PATCH).flatten(2).mT
+    vit = "encoder.encoder.model.vit"
+    x = torch.cat([weights[f"{vit}.cls_token"], x], dim=1) + weights[f"{vit}.pos_embed"]
+    states = []
+    for block in range(BLOCKS_OF_TRANSFORMER):
+        place = f"blocks.{block}"
+        q, k, v = dense(affine(x, f"{place}.norm1"), f"{place}.attn.qkv").reshape(1, -1, 3, 2, WIDTH // 2).unbind(2)
+        seen = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        x = x + dense(seen.transpose(1, 2).flatten(2), f"{place}.attn.proj")
+        x = x + dense(functional.gelu(dense(affine(x, f"{place}.norm2"), f"{place}.mlp.fc1")), f"{place}.mlp.fc2")
+        states.append(x)
+    tokens = [states[3], states[6], states[9], functional.normalize(affine(x, "norm"), dim=-1)]
+    grids = [state[:, 1:].mT.reshape(1, WIDTH, 64 // PATCH, 96 // PATCH) for state in tokens]
+    maps = [convolved(grid, f"reassemble_blocks.projects.{level}", 0) for level, grid in enumerate(grids)]
+    maps[0] = spread(maps[0], "reassemble_blocks.resize_layers.0", 4)
+    maps[1] = spread(maps[1], "reassemble_blocks.resize_layers.1", 2)
+    maps[3] = convolved(maps[3], "reassemble_blocks.resize_layers.3", stride=2)
+    maps = [convolved(x, f"convs.{level}") for level, x in enumerate(maps)]
+
+    def unit(x: Tensor, name: str) -> Tensor:
+        return x + convolved(functional.relu(convolved(functional.relu(x), f"{name}.conv1")), f"{name}.conv2")
+
+    out = maps[3]
+    for level in range(4):
+        place = f"fusion_blocks.{level}"
+        out = out + unit(maps[3 - level], f"{place}.res_conv_unit1") if level else out
+        out = unit(out, f"{place}.res_conv_unit2")
+        out = functional.interpolate(out, scale_factor=2, mode="bilinear", align_corners=True)
+        out = convolved(out, f"{place}.project", 0)
+    out = convolved(convolved(out, "project"), "output_head.head_modules.0")
+    return convolved(spread(out, "output_head.head_modules.1", 2), "output_head.head_modules.2")
+
+
+def test_scenedino_says_what_the_public_network_says(tmp_path: Path) -> None:
+    """Densities, expanded features, and the codes of its second stage."""
+    torch.manual_seed(3)
+    weights = public_transformer()
+    vit = tmp_path / "vit"
+    tiny_model("vit", num_hidden_layers=BLOCKS_OF_TRANSFORMER).save_pretrained(vit)
+    chosen = [*SMALL, f"encoder_weights={vit}"]
+    configuration = read_configuration(CONFIGS / "full_size" / "scenedino_kitti_360.yaml", chosen, Configuration)
+    first, second = tmp_path / "first.ckpt", tmp_path / "second.ckpt"
+    public = saved(tmp_path / "public.pt", weights)
+    assert all(
+        name.startswith("downstream_head.stego_head.") for name in import_checkpoint(public, first, configuration)
+    )
+    stage_2 = read_configuration(
+        CONFIGS / "full_size" / "scenedino_semantics_kitti_360.yaml", [f"features_from={first}"], Configuration
+    )
+    assert import_checkpoint(public, second, stage_2) == []
+    image = torch.rand(1, 3, 64, 96)
+    for file in (first, second):
+        field = Checkpoint.read(file).field_of(FeatureField)
+        with torch.no_grad():
+            inputs = public_inputs(public_map(weights, image), POINTS, normalised_matrix(configuration))
+            hidden = functional.relu(layer(weights, "heads.normal_head.lin_in", inputs))
+            out = layer(weights, "heads.normal_head.lin_out", hidden)
+            wide = functional.relu(layer(weights, "encoder.dim_reduction.linear_in", out[:, 1:]))
+            expected = functional.normalize(layer(weights, "encoder.dim_reduction.linear_out", wide), dim=-1)
+            seen = field.observe(255.0 * image)
+            torch.testing.assert_close(seen.density_logit(POINTS[None])[0], out[:, 0], rtol=2e-3, atol=2e-3)
+            found = field.codes(seen.features(POINTS[None]))[0]
+        torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
+    head = Checkpoint.read(second).distillation_head()
+    assert head is not None
+    place = "downstream_head.stego_head"
+
+    def path(x: Tensor, name: str) -> Tensor:
+        return functional.linear(x, weights[f"{place}.{name}.weight"].flatten(1), weights[f"{place}.{name}.bias"])
+
+    with torch.no_grad():
+        codes = path(expected, "linear_path.0")
+        codes = codes + path(functional.relu(path(expected, "nonlinear_path.0")), "nonlinear_path.2")
+        torch.testing.assert_close(head(found), functional.normalize(codes, dim=-1), rtol=2e-3, atol=2e-3)
+
+
 def test_an_imported_checkpoint_is_evaluated(tmp_path: Path) -> None:
     weights = public_encoder()
     single_head(weights, "mlp_coarse")
@@ -250,12 +419,12 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"heads mlp_coarse, none of which is that of stage teacher"):
         import_checkpoint(saved(tmp_path / "a.pt", weights), own, settings("mvbts_kitti_360"))
     short = {name: value for name, value in weights.items() if "decoder.decoder.5.conv.conv.weight" not in name}
-    with pytest.raises(BundleError, match=r"lacks encoder\.decoder\.merge\.2\.0\.weight"):
+    with pytest.raises(BundleError, match=r"lacks field\.encoder\.decoder\.merge\.2\.0\.weight"):
         import_checkpoint(saved(tmp_path / "b.pt", short), own, configuration)
     narrow = {**weights, "mlp_coarse.lin_in.weight": torch.zeros(32, 103)}
     with pytest.raises(BundleError, match=r"lin_in\.weight \(32, 64, 1, 1\), where this network has \(64, 64, 1, 1\)"):
         import_checkpoint(saved(tmp_path / "c.pt", narrow), own, configuration)
-    with pytest.raises(BundleError, match="no ResNet encoder"):
+    with pytest.raises(BundleError, match="no encoder of these systems"):
         import_checkpoint(saved(tmp_path / "d.pt", {"a": torch.zeros(1)}), own, configuration)
     (tmp_path / "e.pt").write_bytes(b"no checkpoint")
     with pytest.raises(BundleError, match="cannot be read without executing it"):

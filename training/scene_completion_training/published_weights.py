@@ -1,8 +1,8 @@
-"""Public checkpoints of Behind the Scenes and KDBTS as checkpoints of ours: the same network under other names.
+"""Public checkpoints of the published systems as checkpoints of ours: the same networks under other names.
 
-The public files are those of Wimbauer et al. (CVPR 2023) and Han et al. (CVPR 2024), `model` beside the state of their
-trainer. Their U-Net has prediction layers for three coarser scales, which the published models never use; those are
-left out.
+The public files are those of Behind the Scenes (Wimbauer et al., CVPR 2023), KDBTS (Han et al., CVPR 2024), S4C (Hayler
+et al., 3DV 2024) and SceneDINO (Jevtić et al., ICCV 2025): `model` beside the state of their trainer. What only their
+trainings use is left out, and so are prediction layers that the published models never use.
 """
 
 from __future__ import annotations
@@ -15,24 +15,65 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import scene_completion_ros
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.checkpoints import FORMAT, KEY
 from scene_completion_training.configuration import Configuration
+from scene_completion_training.data.recorded_frames import TRAIN_IDS
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.feature_field import FeatureField, SemanticField
 from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.semantic_head import DistillationHead
+from scene_completion_training.stages.semantics import CHANNELS, SemanticsConfiguration
 
-_FIRST = "encoder.encoder.encoder.conv1.weight"
-"""A name by which a model is known, whatever wraps it in its file."""
+_FIRST = ("encoder.encoder.encoder.conv1.weight", "encoder.encoder.model.vit.cls_token")
+"""Names by which a ResNet and a transformer are known, whatever wraps the model in its file."""
 _UNUSED = re.compile(
-    r"code_xyz\.|encoder\.encoder\.encoder\.fc\.|encoder\.decoder\.decoder\.1[123]\."  # codes, ImageNet, coarser scales
+    r"code_xyz\.|encoder\.encoder\.encoder\.fc\.|encoder\.decoder\.decoder\.1[123]\.|"  # codes, ImageNet, other scales
+    r"encoder\.(?:gt_encoder|downsampler|visualization)\.|downstream_head\.\w+_(?:cluster|linear)_head\."
 )
-_HEADS = {"mlp_coarse": "single", "heads.singleviewhead": "single", "heads.multiviewhead3": "several"}
+_HEADS = {
+    "teacher": "heads.multiviewhead3",
+    "single_view": "mlp_coarse",
+    "student": "heads.singleviewhead",
+    "semantic_field": "mlp_coarse",
+    "feature_field": "heads.normal_head",
+    "semantics": "heads.normal_head",
+}
+"""Stage of ours -> head of the public network that says the density."""
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.(\w+)")
+_TRANSFORMER = (
+    (r"encoder\.encoder\.model\.vit\.(.+)", r"encoder.trunk.network.\1"),
+    (r"network\.pos_embed", "network.embeddings.position_embeddings"),
+    (r"network\.cls_token", "network.embeddings.cls_token"),
+    (r"network\.patch_embed\.proj", "network.embeddings.patch_embeddings.projection"),
+    (r"network\.norm", "network.layernorm"),
+    (r"\.attn\.proj", ".attention.o_proj"),
+    (r"\.attn\.(\w)\.", r".attention.\1_proj."),
+    (r"\.ls(\d)\.gamma", r".layer_scale\1.lambda1"),
+    (r"encoder\.decoder\.reassemble_blocks\.projects\.(\d)", r"encoder.trunk.reassemble.\1.0"),
+    (r"encoder\.decoder\.reassemble_blocks\.resize_layers\.(\d)", r"encoder.trunk.reassemble.\1.1"),
+    (r"encoder\.decoder\.convs", "encoder.decoder.lateral"),
+    (r"encoder\.decoder\.fusion_blocks\.(\d)\.res_conv_unit1\.conv", r"encoder.decoder.fuse.\1.skip.body.c"),
+    (r"encoder\.decoder\.fusion_blocks\.(\d)\.res_conv_unit2\.conv", r"encoder.decoder.fuse.\1.refine.body.c"),
+    (r"body\.c1", "body.1"),
+    (r"body\.c2", "body.3"),
+    (r"encoder\.decoder\.fusion_blocks", "encoder.decoder.fuse"),
+    (r"encoder\.decoder\.output_head\.head_modules", "encoder.decoder.head"),
+)
+"""Names of timm's transformer and of SceneDINO's decoder, piece by piece, and ours of a density field."""
+_FEATURES = {
+    "encoder.dim_reduction.linear_in": "expansion.0",
+    "encoder.dim_reduction.linear_out": "expansion.2",
+    "downstream_head.stego_head.linear_path.0": "head.linear",
+    "downstream_head.stego_head.nonlinear_path.0": "head.nonlinear.0",
+    "downstream_head.stego_head.nonlinear_path.2": "head.nonlinear.2",
+}
+_CURE = "Name a .pt file of Behind the Scenes, KDBTS, S4C or SceneDINO"
 
 
 def import_checkpoint(file: Path, output: Path, configuration: Configuration) -> list[str]:
@@ -41,28 +82,32 @@ def import_checkpoint(file: Path, output: Path, configuration: Configuration) ->
     Args:
         file: The public checkpoint.
         output: The checkpoint to write.
-        configuration: Of stage `teacher` for MVBTS, of `single_view` or `student` for Behind the Scenes and KDBTS.
+        configuration: Of stage `teacher` for MVBTS, `single_view` for Behind the Scenes, `student` for KDBTS,
+            `semantic_field` for S4C, `feature_field` for SceneDINO. `semantics` is that of its second stage, for which
+            `features_from` names what the first was imported to.
 
     Returns:
         Names of what the file holds beside that network.
 
     Raises:
         BundleError: The file cannot be read without executing it, holds no such network, or one of another shape.
+        ConfigurationError: The configuration of a transformer is not there.
     """
     weights = _read(file)
-    several = configuration.stage == "teacher"
-    heads = [head for head, kind in _HEADS.items() if any(name.startswith(f"{head}.") for name in weights)]
-    wanted = next((head for head in heads if (_HEADS[head] == "several") == several), None)
-    if wanted is None:
+    head = _HEADS.get(configuration.stage, "")
+    if not any(name.startswith(f"{head}.") for name in weights):
+        known = [one for one in dict.fromkeys(_HEADS.values()) if any(name.startswith(f"{one}.") for name in weights)]
         raise BundleError(
-            f"has the heads {', '.join(heads) or 'of no known kind'}, none of which is that of stage "
+            f"has the heads {', '.join(known) or 'of no known kind'}, none of which is that of stage "
             f"{configuration.stage}",
             where=str(file),
-            cure="Name the configuration of mvbts for a teacher, of bts or kdbts for a field of one view",
+            cure="Name the configuration of mvbts for a teacher, of bts, kdbts, s4c or scenedino for their fields",
         )
-    field = _network(configuration, several)
-    state, used = dict(field.state_dict()), set[str]()
-    for name, source, value in _renamed(weights, wanted):
+    if isinstance(configuration, SemanticsConfiguration):  # its network is that of the first stage
+        configuration = configuration.completed()
+    network = _network(configuration, weights)
+    state, used, found = dict(network.state_dict()), set[str](), set[str]()
+    for name, source, value in _renamed(weights, configuration.stage):
         if name not in state or state[name].shape != value.shape:
             there = tuple(state[name].shape) if name in state else "nothing"
             raise BundleError(
@@ -72,8 +117,9 @@ def import_checkpoint(file: Path, output: Path, configuration: Configuration) ->
             )
         state[name] = value
         used.add(source)
-    expected = {name for name in state if name != "encoder.prior"}
-    if lacking := sorted(expected - {name for name, _, _ in _renamed(weights, wanted)}):
+        found.add(name)
+    lacking = sorted(name for name in state.keys() - found if not name.endswith(("prior", "target_mean", "mask_token")))
+    if lacking:
         what = f"lacks {lacking[0]}" + (f" and {len(lacking) - 1} others" if len(lacking) > 1 else "")
         raise BundleError(what, where=str(file), cure="Fetch the file again")
     record = {
@@ -85,47 +131,128 @@ def import_checkpoint(file: Path, output: Path, configuration: Configuration) ->
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(output) as part:
-        torch.save({"state_dict": {f"field.{name}": value for name, value in state.items()}, KEY: record}, part)
+        torch.save({"state_dict": state, KEY: record}, part)
     return sorted(name for name in weights.keys() - used if not _UNUSED.match(name))
 
 
 def _read(file: Path) -> dict[str, Tensor]:
     """Name -> weights of the model, without what wraps it."""
-    cure = "Name a .pt file of Behind the Scenes or KDBTS"
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
         model: Mapping[str, Any] = content.get("model", content)
         found = {name: value for name, value in model.items() if isinstance(value, Tensor)}
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise BundleError(f"cannot be read without executing it ({reason})", where=str(file), cure=cure) from error
-    prefix = next((name.removesuffix(_FIRST) for name in found if name.endswith(_FIRST)), None)
+        raise BundleError(f"cannot be read without executing it ({reason})", where=str(file), cure=_CURE) from error
+    prefix = next((name.removesuffix(first) for name in found for first in _FIRST if name.endswith(first)), None)
     if prefix is None:
-        raise BundleError("holds no ResNet encoder of Behind the Scenes", where=str(file), cure=cure)
+        raise BundleError("holds no encoder of these systems", where=str(file), cure=_CURE)
     return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
 
 
-def _network(configuration: Configuration, several: bool) -> DensityField | MultiViewField:
-    viewpoint = configuration.viewpoint()
+def _network(configuration: Configuration, weights: Mapping[str, Tensor]) -> nn.ModuleDict:
+    """The untrained network of a configuration: its field, and the head of the second stage of SceneDINO."""
+    stage, viewpoint = configuration.stage, configuration.viewpoint()
     camera, code = viewpoint.camera, viewpoint.volume.point_code
-    encoder = EncoderDecoder((camera.height, camera.width), trunk="resnet50", pretrained=False)
-    if several:
-        return MultiViewField(camera, code, encoder=encoder, hidden=configuration.hidden, depth_channel=False)
-    return DensityField(camera, code, encoder=encoder, hidden=configuration.hidden, depth_channel=False)
+    encoder = EncoderDecoder(
+        (camera.height, camera.width),
+        trunk=configuration.encoder,
+        pretrained=False,
+        weights=configuration.encoder_weights,
+    )
+    hidden = configuration.hidden
+    if stage == "teacher":
+        return nn.ModuleDict(
+            {"field": MultiViewField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)}
+        )
+    density = DensityField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)
+    if stage == "semantic_field":
+        field: nn.Module = SemanticField(
+            density, target_size=TRAIN_IDS, channels=TRAIN_IDS, units=hidden, expansion=nn.Identity(), reads="map"
+        )
+    elif stage in ("feature_field", "semantics"):
+        expansion = weights.get("encoder.dim_reduction.linear_out.weight", torch.zeros(768, 128))
+        size, width = expansion.shape
+        field = FeatureField(density, target_size=size, expansion=width, reads="units")
+        if isinstance(configuration, SemanticsConfiguration):
+            return nn.ModuleDict({"field": field, "head": DistillationHead(size, CHANNELS)})
+    else:
+        field = density
+    return nn.ModuleDict({"field": field})
 
 
-def _renamed(weights: Mapping[str, Tensor], head: str) -> Iterator[tuple[str, str, Tensor]]:
-    """Our name, the public name, and the weights, of the network with one of the heads."""
+def _renamed(weights: Mapping[str, Tensor], stage: str) -> Iterator[tuple[str, str, Tensor]]:
+    """Our name, the public name, and the weights, of the network of a stage."""
+    density = "field.density." if stage in ("semantic_field", "feature_field", "semantics") else "field."
+    second = any(".ls1." in name for name in weights)  # DINOv2
     for source, value in weights.items():
-        if source.startswith("encoder.encoder.encoder.") and (name := _trunk(source[24:])):
-            yield f"encoder.trunk.{name}", source, value
+        name, _, kind = source.rpartition(".")
+        if name in _FEATURES:
+            ours = _FEATURES[name]
+            if not ours.startswith("head."):
+                yield f"field.{ours}.{kind}", source, value
+            elif stage == "semantics":
+                yield f"{ours}.{kind}", source, value.flatten(1) if kind == "weight" else value
+        elif source.startswith("encoder.encoder.model.") or (
+            source.startswith("encoder.decoder.") and not source.startswith("encoder.decoder.decoder.")
+        ):
+            yield from ((f"{density}{ours}", source, part) for ours, part in _transformer(source, value, second=second))
+        elif source.startswith("encoder.encoder.encoder.") and (ours := _trunk(source[24:])):
+            yield f"{density}encoder.trunk.{ours}", source, value
         elif found := re.fullmatch(r"encoder\.decoder\.decoder\.(\d+)\.(?:conv\.)?conv\.(weight|bias)", source):
-            number, kind = int(found[1]), found[2]
+            number = int(found[1])
             if number <= 10:
                 block = f"{('reduce', 'merge')[number % 2]}.{number // 2}.0" if number < 10 else "out"
-                yield f"encoder.decoder.{block}.{kind}", source, value
-        elif source.startswith(f"{head}."):
-            yield from _head(source.removeprefix(f"{head}."), source, value, several=_HEADS[head] == "several")
+                yield f"{density}encoder.decoder.{block}.{found[2]}", source, value
+        elif stage == "semantic_field" and source.startswith("mlp_segmentation.model."):
+            if name.endswith(".0"):
+                yield from ((f"field.{ours}", source, part) for ours, part in _first_layer(kind, value))
+            else:
+                yield f"field.output_layer.{kind}", source, value
+        elif source.startswith(f"{_HEADS[stage]}."):
+            layer = source.removeprefix(f"{_HEADS[stage]}.")
+            if stage == "teacher":
+                yield from ((f"field.fusion.{ours}", source, part) for ours, part in _several_head(layer, kind, value))
+            elif layer == f"lin_in.{kind}":
+                yield from ((f"{density}{ours}", source, part) for ours, part in _first_layer(kind, value))
+            elif layer == f"lin_out.{kind}":
+                yield f"{density}density_layer.{kind}", source, value[:1]
+                if len(value) > 1:
+                    yield f"field.output_layer.{kind}", source, value[1:]
+
+
+def _transformer(source: str, value: Tensor, *, second: bool) -> Iterator[tuple[str, Tensor]]:
+    """Our names of a weight of SceneDINO's encoder, and the weights: queries, keys and values lie apart here."""
+    if ".attn.qkv." in source:
+        for letter, part in zip("qkv", value.chunk(3), strict=True):
+            yield from _transformer(source.replace(".qkv.", f".{letter}."), part, second=second)
+        return
+    blocks = (("vit.blocks.", "vit.encoder.layer."),)
+    first = (("vit.blocks.", "vit.layers."), (".norm1.", ".layernorm_before."), (".norm2.", ".layernorm_after."))
+    for here, ours in blocks if second else first:
+        source = source.replace(here, ours)
+    for pattern, ours in _TRANSFORMER:
+        source = re.sub(pattern, ours, source)
+    yield source, value
+
+
+def _first_layer(kind: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The first layer of a head reads features and code, whose weights lie in two layers here."""
+    if kind == "weight":
+        features = value.shape[1] - 39
+        yield "feature_layer.weight", value[:, :features, None, None].contiguous()
+        yield "position_layer.weight", value[:, features:].contiguous()
+    else:
+        yield "position_layer.bias", value
+
+
+def _several_head(layer: str, kind: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
+    layers = {"mlp.lin_out": "view_layer", "mlp2.lin_in": "mixing_layer", "mlp2.lin_out": "density_layer"}
+    name = layer.rpartition(".")[0]
+    if name == "mlp.lin_in":
+        yield from _first_layer(kind, value)
+    elif name in layers:
+        yield f"{layers[name]}.{kind}", value
 
 
 def _trunk(name: str) -> str:
@@ -143,22 +270,3 @@ def _trunk(name: str) -> str:
 
 def _kind(short: str) -> str:
     return "convolution" if short == "conv" else "normalization"
-
-
-def _head(name: str, source: str, value: Tensor, *, several: bool) -> Iterator[tuple[str, str, Tensor]]:
-    """A layer of a head; the first one reads features and code, whose weights lie in two layers here."""
-    place = "fusion." if several else ""
-    first = "mlp.lin_in." if several else "lin_in."
-    if name == f"{first}weight":
-        features = value.shape[1] - 39
-        yield f"{place}feature_layer.weight", source, value[:, :features, None, None].contiguous()
-        yield f"{place}position_layer.weight", source, value[:, features:].contiguous()
-    elif name == f"{first}bias":
-        yield f"{place}position_layer.bias", source, value
-    elif several:
-        layers = {"mlp.lin_out": "view_layer", "mlp2.lin_in": "mixing_layer", "mlp2.lin_out": "density_layer"}
-        layer, _, kind = name.rpartition(".")
-        if layer in layers:
-            yield f"{place}{layers[layer]}.{kind}", source, value
-    elif name.startswith("lin_out."):
-        yield f"density_layer.{name.removeprefix('lin_out.')}", source, value

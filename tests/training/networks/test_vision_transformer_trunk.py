@@ -37,7 +37,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_taps_are_the_transformers_own_states(model: Path) -> None:
     """Of four blocks the first map comes after the second one, and the last of normalised tokens (SceneDINO)."""
-    trunk = VisionTransformerTrunk(weights=str(model))
+    trunk = VisionTransformerTrunk(SIZE, weights=str(model))
     image = 255.0 * torch.rand(1, 3, *SIZE)
     trunk.reassemble = torch.nn.ModuleList([torch.nn.Identity()] * 4)
     found = trunk(image)
@@ -94,7 +94,7 @@ def test_a_checkpoint_needs_no_weights_of_its_trunk(model: Path, tmp_path: Path)
 
 def test_patches_of_14_pixels_cover_16_of_the_image(tmp_path: Path) -> None:
     """DINOv2 in SceneDINO: images are resized by 14/16, and maps come as of patches of 16."""
-    trunk = VisionTransformerTrunk(weights=str(saved_model("dinov2", tmp_path / "m")))
+    trunk = VisionTransformerTrunk(SIZE, weights=str(saved_model("dinov2", tmp_path / "m")))
     image = 255.0 * torch.rand(1, 3, *SIZE)
     assert [tuple(x.shape[2:]) for x in trunk(image)] == [(8, 16), (4, 8), (2, 4), (1, 2)]
     assert EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(tmp_path / "m"))(image).shape == (1, 256, *SIZE)
@@ -103,4 +103,4 @@ def test_patches_of_14_pixels_cover_16_of_the_image(tmp_path: Path) -> None:
 def test_patches_of_other_sizes_are_refused(tmp_path: Path) -> None:
     tiny_model("vit", patch_size=4).save_pretrained(tmp_path / "m")
     with pytest.raises(ConfigurationError, match="patches of 4 pixels"):
-        VisionTransformerTrunk(weights=str(tmp_path / "m"))
+        VisionTransformerTrunk(SIZE, weights=str(tmp_path / "m"))

@@ -21,10 +21,13 @@ MONODEPTH_WIDTHS = (32, 32, 64, 128, 256)
 """Channels of the decoder of Behind the Scenes at strides 1 to 16; each is raised to those of the feature map."""
 
 
-def make_trunk(name: TrunkName, *, pretrained: bool, frozen_blocks: int, weights: str = "") -> Trunk:
+def make_trunk(
+    name: TrunkName, size: tuple[int, int], *, pretrained: bool, frozen_blocks: int, weights: str = ""
+) -> Trunk:
     """Makes a trunk by its name.
 
     Args:
+        size: Height and width of the images.
         pretrained: Start from its weights.
         frozen_blocks: First blocks that keep them.
         weights: Local folder or hub name of the weights; by default those that the trunk is known by.
@@ -32,7 +35,7 @@ def make_trunk(name: TrunkName, *, pretrained: bool, frozen_blocks: int, weights
     if name == "resnet50":
         return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or RESNET)
     if name == "vision_transformer":
-        return VisionTransformerTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or DINO)
+        return VisionTransformerTrunk(size, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or DINO)
     if name == "depth_anything":
         return DepthAnythingTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or DEPTH_ANYTHING)
     return EfficientNetLiteTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
@@ -201,7 +204,7 @@ class EncoderDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.trunk_name = trunk
-        self.trunk = make_trunk(trunk, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights)
+        self.trunk = make_trunk(trunk, size, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights)
         self.decoder = make_decoder(self.trunk)
         self.stride = float(self.decoder.stride)
         self.mixed: torch.dtype | None = None

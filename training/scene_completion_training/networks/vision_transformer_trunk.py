@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,9 +26,11 @@ CELLS = {8: 8, 14: 16, 16: 16}
 class VisionTransformerTrunk(Trunk):
     """Tokens after blocks 4, 7, 10 and 12, or as far into another depth, reassembled into four maps (DPT; SceneDINO).
 
-    The last tokens have passed the final LayerNorm, and have length one.
+    The last tokens have passed the final LayerNorm, and have length one. Positions are embedded, and learned, in the
+    grid of the image; those of images of another size are interpolated.
 
     Args:
+        size: Height and width of the images.
         pretrained: Start from its weights; otherwise only its configuration is read.
         frozen_blocks: The embedding and so many first blocks keep their weights.
 
@@ -34,7 +39,9 @@ class VisionTransformerTrunk(Trunk):
         BundleError: Weights that are missing, damaged, of another network, or only pickled.
     """
 
-    def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 0, weights: str = PRETRAINED) -> None:
+    def __init__(
+        self, size: tuple[int, int], *, pretrained: bool = True, frozen_blocks: int = 0, weights: str = PRETRAINED
+    ) -> None:
         loaded = load_network(weights, pretrained=pretrained)
         if loaded.patch not in CELLS:
             raise ConfigurationError(
@@ -42,15 +49,16 @@ class VisionTransformerTrunk(Trunk):
                 where=weights,
                 cure="Name a transformer with patches of 8, 14 or 16",
             )
-        mean, deviation = loaded.normalisation.mean, loaded.normalisation.deviation
-        super().__init__(channels=PYRAMID, mean=_in_bytes(mean), scale=_in_bytes(deviation))
+        normalisation = loaded.normalisation
+        super().__init__(channels=PYRAMID, mean=normalisation.mean, scale=normalisation.deviation)
         self.patch, self.cell = loaded.patch, CELLS[loaded.patch]
         self._extra_tokens, self._options = loaded.extra_tokens, loaded.options
         self.network: Any = loaded.network.requires_grad_(True)
-        blocks, size = loaded.blocks, loaded.dim
+        _embed_positions_of(self.network.embeddings, (size[0] // self.cell, size[1] // self.cell))
+        blocks, dim = loaded.blocks, loaded.dim
         self._taps = (*(min(1 + round(blocks * share), blocks) for share in (0.25, 0.5, 0.75)), blocks)
         self.reassemble = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(size, width, 1), resize)
+            nn.Sequential(nn.Conv2d(dim, width, 1), resize)
             for width, resize in zip(
                 PYRAMID,
                 (
@@ -88,9 +96,28 @@ class VisionTransformerTrunk(Trunk):
         return maps
 
 
-def _in_bytes(values: tuple[float, float, float]) -> tuple[float, float, float]:
-    red, green, blue = (255.0 * value for value in values)
-    return red, green, blue
+def _embed_positions_of(embeddings: Any, grid: tuple[int, int]) -> None:
+    """Lets embeddings of transformers hold the positions of a grid (rows, columns) instead of a square one."""
+    positions = getattr(embeddings, "position_embeddings", None)
+    if positions is None:  # DINOv3 turns its tokens instead
+        return
+    side = math.isqrt(positions.shape[1] - 1)
+    embeddings.position_embeddings = nn.Parameter(_resampled(positions.detach(), (side, side), grid))
+    embeddings.interpolate_pos_encoding = partial(_positions, embeddings, grid)
+
+
+def _positions(embeddings: Any, grid: tuple[int, int], _: Tensor, height: int, width: int) -> Tensor:
+    wanted = (height // embeddings.patch_size, width // embeddings.patch_size)
+    return _resampled(embeddings.position_embeddings, grid, wanted)
+
+
+def _resampled(positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+    """Embeddings [1, 1 + N, D] of the class token and a grid, for another grid (bicubic)."""
+    if grid == wanted:
+        return positions
+    maps = positions[:, 1:].reshape(1, *grid, -1).permute(0, 3, 1, 2)
+    maps = functional.interpolate(maps, wanted, mode="bicubic", align_corners=False)
+    return torch.cat([positions[:, :1], maps.flatten(2).transpose(1, 2)], dim=1)
 
 
 class ResidualUnit(nn.Module):
