@@ -13,6 +13,8 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 
 SIDES = ("l", "r")
+FRAME_NUMBERS = "frame_numbers"
+"""Provenance of a sequence whose images are not called by the numbers that lists have: the number of each frame."""
 _SHOWN = 5  # of the frames that are missing
 
 
@@ -79,8 +81,11 @@ def drive_name(name: str) -> str:
 def frame_indices(sequence: PosedSequence) -> dict[int, int]:
     """Number of the reference camera's image file -> index, of all frames that have one.
 
-    Images without a numbered file count by their index.
+    Where the provenance has `FRAME_NUMBERS`, these count. Images without a numbered file count by their index.
     """
+    given = sequence.provenance.get(FRAME_NUMBERS)
+    if isinstance(given, list) and len(given) == len(sequence) and all(isinstance(number, int) for number in given):
+        return {number: index for index, number in enumerate(given)}
     name = reference_camera(sequence)
     sources = {index: frame.images[name] for index, frame in enumerate(sequence.frames) if name in frame.images}
     return {

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.truth import DepthTruth, VoxelTruth
 from scene_completion_ros.geometry.depth_images import sparse_depth
-from scene_completion_ros.sequences import from_bag, kitti, kitti_360, kitti_raw, sequence_folder
+from scene_completion_ros.sequences import (
+    from_bag,
+    kitti,
+    kitti_360,
+    kitti_raw,
+    nuscenes,
+    realestate10k,
+    sequence_folder,
+)
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera, stored_around
 from scene_completion_ros.sequences.source import Source
@@ -22,6 +30,8 @@ SOURCES: tuple[Source, ...] = (
     kitti_360.SOURCE,
     kitti_raw.SOURCE,
     kitti.SOURCE,
+    realestate10k.SOURCE,
+    nuscenes.SOURCE,
     from_bag.SOURCE,
 )
 """The first that recognises a path opens it."""

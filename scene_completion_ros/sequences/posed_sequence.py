@@ -289,10 +289,10 @@ def _check_version(version: object, index: Path) -> None:
 
 def _frame_from_json(entry: Any, folder: Path, where: str) -> Frame:
     images: dict[str, ImageSource] = {
-        camera: _inside(folder, path, where) for camera, path in _object(entry, "images", where).items()
+        camera: inside(folder, path, where) for camera, path in _object(entry, "images", where).items()
     }
     assets: dict[str, ArrayLoader] = {
-        name: partial(load_array, _inside(folder, path, where))
+        name: partial(load_array, inside(folder, path, where))
         for name, path in (_object(entry, "assets", where) if "assets" in entry else {}).items()
     }
     stamp = _get(entry, "stamp_ns", where)
@@ -334,7 +334,8 @@ def _folder_names(names: Sequence[str]) -> dict[str, str]:
     return folder_of
 
 
-def _inside(folder: Path, relative: Any, where: str) -> Path:
+def inside(folder: Path, relative: Any, where: str) -> Path:
+    """A path below a folder, as an index names it; a `SequenceError` if it leaves the folder."""
     path = Path(str(relative))
     longest = max(map(len, path.parts), default=0)
     if path.is_absolute() or ".." in path.parts or "\0" in str(path) or not 0 < longest < 256:

@@ -1,0 +1,84 @@
+"""RealEstate10K in small folders of its layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import view_rotation
+from scene_completion_ros.sequences.frame_lists import FrameSplit, frame_indices
+from scene_completion_ros.sequences.opening import open_recording
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.source import UNKNOWN_POSES
+from tests import official_layouts as layouts
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"cameras": "cameras/test", "windows": True},
+        {"pictures": "frames_720/test", "unit": 1000},  # SceneDINO
+    ],
+)
+def test_cameras_poses_and_pictures(tmp_path: Path, layout: dict[str, object]) -> None:
+    folder = layouts.realestate10k(tmp_path, **layout)
+    sequence = open_recording(folder)
+    assert (sequence.name, len(sequence), sequence.metric_scale) == ("249fd0890d439aa9", 12, False)
+    camera = sequence.cameras["camera"]
+    # 0.5 of 128 and 0.9 of 72 pixels; the middle of the image lies between pixels 63 and 64, 35 and 36
+    assert (camera.fx, camera.cx, camera.cy, camera.distortion_model) == (64.0, 63.5, 35.5, "none")
+    assert camera.fy == pytest.approx(64.8)
+    np.testing.assert_allclose(sequence.frames[3].world_from_rig.translation, [0.0, 0.0, 0.3], atol=1e-9)
+    np.testing.assert_allclose(sequence.frames[3].world_from_rig.rotation, view_rotation(yaw=0.03), atol=1e-9)
+    assert sequence.frames[1].stamp_ns - sequence.frames[0].stamp_ns == 33_367_000
+    assert sequence.image(5, "camera")[0, 0].tolist() == pytest.approx([5] * 3, abs=12)  # JPEG
+    assert open_recording(folder, poses=UNKNOWN_POSES).travelled_distance() == 0.0
+
+
+def test_lists_count_lines_also_where_pictures_are_missing(tmp_path: Path) -> None:
+    folder = layouts.realestate10k(tmp_path, missing=(0, 3))
+    (folder / "123.jpg").write_bytes(b"of no line")
+    sequence = open_recording(folder)
+    assert sequence.provenance["missing_images"] == [0, 3] and sequence.provenance["images_without_pose"] == 1
+    assert frame_indices(sequence) == {1: 0, 2: 1, **{k: k - 2 for k in range(4, 12)}}
+    split = FrameSplit(layouts.write_split(tmp_path / "test_files.txt", [f"{folder.name} {k}" for k in (4, 3, 11)]))
+    assert split.of(sequence) == [(2, "l"), (9, "l")]
+    with pytest.raises(SequenceError, match=f"1 of its 3 frames.* {folder.name} 3 l"):
+        split.counted()
+    saved = PosedSequence.load(sequence.save(tmp_path / "saved"))
+    assert frame_indices(saved)[11] == 9
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "message"),
+    [
+        (0, None, "first line is no address"),
+        (1, None, "line 2.*not 19 numbers"),
+        (2, "50033367 0.5 0.9 0.5 0.5 0 0 2 0 0 0 0 1 0 0 0 0 1 0", "line 3.*not a rigid transform"),
+        (2, "50033367 0.5 0.9 0.5 nan 0 0 1 0 0 0 0 1 0 0 0 0 1 0", "line 3.*not 19 numbers"),
+        (2, "50033367 0.6 0.9 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0", "line 3.*intrinsics change"),
+    ],
+)
+def test_defects_are_named(tmp_path: Path, line: int, text: str | None, message: str) -> None:
+    folder = layouts.realestate10k(tmp_path, windows=True)
+    file = tmp_path / "test" / f"{folder.name}.txt"
+    lines = file.read_text().splitlines()
+    lines[line : line + 1] = [text] if text else [] if line == 0 else ["none"]
+    file.write_text("\n".join(lines))
+    with pytest.raises(SequenceError, match=message):
+        open_recording(folder)
+
+
+def test_pictures_of_another_video_and_no_camera_file(tmp_path: Path) -> None:
+    folder = layouts.realestate10k(tmp_path)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(folder / f"{number}.jpg")
+    with pytest.raises(SequenceError, match="none of its 12 lines has a picture among the 12 of"):
+        open_recording(folder)
+    (tmp_path / "test" / f"{folder.name}.txt").unlink()
+    with pytest.raises(SequenceError, match="is no recording.*frames/SPLIT/NAME of RealEstate10K"):
+        open_recording(folder)
