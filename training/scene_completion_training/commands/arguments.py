@@ -42,7 +42,12 @@ def window_folders(args: argparse.Namespace) -> list[Path]:
 def add_models(parser: argparse.ArgumentParser) -> None:
     """Declare --bundle, --checkpoint and --views."""
     add_paths(parser, "--bundle", "DIR", "student bundles to score")
-    add_paths(parser, "--checkpoint", "FILE", "training checkpoints to score")
+    add_checkpoints(parser)
+
+
+def add_checkpoints(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Declare --checkpoint and --views."""
+    add_paths(parser, "--checkpoint", "FILE", "training checkpoints to score", required=required)
     parser.add_argument(
         "--views",
         nargs="+",

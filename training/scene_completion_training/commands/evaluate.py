@@ -12,18 +12,22 @@ fields for words: zero-shot labels, given the true geometry and as completions, 
 words, beside the 2D teacher alone and the prior. Several checkpoints of one method give mean and spread.
 
 `evaluate features` asks what classes a linear probe finds in features of voxels.
+
+`evaluate views` renders what another camera sees from what checkpoints saw in one image, and scores it by PSNR, SSIM
+and LPIPS, as Behind the Scenes is scored. With --consistency it compares features and classes from view to view.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from scene_completion_training.commands import evaluate_features, evaluate_geometry, evaluate_semantics
+from scene_completion_training.commands import evaluate_features, evaluate_geometry, evaluate_semantics, evaluate_views
 
 PROTOCOLS = {
     "geometry": (evaluate_geometry, "occupancy: exact ground truth and both LiDAR protocols; or depth against LiDAR"),
     "semantics": (evaluate_semantics, "semantic completion, protocol of S4C; or zero-shot labels and words of voxels"),
     "features": (evaluate_features, "linear probes of features of voxels"),
+    "views": (evaluate_views, "novel views by PSNR, SSIM and LPIPS; or features and classes from view to view"),
 }
 
 

@@ -29,7 +29,6 @@ from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,
     PUBLISHED_RULE,
-    DensityModel,
     Observation,
 )
 from scene_completion_training.export import ray_depth
@@ -64,7 +63,7 @@ class EncodedView:
     aside: bool = False
 
 
-def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> list[DensityModel]:
+def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> list[FieldModel]:
     """Open a checkpoint, once for each choice of encoded views.
 
     Args:
@@ -92,7 +91,7 @@ def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> list[DensityMo
     field = checkpoint.field_of(MultiViewField)
     least, furthest = checkpoint.encoder_metres
     along = [0.0, *(least + share * (furthest - least) for share in VIEW_SHARES[1:])]
-    models: list[DensityModel] = []
+    models: list[FieldModel] = []
     for choice in views:
         if choice in PUBLISHED_VIEWS:
             chosen = functools.partial(published_views, choice=choice)
@@ -132,8 +131,23 @@ class FieldModel:
         self.cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
         self._image = CanonicalImages(field.camera, half_resolution)
 
+    @property
+    def camera(self) -> Camera:
+        """Camera of the images as the network sees them."""
+        full = self.field.camera
+        return full.resized(full.width // 2, full.height // 2) if self.half_resolution else full
+
+    def image(self, sequence: PosedSequence, index: int, camera: str) -> Tensor:
+        """What `camera` would see at a frame in place of a camera of the sequence: RGB [3, H, W] in 0..255."""
+        return self._image(sequence, index, camera)
+
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the views of a frame; where the drive ends, those before it stand in for those after."""
+        seen, views = self.encode(sequence, index)
+        return observed_density(seen, sequence.cameras[views[0].camera], self.field.spec)
+
+    def encode(self, sequence: PosedSequence, index: int) -> tuple[ObservedField, Sequence[EncodedView]]:
+        """The field that has seen the views of a frame, and these; points are those of the first one."""
         views = self._views(sequence, index)
         images = torch.stack([self._image(sequence, view.index, view.camera, aside=view.aside) for view in views])[None]
         with torch.inference_mode():
@@ -141,10 +155,8 @@ class FieldModel:
                 encoder_from_world = sequence.world_from_camera(index, views[0].camera).inverse()
                 poses = [(encoder_from_world @ _pose(sequence, view)).matrix for view in views]
                 stacked = torch.from_numpy(np.stack(poses)[None]).float()
-                seen: ObservedField = self.field.observe(images, stacked)
-            else:
-                seen = self.field.observe(images[:, 0])
-        return observed_density(seen, sequence.cameras[views[0].camera], self.field.spec)
+                return self.field.observe(images, stacked), views
+            return self.field.observe(images[:, 0]), views
 
 
 class CanonicalImages:

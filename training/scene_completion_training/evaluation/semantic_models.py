@@ -133,23 +133,31 @@ class FeatureFieldModel:
             teacher=teacher,
         )
 
+    def image(self, sequence: PosedSequence, index: int) -> Tensor:
+        """The reference camera's image of a frame as the network sees it: RGB [3, H, W] in 0..255."""
+        return self._image(sequence, index, reference_camera(sequence))
+
+    @torch.inference_mode()
+    def encode(self, image: Tensor) -> FeatureObservation:
+        """The field that has seen an image [3, H, W] in 0..255."""
+        return self.field.observe(image[None])
+
     def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
-        with torch.inference_mode():
-            seen = self.field.observe(self._image(sequence, index, name)[None])
+        seen = self.encode(self.image(sequence, index))
         if self._density is None:
             observation = observed_density(seen, sequence.cameras[name], self.field.spec)
         else:
             observation = self._density.observe(sequence, index)
         return SemanticObservation(
             observation,
-            codes=lambda points: in_chunks(lambda p: self._codes(seen, p), points),
+            codes=lambda points: in_chunks(lambda p: self.codes(seen.features(p[None])[0]), points),
             units=lambda points: in_chunks(lambda p: seen.units(p[None])[0], points),
         )
 
-    def _codes(self, seen: FeatureObservation, points: Tensor) -> Tensor:
-        features = seen.features(points[None])[0]
+    def codes(self, features: Tensor) -> Tensor:
+        """Vectors [N, D], see `SemanticObservation`, of features [N, channels] of points, or composited along rays."""
         if self._teacher and isinstance(self.field, AgglomeratedField):
             return normalised(self.field.original(self._teacher, features))
         return self.field.codes(features) if self.head is None else self.head(self.field.expand(features))

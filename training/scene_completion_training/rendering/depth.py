@@ -8,7 +8,7 @@ from torch import Tensor
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.rendering.patches import render_rays
-from scene_completion_training.rendering.rays import rays_of_pixels
+from scene_completion_training.rendering.rays import image_rays
 
 
 @torch.no_grad()
@@ -28,12 +28,8 @@ def render_depth(
         field: The density field with one image encoded (or one set of views).
         stride: Every how many pixels a ray is cast.
     """
-    v, u = torch.meshgrid(
-        torch.arange(0, camera.height, stride, device=device),
-        torch.arange(0, camera.width, stride, device=device),
-        indexing="ij",
-    )
-    pixel = torch.stack([u, v], dim=-1).reshape(1, -1, 2)
-    pose = torch.eye(4, device=device)[None, None]
-    rays = rays_of_pixels(camera, pose, torch.zeros(pixel.shape[:2], dtype=torch.long, device=device), pixel, 1)
-    return render_rays(field, rays, samples=samples, near=near, far=far, jitter=False).depth.reshape(u.shape)
+    depth = [
+        render_rays(field, rays, samples=samples, near=near, far=far, jitter=False).depth[0]
+        for rays in image_rays(camera, torch.eye(4, device=device), stride=stride)
+    ]
+    return torch.cat(depth).reshape(-1, len(range(0, camera.width, stride)))

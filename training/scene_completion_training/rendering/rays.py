@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from scene_completion_ros.geometry import Camera
 
 PATCH = 8
 """Edge of a patch of `sample_patch_rays`, pixels."""
+RAYS_AT_ONCE = 1 << 11
+"""Of a whole image, so that memory lasts."""
 
 
 @dataclass(frozen=True)
@@ -126,3 +129,21 @@ def rays_of_pixels(camera: Camera, encoder_from_view: Tensor, view: Tensor, pixe
     cosine = 1.0 / ray.norm(dim=-1)
     direction = torch.einsum("brij,brj->bri", pose[..., :3, :3], ray * cosine[..., None])
     return Rays(pose[..., :3, 3], direction, cosine, view, pixel, patch_size)
+
+
+def image_rays(camera: Camera, encoder_from_view: Tensor, *, stride: int = 1) -> Iterator[Rays]:
+    """Rays of all pixels of a view, row by row, `RAYS_AT_ONCE` at a time (BTS `ImageRaySampler`).
+
+    Args:
+        encoder_from_view: Pose [4, 4] of the view in the encoder view's frame.
+        stride: Every how many pixels a ray is cast.
+    """
+    device = encoder_from_view.device
+    v, u = torch.meshgrid(
+        torch.arange(0, camera.height, stride, device=device),
+        torch.arange(0, camera.width, stride, device=device),
+        indexing="ij",
+    )
+    for pixel in torch.split(torch.stack([u, v], dim=-1).reshape(1, -1, 2), RAYS_AT_ONCE, dim=1):
+        view = torch.zeros(pixel.shape[:2], dtype=torch.long, device=device)
+        yield rays_of_pixels(camera, encoder_from_view[None, None], view, pixel, 1)

@@ -1,0 +1,61 @@
+"""Optical flow between views, what it hides, and scores of shared pixels, by hand."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_training.evaluation.view_consistency import (
+    ConsistencyAnswer,
+    ConsistencyTally,
+    not_hidden,
+    optical_flow,
+    warped,
+)
+
+H, W = 6, 10
+
+
+def flow(right: float, down: float = 0.0) -> np.ndarray:
+    return np.broadcast_to(np.float32([right, down]), (H, W, 2)).copy()
+
+
+def test_flow_of_a_picture_that_was_moved() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (16, 32, 3), np.uint8)
+    first = cv2.resize(noise, (128, 64), interpolation=cv2.INTER_CUBIC)
+    found = optical_flow(first, np.roll(first, 3, axis=1))
+    np.testing.assert_allclose(np.median(found[8:-8, 8:-8], axis=(0, 1)), [3.0, 0.0], atol=0.1)
+
+
+def test_warping_reads_where_pixels_went() -> None:
+    values = np.arange(W, dtype=np.float32)[None, :, None] + np.zeros((H, 1, 2), np.float32)
+    found = warped(values, flow(1.5))
+    np.testing.assert_allclose(found[:, :8, 1], np.broadcast_to(np.arange(8) + 1.5, (H, 8)))
+    assert (found[:, 9:] == 0.0).all()
+
+
+def test_forward_and_backward_have_to_agree() -> None:
+    """2 pixels to the right and back: hidden are the two columns that leave the picture."""
+    shown = not_hidden(flow(2.0), flow(-2.0))
+    assert shown[:, :8].all() and not shown[:, 8:].any()
+    # Off by e, e^2 < 0.01 (4 + (2 - e)^2) + 0.5: 0.7^2 = 0.49 < 0.5569, and 0.8^2 = 0.64 > 0.5544.
+    assert not_hidden(flow(2.0), flow(-1.3))[:, :8].all()
+    assert not not_hidden(flow(2.0), flow(-1.2)).any()
+    # Downwards likewise, and of one pixel alone.
+    assert not_hidden(flow(0.0, 1.0), flow(0.0, -1.0)).sum() == (H - 1) * W
+    back = flow(0.0)
+    back[2, 3] = 5.0
+    assert np.argwhere(~not_hidden(flow(0.0), back)).tolist() == [[2, 3]]
+
+
+def test_scores_of_shared_pixels() -> None:
+    """One pixel is equal, one has (3, 0) and (0, 4): L1 7, L2 5, cosine 0. Then a pair of one equal pixel."""
+    first, second = np.float32([[1, 2], [3, 0]]), np.float32([[1, 2], [0, 4]])
+    tally = ConsistencyTally(None)
+    tally.add(ConsistencyAnswer(first, second, np.array([[4, 5], [4, 6]]), 0.5))
+    tally.add(ConsistencyAnswer(first[:1], second[:1], np.array([[4], [4]]), 0.25))
+    tally.add(ConsistencyAnswer(first[:0], second[:0], None, 0.0))  # nothing shared
+    (row,) = tally.rows()
+    expected = {"shared": 0.375, "l1": 1.75, "l2": 1.25, "cosine": 0.75, "equal_classes": 0.75}
+    assert tally.frames == 2 and row == pytest.approx(expected)

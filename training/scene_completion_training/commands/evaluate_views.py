@@ -1,0 +1,143 @@
+"""`evaluate views`: novel views against the pictures of their cameras, or features and classes from view to view."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from scene_completion_ros.commands.paths import RESULTS
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_training.commands.arguments import (
+    add_checkpoints,
+    add_frames,
+    add_paths,
+    write_results,
+)
+
+if TYPE_CHECKING:
+    from scene_completion_ros.sequences.frame_lists import FrameSplit
+    from scene_completion_ros.sequences.posed_sequence import PosedSequence
+    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+    from scene_completion_training.evaluation.view_consistency import Classify
+
+CLUSTERS, CLUSTERED_POINTS = 19, 500
+"""Classes of features, and points of a frame that they are found among."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion evaluate views``."""
+    meaning = "recordings of any kind with poses, such as frames/test/* of RealEstate10K or drives of KITTI raw"
+    add_paths(parser, "--data", "FOLDER", meaning, required=True)
+    add_checkpoints(parser, required=True)
+    add_frames(parser)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame without --frames (1)")
+    parser.add_argument(
+        "--targets",
+        nargs="+",
+        default=["stereo"],
+        metavar="VIEW",
+        help="views that are rendered: stereo, the other camera of the pair; or so many frames later, as 5, or before, "
+        "as -5 (default: stereo)",
+    )
+    parser.add_argument("--samples", type=int, default=64, help="samples along a ray (default: %(default)s)")
+    meaning = "weights of AlexNet and of LPIPS, in one file or two; without them LPIPS is left out"
+    add_paths(parser, "--lpips", "FILE", meaning)
+    parser.add_argument(
+        "--consistency",
+        action="store_true",
+        help="instead compare features of frames with those of frames --stride later, where optical flow finds the "
+        "same pixels; checkpoints of feature_field, semantics or supervised",
+    )
+    parser.add_argument("--stride", type=int, default=3, metavar="N", help="frames between both (default: %(default)s)")
+    meaning = f"training recordings: their features are clustered into {CLUSTERS} classes, and these compared, too"
+    add_paths(parser, "--cluster-on", "FOLDER", meaning)
+    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open, render, score, print and write."""
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.sequences.frame_lists import FrameSplit
+    from scene_completion_training.evaluation.novel_views import check_targets, novel_views, view_metric
+    from scene_completion_training.evaluation.perceptual_distance import PerceptualDistance
+    from scene_completion_training.evaluation.view_consistency import CONSISTENCY, frame_pairs
+
+    check_targets(args.targets)
+    if min(args.every, args.samples - 1, args.stride) < 1:
+        what = f"{args.samples} samples, every {args.every} frames, {args.stride} apart"
+        raise ConfigurationError(what, where="--samples, --every, --stride", cure="Give 2 samples, and 1 frame or more")
+    split = None if args.frames is None else FrameSplit(args.frames)
+    distance = PerceptualDistance.open(args.lpips) if args.lpips else None
+    scores = Scores([CONSISTENCY if args.consistency else view_metric(distance)])
+    methods, names, counted = _methods(args), [], 0
+    for sequence, indices in _recordings(args, split):
+        frames = (
+            frame_pairs(sequence, indices, args.stride)
+            if args.consistency
+            else novel_views(sequence, indices, args.targets)
+        )
+        counted += scores.run("recordings", methods, frames)
+        names.append(sequence.name)
+    found = None if split is None else split.counted(allow_missing=args.allow_missing)
+    if not counted:
+        raise SequenceError(
+            "no frame has such another view", where=", ".join(names), cure="Choose other --targets, --stride or frames"
+        )
+    write_results(args, scores, names, counted=found)
+    return 0
+
+
+def _recordings(args: argparse.Namespace, split: FrameSplit | None) -> Iterator[tuple[PosedSequence, list[int]]]:
+    """Recordings, one after the other, and their scored frames: those listed for the left camera, or every N-th."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    from scene_completion_ros.sequences.frame_lists import SIDES
+    from scene_completion_ros.sequences.opening import open_recording
+
+    folders = [folder for folder in args.data if split is None or split.names(folder.resolve().name)]
+    for folder in tqdm(folders, unit="recording", disable=None):
+        sequence = open_recording(folder)
+        indices = list(range(0, len(sequence), args.every))
+        if split is not None:
+            indices = [index for index, side in split.of(sequence) if side == SIDES[0]]
+        yield sequence, indices
+
+
+def _methods(args: argparse.Namespace) -> list[object]:
+    from scene_completion_training.checkpoints import Checkpoint
+    from scene_completion_training.evaluation.checkpoints import open_checkpoint
+    from scene_completion_training.evaluation.novel_views import ViewSynthesis
+    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+    from scene_completion_training.evaluation.view_consistency import ViewConsistency
+    from scene_completion_training.networks.feature_field import ClassField, FeatureField
+
+    if not args.consistency:
+        models = [model for file in args.checkpoint for model in open_checkpoint(file, args.views)]
+        return [ViewSynthesis(model, args.samples) for model in models]
+    methods: list[object] = []
+    for file in args.checkpoint:
+        labelled = Checkpoint.read(file).stage_class.field_class is ClassField
+        field = FeatureFieldModel.open(file, kind=ClassField if labelled else FeatureField)
+        methods.append(ViewConsistency(field, args.samples, _classes(args, field)))
+    return methods
+
+
+def _classes(args: argparse.Namespace, model: FeatureFieldModel) -> Classify | None:
+    """Classes of codes: the largest logit where labels were learned, else the nearest cluster, where there are any."""
+    import numpy as np
+
+    from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training.clustering.clusters import fit_clusters
+    from scene_completion_training.evaluation.semantic_models import surface_points
+    from scene_completion_training.networks.feature_field import ClassField
+
+    if isinstance(model.field, ClassField):
+        return lambda logits: np.asarray(logits.argmax(axis=1), np.int64)
+    generator, codes = np.random.default_rng(0), []
+    for folder in args.cluster_on:
+        sequence = open_recording(folder)
+        for index in range(0, len(sequence), args.every):
+            observed = model.observe(sequence, index)
+            codes.append(observed.codes(surface_points(observed, generator, CLUSTERED_POINTS)))
+    return fit_clusters(np.concatenate(codes), CLUSTERS).assign if codes else None

@@ -1,0 +1,179 @@
+"""Novel views: a field sees one image, and what another camera sees is rendered in the colours of that image.
+
+So Behind the Scenes is scored (`evaluator_nvs` of its code): the target is the other camera of the stereo pair on KITTI
+raw, and a frame before or after on RealEstate10K. Pictures are compared as large as the network sees them, without
+their edges. Samples along rays lie in the middle of their intervals instead of anywhere, and what is left of a ray
+ends at its last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.evaluation.image_similarity import border_cropped, psnr, ssim
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
+from scene_completion_training.evaluation.checkpoints import FieldModel
+from scene_completion_training.evaluation.perceptual_distance import PerceptualDistance
+from scene_completion_training.networks.observed_field import ObservedField
+from scene_completion_training.rendering.colours import sample_colours
+from scene_completion_training.rendering.patches import render_rays
+from scene_completion_training.rendering.rays import image_rays
+
+STEREO = "stereo"
+"""As target: the other camera of the pair, at the same time."""
+Similarity = Callable[[NDArray[np.float32], NDArray[np.float32]], float]
+
+
+@dataclass(frozen=True, eq=False)
+class NovelView:
+    """A view that is to be rendered from what a model saw at a frame.
+
+    Attributes:
+        index: Frame whose image the model sees.
+        target: How the command line names the view: `STEREO`, or frames later.
+        seen: Frame of the view.
+        camera: Camera of the view.
+    """
+
+    sequence: PosedSequence
+    index: int
+    target: str
+    seen: int
+    camera: str
+
+
+@dataclass(frozen=True, eq=False)
+class ViewAnswer:
+    """A view as a model renders it and as it is, float32 [H, W, 3] in 0..1 each."""
+
+    target: str
+    rendered: NDArray[np.float32]
+    true: NDArray[np.float32]
+
+
+class ViewSynthesis:
+    """A density field as a method that renders views.
+
+    Args:
+        samples: Samples along a ray.
+    """
+
+    def __init__(self, model: FieldModel, samples: int) -> None:
+        self.name = model.name
+        self._model = model
+        self._samples = samples
+
+    def answer(self, view: NovelView) -> ViewAnswer:
+        """Render a view from a frame."""
+        model, sequence = self._model, view.sequence
+        seen, encoded = model.encode(sequence, view.index)
+        first = encoded[0]
+        pose = sequence.world_from_camera(first.index, first.camera).inverse() @ sequence.world_from_camera(
+            view.seen, view.camera
+        )
+        source, true = (
+            model.image(sequence, *place) / 255.0 for place in ((first.index, first.camera), (view.seen, view.camera))
+        )
+        rendered = render_view(seen, model, source, torch.from_numpy(pose.matrix).float(), self._samples)
+        return ViewAnswer(view.target, *(image.permute(1, 2, 0).numpy() for image in (rendered, true)))
+
+
+@torch.inference_mode()
+def render_view(
+    seen: ObservedField, model: FieldModel, source: Tensor, encoder_from_view: Tensor, samples: int
+) -> Tensor:
+    """What a view sees, in the colours that the first encoder view has there: [3, H, W] in 0..1.
+
+    Args:
+        seen: The field with its images encoded.
+        source: Image of the first encoder view [3, H, W] in 0..1; beyond its edges their colours hold.
+        encoder_from_view: Pose [4, 4] of the view in the encoder view's frame.
+    """
+    camera, spec = model.camera, model.field.spec
+    masks, own = torch.ones(1, 1, *source.shape[1:], dtype=torch.bool), torch.eye(4)[None, None]
+    parts = []
+    for rays in image_rays(camera, encoder_from_view):
+        rendered = render_rays(seen, rays, samples=samples, near=spec.near, far=spec.far, jitter=False)
+        colours, _ = sample_colours(source[None, None], masks, camera, own, rendered.points)
+        parts.append(torch.einsum("rk,rkc->cr", rendered.weights[0], colours.reshape(-1, samples, 3)))
+    return torch.cat(parts, dim=1).reshape(3, camera.height, camera.width)
+
+
+def novel_views(sequence: PosedSequence, indices: Iterable[int], targets: Sequence[str]) -> Iterator[NovelView]:
+    """The target views of frames; those before the first and behind the last frame are left out.
+
+    Raises:
+        SequenceError: The recording has no stereo pair, and its other camera is a target.
+    """
+    left = reference_camera(sequence)
+    for index in indices:
+        for target in targets:
+            if target == STEREO:
+                yield NovelView(sequence, index, target, index, _other_camera(sequence, left))
+            elif 0 <= (seen := index + int(target)) < len(sequence):
+                yield NovelView(sequence, index, target, seen, left)
+
+
+def check_targets(targets: Sequence[str]) -> None:
+    """Raises a `ConfigurationError` for what is neither `STEREO` nor a number of frames other than 0."""
+    for target in targets:
+        if target != STEREO and not (target.removeprefix("-").isdecimal() and int(target)):
+            raise ConfigurationError(
+                f"{target} is no view", where="--targets", cure=f"Name {STEREO}, or frames later (negative: before)"
+            )
+
+
+def _other_camera(sequence: PosedSequence, left: str) -> str:
+    try:
+        return next(name for name in stereo_pair(sequence)[:2] if name != left)
+    except SequenceError as error:
+        raise SequenceError(error.what, where=error.where, cure="Name frames with --targets, such as 5") from error
+
+
+class ViewTally(Tally):
+    """Means of similarities over views, by target."""
+
+    def __init__(self, similarities: dict[str, Similarity], _: object) -> None:
+        self._similarities = similarities
+        self._found: dict[str, list[list[float]]] = {}
+
+    def add(self, answer: ViewAnswer) -> None:
+        """Count a view."""
+        pictures = border_cropped(answer.rendered), border_cropped(answer.true)
+        scores = [similarity(*pictures) for similarity in self._similarities.values()]
+        self._found.setdefault(answer.target, []).append(scores)
+        self.frames += 1
+
+    def rows(self) -> Iterator[Row]:
+        """By target."""
+        for target, found in self._found.items():
+            means = np.mean(found, axis=0).tolist()
+            yield {"target": target, "frames": len(found), **dict(zip(self._similarities, means, strict=True))}
+
+
+def view_metric(distance: PerceptualDistance | None) -> Metric:
+    """PSNR and SSIM of novel views, and LPIPS where its weights are given."""
+    similarities: dict[str, Similarity] = {"psnr": psnr, "ssim": ssim}
+    if distance is not None:
+        similarities["lpips"] = distance
+    without = "" if distance else " LPIPS needs its weights (--lpips), and is left out."
+    return Metric(
+        "views",
+        f"Novel views against the pictures of their cameras: 5 % cropped at each edge, mean over views.{without}",
+        tuple(Column(key, title, percent=False) for key, title in _TITLES.items() if key in similarities),
+        partial(ViewTally, similarities),
+        by=("target",),
+    )
+
+
+_TITLES = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}

@@ -1,0 +1,172 @@
+"""Do features and classes stay the same from view to view? Optical flow says which pixels show the same.
+
+SceneDINO scores features so: two frames that are three apart, each rendered from its own image; the second is warped to
+the first, and compared where a forward-backward check finds nothing hidden. Its script is not public. Flow here comes
+from OpenCV's DIS (Kroeger et al., ECCV 2016), where the paper takes RAFT, and the check is that of Sundaram et al.,
+"Dense Point Trajectories by GPU-accelerated Large Displacement Optical Flow" (ECCV 2010), equation 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+from scene_completion_training.rendering.patches import composite_features, render_rays
+from scene_completion_training.rendering.rays import image_rays
+
+RELATIVE, ABSOLUTE = 0.01, 0.5
+"""Of the squared flows, and squared pixels: how far forward and backward may disagree."""
+Classify = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class FramePair:
+    """Two frames of a recording."""
+
+    sequence: PosedSequence
+    first: int
+    second: int
+
+
+def frame_pairs(sequence: PosedSequence, indices: Iterable[int], stride: int) -> Iterator[FramePair]:
+    """Frames with the one that comes so many later, where the recording has it."""
+    return (FramePair(sequence, index, index + stride) for index in indices if index + stride < len(sequence))
+
+
+def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Where pixels of a picture [H, W, 3] went in the next one: float32 [H, W, 2], pixels to the right and down."""
+    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
+    dense = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
+    return np.asarray(dense.calc(*grey, None), np.float32)
+
+
+def warped(values: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values [H, W, C] of the second picture where the pixels of the first went, bilinear; 0 outside of it."""
+    height, width = flow.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    at = x + flow[..., 0], y + flow[..., 1]
+    parts = [cv2.remap(part, *at, cv2.INTER_LINEAR) for part in np.moveaxis(values, -1, 0)]
+    return np.stack(parts, axis=-1).astype(np.float32, copy=False)
+
+
+def not_hidden(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Pixels [H, W] of the first picture that the second shows: the flow back leads to where they came from.
+
+    |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5, with the backward flow b at the place to which the forward flow f leads.
+    """
+    back = warped(backward, forward)
+    inside = warped(np.ones((*forward.shape[:2], 1), np.float32), forward)[..., 0] > 1.0 - 1e-3
+    size = (forward**2).sum(axis=-1) + (back**2).sum(axis=-1)
+    return np.asarray(inside & (((forward + back) ** 2).sum(axis=-1) < RELATIVE * size + ABSOLUTE))
+
+
+@dataclass(frozen=True, eq=False)
+class ConsistencyAnswer:
+    """What a model says of the pixels that two frames share.
+
+    Attributes:
+        first, second: Codes [N, D] of the pixels, by the first frame's image and by the second's.
+        classes: Class of each by both [2, N]; None where there are none.
+        shared: Part of the first frame's pixels that counts.
+    """
+
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+    classes: NDArray[np.int64] | None
+    shared: float
+
+
+class ViewConsistency:
+    """A feature field as a method whose views are compared.
+
+    Args:
+        classify: Class of each code; what agrees is then counted as well.
+        samples: Samples along a ray.
+    """
+
+    def __init__(self, model: FeatureFieldModel, samples: int, classify: Classify | None = None) -> None:
+        self.name = model.name
+        self._model = model
+        self._samples = samples
+        self._classify = classify
+
+    def answer(self, pair: FramePair) -> ConsistencyAnswer:
+        """Render both frames from their own images, and bring the second one's codes to the first one's pixels."""
+        images = [self._model.image(pair.sequence, index) for index in (pair.first, pair.second)]
+        pictures = [image.permute(1, 2, 0).round().byte().numpy() for image in images]
+        forward, backward = optical_flow(*pictures), optical_flow(*pictures[::-1])
+        counted = not_hidden(forward, backward)
+        codes = [self._codes(image) for image in images]
+        first, second = codes[0][counted], warped(codes[1], forward)[counted]
+        classes = None
+        if self._classify is not None:
+            labels = self._classify(codes[1].reshape(-1, codes[1].shape[-1])).reshape(counted.shape)
+            row, column = np.nonzero(counted)
+            at = np.rint(np.stack([column, row], axis=-1) + forward[counted]).astype(np.int64)
+            classes = np.stack([self._classify(first), labels[at[:, 1], at[:, 0]]])
+        return ConsistencyAnswer(first, second, classes, float(counted.mean()))
+
+    @torch.inference_mode()
+    def _codes(self, image: Tensor) -> NDArray[np.float32]:
+        """Codes [H, W, D] of the pixels of an image [3, H, W], composited along its rays."""
+        seen, spec = self._model.encode(image), self._model.field.spec
+        height, width = image.shape[1:]
+        found = []
+        for rays in image_rays(self._model.field.camera.resized(width, height), torch.eye(4)):
+            rendered = render_rays(seen, rays, samples=self._samples, near=spec.near, far=spec.far, jitter=False)
+            found.append(self._model.codes(composite_features(seen.features(rendered.points), rendered.weights)[0]))
+        return torch.cat(found).reshape(height, width, -1).numpy()
+
+
+class ConsistencyTally(Tally):
+    """Means over pairs of frames of the means over their shared pixels."""
+
+    def __init__(self, _: object) -> None:
+        self._found: list[dict[str, float]] = []
+
+    def add(self, answer: ConsistencyAnswer) -> None:
+        """Count a pair, unless the frames share nothing."""
+        if not len(answer.first):
+            return
+        difference = (answer.first - answer.second).astype(np.float64)
+        lengths = np.linalg.norm(answer.first, axis=1) * np.linalg.norm(answer.second, axis=1)
+        cosine = (answer.first * answer.second).sum(axis=1) / np.maximum(lengths, 1e-9)
+        equal = float("nan") if answer.classes is None else float((answer.classes[0] == answer.classes[1]).mean())
+        self._found.append(
+            {
+                "shared": answer.shared,
+                "l1": float(np.abs(difference).sum(axis=1).mean()),
+                "l2": float(np.linalg.norm(difference, axis=1).mean()),
+                "cosine": float(cosine.mean()),
+                "equal_classes": equal,
+            }
+        )
+        self.frames += 1
+
+    def rows(self) -> Iterator[Row]:
+        """One row."""
+        yield {key: float(np.mean([found[key] for found in self._found])) for key in self._found[0]}
+
+
+CONSISTENCY = Metric(
+    "consistency",
+    "Features of two frames, each rendered from its own image, where optical flow finds the same pixels in both: norms "
+    "of their difference, cosine, and how many have the same class; mean over pairs.",
+    (
+        Column("shared", "pixels in both"),
+        Column("l1", "L1 ↓", percent=False),
+        Column("l2", "L2 ↓", percent=False),
+        Column("cosine", "cosine ↑", percent=False),
+        Column("equal_classes", "same class ↑"),
+    ),
+    ConsistencyTally,
+)
