@@ -71,10 +71,7 @@ def _sequence(tables: Path, name: str, scene: str, *, unrelated: bool) -> PosedS
         if not picture.is_file():
             missing += 1
             continue
-        for channel, row in rows.items():
-            sensor = mounted[row["calibrated_sensor_token"]]
-            if sensors.setdefault(channel, sensor)["token"] != sensor["token"]:
-                raise SequenceError(f"{channel} was mounted anew during the scene", where=where, cure=_RESTORE)
+        sensors |= {channel: mounted[row["calibrated_sensor_token"]] for channel, row in rows.items()}
         world_from_rig = _pose(poses[front["ego_pose_token"]], where)
         assets: dict[str, ArrayLoader] = {}
         if LIDAR in rows and (scan := inside(root, rows[LIDAR]["filename"], where)).is_file():

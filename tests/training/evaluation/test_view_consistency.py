@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from scene_completion_training.evaluation.view_consistency import (
-    ConsistencyAnswer,
-    ConsistencyTally,
+    agreement,
     not_hidden,
     optical_flow,
     warped,
@@ -49,13 +48,9 @@ def test_forward_and_backward_have_to_agree() -> None:
     assert np.argwhere(~not_hidden(flow(0.0), back)).tolist() == [[2, 3]]
 
 
-def test_scores_of_shared_pixels() -> None:
-    """One pixel is equal, one has (3, 0) and (0, 4): L1 7, L2 5, cosine 0. Then a pair of one equal pixel."""
+def test_agreement_of_shared_pixels() -> None:
+    """One pixel is equal, one has (3, 0) and (0, 4): L1 7, L2 5, cosine 0, and another class."""
     first, second = np.float32([[1, 2], [3, 0]]), np.float32([[1, 2], [0, 4]])
-    tally = ConsistencyTally(None)
-    tally.add(ConsistencyAnswer(first, second, np.array([[4, 5], [4, 6]]), 0.5))
-    tally.add(ConsistencyAnswer(first[:1], second[:1], np.array([[4], [4]]), 0.25))
-    tally.add(ConsistencyAnswer(first[:0], second[:0], None, 0.0))  # nothing shared
-    (row,) = tally.rows()
-    expected = {"shared": 0.375, "l1": 1.75, "l2": 1.25, "cosine": 0.75, "equal_classes": 0.75}
-    assert tally.frames == 2 and row == pytest.approx(expected)
+    found = agreement(first, second, lambda codes: codes.argmax(axis=1))
+    assert found == pytest.approx({"l1": 3.5, "l2": 2.5, "cosine": 0.5, "same_class": 0.5})
+    assert np.isnan(agreement(first, second)["same_class"]) and agreement(first[:0], second[:0]) == {}

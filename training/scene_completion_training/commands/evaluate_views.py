@@ -60,24 +60,18 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.sequences.frame_lists import FrameSplit
     from scene_completion_training.evaluation.novel_views import check_targets, novel_views, view_metric
-    from scene_completion_training.evaluation.perceptual_distance import PerceptualDistance
-    from scene_completion_training.evaluation.view_consistency import CONSISTENCY, frame_pairs
+    from scene_completion_training.evaluation.view_consistency import CONSISTENCY
 
     check_targets(args.targets)
     if min(args.every, args.samples - 1, args.stride) < 1:
         what = f"{args.samples} samples, every {args.every} frames, {args.stride} apart"
         raise ConfigurationError(what, where="--samples, --every, --stride", cure="Give 2 samples, and 1 frame or more")
     split = None if args.frames is None else FrameSplit(args.frames)
-    distance = PerceptualDistance.open(args.lpips) if args.lpips else None
-    scores = Scores([CONSISTENCY if args.consistency else view_metric(distance)])
+    scores = Scores([CONSISTENCY if args.consistency else view_metric(with_lpips=bool(args.lpips))])
+    targets = [str(args.stride)] if args.consistency else args.targets
     methods, names, counted = _methods(args), [], 0
     for sequence, indices in _recordings(args, split):
-        frames = (
-            frame_pairs(sequence, indices, args.stride)
-            if args.consistency
-            else novel_views(sequence, indices, args.targets)
-        )
-        counted += scores.run("recordings", methods, frames)
+        counted += scores.run("recordings", methods, novel_views(sequence, indices, targets))
         names.append(sequence.name)
     found = None if split is None else split.counted(allow_missing=args.allow_missing)
     if not counted:
@@ -108,13 +102,15 @@ def _methods(args: argparse.Namespace) -> list[object]:
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
     from scene_completion_training.evaluation.novel_views import ViewSynthesis
+    from scene_completion_training.evaluation.perceptual_distance import PerceptualDistance
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
     from scene_completion_training.evaluation.view_consistency import ViewConsistency
     from scene_completion_training.networks.feature_field import ClassField, FeatureField
 
     if not args.consistency:
         models = [model for file in args.checkpoint for model in open_checkpoint(file, args.views)]
-        return [ViewSynthesis(model, args.samples) for model in models]
+        distance = PerceptualDistance.open(args.lpips) if args.lpips else None
+        return [ViewSynthesis(model, args.samples, distance) for model in models]
     methods: list[object] = []
     for file in args.checkpoint:
         labelled = Checkpoint.read(file).stage_class.field_class is ClassField

@@ -8,13 +8,11 @@ ends at its last one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
@@ -31,15 +29,14 @@ from scene_completion_training.rendering.rays import image_rays
 
 STEREO = "stereo"
 """As target: the other camera of the pair, at the same time."""
-Similarity = Callable[[NDArray[np.float32], NDArray[np.float32]], float]
 
 
 @dataclass(frozen=True, eq=False)
 class NovelView:
-    """A view that is to be rendered from what a model saw at a frame.
+    """A view beside a frame whose image a model sees.
 
     Attributes:
-        index: Frame whose image the model sees.
+        index: The frame.
         target: How the command line names the view: `STEREO`, or frames later.
         seen: Frame of the view.
         camera: Camera of the view.
@@ -53,12 +50,11 @@ class NovelView:
 
 
 @dataclass(frozen=True, eq=False)
-class ViewAnswer:
-    """A view as a model renders it and as it is, float32 [H, W, 3] in 0..1 each."""
+class Figures:
+    """What was computed of one view, by name; nothing where nothing counts."""
 
     target: str
-    rendered: NDArray[np.float32]
-    true: NDArray[np.float32]
+    values: dict[str, float]
 
 
 class ViewSynthesis:
@@ -66,26 +62,28 @@ class ViewSynthesis:
 
     Args:
         samples: Samples along a ray.
+        distance: LPIPS, where its weights are given.
     """
 
-    def __init__(self, model: FieldModel, samples: int) -> None:
+    def __init__(self, model: FieldModel, samples: int, distance: PerceptualDistance | None = None) -> None:
         self.name = model.name
         self._model = model
         self._samples = samples
+        self._similarities = {"psnr": psnr, "ssim": ssim} | ({"lpips": distance} if distance else {})
 
-    def answer(self, view: NovelView) -> ViewAnswer:
-        """Render a view from a frame."""
+    def answer(self, view: NovelView) -> Figures:
+        """Render a view from a frame, and compare it with its picture."""
         model, sequence = self._model, view.sequence
-        seen, encoded = model.encode(sequence, view.index)
-        first = encoded[0]
-        pose = sequence.world_from_camera(first.index, first.camera).inverse() @ sequence.world_from_camera(
-            view.seen, view.camera
-        )
+        seen, (first, *_) = model.encode(sequence, view.index)
+        encoder_from_world = sequence.world_from_camera(first.index, first.camera).inverse()
+        pose = (encoder_from_world @ sequence.world_from_camera(view.seen, view.camera)).matrix
         source, true = (
-            model.image(sequence, *place) / 255.0 for place in ((first.index, first.camera), (view.seen, view.camera))
+            model.image(sequence, index, camera) / 255.0
+            for index, camera in ((first.index, first.camera), (view.seen, view.camera))
         )
-        rendered = render_view(seen, model, source, torch.from_numpy(pose.matrix).float(), self._samples)
-        return ViewAnswer(view.target, *(image.permute(1, 2, 0).numpy() for image in (rendered, true)))
+        rendered = render_view(seen, model, source, torch.from_numpy(pose).float(), self._samples)
+        pictures = [border_cropped(image.permute(1, 2, 0).numpy()) for image in (rendered, true)]
+        return Figures(view.target, {name: score(*pictures) for name, score in self._similarities.items()})
 
 
 @torch.inference_mode()
@@ -141,39 +139,32 @@ def _other_camera(sequence: PosedSequence, left: str) -> str:
 
 
 class ViewTally(Tally):
-    """Means of similarities over views, by target."""
+    """Means of figures over views, by target."""
 
-    def __init__(self, similarities: dict[str, Similarity], _: object) -> None:
-        self._similarities = similarities
-        self._found: dict[str, list[list[float]]] = {}
+    def __init__(self, _: object) -> None:
+        self._found: dict[str, list[dict[str, float]]] = {}
 
-    def add(self, answer: ViewAnswer) -> None:
-        """Count a view."""
-        pictures = border_cropped(answer.rendered), border_cropped(answer.true)
-        scores = [similarity(*pictures) for similarity in self._similarities.values()]
-        self._found.setdefault(answer.target, []).append(scores)
-        self.frames += 1
+    def add(self, answer: Figures) -> None:
+        """Count a view, unless nothing of it counts."""
+        if answer.values:
+            self._found.setdefault(answer.target, []).append(answer.values)
+            self.frames += 1
 
     def rows(self) -> Iterator[Row]:
         """By target."""
         for target, found in self._found.items():
-            means = np.mean(found, axis=0).tolist()
-            yield {"target": target, "frames": len(found), **dict(zip(self._similarities, means, strict=True))}
+            means = {name: float(np.mean([values[name] for values in found])) for name in found[0]}
+            yield {"target": target, "frames": len(found), **means}
 
 
-def view_metric(distance: PerceptualDistance | None) -> Metric:
+def view_metric(*, with_lpips: bool) -> Metric:
     """PSNR and SSIM of novel views, and LPIPS where its weights are given."""
-    similarities: dict[str, Similarity] = {"psnr": psnr, "ssim": ssim}
-    if distance is not None:
-        similarities["lpips"] = distance
-    without = "" if distance else " LPIPS needs its weights (--lpips), and is left out."
+    titles = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑"} | ({"lpips": "LPIPS ↓"} if with_lpips else {})
+    without = "" if with_lpips else " LPIPS needs its weights (--lpips), and is left out."
     return Metric(
         "views",
         f"Novel views against the pictures of their cameras: 5 % cropped at each edge, mean over views.{without}",
-        tuple(Column(key, title, percent=False) for key, title in _TITLES.items() if key in similarities),
-        partial(ViewTally, similarities),
+        tuple(Column(key, title, percent=False) for key, title in titles.items()),
+        ViewTally,
         by=("target",),
     )
-
-
-_TITLES = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}

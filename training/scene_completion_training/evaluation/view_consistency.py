@@ -8,8 +8,7 @@ from OpenCV's DIS (Kroeger et al., ECCV 2016), where the paper takes RAFT, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -17,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.evaluation.metric import Column, Metric
+from scene_completion_training.evaluation.novel_views import Figures, NovelView, ViewTally
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.rendering.patches import composite_features, render_rays
 from scene_completion_training.rendering.rays import image_rays
@@ -26,20 +25,6 @@ from scene_completion_training.rendering.rays import image_rays
 RELATIVE, ABSOLUTE = 0.01, 0.5
 """Of the squared flows, and squared pixels: how far forward and backward may disagree."""
 Classify = Callable[[NDArray[np.float32]], NDArray[np.int64]]
-
-
-@dataclass(frozen=True, eq=False)
-class FramePair:
-    """Two frames of a recording."""
-
-    sequence: PosedSequence
-    first: int
-    second: int
-
-
-def frame_pairs(sequence: PosedSequence, indices: Iterable[int], stride: int) -> Iterator[FramePair]:
-    """Frames with the one that comes so many later, where the recording has it."""
-    return (FramePair(sequence, index, index + stride) for index in indices if index + stride < len(sequence))
 
 
 def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -69,20 +54,20 @@ def not_hidden(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> N
     return np.asarray(inside & (((forward + back) ** 2).sum(axis=-1) < RELATIVE * size + ABSOLUTE))
 
 
-@dataclass(frozen=True, eq=False)
-class ConsistencyAnswer:
-    """What a model says of the pixels that two frames share.
-
-    Attributes:
-        first, second: Codes [N, D] of the pixels, by the first frame's image and by the second's.
-        classes: Class of each by both [2, N]; None where there are none.
-        shared: Part of the first frame's pixels that counts.
-    """
-
-    first: NDArray[np.float32]
-    second: NDArray[np.float32]
-    classes: NDArray[np.int64] | None
-    shared: float
+def agreement(
+    first: NDArray[np.float32], second: NDArray[np.float32], classify: Classify | None = None
+) -> dict[str, float]:
+    """How well codes [N, D] of the same pixels by two images agree, as means over the pixels; nothing without any."""
+    if not len(first):
+        return {}
+    difference = (first - second).astype(np.float64)
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return {
+        "l1": float(np.abs(difference).sum(axis=1).mean()),
+        "l2": float(np.linalg.norm(difference, axis=1).mean()),
+        "cosine": float(((first * second).sum(axis=1) / np.maximum(lengths, 1e-9)).mean()),
+        "same_class": float((classify(first) == classify(second)).mean()) if classify else float("nan"),
+    }
 
 
 class ViewConsistency:
@@ -99,21 +84,15 @@ class ViewConsistency:
         self._samples = samples
         self._classify = classify
 
-    def answer(self, pair: FramePair) -> ConsistencyAnswer:
-        """Render both frames from their own images, and bring the second one's codes to the first one's pixels."""
-        images = [self._model.image(pair.sequence, index) for index in (pair.first, pair.second)]
+    def answer(self, view: NovelView) -> Figures:
+        """Render both frames from their own images, and bring the later one's codes to the first one's pixels."""
+        images = [self._model.image(view.sequence, index) for index in (view.index, view.seen)]
         pictures = [image.permute(1, 2, 0).round().byte().numpy() for image in images]
         forward, backward = optical_flow(*pictures), optical_flow(*pictures[::-1])
         counted = not_hidden(forward, backward)
-        codes = [self._codes(image) for image in images]
-        first, second = codes[0][counted], warped(codes[1], forward)[counted]
-        classes = None
-        if self._classify is not None:
-            labels = self._classify(codes[1].reshape(-1, codes[1].shape[-1])).reshape(counted.shape)
-            row, column = np.nonzero(counted)
-            at = np.rint(np.stack([column, row], axis=-1) + forward[counted]).astype(np.int64)
-            classes = np.stack([self._classify(first), labels[at[:, 1], at[:, 0]]])
-        return ConsistencyAnswer(first, second, classes, float(counted.mean()))
+        first, second = (self._codes(image) for image in images)
+        values = agreement(first[counted], warped(second, forward)[counted], self._classify)
+        return Figures(view.target, values and {"shared": float(counted.mean()), **values})
 
     @torch.inference_mode()
     def _codes(self, image: Tensor) -> NDArray[np.float32]:
@@ -127,36 +106,6 @@ class ViewConsistency:
         return torch.cat(found).reshape(height, width, -1).numpy()
 
 
-class ConsistencyTally(Tally):
-    """Means over pairs of frames of the means over their shared pixels."""
-
-    def __init__(self, _: object) -> None:
-        self._found: list[dict[str, float]] = []
-
-    def add(self, answer: ConsistencyAnswer) -> None:
-        """Count a pair, unless the frames share nothing."""
-        if not len(answer.first):
-            return
-        difference = (answer.first - answer.second).astype(np.float64)
-        lengths = np.linalg.norm(answer.first, axis=1) * np.linalg.norm(answer.second, axis=1)
-        cosine = (answer.first * answer.second).sum(axis=1) / np.maximum(lengths, 1e-9)
-        equal = float("nan") if answer.classes is None else float((answer.classes[0] == answer.classes[1]).mean())
-        self._found.append(
-            {
-                "shared": answer.shared,
-                "l1": float(np.abs(difference).sum(axis=1).mean()),
-                "l2": float(np.linalg.norm(difference, axis=1).mean()),
-                "cosine": float(cosine.mean()),
-                "equal_classes": equal,
-            }
-        )
-        self.frames += 1
-
-    def rows(self) -> Iterator[Row]:
-        """One row."""
-        yield {key: float(np.mean([found[key] for found in self._found])) for key in self._found[0]}
-
-
 CONSISTENCY = Metric(
     "consistency",
     "Features of two frames, each rendered from its own image, where optical flow finds the same pixels in both: norms "
@@ -166,7 +115,8 @@ CONSISTENCY = Metric(
         Column("l1", "L1 ↓", percent=False),
         Column("l2", "L2 ↓", percent=False),
         Column("cosine", "cosine ↑", percent=False),
-        Column("equal_classes", "same class ↑"),
+        Column("same_class", "same class ↑"),
     ),
-    ConsistencyTally,
+    ViewTally,
+    by=("target",),
 )
