@@ -200,6 +200,8 @@ def pseudo_labels(root: Path, *, drive: str = DRIVE, frames: int = 10) -> Path:
             classes[:20], classes[110:], classes[:4, :4] = 10, 0, 255
             cv2.imwrite(str(folder / f"{frame:010d}.png"), classes)
     return root
+
+
 def realestate10k(
     root: Path,
     *,
