@@ -1,0 +1,71 @@
+"""docs/reproduce.md has each value of the configurations of published experiments, and no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.checkout import ROOT
+
+FULL_SIZE = ROOT / "training" / "configs" / "full_size"
+OWN = re.compile(
+    r"output|(start|features)_from|teacher|checkpoint_every|validate_every|"
+    r"data\.(root|sources|frames|validation\w*|cache|workers|class_images)"
+)
+"""Keys of a user's machine, and of when something is looked at."""
+
+
+def flat(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{above}{key}.")
+        else:
+            yield above + key, value
+
+
+def values(file: Path) -> dict[str, Any]:
+    found = dict(flat(yaml.safe_load(file.read_text())))
+    return {key: value for key, value in found.items() if not OWN.fullmatch(key)}
+
+
+def tables() -> list[list[list[str]]]:
+    """Rows of cells of each table of hyper-parameters, without the line below the heading."""
+    text = (ROOT / "docs" / "reproduce.md").read_text().partition("## Hyper-parameters")[2]
+    found: list[list[list[str]]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("| ") or line.startswith("|-"):
+            found[-1].append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
+        elif found[-1]:
+            found.append([])
+    return [[rows[0], *rows[2:]] for rows in found if rows]
+
+
+@pytest.mark.parametrize("file", sorted(FULL_SIZE.glob("*.yaml")), ids=lambda file: file.stem)
+def test_each_value_of_a_configuration_is_on_the_page(file: Path) -> None:
+    same, differing, raw = tables()
+    expected = values(file)
+    on_page = {row[0]: yaml.safe_load(row[1]) for row in same[1:] if row[0] in expected}
+    system, _, data = file.stem.partition("_kitti_")
+    column = differing[0].index(system)
+    on_page |= {row[0]: yaml.safe_load(row[column]) for row in differing[1:] if row[column]}
+    if data == "raw":
+        column = raw[0].index(file.stem)
+        on_page |= {row[0]: yaml.safe_load(row[column]) for row in raw[1:] if row[column]}
+        on_page.pop("data.views.far_frames")
+    assert on_page == expected
+
+
+def test_no_row_is_of_a_key_that_no_file_has() -> None:
+    known = {key for file in FULL_SIZE.glob("*.yaml") for key in values(file)}
+    assert {row[0] for table in tables() for row in table[1:]} <= known
+
+
+def test_what_the_page_names_is_there() -> None:
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    named = set(re.findall(r"training/configs/full_size/(\w+\.yaml)", text))
+    assert named == {file.name for file in FULL_SIZE.glob("*.yaml")}
