@@ -291,3 +291,60 @@ def nuscenes(root: Path, *, scene: str = "scene-0061", frames: int = 4) -> Path:
     for name, rows in found.items():
         (tables / f"{name}.json").write_text(json.dumps(rows, indent=0))
     return tables / scene
+LABEL_SKY, LABEL_ROAD, LABEL_BUILDING, LABEL_CAR, LABEL_VOID = 23, 7, 11, 26, 0
+_TRAIN_IDS = {LABEL_SKY: 10, LABEL_ROAD: 0, LABEL_BUILDING: 2, LABEL_CAR: 13, LABEL_VOID: 255}
+
+
+def label_image(size: tuple[int, int], *, train_ids: bool = False) -> NDArray[np.uint8]:
+    """Ids [H, W] of a street: sky above, a building left, a car right, road below, and an edge that nobody labelled."""
+    width, height = size
+    ids = np.full((height, width), LABEL_ROAD, np.uint8)
+    ids[: height // 3] = LABEL_SKY
+    ids[height // 3 : 2 * height // 3, : width // 2] = LABEL_BUILDING
+    ids[height // 3 : 2 * height // 3, width // 2 :] = LABEL_CAR
+    ids[-2:] = LABEL_VOID
+    return np.vectorize(_TRAIN_IDS.get)(ids).astype(np.uint8) if train_ids else ids
+
+
+def _write_image(file: Path, pixels: NDArray[np.uint8]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(file), pixels)
+
+
+def kitti_360_semantics(root: Path, *, drive: str = DRIVE, frames: Collection[int], train_ids: bool = False) -> Path:
+    """Labels of frames of a drive of `kitti_360`; their folder. `train_ids` writes ids of the wrong kind."""
+    folder = root / "data_2d_semantics" / "train" / drive / "image_00" / "semantic"
+    for number in frames:
+        _write_image(folder / f"{number:010d}.png", label_image((140, 38), train_ids=train_ids))
+    return folder
+
+
+def cityscapes(root: Path, *, split: str = "val", cities: Sequence[str] = ("frankfurt", "munster")) -> Path:
+    """Two images a city of a twentieth of the real size, with labels and cameras; the folder of the split's images."""
+    for city in cities:
+        for number in range(2):
+            name = f"{city}_000000_{number:06d}"
+            _write_image(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", picture((102, 51), number))
+            ids = label_image((102, 51))
+            for kind, pixels in (("labelIds", ids), ("instanceIds", ids), ("color", np.dstack([ids] * 3))):
+                _write_image(root / "gtFine" / split / city / f"{name}_gtFine_{kind}.png", pixels)
+            camera = root / "camera" / split / city / f"{name}_camera.json"
+            camera.parent.mkdir(parents=True, exist_ok=True)
+            camera.write_text('{"extrinsic": {}, "intrinsic": {"fx": 113.1, "fy": 113.0, "u0": 54.8, "v0": 25.6}}')
+    return root / "leftImg8bit" / split
+
+
+def bdd100k(root: Path, *, split: str = "val", images: int = 3, panoptic: bool = False) -> Path:
+    """Images of a tenth of the real size, with train ids, or with panoptic ids in red; the folder of the images."""
+    panoptic_of = {10: 30, 0: 7, 2: 10, 13: 35, 255: 0}
+    for number in range(images):
+        name = f"7d{number:06x}-5fc4{number:04x}"
+        _write_image(root / "images" / "10k" / split / f"{name}.jpg", picture((128, 72), number))
+        ids = label_image((128, 72), train_ids=True)
+        if panoptic:
+            red = np.vectorize(panoptic_of.get)(ids).astype(np.uint8)
+            bits = np.dstack([np.full_like(red, number), np.zeros_like(red), red, np.zeros_like(red)])
+            _write_image(root / "labels" / "pan_seg" / "bitmasks" / split / f"{name}.png", bits)
+        else:
+            _write_image(root / "labels" / "sem_seg" / "masks" / split / f"{name}.png", ids)
+    return root / "images" / "10k" / split

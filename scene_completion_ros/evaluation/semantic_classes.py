@@ -1,4 +1,4 @@
-"""Class vocabularies of semantic scene completion, and the 15 classes that all of them are scored in.
+"""Class vocabularies of voxels and images, and the 15 classes that semantic scene completion is scored in.
 
 Voxels: 0 is empty, 255 does not count. Images: 0 of the common classes is what no voxel can hold (the sky). The
 common classes and their order are those of S4C (Hayler et al., 3DV 2024) and
@@ -62,6 +62,29 @@ SEMANTIC_KITTI_CLASSES: tuple[str, ...] = (
     "traffic-sign",
 )
 """SemanticKITTI's 19 classes behind "empty", by learning id (Behley et al., ICCV 2019)."""
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(","))
+
+
+CITYSCAPES_CLASSES = _names("""road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation,
+    terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle""")
+"""Cityscapes' 19 classes of pixels that are scored, by train id (Cordts et al., CVPR 2016)."""
+
+_LABEL_NAMES = _names(
+    """unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, road, sidewalk, parking, rail
+    track, building, wall, fence, guard rail, bridge, tunnel, pole, polegroup, traffic light, traffic sign,
+    vegetation, terrain, sky, person, rider, car, truck, bus, caravan, trailer, train, motorcycle, bicycle, garage,
+    gate, stop, smallpole, lamp, trash bin, vending machine, box, unknown construction, unknown vehicle, unknown
+    object"""
+)
+_PANOPTIC_NAMES = _names(
+    """unlabeled, dynamic, ego vehicle, ground, static, parking, rail track, road, sidewalk, bridge, building, fence,
+    garage, guard rail, tunnel, wall, banner, billboard, lane divider, parking sign, pole, polegroup, street light,
+    traffic cone, traffic device, traffic light, traffic sign, traffic sign frame, terrain, vegetation, sky, person,
+    rider, bicycle, bus, car, caravan, motorcycle, trailer, train, truck"""
+)
 
 _UNDEFINED = 254  # an id that the vocabulary does not have
 
@@ -129,3 +152,36 @@ unlabelled. A mean over all 15 classes counts it as 0.
 
 SEMANTIC_KITTI_OFFICIAL = ClassMap("SemanticKITTI's learning ids", SEMANTIC_KITTI_CLASSES, SEMANTIC_KITTI_CLASSES, {})
 """SemanticKITTI's own 19 classes, as they are."""
+
+
+def _to_cityscapes(vocabulary: str, names: tuple[str, ...], **renamed: str) -> ClassMap:
+    """To Cityscapes' 19 classes; names that are none of them do not count."""
+    others = {name: None for name in names if name not in CITYSCAPES_CLASSES}
+    return ClassMap(vocabulary, names, CITYSCAPES_CLASSES, {**others, **renamed})
+
+
+LABEL_IDS = _to_cityscapes(
+    "the label ids of KITTI-360 and Cityscapes", _LABEL_NAMES, garage="building", gate="fence", smallpole="pole"
+)
+"""Of both: KITTI-360 goes on where Cityscapes' ids end, and counts three more of its names."""
+
+TRAIN_IDS = _to_cityscapes("Cityscapes' train ids", CITYSCAPES_CLASSES)
+"""As they are."""
+
+BDD_PANOPTIC_IDS = _to_cityscapes("BDD100K's panoptic ids", _PANOPTIC_NAMES)
+
+CITYSCAPES_TO_COMMON = ClassMap(
+    "Cityscapes' train ids",
+    CITYSCAPES_CLASSES,
+    COMMON_CLASSES,
+    {
+        "wall": "building",
+        "traffic light": "other-object",
+        "traffic sign": "traffic-sign",
+        "bus": "other-vehicle",
+        "train": "other-vehicle",
+        "sky": "empty",
+        "rider": "empty",
+    },
+)
+"""Pixels as voxels, as S4C and SceneDINO have it: sky and riders are empty."""

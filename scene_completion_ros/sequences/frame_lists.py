@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -131,9 +131,12 @@ class FrameSplit:
 
     def of(self, sequence: PosedSequence) -> list[tuple[int, str]]:
         """Index and side of the listed frames that a recording holds, as the list orders them."""
-        name = drive_name(sequence.name)
+        return self.of_drive(sequence.name, frame_indices(sequence))
+
+    def of_drive(self, drive: str, indices: Mapping[int, int]) -> list[tuple[int, str]]:
+        """The same of a drive, by its name and the index of each number that it holds."""
+        name = drive_name(drive)
         self._opened.append(name)
-        indices = frame_indices(sequence)
         listed = self._open.pop(name, [])
         self._missing += [line for line in listed if line.frame not in indices]
         return [(indices[line.frame], line.side) for line in listed if line.frame in indices]
@@ -158,7 +161,7 @@ class FrameSplit:
             raise SequenceError(
                 f"{len(missing)} of its {listed} frames are not in the recordings, such as {frames}",
                 where=str(self.path),
-                cure="Unpack them (a frame needs images and a pose), or go on without: --allow-missing, or "
+                cure="Unpack them (a frame needs images, and a pose or labels), or go on without: --allow-missing, or "
                 "data.allow_missing=true in training",
             )
         return SplitCount(self.path.name, listed, listed - len(missing))

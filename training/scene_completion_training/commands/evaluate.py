@@ -11,6 +11,9 @@ ones. It scores them on towns and KITTI windows as S4C and SceneDINO do, beside 
 fields for words: zero-shot labels, given the true geometry and as completions, and the average precision of single
 words, beside the 2D teacher alone and the prior. Several checkpoints of one method give mean and spread.
 
+`evaluate segmentation` labels the pixels of KITTI-360, Cityscapes and BDD100K by the features of fields, rendered into
+the image: by clusters that validation images name, and by linear probes that training images teach.
+
 `evaluate features` asks what classes a linear probe finds in features of voxels.
 
 `evaluate views` renders what another camera sees from what checkpoints saw in one image, and scores it by PSNR, SSIM
@@ -21,11 +24,18 @@ from __future__ import annotations
 
 import argparse
 
-from scene_completion_training.commands import evaluate_features, evaluate_geometry, evaluate_semantics, evaluate_views
+from scene_completion_training.commands import (
+    evaluate_features,
+    evaluate_geometry,
+    evaluate_segmentation,
+    evaluate_semantics,
+    evaluate_views,
+)
 
 PROTOCOLS = {
     "geometry": (evaluate_geometry, "occupancy: exact ground truth and both LiDAR protocols; or depth against LiDAR"),
     "semantics": (evaluate_semantics, "semantic completion, protocol of S4C; or zero-shot labels and words of voxels"),
+    "segmentation": (evaluate_segmentation, "classes of pixels by rendered features: clusters and linear probes"),
     "features": (evaluate_features, "linear probes of features of voxels"),
     "views": (evaluate_views, "novel views by PSNR, SSIM and LPIPS; or features and classes from view to view"),
 }

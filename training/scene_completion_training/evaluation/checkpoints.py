@@ -169,8 +169,11 @@ class CanonicalImages:
 
     def __call__(self, sequence: PosedSequence, index: int, name: str, *, aside: bool = False) -> Tensor:
         """RGB image [3, H, W] in 0..255 of a camera, of a side camera turned down."""
-        image = self.resampler(sequence.cameras[name], aside)(sequence.image(index, name))
-        full = torch.from_numpy(image).permute(2, 0, 1).float()
+        return self.of(sequence.image(index, name), sequence.cameras[name], aside=aside)
+
+    def of(self, image: NDArray[np.uint8], camera: Camera, *, aside: bool = False) -> Tensor:
+        """The same of an image [h, w, 3] that is at hand."""
+        full = torch.from_numpy(self.resampler(camera, aside)(image)).permute(2, 0, 1).float()
         return functional.avg_pool2d(full, 2) if self.half_resolution else full
 
     def _make_resampler(self, camera: Camera, aside: bool) -> Resampler:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -25,6 +26,8 @@ from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.evaluation.zero_shot import Part
 from scene_completion_ros.sequences.opening import holds_voxels
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
+from scene_completion_ros.untrusted_files import read_tensors
+from scene_completion_ros.whole_files import write_whole
 from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
 from scene_completion_training.masked_scene.scenes import SceneMaker, VoxelScene, keep_scenes
 
@@ -51,6 +54,20 @@ class LinearProbe:
     def labels(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
         """The class [N] of the largest logit, of what is probed [N, E]."""
         return np.asarray((values @ self.weight.T + self.bias).argmax(axis=1), np.int64)
+
+    def save(self, file: Path) -> None:
+        """Writes it as safetensors."""
+        write_whole(file, safetensors.numpy.save({"weight": self.weight, "bias": self.bias}))
+
+    @staticmethod
+    def read(file: Path) -> LinearProbe:
+        """Reads what `save` wrote; a `ConfigurationError` if it is nothing such."""
+        cure = "Make it with `scene-completion evaluate segmentation --probe-on`"
+        found = read_tensors(file, ConfigurationError, cure=cure)
+        weight, bias = (found.get(name, np.zeros(0)).astype(np.float32) for name in ("weight", "bias"))
+        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+            raise ConfigurationError("holds no linear probe", where=str(file), cure=cure)
+        return LinearProbe(weight, bias)
 
 
 def fit_linear_probe(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.cluster_assignment import Match, match_occupied, match_one_to_one
 from scene_completion_ros.evaluation.semantic_classes import (
+    CITYSCAPES_TO_COMMON,
     COMMON_CLASSES,
     INVALID,
     SEMANTIC_KITTI_TO_COMMON,
@@ -30,6 +31,7 @@ from scene_completion_training.clustering.clusters import Clusters, fit_clusters
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA
 from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.geometry import Frame, voxel_frames
+from scene_completion_training.evaluation.scene_probe import LinearProbe
 from scene_completion_training.evaluation.semantic_models import (
     FeatureFieldModel,
     SemanticModel,
@@ -289,3 +291,25 @@ def open_supervised(path: Path, density: DensityModel, cutoff: float) -> Classif
     name = f"{path.resolve().parent.parent.name} (learned from labels)"
     model = FeatureFieldModel.open(path, name, density, ClassField)
     return ClassifiedModel(model, cutoff, model.name, lambda logits: np.asarray(logits.argmax(axis=1), np.int64))
+
+
+def open_probed(path: Path, probe_file: Path, density: DensityModel, cutoff: float) -> ClassifiedModel:
+    """Opens a feature field with a linear probe that `evaluate segmentation` trained on images: classes of points.
+
+    Raises:
+        BundleError: The checkpoint holds no feature field.
+        ConfigurationError: The file holds no probe, or one of another field.
+    """
+    probe, model = LinearProbe.read(probe_file), FeatureFieldModel.open(path, density=density)
+    size = probe.weight.shape[1]
+    if size == model.field.target_size:
+        model.head = None
+    elif model.head is None or size != model.head.linear.out_features:
+        raise ConfigurationError(
+            f"is for features of size {size}, which {path} has not", where=str(probe_file), cure="Name its own probe"
+        )
+
+    def classify(codes: NDArray[np.float32]) -> NDArray[np.int64]:
+        return CITYSCAPES_TO_COMMON.apply(probe.labels(codes)).astype(np.int64) - 1  # empty, as the sky is, becomes -1
+
+    return ClassifiedModel(model, cutoff, f"{model.name}, probe of {'head' if model.head else 'features'}", classify)

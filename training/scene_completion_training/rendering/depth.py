@@ -1,4 +1,4 @@
-"""Depth rendered from a field at evaluation: no jitter, pinhole rays of the encoder view."""
+"""Depth and features rendered from a field at evaluation: no jitter, pinhole rays of the encoder view."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
+from scene_completion_training.networks.feature_field import FeatureObservation
 from scene_completion_training.networks.observed_field import ObservedField
-from scene_completion_training.rendering.patches import render_rays
+from scene_completion_training.rendering.patches import composite_features, render_rays
 from scene_completion_training.rendering.rays import image_rays
 
 
@@ -33,3 +34,19 @@ def render_depth(
         for rays in image_rays(camera, torch.eye(4, device=device), stride=stride)
     ]
     return torch.cat(depth).reshape(-1, len(range(0, camera.width, stride)))
+
+
+@torch.no_grad()
+def render_features(
+    field: FeatureObservation, camera: Camera, *, near: float, far: float, device: torch.device, samples: int = 32
+) -> Tensor:
+    """Features [H · W, channels] of all pixels that the encoder view sees, composited along rays, before the expansion.
+
+    Args:
+        samples: Samples a ray; 32 as SceneDINO is evaluated.
+    """
+    found = []
+    for rays in image_rays(camera, torch.eye(4, device=device)):
+        rendered = render_rays(field, rays, samples=samples, near=near, far=far, jitter=False)
+        found.append(composite_features(field.features(rendered.points), rendered.weights)[0])
+    return torch.cat(found)

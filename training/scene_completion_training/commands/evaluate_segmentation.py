@@ -1,0 +1,134 @@
+"""`evaluate segmentation`: classes of pixels by features of fields, rendered into the image (2D protocol of SceneDINO).
+
+Clusters are found among pixels of --cluster-on and named by the labels of --name-on, one to one. Linear probes are
+trained on the labels of --probe-on, and written to --output. Folders are data_2d_raw/DRIVE of KITTI-360,
+leftImg8bit/SPLIT of Cityscapes and images/10k/SPLIT of BDD100K; each data set that is scored has rows of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scene_completion_ros.commands.paths import RESULTS, Output
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.commands.arguments import add_frames, add_paths, write_results
+
+if TYPE_CHECKING:
+    from scene_completion_ros.sequences.frame_lists import SplitCount
+    from scene_completion_training.data.label_images import LabelledImage, LabelledImages
+
+FITTED = {
+    "cluster": "training images whose pixels are clustered",
+    "name": "validation images whose labels name the clusters",
+    "probe": "training images on whose labels linear probes are trained",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion evaluate segmentation``."""
+    add_paths(parser, "--checkpoint", "FILE", "checkpoints of stage semantics or feature_field", required=True)
+    add_paths(parser, "--data", "FOLDER", "labelled images to score on", required=True)
+    add_frames(parser)
+    for name, meaning in FITTED.items():
+        add_paths(parser, f"--{name}-on", "FOLDER", meaning)
+        parser.add_argument(f"--{name}-frames", type=Path, metavar="LIST", help=f"frame list of --{name}-on")
+    meaning = "images that are clustered, and that name the clusters, at most, drawn at random (default: %(default)s)"
+    parser.add_argument("--images", type=int, default=500, metavar="N", help=meaning)
+    meaning = "steps of four images that train the probes (default: 500)"
+    parser.add_argument("--probe-steps", type=int, metavar="N", help=meaning)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="score every N-th image (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of whatever is drawn (default: %(default)s)")
+    results = Output((*(RESULTS.names or ()), "probe_*.safetensors"))
+    parser.add_argument("--output", type=results, required=True, metavar="DIR", help="takes results and probes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, score, print and write."""
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.evaluation.segmentation import SEGMENTATION
+    from scene_completion_training.evaluation.segmentation import (
+        PROBE_STEPS,
+        PixelLabels,
+        RenderedField,
+        cluster_pixels,
+        fit_pixel_probes,
+        named_by_images,
+    )
+
+    _check(args)
+    scored, counted = _images(args, "data", "frames")
+    fitted = {name: _images(args, f"{name}_on", f"{name}_frames")[0] for name in FITTED}
+    _refuse_scored_images(scored, fitted)
+    methods: list[PixelLabels] = []
+    for file in args.checkpoint:
+        field = RenderedField(file)
+        if fitted["cluster"]:
+            clusters = cluster_pixels(field, _drawn(args, fitted["cluster"]), seed=args.seed)
+            methods.append(named_by_images(clusters, _drawn(args, fitted["name"])))
+        if fitted["probe"]:
+            images = [image for found in fitted["probe"] for image in found.images]
+            probes = fit_pixel_probes(field, images, steps=args.probe_steps or PROBE_STEPS, seed=args.seed)
+            for space, probe in probes.items():
+                args.output.mkdir(parents=True, exist_ok=True)
+                probe.save(args.output / f"probe_{field.name}_{space}.safetensors")
+                methods.append(PixelLabels(f"{field.name}, probe of {space}", field, space, probe.labels))
+    scores = Scores([SEGMENTATION])
+    for found in scored:
+        scores.run(found.dataset, methods, found.images[:: args.every])
+    if not scores.rows(SEGMENTATION.name):
+        cure = "Name a split whose labels are published"
+        raise ConfigurationError("no pixel has a class", where="--data", cure=cure)
+    write_results(args, scores, [found.name for found in scored], counted=counted)
+    return 0
+
+
+def _images(args: argparse.Namespace, folders: str, frames: str) -> tuple[list[LabelledImages], SplitCount | None]:
+    """The labelled images of the folders of an argument, and how much was found of their list."""
+    from scene_completion_ros.sequences.frame_lists import FrameSplit
+    from scene_completion_training.data.label_images import labelled_images
+
+    file = getattr(args, frames)
+    split = None if file is None else FrameSplit(file)
+    found = [labelled_images(folder, split) for folder in getattr(args, folders)]
+    counted = None if split is None else split.counted(allow_missing=args.allow_missing)
+    return [one for one in found if one.images], counted
+
+
+def _drawn(args: argparse.Namespace, found: Sequence[LabelledImages]) -> list[LabelledImage]:
+    import numpy as np
+
+    images = [image for one in found for image in one.images]
+    return [images[k] for k in np.random.default_rng(args.seed).permutation(len(images))[: args.images]]
+
+
+def _refuse_scored_images(scored: Sequence[LabelledImages], fitted: dict[str, list[LabelledImages]]) -> None:
+    files = {image.label_file for one in scored for image in one.images}
+    for name, found in fitted.items():
+        if shared := sorted(files.intersection(image.label_file for one in found for image in one.images)):
+            raise ConfigurationError(
+                f"{len(shared)} of its images are scored as well, such as {shared[0]}",
+                where=f"--{name}-on, --{name}-frames",
+                cure="Name other images: what is scored may not name clusters or train probes",
+            )
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not (args.cluster_on or args.probe_on):
+        cure = "Give --cluster-on and --name-on for clusters, --probe-on for linear probes"
+        raise ConfigurationError("nothing tells pixels apart", where="evaluate segmentation", cure=cure)
+    if bool(args.cluster_on) != bool(args.name_on):
+        cure = "Give both: clusters are found among training images, and named by validation images"
+        raise ConfigurationError("one without the other", where="--cluster-on, --name-on", cure=cure)
+    for name in FITTED:
+        if getattr(args, f"{name}_frames") and not getattr(args, f"{name}_on"):
+            raise ConfigurationError("a list of no folder", where=f"--{name}-frames", cure=f"Give --{name}-on")
+    if min(args.every, args.images, args.probe_steps or 1) < 1:
+        cure = "Give positive numbers"
+        raise ConfigurationError("less than one", where="--every, --images, --probe-steps", cure=cure)
+    names = [file.resolve().parent.parent.name for file in args.checkpoint]
+    if len(set(names)) < len(names):
+        cure = "A checkpoint is called like the folder of its run: give the folders different names"
+        raise ConfigurationError(f"equal names {names}", where="--checkpoint", cure=cure)

@@ -1,0 +1,201 @@
+"""Images with a class for every pixel, of data sets as their owners lay them out.
+
+    KITTI-360/data_2d_raw/DRIVE/image_00/data_rect/0000000000.png …
+    KITTI-360/data_2d_semantics/train/DRIVE/image_00/semantic/0000000000.png …     label ids
+    cityscapes/leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png …
+    cityscapes/gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png …                         label ids
+    cityscapes/camera/SPLIT/CITY/NAME_camera.json …                                 where it was unpacked
+    bdd100k/images/10k/SPLIT/NAME.jpg …
+    bdd100k/labels/sem_seg/masks/SPLIT/NAME.png …                                   train ids
+    bdd100k/labels/pan_seg/bitmasks/SPLIT/NAME.png …      panoptic ids in red, as SceneDINO reads them; without sem_seg
+
+Whatever the ids of a file, labels come out by Cityscapes' train id, 255 where they do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import CameraError, GridError, ImageError, SequenceError
+from scene_completion_ros.evaluation.semantic_classes import (
+    BDD_PANOPTIC_IDS,
+    CITYSCAPES_CLASSES,
+    INVALID,
+    LABEL_IDS,
+    TRAIN_IDS,
+    ClassMap,
+)
+from scene_completion_ros.geometry.camera_files import read_kitti_calibration
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.picture_files import read_picture, read_rgb, read_size
+from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit
+from scene_completion_ros.sequences.kitti import numbered_images
+from scene_completion_ros.sequences.kitti_raw import rectified_camera
+from scene_completion_ros.untrusted_files import read_json
+
+_LOOKED_AT = 8
+"""Label files of a folder that are read before any work begins."""
+_RED = 2  # of pixels as `read_picture` has them
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """An image and the classes of its pixels.
+
+    Attributes:
+        ids: What the label file holds.
+        calibration: Gives its camera; None where the data set has none.
+    """
+
+    image_file: Path
+    label_file: Path
+    ids: ClassMap
+    calibration: Callable[[], Camera] | None = None
+
+    def image(self) -> NDArray[np.uint8]:
+        """Pixels, RGB [H, W, 3]."""
+        return read_rgb(self.image_file)
+
+    def labels(self) -> NDArray[np.uint8]:
+        """Train id of each pixel [H, W], 255 where none counts.
+
+        Raises:
+            ImageError: The file holds no labels, other ids, or those of an image of another size.
+        """
+        where, cure = str(self.label_file), f"Give a picture with {self.ids.vocabulary}"
+        pixels = self.pixels()
+        if pixels.ndim != 2:
+            raise ImageError(f"has {pixels.shape[2]} channels, and no ids but colours", where=where, cure=cure)
+        width, height = read_size(self.image_file)
+        if pixels.shape != (height, width):
+            what = f"is {pixels.shape[1]}x{pixels.shape[0]}, and {self.image_file.name} {width}x{height}"
+            raise ImageError(what, where=where, cure="Unpack images and labels of one data set")
+        try:
+            return self.ids.apply(pixels)
+        except GridError as error:
+            raise ImageError(error.what, where=where, cure=cure) from error
+
+    def pixels(self) -> NDArray[np.integer]:
+        """Pixels of the label file [H, W] or [H, W, C], of a panoptic one its ids."""
+        pixels = read_picture(self.label_file)
+        return pixels[..., _RED] if self.ids is BDD_PANOPTIC_IDS and pixels.ndim == 3 else pixels
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """The labelled images of a folder; `name` is its own, `dataset` that of the data set."""
+
+    dataset: str
+    name: str
+    images: Sequence[LabelledImage]
+
+
+def labelled_images(folder: Path, split: FrameSplit | None = None) -> LabelledImages:
+    """Finds the labelled images of a folder, see the module.
+
+    Args:
+        folder: `data_2d_raw/DRIVE` of KITTI-360, `leftImg8bit/SPLIT` of Cityscapes, `images/10k/SPLIT` of BDD100K.
+        split: Frames of KITTI-360 that are wanted, those of the left camera; all that have labels if left out. Other
+            data sets do not mind it.
+
+    Raises:
+        SequenceError: It is no such folder, or images or labels are missing.
+        ImageError: The labels are of another kind.
+    """
+    folder = folder.resolve()
+    above, top = folder.parent, folder.parent.parent
+    if above.name == "data_2d_raw":
+        found = LabelledImages("KITTI-360", folder.name, _kitti_360(top, folder.name, split))
+    elif above.name == "leftImg8bit":
+        found = LabelledImages("Cityscapes", f"Cityscapes {folder.name}", _cityscapes(top, folder.name))
+    elif (top.name, above.name) == ("images", "10k"):
+        found = LabelledImages("BDD100K", f"BDD100K {folder.name}", _bdd100k(top.parent, folder.name))
+    else:
+        raise SequenceError(
+            "holds no labelled images" if folder.is_dir() else "no such folder",
+            where=str(folder),
+            cure="Name data_2d_raw/DRIVE of KITTI-360, leftImg8bit/SPLIT of Cityscapes or images/10k/SPLIT of BDD100K",
+        )
+    _check(found.images)
+    return found
+
+
+def _kitti_360(root: Path, drive: str, split: FrameSplit | None) -> list[LabelledImage]:
+    if split is not None and not split.names(drive):
+        return []
+    images = numbered_images(root / "data_2d_raw" / drive / "image_00" / "data_rect")
+    folder = root / "data_2d_semantics" / "train" / drive / "image_00" / "semantic"
+    labels = numbered_images(folder) if folder.is_dir() else {}
+    if not labels:
+        raise SequenceError("holds no labels", where=str(folder), cure="Unpack data_2d_semantics.zip of KITTI-360")
+    there = sorted(labels.keys() & images.keys())
+    if split is not None:
+        there = [number for number, side in split.of_drive(drive, {k: k for k in there}) if side == SIDES[0]]
+    elif missing := sorted(labels.keys() - images.keys()):
+        raise _incomplete([labels[number] for number in missing], len(labels), "labels", "image")
+    perspective = root / "calibration" / "perspective.txt"
+    camera = rectified_camera(read_kitti_calibration(perspective), "image_00", perspective)[0]
+    return [LabelledImage(images[number], labels[number], LABEL_IDS, lambda: camera) for number in there]
+
+
+def _cityscapes(root: Path, split: str) -> list[LabelledImage]:
+    found = []
+    for file in sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")):
+        city, name = file.parent.name, file.name.removesuffix("_leftImg8bit.png")
+        camera = root / "camera" / split / city / f"{name}_camera.json"
+        calibration = partial(_cityscapes_camera, camera, file) if camera.is_file() else None
+        labels = root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png"
+        found.append(LabelledImage(file, labels, LABEL_IDS, calibration))
+    return _complete(found, root / "leftImg8bit" / split)
+
+
+def _cityscapes_camera(file: Path, image_file: Path) -> Camera:
+    content = read_json(file, CameraError, cure="Unpack it anew", kind=dict)
+    try:
+        fx, fy, cx, cy = (float(content["intrinsic"][name]) for name in ("fx", "fy", "u0", "v0"))
+    except (LookupError, TypeError, ValueError) as error:
+        raise CameraError(f"has no intrinsics ({error!r})", where=str(file), cure="Unpack it anew") from error
+    return Camera(fx, fy, cx, cy, *read_size(image_file))
+
+
+def _bdd100k(root: Path, split: str) -> list[LabelledImage]:
+    labels, ids = root / "labels" / "sem_seg" / "masks" / split, TRAIN_IDS
+    if not labels.is_dir() and (panoptic := root / "labels" / "pan_seg" / "bitmasks" / split).is_dir():
+        labels, ids = panoptic, BDD_PANOPTIC_IDS
+    folder = root / "images" / "10k" / split
+    return _complete([LabelledImage(f, labels / f"{f.stem}.png", ids) for f in sorted(folder.glob("*.jpg"))], folder)
+
+
+def _complete(images: list[LabelledImage], folder: Path) -> list[LabelledImage]:
+    if not images:
+        raise SequenceError("holds no images", where=str(folder), cure="Unpack them there, or name another split")
+    if missing := [image.label_file for image in images if not image.label_file.is_file()]:
+        raise _incomplete(missing, len(images), "images", "labels")
+    return images
+
+
+def _incomplete(missing: Sequence[Path], count: int, what: str, other: str) -> SequenceError:
+    return SequenceError(
+        f"{len(missing)} of {count} {what} have no {other}", where=str(missing[0]), cure="Download and unpack the rest"
+    )
+
+
+def _check(images: Sequence[LabelledImage]) -> None:
+    """Looks at some label files, all over the folder: at their ids, and whether they can be those that they should."""
+    some = images[:: max(1, len(images) // _LOOKED_AT)][:_LOOKED_AT]
+    found: set[int] = set()
+    for image in some:
+        image.labels()
+        found.update(np.unique(image.pixels()).tolist())
+    if some and some[0].ids is LABEL_IDS and max(found - {INVALID}, default=0) < len(CITYSCAPES_CLASSES):
+        raise ImageError(
+            f"holds no id above {len(CITYSCAPES_CLASSES) - 1}, and so do the others: these are train ids",
+            where=str(some[0].label_file),
+            cure=f"Give pictures with {LABEL_IDS.vocabulary}, as they are published",
+        )

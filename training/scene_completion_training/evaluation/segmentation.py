@@ -1,0 +1,230 @@
+"""Segmentation of images by the features of a field, rendered into the image that it has seen (SceneDINO, section 4).
+
+Every pixel gets the features of its ray. Clusters of them are found among pixels of training images without labels, and
+named by labelled validation images. Linear probes are trained on the labels of training images: what the features
+hold.
+
+Published (Jevtić et al., ICCV 2025): images of KITTI-360 are brought to the size of the network's; those of Cityscapes
+and BDD100K to its width at half as many rows, of which the middle is seen. Cluster centres and probes are trained
+beside the head; here centres are k-means of the finished features, and probes are trained after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.cluster_assignment import match_one_to_one
+from scene_completion_ros.evaluation.segmentation import CLASSES, SegmentationAnswer, SegmentationTally
+from scene_completion_ros.evaluation.semantic_classes import INVALID
+from scene_completion_ros.geometry import Camera
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.clustering.clusters import fit_clusters
+from scene_completion_training.data.label_images import LabelledImage
+from scene_completion_training.evaluation.checkpoints import CanonicalImages
+from scene_completion_training.evaluation.scene_probe import LinearProbe
+from scene_completion_training.evaluation.semantic_evaluation import Assignment
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.semantic_head import DROPOUT
+from scene_completion_training.rendering.depth import render_features
+
+POINTS = 200
+"""Pixels of an image that are clustered."""
+PROBE_STEPS, PROBE_BATCH, PROBE_RATE = 500, 4, 5e-3
+"""Published are 1000 steps of four images, of which every other one looks aside, where no pixel has a label."""
+COVERED = 0.9
+"""Share of the network's image that a calibrated camera has to see."""
+_CHUNK = 1 << 14  # pixels in memory at a time, with their expanded features
+
+Space: TypeAlias = Callable[[Tensor], Tensor]
+"""Features of rays [N, channels] -> what pixels are told apart by [N, D]."""
+
+
+class RenderedField:
+    """A feature field that renders its features into labelled images.
+
+    An image is resampled by its calibration, if its camera sees what the network is to see; others, which are narrower
+    or not calibrated, count as taken by `stand_in_camera`.
+
+    Args:
+        path: Checkpoint of stage feature_field or semantics.
+
+    Attributes:
+        spaces: "features" are the expanded ones, of length one; "head" is what the second stage makes of them.
+
+    Raises:
+        BundleError: It holds no feature field.
+    """
+
+    def __init__(self, path: Path) -> None:
+        stored = Checkpoint.read(path)
+        self.name = path.resolve().parent.parent.name
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.field = stored.field_of(FeatureField).to(self.device)
+        self.camera = stored.camera
+        self._images = CanonicalImages(self.field.camera, stored.half_resolution)
+        self.spaces: dict[str, Space] = {"features": self.field.codes}
+        head = stored.distillation_head()
+        if head is not None:
+            trained = head.to(self.device)
+            self.spaces["head"] = lambda features: trained(self.field.expand(features))
+        # All methods look at an image before any of them looks at the next one.
+        self.features, self.labels = lru_cache(maxsize=1)(self._features), lru_cache(PROBE_BATCH)(self._labels)
+
+    @property
+    def space(self) -> str:
+        """The last space: that in which pixels are clustered."""
+        return list(self.spaces)[-1]
+
+    def _source(self, image: LabelledImage, width: int, height: int) -> Camera:
+        """The camera that an image of this size counts as taken by."""
+        camera = image.calibration() if image.calibration is not None else None
+        if camera is not None and self._images.resampler(camera, False).validity.mean() >= COVERED:
+            return camera
+        return stand_in_camera(self.field.camera, width, height)
+
+    def _features(self, image: LabelledImage) -> Tensor:
+        """Features of all pixels of the network's image of an image [H · W, channels]."""
+        pixels = image.image()
+        seen_as = self._images.of(pixels, self._source(image, pixels.shape[1], pixels.shape[0]))
+        with torch.no_grad():
+            seen = self.field.observe(seen_as[None].to(self.device))
+        spec = self.field.spec
+        return render_features(seen, self.camera, near=spec.near, far=spec.far, device=self.device)
+
+    def _labels(self, image: LabelledImage) -> NDArray[np.uint8]:
+        """Train ids of the same pixels [H · W]."""
+        labels = image.labels()
+        source = self._source(image, labels.shape[1], labels.shape[0])
+        return labels_through(labels, source, self.camera).reshape(-1)
+
+
+def stand_in_camera(target: Camera, width: int, height: int) -> Camera:
+    """The camera of which a target sees all the width and the rows in the middle, where nobody knows the real one.
+
+    An image of any proportions is brought to the target's width at half as many rows (or all of the target's).
+    """
+    rows = max(target.height, target.width // 2)
+    whole = dataclasses.replace(target, height=rows, cy=target.cy + (rows - target.height) // 2)
+    return whole.resized(width, height)
+
+
+def labels_through(labels: NDArray[np.uint8], source: Camera, target: Camera) -> NDArray[np.uint8]:
+    """Labels [H_t, W_t] of the pixels of a target in labels [H, W] of a source at the same place: those of the nearest.
+
+    They are 255 where the source does not see what the target does.
+    """
+    pixels, shown = source.project(target.unproject(target.pixel_centres()))
+    nearest = np.floor(np.asarray(pixels) + (0.5 + 1e-6)).astype(np.int64)
+    u, v = (nearest[..., axis].clip(0, size - 1) for axis, size in enumerate((source.width, source.height)))
+    return np.where(np.asarray(shown), labels[v, u], np.uint8(INVALID))
+
+
+@dataclass(frozen=True, eq=False)
+class PixelLabels:
+    """Labels of pixels by what is rendered, as a method that is scored (a `Segmentation`).
+
+    Attributes:
+        labels: How many different ones there are.
+        naming: The class of each label; None where labels are classes.
+    """
+
+    name: str
+    rendered: RenderedField
+    space: str
+    assign: Assignment
+    labels: int = CLASSES
+    naming: NDArray[np.int64] | None = None
+
+    def answer(self, image: LabelledImage) -> SegmentationAnswer:
+        """Label an image."""
+        space, parts = self.rendered.spaces[self.space], torch.split(self.rendered.features(image), _CHUNK)
+        with torch.no_grad():
+            found = [self.assign(space(part).cpu().numpy()) for part in parts]
+        return SegmentationAnswer(np.concatenate(found), self.rendered.labels(image))
+
+
+def cluster_pixels(rendered: RenderedField, images: Sequence[LabelledImage], *, seed: int) -> PixelLabels:
+    """As many clusters as there are classes, of pixels of training images; whatever these are labelled, it is not read.
+
+    Raises:
+        ConfigurationError: There are fewer pixels than clusters.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    codes = []
+    for image in images:
+        features = rendered.features(image)
+        chosen = torch.randperm(len(features), generator=generator)[:POINTS].to(features.device)
+        with torch.no_grad():
+            codes.append(rendered.spaces[rendered.space](features[chosen]).cpu().numpy())
+    clusters = fit_clusters(np.concatenate(codes), CLASSES, seed=seed)
+    name = f"{rendered.name}, clusters"
+    return PixelLabels(name, rendered, rendered.space, clusters.assign, naming=np.zeros(CLASSES, np.int64))
+
+
+def named_by_images(clusters: PixelLabels, images: Sequence[LabelledImage]) -> PixelLabels:
+    """The clusters with the classes that they fall together with most in labelled images, one to one.
+
+    Raises:
+        ConfigurationError: No pixel of them counts.
+    """
+    tally = SegmentationTally(clusters)
+    for image in images:
+        tally.add(clusters.answer(image))
+    if not tally.frames:
+        raise ConfigurationError("no pixel has a class", where="names of clusters", cure="Name other validation images")
+    return dataclasses.replace(clusters, naming=match_one_to_one(tally.confusion))
+
+
+def fit_pixel_probes(
+    rendered: RenderedField, images: Sequence[LabelledImage], *, steps: int, seed: int
+) -> Mapping[str, LinearProbe]:
+    """Linear probes of each space of a field: cross entropy of all labelled pixels of four images a step, by Adam.
+
+    As in SceneDINO, channels of the expanded features are left out at random while their probe is trained.
+
+    Raises:
+        ConfigurationError: A step sees no pixel that counts: too little is labelled.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layers: dict[str, nn.Linear] = {}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for name, space in rendered.spaces.items():
+            size = space(torch.zeros(1, rendered.field.channels, device=rendered.device)).shape[1]
+            layers[name] = nn.Linear(size, CLASSES).to(rendered.device)
+    optimizer = torch.optim.Adam([weight for layer in layers.values() for weight in layer.parameters()], PROBE_RATE)
+    for _ in range(steps):
+        batch = [images[k] for k in torch.randint(len(images), (PROBE_BATCH,), generator=generator).tolist()]
+        count = sum(int((rendered.labels(image) != INVALID).sum()) for image in batch)
+        if not count:
+            raise ConfigurationError("no pixel has a class", where="--probe-on", cure="Name other training images")
+        optimizer.zero_grad()
+        for image in batch:
+            classes = torch.from_numpy(rendered.labels(image)).long().to(rendered.device)
+            kept = (torch.rand(layers["features"].in_features, generator=generator) >= DROPOUT) / (1.0 - DROPOUT)
+            for part, truth in zip(
+                *(torch.split(of, _CHUNK) for of in (rendered.features(image), classes)), strict=True
+            ):
+                for name, layer in layers.items():
+                    with torch.no_grad():
+                        values = rendered.spaces[name](part)
+                        values = values * kept.to(values) if name == "features" else values
+                    loss = functional.cross_entropy(layer(values), truth, ignore_index=INVALID, reduction="sum")
+                    torch.autograd.backward(loss / count)
+        optimizer.step()
+    return {
+        name: LinearProbe(*(part.detach().cpu().numpy() for part in (layer.weight, layer.bias)))
+        for name, layer in layers.items()
+    }
