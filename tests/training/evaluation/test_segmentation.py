@@ -1,0 +1,163 @@
+"""Features rendered into images, labels in the network's pixels, clusters and probes of pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.segmentation import SegmentationTally
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.render import inverse_distance_samples
+from scene_completion_training.data.label_images import LabelledImage
+from scene_completion_training.evaluation.controls import EmptyControl
+from scene_completion_training.evaluation.scene_probe import LinearProbe
+from scene_completion_training.evaluation.segmentation import (
+    PixelLabels,
+    RenderedField,
+    cluster_pixels,
+    fit_pixel_probes,
+    labels_through,
+    named_by_images,
+    stand_in_camera,
+)
+from scene_completion_training.evaluation.semantic_evaluation import open_probed
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.semantic_head import DistillationHead
+from scene_completion_training.rendering.depth import render_features
+from tests import official_layouts as layouts
+from tests.training.saved_checkpoint import save_checkpoint
+
+PUBLISHED = Camera(251.161, 282.1554, 309.7498, 121.6802, 640, 192)
+SMALL = Camera(25.1, 40.2, 30.9, 19.7, 64, 32)
+
+
+def saved_field(file: Path, *, head: bool) -> Path:
+    """A feature field with random weights for tiny images, with a head or without one."""
+    torch.manual_seed(0)
+    field = FeatureField(DensityField(SMALL, hidden=16), target_size=12, channels=5, units=16, expansion=7)
+    camera = {name: getattr(SMALL, name) for name in ("fx", "fy", "cx", "cy", "width", "height")}
+    save_checkpoint(file, field, "semantics" if head else "feature_field", camera=camera, volume={"near": 3.0})
+    if head:
+        content = torch.load(file, weights_only=True)
+        content["state_dict"] |= {f"head.{name}": v for name, v in DistillationHead(12, 6).state_dict().items()}
+        torch.save(content, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> RenderedField:
+    return RenderedField(saved_field(tmp_path_factory.mktemp("mine") / "checkpoints" / "last.ckpt", head=True))
+
+
+@pytest.mark.parametrize("size", [(2048, 1024), (1280, 720)])
+def test_other_data_sets_are_resized_and_cut_as_published(size: tuple[int, int]) -> None:
+    """Labels of 640x320, by the nearest pixel, less 64 rows above and below."""
+    width, height = size
+    labels = np.random.default_rng(0).integers(0, 19, (height, width)).astype(np.uint8)
+    rows = np.floor((np.arange(64, 256) + 0.5) * height / 320).astype(int)
+    columns = np.floor((np.arange(640) + 0.5) * width / 640).astype(int)
+    found = labels_through(labels, stand_in_camera(PUBLISHED, width, height), PUBLISHED)
+    assert np.array_equal(found, labels[rows[:, None], columns])
+
+
+def test_kitti_360_by_its_calibration_is_kitti_360_resized() -> None:
+    labels = np.random.default_rng(0).integers(0, 19, (376, 1408)).astype(np.uint8)
+    rows = np.floor((np.arange(192) + 0.5) * 376 / 192).astype(int)
+    columns = np.floor((np.arange(640) + 0.5) * 1408 / 640).astype(int)
+    source = Camera(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376)
+    assert (labels_through(labels, source, PUBLISHED) == labels[rows[:, None], columns]).mean() > 0.98
+
+
+def test_what_a_narrow_camera_does_not_see_does_not_count() -> None:
+    """A source of half the width: it sees the two columns in the middle of four."""
+    source, target = Camera(2.0, 2.0, 0.5, 0.5, 2, 2), Camera(2.0, 2.0, 1.5, 0.5, 4, 2)
+    found = labels_through(np.array([[3, 4], [5, 6]], np.uint8), source, target)
+    assert found.tolist() == [[255, 3, 4, 255], [255, 5, 6, 255]]
+
+
+def test_features_of_a_pixel_are_composited_along_its_ray(rendered: RenderedField) -> None:
+    """Ray by ray from the definition: weights of 32 samples even in inverse distance, the last takes what is left."""
+    field = rendered.field
+    with torch.no_grad():
+        seen = field.observe(255.0 * torch.rand(1, 3, 32, 64, generator=torch.Generator().manual_seed(0)))
+    found = render_features(seen, SMALL, near=3.0, far=80.0, device=torch.device("cpu"))
+    assert found.shape == (32 * 64, 5)
+    t = np.asarray(inverse_distance_samples(32, 3.0, 80.0))
+    for u, v in ((0, 0), (63, 31), (20, 17)):
+        ray = np.array([(u - SMALL.cx) / SMALL.fx, (v - SMALL.cy) / SMALL.fy, 1.0])
+        points = torch.from_numpy(t[:, None] * ray / np.linalg.norm(ray)).float()[None]
+        with torch.no_grad():
+            density, features = seen.density(points)[0].numpy(), seen.features(points)[0].numpy()
+        left, expected = 1.0, np.zeros(5)
+        for k in range(32):
+            alpha = 1.0 if k == 31 else 1.0 - np.exp(-density[k] * (t[k + 1] - t[k]))
+            expected += left * alpha * features[k]
+            left *= 1.0 - alpha
+        np.testing.assert_allclose(found[v * 64 + u].numpy(), expected, atol=1e-4)
+
+
+class Painted:
+    """Renders the street of `label_image` in as many directions as it has classes, and some noise."""
+
+    name, space, device, field = "painted", "features", torch.device("cpu"), SimpleNamespace(channels=4)
+    spaces: ClassVar = {"features": functional.normalize}
+
+    def labels(self, image: int) -> NDArray[np.uint8]:
+        return layouts.label_image((24, 12), train_ids=True).reshape(-1)
+
+    def features(self, image: int) -> torch.Tensor:
+        noise = 0.2 * torch.randn(24 * 12, 4, generator=torch.Generator().manual_seed(image))
+        return noise + functional.one_hot(torch.tensor([ORDER.get(int(k), 0) for k in self.labels(image)]), 4)
+
+
+ORDER = {0: 0, 2: 1, 10: 2, 13: 3}
+
+
+def test_clusters_and_probes_find_what_features_tell_apart() -> None:
+    """Four directions of 19 clusters: each class gets one cluster of those that lie in it, and the others are wrong."""
+    rendered, images = cast(RenderedField, Painted()), cast("list[LabelledImage]", list(range(8)))
+    clusters = cluster_pixels(rendered, images[:4], seed=0)
+    with pytest.raises(ConfigurationError, match="no pixel has a class"):
+        named_by_images(clusters, [])
+    named = named_by_images(clusters, images[4:6])
+    assert named.naming is not None and sorted(named.naming) == list(range(19))
+    probes = fit_pixel_probes(rendered, images[:4], steps=200, seed=0)
+    assert np.array_equal(
+        fit_pixel_probes(rendered, images[:4], steps=200, seed=0)["features"].bias, probes["features"].bias
+    )
+    found = {}
+    for method in (named, PixelLabels("probe", rendered, "features", probes["features"].labels)):
+        tally = SegmentationTally(method)
+        tally.add(method.answer(images[7]))
+        found[method.name] = next(tally.rows())
+    true, clustered = found["probe"], found["painted, clusters"]
+    assert true["pixels"] == 10 * 24 and true["accuracy"] > 0.98
+    assert true["mean_iou_of_true"] > 0.9 and true["class_iou"]["wall"] != true["class_iou"]["wall"]  # NaN: nowhere
+    assert 0.2 < clustered["accuracy"] < true["accuracy"]
+
+
+def test_a_saved_probe_says_classes_of_points(tmp_path: Path) -> None:
+    """Sky is empty, a bus another vehicle; what the probe of pixels says of features it says of those of points."""
+
+    file = saved_field(tmp_path / "mine" / "checkpoints" / "last.ckpt", head=True)
+    for size, space in ((12, "features"), (6, "head")):
+        weight = np.zeros((19, size), np.float32)
+        weight[10, 0], weight[15, 1], weight[0, 2] = 1.0, 1.0, 1.0  # sky, bus, road
+        LinearProbe(weight, np.zeros(19, np.float32)).save(tmp_path / "probe.safetensors")
+        model = open_probed(file, tmp_path / "probe.safetensors", EmptyControl(), 0.5)
+        assert model.name == f"mine, probe of {space}"
+        labels = 1 + model._classify(np.eye(size, dtype=np.float32)[:3])
+        assert [COMMON_CLASSES[label] for label in labels] == ["empty", "other-vehicle", "road"]
+    LinearProbe(np.zeros((19, 9), np.float32), np.zeros(19, np.float32)).save(tmp_path / "probe.safetensors")
+    with pytest.raises(ConfigurationError, match="is for features of size 9"):
+        open_probed(file, tmp_path / "probe.safetensors", EmptyControl(), 0.5)
