@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scene_completion_ros.cli import main
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.evaluation.scene_probe import LinearProbe
 from tests import official_layouts as layouts
+from tests.training.evaluation.one_wall import make_street
 from tests.training.evaluation.test_segmentation import saved_field
 
 
@@ -89,3 +92,15 @@ def test_what_is_refused(
     assert main([*command(kitti_360, tmp_path / "out", **lists), f"--checkpoint={checkpoint}"]) == 2
     assert error in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_probe_of_images_labels_voxels(tmp_path: Path, student: StudentBundle) -> None:
+    """The probe that `evaluate segmentation` writes is a method of `evaluate semantics`, beside a student's density."""
+    checkpoint = saved_field(tmp_path / "mine" / "checkpoints" / "last.ckpt", head=True)
+    LinearProbe(np.zeros((19, 6), np.float32), np.eye(19, dtype=np.float32)[13]).save(tmp_path / "probe.safetensors")
+    make_street().save(tmp_path / "street")
+    options = ["--data", tmp_path / "street", "--student", student.encoder_path.parent, "--output", tmp_path / "out"]
+    options += ["--probed", checkpoint, tmp_path / "probe.safetensors"]
+    assert main(["evaluate", "semantics", *map(str, options)]) == 0
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]["semantics"]
+    assert {row["method"] for row in rows} == {"mine, probe of head"}

@@ -42,9 +42,10 @@ SMALL = Camera(25.1, 40.2, 30.9, 19.7, 64, 32)
 
 
 def saved_field(file: Path, *, head: bool) -> Path:
-    """A feature field with random weights for tiny images, with a head or without one."""
+    """A feature field with random weights for tiny images, with a head, or without one and with units as published."""
     torch.manual_seed(0)
-    field = FeatureField(DensityField(SMALL, hidden=16), target_size=12, channels=5, units=16, expansion=7)
+    density = DensityField(SMALL, hidden=16)
+    field = FeatureField(density, target_size=12, channels=5, units=16, expansion=7, shared=not head)
     camera = {name: getattr(SMALL, name) for name in ("fx", "fy", "cx", "cy", "width", "height")}
     save_checkpoint(file, field, "semantics" if head else "feature_field", camera=camera, volume={"near": 3.0})
     if head:

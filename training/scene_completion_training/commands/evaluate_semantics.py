@@ -47,6 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "checkpoints of feature_field or semantics, or of supervised, which needs no clusters and no names"
     add_paths(parser, "--checkpoint", "FILE", meaning)
     parser.add_argument(
+        "--probed",
+        type=Path,
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("FILE", "PROBE"),
+        help="checkpoint of feature_field or semantics, and a linear probe of it that `evaluate segmentation` has "
+        "trained on images; repeatable",
+    )
+    parser.add_argument(
         "--student", type=Path, metavar="DIR", help="bundle whose density says what is occupied for all others"
     )
     parser.add_argument(
@@ -115,7 +125,12 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     """What has the density of a student: clusters, probes, learned labels and the prior of classes."""
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.evaluation.semantic_evaluation import ClassPrior, fit_models, open_supervised
+    from scene_completion_training.evaluation.semantic_evaluation import (
+        ClassPrior,
+        fit_models,
+        open_probed,
+        open_supervised,
+    )
     from scene_completion_training.evaluation.semantic_models import student_density
     from scene_completion_training.networks.feature_field import ClassField
 
@@ -134,6 +149,7 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     if models:
         fitted += fit_models(models, cutoff, cluster_on, name_on, clusters=CLUSTERS, seed=args.seed)
     fitted += [open_supervised(file, density, cutoff) for file in supervised]
+    fitted += [open_probed(file, probe, density, cutoff) for file, probe in args.probed]
     if args.prior:
         fitted.append(ClassPrior(density, cutoff, name_on))
     return fitted
@@ -253,13 +269,13 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError("asks for words", where=f"--{alone[0]}", cure="Give --bank")
     if args.bank and args.checkpoint:
         raise ConfigurationError("has no words", where="--checkpoint", cure="Name checkpoints of words with --method")
-    undeployed = bool(args.checkpoint or args.method or args.foundation or args.prior)
+    undeployed = bool(args.checkpoint or args.probed or args.method or args.foundation or args.prior)
     if not (undeployed or args.bundle):
-        cure = "Give --bundle, --checkpoint, --method, --foundation or --prior"
+        cure = "Give --bundle, --checkpoint, --probed, --method, --foundation or --prior"
         raise ConfigurationError("nothing to score", where="evaluate semantics", cure=cure)
     if (undeployed or args.bank is not None) != (args.student is not None):
         raise ConfigurationError(
-            "only --checkpoint, --foundation, --prior and --bank need it, and all of them do",
+            "only --checkpoint, --probed, --foundation, --prior and --bank need it, and all of them do",
             where="--student",
             cure="Give the bundle whose density they have, and leave it out where --bundle alone is scored",
         )
