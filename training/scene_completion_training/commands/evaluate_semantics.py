@@ -267,8 +267,10 @@ def _check(args: argparse.Namespace) -> None:
     check_recordings(args, "semantics")
     if args.bank is None and (alone := [name for name in ("words", "method") if getattr(args, name)]):
         raise ConfigurationError("asks for words", where=f"--{alone[0]}", cure="Give --bank")
-    if args.bank and args.checkpoint:
-        raise ConfigurationError("has no words", where="--checkpoint", cure="Name checkpoints of words with --method")
+    if args.bank and (args.checkpoint or args.probed):
+        raise ConfigurationError(
+            "has no words", where="--checkpoint, --probed", cure="Name those of words with --method"
+        )
     undeployed = bool(args.checkpoint or args.probed or args.method or args.foundation or args.prior)
     if not (undeployed or args.bundle):
         cure = "Give --bundle, --checkpoint, --probed, --method, --foundation or --prior"
