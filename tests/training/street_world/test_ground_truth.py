@@ -11,12 +11,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelG
 from scene_completion_training.street_world.camera_rig import LEFT, make_rig
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
-from scene_completion_training.street_world.ground_truth import (
-    most_surface,
-    most_surface_reference,
-    sample_triangles,
-    voxel_truth,
-)
+from scene_completion_training.street_world.ground_truth import SAMPLES_PER_VOXEL, most_surface, voxel_truth
 from scene_completion_training.street_world.parts import box
 from scene_completion_training.street_world.render import trace_view
 from scene_completion_training.street_world.scene import build_scene
@@ -58,6 +53,34 @@ def test_lidar_returns_lie_in_occupied_voxels(drive: StreetDrive, truth: VoxelTr
     occupied = ndimage.binary_dilation(truth.occupied, iterations=1)
     index, inside = GRID.index_of(points)
     assert occupied[tuple(index[inside].T)].mean() > 0.99
+
+
+def sample_triangles(corners: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points on triangles [F, 3, 3], at most `spacing` metres apart: points [N, 3], triangle of each [N]."""
+    edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max(axis=-1)
+    # Powers of two leave few groups of equal lattices to loop over.
+    count = 2 ** np.ceil(np.log2(np.maximum(edges / spacing, 1.0))).astype(np.int64)
+    points, owners = [np.zeros((0, 3))], [np.zeros(0, np.int64)]
+    for steps in np.unique(count):
+        rows = np.flatnonzero(count == steps)
+        i, j = np.meshgrid(np.arange(steps + 1), np.arange(steps + 1), indexing="ij")
+        keep = i + j <= steps
+        weights = np.stack([steps - i[keep] - j[keep], i[keep], j[keep]], axis=-1) / steps  # [K, 3]
+        points.append((weights @ corners[rows]).reshape(-1, 3))
+        owners.append(np.repeat(rows, len(weights)))
+    return np.concatenate(points), np.concatenate(owners)
+
+
+def most_surface_reference(corners: np.ndarray, classes: np.ndarray, grid: VoxelGrid) -> np.ndarray:
+    """The readable twin of the compiled votes."""
+    points, owner = sample_triangles(corners, grid.voxel_size / SAMPLES_PER_VOXEL)
+    index, inside = grid.index_of(points)
+    flat = np.ravel_multi_index(tuple(np.asarray(index)[np.asarray(inside)].T), grid.shape)
+    votes, counts = np.unique(flat * 32 + classes[owner][np.asarray(inside)], return_counts=True)
+    order = np.argsort(counts, kind="stable")  # later entries overwrite earlier ones: the largest count stays
+    label = np.zeros(int(np.prod(grid.shape)), np.uint8)
+    label[votes[order] // 32] = votes[order] % 32
+    return label.reshape(grid.shape)
 
 
 def test_compiled_votes_are_those_of_the_readable_twin() -> None:

@@ -1,13 +1,12 @@
-"""House fronts (four bays by four floors, the ground floor at the bottom), car sides, wheels and traffic signs."""
+"""House fronts (four bays by four floors, the ground floor at the bottom), boards, and with them what is drawn."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_training.street_world.texture_atlas import Texture
-from scene_completion_training.street_world.textures import periodic_noise, plain, speckled
+from scene_completion_training.street_world.textures import drawn, periodic_noise, plain, speckled
 
 Floats = NDArray[np.float32]
 
@@ -132,66 +131,6 @@ def _shop(rng: np.random.Generator, cell: Floats) -> None:
         cell[32:118, x : x + 4] = (0.25, 0.25, 0.26, 0.1)
 
 
-def car_side() -> Texture:
-    """A car body from the side, white to be tinted: door gaps, sill, wheel arches."""
-    image = plain((0.92, 0.92, 0.92), 64, 256, gloss=0.22)
-    canvas = np.ascontiguousarray(image[..., :3])
-    cv2.rectangle(canvas, (0, 55), (255, 63), (0.12, 0.12, 0.12), -1)
-    for x in (48, 204):
-        cv2.ellipse(canvas, (x, 63), (23, 40), 0, 180, 360, (0.05, 0.05, 0.05), -1, cv2.LINE_AA)
-    for x in (82, 128, 176):
-        cv2.line(canvas, (x, 2), (x, 54), (0.35, 0.35, 0.35), 1)
-    for x in (118, 166):
-        cv2.rectangle(canvas, (x - 6, 14), (x, 17), (0.45, 0.45, 0.45), -1)
-    cv2.line(canvas, (0, 10), (255, 8), (0.75, 0.75, 0.75), 1)
-    image[..., :3] = canvas
-    return Texture(image, (4.2, 0.7))
-
-
-def car_glass(pillars: bool) -> Texture:
-    """Windows of a car between body-coloured pillars and rails, or a windscreen."""
-    image = plain((0.92, 0.92, 0.92), 64, 128, gloss=0.22)
-    edges = (6, 48, 54, 88, 94, 122) if pillars else (6, 122)
-    for left, right in zip(edges[::2], edges[1::2], strict=True):
-        image[4:60, left:right] = (0.07, 0.08, 0.09, 0.5)
-    if not pillars:
-        image[40:60, 16:40, :3] = 0.14  # head rests
-        image[40:60, 88:112, :3] = 0.14
-    return Texture(image, (1.0, 1.0))
-
-
-def wheel() -> Texture:
-    """Tyre with a spoked rim."""
-    image = plain((0.06, 0.06, 0.06), 64, 64)
-    canvas = np.ascontiguousarray(image[..., :3])
-    cv2.circle(canvas, (32, 32), 21, (0.62, 0.63, 0.65), -1, cv2.LINE_AA)
-    for angle in np.arange(5) * 2 * np.pi / 5 + 0.3:
-        tip = (32 + round(15 * np.cos(angle)), 32 + round(15 * np.sin(angle)))
-        cv2.circle(canvas, tip, 5, (0.12, 0.12, 0.12), -1, cv2.LINE_AA)
-    image[..., :3] = canvas
-    return Texture(image, (1.0, 1.0))
-
-
-def traffic_sign(kind: int) -> Texture:
-    """Priority diamond, stop-like disc, blue arrow, warning sign; square tiles."""
-    image = plain((0.85, 0.85, 0.85), 64, 64)
-    canvas = np.ascontiguousarray(image[..., :3])
-    if kind == 0:
-        canvas[:] = (0.92, 0.72, 0.10)
-        cv2.rectangle(canvas, (0, 0), (63, 63), (0.95, 0.95, 0.95), 6)
-    elif kind == 1:
-        canvas[:] = (0.75, 0.06, 0.06)
-        cv2.rectangle(canvas, (10, 26), (54, 38), (0.95, 0.95, 0.95), -1)
-    elif kind == 2:
-        canvas[:] = (0.05, 0.20, 0.62)
-        cv2.arrowedLine(canvas, (12, 50), (48, 14), (0.95, 0.95, 0.95), 7)
-    else:
-        cv2.rectangle(canvas, (0, 0), (63, 63), (0.75, 0.06, 0.06), 9)
-        cv2.circle(canvas, (32, 32), 9, (0.1, 0.1, 0.1), -1)
-    image[..., :3] = canvas
-    return Texture(image, (0.7, 0.7))
-
-
 def board(rng: np.random.Generator) -> Texture:
     """A direction board or a poster: blocks of lettering on a plain or coloured ground."""
     ground = [(0.05, 0.15, 0.5), (0.92, 0.9, 0.86), (0.85, 0.65, 0.05)][int(rng.integers(3))]
@@ -209,12 +148,6 @@ def board(rng: np.random.Generator) -> Texture:
 def made_textures(rng: np.random.Generator) -> dict[str, Texture]:
     """Everything with windows, wheels or letters."""
     textures = {f"facade_{kind}": facade(rng, kind) for kind in range(FACADE_COUNT)}
-    textures |= {f"sign_{kind}": traffic_sign(kind) for kind in range(SIGN_COUNT)}
+    textures |= {f"sign_{kind}": drawn(f"sign_{kind}", rng) for kind in range(SIGN_COUNT)}
     textures |= {f"board_{kind}": board(rng) for kind in range(3)}
-    textures |= {
-        "car_side": car_side(),
-        "car_glass": car_glass(pillars=True),
-        "car_screen": car_glass(pillars=False),
-        "wheel": wheel(),
-    }
-    return textures
+    return textures | {name: drawn(name, rng) for name in ("car_side", "car_glass", "car_screen", "wheel")}

@@ -117,16 +117,8 @@ def most_surface(corners: NDArray[np.float64], classes: NDArray[np.uint8], grid:
     return _vote("vote_triangles", (np.ascontiguousarray(corners[order]), start, names, spacing), grid)
 
 
-def most_surface_reference(
-    corners: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid
-) -> NDArray[np.uint8]:
-    """Readable twin of `most_surface`."""
-    points, owner = sample_triangles(corners, grid.voxel_size / SAMPLES_PER_VOXEL)
-    return majority_reference(points, classes[owner], grid)
-
-
 def _most_points(points: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid) -> NDArray[np.uint8]:
-    """Most frequent class of the points in each voxel, 0 where there is none; `majority_reference` is its twin."""
+    """Most frequent class of the points in each voxel, 0 where there is none."""
     order, start, names = _by_class(classes)
     return _vote("vote_points", (np.ascontiguousarray(points[order]), start, names), grid)
 
@@ -145,33 +137,6 @@ def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> NDArray[np.ui
     compiled(name)(
         *what, np.asarray(grid.origin), grid.voxel_size, shape, label, best, votes, np.empty(count, np.int64)
     )
-    return label.reshape(grid.shape)
-
-
-def sample_triangles(corners: NDArray[np.float64], spacing: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Points on triangles [F, 3, 3], at most `spacing` metres apart: points [N, 3], triangle of each [N]."""
-    edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max(axis=-1)
-    # Powers of two leave few groups of equal lattices to loop over.
-    count = 2 ** np.ceil(np.log2(np.maximum(edges / spacing, 1.0))).astype(np.int64)
-    points, owners = [np.zeros((0, 3))], [np.zeros(0, np.int64)]
-    for steps in np.unique(count):
-        rows = np.flatnonzero(count == steps)
-        i, j = np.meshgrid(np.arange(steps + 1), np.arange(steps + 1), indexing="ij")
-        keep = i + j <= steps
-        weights = np.stack([steps - i[keep] - j[keep], i[keep], j[keep]], axis=-1) / steps  # [K, 3]
-        points.append((weights @ corners[rows]).reshape(-1, 3))
-        owners.append(np.repeat(rows, len(weights)))
-    return np.concatenate(points), np.concatenate(owners)
-
-
-def majority_reference(points: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid) -> NDArray[np.uint8]:
-    """Most frequent class of the points in each voxel, 0 where there is none."""
-    index, inside = grid.index_of(points)
-    flat = np.ravel_multi_index(tuple(np.asarray(index)[np.asarray(inside)].T), grid.shape)
-    votes, counts = np.unique(flat * 32 + classes[np.asarray(inside)], return_counts=True)
-    order = np.argsort(counts, kind="stable")  # later entries overwrite earlier ones: the largest count stays
-    label = np.zeros(int(np.prod(grid.shape)), np.uint8)
-    label[votes[order] // 32] = votes[order] % 32
     return label.reshape(grid.shape)
 
 

@@ -31,7 +31,14 @@ def _turn(directions, rotation, out):
 
 @inlined
 def texel_at(texture, u, v, footprint, offsets, sizes, texels, linear):
-    """Linear colour and gloss of one point, a tuple of four; see `TextureAtlas.sample`."""
+    """Linear colour and gloss of one point, a tuple of four, bilinear in the pyramid level that fits the footprint.
+
+    Args:
+        texture: Number of the texture.
+        u: Tile coordinate to the right.
+        v: Tile coordinate upwards.
+        footprint: Side of a pixel's patch in texels of the finest level.
+    """
     depth = offsets.shape[1]
     level = min(max(int(np.rint(np.log2(max(footprint, 1e-6)))), 0), depth - 1)
     height, width = sizes[texture, level, 0], sizes[texture, level, 1]
@@ -49,13 +56,6 @@ def texel_at(texture, u, v, footprint, offsets, sizes, texels, linear):
     blue = a * linear[p[2]] + b * linear[q[2]] + c * linear[r[2]] + d * linear[t[2]]
     gloss = (a * p[3] + b * q[3] + c * r[3] + d * t[3]) / 255.0
     return red, green, blue, gloss
-
-
-def _sample(texture, uv, footprint, offsets, sizes, texels, linear, out):
-    for i in range(len(texture)):
-        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = texel_at(
-            texture[i], uv[i, 0], uv[i, 1], footprint[i], offsets, sizes, texels, linear
-        )
 
 
 @inlined
@@ -199,6 +199,6 @@ def _lit(
 
 @cache
 def compiled(name: str) -> Any:
-    """One of the kernels by name: "turn", "sample", "sky", "surfaces", "lit"."""
-    functions = (_turn, _sample, _sky, _surfaces, _lit)
+    """One of the kernels by name: "turn", "sky", "surfaces", "lit"."""
+    functions = (_turn, _sky, _surfaces, _lit)
     return kernel(parallel=False)({function.__name__[1:]: function for function in functions}[name])

@@ -1,4 +1,4 @@
-"""All textures of a town in one array with their mip pyramids, sampled for many points in one gather."""
+"""All textures of a town in one array with their mip pyramids, from which the shading kernels take texels."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from scene_completion_training.street_world.shading_kernel import compiled
 
 Floats = NDArray[np.float32]
 
@@ -76,18 +74,6 @@ class TextureAtlas:
     def index(self, name: str) -> int:
         """Number of a texture."""
         return self.names.index(name)
-
-    def sample(self, texture: NDArray[np.integer], uv: Floats, footprint: Floats) -> Floats:
-        """Linear colour and gloss, float32 [N, 4], bilinear in the pyramid level that fits the footprint.
-
-        Args:
-            texture: Texture numbers, [N].
-            uv: Tile coordinates, v upwards, [N, 2].
-            footprint: Side of a pixel's patch in texels of the finest level, [N].
-        """
-        out = np.empty((len(uv), 4), np.float32)
-        compiled("sample")(np.asarray(texture, np.int32), uv, footprint, *self.tables, out)
-        return out
 
     def texels_per_tile(self) -> Floats:
         """Height and width of every texture's finest level, [T, 2]."""

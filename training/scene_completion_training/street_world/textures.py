@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from scene_completion_training.street_world.parts import Colour, triple
@@ -81,19 +86,24 @@ def cobbles(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
     return speckled(rng, image, fine=0.08, coarse=0.08)
 
 
-def parking(rng: np.random.Generator) -> Texture:
-    """Parking strip of 2.1 m with bay lines every 6 m; paved, lighter than the road."""
-    image = plain((0.47, 0.45, 0.44), 512, 256)
-    _lay_slabs(rng, image, rows=32, columns=10, joint=0.75, spread=0.07)
-    image[:8, :, :3] = 0.85
-    return Texture(speckled(rng, image, fine=0.08, coarse=0.06), (2.1, 6.0))
+@cache
+def _drawings() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("textures.yaml").read_text(encoding="utf-8"))
+    return content
 
 
-def sidewalk(rng: np.random.Generator) -> Texture:
-    """Concrete slabs of 0.6 m, some darker."""
-    image = plain((0.60, 0.58, 0.55), 512, 512)
-    _lay_slabs(rng, image, rows=8, columns=8, joint=0.68, spread=0.08)
-    return Texture(speckled(rng, image, fine=0.06, coarse=0.07), (4.8, 4.8))
+def drawn(name: str, rng: np.random.Generator) -> Texture:
+    """A texture of `textures.yaml`: slabs are laid and shapes painted on a plain ground, which is then speckled."""
+    described = _drawings()[name]
+    width, height = described["size"]
+    image = plain(described["colour"], height, width, described.get("gloss", 0.0))
+    if "slabs" in described:
+        _lay_slabs(rng, image, **described["slabs"])
+    for shape, places, colour, thickness in described.get("shapes", ()):
+        getattr(cv2, shape)(image, *places, colour, thickness)
+    if "speckle" in described:
+        speckled(rng, image, **described["speckle"])
+    return Texture(image, tuple(described["tile_m"]))
 
 
 def _lay_slabs(
@@ -165,18 +175,6 @@ def grass(rng: np.random.Generator, dry: float, bare: float) -> Texture:
     return Texture(speckled(rng, image, fine=0.07, coarse=0.14), (4.0, 4.0))
 
 
-def spokes() -> Texture:
-    """A bicycle's wheel: a tyre, and the dark behind thin spokes."""
-    image = plain((0.05, 0.05, 0.05), 64, 64)
-    canvas = np.ascontiguousarray(image[..., :3])
-    cv2.circle(canvas, (32, 32), 27, (0.16, 0.16, 0.15), -1, cv2.LINE_AA)
-    for angle in np.arange(12) * np.pi / 6:
-        tip = (32 + round(26 * np.cos(angle)), 32 + round(26 * np.sin(angle)))
-        cv2.line(canvas, (32, 32), tip, (0.5, 0.5, 0.5), 1, cv2.LINE_AA)
-    image[..., :3] = canvas
-    return Texture(image, (1.0, 1.0))
-
-
 def bark(rng: np.random.Generator) -> Texture:
     """Vertical furrows; a tile of 1 m."""
     image = plain((0.36, 0.29, 0.22), 128, 128)
@@ -204,29 +202,6 @@ def planks(rng: np.random.Generator) -> Texture:
     return Texture(speckled(rng, image, fine=0.10, coarse=0.08), (2.0, 1.2))
 
 
-def bricks(rng: np.random.Generator) -> Texture:
-    """Garden wall of bricks, a tile of 2 m."""
-    image = plain((0.55, 0.33, 0.26), 256, 256)
-    _lay_slabs(rng, image, rows=24, columns=8, joint=1.5, spread=0.15)
-    return Texture(speckled(rng, image, fine=0.08, coarse=0.08), (2.0, 2.0))
-
-
-def concrete(rng: np.random.Generator) -> Texture:
-    """Grey stone with stains, a tile of 3 m."""
-    return Texture(speckled(rng, plain((0.66, 0.65, 0.62), 256, 256), fine=0.07, coarse=0.10), (3.0, 3.0))
-
-
-def cloth(rng: np.random.Generator) -> Texture:
-    """White with folds, tinted by its user; a tile of 0.8 m."""
-    image = plain((0.9, 0.9, 0.9))
-    return Texture(speckled(rng, image, fine=0.06, coarse=0.14), (0.8, 0.8))
-
-
-def metal() -> Texture:
-    """Slightly shining paint."""
-    return Texture(plain((0.82, 0.83, 0.84), gloss=0.12), (1.0, 1.0))
-
-
 def ground_textures(rng: np.random.Generator, wetness: float) -> dict[str, Texture]:
     """Everything that lies, grows or stands without windows, at a wetness of 0 (dry) to 1."""
     season = float(rng.random())  # summer to late autumn
@@ -238,11 +213,11 @@ def ground_textures(rng: np.random.Generator, wetness: float) -> dict[str, Textu
     textures = {
         "asphalt": Texture(asphalt(rng, (512, 512), float(rng.uniform(0.24, 0.44))), (8.0, 8.0)),
         "asphalt_light": Texture(asphalt(rng, (512, 512), float(rng.uniform(0.42, 0.56))), (6.0, 6.0)),
-        "parking": parking(rng),
-        "sidewalk": sidewalk(rng),
+        "parking": drawn("parking", rng),
+        "sidewalk": drawn("sidewalk", rng),
         "sidewalk_small": Texture(speckled(rng, small, fine=0.07, coarse=0.09), (3.2, 3.2)),
-        "median": Texture(speckled(rng, plain((0.5, 0.49, 0.46), 256, 256), fine=0.1, coarse=0.1), (3.0, 3.0)),
-        "kerb": Texture(speckled(rng, plain((0.56, 0.55, 0.52), 128, 128), fine=0.1, coarse=0.12), (1.0, 1.0)),
+        "median": drawn("median", rng),
+        "kerb": drawn("kerb", rng),
         "grass": grass(rng, dry, float(rng.uniform(0.0, 0.6))),
         "meadow": grass(rng, float(np.clip(dry + 0.3, 0, 1)), 0.2),
         "field": grass(rng, float(rng.random()), float(rng.uniform(0.3, 1.0))),
@@ -252,13 +227,8 @@ def ground_textures(rng: np.random.Generator, wetness: float) -> dict[str, Textu
         "bark": bark(rng),
         "roof": roof_tiles(rng),
         "planks": planks(rng),
-        "bricks": bricks(rng),
-        "concrete": concrete(rng),
-        "cloth": cloth(rng),
-        "metal": metal(),
-        "spokes": spokes(),
-        "rubber": Texture(plain((0.13, 0.13, 0.13)), (1.0, 1.0)),
     }
+    textures |= {name: drawn(name, rng) for name in ("bricks", "concrete", "cloth", "metal", "spokes", "rubber")}
     for name in ("asphalt", "asphalt_light", "parking", "sidewalk", "sidewalk_small"):
         wet(textures[name].image, wetness)
     return textures

@@ -1,6 +1,6 @@
 """The loops of voxelisation, compiled: votes of surfaces and of points, and insides of convex bodies.
 
-`ground_truth` has the readable twins, and one test feeds both.
+The test of `ground_truth` has their readable twin, and feeds both.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 # numba infers the types of these loops; their arrays' shapes are in the docstrings.
