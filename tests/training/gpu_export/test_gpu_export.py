@@ -246,7 +246,7 @@ def test_an_export_is_the_same_again(
 def test_the_reference_is_the_network_in_torch(student: StudentBundle, images: NDArray[np.uint8]) -> None:
     reference = Reference(student, threads=1)
     assert reference.name == f"{TORCH}; label channels: {ONNX}"
-    found, folded = reference(images[0]), make_encoder(student, "onnxruntime", threads=1)(images[0])
+    found, folded = reference.encode(images[0]).features, make_encoder(student, "onnxruntime", threads=1)(images[0])
     hidden = student.head.hidden
     np.testing.assert_array_equal(found[..., hidden:], folded[..., hidden:])
     assert 0.0 < np.abs(found - folded)[..., :hidden].mean() < 1e-2 * np.abs(found).mean()
@@ -258,7 +258,9 @@ def test_without_unfolded_weights_the_encoder_is_the_reference(
     alone = student.save(tmp_path, student.read_encoder())
     reference = Reference(alone, threads=1)
     assert reference.name == ONNX
-    np.testing.assert_array_equal(reference(images[0]), make_encoder(alone, "onnxruntime", threads=1)(images[0]))
+    np.testing.assert_array_equal(
+        reference.encode(images[0]).features, make_encoder(alone, "onnxruntime", threads=1)(images[0])
+    )
 
 
 def test_weights_of_another_training_fail(copied: StudentBundle, places: tuple[Path, Path], tmp_path: Path) -> None:

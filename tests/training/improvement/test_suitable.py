@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from scene_completion_training.improvement.suitable import DriveLook, alike, che
 from scene_completion_training.street_world.camera_rig import LEFT, RIGHT
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.improvement.conftest import LOWER_M, make_drive
-from tests.training.synthetic_scene import CAMERA_HEIGHT
+from tests.training.synthetic_scene import CAMERA_HEIGHT, HEIGHT, WIDTH
 
 
 @pytest.fixture(scope="module")
@@ -72,42 +73,43 @@ def test_one_camera_on_a_robot_that_turns_on_the_spot(alone: PosedSequence, stud
         check_suitable(dataclasses.replace(alone, frames=frames), student)
 
 
-def test_unknown_scale_is_refused(drive: PosedSequence, student: StudentBundle) -> None:
-    with pytest.raises(ImprovementError, match="scale: unknown"):
-        check_suitable(dataclasses.replace(drive, metric_scale=False), student)
+def shown(drive: PosedSequence, image: np.ndarray) -> dict[str, Any]:
+    """What changes where all cameras show one image; the height is given, since they measure none."""
+    images = {name: lambda: image for name in drive.cameras}
+    frames = [dataclasses.replace(frame, images=images) for frame in drive.frames]
+    return {"frames": frames, "provenance": {"settings": {"camera_height": 0.75}}}
 
 
-def test_another_camera_is_refused(drive: PosedSequence, student: StudentBundle) -> None:
+def through_a_tele_lens(drive: PosedSequence) -> dict[str, Any]:
     camera = drive.cameras[LEFT]
     tele = Camera(3.0 * camera.fx, 3.0 * camera.fy, camera.cx, camera.cy, camera.width, camera.height)
-    with pytest.raises(ImprovementError, match=r"not the camera of the student: focal length / image width is 1\.7"):
-        check_suitable(dataclasses.replace(drive, cameras={LEFT: tele, RIGHT: tele}), student)
+    return {"cameras": {LEFT: tele, RIGHT: tele}}
 
 
-def test_a_camera_at_another_height_is_refused(drive: PosedSequence, student: StudentBundle) -> None:
-    high = dataclasses.replace(drive, provenance={"settings": {"camera_height": 0.4}})
-    with pytest.raises(ImprovementError, match=r"0\.40 m above the ground \(as given .*, the student's 0\.75"):
-        check_suitable(high, student)
-
-
-def shown(drive: PosedSequence, image: np.ndarray) -> PosedSequence:
-    frames = [
-        dataclasses.replace(frame, images={name: lambda: image for name in frame.images}) for frame in drive.frames
-    ]
-    return dataclasses.replace(drive, frames=frames, provenance={"settings": {"camera_height": 0.75}})
-
-
-def test_a_covered_lens_is_refused(drive: PosedSequence, student: StudentBundle) -> None:
-    camera = drive.cameras[LEFT]
-    with pytest.raises(ImprovementError, match="the lens is covered: 0 % of the image"):
-        check_suitable(shown(drive, np.full((camera.height, camera.width, 3), 90, np.uint8)), student)
-
-
-def test_a_night_is_refused(drive: PosedSequence, student: StudentBundle) -> None:
-    camera = drive.cameras[LEFT]
-    noise = np.random.default_rng(0).integers(0, 30, (camera.height, camera.width, 3)).astype(np.uint8)
-    with pytest.raises(ImprovementError, match="it is night: the images have a mean grey value of 1"):
-        check_suitable(shown(drive, noise), student)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (lambda drive: {"metric_scale": False}, "scale: unknown"),
+        (through_a_tele_lens, r"not the camera of the student: focal length / image width is 1\.7"),
+        (
+            lambda drive: {"provenance": {"settings": {"camera_height": 0.4}}},
+            r"0\.40 m above the ground \(as given .*, the student's 0\.75",
+        ),
+        (
+            lambda drive: shown(drive, np.full((HEIGHT, WIDTH, 3), 90, np.uint8)),
+            "the lens is covered: 0 % of the image",
+        ),
+        (
+            lambda drive: shown(drive, np.random.default_rng(0).integers(0, 30, (HEIGHT, WIDTH, 3), np.uint8)),
+            "it is night: the images have a mean grey value of 1",
+        ),
+    ],
+)
+def test_a_drive_of_no_use_is_refused(
+    drive: PosedSequence, student: StudentBundle, changes: Callable[[PosedSequence], dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(ImprovementError, match=message):
+        check_suitable(dataclasses.replace(drive, **changes(drive)), student)
 
 
 def look(pictures: np.ndarray, places: np.ndarray, world: str = "/tf map", name: str = "a") -> DriveLook:

@@ -22,7 +22,7 @@ GRID = VoxelGrid((0.0, -12.8, -2.2), 0.2, (128, 128, 32))
 @pytest.fixture(scope="module")
 def truth(drive: StreetDrive) -> VoxelTruth:
     pose = drive.poses[0] @ drive.rig.rig_from_camera[LEFT]
-    return voxel_truth(drive.scene, drive.rig.cameras[LEFT], pose, GRID)
+    return voxel_truth(drive.scene_at(0), drive.rig.cameras[LEFT], pose, GRID)
 
 
 def labels_at(truth: VoxelTruth, points: np.ndarray) -> np.ndarray:
@@ -116,8 +116,8 @@ def test_a_known_box(drive: StreetDrive) -> None:
     camera_pose = rig.rig_from_camera[LEFT]
     middle = camera_pose.translation + (9.0 + 1e-3, 1e-3, -0.4 + 1e-3)
     body = box((2.0, 1.6, 1.2), (middle[0], middle[1], middle[2]), "facade_0", StreetClass.CAR)
-    below = drive.scene.parts[0].moved((0.0, 0.0, -50.0))
-    scene = build_scene(replace(drive.scene.town, parts=[body, below]))
+    below = drive.scene_at(0).parts[0].moved((0.0, 0.0, -50.0))
+    scene = build_scene(replace(drive.scene_at(0).town, parts=[body, below]))
     truth = voxel_truth(scene, rig.cameras[LEFT], camera_pose, GRID)
     car = truth.label == StreetClass.CAR
     assert (car & truth.interior).sum() >= 8 * 6 * 4

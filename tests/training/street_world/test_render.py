@@ -21,8 +21,8 @@ from tests.training.street_world.conftest import SEED, small_rig
 def wall(drive: StreetDrive) -> StreetScene:
     """Nothing but a wall of 4 m by 6 m whose front is 10 m ahead of the rig's origin."""
     body = box((2.0, 4.0, 6.0), (11.0, 0.0, 3.0), "facade_0", StreetClass.BUILDING)
-    below = drive.scene.parts[0].moved((0.0, 0.0, -50.0))
-    return build_scene(replace(drive.scene.town, parts=[body, below]))
+    below = drive.scene_at(0).parts[0].moved((0.0, 0.0, -50.0))
+    return build_scene(replace(drive.scene_at(0).town, parts=[body, below]))
 
 
 def test_depth_and_extent_of_a_known_wall(wall: StreetScene) -> None:

@@ -193,12 +193,8 @@ class Reference:
         labels = f"; label channels: {ONNX}" if bundle.head.label_hidden else ""
         self.name = f"{TORCH}{labels}" if self._field else ONNX
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB."""
-        return self.encode(image_rgb).features
-
     def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
-        """The same, with volume and depth."""
+        """Features float32 [h, w, C + E], volume and depth of a canonical image, uint8 [H, W, 3] RGB."""
         features, volume, depth = self._encoder.encode(image_rgb).copy()
         if self._field is not None:
             planes = torch.from_numpy(image_rgb.transpose(2, 0, 1).astype(np.float32))[None]

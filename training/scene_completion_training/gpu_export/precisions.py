@@ -160,7 +160,7 @@ def to_int8(model: onnx.ModelProto, images: NDArray[np.uint8], where: str) -> on
 
     Args:
         model: What `gpu_graph` gives, float32.
-        images: Canonical images uint8 [K, H, W, 3] RGB, those of the training.
+        images: Canonical images uint8 [K, H, W, 3] RGB, those of the training, at most `MOST_IMAGES`.
 
     Raises:
         BundleError: No convolution is left to quantise.
@@ -179,7 +179,7 @@ def to_int8(model: onnx.ModelProto, images: NDArray[np.uint8], where: str) -> on
         quantize_static(
             source,
             target,
-            _Images(images[np.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES)).round().astype(int)]),
+            _Images(images),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QInt8,

@@ -64,6 +64,11 @@ class Judgement:
     drives: dict[str, int]
     seen: Sequence[Any] = ()
 
+    @classmethod
+    def of(cls, scored: Scored) -> Judgement:
+        """That of an old and a new student, in this order."""
+        return cls(*scored.scores, scored.drives, scored.seen)
+
     def comparison(self, measure: Measure, region: str = "all") -> Comparison:
         """The two by one measure, over the whole reach of the grid."""
         return compare(self.old, self.new, measure, region=region)
@@ -81,27 +86,6 @@ class Judgement:
             for region in (("all",) if measure == "depth_abs_rel" else REGIONS)
         ]
         return {"drives": self.drives, "scores": scores, "comparisons": compared}
-
-
-def judge_students(
-    old: StudentBundle,
-    new: StudentBundle,
-    drives: Sequence[Path],
-    *,
-    threads: int | None = None,
-    seen: Callable[[ScoredFrame], Any] = lambda _: None,
-    workers: Workers | None = None,
-) -> Judgement:
-    """Completes frames of drives with both students, and scores them by the depth that was measured.
-
-    Args:
-        drives: Recordings that neither student was trained on.
-        seen: Is shown every frame, by the worker that scores it; what it says travels back.
-        workers: Where drives are scored, one a task; in this process if left out.
-    """
-    scored = score_students((old, new), drives, threads=threads, seen=seen, workers=workers)
-    before, after = scored.scores
-    return Judgement(before, after, scored.drives, scored.seen)
 
 
 class ScoredFrame(NamedTuple):
@@ -142,7 +126,15 @@ def score_students(
     seen: Callable[[ScoredFrame], Any] = lambda _: None,
     workers: Workers | None = None,
 ) -> Scored:
-    """Scores of students of one grid, the same wherever a drive is scored; arguments as of `judge_students`."""
+    """Completes frames of drives with students of one grid, and scores them by the depth that was measured.
+
+    The scores are the same wherever a drive is scored.
+
+    Args:
+        drives: Recordings that no student was trained on.
+        seen: Is shown every frame, by the worker that scores it; what it says travels back.
+        workers: Where drives are scored, one a task; in this process if left out.
+    """
     scorer = _DriveScorer(tuple(students), threads, seen)
     tasks = [_Drive(number, folder, scorer.frames(folder)) for number, folder in enumerate(drives)]
     found = (workers or Workers()).in_order(

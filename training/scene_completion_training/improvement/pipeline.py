@@ -7,7 +7,7 @@ import errno
 import itertools
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,10 @@ from scene_completion_training.improvement.judging import (
     OLD,
     SHARES,
     TOLERANCE,
+    Judgement,
     best_share,
     best_threshold,
     judge_mixtures,
-    judge_students,
     reasons_against,
     score_students,
 )
@@ -119,87 +119,7 @@ def improve(improvement: Improvement) -> Outcome:
     improvement = _absolute(improvement)
     old = _checked(improvement)
     with Workers(improvement.workers, improvement.ray_address, improvement.threads or 1) as workers:
-        return _improved(improvement, old, workers)
-
-
-def _improved(improvement: Improvement, old: StudentBundle, workers: Workers) -> Outcome:
-    steps = Steps(improvement.work, STEPS_IN_ALL)
-    bags = [*improvement.bags, *improvement.held_out]
-    extracted = steps.run(
-        "extracting",
-        {"bags": [[str(bag.resolve()), fingerprint(bag)] for bag in bags], "settings": improvement.extraction.digest()},
-        lambda: _extracted(improvement, bags, workers),
-    )
-    of_student = {"student": dict(old.sha256)}
-    usable = steps.run(
-        "looking at the drives",
-        of_student | {"replay": _prints(improvement.replay), "keep": _prints(improvement.keep)},
-        lambda: _usable(improvement, old, extracted),
-    )
-    reach = old.grid.shape[0] * old.grid.voxel_size
-    split = Split(
-        **{
-            name: [Path(folder) for folder in folders]
-            for name, folders in steps.run(
-                "splitting", {"gap": reach}, lambda: _split(improvement, usable, reach)
-            ).items()
-        }
-    )
-    steps.run(
-        "preparing",
-        {"steps": improvement.steps, "overrides": list(improvement.overrides)},
-        lambda: _prepared(improvement, old, split, workers),
-    )
-    checkpoint = Path(
-        steps.run("training", {}, lambda: {"checkpoint": str(_trained(improvement, old, split, workers))})[
-            "checkpoint"
-        ],
-    )
-    mixed = steps.run(
-        "choosing weights",
-        {"tolerance": improvement.tolerance},
-        lambda: _mixed(improvement, old, checkpoint, split, workers),
-    )
-    candidate = improvement.work / "candidate"
-    calibrated = steps.run(
-        "exporting and calibrating",
-        {"every": improvement.calibrate_every},
-        lambda: _exported(improvement, old, improvement.work / mixed["checkpoint"], split, candidate, workers),
-    )
-    parity = steps.run(
-        "checking parity",
-        {},
-        lambda: check_parity(
-            StudentBundle.load(candidate),
-            old,
-            split.held_out,
-            threads=improvement.threads,
-            encoder_weights=_encoder_weights(improvement),
-        ),
-    )
-    judged = steps.run(
-        "judging",
-        {"margin": improvement.margin, "tolerance": improvement.tolerance},
-        lambda: _judged(improvement, old, StudentBundle.load(candidate), split, workers),
-    )
-    facts = {
-        "recordings": extracted["told"],
-        "split": {name.replace("_", " "): ", ".join(_names(folders)) for name, folders in vars(split).items()},
-        "replay": {
-            name: ", ".join(_names(folders)) or "none"
-            for name, folders in zip(("learned again", "calibrating"), split_replay(improvement.replay), strict=True)
-        },
-        "weights": mixed["told"],
-        "depth that judges": told_depths(map(open_recording, (*split.held_out, *improvement.keep)), reach),
-        "calibration": calibrated,
-        "parity": parity,
-    }
-    steps.run(
-        "deciding",
-        {"output": str(improvement.output.resolve())},
-        lambda: _decided(improvement, candidate, judged, facts, usable),
-    )
-    return Outcome(improvement.work / CARD, tuple(judged["reasons"]))
+        return _Run(improvement, old, workers).outcome()
 
 
 def _absolute(improvement: Improvement) -> Improvement:
@@ -248,224 +168,266 @@ def _checked(improvement: Improvement) -> StudentBundle:
     return old
 
 
-def _extracted(improvement: Improvement, bags: Sequence[Path], workers: Workers) -> dict[str, Any]:
-    """Folders of the sequences of all bags, by whether they are to be held out, and what was said of each bag."""
-    bags = [bag.resolve() for bag in bags]
-    folders = output_folders(bags, improvement.work.resolve() / "sequences")
-    settings, threads = improvement.extraction, workers.threads
-    jobs = [Job(bag, folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
-    reports = extract_bags(jobs, workers)
-    for report in reports:
-        if FULL_TEXT in " ".join([*report.problems, report.defect]):
-            raise OSError(errno.ENOSPC, FULL_TEXT)
-        if report.lost:  # without it, what follows would learn from less, and say nothing
-            raise ImprovementError(
-                "; ".join(report.problems),
-                where=report.bag,
-                cure="Look at that machine's memory, and start the same command again: it goes on from here",
+@dataclass
+class _Run:
+    """An improvement under way; what a step needs of those before it, it is given.
+
+    Attributes:
+        split: The drives, once they are split.
+    """
+
+    plan: Improvement
+    old: StudentBundle
+    workers: Workers
+    split: Split = field(init=False)
+
+    @property
+    def candidate(self) -> Path:
+        """Folder of the new student until it is accepted."""
+        return self.plan.work / "candidate"
+
+    def outcome(self) -> Outcome:
+        """Does all steps, or those that an earlier run has left."""
+        plan = self.plan
+        step = Steps(plan.work, STEPS_IN_ALL).run
+        bags = [[str(bag.resolve()), fingerprint(bag)] for bag in (*plan.bags, *plan.held_out)]
+        extracted = step("extracting", {"bags": bags, "settings": plan.extraction.digest()}, self._extracted)
+        of_student = {"student": dict(self.old.sha256)}
+        known = {"replay": _prints(plan.replay), "keep": _prints(plan.keep)}
+        usable = step("looking at the drives", of_student | known, lambda: self._usable(extracted))
+        reach = self.old.grid.shape[0] * self.old.grid.voxel_size
+        parts = step("splitting", {"gap": reach}, lambda: self._split(usable, reach))
+        self.split = Split(**{name: [Path(folder) for folder in folders] for name, folders in parts.items()})
+        step("preparing", {"steps": plan.steps, "overrides": list(plan.overrides)}, self._prepared)
+        checkpoint = Path(step("training", {}, self._trained)["checkpoint"])
+        mixed = step("choosing weights", {"tolerance": plan.tolerance}, lambda: self._mixed(checkpoint))
+        chosen = plan.work / mixed["checkpoint"]
+        calibrated = step("exporting and calibrating", {"every": plan.calibrate_every}, lambda: self._exported(chosen))
+        parity = step("checking parity", {}, self._parity)
+        judged = step("judging", {"margin": plan.margin, "tolerance": plan.tolerance}, self._judged)
+        facts = {
+            "recordings": extracted["told"],
+            "split": {name.replace("_", " "): ", ".join(_names(folders)) for name, folders in vars(self.split).items()},
+            "replay": {
+                name: ", ".join(_names(folders)) or "none"
+                for name, folders in zip(("learned again", "calibrating"), split_replay(plan.replay), strict=True)
+            },
+            "weights": mixed["told"],
+            "depth that judges": told_depths(map(open_recording, (*self.split.held_out, *plan.keep)), reach),
+            "calibration": calibrated,
+            "parity": parity,
+        }
+        output = {"output": str(plan.output.resolve())}
+        step("deciding", output, lambda: self._decided(judged, facts, usable))
+        return Outcome(plan.work / CARD, tuple(judged["reasons"]))
+
+    def _extracted(self) -> dict[str, Any]:
+        """Folders of the sequences of all bags, by whether they are to be held out, and what was said of each bag."""
+        bags = [bag.resolve() for bag in (*self.plan.bags, *self.plan.held_out)]
+        folders = output_folders(bags, self.plan.work.resolve() / "sequences")
+        settings, threads = self.plan.extraction, self.workers.threads
+        jobs = [Job(bag, folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
+        reports = extract_bags(jobs, self.workers)
+        for report in reports:
+            if FULL_TEXT in " ".join([*report.problems, report.defect]):
+                raise OSError(errno.ENOSPC, FULL_TEXT)
+            if report.lost:  # without it, what follows would learn from less, and say nothing
+                raise ImprovementError(
+                    "; ".join(report.problems),
+                    where=report.bag,
+                    cure="Look at that machine's memory, and start the same command again: it goes on from here",
+                )
+        found = [
+            [str(folder / sequence.folder) for sequence in report.sequences]
+            for folder, report in zip(folders, reports, strict=True)
+        ]
+        notes = dict(zip(_names([Path(report.bag) for report in reports]), map(_notes, reports), strict=True))
+        learned, scored = found[: len(self.plan.bags)], found[len(self.plan.bags) :]
+        for name, group in (("recordings", learned), ("--held-out", scored)):
+            if group and not any(group):
+                raise ImprovementError(
+                    f"nothing could be extracted: {'; '.join(f'{bag}: {text}' for bag, text in notes.items())}",
+                    where=name,
+                    cure="`scene-completion extract` names the options for poses, scale and calibration",
+                )
+        flat = [list(itertools.chain.from_iterable(group)) for group in (learned, scored)]
+        return {"training": flat[0], "held_out": flat[1], "told": notes}
+
+    def _usable(self, extracted: dict[str, Any]) -> dict[str, Any]:
+        """Drives that a student can learn from, and what was wrong with the others; refuses copies and overlaps."""
+        notes: list[str] = []
+        found: dict[str, list[str]] = {"training": [], "held_out": []}
+        looks: dict[str, list[DriveLook]] = {"training": [], "held_out": []}
+        for part in found:
+            for folder in extracted[part]:
+                sequence = PosedSequence.load(folder)
+                try:
+                    check_suitable(sequence, self.old)
+                except ImprovementError as error:
+                    notes.append(str(error))
+                    continue
+                found[part].append(folder)
+                looks[part].append(DriveLook.of(sequence))
+            if extracted[part] and not found[part]:
+                raise ImprovementError(
+                    f"no drive is of use. {' '.join(notes)}",
+                    where="recordings" if part == "training" else "--held-out",
+                    cure="Record the robot's own camera by day while it drives",
+                )
+        replayed = [DriveLook.of(open_recording(folder)) for folder in self.plan.replay]
+        kept = [DriveLook.of(open_recording(folder)) for folder in self.plan.keep]
+        for number, look in enumerate(looks["training"]):
+            refuse_overlap([look], looks["training"][:number], role="drive")
+        refuse_overlap(looks["held_out"], [*looks["training"], *replayed])
+        refuse_overlap(kept, [*looks["training"], *replayed])
+        refuse_overlap(looks["training"], replayed, role="drive")
+        if not self.plan.keep:
+            notes.append("No earlier drive was named with --keep: whether anything was forgotten was not looked at.")
+        return {**found, "notes": notes}
+
+    def _split(self, usable: dict[str, Any], reach: float) -> dict[str, Any]:
+        folder = self.plan.work.resolve() / "split"
+        with disk_watched("splitting", folder):
+            split = split_drives(
+                [Path(one) for one in usable["training"]], [Path(one) for one in usable["held_out"]], reach, folder
             )
-    found = [
-        [str(folder / sequence.folder) for sequence in report.sequences]
-        for folder, report in zip(folders, reports, strict=True)
-    ]
-    notes = dict(zip(_names([Path(report.bag) for report in reports]), map(_notes, reports), strict=True))
-    learned, scored = found[: len(improvement.bags)], found[len(improvement.bags) :]
-    for name, group in (("recordings", learned), ("--held-out", scored)):
-        if group and not any(group):
-            raise ImprovementError(
-                f"nothing could be extracted: {'; '.join(f'{bag}: {text}' for bag, text in notes.items())}",
-                where=name,
-                cure="`scene-completion extract` names the options for poses, scale and calibration",
+        return {name: [str(one) for one in folders] for name, folders in vars(split).items()}
+
+    def _configuration(self) -> Any:
+        return read_configuration(self.plan.work / "training.yaml", list(self.plan.overrides), Configuration)
+
+    def _written(self) -> Any:
+        """The configuration of a training that goes on from the student, which is written for all who train."""
+        write_configuration(
+            self.plan.work / "training.yaml",
+            self.old,
+            self.split.training,
+            split_replay(self.plan.replay)[0],
+            steps=self.plan.steps,
+            output=self.plan.work.resolve() / "training",
+            cache=self.plan.work.resolve() / "prepared",
+        )
+        return self._configuration()
+
+    def _prepared(self) -> dict[str, Any]:
+        """Prepares the frames of the training's drives."""
+        configuration = self._written().completed()
+        data, viewpoint, processes = configuration.data, configuration.viewpoint(), 2 if self.workers.alone else 1
+
+        def prepared(source: SequenceSource, _: Progress) -> int:
+            return len(prepare_source(data, source, viewpoint, workers=processes)[1])
+
+        frames = self.workers.in_order(
+            prepared,
+            matching(Path(data.root), data.sources),
+            unit="drive",
+            name=lambda source: Path(source.folder).name,
+            needs=lambda source: [Path(data.root, source.folder)],
+            written=Path(data.cache),
+        )
+        return {"frames": sum(frames)}
+
+    def _trained(self) -> dict[str, Any]:
+        """The checkpoint of the training; one of an earlier run goes on where it stopped."""
+        self.workers.close()  # a training takes the machines for itself
+        return {"checkpoint": str(train(self._written(), threads=self.plan.threads))}
+
+    def _scoring(self) -> dict[str, Any]:
+        """How drives are scored: by one encoder with all cores, or one drive beside the other."""
+        threads = self.plan.threads if self.workers.alone else self.workers.threads
+        return {"threads": threads, "workers": self.workers}
+
+    def _mixed(self, checkpoint: Path) -> dict[str, Any]:
+        """The checkpoint between the old weights and the trained ones that the calibrating drives are for."""
+        folder = self.plan.work / MIXED
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        students, files = {OLD: self.old}, {share: f"{MIXED}/{share:.3f}.ckpt" for share in SHARES}
+        for share, name in files.items():
+            file = mix_checkpoint(checkpoint, self.old, share, self.plan.work / name, self._encoder_weights())
+            students[share] = export_improved(
+                file, self.old, folder / f"{share:.3f}", name=f"{share:.1%}", provenance={}
             )
-    flat = [list(itertools.chain.from_iterable(group)) for group in (learned, scored)]
-    return {"training": flat[0], "held_out": flat[1], "told": notes}
+        calibrating = (self.split.calibration, split_replay(self.plan.replay)[1])
+        mixtures = judge_mixtures(students, *calibrating, **self._scoring())
+        chosen = best_share(mixtures, self.plan.tolerance)
+        notes = {
+            f"{one.share:.1%} of the trained weights": f"average precision {one.new:.3f} on new drives"
+            + (f", {one.replayed:.3f} on replayed ones" if one.replayed is not None else "")
+            for one in mixtures
+        }
+        return {"checkpoint": files[chosen], "share": chosen, "told": {**notes, "chosen": f"{chosen:.1%}"}}
+
+    def _encoder_weights(self) -> str:
+        return str(getattr(self._configuration(), "encoder_weights", ""))
+
+    def _exported(self, checkpoint: Path) -> dict[str, Any]:
+        unfinished = self.candidate.with_name(self.candidate.name + UNFINISHED)
+        for folder in (unfinished, self.candidate):
+            if folder.exists():
+                shutil.rmtree(folder)
+        replayed, calibrating = split_replay(self.plan.replay)
+        learned = [open_recording(folder) for folder in (*self.split.training, *replayed)]
+        bundle = export_improved(
+            checkpoint,
+            self.old,
+            unfinished,
+            name=self.plan.output.name,
+            provenance={"trained_on": ", ".join(sequence.name for sequence in learned), "checkpoint": checkpoint.name},
+        )
+        folders = [group for group in (self.split.calibration, calibrating) if group]
+        groups = [[open_recording(folder) for folder in group] for group in folders]
+        options = self._scoring()
+        bundle = calibrate_on_stereo(
+            bundle, learned, groups, earlier=self.old, every=self.plan.calibrate_every, **options
+        )
+        threshold = best_threshold([score_students([bundle], group, **options).scores[0] for group in folders])
+        bundle = dataclasses.replace(bundle, threshold=threshold)
+        bundle = bundle.save(unfinished, bundle.read_encoder(), bundle.load_weights())
+        unfinished.rename(self.candidate)
+        record: dict[str, Any] = bundle.provenance["calibration"]
+        return {"threshold": bundle.threshold, **{name: str(value) for name, value in record.items()}}
+
+    def _parity(self) -> dict[str, float]:
+        new, threads = StudentBundle.load(self.candidate), self.plan.threads
+        return check_parity(
+            new, self.old, self.split.held_out, threads=threads, encoder_weights=self._encoder_weights()
+        )
+
+    def _judged(self) -> dict[str, Any]:
+        new, shown = StudentBundle.load(self.candidate), ShownFrames(self.plan.work / "pictures")
+        options = self._scoring()
+        on_new = Judgement.of(score_students((self.old, new), self.split.held_out, seen=shown, **options))
+        on_old = Judgement.of(score_students((self.old, new), self.plan.keep, **options)) if self.plan.keep else None
+        reasons = reasons_against(on_new, on_old, margin=self.plan.margin, tolerance=self.plan.tolerance)
+        drives = {"held-out drive": on_new.content()} | ({"old drives": on_old.content()} if on_old else {})
+        return {"reasons": reasons, "drives": drives, "frames": shown.chosen(on_new.seen)}
+
+    def _decided(self, judged: dict[str, Any], facts: dict[str, Any], usable: dict[str, Any]) -> dict[str, Any]:
+        """Writes the card, and the new student where it is accepted: whole, by renaming it at the end."""
+        write_card(
+            self.plan.work / CARD,
+            title=f"Report card of {self.plan.output.name}",
+            reasons=judged["reasons"],
+            judged=judged["drives"],
+            frames=judged["frames"],
+            pictures=self.plan.work / "pictures",
+            facts=facts,
+            notes=usable["notes"],
+        )
+        if not judged["reasons"]:
+            with (
+                disk_watched("writing the new student", self.plan.output.parent, shared=True),
+                whole_folder(self.plan.output, frozenset()) as unfinished,
+            ):
+                shutil.copytree(self.candidate, unfinished, dirs_exist_ok=True)
+                StudentBundle.load(unfinished)  # hashes of all files
+        return {"accepted": not judged["reasons"]}
 
 
 def _notes(report: BagReport) -> str:
     sequences = ", ".join(f"{one.frames} frames over {one.metres:.0f} m, scale {one.scale}" for one in report.sequences)
     return "; ".join([sequences or "nothing extracted", *report.problems, *report.losses])
-
-
-def _usable(improvement: Improvement, old: StudentBundle, extracted: dict[str, Any]) -> dict[str, Any]:
-    """Drives that a student can learn from, and what was wrong with the others; refuses copies and overlaps."""
-    notes: list[str] = []
-    found: dict[str, list[str]] = {"training": [], "held_out": []}
-    looks: dict[str, list[DriveLook]] = {"training": [], "held_out": []}
-    for part in found:
-        for folder in extracted[part]:
-            sequence = PosedSequence.load(folder)
-            try:
-                check_suitable(sequence, old)
-            except ImprovementError as error:
-                notes.append(str(error))
-                continue
-            found[part].append(folder)
-            looks[part].append(DriveLook.of(sequence))
-        if extracted[part] and not found[part]:
-            raise ImprovementError(
-                f"no drive is of use. {' '.join(notes)}",
-                where="recordings" if part == "training" else "--held-out",
-                cure="Record the robot's own camera by day while it drives",
-            )
-    replayed = [DriveLook.of(open_recording(folder)) for folder in improvement.replay]
-    kept = [DriveLook.of(open_recording(folder)) for folder in improvement.keep]
-    for number, look in enumerate(looks["training"]):
-        refuse_overlap([look], looks["training"][:number], role="drive")
-    refuse_overlap(looks["held_out"], [*looks["training"], *replayed])
-    refuse_overlap(kept, [*looks["training"], *replayed])
-    refuse_overlap(looks["training"], replayed, role="drive")
-    if not improvement.keep:
-        notes.append("No earlier drive was named with --keep: whether anything was forgotten was not looked at.")
-    return {**found, "notes": notes}
-
-
-def _split(improvement: Improvement, usable: dict[str, Any], reach: float) -> dict[str, Any]:
-    folder = improvement.work.resolve() / "split"
-    with disk_watched("splitting", folder):
-        split = split_drives(
-            [Path(one) for one in usable["training"]], [Path(one) for one in usable["held_out"]], reach, folder
-        )
-    return {name: [str(one) for one in folders] for name, folders in vars(split).items()}
-
-
-def _configuration(improvement: Improvement) -> Any:
-    return read_configuration(improvement.work / "training.yaml", list(improvement.overrides), Configuration)
-
-
-def _written(improvement: Improvement, old: StudentBundle, split: Split) -> Any:
-    """The configuration of a training that goes on from the student, which is written for all who train."""
-    write_configuration(
-        improvement.work / "training.yaml",
-        old,
-        split.training,
-        split_replay(improvement.replay)[0],
-        steps=improvement.steps,
-        output=improvement.work.resolve() / "training",
-        cache=improvement.work.resolve() / "prepared",
-    )
-    return _configuration(improvement)
-
-
-def _prepared(improvement: Improvement, old: StudentBundle, split: Split, workers: Workers) -> dict[str, Any]:
-    """Prepares the frames of the training's drives."""
-    configuration = _written(improvement, old, split).completed()
-    data, viewpoint, processes = configuration.data, configuration.viewpoint(), 2 if workers.alone else 1
-
-    def prepared(source: SequenceSource, _: Progress) -> int:
-        return len(prepare_source(data, source, viewpoint, workers=processes)[1])
-
-    frames = workers.in_order(
-        prepared,
-        matching(Path(data.root), data.sources),
-        unit="drive",
-        name=lambda source: Path(source.folder).name,
-        needs=lambda source: [Path(data.root, source.folder)],
-        written=Path(data.cache),
-    )
-    return {"frames": sum(frames)}
-
-
-def _trained(improvement: Improvement, old: StudentBundle, split: Split, workers: Workers) -> Path:
-    """The checkpoint of the training; one of an earlier run goes on where it stopped."""
-    workers.close()  # a training takes the machines for itself
-    configuration = _written(improvement, old, split)
-    return train(configuration, threads=improvement.threads)
-
-
-def _scoring(improvement: Improvement, workers: Workers) -> dict[str, Any]:
-    """How drives are scored: by one encoder with all cores, or one drive beside the other."""
-    threads = improvement.threads if workers.alone else workers.threads
-    return {"threads": threads, "workers": workers}
-
-
-def _mixed(
-    improvement: Improvement, old: StudentBundle, checkpoint: Path, split: Split, workers: Workers
-) -> dict[str, Any]:
-    """The checkpoint between the old weights and the trained ones that the calibrating drives are for."""
-    folder = improvement.work / MIXED
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    students, files = {OLD: old}, {share: f"{MIXED}/{share:.3f}.ckpt" for share in SHARES}
-    for share, name in files.items():
-        file = mix_checkpoint(checkpoint, old, share, improvement.work / name, _encoder_weights(improvement))
-        students[share] = export_improved(file, old, folder / f"{share:.3f}", name=f"{share:.1%}", provenance={})
-    calibrating = (split.calibration, split_replay(improvement.replay)[1])
-    mixtures = judge_mixtures(students, *calibrating, **_scoring(improvement, workers))
-    chosen = best_share(mixtures, improvement.tolerance)
-    notes = {
-        f"{one.share:.1%} of the trained weights": f"average precision {one.new:.3f} on new drives"
-        + (f", {one.replayed:.3f} on replayed ones" if one.replayed is not None else "")
-        for one in mixtures
-    }
-    return {"checkpoint": files[chosen], "share": chosen, "told": {**notes, "chosen": f"{chosen:.1%}"}}
-
-
-def _encoder_weights(improvement: Improvement) -> str:
-    return str(getattr(_configuration(improvement), "encoder_weights", ""))
-
-
-def _exported(
-    improvement: Improvement, old: StudentBundle, checkpoint: Path, split: Split, candidate: Path, workers: Workers
-) -> dict[str, Any]:
-    unfinished = candidate.with_name(candidate.name + UNFINISHED)
-    for folder in (unfinished, candidate):
-        if folder.exists():
-            shutil.rmtree(folder)
-    replayed, calibrating = split_replay(improvement.replay)
-    learned = [open_recording(folder) for folder in (*split.training, *replayed)]
-    bundle = export_improved(
-        checkpoint,
-        old,
-        unfinished,
-        name=improvement.output.name,
-        provenance={"trained_on": ", ".join(sequence.name for sequence in learned), "checkpoint": checkpoint.name},
-    )
-    folders = [group for group in (split.calibration, calibrating) if group]
-    groups = [[open_recording(folder) for folder in group] for group in folders]
-    options = _scoring(improvement, workers)
-    bundle = calibrate_on_stereo(bundle, learned, groups, earlier=old, every=improvement.calibrate_every, **options)
-    threshold = best_threshold([score_students([bundle], group, **options).scores[0] for group in folders])
-    bundle = dataclasses.replace(bundle, threshold=threshold)
-    bundle = bundle.save(unfinished, bundle.read_encoder(), bundle.load_weights())
-    unfinished.rename(candidate)
-    record: dict[str, Any] = bundle.provenance["calibration"]
-    return {"threshold": bundle.threshold, **{name: str(value) for name, value in record.items()}}
-
-
-def _judged(
-    improvement: Improvement, old: StudentBundle, new: StudentBundle, split: Split, workers: Workers
-) -> dict[str, Any]:
-    shown = ShownFrames(improvement.work / "pictures")
-    options = _scoring(improvement, workers)
-    on_new = judge_students(old, new, split.held_out, seen=shown, **options)
-    on_old = judge_students(old, new, improvement.keep, **options) if improvement.keep else None
-    reasons = reasons_against(on_new, on_old, margin=improvement.margin, tolerance=improvement.tolerance)
-    drives = {"held-out drive": on_new.content()} | ({"old drives": on_old.content()} if on_old else {})
-    return {"reasons": reasons, "drives": drives, "frames": shown.chosen(on_new.seen)}
-
-
-def _decided(
-    improvement: Improvement, candidate: Path, judged: dict[str, Any], facts: dict[str, Any], usable: dict[str, Any]
-) -> dict[str, Any]:
-    """Writes the card, and the new student where it is accepted: whole, by renaming it at the end."""
-    write_card(
-        improvement.work / CARD,
-        title=f"Report card of {improvement.output.name}",
-        reasons=judged["reasons"],
-        judged=judged["drives"],
-        frames=judged["frames"],
-        pictures=improvement.work / "pictures",
-        facts=facts,
-        notes=usable["notes"],
-    )
-    if not judged["reasons"]:
-        with (
-            disk_watched("writing the new student", improvement.output.parent, shared=True),
-            whole_folder(improvement.output, frozenset()) as unfinished,
-        ):
-            shutil.copytree(candidate, unfinished, dirs_exist_ok=True)
-            StudentBundle.load(unfinished)  # hashes of all files
-    return {"accepted": not judged["reasons"]}
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -7,7 +7,8 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ class Steps:
         return result
 
 
-class disk_watched:  # noqa: N801  # reads as what it does
+@contextmanager
+def disk_watched(doing: str, folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Context in which a full disk becomes an error with a cure, and what is half written goes.
 
     Args:
@@ -85,25 +87,19 @@ class disk_watched:  # noqa: N801  # reads as what it does
         folder: Where; what ends in `UNFINISHED` directly in it is removed on any failure.
         shared: It also belongs to others: nothing is removed.
     """
-
-    def __init__(self, doing: str, folder: Path, *, shared: bool = False) -> None:
-        self._doing, self._folder, self._shared = doing, folder, shared
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            return
-        if self._folder.is_dir() and not self._shared:
-            for left in self._folder.glob(f"*{UNFINISHED}"):
+    try:
+        yield
+    except BaseException as error:
+        if folder.is_dir() and not shared:
+            for left in folder.glob(f"*{UNFINISHED}"):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         if disk_is_full(error) and not isinstance(error, ImprovementError):
             raise ImprovementError(
-                f"the disk is full while {self._doing}",
-                where=str(self._folder),
+                f"the disk is full while {doing}",
+                where=str(folder),
                 cure="The old student stays. Make room and start the same command again: it goes on from this step",
             ) from error
+        raise
 
 
 def disk_is_full(error: BaseException | None) -> bool:

@@ -107,11 +107,6 @@ class StreetDrive:
             self._built = (stage, build_scene(town), None)
         return self._built[1]
 
-    @property
-    def scene(self) -> StreetScene:
-        """The town around the first frame."""
-        return self.scene_at(0)
-
     def _renderer(self, index: int) -> Renderer:
         scene = self.scene_at(index)
         assert self._built is not None  # scene_at has built it
