@@ -42,17 +42,18 @@ def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> N
 def _of(source: Path, canonical: Camera, most: int) -> Iterator[NDArray[np.uint8]]:
     files = sorted(path for path in source.glob("*") if path.suffix.lower() in _SUFFIXES)
     if files:
-        for index in _spread(len(files), most):
+        for index in spread(len(files), most):
             yield _cut(read_rgb(files[index]), canonical)
         return
     sequence = open_recording(source, poses=UNKNOWN_POSES)  # a bag may have none
     camera = reference_camera(sequence)
     resample = Resampler(sequence.cameras[camera], canonical)
-    for index in _spread(len(sequence), most):
+    for index in spread(len(sequence), most):
         yield resample(sequence.image(index, camera))
 
 
-def _spread(count: int, most: int) -> list[int]:
+def spread(count: int, most: int) -> list[int]:
+    """Numbers of at most so many among 0 ... count - 1, spread evenly, the first and the last among them."""
     return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most)).round()})
 
 

@@ -67,7 +67,8 @@ class Judgement:
     @classmethod
     def of(cls, scored: Scored) -> Judgement:
         """That of an old and a new student, in this order."""
-        return cls(*scored.scores, scored.drives, scored.seen)
+        old, new = scored.scores
+        return cls(old, new, scored.drives, scored.seen)
 
     def comparison(self, measure: Measure, region: str = "all") -> Comparison:
         """The two by one measure, over the whole reach of the grid."""

@@ -19,6 +19,7 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.training_checks import check_for_training
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.recorded_camera import recorded_height
+from scene_completion_training.gpu_export.images import spread
 
 LEAST_MEASURED = 0.1
 """Share of the image with a measured depth below which nothing can be judged."""
@@ -96,7 +97,7 @@ def _other_height(sequence: PosedSequence, bundle: StudentBundle) -> list[str]:
 
 
 def _check_pictures(sequence: PosedSequence, camera: str) -> None:
-    images = [sequence.image(index, camera) for index in _some(len(sequence))]
+    images = [sequence.image(index, camera) for index in spread(len(sequence), _LOOKED_AT)]
     shown = float(np.median([shown_share(image) for image in images]))
     bright = float(np.median([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() for image in images]))
     if bright < DARKEST:
@@ -111,10 +112,6 @@ def _check_pictures(sequence: PosedSequence, camera: str) -> None:
             where=f"{sequence.name}, camera {camera}",
             cure="Clean the lens and record again",
         )
-
-
-def _some(count: int) -> list[int]:
-    return sorted(set(np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(int).tolist()))
 
 
 @dataclass(frozen=True, eq=False)

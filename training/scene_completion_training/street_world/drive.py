@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ImageError
 from scene_completion_ros.evaluation.truth import VoxelTruth, stored_flags
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.picture_files import decode_picture, to_rgb
+from scene_completion_ros.report.pictures import encode_picture
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_training.street_world.camera_rig import LEFT, StreetRig, mounted
 from scene_completion_training.street_world.ground_truth import voxel_truth
@@ -149,7 +149,7 @@ class StreetDrive:
 
     def content(self, index: int, assets: tuple[str, ...] = ASSETS, quality: int = 92) -> FrameContent:
         """Compute what is stored of a frame."""
-        images = {name: _jpeg(self.image(index, name), quality) for name in self.rig.cameras}
+        images = {name: encode_picture(self.image(index, name), ".jpg", quality=quality) for name in self.rig.cameras}
         makers: dict[str, Callable[[], dict[str, NDArray[Any]]]] = {
             "lidar": lambda: {"lidar": self.lidar(index)},
             "depth": lambda: {"depth": self.view(index).depth},
@@ -220,13 +220,6 @@ class StreetDrive:
 
 def _asset_loader(content_of: Callable[[int], FrameContent], index: int, name: str) -> ArrayLoader:
     return lambda: content_of(index).assets[name]
-
-
-def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
-    good, content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not good:
-        raise ImageError("OpenCV could not encode a JPEG", where=f"image of shape {image.shape}")
-    return content.tobytes()
 
 
 class _Frames:
