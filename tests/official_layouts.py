@@ -291,6 +291,8 @@ def nuscenes(root: Path, *, scene: str = "scene-0061", frames: int = 4) -> Path:
     for name, rows in found.items():
         (tables / f"{name}.json").write_text(json.dumps(rows, indent=0))
     return tables / scene
+
+
 LABEL_SKY, LABEL_ROAD, LABEL_BUILDING, LABEL_CAR, LABEL_VOID = 23, 7, 11, 26, 0
 _TRAIN_IDS = {LABEL_SKY: 10, LABEL_ROAD: 0, LABEL_BUILDING: 2, LABEL_CAR: 13, LABEL_VOID: 255}
 

@@ -38,7 +38,7 @@ def tables() -> list[list[list[str]]]:
     text = (ROOT / "docs" / "reproduce.md").read_text().partition("## Hyper-parameters")[2]
     found: list[list[list[str]]] = [[]]
     for line in text.splitlines():
-        if line.startswith("| ") or line.startswith("|-"):
+        if line.startswith(("| ", "|-")):
             found[-1].append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
         elif found[-1]:
             found.append([])
