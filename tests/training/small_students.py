@@ -54,7 +54,6 @@ def make_small_student(folder: Path, seed: int = 0, *, reads_depth: bool = False
         CAMERA,
         encoder=EncoderDecoder((CAMERA.height, CAMERA.width), channels=16, pretrained=False),
         depth_channel=False,
-        channels=16,
         hidden=32,
     )
     if reads_depth:
@@ -100,7 +99,6 @@ def make_spatial_student(folder: Path, model: Path | None = None, seed: int = 0)
         CAMERA,
         spec,
         encoder=EncoderDecoder(size, channels=16, trunk=trunk, pretrained=False, weights=str(model or "")),
-        channels=16,
         hidden=32,
         spatial=SpatialDecoder(CAMERA, GRID, spec, channels=16, stride=4, reduced=8, widths=(16, 24)),
     ).eval()

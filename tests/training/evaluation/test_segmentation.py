@@ -31,7 +31,7 @@ from scene_completion_training.evaluation.segmentation import (
 )
 from scene_completion_training.evaluation.semantic_evaluation import open_probed
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.feature_field import FeatureField, Reads
 from scene_completion_training.networks.semantic_head import DistillationHead
 from scene_completion_training.rendering.depth import render_features
 from tests import official_layouts as layouts
@@ -45,7 +45,8 @@ def saved_field(file: Path, *, head: bool) -> Path:
     """A feature field with random weights for tiny images, with a head, or without one and with units as published."""
     torch.manual_seed(0)
     density = DensityField(SMALL, hidden=16)
-    field = FeatureField(density, target_size=12, channels=5, units=16, expansion=7, shared=not head)
+    reads: Reads = "decoder" if head else "units"
+    field = FeatureField(density, target_size=12, channels=5, units=16, expansion=7, reads=reads)
     camera = {name: getattr(SMALL, name) for name in ("fx", "fy", "cx", "cy", "width", "height")}
     save_checkpoint(file, field, "semantics" if head else "feature_field", camera=camera, volume={"near": 3.0})
     if head:
