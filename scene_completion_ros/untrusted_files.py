@@ -165,8 +165,29 @@ def read_arrays(
                     raise ValueError(f"it has no array {missing[0]}")
                 return {name: archive[name] for name in archive.files}
     except _UNREADABLE as problem:
-        what = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-        raise error(f"cannot be read as arrays of NumPy ({what[:300]})", where=str(path), cure=cure) from problem
+        raise _unreadable(problem, error, path, cure) from problem
+
+
+def _unreadable(
+    problem: BaseException, error: type[SceneCompletionError], path: Path | str, cure: str
+) -> SceneCompletionError:
+    what = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+    return error(f"cannot be read as arrays of NumPy ({what[:300]})", where=str(path), cure=cure)
+
+
+def read_array(path: Path | str, error: type[SceneCompletionError], *, cure: str) -> NDArray[Any]:
+    """Reads one array of NumPy's own format (.npy), without copying it to memory; arguments as of `read_bytes`.
+
+    Raises:
+        error: It cannot be read, holds Python objects, is an archive, or is cut short.
+    """
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise ValueError("it is an archive")
+    except _UNREADABLE as problem:
+        raise _unreadable(problem, error, path, cure) from problem
+    return found
 
 
 def read_tensors(path: Path | str, error: type[SceneCompletionError], *, cure: str) -> dict[str, NDArray[Any]]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
+from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES, CITYSCAPES_TO_COMMON, EMPTY
 
 Match: TypeAlias = Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]
 
@@ -64,6 +65,21 @@ def match_covering(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     assignment = np.asarray(confusion.argmax(axis=1), dtype=np.int64)
     assignment[clusters] = classes
     return assignment
+
+
+def match_cityscapes(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Assign clusters Cityscapes' classes, each at most once, and by them the common classes that these count as.
+
+    So SceneDINO's 19 clusters are named. Two of them may be buildings (one stands for the walls), two other vehicles
+    (buses, trains). Sky and rider count as empty: whoever would be one of them is `UNASSIGNED`.
+
+    Args:
+        confusion: [clusters, common classes without "empty"].
+    """
+    found = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int64)
+    columns = found[found != EMPTY] - 1
+    named = match_one_to_one(confusion[:, columns])
+    return np.where(named == UNASSIGNED, UNASSIGNED, columns[named])
 
 
 def match_occupied(

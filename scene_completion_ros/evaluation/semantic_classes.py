@@ -39,6 +39,55 @@ COMMON_CLASSES: tuple[str, ...] = (
 )
 """The 15 classes of S4C and SceneDINO behind "empty", by id."""
 
+COMMON_SHARES: dict[str, float] = {
+    "car": 2.85,
+    "bicycle": 0.01,
+    "motorcycle": 0.01,
+    "truck": 0.16,
+    "other-vehicle": 5.75,
+    "person": 0.02,
+    "road": 14.98,
+    "sidewalk": 6.43,
+    "building": 20.0,
+    "fence": 0.96,
+    "vegetation": 41.99,
+    "terrain": 9.15,
+    "pole": 0.22,
+    "traffic-sign": 0.06,
+    "other-object": 0.28,
+}
+"""Weights of S4C's weighted mean IoU: percent of SSCBench-KITTI-360's occupied voxels, nearly. Those of parking areas,
+which count as sidewalk, are not in."""
+
+SSCBENCH_CLASSES: tuple[str, ...] = (
+    "empty",
+    "car",
+    "bicycle",
+    "motorcycle",
+    "truck",
+    "other-vehicle",
+    "person",
+    "road",
+    "parking",
+    "sidewalk",
+    "other-ground",
+    "building",
+    "fence",
+    "vegetation",
+    "terrain",
+    "pole",
+    "traffic-sign",
+    "other-structure",
+    "other-object",
+)
+"""SSCBench-KITTI-360's 18 classes behind "empty", by id (Li et al., arXiv 2306.09001)."""
+
+CITYSCAPES_CLASSES: tuple[str, ...] = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+"""Cityscapes' 19 classes, by train id (Cordts et al., CVPR 2016)."""
+
 SEMANTIC_KITTI_CLASSES: tuple[str, ...] = (
     "empty",
     "car",
@@ -149,6 +198,30 @@ Parking and other ground go where SSCBench's go. Riders do not count, as in SSCB
 vegetation, as in KITTI-360's and Cityscapes' labels. "other-object" never occurs: SemanticKITTI leaves such voxels
 unlabelled. A mean over all 15 classes counts it as 0.
 """
+
+SSCBENCH_TO_COMMON = ClassMap(
+    "SSCBench-KITTI-360's ids",
+    SSCBENCH_CLASSES,
+    COMMON_CLASSES,
+    {"parking": "sidewalk", "other-ground": "terrain", "other-structure": "building"},
+)
+"""Ground truth of SSCBench-KITTI-360 in the common classes, as S4C maps it."""
+
+CITYSCAPES_TO_COMMON = ClassMap(
+    "Cityscapes' train ids",
+    CITYSCAPES_CLASSES,
+    COMMON_CLASSES,
+    {
+        "wall": "building",
+        "traffic light": "other-object",
+        "traffic sign": "traffic-sign",
+        "bus": "other-vehicle",
+        "train": "other-vehicle",
+        "sky": "empty",
+        "rider": "empty",
+    },
+)
+"""Predictions in Cityscapes' classes in the common ones, as S4C maps them: what is a sky or a rider counts as empty."""
 
 SEMANTIC_KITTI_OFFICIAL = ClassMap("SemanticKITTI's learning ids", SEMANTIC_KITTI_CLASSES, SEMANTIC_KITTI_CLASSES, {})
 """SemanticKITTI's own 19 classes, as they are."""

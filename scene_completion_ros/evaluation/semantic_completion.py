@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.class_confusion import class_confusion, class_iou, mean_iou, renamed
+from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, class_confusion, class_iou, mean_iou, renamed
+from scene_completion_ros.evaluation.cluster_assignment import match_one_to_one
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, ConfusionCounts
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, COMMON_SHARES, EMPTY, INVALID
 from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.geometry.grids import VoxelGrid
 
@@ -44,6 +45,8 @@ class CompletionScores:
             that has not all classes.
         mean_iou_of_found: Mean IoU over the classes that occur, counted only where truth and prediction are occupied:
             what things are called where they are found. Published by nobody; it takes the geometry out.
+        weighted_mean_iou: Mean IoU weighted by how frequent classes are (`COMMON_SHARES`); those that are nowhere
+            count as 0. NaN for other classes.
         class_iou: Class name -> IoU; NaN for classes that are neither predicted nor true.
     """
 
@@ -54,6 +57,7 @@ class CompletionScores:
     mean_iou: float
     mean_iou_of_present: float
     mean_iou_of_found: float
+    weighted_mean_iou: float
     class_iou: dict[str, float]
 
 
@@ -131,6 +135,7 @@ def completion_scores(
         true_negative=int(named[EMPTY, EMPTY]),
     )
     iou = class_iou(named)[1:]
+    weight = np.array([COMMON_SHARES.get(name, np.nan) for name in class_names[1:]])
     return CompletionScores(
         voxels=int(named.sum()),
         iou=geometry.iou,
@@ -139,6 +144,7 @@ def completion_scores(
         mean_iou=mean_iou(iou),
         mean_iou_of_present=mean_iou(iou[named.sum(axis=0)[1:] > 0]),
         mean_iou_of_found=_mean_iou_of_found(named[1:, 1:]),
+        weighted_mean_iou=float((weight * np.nan_to_num(iou)).sum() / weight.sum()),
         class_iou={name: float(value) for name, value in zip(class_names[1:], iou, strict=True)},
     )
 
@@ -228,10 +234,24 @@ class SemanticTally(Tally):
 
     def rows(self) -> Iterator[Row]:
         """By range."""
+        yield from self._rows(self._method.names())
+
+    def _rows(self, names: NDArray[np.int64]) -> Iterator[Row]:
         assert self._metric is not None
-        names = self._method.names()
         for range_m, scores in self._metric.compute(names).items():
             yield {"range_m": range_m, "class_of_label": names.tolist(), **asdict(scores)}
+
+
+class TwiceNamedTally(SemanticTally):
+    """The figures by the method's own names, and by those that fit the scored voxels best, as SceneDINO has both."""
+
+    def rows(self) -> Iterator[Row]:
+        """By naming and range."""
+        direct = np.asarray(self._method.names())
+        counts = renamed(self.confusion[max(self.confusion)], direct, unassigned=EMPTY)[:-1]
+        best = match_one_to_one(counts)[np.where(direct == UNASSIGNED, EMPTY, direct)]
+        for naming, names in {"direct": direct, "hungarian (upper bound)": best}.items():
+            yield from ({"naming": naming, **row} for row in self._rows(names))
 
 
 SEMANTICS = Metric(
@@ -239,6 +259,23 @@ SEMANTICS = Metric(
     "Semantic scene completion under the protocol of S4C, in percent; each cluster names one class (Hungarian).",
     COLUMNS,
     SemanticTally,
+    across="range_m",
+    classes="class_iou",
+)
+
+SSCBENCH = Metric(
+    "sscbench",
+    "SSCBench-KITTI-360 under the protocol of S4C and SceneDINO, in percent. Direct: as clusters are named on other "
+    "frames. Hungarian: as the scored voxels themselves would name the classes, which is an upper bound.",
+    (
+        Column("mean_iou", "mIoU"),
+        Column("weighted_mean_iou", "weighted mIoU"),
+        Column("iou", "IoU"),
+        Column("precision", "precision"),
+        Column("recall", "recall"),
+    ),
+    TwiceNamedTally,
+    by=("naming",),
     across="range_m",
     classes="class_iou",
 )

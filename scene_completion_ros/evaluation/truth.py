@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.semantic_classes import SEMANTIC_KITTI_TO_COMMON, ClassMap
 from scene_completion_ros.evaluation.visibility import visible_voxels
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
@@ -41,7 +42,9 @@ class VoxelTruth:
         interior: The inside of a house, a car, a crown, which no sensor ever sees. A convention says what is occupied
             there. There are more of them than of all other occupied voxels, and thickened surfaces reach into them.
             None where the truth was measured.
-        label: uint8, SemanticKITTI's learning ids, `FREE` and `UNKNOWN`; None where it has no classes.
+        label: uint8, SemanticKITTI's learning ids unless `class_map` is another's, `FREE` and `UNKNOWN`; None where it
+            has no classes.
+        class_map: From the ids of `label` to the common classes.
     """
 
     source: str
@@ -53,6 +56,7 @@ class VoxelTruth:
     visible: Mask | None = None
     interior: Mask | None = None
     label: NDArray[np.uint8] | None = None
+    class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON
 
     @property
     def free(self) -> Mask:
@@ -131,6 +135,7 @@ def labelled_truth(
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
     camera: Camera,
+    class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON,
 ) -> VoxelTruth:
     """Truth of measured voxels with classes, which know no insides; what hides what follows from them.
 
@@ -138,11 +143,14 @@ def labelled_truth(
         label: uint8 [X, Y, Z], `FREE` and `UNKNOWN` among them.
         invalid: Voxels that do not count for another reason, bool [X, Y, Z].
         camera: Whose image says what is in view.
+        class_map: From the ids of the labels to the common classes.
     """
     occupied, known = (label != FREE) & (label != UNKNOWN), (label != UNKNOWN) & ~invalid
     in_view = np.asarray(camera.project(grid_from_camera.inverse().apply(grid.centres()))[1])
     visible = visible_voxels(occupied, grid_from_camera.translation, grid, known & in_view)
-    return VoxelTruth(source, grid, grid_from_camera, occupied, known, in_view, visible, label=label)
+    return VoxelTruth(
+        source, grid, grid_from_camera, occupied, known, in_view, visible, label=label, class_map=class_map
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@
         image_00/timestamps.txt …
     data_3d_raw/2013_05_28_drive_0000_sync/velodyne_points/    timestamps.txt  data/0000000000.bin …
     data_poses/2013_05_28_drive_0000_sync/                     poses.txt  cam0_to_world.txt
+    preprocess/labels/2013_05_28_drive_0000_sync/              000000_1_1.npy …    of SSCBench, see `sscbench`
 
 The rig frame is the rectified camera 0 (x right, y down, z forward). Cameras 2 and 3 are the raw fisheyes to the left
 and right (model "mei"); `virtual_pinhole` looks through them. Only frames with a pose exist: the list has gaps where
@@ -18,6 +19,7 @@ are not corrected for the motion within a revolution), "lidar_reflectance" float
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.camera_files import read_kitti360_fisheye, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
+from scene_completion_ros.sequences import sscbench
 from scene_completion_ros.sequences.kitti import FRAME_PERIOD_NS, check_lines, numbered_images, text_lines
 from scene_completion_ros.sequences.kitti_raw import (
     advancing,
@@ -46,9 +49,10 @@ IMAGE_FOLDERS = {
     "image_03": "image_03/data_rgb",
 }
 FISHEYES = ("image_02", "image_03")
+SSCBENCH_DIGITS = 6
 
 
-def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None) -> PosedSequence:
+def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None, labels: Path | None = None) -> PosedSequence:
     """Read a drive of KITTI-360, with the cameras whose folders exist.
 
     Args:
@@ -56,6 +60,8 @@ def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None) -> Po
         drive: `2013_05_28_drive_0000_sync`, or its number `0000`.
         poses: Folder with other poses, such as those of a SLAM, in the layout of `data_poses`: `DRIVE/poses.txt` (of
             the IMU) or `DRIVE/cam0_to_world.txt`.
+        labels: Folder with SSCBench's labels, `DRIVE/NNNNNN_1_1.npy`; by default the first of `sscbench.FOLDERS` in the
+            root that has some of this drive. Frames have them as the asset "sscbench_label".
 
     Raises:
         SequenceError: A file is missing or malformed, or no frame is left: names it.
@@ -68,18 +74,30 @@ def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None) -> Po
     if not chosen:
         raise SequenceError("no images", where=str(images_root), cure=f"Unpack some of {list(IMAGE_FOLDERS.values())}")
     images = {name: numbered_images(images_root / IMAGE_FOLDERS[name]) for name in chosen}
+    if any(len(path.stem) == SSCBENCH_DIGITS for found in images.values() for path in found.values()):
+        raise SequenceError(
+            "images numbered as SSCBench numbers them, which belong to other poses",
+            where=str(images_root),
+            cure="Unpack KITTI-360's own images, with numbers of ten digits, and leave SSCBench's labels beside them",
+        )
     models, rig_from_camera, rig_from_sensor = read_kitti360_rig(root / "calibration", chosen)
     pose_folder = (Path(poses) if poses else root / "data_poses") / drive
     world_from_rig, source = _poses(pose_folder, rig_from_sensor["imu"])
     numbers, provenance = complete_frames(images, world_from_rig, str(images_root))
     stamps = _stamps(images_root / chosen[0] / "timestamps.txt", numbers)
     scans = root / "data_3d_raw" / drive / "velodyne_points" / "data"
+    labels = labels or next((root / name for name in sscbench.FOLDERS if (root / name / drive).is_dir()), None)
+    labelled: dict[int, Path] = {}
+    if labels is not None:
+        posed = read_numbered_poses(root / "data_poses" / drive / "poses.txt")
+        labelled = sscbench.label_files(labels / drive, list(posed))
     found = [
         Frame(
             stamps[number],
             {name: images[name][number] for name in chosen},
             world_from_rig[number],
-            scan_assets(scans / f"{number:010d}.bin", rig_from_sensor["velodyne"]),
+            scan_assets(scans / f"{number:010d}.bin", rig_from_sensor["velodyne"])
+            | ({sscbench.ASSET: partial(sscbench.load_labels, labelled[number])} if number in labelled else {}),
         )
         for number in numbers
     ]
@@ -181,8 +199,15 @@ def _rigid_line(path: Path) -> RigidTransform:
         raise SequenceError(f"no 3x4 rigid transform: {error}", where=str(path), cure="Restore the file") from error
 
 
+def open_drive(path: Path, poses: str | None = None, labels: Path | None = None) -> PosedSequence:
+    """Read a drive by the folder of its images, `data_2d_raw/DRIVE`; see `kitti_360`."""
+    return kitti_360(path.resolve().parent.parent, path.resolve().name, poses=poses, labels=labels)
+
+
 SOURCE = Source(
     "data_2d_raw/DRIVE of KITTI-360",
     lambda path: path.resolve().parent.name == "data_2d_raw",
-    lambda path, poses: kitti_360(path.resolve().parent.parent, path.resolve().name, poses=poses),
+    lambda path, poses: open_drive(path, poses),
+    (sscbench.ASSET,),
+    sscbench.sscbench_truth,
 )

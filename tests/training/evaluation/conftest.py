@@ -8,13 +8,13 @@ import pytest
 
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.semantic_evaluation import FittedModel, fit_models
-from tests.training.evaluation.one_wall import PaintedWall
+from scene_completion_training.evaluation.semantic_evaluation import FittedModel
+from tests.training.evaluation.one_wall import PaintedWall, fit
 
 
 @pytest.fixture(scope="module")
 def fitted(street: PosedSequence) -> FittedModel:
-    return fit_models([PaintedWall()], 0.5, [street], [street], clusters=2, points_a_frame=200)[0]
+    return fit([PaintedWall()], street)[0]
 
 
 @pytest.fixture(scope="module")

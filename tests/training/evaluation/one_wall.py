@@ -16,8 +16,9 @@ from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
 from scene_completion_training.evaluation.geometry import voxel_frames
-from scene_completion_training.evaluation.semantic_evaluation import Labels, ScoredModel
-from scene_completion_training.evaluation.semantic_models import SemanticObservation
+from scene_completion_training.evaluation.semantic_evaluation import FittedModel, Labels, ScoredModel, fit_models
+from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
+from scene_completion_training.evaluation.voxel_sampling import Sampling
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
 GRID = VoxelGrid((0.0, -25.6, -2.4), 0.8, (64, 64, 8))
@@ -150,6 +151,12 @@ def true_voxels(street: PosedSequence) -> VoxelTruth:
     truth = voxel_truth(street, 0)
     assert truth is not None
     return truth
+
+
+def fit(models: Sequence[SemanticModel], street: PosedSequence) -> list[FittedModel]:
+    """Two clusters of the wall, named by it."""
+    frames = [(street, index) for index in range(len(street))]
+    return fit_models(models, Sampling(0.5), frames, voxel_frames([street]), clusters=2, points_a_frame=200)
 
 
 def score(models: Sequence[ScoredModel], recordings: Sequence[PosedSequence]) -> list[SemanticCompletionMetric]:

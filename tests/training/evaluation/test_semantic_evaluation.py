@@ -18,16 +18,16 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     ClassPrior,
     FittedModel,
     Labels,
-    fit_models,
-    label_volume,
     named_by,
     voxel_classes,
 )
+from scene_completion_training.evaluation.voxel_sampling import Sampling
 from tests.training.evaluation.one_wall import (
     CAR,
     GRID,
     PaintedScene,
     PaintedWall,
+    fit,
     in_wall,
     make_street,
     score,
@@ -37,11 +37,8 @@ from tests.training.evaluation.one_wall import (
 
 
 def test_models_together_score_as_they_do_alone(street: PosedSequence) -> None:
-    together = fit_models([PaintedWall(), PaintedScene()], 0.5, [street], [street], clusters=2, points_a_frame=200)
-    alone = [
-        fit_models([model], 0.5, [street], [street], clusters=2, points_a_frame=200)[0]
-        for model in (PaintedWall(), PaintedScene())
-    ]
+    together = fit([PaintedWall(), PaintedScene()], street)
+    alone = [fit([model], street)[0] for model in (PaintedWall(), PaintedScene())]
     for first, second in zip(score(together, [street]), score(alone, [street]), strict=True):
         assert (first.confusion[51.2] == second.confusion[51.2]).all()
     assert [model.name for model in together] == ["painted wall", "painted scene"]
@@ -78,7 +75,8 @@ def test_what_no_sensor_sees_does_not_count(street: PosedSequence) -> None:
 
 def test_a_volume_holds_the_clusters_of_what_is_occupied(street: PosedSequence) -> None:
     truth, clusters = true_voxels(street), Clusters(np.eye(2, dtype=np.float32))
-    volume = label_volume(PaintedWall().observe(street, 0), 0.5, clusters.assign, truth)
+    each = np.eye(2, dtype=np.float32)
+    volume = Sampling(0.5).labels(PaintedWall().observe(street, 0), lambda codes: each[clusters.assign(codes)], truth)
     centres = truth.grid_from_camera.inverse().apply(GRID.centres().astype(np.float64))
     expected = np.where(in_wall(centres) & truth.counted, np.where(centres[..., 0] < 1.0, 1, 2), 0)
     assert np.array_equal(volume, expected) and {1, 2} <= set(np.unique(volume).tolist())
@@ -97,7 +95,7 @@ def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
         ClassPrior(Density(), 0.5, [make_street(assets=("lidar",))])
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
-        named_by([PaintedWall()], 0.5, [Clusters(np.eye(2, dtype=np.float32))], [make_street(assets=("lidar",))])
+        named_by([PaintedWall()], Sampling(0.5), [Clusters(np.eye(2, dtype=np.float32))], [])
 
 
 def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel) -> None:

@@ -14,7 +14,7 @@ from scene_completion_ros.whole_files import write_whole
 if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.inference.bundle import StudentBundle
-    from scene_completion_ros.sequences.frame_lists import SplitCount
+    from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
     from scene_completion_training.evaluation.density_model import DensityModel
 
 SHARED_DATA = "SCENE_COMPLETION_DATA"
@@ -63,6 +63,23 @@ def add_frames(parser: argparse.ArgumentParser) -> None:
     meaning = "published frame list (`drive frame side`), of which the left camera's frames are scored"
     parser.add_argument("--frames", type=Path, metavar="LIST", help=meaning)
     parser.add_argument("--allow-missing", action="store_true", help="go on where listed frames are not there")
+
+
+def read_frames(path: Path | None) -> FrameSplit | None:
+    """The frame list that was named, if any."""
+    from scene_completion_ros.sequences.frame_lists import FrameSplit
+
+    return None if path is None else FrameSplit(path)
+
+
+def count_frames(args: argparse.Namespace, split: FrameSplit | None) -> SplitCount | None:
+    """How much of a list was found; a `SequenceError` where frames are missing and --allow-missing is not given."""
+    return None if split is None else split.counted(allow_missing=args.allow_missing)
+
+
+def listed_folders(folders: Sequence[Path], split: FrameSplit | None) -> list[Path]:
+    """Those of which a list names frames, or all without one."""
+    return [folder for folder in folders if split is None or split.names(folder.resolve().name)]
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -147,6 +164,7 @@ def write_results(
     recordings: Sequence[str],
     notes: Sequence[str] = (),
     counted: SplitCount | None = None,
+    named: SplitCount | None = None,
 ) -> None:
     """Print the tables, and where --output names a folder write them as results.md beside results.json.
 
@@ -154,16 +172,16 @@ def write_results(
         recordings: Names of what was scored.
         notes: Further paragraphs of the page.
         counted: How much of a frame list was scored.
+        named: How much of a frame list gave the names of clusters.
     """
     import dataclasses
     import json
 
     folder: Path | None = args.output
-    listed = [f"Frames: {counted}."] if counted else []
+    listed = [f"{what}: {count}." for what, count in (("Frames", counted), ("Named by", named)) if count]
     text = "\n\n".join([f"Recordings: {', '.join(recordings)}.", *listed, scores.markdown(), *notes]) + "\n"
     content = {"settings": requested(args), "recordings": list(recordings), "scores": scores.to_json()}
-    if counted:
-        content["frames"] = dataclasses.asdict(counted)
+    content |= {key: dataclasses.asdict(count) for key, count in (("frames", counted), ("name_frames", named)) if count}
     print(text)
     if folder is None:
         return

@@ -124,9 +124,11 @@ def _run_clusters(args: argparse.Namespace) -> int:
         write_class_file,
         write_clusters,
     )
+    from scene_completion_training.evaluation.geometry import voxel_frames
     from scene_completion_training.evaluation.semantic_evaluation import named_by
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
     from scene_completion_training.evaluation.survey import survey, write_contact_sheets
+    from scene_completion_training.evaluation.voxel_sampling import Sampling
     from scene_completion_training.export import asked_teacher
 
     density, cutoff = student_density(args.student)
@@ -147,7 +149,7 @@ def _run_clusters(args: argparse.Namespace) -> int:
         names = [None] * args.clusters
     if args.labelled and not bank:
         labelled = [open_recording(folder) for folder in args.labelled]
-        classes = named_by([model], cutoff, [clusters], labelled)[0].names(match_covering)[1:]
+        classes = named_by([model], Sampling(cutoff), [clusters], voxel_frames(labelled))[0].names(match_covering)[1:]
         names = [None if number in (EMPTY, UNASSIGNED) else COMMON_CLASSES[number] for number in classes]
     count = len(clusters.centres)
     shares = np.bincount(clusters.assign(found.codes), minlength=count) / len(found.codes)

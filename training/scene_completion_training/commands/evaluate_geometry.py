@@ -16,7 +16,10 @@ from scene_completion_training.commands.arguments import (
     add_paths,
     add_windows,
     check_recordings,
+    count_frames,
+    listed_folders,
     open_models,
+    read_frames,
     refuse_scored,
     window_folders,
     write_results,
@@ -107,15 +110,12 @@ def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.calibration import CALIBRATION
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.occupancy import OCCUPANCY
-    from scene_completion_ros.sequences.frame_lists import FrameSplit
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.geometry import Density, ScoredFrames, calibrate_model, voxel_frames
     from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 
-    windows = window_folders(args)
-    split = None if args.frames is None else FrameSplit(args.frames)
-    folders = [folder for folder in (*args.data, *windows) if split is None or split.names(folder.resolve().name)]
-    recordings = [open_recording(folder) for folder in folders]
+    windows, split = window_folders(args), read_frames(args.frames)
+    recordings = [open_recording(folder) for folder in listed_folders((*args.data, *windows), split)]
     models = open_models(args)
     validation = [open_recording(folder) for folder in args.calibrate_on]
     if validation:
@@ -127,7 +127,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
         methods = [Density(model) for model in (*models, *controls(sequence))]
         counted += scores.run("recordings", methods, frames.of(sequence))
     names = [sequence.name for sequence in recordings]
-    found = None if split is None else split.counted(allow_missing=args.allow_missing)
+    found = count_frames(args, split)
     if not counted:
         raise SequenceError(
             "no frame has ground truth voxels or LiDAR",

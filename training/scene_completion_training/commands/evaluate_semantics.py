@@ -1,7 +1,8 @@
 """`evaluate semantics`: classes of completed voxels under S4C's protocol, or the words of a text bank, beside controls.
 
 Without --bank, features of fields are clustered on --cluster-on and named by --name-on. With --bank, voxels are asked
-for its words, given the true geometry and as completions.
+for its words, given the true geometry and as completions. With --sscbench, checkpoints are scored on SSCBench-KITTI-360
+by their own density.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from scene_completion_ros.commands.paths import RESULTS, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import (
     add_engine,
+    add_frames,
     add_methods,
     add_paths,
     add_windows,
     check_methods,
     check_recordings,
+    count_frames,
+    listed_folders,
+    read_frames,
     refuse_scored,
     window_folders,
     write_results,
@@ -27,6 +32,7 @@ from scene_completion_training.commands.arguments import (
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.text_bank import TextBank
+    from scene_completion_ros.sequences.frame_lists import FrameSplit
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.density_model import DensityModel
     from scene_completion_training.evaluation.open_vocabulary import LabelSet, ZeroShot
@@ -75,10 +81,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_paths(parser, "--cluster-on", "FOLDER", "training recordings to cluster")
     meaning = "labelled training recordings: for the names of clusters and the prior"
     add_paths(parser, "--name-on", "FOLDER", meaning)
+    add_frames(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
     parser.add_argument("--every", type=int, default=5, metavar="N", help="score every N-th frame (default: 5)")
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     add_engine(parser)
+    sscbench = parser.add_argument_group("SSCBench-KITTI-360")
+    sscbench.add_argument(
+        "--sscbench",
+        type=Path,
+        metavar="LABELS",
+        help="its labels (LABELS/DRIVE/NNNNNN_1_1.npy): score --checkpoint on drives of KITTI-360, data_2d_raw/DRIVE, "
+        "under the protocol of S4C and SceneDINO",
+    )
+    sscbench.add_argument(
+        "--sampling",
+        choices=("scenedino", "s4c"),
+        default="scenedino",
+        help="a point of each voxel, occupied from 0.2 / m on, or 8 points and 0.25 / m (default: %(default)s)",
+    )
+    meaning = "frame list for the names of clusters, of --name-on or of --data; none of them may be scored"
+    sscbench.add_argument("--name-frames", type=Path, metavar="LIST", help=meaning)
     words = parser.add_argument_group("words")
     words.add_argument(
         "--bank", type=Path, metavar="FILE", help="text bank with SemanticKITTI's classes, and the words: ask for them"
@@ -96,7 +119,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit what has to be fitted, score, print and write."""
     _check(args)
+    if args.sscbench:
+        return _run_sscbench(args)
     return _run_words(args) if args.bank else _run_classes(args)
+
+
+def _run_sscbench(args: argparse.Namespace) -> int:
+    from scene_completion_ros.evaluation.cluster_assignment import match_cityscapes
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.evaluation.semantic_completion import SSCBENCH
+    from scene_completion_ros.sequences import kitti_360, sscbench
+    from scene_completion_training.evaluation.geometry import placed_frames, voxel_places
+    from scene_completion_training.evaluation.semantic_evaluation import Labels, fit_models, no_voxels, open_supervised
+    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+    from scene_completion_training.evaluation.voxel_sampling import SAMPLINGS
+
+    def labelled(folders: Sequence[Path], split: FrameSplit | None) -> list[tuple[PosedSequence, int]]:
+        drives = [kitti_360.open_drive(folder, labels=args.sscbench) for folder in listed_folders(folders, split)]
+        for drive in () if args.allow_missing else drives:
+            sscbench.check_complete(drive)
+        return list(voxel_places(drives, args.every, split))
+
+    split, naming, sampling = read_frames(args.frames), read_frames(args.name_frames), SAMPLINGS[args.sampling]
+    scored = labelled(args.data, split)
+    named = labelled(args.name_on or args.data, naming) if naming or args.name_on else []
+    frames = {(sequence.name, sequence.frames[index].stamp_ns) for sequence, index in named}
+    if both := sum((sequence.name, sequence.frames[index].stamp_ns) in frames for sequence, index in scored):
+        raise ConfigurationError(
+            f"{both} frames give names to clusters and are scored", where="--frames, --name-frames", cure="Name others"
+        )
+    counted, found = count_frames(args, split), count_frames(args, naming)
+    supervised = _supervised(args)
+    models: list[ScoredModel] = [open_supervised(file, None, sampling) for file in supervised]
+    if fields := [FeatureFieldModel.open(file) for file in args.checkpoint if file not in supervised]:
+        if not named:
+            raise ConfigurationError(
+                "no labelled frames",
+                where="--name-frames",
+                cure="Name the validation frames, for the names of clusters",
+            )
+        drives = [kitti_360.open_drive(folder) for folder in args.cluster_on]
+        clustered = [(drive, index) for drive in drives for index in range(0, len(drive), args.every)]
+        models += fit_models(
+            fields, sampling, clustered or named, placed_frames(named), clusters=CLUSTERS, seed=args.seed,
+            match=match_cityscapes,
+        )  # fmt: skip
+    scores = Scores([SSCBENCH])
+    if not scores.run("SSCBench-KITTI-360", [Labels(model) for model in models], placed_frames(scored)):
+        raise no_voxels("--data and --frames")
+    names = list(dict.fromkeys(sequence.name for sequence, _ in scored))
+    write_results(args, scores, names, counted=counted, named=found)
+    return 0
 
 
 def _run_classes(args: argparse.Namespace) -> int:
@@ -109,22 +182,22 @@ def _run_classes(args: argparse.Namespace) -> int:
 
     fitted: list[ScoredModel] = [] if args.student is None else _fitted(args, args.student)
     fitted += [DeployedLabels.open(folder, engine=args.engine) for folder in args.bundle]
-    scores, names = Scores([SEMANTICS]), []
+    scores, names, split = Scores([SEMANTICS]), list[str](), read_frames(args.frames)
     for group, folders in {"towns": args.data, "windows": window_folders(args)}.items():
-        recordings = [open_recording(folder) for folder in folders]
+        recordings = [open_recording(folder) for folder in listed_folders(folders, split)]
         names += [sequence.name for sequence in recordings]
         if recordings and not scores.run(
-            group, [Labels(model) for model in fitted], voxel_frames(recordings, args.every)
+            group, [Labels(model) for model in fitted], voxel_frames(recordings, args.every, split)
         ):
             raise no_voxels(recordings)
-    write_results(args, scores, names)
+    write_results(args, scores, names, counted=count_frames(args, split))
     return 0
 
 
 def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     """What has the density of a student: clusters, probes, learned labels and the prior of classes."""
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_training.checkpoints import Checkpoint
+    from scene_completion_training.evaluation.geometry import voxel_frames
     from scene_completion_training.evaluation.semantic_evaluation import (
         ClassPrior,
         fit_models,
@@ -132,11 +205,11 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
         open_supervised,
     )
     from scene_completion_training.evaluation.semantic_models import student_density
-    from scene_completion_training.networks.feature_field import ClassField
+    from scene_completion_training.evaluation.voxel_sampling import Sampling
 
     density, cutoff = student_density(student)
     cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
-    supervised = [file for file in args.checkpoint if Checkpoint.read(file).stage_class.field_class is ClassField]
+    supervised, sampling = _supervised(args), Sampling(cutoff)
     clustered = bool(args.foundation or len(supervised) < len(args.checkpoint))
     if clustered and not cluster_on:
         raise ConfigurationError(
@@ -147,12 +220,21 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     models = _clustered(args, [file for file in args.checkpoint if file not in supervised], density, cluster_on)
     fitted: list[ScoredModel] = []
     if models:
-        fitted += fit_models(models, cutoff, cluster_on, name_on, clusters=CLUSTERS, seed=args.seed)
-    fitted += [open_supervised(file, density, cutoff) for file in supervised]
-    fitted += [open_probed(file, probe, density, cutoff) for file, probe in args.probed]
+        frames = ((sequence, index) for sequence in cluster_on for index in range(len(sequence)))
+        fitted += fit_models(models, sampling, frames, voxel_frames(name_on), clusters=CLUSTERS, seed=args.seed)
+    fitted += [open_supervised(file, density, sampling) for file in supervised]
+    fitted += [open_probed(file, probe, density, sampling) for file, probe in args.probed]
     if args.prior:
         fitted.append(ClassPrior(density, cutoff, name_on))
     return fitted
+
+
+def _supervised(args: argparse.Namespace) -> list[Path]:
+    """Checkpoints that have learned classes from labels, and need no clusters."""
+    from scene_completion_training.checkpoints import Checkpoint
+    from scene_completion_training.networks.feature_field import ClassField
+
+    return [file for file in args.checkpoint if Checkpoint.read(file).stage_class.field_class is ClassField]
 
 
 def _clustered(
@@ -193,7 +275,8 @@ def _run_words(args: argparse.Namespace) -> int:
     bank, words = TextBank.load(args.bank), read_words(args.words) if args.words else {}
     density, cutoff = student_density(args.student)
     models = _requested_models(args, bank, density)
-    recordings = [open_recording(folder) for folder in (*args.data, *window_folders(args))]
+    split = read_frames(args.frames)
+    recordings = [open_recording(folder) for folder in listed_folders((*args.data, *window_folders(args)), split)]
     training = [open_recording(folder) for folder in args.name_on]
     scores = Scores(METRICS)
     for group, label_set in (("towns", SEMANTIC_KITTI), ("windows", COMMON)):
@@ -203,10 +286,10 @@ def _run_words(args: argparse.Namespace) -> int:
         judge = ZeroShot(bank, label_set, words)
         requested = [*_class_prior(args, density, judge, training, label_set), *models]
         methods = [Asked(name, model, judge, label_set, cutoff) for name, model in requested]
-        frames = (LabelledFrame.of(frame, label_set) for frame in voxel_frames(scored, args.every))
+        frames = (LabelledFrame.of(frame, label_set) for frame in voxel_frames(scored, args.every, split))
         if not scores.run(f"{group}, {label_set.name}", methods, frames):
             raise no_voxels(scored)
-    write_results(args, scores, [sequence.name for sequence in recordings])
+    write_results(args, scores, [sequence.name for sequence in recordings], counted=count_frames(args, split))
     return 0
 
 
@@ -271,11 +354,18 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError(
             "has no words", where="--checkpoint, --probed", cure="Name those of words with --method"
         )
+    if args.name_frames and not args.sscbench:
+        raise ConfigurationError("names nothing", where="--name-frames", cure="Give --sscbench, or --name-on alone")
     undeployed = bool(args.checkpoint or args.probed or args.method or args.foundation or args.prior)
     if not (undeployed or args.bundle):
         cure = "Give --bundle, --checkpoint, --probed, --method, --foundation or --prior"
         raise ConfigurationError("nothing to score", where="evaluate semantics", cure=cure)
-    if (undeployed or args.bank is not None) != (args.student is not None):
+    others = ("bank", "bundle", "foundation", "prior", "student", "windows")
+    if args.sscbench and (wrong := [name for name in others if getattr(args, name)]):
+        raise ConfigurationError(
+            "checkpoints alone are scored on SSCBench", where=f"--{wrong[0]}", cure="Leave it out, or --sscbench"
+        )
+    if not args.sscbench and (undeployed or args.bank is not None) != (args.student is not None):
         raise ConfigurationError(
             "only --checkpoint, --probed, --foundation, --prior and --bank need it, and all of them do",
             where="--student",
@@ -294,4 +384,5 @@ def _check(args: argparse.Namespace) -> None:
     check_methods("--method", args.method)
     if args.bank and args.prior and not args.name_on:
         raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for --prior")
-    refuse_scored(args.data, {"--cluster-on": args.cluster_on, "--name-on": args.name_on})
+    named = {} if args.sscbench else {"--name-on": args.name_on}  # of a drive, other frames may be
+    refuse_scored(args.data, {"--cluster-on": args.cluster_on, **named})

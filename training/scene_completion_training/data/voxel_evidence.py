@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
+from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -277,7 +277,7 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
     centres = truth.grid.centres().reshape(-1, 3)[known]
     target = truth.occupied.ravel()[known].astype(np.float32)
     optical = np.asarray(truth.grid_from_camera.inverse().apply(centres))
-    classes = np.where(truth.in_view, SEMANTIC_KITTI_TO_COMMON.apply(truth.label), np.uint8(INVALID)).ravel()[known]
+    classes = np.where(truth.in_view, truth.class_map.apply(truth.label), np.uint8(INVALID)).ravel()[known]
     return _stored(optical, target, np.ones_like(target), kept, np.random.default_rng(index), classes)
 
 

@@ -16,8 +16,8 @@ from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_cro
 from scene_completion_ros.evaluation.metric import VoxelAnswer
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
 from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
-from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit
-from scene_completion_ros.sequences.opening import lidar_depth, voxel_truth
+from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit, frame_indices
+from scene_completion_ros.sequences.opening import holds_voxels, lidar_depth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, opacity
@@ -110,7 +110,7 @@ class ScoredFrames:
 
     Attributes:
         scans: Scans N that the LiDAR protocols accumulate.
-        every: Frames between scored ones.
+        every: Frames between scored ones; of those with voxels, images between them.
         split: A frame list instead; of the frames near the end of a drive, which have fewer scans ahead, it has some.
     """
 
@@ -128,12 +128,13 @@ class ScoredFrames:
         """Frames with voxels, or with scans."""
         pitch = camera_pitch(sequence)
         scanned: Collection[int] = self.scanned(sequence)
-        indices: Collection[int] = range(0, len(sequence), self.every)
+        with_voxels = set(frames_with_voxels(sequence, self.every))
+        indices = sorted(with_voxels.union(scanned))
         if self.split is not None:
             indices = [index for index, side in self.split.of(sequence) if side == SIDES[0]]
-            scanned = indices if scanned else ()
+            with_voxels, scanned = set(indices), indices if scanned else ()
         for index in indices:
-            truth = voxel_truth(sequence, index)
+            truth = voxel_truth(sequence, index) if index in with_voxels else None
             slabs: tuple[Slab, ...] = ()
             if index in scanned:
                 slabs = slabs_of(level_scans(sequence, index, self.scans, pitch), pitch)
@@ -141,15 +142,49 @@ class ScoredFrames:
                 yield Frame(sequence, index, FrameTruth(truth, None), slabs)
 
 
-def voxel_frames(recordings: Iterable[PosedSequence], every: int = 1) -> Iterator[Frame]:
-    """Frames of recordings that have voxels; a terminal shows how far it is."""
+def frames_with_voxels(sequence: PosedSequence, every: int = 1) -> list[int]:
+    """Frames that have voxels, each at least so many images after the one before.
+
+    The numbers of images count, not the frames: where only every fifth image has voxels, as in SemanticKITTI, all of
+    these are scored, whichever of the others are there.
+    """
+    number_of = {index: number for number, index in frame_indices(sequence).items()}
+    found: list[int] = []
+    for index in range(len(sequence)):
+        if holds_voxels(sequence, index) and (
+            not found or number_of.get(index, index) >= number_of.get(found[-1], found[-1]) + every
+        ):
+            found.append(index)
+    return found
+
+
+def voxel_places(
+    recordings: Iterable[PosedSequence], every: int = 1, split: FrameSplit | None = None
+) -> Iterator[tuple[PosedSequence, int]]:
+    """The frames of recordings that have voxels, or those of them that a list names."""
+    for sequence in recordings:
+        places = frames_with_voxels(sequence, every if split is None else 1)
+        if split is not None:
+            listed = {index for index, side in split.of(sequence) if side == SIDES[0]}
+            places = [index for index in places if index in listed]
+        yield from ((sequence, index) for index in places)
+
+
+def placed_frames(places: Iterable[tuple[PosedSequence, int]]) -> Iterator[Frame]:
+    """Those frames with their voxels; a terminal shows how far it is."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    for sequence in tqdm(recordings, unit="recording", disable=None):
-        for index in range(0, len(sequence), every):
-            truth = voxel_truth(sequence, index)
-            if truth is not None:
-                yield Frame(sequence, index, FrameTruth(truth, None))
+    for sequence, index in tqdm(places, unit="frame", disable=None):
+        truth = voxel_truth(sequence, index)
+        if truth is not None:
+            yield Frame(sequence, index, FrameTruth(truth, None))
+
+
+def voxel_frames(
+    recordings: Iterable[PosedSequence], every: int = 1, split: FrameSplit | None = None
+) -> Iterator[Frame]:
+    """Frames of recordings that have voxels, or those of them that a list names."""
+    return placed_frames(voxel_places(recordings, every, split))
 
 
 def counted_depth(measured: NDArray[np.float32]) -> NDArray[np.float32]:

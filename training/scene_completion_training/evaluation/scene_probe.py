@@ -51,9 +51,13 @@ class LinearProbe:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
 
+    def logits(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [N, K] of what is probed [N, E]."""
+        return np.asarray(values @ self.weight.T + self.bias, np.float32)
+
     def labels(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
         """The class [N] of the largest logit, of what is probed [N, E]."""
-        return np.asarray((values @ self.weight.T + self.bias).argmax(axis=1), np.int64)
+        return np.asarray(self.logits(values).argmax(axis=1), np.int64)
 
     def save(self, file: Path) -> None:
         """Writes it as safetensors."""

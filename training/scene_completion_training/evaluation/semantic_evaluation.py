@@ -7,19 +7,21 @@ training recordings as well. Test labels are only ever compared with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.errors import ConfigurationError, GridError
 from scene_completion_ros.evaluation.cluster_assignment import Match, match_occupied, match_one_to_one
 from scene_completion_ros.evaluation.semantic_classes import (
+    CITYSCAPES_CLASSES,
     CITYSCAPES_TO_COMMON,
     COMMON_CLASSES,
+    EMPTY,
     INVALID,
     SEMANTIC_KITTI_TO_COMMON,
     ClassMap,
@@ -27,23 +29,18 @@ from scene_completion_ros.evaluation.semantic_classes import (
 from scene_completion_ros.evaluation.semantic_completion import SemanticTally
 from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTruth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import Clusters, fit_clusters
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA
 from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.geometry import Frame, voxel_frames
 from scene_completion_training.evaluation.scene_probe import LinearProbe
-from scene_completion_training.evaluation.semantic_models import (
-    FeatureFieldModel,
-    SemanticModel,
-    SemanticObservation,
-    surface_points,
-)
-from scene_completion_training.networks.feature_field import ClassField
+from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, SemanticModel, surface_points
+from scene_completion_training.evaluation.voxel_sampling import Sampling
+from scene_completion_training.networks.feature_field import SemanticField
 
 NAMED_WITHIN = 51.2
 """Range in which clusters are named, metres: the largest."""
-Assignment: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.int64]]
-"""Codes [N, C] of points -> number of each [N], from 0 on: of its cluster, or of its class without "empty"."""
 
 
 class ScoredModel(Protocol):
@@ -93,14 +90,15 @@ class FittedModel:
     """A model whose clusters have been found and named.
 
     Attributes:
-        cutoff: Density per metre that an occupied voxel exceeds.
         confusion: Clusters against classes on the labelled training recordings, int64 [1 + K, classes], empty first.
+        match: How they get names, by default.
     """
 
     model: SemanticModel
-    cutoff: float
+    sampling: Sampling
     clusters: Clusters
     confusion: NDArray[np.int64]
+    match: Match = match_one_to_one
 
     @property
     def name(self) -> str:
@@ -112,94 +110,86 @@ class FittedModel:
         """Labels that it predicts: "empty" and the clusters."""
         return 1 + len(self.clusters.centres)
 
-    def names(self, match: Match = match_one_to_one) -> NDArray[np.int64]:
+    def names(self, match: Match | None = None) -> NDArray[np.int64]:
         """The class [1 + K] of "empty" and of each cluster, see `cluster_assignment`."""
-        return match_occupied(self.confusion, match)
+        return match_occupied(self.confusion, match or self.match)
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Clusters of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty, cluster k as k + 1."""
+        each = np.eye(len(self.clusters.centres), dtype=np.float32)
         observed = self.model.observe(sequence, index)
-        return label_volume(observed, self.cutoff, self.clusters.assign, truth)
-
-
-def label_volume(
-    observed: SemanticObservation,
-    cutoff: float,
-    assign: Assignment,
-    truth: VoxelTruth,
-) -> NDArray[np.uint8]:
-    """Labels of the voxels that count: uint8 [X, Y, Z], 0 where nothing is, what is assigned to k as k + 1."""
-    volume = np.zeros(truth.grid.shape, dtype=np.uint8)
-    points = truth.centres(truth.counted)
-    occupied = observed.observation.density(points) > cutoff
-    chosen = np.flatnonzero(truth.counted.reshape(-1))[occupied]
-    volume.reshape(-1)[chosen] = 1 + assign(observed.codes(points[occupied]))
-    return volume
+        return self.sampling.labels(observed, lambda codes: each[self.clusters.assign(codes)], truth)
 
 
 def fit_models(
     models: Sequence[SemanticModel],
-    cutoff: float,
-    recordings: Sequence[PosedSequence],
-    labelled: Sequence[PosedSequence],
+    sampling: Sampling,
+    frames: Iterable[tuple[PosedSequence, int]],
+    labelled: Iterable[Frame],
     *,
     clusters: int = 19,
     points_a_frame: int = 500,
     seed: int = 0,
+    match: Match = match_one_to_one,
 ) -> list[FittedModel]:
     """Finds clusters without labels, and counts how they fall together with classes.
 
     All models look at the same pixels, frame by frame, so that what they share is computed once.
 
     Args:
-        cutoff: Density per metre that an occupied voxel exceeds.
-        recordings: Training recordings whose surfaces are clustered.
-        labelled: Training recordings with ground truth voxels, for the names.
+        frames: Those of training recordings whose surfaces are clustered.
+        labelled: Frames of training recordings with ground truth voxels, for the names.
+        match: How clusters are named by them.
 
     Raises:
         ConfigurationError: Fewer points than clusters, or no labelled frame.
     """
     generators = [np.random.default_rng(seed) for _ in models]
     codes: list[list[NDArray[np.float32]]] = [[] for _ in models]
-    for sequence in recordings:
-        for index in range(len(sequence)):
-            for model, generator, found in zip(models, generators, codes, strict=True):
-                observed = model.observe(sequence, index)
-                found.append(observed.codes(surface_points(observed, generator, points_a_frame)))
+    for sequence, index in frames:
+        for model, generator, found in zip(models, generators, codes, strict=True):
+            observed = model.observe(sequence, index)
+            found.append(observed.codes(surface_points(observed, generator, points_a_frame)))
+    if not codes[0]:
+        raise ConfigurationError(
+            "no frame to cluster", where="clusters", cure="Name recordings and frames that are there"
+        )
     fitted = [fit_clusters(np.concatenate(found), clusters, seed=seed) for found in codes]
-    return named_by(models, cutoff, fitted, labelled)
+    return named_by(models, sampling, fitted, labelled, match)
 
 
 def named_by(
     models: Sequence[SemanticModel],
-    cutoff: float,
+    sampling: Sampling,
     clusters: Sequence[Clusters],
-    labelled: Sequence[PosedSequence],
+    labelled: Iterable[Frame],
+    match: Match = match_one_to_one,
 ) -> list[FittedModel]:
-    """Counts how the clusters of each model fall together with the classes of labelled recordings.
+    """Counts how the clusters of each model fall together with the classes of labelled frames.
 
     Raises:
         ConfigurationError: No frame is labelled.
     """
     nameless = [
-        FittedModel(model, cutoff, own, np.zeros((0, 0), np.int64)) for model, own in zip(models, clusters, strict=True)
+        FittedModel(model, sampling, own, np.zeros((0, 0), np.int64), match)
+        for model, own in zip(models, clusters, strict=True)
     ]
     tallies = [(Labels(fitted), SemanticTally(fitted)) for fitted in nameless]
-    for frame in voxel_frames(labelled):
+    for frame in labelled:
         for method, tally in tallies:
             tally.add(method.answer(frame))
     if not all(tally.frames for _, tally in tallies):
-        raise no_voxels(labelled)
+        raise no_voxels("labelled recordings")
     return [
         dataclasses.replace(fitted, confusion=tally.confusion[NAMED_WITHIN])
         for fitted, (_, tally) in zip(nameless, tallies, strict=True)
     ]
 
 
-def no_voxels(recordings: Sequence[PosedSequence]) -> ConfigurationError:
+def no_voxels(recordings: Sequence[PosedSequence] | str) -> ConfigurationError:
     """That no frame of recordings has ground truth voxels."""
-    names = ", ".join(sequence.name for sequence in recordings)
-    return ConfigurationError("no frame has ground truth voxels", where=names, cure="Name recordings that have")
+    where = recordings if isinstance(recordings, str) else ", ".join(sequence.name for sequence in recordings)
+    return ConfigurationError("no frame has ground truth voxels", where=where, cure="Name recordings that have")
 
 
 class ClassPrior:
@@ -250,10 +240,25 @@ class ClassPrior:
         return volume
 
 
-def voxel_classes(truth: VoxelTruth, class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON) -> NDArray[np.uint8]:
-    """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees."""
+def voxel_classes(truth: VoxelTruth, class_map: ClassMap | None = None) -> NDArray[np.uint8]:
+    """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees.
+
+    Raises:
+        GridError: A map was given, which is one of SemanticKITTI's ids, and the truth has others.
+    """
+    if class_map is not None and truth.class_map is not SEMANTIC_KITTI_TO_COMMON:
+        raise GridError(
+            f"has {truth.class_map.vocabulary}, and words are scored by SemanticKITTI's",
+            where=f"ground truth {truth.source}",
+            cure="Leave out --bank for these recordings",
+        )
     inside = truth.regions_with_interiors.get(INTERIORS, np.zeros_like(truth.known))
-    return class_map.apply(np.where(truth.known & ~inside, truth.labels, INVALID))
+    return (class_map or truth.class_map).apply(np.where(truth.known & ~inside, truth.labels, INVALID))
+
+
+COMMON = np.arange(1, len(COMMON_CLASSES))
+CITYSCAPES = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int64)
+"""The common class of each logit of a model: of one of the common classes themselves, and of Cityscapes' train ids."""
 
 
 class ClassifiedModel:
@@ -261,39 +266,50 @@ class ClassifiedModel:
 
     Args:
         model: Gives the codes of points.
-        cutoff: Density per metre that an occupied voxel exceeds.
-        classify: Class of each code, its number in `COMMON_CLASSES` less one.
+        classes: The common class of each of its logits [K].
+        logits: From codes [N, C] to logits [N, K]; codes are logits by default.
     """
 
-    labels = len(COMMON_CLASSES)
-
-    def __init__(self, model: SemanticModel, cutoff: float, name: str, classify: Assignment) -> None:
-        self.name = name
+    def __init__(
+        self,
+        model: SemanticModel,
+        sampling: Sampling,
+        classes: NDArray[np.int64] = COMMON,
+        logits: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    ) -> None:
+        self.name = model.name
+        self.labels = 1 + len(classes)
         self._model = model
-        self._cutoff = cutoff
-        self._classify = classify
+        self._sampling = sampling
+        self._classes = classes
+        self._logits = logits
 
     def names(self) -> NDArray[np.int64]:
-        """Its labels are classes."""
-        return np.arange(self.labels)
+        """The class [1 + K] of "empty" and of each logit."""
+        return np.concatenate([[EMPTY], self._classes])
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
-        return label_volume(self._model.observe(sequence, index), self._cutoff, self._classify, truth)
+        return self._sampling.labels(self._model.observe(sequence, index), self._votes, truth)
+
+    def _votes(self, codes: NDArray[np.float32]) -> NDArray[np.float32]:
+        from scipy.special import softmax
+
+        return np.asarray(softmax(codes if self._logits is None else self._logits(codes), axis=1), np.float32)
 
 
-def open_supervised(path: Path, density: DensityModel, cutoff: float) -> ClassifiedModel:
+def open_supervised(path: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a checkpoint of a field that has learned classes from labels: what the same network could reach.
 
     Raises:
         BundleError: It is none.
     """
     name = f"{path.resolve().parent.parent.name} (learned from labels)"
-    model = FeatureFieldModel.open(path, name, density, ClassField)
-    return ClassifiedModel(model, cutoff, model.name, lambda logits: np.asarray(logits.argmax(axis=1), np.int64))
+    model = FeatureFieldModel.open(path, name, density, Checkpoint.read(path).stage_class.field_class)
+    return ClassifiedModel(model, sampling, CITYSCAPES if isinstance(model.field, SemanticField) else COMMON)
 
 
-def open_probed(path: Path, probe_file: Path, density: DensityModel, cutoff: float) -> ClassifiedModel:
+def open_probed(path: Path, probe_file: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a feature field with a linear probe that `evaluate segmentation` trained on images: classes of points.
 
     Raises:
@@ -308,8 +324,5 @@ def open_probed(path: Path, probe_file: Path, density: DensityModel, cutoff: flo
         raise ConfigurationError(
             f"is for features of size {size}, which {path} has not", where=str(probe_file), cure="Name its own probe"
         )
-
-    def classify(codes: NDArray[np.float32]) -> NDArray[np.int64]:
-        return CITYSCAPES_TO_COMMON.apply(probe.labels(codes)).astype(np.int64) - 1  # empty, as the sky is, becomes -1
-
-    return ClassifiedModel(model, cutoff, f"{model.name}, probe of {'head' if model.head else 'features'}", classify)
+    model.name = f"{model.name}, probe of {'head' if model.head else 'features'}"
+    return ClassifiedModel(model, sampling, CITYSCAPES, probe.logits)

@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES as TRAIN_IDS
 
-CITYSCAPES_CLASSES = (
-    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
-    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "background",
-)  # fmt: skip
+CITYSCAPES_CLASSES = (*TRAIN_IDS, "background")
 """Names of the outputs, in the order of Cityscapes' train ids."""
 STRIDE = 32
 """Edges of images are multiples of it."""

@@ -21,7 +21,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, GridError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
+from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.evaluation.visibility import visible_voxels
 from scene_completion_ros.geometry import (
@@ -255,7 +255,7 @@ class SceneMaker:
         label = None
         if truth is not None:
             counted = truth.counted
-            label = np.where(counted, SEMANTIC_KITTI_TO_COMMON.apply(truth.labels), np.uint8(INVALID))[place]
+            label = np.where(counted, truth.class_map.apply(truth.labels), np.uint8(INVALID))[place]
         return VoxelScene(
             voxels,
             np.concatenate(columns, axis=1).astype(np.float32),
