@@ -350,3 +350,31 @@ def bdd100k(root: Path, *, split: str = "val", images: int = 3, panoptic: bool =
         else:
             _write_image(root / "labels" / "sem_seg" / "masks" / split / f"{name}.png", ids)
     return root / "images" / "10k" / split
+def sscbench_scene() -> NDArray[np.uint8]:
+    """Labels of the corridor in SSCBench's ids [256, 256, 32], known 10 m ahead: road, a building and bushes beside."""
+    labels = np.full((256, 256, 32), 255, np.uint8)
+    left, right, ground = 128 + round(WALLS_M / 0.2), 127 - round(WALLS_M / 0.2), round((2.0 - SENSOR_M) / 0.2)
+    labels[:50, right : left + 1, :20] = 0
+    labels[:50, right : left + 1, ground] = 7
+    labels[:50, right, ground:20], labels[:50, left, ground:20] = 11, 13
+    return labels
+
+
+def sscbench_labels(
+    folder: Path,
+    *,
+    drive: str = DRIVE,
+    numbers: Sequence[int] = (0, 5, 10),
+    labels: NDArray[np.generic] | None = None,
+) -> Path:
+    """A folder of SSCBench-KITTI-360's labels (`preprocess/labels`, or S4C's `voxel_gt`), some of one drive.
+
+    Args:
+        numbers: SSCBench's own: of the frames with a pose, from 0 on.
+        labels: Of every frame; those of the corridor by default.
+    """
+    (folder / drive).mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        np.save(folder / drive / f"{number:06d}_1_1.npy", sscbench_scene() if labels is None else labels)
+        np.save(folder / drive / f"{number:06d}_1_8.npy", np.zeros((32, 32, 4), np.uint8))
+    return folder

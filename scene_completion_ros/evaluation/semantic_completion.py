@@ -249,7 +249,8 @@ class TwiceNamedTally(SemanticTally):
         """By naming and range."""
         direct = np.asarray(self._method.names())
         counts = renamed(self.confusion[max(self.confusion)], direct, unassigned=EMPTY)[:-1]
-        best = match_one_to_one(counts)[np.where(direct == UNASSIGNED, EMPTY, direct)]
+        stay = np.eye(len(counts), dtype=np.int64)  # where nothing is won by another name
+        best = match_one_to_one(2 * len(counts) * counts + stay)[np.where(direct == UNASSIGNED, EMPTY, direct)]
         for naming, names in {"direct": direct, "hungarian (upper bound)": best}.items():
             yield from ({"naming": naming, **row} for row in self._rows(names))
 

@@ -10,10 +10,12 @@ import pytest
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, class_confusion, class_iou, renamed
 from scene_completion_ros.evaluation.cluster_assignment import (
+    match_cityscapes,
     match_covering,
     match_occupied,
     match_one_to_one,
 )
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 
 
 def agreement(confusion: np.ndarray, assignment: np.ndarray) -> int:
@@ -79,6 +81,17 @@ def test_fitted_on_one_set_and_applied_to_another() -> None:
     confusion = class_confusion(clusters, truth, 2, 2)
     np.testing.assert_array_equal(match_one_to_one(confusion), [1, 0])
     np.testing.assert_allclose(class_iou(renamed(confusion, fitted)), [1 / 4, 0.0])
+
+
+def test_clusters_named_by_the_classes_of_cityscapes() -> None:
+    """Three clusters lie on buildings: two of them are called so; whoever is left over is a rider, so to say."""
+    building, road = COMMON_CLASSES.index("building"), COMMON_CLASSES.index("road")
+    confusion = np.zeros((19, 15), np.int64)
+    confusion[:3, building - 1], confusion[3, road - 1], confusion[4, road - 1] = (30, 20, 10), 9, 8
+    named = match_cityscapes(confusion)
+    assert (named == building - 1).tolist() == [True, True, *[False] * 17]
+    assert (named == road - 1).tolist() == [*[False] * 3, True, *[False] * 15]
+    assert (named == UNASSIGNED).sum() == 2 and named.max() == 14
 
 
 def test_empty_stays_empty_when_voxels_are_named() -> None:

@@ -192,8 +192,27 @@ def test_scenedino(kitti_360: Path, kind: str, tmp_path: Path) -> None:
         and not given.startswith(("data.validation", "validate"))
     ]
     assert main([*command, *wanted, f"features_from={field}", "crop_points=4"]) == 0
-    stored = Checkpoint.read(kitti_360 / f"semantics_{kind}" / "checkpoints" / "last.ckpt")
-    assert stored.configuration["data"]["views"]["aside"] == 0.5
+    semantics = kitti_360 / f"semantics_{kind}" / "checkpoints" / "last.ckpt"
+    assert Checkpoint.read(semantics).configuration["data"]["views"]["aside"] == 0.5
+    if kind == "vit":
+        sscbench(kitti_360, field, semantics)
+
+
+def sscbench(root: Path, *checkpoints: Path) -> None:
+    """Completed semantics of the checkpoints: clusters are named by a frame, and two others are scored."""
+    labels = layouts.sscbench_labels(root / "voxels", numbers=(0, 5, 10))  # frames 0, 5 and 11
+    listed = [f"{layouts.DRIVE} {number:010d} l" for number in range(5, 12) if number != 6]
+    naming = layouts.write_split(root / "naming.txt", [f"{layouts.DRIVE} 0000000000 l"])
+    command = ["evaluate", "semantics", "--sscbench", str(labels), "--data", str(root / "data_2d_raw" / layouts.DRIVE)]
+    command += ["--frames", str(layouts.write_split(root / "scored.txt", listed)), "--name-frames", str(naming)]
+    assert main([*command, "--checkpoint", *map(str, checkpoints), "--output", str(root / "sscbench")]) == 0
+    found = json.loads((root / "sscbench" / "results.json").read_text())
+    assert found["frames"] == {"list": "scored.txt", "listed": 6, "used": 6}
+    assert found["name_frames"] == {"list": "naming.txt", "listed": 1, "used": 1}
+    rows = found["scores"]["sscbench"]
+    namings = {(row["method"], row["naming"], row["range_m"]) for row in rows}
+    assert len(namings) == len(rows) == 2 * 2 * 3 and {row["frames"] for row in rows} == {2}
+    assert all(0.0 <= row["mean_iou"] <= 1.0 and row["recall"] > 0.0 for row in rows)
 
 
 def test_s4c(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,7 @@ class Sampling:
         reached = dilated(density) >= self.cutoff if self.dilated else density > self.cutoff
         occupied = reached & truth.counted
         weights, step = opacity(sigma[occupied[wanted]], truth.grid.voxel_size / self.points), _CHUNK // self.points**3
-        points = self._points(truth, occupied).reshape(len(weights), -1, 3)
+        points = self._points(truth, occupied).reshape(*weights.shape, 3)
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
         volume[occupied] = np.concatenate(
             [np.zeros(0, np.uint8)]

@@ -1,0 +1,111 @@
+"""`evaluate` on drives of KITTI-360 with SSCBench's labels: what is scored, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.geometry import Camera
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import ClassField, FeatureField
+from tests import official_layouts as layouts
+from tests.training.saved_checkpoint import save_checkpoint
+
+INTRINSICS = {"fx": 50.23, "fy": 94.05, "cx": 61.5, "cy": 40.2, "width": 128, "height": 64}
+OTHER = "2013_05_28_drive_0009_sync"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two drives whose labels lie beside them."""
+    root = tmp_path_factory.mktemp("kitti_360")
+    for drive, numbers in ((layouts.DRIVE, (0, 5)), (OTHER, (0,))):
+        layouts.kitti_360(root, drive=drive, frames=7, posed=range(7))
+        layouts.sscbench_labels(root / "preprocess" / "labels", drive=drive, numbers=numbers)
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Untrained fields: of classes that were learned from labels, and of features."""
+    torch.manual_seed(0)
+    files, camera = tmp_path_factory.mktemp("runs"), Camera(**INTRINSICS)  # type: ignore[arg-type]
+    fields = {
+        "supervised": ClassField(DensityField(camera), target_size=15, units=4),
+        "feature_field": FeatureField(DensityField(camera), target_size=4, units=4),
+    }
+    for field in fields.values():
+        torch.nn.init.constant_(field.density.density_layer.bias, 2.0)  # everything in the image is occupied
+    return {
+        stage: save_checkpoint(files / stage / "checkpoints" / "last.ckpt", field, stage, camera=INTRINSICS)
+        for stage, field in fields.items()
+    }
+
+
+def evaluate(root: Path, *options: object, protocol: str = "semantics") -> dict[str, Any] | None:
+    """What `evaluate` writes; None where it refuses."""
+    output = root / "scores"
+    if main(["evaluate", protocol, *map(str, options), "--output", str(output)]):
+        return None
+    found: dict[str, Any] = json.loads((output / "results.json").read_text())
+    return found
+
+
+def drive(root: Path, name: str = layouts.DRIVE) -> Path:
+    return root / "data_2d_raw" / name
+
+
+@pytest.mark.parametrize("sampling", ["scenedino", "s4c"])
+def test_classes_that_were_learned_need_no_names(root: Path, checkpoints: dict[str, Path], sampling: str) -> None:
+    """Every labelled frame is scored: 0 and 5."""
+    labels = root / "preprocess" / "labels"
+    given = ("--sscbench", labels, "--data", drive(root), "--sampling", sampling)
+    found = evaluate(root, *given, "--checkpoint", checkpoints["supervised"])
+    assert found is not None and found["recordings"] == [layouts.DRIVE]
+    rows = found["scores"]["sscbench"]
+    assert {row["frames"] for row in rows} == {2} and len(rows) == 2 * 3
+    direct = [row for row in rows if row["naming"] == "direct"]
+    assert all(row["class_of_label"] == list(range(16)) for row in direct)
+    # All that is known is occupied: recall 1, and the labels reach 10 m.
+    assert [row["range_m"] for row in direct] == [12.8, 25.6, 51.2] and len({row["voxels"] for row in direct}) == 1
+    assert all(row["recall"] == 1.0 and 0.0 < row["iou"] == row["precision"] < 1.0 for row in direct)
+    assert found["settings"]["sampling"] == sampling
+
+
+def test_geometry_of_the_drive(root: Path, checkpoints: dict[str, Path]) -> None:
+    """The labels beside the drive are found, and count as voxels."""
+    found = evaluate(root, "--data", drive(root), "--checkpoint", checkpoints["feature_field"], protocol="geometry")
+    assert found is not None
+    assert {(row["frames"], row["range_m"]) for row in found["scores"]["voxels"]} == {
+        (2, 12.8), (2, 25.6), (2, 51.2),
+    }  # fmt: skip
+
+
+def test_what_is_refused(
+    root: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, field = root / "preprocess" / "labels", checkpoints["feature_field"]
+    scored = layouts.write_split(tmp_path / "scored.txt", [f"{layouts.DRIVE} {number} l" for number in (0, 5)])
+    naming = layouts.write_split(tmp_path / "naming.txt", [f"{layouts.DRIVE} 5 l"])
+    missing = layouts.write_split(tmp_path / "missing.txt", [f"{layouts.DRIVE} {number} l" for number in (0, 9)])
+    data = ("--data", drive(root))
+    sscbench = ("--sscbench", labels, *data)
+    for options, message in (
+        ((*sscbench, "--checkpoint", field), "no labelled frames"),
+        ((*sscbench, "--checkpoint", field, "--frames", scored, "--name-frames", naming), "1 frames give names"),
+        ((*sscbench, "--checkpoint", field, "--name-on", drive(root)), "2 frames give names"),
+        ((*sscbench, "--checkpoint", field, "--frames", missing), "1 of its 2 frames are not in the recordings"),
+        ((*sscbench, "--checkpoint", field, "--student", root), "checkpoints alone"),
+        ((*sscbench,), "nothing to score"),
+        (("--sscbench", root, *data, "--checkpoint", field), "no labels NNNNNN_1_1.npy"),
+        (("--sscbench", labels, "--data", drive(root, OTHER), "--checkpoint", field), "1 of 2566 labelled frames"),
+        ((*data, "--bundle", root, "--name-frames", naming), "--name-frames"),
+        (("--sscbench", labels, "--data", tmp_path, "--checkpoint", field), "no images"),
+    ):
+        assert evaluate(root, *options) is None
+        assert message in capsys.readouterr().err
