@@ -25,7 +25,6 @@ from scene_completion_ros.evaluation.cluster_assignment import match_one_to_one
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, ConfusionCounts
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, COMMON_SHARES, EMPTY, INVALID
-from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.geometry.grids import VoxelGrid
 
 SSCBENCH_GRID = VoxelGrid((0.0, -25.6, -2.0), 0.2, (256, 256, 32), "velodyne")
@@ -224,7 +223,7 @@ class SemanticTally(Tally):
         truth = answer.truth.voxels
         if self._metric is None:
             self._metric = SemanticCompletionMetric(grid=truth.grid, labels=self._method.labels)
-        self._metric.update(answer.labels, answer.classes, truth.regions[ALL])
+        self._metric.update(answer.labels, answer.classes, truth.everything)
         self.frames += 1
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -38,7 +39,8 @@ class VoxelTruth:
         occupied: Holds anything.
         known: The voxels that count; what is below the ground or was never measured does not.
         in_view: The centre lies in the image.
-        visible: The camera sees it; None where nobody knows what hides what.
+        sight: What the camera sees, see `visible`, or what finds it out once somebody asks: that takes seconds. None
+            where nobody knows what hides what.
         interior: The inside of a house, a car, a crown, which no sensor ever sees. A convention says what is occupied
             there. There are more of them than of all other occupied voxels, and thickened surfaces reach into them.
             None where the truth was measured.
@@ -53,7 +55,7 @@ class VoxelTruth:
     occupied: Mask
     known: Mask
     in_view: Mask
-    visible: Mask | None = None
+    sight: Mask | Callable[[], Mask] | None = None
     interior: Mask | None = None
     label: NDArray[np.uint8] | None = None
     class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON
@@ -62,6 +64,16 @@ class VoxelTruth:
     def free(self) -> Mask:
         """Known to hold nothing."""
         return np.asarray(self.known & ~self.occupied)
+
+    @cached_property
+    def visible(self) -> Mask | None:
+        """The camera sees it; None where nobody knows what hides what."""
+        return self.sight() if callable(self.sight) else self.sight
+
+    @property
+    def everything(self) -> Mask:
+        """The region `ALL`: where no insides are known, whatever is in view."""
+        return self.in_view if self.interior is None else self.regions[ALL]
 
     @cached_property
     def regions(self) -> dict[str, Mask]:
@@ -91,7 +103,7 @@ class VoxelTruth:
     @property
     def counted(self) -> Mask:
         """Known voxels of the region `ALL`."""
-        return self.known & self.regions[ALL]
+        return self.known & self.everything
 
     @property
     def labels(self) -> NDArray[np.uint8]:
@@ -147,10 +159,8 @@ def labelled_truth(
     """
     occupied, known = (label != FREE) & (label != UNKNOWN), (label != UNKNOWN) & ~invalid
     in_view = np.asarray(camera.project(grid_from_camera.inverse().apply(grid.centres()))[1])
-    visible = visible_voxels(occupied, grid_from_camera.translation, grid, known & in_view)
-    return VoxelTruth(
-        source, grid, grid_from_camera, occupied, known, in_view, visible, label=label, class_map=class_map
-    )
+    sight = partial(visible_voxels, occupied, grid_from_camera.translation, grid, known & in_view)
+    return VoxelTruth(source, grid, grid_from_camera, occupied, known, in_view, sight, label=label, class_map=class_map)
 
 
 @dataclass(frozen=True, eq=False)

@@ -252,7 +252,7 @@ def voxel_classes(truth: VoxelTruth, class_map: ClassMap | None = None) -> NDArr
             where=f"ground truth {truth.source}",
             cure="Leave out --bank for these recordings",
         )
-    inside = truth.regions_with_interiors.get(INTERIORS, np.zeros_like(truth.known))
+    inside = np.False_ if truth.interior is None else truth.regions_with_interiors.get(INTERIORS, np.False_)
     return (class_map or truth.class_map).apply(np.where(truth.known & ~inside, truth.labels, INVALID))
 
 
