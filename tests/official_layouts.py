@@ -378,3 +378,17 @@ def sscbench_labels(
         np.save(folder / drive / f"{number:06d}_1_1.npy", sscbench_scene() if labels is None else labels)
         np.save(folder / drive / f"{number:06d}_1_8.npy", np.zeros((32, 32, 4), np.uint8))
     return folder
+
+
+def semantic_kitti(root: Path, images: Sequence[int], labelled: Sequence[int]) -> Path:
+    """Sequence 08 of KITTI odometry with SemanticKITTI's voxels of some frames, all of them road; its folder."""
+    folder = root / "sequences" / "08"
+    write_pictures(folder / "image_2", RAW_SIZE, images, "{:06d}.png")
+    projection = f"{RAW_FX} 0 31.5 0 0 {RAW_FX} 23.5 0 0 0 1 0"
+    (folder / "calib.txt").write_text(f"P2: {projection}\nTr: 0 -1 0 0 0 0 -1 -0.08 1 0 0 -0.27\n")
+    (folder / "poses.txt").write_text("".join(f"1 0 0 0 0 1 0 0 0 0 1 {k}\n" for k in range(max(images) + 1)))
+    (folder / "voxels").mkdir()
+    for number in labelled:
+        np.full((256, 256, 32), 40, "<u2").tofile(folder / "voxels" / f"{number:06d}.label")
+        np.zeros(256 * 256 * 4, np.uint8).tofile(folder / "voxels" / f"{number:06d}.invalid")
+    return folder

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from scene_completion_ros.evaluation.calibration import CALIBRATION
 from scene_completion_ros.evaluation.metric import Metric, Scores
 from scene_completion_ros.evaluation.occupancy import OCCUPANCY
 from scene_completion_ros.evaluation.truth import IN_VIEW, SEEN, FrameTruth, exact_truth
+from scene_completion_ros.sequences.frame_lists import FrameSplit
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.evaluation.controls import EmptyControl, grid_density, prior_of_windows, surface_controls
@@ -23,8 +27,11 @@ from scene_completion_training.evaluation.geometry import (
     Frame,
     ScoredFrames,
     calibrate_model,
+    frames_with_voxels,
     voxel_frames,
+    voxel_places,
 )
+from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import CAMERA, GRID, Wall, make_street, true_voxels
 
 
@@ -87,6 +94,17 @@ def test_frames_that_have_all_scans_ahead(street: PosedSequence) -> None:
         (6, False, 3),
     ]
     assert not list(ScoredFrames().of(make_street(assets=())))
+
+
+@pytest.mark.parametrize("images", [range(13), (0, 5, 10), (0, 2, 5, 9, 10)])
+def test_every_frame_of_semantic_kitti_that_has_voxels(images: Sequence[int], tmp_path: Path) -> None:
+    """Every fifth image has voxels; the others may be there or not."""
+    sequence = open_recording(layouts.semantic_kitti(tmp_path, images, (0, 5, 10)))
+    assert [images[index] for index in frames_with_voxels(sequence, 5)] == [0, 5, 10]
+    assert [images[index] for index in frames_with_voxels(sequence, 6)] == [0, 10]
+    assert [images[frame.index] for frame in ScoredFrames(every=5).of(sequence)] == [0, 5, 10]
+    split = FrameSplit(layouts.write_split(tmp_path / "list.txt", [f"08 {number} l" for number in (0, 10)]))
+    assert [images[index] for _, index in voxel_places([sequence], 5, split)] == [0, 10]
 
 
 def test_the_prior_of_windows_is_what_an_independent_script_found(window: PosedSequence, shared_data: Any) -> None:
