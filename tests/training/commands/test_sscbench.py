@@ -77,6 +77,22 @@ def test_classes_that_were_learned_need_no_names(root: Path, checkpoints: dict[s
     assert found["settings"]["sampling"] == sampling
 
 
+def test_clusters_are_named_on_other_frames(root: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Of the six listed frames one has labels; another one gives the clusters and their names."""
+    naming = layouts.write_split(tmp_path / "naming.txt", [f"{layouts.DRIVE} 0 l"])
+    scored = layouts.write_split(tmp_path / "scored.txt", [f"{layouts.DRIVE} {number} l" for number in range(1, 7)])
+    given = ("--sscbench", root / "preprocess" / "labels", "--data", drive(root), "--frames", scored)
+    found = evaluate(root, *given, "--name-frames", naming, "--checkpoint", checkpoints["feature_field"])
+    assert found is not None
+    assert found["frames"] == {"list": "scored.txt", "listed": 6, "used": 6}
+    assert found["name_frames"] == {"list": "naming.txt", "listed": 1, "used": 1}
+    rows = {(row["naming"], row["range_m"]): row for row in found["scores"]["sscbench"]}
+    assert len(rows) == 2 * 3 and all(row["frames"] == 1 for row in rows.values())
+    direct = rows["direct", 51.2]["class_of_label"]
+    assert len(direct) == 1 + 19 and direct[0] == 0 and direct.count(-1) == 2  # as of Cityscapes' sky and rider
+    assert direct.count(9) == direct.count(5) == 2  # buildings and walls, buses and trains
+
+
 def test_geometry_of_the_drive(root: Path, checkpoints: dict[str, Path]) -> None:
     """The labels beside the drive are found, and count as voxels."""
     found = evaluate(root, "--data", drive(root), "--checkpoint", checkpoints["feature_field"], protocol="geometry")
