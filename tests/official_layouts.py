@@ -350,6 +350,8 @@ def bdd100k(root: Path, *, split: str = "val", images: int = 3, panoptic: bool =
         else:
             _write_image(root / "labels" / "sem_seg" / "masks" / split / f"{name}.png", ids)
     return root / "images" / "10k" / split
+
+
 def sscbench_scene() -> NDArray[np.uint8]:
     """Labels of the corridor in SSCBench's ids [256, 256, 32], known 10 m ahead: road, a building and bushes beside."""
     labels = np.full((256, 256, 32), 255, np.uint8)
