@@ -9,6 +9,8 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from scene_completion_ros import cli
 from scene_completion_ros.errors import BundleError, ConfigurationError, SceneCompletionError, TrainingError
 from scene_completion_training import runner
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.export import export_bundle
 from scene_completion_training.networks.density_field import DensityField
@@ -39,6 +42,7 @@ from tests.training.training_process import start_command
 
 KILLED_STEPS, KILL_AFTER = 16, 4
 PICTURES = ("image", "inverse_depth")
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def _train(arguments: list[str]) -> None:
@@ -229,15 +233,12 @@ class FullDisk(lightning.Callback):
             resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
 
-class RankFile(lightning.Callback):
-    """Each process writes the sum of its weights into a file."""
+class CutOff(lightning.Callback):
+    """The training is cut off when two steps have been taken."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        total = sum(float(value.detach().double().abs().sum()) for value in pl_module.parameters())
-        (self.folder / f"rank-{trainer.global_rank}-of-{trainer.world_size}").write_text(f"{total:.9f}")
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        if trainer.global_step == 2:
+            raise KeyboardInterrupt
 
 
 def _watched(callback: lightning.Callback, **environment: str) -> None:
@@ -277,27 +278,67 @@ def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, teacher
         torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-6, msg=name)
 
 
-def test_two_processes_train_one_teacher(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
-    """Under torchrun each process has its own samples; their gradients are averaged, so their weights are the same."""
+def _curves(output: Path) -> dict[tuple[str, int], float]:
+    """What was logged of losses and validation: name and step -> value; a later file replaces an earlier one."""
+    found: dict[tuple[str, int], float] = {}
+    for file in sorted((output / "curves").glob("events*")):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        names = [name for name in events.Tags()["scalars"] if name.startswith(("loss/", "validation/"))]
+        found |= {(name, event.step): event.value for name in names for event in events.Scalars(name)}
+    return found
+
+
+@pytest.mark.parametrize("stage", [TeacherConfiguration, SingleViewConfiguration])
+def test_two_processes_train_what_one_does_with_twice_the_batch(
+    stage: type[Configuration], synthetic_drive: Path, tmp_path: Path
+) -> None:
+    """Samples, rays, dropped views, flips, losses, validation and average; cut off and resumed under torchrun."""
+    data = small_data(synthetic_drive)
+    data = dataclasses.replace(data, validation=data.sources, validation_samples=4)
+    more = {"flip_features": True, "ema_decay": 0.5, "ema_start": 2, "validate_every": 2, "data": data, "seed": 5}
+    file = write_configuration(
+        tmp_path / "two.yaml", stage(**small_training(synthetic_drive, tmp_path / "two", warmup=0, **more))
+    )
+    command = ["train", "--config", str(file), "--threads", "1"]
+    alone = ["data.batch_size=2", f"output={tmp_path / 'one'}"]
+    assert cli.main([*command, *alone]) == 0
+    started = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", _free_port()]
+    if stage is TeacherConfiguration:
+        _cut_off_in_two(command, tmp_path)
+        launched = [*started, "-m", "scene_completion_ros.cli", *command]
+    else:  # the trainer starts the second process
+        launched = [sys.executable, "-m", "scene_completion_ros.cli", *command, "devices=2"]
+    done = subprocess.run(launched, capture_output=True, text=True, timeout=280, env={**os.environ, **NO_GPU})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("next: ") == 1
+    one, two = ((_curves(tmp_path / name)) for name in ("one", "two"))
+    assert {step for name, step in one if name == "loss/total"} == set(range(STEPS))
+    assert {step for name, step in one if name == "validation/total"} == {1, 3}
+    assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+    weights = [torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("one", "two")]
+    for name, value in weights[0]["state_dict"].items():
+        torch.testing.assert_close(weights[1]["state_dict"][name], value, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def _free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        return str(free.getsockname()[1])
+
+
+def _cut_off_in_two(command: list[str], tmp_path: Path) -> None:
+    """Two steps of two processes, as torchrun would start them."""
     shared = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", "CUDA_VISIBLE_DEVICES": "",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", **NO_GPU,
     }  # fmt: skip
-    arguments = [*_teacher_command(synthetic_drive, tmp_path), "devices=2"]
     processes = []
-    for rank in ("0", "1"):  # what torchrun sets for each process that it starts
-        before = partial(_watched, RankFile(tmp_path), RANK=rank, LOCAL_RANK=rank, **shared)
-        processes.append(start_command(arguments, before, tmp_path / f"log-{rank}"))
+    for rank in ("0", "1"):
+        before = partial(_watched, CutOff(), RANK=rank, LOCAL_RANK=rank, **shared)
+        processes.append(start_command(command, before, tmp_path / f"log-{rank}"))
     for process in processes:
         process.join(280)
-    said = "".join(file.read_text()[-1500:] for file in sorted(tmp_path.glob("log-*")))
-    assert [process.exitcode for process in processes] == [0, 0], said
-    totals = {file.name: file.read_text() for file in tmp_path.glob("rank-*")}
-    assert set(totals) == {"rank-0-of-2", "rank-1-of-2"} and len(set(totals.values())) == 1
-    together = Checkpoint.read(tmp_path / "run" / "checkpoints" / "last.ckpt").state
-    alone = Checkpoint.read(teacher).state["fusion.position_layer.weight"]
-    assert torch.isfinite(together["fusion.position_layer.weight"]).all()
-    assert not torch.equal(together["fusion.position_layer.weight"], alone)  # the second one's samples count too
+    checkpoint = tmp_path / "two" / "checkpoints" / "last.ckpt"
+    assert checkpoint.is_file(), "".join(file.read_text()[-1500:] for file in sorted(tmp_path.glob("log-*")))
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2

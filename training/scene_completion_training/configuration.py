@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 import jsonargparse
+from lightning.pytorch.utilities import rank_zero_only
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.untrusted_files import read_yaml
@@ -111,8 +112,9 @@ class TrainingConfiguration:
         checkpoint_every: Steps between checkpoints (the last one is kept and resumed from).
         log_every: Steps between points of the curves.
         precision: Arithmetic: "32-true", "bf16-mixed" or "16-mixed".
-        devices: Processes on a machine, each with its own device (started by the trainer, torchrun or SLURM).
-        nodes: Machines.
+        devices: Processes on a machine, each with its own device and `data.batch_size` samples a step, started by the
+            trainer or by SLURM. Under torchrun it is what that says.
+        nodes: Machines; as `devices`.
         gradient_clip: Largest norm of the gradient; 0 leaves it as it is.
         output: Folder for checkpoints and curves.
     """
@@ -304,7 +306,7 @@ class Configuration(TrainingConfiguration):
         named = {name: value for name, value in vars(self.volume or VolumeSettings()).items() if value is not None}
         viewpoint, lines = viewpoint_of(camera, dataclasses.replace(of_volume, **named), recordings)
         for line in (*lines, f"canonical camera: {viewpoint}") if lines else ():
-            print(line)
+            rank_zero_only(print)(line)
         if fixed and viewpoint != trained_viewpoint(Path(fixed)):
             raise ConfigurationError(
                 f"others than those of {fixed}",

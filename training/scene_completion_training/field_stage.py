@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import lightning
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,6 +42,7 @@ from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.networks.trunk import Trunk
 from scene_completion_training.pictures import TrainingPictures
 from scene_completion_training.prior_fit import fit_prior
+from scene_completion_training.randomness import StepGenerator
 from scene_completion_training.rendering.colours import synthesised_patches
 from scene_completion_training.rendering.patches import RenderedPatches, render_patches
 from scene_completion_training.rendering.sampling import sample_view_volume
@@ -171,7 +173,7 @@ class FieldStage(Stage):
         if losses.occupancy and steps:
             data.setup("fit")
             loss = fit_prior(self.density, self.link, data.samples(), steps)
-            print(f"positional prior fitted without images: occupancy loss {loss:.4f}")
+            rank_zero_only(print)(f"positional prior fitted without images: occupancy loss {loss:.4f}")
 
     def first_depth(self, data: SequencesData) -> None:
         """Starts the depth of every pixel as the mean of the samples."""
@@ -252,8 +254,9 @@ class FieldStage(Stage):
         return dict(vars(self.settings.losses))
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        """The losses of a batch of the validation, with the same rays every time."""
-        terms = self._computed(batch, torch.Generator().manual_seed(batch_index))
+        """The losses of a sample of the validation, with the same rays every time, whichever process has it."""
+        number = batch_index * self.trainer.world_size + self.global_rank
+        terms = self._computed(batch, StepGenerator(0, number))
         self.log_dict({f"validation/{name}": value for name, value in terms.items()}, sync_dist=True)
         self.log("validation/total", self._total(terms), sync_dist=True)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
 from scene_completion_ros.commands.paths import Output
 from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecord
@@ -51,6 +54,9 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     """
     if fast_dev_run:
         configuration = configuration.shortened()
+    if TorchElasticEnvironment.detect():  # torchrun has started the processes, and knows how many
+        local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+        configuration = dataclasses.replace(configuration, devices=local, nodes=world // local)
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
@@ -65,15 +71,22 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     stage = make_stage(configuration)
     configuration, data = stage.settings, stage.make_data()
     record = TrainingRecord(dataclasses.asdict(configuration) | stage.remembered(), data)
-    trainer = _trainer(configuration, [record, *stage.callbacks()], fast_dev_run)
-    if resume is None:
-        stage.start(data)
-    else:
+    if resume is not None:
         stage.go_on()
+    start = [] if resume else [FirstWeights()]
+    trainer = _trainer(configuration, [record, *start, *stage.callbacks()], fast_dev_run)
     if resume is None and not fast_dev_run and trainer.is_global_zero:
         (last.parent / BEST).unlink(missing_ok=True)  # of another training
     trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
     return last
+
+
+class FirstWeights(lightning.Callback):
+    """Gives a new training its first weights, once its data is there and before they are averaged."""
+
+    def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        """All processes do the same."""
+        pl_module.start(trainer.datamodule)  # type: ignore[attr-defined]
 
 
 def _trainer(

@@ -15,6 +15,7 @@ from torch import Tensor
 from scene_completion_ros.errors import TrainingError
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.module import TrainingData
+from scene_completion_training.randomness import StepGenerator
 
 
 class Stage(lightning.LightningModule):
@@ -62,8 +63,8 @@ class Stage(lightning.LightningModule):
         """Readies it for the weights of a checkpoint of its own training."""
 
     def generator(self) -> torch.Generator:
-        """Everything random in a step derives from seed, step and process: a resumed training goes on the same."""
-        return torch.Generator().manual_seed(hash((self.settings.seed, self.global_step, self.global_rank)) % (1 << 62))
+        """Everything random in a step derives from seed, step and sample: a resumed training goes on the same."""
+        return StepGenerator(self.settings.seed, self.global_step, self.global_rank)
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch: name -> value."""
@@ -87,8 +88,8 @@ class Stage(lightning.LightningModule):
                 where=f"step {self.global_step}",
                 cure=f"Look at the batch saved in {self._save(batch)}; lower the learning rate if its values are sound",
             )
-        self.log_dict({f"loss/{name}": value for name, value in terms.items()})
-        self.log("loss/total", total, prog_bar=True)
+        self.log_dict({f"loss/{name}": value for name, value in terms.items()}, sync_dist=True)
+        self.log("loss/total", total, prog_bar=True, sync_dist=True)
         return total
 
     def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:

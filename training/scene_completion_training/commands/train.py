@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, resuming from the last checkpoint in the output folder if there is one."""
+    from lightning.pytorch.utilities import rank_zero_only
+
     from scene_completion_training.configuration import TrainingConfiguration, read_configuration
     from scene_completion_training.runner import train
     from scene_completion_training.stages import stage_class
@@ -30,5 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
     configuration = read_configuration(arguments.config, arguments.overrides, TrainingConfiguration)
     checkpoint = train(configuration, fast_dev_run=arguments.fast_dev_run, threads=arguments.threads)
     if not arguments.fast_dev_run:
-        print("next:", stage_class(configuration.stage).next_command.format(checkpoint=checkpoint))
+        rank_zero_only(print)("next:", stage_class(configuration.stage).next_command.format(checkpoint=checkpoint))
     return 0

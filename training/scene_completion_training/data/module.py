@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import lightning
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
@@ -209,6 +210,10 @@ class TrainingData(lightning.LightningDataModule):
         """What checkpoints remember of the data, once it is set up: plain values."""
         raise NotImplementedError
 
+    def prepare_data(self) -> None:
+        """Makes what is missing in the cache; of the processes on a machine one does it, and the others wait."""
+        self.setup("fit")
+
     @property
     def processes(self) -> int:
         """Processes of the training."""
@@ -296,7 +301,7 @@ class SequencesData(TrainingData):
                 self.focal_ratios += opened.focal_ratios
         if split is not None:
             self.counts[role] = split.counted(allow_missing=self.settings.allow_missing)
-            print(f"{role}: {self.counts[role]}")
+            rank_zero_only(print)(f"{role}: {self.counts[role]}")
         return found
 
     def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> _OpenedSource:
@@ -359,7 +364,9 @@ class SequencesData(TrainingData):
             )
         if len(usable) < len(every):
             missing = "evidence or labels" if self.label_points else "evidence"
-            print(f"{source.folder}: {len(every) - len(usable)} of {len(every)} frames without {missing} left out")
+            rank_zero_only(print)(
+                f"{source.folder}: {len(every) - len(usable)} of {len(every)} frames without {missing} left out"
+            )
         return usable
 
     def samples(self) -> ViewSamples:
@@ -415,4 +422,6 @@ class SequencesData(TrainingData):
         )
         listed = self.listed["validation"]
         samples = self._samples(self.watched, plain, self.settings.validation_samples, listed=listed)
-        return [DataLoader(samples, batch_size=self.settings.batch_size)]
+        rank = self.trainer.global_rank if self.trainer else 0
+        # One by one: so the mean over all samples is the same for every size of a batch and number of processes.
+        return [DataLoader(samples, sampler=DistributedSampler(samples, self.processes, rank, shuffle=False))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
@@ -272,7 +273,7 @@ def _key(sequence: PosedSequence, canonical: Camera) -> str:
 def _write_png(file: Path, image: NDArray[np.uint8]) -> None:
     """Writes a picture, whole or not at all. They are many, and can be made again: nobody waits for the disk."""
     content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-    part = file.with_suffix(".part")
+    part = file.with_suffix(f".{os.getpid()}.part")
     try:
         part.write_bytes(content)
         part.replace(file)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.foundation.backbone import ModelIdentity
 from scene_completion_training.foundation.dense_extractor import DenseExtractor
+from scene_completion_training.randomness import drawn
 
 LARGEST_HALF = 65504.0
 
@@ -145,7 +147,7 @@ class LiveTokens:
         self._extractor.to(images.device)
         step = max(1, self.cell // 8)
         steps = self.cell // step
-        shifts = step * torch.randint(-(steps // 2), steps - steps // 2, (*views.shape, 2), generator=generator)
+        shifts = step * drawn(partial(torch.randint, -(steps // 2), steps - steps // 2), (*views.shape, 2), generator)
         wanted = [
             (row, int(views[row, column]), shifts[row, column].tolist())
             for row in range(len(views))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from scene_completion_training.losses.means import weighted_mean
+
 
 def class_cross_entropy(logits: Tensor, classes: Tensor, counted: Tensor) -> Tensor:
     """Cross entropy of the points that count, in nats; 0 where none does.
@@ -15,7 +17,7 @@ def class_cross_entropy(logits: Tensor, classes: Tensor, counted: Tensor) -> Ten
         counted: bool [B, N].
     """
     each = functional.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
-    return (each * counted).sum() / counted.sum().clamp_min(1)
+    return weighted_mean(each, counted)
 
 
 def rendered_class_loss(probabilities: Tensor, classes: Tensor, counted: Tensor, weights: Tensor) -> Tensor:
@@ -29,5 +31,4 @@ def rendered_class_loss(probabilities: Tensor, classes: Tensor, counted: Tensor,
     """
     classes = classes.where(counted, 0)
     each = -(probabilities.gather(2, classes[..., None])[..., 0] + 1e-5).log()
-    weight = weights[classes] * counted
-    return (weight * each).sum() / weight.sum().clamp_min(1e-6)
+    return weighted_mean(each, weights[classes] * counted, least=1e-6)

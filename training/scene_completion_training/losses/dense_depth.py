@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_training.losses.means import shared_count
 
 _SHARPNESS = 200.0  # of the softplus, metres
 
@@ -48,8 +49,6 @@ def log_inverse_depth_loss(
     A softplus keeps i positive: the code that costs nothing reads 83 m where 80 m was measured, 40 m where 40 m was.
     """
     valid = hint > 0
-    if not bool(valid.any()):
-        return code.sum() * 0.0
     inverse = positive_inverse_depth(spec.inverse_depth(code[valid]))
     error = (torch.log(inverse + offset) - torch.log(1.0 / hint[valid] + offset)).abs()
-    return torch.clamp(error, max=cap).mean()
+    return torch.clamp(error, max=cap).sum() / shared_count(valid.sum())

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.voxels.occupancy import probability_of_log_odds
+from scene_completion_training.losses.means import weighted_mean
 
 LIMIT = 2.0
 """Density above which both count as the same, per metre, as in KDBTS."""
@@ -21,7 +22,7 @@ def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Ten
         teacher: Density [B, N] per metre.
         valid: Points that project into the student's image [B, N]; zero is returned where there are none.
     """
-    return _mean((student.clamp_max(LIMIT) - teacher.detach().clamp_max(LIMIT)).abs(), valid)
+    return weighted_mean((student.clamp_max(LIMIT) - teacher.detach().clamp_max(LIMIT)).abs(), valid)
 
 
 def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
@@ -40,8 +41,4 @@ def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> T
     crossed, own = (
         functional.binary_cross_entropy_with_logits(logit, probability, reduction="none") for logit in (student, taught)
     )
-    return _mean(crossed - own, valid)
-
-
-def _mean(error: Tensor, valid: Tensor) -> Tensor:
-    return (error * valid).sum() / valid.sum().clamp_min(1)
+    return weighted_mean(crossed - own, valid)

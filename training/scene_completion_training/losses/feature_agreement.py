@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from scene_completion_training.losses.means import weighted_mean
+
 EDGE_TEMPERATURE = 25.0
 """How quickly the smoothness of features ends at an edge of the image (SceneDINO)."""
 
@@ -20,7 +22,7 @@ def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         weight: Of each row [P]; booleans say which are valid.
     """
     distance = 1.0 - functional.cosine_similarity(predicted, target, dim=-1, eps=1e-6)
-    return (distance * weight).sum() / weight.sum().clamp_min(1)
+    return weighted_mean(distance, weight)
 
 
 def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from scene_completion_training.losses.means import shared_count
+
 
 def occupancy_cross_entropy(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Weighted binary cross-entropy against a soft occupancy target.
@@ -15,4 +17,4 @@ def occupancy_cross_entropy(logit: Tensor, target: Tensor, weight: Tensor) -> Te
         weight: Trust in the target [B, N].
     """
     loss = functional.binary_cross_entropy_with_logits(logit, target, weight=weight, reduction="sum")
-    return loss / weight.sum().clamp_min(1.0)
+    return loss / shared_count(weight.sum())

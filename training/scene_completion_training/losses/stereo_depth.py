@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scene_completion_training.losses.means import shared_count
 from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.rendering.patches import RenderedPatches, invalid_rays, observed_values
 
@@ -20,10 +21,8 @@ def log_depth_loss(rendered: Tensor, hint: Tensor) -> Tensor:
         hint: Stereo z-depth [...], metres; 0 where there is none.
     """
     valid = hint > 0
-    if not bool(valid.any()):
-        return rendered.sum() * 0.0
     error = (rendered - hint).abs() / (1.0 + 0.1 * hint)
-    return torch.log1p(error)[valid].mean()
+    return torch.log1p(error)[valid].sum() / shared_count(valid.sum())
 
 
 def stereo_depth_loss(field: ObservedField, rendered: RenderedPatches, batch: dict[str, Tensor]) -> Tensor:

@@ -20,6 +20,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.networks.density_field import DEPTH_UNITS, sample_map, start_depth_units
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.randomness import drawn
 from scene_completion_training.viewpoint import Viewpoint
 
 VIEW_DROPOUT = 0.5
@@ -101,7 +102,7 @@ class FusionHead(nn.Module):
 
     def _kept(self, seen: Tensor, generator: torch.Generator) -> Tensor:
         # Drawn on the CPU, so that a training goes the same way on any device.
-        kept = torch.rand(seen.shape, generator=generator).to(seen.device) >= VIEW_DROPOUT
+        kept = drawn(torch.rand, seen.shape, generator).to(seen.device) >= VIEW_DROPOUT
         kept[:, 0] = True
         return kept
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
+from scene_completion_training.randomness import drawn
 
 PATCH = 8
 """Edge of a patch of `sample_patch_rays`, pixels."""
@@ -55,9 +57,9 @@ def sample_patch_rays(
     """
     batch = encoder_from_view.shape[0]
     # Drawn on the CPU, so that a training goes the same way on any device.
-    chosen = torch.randint(loss_views.shape[1], (batch, patches), generator=generator)
-    left = torch.randint(camera.width - PATCH + 1, (batch, patches), generator=generator)
-    top = torch.randint(camera.height - PATCH + 1, (batch, patches), generator=generator)
+    chosen = drawn(partial(torch.randint, loss_views.shape[1]), (batch, patches), generator)
+    left = drawn(partial(torch.randint, camera.width - PATCH + 1), (batch, patches), generator)
+    top = drawn(partial(torch.randint, camera.height - PATCH + 1), (batch, patches), generator)
     return _patch_rays(camera, encoder_from_view, loss_views, chosen, left, top, PATCH)
 
 
@@ -82,14 +84,14 @@ def sample_cell_rays(
         The rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.
     """
     batch = encoder_from_view.shape[0]
-    chosen = torch.randint(loss_views.shape[1], (batch, patches), generator=generator)
+    chosen = drawn(partial(torch.randint, loss_views.shape[1]), (batch, patches), generator)
     view = torch.gather(loss_views, 1, chosen.to(loss_views.device))
     offset = torch.gather(offsets, 1, view[..., None].expand(-1, -1, 2)).cpu()  # [B, P, 2]
     size = torch.tensor([camera.width, camera.height])
     first = torch.ceil((-offset).clamp_min(0) / cell).long()
     last = torch.div(size - offset, cell, rounding_mode="floor").long().minimum(size // cell)  # exclusive
-    drawn = torch.rand((batch, patches, 2), generator=generator)
-    index = first + (drawn * (last - first)).floor().long()
+    place = drawn(torch.rand, (batch, patches, 2), generator)
+    index = first + (place * (last - first)).floor().long()
     corner = offset + cell * index
     rays = _patch_rays(camera, encoder_from_view, loss_views, chosen, corner[..., 0], corner[..., 1], cell)
     return rays, index.flip(-1).to(encoder_from_view.device)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.render import inverse_distance
+from scene_completion_training.randomness import drawn
 
 FARTHEST = 100.0
 """Pixels that see nothing nearer are no surface, metres."""
@@ -29,12 +30,12 @@ def inverse_depth_samples(
     They are [*shape, K] in metres, increasing.
 
     Args:
-        shape: Leading shape, e.g. (B, R).
+        shape: Leading shape, e.g. (B, R), samples of the batch first.
         count: Samples K per ray.
         device: Where the result goes; the jitter is drawn on the CPU.
     """
     steps = torch.arange(count, dtype=torch.float32).expand(*shape, count)
-    offset = torch.rand((*shape, count), generator=generator) if jitter else torch.full((*shape, count), 0.5)
+    offset = drawn(torch.rand, (*shape, count), generator) if jitter else torch.full((*shape, count), 0.5)
     s = (steps + offset) / count
     distances: Tensor = inverse_distance(s, near, far)
     return distances.to(device)
@@ -59,7 +60,7 @@ def sample_view_volume(
         far: Farthest depth, metres.
         heights: Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
     """
-    unit = torch.rand((batch, count, 3), generator=generator).to(device)
+    unit = drawn(torch.rand, (batch, count, 3), generator).to(device)
     depth = near + (far - near) * unit[..., 2]
     x = (unit[..., 0] * camera.width - 0.5 - camera.cx) / camera.fx * depth
     y = (unit[..., 1] * camera.height - 0.5 - camera.cy) / camera.fy * depth

@@ -24,6 +24,7 @@ from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import FeatureObservation
 from scene_completion_training.networks.target_rarity import TargetRarity
+from scene_completion_training.randomness import samples_of
 
 FITTED_SAMPLES = 64
 """Samples whose tokens give a teacher's mean and spread."""
@@ -235,15 +236,15 @@ class AgglomerationStage(BesideDensityStage):
         lifted: list[dict[str, LiftedFeatures]] = []
         requested = self.settings.agglomeration
         own = round(requested.points * requested.own)
-        for number in range(len(batch["image"])):
+        for number, its in enumerate(samples_of(generator, len(batch["image"]))):
             poses, hints, masks = (batch[name][number] for name in ("encoder_from_view", "hints", "masks"))
             maps = {
                 name: TokenMaps(batch[f"features/{name}"][number], batch[f"feature_offsets/{name}"][number], store.cell)
                 for name, store in self.stores.items()
             }
             # View 0 shows what the field sees: of a point on the surface there, it alone is asked, at any depth.
-            shown = self._surface_points(seen.depth_code[number], own, generator)
-            others, valid = self._view_points(hints, masks, poses, requested.points - own, generator)
+            shown = self._surface_points(seen.depth_code[number], own, its)
+            others, valid = self._view_points(hints, masks, poses, requested.points - own, its)
             lifted += [self.lifter(shown, maps, poses[:1], None, masks[:1])]
             lifted += [self.lifter(others, maps, poses, hints, masks)]
             points.append(torch.cat([shown, others]))

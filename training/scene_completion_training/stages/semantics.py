@@ -25,8 +25,10 @@ from scene_completion_training.losses.feature_correspondence import (
     correspondence_loss,
     estimate_forces,
 )
+from scene_completion_training.losses.means import gathered, shared_count
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
 from scene_completion_training.networks.semantic_head import CropBuffer, DistillationHead
+from scene_completion_training.randomness import samples_of
 from scene_completion_training.rendering.depth import render_depth
 from scene_completion_training.rendering.sampling import points_in_balls, surface_centres
 
@@ -154,13 +156,13 @@ class SemanticsStage(SingleImageStage):
         """Expanded features of length one [N, crop_points, D] of the occupied points around surfaces of the images."""
         settings, scale = self.settings, self.viewpoint.volume.scale
         found = []
-        for number in range(len(batch["image"])):
+        for number, own in enumerate(samples_of(generator, len(batch["image"]))):
             seen: FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
             near, far = self.point_code.near, self.point_code.far
             depth = render_depth(seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE)
             camera = _strided(self.camera, DEPTH_STRIDE)
-            centres = surface_centres(depth, camera, BINS, APART_M * scale, generator)
-            points = points_in_balls(centres, RADIUS_M * scale, OVERSAMPLING * settings.crop_points, generator)
+            centres = surface_centres(depth, camera, BINS, APART_M * scale, own)
+            points = points_in_balls(centres, RADIUS_M * scale, OVERSAMPLING * settings.crop_points, own)
             flat = points.reshape(1, -1, 3)
             kept = (self.occupied(seen.density_logit(flat)) & seen.in_view(flat)).reshape(points.shape[:2])
             for crop, inside in zip(points, kept, strict=True):
@@ -173,8 +175,11 @@ class SemanticsStage(SingleImageStage):
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Attraction and repulsion of points within a crop, with a similar one and with any one."""
-        crops = self.crops(batch, generator)
-        partners = self.buffer.partners(crops, generator) if len(crops) else None
+        crops, images = self.crops(batch, generator), len(batch["image"])
+        # Processes share the buffer, and each draws from it by itself.
+        own = samples_of(generator, images)[0]
+        partners = self.buffer.partners(crops, own) if len(crops) else None
+        share = len(crops) / shared_count(crops.new_tensor(float(len(crops))))
         zero = sum(parameter.sum() for parameter in self.head.parameters()) * 0.0
         terms: dict[str, Tensor] = {pair: torch.as_tensor(zero) for pair in PAIRS}
         if partners is not None:
@@ -185,9 +190,9 @@ class SemanticsStage(SingleImageStage):
                 other = others[pair]
                 code = codes if pair == "self" else self.head(other)
                 force = forces[pair]
-                terms[pair] = force.weight * correspondence_loss(crops, other, codes, code, force.shift)
-        if self.training and len(crops):
-            self.buffer.push(crops)
+                terms[pair] = share * force.weight * correspondence_loss(crops, other, codes, code, force.shift)
+        if self.training and len(every := gathered(crops, images * BINS)):
+            self.buffer.push(every)
         return terms
 
     def _forces(self, crops: Tensor, others: dict[Pair, Tensor]) -> dict[Pair, Force]:

@@ -1,0 +1,48 @@
+"""Means over what counts of a batch, also of a batch that several processes share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed
+
+
+def shared_count(count: Tensor, least: float = 1.0) -> Tensor:
+    """What a process divides its sum by, so that the mean over the processes is the mean over all their samples.
+
+    A trainer averages the gradients of its processes. Of values that count here and not there, a mean in each would
+    give those more weight whose process has few. Every process has to call it, as often as the others.
+
+    Args:
+        count: Number of values that count in this process's batch, or the sum of their weights [].
+        least: The sum over all processes is taken for at least as much.
+
+    Returns:
+        The mean of the counts over the processes of a training, in a step; the count itself elsewhere.
+    """
+    if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
+        return count.clamp_min(least)
+    total = count.detach().float()
+    distributed.all_reduce(total)
+    return total.clamp_min(least) / distributed.get_world_size()
+
+
+def gathered(rows: Tensor, most: int) -> Tensor:
+    """Rows [N, ...] of this process and those of the others behind them, the first process's first; no gradient.
+
+    Args:
+        most: The most rows that a process may have.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return rows
+    padded = rows.new_zeros(most, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(distributed.get_world_size())]
+    found = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(counts, counts[0] + len(rows))
+    distributed.all_gather(found, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(found, counts, strict=True)])
+
+
+def weighted_mean(values: Tensor, weight: Tensor, least: float = 1.0) -> Tensor:
+    """Mean of values, of any shape, by weights or booleans of the same shape; see `shared_count`."""
+    return (values * weight).sum() / shared_count(weight.sum(), least)

@@ -1,0 +1,56 @@
+"""What is random in a step of a training, however many processes share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class StepGenerator(torch.Generator):
+    """Randomness of one step: its own draws are those of all processes, beside them each sample of the step has some.
+
+    Two processes with a batch each so draw what one process draws for both batches.
+
+    Args:
+        seed: Seed of the training, or of a validation.
+        step: Number of the step.
+        rank: Number of the process.
+    """
+
+    def __new__(cls, *_: int) -> StepGenerator:
+        """Makes one on the CPU, so that a training goes the same way on any device."""
+        return super().__new__(cls)
+
+    def __init__(self, seed: int, step: int, rank: int = 0) -> None:
+        self.manual_seed(hash((seed, step)) % (1 << 62))
+        self._seeds, self._rank = (seed, step), rank
+        self._samples: list[torch.Generator] = []
+
+    def samples(self, count: int) -> Sequence[torch.Generator]:
+        """Generators of the samples of this process's batch, always the same ones; every batch has `count`."""
+        if not self._samples:
+            numbers = range(self._rank * count, (self._rank + 1) * count)
+            self._samples = [
+                torch.Generator().manual_seed(hash((*self._seeds, number)) % (1 << 62)) for number in numbers
+            ]
+        return self._samples
+
+
+def samples_of(generator: torch.Generator, count: int) -> Sequence[torch.Generator]:
+    """A generator for each of so many samples of a batch; any other generator serves them one after the other."""
+    return generator.samples(count) if isinstance(generator, StepGenerator) else [generator] * count
+
+
+def drawn(draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    """What a function such as `torch.rand` draws for a batch [B, ...]: each sample from a generator of its own.
+
+    Args:
+        draw: Takes a shape and a `generator`.
+        shape: Its first axis is that of the samples.
+        generator: One that is no `StepGenerator` draws all at once.
+    """
+    if not isinstance(generator, StepGenerator):
+        return draw(tuple(shape), generator=generator)
+    return torch.stack([draw(tuple(shape[1:]), generator=sample) for sample in generator.samples(shape[0])])
