@@ -7,7 +7,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,10 @@ def lidar_asset(
     stamp_ns: int,
     max_gap_ns: int,
 ) -> dict[str, ArrayLoader]:
-    """The nearest cloud, moved from its own time into the rig frame at the frame's time."""
+    """The nearest cloud, moved from its own time into the rig frame at the frame's time, and where the LiDAR then was.
+
+    That is "lidar_pose", float64 [4, 4], in the rig frame at the frame's time: a rig drives on between cloud and image.
+    """
     if not clouds:
         return {}
     index = bisect_left(clouds, stamp_ns, key=lambda cloud: cloud[0])
@@ -129,7 +132,8 @@ def lidar_asset(
         world_from_lidar = buffer.lookup(world, frame_id, cloud_stamp_ns, max_gap_ns)
     except BagError:
         return {}
-    return {"lidar": BagCloud(recorded, world_from_rig.inverse() @ world_from_lidar)}
+    rig_from_lidar = world_from_rig.inverse() @ world_from_lidar
+    return {"lidar": BagCloud(recorded, rig_from_lidar), "lidar_pose": partial(np.asarray, rig_from_lidar.matrix)}
 
 
 _READING = threading.Lock()  # one reader has one file position

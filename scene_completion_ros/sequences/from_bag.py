@@ -52,7 +52,8 @@ def posed_recording(
 
     The rig frame is the optical frame of the first image topic. The world is the topmost frame above it in tf. Where tf
     does not say how the camera moves, it is the fixed frame of the odometry. Images that come at one time (1 ms) make
-    one frame. Images and clouds stay in the bag and are read when asked for.
+    one frame. Images and clouds stay in the bag and are read when asked for. The LiDAR, of whatever make, is the sensor
+    "velodyne" of the rig.
 
     Args:
         max_gap_s: Largest distance in time of the two poses between which is interpolated. Images without are dropped.
@@ -68,6 +69,12 @@ def posed_recording(
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}
     max_gap_ns = round(max_gap_s * 1e9)
     clouds = list_clouds(reader, lidar_topic)
+    rig_from_sensor = {}
+    for stamp_ns, frame_id, _ in clouds[:1]:
+        try:
+            rig_from_sensor["velodyne"] = buffer.lookup(rig_frame, frame_id, stamp_ns, max_gap_ns)
+        except BagError as error:
+            recording.warnings.append(f"the LiDAR is left out: {error}")
     frames = []
     for stamp_ns, images in recording.groups:
         try:
@@ -91,6 +98,7 @@ def posed_recording(
         pose_source=pose_source,
         metric_scale=True,
         provenance=recording_provenance(recording) | {"world_frame": world},
+        rig_from_sensor=rig_from_sensor,
     )
 
 

@@ -51,8 +51,9 @@ class Frame:
     Attributes:
         stamp_ns: Time in nanoseconds.
         images: Camera name -> image source. A camera may be missing in a frame.
-        assets: Name -> loader of an array that belongs to the instant. "lidar" is float32 [N, 3] in the rig frame;
-            other names (labels, masks, depth, voxels) are documented by the source that makes them.
+        assets: Name -> loader of an array that belongs to the instant. "lidar" is float32 [N, 3] in the rig frame, and
+            "lidar_pose" float64 [4, 4] where the LiDAR was there, if not where `rig_from_sensor` says. Other names
+            (labels, masks, depth, voxels) are documented by the source that makes them.
     """
 
     stamp_ns: int

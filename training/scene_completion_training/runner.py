@@ -9,9 +9,9 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
 from scene_completion_ros.commands.paths import Output
 from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecord

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "--data",
         "FOLDER",
-        "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360; for depth also "
-        "DATE/DATE_drive_NNNN_sync of KITTI raw and sequence folders, with LiDAR",
+        "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360, "
+        "bags and what is extracted from them, with LiDAR; for depth also DATE/DATE_drive_NNNN_sync of KITTI raw",
     )
     add_windows(parser)
     add_models(parser)
@@ -66,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "%(default)s)",
     )
     parser.add_argument("--scans", type=int, default=20, help="scans the LiDAR protocols accumulate (default: 20)")
+    parser.add_argument(
+        "--camera-pitch",
+        type=float,
+        metavar="DEGREES",
+        help="how far the reference camera looks down, for the LiDAR protocols (default: 5 on KITTI-360, otherwise 0)",
+    )
     parser.add_argument(
         "--every", type=int, metavar="N", help=f"score every N-th frame (default: {EVERY}, with --depth 1)"
     )
@@ -121,7 +128,8 @@ def _run_voxels(args: argparse.Namespace) -> int:
     if validation:
         models = [calibrate_model(model, voxel_frames(validation, args.every)) for model in models]
     controls = _controls(args, models, windows[0].parent if windows else None, validation)
-    frames = ScoredFrames(args.scans, args.every, split)
+    pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
+    frames = ScoredFrames(args.scans, args.every, split, pitch)
     scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
         methods = [Density(model) for model in (*models, *controls(sequence))]

@@ -1,7 +1,7 @@
 """Extract posed training sequences from bags.
 
 DIR gets one folder a bag with
-  00/, 01/, …   posed sequences: images, masks, and sequence.json with cameras and poses
+  00/, 01/, …   posed sequences: images, masks, LiDAR scans, and sequence.json with cameras and poses
   report.json   what was extracted, what was left out, and why
 A bag that was extracted before, unchanged and with the same options, is left alone: an interrupted command goes on.
 

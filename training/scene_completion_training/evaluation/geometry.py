@@ -28,7 +28,14 @@ from scene_completion_training.evaluation.density_model import (
     Observation,
     calibrated_cutoffs,
 )
-from scene_completion_training.evaluation.lidar_evaluation import LIDAR, Slab, camera_pitch, level_scans, slabs_of
+from scene_completion_training.evaluation.lidar_evaluation import (
+    LIDAR,
+    Slab,
+    camera_pitch,
+    level_scans,
+    scan_poses,
+    slabs_of,
+)
 
 BEFORE, AFTER = "before", "after"
 """What is stated: the opacity itself, and the probability where a calibration was fitted."""
@@ -112,24 +119,28 @@ class ScoredFrames:
         scans: Scans N that the LiDAR protocols accumulate.
         every: Frames between scored ones; of those with voxels, images between them.
         split: A frame list instead; of the frames near the end of a drive, which have fewer scans ahead, it has some.
+        pitch: How far the reference camera looks down, radians; None for what is known of the recording.
     """
 
     scans: int = 20
     every: int = 5
     split: FrameSplit | None = None
+    pitch: float | None = None
 
-    def scanned(self, sequence: PosedSequence) -> range:
+    def scanned(self, sequence: PosedSequence) -> Sequence[int]:
         """Frames that the LiDAR protocols score: those with all N scans ahead, or frame 0 of a shorter recording."""
-        if LIDAR not in sequence.rig_from_sensor or "lidar" not in sequence.frames[0].assets:
-            return range(0)
-        return range(0, max(1, len(sequence) - self.scans + 1), self.every)
+        bag = "bag" in sequence.provenance
+        if LIDAR not in sequence.rig_from_sensor or not (bag or "lidar" in sequence.frames[0].assets):
+            return ()
+        frames = [index for index, _ in scan_poses(sequence)]
+        return frames[: max(1, len(frames) - self.scans + 1) : self.every]
 
     def of(self, sequence: PosedSequence) -> Iterator[Frame]:
         """Frames with voxels, or with scans."""
-        pitch = camera_pitch(sequence)
+        pitch = camera_pitch(sequence) if self.pitch is None else self.pitch
         scanned: Collection[int] = self.scanned(sequence)
         with_voxels = set(frames_with_voxels(sequence, self.every))
-        indices = sorted(with_voxels.union(scanned))
+        indices: Collection[int] = sorted(with_voxels.union(scanned))
         if self.split is not None:
             indices = [index for index, side in self.split.of(sequence) if side == SIDES[0]]
             with_voxels, scanned = set(indices), indices if scanned else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,15 @@ from scene_completion_ros.evaluation.lidar_occupancy import (
     slab_masks,
 )
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.evaluation.density_model import Observation
 
 PROTOCOLS = {"original": ORIGINAL, "LiDAR only": LIDAR_ONLY_NEAR, "LiDAR only, far": LIDAR_ONLY}
 LIDAR = "velodyne"
+SAME_M = 1e-4
+"""Poses of a LiDAR that differ by less are those of one scan, or of one that stood still."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +130,29 @@ def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation)
     return np.asarray(points_camera[..., 2] <= depth.reshape(points_camera.shape[:-1]))
 
 
+def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, RigidTransform]]:
+    """Frames from `start` on that have a scan of their own, and the LiDAR's pose in the rig when it was made.
+
+    Every frame of a data set has one. Those of a bag take the scan next to them: where images come more often than
+    scans, the first of several frames has it; where scans were lost, some have none.
+    """
+    before: NDArray[np.float64] | None = None
+    for index in range(start, len(sequence)):
+        stored = sequence.asset(index, "lidar_pose")
+        if stored is not None:
+            pose = RigidTransform.from_matrix(stored)
+            here = (sequence.frames[index].world_from_rig @ pose).matrix
+            if before is None or not np.allclose(here, before, rtol=0.0, atol=SAME_M):
+                yield index, pose
+            before = here
+        elif "bag" not in sequence.provenance:
+            yield index, sequence.rig_from_sensor[LIDAR]
+
+
 def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[Scan]:
     """Scans of a frame and of those after it, as far as there are any, in the frame's level frame, one at a time.
+
+    Whose scans count, `scan_poses` says.
 
     Args:
         pitch: How far the reference camera looks down, radians.
@@ -139,10 +164,9 @@ def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -
         raise SequenceError(
             f"no pose of the LiDAR {LIDAR!r}", where=sequence.name, cure="Give its calibration with the sequence"
         )
-    rig_from_sensor = sequence.rig_from_sensor[LIDAR]
     level_from_camera = replace(ORIGINAL, camera_pitch=pitch).level_from_camera
     level_from_world = level_from_camera @ sequence.world_from_camera(index, reference_camera(sequence)).inverse()
-    for frame in range(index, min(index + count, len(sequence))):
+    for frame, rig_from_sensor in islice(scan_poses(sequence, index), count):
         points_rig = sequence.lidar(frame)
         if points_rig is None:
             raise SequenceError("no LiDAR scan", where=f"{sequence.name}, frame {frame}", cure="Restore the scan")
@@ -151,5 +175,5 @@ def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -
 
 
 def camera_pitch(sequence: PosedSequence) -> float:
-    """How far the reference camera looks down, radians: 5 degrees on KITTI-360's car, none on KITTI's and ours."""
+    """How far the reference camera looks down, radians: 5 degrees on KITTI-360's car, and none where nobody knows."""
     return ORIGINAL.camera_pitch if sequence.provenance.get("dataset") == "KITTI-360" else 0.0

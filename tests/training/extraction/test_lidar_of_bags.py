@@ -1,0 +1,87 @@
+"""The LiDAR of a user's own bag: extracted with its pose, and scored under the published occupancy protocols."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros import cli
+from scene_completion_ros.evaluation.lidar_occupancy import LIDAR_ONLY_NEAR
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation.lidar_evaluation import scan_poses
+from scene_completion_training.street_world.drive_bag import write_drive_bag
+from tests.training.evaluation.one_wall import CAMERA, SENSOR, STEP, WALL_FRONT, WALL_LEFT, WALL_RIGHT, make_street
+
+SCANS = 5
+HALF_S = 50_000_000
+"""Nanoseconds from image to image: half the time from scan to scan."""
+LIDAR = RigidTransform(SENSOR.rotation, np.array([0.1, -0.25, -0.5]))
+"""Above and behind the camera."""
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten images at 20 Hz and five scans at 10 Hz of a street with one wall, recorded and extracted."""
+    folder = tmp_path_factory.mktemp("own_bag")
+    street = make_street(("lidar",))
+    frames = [dataclasses.replace(frame, stamp_ns=10**18 + HALF_S * index) for index, frame in enumerate(street.frames)]
+    made = dataclasses.replace(street, frames=frames, rig_from_sensor={"velodyne": LIDAR})
+    saved = PosedSequence.load(made.save(folder / "street"))
+    write_drive_bag(saved, folder / "bag", cameras=("camera_left",), lidar_every=2)
+    command = ["extract", str(folder / "bag"), "--output", str(folder / "out"), "--set", "keyframe_metres=0.1"]
+    assert cli.main(command) == 0
+    return folder / "out" / "bag" / "00"
+
+
+def test_scans_lie_where_the_camera_sees_them(extracted: Path) -> None:
+    sequence = PosedSequence.load(extracted)
+    assert len(sequence) == 10
+    np.testing.assert_allclose(sequence.rig_from_sensor["velodyne"].matrix, LIDAR.matrix, atol=1e-6)
+    # An image without a scan of its own shows the one before it, of which the rig has come 0.25 m nearer.
+    found = list(scan_poses(sequence))
+    assert [index for index, _ in found] == [0, 2, 4, 6, 8]
+    for index in (0, 3, 6):
+        points = sequence.lidar(index)
+        assert points is not None
+        front = WALL_FRONT - STEP * index
+        wall = points[np.abs(points[:, 2] - front) < 0.01]
+        # The wall reaches from x = -1 to 3 m: at 10 m from column 31.5 - 4 = 27.5 to 31.5 + 12 = 43.5.
+        assert wall[:, 0].min() == pytest.approx(WALL_LEFT, abs=0.06)
+        assert wall[:, 0].max() == pytest.approx(WALL_RIGHT, abs=0.06)
+        columns = CAMERA.project(wall.astype(np.float64))[0][:, 0]
+        assert columns.min() == pytest.approx(31.5 - 40.0 / front, abs=0.3)
+        assert columns.max() == pytest.approx(31.5 + 120.0 / front, abs=0.3)
+        stored = sequence.asset(index, "lidar_pose")
+        assert stored is not None
+        behind = STEP * (index % 2)  # metres that the rig has driven since the scan
+        np.testing.assert_allclose(stored[:3, 3], LIDAR.translation - [0.0, 0.0, behind], atol=1e-6)
+
+
+def lidar_rows(data: Path, student: StudentBundle, output: Path, *more: str) -> dict[str, dict[str, Any]]:
+    command = ["evaluate", "geometry", "--data", str(data), "--bundle", str(student.folder), "--output", str(output)]
+    assert cli.main([*command, "--scans", str(SCANS), "--every", "1", *more]) == 0
+    rows = json.loads((output / "results.json").read_text())["scores"]["lidar"]
+    return {row["protocol"]: row for row in rows}
+
+
+def test_the_occupancy_protocols_run_on_it(extracted: Path, student: StudentBundle, tmp_path: Path) -> None:
+    rows = lidar_rows(extracted, student, tmp_path / "extracted")
+    assert set(rows) == {"original@5, 4 to 20 m", "LiDAR only@5, 4 to 20 m", "LiDAR only, far@5, 4 to 50 m"}
+    near = rows["LiDAR only@5, 4 to 20 m"]
+    assert (near["frames"], near["pitch"]) == (1, 0.0)  # five scans lie ahead of the first frame alone
+    # The shadow of the wall from 0.5 m behind the camera and 0.1 m beside it: 10.5 m ahead, from x = -1.1 to 2.9 m.
+    x, _, z = np.moveaxis(LIDAR_ONLY_NEAR.points() - LIDAR.translation, -1, 0)
+    assert near["occluded"] == pytest.approx(
+        ((z > 10.5) & (x / z * 10.5 > -1.1) & (x / z * 10.5 < 2.9)).sum(), rel=0.05
+    )
+    as_recorded = lidar_rows(extracted.parents[2] / "bag", student, tmp_path / "bag")
+    assert as_recorded == rows
+    pitched = lidar_rows(extracted, student, tmp_path / "pitched", "--camera-pitch", "2")
+    assert {row["pitch"] for row in pitched.values()} == {2.0}
