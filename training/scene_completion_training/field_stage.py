@@ -326,7 +326,7 @@ class FieldStage(Stage):
                 where="keep_maps",
                 cure="Set it to false, freeze_encoder=true, or take depth_anything with frozen_blocks",
             )
-        data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0)
+        data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0, ray_address="")
         served = getattr(self._trainer, "datamodule", None)
         names = [[frame.name for frame in drive] for drive in served.frames] if served else []
         key = hashlib.sha256(repr((data, names, settings.seed, self.camera, halved, settings.precision)).encode())

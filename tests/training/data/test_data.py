@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import resource
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from tqdm import tqdm
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
@@ -19,6 +22,7 @@ from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.rigs import stereo_pair
+from scene_completion_training import workers as workers_module
 from scene_completion_training.data import prepared
 from scene_completion_training.data.ground_plane import ground_roll
 from scene_completion_training.data.module import (
@@ -440,3 +444,40 @@ def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
     assert 500 < (frame.target > 0).sum() <= 2000 and (frame.target == 0).sum() == 2000
     with pytest.raises(SequenceError, match="ground truth"):
         prepare_sequence(drive.sequence(()), tmp_path, exact=True)
+
+
+def test_a_cluster_prepares_frames_and_makes_images_small(
+    synthetic_drive: Path, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are those of this process; the drives are named by where they lie from here."""
+    monkeypatch.chdir(synthetic_drive.parent)
+    settings = DataSettings(
+        sources=[SequenceSource(f"./{synthetic_drive.name}")], fusion=FusionSettings(free_samples=5000, views=3)
+    )
+    for measured, pattern in ((True, "*.safetensors"), (False, "*.png")):
+        made = {}
+        for name, address in (("here", ""), ("cluster", cluster)):
+            cache = tmp_path / name / str(measured)
+            own = dataclasses.replace(settings, cache=str(cache), ray_address=address)
+            SequencesData(own, 1, 0, measured=measured).setup("fit")
+            made[name] = {file.name: file.read_bytes() for file in sorted(cache.rglob(pattern))}
+        assert made["here"] == made["cluster"] and len(made["here"]) == (4 if measured else 8)
+
+
+def test_a_bar_counts_prepared_frames(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process and in two, and not those that were there before."""
+    bars: list[Any] = []
+
+    def bar(total: int, unit: str) -> Any:
+        bars.append(tqdm(total=total, unit=unit, file=io.StringIO()))
+        return bars[-1]
+
+    for module in (prepared, workers_module):
+        monkeypatch.setattr(module, "progress_bar", bar)
+    monkeypatch.setattr(prepared, "_FRAMES_A_PROCESS", 1)
+    sequence, settings = kitti_odometry(synthetic_drive), FusionSettings(free_samples=1000, views=3)
+    for workers in (1, 2):
+        files = prepare_sequence(sequence, tmp_path / str(workers), settings=settings, workers=workers)
+    files[2].unlink()
+    prepare_sequence(sequence, tmp_path / "2", settings=settings, workers=2)
+    assert [(bar.n, bar.total, bar.unit) for bar in bars] == [(4, 4, "frame"), (4, 4, "frame"), (1, 1, "frame")]

@@ -118,7 +118,8 @@ def load_sequence(root: Path, source: DataSource, role: str = "training") -> Pos
         SequenceError: It is no recording, it is held out, or nothing can be learned from it (see
             `check_for_training`).
     """
-    folder = Path(source.folder) if source.folder.startswith("./") else root / source.folder
+    # Absolute, as processes on other machines begin elsewhere.
+    folder = (Path() if source.folder.startswith("./") else root).absolute() / source.folder
     sequence = open_recording(folder, poses=source.poses)
     if sequence.provenance.get("role", role) != role:
         raise SequenceError(
@@ -152,6 +153,8 @@ class DataSettings:
         cache: Folder for prepared frames. Where the losses need images alone these are only resized; with "" they are
             then read as they lie.
         workers: Processes that load samples, and that prepare frames.
+        ray_address: A Ray cluster that prepares frames instead, or "auto". Its machines need this version of the
+            package, and recordings and `cache` under the same paths.
     """
 
     root: str = "."
@@ -168,6 +171,7 @@ class DataSettings:
     views: ViewSettings = field(default_factory=ViewSettings)
     batch_size: int = 1
     workers: int = 1
+    ray_address: str = ""
 
 
 def prepare_source(
@@ -187,6 +191,7 @@ def prepare_source(
         exact=source.exact,
         viewpoint=viewpoint,
         workers=workers,
+        ray_address=settings.ray_address,
     )
     return sequence, files
 
@@ -317,7 +322,8 @@ class SequencesData(TrainingData):
             classes = Path(self.settings.class_images) if self.classes else None
             every = recorded = RecordedFrames(sequence, self.viewpoint, cache, classes)
             usable, listed = list(range(len(every))), [] if split is None else split.of(sequence)
-            recorded.resize(self._looked_at(len(every), None if split is None else listed), self.processors)
+            wanted = self._looked_at(len(every), None if split is None else listed)
+            recorded.resize(wanted, self.processors, self.settings.ray_address)
         place = {index: number for number, index in enumerate(usable)}
         known = [(place[index], _SIDES[side]) for index, side in listed if index in place]
         ratios = [sequence.cameras[name].fx / sequence.cameras[name].width for name in cameras_ahead(sequence)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from scene_completion_training.data.voxel_evidence import (
     metres_around,
 )
 from scene_completion_training.viewpoint import Viewpoint, Volume
+from scene_completion_training.workers import Progress, Workers, progress_bar
 
 _DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "F16": "<f2", "F64": "<f8"}
 """Names of safetensors, for the arrays of prepared frames and feature targets."""
@@ -46,6 +47,10 @@ DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 """Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
 _FRAMES_A_PROCESS = 8
 """Fewer are not worth a process of their own, which first imports all that this one has."""
+_FRAMES_A_TASK = 128
+"""Of a cluster. At the ends of a task, frames are measured that another one measures as well."""
+_LOOK_S = 0.5
+"""Seconds between looks at what processes have written."""
 _VERSION = 6
 _USED_ASSETS = ("validity_", "ego_")
 
@@ -142,8 +147,11 @@ def prepare_sequence(
     exact: bool = False,
     viewpoint: Viewpoint | None = None,
     workers: int = 2,
+    ray_address: str = "",
 ) -> list[Path]:
     """Prepares every frame of a sequence, one file each, in order; those that are already in the cache are left alone.
+
+    A terminal shows how far it is.
 
     Args:
         sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead; lenses are rectified.
@@ -152,9 +160,11 @@ def prepare_sequence(
             of the left camera where it has one.
         viewpoint: What the network is trained for; part of the cache key.
         workers: Processes, if there are enough frames for so many.
+        ray_address: A Ray cluster that does it instead, see `Workers`.
 
     Raises:
         SequenceError: Ground truth is asked for and there is none.
+        SceneCompletionError: The cluster cannot do it.
     """
     settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):
@@ -164,20 +174,69 @@ def prepare_sequence(
     key = fingerprint(sequence, settings, viewpoint)  # of the lenses, before they are looked through
     sequence = rectified_sequence(sequence, cameras_ahead(sequence), viewpoint.camera)
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
-    folder = cache / f"{sequence.name.replace('/', '_')}-{key}{kind}"
+    folder = cache.absolute() / f"{sequence.name.replace('/', '_')}-{key}{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
     missing = [index for index, file in enumerate(files) if not file.exists()]
     workers = max(1, min(workers, len(missing) // _FRAMES_A_PROCESS))
-    chunks = [chunk.tolist() for chunk in np.array_split(missing, workers) if len(chunk)]
-    if len(chunks) == 1:
-        _prepare_frames(sequence, chunks[0], files, settings, viewpoint, exact)
-    elif chunks:
-        # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            tasks = [(sequence, chunk, files, settings, viewpoint, exact) for chunk in chunks]
-            list(pool.map(_prepare_frames, *zip(*tasks, strict=True)))
+    do = partial(_prepare_frames, sequence=sequence, files=files, settings=settings, viewpoint=viewpoint, exact=exact)
+    # Neighbours share what is measured: a process takes as many of them as it can.
+    chunks = np.array_split(missing, -(-len(missing) // _FRAMES_A_TASK) if ray_address else workers)
+    if missing and (ray_address or workers == 1):
+        on_cluster(ray_address, do, [chunk.tolist() for chunk in chunks], sequence, folder)
+    elif missing:
+        _prepare_here(do, [chunk.tolist() for chunk in chunks], files)
     return files
+
+
+def on_cluster(
+    ray_address: str,
+    do: Callable[[Sequence[int], Progress], object],
+    chunks: Sequence[Sequence[int]],
+    sequence: PosedSequence,
+    written: Path,
+) -> None:
+    """Does something with chunks of the frames of a sequence on a Ray cluster, or in this process where it is "".
+
+    Args:
+        written: Folder that it writes in.
+
+    Raises:
+        SceneCompletionError: The cluster cannot do it.
+        Exception: What `do` raises.
+    """
+    with Workers(ray_address=ray_address or None) as workers:
+        workers.in_order(
+            do,
+            chunks,
+            unit="frame",
+            name=lambda chunk: f"{sequence.name}, frame {chunk[0]}",
+            sizes=[len(chunk) for chunk in chunks],
+            needs=lambda chunk: [file for file in sequence.frames[chunk[0]].images.values() if isinstance(file, Path)],
+            written=written,
+        )
+
+
+def _prepare_here(
+    do: Callable[[Sequence[int], Progress], object], chunks: Sequence[Sequence[int]], files: Sequence[Path]
+) -> None:
+    """A chunk in each of some processes; the bar counts the files that they have written."""
+    made = [0] * len(chunks)
+    # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
+    with (
+        progress_bar(sum(map(len, chunks)), "frame") as bar,
+        ProcessPoolExecutor(len(chunks), mp_context=get_context("spawn")) as pool,
+    ):
+        tasks = {pool.submit(do, chunk, Progress()) for chunk in chunks}
+        running = set(tasks)
+        while running:
+            _, running = wait(running, timeout=_LOOK_S)
+            for number, chunk in enumerate(chunks):
+                while made[number] < len(chunk) and files[chunk[made[number]]].exists():
+                    made[number] += 1
+                    bar.update()
+        for task in tasks:
+            task.result()
 
 
 def fingerprint(sequence: PosedSequence, settings: FusionSettings, viewpoint: Viewpoint) -> str:
@@ -206,9 +265,11 @@ def _matrix(pose: RigidTransform) -> list[float]:
 
 
 def _prepare_frames(
+    indices: Sequence[int],
+    progress: Progress,
+    *,
     sequence: PosedSequence,
-    indices: list[int],
-    files: list[Path],
+    files: Sequence[Path],
     settings: FusionSettings,
     viewpoint: Viewpoint,
     exact: bool,
@@ -247,6 +308,7 @@ def _prepare_frames(
             arrays[f"mask_aside_{name}"] = covered.astype(np.uint8)
         with whole_file(files[index]) as part:
             safetensors.numpy.save_file(arrays, part)
+        progress.step()
 
 
 def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uint8] | None:

@@ -26,10 +26,17 @@ from scene_completion_ros.geometry import Camera, RigidTransform, virtual_pinhol
 from scene_completion_ros.picture_files import read_picture, read_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
-from scene_completion_training.data.prepared import DOWNWARD, PreparedFrame, looking_aside, shrunk_camera, world_mask
+from scene_completion_training.data.prepared import (
+    DOWNWARD,
+    PreparedFrame,
+    looking_aside,
+    on_cluster,
+    shrunk_camera,
+    world_mask,
+)
 from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint
-from scene_completion_training.workers import progress_bar
+from scene_completion_training.workers import Progress, progress_bar
 
 TRAIN_IDS = 19
 _CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
@@ -82,7 +89,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
         self.canonical = viewpoint.camera
         key = _key(sequence, self.canonical)
         self.name = f"{sequence.name.replace('/', '_')}-{key}"
-        self.folder = None if cache is None else cache / f"{self.name}-resized"
+        self.folder = None if cache is None else cache.absolute() / f"{self.name}-resized"
         ahead = cameras_ahead(sequence)
         self.sequence = rectified_sequence(sequence, ahead, self.canonical)
         self._class_images = class_images
@@ -133,13 +140,18 @@ class RecordedFrames(Sequence[PreparedFrame]):
             class_images=OnDemand(self.cameras if self._class_images else (), partial(self._classes, index)),
         )
 
-    def resize(self, wanted: NDArray[np.bool_], workers: int = 2) -> int:
+    def resize(self, wanted: NDArray[np.bool_], workers: int = 2, ray_address: str = "") -> int:
         """Makes the images of wanted frames [N] small, where that is not done; a terminal shows how far it is.
+
+        Args:
+            workers: Processes that do it.
+            ray_address: A Ray cluster that does it instead, see `Workers`.
 
         Returns:
             Number of frames that were missing.
 
         Raises:
+            SceneCompletionError: The cluster cannot do it.
             SequenceError: An image is damaged, or cannot be written: nothing half-written has its name.
         """
         if self.folder is None:
@@ -152,23 +164,25 @@ class RecordedFrames(Sequence[PreparedFrame]):
             return 0
         self.folder.mkdir(parents=True, exist_ok=True)
         workers = min(workers, len(chunks))
-        with progress_bar(len(missing), "frame") as bar:
-            if workers == 1:
-                for chunk in chunks:
-                    bar.update(self.write(chunk))
-            else:  # spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever
-                with ProcessPoolExecutor(workers, get_context("spawn"), _take, (self,)) as pool:
-                    for count in pool.map(_write, chunks):
-                        bar.update(count)
+        if ray_address or workers == 1:
+            on_cluster(ray_address, self.write, chunks, self.sequence, self.folder)
+        else:  # spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever
+            with (
+                progress_bar(len(missing), "frame") as bar,
+                ProcessPoolExecutor(workers, get_context("spawn"), _take, (self,)) as pool,
+            ):
+                for count in pool.map(_write, chunks):
+                    bar.update(count)
         return len(missing)
 
-    def write(self, indices: Sequence[int]) -> int:
+    def write(self, indices: Sequence[int], progress: Progress) -> int:
         """Writes the small images of frames; their number."""
         for index in indices:
             for name in self.cameras:
                 file = self._file(index, name)
                 if not file.exists():
                     _write_png(file, self._make(index, name))
+            progress.step()
         return len(indices)
 
     def _is_aside(self, name: str) -> bool:
@@ -297,4 +311,4 @@ def _take(frames: RecordedFrames) -> None:
 
 
 def _write(indices: Sequence[int]) -> int:
-    return _frames.write(indices)
+    return _frames.write(indices, Progress())
