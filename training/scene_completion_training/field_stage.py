@@ -127,14 +127,12 @@ class FieldStage(Stage):
         """What it needs of its samples."""
         return DataNeeds(rendered=self.renders)
 
-    def make_data(self) -> SequencesData:
+    def make_data(self, kind: type[SequencesData] = SequencesData) -> SequencesData:
         """Samples of the configuration's sequences."""
         settings, needs = self.settings, self.data_needs()
         if not (settings.measures or needs.label_points):
             needs = dataclasses.replace(needs, measured=False)
-        return SequencesData(
-            settings.data, settings.steps, settings.seed, viewpoint=settings.viewpoint(), **vars(needs)
-        )
+        return kind(settings.data, settings.steps, settings.seed, viewpoint=settings.viewpoint(), **vars(needs))
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights, and pictures."""

@@ -12,6 +12,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `scene-completion train`."""
     parser.add_argument("--config", type=Path, default=CONFIGS / "single_view.yaml", help="YAML configuration")
     parser.add_argument("--fast-dev-run", action="store_true", help="two steps without checkpoints, to check a set-up")
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="train nothing: say how many frames there are, and what cache and steps will take on this machine",
+    )
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: all cores)")
     parser.add_argument(
         "overrides",
@@ -22,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains, resuming from the last checkpoint in the output folder if there is one."""
+    """Trains, resuming from the last checkpoint in the output folder if there is one; or says what that will take."""
     from lightning.pytorch.utilities import rank_zero_only
 
     from scene_completion_training.configuration import TrainingConfiguration, read_configuration
@@ -30,6 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     from scene_completion_training.stages import stage_class
 
     configuration = read_configuration(arguments.config, arguments.overrides, TrainingConfiguration)
+    if arguments.plan:
+        from scene_completion_training.planning import plan
+
+        print("\n".join(plan(configuration, arguments.threads).lines()))
+        return 0
     checkpoint = train(configuration, fast_dev_run=arguments.fast_dev_run, threads=arguments.threads)
     if not arguments.fast_dev_run:
         rank_zero_only(print)("next:", stage_class(configuration.stage).next_command.format(checkpoint=checkpoint))

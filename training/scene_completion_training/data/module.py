@@ -175,14 +175,26 @@ class DataSettings:
 
 
 def prepare_source(
-    settings: DataSettings, source: SequenceSource, viewpoint: Viewpoint, role: str = "training", *, workers: int = 2
+    settings: DataSettings,
+    source: SequenceSource,
+    viewpoint: Viewpoint,
+    role: str = "training",
+    *,
+    workers: int = 2,
+    most: int | None = None,
 ) -> tuple[PosedSequence, list[Path]]:
     """Opens a sequence, and prepares those of its frames that the cache lacks; see `prepare_sequence`.
+
+    Args:
+        most: Take so many of its frames alone, from the middle.
 
     Raises:
         SequenceError: See `load_sequence`.
     """
     sequence = load_sequence(Path(settings.root), source, role)
+    if most is not None:
+        first = max(0, (len(sequence) - most) // 2)
+        sequence = dataclasses.replace(sequence, frames=sequence.frames[first : first + most])
     unrelated = sequence.pose_source == UNKNOWN_POSES
     files = prepare_sequence(
         sequence,
@@ -197,7 +209,7 @@ def prepare_source(
 
 
 @dataclass(frozen=True, eq=False)
-class _OpenedSource:
+class OpenedSource:
     """Frames of each drive of a source, focal lengths of its cameras per image width, and what of it is listed.
 
     What is listed is the number of the drive, that of the frame in it, and the side.
@@ -309,10 +321,10 @@ class SequencesData(TrainingData):
             rank_zero_only(print)(f"{role}: {self.counts[role]}")
         return found
 
-    def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> _OpenedSource:
+    def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> OpenedSource:
         every: Sequence[PreparedFrame]
         if self.measured:
-            sequence, files = prepare_source(self.settings, source, self.viewpoint, role, workers=self.processors)
+            sequence, files = self._files(source, role)
             every = [load_prepared(file) for file in files]
             usable = self._usable(every, source, stereo=len(cameras_ahead(sequence)) > 1)
             listed = [] if split is None else split.of(sequence)
@@ -320,19 +332,27 @@ class SequencesData(TrainingData):
             sequence = load_sequence(Path(self.settings.root), source, role)
             cache = Path(self.settings.cache) if self.settings.cache else None
             classes = Path(self.settings.class_images) if self.classes else None
-            every = recorded = RecordedFrames(sequence, self.viewpoint, cache, classes)
+            every = recorded = self._recorded(sequence, self.viewpoint, cache, classes)
             usable, listed = list(range(len(every))), [] if split is None else split.of(sequence)
-            wanted = self._looked_at(len(every), None if split is None else listed)
-            recorded.resize(wanted, self.processors, self.settings.ray_address)
+            self._resize(recorded, self._looked_at(len(every), None if split is None else listed))
         place = {index: number for number, index in enumerate(usable)}
         known = [(place[index], _SIDES[side]) for index, side in listed if index in place]
         ratios = [sequence.cameras[name].fx / sequence.cameras[name].width for name in cameras_ahead(sequence)]
         if sequence.pose_source == UNKNOWN_POSES:
-            return _OpenedSource(
+            return OpenedSource(
                 [[every[index]] for index in usable], ratios, [(drive, 0, side) for drive, side in known]
             )
         frames = every if len(usable) == len(every) else [every[index] for index in usable]
-        return _OpenedSource([frames], ratios, [(0, frame, side) for frame, side in known])
+        return OpenedSource([frames], ratios, [(0, frame, side) for frame, side in known])
+
+    def _files(self, source: SequenceSource, role: str) -> tuple[PosedSequence, list[Path]]:
+        return prepare_source(self.settings, source, self.viewpoint, role, workers=self.processors)
+
+    def _recorded(self, sequence: PosedSequence, viewpoint: Viewpoint, cache: Path | None) -> RecordedFrames:
+        return RecordedFrames(sequence, viewpoint, cache)
+
+    def _resize(self, recorded: RecordedFrames, wanted: NDArray[np.bool_]) -> None:
+        recorded.resize(wanted, self.processors, self.settings.ray_address)
 
     @property
     def processors(self) -> int:
