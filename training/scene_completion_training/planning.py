@@ -143,8 +143,8 @@ class _PlannedData(SequencesData):
         self.trained = 0
         self._tried = False
 
-    def _recorded(self, sequence: PosedSequence, viewpoint: Viewpoint, cache: Path | None) -> RecordedFrames:
-        self.recordings.append(_TriedFrames(sequence, viewpoint, cache))
+    def _recorded(self, sequence: PosedSequence, cache: Path | None, classes: Path | None) -> RecordedFrames:
+        self.recordings.append(_TriedFrames(sequence, self.viewpoint, cache, classes))
         return self.recordings[-1]
 
     def _resize(self, recorded: RecordedFrames, wanted: NDArray[np.bool_]) -> None:

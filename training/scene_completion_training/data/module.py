@@ -332,7 +332,7 @@ class SequencesData(TrainingData):
             sequence = load_sequence(Path(self.settings.root), source, role)
             cache = Path(self.settings.cache) if self.settings.cache else None
             classes = Path(self.settings.class_images) if self.classes else None
-            every = recorded = self._recorded(sequence, self.viewpoint, cache, classes)
+            every = recorded = self._recorded(sequence, cache, classes)
             usable, listed = list(range(len(every))), [] if split is None else split.of(sequence)
             self._resize(recorded, self._looked_at(len(every), None if split is None else listed))
         place = {index: number for number, index in enumerate(usable)}
@@ -348,8 +348,8 @@ class SequencesData(TrainingData):
     def _files(self, source: SequenceSource, role: str) -> tuple[PosedSequence, list[Path]]:
         return prepare_source(self.settings, source, self.viewpoint, role, workers=self.processors)
 
-    def _recorded(self, sequence: PosedSequence, viewpoint: Viewpoint, cache: Path | None) -> RecordedFrames:
-        return RecordedFrames(sequence, viewpoint, cache)
+    def _recorded(self, sequence: PosedSequence, cache: Path | None, classes: Path | None) -> RecordedFrames:
+        return RecordedFrames(sequence, self.viewpoint, cache, classes)
 
     def _resize(self, recorded: RecordedFrames, wanted: NDArray[np.bool_]) -> None:
         recorded.resize(wanted, self.processors, self.settings.ray_address)
