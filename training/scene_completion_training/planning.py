@@ -30,7 +30,6 @@ from scene_completion_training.data.module import (
 from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.runner import make_stage
-from scene_completion_training.viewpoint import Viewpoint
 from scene_completion_training.workers import Progress
 
 WARM_UP, TIMED = 2, 3

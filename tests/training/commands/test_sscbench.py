@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from scene_completion_ros.cli import main
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import Camera
+from scene_completion_training.evaluation.scene_probe import LinearProbe
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import ClassField, FeatureField
+from scene_completion_training.networks.feature_field import ClassField, FeatureField, SemanticField
 from tests import official_layouts as layouts
 from tests.training.saved_checkpoint import save_checkpoint
 
@@ -38,6 +41,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     fields = {
         "supervised": ClassField(DensityField(camera), target_size=15, units=4),
         "feature_field": FeatureField(DensityField(camera), target_size=4, units=4),
+        "semantic_field": SemanticField(
+            DensityField(camera), target_size=19, channels=19, units=4, expansion=torch.nn.Identity(), reads="map"
+        ),
     }
     for field in fields.values():
         torch.nn.init.constant_(field.density.density_layer.bias, 2.0)  # everything in the image is occupied
@@ -75,6 +81,26 @@ def test_classes_that_were_learned_need_no_names(root: Path, checkpoints: dict[s
     assert [row["range_m"] for row in direct] == [12.8, 25.6, 51.2] and len({row["voxels"] for row in direct}) == 1
     assert all(row["recall"] == 1.0 and 0.0 < row["iou"] == row["precision"] < 1.0 for row in direct)
     assert found["settings"]["sampling"] == sampling
+
+
+def test_classes_of_cityscapes_become_those_of_sscbench(
+    root: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """S4C's own classes, and a linear probe that calls everything a bus, or the sky, which is empty."""
+    given = ("--sscbench", root / "preprocess" / "labels", "--data", drive(root))
+    found = evaluate(root, *given, "--sampling", "s4c", "--checkpoint", checkpoints["semantic_field"])
+    assert found is not None
+    (row,) = (r for r in found["scores"]["sscbench"] if r["naming"] == "direct" and r["range_m"] == 12.8)
+    named = [COMMON_CLASSES[number] for number in row["class_of_label"]]
+    assert named[:5] == ["empty", "road", "sidewalk", "building", "building"]
+    assert named[1 + 10] == named[1 + 12] == "empty" and named[1 + 15] == named[1 + 16] == "other-vehicle"
+    for number, recall in ((15, 1.0), (10, 0.0)):
+        bias = np.where(np.arange(19) == number, np.float32(9.0), np.float32(0.0))
+        probe = tmp_path / f"probe_{number}.safetensors"
+        LinearProbe(np.zeros((19, 4), np.float32), bias).save(probe)
+        found = evaluate(root, *given, "--probed", checkpoints["feature_field"], probe)
+        assert found is not None
+        assert {r["recall"] for r in found["scores"]["sscbench"] if r["naming"] == "direct"} == {recall}
 
 
 def test_clusters_are_named_on_other_frames(root: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -130,7 +130,13 @@ def _run_sscbench(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.semantic_completion import SSCBENCH
     from scene_completion_ros.sequences import kitti_360, sscbench
     from scene_completion_training.evaluation.geometry import placed_frames, voxel_places
-    from scene_completion_training.evaluation.semantic_evaluation import Labels, fit_models, no_voxels, open_supervised
+    from scene_completion_training.evaluation.semantic_evaluation import (
+        Labels,
+        fit_models,
+        no_voxels,
+        open_probed,
+        open_supervised,
+    )
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
     from scene_completion_training.evaluation.voxel_sampling import SAMPLINGS
 
@@ -151,6 +157,7 @@ def _run_sscbench(args: argparse.Namespace) -> int:
     counted, found = count_frames(args, split), count_frames(args, naming)
     supervised = _supervised(args)
     models: list[ScoredModel] = [open_supervised(file, None, sampling) for file in supervised]
+    models += [open_probed(file, probe, None, sampling) for file, probe in args.probed]
     if fields := [FeatureFieldModel.open(file) for file in args.checkpoint if file not in supervised]:
         if not named:
             raise ConfigurationError(
@@ -234,7 +241,7 @@ def _supervised(args: argparse.Namespace) -> list[Path]:
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.networks.feature_field import ClassField
 
-    return [file for file in args.checkpoint if Checkpoint.read(file).stage_class.field_class is ClassField]
+    return [file for file in args.checkpoint if issubclass(Checkpoint.read(file).stage_class.field_class, ClassField)]
 
 
 def _clustered(

@@ -34,7 +34,6 @@ from scene_completion_training.clustering.clusters import fit_clusters
 from scene_completion_training.data.label_images import LabelledImage
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.scene_probe import LinearProbe
-from scene_completion_training.evaluation.semantic_evaluation import Assignment
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.semantic_head import DROPOUT
 from scene_completion_training.rendering.depth import render_features
@@ -143,7 +142,7 @@ class PixelLabels:
     name: str
     rendered: RenderedField
     space: str
-    assign: Assignment
+    assign: Callable[[NDArray[np.float32]], NDArray[np.int64]]
     labels: int = CLASSES
     naming: NDArray[np.int64] | None = None
 
