@@ -30,6 +30,7 @@ from scene_completion_training.evaluation.segmentation import (
     stand_in_camera,
 )
 from scene_completion_training.evaluation.semantic_evaluation import open_probed
+from scene_completion_training.evaluation.voxel_sampling import Sampling
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField, Reads
 from scene_completion_training.networks.semantic_head import DistillationHead
@@ -156,10 +157,10 @@ def test_a_saved_probe_says_classes_of_points(tmp_path: Path) -> None:
         weight = np.zeros((19, size), np.float32)
         weight[10, 0], weight[15, 1], weight[0, 2] = 1.0, 1.0, 1.0  # sky, bus, road
         LinearProbe(weight, np.zeros(19, np.float32)).save(tmp_path / "probe.safetensors")
-        model = open_probed(file, tmp_path / "probe.safetensors", EmptyControl(), 0.5)
+        model = open_probed(file, tmp_path / "probe.safetensors", EmptyControl(), Sampling(0.5))
         assert model.name == f"mine, probe of {space}"
-        labels = 1 + model._classify(np.eye(size, dtype=np.float32)[:3])
-        assert [COMMON_CLASSES[label] for label in labels] == ["empty", "other-vehicle", "road"]
+        labels = 1 + model._votes(np.eye(size, dtype=np.float32)[:3]).argmax(axis=1)
+        assert [COMMON_CLASSES[name] for name in model.names()[labels]] == ["empty", "other-vehicle", "road"]
     LinearProbe(np.zeros((19, 9), np.float32), np.zeros(19, np.float32)).save(tmp_path / "probe.safetensors")
     with pytest.raises(ConfigurationError, match="is for features of size 9"):
-        open_probed(file, tmp_path / "probe.safetensors", EmptyControl(), 0.5)
+        open_probed(file, tmp_path / "probe.safetensors", EmptyControl(), Sampling(0.5))
