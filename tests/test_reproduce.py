@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from scene_completion_ros.cli import build_parser, find_commands
+from scene_completion_training.configuration import Configuration, read_configuration
 from tests.checkout import ROOT
 
 FULL_SIZE = ROOT / "training" / "configs" / "full_size"
@@ -38,8 +41,8 @@ def tables() -> list[list[list[str]]]:
     text = (ROOT / "docs" / "reproduce.md").read_text().partition("## Hyper-parameters")[2]
     found: list[list[list[str]]] = [[]]
     for line in text.splitlines():
-        if line.startswith(("| ", "|-")):
-            found[-1].append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
+        if line.startswith("|"):
+            found[-1].append([cell.strip().strip("`") for cell in line[1:-1].split("|")])
         elif found[-1]:
             found.append([])
     return [[rows[0], *rows[2:]] for rows in found if rows]
@@ -69,3 +72,24 @@ def test_what_the_page_names_is_there() -> None:
     text = (ROOT / "docs" / "reproduce.md").read_text()
     named = set(re.findall(r"training/configs/full_size/(\w+\.yaml)", text))
     assert named == {file.name for file in FULL_SIZE.glob("*.yaml")}
+
+
+def commands() -> list[list[str]]:
+    """Arguments of each command of the page, as a shell reads them, but for wildcards."""
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    wanted = [line.removeprefix("scene-completion ") for line in lines if line.startswith("scene-completion ")]
+    script = "".join(f"printf '%s\\0' {line}\necho\n" for line in wanted)
+    shown = subprocess.run(["bash", "-fc", script], check=True, capture_output=True, text=True).stdout
+    return [line.rstrip("\0").split("\0") for line in shown.splitlines()]
+
+
+def test_the_command_line_takes_each_command_of_the_page() -> None:
+    """With the options it has, and configurations that take these values."""
+    found, parser = commands(), build_parser(find_commands())
+    assert len(found) > 20 and {arguments[0] for arguments in found} == {"train", "evaluate", "import-checkpoint"}
+    for arguments in found:
+        parsed = parser.parse_args(arguments)
+        if arguments[0] == "train":
+            read_configuration(ROOT / parsed.config, parsed.overrides, Configuration).check()

@@ -82,12 +82,6 @@ SSCBENCH_CLASSES: tuple[str, ...] = (
 )
 """SSCBench-KITTI-360's 18 classes behind "empty", by id (Li et al., arXiv 2306.09001)."""
 
-CITYSCAPES_CLASSES: tuple[str, ...] = (
-    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
-    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
-)  # fmt: skip
-"""Cityscapes' 19 classes, by train id (Cordts et al., CVPR 2016)."""
-
 SEMANTIC_KITTI_CLASSES: tuple[str, ...] = (
     "empty",
     "car",
@@ -206,22 +200,6 @@ SSCBENCH_TO_COMMON = ClassMap(
     {"parking": "sidewalk", "other-ground": "terrain", "other-structure": "building"},
 )
 """Ground truth of SSCBench-KITTI-360 in the common classes, as S4C maps it."""
-
-CITYSCAPES_TO_COMMON = ClassMap(
-    "Cityscapes' train ids",
-    CITYSCAPES_CLASSES,
-    COMMON_CLASSES,
-    {
-        "wall": "building",
-        "traffic light": "other-object",
-        "traffic sign": "traffic-sign",
-        "bus": "other-vehicle",
-        "train": "other-vehicle",
-        "sky": "empty",
-        "rider": "empty",
-    },
-)
-"""Predictions in Cityscapes' classes in the common ones, as S4C maps them: what is a sky or a rider counts as empty."""
 
 SEMANTIC_KITTI_OFFICIAL = ClassMap("SemanticKITTI's learning ids", SEMANTIC_KITTI_CLASSES, SEMANTIC_KITTI_CLASSES, {})
 """SemanticKITTI's own 19 classes, as they are."""

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 import scene_completion_ros
 from scene_completion_ros.errors import BundleError
+from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.checkpoints import FORMAT, KEY
 from scene_completion_training.configuration import Configuration
-from scene_completion_training.data.recorded_frames import TRAIN_IDS
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField, SemanticField
@@ -167,8 +167,9 @@ def _network(configuration: Configuration, weights: Mapping[str, Tensor]) -> nn.
         )
     density = DensityField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)
     if stage == "semantic_field":
+        classes = len(CITYSCAPES_CLASSES)
         field: nn.Module = SemanticField(
-            density, target_size=TRAIN_IDS, channels=TRAIN_IDS, units=hidden, expansion=nn.Identity(), reads="map"
+            density, target_size=classes, channels=classes, units=hidden, expansion=nn.Identity(), reads="map"
         )
     elif stage in ("feature_field", "semantics"):
         expansion = weights.get("encoder.dim_reduction.linear_out.weight", torch.zeros(768, 128))

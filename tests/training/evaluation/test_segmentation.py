@@ -34,7 +34,7 @@ from scene_completion_training.evaluation.voxel_sampling import Sampling
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField, Reads
 from scene_completion_training.networks.semantic_head import DistillationHead
-from scene_completion_training.rendering.depth import render_features
+from scene_completion_training.rendering.depth import rendered_features
 from tests import official_layouts as layouts
 from tests.training.saved_checkpoint import save_checkpoint
 
@@ -93,7 +93,8 @@ def test_features_of_a_pixel_are_composited_along_its_ray(rendered: RenderedFiel
     field = rendered.field
     with torch.no_grad():
         seen = field.observe(255.0 * torch.rand(1, 3, 32, 64, generator=torch.Generator().manual_seed(0)))
-    found = render_features(seen, SMALL, near=3.0, far=80.0, device=torch.device("cpu"))
+    with torch.no_grad():
+        found = torch.cat(list(rendered_features(seen, SMALL, near=3.0, far=80.0, device=torch.device("cpu"))))
     assert found.shape == (32 * 64, 5)
     t = np.asarray(inverse_distance_samples(32, 3.0, 80.0))
     for u, v in ((0, 0), (63, 31), (20, 17)):

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ImageError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import INVALID
+from scene_completion_ros.errors import GridError, ImageError, SequenceError
+from scene_completion_ros.evaluation.semantic_classes import TRAIN_IDS
 from scene_completion_ros.geometry import Camera, RigidTransform, virtual_pinhole
 from scene_completion_ros.picture_files import read_picture, read_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -38,7 +38,6 @@ from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint
 from scene_completion_training.workers import Progress, progress_bar
 
-TRAIN_IDS = 19
 _CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
 """Folder of a camera's classes, of one ahead and of one that looks aside (S4C)."""
 _CHUNK = 32
@@ -263,13 +262,11 @@ def read_train_ids(file: Path) -> NDArray[np.uint8]:
         raise SequenceError(error.what, where=str(file), cure=cure) from error
     if image.ndim != 2 or image.dtype != np.uint8:
         raise SequenceError("not a grey picture of 8 bits", where=str(file), cure=cure)
-    if ((image >= TRAIN_IDS) & (image != INVALID)).any():
-        raise SequenceError(
-            f"has the id {int(image[image != INVALID].max())}, where Cityscapes' train ids end at {TRAIN_IDS - 1}",
-            where=str(file),
-            cure="These may be label ids: convert them to train ids first",
-        )
-    return np.asarray(image, np.uint8)
+    try:
+        return TRAIN_IDS.apply(image)
+    except GridError as error:
+        cure = "These may be label ids: convert them to train ids first"
+        raise SequenceError(error.what, where=str(file), cure=cure) from error
 
 
 def _stem(source: object) -> str:

@@ -36,7 +36,7 @@ from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.scene_probe import LinearProbe
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.semantic_head import DROPOUT
-from scene_completion_training.rendering.depth import render_features
+from scene_completion_training.rendering.depth import rendered_features
 
 POINTS = 200
 """Pixels of an image that are clustered."""
@@ -100,7 +100,9 @@ class RenderedField:
         with torch.no_grad():
             seen = self.field.observe(seen_as[None].to(self.device))
         spec = self.field.spec
-        return render_features(seen, self.camera, near=spec.near, far=spec.far, device=self.device)
+        parts = rendered_features(seen, self.camera, near=spec.near, far=spec.far, device=self.device)
+        with torch.no_grad():
+            return torch.cat(list(parts))
 
     def _labels(self, image: LabelledImage) -> NDArray[np.uint8]:
         """Train ids of the same pixels [H · W]."""

@@ -19,8 +19,7 @@ from torch import Tensor
 from scene_completion_ros.evaluation.metric import Column, Metric
 from scene_completion_training.evaluation.novel_views import Figures, NovelView, ViewTally
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
-from scene_completion_training.rendering.patches import composite_features, render_rays
-from scene_completion_training.rendering.rays import image_rays
+from scene_completion_training.rendering.depth import rendered_features
 
 RELATIVE, ABSOLUTE = 0.01, 0.5
 """Of the squared flows, and squared pixels: how far forward and backward may disagree."""
@@ -99,11 +98,11 @@ class ViewConsistency:
         """Codes [H, W, D] of the pixels of an image [3, H, W], composited along its rays."""
         seen, spec = self._model.encode(image), self._model.field.spec
         height, width = image.shape[1:]
-        found = []
-        for rays in image_rays(self._model.field.camera.resized(width, height), torch.eye(4)):
-            rendered = render_rays(seen, rays, samples=self._samples, near=spec.near, far=spec.far, jitter=False)
-            found.append(self._model.codes(composite_features(seen.features(rendered.points), rendered.weights)[0]))
-        return torch.cat(found).reshape(height, width, -1).numpy()
+        camera = self._model.field.camera.resized(width, height)
+        parts = rendered_features(
+            seen, camera, near=spec.near, far=spec.far, device=image.device, samples=self._samples
+        )
+        return torch.cat([self._model.codes(part) for part in parts]).reshape(height, width, -1).numpy()
 
 
 CONSISTENCY = Metric(

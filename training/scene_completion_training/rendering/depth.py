@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -36,17 +38,16 @@ def render_depth(
     return torch.cat(depth).reshape(-1, len(range(0, camera.width, stride)))
 
 
-@torch.no_grad()
-def render_features(
+def rendered_features(
     field: FeatureObservation, camera: Camera, *, near: float, far: float, device: torch.device, samples: int = 32
-) -> Tensor:
-    """Features [H · W, channels] of all pixels that the encoder view sees, composited along rays, before the expansion.
+) -> Iterator[Tensor]:
+    """Features [R, channels] of the pixels that the encoder view sees, composited along rays, before the expansion.
+
+    Pixels come row by row, so many at a time as fit into memory.
 
     Args:
         samples: Samples a ray; 32 as SceneDINO is evaluated.
     """
-    found = []
     for rays in image_rays(camera, torch.eye(4, device=device)):
         rendered = render_rays(field, rays, samples=samples, near=near, far=far, jitter=False)
-        found.append(composite_features(field.features(rendered.points), rendered.weights)[0])
-    return torch.cat(found)
+        yield composite_features(field.features(rendered.points), rendered.weights)[0]

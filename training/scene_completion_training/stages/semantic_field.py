@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 from scene_completion_training.configuration import SingleImageConfiguration
-from scene_completion_training.data.recorded_frames import TRAIN_IDS
 from scene_completion_training.field_stage import BesideDensityStage, DataNeeds
 from scene_completion_training.losses.class_agreement import rendered_class_loss
 from scene_completion_training.networks.feature_field import FeatureObservation, SemanticField
 from scene_completion_training.rendering.patches import composite_features, invalid_rays, observed_values
+
+CLASSES = len(CITYSCAPES_CLASSES)
 
 
 @dataclass
@@ -40,9 +42,9 @@ class SemanticFieldConfiguration(SingleImageConfiguration):
                 where="data.class_images",
                 cure="Name their folder, and set the weights of losses that measure depth or voxels to 0",
             )
-        if len(self.weights_of_classes) != TRAIN_IDS or min(self.weights_of_classes) < 0.0:
+        if len(self.weights_of_classes) != CLASSES or min(self.weights_of_classes) < 0.0:
             raise ConfigurationError(
-                f"{self.weights_of_classes}", where="weights_of_classes", cure=f"Give {TRAIN_IDS} weights, none below 0"
+                f"{self.weights_of_classes}", where="weights_of_classes", cure=f"Give {CLASSES} weights, none below 0"
             )
 
 
@@ -64,8 +66,8 @@ class SemanticFieldStage(BesideDensityStage):
         density = self.make_density(depth_channel=bool(settings.losses.dense_depth))
         self.field = SemanticField(
             density,
-            target_size=TRAIN_IDS,
-            channels=TRAIN_IDS,
+            target_size=CLASSES,
+            channels=CLASSES,
             units=settings.hidden,
             expansion=nn.Identity(),
             reads="map",
@@ -93,7 +95,7 @@ class SemanticFieldStage(BesideDensityStage):
         terms = self.volume_terms(seen, rendered, batch, generator)
         outside = ~seen.in_view(rendered.points).reshape(rendered.weights.shape)
         classes = observed_values(batch["view_classes"][:, :, None], rendered)[..., 0].long()
-        counted = (classes < TRAIN_IDS) & ~invalid_rays(rendered.weights, outside[:, None])
+        counted = (classes < CLASSES) & ~invalid_rays(rendered.weights, outside[:, None])
         probabilities = composite_features(seen.features(rendered.points).softmax(dim=-1), rendered.weights)
         weights = probabilities.new_tensor(self.settings.weights_of_classes)
         return {**terms, "classes": rendered_class_loss(probabilities, classes, counted, weights)}
