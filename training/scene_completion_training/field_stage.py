@@ -130,6 +130,12 @@ class FieldStage(Stage):
     def make_data(self, kind: type[SequencesData] = SequencesData) -> SequencesData:
         """Samples of the configuration's sequences."""
         settings, needs = self.settings, self.data_needs()
+        if settings.data.views.aside and (needs.rendered or needs.encoder_views > 1):
+            raise ConfigurationError(
+                "only what a camera sees alone can be seen by one that looks aside",
+                where="data.views.aside",
+                cure=f"Set it to 0 for stage {settings.stage}",
+            )
         if not (settings.measures or needs.label_points):
             needs = dataclasses.replace(needs, measured=False)
         return kind(settings.data, settings.steps, settings.seed, viewpoint=settings.viewpoint(), **vars(needs))
@@ -495,3 +501,4 @@ class BesideDensityStage(SingleImageStage):
         super().start_learning()
         if self.frozen:
             self.field.density.requires_grad_(False)
+            self.encoder.trunk.train()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch.nn import functional
 
 from scene_completion_training.data.view_batches import ViewSamples
-from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.occupancy_link import OccupancyLink
@@ -31,7 +31,9 @@ def fit_prior(field: DensityField | MultiViewField, link: OccupancyLink, samples
             group["lr"] = PRIOR_RATE * (1.0 - step / steps)
         batch = [samples.occupancy(step * PRIOR_BATCH + i) for i in range(PRIOR_BATCH)]
         points, target, weight = (torch.cat([b[k] for b in batch])[None] for k in ("points", "target", "weight"))
-        loss = occupancy_cross_entropy(frozen(field.prior_logit(points)), target, weight)
+        logit = frozen(field.prior_logit(points))
+        loss = functional.binary_cross_entropy_with_logits(logit, target, weight=weight, reduction="sum")
+        loss = loss / weight.sum().clamp_min(1.0)  # every process of a training fits the same samples
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

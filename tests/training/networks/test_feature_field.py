@@ -106,7 +106,8 @@ def test_salience_weighs_valid_rays_alone() -> None:
         downsampler.offset.zero_()
     features = torch.tensor([[[4.0, 0.0], [8.0, math.log(3.0)], [1e4, 1e4]]])
     out = downsampler(features, torch.tensor([[True, True, False]]))
-    assert out[0].tolist() == pytest.approx([7.0, 0.75 * math.log(3.0)])
+    length = math.hypot(7.0, 0.75 * math.log(3.0))
+    assert out[0].tolist() == pytest.approx([7.0 / length, 0.75 * math.log(3.0) / length])
     assert downsampler(features, torch.zeros(1, 3, dtype=torch.bool))[0].tolist() == [0.0, 0.0]
 
 

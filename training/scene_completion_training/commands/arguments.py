@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
+    from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.density_model import DensityModel
 
 SHARED_DATA = "SCENE_COMPLETION_DATA"
@@ -75,6 +76,15 @@ def read_frames(path: Path | None) -> FrameSplit | None:
 def count_frames(args: argparse.Namespace, split: FrameSplit | None) -> SplitCount | None:
     """How much of a list was found; a `SequenceError` where frames are missing and --allow-missing is not given."""
     return None if split is None else split.counted(allow_missing=args.allow_missing)
+
+
+def count_listed(args: argparse.Namespace, recordings: Iterable[PosedSequence]) -> SplitCount | None:
+    """How much of --frames recordings hold, before hours are spent on them; errors as of `count_frames`."""
+    split = read_frames(args.frames)
+    if split is not None:
+        for sequence in recordings:
+            split.of(sequence)
+    return count_frames(args, split)
 
 
 def listed_folders(folders: Sequence[Path], split: FrameSplit | None) -> list[Path]:

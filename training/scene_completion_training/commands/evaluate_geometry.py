@@ -17,7 +17,7 @@ from scene_completion_training.commands.arguments import (
     add_paths,
     add_windows,
     check_recordings,
-    count_frames,
+    count_listed,
     listed_folders,
     open_models,
     read_frames,
@@ -123,6 +123,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
 
     windows, split = window_folders(args), read_frames(args.frames)
     recordings = [open_recording(folder) for folder in listed_folders((*args.data, *windows), split)]
+    found = count_listed(args, recordings)
     models = open_models(args)
     validation = [open_recording(folder) for folder in args.calibrate_on]
     if validation:
@@ -135,7 +136,6 @@ def _run_voxels(args: argparse.Namespace) -> int:
         methods = [Density(model) for model in (*models, *controls(sequence))]
         counted += scores.run("recordings", methods, frames.of(sequence))
     names = [sequence.name for sequence in recordings]
-    found = count_frames(args, split)
     if not counted:
         raise SequenceError(
             "no frame has ground truth voxels or LiDAR",

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.paths import RESULTS, Output
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_frames, add_paths, write_results
+from scene_completion_training.commands.arguments import (
+    add_frames,
+    add_paths,
+    count_frames,
+    read_frames,
+    write_results,
+)
 
 if TYPE_CHECKING:
     from scene_completion_ros.sequences.frame_lists import SplitCount
@@ -60,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     scored, counted = _images(args, "data", "frames")
-    fitted = {name: _images(args, f"{name}_on", f"{name}_frames")[0] for name in FITTED}
+    found_of = {name: _images(args, f"{name}_on", f"{name}_frames") for name in FITTED}
+    fitted = {name: found for name, (found, _) in found_of.items()}
     _refuse_scored_images(scored, fitted)
     methods: list[PixelLabels] = []
     for file in args.checkpoint:
@@ -81,20 +88,17 @@ def run(args: argparse.Namespace) -> int:
     if not scores.rows(SEGMENTATION.name):
         cure = "Name a split whose labels are published"
         raise ConfigurationError("no pixel has a class", where="--data", cure=cure)
-    write_results(args, scores, [found.name for found in scored], counted=counted)
+    write_results(args, scores, [found.name for found in scored], counted=counted, named=found_of["name"][1])
     return 0
 
 
 def _images(args: argparse.Namespace, folders: str, frames: str) -> tuple[list[LabelledImages], SplitCount | None]:
     """The labelled images of the folders of an argument, and how much was found of their list."""
-    from scene_completion_ros.sequences.frame_lists import FrameSplit
     from scene_completion_training.data.label_images import labelled_images
 
-    file = getattr(args, frames)
-    split = None if file is None else FrameSplit(file)
+    split = read_frames(getattr(args, frames))
     found = [labelled_images(folder, split) for folder in getattr(args, folders)]
-    counted = None if split is None else split.counted(allow_missing=args.allow_missing)
-    return [one for one in found if one.images], counted
+    return [one for one in found if one.images], count_frames(args, split)
 
 
 def _drawn(args: argparse.Namespace, found: Sequence[LabelledImages]) -> list[LabelledImage]:

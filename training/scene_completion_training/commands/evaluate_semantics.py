@@ -23,6 +23,7 @@ from scene_completion_training.commands.arguments import (
     check_methods,
     check_recordings,
     count_frames,
+    count_listed,
     listed_folders,
     read_frames,
     refuse_scored,
@@ -47,10 +48,10 @@ CLUSTER_CELL, WORD_CELL = 16, 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate semantics``."""
-    add_paths(parser, "--data", "FOLDER", "towns, and with --bank KITTI windows too, to score on")
+    add_paths(parser, "--data", "FOLDER", "towns, with --bank KITTI windows too, with --sscbench data_2d_raw/DRIVE of KITTI-360")
     add_windows(parser)
     add_paths(parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes")
-    meaning = "checkpoints of feature_field or semantics, or of supervised, which needs no clusters and no names"
+    meaning = "checkpoints of feature_field or semantics, or of supervised or semantic_field, which need no clusters and no names"
     add_paths(parser, "--checkpoint", "FILE", meaning)
     parser.add_argument(
         "--probed",
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "trained on images; repeatable",
     )
     parser.add_argument(
-        "--student", type=Path, metavar="DIR", help="bundle whose density says what is occupied for all others"
+        "--student", type=Path, metavar="DIR", help="bundle whose density says what is occupied for all others, but with --sscbench"
     )
     parser.add_argument(
         "--foundation",
@@ -189,15 +190,19 @@ def _run_classes(args: argparse.Namespace) -> int:
 
     fitted: list[ScoredModel] = [] if args.student is None else _fitted(args, args.student)
     fitted += [DeployedLabels.open(folder, engine=args.engine) for folder in args.bundle]
-    scores, names, split = Scores([SEMANTICS]), list[str](), read_frames(args.frames)
-    for group, folders in {"towns": args.data, "windows": window_folders(args)}.items():
-        recordings = [open_recording(folder) for folder in listed_folders(folders, split)]
-        names += [sequence.name for sequence in recordings]
+    scores, split = Scores([SEMANTICS]), read_frames(args.frames)
+    opened = {
+        group: [open_recording(folder) for folder in listed_folders(folders, split)]
+        for group, folders in {"towns": args.data, "windows": window_folders(args)}.items()
+    }
+    every = [sequence for recordings in opened.values() for sequence in recordings]
+    counted = count_listed(args, every)
+    for group, recordings in opened.items():
         if recordings and not scores.run(
             group, [Labels(model) for model in fitted], voxel_frames(recordings, args.every, split)
         ):
             raise no_voxels(recordings)
-    write_results(args, scores, names, counted=count_frames(args, split))
+    write_results(args, scores, [sequence.name for sequence in every], counted=counted)
     return 0
 
 
@@ -284,6 +289,7 @@ def _run_words(args: argparse.Namespace) -> int:
     models = _requested_models(args, bank, density)
     split = read_frames(args.frames)
     recordings = [open_recording(folder) for folder in listed_folders((*args.data, *window_folders(args)), split)]
+    counted = count_listed(args, recordings)
     training = [open_recording(folder) for folder in args.name_on]
     scores = Scores(METRICS)
     for group, label_set in (("towns", SEMANTIC_KITTI), ("windows", COMMON)):
@@ -296,7 +302,7 @@ def _run_words(args: argparse.Namespace) -> int:
         frames = (LabelledFrame.of(frame, label_set) for frame in voxel_frames(scored, args.every, split))
         if not scores.run(f"{group}, {label_set.name}", methods, frames):
             raise no_voxels(scored)
-    write_results(args, scores, [sequence.name for sequence in recordings], counted=count_frames(args, split))
+    write_results(args, scores, [sequence.name for sequence in recordings], counted=counted)
     return 0
 
 

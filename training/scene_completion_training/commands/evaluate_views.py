@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.paths import RESULTS
@@ -12,12 +11,13 @@ from scene_completion_training.commands.arguments import (
     add_checkpoints,
     add_frames,
     add_paths,
+    count_listed,
+    listed_folders,
+    read_frames,
     write_results,
 )
 
 if TYPE_CHECKING:
-    from scene_completion_ros.sequences.frame_lists import FrameSplit
-    from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
     from scene_completion_training.evaluation.view_consistency import Classify
 
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--consistency",
         action="store_true",
         help="instead compare features of frames with those of frames --stride later, where optical flow finds the "
-        "same pixels; checkpoints of feature_field, semantics or supervised",
+        "same pixels; checkpoints of feature_field, semantics, semantic_field or supervised",
     )
     parser.add_argument("--stride", type=int, default=3, metavar="N", help="frames between both (default: %(default)s)")
     meaning = f"training recordings: their features are clustered into {CLUSTERS} classes, and these compared, too"
@@ -57,8 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open, render, score, print and write."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_ros.sequences.frame_lists import FrameSplit
+    from scene_completion_ros.sequences.frame_lists import SIDES
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.novel_views import check_targets, novel_views, view_metric
     from scene_completion_training.evaluation.view_consistency import CONSISTENCY
 
@@ -66,36 +69,24 @@ def run(args: argparse.Namespace) -> int:
     if min(args.every, args.samples - 1, args.stride) < 1:
         what = f"{args.samples} samples, every {args.every} frames, {args.stride} apart"
         raise ConfigurationError(what, where="--samples, --every, --stride", cure="Give 2 samples, and 1 frame or more")
-    split = None if args.frames is None else FrameSplit(args.frames)
+    split = read_frames(args.frames)
+    recordings = [open_recording(folder) for folder in listed_folders(args.data, split)]
+    found = count_listed(args, recordings)
     scores = Scores([CONSISTENCY if args.consistency else view_metric(with_lpips=bool(args.lpips))])
     targets = [str(args.stride)] if args.consistency else args.targets
-    methods, names, counted = _methods(args), [], 0
-    for sequence, indices in _recordings(args, split):
+    methods, counted = _methods(args), 0
+    for sequence in tqdm(recordings, unit="recording", disable=None):
+        indices = list(range(0, len(sequence), args.every))
+        if split is not None:
+            indices = [index for index, side in split.of(sequence) if side == SIDES[0]]
         counted += scores.run("recordings", methods, novel_views(sequence, indices, targets))
-        names.append(sequence.name)
-    found = None if split is None else split.counted(allow_missing=args.allow_missing)
+    names = [sequence.name for sequence in recordings]
     if not counted:
         raise SequenceError(
             "no frame has such another view", where=", ".join(names), cure="Choose other --targets, --stride or frames"
         )
     write_results(args, scores, names, counted=found)
     return 0
-
-
-def _recordings(args: argparse.Namespace, split: FrameSplit | None) -> Iterator[tuple[PosedSequence, list[int]]]:
-    """Recordings, one after the other, and their scored frames: those listed for the left camera, or every N-th."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    from scene_completion_ros.sequences.frame_lists import SIDES
-    from scene_completion_ros.sequences.opening import open_recording
-
-    folders = [folder for folder in args.data if split is None or split.names(folder.resolve().name)]
-    for folder in tqdm(folders, unit="recording", disable=None):
-        sequence = open_recording(folder)
-        indices = list(range(0, len(sequence), args.every))
-        if split is not None:
-            indices = [index for index, side in split.of(sequence) if side == SIDES[0]]
-        yield sequence, indices
 
 
 def _methods(args: argparse.Namespace) -> list[object]:
@@ -113,8 +104,8 @@ def _methods(args: argparse.Namespace) -> list[object]:
         return [ViewSynthesis(model, args.samples, distance) for model in models]
     methods: list[object] = []
     for file in args.checkpoint:
-        labelled = Checkpoint.read(file).stage_class.field_class is ClassField
-        field = FeatureFieldModel.open(file, kind=ClassField if labelled else FeatureField)
+        found = Checkpoint.read(file).stage_class.field_class
+        field = FeatureFieldModel.open(file, kind=found if issubclass(found, ClassField) else FeatureField)
         methods.append(ViewConsistency(field, args.samples, _classes(args, field)))
     return methods
 

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Output(), help="checkpoint to write (.ckpt)")
     meaning = "configuration of the experiment, see training/configs/full_size"
     parser.add_argument("--config", type=Path, required=True, help=meaning)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that replace those of the file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.configuration import Configuration, read_configuration
     from scene_completion_training.published_weights import import_checkpoint
 
-    beside = import_checkpoint(args.file, args.output, read_configuration(args.config, [], Configuration))
+    beside = import_checkpoint(args.file, args.output, read_configuration(args.config, args.overrides, Configuration))
     if beside:
         print(f"{args.file}: {len(beside)} weights belong to other networks, such as {beside[0]}")
     print(f"{args.output}: next: scene-completion evaluate geometry --checkpoint {args.output} ...")

@@ -227,14 +227,19 @@ def published_views(
     return views
 
 
-def roles_of_views(views: int, generator: np.random.Generator) -> NDArray[np.int64]:
+def roles_of_views(views: int, generator: np.random.Generator, *, in_turn: bool = False) -> NDArray[np.int64]:
     """Which views are rendered (first half) and which supply colours.
 
-    Of eight views, each camera renders one of its two frames and supplies the other (BTS `kitti360-mono`).
+    Of eight views, each camera renders one of its two frames and supplies the other. By chance for each of them, as in
+    SceneDINO, or `in_turn`: where one renders its first frame the next one renders its second (BTS `kitti360-mono`), so
+    that each instant is supplied by some camera.
     """
     if views == 4:
         return generator.permutation(4)
-    later = (generator.random(views // 2) < 0.5).astype(np.int64)
+    if in_turn:
+        later = (np.arange(views // 2) + int(generator.integers(2))) % 2
+    else:
+        later = (generator.random(views // 2) < 0.5).astype(np.int64)
     first = 2 * np.arange(views // 2)
     return np.concatenate([first + later, first + 1 - later])
 

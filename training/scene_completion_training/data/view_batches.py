@@ -82,6 +82,7 @@ class ViewSettings:
             several views encodes is drawn from those ahead. With 0, views are chosen by metres.
         far_frames: With `near_frames`, how many frames further along the far views are, least and most (10 and 10 in
             BTS, 10 and 40 in S4C and SceneDINO).
+        in_turn: Of eight views, cameras take turns in which of their two frames renders, see `roles_of_views` (BTS).
         encoder_metres: How far along the further images stand that a field of several views encodes, least and most.
             Views a metre apart look at the same sides of the same things; what stands behind an obstacle is seen from
             beside it. By default 0 to 12 on a street, and in proportion elsewhere.
@@ -103,6 +104,7 @@ class ViewSettings:
     far_metres: tuple[float, float] | None = None
     near_frames: int = 0
     far_frames: tuple[int, int] = (10, 10)
+    in_turn: bool = False
     encoder_metres: tuple[float, float] | None = None
 
     def metres_along(self, viewpoint: Viewpoint) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -193,7 +195,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         same_jitter = partial(self._jittered, copy.deepcopy(generator)) if self.settings.colour_jitter else None
         sample = self._own_view(draw, generator)
         views = DrawnViews(draw, self._names(draw, generator), self.camera)
-        roles = torch.from_numpy(roles_of_views(len(views.names), generator))
+        roles = torch.from_numpy(roles_of_views(len(views.names), generator, in_turn=self.settings.in_turn))
         if self.rendered:
             sample |= {
                 "views": views.stacked,

@@ -117,7 +117,7 @@ def as_half(features: Tensor, key: str) -> Tensor:
 class LiveTokens:
     """Tokens of the views of a batch that are computed in the training step, on its device (SceneDINO).
 
-    The grid of each view is shifted at random, see `random_shift`.
+    The grid of each view is shifted at random, by any pixels up to half a cell.
 
     Args:
         extractor: What computes them, and never learns.
@@ -145,9 +145,8 @@ class LiveTokens:
             generator: On the CPU; draws the shifts.
         """
         self._extractor.to(images.device)
-        step = max(1, self.cell // 8)
-        steps = self.cell // step
-        shifts = step * drawn(partial(torch.randint, -(steps // 2), steps - steps // 2), (*views.shape, 2), generator)
+        half = self.cell // 2
+        shifts = drawn(partial(torch.randint, -half, self.cell - half), (*views.shape, 2), generator)
         wanted = [
             (row, int(views[row, column]), shifts[row, column].tolist())
             for row in range(len(views))

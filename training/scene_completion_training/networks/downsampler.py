@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class SalienceDownsampler(nn.Module):
@@ -24,13 +25,13 @@ class SalienceDownsampler(nn.Module):
         self.offset = nn.Parameter(0.01 * torch.randn(places))
 
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:
-        """Returns one feature a patch [P, D] of its rays [P, J, D], of which some are valid [P, J].
+        """Returns one feature of length one a patch [P, D] of its rays [P, J, D], of which some are valid [P, J].
 
         The feature of a patch without valid rays is zero.
         """
         logit = self.salience(features)[..., 0] * self.scale + self.offset
         weights = torch.softmax(logit.masked_fill(~valid, -1e9), dim=1) * valid
-        return torch.einsum("pj,pjd->pd", weights, features)
+        return functional.normalize(torch.einsum("pj,pjd->pd", weights, features), dim=-1, eps=1e-6)
 
 
 class ArtefactField(nn.Module):

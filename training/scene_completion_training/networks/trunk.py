@@ -18,7 +18,7 @@ TAP_SCALE = 1.0 / 6.0
 
 
 class Trunk(nn.Module):
-    """Base of the trunks; BatchNorm stays at its ImageNet statistics.
+    """Base of the trunks; BatchNorm stays at its ImageNet statistics, unless a trunk has `batch_statistics`.
 
     Training runs at batches of few images, where batch statistics are noise; the affine parameters still learn.
 
@@ -44,14 +44,16 @@ class Trunk(nn.Module):
         for name, values in (("_mean", mean), ("_scale", scale)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
+    batch_statistics = False
+
     def train(self, mode: bool = True) -> Trunk:
-        """Sets the training mode of everything but BatchNorm, which always evaluates.
+        """Sets the training mode of everything but BatchNorm that keeps its statistics, or its weights.
 
         Trunks call it when they are made: a trainer need not, and BatchNorm would then start in its training mode.
         """
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d) and not (self.batch_statistics and module.weight.requires_grad):
                 module.eval()
         return self
 
@@ -60,6 +62,7 @@ class Trunk(nn.Module):
         self.requires_grad_(True)
         for module in list(self.in_order())[: 1 + blocks] if blocks else ():
             module.requires_grad_(False)
+        self.train()
 
     def in_order(self) -> Iterable[nn.Module]:
         """The stem, and then the blocks."""
@@ -94,11 +97,15 @@ class Trunk(nn.Module):
 class ResNetTrunk(Trunk):
     """ResNet-50 without its classifier, on images normalised as in Monodepth2 and Behind the Scenes.
 
+    BatchNorm learns from the statistics of its batches, as it does there.
+
     Args:
         pretrained: Start from ImageNet weights.
         frozen_blocks: The stem and so many of the four stages keep them (only when pretrained).
         weights: Hub name or local folder they are read from.
     """
+
+    batch_statistics = True
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 0, weights: str = RESNET) -> None:
         super().__init__(channels=(64, 256, 512, 1024, 2048), mean=(0.45 * 255.0,) * 3, scale=(0.225 * 255.0,) * 3)

@@ -80,6 +80,10 @@ class VisionTransformerTrunk(Trunk):
         lists = [module for module in self.network.modules() if isinstance(module, nn.ModuleList)]
         return (self.network.embeddings, *next(module for module in lists if len(module) == self._taps[-1]))
 
+    def rates(self) -> list[tuple[nn.Module, float]]:
+        """The transformer; what makes maps of its tokens is new, and learns with the whole rate."""
+        return [(self.network, 1.0)]
+
     def forward(self, image: Tensor) -> list[Tensor]:
         """Returns the maps at a quarter of, half of, once and twice the cell of images [B, 3, H, W] in 0..255."""
         height, width = (size // self.cell for size in image.shape[-2:])
@@ -102,7 +106,7 @@ def _embed_positions_of(embeddings: Any, grid: tuple[int, int]) -> None:
     if positions is None:  # DINOv3 turns its tokens instead
         return
     side = math.isqrt(positions.shape[1] - 1)
-    embeddings.position_embeddings = nn.Parameter(_resampled(positions.detach(), (side, side), grid))
+    embeddings.position_embeddings = nn.Parameter(_resampled(positions.detach(), (side, side), grid, antialias=True))
     embeddings.interpolate_pos_encoding = partial(_positions, embeddings, grid)
 
 
@@ -111,12 +115,12 @@ def _positions(embeddings: Any, grid: tuple[int, int], _: Tensor, height: int, w
     return _resampled(embeddings.position_embeddings, grid, wanted)
 
 
-def _resampled(positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+def _resampled(positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int], *, antialias: bool = False) -> Tensor:
     """Embeddings [1, 1 + N, D] of the class token and a grid, for another grid (bicubic)."""
     if grid == wanted:
         return positions
     maps = positions[:, 1:].reshape(1, *grid, -1).permute(0, 3, 1, 2)
-    maps = functional.interpolate(maps, wanted, mode="bicubic", align_corners=False)
+    maps = functional.interpolate(maps, wanted, mode="bicubic", align_corners=False, antialias=antialias)
     return torch.cat([positions[:, :1], maps.flatten(2).transpose(1, 2)], dim=1)
 
 

@@ -35,8 +35,8 @@ from scene_completion_training.rendering.rays import sample_cell_rays
 
 LEAST_VALID = 0.5
 """Share of a patch's rays that must be valid for its token to be compared."""
-LOSSES = {"feature": 0.2, "feature_smoothness": 0.25}
-"""Weights of the cosine loss against the tokens, and of the smoothness of the features within a patch (SceneDINO)."""
+FEATURE_WEIGHT = 0.2
+"""Weight of the cosine loss against the tokens (SceneDINO)."""
 MEAN_SAMPLES = 32
 """Samples whose tokens give their mean."""
 
@@ -55,6 +55,8 @@ class FeatureSettings:
         shared: They are those of the density instead, `hidden` of them, as in SceneDINO.
         rays: Rays along the edge of a token (8 in SceneDINO, one a pixel). Fewer leave time for more tokens.
         samples: Samples of a ray whose features are composited: those of the largest weight. Most have next to none.
+        smoothness: Weight of the smoothness of features within a patch. The loss is scaled by √D, and that of SceneDINO
+            is not: its 0.25 is 0.25 / √768 here.
         own_view: Share of the tokens that are drawn from the sample's own view, whose every token says something of its
             image. The others are drawn from all views that render. In SceneDINO there are only those: 0.
         centred: Learn tokens less their mean. Most of a token is the same in all of them; the cosine of whole tokens
@@ -71,6 +73,7 @@ class FeatureSettings:
     shared: bool = False
     rays: int = 4
     samples: int = 8
+    smoothness: float = 0.25
     own_view: float = 0.5
     centred: bool = True
     freeze_density: bool = True
@@ -188,7 +191,7 @@ class FeatureFieldStage(BesideDensityStage):
 
     def weights(self) -> dict[str, float]:
         """Weight of each loss."""
-        return {**super().weights(), **LOSSES}
+        return {**super().weights(), "feature": FEATURE_WEIGHT, "feature_smoothness": self.settings.features.smoothness}
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Agreement with the tokens; with a learning density also its losses, of the same rays."""

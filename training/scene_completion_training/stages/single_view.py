@@ -89,6 +89,7 @@ class SingleViewStage(SingleImageStage):
             self.encoder.trunk.requires_grad_(False)
         if self.settings.freeze_encoder:
             self.encoder.requires_grad_(False)
+        self.encoder.trunk.train()  # BatchNorm that no longer learns keeps its statistics
 
     def start(self, data: SequencesData) -> None:
         """Where the decoder in space first learns alone, the head is silent, at the share of occupied samples."""

@@ -184,6 +184,7 @@ class StudentStage(SingleImageStage):
         super().start_learning()
         if self.settings.distillation.freeze_encoder:
             self.encoder.requires_grad_(False)
+            self.encoder.trunk.train()
 
     def first_depth(self, data: SequencesData) -> None:
         """It has its teacher's."""
