@@ -42,6 +42,7 @@ def test_taps_are_the_transformers_own_states(model: Path) -> None:
     trunk.reassemble = torch.nn.ModuleList([torch.nn.Identity()] * 4)
     found = trunk(image)
     plain = ViTModel.from_pretrained(model, add_pooling_layer=False)
+    plain.embeddings = trunk.network.embeddings  # whose positions are those of the image's grid
     out = plain(pixel_values=trunk.normalised(image), output_hidden_states=True, interpolate_pos_encoding=True)
     rows, columns = SIZE[0] // trunk.patch, SIZE[1] // trunk.patch
     last = torch.nn.functional.normalize(out.last_hidden_state, dim=-1)
