@@ -48,7 +48,12 @@ CLUSTER_CELL, WORD_CELL = 16, 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate semantics``."""
-    add_paths(parser, "--data", "FOLDER", "towns, with --bank KITTI windows too, with --sscbench data_2d_raw/DRIVE of KITTI-360")
+    add_paths(
+        parser,
+        "--data",
+        "FOLDER",
+        "towns, with --bank KITTI windows too, with --sscbench data_2d_raw/DRIVE of KITTI-360",
+    )
     add_windows(parser)
     add_paths(parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes")
     meaning = "checkpoints of feature_field or semantics, or of supervised or semantic_field, which need no clusters and no names"
@@ -64,7 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "trained on images; repeatable",
     )
     parser.add_argument(
-        "--student", type=Path, metavar="DIR", help="bundle whose density says what is occupied for all others, but with --sscbench"
+        "--student",
+        type=Path,
+        metavar="DIR",
+        help="bundle whose density says what is occupied for all others, but with --sscbench",
     )
     parser.add_argument(
         "--foundation",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import cv2
@@ -222,22 +225,18 @@ def _asset_loader(content_of: Callable[[int], FrameContent], index: int, name: s
     return lambda: content_of(index).assets[name]
 
 
-class _Frames:
-    """The frames of a drive by number, computed by the process that asks for them."""
+_drive: StreetDrive | None = None  # of a worker process
 
-    def __init__(self, arguments: dict[str, Any], options: dict[str, Any]) -> None:
-        self._arguments, self._options = arguments, options
 
-    def __len__(self) -> int:
-        return int(self._arguments["frames"])
+def _start(arguments: dict[str, Any]) -> None:
+    global _drive
+    cv2.setNumThreads(1)
+    _drive = StreetDrive(**arguments)
 
-    @cached_property
-    def _drive(self) -> StreetDrive:
-        cv2.setNumThreads(1)
-        return StreetDrive(**self._arguments)
 
-    def __getitem__(self, index: int) -> FrameContent:
-        return self._drive.content(index, **self._options)
+def _compute(indices: range, options: dict[str, Any]) -> list[FrameContent]:
+    assert _drive is not None  # _start has run in this process
+    return [_drive.content(index, **options) for index in indices]
 
 
 @contextmanager
@@ -254,24 +253,28 @@ def frames_computed_by(
         arguments: Of `StreetDrive`.
         options: Of `StreetDrive.content`.
     """
-    from torch.utils.data import DataLoader
+    frames = int(arguments["frames"])
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(arguments,)) as pool:
+        ahead: deque[tuple[range, Future[list[FrameContent]]]] = deque()
+        blocks = iter([range(a, min(a + BLOCK, frames)) for a in range(0, frames, BLOCK)])
 
-    frames: Any = _Frames(arguments, options)
-    loader = DataLoader(
-        frames,
-        batch_size=BLOCK,
-        num_workers=workers,
-        collate_fn=list,
-        multiprocessing_context="spawn",
-        prefetch_factor=1,
-    )
-    blocks: Iterator[tuple[int, list[FrameContent]]] = enumerate(iter(loader))
-    number, block = next(blocks)
+        def submit() -> None:
+            if (block := next(blocks, None)) is not None:
+                ahead.append((block, pool.submit(_compute, block, options)))
 
-    def content_of(index: int) -> FrameContent:
-        nonlocal number, block
-        while number < index // BLOCK:
-            number, block = next(blocks)
-        return block[index % BLOCK]
+        for _ in range(workers + 1):
+            submit()
 
-    yield content_of
+        def content_of(index: int) -> FrameContent:
+            while index >= ahead[0][0].stop:
+                ahead.popleft()
+                submit()
+            block, future = ahead[0]
+            return future.result()[index - block.start]
+
+        try:
+            yield content_of
+        finally:
+            for _, future in ahead:
+                future.cancel()
