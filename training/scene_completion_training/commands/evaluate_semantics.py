@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_windows(parser)
     add_paths(parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes")
-    meaning = "checkpoints of feature_field or semantics, or of supervised or semantic_field, which need no clusters and no names"
+    meaning = "checkpoints of feature_field or semantics; or of supervised or semantic_field, which need no clusters"
     add_paths(parser, "--checkpoint", "FILE", meaning)
     parser.add_argument(
         "--probed",
