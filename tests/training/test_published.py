@@ -212,7 +212,8 @@ def sscbench(root: Path, *checkpoints: Path) -> None:
     rows = found["scores"]["sscbench"]
     namings = {(row["method"], row["naming"], row["range_m"]) for row in rows}
     assert len(namings) == len(rows) == 2 * 2 * 3 and {row["frames"] for row in rows} == {2}
-    assert all(0.0 <= row["mean_iou"] <= 1.0 and row["recall"] > 0.0 for row in rows)
+    # After two steps hardly anything is denser than 0.2 / m: tests/training/commands/test_sscbench.py has the scores.
+    assert all(0.0 <= row[name] <= 1.0 for row in rows for name in ("mean_iou", "weighted_mean_iou", "recall"))
 
 
 def test_s4c(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
