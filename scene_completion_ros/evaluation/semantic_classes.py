@@ -19,23 +19,14 @@ EMPTY = 0
 INVALID = 255
 """Truth that does not count. Label images have -1 as well."""
 
-COMMON_CLASSES: tuple[str, ...] = (
-    "empty",
-    "car",
-    "bicycle",
-    "motorcycle",
-    "truck",
-    "other-vehicle",
-    "person",
-    "road",
-    "sidewalk",
-    "building",
-    "fence",
-    "vegetation",
-    "terrain",
-    "pole",
-    "traffic-sign",
-    "other-object",
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(","))
+
+
+COMMON_CLASSES = _names(
+    """empty, car, bicycle, motorcycle, truck, other-vehicle, person, road, sidewalk, building, fence, vegetation,
+    terrain, pole, traffic-sign, other-object"""
 )
 """The 15 classes of S4C and SceneDINO behind "empty", by id."""
 
@@ -59,56 +50,17 @@ COMMON_SHARES: dict[str, float] = {
 """Weights of S4C's weighted mean IoU: percent of SSCBench-KITTI-360's occupied voxels, nearly. Those of parking areas,
 which count as sidewalk, are not in."""
 
-SSCBENCH_CLASSES: tuple[str, ...] = (
-    "empty",
-    "car",
-    "bicycle",
-    "motorcycle",
-    "truck",
-    "other-vehicle",
-    "person",
-    "road",
-    "parking",
-    "sidewalk",
-    "other-ground",
-    "building",
-    "fence",
-    "vegetation",
-    "terrain",
-    "pole",
-    "traffic-sign",
-    "other-structure",
-    "other-object",
+SSCBENCH_CLASSES = _names(
+    """empty, car, bicycle, motorcycle, truck, other-vehicle, person, road, parking, sidewalk, other-ground, building,
+    fence, vegetation, terrain, pole, traffic-sign, other-structure, other-object"""
 )
 """SSCBench-KITTI-360's 18 classes behind "empty", by id (Li et al., arXiv 2306.09001)."""
 
-SEMANTIC_KITTI_CLASSES: tuple[str, ...] = (
-    "empty",
-    "car",
-    "bicycle",
-    "motorcycle",
-    "truck",
-    "other-vehicle",
-    "person",
-    "bicyclist",
-    "motorcyclist",
-    "road",
-    "parking",
-    "sidewalk",
-    "other-ground",
-    "building",
-    "fence",
-    "vegetation",
-    "trunk",
-    "terrain",
-    "pole",
-    "traffic-sign",
+SEMANTIC_KITTI_CLASSES = _names(
+    """empty, car, bicycle, motorcycle, truck, other-vehicle, person, bicyclist, motorcyclist, road, parking, sidewalk,
+    other-ground, building, fence, vegetation, trunk, terrain, pole, traffic-sign"""
 )
 """SemanticKITTI's 19 classes behind "empty", by learning id (Behley et al., ICCV 2019)."""
-
-
-def _names(listed: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in listed.split(","))
 
 
 CITYSCAPES_CLASSES = _names("""road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation,

@@ -90,10 +90,15 @@ class CutOff(Exception):
     """The training is cut off."""
 
 
-def train(root: Path, name: str, *more: str, run: str = "") -> Path:
-    """The checkpoint of a training of two steps that was cut off after one, and went on."""
+def train(root: Path, name: str, *more: str, run: str = "", without: tuple[str, ...] = ()) -> Path:
+    """The checkpoint of a training of two steps that was cut off after one, and went on.
+
+    Args:
+        without: How values begin that its stage takes from another one.
+    """
     run = run or name
-    command = ["train", "--config", str(FULL_SIZE / f"{name}.yaml"), *overrides(root, run), *more]
+    small = [given for given in overrides(root, run) if not given.startswith(without)]
+    command = ["train", "--config", str(FULL_SIZE / f"{name}.yaml"), *small, *more]
     step = Stage.training_step
 
     def cut(self: Stage, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
@@ -184,15 +189,10 @@ def test_scenedino(kitti_360: Path, kind: str, tmp_path: Path) -> None:
     assert exported(field).feature_size == ((64, 128) if larger else (128, 256))
     rows = {row["protocol"] for row in scores(kitti_360, field)["scores"]["lidar"]}
     assert "original@20, 4 to 20 m" in rows
-    command = ["train", "--config", str(FULL_SIZE / "scenedino_semantics_kitti_360.yaml")]
-    wanted = [
-        given
-        for given in overrides(kitti_360, f"semantics_{kind}")
-        if given.partition("=")[0].partition(".")[0] not in ("camera", "pretrained", "render", "picture_every")
-        and not given.startswith(("data.validation", "validate"))
-    ]
-    assert main([*command, *wanted, f"features_from={field}", "crop_points=4"]) == 0
-    semantics = kitti_360 / f"semantics_{kind}" / "checkpoints" / "last.ckpt"
+    given = (f"features_from={field}", "crop_points=4")
+    taken = ("camera", "pretrained", "render", "picture_every", "data.validation", "validate")
+    name = "scenedino_semantics_kitti_360"
+    semantics = train(kitti_360, name, *given, run=f"semantics_{kind}", without=taken)
     assert Checkpoint.read(semantics).configuration["data"]["views"]["aside"] == 0.5
     if kind == "vit":
         sscbench(kitti_360, field, semantics)
@@ -211,7 +211,7 @@ def sscbench(root: Path, *checkpoints: Path) -> None:
     assert found["name_frames"] == {"list": "naming.txt", "listed": 1, "used": 1}
     rows = found["scores"]["sscbench"]
     namings = {(row["method"], row["naming"], row["range_m"]) for row in rows}
-    assert len(namings) == len(rows) == 2 * 2 * 3 and {row["frames"] for row in rows} == {2}
+    assert len(namings) == len(rows) == len(checkpoints) * 2 * 3 and {row["frames"] for row in rows} == {2}
     # After two steps hardly anything is denser than 0.2 / m: tests/training/commands/test_sscbench.py has the scores.
     assert all(0.0 <= row[name] <= 1.0 for row in rows for name in ("mean_iou", "weighted_mean_iou", "recall"))
 
@@ -221,12 +221,14 @@ def test_s4c(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     labels = layouts.pseudo_labels(tmp_path / "labels", frames=26)
     density = train(kitti_360, "bts_kitti_360", run="s4c_starts_here")
     given = (f"start_from={density}", f"data.class_images={labels}")
-    found = Checkpoint.read(train(kitti_360, "s4c_kitti_360", *given)).field_of(SemanticField)
+    trained = train(kitti_360, "s4c_kitti_360", *given)
+    sscbench(kitti_360, trained)
+    found = Checkpoint.read(trained).field_of(SemanticField)
     assert found.reads == "map" and found.target_size == 19
     before = Checkpoint.read(density).state["density_layer.weight"]
     after = found.density.density_layer.weight
     assert not torch.equal(before, after) and torch.allclose(before, after, atol=1e-3)
-    assert exported(kitti_360 / "s4c_kitti_360" / "checkpoints" / "last.ckpt").head.hidden == 64
+    assert exported(trained).head.hidden == 64
     folder = labels / layouts.DRIVE / "image_00"
     command = ["train", "--config", str(FULL_SIZE / "s4c_kitti_360.yaml"), *overrides(kitti_360, "no_s4c"), *given]
     shutil.rmtree(folder)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import ImageError, SequenceError
 from scene_completion_ros.geometry import virtual_pinhole
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
@@ -125,7 +125,7 @@ def test_classes_lie_where_the_image_shows_them(drive: Path, tmp_path: Path) -> 
     assert sample["view_classes"][0, 0, 0] == 255
     file = labels / layouts.DRIVE / "image_02" / "data_192x640_0x-15" / "0000000005.png"
     cv2.imwrite(str(file), np.full((192, 640), 26, np.uint8))
-    with pytest.raises(SequenceError, match=r"ids \[26\] are none of Cityscapes. train ids"):
+    with pytest.raises(ImageError, match=r"ids \[26\] are none of Cityscapes. train ids"):
         frames[5].class_images["aside_image_02"]
 
 

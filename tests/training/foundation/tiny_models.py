@@ -1,4 +1,4 @@
-"""Tiny models with random weights, saved as the published ones are, and a stand-in whose features are known."""
+"""Tiny models with random weights, saved as the published ones are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
-from torch.nn import functional
 
 BLOCKS, WIDTH = 3, 32
 _SMALL = {"hidden_size": WIDTH, "num_hidden_layers": BLOCKS, "num_attention_heads": 2}
@@ -155,14 +153,3 @@ def _save_sentencepiece(folder: Path) -> None:
     )  # fmt: skip
     (folder / "spiece.vocab").unlink()
     _write(folder / "tokenizer_config.json", {"tokenizer_class": "SiglipTokenizer", "model_max_length": 24})
-
-
-class PatchMeans:
-    """Stands for a backbone: the features of a token are the mean colour of its cell."""
-
-    dim = 3
-
-    def features(self, images: Tensor, cell: int) -> Tensor:
-        height, width = images.shape[-2:]
-        padding = (0, -width % cell, 0, -height % cell)
-        return functional.avg_pool2d(functional.pad(images.float(), padding, mode="replicate"), cell)

@@ -68,23 +68,34 @@ class LabelledImage:
         Raises:
             ImageError: The file holds no labels, other ids, or those of an image of another size.
         """
-        where, cure = str(self.label_file), f"Give a picture with {self.ids.vocabulary}"
-        pixels = self.pixels()
-        if pixels.ndim != 2:
-            raise ImageError(f"has {pixels.shape[2]} channels, and no ids but colours", where=where, cure=cure)
+        labels = read_classes(self.label_file, self.ids)
         width, height = read_size(self.image_file)
-        if pixels.shape != (height, width):
-            what = f"is {pixels.shape[1]}x{pixels.shape[0]}, and {self.image_file.name} {width}x{height}"
-            raise ImageError(what, where=where, cure="Unpack images and labels of one data set")
-        try:
-            return self.ids.apply(pixels)
-        except GridError as error:
-            raise ImageError(error.what, where=where, cure=cure) from error
+        if labels.shape != (height, width):
+            what = f"is {labels.shape[1]}x{labels.shape[0]}, and {self.image_file.name} {width}x{height}"
+            raise ImageError(what, where=str(self.label_file), cure="Unpack images and labels of one data set")
+        return labels
 
-    def pixels(self) -> NDArray[np.integer]:
-        """Pixels of the label file [H, W] or [H, W, C], of a panoptic one its ids."""
-        pixels = read_picture(self.label_file)
-        return pixels[..., _RED] if self.ids is BDD_PANOPTIC_IDS and pixels.ndim == 3 else pixels
+
+def read_classes(file: Path, ids: ClassMap) -> NDArray[np.uint8]:
+    """Classes [H, W] of a picture of ids, 255 where none counts.
+
+    Raises:
+        ImageError: It is missing or damaged, or holds no ids, or others.
+    """
+    where, cure = str(file), f"Give a picture with {ids.vocabulary}"
+    pixels = _ids(file, ids)
+    if pixels.ndim != 2:
+        raise ImageError(f"has {pixels.shape[2]} channels, and no ids but colours", where=where, cure=cure)
+    try:
+        return ids.apply(pixels)
+    except GridError as error:
+        raise ImageError(error.what, where=where, cure=cure) from error
+
+
+def _ids(file: Path, ids: ClassMap) -> NDArray[np.integer]:
+    """Pixels of a picture of ids [H, W] or [H, W, C], of a panoptic one its ids."""
+    pixels = read_picture(file)
+    return pixels[..., _RED] if ids is BDD_PANOPTIC_IDS and pixels.ndim == 3 else pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +203,7 @@ def _check(images: Sequence[LabelledImage]) -> None:
     found: set[int] = set()
     for image in some:
         image.labels()
-        found.update(np.unique(image.pixels()).tolist())
+        found.update(np.unique(_ids(image.label_file, image.ids)).tolist())
     if some and some[0].ids is LABEL_IDS and max(found - {INVALID}, default=0) < len(CITYSCAPES_CLASSES):
         raise ImageError(
             f"holds no id above {len(CITYSCAPES_CLASSES) - 1}, and so do the others: these are train ids",

@@ -20,12 +20,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GridError, ImageError, SequenceError
+from scene_completion_ros.errors import ImageError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import TRAIN_IDS
 from scene_completion_ros.geometry import Camera, RigidTransform, virtual_pinhole
-from scene_completion_ros.picture_files import read_picture, read_rgb
+from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_training.data.label_images import read_classes
 from scene_completion_training.data.prepared import (
     DOWNWARD,
     PreparedFrame,
@@ -214,7 +215,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
         """Classes of the pixels of a camera [h, w], as they lie."""
         assert self._class_images is not None
         folder = self._class_images / self.sequence.name.rpartition("/")[2] / self._recorded[name]
-        return read_train_ids(folder / _CLASS_FOLDERS[self._is_aside(name)] / f"{self._stems[index]}.png")
+        return read_classes(folder / _CLASS_FOLDERS[self._is_aside(name)] / f"{self._stems[index]}.png", TRAIN_IDS)
 
     def _pose(self, index: int, name: str) -> RigidTransform:
         pose = self.sequence.world_from_camera(index, self._recorded[name])
@@ -247,26 +248,6 @@ class RecordedFrames(Sequence[PreparedFrame]):
         camera = self._camera(name)
         nothing = np.zeros((camera.height, camera.width), np.uint8)
         return virtual_pinhole(nothing, camera, self.canonical, DOWNWARD)[1]
-
-
-def read_train_ids(file: Path) -> NDArray[np.uint8]:
-    """A picture [H, W] of Cityscapes' train ids, 255 where nothing is known.
-
-    Raises:
-        SequenceError: It is missing or damaged, or holds other ids.
-    """
-    cure = "Unpack the classes of every image of this drive, and name their folder with data.class_images"
-    try:
-        image = read_picture(file)
-    except ImageError as error:
-        raise SequenceError(error.what, where=str(file), cure=cure) from error
-    if image.ndim != 2 or image.dtype != np.uint8:
-        raise SequenceError("not a grey picture of 8 bits", where=str(file), cure=cure)
-    try:
-        return TRAIN_IDS.apply(image)
-    except GridError as error:
-        cure = "These may be label ids: convert them to train ids first"
-        raise SequenceError(error.what, where=str(file), cure=cure) from error
 
 
 def _stem(source: object) -> str:
