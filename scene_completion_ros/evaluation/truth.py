@@ -47,6 +47,7 @@ class VoxelTruth:
         label: uint8, SemanticKITTI's learning ids unless `class_map` is another's, `FREE` and `UNKNOWN`; None where it
             has no classes.
         class_map: From the ids of `label` to the common classes.
+        ground: Height of the ground in the grid, float32 [X, Y], metres, NaN where unknown; None where nobody knows it.
     """
 
     source: str
@@ -59,6 +60,7 @@ class VoxelTruth:
     interior: Mask | None = None
     label: NDArray[np.uint8] | None = None
     class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON
+    ground: NDArray[np.float32] | None = None
 
     @property
     def free(self) -> Mask:
@@ -118,16 +120,33 @@ class VoxelTruth:
         return np.asarray(self.grid_from_camera.inverse().apply(centres), np.float32)
 
 
-def exact_truth(label: NDArray[np.uint8], flags: NDArray[np.uint8], grid: VoxelGrid) -> VoxelTruth:
+def exact_truth(
+    label: NDArray[np.uint8],
+    flags: NDArray[np.uint8],
+    grid: VoxelGrid,
+    grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
+    ground: NDArray[np.float32] | None = None,
+) -> VoxelTruth:
     """Truth of a rendered frame from the arrays that are stored of it.
 
     Args:
         label: uint8 [X, Y, Z], 0 is free.
         flags: uint8 [X, Y, Z], bits `IN_VIEW`, `SEEN`, `BELOW_GROUND`, `INTERIOR`.
+        grid_from_camera: Pose of the reference camera's optical frame in the grid.
+        ground: Height of the ground in the grid [X, Y], metres.
     """
     in_view, seen, below, interior = ((flags & bit) > 0 for bit in (IN_VIEW, SEEN, BELOW_GROUND, INTERIOR))
     return VoxelTruth(
-        "exact", grid, DEFAULT_GRID_FROM_CAMERA, label > FREE, ~below, in_view, seen, interior=interior, label=label
+        "exact",
+        grid,
+        grid_from_camera,
+        label > FREE,
+        ~below,
+        in_view,
+        seen,
+        interior=interior,
+        label=label,
+        ground=ground,
     )
 
 

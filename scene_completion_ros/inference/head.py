@@ -63,17 +63,22 @@ class HeadWeights:
     Where the student knows classes, it has hidden units for them beside those of the density: logits = V . h_l + v with
     h_l = ReLU(F_l(u, v) + W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first.
 
+    A student that knows everything in space has no hidden units, C = 0: the volume alone speaks. Its label units are
+    those of cells of the volume, each ``unit_stride`` knots wide. The encoder gives them as a map whose rows are lines
+    of cells along y, one line behind the other along x, and one height above the other.
+
     Attributes:
         positional_weight: W_gamma, float32 [C, 39].
         hidden_bias: b, float32 [C].
         density_weight: w, float32 [C].
         density_bias: d, float32 [1].
-        label_positional_weight: W_l, float32 [E, 39]; all four of the labels, or none.
+        label_positional_weight: W_l, float32 [E, 39]; all four of the labels, or none. Zeros for units of cells.
         label_hidden_bias: b_l, float32 [E].
         label_weight: V, float32 [K, E].
         label_bias: v, float32 [K].
         prior: What each place adds to the density's logit; None for nothing.
         volume: How the volume of the encoder is read; None where it gives none.
+        unit_stride: Knots of the volume to a cell that has label units; 0 where pixels have them.
     """
 
     positional_weight: NDArray[np.float32]
@@ -86,6 +91,19 @@ class HeadWeights:
     label_bias: NDArray[np.float32] | None = None
     prior: PlacePrior | None = None
     volume: VolumeReading | None = None
+    unit_stride: int = 0
+
+    @property
+    def unit_cells(self) -> tuple[int, int, int]:
+        """Cells (x, y, z) that have label units.
+
+        Raises:
+            ValueError: Pixels have them.
+        """
+        if self.volume is None or not self.unit_stride:
+            raise ValueError("pixels have the label units")
+        x, y, z = (-(-count // self.unit_stride) for count in self.volume.knots)
+        return x, y, z
 
     @property
     def hidden(self) -> int:
@@ -153,6 +171,7 @@ class HeadWeights:
         classes: int = 1,
         prior_knots: tuple[int, ...] = (),
         volume_knots: tuple[int, ...] = (),
+        unit_stride: int = 0,
     ) -> HeadWeights:
         """Reads ``head.safetensors``.
 
@@ -163,6 +182,7 @@ class HeadWeights:
             classes: K.
             prior_knots: (A, B, C) of the place prior; none where there is no prior.
             volume_knots: (X, Y, Z) of the encoder's volume; none where it gives none.
+            unit_stride: Knots of the volume to a cell that has label units; 0 where pixels have them.
 
         Raises:
             BundleError: A tensor is missing, not float32, of another shape or not finite. A tensor belongs to labels, a
@@ -177,7 +197,7 @@ class HeadWeights:
             x, y, z = volume_knots
             volume = VolumeReading(**{name: tensors[f"volume_{name}"] for name in _OF_VOLUME}, knots=(x, y, z))
         own = {name: tensors[name] for name in expected if not name.startswith(("prior_", "volume_"))}
-        return cls(**own, prior=prior, volume=volume)
+        return cls(**own, prior=prior, volume=volume, unit_stride=unit_stride)
 
 
 def expected_shapes(

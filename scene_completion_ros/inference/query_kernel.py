@@ -89,7 +89,10 @@ class FieldKernel:
         height, width = self.feature_size
         coordinates = self.code.coordinates(points_camera, self.canonical)
         size = np.array([width, height])
-        position = np.clip(((coordinates[:, :2] + 1.0) * size - 1.0) / 2.0, 0.0, size - 1.0)
+        position = ((coordinates[:, :2] + 1.0) * size - 1.0) / 2.0
+        if self.head.unit_stride and self.head.volume is not None:
+            position = _unit_position(self.head, *self.head.volume.places.taps(points_camera))
+        position = np.clip(position, 0.0, size - 1.0)
         # At the right and lower border the cell before it is taken, with a share of 1: its taps all exist.
         corner = np.minimum(position.astype(np.int32), size - 2)
         cell = (corner[:, 1] * width + corner[:, 0]).astype(np.int32)
@@ -169,6 +172,12 @@ class FieldKernel:
         if features.shape != expected or features.dtype != np.float32:
             raise ValueError(f"features are {features.dtype} {features.shape}, float32 {expected} is needed")
         return np.ascontiguousarray(features).reshape(-1, self.head.channels)
+
+
+def _unit_position(head: HeadWeights, lowest: NDArray[np.int64], share: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Column and row [N, 2] in the map of label units of the cells that points lie in, see `HeadWeights`."""
+    x, y, z = ((lowest + np.rint(share).astype(np.int64)) // head.unit_stride).T
+    return np.stack([y, z * head.unit_cells[0] + x], axis=-1).astype(np.float64)
 
 
 class VoxelQuery:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.untrusted_files import read_arrays, read_json, shown
@@ -237,6 +237,24 @@ class PosedSequence:
                 f"provenance.voxel_grid is {shown(stored)}",
                 where=self.name,
                 cure="Voxels need origin, voxel_size and shape there: write the sequence again",
+            ) from error
+
+    def grid_from_camera(self) -> RigidTransform:
+        """Pose of the camera's optical frame in `voxel_grid`; a grid of which nothing is said turns with the camera.
+
+        Raises:
+            SequenceError: Its provenance names what is no pose.
+        """
+        stored: Any = (self.provenance.get("voxel_grid") or {}).get("grid_from_camera")
+        if stored is None:
+            return DEFAULT_GRID_FROM_CAMERA
+        try:
+            return RigidTransform.from_matrix(np.array(stored, np.float64))
+        except (TypeError, ValueError, SceneCompletionError) as error:
+            raise SequenceError(
+                f"provenance.voxel_grid.grid_from_camera is {shown(stored)}",
+                where=self.name,
+                cure="Write the sequence again",
             ) from error
 
     @staticmethod

@@ -11,6 +11,7 @@ from scene_completion_ros.sequences.rigs import stored_around
 from scene_completion_ros.sequences.source import Source
 
 EXACT_VOXELS = ("voxel_label", "voxel_flags")
+GROUND_HEIGHT = "ground_height"
 
 
 def _folder(path: Path) -> Path | None:
@@ -31,7 +32,8 @@ def exact_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth
     if (stored_around(sequence) or camera) != camera:
         return None
     label, flags = (sequence.frames[index].assets[name]() for name in EXACT_VOXELS)
-    return exact_truth(label, flags, stored_grid(sequence))
+    ground = sequence.asset(index, GROUND_HEIGHT)
+    return exact_truth(label, flags, stored_grid(sequence), sequence.grid_from_camera(), ground)
 
 
 def holds_exact_voxels(sequence: PosedSequence, index: int = 0) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from scene_completion_ros.commands.paths import Output
 
 ASSETS = ("lidar", "depth", "label", "voxels")
-RIGS = ("stereo", "kitti360", "delivery")
+RIGS = ("stereo", "kitti360", "delivery", "varied")
 STREETS = ("residential", "inner city", "suburb", "country", "arterial", "alley")
 UNFINISHED = ".unfinished"
 JPEG_QUALITY = 92
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=RIGS,
         default=RIGS[0],
         help="kitti360 adds a fisheye to each side; delivery is a robot's pair of fisheyes of 120°, 0.4 m above the "
-        "ground (default: %(default)s)",
+        "ground; varied is one camera of any height, pitch, roll and lens, in a hilly town (default: %(default)s)",
     )
     parser.add_argument("--street", choices=STREETS, help="its kind (default: as the seed says, never an alley)")
     parser.add_argument(

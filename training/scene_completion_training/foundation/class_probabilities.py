@@ -7,11 +7,13 @@ to. A class may be described by several phrases: e(c) is then the direction of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,7 +21,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.foundation.backbone import ModelIdentity
 from scene_completion_training.foundation.dense_extractor import DenseExtractor
-from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, STRIDE, load_espnetv2
+from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, STRIDE, ESPNetv2, load_espnetv2
 from scene_completion_training.foundation.model_files import IMAGENET_MEAN, IMAGENET_STD, Normalisation, sha256
 from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder, prompt
 
@@ -46,6 +48,33 @@ def read_class_texts(file: Path) -> dict[str, tuple[str, ...]]:
             cure=f"The classes are {', '.join(CITYSCAPES_CLASSES)}",
         )
     return found
+
+
+def _probabilities(network: ESPNetv2, pixels: Tensor) -> Tensor:
+    """Probabilities [B, 20, H, W] of the classes of normalised images [B, 3, H, W]."""
+    size = pixels.shape[-2:]
+    scale = LONG_EDGE / max(size)
+    inner = [STRIDE * max(1, -(-round(edge * scale) // STRIDE)) for edge in size]
+    scores = network(functional.interpolate(pixels, inner, mode="bilinear", antialias=True))
+    scores = functional.interpolate(scores, inner, mode="bilinear", align_corners=True)  # as it was trained
+    return functional.interpolate(scores.softmax(dim=1), size, mode="bilinear", antialias=True)
+
+
+def city_segmentation(weights: str | Path) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+    """What says the classes of pixels, Cityscapes' train ids and 19 for none of them [H, W], of RGB images [H, W, 3].
+
+    Args:
+        weights: Of ESPNetv2, see `load_espnetv2`.
+    """
+    network = load_espnetv2(weights)[0]
+    mean, deviation = (255.0 * torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+
+    def segment(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        pixels = (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() - mean) / deviation
+        with torch.no_grad():
+            return _probabilities(network, pixels[None])[0].argmax(dim=0).to(torch.uint8).numpy()
+
+    return segment
 
 
 class ClassProbabilityTeacher(DenseExtractor):
@@ -105,12 +134,7 @@ class ClassProbabilityTeacher(DenseExtractor):
 
     def _probabilities(self, pixels: Tensor) -> Tensor:
         """Probabilities [B, 20, H, W] of the classes, in the order of `classes`, of normalised images [B, 3, H, W]."""
-        size = pixels.shape[-2:]
-        scale = LONG_EDGE / max(size)
-        inner = [STRIDE * max(1, -(-round(edge * scale) // STRIDE)) for edge in size]
-        scores = self._network(functional.interpolate(pixels, inner, mode="bilinear", antialias=True))
-        scores = functional.interpolate(scores, inner, mode="bilinear", align_corners=True)  # as it was trained
-        return functional.interpolate(scores.softmax(dim=1), size, mode="bilinear", antialias=True)
+        return _probabilities(self._network, pixels)
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
         means = functional.adaptive_avg_pool2d(self._probabilities(pixels), (height, width))

@@ -88,8 +88,17 @@ class DepthAnythingTrunk(Trunk):
                 states.append(state)
         return [*states, state]
 
+    def with_tokens(self, image: Tensor) -> list[Tensor]:
+        """What `forward` gives, and the tokens of the last block [B, D, rows, columns]."""
+        height, width = (int(size) for size in image.shape[-2:])
+        return self.maps_and_tokens(self.fixed(image), (height, width))
+
     def maps_of_fixed(self, fixed: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
         """What `forward` gives, of the hidden states."""
+        return self.maps_and_tokens(fixed, size)[:2]
+
+    def maps_and_tokens(self, fixed: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """What `with_tokens` gives, of the hidden states."""
         height, width = size
         rows, columns = self._patches(size)
         first, state = self._fixed_blocks, fixed[-1]
@@ -98,9 +107,12 @@ class DepthAnythingTrunk(Trunk):
             state = _state(block(state))
             if number in self._taps:
                 tapped.append(state)
-        fused = self.neck([self.backbone.layernorm(tokens) for tokens in tapped], rows, columns)
+        normed = [self.backbone.layernorm(tokens) for tokens in tapped]
+        fused = self.neck(normed, rows, columns)
         depth = self.head(fused, rows, columns)[:, None]
-        return [_resized(x, height // STRIDE, width // STRIDE) for x in (fused[-1], depth)]
+        maps = [_resized(x, height // STRIDE, width // STRIDE) for x in (fused[-1], depth)]
+        last = normed[-1][:, 1:].transpose(1, 2)  # without the class token
+        return [*maps, last.reshape(len(last), -1, rows, columns)]
 
     def _patches(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the patches of images of a size (H, W)."""

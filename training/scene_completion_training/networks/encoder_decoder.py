@@ -92,11 +92,11 @@ class UNetDecoder(nn.Module):
         out = maps[-1]
         for reduce, merge, skip in zip(self.reduce, self.merge, reversed(maps[:-1]), strict=True):
             out = functional.interpolate(reduce(out), scale_factor=2.0, mode="nearest")
-            out = merge(torch.cat([out, skip, _coordinates(skip)], dim=1))
+            out = merge(torch.cat([out, skip, pixel_places(skip)], dim=1))
         return out
 
 
-def _coordinates(like: Tensor) -> Tensor:
+def pixel_places(like: Tensor) -> Tensor:
     """Normalised pixel coordinates (x, y) in −1..1 as a map [B, 2, h, w]."""
     batch, _, height, width = like.shape
     x = torch.linspace(-1.0, 1.0, width, device=like.device, dtype=like.dtype).expand(height, width)
@@ -166,7 +166,7 @@ class MetricDecoder(nn.Module):
         """Returns features [B, width, H/2, W/2]."""
         fused, relative = maps
         even = relative / (relative.mean(dim=(2, 3), keepdim=True) + 1e-3)
-        out: Tensor = self.merge(torch.cat([fused, 0.1 * relative, even, _coordinates(relative)], dim=1))
+        out: Tensor = self.merge(torch.cat([fused, 0.1 * relative, even, pixel_places(relative)], dim=1))
         return out
 
 

@@ -20,6 +20,7 @@ STAGES = {
     "semantics": "scene_completion_training.stages.semantics:SemanticsStage",
     "supervised": "scene_completion_training.stages.supervised:SupervisedStage",
     "semantic_field": "scene_completion_training.stages.semantic_field:SemanticFieldStage",
+    "completion": "scene_completion_training.stages.completion:CompletionStage",
     "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
 }
 """Name, as `stage` in a configuration gives it -> module and class."""

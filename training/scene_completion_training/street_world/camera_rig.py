@@ -11,7 +11,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry import DEFAULT_GRID, OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import (
+    DEFAULT_GRID,
+    DEFAULT_GRID_FROM_CAMERA,
+    OPTICAL_FROM_FORWARD,
+    Camera,
+    RigidTransform,
+    VoxelGrid,
+)
 from scene_completion_ros.geometry.distortion import undistorted_angle
 from scene_completion_training.street_world.shading_kernel import compiled
 from scene_completion_training.viewpoint import Volume
@@ -32,7 +39,9 @@ MOUNTING_ANGLE = np.deg2rad(0.7)  # to which a car's camera bar is off in pitch 
 ROBOT_HEIGHT_M, ROBOT_BASELINE_M = 0.4, 0.12
 ROBOT_LENS_ANGLE = np.deg2rad(60.0)  # of its fisheyes to each side
 ROBOT_LIDAR_POSITION_M = (0.0, 0.0, 0.55)
-RIGS = ("stereo", "kitti360", "delivery")
+RIGS = ("stereo", "kitti360", "delivery", "varied")
+VARIED_HEIGHTS_M, VARIED_PITCH, VARIED_ROLL = (0.4, 2.2), np.deg2rad(3.0), np.deg2rad(1.0)
+VARIED_FOCAL_PER_WIDTH = (0.42, 0.78)
 
 
 def viewing_directions(camera: Camera, pixels: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -88,13 +97,29 @@ class LidarModel:
 
 @dataclass(frozen=True, eq=False)
 class StreetRig:
-    """Cameras and LiDAR with their places in the rig frame, and the grid of the ground truth around the left camera."""
+    """Cameras and LiDAR with their places in the rig frame, and the grid of the ground truth.
+
+    Args:
+        grid: Around the left camera.
+        level: The grid stands upright on the ground below the left camera, as it would stand around a camera that looks
+            straight ahead from `CAMERA_HEIGHT_M`; otherwise it is turned with the camera.
+    """
 
     cameras: dict[str, Camera]
     rig_from_camera: dict[str, RigidTransform]
     lidar: LidarModel
     rig_from_lidar: RigidTransform
     grid: VoxelGrid = DEFAULT_GRID
+    level: bool = False
+
+    @property
+    def grid_from_camera(self) -> RigidTransform:
+        """Pose of the left camera's optical frame in the grid of the ground truth."""
+        if not self.level:
+            return DEFAULT_GRID_FROM_CAMERA
+        rig_from_camera = self.rig_from_camera[LEFT]
+        foot = rig_from_camera.translation * (1.0, 1.0, 0.0) + (0.0, 0.0, CAMERA_HEIGHT_M)
+        return RigidTransform(np.eye(3), -foot) @ rig_from_camera
 
 
 def make_rig(
@@ -106,7 +131,8 @@ def make_rig(
         width: Of the front images, pixels; by default 1242, of a delivery robot 1280.
         height: By default 375, of a delivery robot 960.
         kind: "stereo", "kitti360" with a fisheye of 185 degrees to each side as well, or "delivery". The latter is a
-            robot with two fisheyes of 120 degrees ahead, 0.4 m above the ground.
+            robot with two fisheyes of 120 degrees ahead, 0.4 m above the ground. "varied" has one camera, whose place
+            and lens `mounted` draws from the seed.
 
     Raises:
         ValueError: There is no such rig.
@@ -124,6 +150,8 @@ def make_rig(
     rig_from_camera = {
         name: RigidTransform(axes, np.array([0.0, y, above])) for name, y in ((LEFT, apart / 2), (RIGHT, -apart / 2))
     }
+    if kind == "varied":
+        del rig_from_camera[RIGHT]
     cameras = dict.fromkeys(rig_from_camera, camera)
     if kind == "kitti360":
         size = max(16, 4 * round(SIDE_PER_WIDTH * width / 4))  # their circles touch the edges of square images
@@ -137,6 +165,7 @@ def make_rig(
         lidar=lidar or LidarModel(),
         rig_from_lidar=RigidTransform(np.eye(3), np.array(ROBOT_LIDAR_POSITION_M if robot else LIDAR_POSITION_M)),
         grid=Volume.to_measure(above).grid,
+        level=kind == "varied",
     )
 
 
@@ -151,12 +180,26 @@ def _fisheye(width: int, height: int, a: float) -> Camera:
 def mounted(rig: StreetRig, seed: int) -> StreetRig:
     """The rig as it is mounted on the car of a town's drive: its cameras' bar a little off in pitch and roll.
 
-    The stereo pair stays rectified, the LiDAR and the truth stay exact.
+    The stereo pair stays rectified, the LiDAR and the truth stay exact. A "varied" rig gets height, pitch, roll and
+    focal length of its own: half of them about as high as a car's, the others from a small robot's to a lorry's.
     """
+    if rig.level:
+        return _varied(rig, np.random.default_rng([seed, 14]))
     pitch, roll = np.random.default_rng([seed, 6]).uniform(-MOUNTING_ANGLE, MOUNTING_ANGLE, 2)
     pivot = rig.rig_from_camera[LEFT].translation * (0.0, 0.0, 1.0)
     turn = RigidTransform(rotation(0.0, pitch, roll), pivot) @ RigidTransform(np.eye(3), -pivot)
     return replace(rig, rig_from_camera={name: turn @ pose for name, pose in rig.rig_from_camera.items()})
+
+
+def _varied(rig: StreetRig, rng: np.random.Generator) -> StreetRig:
+    low, high = VARIED_HEIGHTS_M
+    height = rng.uniform(1.35, 1.95) if rng.random() < 0.5 else float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    pitch, roll = rng.uniform(-VARIED_PITCH, VARIED_PITCH), rng.uniform(-VARIED_ROLL, VARIED_ROLL)
+    axes = OPTICAL_FROM_FORWARD.inverse().rotation
+    pose = RigidTransform(rotation(0.0, pitch, roll) @ axes, np.array([0.0, 0.0, height]))
+    old = rig.cameras[LEFT]
+    focal = old.width * (FOCAL_PER_WIDTH if rng.random() < 0.4 else rng.uniform(*VARIED_FOCAL_PER_WIDTH))
+    return replace(rig, cameras={LEFT: replace(old, fx=focal, fy=focal)}, rig_from_camera={LEFT: pose})
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:

@@ -91,7 +91,8 @@ class StreetDrive:
         self.seed, self.grid = seed, grid or rig.grid
         self.rig = mounted(rig, seed)
         self.role = role_of_seed(seed)
-        self.plan = TownPlan(seed, longest_drive(profile_of(seed, street), frames, rate_hz), street)
+        length = longest_drive(profile_of(seed, street), frames, rate_hz)
+        self.plan = TownPlan(seed, length, street, hilly=rig.level)
         self.poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
         self.stamps = stamps_ns(frames, rate_hz)
         self._sky = Sky(self.plan.daylight)
@@ -146,7 +147,8 @@ class StreetDrive:
         """Voxel ground truth around the left camera."""
         if self._truth is None or self._truth[0] != index:
             pose = self.world_from_camera(index, LEFT)
-            truth = voxel_truth(self.scene_at(index), self.rig.cameras[LEFT], pose, self.grid)
+            scene, camera = self.scene_at(index), self.rig.cameras[LEFT]
+            truth = voxel_truth(scene, camera, pose, self.grid, self.rig.grid_from_camera)
             self._truth = (index, truth)
         return self._truth[1]
 
@@ -157,7 +159,11 @@ class StreetDrive:
             "lidar": lambda: {"lidar": self.lidar(index)},
             "depth": lambda: {"depth": self.view(index).depth},
             "label": lambda: {"label": self.view(index).label},
-            "voxels": lambda: {"voxel_label": self.truth(index).labels, "voxel_flags": stored_flags(self.truth(index))},
+            "voxels": lambda: {
+                "voxel_label": self.truth(index).labels,
+                "voxel_flags": stored_flags(self.truth(index)),
+                "ground_height": np.asarray(self.truth(index).ground),
+            },
         }
         arrays = {name: array for asset in assets for name, array in makers[asset]().items()}
         return FrameContent(images, arrays)
@@ -178,13 +184,12 @@ class StreetDrive:
 
         Frames carry those of these assets that are asked for. "lidar" is float32 [N, 3], rig frame. "depth" is float32
         [H, W], z-depth of the left camera, infinite in the sky. "label" is uint8 [H, W], "voxel_label" uint8 [X, Y, Z],
-        `StreetClass`, and "voxel_flags" uint8 [X, Y, Z], bits of `evaluation.truth`. Without `content_of` frames are
-        computed here, and the last one is kept.
+        `StreetClass`. "voxel_flags" is uint8 [X, Y, Z], bits of `evaluation.truth`, and "ground_height" float32 [X, Y],
+        metres in the grid. Without `content_of` frames are computed here, and the last one is kept.
         """
         content = content_of or self.content_keeping_last(assets, quality)
-        names = [
-            name for asset in assets for name in (("voxel_label", "voxel_flags") if asset == "voxels" else (asset,))
-        ]
+        of_voxels = ("voxel_label", "voxel_flags", "ground_height")
+        names = [name for asset in assets for name in (of_voxels if asset == "voxels" else (asset,))]
         frames = [
             Frame(
                 stamp_ns=stamp,
@@ -217,6 +222,7 @@ class StreetDrive:
                 "voxel_size": self.grid.voxel_size,
                 "shape": list(self.grid.shape),
                 "around": LEFT,
+                **({"grid_from_camera": self.rig.grid_from_camera.matrix.tolist()} if self.rig.level else {}),
             },
         }
 

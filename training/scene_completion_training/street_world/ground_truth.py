@@ -21,13 +21,20 @@ SAMPLES_PER_VOXEL = 2.5  # surface samples along a voxel's edge
 COLUMN_RAYS = 3  # ground rays along each side of a column
 
 
-def voxel_truth(scene: StreetScene, camera: Camera, world_from_camera: RigidTransform, grid: VoxelGrid) -> VoxelTruth:
+def voxel_truth(
+    scene: StreetScene,
+    camera: Camera,
+    world_from_camera: RigidTransform,
+    grid: VoxelGrid,
+    grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
+) -> VoxelTruth:
     """Voxelise the town around one camera pose.
 
     Where a voxel holds several classes, things beat the ground they stand on, and the larger surface wins.
     """
-    grid_from_world = DEFAULT_GRID_FROM_CAMERA @ world_from_camera.inverse()
-    label, surface_height = _ground(scene, grid, grid_from_world)
+    grid_from_world = grid_from_camera @ world_from_camera.inverse()
+    label, heights = _ground(scene, grid, grid_from_world)
+    surface_height = heights.min(axis=(1, 3))
     top = grid.origin[2] + grid.voxel_size * (np.arange(grid.shape[2]) + 1.0)
     below = top[None, None, :] < surface_height[:, :, None]
 
@@ -38,16 +45,25 @@ def voxel_truth(scene: StreetScene, camera: Camera, world_from_camera: RigidTran
     label = np.where(surface > 0, surface, label)
     label[below] = 0  # foundations are no concern of anybody
     interior = (inside > 0) & (surface == 0) & ~below
-    in_view, visible = _visibility(scene, camera, world_from_camera, grid)
+    in_view, visible = _visibility(scene, camera, world_from_camera, grid, grid_from_camera)
     return VoxelTruth(
-        "exact", grid, DEFAULT_GRID_FROM_CAMERA, label > FREE, ~below, in_view, visible, interior=interior, label=label
+        "exact",
+        grid,
+        grid_from_camera,
+        label > FREE,
+        ~below,
+        in_view,
+        visible,
+        interior=interior,
+        label=label,
+        ground=heights.mean(axis=(1, 3)).astype(np.float32),
     )
 
 
 def _ground(
     scene: StreetScene, grid: VoxelGrid, grid_from_world: RigidTransform
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Labels of the ground's voxels [X, Y, Z] and the lowest ground height in each column [X, Y], grid frame."""
+    """Labels of the ground's voxels [X, Y, Z] and heights of the ground below rays, [X, R, Y, R], grid frame."""
     steps = [(np.arange(size * COLUMN_RAYS) + 0.5) / COLUMN_RAYS * grid.voxel_size for size in grid.shape[:2]]
     x, y = np.meshgrid(grid.origin[0] + steps[0], grid.origin[1] + steps[1], indexing="ij")
     lift = 30.0
@@ -60,8 +76,7 @@ def _ground(
     classes = scene.label[np.isin(scene.label, GROUND_CLASSES)]
     points = np.concatenate([start[:, :2], height[:, None]], axis=-1)[hits.hit]
     label = _most_points(points, classes[hits.triangle[hits.hit]], grid)
-    blocks = height.reshape(grid.shape[0], COLUMN_RAYS, grid.shape[1], COLUMN_RAYS)
-    return label, blocks.min(axis=(1, 3))
+    return label, height.reshape(grid.shape[0], COLUMN_RAYS, grid.shape[1], COLUMN_RAYS)
 
 
 def _near_parts(scene: StreetScene, grid: VoxelGrid, grid_from_world: RigidTransform) -> list[Part]:
@@ -141,9 +156,13 @@ def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> NDArray[np.ui
 
 
 def _visibility(
-    scene: StreetScene, camera: Camera, world_from_camera: RigidTransform, grid: VoxelGrid
+    scene: StreetScene,
+    camera: Camera,
+    world_from_camera: RigidTransform,
+    grid: VoxelGrid,
+    grid_from_camera: RigidTransform,
 ) -> tuple[Mask, Mask]:
-    rows, rays, distance = _centre_rays(camera, grid)
+    rows, rays, distance = _centre_rays(camera, grid, tuple(grid_from_camera.matrix.ravel().tolist()))
     directions = turned(rays, world_from_camera.rotation)
     origins = np.broadcast_to(world_from_camera.translation.astype(np.float32), directions.shape)
     in_view, visible = np.zeros((2, int(np.prod(grid.shape))), np.bool_)
@@ -154,16 +173,19 @@ def _visibility(
         fine = camera.resized(finer * camera.width, finer * camera.height)
         depth = trace_view(scene, fine, world_from_camera).depth
         rays = pixel_directions(fine)
-        ends = DEFAULT_GRID_FROM_CAMERA.apply((rays * (depth / rays[..., 2])[..., None])[np.isfinite(depth)])
+        ends = grid_from_camera.apply((rays * (depth / rays[..., 2])[..., None])[np.isfinite(depth)])
         compiled("mark_points")(ends, np.asarray(grid.origin), grid.voxel_size, np.asarray(grid.shape), visible)
     visible &= in_view
     return in_view.reshape(grid.shape), visible.reshape(grid.shape)
 
 
 @lru_cache(maxsize=2)
-def _centre_rays(camera: Camera, grid: VoxelGrid) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+def _centre_rays(
+    camera: Camera, grid: VoxelGrid, grid_from_camera: tuple[float, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
     """Voxels whose centre is in view, unit directions to them in the optical frame, distances; the same every frame."""
-    centres = DEFAULT_GRID_FROM_CAMERA.inverse().apply(grid.centres().reshape(-1, 3))
+    pose = RigidTransform.from_matrix(np.array(grid_from_camera).reshape(4, 4))
+    centres = pose.inverse().apply(grid.centres().reshape(-1, 3))
     rows = np.flatnonzero(np.asarray(camera.project(centres)[1]))
     rays = centres[rows]
     distance = np.linalg.norm(rays, axis=-1)

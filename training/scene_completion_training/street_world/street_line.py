@@ -112,6 +112,7 @@ def make_street_line(
     corner_share: float = 0.0,
     smallest_radius: float = CORNER_RADIUS_M[0],
     grade: float = 0.0,
+    crests: float = 0.0,
 ) -> StreetLine:
     """Draw a street that passes the world origin along x at s = 0 and bends left and right after it.
 
@@ -121,6 +122,7 @@ def make_street_line(
         corner_share: Share of the bends that are corners of about 90 degrees.
         smallest_radius: Of a corner, metres: the street's inner edge needs room.
         grade: Steepest slope.
+        crests: Steepest slope of the shorter crests and dips on it.
     """
     phase = rng.uniform(0.0, 2.0 * np.pi, 2)
     wave = rng.uniform(160.0, 420.0, 2)
@@ -149,6 +151,12 @@ def make_street_line(
     height = sum(
         0.5 * grade * w / (2 * np.pi) * np.sin(2 * np.pi * knots / w + p) for w, p in zip(wave, phase, strict=True)
     )
+    if crests:
+        waves = np.random.default_rng(int(1e6 * phase[0])).uniform((45.0, 80.0), (80.0, 150.0))
+        height = height + sum(
+            0.5 * crests * w / (2 * np.pi) * np.sin(2 * np.pi * knots / w + p)
+            for w, p in zip(waves, phase, strict=True)
+        )
     height = np.asarray(height) - np.interp(0.0, knots, np.asarray(height))
     return StreetLine(start, position - origin, directions, height)
 

@@ -33,6 +33,7 @@ SEEDS_OF_ROLE: dict[Role, range] = {
 BEHIND_M, AHEAD_M = 120.0, 280.0  # street beyond both ends of the drive
 SECTION_M = 80.0  # stretch of the street that is furnished from a seed of its own
 SECTIONS_KEPT = 8
+STEEPEST_CREST = 0.06  # slope
 STRAIGHT = 1 / 400.0  # curvature below which a side street may branch off
 
 
@@ -75,10 +76,10 @@ class TownPlan:
     """A town that is laid out, but not built.
 
     A longer town of the same seed starts like a shorter one. Its length in metres, from s = 0, is what is driven; the
-    street goes on beyond.
+    street goes on beyond. A hilly one has crests and dips, too.
     """
 
-    def __init__(self, seed: int, length: float, kind: StreetKind | None = None) -> None:
+    def __init__(self, seed: int, length: float, kind: StreetKind | None = None, *, hilly: bool = False) -> None:
         self.seed, self.length = seed, length
         rng = np.random.default_rng([seed, 1])
         self.profile = profile_of(seed, kind)
@@ -92,6 +93,7 @@ class TownPlan:
             corner_share=self.profile.sharp_turns,
             smallest_radius=max(CORNER_RADIUS_M[0], 2.0 + edge),
             grade=self.profile.grade,
+            crests=np.random.default_rng([seed, 15]).uniform(0.0, STEEPEST_CREST) if hilly else 0.0,
         )
         streets = _draw_side_streets(np.random.default_rng([seed, 8]), self.line, self.profile)
         self.ground = Ground(self.line, self.profile, streets, rng.uniform(0.0, 2.0 * np.pi, 4))

@@ -1,0 +1,107 @@
+"""The decoder in space: where cells look, what the ground makes of voxels, and mirrored scenes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_training.networks.scene_decoder import SceneDecoder, cell_lookups, ground_code
+from scene_completion_training.networks.sight import PixelHead
+from scene_completion_training.street_world.camera_rig import rotation
+
+CAMERA = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=16)
+GRID = VoxelGrid((0.0, -3.2, -2.0), 0.4, (16, 16, 8), "turned")
+SPEC = PointCodeSpec(near=0.5, far=20.0, minimum_depth=0.2)
+CLASSES = 3
+
+
+def pose(pitch: float = 0.0, height: float = 0.0) -> torch.Tensor:
+    """`volume_from_camera` of a camera that looks down and stands higher than usual."""
+    turn = RigidTransform(rotation(0.0, pitch, 0.0), np.array([0.0, 0.0, height]))
+    return torch.from_numpy((turn @ DEFAULT_GRID_FROM_CAMERA).matrix).float()
+
+
+def decoder() -> SceneDecoder:
+    torch.manual_seed(0)
+    made = SceneDecoder(
+        GRID, SPEC, channels=4, classes=CLASSES, reduced=4, widths=(8, 8), context=4, hidden=8, ground=-1.0
+    )
+    with torch.no_grad():  # nothing that starts as nothing
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return made.eval()
+
+
+@pytest.mark.parametrize(("pitch", "height"), [(0.0, 0.0), (0.06, -0.7)])
+def test_cells_look_where_the_camera_projects_them(pitch: float, height: float) -> None:
+    where = cell_lookups(GRID, CAMERA, SPEC, pose(pitch, height)[None])
+    centres = VoxelGrid(GRID.origin, 0.8, (8, 8, 4), "cells").centres()  # a cell is two voxels wide
+    volume_from_camera = RigidTransform.from_matrix(pose(pitch, height).double().numpy().round(12))
+    points = volume_from_camera.inverse().apply(centres.transpose(2, 0, 1, 3).reshape(-1, 3))
+    ahead = points[:, 2] > 0.3
+    pixels, inside = CAMERA.project(points)
+    expected = 2.0 * (pixels + 0.5) / (CAMERA.width, CAMERA.height) - 1.0
+    shown = (np.abs(expected) < 1.9).all(axis=1) & ahead
+    found = where.pixels.reshape(-1, 2).numpy()
+    np.testing.assert_allclose(found[shown], expected[shown], atol=1e-4)
+    np.testing.assert_allclose(where.depth.reshape(-1).numpy(), points[:, 2], atol=1e-5)
+    clear = ahead & (np.abs(np.abs(expected) - 1.0) > 1e-4).all(axis=1)  # of the edge of the image
+    np.testing.assert_array_equal(where.in_view.reshape(-1).numpy()[clear] > 0, inside[clear])
+
+
+def test_cells_of_a_mirrored_scene_look_at_the_same_pixels() -> None:
+    """Image and volume from left to right: what a cell looks up is what its mirror image looked up."""
+    assert CAMERA.cx == (CAMERA.width - 1) / 2
+    tilted, image = pose(0.05, -0.3)[None], torch.randn(1, 2, 16, 32, generator=torch.Generator().manual_seed(0))
+
+    def looked_up(shown: torch.Tensor, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        where = cell_lookups(GRID, CAMERA, SPEC, tilted, torch.tensor([mirrored]))
+        sampled = functional.grid_sample(shown, where.pixels, padding_mode="border", align_corners=False)
+        return sampled.reshape(2, 4, 8, 8), where.depth.reshape(4, 8, 8)
+
+    plain, mirrored = looked_up(image, False), looked_up(image.flip(-1), True)
+    for found, expected in zip(mirrored, plain, strict=True):
+        torch.testing.assert_close(found, expected.flip(-1), atol=1e-4, rtol=1e-4)
+
+
+def test_the_ground_fills_its_voxel_and_empties_those_below() -> None:
+    """At -0.9 m with 0.1 m of doubt: Φ(1) − Φ(−3) of the voxel from -1.2 to -0.8 m, if it is there for certain."""
+    made = decoder()
+    height, deviation = torch.full((1, 8, 8), -0.9), torch.full((1, 8, 8), 0.1)
+    logits = torch.full((1, 16, 16, 8), -30.0)
+    probability = made._with_ground(logits, height, deviation, torch.full((1, 8, 8), 30.0)).sigmoid()[0, 5, 5]
+    phi = [0.5 * (1.0 + math.erf((edge + 0.9) / (0.1 * math.sqrt(2.0)))) for edge in (-1.2, -0.8)]
+    assert probability[2].item() == pytest.approx((phi[1] - phi[0]) * phi[1], abs=1e-3)
+    solid = made._with_ground(-logits, height, deviation, torch.full((1, 8, 8), 30.0)).sigmoid()[0, 5, 5]
+    assert solid[3:].min() > 0.99 and solid[:2].max() < 0.01  # what is said to be below the ground is nothing
+    nowhere = made._with_ground(logits, height, deviation, torch.full((1, 8, 8), -30.0)).sigmoid()
+    assert nowhere.max() < 0.01
+
+
+def test_a_level_ground_is_as_far_as_its_height_says() -> None:
+    """0.5 m below a level camera, a ray that falls by 0.25 m each metre meets it after two; the sky never does."""
+    code = ground_code(CAMERA, SPEC, pose()[None], -0.5)[0, 0]
+    row = int(CAMERA.cy + 0.5 + 0.25 * CAMERA.fy)
+    fall = (row - CAMERA.cy) / CAMERA.fy
+    assert 1.0 / SPEC.inverse_depth(code[row, 3].item()) == pytest.approx(0.5 / fall, rel=1e-4)
+    assert not code[: int(CAMERA.cy)].any()
+
+
+def test_a_head_for_pixels_starts_as_what_it_is_given() -> None:
+    """It says the depth of the decoder that it takes over, whatever it is told besides."""
+    from scene_completion_training.networks.encoder_decoder import MetricDecoder
+
+    torch.manual_seed(0)
+    decoder, project, prior = MetricDecoder(6, 8), torch.nn.Conv2d(9, 8, 1), torch.randn(1, 1, 4, 6)
+    head = PixelHead((4, 6), channels=6, tokens=5, classes=CLASSES, width=8)
+    head.take(decoder, project, prior)
+    fused, relative, tokens = torch.randn(2, 6, 4, 6), torch.rand(2, 1, 4, 6), torch.randn(2, 5, 2, 3)
+    expected = project(torch.cat([decoder([fused, relative]), prior.expand(2, -1, -1, -1)], dim=1))[:, :1]
+    for told in (torch.zeros(2, 2, 4, 6), torch.randn(2, 2, 4, 6)):
+        torch.testing.assert_close(head(fused, relative, tokens, told).code, expected)

@@ -1,0 +1,564 @@
+"""Samples of stage `completion`: what a trunk that never learns says of an image, and what lies before the camera."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.evaluation.semantic_classes import (
+    CITYSCAPES_CLASSES,
+    COMMON_CLASSES,
+    EMPTY,
+    INVALID,
+    SEMANTIC_KITTI_TO_COMMON,
+)
+from scene_completion_ros.evaluation.truth import VoxelTruth
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.jit import kernel
+from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.whole_files import whole_file
+from scene_completion_training.data.drawn_views import blinded, canonical_classes, canonical_image, jittered
+from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
+from scene_completion_training.data.prepared import mapped_arrays
+from scene_completion_training.viewpoint import Viewpoint
+from scene_completion_training.workers import progress_bar
+
+SKY = len(COMMON_CLASSES)
+"""Class of pixels that no voxel can hold."""
+OF_NO_CLASS = 254
+"""A voxel that is occupied, nobody knows by what."""
+STRIDE = 2
+"""Pixels of the canonical image to one of the maps."""
+GROUND_IDS = (40, 44, 48, 49, 60, 72)
+"""Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain."""
+_VERSION = 2
+_DAMAGED = "Delete it: it is prepared again at the next start"
+_CITYSCAPES_TO_COMMON = np.array(
+    [
+        {"wall": 9, "traffic light": 14, "traffic sign": 14, "sky": SKY, "rider": INVALID, "bus": 5, "train": 5}.get(
+            name, COMMON_CLASSES.index(name) if name in COMMON_CLASSES else INVALID
+        )
+        for name in CITYSCAPES_CLASSES
+    ],
+    np.uint8,
+)
+
+
+@dataclass
+class CompletionSource(DataSource):
+    """A recording with voxels that hold classes.
+
+    Attributes:
+        frames: Frames that are used; by default all.
+    """
+
+    frames: list[int] | None = None
+
+
+@dataclass
+class CompletionDataSettings:
+    """Data of stage `completion`.
+
+    Attributes:
+        root: Folder that the sources are relative to.
+        sources: Recordings with true voxels, of towns or of labelled LiDAR.
+        validation: The same, watched only.
+        cache: Folder for what the trunk says of each image, and for its voxels: about ten megabytes a sample.
+        variants: How often an image is encoded: as it is, and so many times less one with other colours.
+        segmentation: Weights of ESPNetv2, which says the classes of pixels where no truth does.
+        unknown_pose: Share of the samples that are not told where the camera stands.
+        stated_pitch, stated_height: By how much the stated pitch is off, degrees, and the height, a share; standard
+            deviations.
+        depth_scale: By how much all depths of an image are off, a share: a street that nobody trained on is seen with
+            such an error. Standard deviation.
+        batch_size: Samples a step.
+        workers: Processes that load samples.
+    """
+
+    root: str = "."
+    sources: list[CompletionSource] = field(default_factory=list)
+    validation: list[CompletionSource] = field(default_factory=list)
+    cache: str = "completion_samples"
+    variants: int = 1
+    segmentation: str = ""
+    unknown_pose: float = 0.5
+    stated_pitch: float = 0.25
+    stated_height: float = 0.02
+    depth_scale: float = 0.07
+    batch_size: int = 2
+    workers: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Eyes:
+    """A trunk that never learns.
+
+    Attributes:
+        see: Its maps [1, ...] of an image [1, 3, H, W] in 0..255: fused, relative inverse depth, tokens.
+        key: Names what they follow from.
+    """
+
+    see: Callable[[Tensor], list[Tensor]]
+    key: str
+
+
+def prepare_samples(
+    sequence: PosedSequence,
+    frames: Sequence[int],
+    cache: Path,
+    eyes: Eyes,
+    viewpoint: Viewpoint,
+    *,
+    variants: int = 1,
+    classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+) -> list[list[Path]]:
+    """Writes what is missing in the cache: for each frame a file for each variant.
+
+    Args:
+        classes_of: Common classes [h, w] of the pixels of an image, for recordings that do not have them.
+
+    Raises:
+        SequenceError: A frame has no true voxels with classes.
+    """
+    key = hashlib.sha256(f"{_VERSION} {eyes.key} {vars(viewpoint.camera)} {classes_of is None}".encode())
+    folder = cache.absolute() / f"{sequence.name.replace('/', '_')}-{key.hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [[folder / f"{index:06d}_{variant}.safetensors" for variant in range(variants)] for index in frames]
+    missing = [
+        (index, number, file)
+        for index, group in zip(frames, files, strict=True)
+        for number, file in enumerate(group)
+        if not file.exists()
+    ]
+    with progress_bar(len(missing), "sample") as bar:
+        for index, number, file in missing:
+            arrays = _sample(sequence, index, number, eyes, viewpoint, classes_of)
+            with whole_file(file) as part:
+                safetensors.numpy.save_file(arrays, part)
+            bar.update()
+    return files
+
+
+def _sample(
+    sequence: PosedSequence,
+    index: int,
+    variant: int,
+    eyes: Eyes,
+    viewpoint: Viewpoint,
+    classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
+) -> dict[str, NDArray[Any]]:
+    name = reference_camera(sequence)
+    camera, canonical = sequence.cameras[name], viewpoint.camera
+    recorded = sequence.image(index, name)
+    image = canonical_image(recorded, camera, canonical)
+    generator = np.random.default_rng((index, variant, len(sequence)))
+    shown = jittered(image, generator) if variant else image
+    if variant and generator.random() < 0.05:
+        shown = blinded(shown, generator)
+    with torch.no_grad():
+        tensor = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1)[None].float()
+        fused, relative, tokens = (part[0].to(torch.float16).numpy() for part in eyes.see(tensor))
+    truth = truth_around(sequence, index, name)
+    common = truth.class_map.apply(truth.labels)
+    label = np.where(truth.occupied, np.where(common == INVALID, OF_NO_CLASS, common), EMPTY)
+    unknown = ~truth.known if truth.interior is None else ~truth.known | truth.interior
+    arrays = {
+        "fused": fused,
+        "relative": relative,
+        "tokens": tokens,
+        "label": np.where(unknown, INVALID, label).astype(np.uint8),
+        "volume_from_camera": level_pose(sequence).matrix,
+        "truth_from_camera": truth.grid_from_camera.matrix,
+        "origin": np.array([*truth.grid.origin, truth.grid.voxel_size]),
+    }
+    ground = truth.ground
+    if ground is None and "lidar_semantic" in sequence.frames[index].assets:
+        ground = lidar_ground(sequence, index, name, truth)
+    if ground is not None:
+        arrays["ground"] = ground.astype(np.float16)
+    return arrays | _pixels(sequence, index, name, image, canonical, classes_of)
+
+
+def truth_around(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth:
+    """True voxels of a frame, those of the first frame of a labelled window where it has none of its own.
+
+    Raises:
+        SequenceError: There are none with classes.
+    """
+    truth = voxel_truth(sequence, index, camera)
+    if truth is not None and truth.label is not None:
+        return truth
+    first = voxel_truth(sequence, 0, camera)
+    if first is None or first.label is None:
+        raise SequenceError("has no voxels with classes", where=f"{sequence.name}, frame {index}")
+    moved = sequence.world_from_camera(0, camera).inverse() @ sequence.world_from_camera(index, camera)
+    return VoxelTruth(
+        first.source,
+        first.grid,
+        first.grid_from_camera @ moved,
+        first.occupied,
+        first.known,
+        first.in_view,
+        label=first.label,
+        class_map=first.class_map,
+        ground=first.ground,
+    )
+
+
+def lidar_ground(sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> NDArray[np.float32]:
+    """Mean height [X, Y] of the labelled LiDAR's points on the ground, of all scans, in the true grid; NaN where none.
+
+    Args:
+        camera: Reference camera of the truth.
+    """
+    grid = truth.grid
+    total, count = np.zeros((2, grid.shape[0] * grid.shape[1]))
+    for other in range(len(sequence)):
+        points, ids = sequence.lidar(other), sequence.asset(other, "lidar_semantic")
+        if points is None or ids is None:
+            continue
+        rig_from_rig = sequence.frames[index].world_from_rig.inverse() @ sequence.frames[other].world_from_rig
+        truth_from_rig = truth.grid_from_camera @ sequence.rig_from_camera[camera].inverse()
+        places = (truth_from_rig @ rig_from_rig).apply(points[np.isin(ids, GROUND_IDS)])
+        cells = np.floor((places - np.asarray(grid.origin)) / grid.voxel_size).astype(int)
+        inside = ((cells >= 0) & (cells < grid.shape)).all(axis=1)
+        flat = cells[inside, 0] * grid.shape[1] + cells[inside, 1]
+        total += np.bincount(flat, places[inside, 2], len(total))
+        count += np.bincount(flat, minlength=len(count))
+    with np.errstate(invalid="ignore"):
+        return np.asarray((total / np.where(count > 0, count, np.nan)).reshape(grid.shape[:2]), np.float32)
+
+
+def level_pose(sequence: PosedSequence) -> RigidTransform:
+    """Pose of a camera in a volume that stands upright on the ground of the rig; the usual one where nobody says it."""
+    if (sequence.provenance.get("voxel_grid") or {}).get("grid_from_camera") is not None:
+        return sequence.grid_from_camera()
+    return DEFAULT_GRID_FROM_CAMERA
+
+
+def _pixels(
+    sequence: PosedSequence,
+    index: int,
+    name: str,
+    image: NDArray[np.uint8],
+    canonical: Camera,
+    classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
+) -> dict[str, NDArray[Any]]:
+    """z-depth [h, w] of the maps' pixels, 0 where unknown, infinite in the sky, and their classes."""
+    small = canonical.resized(canonical.width // STRIDE, canonical.height // STRIDE)
+    size = (small.width, small.height)
+    depth = np.zeros(size[::-1], np.float32)
+    known = depth_truth(sequence, index, name)
+    if known is not None:
+        depth = _nearest(known.depth.astype(np.float32), known.camera, small)
+    label = sequence.asset(index, "label")
+    if label is not None:
+        classes = np.where(label == 0, SKY, SEMANTIC_KITTI_TO_COMMON.apply(label)).astype(np.uint8)
+        classes = canonical_classes(classes, sequence.cameras[name], small)
+    elif classes_of is not None:
+        classes = cv2.resize(classes_of(image), size, interpolation=cv2.INTER_NEAREST_EXACT)
+    else:
+        classes = np.full(size[::-1], INVALID, np.uint8)
+    return {"depth": depth.astype(np.float16), "classes": np.ascontiguousarray(classes)}
+
+
+def _nearest(values: NDArray[np.float32], camera: Camera, target: Camera) -> NDArray[np.float32]:
+    """Values of the pixels nearest to those of another pinhole at the same place; sparse ones are carried there."""
+    if (values > 0).mean() > 0.5:
+        matrix = camera.matrix @ np.linalg.inv(target.matrix)
+        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        return np.asarray(cv2.warpPerspective(values, matrix, (target.width, target.height), flags=flags))
+    out = np.zeros((target.height, target.width), np.float32)
+    v, u = np.nonzero(values)
+    points = np.stack([u, v, np.ones_like(u)], axis=-1) @ (target.matrix @ np.linalg.inv(camera.matrix)).T
+    column, row = np.round(points[:, 0]).astype(int), np.round(points[:, 1]).astype(int)
+    inside = (column >= 0) & (column < target.width) & (row >= 0) & (row < target.height)
+    order = np.argsort(-values[v, u][inside])  # the nearest is written last
+    out[row[inside][order], column[inside][order]] = values[v, u][inside][order]
+    return out
+
+
+def city_classes(segment: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], image: NDArray[np.uint8]) -> NDArray[Any]:
+    """Common classes [H, W] of an image, of a network that says Cityscapes' train ids."""
+    found = segment(image)
+    return np.where(found < len(_CITYSCAPES_TO_COMMON), _CITYSCAPES_TO_COMMON[np.minimum(found, 18)], INVALID)
+
+
+def _resampled(  # type: ignore[no-untyped-def]
+    label, origin, edge, truth_from_volume, start, size, shape, ends, pixel_from_volume, image, out
+):
+    """Labels of the voxels nearest to those of another grid; 255 beyond it and beyond the image."""
+    m, p = truth_from_volume, pixel_from_volume
+    for i in range(shape[0]):
+        x = start[0] + (i + 0.5) * size
+        for j in range(shape[1]):
+            y = start[1] + (j + 0.5) * size
+            for k in range(shape[2]):
+                z = start[2] + (k + 0.5) * size
+                depth = p[2, 0] * x + p[2, 1] * y + p[2, 2] * z + p[2, 3]
+                u = (p[0, 0] * x + p[0, 1] * y + p[0, 2] * z + p[0, 3]) / max(depth, 1e-3)
+                v = (p[1, 0] * x + p[1, 1] * y + p[1, 2] * z + p[1, 3]) / max(depth, 1e-3)
+                if depth <= 0.0 or not (-0.5 <= u <= image[0] - 0.5 and -0.5 <= v <= image[1] - 0.5):
+                    out[i, j, k] = 255
+                    continue
+                a = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3] - origin[0]) / edge
+                b = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3] - origin[1]) / edge
+                c = (m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3] - origin[2]) / edge
+                inside = 0 <= a < ends[0] and 0 <= b < ends[1] and 0 <= c < ends[2]
+                out[i, j, k] = label[int(a), int(b), int(c)] if inside else 255
+
+
+@cache
+def _resampler() -> Any:
+    return kernel(parallel=False)(_resampled)
+
+
+def resampled_labels(
+    label: NDArray[np.uint8],
+    truth: VoxelGrid,
+    truth_from_volume: NDArray[np.float64],
+    volume: VoxelGrid,
+    camera: Camera,
+    volume_from_camera: NDArray[np.float64],
+) -> NDArray[np.uint8]:
+    """Labels [X, Y, Z] of the true voxels nearest to those of a volume; 255 beyond them, and beyond the image."""
+    out = np.empty(volume.shape, np.uint8)
+    pixel_from_volume = camera.matrix @ np.linalg.inv(volume_from_camera)[:3]
+    _resampler()(
+        label,
+        np.asarray(truth.origin),
+        truth.voxel_size,
+        truth_from_volume,
+        np.asarray(volume.origin),
+        volume.voxel_size,
+        np.asarray(volume.shape),
+        np.asarray(truth.shape),
+        pixel_from_volume,
+        np.array([camera.width, camera.height]),
+        out,
+    )
+    return out
+
+
+def resampled_ground(
+    ground: NDArray[np.floating[Any]],
+    truth: VoxelGrid,
+    truth_from_volume: NDArray[np.float64],
+    volume: VoxelGrid,
+    level: float,
+) -> NDArray[np.float32]:
+    """Heights [X, Y] of the ground in a volume that is tilted a little against the true one; NaN where unknown."""
+    centres = volume.centres()[:, :, 0].astype(np.float64)
+    centres[..., 2] = level
+    for _ in range(2):
+        places = centres @ truth_from_volume[:3, :3].T + truth_from_volume[:3, 3]
+        row, column = (
+            np.floor((places[..., axis] - truth.origin[axis]) / truth.voxel_size).astype(int) for axis in (0, 1)
+        )
+        inside = (row >= 0) & (row < truth.shape[0]) & (column >= 0) & (column < truth.shape[1])
+        found = ground[np.where(inside, row, 0), np.where(inside, column, 0)].astype(np.float64)
+        centres[..., 2] += np.where(inside & np.isfinite(found), found - places[..., 2], 0.0)
+    return np.where(inside & np.isfinite(found), centres[..., 2], np.nan).astype(np.float32)
+
+
+class CompletionSamples(Dataset[dict[str, Tensor]]):
+    """Samples of a training by number; everything random in one follows from seed and number.
+
+    Args:
+        groups: Variants of the frames of each recording.
+        shares: Factor on the share of samples of each recording, which grows with the square root of its length.
+        plain: Nothing is drawn at random: each frame as it is, in order, for a validation.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Sequence[Path]]],
+        shares: Sequence[float],
+        settings: CompletionDataSettings,
+        viewpoint: Viewpoint,
+        *,
+        seed: int,
+        length: int,
+        plain: bool = False,
+    ) -> None:
+        self.groups, self.settings, self.viewpoint, self.plain = groups, settings, viewpoint, plain
+        self.seed, self.length = seed, length
+        weights = np.array([share * len(files) ** 0.5 for share, files in zip(shares, groups, strict=True)])
+        self.probability = weights / weights.sum()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        generator = np.random.default_rng((self.seed, number))
+        if self.plain:
+            file = [variants[0] for group in self.groups for variants in group][number]
+        else:
+            group = self.groups[int(generator.choice(len(self.groups), p=self.probability))]
+            variants = group[int(generator.integers(len(group)))]
+            file = variants[int(generator.integers(len(variants)))]
+        return self.of_file(file, generator)
+
+    def of_file(self, file: Path, generator: np.random.Generator) -> dict[str, Tensor]:
+        """The sample that is prepared in a file: maps, stated pose, and the truth in the volume of that pose."""
+        data = mapped_arrays(file, _DAMAGED)
+        settings, grid = self.settings, self.viewpoint.volume.grid
+        exact = np.array(data["volume_from_camera"])
+        known = self.plain or generator.random() >= settings.unknown_pose
+        stated = self._stated(exact, generator) if known else DEFAULT_GRID_FROM_CAMERA.matrix
+        *origin, voxel = data["origin"].tolist()
+        truth = VoxelGrid((origin[0], origin[1], origin[2]), voxel, data["label"].shape)
+        truth_from_volume = np.array(data["truth_from_camera"]) @ np.linalg.inv(stated)
+        label = resampled_labels(
+            np.ascontiguousarray(data["label"]), truth, truth_from_volume, grid, self.viewpoint.camera, stated
+        )
+        level = -self.viewpoint.height_above_ground
+        height = np.full(grid.shape[:2], np.nan, np.float32)
+        if "ground" in data:
+            height = resampled_ground(data["ground"], truth, truth_from_volume, grid, level)
+        sample = {
+            **{name: torch.from_numpy(np.array(data[name], np.float32)) for name in ("fused", "relative", "tokens")},
+            "depth": torch.from_numpy(np.array(data["depth"], np.float32)),
+            "classes": torch.from_numpy(np.array(data["classes"])),
+            "label": torch.from_numpy(label),
+            "height": torch.from_numpy(height),
+            "volume_from_camera": torch.from_numpy(np.array(stated)).float(),
+            "known": torch.tensor(known),
+            "scale": torch.tensor(1.0 if self.plain else float(np.exp(generator.normal(0.0, settings.depth_scale)))),
+            "mirrored": torch.tensor(False),
+        }
+        return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
+
+    def _stated(self, exact: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
+        """The pose of a camera as a rig states it, a little off."""
+        if self.plain:
+            return exact
+        settings = self.settings
+        angles = np.radians(settings.stated_pitch) * generator.normal(size=3) * (0.6, 1.0, 0.0)  # roll, pitch
+        turn = np.asarray(cv2.Rodrigues(angles)[0])
+        out = exact.copy()
+        out[:3, :3] = turn @ exact[:3, :3]
+        above = exact[2, 3] + self.viewpoint.height_above_ground
+        out[2, 3] += above * settings.stated_height * generator.normal()
+        return out
+
+    @staticmethod
+    def _mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The scene mirrored from left to right; the network mirrors where cells look, see `cell_lookups`."""
+        for name in ("fused", "relative", "tokens", "depth", "classes"):
+            sample[name] = sample[name].flip(-1)
+        for name in ("label", "height"):
+            sample[name] = sample[name].flip(1)
+        return sample | {"mirrored": torch.tensor(True)}
+
+
+class CompletionData(TrainingData):
+    """Serves `CompletionSamples` of the recordings of a configuration.
+
+    Args:
+        eyes: Makes the trunk, for samples that are not prepared yet.
+        steps: Optimiser steps of the whole training.
+    """
+
+    def __init__(
+        self,
+        settings: CompletionDataSettings,
+        viewpoint: Viewpoint,
+        eyes: Callable[[], Eyes],
+        *,
+        steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.settings, self.viewpoint, self.eyes = settings, viewpoint, eyes
+        self.steps, self.seed = steps, seed
+        self.groups: dict[str, list[list[list[Path]]]] = {}
+        self.shares: list[float] = []
+        self.focal_ratios: list[float] = []
+
+    def record(self) -> dict[str, Any]:
+        """The range of focal lengths per image width, and how many frames there were."""
+        counts = {role: sum(map(len, groups)) for role, groups in self.groups.items()}
+        return {"focal_range": [min(self.focal_ratios), max(self.focal_ratios)], "frames": counts}
+
+    def setup(self, stage: str) -> None:
+        """Prepares what is missing in the cache.
+
+        Raises:
+            ConfigurationError: There is no source.
+        """
+        if self.groups:
+            return
+        if not self.settings.sources:
+            raise ConfigurationError("names no recording", where="data.sources", cure="Name folders of sequences")
+        eyes = self.eyes()
+        classes_of = None
+        if self.settings.segmentation:
+            from scene_completion_training.foundation.class_probabilities import city_segmentation
+
+            classes_of = partial(city_classes, city_segmentation(self.settings.segmentation))
+        for role, sources in (("training", self.settings.sources), ("validation", self.settings.validation)):
+            self.groups[role] = list(self._prepared(role, sources, eyes, classes_of))
+
+    def _prepared(
+        self,
+        role: str,
+        sources: list[CompletionSource],
+        eyes: Eyes,
+        classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
+    ) -> Iterator[list[list[Path]]]:
+        root = Path(self.settings.root)
+        for source in matching(root, sources):
+            sequence = load_sequence(root, source, role)
+            camera = sequence.cameras[reference_camera(sequence)]
+            if role == "training":
+                self.shares.append(source.share)
+                self.focal_ratios.append(camera.fx / camera.width)
+            yield prepare_samples(
+                sequence,
+                list(range(len(sequence))) if source.frames is None else source.frames,
+                Path(self.settings.cache),
+                eyes,
+                self.viewpoint,
+                variants=self.settings.variants if role == "training" else 1,
+                classes_of=classes_of,
+            )
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Serves the samples from the trainer's current step on."""
+        settings = self.settings
+        length = self.steps * settings.batch_size * self.processes
+        samples = CompletionSamples(
+            self.groups["training"], self.shares, settings, self.viewpoint, seed=self.seed, length=length
+        )
+        sampler = self.sampler(length, settings.batch_size)
+        return DataLoader(samples, batch_size=settings.batch_size, sampler=sampler, num_workers=settings.workers)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Each frame of the validation, as it is."""
+        groups = self.groups["validation"]
+        samples = CompletionSamples(
+            groups,
+            [1.0] * len(groups),
+            self.settings,
+            self.viewpoint,
+            seed=0,
+            length=sum(map(len, groups)),
+            plain=True,
+        )
+        return DataLoader(samples, batch_size=1, num_workers=0)

@@ -1,0 +1,257 @@
+"""The decoder in space: from what pixels say to what every voxel holds, to the ground, and to classes of places."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera, VoxelGrid
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_training.networks.sight import PixelView
+
+STRIDE = 2
+"""Voxels to a cell of the volume, along every axis."""
+_DISTANCES_M = (0.5, 2.0, 8.0)
+"""Scales on which a place is compared with the surface that its pixel sees: its own, that of a car, of a house."""
+_GEOMETRY = 2 * len(_DISTANCES_M) + 3
+_PRIOR_CELLS = 4
+"""Cells, along each axis of the bird's-eye view, to one of the learned mean."""
+_CERTAIN = 1e-4
+"""Least probability of a voxel and of its contrary, while it is trained."""
+
+
+class Lookups(NamedTuple):
+    """Where the cells of a volume look at an image: x y cells of the bird's-eye view, z heights.
+
+    Attributes:
+        pixels: Normalised coordinates [B, z, x y, 2], from -1 to 1 at the edges of the image.
+        depth: z-depth of the cells [B, 1, z, x y], metres.
+        in_view: 1 where a cell lies in the image [B, 1, z, x y].
+    """
+
+    pixels: Tensor
+    depth: Tensor
+    in_view: Tensor
+
+
+class CompletedScene(NamedTuple):
+    """What a scene is said to hold.
+
+    Attributes:
+        occupied: Logits of the voxels [B, X, Y, Z].
+        classes: Logits of the classes behind "empty", of cells of `STRIDE` voxels along each axis [B, K, z, x, y].
+        height: Height of the ground in the grid, of cells of the bird's-eye view [B, x, y], metres.
+        deviation: Its standard deviation [B, x, y], metres.
+        present: Logits of whether there is any ground [B, x, y].
+    """
+
+    occupied: Tensor
+    classes: Tensor
+    height: Tensor
+    deviation: Tensor
+    present: Tensor
+
+
+def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    groups = next(count for count in (8, 4, 2, 1) if channels_out % count == 0)
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride, 1), nn.GroupNorm(groups, channels_out), nn.ReLU(inplace=True)
+    )
+
+
+def cell_lookups(
+    grid: VoxelGrid, camera: Camera, spec: PointCodeSpec, volume_from_camera: Tensor, mirrored: Tensor | None = None
+) -> Lookups:
+    """Where the cells of a volume look at the image, for each pose of the camera in it.
+
+    Args:
+        volume_from_camera: Poses [B, 4, 4]; the volume is that of `grid`.
+        mirrored: Scenes [B] whose image and volume are mirrored from left to right.
+    """
+    device = volume_from_camera.device
+    edge = grid.voxel_size * STRIDE
+    axes = [
+        origin + edge * (torch.arange(-(-count // STRIDE), device=device, dtype=torch.float32) + 0.5)
+        for origin, count in zip(grid.origin, grid.shape, strict=True)
+    ]
+    z, x, y = torch.meshgrid(axes[2], axes[0], axes[1], indexing="ij")
+    cells = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
+    side = torch.ones(len(volume_from_camera), device=device)
+    if mirrored is not None:
+        side = torch.where(mirrored, -side, side)
+    places = cells * torch.stack([torch.ones_like(side), side, torch.ones_like(side)], dim=-1)[:, None]
+    rotation, translation = volume_from_camera[:, :3, :3], volume_from_camera[:, None, :3, 3]
+    points = (places - translation) @ rotation  # the inverse of a rigid transform, for rows
+    pixels = spec.image_coordinates(points, camera)
+    in_view = (pixels.abs() <= 1.0).all(dim=-1) & (points[..., 2] > 0.0)
+    pixels = pixels.clamp(-2.0, 2.0) * torch.stack([side, torch.ones_like(side)], dim=-1)[:, None]
+    heights = len(axes[2])
+    shape = (len(side), heights, len(cells) // heights)
+    return Lookups(
+        pixels.reshape(*shape, 2), points[..., 2].reshape(shape)[:, None], in_view.float().reshape(shape)[:, None]
+    )
+
+
+class SceneDecoder(nn.Module):
+    """What pixels say to what a volume holds.
+
+    A pixel says nothing of what lies behind the surface that it sees. Here each cell of the volume looks up what its
+    pixel says, and how far the cell lies before or behind what that sees, with the doubt about its depth. A U-Net
+    (Ronneberger et al. 2015) over the columns knows the shape of the car in front, its neighbours and the road; a small
+    head brings what it says of a height together with what the cell itself looked up. The ground is a surface of its
+    own: a cell of 0.2 m cannot hold five centimetres.
+
+    Args:
+        grid: The voxels.
+        spec: Point code of the depths.
+        channels: Channels of the features of pixels.
+        classes: Classes behind "empty".
+        reduced: Channels that a cell looks up besides depth and doubt.
+        widths: Channels of the U-Net, the finest first.
+        context: Channels of the U-Net for each height.
+        ground: Height at which the ground starts, metres in the grid.
+
+    Attributes:
+        mixed: Precision that the network computes in, where it is not single.
+    """
+
+    def __init__(
+        self,
+        grid: VoxelGrid,
+        spec: PointCodeSpec,
+        *,
+        channels: int = 64,
+        classes: int = 15,
+        reduced: int = 16,
+        widths: tuple[int, ...] = (64, 96, 128, 128),
+        context: int = 16,
+        hidden: int = 32,
+        ground: float = -1.65,
+    ) -> None:
+        super().__init__()
+        self.mixed: torch.dtype | None = None
+        self.grid, self.spec, self.classes = grid, spec, classes
+        self.cells = tuple(-(-count // STRIDE) for count in grid.shape)
+        count_x, count_y, heights = self.cells
+        self.reduce = nn.Conv2d(channels + classes + 1, reduced, 1)
+        local = reduced + _GEOMETRY
+        finest = widths[0]
+        self.enter = nn.Sequential(
+            nn.Conv2d((local + 1) * heights + 2, finest, 1), nn.ReLU(inplace=True), _block(finest, finest)
+        )
+        self.down = nn.ModuleList(
+            nn.Sequential(_block(finer, coarser, 2), _block(coarser, coarser))
+            for finer, coarser in itertools.pairwise(widths)
+        )
+        self.up = nn.ModuleList(_block(coarser + finer, finer) for finer, coarser in itertools.pairwise(widths))
+        self.context = nn.Conv2d(finest, context * heights, 1)
+        self.mix = nn.Sequential(nn.Conv2d(context + local, hidden, 1), nn.ReLU(inplace=True))
+        self.occupied = nn.Conv2d(hidden, STRIDE**3, 1)
+        self.named = nn.Conv2d(hidden, classes, 1)
+        self.ground = nn.Conv2d(finest, 3, 1)
+        coarse = (max(1, count_x // _PRIOR_CELLS), max(1, count_y // _PRIOR_CELLS))
+        self.mean = nn.Parameter(torch.zeros(1, heights * STRIDE**3, *coarse))
+        self.level = ground
+        for layer, value in ((self.occupied, -2.0), (self.ground, 0.0)):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
+        x, y = (2.0 * (np.arange(count) + 0.5) / count - 1.0 for count in (count_x, count_y))
+        plane = np.stack(np.meshgrid(x, y, indexing="ij"))[None]
+        self.plane: Tensor
+        self.register_buffer("plane", torch.from_numpy(plane).float(), persistent=False)
+
+    def forward(self, view: PixelView, where: Lookups) -> CompletedScene:
+        """What the volume holds."""
+        batch, (count_x, count_y, heights) = len(view.code), self.cells
+        seen = torch.cat([view.features, view.classes.softmax(dim=1).to(view.features.dtype)], dim=1)
+        surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
+        seen = torch.cat([self.reduce(seen).float(), surface.log(), view.deviation], dim=1)
+        sampled = functional.grid_sample(
+            seen, where.pixels, mode="bilinear", padding_mode="border", align_corners=False
+        )  # [B, C, z, x y]
+        local = torch.cat([sampled[:, :-2], _beside_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:])], dim=1)
+        local = torch.cat([local * where.in_view, where.in_view], dim=1)
+        with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
+            local = local.to(self.mixed or local.dtype)
+            columns = local.reshape(batch, -1, count_x, count_y)
+            plane = self.plane.to(local.dtype).expand(batch, -1, -1, -1)
+            x = self._with_neighbours(torch.cat([columns, plane], dim=1))
+            context = self.context(x).reshape(batch, -1, heights, count_x * count_y)
+            mixed = self.mix(torch.cat([context, local[:, :-1]], dim=1))  # [B, hidden, z, x y]
+            cells, named, ground = self.occupied(mixed).float(), self.named(mixed).float(), self.ground(x).float()
+        mean = functional.interpolate(self.mean, (count_x, count_y), mode="bilinear", align_corners=False)
+        mean = mean.reshape(1, STRIDE**3, heights, count_x * count_y)
+        height = self.level + ground[:, 0]
+        deviation = 0.02 + functional.softplus(ground[:, 1] - 2.0)
+        return CompletedScene(
+            self._with_ground(self._voxels(cells + mean), height, deviation, ground[:, 2]),
+            named.reshape(batch, self.classes, heights, count_x, count_y),
+            height,
+            deviation,
+            ground[:, 2],
+        )
+
+    def _with_neighbours(self, x: Tensor) -> Tensor:
+        """What the U-Net makes of the columns [B, C, X, Y]."""
+        levels = [self.enter(x)]
+        for down in self.down:
+            levels.append(down(levels[-1]))
+        x = levels.pop()
+        for up in reversed(self.up):
+            finer = levels.pop()
+            x = up(torch.cat([functional.interpolate(x, finer.shape[2:], mode="nearest"), finer], dim=1))
+        return x
+
+    def _voxels(self, cells: Tensor) -> Tensor:
+        """Logits of voxels [B, X, Y, Z] of those of the voxels in cells [B, S³, z, x y]."""
+        batch, (count_x, count_y, heights) = len(cells), self.cells
+        fine = cells.reshape(batch, STRIDE, STRIDE, STRIDE, heights, count_x, count_y)
+        fine = fine.permute(0, 5, 1, 6, 2, 4, 3).reshape(batch, *(count * STRIDE for count in self.cells))
+        return fine[:, : self.grid.shape[0], : self.grid.shape[1], : self.grid.shape[2]]
+
+    def _with_ground(self, logits: Tensor, height: Tensor, deviation: Tensor, present: Tensor) -> Tensor:
+        """Logits [B, X, Y, Z] with the ground in them, and nothing below it.
+
+        The ground lies in a voxel with Φ((top - h) / σ) - Φ((bottom - h) / σ).
+        """
+        surface = torch.stack([height, deviation, present.sigmoid()], dim=1)
+        surface = functional.interpolate(surface, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
+        h, sigma, there = (part[:, 0, ..., None] for part in surface.split(1, dim=1))
+        edges = self.grid.origin[2] + self.grid.voxel_size * torch.arange(self.grid.shape[2] + 1, device=h.device)
+        below = 0.5 * (1.0 + torch.erf((edges - h) / (sigma * math.sqrt(2.0))))  # [B, X, Y, Z + 1]
+        below = below[:, : logits.shape[1], : logits.shape[2]]
+        there = there[:, : logits.shape[1], : logits.shape[2]]
+        inside, above = there * (below[..., 1:] - below[..., :-1]), 1.0 - there * (1.0 - below[..., 1:])
+        free = 1.0 - logits.sigmoid()
+        occupied = (1.0 - free * (1.0 - inside)) * above
+        occupied = occupied.clamp(_CERTAIN, 1.0 - _CERTAIN)
+        return torch.log(occupied) - torch.log1p(-occupied)
+
+
+def _beside_surface(depth: Tensor, log_surface: Tensor, deviation: Tensor) -> Tensor:
+    """Where places lie against the surfaces that their pixels see: [B, G, z, N] of logarithms of depth [B, 1, z, N]."""
+    behind = depth - log_surface.exp()
+    off = (depth.clamp_min(0.5).log() - log_surface) / deviation
+    parts = [torch.sigmoid(1.7 * off), torch.exp(-0.5 * off**2), deviation * 4.0]
+    for distance in _DISTANCES_M:
+        parts += [torch.tanh(behind / distance), torch.exp(-((behind / distance) ** 2))]
+    return torch.cat(parts, dim=1)
+
+
+def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Tensor, level: float) -> Tensor:
+    """Inverse depth codes [B, 1, H, W] of a level ground at a height in the volume, 0 at and above the horizon."""
+    v, u = torch.meshgrid(
+        torch.arange(camera.height, dtype=torch.float32), torch.arange(camera.width, dtype=torch.float32), indexing="ij"
+    )
+    rays = torch.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, torch.ones_like(u)], dim=-1)
+    down = volume_from_camera[:, 2, :3]  # of a ray with z = 1: how far it falls for each metre of depth
+    fall = -(rays.to(down) @ down.T).permute(2, 0, 1)
+    inverse = fall / (volume_from_camera[:, 2, 3] - level).clamp_min(0.05)[:, None, None]
+    code: Tensor = spec.depth_code_of_inverse(inverse.clamp(0.0, 1.0))
+    return torch.where(inverse > 0.0, code, torch.zeros_like(code))[:, None]

@@ -1,0 +1,335 @@
+"""Stage `completion`: what is there, what it is, and where the ground lies, in every voxel before one camera.
+
+The trunk of the eyes never learns: what it says of each image is computed once. On it stand a head for pixels, which
+says depth with its doubt and classes, and a decoder in space. Exact voxels of rendered towns teach them, also what is
+hidden, and voxels of labelled LiDAR.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor, nn
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_training.configuration import TrainingConfiguration
+from scene_completion_training.data.completion_samples import (
+    OF_NO_CLASS,
+    CompletionData,
+    CompletionDataSettings,
+    Eyes,
+)
+from scene_completion_training.losses.scene import (
+    affinity,
+    class_terms,
+    depth_likelihood,
+    occupied_cross_entropy,
+    surface_likelihood,
+)
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.scene_decoder import (
+    CompletedScene,
+    SceneDecoder,
+    cell_lookups,
+    ground_code,
+)
+from scene_completion_training.networks.sight import PixelHead, PixelView
+from scene_completion_training.stage import Stage
+from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
+
+CLASSES = len(COMMON_CLASSES) - 1
+MOST_NAMED = 40_000
+"""Voxels of a sample whose classes are compared."""
+GROUND_CLASSES = tuple(COMMON_CLASSES.index(name) for name in ("road", "sidewalk", "terrain"))
+
+
+@dataclass
+class CompletionLosses:
+    """Weights of the losses.
+
+    Attributes:
+        occupied: Cross entropy of voxels.
+        affinity: Scene-class affinity of what is occupied.
+        classes: Cross entropy of the classes of occupied voxels.
+        ground: Likelihood of the height of the ground.
+        present: Cross entropy of whether there is ground.
+        depth: Likelihood of the depth of pixels.
+        pixels: Cross entropy of the classes of pixels.
+    """
+
+    occupied: float = 1.0
+    affinity: float = 0.0
+    classes: float = 0.25
+    ground: float = 0.1
+    present: float = 0.05
+    depth: float = 0.1
+    pixels: float = 0.1
+
+
+@dataclass
+class CompletionConfiguration(TrainingConfiguration):
+    """What stage `completion` needs.
+
+    Attributes:
+        stage: Name of the stage.
+        eyes: Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml).
+        encoder_weights: Folder or hub name of the model that its trunk is one of; by default Depth Anything V2 Small.
+        data: Recordings and samples.
+        losses: Weights of the losses.
+        camera: The canonical camera.
+        volume: The space that is completed.
+        widths: Channels of the decoder's U-Net, the finest first.
+        context: Channels of the U-Net for each height.
+        reduced: Channels that a cell looks up.
+        distance: Metres at which a voxel weighs half as much as one nearby.
+        rare: How much the rarity of a class raises its weight: 0 not at all, 1 in proportion.
+        ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
+        ema_start: Step from which the average is kept.
+        validate_every: Steps between validations.
+    """
+
+    stage: str = "completion"
+    learning_rate: float = 1e-3
+    eyes: str = ""
+    encoder_weights: str = ""
+    data: CompletionDataSettings = field(default_factory=CompletionDataSettings)
+    losses: CompletionLosses = field(default_factory=CompletionLosses)
+    camera: CameraSettings = field(default_factory=CameraSettings)
+    volume: VolumeSettings = field(default_factory=VolumeSettings)
+    widths: tuple[int, ...] = (64, 96, 128, 128)
+    context: int = 16
+    reduced: int = 16
+    distance: float = 20.0
+    rare: float = 0.5
+    ema_decay: float = 0.995
+    ema_start: int = 200
+    validate_every: int = 500
+
+    @property
+    def validation_interval(self) -> int | None:
+        """Steps between validations; None without any."""
+        return self.validate_every if self.data.validation else None
+
+    def viewpoint(self) -> Viewpoint:
+        """The canonical camera, and the volume that is completed."""
+        return Viewpoint.of_settings(self.camera, self.volume)
+
+    def check(self) -> None:
+        """Refuses a training without eyes."""
+        super().check()
+        if not self.eyes:
+            raise ConfigurationError(
+                "no encoder is named that sees depth",
+                where="eyes",
+                cure="Name a checkpoint of training/configs/eyes.yaml",
+            )
+
+
+class SceneField(nn.Module):
+    """Head for pixels and decoder in space, of the maps of a trunk.
+
+    Args:
+        viewpoint: Canonical camera, and the volume.
+    """
+
+    def __init__(
+        self,
+        viewpoint: Viewpoint,
+        *,
+        widths: tuple[int, ...] = (64, 96, 128, 128),
+        context: int = 16,
+        reduced: int = 16,
+    ) -> None:
+        super().__init__()
+        self.viewpoint = viewpoint
+        self.camera: Camera = viewpoint.camera
+        self.small = self.camera.resized(self.camera.width // 2, self.camera.height // 2)
+        self.spec: PointCodeSpec = viewpoint.volume.point_code
+        self.pixels = PixelHead((self.small.height, self.small.width), classes=CLASSES)
+        self.spatial = SceneDecoder(
+            viewpoint.volume.grid,
+            self.spec,
+            classes=CLASSES,
+            widths=widths,
+            context=context,
+            reduced=reduced,
+            ground=-viewpoint.height_above_ground,
+        )
+
+    def look(self, maps: list[Tensor], volume_from_camera: Tensor, known: Tensor, mirrored: Tensor) -> PixelView:
+        """What pixels say of the maps of a trunk, with the stated place of the camera where it is known."""
+        plane = ground_code(self.small, self.spec, volume_from_camera, self.spatial.level)
+        plane = torch.where(mirrored[:, None, None, None], plane.flip(-1), plane)
+        told = known.float()[:, None, None, None].expand_as(plane)
+        view: PixelView = self.pixels(*maps, torch.cat([plane * told, told], dim=1))
+        return view
+
+    def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
+        """What the volume holds."""
+        lookups = cell_lookups(self.spatial.grid, self.camera, self.spec, volume_from_camera, mirrored)
+        scene: CompletedScene = self.spatial(view, lookups)
+        return scene
+
+
+class CompletionStage(Stage):
+    """Trains a `SceneField`.
+
+    Args:
+        settings: The configuration.
+    """
+
+    configuration_class = CompletionConfiguration
+    field_class = SceneField
+    next_command = "scene-completion export {checkpoint} BUNDLE --licence ..."
+    settings: CompletionConfiguration
+
+    def __init__(self, settings: CompletionConfiguration) -> None:
+        super().__init__(settings)
+        self.viewpoint = settings.viewpoint()
+        self.field = SceneField(
+            self.viewpoint, widths=tuple(settings.widths), context=settings.context, reduced=settings.reduced
+        )
+        away = torch.from_numpy(self.viewpoint.volume.grid.centres()[..., :1, :2]).norm(dim=-1).float()
+        self.near: Tensor
+        self.register_buffer("near", 1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [X, Y, 1]
+        self.seen: Tensor
+        self.register_buffer("seen", torch.zeros(CLASSES))
+        self.field.to(memory_format=torch.channels_last)
+
+    def make_data(self) -> CompletionData:
+        """Maps and voxels of the configuration's recordings."""
+        settings = self.settings
+        return CompletionData(
+            settings.data,
+            self.viewpoint,
+            lambda: read_eyes(settings.eyes, settings.encoder_weights)[1],
+            steps=settings.steps,
+            seed=settings.seed,
+        )
+
+    def start(self, data: Any) -> None:
+        """The head for pixels starts with the metric depth of the eyes."""
+        encoder, _ = read_eyes(self.settings.eyes, self.settings.encoder_weights)
+        self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)  # type: ignore[arg-type]
+
+    def callbacks(self) -> list[lightning.Callback]:
+        """The average of the weights."""
+        settings = self.settings
+        if not settings.ema_decay:
+            return []
+        return [EMAWeightAveraging(decay=settings.ema_decay, update_starting_at_step=settings.ema_start)]
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each loss."""
+        return dict(vars(self.settings.losses))
+
+    def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses; with mixed precision only convolutions compute in the lower one."""
+        kind = self.device.type
+        self.field.spatial.mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        return self.terms(batch, generator)
+
+    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of pixels, voxels and the ground."""
+        kind = self.device.type
+        pose, mirrored = batch["volume_from_camera"], batch["mirrored"]
+        maps = [batch[name].contiguous(memory_format=torch.channels_last) for name in ("fused", "relative", "tokens")]
+        view = self.field.look(maps, pose, batch["known"], mirrored)
+        with torch.autocast(kind, enabled=False):
+            terms = self._of_pixels(view, batch)
+            scene = self.field(self._misjudged(view, batch["scale"]), pose, mirrored)
+            return terms | self._of_voxels(scene, batch, generator)
+
+    def _misjudged(self, view: PixelView, scale: Tensor) -> PixelView:
+        """The view as the decoder gets it: all depths off by a factor, and no gradient through them."""
+        inverse = self.field.spec.inverse_depth(view.code.detach()) / scale[:, None, None, None]
+        code = self.field.spec.depth_code_of_inverse(inverse)
+        return view._replace(features=view.features.float(), code=code, deviation=view.deviation.detach())
+
+    def _of_pixels(self, view: PixelView, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        inverse = self.field.spec.inverse_depth(view.code)[:, 0].clamp_min(1e-3)
+        classes = batch["classes"].long()
+        known = classes != INVALID
+        ones = torch.ones(CLASSES + 1, device=classes.device)
+        return {
+            "depth": depth_likelihood(-inverse.log(), view.deviation[:, 0], batch["depth"]),
+            "pixels": class_terms(view.classes.permute(0, 2, 3, 1)[known], classes[known] - 1, ones),
+        }
+
+    def _of_voxels(
+        self, scene: CompletedScene, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        label = batch["label"]
+        known = self.near * (label != INVALID)
+        occupied = ((label != EMPTY) & (label != INVALID)).float()
+        terms = {"occupied": occupied_cross_entropy(scene.occupied, occupied, known)}
+        if self.settings.losses.affinity:
+            each = [affinity(p.sigmoid(), t, w) for p, t, w in zip(scene.occupied, occupied, known, strict=True)]
+            terms["affinity"] = torch.stack(each).mean()
+        named = (label != EMPTY) & (label < OF_NO_CLASS)
+        terms["classes"] = self._of_classes(scene.classes, label, named, generator)
+        return terms | self._of_ground(scene, batch, known.amax(dim=3))
+
+    def _of_classes(self, logits: Tensor, label: Tensor, named: Tensor, generator: torch.Generator) -> Tensor:
+        rows = named.nonzero()
+        chosen = rows[torch.randperm(len(rows), generator=generator)[: MOST_NAMED * len(label)].to(rows.device)]
+        b, x, y, z = chosen.unbind(dim=1)
+        classes = label[b, x, y, z].long() - 1
+        if self.training:
+            self.seen += torch.bincount(classes, minlength=CLASSES).float()
+        share = (self.seen + 1.0) / (self.seen + 1.0).sum()
+        weights = share.clamp_min(1e-4) ** -self.settings.rare
+        return class_terms(logits[b, :, z // 2, x // 2, y // 2], classes, weights)
+
+    def _of_ground(self, scene: CompletedScene, batch: dict[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
+        height = batch["height"].unfold(1, 2, 2).unfold(2, 2, 2).flatten(3).nanmean(dim=3)
+        column = torch.nn.functional.max_pool2d(weight[:, None], 2)[:, 0]
+        there = torch.isfinite(height)
+        # Where LiDAR met no ground there may be some all the same: only what is known is compared.
+        present = torch.nn.functional.binary_cross_entropy_with_logits(
+            scene.present, there.float(), weight=column * there, reduction="sum"
+        ) / (column * there).sum().clamp_min(1.0)
+        return {
+            "ground": surface_likelihood(scene.height, scene.deviation, height, column),
+            "present": present,
+        }
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """The losses of a frame of the validation."""
+        generator = torch.Generator().manual_seed(batch_index)
+        terms = self._computed(batch, generator)
+        self.log_dict({f"validation/{name}": value for name, value in terms.items()}, sync_dist=True, batch_size=1)
+        self.log("validation/total", self._total(terms), sync_dist=True, batch_size=1)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine."""
+        optimiser = torch.optim.AdamW(self.field.parameters(), self.settings.learning_rate, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.warmed_cosine)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def read_eyes(source: str, weights: str) -> tuple[EncoderDecoder, Eyes]:
+    """The encoder of a checkpoint of `eyes.yaml`, or of weights of one, that stays as it is."""
+    from safetensors.torch import load_file
+
+    file = Path(source)
+    encoder = EncoderDecoder(trunk="depth_anything", pretrained=False, weights=weights)
+    encoder.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+    encoder.requires_grad_(False).eval()
+    trunk: Any = encoder.trunk
+
+    def see(image: Tensor) -> list[Tensor]:
+        with torch.autocast(image.device.type, dtype=torch.bfloat16):
+            maps: list[Tensor] = trunk.with_tokens(image)
+        return [part.float() for part in maps]
+
+    return encoder, Eyes(see, hashlib.sha256(file.read_bytes()).hexdigest()[:16])
