@@ -162,7 +162,7 @@ class StudentBundle:
 
     @property
     def gpu_precisions(self) -> tuple[str, ...]:
-        """Precisions, ``fp32``, ``fp16`` or ``int8``, that the encoder is there in for GPUs."""
+        """Precisions, ``fp32`` or ``fp16``, that the encoder is there in for GPUs."""
         return tuple(precision for precision in PRECISIONS if precision in self.gpu_encoders)
 
     def read_gpu_encoder(self, precision: str) -> bytes:
