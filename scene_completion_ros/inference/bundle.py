@@ -181,7 +181,7 @@ class StudentBundle:
         if precision not in self.gpu_encoders:
             raise missing(precision, self.gpu_precisions, str(where))
         encoder = self.gpu_encoders[precision]
-        if encoder.made_from != self._made_from():
+        if encoder.made_from != self.made_from():
             raise BundleError(
                 "was made from another encoder or head than the bundle has",
                 where=str(where / encoder.file),
@@ -201,11 +201,11 @@ class StudentBundle:
             BundleError: The bundle was replaced since it was loaded.
         """
         folder, manifest = self._manifest_of_folder()
-        kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self._made_from()}
+        kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self.made_from()}
         files = {gpu_encoder_file(precision): graph for precision, (graph, _) in made.items()}
         added = {
             precision: dataclasses.replace(
-                encoder, sha256=hashlib.sha256(graph).hexdigest(), made_from=self._made_from()
+                encoder, sha256=hashlib.sha256(graph).hexdigest(), made_from=self.made_from()
             )
             for precision, (graph, encoder) in made.items()
         }
@@ -273,7 +273,8 @@ class StudentBundle:
         spaces = self.feature_spaces
         return {feature_space.FIELD: feature_space.spaces_to_json(spaces)} if spaces else {}
 
-    def _made_from(self) -> dict[str, str]:
+    def made_from(self) -> dict[str, str]:
+        """Hashes of encoder and head: what a measurement of the student depends on, but for its threshold."""
         return {name: self.sha256[name] for name in (ENCODER, HEAD)}
 
     @classmethod
