@@ -54,7 +54,7 @@ def main() -> None:
     """Prints all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="student bundle")
-    parser.add_argument("--precision", default="fp16", help="of the encoder: fp16, int8 or fp32")
+    parser.add_argument("--precision", default="fp16", help="of the encoder: fp16 or fp32")
     parser.add_argument("--frames", type=int, default=300, help="frames a row")
     arguments = parser.parse_args()
     missing = [part for part in missing_parts(installed_flavour()) if part.part != installed_flavour()]

@@ -20,7 +20,6 @@ COMMANDS = {
     "build-engine": "scene_completion_ros.commands.build_engine",
     "complete": "scene_completion_ros.commands.complete",
     "doctor": "scene_completion_ros.commands.doctor",
-    "publish": "scene_completion_ros.commands.publish",
     "record": "scene_completion_ros.commands.record",
     "replay": "scene_completion_ros.commands.replay",
     "vocabulary": "scene_completion_ros.commands.vocabulary",

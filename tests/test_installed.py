@@ -21,7 +21,6 @@ COMMANDS = [
     "evaluate",
     "export",
     "features",
-    "publish",
     "replay",
     "street-world",
     "train",

@@ -165,13 +165,6 @@ READERS = {
         "{schema: 1, clusters: [{cluster: 0, name: road, colour: [1, 2, 3], share: 1.0}]}",
         by(f"{TRAINING}clustering.clusters:read_class_file", 1),
     ),
-    "named voxels": Reader(
-        "names.json",
-        "{schema: 1, classes: {road: {colour: [1, 2, 3]}, kerb: {}}, voxels:"
-        " [{recording: drive, frame: 1, index: [1, 2, 3], class: road},"
-        " {recording: drive, frame: 2, index: [1, 2, 3], class: kerb}]}",
-        by(f"{TRAINING}clustering.named_voxels:NamedVoxels.read"),
-    ),
     "features": Reader(
         "manifest.json",
         "{schema: 1, cell: 16, image_size: [40, 64], variants: 3, seed: 5, model: {name: a, type: vit,"

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="student bundle with encoders for GPUs")
     parser.add_argument(
         "--precision",
-        choices=["fp16", "int8", "fp32"],
+        choices=["fp16", "fp32"],
         default="fp16",
         help="of those that the bundle has (default: %(default)s)",
     )

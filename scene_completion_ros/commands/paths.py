@@ -63,7 +63,6 @@ class Output:
 
 FILE = Output()
 BUNDLE = Output(("student.json", "*.onnx", "*.safetensors"))
-REPORT = Output(("index.html", "drive.webp", "pictures", "frames"))
 RESULTS = Output(("results.json", "results.md", "*.png"))
 
 

@@ -45,11 +45,7 @@ from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, parse_tensors
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.whole_files import whole_folder
 
-# What a reader has to understand: 1 is a student without classes, 2 one with labels, 3 one with a place prior, 4 one
-# whose encoder gives a volume. 3 and 4 are with or without labels, 4 with or without a prior. A program that knows 1
-# only would take the further channels of the encoder of 2 for a damage that another export repairs. One that knows no
-# prior would state probabilities that the student of 3 never had.
-WITHOUT_LABELS, WITH_LABELS, WITH_PRIOR, WITH_VOLUME = 1, 2, 3, 4
+SCHEMA_VERSION, OLDEST_READ = 4, 2  # the shipped students have 2 and 4
 MOST_CLASSES = 255  # a label is one byte
 LARGEST_SIDE = 8192  # pixels of the network's image, and cells of its features
 LARGEST_FREQUENCY = 1e4
@@ -162,7 +158,7 @@ class StudentBundle:
 
     @property
     def gpu_precisions(self) -> tuple[str, ...]:
-        """Precisions, ``fp32``, ``fp16`` or ``int8``, that the encoder is there in for GPUs."""
+        """Precisions, ``fp32`` or ``fp16``, that the encoder is there in for GPUs."""
         return tuple(precision for precision in PRECISIONS if precision in self.gpu_encoders)
 
     def read_gpu_encoder(self, precision: str) -> bytes:
@@ -181,7 +177,7 @@ class StudentBundle:
         if precision not in self.gpu_encoders:
             raise missing(precision, self.gpu_precisions, str(where))
         encoder = self.gpu_encoders[precision]
-        if encoder.made_from != self._made_from():
+        if encoder.made_from != self.made_from():
             raise BundleError(
                 "was made from another encoder or head than the bundle has",
                 where=str(where / encoder.file),
@@ -201,11 +197,11 @@ class StudentBundle:
             BundleError: The bundle was replaced since it was loaded.
         """
         folder, manifest = self._manifest_of_folder()
-        kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self._made_from()}
+        kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self.made_from()}
         files = {gpu_encoder_file(precision): graph for precision, (graph, _) in made.items()}
         added = {
             precision: dataclasses.replace(
-                encoder, sha256=hashlib.sha256(graph).hexdigest(), made_from=self._made_from()
+                encoder, sha256=hashlib.sha256(graph).hexdigest(), made_from=self.made_from()
             )
             for precision, (graph, encoder) in made.items()
         }
@@ -273,7 +269,8 @@ class StudentBundle:
         spaces = self.feature_spaces
         return {feature_space.FIELD: feature_space.spaces_to_json(spaces)} if spaces else {}
 
-    def _made_from(self) -> dict[str, str]:
+    def made_from(self) -> dict[str, str]:
+        """Hashes of encoder and head: what a measurement of the student depends on, but for its threshold."""
         return {name: self.sha256[name] for name in (ENCODER, HEAD)}
 
     @classmethod
@@ -288,11 +285,11 @@ class StudentBundle:
             raise BundleError(f"no {MANIFEST} in it", where=str(folder), cure="Name the folder of a student bundle.")
         fields = JsonObject.read(folder / MANIFEST)
         version = fields.integer("schema_version")
-        if not WITHOUT_LABELS <= version <= WITH_VOLUME:
+        if not OLDEST_READ <= version <= SCHEMA_VERSION:
             raise fields.error(
                 "schema_version",
-                f"is {version}, this version reads {WITHOUT_LABELS} to {WITH_VOLUME}",
-                "Update scene_completion_ros." if version > WITH_VOLUME else "Export the bundle again.",
+                f"is {version}, this version reads {OLDEST_READ} to {SCHEMA_VERSION}",
+                "Update scene_completion_ros." if version > SCHEMA_VERSION else "Export the bundle again.",
             )
         sha256 = _check_files(fields, folder)
         try:
@@ -360,17 +357,10 @@ class StudentBundle:
         content = _read_checked(self.folder / WEIGHTS, self.sha256[WEIGHTS])
         return parse_tensors(content, BundleError, where=where, cure=CURE)
 
-    def _schema_version(self) -> int:
-        if self.head.volume is not None:
-            return WITH_VOLUME
-        if self.head.prior is not None:
-            return WITH_PRIOR
-        return WITH_LABELS if self.head.label_hidden else WITHOUT_LABELS
-
     def _manifest(self) -> dict[str, Any]:
         camera = self.canonical
         return {
-            "schema_version": self._schema_version(),
+            "schema_version": SCHEMA_VERSION,
             "name": self.name,
             "canonical_camera": {name: getattr(camera, name) for name in ("fx", "fy", "cx", "cy", "width", "height")},
             "height_above_ground": self.height_above_ground,
@@ -487,8 +477,8 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         point_code.size,
         _parse_label_hidden(fields, sizes, len(class_names)),
         len(class_names),
-        _parse_knots(fields, sizes, "prior_knots", WITH_PRIOR),
-        _parse_knots(fields, sizes, "volume_knots", WITH_VOLUME),
+        _parse_knots(sizes, "prior_knots"),
+        _parse_knots(sizes, "volume_knots"),
     )
     return {
         "name": fields.text("name"),
@@ -600,12 +590,7 @@ def _check_classes(names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> 
 
 def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> int:
     """Hidden units E of the labels; 0 where there are none."""
-    version = fields.integer("schema_version")
-    if version == WITHOUT_LABELS or (version >= WITH_PRIOR and classes == 1):
-        if classes > 1:
-            raise fields.error("class_names", f"{classes} names, but the head has no labels to tell them apart")
-        if "label_hidden" in sizes.values:
-            raise sizes.error("label_hidden", f"labels need schema_version {WITH_LABELS}")
+    if classes == 1 and "label_hidden" not in sizes.values:
         return 0
     label_hidden = sizes.integer("label_hidden")
     if label_hidden < 1:
@@ -615,12 +600,9 @@ def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> 
     return label_hidden
 
 
-def _parse_knots(fields: JsonObject, sizes: JsonObject, name: str, needed: int) -> tuple[int, ...]:
+def _parse_knots(sizes: JsonObject, name: str) -> tuple[int, ...]:
     """Knots of the place prior or of the volume, by the name of their field; none where there is no such thing."""
-    version = fields.integer("schema_version")
-    if name in sizes.values and version < needed:
-        raise sizes.error(name, f"needs schema_version {needed}")
-    return sizes.integers(name, 3) if name in sizes.values or version == needed else ()
+    return sizes.integers(name, 3) if name in sizes.values else ()
 
 
 def _parse_grid(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:

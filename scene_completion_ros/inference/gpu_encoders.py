@@ -1,8 +1,8 @@
 """The encoder of a bundle for GPUs: which variants there are, and what was measured of each.
 
 A variant is an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [1, H, W, 3] RGB -> ``features``
-[1, h, w, C + E] and, where the head reads one, ``volume`` [1, X, Y, Z]. Both are float32 for ``fp32``, float16 for the
-others. Beside a volume comes ``depth`` [1, h', w'], float32 in all of them. The number of images may be open.
+[1, h, w, C + E] and, where the head reads one, ``volume`` [1, X, Y, Z]. Both are float32 for ``fp32``, float16 for
+``fp16``. Beside a volume comes ``depth`` [1, h', w'], float32 in all of them. The number of images may be open.
 ``scene-completion export --gpu`` makes them and measures each against the student it was made from. What this holds is
 read from untrusted files: every field is checked.
 """
@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.json_object import JsonObject
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FIELD = "gpu_encoders"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -33,7 +33,6 @@ class GpuEncoder:
         made_from: File of the bundle -> its hash when the variant was made and measured.
         parity: What was measured against the student, numbers by name.
         reference: What it was measured against, in words.
-        calibrated_on: The images that the steps of its integers come from, in words; None where it has none.
     """
 
     precision: str
@@ -41,7 +40,6 @@ class GpuEncoder:
     made_from: Mapping[str, str]
     parity: Mapping[str, float]
     reference: str
-    calibrated_on: str | None = None
 
     @property
     def file(self) -> str:
@@ -56,7 +54,6 @@ class GpuEncoder:
             "made_from": dict(self.made_from),
             "parity": dict(self.parity),
             "reference": self.reference,
-            "calibrated_on": self.calibrated_on,
         }
 
 
@@ -67,8 +64,7 @@ def gpu_encoder_file(precision: str) -> str:
 
 def export_cure(folder: object, precision: str = "fp16") -> str:
     """What to do where a variant is missing or of no use."""
-    images = " --calibration-images FOLDER" if precision == "int8" else ""
-    return f"Run: scene-completion export {folder} --gpu {precision}{images}"
+    return f"Run: scene-completion export {folder} --gpu {precision}"
 
 
 def parse_gpu_encoders(manifest: JsonObject) -> dict[str, GpuEncoder]:
@@ -90,14 +86,12 @@ def _parse(entries: JsonObject, precision: str) -> GpuEncoder:
     if entry.text("file") != gpu_encoder_file(precision):
         raise entry.error("file", f"{entry.text('file')!r} where {gpu_encoder_file(precision)!r} is needed")
     made_from, parity = entry.object("made_from"), entry.object("parity")
-    calibrated_on = None if entry.values.get("calibrated_on") is None else entry.text("calibrated_on")
     return GpuEncoder(
         precision=precision,
         sha256=_hash(entry, "sha256"),
         made_from={name: _hash(made_from, name) for name in made_from.values},
         parity={name: parity.number(name) for name in parity.values},
         reference=entry.text("reference"),
-        calibrated_on=calibrated_on,
     )
 
 

@@ -132,14 +132,6 @@ def _word_buttons(words: Sequence[str]) -> str:
     )
 
 
-_NAMING = """
-<div class="bar" role="group" aria-label="names">name voxels: <span class="bar" id="classes"></span>
-<span><input id="new-class" placeholder="another class" size="14"> <button id="add-class">add</button></span>
-<button id="save-names">save</button><label>open <input type="file" id="open-names" accept=".json"></label></div>
-<p><output id="naming">Choose a class, then click voxels of it in the view below; a second click takes the name away.
-Save the file, and give it to scene-completion classes --names.</output></p>
-"""
-
 _CONTROLS = """
 <div class="bar">
 <span>view: <button data-viewpoint="behind">behind the camera</button>
@@ -149,7 +141,7 @@ _CONTROLS = """
 <label><input type="checkbox" id="show-completed" checked> completed</label>
 <span id="lidar-switch" hidden><label><input type="checkbox" id="show-lidar"> LiDAR</label></span>
 <label>least probability <input type="range" id="probability" min="0" max="1" step="0.02" value="0"></label>
-</div>{words}{naming}
+</div>{words}
 <div id="scene"><canvas id="view"></canvas><canvas id="labels"></canvas><div id="trouble" hidden></div></div>
 <p>Drag to turn, drag with the right button (or Shift) to move, wheel to zoom, double click to return; the arrow keys
 change the frame.</p>
@@ -169,7 +161,6 @@ def write_page(
     notes: Sequence[str],
     animation: AnimatedPicture | None = None,
     words: Sequence[str] = (),
-    naming: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page, one frame after the other, so that memory holds one frame.
 
@@ -183,9 +174,6 @@ def write_page(
         notes: Sentences shown above the pictures.
         animation: Animated picture at the top of the page.
         words: What the frames' ``matches`` are of, in their order: a button each.
-        naming: Voxels can be named by clicks, and these are to begin with: ``classes``, name -> ``colour``, and
-            ``voxels``. Each of those has ``recording``, ``frame``, ``index`` and ``class``. The frames then have a
-            ``source``, recording and frame.
     """
     palettes = {
         "class": class_colour_table(class_colours),
@@ -220,9 +208,7 @@ def write_page(
             + "</div>"
             + _picture("birds-eye", "from above: forward is up", "")
             + "</div>\n<h2>Voxels</h2>"
-            + _CONTROLS.format(
-                colourings=colourings, words=_word_buttons(words), naming="" if naming is None else _NAMING
-            )
+            + _CONTROLS.format(colourings=colourings, words=_word_buttons(words))
         )
     else:
         out.write("<p>No frame was completed.</p>")
@@ -241,13 +227,9 @@ def write_page(
     if words:
         settings |= {"words": list(words), "wordColours": phrase_colours(len(words)), "mapMargin": MARGIN}
         settings |= {"leastMatch": LEAST_PROBABILITY, "matchSteps": MATCH_STEPS}
-    if naming is not None:
-        settings["naming"] = dict(naming)
     out.write(_embedded_json("report-data", settings))
     for number, frame in enumerate(frames):
         out.write(_embedded_json(f"frame-{number}", frame))
-    if naming is not None:
-        out.write(f"<script>{_resource('naming.js')}</script>\n")
     out.write(f"<script>{_resource('viewer.js')}</script>\n</body></html>\n")
 
 

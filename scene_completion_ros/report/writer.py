@@ -47,7 +47,6 @@ class ReportWriter:
     Args:
         folder: Folder of the report; made if missing. Files of an earlier report in it are replaced.
         words: Phrases that the frames were asked about; the page then has a button for each.
-        naming: Names of voxels to begin with, see `html.write_page`; None where voxels are not to be named by clicks.
         most_frames: Frames embedded in ``index.html``; a longer drive shows evenly spaced ones (a browser cannot hold
             an hour of voxels). ``pictures`` always has all.
     """
@@ -60,7 +59,6 @@ class ReportWriter:
         class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
         *,
         words: Sequence[str] = (),
-        naming: Mapping[str, Any] | None = None,
         most_frames: int = 150,
     ) -> None:
         self.folder = Path(folder)
@@ -69,7 +67,6 @@ class ReportWriter:
         self._class_names = tuple(class_names)
         self._class_colours = tuple(class_colours)
         self._words = tuple(words)
-        self._naming = naming
         self._most_frames = most_frames
         self._timings: list[dict[str, float]] = []
         self._frame_count = 0
@@ -115,7 +112,6 @@ class ReportWriter:
         lidar_grid: NDArray[np.float32] | None = None,
         timings_ms: Mapping[str, float] | None = None,
         matches: Sequence[PhraseMatches] = (),
-        source: tuple[str, int] | None = None,
     ) -> None:
         """Write one frame.
 
@@ -127,18 +123,10 @@ class ReportWriter:
             lidar_grid: LiDAR points in the grid frame, metres [M, 3].
             timings_ms: Milliseconds by stage; ``total`` is drawn as the line.
             matches: What each word of the report matches among the voxels; none where there was no answer.
-            source: Recording and frame that names of voxels belong to.
 
         Raises:
-            GridError: The matches are of other words, or of voxels that are not there; voxels are to be named, and no
-                source is given.
+            GridError: The matches are of other words, or of voxels that are not there.
         """
-        if self._naming is not None and source is None:
-            raise GridError(
-                "nothing says of which frame voxels are to be named",
-                where="source",
-                cure="Give the recording and the frame",
-            )
         farthest = max((int(found.voxels.max(initial=-1)) for found in matches), default=-1)
         if matches and (tuple(found.phrase for found in matches) != self._words or farthest >= len(voxels)):
             raise GridError(
@@ -180,7 +168,6 @@ class ReportWriter:
             "viewpoint": _viewpoint(voxels, camera),
             "depth_name": depth_name,
             "timings_ms": timings,
-            "source": source,
         }
         self._write(".json", json.dumps(description).encode())
         self._timings.append(timings)
@@ -218,7 +205,6 @@ class ReportWriter:
                 notes=notes,
                 animation=animation,
                 words=self._words,
-                naming=self._naming,
             )
         return self.index
 

@@ -89,8 +89,8 @@ def test_a_file_of_an_input_is_no_output(bundle: str, tmp_path: Path, capsys: py
     (tmp_path / "link").symlink_to("bundle")
     readme = tmp_path / "bundle" / "README.md"
     readme.write_text("mine")
-    assert cli.main(["publish", str(tmp_path / bundle), "hf:owner/name", "--card-only", str(readme)]) == 2
-    assert f"would overwrite {tmp_path / bundle}, which is read (BUNDLE). Name another file" in capsys.readouterr().err
+    assert cli.main(["vocabulary", "car", "--encoder", str(tmp_path / bundle), "--output", str(readme)]) == 2
+    assert f"would overwrite {tmp_path / bundle}, which is read (--encoder)" in capsys.readouterr().err
     assert readme.read_text() == "mine"
 
 

@@ -12,7 +12,6 @@ from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, class_co
 from scene_completion_ros.evaluation.cluster_assignment import (
     match_cityscapes,
     match_covering,
-    match_occupied,
     match_one_to_one,
 )
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
@@ -74,15 +73,6 @@ def test_against_exhaustive_search(seed: int) -> None:
     assert confusion.max(axis=1).sum() >= covering >= one_to_one
 
 
-def test_fitted_on_one_set_and_applied_to_another() -> None:
-    """Names come from the training set; the test set would have named the clusters otherwise."""
-    fitted = match_one_to_one(np.array([[9, 0], [0, 9]]))
-    clusters, truth = np.array([0, 0, 0, 1]), np.array([1, 1, 0, 0])
-    confusion = class_confusion(clusters, truth, 2, 2)
-    np.testing.assert_array_equal(match_one_to_one(confusion), [1, 0])
-    np.testing.assert_allclose(class_iou(renamed(confusion, fitted)), [1 / 4, 0.0])
-
-
 def test_clusters_named_by_the_classes_of_cityscapes() -> None:
     """Three clusters lie on buildings: two of them are called so; whoever is left over is a rider, so to say."""
     building, road = COMMON_CLASSES.index("building"), COMMON_CLASSES.index("road")
@@ -92,20 +82,3 @@ def test_clusters_named_by_the_classes_of_cityscapes() -> None:
     assert (named == building - 1).tolist() == [True, True, *[False] * 17]
     assert (named == road - 1).tolist() == [*[False] * 3, True, *[False] * 15]
     assert (named == UNASSIGNED).sum() == 2 and named.max() == 14
-
-
-def test_empty_stays_empty_when_voxels_are_named() -> None:
-    """Cluster 2 lies half in free space: with it, it would be called empty and cluster 0 (empty) car."""
-    confusion = np.array([[50, 6, 5], [0, 0, 7], [60, 4, 0]])  # rows and columns: empty, and two of each
-    np.testing.assert_array_equal(match_one_to_one(confusion), [1, 2, 0])
-    np.testing.assert_array_equal(match_occupied(confusion), [0, 2, 1])
-    wide = np.vstack([confusion, [[3, 1, 2]]])
-    np.testing.assert_array_equal(match_occupied(wide), [0, 2, 1, UNASSIGNED])
-    np.testing.assert_array_equal(match_occupied(wide, match_covering), [0, 2, 1, 2])
-
-
-@pytest.mark.parametrize("confusion", [np.zeros((0, 3), int), np.zeros(3, int), np.array([[1, -1]])])
-def test_what_is_no_confusion_matrix_is_refused(confusion: np.ndarray) -> None:
-    for match in (match_one_to_one, match_covering):
-        with pytest.raises(GridError, match="no counts"):
-            match(confusion)

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import mean_absolute_percentage_error, mean_squared_error
 
 from scene_completion_ros.errors import ImageError
-from scene_completion_ros.evaluation.depth import DepthMetric, depth_errors, garg_crop, resize_depth
+from scene_completion_ros.evaluation.depth import depth_errors, garg_crop, resize_depth
 
 
 def random_frame(seed: int, height: int = 40, width: int = 130) -> tuple[np.ndarray, np.ndarray]:
@@ -54,18 +54,6 @@ def test_prediction_is_resized_to_the_ground_truth() -> None:
 
 def test_measurements_beyond_the_cap_do_not_count() -> None:
     assert depth_errors(np.ones((10, 10)), np.full((10, 10), 80.5)) is None
-
-
-def test_accumulator_means_over_frames() -> None:
-    frames = [random_frame(seed) for seed in range(4)]
-    single = [depth_errors(*frame) for frame in frames]
-    metric = DepthMetric()
-    for frame in (*frames, (np.ones((8, 8)), np.zeros((8, 8)))):
-        metric.update(*frame)
-    assert (metric.frames, metric.empty_frames) == (4, 1)
-    for name in ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3", "abs_rel_scaled"):
-        assert getattr(metric.compute(), name) == pytest.approx(np.mean([getattr(errors, name) for errors in single]))
-    assert math.isnan(DepthMetric().compute().rmse)
 
 
 def test_predictions_that_are_not_finite_are_refused() -> None:

@@ -24,22 +24,6 @@ def test_scores_of_ten_points_by_hand() -> None:
     assert scores.ie_rec == pytest.approx(2 / 3)  # occluded and empty 6, 8, 9; of them called empty 8 and 9
 
 
-def test_frames_count_alike_and_undefined_ones_are_skipped_and_counted() -> None:
-    metric = InvisibleEmptyMetric()
-    metric.update(PREDICTED, OCCUPIED, VISIBLE)
-    # Two visible points, one called occupied: no occupied and no occluded point. O_acc 1/2, O_prec 0, rest undefined.
-    metric.update(np.array([True, False]), np.zeros(2, dtype=bool), np.ones(2, dtype=bool))
-    result = metric.compute()
-    assert result.scores.o_acc == pytest.approx((0.7 + 0.5) / 2)  # of frames, not of points: 8 of 12 would be 0.667
-    assert result.scores.o_prec == pytest.approx((0.5 + 0.0) / 2)
-    assert result.scores.o_rec == pytest.approx(2 / 3)
-    assert result.scores.ie_acc == pytest.approx(4 / 6)
-    assert result.frames == 2
-    assert result.defined == {"o_acc": 2, "o_prec": 2, "o_rec": 1, "ie_acc": 1, "ie_prec": 1, "ie_rec": 1}
-    assert (result.counts.points, result.counts.occluded, result.counts.occluded_free) == (12, 6, 3)
-    assert result.warnings == ("o_rec, ie_acc, ie_prec, ie_rec not defined in every frame",)
-
-
 def test_nothing_counted_is_not_defined() -> None:
     result = InvisibleEmptyMetric().compute()
     assert math.isnan(result.scores.o_acc)
@@ -67,13 +51,3 @@ def test_an_empty_field_wins_the_original_protocol_and_is_found_out() -> None:
     fair.update(empty, masks.occupied, masks.visible)
     assert fair.compute().scores.o_acc == pytest.approx(1.0 - behind.mean())
     assert fair.compute().scores.o_rec == 0.0
-
-
-def test_a_full_field_is_found_out_as_well() -> None:
-    # 8 of 10 points are occluded, 7 of these occupied: who predicts everything has IE_acc 7/8 and O_rec 1.
-    visible, occupied = np.arange(10) < 2, np.arange(10) > 2
-    metric = InvisibleEmptyMetric()
-    metric.update(np.ones(10, dtype=bool), occupied, visible)
-    assert metric.compute().scores.ie_acc == pytest.approx(7 / 8)
-    assert metric.compute().scores.o_rec == 1.0
-    assert metric.compute().warnings == ("nearly everything predicted: O_rec, IE_acc say nothing",)

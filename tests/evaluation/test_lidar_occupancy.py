@@ -79,14 +79,6 @@ def test_published_values_of_the_lidar_only_protocol() -> None:
     assert LIDAR_ONLY_NEAR.reach == LIDAR_ONLY.reach
 
 
-def test_level_frame_undoes_the_pitch_of_the_camera() -> None:
-    # What a camera that looks 5 degrees down has straight ahead lies below the horizon: y = sin 5°, z = cos 5°.
-    published = [[1, 0, 0], [0, 0.9961947, 0.0871557], [0, -0.0871557, 0.9961947]]
-    np.testing.assert_allclose(ORIGINAL.level_from_camera.rotation, published, atol=1e-7)
-    np.testing.assert_allclose(ORIGINAL.level_from_camera.apply(np.eye(3))[2], [0, 0.0871557, 0.9961947], atol=1e-7)
-    np.testing.assert_allclose(replace(ORIGINAL, camera_pitch=0.0).level_from_camera.rotation, np.eye(3))
-
-
 def test_nearest_return_of_a_bin_and_empty_bins() -> None:
     # Bin 4 (0..45°): 6 m at 10°, 5 m at 20°. Bin 6 (90..135°): 7 m. Bins 5 and 7 repeat the one before; bins 0..3 come
     # before the first filled one and take the return with the smallest angle, 6 m, not the bin's minimum.

@@ -10,14 +10,9 @@ from sklearn.metrics import average_precision_score, jaccard_score, precision_sc
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.occupancy import (
-    LARGEST_SCORE,
     OccupancyByRange,
     OccupancyMetric,
-    average_precision,
-    best_iou,
-    confusion,
     score_histogram,
-    score_values,
 )
 from scene_completion_ros.geometry.grids import VoxelGrid
 
@@ -39,16 +34,6 @@ def test_four_voxels_by_hand() -> None:
     assert scores.average_precision == pytest.approx((1 + 2 / 3) / 2)
 
 
-def test_every_score_has_its_bin() -> None:
-    values = score_values()
-    assert np.all(np.diff(values) > 0)
-    assert values[-1] == LARGEST_SCORE
-    histogram = score_histogram(values.astype(np.float32), np.ones(values.size, dtype=bool))
-    assert np.all(histogram[1] == 1)
-    assert not histogram[0].any()
-    assert int(np.searchsorted(values, 1.0)) + 1 == 15361
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_against_scikit_learn(seed: int) -> None:
     score, occupied = random_scores(seed)
@@ -64,23 +49,6 @@ def test_against_scikit_learn(seed: int) -> None:
     selected = [rounded >= threshold for threshold in np.unique(rounded)]
     assert scores.best_iou == pytest.approx(max((mask & occupied).sum() / (mask | occupied).sum() for mask in selected))
     assert jaccard_score(occupied, score >= scores.best_threshold) == pytest.approx(scores.best_iou)
-
-
-def test_accumulating_equals_one_update() -> None:
-    score, occupied = random_scores(5)
-    whole, parts = OccupancyMetric(), OccupancyMetric()
-    whole.update(score, occupied, score >= 0.01)
-    for part in (slice(100), slice(100, None)):
-        parts.update(score[part], occupied[part], score[part] >= 0.01)
-    assert parts.compute() == whole.compute()
-
-
-def test_constant_score_has_the_average_precision_of_chance() -> None:
-    occupied = np.arange(100) < 17
-    histogram = score_histogram(np.zeros(100), occupied)
-    assert average_precision(histogram) == pytest.approx(0.17)
-    assert best_iou(histogram)[0] == pytest.approx(0.17)  # everything occupied
-    assert confusion(np.zeros(100, dtype=bool), occupied).iou == 0.0
 
 
 def test_figures_without_occupied_voxels_are_undefined() -> None:

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from scene_completion_ros.evaluation.cluster_assignment import match_one_to_one
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.segmentation import (
     CLASSES,
@@ -40,17 +39,6 @@ def test_classes_of_two_images_by_hand() -> None:
     assert row["mean_iou"] == pytest.approx((1 / 2 + 1 / 2) / 19)
     assert row["mean_iou_of_true"] == pytest.approx((1 / 2 + 1 / 2) / 3)
     assert row["accuracy"] == pytest.approx(3 / 5)
-
-
-def test_names_of_clusters_by_hand() -> None:
-    """Whoever names greedily calls cluster 0 road, since most of it is; then 1 can be nothing but building: 5 + 0.
-
-    The other way round 4 + 4 pixels agree.
-    """
-    confusion = np.zeros((2, CLASSES), np.int64)
-    confusion[0, [ROAD, BUILDING]] = 5, 4
-    confusion[1, ROAD] = 4
-    assert match_one_to_one(confusion).tolist() == [BUILDING, ROAD]
 
 
 def test_names_of_validation_images_stay_and_those_of_the_scored_are_told_apart() -> None:

@@ -62,14 +62,3 @@ def test_what_is_far_from_the_camera_does_not_count(monkeypatch: pytest.MonkeyPa
     assert wrong_share(then, now, STILL) == 0.5
     monkeypatch.setattr(self_doubt, "REACH_M", 12.0)
     assert wrong_share(then, now, STILL) == 0.0
-
-
-def test_a_sample_of_many_voxels_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    then = np.full((40, 40, 20), FREE, np.uint8)
-    then[5:35, 5:35, 5:15] = COMPLETED
-    now = np.full_like(then, FREE)
-    now[5:35, 5:14, 5:15] = SURFACE
-    every = wrong_share(voxels_of(then, size=0.5), voxels_of(now, size=0.5), STILL)
-    monkeypatch.setattr(self_doubt, "MOST_POINTS", 700)
-    assert every == pytest.approx(20 / 30, abs=0.01)
-    assert wrong_share(voxels_of(then, size=0.5), voxels_of(now, size=0.5), STILL) == pytest.approx(every, abs=0.06)

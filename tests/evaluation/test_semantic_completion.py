@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,22 +13,16 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
 from scene_completion_ros.evaluation.cluster_assignment import match_occupied, match_one_to_one
 from scene_completion_ros.evaluation.semantic_classes import (
-    CITYSCAPES_TO_COMMON,
     COMMON_CLASSES,
-    COMMON_SHARES,
     SEMANTIC_KITTI_TO_COMMON,
-    SSCBENCH_TO_COMMON,
 )
 from scene_completion_ros.evaluation.semantic_completion import (
     SSCBENCH_GRID,
     SemanticCompletionMetric,
-    TwiceNamedTally,
     additional_invalid,
     completion_confusion,
     completion_scores,
 )
-from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
-from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.sequences.kitti import kitti_odometry
 
@@ -136,18 +129,6 @@ def test_against_scikit_learn() -> None:
         assert scores.recall == pytest.approx(recall_score(true > 0, found > 0))
 
 
-def test_accumulating_is_concatenating() -> None:
-    """Micro average: all frames are one heap of voxels."""
-    frames = [random_grids(seed) for seed in range(3)]
-    metric = small()
-    for frame in frames:
-        metric.update(*frame)
-    predicted, truth, view = (np.concatenate(arrays) for arrays in zip(*frames, strict=True))
-    whole = completion_confusion(predicted, truth, view)
-    np.testing.assert_array_equal(metric.confusion[3.2], whole)
-    assert metric.compute()[3.2] == completion_scores(whole)
-
-
 def test_clusters_are_scored_under_the_names_of_their_classes() -> None:
     """Shuffled labels give the scores of the classes themselves, each beside its own name."""
     predicted, truth, view = random_grids(5)
@@ -159,37 +140,6 @@ def test_clusters_are_scored_under_the_names_of_their_classes() -> None:
         assignment = match(clusters.confusion[3.2])
         np.testing.assert_array_equal(assignment, np.argsort(shuffled))
         assert clusters.compute(assignment) == classes.compute()
-
-
-def test_both_namings() -> None:
-    """Cluster 1 lies on the road, cluster 2 on cars; on other frames they were named the other way round."""
-    truth = np.array([ROAD] * 6 + [CAR] * 3 + [0])[None, None]
-    predicted = np.array([1] * 5 + [0] + [2] * 2 + [1, 2])[None, None]
-    volume = VoxelTruth(
-        "", VoxelGrid((0, 0, 0), 51.2, (1, 1, 10)), RigidTransform.identity(), *[truth > 0] * 2, truth >= 0
-    )
-    swapped = SimpleNamespace(labels=3, names=lambda: np.array([0, CAR, ROAD]))
-    tally = TwiceNamedTally(swapped)
-    tally._metric = SemanticCompletionMetric(volume.grid, labels=3, ranges=(51.2,))
-    tally.add(SimpleNamespace(truth=FrameTruth(volume, None), labels=predicted, classes=truth))
-    direct, best = tally.rows()
-    assert [row["naming"] for row in (direct, best)] == ["direct", "hungarian (upper bound)"]
-    # Direct: car has one of 3 cars, beside 5 roads; road none of its 6, beside 2 cars (and the empty voxel).
-    assert direct["class_of_label"] == [0, CAR, ROAD] and best["class_of_label"] == [0, ROAD, CAR]
-    assert (direct["class_iou"]["car"], direct["class_iou"]["road"]) == (pytest.approx(1 / 8), 0.0)
-    assert (best["class_iou"]["car"], best["class_iou"]["road"]) == (pytest.approx(2 / 4), pytest.approx(5 / 7))
-    assert best["mean_iou"] == pytest.approx((2 / 4 + 5 / 7) / 15)
-    # Who is called what changes nothing of what is occupied: 8 of 9 found, one of 9 wrong.
-    for row in (direct, best):
-        assert (row["iou"], row["precision"], row["recall"]) == pytest.approx((8 / 10, 8 / 9, 8 / 9))
-
-
-def test_vocabularies_in_the_common_classes() -> None:
-    """As S4C's label maps have them."""
-    assert SSCBENCH_TO_COMMON.table[:19].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 12, 9, 10, 11, 12, 13, 14, 9, 15]
-    cityscapes = [7, 8, 9, 9, 10, 13, 15, 14, 11, 12, 0, 6, 0, 1, 4, 5, 5, 3, 2]
-    assert CITYSCAPES_TO_COMMON.table[:19].tolist() == cityscapes
-    assert list(COMMON_SHARES) == list(COMMON_CLASSES[1:]) and sum(COMMON_SHARES.values()) == pytest.approx(102.87)
 
 
 def test_more_clusters_than_classes_and_those_without_a_class_are_empty() -> None:

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scene_completion_ros.evaluation.label_free import Comparison
 from scene_completion_ros.evaluation.student_comparison import (
-    MOST_VOXELS,
     OBSERVERS,
     ComparedFrame,
     ComparisonReport,
@@ -19,7 +17,6 @@ from scene_completion_ros.evaluation.student_comparison import (
     compared_voxels,
 )
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.geometry.depth_images import depth_at_rays
 
 GRID = VoxelGrid((0.0, -4.0, -2.0), 0.5, (32, 16, 8))  # 16 m ahead: frames 0.94 m apart, places of 8 m
 CAMERA = Camera(fx=80.0, fy=80.0, cx=63.5, cy=63.5, width=128, height=128)
@@ -108,37 +105,3 @@ def test_frames_are_not_judged_across_a_break(how: str) -> None:
     assert comparison.report().judged == 0
     comparison.add(frame(later + 100, WAYS[2 * OBSERVERS] + shift, (answer(0.0), answer(0.0))))
     assert comparison.report().judged == 1
-
-
-def test_depth_of_another_camera_is_that_of_the_nearest_pixel() -> None:
-    wide = Camera(fx=20.0, fy=20.0, cx=31.5, cy=31.5, width=64, height=64)
-    narrow = Camera(fx=40.0, fy=40.0, cx=31.5, cy=31.5, width=64, height=64)
-    depth = np.arange(64 * 64, dtype=np.float32).reshape(64, 64)
-    depth[40, 31] = np.inf
-    found = depth_at_rays(depth, wide, narrow)
-    assert found[31, 31] == depth[31, 31]
-    assert found[31, 51] == depth[31, 41]  # 19.5 pixels beside the middle are half as many of the other
-    assert found[48, 31] == 0.0  # where it ends nowhere
-    assert not depth_at_rays(depth, narrow, wide)[0].any()  # outside of its image
-
-
-def test_voxels_are_spread_evenly_and_bounded() -> None:
-    in_view = np.ones((128, 128, 32), np.bool_)
-    in_view[:64] = False
-    voxels = compared_voxels(in_view)
-    x, _, z = np.unravel_index(voxels, in_view.shape)
-    assert 0.8 * MOST_VOXELS / 2 < len(voxels) <= MOST_VOXELS
-    assert x.min() == 64
-    assert np.bincount(z).std() < 2.0
-
-
-def test_better_is_who_wins_by_one_measure_and_loses_by_none() -> None:
-    def told(*gains: tuple[float, float]) -> int | None:
-        found = tuple(Comparison("iou", "all", 1.0, 0.5, 0.5, 0.0, low, high, 9) for low, high in gains)
-        return ComparisonReport(comparisons=found).better
-
-    assert told((0.02, 0.05), (-0.02, 0.03)) == 1
-    assert told((-0.05, -0.02), (-0.02, 0.03)) == 0
-    assert told((-0.05, -0.02), (0.02, 0.03)) is None
-    assert told((0.005, 0.02), (-0.02, 0.03)) is None  # as much as another seed does
-    assert told((-math.inf, math.inf)) is None

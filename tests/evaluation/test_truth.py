@@ -58,10 +58,3 @@ def test_regions_of_measured_voxels_follow_from_what_is_occupied() -> None:
     assert np.flatnonzero(truth.occupied).tolist() == [2, 5]
     assert counted(truth, truth.regions) == {VISIBLE: [0, 1, 2], OCCLUDED: [3, 5], ALL: [0, 1, 2, 3, 5]}
     assert truth.regions_with_interiors == truth.regions
-
-
-def test_where_nobody_knows_what_hides_what_there_is_one_region() -> None:
-    everywhere = np.ones(ROW.shape, bool)
-    truth = VoxelTruth("stereo", ROW, DEFAULT_GRID_FROM_CAMERA, everywhere, everywhere, everywhere)
-    assert list(truth.regions) == [ALL]
-    np.testing.assert_allclose(truth.centres(everywhere)[0], [0.0, 0.0, 1.5], atol=1e-6)  # optical frame

@@ -42,15 +42,6 @@ def test_walk_against_sampling(camera: tuple[float, float, float]) -> None:
     assert not np.any(walked & ~sampled)
 
 
-def test_a_wall_hides_what_is_behind_it() -> None:
-    grid = VoxelGrid((0.0, -1.0, -1.0), 0.2, (10, 10, 10))
-    occupied = np.zeros(grid.shape, dtype=bool)
-    occupied[4] = True
-    visible = visible_voxels(occupied, np.array([-1.0, 0.01, 0.02]), grid)
-    assert visible[:5].all()
-    assert not visible[5:].any()
-
-
 def test_grazing_ground_is_visible_and_what_a_box_on_it_hides_is_not() -> None:
     grid = VoxelGrid((0.0, -2.0, -1.8), 0.2, (100, 20, 10))
     occupied = np.zeros(grid.shape, dtype=bool)
@@ -62,10 +53,3 @@ def test_grazing_ground_is_visible_and_what_a_box_on_it_hides_is_not() -> None:
     assert not visible[22:24, 8:12, 1:3].any()  # its inside
     assert not visible[30:35, 9:11, :2].any()  # its shadow: ground and the air above it
     assert visible[70:, 9:11, 0].all()  # the line over its top reaches the ground again
-
-
-def test_empty_grid_is_seen_from_inside_and_outside() -> None:
-    grid = VoxelGrid((0.0, -0.4, -0.4), 0.2, (4, 4, 4))
-    empty = np.zeros(grid.shape, dtype=bool)
-    for position in ((0.3, 0.1, 0.1), (-5.0, 0.0, 0.0), (0.4, 0.0, 9.0)):
-        assert visible_voxels(empty, np.array(position), grid).all()

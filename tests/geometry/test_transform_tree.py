@@ -55,35 +55,12 @@ def test_the_last_transform_holds_for_the_tolerance_and_no_longer(tree: Transfor
         place(tree, 9_990_000_000, tolerance_ns=20_000_000)
 
 
-def test_old_transforms_are_forgotten(tree: TransformTree) -> None:
-    for tenth in range(11, 50):
-        tree.add("odom", "base", 10 * SECOND + tenth * SECOND // 10, at(tenth / 10), static=False)
-    assert place(tree, 14_900_000_000 - KEEP_NS)[0] == pytest.approx(3.4)
-    with pytest.raises(NoTransformError, match="before the first"):
-        place(tree, 14_800_000_000 - KEEP_NS)
-
-
 def test_a_recording_that_begins_anew_is_not_mixed_with_its_end(tree: TransformTree) -> None:
     tree.add("odom", "base", 10 * SECOND - SECOND // 2, at(100), static=False)  # a loop, 1.5 s back
     tree.add("odom", "base", 10 * SECOND, at(101), static=False)
     np.testing.assert_allclose(place(tree, 10 * SECOND), [101.5, 0, 0])
     with pytest.raises(NoTransformError, match="after the last"):
         place(tree, 10 * SECOND + SECOND // 2)
-
-
-def test_a_late_one_is_put_in_its_place() -> None:
-    tree = TransformTree(KEEP_NS)
-    for stamp_s, x in ((0.0, 0), (0.2, 2), (0.1, 5)):
-        tree.add("odom", "base", round(stamp_s * SECOND), at(x), static=False)
-    assert tree.find("odom", "base", 50_000_000).translation[0] == pytest.approx(2.5)
-
-
-def test_forgetting_what_moves_leaves_the_frames_and_what_is_fixed(tree: TransformTree) -> None:
-    tree.forget_moving()
-    np.testing.assert_allclose(tree.find("base", "camera", 0).translation, [0.5, 0, 0])
-    with pytest.raises(NoTransformError) as caught:
-        place(tree, 10 * SECOND)
-    assert caught.value.problem == "after"  # it may come
 
 
 def test_frames_that_do_not_hang_together(tree: TransformTree) -> None:

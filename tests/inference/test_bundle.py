@@ -21,11 +21,9 @@ from scene_completion_ros.inference.bundle import (
     ENCODER,
     HEAD,
     MANIFEST,
+    SCHEMA_VERSION,
     TEXT_BANK,
     WEIGHTS,
-    WITH_LABELS,
-    WITH_VOLUME,
-    WITHOUT_LABELS,
     StudentBundle,
 )
 from scene_completion_ros.inference.feature_space import FILE as SPACES
@@ -112,15 +110,6 @@ def test_labels_come_back(tmp_path: Path) -> None:
         assert bundle.head.channels == 64 + 16
     manifest = json.loads((tmp_path / MANIFEST).read_text())
     assert manifest["head"]["label_hidden"] == 16
-    assert manifest["schema_version"] == WITH_LABELS  # an older program would call everything road
-
-
-def test_a_bundle_without_labels_is_what_it_was_before_there_were_any(tmp_path: Path) -> None:
-    make_small_bundle(tmp_path)
-    manifest = json.loads((tmp_path / MANIFEST).read_text())
-    assert manifest["schema_version"] == WITHOUT_LABELS
-    assert manifest["head"].keys() == {"hidden", "code", "feature_height", "feature_width"}
-    assert not any("label" in name for name in safetensors.numpy.load_file(tmp_path / HEAD))
 
 
 def test_the_shipped_student_knows_the_classes_of_a_street() -> None:
@@ -142,8 +131,8 @@ def test_a_head_that_has_no_labels_cannot_tell_classes_apart(tmp_path: Path) -> 
     make_small_bundle(tmp_path)
     several = {"class_names": ["road", "car"], "class_colours": [[1, 2, 3], [4, 5, 6]]}
     edit_manifest(tmp_path, lambda m: m.update(several))
-    assert refused(tmp_path).where.endswith("field class_names")
-    edit_manifest(tmp_path, lambda m: m.update(schema_version=WITH_LABELS, head={**m["head"], "label_hidden": 64}))
+    assert refused(tmp_path).where.endswith("field head.label_hidden")
+    edit_manifest(tmp_path, lambda m: m["head"].update(label_hidden=64))
     assert "tensor label_positional_weight" in refused(tmp_path).where
 
 
@@ -234,7 +223,7 @@ def test_an_encoder_with_weights_in_another_file_is_refused(tmp_path: Path, name
 
 def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:
     make_small_bundle(tmp_path)
-    edit_manifest(tmp_path, lambda m: m.update(schema_version=WITH_VOLUME + 1))
+    edit_manifest(tmp_path, lambda m: m.update(schema_version=SCHEMA_VERSION + 1))
     error = refused(tmp_path)
     assert "schema_version" in error.where
     assert "Update" in error.cure
@@ -310,7 +299,7 @@ def test_a_pickle_is_not_a_head(tmp_path: Path) -> None:
         (lambda m: m["head"].pop("label_hidden"), "head.label_hidden"),
         (lambda m: m["head"].update(label_hidden=0), "head.label_hidden"),
         (lambda m: m["head"].update(label_hidden="wide"), "head.label_hidden"),
-        (lambda m: m.update(schema_version=WITHOUT_LABELS), "class_names"),
+        (lambda m: m.update(schema_version=1), "schema_version"),
         (lambda m: m.update(class_names=["one"], class_colours=[[0, 0, 0]]), "class_names"),
         (lambda m: m.update(class_names=["car", "road", "car"]), "class_names"),
         (lambda m: m.update(class_colours=[[0, 0, 0]] * 2), "class_colours"),

@@ -22,7 +22,7 @@ from tests.checkout import run_python
 from tests.inference.small_bundle import make_small_bundle, random_head, serialised, tiny_encoder
 from tests.inference.test_bundle import edit_manifest, refused
 
-HALF, INTEGER = b"a graph in float16", b"a graph in integers"
+HALF, SINGLE = b"a graph in float16", b"a graph in float32"
 
 
 def encoder(precision: str, **fields: Any) -> GpuEncoder:
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def bundle(folder: Path) -> StudentBundle:
     return make_small_bundle(folder).add_gpu_encoders(
-        {"int8": (INTEGER, encoder("int8", calibrated_on="3 images of a")), "fp16": (HALF, encoder("fp16"))}
+        {"fp32": (SINGLE, encoder("fp32")), "fp16": (HALF, encoder("fp16"))}
     )
 
 
@@ -49,10 +49,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_variants_come_back(bundle: StudentBundle, folder: Path) -> None:
     for found in (bundle, StudentBundle.load(folder)):
-        assert found.gpu_precisions == ("fp16", "int8")
-        assert (found.read_gpu_encoder("fp16"), found.read_gpu_encoder("int8")) == (HALF, INTEGER)
-        assert found.gpu_encoders["int8"].calibrated_on == "3 images of a"
-        assert found.gpu_encoders["fp16"].calibrated_on is None
+        assert found.gpu_precisions == ("fp32", "fp16")
+        assert (found.read_gpu_encoder("fp16"), found.read_gpu_encoder("fp32")) == (HALF, SINGLE)
         assert found.gpu_encoders["fp16"].parity == {"images": 8.0, "occupied_iou": 0.99}
         assert found.gpu_encoders["fp16"].sha256 == hashlib.sha256(HALF).hexdigest()
 
@@ -74,9 +72,7 @@ def test_a_bundle_without_variants_says_how_to_make_them(tmp_path: Path) -> None
     with pytest.raises(BundleError, match=f"it has: none.*export {tmp_path} --gpu fp16") as caught:
         plain.read_gpu_encoder("fp16")
     assert caught.value.where == str(tmp_path)
-    with pytest.raises(BundleError, match="--gpu int8 --calibration-images"):
-        plain.read_gpu_encoder("int8")
-    with pytest.raises(BundleError, match="fp32, fp16, int8"):
+    with pytest.raises(BundleError, match="fp32, fp16"):
         plain.read_gpu_encoder("../fp16")
     with pytest.raises(BundleError, match="export .* --gpu"):
         make_encoder(plain, "onnxruntime_fp16")
@@ -100,7 +96,7 @@ def test_neither_onnx_nor_torch_is_needed(bundle: StudentBundle) -> None:
         "print(bundle.gpu_precisions, bundle.read_gpu_encoder('fp16'))\n"
     )
     done = run_python("-c", program, str(bundle.folder))
-    assert done.stdout == f"('fp16', 'int8') {HALF}\n", done.stderr
+    assert done.stdout == f"('fp32', 'fp16') {HALF}\n", done.stderr
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"another graph"), Path.unlink])
@@ -109,7 +105,7 @@ def test_a_damaged_variant_is_refused_when_it_is_read(folder: Path, damage: Call
     file = folder / "encoder_fp16.onnx"
     damage(file)
     loaded = StudentBundle.load(folder)  # without a GPU it is as good as ever
-    assert loaded.read_gpu_encoder("int8") == INTEGER
+    assert loaded.read_gpu_encoder("fp32") == SINGLE
     with pytest.raises(BundleError, match=r"encoder_fp16\.onnx.*export .* --gpu") as caught:
         loaded.read_gpu_encoder("fp16")
     assert caught.value.where == str(file)
@@ -128,7 +124,7 @@ def of_half(name: str, value: Any) -> Callable[[dict[str, Any]], Any]:
         (lambda m: m["gpu_encoders"].update(fp16=3), r"gpu_encoders\.fp16"),
         (of_half("file", "../encoder_fp16.onnx"), r"gpu_encoders\.fp16\.file"),
         (of_half("file", "/etc/passwd"), r"gpu_encoders\.fp16\.file"),
-        (of_half("file", "encoder_int8.onnx"), r"gpu_encoders\.fp16\.file"),
+        (of_half("file", "encoder_fp32.onnx"), r"gpu_encoders\.fp16\.file"),
         (of_half("file", None), r"gpu_encoders\.fp16\.file"),
         (of_half("sha256", "0" * 63), r"gpu_encoders\.fp16\.sha256"),
         (of_half("sha256", "0" * 64 + "\n"), r"gpu_encoders\.fp16\.sha256"),
@@ -137,7 +133,6 @@ def of_half(name: str, value: Any) -> Callable[[dict[str, Any]], Any]:
         (of_half("parity", {"images": float("nan")}), r"gpu_encoders\.fp16\.parity\.images"),
         (of_half("made_from", {ENCODER: 1}), r"gpu_encoders\.fp16\.made_from\.encoder\.onnx"),
         (of_half("reference", 1), r"gpu_encoders\.fp16\.reference"),
-        (of_half("calibrated_on", 5), r"gpu_encoders\.fp16\.calibrated_on"),
         (lambda m: m["gpu_encoders"]["fp16"].pop("made_from"), r"gpu_encoders\.fp16\.made_from"),
     ],
 )
@@ -154,7 +149,7 @@ def test_a_variant_of_another_head_is_refused(folder: Path) -> None:
     with pytest.raises(BundleError, match="another encoder or head.*export .* --gpu"):
         loaded.read_gpu_encoder("fp16")
     # The next export leaves it out as well.
-    assert loaded.add_gpu_encoders({"fp32": (b"single", encoder("fp32"))}).gpu_precisions == ("fp32", "int8")
+    assert loaded.add_gpu_encoders({"fp32": (b"single", encoder("fp32"))}).gpu_precisions == ("fp32",)
 
 
 def test_variants_go_along_with_the_encoder_they_were_made_from(bundle: StudentBundle, tmp_path: Path) -> None:
@@ -162,14 +157,14 @@ def test_variants_go_along_with_the_encoder_they_were_made_from(bundle: StudentB
     for folder in (tmp_path / "copy", tmp_path / "student"):
         saved = renamed.save(folder, bundle.read_encoder())
         assert (saved.name, saved.threshold) == ("renamed", 0.7)
-        assert saved.gpu_precisions == ("fp16", "int8")
-        assert (saved.read_gpu_encoder("fp16"), saved.read_gpu_encoder("int8")) == (HALF, INTEGER)
-        assert saved.gpu_encoders["int8"] == bundle.gpu_encoders["int8"]
+        assert saved.gpu_precisions == ("fp32", "fp16")
+        assert (saved.read_gpu_encoder("fp16"), saved.read_gpu_encoder("fp32")) == (HALF, SINGLE)
+        assert saved.gpu_encoders["fp32"] == bundle.gpu_encoders["fp32"]
 
 
 def test_a_damaged_variant_does_not_go_along(bundle: StudentBundle, folder: Path, tmp_path: Path) -> None:
     (folder / "encoder_fp16.onnx").write_bytes(b"another graph")
-    assert bundle.save(tmp_path / "copy", bundle.read_encoder()).gpu_precisions == ("int8",)
+    assert bundle.save(tmp_path / "copy", bundle.read_encoder()).gpu_precisions == ("fp32",)
 
 
 @pytest.mark.parametrize("changed", ["encoder", "head"])
@@ -182,9 +177,8 @@ def test_variants_are_dropped_with_what_they_were_made_from(bundle: StudentBundl
 
 
 def test_other_precisions_stay(bundle: StudentBundle, folder: Path) -> None:
-    again = bundle.add_gpu_encoders({"fp16": (b"another", encoder("fp16")), "fp32": (b"single", encoder("fp32"))})
-    assert again.gpu_precisions == ("fp32", "fp16", "int8")
-    assert [again.read_gpu_encoder(p) for p in again.gpu_precisions] == [b"single", b"another", INTEGER]
+    again = bundle.add_gpu_encoders({"fp16": (b"another", encoder("fp16"))})
+    assert [again.read_gpu_encoder(p) for p in again.gpu_precisions] == [SINGLE, b"another"]
     assert not list(folder.glob(".*.part"))
 
 

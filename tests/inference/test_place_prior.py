@@ -11,7 +11,7 @@ import pytest
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
-from scene_completion_ros.inference.bundle import MANIFEST, WITH_PRIOR, StudentBundle
+from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
 from tests.inference.small_bundle import CANONICAL, make_small_bundle, random_features, random_head, road_head
@@ -64,7 +64,6 @@ def test_a_bundle_keeps_its_prior(tmp_path: Path, classes: int) -> None:
         for name in ("gain", "logit", "lattice"):
             np.testing.assert_array_equal(getattr(loaded.head.prior, name), getattr(prior, name))
     manifest = json.loads((tmp_path / MANIFEST).read_text())
-    assert manifest["schema_version"] == WITH_PRIOR  # an older program would leave the prior out
     assert manifest["head"]["prior_knots"] == [7, 6, 5]
 
 
@@ -77,16 +76,8 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
     with_prior(tmp_path)
     edit_manifest(tmp_path, lambda m: m["head"].update(prior_knots=[7, 6, 4]))
     assert "tensor prior_gain" in refused(tmp_path).where
-    edit_manifest(tmp_path, lambda m: m.update(schema_version=1))
-    assert refused(tmp_path).where.endswith("field head.prior_knots")
     edit_manifest(tmp_path, lambda m: m["head"].pop("prior_knots"))
     assert "tensor prior_gain" in refused(tmp_path).where  # nobody said that there is one
-    make_small_bundle(tmp_path)
-    edit_manifest(tmp_path, lambda m: m.update(schema_version=WITH_PRIOR))
-    assert refused(tmp_path).where.endswith("field head.prior_knots")
-    make_small_bundle(tmp_path, classes=3)
-    edit_manifest(tmp_path, lambda m: m["head"].update(prior_knots=[7, 6, 5]))
-    assert refused(tmp_path).where.endswith("field head.prior_knots")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.camera_fusion import (
@@ -94,20 +93,6 @@ def test_the_kernel_does_what_the_rule_says(views: int) -> None:
     np.testing.assert_allclose(result.confidence, expected.confidence, atol=1e-6)
 
 
-def test_order_does_not_matter_and_one_view_stays_as_it_is() -> None:
-    said = some_views(7, 4)
-    turned = DenseViews(said.state[::-1], said.probability[::-1], said.label[::-1], said.confidence[::-1])
-    one, other = compiled(said, THRESHOLD), compiled(turned, THRESHOLD)
-    np.testing.assert_array_equal(one.state, other.state)
-    np.testing.assert_array_equal(one.label, other.label)
-    np.testing.assert_allclose(one.confidence, other.confidence, atol=1e-6)
-    alone = some_views(8, 1)
-    same = compiled(alone, THRESHOLD)
-    np.testing.assert_array_equal(same.state, alone.state[0])
-    np.testing.assert_array_equal(same.probability, alone.probability[0])
-    np.testing.assert_array_equal(same.label, alone.label[0])
-
-
 GRID = VoxelGrid((0.0, 0.0, 0.0), 0.5, (4, 3, 2))
 
 
@@ -146,11 +131,3 @@ def test_sparse_voxels_are_fused_as_dense_ones() -> None:
     assert fused.stamp_ns == 98
     np.testing.assert_allclose(probability.reshape(-1), expected.probability, atol=1e-6)
     assert fuse_views(voxels[:1], probabilities[:1], THRESHOLD)[0] is voxels[0]
-
-
-def test_other_grids_are_refused() -> None:
-    said = some_views(3, 2, 24)
-    (one, probability), (other, _) = (sparse(said, view, 0) for view in range(2))
-    elsewhere = SemanticVoxels(**{**vars(other), "grid": VoxelGrid((1.0, 0.0, 0.0), 0.5, (4, 3, 2))})
-    with pytest.raises(GridError, match="different grids"):
-        fuse_views([one, elsewhere], [probability, probability], THRESHOLD)

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.mapping.clearing import (
     MARGIN,
     ClearingRays,
-    clearing_rays,
     clearing_voxels,
     free_distances,
     free_distances_reference,
@@ -52,23 +50,6 @@ def corridor(states: str) -> np.ndarray:
 def test_along_a_corridor(twin, states: str, blind: float, expected: float) -> None:
     found = twin(corridor(states), np.array([0.0, 0.5, 0.5]), np.array([[1.0, 0.0, 0.0]]), blind)
     assert found.tolist() == [expected]
-
-
-@TWINS
-def test_a_camera_before_beside_and_in_the_grid(twin) -> None:
-    state = corridor("ffffff")
-    forward, backward, across = np.eye(3)[:1], -np.eye(3)[:1], np.eye(3)[1:2]
-    for origin, direction, blind, expected in (
-        ((-3.0, 0.5, 0.5), forward, 3.0, 8.5),
-        ((-3.0, 0.5, 0.5), forward, 2.9, 0.0),
-        ((-3.0, 0.5, 0.5), backward, 9.0, 0.0),
-        ((9.0, 0.5, 0.5), backward, 9.0, 8.5),
-        ((2.0, 0.5, 0.5), forward, 0.0, 3.5),
-        ((2.0, 0.5, 0.5), backward, 0.0, 1.5),
-        ((2.0, 1.5, 0.5), forward, 9.0, 0.0),
-        ((2.5, -2.0, 0.5), across, 9.0, 2.5),
-    ):
-        assert twin(state, np.array(origin), direction, blind).tolist() == [expected]
 
 
 def some_rays(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -137,15 +118,6 @@ def test_clearing_points_of_a_street() -> None:
     assert forward[left / forward < -0.1].max() > 11.0
 
 
-def test_rays_are_unit_vectors_in_both_frames() -> None:
-    origin, direction, optical = clearing_rays(GRID, street().grid_from_camera, CAMERA)
-    assert direction.shape == optical.shape == (CAMERA.width * CAMERA.height, 3)
-    np.testing.assert_allclose(origin, [0.0, 20.0, 10.0])
-    np.testing.assert_allclose(np.linalg.norm(direction, axis=1), 1.0)
-    np.testing.assert_allclose(direction[:, 0], optical[:, 2])  # forward
-    np.testing.assert_allclose(direction[:, 1], -optical[:, 0])  # left
-
-
 def test_another_grid_is_refused() -> None:
     rays = ClearingRays(VoxelGrid(GRID.origin, 0.1, GRID.shape), street().grid_from_camera, CAMERA)
     with pytest.raises(GridError, match="another grid"):
@@ -166,26 +138,6 @@ def test_every_pair_of_states() -> None:
     np.testing.assert_array_equal(found.state[0], [rows[state] for state in VoxelState])
     np.testing.assert_array_equal(found.index, fused.index)
     np.testing.assert_array_equal(fused.state[0], pairs[..., 0])  # what was given stays as it was
-
-
-def test_memory_before_the_camera_neither_ends_rays_nor_lengthens_them() -> None:
-    """Ten voxels in a row; the image sees the third to the sixth free, an obstacle may be remembered behind."""
-    along = [UNOBSERVED] * 2 + [FREE] * 4 + [INFERRED] * 4
-    now = voxels_of(np.array(along)[:, None, None], origin=(0.0, -0.5, -0.5))
-    rays = ClearingRays(now.grid, now.grid_from_camera, Camera(1.0, 1.0, 0.0, 0.0, 1, 1), blind_zone=2.0, threads=1)
-    ahead = np.array([[0.0, 0.0, 5.5]], np.float32)
-    np.testing.assert_allclose(rays(now), ahead)
-
-    def remembered(**states: int) -> np.ndarray:
-        state = now.state.copy()
-        for place, kind in states.items():
-            state[int(place[1:])] = kind
-        return rays(clearing_voxels(voxels_of(state, origin=(0.0, -0.5, -0.5)), now))
-
-    np.testing.assert_allclose(remembered(_0=INFERRED, _1=INFERRED), ahead)  # free in memory, out of view
-    np.testing.assert_allclose(remembered(_6=FREE, _7=FREE), ahead)  # was seen free, is hidden now
-    np.testing.assert_allclose(remembered(_4=SURFACE), [[0.0, 0.0, 3.5]])
-    assert len(remembered(_1=COMPLETED)) == 0  # an obstacle that is remembered is not cleared through
 
 
 def test_what_is_joined_is_of_one_grid() -> None:

@@ -47,17 +47,6 @@ def test_clusters_come_by_group_and_size_with_their_centroids() -> None:
     np.testing.assert_allclose(found.centroid, by_hand)
 
 
-def test_of_each_group_the_largest_few_are_told() -> None:
-    index, group = some_voxels(0.2)
-    everything, few = VoxelClusters(GRID, most=10_000)(index, group), VoxelClusters(GRID, most=2)(index, group)
-    assert int(everything.size.sum()) == len(index)
-    assert few.group.tolist() == [0, 0, 1, 1, 2, 2]
-    for one in range(3):
-        sizes = everything.size[everything.group == one]
-        assert sorted(sizes, reverse=True) == sizes.tolist()
-        assert few.size[few.group == one].tolist() == sizes[:2].tolist()
-
-
 def test_nothing_has_no_clusters() -> None:
     found = VoxelClusters(GRID)(np.zeros((0, 3), np.int32), np.zeros(0, np.uint8))
     assert (len(found.group), len(found.size), found.centroid.shape) == (0, 0, (0, 3))

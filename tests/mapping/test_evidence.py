@@ -49,15 +49,6 @@ def blank(shape: tuple[int, ...]) -> Fused:
 
 
 @TWINS
-def test_the_first_frame_is_taken_as_it_is(twin) -> None:
-    assert OneVoxel(twin)(one_voxel(0.75, COMPLETED, 2, 0.5), 0) == (0.75, COMPLETED, 2, 0.5)
-    assert OneVoxel(twin)(one_voxel(-0.75, INFERRED), 0) == (-0.75, INFERRED, 0, 0.0)
-    # Rounding of log odds decides nothing where there is nothing to join.
-    assert OneVoxel(twin)(one_voxel(-1e-7, SURFACE, 1), 0) == (np.float32(-1e-7), SURFACE, 1, 1.0)
-    assert OneVoxel(twin)(one_voxel(3.0, UNOBSERVED), 0) == (-math.inf, UNOBSERVED, 0, 0.0)
-
-
-@TWINS
 def test_means_by_hand(twin) -> None:
     voxel = OneVoxel(twin)
     voxel(one_voxel(2.0, SURFACE, 1), 0)  # memory: 2 of weight 1
@@ -108,24 +99,6 @@ def test_seen_free_lasts_only_for_as_long_as_stated(twin) -> None:
     assert voxel(hidden, 750)[1] == INFERRED  # nor does it later on
 
 
-@TWINS
-def test_what_is_seen_occupied_stays_a_surface_when_memory_says_so(twin) -> None:
-    voxel = OneVoxel(twin)
-    voxel(one_voxel(3.0, SURFACE, 2), 0)
-    assert voxel(one_voxel(-1.0, FREE), 100)[1:] == (SURFACE, 2, 1.0)
-    assert voxel(one_voxel(3.0, COMPLETED, 2), 200)[1] == SURFACE
-    assert voxel(one_voxel(3.0, COMPLETED, 2), 600)[1] == SURFACE  # the free frame at 100 has seen it
-    assert voxel(one_voxel(3.0, COMPLETED, 2), 601)[1] == COMPLETED
-
-
-@TWINS
-def test_labels_are_a_weighted_vote(twin) -> None:
-    voxel = OneVoxel(twin)
-    assert voxel(one_voxel(2.0, SURFACE, 1, 0.8), 0)[2:] == (1, pytest.approx(0.8))
-    assert voxel(one_voxel(2.0, SURFACE, 2, 0.4), 0)[2:] == (1, pytest.approx((0.8 - 0.4) / 2))
-    assert voxel(one_voxel(2.0, SURFACE, 2, 0.9), 0)[2:] == (2, pytest.approx((0.9 - 2 * 0.2) / 3, abs=1e-6))
-
-
 def random_case(rng: np.random.Generator) -> tuple[VoxelMemory, tuple, FrameEvidence, Rules, int]:
     size, shape = tuple(rng.integers(3, 14, 3)), tuple(rng.integers(2, 12, 3))
     memory = VoxelMemory(
@@ -168,14 +141,3 @@ def test_twins_agree(seed: int) -> None:
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         else:
             np.testing.assert_array_equal(found, expected)
-
-
-def test_random_cases_reach_every_answer() -> None:
-    states, updated = np.zeros(5, dtype=int), 0
-    for seed in range(40):
-        memory, place, frame, rules, now = random_case(np.random.default_rng(seed))
-        fused = blank(frame.state.shape)
-        evidence_kernel.recall(memory, *place, frame, rules, now, fused)
-        states += np.bincount(fused.state.ravel(), minlength=5)
-        updated += evidence_kernel.integrate(memory, *place, frame, rules, now)
-    assert states.min() > 100 and updated > 300

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import GridError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.ground_map import GroundMap, GroundProjection, ignored_labels
@@ -69,26 +68,10 @@ def test_ignored_classes_are_no_obstacles() -> None:
     np.testing.assert_array_equal(projected(voxels, ignored=labels, inferred_is_free=True).cells, expected)
 
 
-def test_names_of_classes_are_checked() -> None:
-    assert ignored_labels("", NAMES) == []
-    assert ignored_labels("wall, road", NAMES) == [0, 2]
-    assert ignored_labels("auto", ("car", "terrain", "road")) == [1, 2]  # the ground
-    assert ignored_labels("auto", ("unlabelled",)) == []
-    with pytest.raises(SceneCompletionError, match=r"ignored_classes: no class is called 'raod'.*road, car, wall"):
-        ignored_labels("raod,car", NAMES, where="ignored_classes")
-
-
 def test_a_shift_moves_the_origin_alone() -> None:
     ground = projected(scene(), RigidTransform(np.eye(3), np.array([10.1, -3.3, 1.0])))
     assert ground.origin == pytest.approx((10.1, -4.3))
     np.testing.assert_array_equal(ground.cells, EXPECTED)
-
-
-def test_a_quarter_turn_turns_the_map() -> None:
-    """The grid looks along y of the upright frame: its x is y there, its y is -x."""
-    ground = projected(scene(), turned((0, 0, 1), 90, (0, 0, 1)))
-    assert ground.origin == pytest.approx((-1.0, 0.0))
-    np.testing.assert_array_equal(ground.cells, [[0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 100]])
 
 
 POSES = [
@@ -125,19 +108,6 @@ def test_a_rotated_grid_loses_no_obstacle_and_makes_up_no_free_space(pose: Rigid
         assert np.all(state[tuple(index.T)] == FREE)
 
 
-@pytest.mark.parametrize("degrees", [10.0, 45.0, 77.0])
-def test_a_turned_grid_leaves_no_holes(degrees: float) -> None:
-    pose = turned((0, 0, 1), degrees, (0, 0, 1))
-    grid = VoxelGrid((0.0, -4.0, -1.0), 0.2, (40, 40, 12))
-    ground = projected(voxels_of(np.full(grid.shape, FREE), grid.origin, grid.voxel_size), pose)
-    rows, columns = ground.cells.shape
-    x = ground.origin[0] + (np.arange(columns) + 0.5) * 0.2
-    y = ground.origin[1] + (np.arange(rows) + 0.5) * 0.2
-    centres = np.stack([*np.meshgrid(x, y), np.ones((rows, columns))], axis=-1)
-    _, inside = grid.index_of(pose.inverse().apply(centres))
-    np.testing.assert_array_equal(ground.cells, np.where(inside, 0, -1))
-
-
 def test_a_level_road_seen_by_a_tilted_camera_is_no_obstacle() -> None:
     """The camera stands 1 m above the road and looks 8 degrees down."""
     tilt = turned((0, 1, 0), 8, (0, 0, 1))
@@ -157,11 +127,3 @@ def test_a_level_road_seen_by_a_tilted_camera_is_no_obstacle() -> None:
 def test_no_voxels_make_a_map_without_obstacles() -> None:
     ground = projected(voxels_of(np.full(SHAPE, FREE), ORIGIN, SIZE))
     np.testing.assert_array_equal(ground.cells, np.zeros((4, 3)))
-
-
-def test_bands_and_grids_that_cannot_be() -> None:
-    with pytest.raises(GridError, match=r"height band: no voxel lies 5\.0 to 6\.0 m above the ground.*0\.00 to 2\.00"):
-        GroundProjection(scene().grid, ABOVE_GROUND, 5.0, 6.0)
-    projection = GroundProjection(VoxelGrid(ORIGIN, 0.25, SHAPE), ABOVE_GROUND, 0.0, 2.0)
-    with pytest.raises(GridError, match="another grid"):
-        projection(scene())

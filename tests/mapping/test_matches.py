@@ -33,10 +33,3 @@ def test_what_is_not_occupied_in_all_images_together_answers_nothing() -> None:
     assert matches.index.tolist() == [[1, 0, 0]]
     assert (matches.index.dtype, matches.phrase.dtype) == (np.int32, np.uint8)
     assert (matches.score.dtype, matches.probability.dtype) == (np.float32, np.float32)
-
-
-def test_no_match_is_an_answer() -> None:
-    own = voxels_of(STATE)
-    for answers in ([], [(own, [found("car", [], [])])]):
-        matches = all_matches(own, answers)
-        assert (matches.index.shape, len(matches.phrase), len(matches.score)) == ((0, 3), 0, 0)

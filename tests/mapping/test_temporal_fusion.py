@@ -8,21 +8,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.mapping import evidence, evidence_kernel
+from scene_completion_ros.mapping import evidence
 from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused
 from scene_completion_ros.mapping.temporal_fusion import (
     FusedFrame,
     FusionSettings,
     TemporalFusion,
-    compile_fusion,
     empty_memory,
     rules_of,
 )
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
-from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, NAMES, SURFACE, UNOBSERVED, voxels_of
+from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED, voxels_of
 
 GRID = VoxelGrid((0.0, -1.2, -0.6), 0.2, (14, 12, 6))
 THRESHOLD = 0.4
@@ -60,19 +58,6 @@ def random_probability(rng: np.random.Generator) -> np.ndarray:
     probability = rng.uniform(0.02, 0.98, GRID.shape)
     probability[rng.random(GRID.shape) < 0.2] = np.nan
     return probability
-
-
-def test_the_first_frame_comes_back_as_it_was() -> None:
-    rng = np.random.default_rng(0)
-    probability = random_probability(rng)
-    label, hidden = rng.integers(0, 3, GRID.shape), rng.random(GRID.shape) < 0.5
-    voxels = frame(probability, 5, hidden=hidden, label=label)
-    result = make().fuse(voxels, np.nan_to_num(probability).astype(np.float32), at(3.0, -7.0, 0.3, 0.7))
-    for name in ("state", "index", "label", "confidence"):
-        np.testing.assert_array_equal(getattr(result.voxels, name), getattr(voxels, name))
-    np.testing.assert_allclose(result.voxels.probability, voxels.probability, atol=1e-6)
-    assert (result.voxels.grid, result.voxels.stamp_ns, result.voxels.class_names) == (GRID, 5, NAMES)
-    assert result.reset == ""
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -157,26 +142,6 @@ def test_labels_of_another_meaning_are_forgotten_and_occupancy_stays() -> None:
     assert set(same.voxels.label[~said]) == {0, 1}
 
 
-def test_another_threshold_holds_for_what_is_remembered_too() -> None:
-    """Another student has another one."""
-    fusion, probability = make(), np.full(GRID.shape, 0.5 * THRESHOLD)
-    assert len(fuse(fusion, probability, 0, at()).voxels.index) == 0
-    fusion.decide_by(0.4 * THRESHOLD)
-    fused = fuse(fusion, probability, TENTH, at())
-    assert not fused.reset
-    assert len(fused.voxels.index) == probability.size
-
-
-def test_a_label_of_no_confidence_is_a_label_too() -> None:
-    probability = np.full(GRID.shape, 0.9)
-    voxels = frame(probability, label=np.full(GRID.shape, 2))
-    voxels = replace(voxels, confidence=np.zeros_like(voxels.confidence))
-    fusion, dense = make(), probability.astype(np.float32)
-    for number in range(2):
-        fused = fusion.fuse(replace(voxels, stamp_ns=number * TENTH), dense, at())
-        assert set(fused.voxels.label) == {2}
-
-
 def test_a_scene_that_stands_still_is_answered_better_than_by_one_frame_and_never_with_more_certainty() -> None:
     rng = np.random.default_rng(3)
     truth = rng.random(GRID.shape) < 0.2
@@ -252,63 +217,6 @@ def test_what_has_nothing_to_do_with_the_map_starts_it_anew(stamp_ns: int, pose:
     assert following.reset == "" and not len(following.voxels)
 
 
-def test_driving_and_turning_as_robots_do_resets_nothing() -> None:
-    fusion = make()
-    for step in range(100):
-        pose = at(x=0.4 * step, y=0.1 * step, z=0.01 * step, yaw=0.2 * step)
-        result = fuse(fusion, np.full(GRID.shape, 0.9), step * TENTH, pose)
-        assert result.reset == ""
-        assert result.entered < 0.3 * np.prod(fusion.box.shape)
-
-
-def test_memory_stays_as_it_is_and_work_grows_with_what_is_seen_alone() -> None:
-    fusion = make()
-    arrays = [id(array) for array in fusion.memory]
-    narrow = np.full(GRID.shape, np.nan)
-    narrow[:, 5:7] = 0.1
-    for step, (probability, count) in enumerate(((narrow, 14 * 2 * 6), (np.full(GRID.shape, 0.1), 14 * 12 * 6)) * 3):
-        # On the lattice of the map, so that every voxel of the grid is one of the map.
-        result = fuse(fusion, probability, step * TENTH, at(x=0.2 * step))
-        assert result.updated == count
-        assert result.entered == (fusion.box.shape[1] * fusion.box.shape[2] if step else 0)
-    assert [id(array) for array in fusion.memory] == arrays
-
-
-def test_a_grid_that_is_tilted_is_remembered_as_well() -> None:
-    """That of a camera which looks 50 degrees down."""
-    cos, sin = math.cos(math.radians(50.0)), math.sin(math.radians(50.0))
-    pose = RigidTransform(np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]]), np.array([3.0, 1.0, 2.0]))
-    fusion = make(forget_after=2.0)
-    level = fusion.box.shape.copy()
-    fuse(fusion, np.full(GRID.shape, 0.9), 0, pose)
-    assert fusion.box.shape[2] > level[2]
-    result = fuse(fusion, np.full(GRID.shape, np.nan), TENTH, pose)
-    assert (result.voxels.state == SURFACE).mean() > 0.95  # all but voxels at the border of the grid
-
-
-def test_what_is_no_number_does_not_stay_in_memory() -> None:
-    fusion = make()
-    broken = np.full(GRID.shape, np.nan, dtype=np.float32)
-    broken[0, 0, 0], broken[0, 0, 1] = 0.0, 1.0  # nor does certainty
-    fusion.fuse(frame(np.full(GRID.shape, 0.1)), broken, at())
-    result = fuse(fusion, np.full(GRID.shape, 0.9), TENTH, at())
-    assert np.isfinite(result.log_odds).all()
-    assert (result.voxels.state == SURFACE).mean() > 0.99
-
-
-def test_what_cannot_be_fused_is_refused() -> None:
-    fusion, voxels = make(), frame(np.full(GRID.shape, 0.9))
-    with pytest.raises(GridError, match="probability has shape"):
-        fusion.fuse(voxels, np.zeros((2, 2, 2), dtype=np.float32), at())
-    other = VoxelGrid(GRID.origin, 0.1, GRID.shape)
-    with pytest.raises(GridError, match="another grid"):
-        TemporalFusion(other, DEFAULT_GRID_FROM_CAMERA, THRESHOLD).fuse(voxels, np.zeros(GRID.shape, np.float32), at())
-    with pytest.raises(GridError, match=r"inferred_weight is 2.0"):
-        FusionSettings(inferred_weight=2.0)
-    with pytest.raises(GridError, match="half_life is nan"):
-        FusionSettings(half_life=math.nan)
-
-
 def test_a_camera_that_moves_in_its_grid_is_followed() -> None:
     """Memory counts by the distance from where the camera is now; a small step is none."""
     rng = np.random.default_rng(3)
@@ -328,39 +236,3 @@ def test_a_camera_that_moves_in_its_grid_is_followed() -> None:
     here = second_frame(DEFAULT_GRID_FROM_CAMERA, DEFAULT_GRID_FROM_CAMERA)
     said = np.isfinite(here)
     assert np.abs(there[said] - here[said]).max() > 0.1
-
-
-def test_without_seen_for_nothing_is_free_that_the_frame_itself_does_not_see_free() -> None:
-    rng = np.random.default_rng(4)
-    fusion = make(seen_for=0.0)
-    remembered = 0
-    for step in range(6):
-        probability = random_probability(rng) * 0.6
-        hidden = rng.random(GRID.shape) < 0.5
-        alone = frame(probability, step * TENTH, hidden=hidden)
-        state = fusion.fuse(alone, np.nan_to_num(probability).astype(np.float32), at(0.1 * step)).voxels.state
-        assert set(alone.state[state == FREE]) == {FREE}
-        assert set(alone.state[state == SURFACE]) <= {FREE, SURFACE}
-        remembered += int(((alone.state == UNOBSERVED) & (state == COMPLETED)).sum())
-    assert remembered > 20
-
-
-def test_what_the_map_takes_and_how_old_it_is() -> None:
-    fusion = make()
-    assert fusion.age_s == 0.0
-    for stamp_ns in (TENTH, 4 * TENTH):
-        fuse(fusion, np.full(GRID.shape, 0.1), stamp_ns, at())
-    assert fusion.age_s == pytest.approx(0.3)
-    assert fusion.megabytes == pytest.approx(22e-6 * fusion.memory.weight.size)
-    fusion.reset()
-    assert fusion.age_s == 0.0
-    result = fuse(fusion, np.full(GRID.shape, np.nan), 5 * TENTH, at())
-    assert (result.voxels.state == UNOBSERVED).all() and result.reset == ""
-
-
-def test_kernels_are_compiled_by_the_kinds_of_arrays_that_frames_have() -> None:
-    compile_fusion()
-    kernels = evidence_kernel._recall_kernel(), evidence_kernel._integrate_kernel()
-    compiled = [len(kernel.signatures) for kernel in kernels]
-    fuse(make(), np.full(GRID.shape, 0.1), 0, at())
-    assert [len(kernel.signatures) for kernel in kernels] == compiled

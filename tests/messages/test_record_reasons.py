@@ -6,7 +6,7 @@ from types import SimpleNamespace as Message
 
 import pytest
 
-from scene_completion_ros.messages.record_reasons import BY_HAND, RecordReason, record_reasons
+from scene_completion_ros.messages.record_reasons import RecordReason, record_reasons
 
 
 def status(name: str = "unsure", message: str = "why", **values: str) -> Message:
@@ -20,14 +20,6 @@ def test_reasons_are_read_and_compared_by_what_exceeds_their_thresholds() -> Non
     assert first == RecordReason("unsure", "why", 0.55, 0.4)
     assert (first.value, second.value) == (pytest.approx(0.25), pytest.approx(0.5))
     assert RecordReason("sure", score=1.0, threshold=1.0).value == 0.0
-
-
-def test_a_request_without_a_score_is_that_of_a_person() -> None:
-    (empty,) = record_reasons(Message(status=[]))
-    assert (empty.name, empty.value) == (BY_HAND, 1.0)
-    for text in ("", "nan", "inf", "-1", "2", "very"):
-        (reason,) = record_reasons(Message(status=[status("glass door", score=text)]))
-        assert (reason.name, reason.value) == ("glass door", 1.0)
 
 
 def test_a_request_of_any_size_is_cut() -> None:

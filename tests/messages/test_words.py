@@ -13,11 +13,9 @@ import pytest
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.messages.words import (
     LARGEST_TEXT,
-    RequestedWords,
     read_phrases,
     read_query,
     read_vocabulary,
-    text_of,
 )
 
 ENCODER = {"id": "tiny", "sha256": "ab"}
@@ -25,24 +23,6 @@ ENCODER = {"id": "tiny", "sha256": "ab"}
 
 def packed(*numbers: float) -> str:
     return base64.b64encode(np.array(numbers, "<f2").tobytes()).decode()
-
-
-@pytest.mark.parametrize("read", [read_vocabulary, read_query])
-@pytest.mark.parametrize(
-    "text",
-    ["zebra crossing,car", " zebra crossing ,\n car\n\n", '["zebra crossing", "car"]', ' ["zebra crossing","car"]\n'],
-)
-def test_phrases_alone(read: Callable[[str], RequestedWords | None], text: str) -> None:
-    asked = read(text)
-    assert asked is not None
-    assert asked.phrases == ("zebra crossing", "car")
-    assert (asked.margin, asked.pooling, asked.background, asked.given) == (None, None, None, None)
-
-
-@pytest.mark.parametrize("read", [read_vocabulary, read_query])
-def test_nothing_takes_back_what_was_asked(read: Callable[[str], RequestedWords | None]) -> None:
-    assert read("") is None
-    assert read(" \n") is None
 
 
 @pytest.mark.parametrize("read", [read_vocabulary, read_query, lambda text: read_phrases(text, "--words")])
@@ -64,17 +44,6 @@ def test_phrases_are_refused_for_the_same_reasons_wherever_they_come_from(
     with pytest.raises(VocabularyError, match=complaint) as refused:
         read(text)
     assert len(str(refused.value)) < 300
-
-
-@pytest.mark.parametrize("text", ["", "zebra crossing", "café", "car\0tree", "car\0"])
-def test_the_text_of_a_message_is_all_of_it(text: str) -> None:
-    content = text.encode()
-    for flag, order in ((0, "big"), (1, "little")):
-        header = bytes([0, flag, 0, 0]) + (len(content) + 1).to_bytes(4, order)  # type: ignore[arg-type]
-        assert text_of(header + content + bytes(4), "~/query") == text
-    assert text_of(b"", "~/query") == text_of(bytes(8), "~/query") == ""  # as some middleware sends nothing
-    with pytest.raises(VocabularyError, match="~/query: is not UTF-8.* Publish UTF-8 text"):
-        text_of(b"\0\1\0\0\5\0\0\0caf\xe9\0", "~/query")
 
 
 def test_an_object_may_say_everything() -> None:

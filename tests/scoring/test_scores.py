@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE
 from scene_completion_ros.bags.writer import BagWriter
-from scene_completion_ros.errors import GridError, SequenceError
-from scene_completion_ros.evaluation.occupancy import ranges_within
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.scoring.published import PUBLISHED, PublishedGrid, published_depth
-from scene_completion_ros.scoring.recording_truth import LidarTruth, RecordedTruth, read_camera_from_lidar
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
+from scene_completion_ros.scoring.published import PUBLISHED, PublishedGrid
+from scene_completion_ros.scoring.recording_truth import LidarTruth, RecordedTruth
 from scene_completion_ros.scoring.scores import ReplayScores
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS
 from tests.commands.recordings import FRAME, START_NS, STEP_NS, record
@@ -96,29 +94,6 @@ def depth_row(scores: ReplayScores) -> dict[str, Any]:
     return row
 
 
-def test_what_the_nodes_grid_does_not_cover_does_not_count() -> None:
-    occupied = np.ones(GRID.shape, dtype=bool)
-    truth = VoxelTruth("by hand", GRID, GRID_FROM_CAMERA, occupied, occupied, occupied)
-    half = VoxelGrid((4.0, -0.2, -0.2), 0.2, (1, 2, 1))
-    scores = ReplayScores([OneTruth(truth)], PublishedGrid(half, GRID_FROM_CAMERA))
-    scores.add(cloud_of([(4.1, -0.1, -0.1)], [0.9]), no_depth(), PINHOLE, stamp_ns=1, frame_id=FRAME)
-    found = voxel_rows(scores)[ALL]
-    assert found["covered"] == 0.5
-    assert (found["voxels"], found["iou"], found["recall"]) == (2, 0.5, 0.5)
-
-
-def test_another_grid_takes_the_voxel_that_its_centres_lie_in() -> None:
-    """The other grid stands 1 m further ahead, turned by 90 degrees to the left: its x is the node's y."""
-    turned = RigidTransform(np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), np.zeros(3))
-    other = VoxelGrid((-0.2, -4.4, -0.2), 0.2, (2, 2, 1))
-    cloud = cloud_of([(4.3, 0.1, -0.1)], [0.8])  # in the other frame (0.1, -4.3, -0.1): voxel [1, 0]
-    found = PublishedGrid(GRID, GRID_FROM_CAMERA).at(cloud, other, turned @ GRID_FROM_CAMERA)
-    assert found.covered is not None and found.covered.all()
-    assert np.argwhere(found.occupied[PUBLISHED]).tolist() == [[1, 0, 0]]
-    assert found.score[1, 0, 0] == np.float32(0.8)
-    assert found.score.sum() == np.float32(0.8)
-
-
 def test_points_outside_of_the_nodes_grid_are_left_out() -> None:
     cloud = cloud_of([(4.1, -0.1, -0.1), (9.0, 0.0, 0.0)], [0.7, 0.9])
     found = PublishedGrid(GRID, GRID_FROM_CAMERA).at(cloud, GRID, GRID_FROM_CAMERA)
@@ -139,15 +114,6 @@ def test_depth_by_hand() -> None:
     # Medians 45 and 25: 5.6 and 44.4 m.
     assert errors["abs_rel_scaled"] == pytest.approx((4.0 / 9.0 + 1.0 / 9.0) / 2)
     assert "| node | 1 | all pixels | 66.7 | 0.500 |" in scores.scores.markdown()
-
-
-def test_depth_comes_from_the_nearest_published_pixel() -> None:
-    """The published image has half the size and sees only the upper half of the other one."""
-    camera = Camera(fx=4.0, fy=4.0, cx=1.5, cy=1.5, width=4, height=4)
-    published = Camera(fx=2.0, fy=2.0, cx=0.5, cy=0.5, width=2, height=1)
-    found = published_depth(np.array([[3.0, 7.0]], dtype=np.float32), published, camera)
-    np.testing.assert_array_equal(found[:2], [[3.0, 3.0, 7.0, 7.0]] * 2)
-    assert np.isnan(found[2:]).all()
 
 
 def test_depth_against_the_recordings_lidar_by_hand(tmp_path: Path) -> None:
@@ -172,29 +138,6 @@ def test_depth_against_the_recordings_lidar_by_hand(tmp_path: Path) -> None:
     row = depth_row(scores)
     assert (row["recordings"], row["frames"], row["covered"], row["a1"]) == ("lidar", 3, 1.0, 1.0)
     assert (row["abs_rel"], row["rmse"]) == pytest.approx((0.2, 4.0))
-
-
-def test_the_lidars_pose_may_be_given(tmp_path: Path) -> None:
-    """As recorded, but 2 m further ahead: the pole is 22 m away."""
-    record(tmp_path / "drive")
-    pose = "camera_from_lidar: [0, -1, 0, 0,  0, 0, -1, -1,  1, 0, 0, 2,  0, 0, 0, 1]\n"
-    (tmp_path / "pose.yaml").write_text(pose, encoding="utf-8")
-    given = read_camera_from_lidar(tmp_path / "pose.yaml")
-    with LidarTruth(tmp_path / "drive", CANONICAL, given) as lidar:
-        truth = lidar.at(START_NS, "a frame without transforms")
-    assert truth is not None
-    assert truth.depth is not None
-    seen = truth.depth.depth[truth.depth.depth > 0.0]
-    assert len(seen) > 20
-    np.testing.assert_allclose(seen, 22.0, rtol=1e-6)
-
-
-@pytest.mark.parametrize("text", ["other: 1", "camera_from_lidar: [1, 2]", "camera_from_lidar: x"])
-def test_files_without_a_pose_are_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "pose.yaml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(SequenceError, match=r"pose\.yaml: holds no camera_from_lidar"):
-        read_camera_from_lidar(path)
 
 
 def test_against_recorded_voxels_by_hand(tmp_path: Path) -> None:
@@ -223,11 +166,3 @@ def write_voxels(bag: BagWriter, cloud: NDArray[np.void], stamp_ns: int) -> None
     size, data = VOXEL_CLOUD_DTYPE.itemsize, cloud.view(np.uint8).reshape(-1)
     message = types[CLOUD_TYPE](header, 1, len(cloud), fields, False, size, size * len(cloud), data, True)
     bag.write("/scene_completion/voxels", CLOUD_TYPE, message, stamp_ns)
-
-
-def test_ranges_that_a_grid_holds() -> None:
-    assert ranges_within(DEFAULT_GRID) == (12.8, 25.6, 51.2)
-    assert ranges_within(VoxelGrid((0.0, -6.4, 0.0), 0.2, (64, 64, 8))) == (12.8,)
-    assert ranges_within(GRID) == (0.4,)
-    with pytest.raises(GridError, match="square"):
-        ranges_within(VoxelGrid((0.0, 0.0, 0.0), 0.2, (2, 3, 1)))

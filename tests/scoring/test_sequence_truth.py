@@ -97,16 +97,6 @@ def test_a_folder_of_another_time_is_refused_with_the_offset(tmp_path: Path) -> 
     SequenceTruth(folder, offset_ns=11_500_000_000).check_times(START_NS + 11_500_000_000, START_NS + 13_000_000_000)
 
 
-def test_folders_without_ground_truth_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SequenceError, match="is no recording"):
-        SequenceTruth(tmp_path / "empty")
-    with pytest.raises(SequenceError, match="no ground truth"):
-        SequenceTruth(write_folder(tmp_path / "bare", assets=False))
-    with pytest.raises(SequenceError, match="cameras are left, right"):
-        SequenceTruth(write_folder(tmp_path / "case"), camera="rear")
-
-
 def test_kitti_windows_have_voxels_of_their_first_frame_and_lidar_of_all(shared_data: Path) -> None:
     folder = shared_data / "kitti_windows" / "sequences" / "04"
     source = SequenceTruth(folder, offset_ns=1_317_000_000_000_000_000)

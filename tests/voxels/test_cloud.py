@@ -57,15 +57,6 @@ def test_points_are_voxel_centres_in_the_optical_frame() -> None:
     assert set(cloud["confidence"]) == {128}
 
 
-def test_rgb_is_packed_as_rviz_reads_it() -> None:
-    assert VOXEL_CLOUD_FIELDS[3:6] == (("rgb", 12, 7, 1), ("probability", 16, 7, 1), ("label", 20, 2, 1))
-    cloud = voxels_to_cloud_array(street())
-    red, green, blue = COLOURS[1]
-    assert set(cloud["rgb"][cloud["label"] == 1]) == {(red << 16) + (green << 8) + blue}
-    as_bytes = cloud[cloud["label"] == 1][:1].tobytes()
-    assert list(as_bytes[12:16]) == [blue, green, red, 0]
-
-
 def test_voxels_come_back_from_the_cloud() -> None:
     voxels = street(stamp_ns=42)
     cloud = voxels_to_cloud_array(voxels)[::-1]

@@ -20,7 +20,7 @@ from scene_completion_ros.voxels.occupancy import (
     probability_of_log_odds,
     transmittance,
 )
-from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier, axis_indices, exp_negative
+from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier, exp_negative
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 LOGITS = np.linspace(-120.0, 120.0, 4001)
@@ -45,30 +45,11 @@ def of_torch(function: Callable[..., Any]) -> Callable[..., Any]:
     return of_arrays
 
 
-TWINS = pytest.mark.parametrize("twin", ["NumPy", "torch", "compiled"])
-
-
 def twin_of(name: str, twin: str) -> Callable[..., Any]:
     if twin == "compiled":
         return one_by_one(getattr(occupancy_kernel, name))
     function = getattr(occupancy, name)
     return of_torch(function) if twin == "torch" else function
-
-
-@TWINS
-def test_density_of_logits(twin: str) -> None:
-    density = twin_of("density_of_logit", twin)(LOGITS.astype(np.float32))
-    assert density.dtype == np.float32
-    expected = np.maximum(LOGITS, 0.0) + np.log1p(np.exp(-np.abs(LOGITS)))
-    np.testing.assert_allclose(density, expected, atol=1e-6, rtol=1e-6)
-
-
-@TWINS
-def test_opacity_of_densities(twin: str) -> None:
-    density = np.array([0.0, 1e-6, 0.02, 0.5, 5.0, 50.0, 1e4], dtype=np.float32)
-    alpha = twin_of("opacity", twin)(density, 0.2)
-    assert alpha.dtype == np.float32
-    np.testing.assert_allclose(alpha, 1.0 - np.exp(-0.2 * density.astype(np.float64)), atol=1e-6)
 
 
 def test_the_compiled_exponential() -> None:
@@ -123,20 +104,6 @@ def test_torch_follows_the_gradients() -> None:
         assert torch.autograd.gradcheck(function, (logit,), atol=1e-6)
 
 
-def test_identity_returns_a_copy() -> None:
-    alpha = np.linspace(0.0, 1.0, 11, dtype=np.float32)
-    probability = Calibration().apply(alpha)
-    np.testing.assert_array_equal(probability, alpha)
-    assert not np.shares_memory(probability, alpha)
-
-
-def test_piecewise_linear_is_constant_outside_its_knots() -> None:
-    calibration = Calibration("piecewise_linear", (0.1, 0.2, 0.6), (0.0, 0.5, 0.9))
-    probability = calibration.apply(np.array([[0.0, 0.1, 0.15], [0.4, 0.6, 1.0]], dtype=np.float32))
-    np.testing.assert_allclose(probability, [[0.0, 0.0, 0.25], [0.7, 0.9, 0.9]], atol=1e-6)
-    assert probability.dtype == np.float32
-
-
 @pytest.mark.parametrize(
     ("alpha", "probability", "message"),
     [
@@ -185,16 +152,3 @@ def test_identity_calibration_keeps_alpha_and_nan_is_survived() -> None:
     probability, state = classify(alpha, np.full((48, 96), np.inf, dtype=np.float32))
     np.testing.assert_allclose(probability, alpha, atol=1e-7)
     assert state[10, 10, 10] == VoxelState.FREE_SEEN
-
-
-@pytest.mark.parametrize("shape", [(7, 5, 3), (1, 1, 1), (4, 1, 9), (3, 8, 1), (256, 256, 32)])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.6, 1.0])
-@pytest.mark.parametrize("kind", [np.int64, np.int32])
-def test_indices_along_the_axes_are_those_of_numpy(
-    shape: tuple[int, int, int], share: float, kind: type[np.integer]
-) -> None:
-    chosen = np.random.default_rng(0).random(int(np.prod(shape))) < share
-    flat = np.flatnonzero(chosen).astype(kind)
-    found = axis_indices(flat, shape)
-    assert found.dtype == np.int32
-    np.testing.assert_array_equal(found, np.stack(np.unravel_index(flat, shape), axis=-1))

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import GridError
 from scene_completion_ros.voxels.phrase_matches import (
     OTHER,
     PhraseMatches,
@@ -53,13 +52,6 @@ def test_the_most_likely_phrase_becomes_the_class() -> None:
     assert classes.class_names == (OTHER, *WORDS)
     assert len(set(classes.class_colours)) == 3
     assert np.array_equal(classes.index, voxels.index)
-
-
-def test_shapes_that_contradict_each_other_are_refused() -> None:
-    voxels, five, four = np.zeros(5, np.int32), np.zeros(5, np.float32), np.zeros(4, np.float32)
-    for score, probability in ((five, four), (four, five), (five, five[None])):
-        with pytest.raises(GridError, match="PhraseMatches 'car'"):
-            PhraseMatches("car", voxels, score, probability)
 
 
 def test_colours_of_phrases_differ() -> None:

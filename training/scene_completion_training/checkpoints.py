@@ -83,8 +83,6 @@ class TrainingRecord(lightning.Callback):
             for name, value in self.configuration.items()
             if name not in _MAY_CHANGE and name in before and _differ(before[name], value)
         ]
-        if before and "camera" not in before and Viewpoint.of_record(self.configuration) != Viewpoint():
-            changed += ["camera", "volume"]  # before there was a choice, they were the street's
         if changed:
             raise SequenceError(
                 f"the checkpoint there was trained with other values of {changed}",
@@ -95,7 +93,7 @@ class TrainingRecord(lightning.Callback):
 
 def written_by(record: Mapping[str, Any]) -> str:
     """Which version wrote a checkpoint, from its record."""
-    return f"scene_completion_ros {record.get('version', 'of before checkpoints named their version')}"
+    return f"scene_completion_ros {record.get('version')}"
 
 
 def refuse_later(record: Mapping[str, Any], where: str) -> None:
@@ -193,7 +191,7 @@ class Checkpoint:
 
     @property
     def viewpoint(self) -> Viewpoint:
-        """Camera and volume that it was trained for; the street's where it names none, as before there was a choice."""
+        """Camera and volume that it was trained for."""
         return Viewpoint.of_record(self.configuration)
 
     @property

@@ -277,14 +277,6 @@
     const eye = [t[0] + d * Math.cos(e) * Math.cos(a), t[1] + d * Math.cos(e) * Math.sin(a), t[2] + d * Math.sin(e)];
     return { eye, up: e > 1.5 ? [-Math.cos(a), -Math.sin(a), 0] : [0, 0, 1] };
   }
-  function rayAt(clientX, clientY) {     // eye and direction through a point of the page
-    const box = canvas.getBoundingClientRect(), { eye, up } = seenFrom(), back = unit(sub(eye, view.target));
-    const right = unit(cross(up, back)), top = cross(back, right), reach = Math.tan(0.5 * FIELD_OF_VIEW);
-    const x = (2 * (clientX - box.left) / box.width - 1) * reach * box.width / box.height;
-    const y = (1 - 2 * (clientY - box.top) / box.height) * reach;
-    return [eye, back.map((b, k) => x * right[k] + y * top[k] - b)];
-  }
-
   function draw() {
     wanted = 0;
     if (!ready || !frame) return;
@@ -334,15 +326,9 @@
     const end = origin.map((o, i) => o + shape[i] * size);
     for (const x of ticks(origin[0], end[0])) write(`x ${x} m`, [x, origin[1] - 1, origin[2]]);
     for (const y of ticks(origin[1], end[1])) write(`y ${y} m`, [end[0] + 1, y, origin[2]]);
-    for (const [point, colour] of marks ? marks() : []) placed(point, (...at) => {
-      pen.beginPath(); pen.arc(...at, 5, 0, 2 * Math.PI);
-      pen.fillStyle = `rgb(${colour})`; pen.strokeStyle = "#000"; pen.lineWidth = 1.5;
-      pen.fill(); pen.stroke();
-    });
   }
   const redraw = () => { if (!wanted) wanted = requestAnimationFrame(draw); };
   const reload = () => { if (ready && frame) { uploadVoxels(); redraw(); } };
-  const marks = report.naming && globalThis.nameVoxels({ report, rayAt, shownOf, redraw, frame: () => frame });
 
   // ---- the view, turned by the mouse --------------------------------------------------------------------------------
   function viewpoint(name) {
@@ -415,7 +401,7 @@
     const matches = data.matches ? await inflate(data.matches) : null;
     if (newest !== number) return;       // the slider moved on meanwhile
     const first = frame === null;
-    frame = { grid: data.grid, camera: data.viewpoint, voxels, lidar, matches, source: data.source };
+    frame = { grid: data.grid, camera: data.viewpoint, voxels, lidar, matches };
     answer();
     byId("lidar-switch").hidden = lidar.length === 0;
     if (!ready) return;

@@ -111,7 +111,7 @@ def command(folder: Path) -> dict[str, Any]:
     return {"said": said, "files": [path.name for path in (folder / "cache").glob("*.engine")]}
 
 
-PRECISIONS = ("fp16", "int8", "fp32")
+PRECISIONS = ("fp16", "fp32")
 GRAPHS: dict[str, Callable[[], bytes]] = {
     "rubbish": lambda: b"no graph",
     "output": lambda: gpu_encoder("fp16", output="map"),

@@ -23,7 +23,6 @@ from tests.inference.small_bundle import (
 TYPES = {
     "fp32": (TensorProto.FLOAT, np.float32),
     "fp16": (TensorProto.FLOAT16, np.float16),
-    "int8": (TensorProto.FLOAT16, np.float16),
 }
 
 
@@ -41,8 +40,8 @@ def gpu_encoder(
 ) -> bytes:
     """Two convolutions as ONNX, the first with stride 2: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels + label_hidden].
 
-    For int8 the second one has quantised weights and inputs, symmetric, as TensorRT wants them. A volume [X, Y, Z]
-    comes out beside them, plus the mean of each normalised image, and so does the depth, as from `tiny_encoder`.
+    A volume [X, Y, Z] comes out beside them, plus the mean of each normalised image, and so does the depth, as from
+    `tiny_encoder`.
     """
     kind, dtype = TYPES[precision]
     height, width = size
@@ -56,19 +55,7 @@ def gpu_encoder(
         helper.make_node("Mul", ["shifted", "scale"], ["normal"]),
         helper.make_node("Conv", ["normal", "stem_weight", "stem_bias"], ["stem"], strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["stem"], ["active"]),
-    ]
-    features, weight = "active", "last_weight"
-    if precision == "int8":
-        largest = float(np.abs(weights["last_weight"]).max())
-        weights["active_scale"], weights["weight_scale"] = np.array(8 / 127, dtype), np.array(largest / 127, dtype)
-        weights["zero"] = np.array(0, np.int8)
-        features, weight = "active_back", "weight_back"
-        for name, scale in (("active", "active_scale"), ("last_weight", "weight_scale")):
-            back = features if name == "active" else weight
-            nodes.append(helper.make_node("QuantizeLinear", [name, scale, "zero"], [f"{name}_int8"]))
-            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_int8", scale, "zero"], [back]))
-    nodes += [
-        helper.make_node("Conv", [features, weight, "last_bias"], ["last"]),
+        helper.make_node("Conv", ["active", "last_weight", "last_bias"], ["last"]),
         helper.make_node("Transpose", ["last"], [output], perm=[0, 2, 3, 1]),
     ]
     given = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])
@@ -121,7 +108,7 @@ class GpuStudent(StudentBundle):
 
 def make_gpu_bundle(
     folder: Path,
-    precisions: tuple[str, ...] = ("fp16", "int8", "fp32"),
+    precisions: tuple[str, ...] = ("fp16", "fp32"),
     volume: NDArray[np.float32] | None = None,
     depth: NDArray[np.float32] | None = None,
     **fields: Any,

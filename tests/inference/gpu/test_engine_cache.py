@@ -57,7 +57,7 @@ def test_what_was_made_is_found_and_is_this_users_alone(cache: EngineCache, capl
     assert "'version': '10.3.0', 'multiprocessors': 16" in caplog.text  # for what it was made
 
 
-@pytest.mark.parametrize("other", [{"version": "10.7.0"}, {"multiprocessors": 8}, {"kind": "engine-int8"}, {"gpu": ""}])
+@pytest.mark.parametrize("other", [{"version": "10.7.0"}, {"multiprocessors": 8}, {"kind": "engine-fp32"}, {"gpu": ""}])
 def test_an_engine_for_something_else_is_not_used(
     cache: EngineCache, caplog: pytest.LogCaptureFixture, other: dict[str, Any]
 ) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from scene_completion_ros.cli import main
-from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError, SequenceError
+from scene_completion_ros.errors import BundleError, ImageError, SequenceError
 from scene_completion_ros.inference.bundle import MANIFEST, WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
@@ -28,17 +28,11 @@ from scene_completion_training.gpu_export.export import export_for_gpus
 from scene_completion_training.gpu_export.graph import gpu_graph, simplified
 from scene_completion_training.gpu_export.images import canonical_images
 from scene_completion_training.gpu_export.parity import GATES, ONNX, TORCH, Gate, Parity, ParityCheck, Reference
-from scene_completion_training.gpu_export.precisions import kept_in_half, to_half, to_int8
+from scene_completion_training.gpu_export.precisions import to_half
 from tests.checkout import run_python
-from tests.inference.small_bundle import make_small_bundle
 from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.small_students import CAMERA, GRID, make_small_student, make_spatial_student, street_images
 
-# Random weights spread what is quantised more widely than trained ones.
-LOOSE = {
-    **GATES,
-    "int8": Gate(features=0.3, density=0.5, occupied_iou=0.6, labels=0.6, volume=0.5, depth=0.1),
-}
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 Encode = Callable[[NDArray[np.uint8]], EncodedImage]
 
@@ -62,8 +56,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
 def graphs_of(student: StudentBundle, places: tuple[Path, Path]) -> dict[str, onnx.ModelProto]:
     """Its encoders for GPUs by precision."""
     single = gpu_graph(student)
-    calibration = canonical_images([places[0]], CAMERA, 8)
-    return {"fp32": single, "fp16": to_half(single), "int8": to_int8(single, calibration, "student")}
+    return {"fp32": single, "fp16": to_half(single)}
 
 
 @pytest.fixture(scope="module")
@@ -174,42 +167,6 @@ def test_float16_is_typed_strongly(graphs: dict[str, onnx.ModelProto]) -> None:
     assert {found[name] for node in convolutions for name in node.input} == {TensorProto.FLOAT16}
 
 
-def test_integers_are_symmetric_and_stay_away_from_first_and_last(graphs: dict[str, onnx.ModelProto]) -> None:
-    model = graphs["int8"]
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    assert all(values[node.input[2]].dtype == np.int8 and not values[node.input[2]].any() for node in pairs)
-    assert all(values[node.input[1]].dtype == np.float16 and (values[node.input[1]] > 0).all() for node in pairs)
-    kept = kept_in_half(graphs["fp32"].graph)
-    integers = []
-    for node in model.graph.node:
-        if node.op_type != "Conv":
-            continue
-        made = [makers[name].op_type if name in makers else None for name in node.input[:2]]
-        if node.name in kept:
-            assert made[1] is None
-            continue
-        assert made == ["DequantizeLinear", "DequantizeLinear"]
-        weight, scale = (values[name] for name in makers[node.input[1]].input[:2])
-        assert weight.dtype == np.int8 and scale.shape == (len(weight),) and np.abs(weight.astype(int)).max() <= 127
-        integers.append(node.name)
-    assert len(integers) > len(kept) > 3
-    assert "/trunk/stem/stem.0/Conv" in kept and "/project/Conv" in kept
-
-
-def test_integers_hold_the_weights(student: StudentBundle, graphs: dict[str, onnx.ModelProto]) -> None:
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graphs["fp32"].graph.initializer}
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graphs["int8"].graph.initializer}
-    quantised = [name for name in values if name.endswith("_quantized")]
-    assert len(quantised) > 10
-    for name in quantised:
-        weight = weights[name.removesuffix("_quantized")]
-        (scale,) = (values[other] for other in values if other.startswith(name.replace("_quantized", "_scale")))
-        steps = scale.astype(np.float32).reshape(-1, 1, 1, 1)
-        assert np.all(np.abs(values[name] * steps - weight) <= 0.501 * steps)
-
-
 def test_an_export_is_the_same_again(
     copied: StudentBundle, places: tuple[Path, Path], graphs: dict[str, onnx.ModelProto]
 ) -> None:
@@ -219,13 +176,10 @@ def test_an_export_is_the_same_again(
         assert said.setdefault(precision, f"{size} {parity}") == f"{size} {parity}"
 
     def export(bundle: StudentBundle, *precisions: str) -> StudentBundle:
-        return export_for_gpus(
-            bundle, precisions, calibration=[places[0]], parity=[places[1]], gates=LOOSE, threads=1, report=report
-        )
+        return export_for_gpus(bundle, precisions, parity=[places[1]], threads=1, report=report)
 
     made = export(copied, *PRECISIONS)
     assert said.keys() == set(made.gpu_precisions) == set(PRECISIONS)
-    assert made.gpu_encoders["int8"].calibrated_on == "6 images of training"
     assert made.gpu_encoders["fp16"].reference.startswith(TORCH)
     first = contents(made.folder)
     made = export(made, "fp32")  # the others are made a second time for `graphs`
@@ -285,20 +239,8 @@ def test_one_variant_that_fails_keeps_all_out(copied: StudentBundle, places: tup
     before = contents(copied.folder)
     exact = Gate(features=0.0, density=1.0, occupied_iou=0.0, labels=0.0, volume=1.0, depth=1.0)
     with pytest.raises(BundleError, match="^parity with .*: fp16: mean difference of the map is [0-9.e-]+ where"):
-        export_for_gpus(copied, ["fp32", "fp16"], parity=[places[1]], gates={**LOOSE, "fp16": exact}, threads=1)
+        export_for_gpus(copied, ["fp32", "fp16"], parity=[places[1]], gates={**GATES, "fp16": exact}, threads=1)
     assert contents(copied.folder) == before
-
-
-def test_images_for_integers_have_to_be_named(copied: StudentBundle, places: tuple[Path, Path]) -> None:
-    with pytest.raises(ConfigurationError, match="--calibration-images"):
-        export_for_gpus(copied, ["int8"], parity=[places[1]])
-
-
-def test_an_encoder_of_two_layers_has_none_for_integers(tmp_path: Path) -> None:
-    small = make_small_bundle(tmp_path)
-    single = gpu_graph(small)
-    with pytest.raises(BundleError, match="2 convolutions.*none is left"):
-        to_int8(single, np.zeros((1, 192, 640, 3), np.uint8), "small")
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +275,7 @@ def test_wrong_densities_fail(student: StudentBundle, check: ParityCheck, exact:
         encoded.features[..., unit] += 8.0
         return encoded
 
-    said = " ".join(check(shifted).failures(dataclasses.replace(GATES["int8"], features=10.0)))
+    said = " ".join(check(shifted).failures(dataclasses.replace(GATES["fp16"], features=10.0)))
     assert "mean difference of the density" in said and "IoU of the occupied voxels" in said
     assert "labels" not in said
 
@@ -346,7 +288,7 @@ def test_wrong_labels_fail_alone(student: StudentBundle, check: ParityCheck, exa
 
     parity = check(shuffled)
     assert (parity.occupied_iou, parity.density_relative) == (1.0, 0.0)
-    (said,) = parity.failures(dataclasses.replace(GATES["int8"], features=10.0))
+    (said,) = parity.failures(dataclasses.replace(GATES["fp16"], features=10.0))
     assert said.startswith("agreement of the labels is 0.")
 
 
@@ -444,29 +386,15 @@ def test_what_depth_is_computed_of_is_float32(spatial: Spatial, images: NDArray[
     assert depth is not None and (depth.astype(np.float16).astype(np.float32) != depth).mean() > 0.9
 
 
-def test_integers_are_those_of_convolutions_that_say_no_depth(spatial: Spatial) -> None:
-    model = spatial.graphs["int8"]
-    integers = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8}
-    weights = {
-        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in integers
-    }
-    quantised = {node.name: node.op_type for node in model.graph.node if weights & set(node.input)}
-    assert set(quantised.values()) == {"Conv"} and len(quantised) >= 10
-    assert any(name.startswith("/spatial/") for name in quantised)
-    assert not {"/encoder_project/Conv", "/spatial/reduce/Conv", "/spatial/leave/Conv", "/project/Conv"} & set(
-        quantised
-    )
-
-
 def test_a_student_with_a_volume_gets_its_encoders(spatial: Spatial, places: tuple[Path, Path], tmp_path: Path) -> None:
     copy = spatial.bundle.save(tmp_path, spatial.bundle.read_encoder(), spatial.bundle.load_weights())
-    options = {"calibration": [places[0]], "parity": [places[1]], "gates": LOOSE, "encoder_weights": spatial.model}
+    options = {"parity": [places[1]], "encoder_weights": spatial.model}
     made = export_for_gpus(copy, PRECISIONS, threads=1, **options)  # type: ignore[arg-type]
     assert made.gpu_precisions == PRECISIONS
     for precision in PRECISIONS:
         parity = made.gpu_encoders[precision].parity
-        assert 0.0 < parity["volume_relative"] < LOOSE[precision].volume
-        assert 0.0 < parity["depth_relative"] < LOOSE[precision].depth
+        assert 0.0 < parity["volume_relative"] < GATES[precision].volume
+        assert 0.0 < parity["depth_relative"] < GATES[precision].depth
         assert made.read_gpu_encoder(precision) == spatial.graphs[precision].SerializeToString(deterministic=True)
     assert made.gpu_encoders["fp16"].reference == TORCH
 
@@ -492,7 +420,7 @@ def test_a_wrong_volume_or_depth_fails(spatial: Spatial, images: NDArray[np.uint
     for gate in GATES.values():
         assert next(iter(scaled.failures(gate))).startswith("mean difference of the volume is 0.07 ")
     broken = with_factors(volume=float("nan"))
-    assert "mean difference of the volume is nan" in " ".join(broken.failures(GATES["int8"]))
+    assert "mean difference of the volume is nan" in " ".join(broken.failures(GATES["fp16"]))
     for factor, share in ((1.04, "0.04"), (0.95, "0.05"), (float("nan"), "nan")):
         for gate in GATES.values():
             said = " ".join(with_factors(depth=factor).failures(gate))
@@ -549,8 +477,6 @@ def test_the_command_adds_the_encoders(
     printed = capsys.readouterr().out
     assert printed.startswith("fp16: ") and "encoders for GPUs in fp16" in printed
     assert StudentBundle.load(str(copied.folder)).gpu_precisions == ("fp16",)
-    assert main([*arguments, "int8"]) == 2
-    assert "--calibration-images" in capsys.readouterr().err
     assert main(["export", str(copied.folder)]) == 2
     assert "BUNDLE: is missing" in capsys.readouterr().err
 
@@ -592,4 +518,5 @@ def test_tensorrt_rtx_builds_every_precision(
     built = [line.split() for line in done.stdout.splitlines()]
     assert all(int(size) > 100_000 for size, *_ in built)
     ports = ["image", "features"]
-    assert [names for _, *names in built] == 3 * [[*ports, "volume", "depth"]] + 3 * [ports] * (len(asked) - 1)
+    expected = [[*ports, "volume", "depth"]] * 2 + [ports] * (2 * len(asked) - 2)
+    assert [names for _, *names in built] == expected

@@ -21,7 +21,6 @@ from scene_completion_training.export import FoldedEncoder, encoder_onnx
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.agglomeration import (
     AgglomerationConfiguration,
@@ -29,7 +28,7 @@ from scene_completion_training.stages.agglomeration import (
     AgglomerationStage,
     TeacherSpec,
 )
-from scene_completion_training.viewpoint import STREET_CAMERA, Viewpoint
+from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import HIDDEN, small_data, small_training
 
@@ -123,15 +122,6 @@ def test_a_teachers_space_is_a_linear_map_of_the_units(field: AgglomeratedField)
             assert torch.allclose(units @ space.weight.T + space.bias, expected, atol=1e-4)
         sides = [functional.normalize(field.original(teacher, features), dim=-1) for teacher in field.teachers]
         assert torch.allclose(field.expand(features), functional.normalize(torch.cat(sides, dim=-1), dim=-1), atol=1e-5)
-
-
-def test_weights_of_older_versions_are_read(field: AgglomeratedField) -> None:
-    older = {**field.state_dict(), "normalisers.text.offset": torch.ones(10), "normalisers.text.matrix": torch.ones(0)}
-    again = AgglomeratedField.rebuilt(older, Viewpoint(), EncoderDecoder(pretrained=False))
-    again.load_state_dict(older)
-    assert again.teachers == field.teachers and torch.equal(again.space("text").weight, field.space("text").weight)
-    with pytest.raises(ConfigurationError, match="brought to one scale"):
-        field.load_state_dict(older | {"normalisers.text.matrix": torch.ones(10)})
 
 
 def test_the_units_see_the_surface(field: AgglomeratedField) -> None:

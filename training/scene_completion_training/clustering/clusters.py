@@ -146,8 +146,6 @@ def logistic_head(
     count: int,
     *,
     around: NDArray[np.floating],
-    weight: float = 1.0,
-    balanced: bool = False,
 ) -> LabelHead:
     """Multinomial logistic regression, standardised.
 
@@ -156,15 +154,13 @@ def logistic_head(
         classes: [N], of at least two different ones.
         count: Number of classes K; those that no point has stay improbable.
         around: Points [M, E] whose mean and deviation standardise.
-        weight: Of the points against small weights of the classes.
-        balanced: All classes weigh the same, however many points they have.
     """
     from sklearn.linear_model import LogisticRegression
 
     known = np.unique(classes)
     # Tokens have most in common: around their mean the fit takes far fewer steps, to the same result.
     mean, scale = around.mean(axis=0), around.std(axis=0) + 1e-6
-    model = LogisticRegression(C=weight, max_iter=300, class_weight="balanced" if balanced else None)
+    model = LogisticRegression(max_iter=300)
     model.fit((units - mean) / scale, classes)
     weights = model.coef_ / scale
     biases = model.intercept_ - weights @ mean

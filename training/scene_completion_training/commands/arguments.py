@@ -98,7 +98,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "--engine",
         default="auto",
         help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s); or "
-        "onnxruntime_fp32, onnxruntime_fp16, onnxruntime_int8: the bundle's encoders for GPUs, rounded as there",
+        "onnxruntime_fp32, onnxruntime_fp16: the bundle's encoders for GPUs, rounded as there",
     )
 
 
@@ -157,11 +157,12 @@ def check_methods(flag: str, methods: Sequence[Sequence[str]]) -> None:
 def requested(args: argparse.Namespace) -> dict[str, Any]:
     """What a run was asked for, as plain values, and which students these were."""
     from scene_completion_ros.inference.shipped import open_student
-    from scene_completion_ros.report.model_card import STUDENTS, fingerprint
 
-    bundles = getattr(args, "bundle", None) or []
-    students = {folder.resolve().name: fingerprint(open_student(folder)) for folder in bundles}
-    return ({STUDENTS: students} if students else {}) | {
+    students = {}
+    for folder in getattr(args, "bundle", None) or []:
+        bundle = open_student(folder)
+        students[folder.resolve().name] = {**bundle.made_from(), "threshold": bundle.threshold}
+    return ({"students": students} if students else {}) | {
         name: [str(entry) for entry in value] if isinstance(value, list) else str(value)
         for name, value in vars(args).items()
         if name not in ("command", "protocol", "run_protocol", "output") and value not in (None, [])

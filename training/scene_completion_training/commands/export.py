@@ -1,12 +1,12 @@
 """Export a training checkpoint as a student bundle for the robot, or add encoders for GPUs to a bundle.
 
     scene-completion export CHECKPOINT BUNDLE --licence ...
-    scene-completion export BUNDLE --gpu fp32 fp16 int8 --calibration-images drives/train_*
+    scene-completion export BUNDLE --gpu fp32 fp16
 
 Encoders for GPUs are ONNX graphs that TensorRT builds engines of. The command compares each with the student in torch
 on real images. It compares feature map, volume and depth, and density, occupied voxels and labels of the default grid.
 One that misses what is allowed of its precision makes the command fail, and the bundle stays as it was. No GPU is
-needed. int8 is calibrated on images of the drives that the student was trained on. The first form takes --gpu, too.
+needed. The first form takes --gpu, too.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gpu.add_argument(
         "--gpu",
         nargs="+",
-        choices=("fp32", "fp16", "int8"),
+        choices=("fp32", "fp16"),
         default=[],
         metavar="PRECISION",
-        help="which encoders to make, of fp32, fp16 and int8; others that are there already stay",
+        help="which encoders to make, of fp32 and fp16; others that are there already stay",
     )
-    meaning = "for int8: sequence folders, KITTI drives, bags or folders of images that the student was trained on"
-    add_paths(gpu, "--calibration-images", "PLACE", meaning)
-    meaning = "what to compare on, places of the same kinds (default: the bundled drive)"
+    meaning = (
+        "what to compare on: sequence folders, KITTI drives, bags or folders of images (default: the bundled drive)"
+    )
     add_paths(gpu, "--parity-images", "PLACE", meaning)
     gpu.add_argument(
         "--encoder-weights",
@@ -145,7 +145,6 @@ def _add_encoders(args: argparse.Namespace) -> int:
     bundle = export_for_gpus(
         own_student(args.bundle or args.source),
         tuple(dict.fromkeys(args.gpu)),
-        calibration=args.calibration_images,
         parity=args.parity_images or [DEMO_DRIVE],
         encoder_weights=args.encoder_weights,
         report=_print_parity,

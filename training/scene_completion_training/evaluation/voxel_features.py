@@ -98,15 +98,12 @@ class NetworkFeatures:
         return NetworkFeatures(network, self.record, name)
 
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """See `VoxelFeatures` and `features_of`."""
-        return self.features_of(frame.scene, rows)
-
-    def features_of(self, scene: VoxelScene, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """Features of each level, float32 [n, D_l], of the voxels at rows [n] of a scene.
+        """See `VoxelFeatures`.
 
         Raises:
             ConfigurationError: The scene has not all features that the network takes, or other voxels.
         """
+        scene = frame.scene
         taken = [number for number, name in enumerate(scene.columns) if name in self.record.columns]
         columns = tuple(scene.columns[number] for number in taken)
         scene = dataclasses.replace(scene, features=scene.features[:, taken], columns=columns)

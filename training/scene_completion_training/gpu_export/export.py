@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.gpu_export.graph import gpu_graph
 from scene_completion_training.gpu_export.images import canonical_images
 from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck, Reference
-from scene_completion_training.gpu_export.precisions import MOST_IMAGES, to_half, to_int8
+from scene_completion_training.gpu_export.precisions import to_half
 
 PARITY_IMAGES = 8
 """Images that every variant is compared on, in all."""
@@ -23,7 +23,6 @@ def export_for_gpus(
     bundle: StudentBundle,
     precisions: Sequence[str],
     *,
-    calibration: Sequence[Path] = (),
     parity: Sequence[Path],
     gates: Mapping[str, Gate] = GATES,
     threads: int | None = None,
@@ -34,46 +33,32 @@ def export_for_gpus(
 
     Args:
         bundle: The student, saved; its folder is written.
-        calibration: Places of the images that int8 is calibrated on, those of the training.
         parity: Places of the images that every variant is compared on.
         encoder_weights: Folder or hub name of a transformer trunk, see `Reference`.
         report: Called for every variant with its precision, bytes and parity, also where it fails.
 
     Raises:
-        ConfigurationError: int8 is wanted, and no images to calibrate it on are named; or the configuration of a
-            transformer is not there.
+        ConfigurationError: The configuration of a transformer is not there.
         BundleError: A variant misses its gate, or cannot be made; the bundle stays as it was.
     """
-    if "int8" in precisions and not calibration:
-        raise ConfigurationError(
-            "int8 is calibrated on real images, and none are named",
-            where="--calibration-images",
-            cure="Name drives that the student was trained on, not those that it is tested on",
-        )
     single = gpu_graph(bundle)
     reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)
     check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, PARITY_IMAGES), reference.encode)
     made: dict[str, tuple[bytes, GpuEncoder]] = {}
     failures: list[str] = []
     for precision in precisions:
-        calibrated_on = None
-        if precision == "int8":
-            images = canonical_images(calibration, bundle.canonical, MOST_IMAGES)
-            calibrated_on = f"{len(images)} images of {', '.join(path.resolve().name for path in calibration)}"
-            model = to_int8(single, images, str(bundle.encoder_path))
-        else:
-            model = single if precision == "fp32" else to_half(single)
+        model = single if precision == "fp32" else to_half(single)
         graph: bytes = model.SerializeToString(deterministic=True)
         variant = GpuGraph(graph, f"{precision} of {bundle.folder}", threads=threads)
         measured = check(variant.encode)
         report(precision, len(graph), measured)
         failures += [f"{precision}: {failure}" for failure in measured.failures(gates[precision])]
         numbers = {name: float(value) for name, value in dataclasses.asdict(measured).items()}
-        made[precision] = (graph, GpuEncoder(precision, "", {}, numbers, reference.name, calibrated_on))
+        made[precision] = (graph, GpuEncoder(precision, "", {}, numbers, reference.name))
     if failures:
         raise BundleError(
             "; ".join(failures),
             where=f"parity with {reference.name}",
-            cure="The bundle stays as it was. Leave this precision out, or calibrate on more and other images.",
+            cure="The bundle stays as it was. Leave this precision out.",
         )
     return bundle.add_gpu_encoders(made)

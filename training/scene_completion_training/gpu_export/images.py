@@ -1,4 +1,4 @@
-"""Real images for calibration and parity, resampled into the canonical camera."""
+"""Real images for parity, resampled into the canonical camera."""
 
 from __future__ import annotations
 

@@ -51,7 +51,6 @@ GATES: Mapping[str, Gate] = {
     # Every result is rounded to 11 bits.
     "fp16": Gate(features=2e-3, density=5e-3, occupied_iou=0.993, labels=0.998, volume=5e-3, depth=3e-3),
     # 8 bits: decisions at the rim of surfaces change.
-    "int8": Gate(features=0.03, density=0.1, occupied_iou=0.9, labels=0.95, volume=0.06, depth=0.03),
 }
 
 

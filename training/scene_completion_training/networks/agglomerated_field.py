@@ -6,13 +6,12 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation
@@ -102,19 +101,6 @@ class AgglomeratedField(FeatureField):
         dims = {name.removesuffix(".weight"): len(weight) for name, weight in heads.items()}
         channels, units = state["output_layer.weight"].shape
         return cls(DensityField.rebuilt(density, viewpoint, encoder), dims, channels=channels, units=units)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Loads weights; older ones also hold what brought features to one scale, which must have been nothing.
-
-        Raises:
-            ConfigurationError: It was something.
-        """
-        if any(len(value) for name, value in state_dict.items() if name.endswith(".matrix")):
-            raise ConfigurationError(
-                "a teacher's channels were brought to one scale", where="normaliser", cure="Train it with this version"
-            )
-        kept = {name: value for name, value in state_dict.items() if not name.startswith("normalisers.")}
-        return super().load_state_dict(kept, *args, **kwargs)
 
     def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> FeatureObservation:
         observed = super()._observed(maps, seen)
