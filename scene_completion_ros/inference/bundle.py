@@ -45,7 +45,7 @@ from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, parse_tensors
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.whole_files import whole_folder
 
-SCHEMA_VERSION, OLDEST_READ = 4, 2  # the shipped students have 2 and 4
+SCHEMA_VERSION, OLDEST_READ = 5, 2  # the shipped students have 2 and 4
 MOST_CLASSES = 255  # a label is one byte
 LARGEST_SIDE = 8192  # pixels of the network's image, and cells of its features
 LARGEST_FREQUENCY = 1e4
@@ -374,6 +374,7 @@ class StudentBundle:
                 **({"label_hidden": self.head.label_hidden} if self.head.label_hidden else {}),
                 **({"prior_knots": self.head.prior_knots} if self.head.prior_knots else {}),
                 **({"volume_knots": self.head.volume_knots} if self.head.volume_knots else {}),
+                **({"unit_stride": self.head.unit_stride} if self.head.unit_stride else {}),
                 "code": self.point_code.size,
                 "feature_height": self.feature_size[0],
                 "feature_width": self.feature_size[1],
@@ -479,6 +480,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         len(class_names),
         _parse_knots(sizes, "prior_knots"),
         _parse_knots(sizes, "volume_knots"),
+        _parse_unit_stride(sizes),
     )
     return {
         "name": fields.text("name"),
@@ -603,6 +605,19 @@ def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> 
 def _parse_knots(sizes: JsonObject, name: str) -> tuple[int, ...]:
     """Knots of the place prior or of the volume, by the name of their field; none where there is no such thing."""
     return sizes.integers(name, 3) if name in sizes.values else ()
+
+
+def _parse_unit_stride(sizes: JsonObject) -> int:
+    """Knots of the volume to a cell that has label units; 0 where pixels have them."""
+    if "unit_stride" not in sizes.values:
+        return 0
+    stride, knots = sizes.integer("unit_stride"), sizes.integers("volume_knots", 3)
+    if not 1 <= stride <= min(knots):
+        raise sizes.error("unit_stride", f"{stride} is no number of knots that a cell can have")
+    x, y, z = (-(-count // stride) for count in knots)
+    if (sizes.integer("feature_height"), sizes.integer("feature_width")) != (z * x, y):
+        raise sizes.error("feature_height", f"{z * x} lines of {y} cells are needed for {x} x {y} x {z} cells")
+    return stride
 
 
 def _parse_grid(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:

@@ -133,18 +133,23 @@ def feature_size(field: DensityField | FeatureField, camera: Camera) -> tuple[in
 
 
 def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
-    """Exports the folded encoder as ONNX for a canonical camera; weights are fp16, and cast to fp32 in the graph."""
-    module = FoldedEncoder(field, camera).eval()
+    """Exports the folded encoder as ONNX for a canonical camera."""
+    module = FoldedEncoder(field, camera)
+    return graph_of(module, camera, ["features"] if module.spatial is None else ["features", "volume", "depth"])
+
+
+def graph_of(module: nn.Module, camera: Camera, outputs: list[str]) -> bytes:
+    """Exports a module as ONNX, of an image of a canonical camera; weights are fp16, cast to fp32 in the graph."""
     image = torch.zeros(1, 3, camera.height, camera.width)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
         torch.onnx.export(
-            module,
+            module.eval(),
             (image,),
             file,
             input_names=["image"],
-            output_names=["features"] if module.spatial is None else ["features", "volume", "depth"],
+            output_names=outputs,
             opset_version=OPSET,
             dynamo=False,
         )
@@ -210,7 +215,7 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
     return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
 
 
-def _without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
+def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without the folders of the machine it ran on; the sources keep their names."""
     kept = {name: value for name, value in configuration.items() if name not in _PLACES}
     if "features" in kept:
@@ -273,7 +278,7 @@ def export_bundle(
         calibration=link_calibration(stored.link, viewpoint.volume.voxel_size),
         provenance={
             **provenance,
-            "configuration": _without_places(record.get("configuration", {})),
+            "configuration": without_places(record.get("configuration", {})),
             "calibration": {"fitted_on": "training voxels" if stored.link else "nothing"},
         },
         licence=licence,
@@ -332,7 +337,7 @@ def export_labelled(
         provenance={
             **student.provenance,
             "labels": {
-                "configuration": _without_places(stored.record.get("configuration", {})),
+                "configuration": without_places(stored.record.get("configuration", {})),
                 "agreement_with_clusters": round(labels.agreement, 4),
             },
         },

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from tests.training.killed_training import resumed_weights
 from torch import nn
 from torch.nn import functional
 
@@ -29,7 +30,6 @@ from scene_completion_training.stages.agglomeration import (
     TeacherSpec,
 )
 from scene_completion_training.viewpoint import STREET_CAMERA
-from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import HIDDEN, small_data, small_training
 
 

@@ -84,9 +84,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.export import export_bundle
+    from scene_completion_training.scene_export import export_scene
+    from scene_completion_training.stages.completion import SceneField
 
-    bundle = export_bundle(
+    export = export_scene if Checkpoint.read(args.source).stage_class.field_class is SceneField else export_bundle
+    bundle = export(
         args.source,
         args.bundle,
         name=args.name,

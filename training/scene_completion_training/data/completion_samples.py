@@ -268,10 +268,10 @@ def _pixels(
         depth = _nearest(known.depth.astype(np.float32), known.camera, small)
     label = sequence.asset(index, "label")
     if label is not None:
-        classes = np.where(label == 0, SKY, SEMANTIC_KITTI_TO_COMMON.apply(label)).astype(np.uint8)
-        classes = canonical_classes(classes, sequence.cameras[name], small)
+        common = np.where(label == 0, SKY, SEMANTIC_KITTI_TO_COMMON.apply(label)).astype(np.uint8)
+        classes = canonical_classes(common, sequence.cameras[name], small)
     elif classes_of is not None:
-        classes = cv2.resize(classes_of(image), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        classes = np.asarray(cv2.resize(classes_of(image), size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
     else:
         classes = np.full(size[::-1], INVALID, np.uint8)
     return {"depth": depth.astype(np.float16), "classes": np.ascontiguousarray(classes)}
@@ -471,7 +471,7 @@ class CompletionData(TrainingData):
     """Serves `CompletionSamples` of the recordings of a configuration.
 
     Args:
-        eyes: Makes the trunk, for samples that are not prepared yet.
+        eyes: The trunk, for samples that are not prepared yet.
         steps: Optimiser steps of the whole training.
     """
 
@@ -479,7 +479,7 @@ class CompletionData(TrainingData):
         self,
         settings: CompletionDataSettings,
         viewpoint: Viewpoint,
-        eyes: Callable[[], Eyes],
+        eyes: Eyes,
         *,
         steps: int,
         seed: int,
@@ -506,20 +506,18 @@ class CompletionData(TrainingData):
             return
         if not self.settings.sources:
             raise ConfigurationError("names no recording", where="data.sources", cure="Name folders of sequences")
-        eyes = self.eyes()
         classes_of = None
         if self.settings.segmentation:
             from scene_completion_training.foundation.class_probabilities import city_segmentation
 
             classes_of = partial(city_classes, city_segmentation(self.settings.segmentation))
         for role, sources in (("training", self.settings.sources), ("validation", self.settings.validation)):
-            self.groups[role] = list(self._prepared(role, sources, eyes, classes_of))
+            self.groups[role] = list(self._prepared(role, sources, classes_of))
 
     def _prepared(
         self,
         role: str,
         sources: list[CompletionSource],
-        eyes: Eyes,
         classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
     ) -> Iterator[list[list[Path]]]:
         root = Path(self.settings.root)
@@ -533,7 +531,7 @@ class CompletionData(TrainingData):
                 sequence,
                 list(range(len(sequence))) if source.frames is None else source.frames,
                 Path(self.settings.cache),
-                eyes,
+                self.eyes,
                 self.viewpoint,
                 variants=self.settings.variants if role == "training" else 1,
                 classes_of=classes_of,

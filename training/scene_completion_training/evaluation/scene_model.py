@@ -113,12 +113,6 @@ def open_scene_model(file: Path, eyes: str, weights: str, *, stated: bool = True
     from scene_completion_training.stages.completion import read_eyes
 
     checkpoint = Checkpoint.read(file)
-    settings = checkpoint.configuration
-    field = SceneField(
-        checkpoint.viewpoint,
-        widths=tuple(settings["widths"]),
-        context=settings["context"],
-        reduced=settings["reduced"],
-    )
-    field.load_state_dict(dict(checkpoint.state))
-    return SceneModel(field, read_eyes(eyes, weights)[1], name or file.parent.parent.name, stated=stated)
+    field = checkpoint.field_of(SceneField)
+    _, _, seen = read_eyes(eyes, weights, checkpoint.viewpoint)
+    return SceneModel(field, seen, name or file.parent.parent.name, stated=stated)

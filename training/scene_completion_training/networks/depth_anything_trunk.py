@@ -37,6 +37,7 @@ class DepthAnythingTrunk(Trunk):
         mean, deviation = loaded.normalisation.mean, loaded.normalisation.deviation
         super().__init__(channels=(loaded.network.config.fusion_hidden_size, 1), mean=mean, scale=deviation)
         self.patch = loaded.patch
+        self.token_width = int(loaded.network.config.backbone_config.hidden_size)
         network: Any = loaded.network.requires_grad_(True)
         self.backbone, self.neck, self.head = network.backbone, network.neck, network.head
         self._taps = tuple(network.config.backbone_config.out_indices)

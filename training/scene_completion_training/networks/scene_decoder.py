@@ -222,7 +222,7 @@ class SceneDecoder(nn.Module):
         """
         surface = torch.stack([height, deviation, present.sigmoid()], dim=1)
         surface = functional.interpolate(surface, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
-        h, sigma, there = (part[:, 0, ..., None] for part in surface.split(1, dim=1))
+        h, sigma, there = (surface[:, part, ..., None] for part in range(3))
         edges = self.grid.origin[2] + self.grid.voxel_size * torch.arange(self.grid.shape[2] + 1, device=h.device)
         below = 0.5 * (1.0 + torch.erf((edges - h) / (sigma * math.sqrt(2.0))))  # [B, X, Y, Z + 1]
         below = below[:, : logits.shape[1], : logits.shape[2]]

@@ -8,19 +8,23 @@ hidden, and voxels of labelled LiDAR.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.untrusted_files import read_tensors
+from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import (
     OF_NO_CLASS,
@@ -35,14 +39,16 @@ from scene_completion_training.losses.scene import (
     occupied_cross_entropy,
     surface_likelihood,
 )
-from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.depth_anything_trunk import DepthAnythingTrunk
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder, MetricDecoder
 from scene_completion_training.networks.scene_decoder import (
+    STRIDE,
     CompletedScene,
     SceneDecoder,
     cell_lookups,
     ground_code,
 )
-from scene_completion_training.networks.sight import PixelHead, PixelView
+from scene_completion_training.networks.sight import TOKEN_WIDTH, PixelHead, PixelView
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 
@@ -139,12 +145,19 @@ class SceneField(nn.Module):
 
     Args:
         viewpoint: Canonical camera, and the volume.
+        channels: Channels of the trunk's fused map.
+        tokens: Channels of its tokens.
+        widths: Channels of the decoder's U-Net, the finest first.
+        context: Channels of the U-Net for each height.
+        reduced: Channels that a cell looks up.
     """
 
     def __init__(
         self,
         viewpoint: Viewpoint,
         *,
+        channels: int = 64,
+        tokens: int = 384,
         widths: tuple[int, ...] = (64, 96, 128, 128),
         context: int = 16,
         reduced: int = 16,
@@ -154,7 +167,8 @@ class SceneField(nn.Module):
         self.camera: Camera = viewpoint.camera
         self.small = self.camera.resized(self.camera.width // 2, self.camera.height // 2)
         self.spec: PointCodeSpec = viewpoint.volume.point_code
-        self.pixels = PixelHead((self.small.height, self.small.width), classes=CLASSES)
+        size = (self.small.height, self.small.width)
+        self.pixels = PixelHead(size, channels=channels, tokens=tokens, classes=CLASSES)
         self.spatial = SceneDecoder(
             viewpoint.volume.grid,
             self.spec,
@@ -163,6 +177,22 @@ class SceneField(nn.Module):
             context=context,
             reduced=reduced,
             ground=-viewpoint.height_above_ground,
+        )
+
+    @classmethod
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, _: object = None) -> SceneField:
+        """An untrained field that weights fit, see `TrainedField`."""
+        merge, tokens = state["pixels.merge.0.weight"], state["pixels.tokens.0.weight"]
+        reduce, context = state["spatial.reduce.weight"], state["spatial.context.weight"]
+        coarser = sorted(name for name in state if name.startswith("spatial.down.") and name.endswith(".0.0.weight"))
+        heights = -(-viewpoint.volume.grid.shape[2] // STRIDE)
+        return cls(
+            viewpoint,
+            channels=merge.shape[1] - TOKEN_WIDTH - 6,
+            tokens=tokens.shape[1],
+            widths=(context.shape[1], *(len(state[name]) for name in coarser)),
+            context=len(context) // heights,
+            reduced=len(reduce),
         )
 
     def look(self, maps: list[Tensor], volume_from_camera: Tensor, known: Tensor, mirrored: Tensor) -> PixelView:
@@ -195,31 +225,36 @@ class CompletionStage(Stage):
     def __init__(self, settings: CompletionConfiguration) -> None:
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
+        encoder, trunk, self.eyes = read_eyes(settings.eyes, settings.encoder_weights, self.viewpoint)
         self.field = SceneField(
-            self.viewpoint, widths=tuple(settings.widths), context=settings.context, reduced=settings.reduced
+            self.viewpoint,
+            channels=trunk.channels[0],
+            tokens=trunk.token_width,
+            widths=tuple(settings.widths),
+            context=settings.context,
+            reduced=settings.reduced,
         )
         away = torch.from_numpy(self.viewpoint.volume.grid.centres()[..., :1, :2]).norm(dim=-1).float()
         self.near: Tensor
         self.register_buffer("near", 1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [X, Y, 1]
         self.seen: Tensor
         self.register_buffer("seen", torch.zeros(CLASSES))
-        self.field.to(memory_format=torch.channels_last)
+        self._encoder = [encoder]  # in a list: no module of the stage, no checkpoint needs it
+        self.field.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def make_data(self) -> CompletionData:
         """Maps and voxels of the configuration's recordings."""
         settings = self.settings
-        return CompletionData(
-            settings.data,
-            self.viewpoint,
-            lambda: read_eyes(settings.eyes, settings.encoder_weights)[1],
-            steps=settings.steps,
-            seed=settings.seed,
-        )
+        return CompletionData(settings.data, self.viewpoint, self.eyes, steps=settings.steps, seed=settings.seed)
 
     def start(self, data: Any) -> None:
         """The head for pixels starts with the metric depth of the eyes."""
-        encoder, _ = read_eyes(self.settings.eyes, self.settings.encoder_weights)
-        self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)  # type: ignore[arg-type]
+        (encoder,) = self._encoder
+        if not isinstance(encoder.decoder, MetricDecoder):
+            raise ConfigurationError(
+                f"have the trunk {encoder.trunk_name}", where="eyes", cure="Name eyes of Depth Anything"
+            )
+        self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights."""
@@ -317,19 +352,43 @@ class CompletionStage(Stage):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def read_eyes(source: str, weights: str) -> tuple[EncoderDecoder, Eyes]:
-    """The encoder of a checkpoint of `eyes.yaml`, or of weights of one, that stays as it is."""
-    from safetensors.torch import load_file
+def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderDecoder, DepthAnythingTrunk, Eyes]:
+    """The encoder of a checkpoint of `eyes.yaml`, or of the weights of a student, that stays as it is.
 
+    Args:
+        source: The checkpoint; a bundle; or a file of weights whose names are those of the encoder.
+        weights: Folder or hub name of the model that the trunk is one of.
+
+    Raises:
+        BundleError: It holds no such encoder.
+    """
     file = Path(source)
-    encoder = EncoderDecoder(trunk="depth_anything", pretrained=False, weights=weights)
-    encoder.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+    if file.suffix == ".safetensors":
+        tensors = read_tensors(file, BundleError, cure="Name a checkpoint of training/configs/eyes.yaml")
+        state = {name: torch.from_numpy(value.astype(np.float32)) for name, value in tensors.items()}
+    else:
+        state = TrainedWeights.read(file).under("encoder.")
+    size = (viewpoint.camera.height, viewpoint.camera.width)
+    encoder = EncoderDecoder(size, trunk="depth_anything", pretrained=False, weights=weights)
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise BundleError(
+            f"has no encoder on Depth Anything of this size ({str(error)[:200]})",
+            where=source,
+            cure="Name a checkpoint of training/configs/eyes.yaml for the same camera",
+        ) from error
     encoder.requires_grad_(False).eval()
-    trunk: Any = encoder.trunk
+    trunk = encoder.trunk
+    assert isinstance(trunk, DepthAnythingTrunk)
 
     def see(image: Tensor) -> list[Tensor]:
-        with torch.autocast(image.device.type, dtype=torch.bfloat16):
+        with torch.no_grad(), torch.autocast(image.device.type, dtype=torch.bfloat16):
             maps: list[Tensor] = trunk.with_tokens(image)
         return [part.float() for part in maps]
 
-    return encoder, Eyes(see, hashlib.sha256(file.read_bytes()).hexdigest()[:16])
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].half().numpy().tobytes())
+    return encoder, trunk, Eyes(see, digest.hexdigest()[:16])

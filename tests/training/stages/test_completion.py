@@ -1,0 +1,265 @@
+"""Stage `completion`, on a town and a tiny random network of Depth Anything: trained, resumed, exported, deployed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.sequences.opening import open_recording, voxel_truth
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.data.completion_samples import (
+    CompletionDataSettings,
+    CompletionSamples,
+    CompletionSource,
+    level_pose,
+    resampled_ground,
+    resampled_labels,
+)
+from scene_completion_training.evaluation.scene_model import SceneModel
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.runner import train
+from scene_completion_training.scene_export import export_scene
+from scene_completion_training.stages.completion import (
+    CompletionConfiguration,
+    CompletionStage,
+    SceneField,
+    read_eyes,
+)
+from scene_completion_training.street_world.camera_rig import rotation
+from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
+from tests.training.foundation.tiny_models import saved_depth_model
+
+CAMERA = CameraSettings(width=128, height=64, field_of_view=80.0)
+VOLUME = VolumeSettings(ahead=12.8, sideways=6.4, below=2.2, above=1.0, voxel_size=0.4, near=1.0, far=40.0)
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two frames of a training town with a rig of its own, rendered by the command."""
+    folder = tmp_path_factory.mktemp("towns") / "5"
+    command = "street-world --seed 5 --frames 2 --rate 2 --rig varied --size 256 96 --supersampling 1"
+    assert main([*command.split(), "--assets", "depth", "label", "voxels", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random network of Depth Anything."""
+    return saved_depth_model(tmp_path_factory.mktemp("depth") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def eyes(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of an encoder that was trained on it."""
+    import safetensors.torch
+
+    torch.manual_seed(0)
+    encoder = EncoderDecoder((64, 128), trunk="depth_anything", weights=str(trunk), frozen_blocks=2)
+    encoder.prior.normal_()
+    file = tmp_path_factory.mktemp("eyes") / "eyes.safetensors"
+    safetensors.torch.save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, file)
+    return file
+
+
+def settings(town: Path, trunk: Path, eyes: Path, output: Path, **changes: object) -> CompletionConfiguration:
+    """A training of a few steps."""
+    data = CompletionDataSettings(
+        sources=[CompletionSource(str(town))], cache=str(town.parent / "cache"), batch_size=2, workers=0
+    )
+    values: dict[str, object] = {
+        "eyes": str(eyes),
+        "encoder_weights": str(trunk),
+        "data": data,
+        "camera": CAMERA,
+        "volume": VOLUME,
+        "widths": (8, 12),
+        "context": 4,
+        "reduced": 4,
+        "steps": 4,
+        "warmup": 1,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "ema_decay": 0.0,
+        "output": str(output),
+        **changes,
+    }
+    return CompletionConfiguration(**values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def trained(town: Path, trunk: Path, eyes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a few steps."""
+    return train(settings(town, trunk, eyes, tmp_path_factory.mktemp("runs") / "whole"))
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    """What the command exports of it."""
+    folder = tmp_path_factory.mktemp("bundles") / "street"
+    assert main(["export", str(trained), str(folder), "--name", "tiny", "--licence", "none"]) == 0
+    return StudentBundle.load(folder)
+
+
+def test_a_training_that_is_cut_goes_on_the_same(
+    trained: Path, town: Path, trunk: Path, eyes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = settings(town, trunk, eyes, tmp_path / "cut")
+    terms, calls = CompletionStage.terms, []
+
+    def stop_at_the_third(stage: CompletionStage, *args: object) -> object:
+        calls.append(stage.global_step)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return terms(stage, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CompletionStage, "terms", stop_at_the_third)
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - Lightning turns it into an exit
+        train(cut)
+    monkeypatch.undo()
+    resumed = Checkpoint.read(train(cut)).state
+    for name, value in Checkpoint.read(trained).state.items():
+        assert torch.equal(resumed[name], value), name
+
+
+def test_it_learns(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
+    """Two frames again and again: voxels, classes and depth are nearer to the truth than at the start."""
+    configuration = settings(town, trunk, eyes, tmp_path, steps=60, learning_rate=0.01)
+    stage = CompletionStage(configuration)
+    data = stage.make_data()
+    data.setup("fit")
+    sample = CompletionSamples(
+        data.groups["training"], [1.0], configuration.data, stage.viewpoint, seed=0, length=2, plain=True
+    )[0]
+    batch = {name: value[None] for name, value in sample.items()}
+
+    def losses(made: CompletionStage) -> dict[str, float]:
+        with torch.no_grad():
+            terms = made.eval().terms(batch, torch.Generator().manual_seed(0))
+        return {name: value.item() for name, value in terms.items()}
+
+    before = losses(stage)
+    stage.field.load_state_dict(dict(Checkpoint.read(train(configuration)).state))
+    after = losses(stage)
+    for name in ("occupied", "classes", "depth", "pixels"):
+        assert after[name] < 0.9 * before[name], (name, before, after)
+
+
+def test_the_robot_completes_what_torch_completes(bundle: StudentBundle, trained: Path, town: Path) -> None:
+    """Voxels, their classes and depth, through the whole runtime, for a camera that is the usual one."""
+    assert bundle.head.hidden == 0 and bundle.head.unit_cells == (16, 16, 4)
+    assert bundle.class_names == COMMON_CLASSES[1:]
+    sequence, stored = open_recording(town), Checkpoint.read(trained)
+    camera = reference_camera(sequence)
+    _, _, eyes = read_eyes(
+        str(stored.configuration["eyes"]), str(stored.configuration["encoder_weights"]), stored.viewpoint
+    )
+    model = SceneModel(stored.field_of(SceneField), eyes, "tiny")
+    usual = PosedAsUsual(model, sequence)
+    expected = torch.sigmoid(usual.scene.occupied[0]).numpy()
+    bundle = dataclasses.replace(bundle, threshold=float(np.quantile(expected, 0.8)))  # it learned little so far
+    completer = Completer(bundle, sequence.cameras[camera], engine="onnxruntime")
+    found = completer.complete(sequence.image(0, camera))
+    inside = completer.in_view
+    assert inside.mean() > 0.2
+    np.testing.assert_allclose(found.probability[inside], expected[inside], atol=0.03)  # torch saw in bfloat16
+    index = found.voxels.index
+    assert len(index) > 50
+    names = usual.scene.classes[0].argmax(dim=0).numpy()
+    agree = names[index[:, 2] // 2, index[:, 0] // 2, index[:, 1] // 2] == found.voxels.label
+    assert agree.mean() > 0.95
+    shifted = DEFAULT_GRID_FROM_CAMERA @ RigidTransform(np.eye(3), np.array([0.0, 0.0, -0.4]))
+    elsewhere = Completer(bundle, sequence.cameras[camera], grid_from_camera=shifted, engine="onnxruntime")
+    moved = elsewhere.complete(sequence.image(0, camera))
+    both = inside[1:] & elsewhere.in_view[:-1]
+    np.testing.assert_allclose(moved.probability[:-1][both], found.probability[1:][both], atol=1e-4)
+
+
+class PosedAsUsual:
+    """What a model says of frame 0 where the camera is taken to stand as usual, as in an exported graph."""
+
+    def __init__(self, model: SceneModel, sequence: object) -> None:
+        pose = torch.from_numpy(DEFAULT_GRID_FROM_CAMERA.matrix).float()[None]
+        yes, no = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
+        with torch.inference_mode():
+            maps = model.eyes.see(model._image(sequence, 0, "camera_left")[None])  # type: ignore[arg-type]
+            self.scene = model.field(model.field.look(maps, pose, yes, no), pose, no)
+
+
+def test_what_cannot_be_trained_is_refused(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no encoder is named that sees depth"):
+        dataclasses.replace(settings(town, trunk, eyes, tmp_path), eyes="").check()
+    with pytest.raises(BundleError, match="no encoder on Depth Anything of this size"):
+        CompletionStage(settings(town, trunk, eyes, tmp_path, camera=CameraSettings(width=64, height=64)))
+    with pytest.raises(ConfigurationError, match="names no recording"):
+        train(settings(town, trunk, eyes, tmp_path, data=CompletionDataSettings()))
+
+
+def test_voxels_of_a_tilted_volume_are_those_nearest_to_them() -> None:
+    """Against a readable twin, with what lies beyond the truth and beyond the image left unknown."""
+    truth = VoxelGrid((0.0, -3.0, -2.0), 0.5, (16, 12, 8))
+    volume = VoxelGrid((0.0, -3.2, -2.4), 0.4, (20, 16, 12))
+    label = np.random.default_rng(0).integers(0, 16, truth.shape, np.uint8)
+    camera = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)
+    truth_from_volume = RigidTransform(rotation(0.02, 0.05, -0.03), np.array([0.1, -0.2, 0.3]))
+    pose = RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.1])) @ DEFAULT_GRID_FROM_CAMERA
+    found = resampled_labels(label, truth, truth_from_volume.matrix, volume, camera, pose.matrix)
+    centres = volume.centres().reshape(-1, 3)
+    index, inside = truth.index_of(truth_from_volume.apply(centres))
+    shown = np.asarray(camera.project(pose.inverse().apply(centres))[1])
+    expected = np.where(inside & shown, label[tuple(np.where(inside[:, None], index, 0).T)], INVALID)
+    assert (expected != INVALID).mean() > 0.1
+    assert (found.reshape(-1) == expected).mean() > 0.999  # but for roundings at the edges
+
+
+def test_the_ground_of_a_tilted_volume_lies_where_it_was() -> None:
+    """A level ground 0.3 m up, seen from a volume that is pitched by 2°: z = 0.3 − x tan 2°, nearly."""
+    grid = VoxelGrid((0.0, -4.0, -2.0), 0.2, (40, 40, 20))
+    pitched = RigidTransform(rotation(0.0, -np.radians(2.0), 0.0), np.zeros(3))  # truth from volume: x goes up
+    found = resampled_ground(np.full((40, 40), 0.3), grid, pitched.matrix, grid, 0.0)
+    x = grid.centres()[:, 0, 0, 0]
+    known = np.isfinite(found[:, 20])
+    assert known.mean() > 0.9
+    np.testing.assert_allclose(found[known, 20], (0.3 - x * np.sin(np.radians(2.0)))[known], atol=0.01)
+
+
+def test_a_sample_holds_what_is_true_in_the_stated_volume(town: Path, trained: Path) -> None:
+    """As it is stated, the volume of a town is its own grid, resampled; mirrored, it is that from the other side."""
+    stored = Checkpoint.read(trained)
+    sequence = open_recording(town)
+    (folder,) = (town.parent / "cache").iterdir()
+    data = CompletionDataSettings(unknown_pose=0.0, stated_pitch=0.0, stated_height=0.0, depth_scale=0.0)
+    samples = CompletionSamples([[[folder / "000000_0.safetensors"]]], [1.0], data, stored.viewpoint, seed=0, length=9)
+    plain, mirrored = (
+        next(sample for sample in samples if sample["mirrored"] == wanted)  # type: ignore[attr-defined]
+        for wanted in (False, True)
+    )
+    assert torch.equal(plain["label"], mirrored["label"].flip(1))
+    assert torch.equal(plain["fused"], mirrored["fused"].flip(-1))
+    np.testing.assert_allclose(plain["volume_from_camera"].numpy(), level_pose(sequence).matrix, atol=1e-6)
+    truth = voxel_truth(sequence, 0)
+    assert truth is not None and truth.ground is not None and truth.grid == DEFAULT_GRID
+    middle = stored.viewpoint.volume.grid.centres()[8, 16, 0]
+    index, _ = truth.grid.index_of(middle[None])
+    assert plain["height"][8, 16].item() == pytest.approx(float(truth.ground[index[0, 0], index[0, 1]]), abs=0.02)
+
+
+def test_exporting_keeps_what_a_training_needs(trained: Path, tmp_path: Path) -> None:
+    """The weights of the bundle are eyes for another training."""
+    made = export_scene(trained, tmp_path / "bundle", name="t", licence="none", provenance={})
+    stored = Checkpoint.read(trained)
+    weights = str(stored.configuration["encoder_weights"])
+    encoder, _, _ = read_eyes(str(made.folder), weights, stored.viewpoint)
+    before, _, _ = read_eyes(str(stored.configuration["eyes"]), weights, stored.viewpoint)
+    for name, value in before.state_dict().items():
+        torch.testing.assert_close(encoder.state_dict()[name], value, atol=2e-3, rtol=2e-3)

@@ -1,0 +1,131 @@
+"""Turns a checkpoint of stage `completion` into a student bundle: one graph from the image to the voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
+from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.scene_query import ray_camera
+from scene_completion_ros.voxels.occupancy import Calibration
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.export import graph_of, ray_depth, volume_reading, without_places
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.occupancy_link import link_calibration
+from scene_completion_training.networks.scene_decoder import STRIDE, cell_lookups, ground_code
+from scene_completion_training.stages.completion import SceneField, read_eyes
+
+SHARPNESS = 6.0
+"""Of the label's logits in the probabilities of the classes: the softmax of these is then nearly what they were."""
+COLOURS: Mapping[str, tuple[int, int, int]] = {
+    "car": (100, 150, 245),
+    "bicycle": (100, 230, 245),
+    "motorcycle": (30, 60, 150),
+    "truck": (80, 30, 180),
+    "other-vehicle": (0, 0, 255),
+    "person": (255, 30, 30),
+    "road": (160, 60, 160),
+    "sidewalk": (75, 0, 75),
+    "building": (255, 200, 0),
+    "fence": (255, 120, 50),
+    "vegetation": (0, 175, 0),
+    "terrain": (150, 240, 80),
+    "pole": (255, 240, 150),
+    "traffic-sign": (255, 0, 0),
+    "other-object": (80, 240, 150),
+}
+"""Those of SemanticKITTI."""
+
+
+class ExportedScene(nn.Module):
+    """From an image to the units of cells, the logits of voxels, and the depth of pixels; for the usual pose.
+
+    Args:
+        field: Head for pixels and decoder in space.
+        encoder: The eyes.
+    """
+
+    def __init__(self, field: SceneField, encoder: EncoderDecoder) -> None:
+        super().__init__()
+        self.trunk: Any = encoder.trunk
+        self.field = field
+        self.rays = ray_camera(field.camera)
+        pose = torch.from_numpy(DEFAULT_GRID_FROM_CAMERA.matrix).float()[None]
+        self.where = cell_lookups(field.spatial.grid, field.camera, field.spec, pose)
+        code = ground_code(field.small, field.spec, pose, field.spatial.level)
+        self.told = torch.cat([code, torch.ones_like(code)], dim=1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Units [1, z x, y, K], logits [1, X, Y, Z] and z-depth [1, h', w'] of an image [1, 3, H, W] in 0..255."""
+        view = self.field.pixels(*self.trunk.with_tokens(image), self.told)
+        scene = self.field.spatial(view, self.where)
+        units = scene.classes.softmax(dim=1).permute(0, 2, 3, 4, 1).flatten(1, 2)
+        return units, scene.occupied, ray_depth(view.code, self.field.spec, self.rays)
+
+
+def export_scene(
+    file: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any], keep_weights: bool = True
+) -> StudentBundle:
+    """Exports a checkpoint of stage `completion`; its probabilities are those that it was trained to say.
+
+    Args:
+        file: The checkpoint; the eyes that it names are exported with it.
+        licence: Licence of the weights, which follows from the training data.
+        provenance: What it was trained on and how.
+        keep_weights: Write also the weights, which nothing but further training needs.
+    """
+    stored = Checkpoint.read(file)
+    settings, viewpoint = stored.configuration, stored.viewpoint
+    field = stored.field_of(SceneField)
+    encoder, _, _ = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), viewpoint)
+    grid, code = viewpoint.volume.grid, viewpoint.volume.point_code
+    classes = len(COMMON_CLASSES) - 1
+    x, y, z = field.spatial.cells
+    low, high = stored.record.get("focal_range", (field.camera.fx / field.camera.width,) * 2)
+    bundle = StudentBundle(
+        name=name,
+        canonical=field.camera,
+        head=HeadWeights(
+            positional_weight=np.zeros((0, code.size), np.float32),
+            hidden_bias=np.zeros(0, np.float32),
+            density_weight=np.zeros(0, np.float32),
+            density_bias=np.zeros(1, np.float32),
+            label_positional_weight=np.zeros((classes, code.size), np.float32),
+            label_hidden_bias=np.zeros(classes, np.float32),
+            label_weight=SHARPNESS * np.eye(classes, dtype=np.float32),
+            label_bias=np.zeros(classes, np.float32),
+            volume=volume_reading(grid),
+            unit_stride=STRIDE,
+        ),
+        point_code=code,
+        feature_size=(z * x, y),
+        height_above_ground=viewpoint.height_above_ground,
+        pitch_range=viewpoint.pitch_range,
+        focal_range=(low * 0.99, high * 1.01),
+        depth_range=(code.near, code.far),
+        normalisation=Normalisation(encoder.trunk.mean, encoder.trunk.scale),
+        class_names=COMMON_CLASSES[1:],
+        class_colours=tuple(COLOURS[label] for label in COMMON_CLASSES[1:]),
+        calibration=probability_itself(grid.voxel_size),
+        grid=grid,
+        provenance={**provenance, "configuration": without_places(settings), "calibration": {"fitted_on": "nothing"}},
+        licence=licence,
+    )
+    weights = {f"field.{key}": value for key, value in field.state_dict().items()}
+    weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
+    graph = graph_of(ExportedScene(field, encoder), field.camera, ["features", "volume", "depth"])
+    return bundle.save(folder, graph, stored_weights if keep_weights else None)
+
+
+def probability_itself(voxel_size: float) -> Calibration:
+    """α → probability of a student whose logit, before the softplus of density, is that of the probability."""
+    return link_calibration({"log_scale": torch.zeros(()), "offset": torch.zeros(())}, voxel_size)
