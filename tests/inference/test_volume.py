@@ -14,6 +14,8 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.lattice import Lattice
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
@@ -188,3 +190,48 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
         make_encoder(StudentBundle.load(tmp_path), "onnxruntime")
     edit_manifest(tmp_path, lambda m: m["head"].pop("volume_knots"))
     assert "no head.volume_knots" in refused(tmp_path).what
+
+
+CLASSES = 5
+IN_SPACE = HeadWeights(
+    positional_weight=np.zeros((0, CODE.size), np.float32),
+    hidden_bias=np.zeros(0, np.float32),
+    density_weight=np.zeros(0, np.float32),
+    density_bias=np.zeros(1, np.float32),
+    label_positional_weight=np.zeros((CLASSES, CODE.size), np.float32),
+    label_hidden_bias=np.zeros(CLASSES, np.float32),
+    label_weight=np.eye(CLASSES, dtype=np.float32),
+    label_bias=np.zeros(CLASSES, np.float32),
+    volume=volume_reading(GRID),
+    unit_stride=3,
+)
+"""Cells of 3 knots: 11 x 11 x 4 of them, the last ones with fewer."""
+
+
+@pytest.mark.parametrize("pose", [FORWARD, SHIFTED])
+def test_labels_of_cells_are_those_of_the_cell_that_a_voxel_lies_in(pose: RigidTransform) -> None:
+    units = np.random.default_rng(5).random((11, 11, 4, CLASSES)).astype(np.float32)
+    features = np.ascontiguousarray(units.transpose(2, 0, 1, 3)).reshape(44, 11, CLASSES)
+    query = VoxelQuery(IN_SPACE, CODE, CANONICAL, (44, 11), GRID, pose)
+    targets = np.flatnonzero(query.in_view)
+    found = LabelQuery(query.field, query.samples, query.in_view.size)(features, targets)
+    assert len(targets) > 2000
+    places = DEFAULT_GRID_FROM_CAMERA.apply(pose.apply(GRID.centres().reshape(-1, 3)[targets]))
+    knot = (places - GRID.origin) / GRID.voxel_size - 0.5
+    nearest = np.clip(np.rint(knot), 0, np.array(GRID.shape) - 1).astype(int)
+    clear = (np.abs(knot - np.floor(knot) - 0.5) > 1e-3).all(axis=1)  # of the border between two knots
+    expected = units[tuple((nearest // 3).T)]
+    np.testing.assert_array_equal(found.label[clear], expected.argmax(axis=1)[clear])
+    confidence = 1.0 / np.exp(expected - expected.max(axis=1, keepdims=True)).sum(axis=1)
+    np.testing.assert_allclose(found.confidence[clear], confidence[clear], atol=1e-5)
+    volume = random_volume()
+    if pose is FORWARD:  # and there is nothing but the volume
+        density = query.density(features, volume)
+        np.testing.assert_allclose(density[query.in_view], np.log1p(np.exp(volume[query.in_view])), atol=1e-4)
+
+
+@pytest.mark.parametrize(("stride", "wanted"), [(0, "no number of knots"), (2, "are needed for 16 x 16 x 5 cells")])
+def test_cells_have_to_fit_the_map_that_holds_them(stride: int, wanted: str, tmp_path: Path) -> None:
+    bundle = make_small_bundle(tmp_path, grid=GRID, volume=random_volume())
+    edit_manifest(tmp_path, lambda manifest: manifest["head"].update(unit_stride=stride))
+    assert bundle.head.unit_stride == 0 and wanted in refused(tmp_path).what
