@@ -29,7 +29,6 @@ from scene_completion_training.stages.agglomeration import (
     TeacherSpec,
 )
 from scene_completion_training.viewpoint import STREET_CAMERA
-from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import HIDDEN, small_data, small_training
 
 
@@ -65,14 +64,6 @@ def test_the_density_stays_and_all_else_learns(agglomerated: Path, student: Path
     moved = [float(content[f"uncertainty.logarithms.{number}"]) for number in range(2)]
     assert all(value != 0.0 for value in moved)
     assert field.centres["dino"].any() and not field.centres["text"].any()
-
-
-def test_a_killed_training_goes_on_the_same(
-    synthetic_drive: Path, student: Path, settings: AgglomerationSettings, agglomerated: Path, tmp_path: Path
-) -> None:
-    configuration = training(synthetic_drive, tmp_path / "run", settings, start_from=str(student))
-    weights = dict(Checkpoint.read(agglomerated).state)
-    torch.testing.assert_close(resumed_weights(configuration), weights, rtol=0, atol=1e-6)
 
 
 def test_teachers_can_be_learned(synthetic_drive: Path, student: Path, settings: AgglomerationSettings) -> None:
