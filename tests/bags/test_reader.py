@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin
-from rosbags.rosbag2 import Writer as Ros2Writer
-from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
@@ -21,7 +18,6 @@ from tests.bags.recordings import (
     HEIGHT,
     SECOND,
     START,
-    STORE,
     WIDTH,
     Drive,
     SqliteWriter,
@@ -29,7 +25,6 @@ from tests.bags.recordings import (
     image,
     record,
     string,
-    transform,
 )
 
 IMAGES = "/camera/image_raw/compressed"
@@ -107,22 +102,6 @@ def test_image_topic_has_to_be_clear(tmp_path: Path) -> None:
         assert reader.choose_image_topic() == IMAGES
 
 
-def test_only_camera_info_elsewhere_is_taken_if_the_frames_agree(tmp_path: Path) -> None:
-    def other_name(frame: str) -> Callable[[Drive], None]:
-        def fill(drive: Drive) -> None:
-            drive.image(0, camera="front/rgb")
-            drive.info(0, camera="calibration", frame=frame)
-
-        return fill
-
-    topic = "/front/rgb/image_raw/compressed"
-    with BagReader(write(tmp_path / "same", other_name("camera_optical"))) as reader:
-        assert reader.camera_for(topic).fx == 40.0
-    other = write(tmp_path / "other", other_name("rear_optical"))
-    with BagReader(other) as reader, pytest.raises(BagError, match=r"no CameraInfo for /front/rgb.*calibration file"):
-        reader.camera_for(topic)
-
-
 @pytest.mark.parametrize(
     ("fill", "words"),
     [
@@ -139,21 +118,6 @@ def test_missing_and_contradicting_camera_info(tmp_path: Path, fill: Callable[[D
         reader.camera_for(IMAGES)
     assert "/camera" in str(caught.value)
     assert caught.value.cure
-
-
-def test_transforms_with_nan_are_counted(tmp_path: Path) -> None:
-    def fill(drive: Drive) -> None:
-        drive.static()
-        drive.pose(0)
-        drive.pose(1, x=math.nan)
-        drive.pose(2)
-
-    with BagReader(write(tmp_path / "bag", fill)) as reader:
-        reader.tf_buffer()
-        buffer = reader.tf_buffer()  # what is read again is not counted again
-        pose = buffer.lookup("map", "camera_optical", START + SECOND // 10)
-        np.testing.assert_allclose(pose.translation, [0.3, 0, 1], atol=1e-9)
-        assert reader.skipped == {"/tf: map -> base_link: not finite": 1}
 
 
 @pytest.mark.parametrize("suffix", [".mcap", ".db3"])
@@ -242,7 +206,7 @@ def contents(reader: BagReader) -> list[tuple[str, int, bytes]]:
     return [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
 
 
-@pytest.mark.parametrize("share", [0.999, 0.9, 0.5, 0.1])
+@pytest.mark.parametrize("share", [0.999, 0.5])
 def test_cut_mcap_yields_what_it_holds(shared_data: Path, tmp_path: Path, share: float) -> None:
     source = shared_data / GRAY
     with BagReader(source) as reader:
@@ -260,14 +224,6 @@ def test_cut_mcap_yields_what_it_holds(shared_data: Path, tmp_path: Path, share:
     assert [stamp for _, stamp, _ in found] == sorted(stamp for _, stamp, _ in found)
     assert images[0].image_rgb.shape == (376, 1241, 3)
     assert any(f"metadata.yaml counts 401 messages, {len(found)} were recovered" in x for x in reader.losses)
-
-
-def test_cut_mcap_file_without_its_folder(shared_data: Path, tmp_path: Path) -> None:
-    source = shared_data / GRAY / "kitti00_gray_100f.mcap"
-    with BagReader(cut(source, tmp_path / "cut.mcap", 0.3)) as reader:
-        assert reader.counts["/tf_static"] == 1
-        assert 20 <= reader.counts["/tf"] <= 40
-        assert "cut.mcap: the file ends at byte" in reader.losses[0]
 
 
 def test_a_cut_ros1_bag_says_how_to_repair_it(shared_data: Path, tmp_path: Path) -> None:
@@ -289,20 +245,19 @@ def test_ros1_messages_have_the_shape_of_ros2(shared_data: Path) -> None:
         assert (camera.width, camera.height, camera.distortion_model) == (1280, 960, "plumb_bob")
 
 
-@pytest.mark.parametrize("share", [0.8, 0.4])
-def test_cut_sqlite_yields_what_it_holds(shared_data: Path, tmp_path: Path, share: float) -> None:
+def test_cut_sqlite_yields_what_it_holds(shared_data: Path, tmp_path: Path) -> None:
     path = tmp_path / "whole"
     with BagReader(shared_data / GRAY) as reader, SqliteWriter(path) as writer:
         for recorded in reader.messages():
             writer.write(recorded.topic, recorded.type, recorded.raw, recorded.stamp_ns)
     with BagReader(path) as reader:
         everything = contents(reader)
-    with BagReader(cut(path / "whole.db3", tmp_path / "cut.db3", share)) as reader:
+    with BagReader(cut(path / "whole.db3", tmp_path / "cut.db3", 0.8)) as reader:
         found = contents(reader)
         assert any("damaged" in loss for loss in reader.losses)
         pictures = list(reader.images("/camera_gray_left/image_raw/compressed"))
     assert set(found) <= set(everything)
-    assert len(found) >= (share - 0.1) * len(everything)
+    assert len(found) >= 0.7 * len(everything)
     assert pictures
 
 
@@ -321,51 +276,6 @@ def test_damage_in_the_middle_costs_one_chunk(tmp_path: Path) -> None:
         stamps = {m.stamp_ns for m in reader.messages()}
     assert {START, START + 1, START + 2} <= stamps
     assert 10 <= len(stamps) <= 30
-
-
-def test_corrupted_compressed_chunk_is_noticed_while_reading(tmp_path: Path) -> None:
-    """The index is intact, so the bag opens; decompression fails half-way, and the rest still comes."""
-    path = tmp_path / "bag"
-    content = np.random.default_rng(0).integers(97, 101, 20_000, dtype=np.uint8).tobytes().decode()
-    writer = Ros2Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
-    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-    with writer:
-        connection = writer.add_connection("/text", "std_msgs/msg/String", typestore=STORE)
-        for index in range(300):  # about six chunks
-            raw = STORE.serialize_cdr(string(content), "std_msgs/msg/String")
-            writer.write(connection, START + index, raw)
-    file = path / "bag.mcap"
-    damaged = bytearray(file.read_bytes())
-    middle = len(damaged) // 2
-    damaged[middle : middle + 1000] = bytes(1000)
-    file.write_bytes(damaged)
-    with BagReader(path) as reader:
-        assert reader.losses == []
-        stamps = [m.stamp_ns for m in reader.messages()]
-        assert len(stamps) == len(set(stamps))
-        assert stamps == sorted(stamps)
-        assert {START, START + 299} <= set(stamps)
-        assert 200 <= len(stamps) <= 290
-        assert any("damaged" in loss for loss in reader.losses)
-        assert any(f"counts 300 messages, {len(stamps)} were recovered" in loss for loss in reader.losses)
-
-
-def test_split_recording_with_a_missing_part(tmp_path: Path) -> None:
-    first, second = record(tmp_path / "first", 3), tmp_path / "second"
-    with BagWriter(second) as writer:
-        writer.write("/tf", "tf2_msgs/msg/TFMessage", transform("map", "base_link", (9, 0, 0)), START + SECOND)
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    shutil.copy(first / "first.mcap", whole / "whole_0.mcap")
-    shutil.copy(second / "second.mcap", whole / "whole_1.mcap")
-    text = (first / "metadata.yaml").read_text()
-    text = text.replace("  - first.mcap\n", "  - whole_0.mcap\n  - whole_1.mcap\n  - whole_2.mcap\n")
-    assert "whole_2.mcap" in text
-    (whole / "metadata.yaml").write_text(text)
-    with BagReader(whole) as reader:
-        assert reader.counts["/tf"] == 4
-        assert "whole_2.mcap: file is missing" in reader.losses
-        assert [m.stamp_ns for m in reader.messages(["/tf"])][-1] == START + SECOND
 
 
 def test_header_stamp_zero_falls_back_to_bag_time(tmp_path: Path) -> None:

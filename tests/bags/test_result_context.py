@@ -44,12 +44,5 @@ def test_all_frames_of_the_recording_and_the_street_are_connected(tmp_path: Path
     written.close()
 
 
-def test_a_recorded_street_stays(tmp_path: Path) -> None:
-    written, latched = transforms_of(write(tmp_path / "drive", (STREET, BODY), (BODY, CAMERA)), tmp_path / "out")
-    assert latched == [2]
-    assert written.tf_buffer().lookup(STREET, CAMERA, START).translation == pytest.approx([0.0, 0.0, 2.0])
-    written.close()
-
-
 def test_images_have_the_name_that_the_node_has_for_them() -> None:
     assert topics.default_name(topics.IMAGE) == IMAGE_TOPIC

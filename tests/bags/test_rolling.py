@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from scene_completion_ros.bags.reader import CAMERA_INFO_TYPE, TRANSFORM_TYPE
 from scene_completion_ros.bags.rolling import Moment, RolledMessage, RolledPiece, RollingMemory
 from scene_completion_ros.messages.record_reasons import RecordReason
@@ -51,13 +49,6 @@ def seconds(piece: RolledPiece) -> list[float]:
     return [one.stamp_ns / SECOND_NS for one in piece.messages]
 
 
-def test_a_piece_is_what_lies_around_a_moment() -> None:
-    (piece,) = drive(rolling(), 30, {10: at(10)})
-    assert seconds(piece) == [8, 9, 10, 11, 12, 13]
-    assert (piece.start_ns, piece.stop_ns, piece.whole) == (8 * SECOND_NS, 13 * SECOND_NS, True)
-    assert piece.value == pytest.approx(0.1 / 0.6)
-
-
 def test_moments_whose_pieces_overlap_share_one_and_others_do_not() -> None:
     best = RecordReason("wrong", score=0.9, threshold=0.4)
     (shared,) = drive(rolling(), 40, {10: at(10), 14: at(14, best)})  # 8..13 and 12..17
@@ -92,15 +83,6 @@ def test_what_holds_from_before_begins_every_piece() -> None:
         assert {one.topic for one in rest} == {"/odom"}
 
 
-def test_a_moment_is_that_of_its_image_however_late_the_request_comes() -> None:
-    memory = rolling(before=5.0)
-    memory.add(image(8.0, stamped=1000.25))
-    memory.add(image(9.0, stamped=1001.25))
-    pieces = drive(memory, 40, {12: at(12, stamp=1000.25)}, start=10)
-    assert [piece.stop_ns for piece in pieces] == [11 * SECOND_NS]
-    assert seconds(pieces[0]) == [8, 9, 10, 11]
-
-
 def test_what_was_handed_over_already_is_not_handed_over_again() -> None:
     memory = rolling(before=20.0)
     memory.add(image(9.5, stamped=5.0))
@@ -130,10 +112,3 @@ def test_bytes_are_bounded_and_what_is_lost_is_said() -> None:
     memory.mark(at(304))
     whole = memory.rest(304 * SECOND_NS)
     assert whole is not None and whole.whole
-
-
-def test_without_a_request_there_is_no_piece() -> None:
-    memory = rolling()
-    assert drive(memory, 100, {}) == []
-    assert memory.rest(100 * SECOND_NS) is None
-    assert memory.span_ns == 2 * SECOND_NS

@@ -9,13 +9,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError
-from tests.bags.recordings import START, SqliteWriter, string, transform
+from tests.bags.recordings import START, SqliteWriter, string
 from tests.checkout import with_this_checkout
 
 
@@ -31,18 +29,6 @@ def test_round_trip_of_objects_and_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "b" / "metadata.yaml").is_file()
 
 
-def test_static_transforms_are_latched(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / "bag") as writer:
-        writer.write("/tf_static", "tf2_msgs/msg/TFMessage", transform("a", "b", (0, 0, 0)), START)
-        writer.write("/tf", "tf2_msgs/msg/TFMessage", transform("a", "b", (0, 0, 0)), START)
-    with AnyReader([tmp_path / "bag"]) as reader:
-        durability = {}
-        for connection in reader.connections:
-            assert isinstance(connection.ext, ConnectionExtRosbag2)
-            durability[connection.topic] = [qos.durability for qos in connection.ext.offered_qos_profiles]
-    assert durability == {"/tf_static": [QosDurability.TRANSIENT_LOCAL], "/tf": []}
-
-
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as writer:
         writer.write("/text", "std_msgs/msg/String", string("kept"), START)
@@ -50,33 +36,6 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         BagWriter(tmp_path / "bag").open()
     with BagReader(tmp_path / "bag") as reader:
         assert next(reader.messages()).message.data == "kept"
-
-
-def test_wrong_use_is_explained(tmp_path: Path) -> None:
-    writer = BagWriter(tmp_path / "bag")
-    with pytest.raises(BagError, match="not open"):
-        writer.write("/text", "std_msgs/msg/String", string(""), START)
-    with writer:
-        writer.write("/text", "std_msgs/msg/String", string("a"), START)
-        with pytest.raises(BagError, match="written as std_msgs/msg/String"):
-            writer.write("/text", "std_msgs/msg/Bool", string("a"), START)
-        with pytest.raises(BagError, match="unknown message type"):
-            writer.write("/own", "my_msgs/msg/Own", b"", START)
-        with pytest.raises(BagError, match="does not fit"):
-            writer.write("/text", "std_msgs/msg/String", transform("a", "b", (0, 0, 0)), START)
-
-
-def test_exception_in_the_block_closes_the_bag_properly(tmp_path: Path) -> None:
-    def interrupted() -> None:
-        with BagWriter(tmp_path / "bag") as writer:
-            writer.write("/text", "std_msgs/msg/String", string("a"), START)
-            raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError, match="stopped"):
-        interrupted()
-    with BagReader(tmp_path / "bag") as reader:
-        assert reader.losses == []
-        assert [m.message.data for m in reader.messages()] == ["a"]
 
 
 @pytest.mark.parametrize("writer", [BagWriter, SqliteWriter])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from pathlib import Path
 
@@ -10,12 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks import completion, measuring
-from benchmarks.measuring import Runs, ratio_table
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference.completer import Completer
 from tests.checkout import run_python
 from tests.inference.small_bundle import CANONICAL, make_small_bundle
-from tests.inference.small_vocabulary import small_bank, small_space
 
 GRID = VoxelGrid((2.0, -3.2, -1.6), 0.32, (20, 20, 10))
 PICTURE = np.random.default_rng(0).integers(0, 256, (CANONICAL.height, CANONICAL.width, 3), dtype=np.uint8)
@@ -45,33 +41,6 @@ def test_rows_whose_package_is_missing_say_which(
         ["onnxruntime", "not measured: needs onnxruntime"],
         ["naive PyTorch, all voxels", "not measured: needs torch"],
     ]
-
-
-def test_words_are_compared_with_the_classes_of_the_student(tmp_path: Path) -> None:
-    small = make_small_bundle(tmp_path, grid=GRID, classes=3, threshold=0.1)
-    bundle = small.with_vocabulary((small_space(),), small_bank())
-    make = functools.partial(Completer, camera=CANONICAL, threads=1)
-    rows = [cells(line) for line in completion.words_table(bundle, make, [PICTURE], 1).splitlines()[2:]]
-    assert [row[0] for row in rows] == [
-        "classes of the student",
-        "vocabulary of 3 phrases",
-        "and a query of 3 phrases",
-        "the query without labels",
-    ]
-    assert rows[0][4] == "1.00" and all(float(row[4]) > 0 for row in rows)
-
-
-def test_ratios_are_those_of_medians() -> None:
-    rows = {
-        "slow": Runs(np.array([10.0, 30.0, 20.0]), np.array([40.0, 40.0, 40.0])),
-        "missing": "needs a package",
-        "fast": Runs(np.array([5.0, 4.0, 100.0, 4.0]), np.array([10.0, 10.0, 10.0, 10.0])),
-    }
-    table = ratio_table("work", rows, "fast", {"off by": {"slow": "nothing"}}).splitlines()
-    assert table[0] == "| work | p50 ms | p95 ms | CPU ms | times | times (CPU) | off by |"
-    assert table[2] == "| slow | 20.0 | 29.0 | 40.0 | 4.44 | 4.00 | nothing |"  # 20 / 4.5
-    assert table[3] == "| missing | not measured: needs a package |  |  |  |  |  |"
-    assert cells(table[4])[4:] == ["1.00", "1.00", ""]
 
 
 @pytest.mark.parametrize(("benchmark", "package"), [("training_step", "torch"), ("soak", "rclpy")])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import cv2
@@ -8,14 +7,12 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.cli import main
-from scene_completion_ros.commands.complete import read_image
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.voxels.colours import depth_colours
 from scene_completion_ros.voxels.files import read_npz
 from scene_completion_ros.voxels.phrase_matches import OTHER_COLOUR, phrase_colours
 from tests.commands.conftest import CAMERA_HEIGHT
-from tests.inference.small_bundle import CANONICAL, class_colours, class_names
+from tests.inference.small_bundle import CANONICAL, class_names
 
 YAML = """image_width: {c.width}
 image_height: {c.height}
@@ -84,26 +81,6 @@ def test_the_files_have_the_documented_content(output: Path) -> None:
     assert cv2.imread(str(output / "picture.png")).shape[1] > 900
 
 
-def test_labels_have_the_same_colours_everywhere(image: Path, labelled_road: StudentBundle) -> None:
-    (image.parent / "grid.yaml").write_text(GRID)
-    assert complete(image, labelled_road, "--grid", str(image.parent / "grid.yaml")) == 0
-    output = image.parent / "out"
-    z = voxels_of(output)
-    assert z["class_names"].tolist() == list(class_names(3))
-    assert z["class_colours"].tolist() == list(map(list, class_colours(3)))
-    assert len(z["confidence"]) > 0
-    assert np.all(z["confidence"] > 0.3)
-    shown = {tuple(z["class_colours"][label].tolist()) for label in np.unique(z["label"])}
-    body = (output / "voxels.ply").read_bytes().partition(b"end_header\n")[2]
-    count = int(re.findall(rb"element vertex (\d+)", (output / "voxels.ply").read_bytes())[0])
-    vertices = np.frombuffer(body, np.dtype([("position", "<f4", 3), ("colour", "u1", 3)]), count)
-    assert {tuple(colour) for colour in vertices["colour"].tolist()} <= shown
-    picture = cv2.imread(str(output / "picture.png"))[..., ::-1]
-    for colour in class_colours(3):  # all of them in the legend, those that are there in the map as well
-        assert np.all(picture[-60:] == colour, axis=-1).sum() > 80
-    assert sum(np.all(picture[:-60] == colour, axis=-1).sum() for colour in shown) > 1000
-
-
 def test_words_are_drawn_where_they_are_asked_for(image: Path, wordy_road: StudentBundle) -> None:
     output = image.parent / "out"
     assert complete(image, wordy_road, "--words", "tree, zebra crossing") == 0
@@ -113,14 +90,6 @@ def test_words_are_drawn_where_they_are_asked_for(image: Path, wordy_road: Stude
         assert np.all(picture[-60:] == colour, axis=-1).sum() > 80  # in the legend
     assert sum(np.all(picture[:-60] == colour, axis=-1).sum() for colour in (tree, crossing)) > 1000
     assert voxels_of(output)["class_names"].tolist() == list(class_names(3))  # labels stay what they were
-
-
-def test_a_word_that_the_student_does_not_know_is_refused(
-    image: Path, wordy_road: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert complete(image, wordy_road, "--words", "zebra crosing") == 2
-    assert "near: 'zebra crossing'" in capsys.readouterr().err
-    assert not (image.parent / "out").exists()
 
 
 def test_the_road_lies_where_it_is(output: Path) -> None:
@@ -137,40 +106,6 @@ def test_the_road_lies_where_it_is(output: Path) -> None:
     # Voxels are 0.2 m high, so the road's surface is known to that; seen flatly, depth scales it up.
     expected = fy * CAMERA_HEIGHT / (rows[near] - cy)
     assert middle[near] == pytest.approx(expected, rel=0.2 / CAMERA_HEIGHT)
-
-
-def test_the_sky_has_no_depth_in_the_picture(output: Path) -> None:
-    z = voxels_of(output)
-    horizon = round(z["depth_intrinsics"][1, 2])
-    sky, road = np.s_[: horizon - 2], np.s_[horizon + 10 :]
-    assert np.all(z["transmittance"][sky] == 1.0)
-    assert np.all(z["transmittance"][road] < 0.01)
-    # The ray leaves the grid somewhere, and the file says where.
-    assert np.all(np.isfinite(z["depth"][sky]))
-    picture = cv2.imread(str(output / "picture.png"))[..., ::-1]
-    top = 34 + CANONICAL.height + 24 + 20  # title, camera image, its name, the name of the depth
-    left, scale = 12, CANONICAL.height // z["depth"].shape[0]
-    depth = picture[top : top + CANONICAL.height, left : left + CANONICAL.width]
-    assert np.all(depth[: (horizon - 3) * scale] == depth_colours([np.nan]))
-    assert not np.any(np.all(depth[(horizon + 11) * scale :] == depth_colours([np.nan]), axis=-1))
-
-
-def test_outside_the_view_there_is_a_probability_but_no_state(output: Path) -> None:
-    z = voxels_of(output)
-    beside = (40, 5, 0)  # 8 m ahead, 24.5 m to the right, below the road
-    assert z["state"][beside] == 0
-    assert z["probability_grid"][beside] > 0.9
-
-
-def test_another_grid_is_queried(image: Path, flat_road: StudentBundle) -> None:
-    (image.parent / "grid.yaml").write_text(GRID)
-    assert complete(image, flat_road, "--grid", str(image.parent / "grid.yaml")) == 0
-    z = voxels_of(image.parent / "out")
-    assert z["state"].shape == (40, 16, 8)
-    assert z["origin"].tolist() == [2.0, -4.0, -2.5]
-    assert z["grid_from_camera"][0, 3] == 1.0
-    occupied = (z["state"] >= 3).any(axis=(0, 1))
-    assert occupied.tolist() == [True] * 2 + [False] * 6  # centres at -2.25 and -1.75 m
 
 
 @pytest.mark.parametrize(
@@ -205,23 +140,6 @@ def test_bad_input_ends_with_one_line(
     assert not (image.parent / "out").exists()
 
 
-def test_a_camera_unlike_those_of_the_training_is_warned_about(
-    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wide = YAML.format(c=CANONICAL).replace(str(CANONICAL.fx), "200.0")
-    (image.parent / "camera.yaml").write_text(wide)
-    assert complete(image, flat_road) == 0
-    assert "warning:" in capsys.readouterr().err
-
-
-def test_an_image_that_shows_nothing_is_warned_about(
-    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cv2.imwrite(str(image), np.zeros((CANONICAL.height, CANONICAL.width, 3), np.uint8))
-    assert complete(image, flat_road) == 0
-    assert "warning: only 0 % of the image shows anything, no voxel counts as seen" in capsys.readouterr().err
-
-
 def test_bits_that_are_assumed_are_told_and_can_be_given(
     image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,15 +150,3 @@ def test_bits_that_are_assumed_are_told_and_can_be_given(
     assert "the largest of its 16-bit values is 4095, so they are read as values of 12 bits" in capsys.readouterr().err
     assert complete(image, flat_road, "--bits", "10") == 2
     assert "largest value is 4095, more than 10 bits hold" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("used", [8, 10, 12, 14, 16])
-def test_values_that_do_not_use_all_16_bits_are_scaled_by_those_they_use(image: Path, used: int) -> None:
-    values = np.random.default_rng(1).integers(0, 2**used, (8, 10, 3), np.uint16)
-    values[0, 0] = 2**used - 1
-    cv2.imwrite(str(image), values)
-    rgb = values[..., ::-1].astype(float)
-    for bits, scale in ((None, 2**used - 1), (used, 2**used - 1), (16, 65_535)):
-        pixels, assumption = read_image(image, bits)
-        np.testing.assert_allclose(pixels, rgb * 255 / scale, atol=0.51)
-        assert bool(assumption) == (bits is None and used < 16)

@@ -7,14 +7,6 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.cli import main
-from scene_completion_ros.commands.record import _size
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("20GB", 20 * 10**9), ("500 mb", 500 * 10**6), ("1.5KB", 1500), ("1024", 1024), ("7B", 7)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert _size(text) == size
 
 
 @pytest.mark.parametrize(

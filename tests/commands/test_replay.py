@@ -18,19 +18,16 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 
 from scene_completion_ros.bags import demo_drive
-from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.result_context import STREET
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
-from scene_completion_ros.commands.offline_replay import LEGEND_TOPIC, VOXELS_TOPIC, OfflineStatistics, replay_offline
+from scene_completion_ros.commands.offline_replay import LEGEND_TOPIC, VOXELS_TOPIC, replay_offline
 from scene_completion_ros.commands.replay import went_well
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import EngineName
-from scene_completion_ros.report.drive import DriveReport
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.replay.results import ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.checkout import ROOT
 from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, Recorder, record
@@ -77,24 +74,6 @@ def test_offline_replay_writes_bag_report_and_statistics(
     assert cloud["z"].min() > 0.0
 
 
-def test_bundled_drive_is_small_and_complete() -> None:
-    assert sum(file.stat().st_size for file in DEMO_DRIVE.iterdir()) <= 6_000_000
-    with BagReader(DEMO_DRIVE) as reader:
-        assert not reader.losses
-        topic = reader.choose_image_topic()
-        camera = reader.camera_for(topic)
-        assert camera.fx / camera.width == pytest.approx(0.58, abs=0.01)
-        frames = list(reader.images(topic))
-        assert len(frames) == 40
-        assert np.diff([frame.stamp_ns for frame in frames]) == pytest.approx(1e8)
-        assert np.abs(frames[0].image_rgb.astype(int) - frames[20].image_rgb).mean() > 10
-        transforms = reader.tf_buffer()
-        poses = [transforms.lookup("map", frame.frame_id, frame.stamp_ns, 0) for frame in frames]
-        turn = poses[0].rotation[:, 2] @ poses[-1].rotation[:, 2]
-        assert turn < np.cos(0.08)
-        assert len(list(reader.point_clouds("/velodyne_points"))) == 10
-
-
 def test_without_a_bag_it_is_the_bundled_drive_with_words(
     tmp_path: Path, wordy_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,22 +118,6 @@ def test_unusable_images_are_dropped_and_counted(tmp_path: Path, short_road: Stu
     assert len(statistics["unusable_messages"]) == 1
 
 
-def test_images_that_show_nothing_are_counted_and_the_first_is_warned_of(
-    tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with BagWriter(tmp_path / "drive") as writer:
-        recorder = Recorder(writer)
-        recorder.camera_info(START_NS)
-        for stamp_ns in (START_NS, START_NS + STEP_NS):
-            black = np.zeros((CANONICAL.height, CANONICAL.width, 3), np.uint8)
-            recorder.image(black, stamp_ns, stamp_ns, topic=TOPIC)
-    assert replay(tmp_path / "drive", tmp_path / "out", short_road, "--offline") == 0
-    warning = f"image of {START_NS} ns: only 0 % of the image shows anything, no voxel counts as seen"
-    assert capsys.readouterr().err.count("shows anything") == 1
-    assert warning in (tmp_path / "out" / "report" / "index.html").read_text()
-    assert statistics_of(tmp_path / "out")["frames_doubtful"] == 2
-
-
 @pytest.mark.parametrize(
     ("stamps", "completed"),
     [
@@ -179,35 +142,6 @@ def test_stamps_that_repeat_or_go_back(
     assert statistics.dropped["stamp went back"] == len(stamps) - completed
 
 
-def test_a_rate_is_refused_offline(
-    tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bag, output = record(tmp_path / "drive", frames=1), tmp_path / "out"
-    assert replay(bag, output, short_road, "--offline", "--rate", "2") == 2
-    assert "--rate" in capsys.readouterr().err
-    assert not output.exists()
-
-
-def test_the_median_of_occupied_voxels_is_the_same_for_both_replays() -> None:
-    offline, over_dds = OfflineStatistics("/image"), ReplayStatistics("/image")
-    for counts, median in (([], 0.0), ([1, 2, 3, 10], 2.5), ([4, 1, 2], 2.0)):
-        offline.occupied, over_dds.occupied = counts, counts
-        assert offline.to_json()["occupied_voxels_median"] == median
-        assert over_dds.to_json()["occupied_voxels_median"] == median
-
-
-def test_depth_of_rays_that_leave_the_grid_is_not_drawn(
-    tmp_path: Path, flat_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[Any] = []
-    add = DriveReport.add
-    monkeypatch.setattr(DriveReport, "add", lambda *given: (drawn.append(given[4]), add(*given)))
-    assert replay(record(tmp_path / "drive", frames=1), tmp_path / "out", flat_road, "--offline") == 0
-    (depth,) = drawn
-    assert np.isinf(depth[0]).any()  # the sky
-    assert np.isfinite(depth[-1]).any()  # the road
-
-
 @pytest.mark.parametrize(
     "module",
     [
@@ -222,39 +156,6 @@ def test_help_names_every_engine(module: str) -> None:
     importlib.import_module(module).add_arguments(parser)
     (engine,) = (action for action in parser._actions if action.dest == "engine")
     assert f": {', '.join(get_args(EngineName))} (" in str(engine.help)
-
-
-def test_several_image_topics_need_a_name(
-    tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bag = record(tmp_path / "drive", frames=1, cameras=2)
-    assert replay(bag, tmp_path / "out", short_road, "--offline") == 2
-    error = capsys.readouterr().err
-    assert TOPIC in error
-    assert "/camera_1/image_raw" in error
-    assert replay(bag, tmp_path / "out", short_road, "--offline", "--image-topic", TOPIC) == 0
-
-
-def test_without_camera_info_a_camera_file_is_needed(
-    tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from tests.commands.test_complete import CANONICAL, YAML
-
-    bag = record(tmp_path / "drive", frames=1, calibrated=False)
-    assert replay(bag, tmp_path / "out", short_road, "--offline") == 2
-    assert "no CameraInfo" in capsys.readouterr().err
-    (tmp_path / "camera.yaml").write_text(YAML.format(c=CANONICAL))
-    assert replay(bag, tmp_path / "out", short_road, "--offline", "--camera", str(tmp_path / "camera.yaml")) == 0
-
-
-def test_nothing_is_overwritten(tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]) -> None:
-    bag, output = record(tmp_path / "drive", frames=1), tmp_path / "out"
-    assert replay(bag, output, short_road, "--offline") == 0
-    page = (output / "report" / "index.html").read_bytes()
-    capsys.readouterr()
-    assert replay(bag, output, short_road, "--offline") == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert (output / "report" / "index.html").read_bytes() == page
 
 
 def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: StudentBundle) -> None:
@@ -301,23 +202,6 @@ def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBun
         expected = [len(found.voxels) for found in completer.complete(image).matches]
         assert np.count_nonzero(steps_of_matches(frame), axis=1).tolist() == expected
         assert sum(expected) > 1000
-
-
-def test_words_over_dds_are_those_without_it(
-    tmp_path: Path, wordy_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
-    monkeypatch.setenv("ROS_DOMAIN_ID", next_domain())
-    bag, planes = record(tmp_path / "drive", frames=2), []
-    for way in ("offline", "over_dds"):
-        how = ["--offline"] if way == "offline" else []
-        assert replay(bag, tmp_path / way, wordy_road, "--words", "car,tree", *how) == 0
-        page = tmp_path / way / "report" / "index.html"
-        assert WordButtons(page).words == {"0": "car", "1": "tree"}
-        planes.append([steps_of_matches(frame) for frame in embedded_frames(page)])
-    for offline, over_dds in zip(*planes, strict=True):
-        assert np.array_equal(offline, over_dds)
-        assert (offline > 0).any(axis=0).sum() > 100
 
 
 def test_replay_over_dds_gives_the_same_voxels(

@@ -51,16 +51,6 @@ def test_a_replay_is_scored_against_an_earlier_one(
     assert "no topic with published voxels" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [["--timeout", "5"], ["--params-file", "robot.yaml"]])
-def test_options_of_the_node_are_refused_offline(
-    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str], options: list[str]
-) -> None:
-    bag, output = record(tmp_path / "drive", frames=1), tmp_path / "out"
-    assert replay(bag, output, flat_road, "--offline", *options) == 2
-    assert f"{options[0]}: an offline replay has no node" in capsys.readouterr().err
-    assert not output.exists()
-
-
 @pytest.mark.parametrize(
     ("text", "options", "complaint"),
     [
@@ -85,16 +75,6 @@ def test_parameters_of_a_robot_that_do_not_go_with_a_replay(
     robot.write_text(f"/**: {{ros__parameters: {text}}}\n", encoding="utf-8")
     assert replay(bag, tmp_path / "out", flat_road, "--params-file", str(robot), *options) == 2
     assert complaint in capsys.readouterr().err
-
-
-def test_a_camera_info_topic_that_is_not_there_is_refused(
-    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bag = record(tmp_path / "drive", frames=1)
-    given = (bag, tmp_path / "out", flat_road, "--offline", "--camera-info-topic")
-    assert replay(*given, "/rear/camera_info") == 2
-    assert "/camera/camera_info" in capsys.readouterr().err
-    assert replay(*given, "/camera/camera_info") == 0
 
 
 def test_a_folder_that_is_no_ground_truth_is_refused_before_anything_is_written(

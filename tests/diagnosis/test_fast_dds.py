@@ -55,28 +55,3 @@ def test_a_profile_is_read(profile: Callable[..., Path], replaced: dict[str, str
     assert finding.status is status
     assert said in finding.found
     assert (str(dds.profile_path()) in finding.cure) == (status is not Status.OK)
-
-
-@needs_ros
-def test_a_profile_that_is_not_there(
-    profile: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    profile().write_text("<dds><oops", encoding="utf-8")
-    assert "is no profile" in fast_dds.check_profile().found
-    monkeypatch.setenv(dds.profile_variable(), str(tmp_path / "nowhere.xml"))
-    finding = fast_dds.check_profile()
-    assert (finding.status, finding.found[-25:]) == (Status.FAILED, "No such file or directory")
-    monkeypatch.delenv(dds.profile_variable())
-    finding = fast_dds.check_profile()
-    assert finding.status is Status.WARNING
-    assert finding.cure == f"export {dds.profile_variable()}={dds.profile_path()}"
-
-
-def test_the_name_of_the_variable_is_that_of_the_installed_fast_dds(monkeypatch: pytest.MonkeyPatch) -> None:
-    both = {dds.PROFILE_VARIABLE: "/new.xml", dds.OLD_PROFILE_VARIABLE: "/old.xml"}
-    monkeypatch.setattr(dds, "profile_variable", lambda: dds.PROFILE_VARIABLE)
-    assert fast_dds.chosen_profile(both) == (dds.PROFILE_VARIABLE, "/new.xml")
-    assert fast_dds.chosen_profile({dds.OLD_PROFILE_VARIABLE: "/old.xml"}) == (dds.OLD_PROFILE_VARIABLE, "/old.xml")
-    monkeypatch.setattr(dds, "profile_variable", lambda: dds.OLD_PROFILE_VARIABLE)
-    assert fast_dds.chosen_profile(both) == (dds.OLD_PROFILE_VARIABLE, "/old.xml")
-    assert fast_dds.chosen_profile({dds.PROFILE_VARIABLE: "/new.xml"}) == (dds.OLD_PROFILE_VARIABLE, "")

@@ -162,23 +162,6 @@ def test_weights_beside_the_bundle(tmp_path: Path) -> None:
     StudentBundle.load(tmp_path)  # the robot does not need them
 
 
-def test_an_unsaved_bundle_has_no_encoder() -> None:
-    with pytest.raises(BundleError, match="has not been saved"):
-        _ = StudentBundle(name="new", canonical=CANONICAL, head=random_head()).encoder_path
-
-
-def test_a_diverged_head_is_not_saved(tmp_path: Path) -> None:
-    head = random_head()
-    head.density_weight[3] = np.nan
-    with pytest.raises(BundleError, match="density_weight: holds NaN"):
-        StudentBundle(name="new", canonical=CANONICAL, head=head).save(tmp_path, tiny_encoder())
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_without_a_bundle(tmp_path: Path) -> None:
-    assert MANIFEST in refused(tmp_path / "nowhere").what
-
-
 @pytest.mark.parametrize("name", [ENCODER, HEAD])
 def test_a_changed_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     make_small_bundle(tmp_path)
@@ -317,12 +300,6 @@ def test_bad_fields_are_named(tmp_path: Path, change: Callable[[dict[str, Any]],
     assert re.search(rf"field {re.escape(field)}(\W|$)", refused(tmp_path).where)
 
 
-def test_unknown_fields_of_later_writers_are_ignored(tmp_path: Path) -> None:
-    make_small_bundle(tmp_path)
-    edit_manifest(tmp_path, lambda m: m.update(moods={"clip": {}}))
-    StudentBundle.load(tmp_path)
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
@@ -345,28 +322,6 @@ def test_feature_spaces_and_a_bank_come_back(tmp_path: Path) -> None:
     assert bank is not None
     assert bank.sha256 == small_bank().sha256
     assert given.feature_space_for(bank).name == given.feature_space_for(bank.vocabulary()).name == "clip"
-
-
-def test_a_bundle_without_a_vocabulary_is_to_the_byte_what_it_was(tmp_path: Path) -> None:
-    before = contents(make_small_bundle(tmp_path, classes=3).folder or tmp_path)
-    given = StudentBundle.load(tmp_path).with_vocabulary((small_space(),), small_bank())
-    assert contents(tmp_path).keys() == before.keys() | {SPACES, TEXT_BANK}
-    manifest = json.loads(contents(tmp_path)[MANIFEST])
-    assert manifest.pop("feature_spaces")[0]["dimension"] == 16
-    assert {manifest["sha256"].pop(SPACES), manifest["sha256"].pop(TEXT_BANK)}
-    assert manifest == json.loads(before[MANIFEST])
-    given.with_vocabulary((), None)
-    assert contents(tmp_path) == before
-
-
-def test_a_vocabulary_goes_along_when_a_bundle_is_saved_elsewhere(tmp_path: Path) -> None:
-    given = with_vocabulary(tmp_path / "a")
-    again = given.save(tmp_path / "b", given.read_encoder())
-    assert again.sha256 == given.sha256
-    assert again.text_bank() is not None
-    without = dataclasses.replace(given, feature_spaces=()).save(tmp_path / "b", given.read_encoder())
-    assert without.text_bank() is None
-    assert contents(tmp_path / "b").keys() == {ENCODER, HEAD, MANIFEST}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measuring import demo_drive
-from scene_completion_ros.errors import BundleError, CameraError, GridError, ImageError, VocabularyError
+from scene_completion_ros.errors import ImageError, VocabularyError
 from scene_completion_ros.geometry import (
     DEFAULT_GRID,
     DEFAULT_GRID_FROM_CAMERA,
@@ -26,7 +26,6 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.label_query import label_logits_reference, most_likely
 from scene_completion_ros.inference.march import march
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, labels_reference, matches_of
-from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_ros.voxels.occupancy import Calibration, states
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.small_bundle import CANONICAL, make_small_bundle
@@ -124,15 +123,6 @@ def test_labels_are_those_of_the_reference_and_change_nothing_else(tmp_path: Pat
         np.testing.assert_allclose(voxels.confidence[some], confidence, atol=1e-3)
 
 
-def test_rays_that_leave_the_grid_are_too_far_and_missing_depth_stays_missing(completed: Completion) -> None:
-    depth = np.array([[5.0, 50.0, 50.0, np.nan]], np.float32)
-    left = np.array([[0.1, 0.5, 0.49, 1.0]], np.float32)
-    result = dataclasses.replace(completed, depth=depth, transmittance=left)
-    np.testing.assert_array_equal(result.shown_depth, np.array([[5.0, np.inf, 50.0, np.nan]], np.float32))
-    assert result.shown_depth.dtype == np.float32
-    assert depth[0, 1] == 50.0  # not changed in place
-
-
 def test_what_an_occupied_voxel_hides_is_not_seen(
     completer: Completer, completed: Completion, bundle: StudentBundle
 ) -> None:
@@ -143,28 +133,6 @@ def test_what_an_occupied_voxel_hides_is_not_seen(
     expected = march(result.alpha, CALIBRATION.apply(result.alpha) >= 0.5, DEFAULT_GRID, camera_from_grid, RAYS)
     state = states(occupied, completer.in_view, expected.half_distance, DEFAULT_GRID, camera_from_grid, RAYS)
     assert np.mean(result.voxels.state != state) < 1e-3
-
-
-def test_alpha_is_that_of_the_reference(completer: Completer, completed: Completion, bundle: StudentBundle) -> None:
-    features = make_encoder(bundle, "onnxruntime")(Resampler(CAMERA, CANONICAL)(picture()))
-    index = np.random.default_rng(1).choice(np.flatnonzero(completer.in_view), 5000, replace=False)
-    points = DEFAULT_GRID.centres().reshape(-1, 3)[index].astype(np.float64)
-    density = density_reference(
-        features, completer.grid_from_camera.inverse().apply(points), bundle.head, bundle.point_code, CANONICAL
-    )
-    np.testing.assert_allclose(completed.alpha.reshape(-1)[index], -np.expm1(-0.2 * density), atol=1e-4)
-
-
-def test_results_are_kept_and_repeatable(completer: Completer) -> None:
-    first = completer.complete(picture(0))
-    kept = {name: getattr(first, name).copy() for name in ("alpha", "probability", "depth", "image")}
-    state = first.voxels.state.copy()
-    second = completer.complete(picture(1))
-    assert not np.array_equal(second.alpha, kept["alpha"])
-    for name, array in kept.items():
-        np.testing.assert_array_equal(getattr(first, name), array)
-    np.testing.assert_array_equal(first.voxels.state, state)
-    np.testing.assert_array_equal(completer.complete(picture(0)).alpha, kept["alpha"])
 
 
 @pytest.mark.parametrize(("shape", "message"), [((480, 640, 3), "640x480"), (picture().shape[:2], None)])
@@ -194,25 +162,6 @@ def test_what_the_camera_does_not_cover_is_unobserved(bundle: StudentBundle) -> 
     assert 0.3 < uncovered.mean() < 0.9
     assert np.all(np.isnan(result.depth[uncovered]))
     assert np.all(np.isfinite(result.depth[~uncovered]))
-
-
-def test_a_small_image_is_warned_about(bundle: StudentBundle) -> None:
-    tiny = Camera(fx=180.0, fy=180.0, cx=159.5, cy=89.5, width=320, height=180)
-    assert any("enlarged 2.06 times" in text for text in Completer(bundle, tiny, threads=1).warnings)
-
-
-def test_a_camera_that_looks_past_the_canonical_view(bundle: StudentBundle) -> None:
-    with pytest.raises(CameraError, match="sees nothing"):
-        Completer(bundle, Camera(fx=500.0, fy=500.0, cx=-5000.0, cy=100.0, width=640, height=192))
-
-
-def test_extrapolation_fills_alpha_but_observes_nothing(bundle: StudentBundle) -> None:
-    completer = Completer(bundle, CAMERA, extrapolate=True)
-    result = completer.complete(picture())
-    outside = ~completer.in_view
-    assert result.alpha[outside].min() > 0.0
-    assert np.all(result.voxels.state[outside] == VoxelState.UNOBSERVED)
-    assert np.all(result.probability[outside] == 0.0)
 
 
 def test_threads_do_not_change_the_result_nor_disturb_each_other(
@@ -248,37 +197,6 @@ def test_placed_elsewhere_it_is_as_if_it_had_been_built_there(bundle: StudentBun
     assert moved.voxels.grid_from_camera is there
     assert (moved.voxels.state != before.voxels.state).any()
     np.testing.assert_array_equal(here.complete(picture()).voxels.state, before.voxels.state)  # it stays where it was
-
-
-def test_a_grid_behind_the_camera_is_not_seen(completer: Completer) -> None:
-    assert completer.unseen() is None
-    ahead = RigidTransform(np.eye(3), np.array([60.0, 0.0, 0.0])) @ DEFAULT_GRID_FROM_CAMERA
-    assert "sees none of the 256x256x32 voxels of 0.2 m from (0, -25.6, -2.2) on" in str(
-        completer.placed(ahead).unseen()
-    )
-
-
-def test_a_grid_beyond_all_memory_is_refused(bundle: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted(*_: object, **__: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("scene_completion_ros.inference.scene_query.VoxelQuery", exhausted)
-    with pytest.raises(GridError, match="not enough memory for 256x256x32 voxels"):
-        Completer(bundle, CAMERA)
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_results_that_are_not_finite_are_refused(bundle: StudentBundle) -> None:
-    code = dataclasses.replace(bundle.point_code, frequencies=(1e308,) * 6)
-    with pytest.raises(BundleError, match="no finite numbers"):
-        Completer(dataclasses.replace(bundle, point_code=code), CAMERA)
-    completer = Completer(bundle, CAMERA)
-    encode = completer._query._encode
-    completer._query._encode = lambda image: encode(image)._replace(
-        features=encode(image).features * np.float32(np.nan)
-    )
-    with pytest.raises(BundleError, match="bundle small: what .* no finite numbers"):
-        completer.complete(picture())
 
 
 @pytest.mark.parametrize(
@@ -386,20 +304,3 @@ def test_words_of_another_student_and_queries_that_cannot_be_are_refused(
     with pytest.raises(VocabularyError, match="asks for 17 phrases"):
         own.ask(own.prepare_vocabulary(random_query(17)))
     assert own.complete(picture()).vocabulary is None  # it goes on with what it had
-
-
-def test_switching_the_vocabulary_compiles_nothing(speaking: StudentBundle) -> None:
-    """All that takes long was done when the completer was built, and preparing is done beside it in another thread."""
-    completer, image = Completer(speaking, CAMERA), picture()
-    kernel = completer._query._prepared.labels._kernel  # type: ignore[attr-defined]
-    assert len(kernel.signatures) == 1
-    prepared: list[FoldedVocabulary] = []
-    for classes, rows in ((3, 3), (254, 4000)):
-        vocabulary = random_vocabulary(classes, rows)
-        thread = threading.Thread(target=lambda v=vocabulary: prepared.append(completer.prepare_vocabulary(v)))
-        thread.start()
-        completer.complete(image)
-        thread.join()
-        completer.use(prepared[-1])
-        assert len(completer.complete(image).voxels.class_names) == classes + 1
-    assert len(kernel.signatures) == 1

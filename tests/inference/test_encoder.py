@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +38,6 @@ def test_bfloat16_is_close(bundle: StudentBundle, image: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("engine", EXACT)
-def test_images_may_be_views(bundle: StudentBundle, image: np.ndarray, engine: str) -> None:
-    encoder = make_encoder(bundle, engine)
-    expected = encoder(np.ascontiguousarray(image[:, ::-1])).copy()
-    np.testing.assert_array_equal(encoder(image[:, ::-1]), expected)
-    assert not np.array_equal(encoder(image), expected)
-
-
-@pytest.mark.parametrize("engine", EXACT)
 @pytest.mark.parametrize("wrong", [np.zeros((192, 639, 3), np.uint8), np.zeros((192, 640, 3), np.float32)])
 def test_wrong_images_are_refused(bundle: StudentBundle, engine: str, wrong: np.ndarray) -> None:
     with pytest.raises(ImageError, match="canonical image"):
@@ -67,24 +58,6 @@ def test_foreign_graphs_are_refused(tmp_path: Path, engine: str, graph: bytes, m
     with pytest.raises(BundleError, match=message) as caught:
         make_encoder(bundle, engine)
     assert "encoder.onnx" in caught.value.where
-
-
-@pytest.mark.parametrize("engine", EXACT)
-def test_label_units_have_channels_of_their_own(tmp_path: Path, image: np.ndarray, engine: str) -> None:
-    labelled = make_small_bundle(tmp_path / "labelled", classes=3)
-    features = make_encoder(labelled, engine)(image)
-    assert features.shape == (96, 320, 64 + 64)
-    plain = make_encoder(make_small_bundle(tmp_path / "plain"), engine)(image)
-    np.testing.assert_allclose(features[..., :64], plain, atol=1e-5)
-    labelled.save(tmp_path / "without", tiny_encoder())
-    with pytest.raises(BundleError, match="64 channels for the density and 64 for labels"):
-        make_encoder(StudentBundle.load(tmp_path / "without"), engine)
-
-
-def test_another_canonical_size_is_refused(bundle: StudentBundle) -> None:
-    other = dataclasses.replace(bundle, canonical=CANONICAL.resized(320, 96))
-    with pytest.raises(BundleError, match="input is"):
-        make_encoder(other, "openvino")
 
 
 def test_choice_of_the_engine(bundle: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,16 +42,6 @@ def test_the_folded_cosine_is_the_explicit_one(of: FeatureSpace) -> None:
     assert np.array_equal(folded.root, np.triu(folded.root))
 
 
-def test_features_of_any_scale_fold_to_numbers_whose_squares_are_finite() -> None:
-    huge = replace(space(), weight=space().weight * np.float32(1e37))
-    assert np.abs(huge.folded(unit_rows(3, 384)).root).max() < 1e3
-
-
-def test_a_space_of_zeros_folds_to_zeros() -> None:
-    empty = FeatureSpace("empty", np.zeros((8, UNITS), np.float32), np.zeros(8, np.float32))
-    assert not empty.folded(unit_rows(2, 8)).root.any()
-
-
 @pytest.mark.parametrize(
     ("fields", "told"),
     [

@@ -8,9 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry import DEFAULT_GRID, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.inference.feature_space import FeatureSpace
-from scene_completion_ros.inference.field_kernels import order_kernel
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
 from scene_completion_ros.inference.phrase_query import (
@@ -22,10 +21,9 @@ from scene_completion_ros.inference.phrase_query import (
 )
 from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference, hidden_reference
 from scene_completion_ros.inference.text_bank import BACKGROUND, Contrast, Vocabulary
-from scene_completion_ros.jit import kernel_threads
 from tests.inference.small_bundle import CANONICAL, random_features, random_head, with_labels
 from tests.inference.small_vocabulary import random_query, random_vocabulary, small_space
-from tests.inference.test_query_kernel import CASES, CODE, FEATURE_SIZE, FORWARD
+from tests.inference.test_query_kernel import CASES, CODE, FEATURE_SIZE
 
 HEAD = with_labels(random_head())
 POSE = CASES["pitch 3 and roll 2 degrees"]
@@ -95,14 +93,6 @@ def test_kernel_agrees_with_the_twins(case: str, extrapolate: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "label_hidden", "classes"), [(20, 6, 2), (64, 64, 19), (128, 64, 19), (30, 33, 255)]
-)
-def test_any_width_and_number_of_classes(channels: int, label_hidden: int, classes: int) -> None:
-    voxels, query = queries(*POSE, with_labels(random_head(channels=channels), classes, label_hidden))
-    check(query, random_features(1, query.field.head.channels), POSE, some(voxels.in_view, 500))
-
-
-@pytest.mark.parametrize(
     ("label_hidden", "dimension", "classes", "rows", "background", "margin"),
     [
         (64, 512, 20, 20, 0, 0.05),
@@ -121,60 +111,6 @@ def test_any_dimension_and_number_of_phrases(
     check(query, features, POSE, targets, vocabulary, small_space("t", dimension, label_hidden))
 
 
-@pytest.mark.parametrize("rank", [0, 1, 5])
-def test_spaces_without_full_rank(rank: int) -> None:
-    rng = np.random.default_rng(3)
-    weight = (rng.normal(size=(64, rank)) @ rng.normal(size=(rank, 64))).astype(np.float32)
-    voxels, query = queries(*POSE)
-    features, targets = random_features(2, HEAD.channels), some(voxels.in_view, 300)
-    check(query, features, POSE, targets, random_vocabulary(4, 6, dimension=64), small_space("t", 64, weight=weight))
-
-
-@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 1024, 1025, 2500])
-def test_any_number_of_voxels_in_any_order(count: int) -> None:
-    voxels, query = queries(*POSE)
-    features = random_features(2, HEAD.channels)
-    targets = np.random.default_rng(count).permutation(some(voxels.in_view, count))
-    check(query, features, POSE, targets)
-    check(query, features, POSE, targets, random_vocabulary(7, 9), small_space())
-    assert len(query(features, targets, Words(None, FoldedVocabulary.of(random_query(3), small_space()))).matches) == 3
-
-
-@pytest.mark.parametrize("largest", [0, 2047, 2048, 2**22, 2**31 - 1])
-def test_numbers_are_ordered_with_their_places(largest: int) -> None:
-    values = np.random.default_rng(0).integers(0, largest, 3000, np.int32, endpoint=True)
-    values[7] = largest
-    ordered, place = np.empty_like(values), np.empty_like(values)
-    order_kernel()(values, ordered, place)
-    np.testing.assert_array_equal(place, np.argsort(values, kind="stable"))
-    np.testing.assert_array_equal(ordered, values[place])
-
-
-@pytest.mark.parametrize("one_space", [True, False])
-@pytest.mark.parametrize("labels", ["classes", "words", "none"])
-def test_a_query_is_answered_beside_any_labels(labels: str, one_space: bool) -> None:
-    voxels, query = queries(*POSE)
-    features, targets = random_features(2, HEAD.channels), some(voxels.in_view, 2500)
-    space = small_space()
-    asked = FoldedVocabulary.of(random_query(6, 9), space)
-    other = FoldedVocabulary.of(random_vocabulary(5, 7), space if one_space else small_space("other", seed=1))
-    words = Words(other if labels == "words" else None, asked, labels != "none")
-    found = query(features, targets, words)
-    alone = query(features, targets, words._replace(queried=None))
-    np.testing.assert_array_equal(found.label, alone.label)
-    np.testing.assert_array_equal(found.confidence, alone.confidence)
-    if labels == "none":
-        assert not found.label.any() and (found.confidence == 1.0).all()
-    expected = matches_of(asked, query.cosines(features, targets, asked))
-    assert sum(len(one.voxels) for one in expected) > 100
-    for one, twin in zip(found.matches, expected, strict=True):
-        order = np.argsort(one.voxels)
-        assert one.phrase == twin.phrase
-        np.testing.assert_array_equal(one.voxels[order], twin.voxels)
-        np.testing.assert_allclose(one.score[order], twin.score, atol=1e-6)
-        np.testing.assert_allclose(one.probability[order], twin.probability, atol=1e-5)
-
-
 def test_label_units_do_not_touch_the_density() -> None:
     features = random_features(4, HEAD.channels)
     labelled, _ = queries(*POSE)
@@ -184,39 +120,6 @@ def test_label_units_do_not_touch_the_density() -> None:
     points = points_of(*POSE, np.flatnonzero(labelled.in_view))
     expected = density_reference(features, points, HEAD, CODE, CANONICAL)
     np.testing.assert_allclose(density[labelled.in_view], expected, atol=1e-4, rtol=0.0)
-
-
-def test_the_default_grid_on_two_threads() -> None:
-    voxels, query = queries(DEFAULT_GRID, FORWARD)
-    features, targets = random_features(3, HEAD.channels), some(voxels.in_view, 20000)
-    space = small_space()
-    words = Words(FoldedVocabulary.of(random_vocabulary(20, 20), space), FoldedVocabulary.of(random_query(3), space))
-    found = []
-    for threads in (1, 2):
-        with kernel_threads(threads):
-            found.append((*query(features, targets, words)[:2], *query(features, targets)[:2]))
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_one_kernel_serves_all_vocabularies() -> None:
-    voxels, query = queries(*POSE)
-    features, targets = random_features(2, HEAD.channels), some(voxels.in_view, 100)
-    query(features, targets)
-    for classes, rows, dimension in ((3, 5, 16), (250, 900, 16), (1, 1, 40)):
-        folded = FoldedVocabulary.of(random_vocabulary(classes, rows, dimension=dimension), small_space("t", dimension))
-        query(features, targets, Words(folded))
-    assert len(query._kernel.signatures) == 1  # type: ignore[attr-defined]
-
-
-def test_units_that_are_zero_everywhere_do_not_matter() -> None:
-    assert HEAD.label_hidden_bias is not None
-    features = random_features(channels=HEAD.channels)
-    for silent in (slice(None, None, 3), slice(None)):
-        bias = HEAD.label_hidden_bias.copy()
-        bias[silent] = -100.0
-        voxels, query = queries(*POSE, dataclasses.replace(HEAD, label_hidden_bias=bias))
-        check(query, features, POSE, some(voxels.in_view, 300))
 
 
 def test_voxels_without_a_feature_are_unknown() -> None:
@@ -233,16 +136,6 @@ def test_voxels_without_a_feature_are_unknown() -> None:
     cosines = class_cosines_reference(np.array([[0.0] * 64, [np.nan] * 64]), folded.vocabulary, space)
     assert not cosines.any()
     assert [part.tolist() for part in labels_reference(cosines, 5, 0.0, 0.07)] == [[5, 5], [0.0, 0.0]]
-
-
-def test_certainty_does_not_overflow() -> None:
-    assert HEAD.label_weight is not None
-    head = dataclasses.replace(HEAD, label_weight=HEAD.label_weight * np.float32(1e4))
-    voxels, query = queries(*POSE, head)
-    label, confidence, _ = query(random_features(channels=HEAD.channels), some(voxels.in_view, 300))
-    assert np.isfinite(confidence).all()
-    assert np.median(confidence) == 1.0
-    assert len(np.unique(label)) > 5
 
 
 def test_scores_and_labels_of_a_case_computed_by_hand() -> None:

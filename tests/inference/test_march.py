@@ -46,20 +46,6 @@ def state_of(occupied: np.ndarray, pose: RigidTransform = FORWARD, opacity: floa
     return states(occupied, in_view(GRID, pose), half_distance, GRID, pose, RAYS)
 
 
-def test_depth_of_a_wall_is_z_depth_everywhere() -> None:
-    alpha = np.zeros(GRID.shape, dtype=np.float32)
-    alpha[40:42] = 1.0  # a wall whose front is 8 m ahead, as high and wide as the grid
-    for result in both(alpha):
-        hits = np.isfinite(result.half_distance)
-        assert hits.mean() > 0.4
-        # The first step inside lies up to one voxel edge behind the front, along the ray.
-        assert np.all((result.depth[hits] >= 8.0) & (result.depth[hits] < 8.2))
-        assert np.all(result.transmittance[hits] == 0.0)
-        assert np.all(result.transmittance[~hits] == 1.0)
-        cosine = 1.0 / np.linalg.norm(RAYS.unproject(RAYS.pixel_centres()), axis=-1)
-        np.testing.assert_allclose(result.half_distance[hits] * cosine[hits], result.depth[hits], rtol=1e-5)
-
-
 # Surfaces of a trained network are far from opaque; what is behind them is hidden all the same.
 OPACITIES = pytest.mark.parametrize("opacity", [0.05, 0.3, 1.0])
 
@@ -117,28 +103,6 @@ def test_nothing_is_seen_behind_what_is_not_a_number() -> None:
         assert np.all(np.abs(result.half_distance[22:26, 46:50] - 8.1) < 0.15)
 
 
-@OPACITIES
-def test_a_thick_wall_has_a_surface_of_one_voxel(opacity: float) -> None:
-    occupied = np.zeros(GRID.shape, dtype=bool)
-    occupied[40:44] = True
-    state, view = state_of(occupied, opacity=opacity), in_view(GRID, FORWARD)
-    centre = np.s_[45:55, 7:13]
-    assert np.all(state[40][centre][view[40][centre]] == VoxelState.SURFACE)
-    assert np.all(state[41:44][:, 45:55, 7:13] == VoxelState.COMPLETED)
-
-
-@OPACITIES
-def test_a_grazed_road_is_surface(opacity: float) -> None:
-    occupied = np.zeros(GRID.shape, dtype=bool)
-    occupied[:, :, :2] = True  # two layers; the upper one's top lies 1.6 m below the camera
-    state, view = state_of(occupied, opacity=opacity), in_view(GRID, FORWARD)
-    top, below = state[:, :, 1][view[:, :, 1]], state[30:, :, 0][view[30:, :, 0]]
-    assert np.mean(top == VoxelState.SURFACE) > 0.99
-    # The rays of this camera lie so far apart at the far end that they blur the two layers.
-    assert np.mean(below == VoxelState.COMPLETED) > 0.8
-    assert np.mean(state[:, :, 3:][view[:, :, 3:]] == VoxelState.FREE_SEEN) > 0.99
-
-
 def test_a_thin_volume_attenuates_like_its_geometric_series() -> None:
     alpha = np.full(GRID.shape, 0.01, dtype=np.float32)
     rays = Camera(fx=60.0, fy=60.0, cx=0.0, cy=0.0, width=1, height=1)  # one ray, straight ahead through 100 voxels
@@ -150,25 +114,6 @@ def test_a_thin_volume_attenuates_like_its_geometric_series() -> None:
         np.testing.assert_allclose(result.transmittance, 0.99**100, rtol=1e-5)
         # 0.99^68 > 0.5 > 0.99^69: the 69th step
         np.testing.assert_allclose(result.half_distance, 68.5 * 0.2, rtol=1e-6)
-
-
-def test_an_empty_field_is_seen_as_free_to_its_end() -> None:
-    alpha, view = np.zeros(GRID.shape, dtype=np.float32), in_view(GRID, FORWARD)
-    classify = VoxelClassifier(GRID, FORWARD, RAYS, view, Calibration(), 0.5)
-    for result in both(alpha):
-        assert np.all(np.isinf(result.half_distance))
-        assert np.all(result.transmittance == 1.0)
-        # Straight ahead the grid ends after 20 m.
-        np.testing.assert_allclose(result.depth[23:25, 47:49], 20.0, rtol=1e-4)
-        _, state = classify(alpha, result.half_distance)
-        np.testing.assert_array_equal(state, np.where(view, VoxelState.FREE_SEEN, VoxelState.UNOBSERVED))
-
-
-def test_rays_that_miss_the_grid_have_no_depth() -> None:
-    behind = FORWARD @ RigidTransform.from_quaternion((0.0, 0.0, 1.0, 0.0), (-1.0, 0.0, 0.0))
-    for result in both(np.ones(GRID.shape, dtype=np.float32), behind):
-        assert np.all(np.isnan(result.depth))
-        assert np.all(np.isinf(result.half_distance))
 
 
 @pytest.mark.parametrize("name", POSES)

@@ -14,29 +14,6 @@ def points(count: int = 200) -> np.ndarray:
     return rng.uniform([-30, -5, -20], [30, 5, 60], (count, 3))
 
 
-def test_the_code_has_39_values_in_blocks_of_three() -> None:
-    c = np.array([[0.3, -0.7, 0.9]])
-    code = CODE.encode(c)
-    assert code.shape == (1, CODE.size) == (1, 39)
-    np.testing.assert_allclose(code[0, :3], c[0])
-    for k, frequency in enumerate(CODE.frequencies):
-        np.testing.assert_allclose(code[0, 3 + 6 * k : 6 + 6 * k], np.sin(frequency * c[0]))
-        np.testing.assert_allclose(code[0, 6 + 6 * k : 9 + 6 * k], np.cos(frequency * c[0]))
-
-
-def test_one_axis_is_every_third_column() -> None:
-    c = CODE.coordinates(points(), CANONICAL)
-    for axis in range(3):
-        np.testing.assert_array_equal(CODE.encode(c)[:, axis::3], CODE.encode_axis(c[:, axis]))
-
-
-def test_near_is_one_and_far_is_minus_one() -> None:
-    np.testing.assert_allclose(CODE.depth_code(np.array([3.0, 80.0])), [1.0, -1.0])
-    low, high = CODE.depth_code_range
-    depth = CODE.depth_code(np.array([1e9, 1.0, 0.0, -5.0]))
-    np.testing.assert_allclose(depth, [low, high, high, high], atol=1e-6)
-
-
 def test_inverse_depth_undoes_the_code_also_beyond_infinity() -> None:
     inverse = np.array([-0.01, 0.0, 1 / 80, 1 / 3, 1.0])
     np.testing.assert_allclose(CODE.inverse_depth(CODE.depth_code_of_inverse(inverse)), inverse, atol=1e-15)

@@ -72,27 +72,6 @@ def test_opacity_is_that_of_one_voxel_edge() -> None:
     np.testing.assert_allclose(query.opacity(features), -np.expm1(-0.4 * density), atol=1e-6)
 
 
-def test_uncovered_pixels_are_out_of_view() -> None:
-    coverage = np.zeros((192, 640), dtype=bool)
-    coverage[:, :320] = True
-    pixels, valid = CANONICAL.project(centres_camera(AHEAD, FORWARD))
-    np.testing.assert_array_equal(ahead(coverage=coverage).in_view.reshape(-1), valid & (pixels[:, 0] <= 319.5))
-
-
-def test_another_number_of_channels() -> None:
-    grid, camera_from_grid = VoxelGrid((4.0, -3.2, -2.2), 0.4, (16, 16, 8)), FORWARD
-    head, features = random_head(channels=20), random_features(channels=20)
-    query = VoxelQuery(head, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid)
-    points = centres_camera(grid, camera_from_grid)
-    expected = density_reference(features, points, head, CODE, CANONICAL).reshape(grid.shape)
-    np.testing.assert_allclose(query.density(features)[query.in_view], expected[query.in_view], atol=1e-4)
-
-
-def test_features_of_another_size_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(96, 320, 64\)"):
-        ahead().density(random_features()[:95])
-
-
 def torch_density(features: np.ndarray, points: np.ndarray, head: HeadWeights) -> np.ndarray:
     """The same field with torch's sampler, straight from the equations."""
     torch = pytest.importorskip("torch")

@@ -73,33 +73,6 @@ def test_nothing_is_tried_where_it_cannot_be_fast_enough(
     )
 
 
-@pytest.mark.usefixtures("_little_work")
-def test_a_gpu_is_reason_enough(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipped, "gpu_is_offered", lambda bundle: True)
-    times = ticking(9.0)
-    found, why = choose_student("", threads=1, models=models, clock=lambda: next(times))
-    assert found.folder == DEFAULT_BUNDLE  # a driver alone runs nothing: it was measured on the CPU
-    monkeypatch.setattr(shipped, "check_engine", lambda *_: None)
-    found, why = choose_student("", models=models)
-    assert (found.name, why) == (LARGE, "there is a GPU for it")
-    assert choose_student("", engine="onnxruntime", threads=1, rate_hz=1e-3, models=models)[1] != why
-    monkeypatch.setattr(shipped, "gpu_is_offered", lambda bundle: False)
-    found, why = choose_student("", engine="tensorrt", models=models)
-    assert found.folder == DEFAULT_BUNDLE
-    assert "a GPU cannot run" in why
-
-
-def test_what_is_named_is_obeyed(models: Path, tmp_path: Path) -> None:
-    make_small_bundle(tmp_path)
-    assert choose_student(str(tmp_path), models=models)[0].name == "small"
-    assert choose_student(LARGE, rate_hz=1000.0, models=models)[0].name == LARGE
-    with pytest.raises(BundleError):
-        choose_student(str(tmp_path / "none"), models=models)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert choose_student("auto", models=empty)[1] == "it is the default"
-
-
 def test_a_damaged_large_one_keeps_nothing_from_starting(tmp_path: Path) -> None:
     make_small_bundle(tmp_path / LARGE, name=LARGE)
     (tmp_path / LARGE / "encoder.onnx").write_bytes(b"")

@@ -50,34 +50,6 @@ def test_a_bank_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["bank.safetensors"]
 
 
-def test_float16_embeddings_are_kept_to_the_bit_and_others_are_normalised_first() -> None:
-    rows = np.full((6, 4), 3.0)
-    assert np.array_equal(bank(stored=rows).stored, np.full((6, 4), 0.5, np.float16))
-    assert np.array_equal(bank(stored=rows.astype(np.float16)).stored, rows)
-    assert np.array_equal(bank(stored=rows.astype(np.float16)).embeddings, np.full((6, 4), 0.5, np.float32))
-
-
-def test_the_hash_changes_with_a_phrase_a_class_and_an_embedding() -> None:
-    plain = bank()
-    moved = plain.stored.copy()
-    moved[0, 0] += 0.25
-    others = [
-        bank(phrases=("cart", *PHRASES[1:]), classes=()),
-        bank(classes=()),
-        bank(stored=moved),
-        bank(template="{}"),
-        bank(background=("sky",)),
-        bank(text_encoder="other"),
-    ]
-    assert len({plain.sha256, *(other.sha256 for other in others)}) == 7
-
-
-def test_rows_are_found_by_phrase_in_any_order() -> None:
-    shuffled = bank(phrases=PHRASES[::-1], stored=bank().stored[::-1])
-    assert np.array_equal(shuffled.rows(("tree", "car")), bank().rows(("tree", "car")))
-    assert bank().rows(()).shape == (0, 16)
-
-
 def test_an_unknown_phrase_is_answered_with_near_ones() -> None:
     told = r"'Zebra crosing' \(near: 'zebra crossing'\); 'q1'; 'q2'; and 1 more"
     with pytest.raises(VocabularyError, match=told) as caught:
@@ -93,52 +65,6 @@ def test_the_banks_own_classes_make_a_vocabulary() -> None:
     assert np.array_equal(vocabulary.rows, bank().rows(("car", "parked van", "tree", "sky", "wall")))
     assert vocabulary.group.tolist() == [0, 0, 1, BACKGROUND, BACKGROUND]
     assert (vocabulary.text_encoder, vocabulary.bank_sha256) == ("tiny-encoder", bank().sha256)
-
-
-def test_a_bank_without_classes_makes_one_of_every_phrase_that_is_not_background() -> None:
-    assert bank(classes=()).vocabulary().names == ("car", "parked van", "tree", "zebra crossing")
-
-
-def test_phrases_make_a_class_each_and_names_of_classes_stand_for_theirs() -> None:
-    vocabulary = bank().vocabulary(["tree", "vehicle", "wall"], margin=0.1)
-    assert vocabulary.names == ("tree", "vehicle", "wall")
-    assert vocabulary.group.tolist() == [0, 1, 1, 2, BACKGROUND]  # what a class says is no background
-    assert vocabulary.colours[:2] == ((0, 99, 0), (1, 2, 3))
-    assert len(set(vocabulary.legend_colours)) == 4
-    assert vocabulary.margin == 0.1
-
-
-def test_mean_pooling_gives_one_unit_row_a_class() -> None:
-    vocabulary = bank().vocabulary({"thing": ["car", "tree"]}, pooling="mean")
-    mean = bank().rows(("car", "tree")).sum(axis=0)
-    assert np.allclose(vocabulary.rows[0], mean / np.linalg.norm(mean), atol=1e-6)
-    assert vocabulary.group.tolist() == [0, BACKGROUND, BACKGROUND]
-    opposed = bank(stored=np.array([[1.0, 0.0], [-1.0, 0.0], [0, 1], [0, 1], [0, 1], [0, 1]]))
-    with pytest.raises(VocabularyError, match="cancel"):
-        opposed.vocabulary(pooling="mean")
-
-
-@pytest.mark.parametrize(
-    ("classes", "told"),
-    [
-        ([], "is empty"),
-        ({}, "is empty"),
-        ({"a": []}, "no list of phrases"),
-        ({"a": "car"}, "no list of phrases"),
-        ({"a": None}, "no list of phrases"),
-        ({"a": [3]}, ": 3 is no text"),
-        ("car", "is a text, no list"),
-        ([3], ": 3 is no text"),
-        (["car", "car"], "'car' comes twice"),
-        ({"a": ["car"], "b": ["car"]}, "'car' stands for 'a' and for 'b'"),
-        ({"unknown": ["car"]}, "'unknown' has a meaning of its own"),
-        (["stroller"], "does not hold 'stroller'"),
-        ({"a\nb": ["car"]}, "is no text"),
-    ],
-)
-def test_classes_that_cannot_be_are_refused(classes: Any, told: str) -> None:
-    with pytest.raises(VocabularyError, match=told):
-        bank().vocabulary(classes)
 
 
 def test_a_query_asks_by_contrast_with_all_phrases() -> None:
@@ -163,16 +89,6 @@ def test_the_reach_of_a_phrase_by_hand() -> None:
     assert query.contrast.common == pytest.approx(1.0 / 3.0, abs=1e-6)
     against = own.query(["x"], background=["x", "y"])
     assert against.contrast is not None and against.contrast.common == pytest.approx(root, abs=1e-6)
-
-
-def test_queries_that_cannot_be_are_refused() -> None:
-    single = bank(phrases=("car",), stored=np.ones((1, 4)), classes=(), background=())
-    with pytest.raises(VocabularyError, match="nothing is left to tell the phrases from"):
-        single.query(["car"])
-    with pytest.raises(VocabularyError, match="does not hold 'stroller'"):
-        bank().query(["stroller"])
-    with pytest.raises(VocabularyError, match="is empty"):
-        bank().query([])
 
 
 def test_ten_thousand_phrases_load_but_are_too_many_classes() -> None:

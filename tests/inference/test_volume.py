@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
@@ -20,8 +20,6 @@ from scene_completion_ros.inference.lattice import Lattice
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
-from scene_completion_ros.inference.render import said_depth
-from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.small_bundle import (
     CANONICAL,
@@ -77,17 +75,6 @@ def test_kernel_agrees_with_the_reference(pose: RigidTransform, at_knots: bool, 
     np.testing.assert_allclose(found, np.where(query.in_view, expected, 0.0), atol=2e-4, rtol=1e-4)
 
 
-def test_a_volume_of_another_shape_is_refused() -> None:
-    query = VoxelQuery(HEAD, CODE, CANONICAL, (96, 320), GRID, FORWARD)
-    with pytest.raises(ValueError, match="missing"):
-        query.density(random_features())
-    with pytest.raises(ValueError, match=r"\(32, 32, 9\)"):
-        query.density(random_features(), random_volume()[:, :, :9])
-    plain = VoxelQuery(random_head(), CODE, CANONICAL, (96, 320), GRID, FORWARD)
-    with pytest.raises(ValueError, match="none is needed"):
-        plain.density(random_features(), random_volume())
-
-
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     """Its volume says free everywhere, but for a block from 10 to 12 m ahead, 1 to 3 m to the left."""
@@ -115,23 +102,6 @@ def test_a_bundle_may_have_volume_and_prior(student: StudentBundle, tmp_path: Pa
     image = np.full((192, 640, 3), 127, np.uint8)
     many, none = (Completer(bundle, CANONICAL, threads=1).complete(image).voxels for bundle in (student, both))
     assert len(many) > 0 == len(none)
-
-
-def test_engines_give_the_same_volume(student: StudentBundle) -> None:
-    image = np.random.default_rng(0).integers(0, 255, (192, 640, 3), dtype=np.uint8)
-    first, second = (make_encoder(student, engine, threads=1).encode(image) for engine in ("openvino", "onnxruntime"))
-    assert first.volume is not None and second.volume is not None
-    np.testing.assert_allclose(first.volume, second.volume, atol=1e-4)
-    np.testing.assert_allclose(first.features, second.features, atol=1e-3)
-
-
-def test_a_copy_is_overwritten_by_no_image(student: StudentBundle) -> None:
-    encoder = make_encoder(student, "openvino", threads=1)
-    kept = encoder.encode(np.full((192, 640, 3), 127, np.uint8)).copy()
-    later = encoder.encode(np.full((192, 640, 3), 255, np.uint8))
-    for first, second in zip(kept, later, strict=True):
-        assert first is not None and second is not None
-        assert not np.shares_memory(first, second) and np.abs(first - second).max() > 1.0
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.07])
@@ -165,19 +135,6 @@ def test_the_depth_that_it_says_is_shown_and_ends_what_is_seen(student: StudentB
     far = dataclasses.replace(student, depth_range=(3.0, 14.0)).save(student.folder / "far", student.read_encoder())
     shown = Completer(far, CANONICAL, threads=1).complete(np.full((192, 640, 3), 127, np.uint8)).shown_depth
     assert np.isposinf(shown).all()
-
-
-def test_said_depth_is_sampled_where_a_pixel_looks() -> None:
-    """A plane is exact between pixels: its inverse depth is linear in them. Another camera sees the same metres."""
-    rays = ray_camera(CANONICAL)
-    u, v = np.meshgrid(np.arange(rays.width), np.arange(rays.height))
-    depth = 1.0 / (0.02 + 1e-4 * u + 2e-4 * v)
-    other = Camera(fx=500.0, fy=480.0, cx=300.0, cy=100.0, width=600, height=200)
-    pixels = np.array([[300.0, 100.0], [250.25, 130.5], [410.0, 60.0]])
-    seen = rays.project(other.unproject(pixels))[0]
-    expected = 1.0 / (0.02 + 1e-4 * seen[:, 0] + 2e-4 * seen[:, 1])
-    found = said_depth(depth.astype(np.float32), CANONICAL, other, pixels)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:

@@ -123,21 +123,6 @@ def test_slider_and_view_from_above_work(page: Path, tmp_path: Path) -> None:
     assert column < 0.48 * opened.picture.shape[1]
 
 
-def test_a_word_lights_its_voxels_up_and_fades_the_others(page_with_words: Path, tmp_path: Path) -> None:
-    script = (
-        "setTimeout(() => { document.querySelector('[data-word=\"1\"]').click();"
-        "document.querySelector('[data-viewpoint=top]').click(); }, 500);"
-    )
-    opened = open_page(with_additions(page_with_words, "lit.html", FULL_SCENE, script), tmp_path)
-    assert opened.console == [] and "data-gl-error" not in opened.dom
-    assert f'data-drawn="{len(street())}"' in opened.dom
-    row, column = centre_of(opened.picture, 2)  # the hedge in the blue of the second word, where it is seen from above
-    assert row < 0.45 * opened.picture.shape[0]
-    assert column < 0.48 * opened.picture.shape[1]
-    red, green, blue = np.moveaxis(opened.picture.astype(int), -1, 0)
-    assert ((red > green + 60) & (red > blue + 60)).sum() < 2500  # the lines of the camera's view, but not the wall
-
-
 def test_words_are_counted_mapped_and_put_out_again(page_with_words: Path, tmp_path: Path) -> None:
     script = """setTimeout(() => {
       const log = [], word = (number) => document.querySelector(`[data-word="${number}"]`);

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +40,6 @@ def _neighbours(occupied: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray
     return moved[1:], moved[:-1]
 
 
-def test_faces_look_outwards() -> None:
-    voxels = street()
-    corners, owners = exposed_faces(voxels)
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    outwards = corners.mean(axis=1) - voxels.points_grid()[owners]
-    assert np.all(np.einsum("fi,fi->f", normal, outwards) > 0)
-
-
 def test_the_file_has_metric_places_and_colours(tmp_path: Path) -> None:
     voxels = street()
     write_ply(tmp_path / "voxels.ply", voxels)
@@ -58,28 +49,3 @@ def test_the_file_has_metric_places_and_colours(tmp_path: Path) -> None:
     wall = points[(colours == COLOURS[1]).all(axis=1)]
     assert wall.min(axis=0) == pytest.approx([4.0, 1.0, -1.6], abs=1e-5)
     assert wall.max(axis=0) == pytest.approx([5.0, 3.0, 2.0], abs=1e-5)
-
-
-def test_another_reader_opens_it(tmp_path: Path) -> None:
-    trimesh = pytest.importorskip("trimesh")
-    voxels = street()
-    write_ply(tmp_path / "voxels.ply", voxels)
-    mesh = trimesh.load(tmp_path / "voxels.ply", process=False)
-    assert mesh.visual.kind == "vertex"
-    assert len(mesh.faces) == 2 * len(exposed_faces(voxels)[0])
-    mesh.merge_vertices(merge_tex=True, merge_norm=True)
-    assert abs(mesh.volume) == pytest.approx(len(voxels) * voxels.grid.voxel_size**3, rel=1e-4)
-
-
-def test_no_voxels_give_an_empty_mesh(tmp_path: Path) -> None:
-    voxels = street()
-    empty = dataclasses.replace(
-        voxels,
-        index=voxels.index[:0],
-        probability=voxels.probability[:0],
-        label=voxels.label[:0],
-        confidence=voxels.confidence[:0],
-    )
-    write_ply(tmp_path / "empty.ply", empty)
-    points, _, triangles = read_ply(tmp_path / "empty.ply")
-    assert len(points) == len(triangles) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import json
 import sys
 from collections.abc import ItemsView, KeysView, Mapping
 from pathlib import Path
@@ -99,23 +98,6 @@ def as_text(value: Any, context: Mapping[str, str]) -> Any:
 def resolved(value: Any, context: Mapping[str, str]) -> Any:
     """A setting with the launch arguments put in."""
     return value.perform(context) if isinstance(value, Recorded) else value
-
-
-def node_arguments(node: Recorded, context: Mapping[str, str]) -> list[str]:
-    """The command line of the completion node, after its executable, that launch_ros would make of a `Node`."""
-    settings = {name: resolved(value, context) for name, value in node.settings.items()}
-    arguments = ["--ros-args", "-r", f"__node:={settings['name']}"]
-    if settings["namespace"]:
-        arguments += ["-r", f"__ns:=/{settings['namespace'].strip('/')}"]
-    for name, topic in settings["remappings"]:
-        arguments += ["-r", f"{name}:={topic}"]
-    for given in settings["parameters"]:
-        if isinstance(given, dict):
-            for name, value in given.items():
-                arguments += ["-p", f"{name}:={json.dumps(value)}"]
-        else:
-            arguments += ["--params-file", resolved(given, context)]
-    return [*arguments, *(resolved(part, context) for part in settings["ros_arguments"])]
 
 
 def launch_can_run() -> bool:

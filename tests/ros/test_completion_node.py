@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticArray
 from numpy.typing import NDArray
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import PointCloud2
 
 from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
@@ -24,12 +23,8 @@ from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.inference.scene_query import HostField
 from scene_completion_ros.ros import completion_node, messages, student, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
-from scene_completion_ros.ros.frame import Frame
-from scene_completion_ros.ros.join import scene_memory
 from scene_completion_ros.ros.parameters.declared import ExplainingNode
-from scene_completion_ros.ros.publish import publishers
 from tests.ros.graph import PATIENCE_S, Graph
-from tests.ros.moving_robot import LATCHED
 from tests.ros.voxel_samples import some_voxels
 
 CAMERA = Camera(20.0, 20.0, 15.5, 11.5, 32, 24)
@@ -203,21 +198,6 @@ def test_a_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(
     assert node.counters.dropped["newer image arrived"] == 200 - len(model.completed)
 
 
-def test_images_go_on_while_the_calibration_jitters(node: CompletionNode, model: Model) -> None:
-    for number in range(5):
-        calibrate(node, replace(CAMERA, fx=20.0 + number))
-        show_in_turn(node, number)
-    assert [stamp_ns for _, stamp_ns in model.completed] == [0, 1, 2, 3, 4]
-
-
-def test_an_unusable_camera_is_tried_once(node: CompletionNode, model: Model) -> None:
-    model.unusable = CAMERA
-    calibrate(node, CAMERA)
-    show_in_turn(node, *range(3))
-    assert len(model.built) == 1
-    assert node.counters.dropped["unusable camera"] == 3
-
-
 def test_parameters_set_by_another_node_hold_for_the_next_image(
     graph: Graph, node: CompletionNode, model: Model
 ) -> None:
@@ -241,59 +221,6 @@ def test_an_image_keeps_the_parameters_of_when_it_arrived(graph: Graph, node: Co
     assert [settings["threads"] for settings in model.completed_with] == [None, 2]
 
 
-def test_nothing_is_built_for_parameters_that_have_changed_meanwhile(
-    graph: Graph, node: CompletionNode, model: Model
-) -> None:
-    calibrate_slowly(node, model)
-    calibrate(node, replace(CAMERA, fx=30.0))  # waits to be prepared
-    assert graph.set_parameters(topics.NODE_NAME, threads=2).successful
-    show(node, 1)
-    model.go_on.set()
-    wait_for(lambda: all_accounted_for(node))
-    show_in_turn(node, 2)
-    built = [(camera.fx, settings["threads"]) for camera, settings in zip(model.built, model.settings, strict=True)]
-    assert built == [(20.0, None), (30.0, 2)]
-
-
-def test_rectified_reads_the_calibration_at_hand_anew(graph: Graph, node: CompletionNode, model: Model) -> None:
-    calibrate(node, CAMERA, projection(25.0))
-    for number, rectified in enumerate((False, True, False)):
-        assert graph.set_parameters(topics.NODE_NAME, image_rectified=rectified).successful
-        show_in_turn(node, number)
-    assert [camera.fx for camera, _ in model.completed] == [20.0, 25.0, 20.0]
-    assert graph.set_parameters(topics.NODE_NAME, image_rectified=True).successful
-    calibrate(node, CAMERA, projection(26.0))
-    show_in_turn(node, 3)
-    assert model.completed[-1][0].fx == 26.0
-
-
-def test_depth_alone_is_published_alone(
-    own: Any, graph: Graph, node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-    monkeypatch.setattr(
-        publishers, "voxels_message", lambda voxels, frame_id, frame_from_grid: made.append(voxels.stamp_ns)
-    )
-    (voxels,) = (found for found in graph.node.subscriptions if found.msg_type is PointCloud2)
-    graph.node.destroy_subscription(voxels)
-    assert graph.until(lambda: not wanted(node))
-    calibrate(node, CAMERA)
-    show_in_turn(node, 1)
-    assert (node.counters.unwanted, node.counters.dropped, model.completed) == (1, {}, [])
-    wait_for(lambda: len(model.built) == 1)  # so that whoever subscribes need not wait for that
-    graph.collect(DiagnosticArray, topics.PROCESSING_TIME.replace("~", f"{graph.namespace}/{topics.NODE_NAME}"))
-    assert graph.until(lambda: own.count_subscribers(topics.PROCESSING_TIME) > 0)
-    graph.spin(0.5)
-    show_in_turn(node, 2)
-    assert (node.counters.unwanted, model.completed) == (2, [])
-    depths = graph.collect(Image, f"{graph.namespace}/{topics.NODE_NAME}/depth/image")
-    assert graph.until(lambda: wanted(node))
-    show(node, 3)
-    assert graph.until(lambda: bool(depths))
-    assert (model.completed, made, node.counters.processed) == ([(CAMERA, 3)], [], 1)
-    assert model.labelled == [False]  # nobody reads them
-
-
 def test_cleaning_up_releases_the_model_in_its_thread_and_all_else(
     own: Any, node: CompletionNode, model: Model
 ) -> None:
@@ -310,20 +237,6 @@ def test_cleaning_up_releases_the_model_in_its_thread_and_all_else(
     own.trigger_configure()
     own.trigger_activate()
     assert len(list(own.publishers)) == publishers
-
-
-def test_the_number_of_subscriptions_stays(graph: Graph, own: Any, node: CompletionNode) -> None:
-    camera_infos = graph.node.create_publisher(CameraInfo, topics.CAMERA_INFO, LATCHED)
-    before = len(list(own.subscriptions))
-    for _ in range(3):
-        camera_infos.publish(messages.camera_info_message(CAMERA, 0, "front"))
-        assert graph.until(lambda: own.count_publishers(topics.CAMERA_INFO) > 0)
-        show(node, 1)  # looks for the latched one
-        assert len(list(own.subscriptions)) == before + 1
-        own.trigger_deactivate()
-        assert len(list(own.subscriptions)) == before - 2
-        own.trigger_activate()
-    assert len(list(own.subscriptions)) == before
 
 
 def test_an_unexpected_error_leads_to_unconfigured_with_everything_released(
@@ -348,55 +261,6 @@ def test_an_unexpected_error_leads_to_unconfigured_with_everything_released(
     assert graph.state(topics.NODE_NAME) == "active"
 
 
-def test_live_parameters_changed_while_inactive_hold_for_the_next_activation(
-    graph: Graph, own: Any, node: CompletionNode, model: Model
-) -> None:
-    calibrate(node, CAMERA, [0.0] * 12)
-    wait_for(lambda: len(model.built) == 1)  # a deactivation would give it up
-    assert not graph.set_parameters(topics.NODE_NAME, image_rectified=True).successful
-    own.trigger_deactivate()
-    assert graph.set_parameters(
-        topics.NODE_NAME, image_rectified=True, threads=3
-    ).successful  # no calibration to refuse it
-    own.trigger_activate()
-    calibrate(node, CAMERA, [0.0] * 12)
-    assert node.counters.dropped["bad CameraInfo"] == 1
-    calibrate(node, CAMERA, projection(25.0))
-    show(node, 1)
-    wait_for(lambda: node.counters.processed == 1)
-    assert [(camera.fx, settings["threads"]) for camera, settings in zip(model.built, model.settings, strict=True)] == [
-        (20.0, None),
-        (25.0, 3),
-    ]
-
-
-def test_more_images_than_wanted_are_left_out_by_their_stamps(graph: Graph, node: CompletionNode, model: Model) -> None:
-    calibrate(node, CAMERA)
-    assert graph.set_parameters(topics.NODE_NAME, largest_rate=10.0).successful
-    milliseconds = [5000, 5033, 5067, 5099, 5133, 5185, 5200, 5400, 5450, 1000, 1050]  # the last two of a new recording
-    for stamp_ms in milliseconds:
-        show(node, stamp_ms * 1_000_000)
-        wait_for(lambda: all_accounted_for(node))
-    assert [stamp_ns // 1_000_000 for _, stamp_ns in model.completed] == [5000, 5099, 5200, 5400, 1000]
-    assert node.counters.dropped == {"above largest_rate": 6}
-    assert graph.set_parameters(topics.NODE_NAME, largest_rate=0.0).successful
-    show(node, 1_051_000_000)
-    wait_for(lambda: node.counters.processed == 6)
-
-
-def test_an_image_that_waits_is_given_up_by_a_deactivation(own: Any, node: CompletionNode, model: Model) -> None:
-    calibrate_slowly(node, model)
-    show(node, 1)
-    own.trigger_deactivate()
-    own.trigger_activate()
-    model.go_on.set()
-    calibrate(node, CAMERA)
-    show_in_turn(node, 2)
-    assert [stamp_ns for _, stamp_ns in model.completed] == [2]
-    assert node.counters.dropped == {"deactivated": 1}
-    assert len(model.built) == 1
-
-
 @pytest.mark.parametrize(("shown", "so"), [(0.02, "no voxel counts as seen"), (0.45, "the rest is a guess"), (0.7, "")])
 def test_images_that_show_little_are_warned_of(
     node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch, shown: float, so: str
@@ -410,30 +274,6 @@ def test_images_that_show_little_are_warned_of(
     assert len(warned) == bool(so) and all(
         f"only {100 * shown:.0f} % of the image" in text and so in text for text in warned
     )
-
-
-def test_a_fault_in_diagnostics_does_not_end_the_node(
-    node: CompletionNode, graph: Graph, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> None:
-        raise RuntimeError("of the developers")
-
-    monkeypatch.setattr(node._diagnostics, "publish", fail)
-    assert graph.until(lambda: node.counters.warned["diagnostics"] > 0)
-
-
-def test_a_model_that_fails_in_an_unknown_way_is_unusable_and_not_being_built_for_ever(
-    node: CompletionNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*arguments: Any, **settings: Any) -> Any:
-        raise RuntimeError("of the developers")
-
-    assert node._thread is not None
-    record = node._thread.record.student.record
-    monkeypatch.setattr(student, "Completer", fail)
-    calibrate(node, CAMERA)
-    wait_for(lambda: record.model().state == "unusable")
-    assert record.model().error == "RuntimeError: of the developers; please report this"
 
 
 def test_whoever_is_told_of_dropped_images_hears_of_each(own: Any, node: CompletionNode, model: Model) -> None:
@@ -458,36 +298,3 @@ def test_whoever_is_told_of_dropped_images_hears_of_each(own: Any, node: Complet
         ("unusable camera", 40),
     ]
     assert sum(node.counters.dropped.values()) == len(told)
-
-
-def test_an_error_beyond_one_view_names_all_images_in_hand(
-    node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*arguments: Any) -> Any:
-        raise RuntimeError("of the developers")
-
-    told = drops_told_of(node)
-    monkeypatch.setattr(scene_memory, "fuse_views", fail)
-    assert node._thread is not None
-    assert node.inputs is not None
-    parameters = node.parameters()
-    placement = node.inputs._placements.place("front", 1, parameters)
-    frames = []
-    for name, rows, stamp_ns in (("front", 24, 7), ("left", 24, 8), ("rear", 5, 9)):  # the last one is cropped
-        image = messages.image_message(np.zeros((rows, 32, 3), np.uint8), stamp_ns, name)
-        frames.append(Frame(name, name, image, stamp_ns, 0.0, parameters))
-        frames[-1].camera, frames[-1].placement = CAMERA, placement
-    node._thread.submit(tuple(frames), parameters)
-    wait_for(lambda: len(told) == 3)
-    assert sorted(told) == [("bad image", 9), ("internal error", 7), ("internal error", 8)]
-    assert node.counters.dropped == {"bad image": 1, "internal error": 2}
-
-    monkeypatch.setattr(node._thread._outputs, "publish", fail)
-    calibrate(node, CAMERA)
-    show(node, 10)
-    wait_for(lambda: len(told) == 4)
-    assert told[-1] == ("internal error", 10)
-    node.set_enabled(False)
-    show(node, 11)
-    assert told[-1] == ("disabled", 11)
-    assert node.counters.processed == 0

@@ -19,12 +19,9 @@ import safetensors
 
 pytest.importorskip("sensor_msgs")
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
 
-from scene_completion_ros.messages.clouds import read_xyz
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import conversions, messages
-from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, match_array_from_message
 from tests.checkout import with_this_checkout
 
 CHILD = Path(__file__).with_name("convert_with_packages.py")
@@ -91,31 +88,3 @@ def test_cv_bridge_is_given_only_what_it_decodes_right(monkeypatch: pytest.Monke
     compressed = messages.compressed_image_message(decode_image(raw_image("rgb8", 3)), 0, "camera")
     assert conversions.to_rgb(compressed, 2).shape == (HEIGHT // 2, WIDTH // 2, 3)
     assert bridge.decoded == ["bgr8"]
-
-
-def test_a_bridge_that_converts_wrongly_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong:
-        class CvBridge(Bridge):
-            def cv2_to_imgmsg(self, pixels: np.ndarray, encoding: str) -> Any:
-                return Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding)
-
-    monkeypatch.setitem(sys.modules, "cv_bridge", Wrong)  # type: ignore[arg-type]
-    assert conversions.cv_bridge.__wrapped__() is None
-
-
-def test_sensor_msgs_py_makes_and_reads_the_same_clouds(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = pytest.importorskip("sensor_msgs_py.point_cloud2", reason="no sensor_msgs_py: source a distribution")
-    points = np.random.default_rng(7).normal(size=(50, 3)).astype(np.float32)
-    header = Header(frame_id="camera")
-    found = np.zeros(20, MATCH_CLOUD_DTYPE)
-    found["x"], found["phrase"] = np.arange(20), 3
-    matches = messages.matches_message(found, 0, "camera")
-    conversions.sensor_msgs_py.cache_clear()
-    assert conversions.sensor_msgs_py() is real
-    theirs, read = conversions.points_message(points, header), conversions.read_matches(matches)
-    none = conversions.points_message(points[:0], header)
-    monkeypatch.setattr(conversions, "sensor_msgs_py", lambda: None)
-    assert theirs == conversions.points_message(points, header)
-    assert none == conversions.points_message(points[:0], header)
-    np.testing.assert_array_equal(real.read_points_numpy(theirs), read_xyz(theirs))
-    np.testing.assert_array_equal(read, match_array_from_message(matches))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import PointCloud2
 
 from scene_completion_ros.ros import dds
 from scene_completion_ros.voxels.cloud import cloud_array_from_message, voxels_to_cloud_array
-from tests.checkout import run_python
 from tests.ros.graph import Graph, NodeUnderTest
 from tests.ros.voxel_samples import some_voxels
 
@@ -20,20 +18,6 @@ def test_shipped_profile_is_chosen_where_none_is() -> None:
     assert dds.use_shipped_profile(environment)
     assert environment[dds.profile_variable()] == str(dds.profile_path())
     assert len(environment) == 2
-
-
-@pytest.mark.parametrize("name", [dds.PROFILE_VARIABLE, dds.OLD_PROFILE_VARIABLE])
-def test_users_profile_is_kept(name: str) -> None:
-    environment = {name: "/etc/mine.xml"}
-    assert not dds.use_shipped_profile(environment)
-    assert environment == {name: "/etc/mine.xml"}
-
-
-def test_choosing_the_profile_imports_no_rclpy() -> None:
-    script = (
-        "import sys; from scene_completion_ros.ros import dds; dds.use_shipped_profile(); print('rclpy' in sys.modules)"
-    )
-    assert run_python("-c", script).stdout.strip() == "False"
 
 
 def test_60_000_points_reach_a_best_effort_reader_in_another_process(tmp_path: Path) -> None:

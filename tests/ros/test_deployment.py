@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lifecycle_msgs.msg import Transition
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.deployment import WHERE
 from tests.inference.small_bundle import class_names, make_small_bundle
-from tests.inference.small_vocabulary import small_bank, small_space
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, is_cloud_of, some_image, stamp_of
 from tests.ros.diagnosed import OK
 from tests.ros.moving_robot import LATCHED
@@ -145,14 +142,6 @@ def test_no_image_is_lost_under_load_and_the_students_are_not_mixed(
     running.graph.node.destroy_client(client)
 
 
-def test_no_message_names_another_student(running: Exchanging, truth: list[list[Any]], bundle_folder: Path) -> None:
-    """Nor one of the hub, which the node would fetch."""
-    for value in ("", str(bundle_folder), "hf:robots/student"):
-        refusal = running.graph.set_parameters(topics.NODE_NAME, shadow_bundle=value)
-        assert not refusal.successful and "shadow.bundle is read-only: give it when the node starts" in refusal.reason
-    assert is_cloud_of(shown(running, 3), truth[0][3])
-
-
 def damaged(folder: Path) -> str:
     made = make_small_bundle(folder, threshold=0.1, classes=5)
     made.encoder_path.write_bytes(made.encoder_path.read_bytes()[:-1] + b"\0")
@@ -173,76 +162,3 @@ def test_a_second_student_that_cannot_be_used_is_refused_at_once(
         "-p", "grid.file:=''", "-p", f"shadow.bundle:={tmp_path / 'second'}", kind=Exchanging, listen=False
     )
     node.node.ends_with(complaint)
-
-
-def test_the_deployed_student_goes_on_where_the_other_sees_nothing(
-    start: Start, tmp_path: Path, truth: list[list[Any]]
-) -> None:
-    blind = make_small_bundle(tmp_path / "blind", canonical=Camera(371.2, 371.2, -9000.0, 90.0, 640, 192))
-    node: Exchanging = start("-p", "image.qos:=reliable", "-p", f"shadow.bundle:={blind.folder}", kind=Exchanging)
-    node.start()
-    node.refused("not exchanged", str(blind.folder), "sees nothing of the canonical image")
-    assert is_cloud_of(shown(node, 3), truth[0][3])
-
-
-def test_without_a_second_student_there_is_nothing_to_exchange(start: Start) -> None:
-    node: Exchanging = start(kind=Exchanging, listen=False)
-    assert node.graph.until(lambda: "inactive: configured" in node.node.log)
-    node.refused(WHERE, "there is no second student", "Start the node with a folder")
-
-
-def test_classes_that_are_no_obstacles_have_to_be_known_to_the_next_student(running: Exchanging) -> None:
-    """Otherwise its road would be an obstacle."""
-    running.name(obstacle_ignored_classes="class 4")
-    running.refused("obstacle.ignored_classes", "no class is called 'class 4'")
-    running.name(obstacle_ignored_classes="class 2")
-    assert running.swap().success and running.swap().success
-    running.name(obstacle_ignored_classes="auto")
-
-
-@pytest.mark.parametrize("speechless", [False, True])
-def test_words_in_use_go_with_the_student_or_keep_it(
-    start: Start, tmp_path: Path, completer: Callable[..., Completer], second: StudentBundle, speechless: bool
-) -> None:
-    spoken = [
-        make_small_bundle(tmp_path / name, seed=seed, threshold=0.1, classes=5).with_vocabulary(
-            [small_space()], small_bank()
-        )
-        for seed, name in enumerate(("first", "other"))
-    ]
-    other = second if speechless else spoken[1]  # the former has no feature space
-    arguments = ("-p", "image.qos:=reliable", "-p", f"shadow.bundle:={other.folder}")
-    node: Exchanging = start(*arguments, kind=Exchanging, bundle=spoken[0].folder)
-    node.start()
-    to_vocabulary = node.graph.node.create_publisher(String, f"{node.output}/vocabulary", 10)
-    assert node.graph.until(lambda: to_vocabulary.get_subscription_count() > 0)
-    to_vocabulary.publish(String(data="car, tree"))
-    named = ("car", "tree", "unknown")
-    assert node.graph.until(lambda: node.classes == named), node.node.log
-    if speechless:
-        node.refused("second")
-        assert node.told.fresh("vocabulary")["classes"] == "car, tree"
-        to_vocabulary.publish(String())
-        assert node.graph.until(lambda: node.classes == class_names(5)), node.node.log
-        assert node.swap().success
-        assert node.graph.until(lambda: node.classes == class_names(3)), node.node.log
-        return
-    legends = len(node.legends)
-    assert node.swap().success
-    model = completer(CAMERA, bundle=other)
-    model.use(model.prepare_vocabulary(other.text_bank().vocabulary(("car", "tree"))))  # type: ignore[union-attr]
-    assert is_cloud_of(shown(node, 1), model.complete(some_image(1)).voxels)
-    assert node.graph.until(lambda: len(node.legends) > legends) and node.classes == named
-
-
-def test_cleaning_up_forgets_which_student_was_deployed(
-    running: Exchanging, truth: list[list[Any]], grid_file: Path
-) -> None:
-    assert read_grid(grid_file)[0] == truth[0][0].grid
-    assert running.swap().success
-    running.change(Transition.TRANSITION_DEACTIVATE)
-    running.change(Transition.TRANSITION_CLEANUP)
-    running.refused("the node is not configured")
-    running.change(Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
-    running.until_answered(next(_stamps_s) * SECOND_NS)
-    assert is_cloud_of(shown(running, 1), truth[0][1])

@@ -12,14 +12,12 @@ from lifecycle_msgs.msg import Transition
 
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.clearing import ClearingRays, clearing_voxels
-from scene_completion_ros.mapping.temporal_fusion import FusionSettings
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.messages import processing_times
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, is_cloud_of
 from tests.ros.diagnosed import OK, WARN
 from tests.ros.fusing_drive import TENTH_NS, TOPICS, FusedTruth, FusingDrive
-from tests.ros.moving_robot import pose
 
 BLIND_ZONE = 3.0  # the grid begins two metres before the camera
 
@@ -98,32 +96,6 @@ def test_an_image_without_odometry_is_published_alone_and_counted(drive: FusingD
     assert not is_cloud_of(found, truth.alone(3).voxels)
 
 
-def test_odometry_that_comes_after_its_image_is_waited_for(drive: FusingDrive, truth: FusedTruth) -> None:
-    fusion = truth.map()
-    drive.show(1, 0.0)
-    truth.joined(fusion, 1, drive.now_ns, 0.0)
-    stamp_ns = drive.now_ns = drive.now_ns + TENTH_NS
-    heard = len(drive.voxels)
-    drive.images.publish(drive.image(2, stamp_ns))
-    drive.graph.spin(0.5)
-    assert len(drive.voxels) == heard
-    drive.robot.say_pose(stamp_ns, pose(0.3))
-    cloud = drive.stamped(drive.voxels, stamp_ns)
-    assert is_cloud_of(cloud, truth.joined(fusion, 2, stamp_ns, 0.3).voxels)
-
-
-def test_what_lies_out_of_the_image_is_forgotten_after_a_while(drive: FusingDrive, truth: FusedTruth) -> None:
-    assert drive.graph.set_parameters(topics.NODE_NAME, fusion_forget_after=0.15).successful
-    try:
-        fusion = truth.map(FusionSettings(seen_for=0.0, forget_after=0.15))
-        for number in (1, 2, 3, 4):
-            cloud = drive.show(number, 0.3 * number)
-            fused = truth.joined(fusion, number, drive.now_ns, 0.3 * number)
-            assert is_cloud_of(cloud, fused.voxels)
-    finally:
-        assert drive.graph.set_parameters(topics.NODE_NAME, fusion_forget_after=5.0).successful
-
-
 def reset(drive: FusingDrive) -> None:
     drive.begin_anew()
 
@@ -185,25 +157,3 @@ def test_earlier_images_are_forgotten(
     begin(drive)
     again = drive.show(3, 0.6)
     assert is_cloud_of(again, truth.joined(truth.map(), 3, drive.now_ns, 0.6).voxels)
-
-
-def test_odometry_that_jumps_starts_the_map_anew(drive: FusingDrive, truth: FusedTruth) -> None:
-    drive.show(1, 0.0)
-    jumped = drive.show(2, 9.0)  # 90 m/s
-    assert is_cloud_of(jumped, truth.joined(truth.map(), 2, drive.now_ns, 9.0).voxels)
-    assert drive.graph.until(lambda: "the pose jumped by 9.00 m" in drive.numbers().get("last started anew", ""))
-
-
-def test_it_is_turned_off_and_on_while_the_node_runs(drive: FusingDrive, truth: FusedTruth) -> None:
-    drive.show(1, 0.0)
-    assert drive.graph.set_parameters(topics.NODE_NAME, fusion_enabled=False).successful
-    alone = drive.show(2, 0.2)
-    assert is_cloud_of(alone, truth.alone(2).voxels)
-    drive.told.until("fusion", OK, "off (parameter fusion.enabled)")
-    assert drive.numbers()["map voxels"] == "0"
-    assert drive.graph.set_parameters(topics.NODE_NAME, fusion_enabled=True).successful
-    fusion = truth.map()
-    for number in (3, 4):
-        cloud = drive.show(number, 0.1 * number)
-        assert is_cloud_of(cloud, truth.joined(fusion, number, drive.now_ns, 0.1 * number).voxels)
-    assert not is_cloud_of(cloud, truth.alone(4).voxels)

@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import Transition
-from std_srvs.srv import Trigger
 
 from scene_completion_ros.inference.gpu.requirements import cuda_devices
 from scene_completion_ros.ros import topics
-from tests.inference.small_bundle import make_small_bundle
 from tests.ros import gpu_node
 from tests.ros.camera_to_voxels import FRAME, SECOND_NS, some_image
 from tests.ros.diagnosed import ERROR, OK, values
@@ -65,26 +63,6 @@ def test_without_a_driver_configuring_is_refused_with_what_is_missing(start: Sta
     assert "Traceback" not in running.node.log
 
 
-@no_driver
-def test_a_precision_that_cannot_be_is_refused(start: Start) -> None:
-    running = start("-p", "autostart:=false", "-p", "gpu_precision:=fp8")
-
-    def ended_or_refused() -> bool:
-        return running.node.process.poll() is not None or not running.graph.change_state(topics.NODE_NAME, CONFIGURE)
-
-    assert ended_or_refused(), running.node.log
-    assert "fp16" in running.node.log
-    assert "Traceback" not in running.node.log
-
-
-@no_driver
-def test_without_a_gpu_auto_is_the_cpu_and_says_nothing_of_gpus(start: Start) -> None:
-    running = start(script=GPU_NODE)
-    running.start()
-    assert "TensorRT" not in running.node.log
-    assert "GPU" not in running.node.log
-
-
 @needs_compiler
 @no_driver
 def test_with_a_gpu_auto_says_why_it_is_not_used(start: Start, one_gpu: None) -> None:
@@ -115,35 +93,3 @@ def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, lost: Path) -> 
     assert running.graph.until(on_cpu), running.node.log  # the first "ready" may still be that of the GPU
     assert running.node.log.count("ready for 320x96") == 2
     assert "Traceback" not in running.node.log
-
-
-def test_engines_of_the_next_student_are_made_in_the_inference_thread(start: Start, lost: Path, tmp_path: Path) -> None:
-    """Another thread has no context of the GPU."""
-    second = make_small_bundle(tmp_path / "second", threshold=0.1, classes=3, name="second")
-    running = start("-p", "image.qos:=reliable", "-p", f"shadow.bundle:={second.folder}", script=GPU_NODE)
-    running.start()
-    service = topics.SWAP_BUNDLE.replace("~", topics.NODE_NAME)
-    answer = running.graph.call(Trigger, service, Trigger.Request())
-    assert answer.success, answer.message
-    running.answer(running.make_image(some_image(1), SECOND_NS, FRAME))
-    made = [line for line in running.node.log.splitlines() if line.startswith("engine of ")]
-    assert made == ["engine of small made in inference", "engine of second made in inference"]
-    assert running.graph.call(Trigger, service, Trigger.Request()).success
-    assert not lost.exists()
-    running.node.end_well()
-
-
-def test_where_tensorrt_alone_is_asked_for_a_lost_gpu_is_an_error(start: Start, lost: Path) -> None:
-    running = start("-p", "engine:=tensorrt", "-p", "image.qos:=reliable", script=GPU_NODE)
-    diagnosed = running.told
-    running.start()
-    lost.touch()
-    image = running.make_image(some_image(1), SECOND_NS, FRAME)
-    running.until_logged("the node cannot complete images any more", lambda: running.images.publish(image))
-    diagnosed.until("inference", ERROR, "the device was lost", meanwhile=lambda: running.images.publish(image))
-    heard = len(running.voxels)
-    running.images.publish(image)
-    running.graph.spin(1.0)
-    assert len(running.voxels) == heard
-    assert "Traceback" not in running.node.log
-    assert running.node.process.poll() is None

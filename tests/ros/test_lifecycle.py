@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import re
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +22,6 @@ from tests.ros.moving_robot import LATCHED
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
-SHUTDOWN = {
-    "unconfigured": Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
-    "inactive": Transition.TRANSITION_INACTIVE_SHUTDOWN,
-    "active": Transition.TRANSITION_ACTIVE_SHUTDOWN,
-}
-UP_TO = {"unconfigured": (), "inactive": (CONFIGURE,), "active": (CONFIGURE, ACTIVATE)}
 MANAGED = ("-p", "autostart:=false")
 
 Start = Callable[..., Any]
@@ -115,47 +108,6 @@ def test_every_state_holds_what_it_should(start: Start) -> None:
     assert "Traceback" not in managed.node.log
 
 
-@pytest.mark.parametrize(("state", "number"), [("unconfigured", signal.SIGTERM), ("inactive", signal.SIGINT)])
-def test_signals_end_it_before_it_is_active(start: Start, state: str, number: signal.Signals) -> None:
-    managed = start(*MANAGED)
-    managed.change(*UP_TO[state])
-    assert managed.state == state
-    managed.node.end_well(number)
-    assert managed.node.log.count("received 0 images") == 1  # the transition that releases everything
-
-
-@pytest.mark.parametrize("state", UP_TO)
-def test_a_manager_can_shut_it_down_in_every_state(start: Start, state: str) -> None:
-    managed = start(*MANAGED)
-    managed.change(*UP_TO[state])
-    managed.change(SHUTDOWN[state])
-    assert managed.state == "finalized"
-    assert managed.graph.until(lambda: not managed.published() and not managed.subscribed())
-    managed.refuse(CONFIGURE)
-    assert managed.state == "finalized"
-    assert managed.node.end() == 0
-    assert managed.node.log.count("received 0 images") == 1
-
-
-def test_a_bundle_that_cannot_be_used_leaves_a_managed_node_unconfigured(
-    start: Start, bundle_folder: Path, tmp_path: Path
-) -> None:
-    bundle = tmp_path / "bundle"
-    managed = start(*MANAGED, bundle=bundle)
-    managed.refuse(CONFIGURE)
-    assert managed.state == "unconfigured"
-    assert f"cannot configure: parameter bundle: there is no folder {bundle}; name auto" in managed.node.log
-    bundle.mkdir()
-    managed.refuse(CONFIGURE)
-    assert managed.state == "unconfigured"
-    assert managed.node.log.count("cannot configure: ") == 2
-    assert not managed.published()
-    shutil.copytree(bundle_folder, bundle, dirs_exist_ok=True)
-    managed.change(CONFIGURE, ACTIVATE)
-    managed.start()
-    assert "Traceback" not in managed.node.log
-
-
 def test_images_of_before_a_deactivation_are_never_published_after_it(start: Start, hold: tuple[Path, Path]) -> None:
     held_while, reached = hold
     managed = start("-p", "image.qos:=reliable", script=held_node.__file__)
@@ -193,18 +145,6 @@ def test_by_itself_it_becomes_active_and_a_signal_leaves_nothing_in_shared_memor
     managed.close()
     gc.collect()
     assert not [path for path in large if path.exists()]
-
-
-def test_cleaning_up_again_and_again_leaves_no_threads(start: Start) -> None:
-    managed = start(*MANAGED)
-    threads: list[int] = []
-    for cycle in range(4):
-        managed.change(CONFIGURE, ACTIVATE)
-        managed.until_answered((cycle + 1) * SECOND_NS)
-        managed.change(DEACTIVATE, CLEANUP)
-        threads.append(len(list(Path(f"/proc/{managed.node.process.pid}/task").iterdir())))
-    assert managed.node.log.count("ready for 320x96") == 4
-    assert max(threads[1:]) <= threads[0], threads  # compilers and engines keep pools that the first one has filled
 
 
 def test_what_nobody_subscribed_to_is_not_computed(start: Start) -> None:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
-import pytest
 from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import OccupancyGrid
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
-from std_msgs.msg import String
+from sensor_msgs.msg import Image, PointCloud2, PointField
 from visualization_msgs.msg import Marker
 
-from scene_completion_ros.geometry.camera_files import camera_from_camera_info
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
 from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.messages.images import decode_image, decode_published_depth
 from scene_completion_ros.ros import messages
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.ros.voxel_samples import some_voxels
 
 STAMP_NS = 7_000_000_001
@@ -57,15 +50,6 @@ def test_voxel_message_has_the_documented_layout() -> None:
     np.testing.assert_array_equal(raw[:, 22], np.rint(voxels.confidence * 255))
 
 
-def test_the_legend_is_json_in_a_standard_message() -> None:
-    message = messages.legend_message(("road", "Fußweg"), ((128, 64, 128), (244, 35, 232)))
-    received = deserialize_message(serialize_message(message), String)
-    expected = {"class_names": ["road", "Fußweg"], "class_colours": [[128, 64, 128], [244, 35, 232]]}
-    assert json.loads(received.data) == expected
-    of_bank = messages.legend_message(("road",), ((1, 2, 3),), "ab")
-    assert json.loads(of_bank.data)["text_bank_sha256"] == "ab"
-
-
 def test_answers_to_a_query_have_the_documented_layout() -> None:
     cloud = np.zeros(2, MATCH_CLOUD_DTYPE)
     cloud["x"], cloud["score"], cloud["probability"], cloud["phrase"] = (1.5, 2.5), (-0.25, 0.5), (0.5, 1.0), (3, 31)
@@ -94,17 +78,6 @@ def test_answers_to_a_query_have_the_documented_layout() -> None:
     assert (pose.orientation.x, pose.orientation.y, pose.orientation.z, pose.orientation.w) == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_memory_of_an_older_message_is_used_again() -> None:
-    made = None
-    for count in (5, 0, 9, 2, 2):
-        voxels = some_voxels(count)
-        address = made.data.buffer_info()[0] if made else None
-        made = messages.voxels_message(voxels, f"frame {count}", into=made)
-        fresh = messages.voxels_message(voxels, f"frame {count}")
-        assert made == fresh and made.data == fresh.data and len(made.data) == made.row_step == 24 * count
-    assert made is not None and made.data.buffer_info()[0] == address
-
-
 def test_images_come_back() -> None:
     image = np.random.default_rng(0).integers(0, 255, (6, 10, 3), dtype=np.uint8)
     np.testing.assert_array_equal(decode_image(messages.image_message(image, 5, "c")), image)
@@ -113,28 +86,6 @@ def test_images_come_back() -> None:
     depth = np.linspace(1, 80, 60, dtype=np.float32).reshape(6, 10)
     depth[0, :2] = np.inf, np.nan  # too far, and unknown, are no depth of 0
     np.testing.assert_array_equal(decode_published_depth(messages.depth_message(depth, 5, "c")), depth)
-
-
-@pytest.mark.parametrize(
-    "camera",
-    [
-        Camera(500.0, 510.0, 319.0, 241.0, 640, 480),
-        Camera(500.0, 510.0, 319.0, 241.0, 640, 480, "plumb_bob", (-0.3, 0.1, 0.001, 0.002, 0.01)),
-        Camera(300.0, 300.0, 319.0, 241.0, 640, 480, "equidistant", (0.1, 0.01, 0.001, 0.0001)),
-    ],
-)
-def test_camera_info_describes_the_camera(camera: Camera) -> None:
-    message = messages.camera_info_message(camera, 5, "c")
-    assert camera_from_camera_info(message) == camera
-    assert camera_from_camera_info(messages.copied_camera_info(message, 6)) == camera
-    assert camera_from_camera_info(message, rectified=True) == camera.without_distortion()
-
-
-def test_copied_camera_info_keeps_region_and_binning() -> None:
-    message = CameraInfo(binning_x=2, binning_y=2, width=640, height=480)
-    message.roi.x_offset, message.roi.width = 16, 320
-    copy = messages.copied_camera_info(message, 9)
-    assert (copy.binning_x, copy.roi.x_offset, copy.roi.width, copy.header.stamp.nanosec) == (2, 16, 320, 9)
 
 
 def checked_header(message) -> None:
@@ -172,18 +123,6 @@ def test_the_map_is_stored_row_by_row() -> None:
     assert info.map_load_time == message.header.stamp
 
 
-def test_the_map_of_an_optical_frame_lies_in_it_as_the_ground_does() -> None:
-    """The ground 1.65 m below the camera: the corner 2 m ahead and 3 m to the left, cells forward and to the left."""
-    upright_from_camera = RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.65])) @ DEFAULT_GRID_FROM_CAMERA
-    ground = GroundMap((2.0, 3.0), 0.5, np.zeros((1, 1), dtype=np.int8))
-    origin = messages.occupancy_grid_message(ground, 0, "optical", upright_from_camera.inverse()).info.origin
-    corner, turn = origin.position, origin.orientation
-    assert (corner.x, corner.y, corner.z) == pytest.approx((-3.0, 1.65, 2.0))
-    pose = RigidTransform.from_quaternion([turn.x, turn.y, turn.z, turn.w], [corner.x, corner.y, corner.z])
-    # One cell on: x of the map is forward (z), y of the map is left (-x).
-    np.testing.assert_allclose(pose.apply(np.array([0.5, 0.25, 0.0])), [-3.25, 1.65, 2.5], atol=1e-12)
-
-
 def placed(marker: Marker) -> np.ndarray:
     position, turn = marker.pose.position, marker.pose.orientation
     pose = RigidTransform.from_quaternion([turn.x, turn.y, turn.z, turn.w], [position.x, position.y, position.z])
@@ -201,20 +140,3 @@ def test_markers_are_cubes_on_the_grid() -> None:
     colours = np.array([[colour.r, colour.g, colour.b, colour.a] for colour in message.colors])
     np.testing.assert_allclose(colours[:, :3], np.array(voxels.class_colours)[voxels.label] / 255, atol=1e-6)
     np.testing.assert_allclose(colours[:, 3], voxels.probability, atol=1e-6)
-
-
-def test_of_too_many_markers_the_nearest_stay() -> None:
-    voxels = some_voxels(200)
-    message = messages.voxels_marker(voxels, "front_optical", 50)
-    assert message.text == "the nearest 50 of 200 voxels: the others exceed the limit"
-    assert len(message.points) == len(message.colors) == 50
-    distances = np.sort(np.linalg.norm(voxels.points_camera(), axis=1))
-    assert np.linalg.norm(placed(message), axis=1).max() == pytest.approx(distances[49], abs=1e-4)
-
-
-def test_no_markers_delete_the_last_ones() -> None:
-    empty: SemanticVoxels = dataclasses.replace(some_voxels(0), stamp_ns=STAMP_NS)
-    message = messages.voxels_marker(empty, "front_optical", 50)
-    checked_header(message)
-    assert (message.action, len(message.points)) == (Marker.DELETE, 0)
-    assert messages.voxels_marker(some_voxels(5), "front_optical", 0).action == Marker.DELETE

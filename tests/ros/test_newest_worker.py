@@ -55,21 +55,6 @@ def test_newest_item_wins_and_the_others_are_reported(bench: Bench) -> None:
     assert bench.worker.close(10)
 
 
-def test_only_the_newest_preparation_is_run_and_after_the_waiting_item(bench: Bench) -> None:
-    prepared = threading.Event()
-    bench.worker.submit(0)
-    assert bench.busy.wait(10)
-    for number in range(1000):
-        bench.worker.prepare(lambda number=number: bench.handled.append(-number))  # type: ignore[misc]
-    bench.worker.prepare(prepared.set)
-    bench.worker.submit(99)
-    bench.go_on.set()
-    assert bench.done.wait(10)
-    assert prepared.wait(10)
-    assert bench.handled == [0, 99]
-    assert bench.worker.close(10)
-
-
 def test_thread_survives_errors(bench: Bench) -> None:
     bench.go_on.set()
     bench.worker.submit(-5)
@@ -82,19 +67,6 @@ def test_thread_survives_errors(bench: Bench) -> None:
     assert bench.done.wait(10)
     assert [type(error) for error in bench.errors] == [ValueError, ZeroDivisionError]
     assert bench.worker.close(10)
-
-
-def test_close_waits_for_the_item_in_hand_and_gives_up_the_waiting_one(bench: Bench) -> None:
-    bench.worker.submit(0)
-    assert bench.busy.wait(10)
-    bench.worker.submit(1)
-    assert not bench.worker.close(0.05)
-    assert not bench.ended_in
-    bench.go_on.set()
-    assert bench.worker.close(10)
-    assert bench.handled == [0]
-    (thread,) = bench.ended_in  # it is told of its end by itself
-    assert thread.name == "inference"
 
 
 def test_what_was_given_up_is_not_done_and_what_comes_after_it_is(bench: Bench) -> None:

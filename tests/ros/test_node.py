@@ -12,19 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.qos import qos_profile_sensor_data
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
-from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS, cloud_array_from_message, voxels_to_cloud_array
-from tests.checkout import run_python
 from tests.inference.small_bundle import CANONICAL
 from tests.ros import held_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
@@ -33,7 +30,6 @@ from tests.ros.moving_robot import LATCHED
 
 Start = Callable[..., Any]
 NO_LIST = REPOSITORY / "config" / "multi_camera_grid.yaml"
-LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 90.0, 640, 192)
 
 
 @pytest.fixture(scope="module")
@@ -124,15 +120,6 @@ def test_bad_messages_are_dropped_and_the_node_lives_on(running: CameraToVoxels)
     assert "stamps jumped back by 80.0 s" in running.node.log
 
 
-def test_other_calibration_rebuilds_the_model_and_its_warnings_are_logged_once(running: CameraToVoxels) -> None:
-    log = running.node.log  # diagnostics repeat the warning where a slow start had them say that the camera is missing
-    assert log.count("]: the image is enlarged 2.00 times") == 1, log  # the small camera, many messages ago
-    running.send_camera(messages.camera_info_message(LARGER_CAMERA, 0, FRAME), "ready for 640x192")
-    answer = running.answer(messages.image_message(some_image(3, LARGER_CAMERA), 200 * SECOND_NS, FRAME))
-    assert messages.stamp_nanoseconds(answer.header.stamp) == 200 * SECOND_NS
-    assert running.node.log.count("]: the image is enlarged") == 1
-
-
 def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answer(
     start: Start, completer: Callable[..., Completer], tmp_path: Path
 ) -> None:
@@ -199,28 +186,6 @@ def test_compressed_images_and_sigint(start: Start, completer: Callable[..., Com
     running.node.end_well(signal.SIGINT)
 
 
-def test_results_with_best_effort_and_another_threshold(
-    start: Start, completer: Callable[..., Completer], bundle_folder: Path
-) -> None:
-    threshold = 0.14
-    running = start("-p", "output_qos:=sensor_data", "-p", f"occupancy_threshold:={threshold}", listen=False)
-    topic = f"{running.output}/voxels"
-    running.voxels = running.graph.collect(PointCloud2, topic, qos_profile_sensor_data)
-    reliable = running.graph.collect(PointCloud2, topic)
-    running.start()
-    answer = running.answer(messages.image_message(some_image(4), SECOND_NS, FRAME))
-    received = cloud_array_from_message(answer)
-    bundle = StudentBundle.load(bundle_folder)
-    counts = []
-    for one in (bundle, replace(bundle, threshold=threshold)):
-        wanted = voxels_to_cloud_array(completer(CAMERA, bundle=one).complete(some_image(4)).voxels)
-        counts.append(len(wanted))
-    assert 50 < counts[1] == len(received) < 0.9 * counts[0]
-    assert received["probability"].min() >= threshold
-    np.testing.assert_array_equal(received["x"], wanted["x"])
-    assert not reliable  # such a reader does not match
-
-
 def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
     start: Start, hold: tuple[Path, Path]
 ) -> None:
@@ -273,20 +238,3 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
 )
 def test_node_says_why_it_cannot_start(given: dict[str, object], complaint: str, start: Start) -> None:
     start(*as_arguments(given)).node.ends_with(complaint)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "variables"),
-    [
-        ((), {"ROS_LOG_DIR": "/proc/nowhere"}),  # as below the home of a user who has none
-        ((), {"ROS_DOMAIN_ID": "seven"}),
-        (("-r", "__ns:=no name"), {}),
-        (("-p", "threads:"), {}),
-    ],
-)
-def test_node_says_where_ros_itself_does_not_start(arguments: tuple[str, ...], variables: dict[str, str]) -> None:
-    ran = run_python("-m", "scene_completion_ros.ros.node", "--ros-args", *arguments, **variables)
-    assert ran.returncode == 1
-    assert "scene_completion_node cannot start: ROS 2 does not start (" in ran.stderr
-    assert "ROS_LOG_DIR names a folder for the log" in ran.stderr
-    assert "Traceback" not in ran.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseArray
-from lifecycle_msgs.msg import Transition
 from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import String
@@ -24,14 +22,13 @@ from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.mapping.clusters import VoxelClusters
 from scene_completion_ros.mapping.matches import Matches, all_matches
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords
-from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.receive.dictionary import Dictionary
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS, cloud_array_from_message
 from tests.inference.small_bundle import make_small_bundle
 from tests.inference.small_vocabulary import ENCODER, small_bank, small_space
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, is_cloud_of, some_image, stamp_of
+from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, is_cloud_of, some_image, stamp_of
 from tests.ros.diagnosed import OK, WARN, values
-from tests.ros.fusing_drive import TOPICS, FusedTruth, FusingDrive
 from tests.ros.graph import Graph, NodeUnderTest
 from tests.ros.moving_robot import LATCHED
 from tests.ros.test_several_cameras import MILLISECOND_NS, Rig, start_rig
@@ -181,29 +178,6 @@ def test_a_vocabulary_names_the_voxels_and_the_legend_follows(talkative: Talkati
     assert is_cloud_of(shown(talkative, 2), truth.of(2).voxels)
 
 
-def test_switching_loses_no_image_and_mixes_no_labels(talkative: Talkative, truth: Truth) -> None:
-    """Vocabularies change again and again while images come; each is named by one of them, in order."""
-    vocabularies = [truth.vocabulary("car", "tree"), truth.vocabulary("sky", "wall", "zebra crossing")]
-    texts = ["car, tree", "sky, wall, zebra crossing"]
-    by_seed = {seed: [truth.of(seed, words=words).voxels for words in vocabularies] for seed in range(4)}
-    talkative.name(texts[0], "car", "tree", "unknown")
-    legends, used = len(talkative.legends), []
-    for number in range(60):
-        if number % 10 == 5:
-            talkative.to_vocabulary.publish(String(data=texts[(number // 10 + 1) % 2]))
-        talkative.voxels.clear()
-        image = talkative.image(number % 4, next(_stamps_s) * SECOND_NS)
-        talkative.images.publish(image)
-        assert talkative.graph.until(lambda: bool(talkative.voxels)), talkative.node.log
-        (cloud,) = talkative.voxels
-        assert cloud.header.stamp == image.header.stamp
-        (of_which,) = [i for i, voxels in enumerate(by_seed[number % 4]) if is_cloud_of(cloud, voxels)]
-        used.append(of_which)
-    assert set(used) == {0, 1}
-    assert sum(one != other for one, other in itertools.pairwise(used)) <= 6  # once each, and none back
-    assert talkative.graph.until(lambda: len(talkative.legends) == legends + 6), talkative.node.log
-
-
 UNKNOWN_PHRASE = ("does not hold 'strolller'", "make a bank with yours")
 
 
@@ -274,29 +248,6 @@ def test_the_parameter_is_checked_and_followed_while_images_come(
     assert talkative.legend["text_bank_sha256"] == TextBank.load(bank_file).sha256
     talkative.name("", "thing", "plant", "unknown")
     follows("", *student.class_names)
-
-
-def test_classes_that_are_no_obstacles_may_be_those_of_the_vocabulary(talkative: Talkative, truth: Truth) -> None:
-    graph, node = talkative.graph, topics.NODE_NAME
-    obstacles = graph.collect(PointCloud2, topics.OBSTACLES.replace("~", talkative.output))
-    refused = graph.set_parameters(node, obstacle_ignored_classes="car")
-    assert not refused.successful and "no class is called 'car'" in refused.reason
-    talkative.name("car, tree", "car", "tree", "unknown")
-    assert graph.set_parameters(node, obstacle_ignored_classes="car").successful
-    message = talkative.image(1, next(_stamps_s) * SECOND_NS)
-    talkative.answer(message, obstacles)
-    voxels = truth.of(1, words=truth.vocabulary("car", "tree")).voxels
-    assert graph.until(lambda: obstacles[-1].header.stamp == message.header.stamp)
-    assert 0 < obstacles[-1].width == np.count_nonzero(voxels.label != 0) < len(voxels)
-    # A vocabulary without it: everything is an obstacle, and other parameters can still be changed.
-    talkative.name("sky, wall", "sky", "wall", "unknown")
-    message = talkative.image(1, next(_stamps_s) * SECOND_NS)
-    talkative.answer(message)
-    assert graph.until(lambda: obstacles[-1].header.stamp == message.header.stamp)
-    assert obstacles[-1].width == len(voxels)
-    assert graph.set_parameters(node, obstacle_max_height=2.5).successful
-    assert graph.set_parameters(node, obstacle_ignored_classes="auto", obstacle_max_height=2.0).successful
-    graph.node.destroy_subscription(next(s for s in graph.node.subscriptions if s.topic_name.endswith("obstacles")))
 
 
 def answered(node: CameraToVoxels, heard: list[Any], stamp_ns: int) -> Any:
@@ -393,85 +344,6 @@ def test_free_text_brings_its_embeddings(talkative: Talkative, truth: Truth) -> 
     assert is_cloud_of(shown(talkative, 1), truth.of(1, words=words).voxels)
 
 
-def test_who_hears_matches_alone_has_images_completed_while_there_is_a_query(
-    start: Start, student: StudentBundle
-) -> None:
-    lonely: Talkative = start(kind=Talkative, bundle=student.folder, listen=False)
-    found = lonely.graph.collect(PointCloud2, topics.MATCHES.replace("~", lonely.output))
-    image = lonely.image(1, SECOND_NS)
-    lonely.until_logged("no CameraInfo", lambda: lonely.images.publish(image))
-    lonely.send_camera(messages.camera_info_message(CAMERA, 0, FRAME), "ready for 320x96")
-    lonely.until_logged("nobody subscribed to voxels or depth", lambda: lonely.images.publish(image))
-    assert lonely.graph.until(lonely.heard)
-    lonely.ask("car", "car")
-    assert lonely.graph.repeat(lambda: lonely.images.publish(image), lambda: bool(found)), lonely.node.log
-    lonely.node.end_well()
-
-
-def test_words_stay_over_deactivation_and_go_with_cleanup(
-    start: Start, student: StudentBundle, bank_file: Path, tmp_path: Path
-) -> None:
-    copied = tmp_path / "bank.safetensors"
-    copied.write_bytes(bank_file.read_bytes())
-    node: Talkative = start("-p", f"vocabulary:={copied}", kind=Talkative, bundle=student.folder)
-    node.start()
-    assert [tuple(json_of(legend)["class_names"]) for legend in node.legends] == [("thing", "plant", "unknown")]
-    node.name("car", "car", "unknown")
-    node.ask("tree", "tree")
-    node.change(Transition.TRANSITION_DEACTIVATE)
-    node.name("tree", "tree", "unknown")  # heard while inactive as well
-    node.change(Transition.TRANSITION_ACTIVATE)
-    assert json.loads(node.phrases[-1].data)["phrases"] == ["tree"]
-    node.change(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP, Transition.TRANSITION_CONFIGURE)
-    assert node.graph.until(lambda: node.legend["class_names"] == ["thing", "plant", "unknown"]), node.node.log
-    assert node.graph.until(lambda: json.loads(node.phrases[-1].data)["phrases"] == [])
-    node.change(Transition.TRANSITION_CLEANUP)
-    copied.write_bytes(b"spoilt")
-    assert not node.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
-    assert f"cannot configure: {copied}: is no text bank" in node.node.log
-    node.node.end_well()
-
-
-class TalkingDrive(FusingDrive, Talkative):
-    """A robot that drives, remembers, and is told words."""
-
-    def __init__(self, start: Callable[[Graph], NodeUnderTest]) -> None:
-        super().__init__(start)
-
-
-def test_a_map_forgets_the_labels_of_another_vocabulary_and_keeps_what_is_occupied(
-    start: Start, completer: Callable[..., Completer], student: StudentBundle, truth: Truth
-) -> None:
-    fused_truth = FusedTruth(completer(CAMERA, bundle=student))
-    fused_truth.joined(fused_truth.map(), 0, 0, 0.0)
-    drive: TalkingDrive = start(*TOPICS, kind=TalkingDrive, bundle=student.folder)
-    drive.begin()
-    assert drive.graph.until(drive.heard)
-    drive.begin_anew()
-    fusion = fused_truth.map()
-    drive.show(1, 0.0)
-    fused_truth.joined(fusion, 1, drive.now_ns, 0.0)
-    drive.name("car, tree", "car", "tree", "unknown")
-    fused_truth._completer.use(truth.vocabulary("car", "tree"))
-    fusion.relabel(2)
-    cloud = drive.show(2, 0.5)
-    expected = fused_truth.joined(fusion, 2, drive.now_ns, 0.5)
-    assert expected.voxels.class_names == ("car", "tree", "unknown")
-    alone = fused_truth.alone(2)
-    remembered = alone.voxels.state[tuple(expected.voxels.index.T)] < 3
-    assert remembered.sum() > 10
-    assert set(expected.voxels.label[remembered]) == {2}
-    assert is_cloud_of(cloud, expected.voxels)
-
-    # Back to the labels of the bundle, which has no name for what nobody named: a class that is an obstacle.
-    drive.name("", *student.class_names)
-    fused_truth._completer.use(None)
-    fusion.relabel(0)
-    cloud = drive.show(3, 1.0)
-    assert is_cloud_of(cloud, fused_truth.joined(fusion, 3, drive.now_ns, 1.0).voxels)
-    drive.node.end_well()
-
-
 class TalkingRig(Rig, Talkative):
     """Two cameras, and a node that is told words."""
 
@@ -515,46 +387,3 @@ def test_cameras_have_one_vocabulary_and_answer_together(
     np.testing.assert_allclose(np.stack([points[axis] for axis in "xyz"], axis=-1), centres, atol=1e-4)
     np.testing.assert_array_equal(points["phrase"], matches.phrase)
     rig.node.end_well()
-
-
-def test_a_text_encoder_in_a_process_of_its_own_answers_for_free_text(start: Start, tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    from scene_completion_training.foundation.text_encoder import TextEncoder
-    from tests.training.foundation.tiny_models import saved_sentence_encoder
-
-    folder = saved_sentence_encoder(tmp_path / "sentences")
-    encoder = TextEncoder(folder)
-    words = ("sky", "wall", "car")
-    of_encoder = {"text_encoder": encoder.name, "text_encoder_sha256": encoder.sha256}
-    bank = TextBank(words, encoder.encode(list(words)).numpy(), **of_encoder, background=("sky", "wall"))
-    bank.save(tmp_path / "bank.safetensors")
-    space = small_space(dimension=bank.dimension, **of_encoder)
-    student = make_small_bundle(tmp_path / "bundle", threshold=0.1, classes=5).with_vocabulary([space], bank)
-
-    node: Talkative = start("-p", "image.qos:=reliable", kind=Talkative, bundle=student.folder)
-    command = ["-m", "scene_completion_ros.cli", "vocabulary", "--encoder", str(folder)]
-    command += ["--bank", str(tmp_path / "bank.safetensors"), "--ros-args", "-r", f"__ns:={node.graph.namespace}"]
-    process = NodeUnderTest(command, tmp_path / "text_encoder.log")
-    try:
-        node.start()
-        found = node.graph.collect(PointCloud2, topics.MATCHES.replace("~", node.output))
-        say = node.graph.node.create_publisher(String, "text_query", 10)
-        name = node.graph.node.create_publisher(String, "text_vocabulary", 10)
-
-        def asked() -> bool:
-            return bool(json_of(node.phrases[-1])["phrases"] == ["a red mailbox"])
-
-        assert node.graph.repeat(lambda: say.publish(String(data="a red mailbox")), asked), process.log + node.node.log
-        message = node.image(1, 100 * SECOND_NS)
-        cloud = node.answer(message, found)
-        assert answered(node, found, stamp_of(message)).width <= cloud.width
-
-        def named() -> bool:
-            return bool(node.legend["class_names"] == ["a red mailbox", "car", "unknown"])
-
-        text = String(data="a red mailbox, car")
-        assert node.graph.repeat(lambda: name.publish(text), named), process.log + node.node.log
-        process.end_well()
-    finally:
-        process.close()
-    node.node.end_well()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.geometry.extrinsics import Extrinsic
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.place.transform_source import transform_message
-from scene_completion_ros.ros.recorder import RECORDED_TYPES, wanted_topics
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.ros.camera_to_voxels import CAMERA, FRAME, CameraToVoxels, some_image
 from tests.ros.graph import Graph, NodeUnderTest
@@ -185,50 +183,3 @@ def test_a_signal_keeps_what_is_in_hand_and_a_restart_counts_it(recording: Calla
     other = recording()
     assert other.recorder.process.wait(60.0) == 2
     assert "another recorder writes there" in other.recorder.log
-
-
-def test_a_budget_smaller_than_a_piece_is_refused(recording: Callable[..., Recording]) -> None:
-    robot = recording(budget="20KB")
-    robot.drive(lambda: robot.recorder.process.poll() is not None)
-    assert robot.recorder.process.returncode == 2
-    assert "the budget is 0.0 MB" in robot.recorder.log
-    assert "Give a larger budget" in robot.recorder.log
-    assert "Traceback" not in robot.recorder.log
-
-
-def test_a_folder_that_is_gone_ends_the_recorder(recording: Callable[..., Recording]) -> None:
-    robot = recording()
-    robot.drive(robot.heard)
-    shutil.rmtree(robot.folder)
-    robot.trigger.publish(DiagnosticArray())
-    robot.drive(lambda: robot.recorder.process.poll() is not None)
-    robot.recorder.ends_with("cannot be written to: No such file or directory. 0 whole pieces stay")
-    assert not robot.folder.exists()
-
-
-def test_which_topics_are_recorded_without_being_named() -> None:
-    image, compressed, info, odometry, transforms = (
-        "sensor_msgs/msg/Image",
-        "sensor_msgs/msg/CompressedImage",
-        "sensor_msgs/msg/CameraInfo",
-        "nav_msgs/msg/Odometry",
-        "tf2_msgs/msg/TFMessage",
-    )
-    found = {
-        "/left/image": image,
-        "/left/image/compressed": compressed,
-        "/left/image/compressedDepth": compressed,
-        "/right/image": image,
-        "/left/camera_info": info,
-        "/odom": odometry,
-        "/tf_static": transforms,
-        "/lidar": "sensor_msgs/msg/PointCloud2",
-        "/robot/scene_completion/depth/image": image,
-    }
-    assert set(found.values()) - set(RECORDED_TYPES) == {"sensor_msgs/msg/PointCloud2"}
-    node = "/robot/scene_completion"
-    usual = {"/left/image/compressed", "/right/image", "/left/camera_info", "/odom", "/tf_static"}
-    assert wanted_topics(found, (), node, set()) == usual
-    late = wanted_topics(found, (), node, {"/left/image"})  # recorded before there were compressed ones
-    assert late == usual - {"/left/image/compressed"} | {"/left/image"}
-    assert wanted_topics(found, ("/lidar", "/gone"), node, set()) == {"/lidar"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from std_msgs.msg import String
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.extrinsics import Extrinsic, read_extrinsics
@@ -26,7 +24,6 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelSta
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, is_cloud_of, some_image, stamp_of
 from tests.ros.diagnosed import ERROR, OK, values
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments
-from tests.ros.moving_robot import LATCHED
 
 MILLISECOND_NS = SECOND_NS // 1000
 NAMES = ("front", "left")
@@ -154,15 +151,6 @@ def test_voxels_are_fused_and_the_rest_stays_of_each_camera(rig: Rig) -> None:
         np.testing.assert_allclose(points_of(clearing), rays(expected), atol=1e-4)
         shown = np.frombuffer(bytes(depth.data), np.float32).reshape(view.shown_depth.shape)
         np.testing.assert_allclose(shown, view.shown_depth, rtol=1e-5)
-
-
-def test_the_grid_is_described_in_its_own_frame(rig: Rig) -> None:
-    found = rig.graph.collect(String, f"{rig.output}/voxel_grid/info", LATCHED)
-    assert rig.graph.until(lambda: bool(found)), rig.node.log
-    described = json.loads(found[0].data)
-    np.testing.assert_allclose(described["first_centre"], np.array(rig.grid.origin) + 0.1)
-    np.testing.assert_allclose(described["steps"], 0.2 * np.eye(3))
-    assert "grid_from_camera" not in described
 
 
 def test_diagnostics_tell_which_camera_is_missing(rig: Rig) -> None:

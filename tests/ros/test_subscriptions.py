@@ -11,7 +11,7 @@ import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
-from scene_completion_ros.ros.subscriptions import AdaptiveSubscription, common_offer
+from scene_completion_ros.ros.subscriptions import AdaptiveSubscription
 from tests.ros.graph import Graph
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
@@ -20,21 +20,6 @@ LATCHED, VOLATILE = DurabilityPolicy.TRANSIENT_LOCAL, DurabilityPolicy.VOLATILE
 
 def offer(reliability: Any = RELIABLE, durability: Any = VOLATILE) -> QoSProfile:
     return QoSProfile(depth=5, reliability=reliability, durability=durability)
-
-
-@pytest.mark.parametrize(
-    ("offers", "wanted"),
-    [
-        ([offer()], (RELIABLE, VOLATILE)),
-        ([offer(BEST_EFFORT)], (BEST_EFFORT, VOLATILE)),
-        ([offer(), offer(BEST_EFFORT)], (BEST_EFFORT, VOLATILE)),
-        ([offer(durability=LATCHED)], (RELIABLE, LATCHED)),
-        ([offer(durability=LATCHED), offer()], (RELIABLE, VOLATILE)),
-        ([offer(BEST_EFFORT, LATCHED)], (BEST_EFFORT, VOLATILE)),
-    ],
-)
-def test_the_strictest_that_matches_all(offers: list[QoSProfile], wanted: tuple[Any, Any]) -> None:
-    assert common_offer(offers) == wanted
 
 
 @pytest.fixture

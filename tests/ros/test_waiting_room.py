@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scene_completion_ros.ros.frame import NotYetError
-from scene_completion_ros.ros.waiting_room import CAPACITY, WaitingRoom
+from scene_completion_ros.ros.waiting_room import WaitingRoom
 
 
 class Bench:
@@ -41,11 +41,6 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_what_needs_nothing_passes_at_once(bench: Bench) -> None:
-    bench.room.enter(1, 1.0)
-    assert (bench.passed, len(bench.room), bench.began_to_wait) == ([1], 0, 0)
-
-
 def test_nobody_overtakes(bench: Bench) -> None:
     bench.missing = {1}
     for item in (1, 2, 3):
@@ -75,23 +70,3 @@ def test_what_cannot_come_is_not_waited_for(bench: Bench) -> None:
     bench.room.enter(1, 1.0)
     bench.room.enter(2, 0.0)
     assert (bench.turned_away, len(bench.room)) == ([1, 2], 0)
-
-
-def test_a_full_room_refuses_the_newest(bench: Bench) -> None:
-    bench.missing = set(range(CAPACITY))
-    for item in range(CAPACITY + 2):
-        bench.room.enter(item, 1.0)
-    assert bench.refused == [CAPACITY, CAPACITY + 1]
-    bench.missing = set()
-    bench.room.look()
-    assert bench.passed == list(range(CAPACITY))
-
-
-def test_emptied(bench: Bench) -> None:
-    bench.missing = {1}
-    bench.room.enter(1, 1.0)
-    bench.room.enter(2, 1.0)
-    assert bench.room.empty() == [1, 2]
-    bench.missing = set()
-    bench.room.look()
-    assert bench.passed == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from scene_completion_ros.sequences.from_bag import posed_recording, sequence_fr
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.recording import read_recordings
-from tests.bags.recordings import HEIGHT, SECOND, START, WIDTH, Drive, image, odometry, record
+from tests.bags.recordings import HEIGHT, START, WIDTH, Drive, odometry, record
 
 
 def sequence_of(
@@ -41,15 +40,6 @@ def test_small_drive(tmp_path: Path) -> None:
     np.testing.assert_allclose(sequence.world_from_camera(3, "camera").translation, [0.5, 0, 1], atol=1e-9)
     assert sequence.image(4, "camera").shape == (HEIGHT, WIDTH, 3)
     assert sequence.provenance["dropped_images"] == {}
-
-
-def test_saved_images_are_the_recorded_jpegs(tmp_path: Path) -> None:
-    with BagReader(record(tmp_path / "bag", 3)) as reader:
-        sequence = sequence_from_bag(reader)
-        recorded = [bytes(m.message.data) for m in reader.messages(["/camera/image_raw/compressed"])]
-    folder = sequence.save(tmp_path / "saved")
-    assert [file.read_bytes() for file in sorted((folder / "images" / "camera").iterdir())] == recorded
-    np.testing.assert_array_equal(PosedSequence.load(folder).image(1, "camera"), sequence.image(1, "camera"))
 
 
 def test_poses_are_interpolated_at_the_header_stamp(tmp_path: Path) -> None:
@@ -94,36 +84,6 @@ def test_stamps_going_back_are_dropped_and_counted(tmp_path: Path) -> None:
     assert dropped == {"/camera/image_raw/compressed: header stamp does not advance": 2}
 
 
-def test_unknown_encodings_and_nan_poses_are_counted(tmp_path: Path) -> None:
-    def fill(drive: Drive) -> None:
-        drive.static()
-        drive.info(0, camera="raw")
-        for index in range(4):
-            drive.pose(index, x=math.nan if index == 1 else None)
-            encoding = "hsv8" if index == 2 else "rgb8"
-            message = image(np.zeros((HEIGHT, WIDTH * 3), np.uint8), encoding, stamp_ns=START + index * SECOND // 10)
-            drive.writer.write("/raw/image_raw", "sensor_msgs/msg/Image", message, START + index)
-
-    sequence = sequence_of(tmp_path / "bag", fill)
-    assert len(sequence) == 3
-    skipped = {"/raw/image_raw: unknown encoding 'hsv8'": 1, "/tf: map -> base_link: not finite": 1}
-    assert sequence.provenance["skipped_messages"] == skipped
-    np.testing.assert_allclose(sequence.frames[1].world_from_rig.translation[0], 0.3)
-
-
-def test_odometry_is_the_second_choice(tmp_path: Path) -> None:
-    def fill(drive: Drive) -> None:
-        drive.static()
-        for index in range(3):
-            drive.odometry(index)
-            drive.image(index)
-            drive.info(index)
-
-    sequence = sequence_of(tmp_path / "bag", fill)
-    assert sequence.pose_source == "/odom and tf, odom -> camera_optical"
-    assert sequence.travelled_distance() == pytest.approx(0.2)
-
-
 def stereo(*, frames: tuple[str, str], p3: float, static_x: float | None) -> Callable[[Drive], None]:
     def fill(drive: Drive) -> None:
         drive.static(child=frames[0], x=0.0)
@@ -136,14 +96,6 @@ def stereo(*, frames: tuple[str, str], p3: float, static_x: float | None) -> Cal
                 drive.info(index, camera=side, frame=frame, p3=p3 if side == "right" else 0.0)
 
     return fill
-
-
-def test_stereo_pair_by_tf(tmp_path: Path) -> None:
-    sequence = sequence_of(tmp_path / "bag", stereo(frames=("l", "r"), p3=-20.0, static_x=0.5))
-    assert set(sequence.cameras) == {"left", "right"}
-    assert all(set(frame.images) == {"left", "right"} for frame in sequence.frames)
-    np.testing.assert_allclose(sequence.rig_from_camera["right"].translation, [0.5, 0, 0])
-    assert sequence.provenance["warnings"] == []
 
 
 @pytest.mark.parametrize("frames", [("l", "l"), ("l", "r")])
@@ -209,14 +161,6 @@ def test_what_is_missing_is_named(tmp_path: Path, fill: Callable[[Drive], Any], 
     with pytest.raises((BagError, SequenceError), match=words) as caught:
         sequence_of(tmp_path / "bag", fill)
     assert caught.value.cure
-
-
-def test_topics_can_be_named(tmp_path: Path) -> None:
-    fill = stereo(frames=("l", "r"), p3=-20.0, static_x=0.5)
-    sequence = sequence_of(tmp_path / "bag", fill, image_topics=["/right/image_raw/compressed"])
-    assert set(sequence.cameras) == {"right"}
-    with BagReader(tmp_path / "bag") as reader, pytest.raises(BagError, match="no image topic '/up'"):
-        read_recordings(reader, ["/up"])
 
 
 # ---- recorded drives

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
-from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.kitti import kitti_odometry, load_packed_scan, load_packed_voxels
+from scene_completion_ros.sequences.kitti import kitti_odometry, load_packed_voxels
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_LEARNING_IDS, VOXEL_SHAPE
 
@@ -89,25 +88,6 @@ def test_defects_name_file_and_line(folder: Path, name: str, content: str | None
         kitti_odometry(folder)
 
 
-def test_missing_images_are_explained(folder: Path) -> None:
-    with pytest.raises(SequenceError, match="unknown cameras"):
-        kitti_odometry(folder, cameras=["image_9"])
-    with pytest.raises(SequenceError, match="image folder is missing"):
-        kitti_odometry(folder, cameras=["image_0"])
-    shutil.rmtree(folder / "image_2")
-    shutil.rmtree(folder / "image_3")
-    with pytest.raises(SequenceError, match="no image folder"):
-        kitti_odometry(folder)
-
-
-def test_packed_scan_sums_wrap_around_in_16_bits(tmp_path: Path) -> None:
-    steps = np.array([[30000, 0, 5], [-30000, 100, 0], [30000, -7, 9]], np.int32)  # differences exceed 16 bits
-    differences = np.diff(steps, axis=0, prepend=0).astype(np.int16)
-    np.savez(tmp_path / "scan.npz", dxyz=differences.T, refl=np.zeros(3, np.uint8))
-    points = load_packed_scan(tmp_path / "scan.npz", RigidTransform.identity())
-    np.testing.assert_allclose(points, steps * 0.004, rtol=1e-6)
-
-
 def test_voxel_masks_are_unpacked_in_x_y_z_order(tmp_path: Path) -> None:
     grid = np.zeros((256, 256, 32), bool)
     grid[3, 250, 1] = True
@@ -179,19 +159,6 @@ def test_raw_drive_depth_agrees_with_its_scan(shared_data: Path) -> None:
     assert hit.sum() > 5000
     assert np.median(np.abs(measured[hit] / scanned[hit] - 1)) < 0.002
     assert sequence.lidar(1) is None
-
-
-def test_grey_stereo_and_its_two_pose_files(shared_data: Path) -> None:
-    folder = shared_data / "kitti_gray" / "00"
-    official = kitti_odometry(folder)
-    other = kitti_odometry(folder, poses="poses_semantickitti.txt")
-    assert (official.pose_source, len(official)) == ("poses_gt.txt", 200)
-    assert official.travelled_distance() == pytest.approx(145, abs=1)
-    assert official.frames[150].world_from_rig.translation[0] != other.frames[150].world_from_rig.translation[0]
-    baseline = official.rig_from_camera["image_0"].inverse() @ official.rig_from_camera["image_1"]
-    assert baseline.translation[0] == pytest.approx(0.5372, abs=1e-4)
-    picture = official.image(0, "image_1")
-    np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
 
 
 @pytest.fixture
@@ -275,25 +242,3 @@ def test_unknown_ids_of_voxels_are_named(labelled: Path) -> None:
     np.full(VOXEL_SHAPE, 77, "<u2").tofile(labelled)
     with pytest.raises(SequenceError, match=r"000000\.label: raw ids \[77\] are unknown"):
         kitti_odometry(labelled.parent.parent).asset(0, "ssc_label")
-
-
-def test_poses_beside_the_images_come_before_those_of_kitti(official: Path) -> None:
-    (official / "poses.txt").write_text("\n".join(LINE.format(x=0, z=2 * z) for z in range(6)))
-    assert kitti_odometry(official).travelled_distance() == pytest.approx(6.0)
-    (official / "poses.txt").unlink()
-    (official.parent.parent / "poses" / "77.txt").unlink()
-    with pytest.raises(SequenceError, match=r"unpack KITTI's poses to .*poses/77\.txt"):
-        kitti_odometry(official)
-
-
-def test_learning_ids_of_a_scan_are_those_of_the_voxels_it_falls_into(shared_data: Path) -> None:
-    """Raw ids of real points against learning ids of real voxels that were made elsewhere."""
-    sequence = kitti_odometry(shared_data / "kitti_windows" / "sequences" / "04")
-    raw, label = sequence.asset(0, "lidar_semantic"), sequence.asset(0, "ssc_label")
-    assert raw is not None and label is not None
-    index, inside = voxels_of_scan(sequence)
-    expected = np.array([SEMANTIC_KITTI_LEARNING_IDS[int(value)] for value in raw[inside]])
-    voxel = label[tuple(index.T)]
-    labelled = (expected != 255) & (expected != 0) & (voxel != 255)
-    assert labelled.sum() > 10_000
-    assert np.mean(voxel[labelled] == expected[labelled]) > 0.9

@@ -10,7 +10,7 @@ import pytest
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.geometry import view_rotation, virtual_pinhole
-from scene_completion_ros.sequences.frame_lists import ListedFrame, frames_of_drive, read_frame_list
+from scene_completion_ros.sequences.frame_lists import read_frame_list
 from scene_completion_ros.sequences.kitti_360 import kitti_360
 from scene_completion_ros.sequences.opening import open_recording
 from tests import official_layouts as layouts
@@ -35,15 +35,6 @@ def test_only_posed_frames_in_order(root: Path) -> None:
         np.testing.assert_allclose(
             sequence.frames[index].world_from_rig.matrix, world_from_rig(number).matrix, atol=1e-9
         )
-
-
-def test_the_two_pose_files_agree(root: Path) -> None:
-    direct = kitti_360(root, DRIVE)
-    (root / "data_poses" / DRIVE / "cam0_to_world.txt").unlink()
-    by_imu = kitti_360(root, DRIVE)
-    assert by_imu.pose_source == "poses.txt"
-    for one, other in zip(direct.frames, by_imu.frames, strict=True):
-        np.testing.assert_allclose(other.world_from_rig.matrix, one.world_from_rig.matrix, atol=1e-9)
 
 
 def test_scan_and_stereo_pair_project_as_in_the_development_kit(root: Path) -> None:
@@ -78,13 +69,6 @@ def test_fisheyes_stand_where_the_calibration_puts_them(root: Path) -> None:
     assert view.shape == (38, 140, 3) and validity.mean() > 0.9 and (view[validity] == POSED[0]).all()
 
 
-def test_lists_and_missing_images(root: Path) -> None:
-    (root / "data_2d_raw" / DRIVE / "image_01" / "data_rect" / "0000000007.png").unlink()
-    assert kitti_360(root, DRIVE).provenance["missing_images"] == [7]
-    (root / "data_2d_raw" / DRIVE / "image_00" / "timestamps.txt").unlink()
-    assert kitti_360(root, DRIVE).frames[0].stamp_ns == 400_000_000  # counted
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -108,16 +92,6 @@ def test_defects_name_their_file(root: Path, name: str, content: str | None, mes
 def test_missing_drive(root: Path) -> None:
     with pytest.raises(SequenceError, match="Unpack some of"):
         kitti_360(root, "0009")
-
-
-def test_frame_lists(tmp_path: Path) -> None:
-    path = tmp_path / "train_files.txt"
-    path.write_text(f"{DRIVE} 0000000386 r\n{DRIVE} 0000000386 l\n2011_09_26/2011_09_26_drive_0022_sync 473 r\n")
-    listed = read_frame_list(path)
-    assert listed[0] == ListedFrame(DRIVE, 386, "r")
-    assert frames_of_drive(listed, DRIVE) == {386: ("l", "r")}
-    assert frames_of_drive(listed, "2011_09_26_drive_0022_sync") == {473: ("r",)}
-    assert frames_of_drive(listed, "other") == {}
 
 
 @pytest.mark.parametrize("line", ["drive 12", "drive twelve l", "drive 12 x", "drive -1 l"])

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import SceneCompletionError, SequenceError
+from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.sequences.kitti_raw import kitti_raw
-from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.oxts import read_timestamps
-from scene_completion_ros.sequences.rigs import reference_camera
 from tests import official_layouts as layouts
 
 WIDTH, HEIGHT, FX = 64, 48, 50.0
@@ -76,24 +73,6 @@ def test_cameras_can_be_restricted(drive: Path) -> None:
     np.testing.assert_allclose(sequence.world_from_camera(3, "image_03").translation[2], 3.0, atol=1e-6)
 
 
-def test_colour_cameras_come_before_grey_ones(drive: Path) -> None:
-    calibration = drive.parent / "calib_cam_to_cam.txt"
-    colour = calibration.read_text()
-    calibration.write_text(colour + colour.replace("rect_02", "rect_00").replace("rect_03", "rect_01"))
-    for colour_folder, grey_folder in (("image_02", "image_00"), ("image_03", "image_01")):
-        shutil.copytree(drive / colour_folder, drive / grey_folder)
-    assert reference_camera(open_recording(drive)) == "image_02"
-
-
-def test_a_repeated_stamp_is_dropped_and_counted(drive: Path) -> None:
-    path = drive / "image_02" / "timestamps.txt"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], lines[0], *lines[2:]]))
-    sequence = kitti_raw(drive)
-    assert len(sequence) == COUNT - 1
-    assert sequence.provenance["repeated_stamps"] == 1
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -112,17 +91,6 @@ def test_defects_are_named(drive: Path, name: str, content: str | None, message:
         (drive / name).write_text(content)
     with pytest.raises(SceneCompletionError, match=message):
         kitti_raw(drive).lidar(0)
-
-
-def test_no_complete_frame(drive: Path) -> None:
-    with pytest.raises(SequenceError, match="cameras"):
-        kitti_raw(drive, cameras=["image_2"])
-    for camera, kept in (("image_02", 0), ("image_03", 1)):
-        for path in (drive / camera / "data").iterdir():
-            if int(path.stem) != kept:
-                path.unlink()
-    with pytest.raises(SequenceError, match="none of 2 frames has an image of all"):
-        kitti_raw(drive)
 
 
 def test_timestamps_keep_nanoseconds(tmp_path: Path) -> None:

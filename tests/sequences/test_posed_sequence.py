@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import ImageError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
@@ -80,27 +80,6 @@ def test_round_trip(sequence: PosedSequence, tmp_path: Path) -> None:
     assert loaded.lidar(0) is None
     np.testing.assert_allclose(loaded.rig_from_sensor["lidar"].matrix, pose(2.0).matrix)
     assert_same(loaded, PosedSequence.load(loaded.save(tmp_path / "again")))
-
-
-def test_image_files_are_copied_byte_for_byte(sequence: PosedSequence, tmp_path: Path) -> None:
-    sequence.save(tmp_path / "saved")
-    files = sorted((tmp_path / "saved" / "images").rglob("*.*"))
-    assert [file.suffix for file in files].count(".jpg") == 3
-    assert [file.suffix for file in files].count(".png") == 2
-    assert files[0].read_bytes() == jpeg(0)
-
-
-def test_loading_reads_no_image(sequence: PosedSequence, tmp_path: Path) -> None:
-    folder = sequence.save(tmp_path / "saved")
-    file = next((folder / "images").rglob("000000.jpg"))
-    content = file.read_bytes()
-    file.unlink()
-    loaded = PosedSequence.load(folder)
-    with pytest.raises(ImageError, match=r"000000\.jpg.*No such file"):
-        loaded.image(0, "/left")
-    file.write_bytes(content[:100])
-    with pytest.raises(ImageError, match=r"000000\.jpg"):
-        loaded.image(0, "/left")
 
 
 def test_nothing_is_overwritten(sequence: PosedSequence, tmp_path: Path) -> None:
@@ -171,17 +150,6 @@ def test_defects_name_file_and_field(
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(SequenceError, match=r"no sequence\.json"):
         PosedSequence.load(tmp_path / "missing")
-
-
-def test_access_is_checked(sequence: PosedSequence) -> None:
-    with pytest.raises(SequenceError, match="no such image"):
-        sequence.image(1, "left")
-    wrong = dataclasses.replace(sequence, cameras={**sequence.cameras, "/left": CAMERA.resized(32, 24)})
-    with pytest.raises(ImageError, match=r"64x48, calibration is for 32x24"):
-        wrong.image(0, "/left")
-    np.testing.assert_allclose(
-        sequence.world_from_camera(2, "left").matrix, pose(2.0).matrix @ pose(0.5).matrix, atol=1e-12
-    )
 
 
 @pytest.mark.parametrize(

@@ -71,14 +71,3 @@ def test_defects_are_named(tmp_path: Path, line: int, text: str | None, message:
     file.write_text("\n".join(lines))
     with pytest.raises(SequenceError, match=message):
         open_recording(folder)
-
-
-def test_pictures_of_another_video_and_no_camera_file(tmp_path: Path) -> None:
-    folder = layouts.realestate10k(tmp_path)
-    for number, path in enumerate(sorted(folder.iterdir())):
-        path.rename(folder / f"{number}.jpg")
-    with pytest.raises(SequenceError, match="none of its 12 lines has a picture among the 12 of"):
-        open_recording(folder)
-    (tmp_path / "test" / f"{folder.name}.txt").unlink()
-    with pytest.raises(SequenceError, match="is no recording.*frames/SPLIT/NAME of RealEstate10K"):
-        open_recording(folder)

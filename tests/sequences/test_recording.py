@@ -47,24 +47,6 @@ def test_a_clock_that_starts_anew_begins_another_recording_with_its_own_transfor
     assert not first.dropped and not second.dropped
 
 
-def test_without_splitting_what_comes_after_the_jump_is_dropped_and_counted(tmp_path: Path) -> None:
-    with BagReader(two_drives(tmp_path / "bag")) as reader:
-        (recording,) = read_recordings(reader)
-        assert len(recording.groups) == 15
-        assert recording.dropped == {"/camera/image_raw/compressed: header stamp does not advance": 6}
-
-
-def test_a_single_stray_stamp_is_no_jump(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / "bag") as writer:
-        drive = Drive(writer)
-        drive.info(0)
-        for index in range(40):
-            drive.image(index, stamp_ns=START if index == 30 else None)
-    with BagReader(tmp_path / "bag") as reader:
-        recordings = read_recordings(reader, split_at_clock_jumps=True)
-    assert len(recordings) == 1 and len(recordings[0].groups) == 39
-
-
 def test_loose_synchronisation(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as writer:
         drive = Drive(writer)

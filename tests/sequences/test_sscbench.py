@@ -40,17 +40,6 @@ def test_labels_belong_to_the_frames_that_have_poses(root: Path, folder: str) ->
     np.testing.assert_array_equal(sequence.asset(0, "sscbench_label"), layouts.sscbench_scene())
 
 
-def test_other_poses_leave_the_numbers_as_they_are(root: Path, tmp_path: Path) -> None:
-    """A SLAM has a pose of every frame; labels still count those of KITTI-360."""
-    slam = tmp_path / "slam" / layouts.DRIVE
-    slam.mkdir(parents=True)
-    lines = [f"{number} {layouts.row(layouts.world_from_rig(number).matrix)}\n" for number in range(14)]
-    (slam / "cam0_to_world.txt").write_text("".join(lines))
-    labels = layouts.sscbench_labels(root / "elsewhere")
-    sequence = kitti_360(root, layouts.DRIVE, poses=str(slam.parent), labels=labels)
-    assert len(sequence) == 14 and labelled(sequence) == [1, 7, 12]
-
-
 def test_truth(root: Path) -> None:
     """The grid begins at -2 m; what is in view follows from the calibration, here of a camera that sees less."""
     layouts.sscbench_labels(root / "voxel_gt", labels=layouts.sscbench_scene().astype(np.float32))  # as S4C stores them
@@ -69,16 +58,6 @@ def test_truth(root: Path) -> None:
     u, v = 55.25 * ahead[0] / ahead[2] + 68.2, 55.25 * ahead[1] / ahead[2] + 23.9
     assert truth.in_view[road] == (-0.5 <= u < 139.5 and -0.5 <= v < 37.5) and truth.in_view[road]
     assert not truth.in_view[2, 128, 2]  # the road right below
-
-
-def test_ids_that_are_none(tmp_path: Path) -> None:
-    scene = layouts.sscbench_scene()
-    scene[0, 128, 10] = 19
-    folder = layouts.sscbench_labels(tmp_path, labels=scene) / layouts.DRIVE
-    assert load_labels(folder / "000000_1_1.npy")[0, 128, 10] == 0  # as S4C reads it
-    layouts.sscbench_labels(tmp_path, labels=np.where(scene == 11, 50, scene))
-    with pytest.raises(SequenceError, match=r"ids \[50\] are none of SSCBench-KITTI-360's 0 to 19 and 255"):
-        load_labels(folder / "000000_1_1.npy")
 
 
 def test_labels_of_the_wrong_label_map(tmp_path: Path) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from scene_completion_ros.errors import GpuError, SceneCompletionError
+from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
 from scene_completion_ros.inference.gpu.device import explain_failure
@@ -70,19 +68,6 @@ def test_no_kernel_of_any_student_spills_on_any_gpu(capability: tuple[int, int],
             assert 0 < taken.registers <= REGISTERS[name], name
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-def test_nvcc_takes_the_same_source(tmp_path: Path) -> None:
-    definitions = KernelSizes(64, 32, 19, True).definitions()
-    options = ["-arch=sm_86", kernels.STANDARD, "-Werror=all-warnings", *definitions]
-    subprocess.run(["nvcc", "-cubin", *options, "-o", tmp_path / "cubin", SOURCE], check=True)
-
-
-@needs_compiler
-def test_a_gpu_that_the_compiler_does_not_know_is_named() -> None:
-    with pytest.raises(SceneCompletionError, match="sm_31"):
-        compile_kernels(KernelSizes(64, 0, 1, True), (3, 1))
-
-
 def test_what_cannot_compile_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "libnvrtc.so").write_text("no library")
     for libraries, message in (
@@ -117,12 +102,6 @@ def test_what_the_driver_does_not_take_is_compiled_by_the_next_compiler(monkeypa
     assert tried == 2 * ["package", "toolkit"]
     with pytest.raises(GpuError, match="the device was lost while loading what package made"):  # no other is tried
         compile_kernels(sizes, (8, 7), check=lost)
-
-
-@pytest.mark.parametrize("sizes", [(48, 0), (0, 0), (64, 40)])
-def test_sizes_that_the_threads_cannot_share_are_refused(sizes: tuple[int, int]) -> None:
-    with pytest.raises(SceneCompletionError, match="multiples of 32"):
-        KernelSizes(*sizes, classes=1, half_features=True)
 
 
 def test_both_sides_divide_the_work_alike() -> None:

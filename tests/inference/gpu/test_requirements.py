@@ -15,7 +15,7 @@ from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.encoder import check_engine, make_encoder
 from scene_completion_ros.inference.gpu.device import explain_failure, gpu_errors
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.requirements import cuda_devices, version_problem
+from scene_completion_ros.inference.gpu.requirements import cuda_devices
 from tests.checkout import run_python
 from tests.inference.small_bundle import make_small_bundle
 
@@ -84,14 +84,6 @@ def test_a_machine_with_nothing(ask: Ask) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("gpus", "error"), [(0, 0), (2, 100)])
-def test_a_driver_without_a_gpu(ask: Ask, gpus: int, error: int) -> None:
-    answer = ask(gpus=gpus, error=error, pycuda="", tensorrt=TENSORRT)
-    assert answer["parts"] == ["a GPU"]
-    assert f"CUDA error {error}" in str(answer["said"])
-
-
-@needs_compiler
 @pytest.mark.parametrize(
     ("modules", "parts", "expected"),
     [
@@ -112,21 +104,6 @@ def test_what_is_missing_broken_or_of_another_version_is_named(
     answer = ask(gpus=1, **modules)
     assert answer["parts"] == parts and answer["flavour"] == "tensorrt"
     assert expected in str(answer["said"])
-
-
-def test_the_builder_alone_needs_no_device(ask: Ask) -> None:
-    answer = ask(flavour="tensorrt_rtx", device=False, tensorrt_rtx='__version__ = "1.7.1.116"')
-    assert answer["parts"] == []
-
-
-def test_versions_that_are_taken() -> None:
-    for version in ("10.3.0", "10.13.3.9", "11.0.0.42", "11.4.1", "11.9.0"):
-        assert not version_problem("tensorrt", version)
-    assert not version_problem("tensorrt_rtx", "1.7.1.116")
-    for version in ("10.2.0", "12.0.0"):
-        assert "10.3 to 11.4" in version_problem("tensorrt", version)
-    for version in ("0.9", "2.0.0"):
-        assert "1.0 to 1.7" in version_problem("tensorrt_rtx", version)
 
 
 @pytest.mark.skipif(cuda_devices().names is not None, reason="there is an NVIDIA driver here")

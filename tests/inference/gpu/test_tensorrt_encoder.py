@@ -9,30 +9,27 @@ from __future__ import annotations
 import dataclasses
 import gc
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from scene_completion_ros import cli
-from scene_completion_ros.errors import BundleError, GpuError, ImageError
+from scene_completion_ros.errors import GpuError, ImageError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference import encoder
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, HEAD, StudentBundle
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.inference.encoder import check_engine, make_encoder
-from scene_completion_ros.inference.gpu import engine_provision, kernel_provision, options
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.gpu import kernel_provision, options
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.requirements import CudaDevices
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.inference.gpu.conftest import SMALL, Build, picture
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.host_tensorrt import HostTensorRt
-from tests.inference.gpu.small_gpu_bundle import GpuStudent, gpu_encoder
-from tests.inference.small_bundle import make_small_bundle, random_head, with_labels
+from tests.inference.gpu.small_gpu_bundle import GpuStudent
 from tests.inference.small_vocabulary import random_query, random_vocabulary, small_space
 
 ON_CPU = ("openvino", "onnxruntime")
@@ -174,39 +171,6 @@ def test_kernels_that_compute_something_else_are_refused_with_the_numbers(
     assert not list(tmp_path.glob("*/kernels-*"))
 
 
-@pytest.mark.parametrize("output", ["features", "volume", "depth"])
-@pytest.mark.parametrize("offset", [0.5, float("nan")])
-def test_an_engine_that_computes_something_else_is_refused_with_the_numbers(
-    build_spatial: Build, tensorrt: HostTensorRt, tmp_path: Path, output: str, offset: float
-) -> None:
-    tensorrt.changed = {output: (1.0, offset)}
-    number = "nan" if np.isnan(offset) else r"\d"
-    with pytest.raises(GpuError, match=rf"fp16 engine does not compute .*error of the {output} {number}"):
-        build_spatial()
-    assert not list(tmp_path.glob("*/engine-*"))
-    assert tensorrt.builds == 1
-
-
-@pytest.mark.parametrize(
-    ("precision", "output", "channels"), [("fp32", "features", 64), ("fp16", "map", 64), ("fp16", "features", 32)]
-)
-def test_a_plan_with_other_ports_is_refused(
-    build_anew: Build,
-    tensorrt: HostTensorRt,
-    monkeypatch: pytest.MonkeyPatch,
-    precision: str,
-    output: str,
-    channels: int,
-) -> None:
-    """It would write behind the buffers."""
-    size = (SMALL.height, SMALL.width)
-    plan = gpu_encoder(precision, size=size, label_hidden=64, output=output, channels=channels)
-    monkeypatch.setattr(engine_provision, "build_plan", lambda *_, **__: plan)
-    with pytest.raises(GpuError, match="is refused by what built it .has the ports .* needed are"):
-        build_anew()
-    assert tensorrt.ended == ["engine", "runtime"]
-
-
 @pytest.mark.parametrize(
     ("step", "text", "expected"),
     [
@@ -230,32 +194,6 @@ def test_what_tensorrt_refuses_is_said_in_its_words_and_leaves_nothing_open(
     gc.collect()
     assert tensorrt.live == []
     assert tensorrt.ended == [part for part in ("context", "engine", "runtime") if part in tensorrt.ended]
-
-
-def test_engine_and_kernels_are_made_once_and_again_where_they_cannot_be_used(
-    build_anew: Build,
-    bundle: GpuStudent,
-    compiler: HostCompiler,
-    tensorrt: HostTensorRt,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def made(precision: str = "fp16") -> tuple[int, int]:
-        build_anew(precision)
-        gc.collect()
-        return tensorrt.builds, len(compiler.compiled)
-
-    assert made() == made() == (1, 1)
-    assert "built after" in caplog.text and "map error of the features" in caplog.text
-    assert made("fp32") == made("fp32") == (2, 2)
-    (engine,) = (tmp_path / "engines").glob("engine-fp16-*")
-    engine.write_bytes(engine.read_bytes()[:-1])
-    assert made() == (3, 2)
-    assert f"{engine} is not used: it is damaged" in caplog.text
-    other = dataclasses.replace(bundle, sha256={**bundle.sha256, HEAD: "0" * 64})
-    Completer(other, SMALL, engine="tensorrt", threads=1, gpu=EngineOptions(cache=tmp_path / "engines"))
-    assert (tensorrt.builds, len(compiler.compiled)) == (3, 3)  # kernels are compared with a head
-    caplog.clear()  # a record holds the error, which holds the frames, which hold the encoder
 
 
 def test_what_the_driver_or_tensorrt_do_not_take_any_more_is_made_again(
@@ -282,37 +220,6 @@ def test_what_the_driver_or_tensorrt_do_not_take_any_more_is_made_again(
     monkeypatch.setattr(kernel_provision, "compile_kernels", of_a_newer_compiler)
     with pytest.raises(GpuError, match="the kernels that NVRTC made do not load.*a compiler that is no newer"):
         build_anew("fp32")
-
-
-def test_what_was_given_out_stays_as_it_was(build: Build) -> None:
-    completer = build()
-    first = completer.complete(picture(0))
-    kept = {name: getattr(first.voxels, name).copy() for name in ("state", "index", "probability", "label")}
-    alpha, depth = first.alpha.copy(), first.depth.copy()
-    second = completer.complete(picture(1))
-    assert (second.voxels.state != kept["state"]).any()
-    for name, values in kept.items():
-        np.testing.assert_array_equal(getattr(first.voxels, name), values)
-    np.testing.assert_array_equal(first.depth, depth)
-    np.testing.assert_array_equal(first.alpha, alpha)  # it had been asked for in time
-    with pytest.raises(GpuError, match="the probability of all voxels was overwritten by the next image"):
-        _ = first.probability
-    assert second.probability.any()
-
-
-def test_another_pose_has_memory_of_its_own_and_gives_it_back(build: Build, cuda: HostCuda, bundle: GpuStudent) -> None:
-    completer = build()
-    allocated, pinned = cuda.allocated, cuda.pinned
-    here = completer.complete(picture()).voxels
-    there = RigidTransform(np.eye(3), np.array([0.4, 0.2, 0.0])) @ bundle.grid_from_camera
-    moved = completer.placed(there)
-    assert cuda.allocated > allocated
-    expected = Completer(bundle, SMALL, grid_from_camera=there, engine="onnxruntime_fp16", threads=1)
-    assert_alike(moved.complete(picture()).voxels, expected.complete(picture()).voxels)
-    np.testing.assert_array_equal(completer.complete(picture()).voxels.state, here.state)
-    del moved
-    gc.collect()
-    assert (cuda.allocated, cuda.pinned) == (allocated, pinned)
 
 
 def test_two_cameras_share_the_engine_whose_outputs_the_host_may_have_too(
@@ -345,14 +252,6 @@ def test_a_lost_device_is_said_and_what_it_may_have_overwritten_is_not_given_out
     with pytest.raises(GpuError, match="overwritten"):
         _ = first.alpha
     assert min(completer.complete(picture()).timings_ms.values()) >= 0.0
-
-
-def test_too_little_memory(build: Build, cuda: HostCuda) -> None:
-    completer = build()
-    cuda.free = 1_000_000
-    expected = r"out of memory while allocating .* MiB for the voxel query.* MiB are free"
-    with pytest.raises(GpuError, match=expected):
-        completer.placed(completer.grid_from_camera)
 
 
 def of_a_later_version(*_: Any, **__: Any) -> None:
@@ -392,26 +291,6 @@ def test_with_auto_the_cpu_takes_over_and_the_log_says_why(
     caplog.clear()
 
 
-def test_auto_takes_the_gpu_where_all_is_there(
-    bundle: GpuStudent, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gpu = EngineOptions(cache=tmp_path / "engines")
-    monkeypatch.setattr(encoder, "cuda_devices", lambda: SimpleNamespace(names=("Host",), error=0))
-    assert make_encoder(bundle, "auto", gpu=gpu).name == "tensorrt_fp16"
-    monkeypatch.setattr(encoder, "cuda_devices", lambda: SimpleNamespace(names=(), error=100))
-    assert make_encoder(bundle, "auto", gpu=gpu).name in ON_CPU
-
-
-def test_a_gpu_that_the_bundle_does_not_use_is_told_of(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    monkeypatch.setattr(encoder, "cuda_devices", lambda: CudaDevices(("Orin",)))
-    plain = dataclasses.replace(StudentBundle.load(DEFAULT_BUNDLE), gpu_encoders={})
-    assert encoder.make_encoder(plain, "auto", threads=1).name in ON_CPU
-    assert "the bundle has no encoder for the GPU that is there" in caplog.text
-
-
 def test_the_command_builds_engine_and_kernels_which_the_node_then_finds(
     build_spatial: Build,
     spatial_bundle: GpuStudent,
@@ -430,28 +309,3 @@ def test_the_command_builds_engine_and_kernels_which_the_node_then_finds(
         assert any(line.startswith("alpha error ") and line.endswith("(allowed 0.001)") for line in lines)
     build_spatial()
     assert (tensorrt.builds, len(compiler.compiled)) == (1, 1)
-
-
-def test_what_cannot_be_run_is_refused_when_configured(
-    bundle: GpuStudent, build_anew: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(encoder, "require", lambda flavour: None)
-    gpu = EngineOptions(cache=tmp_path / "engines")
-    large = dataclasses.replace(bundle.grid, shape=(1024, 1024, 256))
-    other = make_small_bundle(tmp_path / "other")
-    odd = dataclasses.replace(bundle, head=with_labels(random_head(channels=48), 5))
-    wide = dataclasses.replace(bundle, feature_size=(4096, 4096))
-    for student, grid, kind, message in (
-        (other, bundle.grid, BundleError, "has no encoder for GPUs in fp16.*export .* --gpu"),
-        (odd, bundle.grid, GpuError, "48 hidden units .* multiples of 32"),
-        (wide, bundle.grid, BundleError, "4096x4096x.* is larger than 268435456 numbers"),
-        (bundle, large, GpuError, "1024x1024x256 voxels are more than the 134217728"),
-    ):
-        with pytest.raises(kind, match=message):
-            check_engine(student, "tensorrt", gpu, grid)
-    check_engine(bundle, "tensorrt", gpu, bundle.grid)
-    monkeypatch.setattr(kernel_provision, "nvrtc_libraries", list)
-    with pytest.raises(GpuError, match="NVRTC was not found.*nvidia-cuda-nvrtc"):
-        check_engine(bundle, "tensorrt", gpu, bundle.grid)
-    build_anew()  # of another machine, say: with a compiler
-    check_engine(bundle, "tensorrt", gpu, bundle.grid)

@@ -304,14 +304,6 @@ POSES = {
 }
 
 
-@pytest.mark.parametrize("pose", POSES)
-def test_every_stage_is_that_of_its_twin(pose: str, device: Devices) -> None:
-    head = with_labels(random_head(channels=64, density_bias=-1.0))
-    run = run_of(device(head), head, pose=POSES[pose][0], grid=POSES[pose][1])
-    found = check(run, feature_map(head, seed=1))
-    assert np.unique(found.state).size >= 4 and len(np.unique(found.label)) > 3
-
-
 class Student(NamedTuple):
     """Sizes of a student, and of what it looks at; numbers are those of `KernelSizes`."""
 
@@ -402,24 +394,6 @@ def test_a_volume_is_read_as_its_twin_reads_it(shift: float, half: bool, device:
     assert np.abs(run.device.download(run.pipeline.alpha) - alpha)[run.query.in_view].mean() > 0.02
 
 
-def test_only_a_head_that_reads_a_volume_is_given_one(device: Devices) -> None:
-    head = dataclasses.replace(random_head(channels=64), volume=volume_reading(GRID))
-    run = run_of(device(head), head)
-    with pytest.raises(ValueError, match="the volume is missing"):
-        run.frame(feature_map(head))
-    with pytest.raises(ValueError, match="the depth is missing"):
-        run.frame(feature_map(head), logits(head))
-    said = run.said()
-    assert said is not None
-    for other in (said[:, 1:], said.astype(np.float16)):  # the kernel would read behind it, or something else
-        with pytest.raises(ValueError, match=r"the depth is .*, that of the rays is float32 \(48, 160\)"):
-            run.frame(feature_map(head), logits(head), np.ascontiguousarray(other))
-    plain = random_head(channels=64)
-    run = run_of(device(plain), plain)
-    with pytest.raises(ValueError, match="there is a volume, none is read"):
-        run.frame(feature_map(plain), logits(head))
-
-
 SEEN = {
     **POSES,
     "beside the view, so that most rays miss": (FORWARD, VoxelGrid((3.0, 1.0, -2.2), 0.4, (10, 12, 11))),
@@ -461,18 +435,6 @@ def test_rays_see_as_far_as_is_said_or_to_the_first_occupied_voxel(pose: str, de
     assert (~hit).sum() > 50 or pose != "beside the view, so that most rays miss"
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.13], ids=["at knots", "between knots"])
-def test_what_is_not_a_number_in_a_volume_stays_so_around_it_alone(shift: float, device: Devices) -> None:
-    head = dataclasses.replace(random_head(channels=64, density_bias=-60.0), volume=volume_reading(GRID))
-    run = run_of(device(head), head, pose=rotated(0.0, 0.0, 0.0, (shift, shift, shift)))
-    volume = np.zeros(GRID.shape, np.float32)
-    volume[20, 15, 5] = np.nan
-    found = run.frame(feature_map(head), volume, run.said())
-    places = np.argwhere(np.isnan(run.device.download(run.pipeline.alpha)))
-    assert len(places) == (1 if shift == 0.0 else 8)
-    assert (np.abs(places - [20, 15, 5]) <= 1).all() and len(found.index) == 0
-
-
 def test_the_shipped_student_in_both_precisions(device: Devices, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxel_pipeline, "LABEL_BLOCKS", 3)  # fewer blocks than there is work for
     head = StudentBundle.load(PLAIN_STUDENT).head
@@ -500,35 +462,6 @@ def test_a_frame_allocates_nothing_and_brings_little(device: Devices) -> None:
     assert cuda.copied - copied == 2 * (first.state.nbytes + 2 * 4 * rays)
     for before, after in zip(kept, (second.index, second.label, second.state), strict=True):
         np.testing.assert_array_equal(before, after)
-
-
-def test_a_grid_out_of_view_is_empty(device: Devices) -> None:
-    head = with_labels(random_head(channels=64))
-    run = run_of(device(head), head, grid=VoxelGrid((-30.0, -2.0, -2.0), 0.5, (8, 8, 8)))
-    found = run.frame(feature_map(head))
-    assert len(found.index) == 0 and (found.state == VoxelState.UNOBSERVED).all()
-    assert (run.device.download(run.pipeline.alpha) == 0.0).all()
-
-
-@pytest.mark.parametrize("full", [True, False])
-def test_all_and_nothing_occupied(full: bool, device: Devices) -> None:
-    head = with_labels(random_head(channels=64, density_bias=60.0 if full else -60.0))
-    run = run_of(device(head), head)
-    found = check(run, feature_map(head))
-    assert len(found.index) == (np.count_nonzero(run.query.in_view) if full else 0)
-
-
-def test_what_is_not_a_number_stays_so_and_hides_what_is_behind(device: Devices) -> None:
-    head = with_labels(random_head(channels=64, density_bias=-60.0))
-    run = run_of(device(head), head)
-    features = feature_map(head)
-    features[10:20, 70:80] = np.nan
-    found = check(run, features)
-    alpha = run.device.download(run.pipeline.alpha)
-    assert 0 < np.isnan(alpha).sum() < alpha.size / 4
-    assert (found.state < VoxelState.SURFACE).all()
-    behind = np.isnan(alpha[10:]).any(axis=0) & (found.state[-1] > 0)
-    assert behind.any() and (found.state[-1][behind] == VoxelState.FREE_INFERRED).any()
 
 
 class GivenMaps:
@@ -573,26 +506,3 @@ def test_two_scenes_on_one_device_ended_in_either_order(device: Devices) -> None
     for place in (1, 0):
         del scenes[place]
     np.testing.assert_array_equal(answers[-1].dense.alpha, kept)
-
-
-@pytest.mark.skipif(not ON_GPU, reason="no GPU is asked for (make test-gpu)")
-def test_torch_and_another_context_in_the_same_process_are_not_disturbed(device: Devices) -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no GPU")
-    head = with_labels(random_head(channels=64, density_bias=-1.0))
-    run, features = run_of(device(head), head), feature_map(head, seed=1)
-    ours = torch.arange(4096.0, device="cuda").reshape(64, 64)
-    product, alone = (ours @ ours).cpu(), run.frame(features)
-    state, index = alone.state.copy(), alone.index.copy()
-    for _ in range(3):
-        busy = [ours @ ours for _ in range(20)]  # on torch's stream, while the kernels run on theirs
-        found = run.frame(features)
-        np.testing.assert_array_equal(found.state, state)
-        np.testing.assert_array_equal(found.index, index)
-        assert all(torch.equal(one.cpu(), product) for one in busy)
-        other = PrimaryContext()
-        with other:
-            assert other.free_memory()[0] > 0
-        other.close()  # ours, and torch's, is the same one and stays
-    assert torch.equal((ours @ ours).cpu(), product)

@@ -1,20 +1,17 @@
-"""When a recording is asked for: what is scored, how often, and what is not computed at all."""
+"""When a recording is asked for, and how often."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.record_reasons import RecordReason, record_reasons
-from scene_completion_ros.ros.frame import Epoch, NotYetError, Scene
+from scene_completion_ros.ros.frame import Epoch, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
-from scene_completion_ros.ros.join import record_triggers
 from scene_completion_ros.ros.join.record_triggers import RecordTriggers
 from scene_completion_ros.ros.messages import record_trigger_message, stamp_nanoseconds
 from scene_completion_ros.ros.parameters.schema import NodeParameters
@@ -77,65 +74,6 @@ def test_an_image_that_sees_through_what_was_there_a_second_ago_asks() -> None:
     asked.look(3.5, WALL)
     asked.look(8.0, NOTHING)  # too late
     assert asked.seconds == [1.0]
-
-
-def test_where_the_robot_is_comes_from_odometry() -> None:
-    asked = Asked(record_wrong=0.5)
-    ahead = np.full_like(WALL, FREE)
-    ahead[3, 4, 4] = SURFACE
-    asked.look(0.0, WALL, RigidTransform(np.eye(3), np.array([10.0, 0.0, 0.0])))
-    asked.look(1.0, ahead, RigidTransform(np.eye(3), np.array([12.0, 0.0, 0.0])))
-    assert asked.requests == []
-    asked.look(2.0, ahead, RigidTransform(np.eye(3), np.array([17.0, 0.0, 0.0])))
-    assert asked.requests == []  # out of the grid: nothing is known
-    asked.look(3.0, WALL, RigidTransform(np.eye(3), np.array([13.0, 0.0, 0.0])))
-    assert asked.seconds == [3.0]
-
-
-def test_images_whose_place_nobody_knows_are_not_compared() -> None:
-    asked = Asked(record_wrong=0.5)
-    asked.look(0.0, WALL)
-    asked.look(1.0, NOTHING, NotYetError("no odometry", may_come=False))
-    asked.look(1.1, NOTHING, None)
-    assert asked.requests == []
-    assert "compares no image with an earlier one: no odometry" in asked.log[0]
-
-
-def test_another_epoch_has_nothing_to_be_compared_with() -> None:
-    asked = Asked(record_wrong=0.5, record_unsure=0.2)
-    asked.look(10.0, WALL)
-    asked.look(11.0, NOTHING, epoch=(1, 0))
-    asked.look(0.0, WALL, epoch=(1, 1))  # time began anew: neither is the last request remembered
-    assert [names for names, *_ in asked.requests] == [["unsure"], ["unsure"]]
-
-
-def test_voxels_of_the_moment_are_scored_not_those_joined_with_memory() -> None:
-    asked = Asked(record_unsure=0.2)
-    sure = voxels_of(WALL)
-    asked.look(0.0, now=replace(sure, probability=np.ones(len(sure), np.float32)))
-    assert asked.requests == []
-
-
-def test_what_is_off_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    computed: list[str] = []
-    for name in ("unsure_share", "wrong_share"):
-        monkeypatch.setattr(record_triggers, name, lambda *_, name=name: computed.append(name) or 0.0)
-    for parameters, expected in (
-        ({}, []),
-        ({"record_unsure": 0.5}, ["unsure_share"] * 3),
-        ({"record_wrong": 0.5}, ["wrong_share"] * 2),
-    ):
-        computed.clear()
-        asked = Asked(**parameters)
-        for second in (0.0, 1.0, 2.0):
-            asked.look(second)
-        assert computed == expected
-    computed.clear()
-    asked = Asked(record_unsure=0.5, record_wrong=0.5)
-    monkeypatch.setattr(record_triggers, "unsure_share", lambda *_: computed.append("unsure_share") or 0.9)
-    for tenth in range(30):
-        asked.look(tenth / 10)
-    assert computed == ["unsure_share"]  # after a request nothing is, until the next one may come
 
 
 def test_a_request_is_read_as_it_was_meant() -> None:

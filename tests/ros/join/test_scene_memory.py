@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from scene_completion_ros.mapping.temporal_fusion import FusionSettings
-from scene_completion_ros.ros.join.scene_memory import fusion_settings, label_of_no_class
-from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
+from scene_completion_ros.ros.join.scene_memory import label_of_no_class
+from scene_completion_ros.ros.parameters.schema import NodeParameters
 from tests.mapping.small_voxels import SURFACE, voxels_of
 
 VOXELS = voxels_of([[[SURFACE]]])  # road, car, wall
@@ -27,15 +26,3 @@ VOXELS = voxels_of([[[SURFACE]]])  # road, car, wall
 def test_what_nobody_named_is_unknown_or_an_obstacle(names: tuple[str, ...], ignored: str, label: int) -> None:
     voxels = replace(VOXELS, class_names=names)
     assert label_of_no_class(voxels, NodeParameters(obstacle_ignored_classes=ignored)) == label
-
-
-def test_defaults_are_those_of_the_map_but_for_what_may_clear() -> None:
-    assert fusion_settings(NodeParameters()) == FusionSettings(seen_for=0.0)
-    assert not NodeParameters().fusion_enabled
-
-
-def test_whatever_the_parameters_allow_is_allowed_by_the_map() -> None:
-    (spec,) = (spec for spec in SCHEMA if spec.name == "fusion.forget_after")
-    assert spec.live and spec.bounds is not None
-    for value in spec.bounds:
-        assert fusion_settings(NodeParameters(fusion_forget_after=value)).forget_after == value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import yaml
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, adapted
-from scene_completion_ros.ros.launching.settings import full_node_name
 from scene_completion_ros.ros.parameters.schema import SCHEMA
 from tests.ros.launch_files import LAUNCH, REPOSITORY, LaunchFile, as_text, resolved
 
@@ -74,21 +71,6 @@ def test_every_argument_changes_what_is_started(
         assert outcome(**{**base, argument: other}) != before, argument
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("chosen", ["", "/my/own.xml"])
-def test_the_profile_is_chosen_only_where_the_user_chose_none(
-    name: str, chosen: str, launch_file: Callable[[str], LaunchFile], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable in (dds.PROFILE_VARIABLE, dds.OLD_PROFILE_VARIABLE):
-        monkeypatch.delenv(variable, raising=False)
-    if chosen:
-        monkeypatch.setenv(dds.OLD_PROFILE_VARIABLE, chosen)
-    before = dict(os.environ)
-    found = {entity.arguments for entity in launch_file(name).of_kind("SetEnvironmentVariable")}
-    assert found == (set() if chosen else {(dds.profile_variable(), str(dds.profile_path()))})
-    assert dict(os.environ) == before
-
-
 @pytest.mark.parametrize(
     ("given", "overrides"),
     [
@@ -111,20 +93,6 @@ def test_the_parameter_file_is_overridden_only_with_what_was_given(
     assert others == ([overrides] if overrides else [])
 
 
-def test_topics_namespace_and_log_level_reach_the_node(live: LaunchFile) -> None:
-    (node,) = live.started(image_topic="/cam/image", camera_info_topic="/cam/info", namespace="a", log_level="warn")
-    assert node.settings["remappings"] == [("image", "/cam/image"), ("camera_info", "/cam/info")]
-    assert (node.settings["namespace"], node.settings["executable"]) == ("a", "scene_completion_node")
-    assert node.settings["ros_arguments"] == ["--log-level", "warn"]
-
-
-def test_a_recording_is_played_with_its_time(live: LaunchFile) -> None:
-    _, player = live.started(bag="my drive", bag_arguments="--loop --rate 0.5")
-    assert player.kind == "ExecuteProcess"
-    command = ["ros2", "bag", "play", "my drive", "--clock", "--loop", "--rate", "0.5"]
-    assert player.settings["cmd"] == command
-
-
 def test_rviz_is_told_what_was_launched(live: LaunchFile) -> None:
     given = {"rviz": "true", "namespace": "robot", "image_topic": "/cam/image_raw", "image_transport": "compressed"}
     _, rviz = live.started(**given)
@@ -141,10 +109,3 @@ def test_rviz_is_told_what_was_launched(live: LaunchFile) -> None:
     assert manager["Global Options"]["Fixed Frame"] == "odom"
     _, rviz = live.started(rviz="true", rviz_config="/my/own.rviz")
     assert rviz.settings["arguments"] == ["-d", "/my/own.rviz", "-f", "camera_optical_frame"]
-
-
-@pytest.mark.parametrize(
-    ("namespace", "name"), [("", "/scene_completion"), ("a", "/a/scene_completion"), ("/a/b/", "/a/b/scene_completion")]
-)
-def test_full_names_of_nodes(namespace: str, name: str) -> None:
-    assert full_node_name(namespace) == name

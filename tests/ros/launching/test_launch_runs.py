@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph, NodeUnderTest
 
 RUN = str(Path(__file__).with_name("run_launch_file.py"))
 NAMES = ("front", "left", "right")
-FRAMES = 3
 
 
 @pytest.fixture
@@ -67,17 +65,6 @@ def answered(graph: Graph, process: NodeUnderTest, cameras: dict[str, str], outp
     assert all(clouds), process.log
     assert all(heard[-1].width for heard in clouds)
     return [heard[-1].header.frame_id for heard in clouds]
-
-
-@pytest.mark.parametrize("name", sorted(path.name for path in LAUNCH.glob("*.launch.py")))
-def test_the_description_can_be_made(name: str) -> None:
-    spec = importlib.util.spec_from_file_location("launch_file", LAUNCH / name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    arguments = module.generate_launch_description().get_launch_arguments()
-    assert {argument.name for argument in arguments} == {*module.ARGUMENTS, "params_file", "log_level"}
 
 
 def test_one_camera(graph: Graph, bundle_folder: Path, params_file: Path, tmp_path: Path) -> None:

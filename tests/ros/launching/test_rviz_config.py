@@ -1,23 +1,17 @@
-"""The RViz configurations, as far as they can be checked without RViz: displays, topics, QoS, sizes, colours, views."""
+"""The RViz configurations, as far as they can be checked without RViz: displays, topics, QoS."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.inference.bundle import load_default_bundle
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, adapted, is_optical, write_adapted
+from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, adapted, write_adapted
 from scene_completion_ros.ros.topics import TOPICS
-from scene_completion_ros.voxels.cloud import MATCH_CLOUD_FIELDS, VOXEL_CLOUD_FIELDS
-from scene_completion_ros.voxels.colours import STATE_COLOURS
-from scene_completion_ros.voxels.semantic_voxels import VoxelState
-from tests.checkout import run_python
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SHIPPED = (REPOSITORY / LIVE).read_text(encoding="utf-8")
@@ -116,66 +110,6 @@ def test_everything_that_can_be_looked_at_is_there(text: str) -> None:
     assert on == {"Ground", "Fixed frame", "Voxels", "Query", "Occupancy grid", image, "Depth"}
 
 
-def test_what_answers_a_query_stands_out_among_the_voxels(text: str) -> None:
-    query = displays_of(text)["Query"]
-    assert query["Style"] != "Boxes" and query["Size (m)"] > load_default_bundle().grid.voxel_size
-    assert query["Channel Name"] in {name for name, *_ in MATCH_CLOUD_FIELDS}
-
-
-def test_voxels_are_boxes_of_their_size_in_the_colours_of_their_classes(text: str) -> None:
-    bundle = load_default_bundle()
-    displays = displays_of(text)
-    for name in ("Voxels", "Seen or completed", "Probability", "Obstacles"):
-        assert (displays[name]["Style"], displays[name]["Size (m)"]) == ("Boxes", bundle.grid.voxel_size), name
-    fields = {name for name, *_ in VOXEL_CLOUD_FIELDS}
-    assert displays["Voxels"]["Color Transformer"] == "RGB8"
-    assert "rgb" in fields  # what this transformer wants
-    seen = displays["Seen or completed"]
-    assert seen["Channel Name"] in fields
-    assert (seen["Min Intensity"], seen["Max Intensity"]) == (VoxelState.SURFACE, VoxelState.COMPLETED)
-    colours = [tuple(map(int, seen[key].split(";"))) for key in ("Min Color", "Max Color")]
-    assert colours == [STATE_COLOURS[VoxelState.SURFACE], STATE_COLOURS[VoxelState.COMPLETED]]
-    assert displays["Probability"]["Channel Name"] in fields
-
-
-def test_the_ground_lies_where_the_shipped_camera_stands(text: str) -> None:
-    ground = displays_of(text)["Ground"]
-    height = load_default_bundle().height_above_ground
-    assert (ground["Plane"], ground["Offset"]) == ("XZ", {"X": 0, "Y": height, "Z": 0})
-
-
-def seen_from(view: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    """Right, down and forward of the picture of an orbit view, in the fixed frame; RViz keeps its z axis up."""
-    yaw, pitch = view["Yaw"], view["Pitch"]
-    forward = -np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
-    right = np.cross(forward, [0.0, 0.0, 1.0])
-    right /= np.linalg.norm(right)
-    return right, np.cross(forward, right), forward
-
-
-@pytest.mark.parametrize(
-    ("name", "ahead", "left", "up"),
-    [
-        ("Behind an optical frame (z forward)", (0, 0, 1), (-1, 0, 0), (0, -1, 0)),
-        ("Behind a body frame (z up)", (1, 0, 0), (0, 1, 0), (0, 0, 1)),
-    ],
-)
-def test_views_look_ahead_from_behind_and_above(name: str, ahead: Any, left: Any, up: Any, text: str) -> None:
-    (view,) = (view for view in manager_of(text)["Views"]["Saved"] if view["Name"] == name)
-    right, down, forward = seen_from(view)
-    assert right @ np.array(left) == pytest.approx(-1.0, abs=1e-4)
-    assert down @ np.array(up) < -0.8
-    assert forward @ np.array(ahead) > 0.8
-    assert forward @ np.array(up) < -0.4
-    place = np.array([view["Focal Point"][axis] for axis in "XYZ"]) - view["Distance"] * forward
-    assert place @ np.array(ahead) < 0 < place @ np.array(up)
-
-
-def test_the_frame_of_the_live_configuration_is_that_of_the_launch_file() -> None:
-    assert manager_of(SHIPPED)["Global Options"]["Fixed Frame"] == "camera_optical_frame"
-    assert manager_of(SHIPPED)["Views"]["Current"]["Pitch"] == manager_of(SHIPPED)["Views"]["Saved"][0]["Pitch"]
-
-
 def test_several_cameras_have_images_and_depth_of_their_own() -> None:
     shown = Shown(
         "base_link",
@@ -205,24 +139,6 @@ def test_several_cameras_have_images_and_depth_of_their_own() -> None:
     manager = manager_of(text)
     assert manager["Global Options"]["Fixed Frame"] == "base_link"
     assert manager["Views"]["Current"] == manager["Views"]["Saved"][1] | {"Name": "Current View"}
-
-
-@pytest.mark.parametrize(
-    ("frame", "optical"),
-    [("camera_optical_frame", True), ("camera_left_optical", True), ("base_link", False), ("odom", False)],
-)
-def test_optical_frames_are_known_by_their_names(frame: str, optical: bool) -> None:
-    assert is_optical(frame) == optical
-
-
-def test_what_is_written_goes_away_with_its_process() -> None:
-    script = (
-        "import sys; from pathlib import Path; from scene_completion_ros.ros.launching.rviz_config import *;"
-        "path = write_adapted(Path(sys.argv[1]), Shown('odom', False)); print(path); print(path.is_file())"
-    )
-    path, was_there = run_python("-c", script, REPOSITORY / LIVE).stdout.split()
-    assert was_there == "True"
-    assert not Path(path).exists()
 
 
 @pytest.mark.parametrize("text", ["{}", "Visualization Manager: {Displays: []}"])

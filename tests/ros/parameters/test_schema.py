@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters, ParameterSpec, nearest_name
-from tests.unprivileged import unprivileged
+from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters, ParameterSpec
 
 FRACTION = ParameterSpec("fraction", 0.5, "A fraction.", bounds=(0.0, 1.0))
 COUNT = ParameterSpec("count", 3, "A count.", bounds=(0, 8))
@@ -38,25 +35,6 @@ def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only()
         "gpu_precision",
         "occupancy_threshold", "output_qos",
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("spec", "value"),
-    [
-        (FRACTION, 0.0),
-        (FRACTION, 1.0),
-        (COUNT, 0),
-        (COUNT, 8),
-        (MODE, "exact"),
-        (SWITCH, True),
-        (FOLDER, ""),
-        (BANK, ""),
-        (BANK, "shipped"),
-        (BANK, __file__),
-    ],
-)
-def test_allowed_values(spec: ParameterSpec, value: Any) -> None:
-    assert spec.problem(value) is None
 
 
 @pytest.mark.parametrize(
@@ -87,51 +65,3 @@ def test_refused_values_say_what_is_wrong_and_what_is_allowed(
     assert problem is not None
     assert all(word in problem for word in words), problem
     assert len(problem) < 250
-
-
-def test_a_relative_path_is_named_with_the_folder_it_was_looked_for_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "there").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert FOLDER.problem("there") is None
-    assert str(tmp_path / "missing") in str(FOLDER.problem("missing"))
-
-
-def test_no_path_but_that_of_a_text_bank_can_be_changed_by_another_node() -> None:
-    """A parameter that is set over DDS is a message, and no path comes from a message but that of a text bank."""
-    paths = [spec for spec in SCHEMA if spec.path]
-    assert {spec.name for spec in paths} >= {"bundle", "grid.file"}
-    assert {spec.name for spec in paths if spec.live} == {"vocabulary"}
-
-
-def test_student_of_the_hub_is_a_bundle_and_is_not_asked_for_before_it_is_needed() -> None:
-    for spec in [spec for spec in SCHEMA if spec.path == "student"]:
-        assert spec.problem("hf:robots/student@main") is None
-        assert "is no name of a bundle on the hub" in str(spec.problem("hf:robots"))
-        assert spec.name in ("bundle", "shadow.bundle")
-
-
-def test_folders_and_files_have_to_be_open_to_this_user() -> None:
-    with TemporaryDirectory() as name:
-        folder, file = Path(name), Path(name) / "file"
-        file.touch(mode=0o200)
-        folder.chmod(0o555)
-        with unprivileged():
-            assert FOLDER.problem(name) is None
-            assert f"the file {file} may not be read by this user" in str(FILE.problem(str(file)))
-        folder.chmod(0o755)
-
-
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("thraeds", "threads"),
-        ("Threads", "threads"),
-        ("gridfile", "grid.file"),
-        ("image.rectifed", "image.rectified"),
-        ("wheel_radius", None),
-    ],
-)
-def test_nearest_name(name: str, meant: str | None) -> None:
-    assert nearest_name(name, [spec.name for spec in SCHEMA]) == meant

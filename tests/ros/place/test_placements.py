@@ -80,13 +80,6 @@ def test_a_height_that_nobody_gave_is_that_of_the_training_and_said_so() -> None
     assert placed(Known(), base_frame=BASE).assumed_height is None
 
 
-def test_a_height_that_is_given_while_the_node_runs_takes_the_place_of_tf(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transform_source, "tf2_usable", lambda: True)
-    by_tf = placed(Known(), base_frame=BASE, transform_source="auto")
-    by_parameters = placed(Known(), base_frame=BASE, transform_source="auto", camera_height=3.0)
-    assert (ahead(by_tf)["above the ground"], ahead(by_parameters)["above the ground"]) == ([1.5], [3.0])
-
-
 @pytest.mark.parametrize("source", [None, Known()])
 def test_a_base_alone_gets_the_map(source: Known | None) -> None:
     placement = placed(source, base_frame=BASE, camera_x=1.0, camera_height=1.5)
@@ -102,71 +95,12 @@ def test_a_grid_in_the_base_gets_all(source: Known | None, base_frame: str) -> N
     np.testing.assert_array_equal(placement.map_from_grid.matrix, np.eye(4))  # so that it is made once
 
 
-def test_a_grid_in_the_world_and_a_map_in_the_base() -> None:
-    assert ahead(placed(Known(), grid_frame=ODOM, base_frame=BASE)) == {
-        ODOM: [2.0, 11.0, 1.5],
-        f"map in {BASE}": [11.0, 0.0, 1.5],
-        "above the ground": [1.5],
-    }
-
-
 @pytest.mark.parametrize(
     "given", [{"grid_frame": "map"}, {"base_frame": "map"}, {"grid_frame": BASE, "base_frame": "map"}]
 )
 def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
     with pytest.raises(NotYetError, match="to 'map'"):
         placed(Known(), **given)
-
-
-def test_the_model_is_prepared_where_the_camera_probably_is() -> None:
-    grid_in_base = NodeParameters(grid_frame=BASE, camera_x=1.0, camera_height=1.65)
-    without, with_source = (
-        Placements(each, DEFAULT_GRID_FROM_CAMERA, lambda: TRAINED_HEIGHT) for each in (None, Known())
-    )
-    np.testing.assert_allclose(without.expected(grid_in_base).translation, [1.0, 0.0, 1.65])
-    by_topics = NodeParameters(grid_frame=BASE, transform_topics="mounts")
-    assert with_source.expected(by_topics) is DEFAULT_GRID_FROM_CAMERA
-    assert without.expected(NodeParameters()) is DEFAULT_GRID_FROM_CAMERA
-
-
-def test_where_the_grid_is_in_the_odometry_frame() -> None:
-    """Ten metres before the camera is twelve from the start, however the grid is attached."""
-    for given in ({}, {"base_frame": BASE}, {"grid_frame": BASE}, {"grid_frame": ODOM}):
-        placement = placed(Known(), fusion_enabled=True, **given)
-        assert isinstance(placement.odometry_from_grid, RigidTransform)
-        ahead = placement.odometry_from_grid.apply(placement.grid_from_camera.apply(np.array([0.0, 0.0, 10.0])))
-        np.testing.assert_allclose(ahead, [2.0, 11.0, 1.5], atol=1e-9)
-    assert placed(Known()).odometry_from_grid is None
-    still = placed(None, fusion_enabled=True, grid_frame="odom").odometry_from_grid
-    assert isinstance(still, RigidTransform)
-    np.testing.assert_array_equal(still.matrix, np.eye(4))
-
-
-def test_images_are_placed_without_odometry_too() -> None:
-    placement = placed(Known(), fusion_enabled=True, odometry_frame="world", grid_frame=BASE)
-    assert ahead(placement) == ahead(placed(Known(), grid_frame=BASE))
-    assert isinstance(placement.odometry_from_grid, NotYetError)
-    assert "to 'world'" in str(placement.odometry_from_grid)
-    assert placement.odometry_from_grid.may_come
-    assert placement.odometry_from_grid.__traceback__ is None  # it is kept for a while
-
-
-def test_frames_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transform_source, "tf2_usable", lambda: False)
-    for given in (
-        {},
-        {"base_frame": BASE, "camera_height": 1.2},
-        {"grid_frame": BASE, "camera_height": 1.2},
-        {"grid_frame": ODOM, "base_frame": BASE, "transform_source": "tf2"},
-        {"grid_frame": ODOM, "odometry_topics": "odometry"},
-        {"base_frame": BASE, "extrinsics_file": "rig.yaml"},
-        {"grid_frame": BASE, "cameras": "front, left", "transform_source": "topics", "transform_topics": "mounts"},
-        # What parameter files of earlier versions have, which hold all defaults.
-        {"base_frame": BASE, "camera_height": 1.65, "transform_source": "parameters"},
-    ):
-        check_frames(NodeParameters(**given))  # type: ignore[arg-type]
-    monkeypatch.setattr(transform_source, "tf2_usable", lambda: True)
-    check_frames(NodeParameters(base_frame=BASE))
 
 
 @pytest.mark.parametrize(
@@ -207,17 +141,6 @@ def extrinsics(tmp_path: Path) -> str:
 
 def check_fusing(**given: Any) -> None:
     check_frames(NodeParameters(**{"fusion_enabled": True, "transform_source": "parameters", **given}))
-
-
-def test_whatever_may_say_where_the_grid_is_will_do(extrinsics: str) -> None:
-    check_fusing(fusion_enabled=False)
-    check_fusing(fusion_enabled=False, odometry_frame="")
-    check_fusing(transform_source="tf2")
-    check_fusing(transform_source="topics", odometry_topics="odometry")
-    check_fusing(transform_source="topics", transform_topics="poses")
-    check_fusing(grid_frame="odom", camera_height=1.5)
-    check_fusing(extrinsics_file=extrinsics)
-    check_fusing(extrinsics_file=extrinsics, transform_source="topics")
 
 
 @pytest.mark.parametrize(

@@ -12,33 +12,7 @@ import pytest
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.place import transform_source
-from scene_completion_ros.ros.place.transform_source import LookUpLimits, make_transform_source, source_kind
-
-TOPICS = {"odometry_topics": "odometry"}
-HEIGHT = {"camera_height": 1.2}
-
-
-@pytest.mark.parametrize(
-    ("given", "without_tf2", "with_tf2"),
-    [
-        ({}, "parameters", "tf2"),
-        (HEIGHT, "parameters", "parameters"),
-        (TOPICS, "topics", "topics"),
-        (TOPICS | HEIGHT, "topics", "topics"),
-        ({"extrinsics_file": "rig.yaml"} | HEIGHT, "parameters", "parameters"),
-        ({"extrinsics_file": "rig.yaml"} | TOPICS, "topics", "topics"),
-        ({"cameras": "front, left"} | HEIGHT, "parameters", "tf2"),
-        ({"transform_source": "parameters"} | TOPICS, "parameters", "parameters"),
-        ({"transform_source": "topics"} | HEIGHT, "topics", "topics"),
-        ({"transform_source": "tf2"} | TOPICS | HEIGHT, "tf2", "tf2"),
-    ],
-)
-def test_what_is_named_and_installed_decides(
-    given: dict[str, Any], without_tf2: str, with_tf2: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for usable, wanted in ((False, without_tf2), (True, with_tf2)):
-        monkeypatch.setattr(transform_source, "tf2_usable", lambda usable=usable: usable)
-        assert source_kind(NodeParameters(**given)) == wanted
+from scene_completion_ros.ros.place.transform_source import LookUpLimits, make_transform_source
 
 
 @pytest.mark.parametrize(("source", "at_once"), [("auto", False), ("tf2", True)])

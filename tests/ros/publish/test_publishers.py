@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,9 @@ import numpy as np
 import pytest
 from nav_msgs.msg import OccupancyGrid
 from numpy.typing import NDArray
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, PointCloud2
-from std_msgs.msg import String
 from visualization_msgs.msg import Marker
 
-from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
@@ -31,7 +27,6 @@ from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels,
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments
 from tests.ros.moving_robot import TF2
 
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HEIGHT, AHEAD, ASIDE = 1.5, 0.8, -0.2
 BASE = "base_link"
 LOWEST, HIGHEST = 0.3, 2.0
@@ -132,17 +127,6 @@ def test_all_outputs_are_those_of_the_voxels(planner: Planner, completer: Callab
     assert len(found[topics.MARKERS].points) == len(voxels)
 
 
-def test_the_dense_grid_is_described_once_and_latched(planner: Planner, grid_file: Path) -> None:
-    topic = topics.VOXEL_GRID_INFO.replace("~", planner.output)
-    heard = planner.graph.collect(String, topic, LATCHED)
-    assert planner.graph.until(lambda: bool(heard)), planner.node.log
-    info = json.loads(heard[0].data)
-    grid, _ = read_grid(grid_file)
-    assert info["shape"] == list(grid.shape)
-    # The first centre lies 2.1 m ahead, 3.1 m to the right and 1.5 m below the camera.
-    np.testing.assert_allclose(info["first_centre"], [3.1, 1.5, 2.1], atol=1e-9)
-
-
 def test_changes_are_checked_and_take_effect(planner: Planner) -> None:
     graph = planner.graph
     refused = graph.set_parameters(topics.NODE_NAME, obstacle_min_height=2.5)
@@ -179,16 +163,6 @@ def test_changes_are_checked_and_take_effect(planner: Planner) -> None:
     assert "no voxel lies 40.0 to 41.0 m above the ground" in planner.node.log
     obstacles_heard = planner.heard[topics.OBSTACLES]
     assert graph.until(lambda: obstacles_heard[-1].header.stamp == message.header.stamp)
-
-
-def test_a_planner_alone_keeps_the_node_at_work(start: Any) -> None:
-    vehicle = start(listen=False)
-    heard = vehicle.graph.collect(PointCloud2, topics.OBSTACLES.replace("~", vehicle.output))
-    image = messages.image_message(some_image(1), 0, FRAME)
-    vehicle.until_logged("no CameraInfo", lambda: vehicle.images.publish(image))
-    vehicle.send_camera(messages.camera_info_message(CAMERA, 0, FRAME), "ready for")
-
-    assert vehicle.graph.repeat(lambda: vehicle.images.publish(image), lambda: bool(heard)), vehicle.node.log
 
 
 @pytest.mark.parametrize(

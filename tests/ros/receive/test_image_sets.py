@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scene_completion_ros.ros.receive.image_sets import CAPACITY, ImageSets
+from scene_completion_ros.ros.receive.image_sets import ImageSets
 
 TOLERANCE_NS, TIMEOUT_S = 10, 1.0
 
@@ -53,16 +53,6 @@ def test_images_too_far_apart_do_not_meet(bench: Bench) -> None:
     assert bench.unused == ["left 100"]
 
 
-def test_a_camera_whose_images_come_late_meets_those_of_its_time(bench: Bench) -> None:
-    for stamp_ns in (100, 200, 300):
-        bench.add("left", stamp_ns)
-        bench.add("front", stamp_ns)
-    bench.add("right", 101)
-    bench.add("right", 299)
-    assert [items[0] for items, _ in bench.delivered] == ["left 100", "left 300"]
-    assert bench.unused == ["left 200", "front 200"]
-
-
 def test_a_missing_camera_is_waited_for_once(bench: Bench) -> None:
     bench.add("left", 100)
     bench.add("front", 100)
@@ -80,27 +70,3 @@ def test_a_missing_camera_is_waited_for_once(bench: Bench) -> None:
     assert len(bench.delivered) == 2  # it is there again, and waited for
     bench.add("right", 300)
     assert bench.delivered[2] == (["left 300", "front 300", "right 300"], [])
-
-
-def test_one_camera_alone_goes_on(bench: Bench) -> None:
-    for number in range(3):
-        bench.add("front", 100 * number)
-        bench.look(1.0 + number)
-    assert bench.delivered == [([f"front {stamp}"], ["left", "right"]) for stamp in (0, 100, 200)]
-
-
-def test_no_queue_grows_for_ever(bench: Bench) -> None:
-    for number in range(CAPACITY + 3):
-        bench.add("left", 100 * number)
-    assert len(bench.sets) == CAPACITY
-    assert bench.unused == ["left 0", "left 100", "left 200"]
-
-
-def test_time_begins_anew(bench: Bench) -> None:
-    for name in ("left", "front", "right"):
-        bench.add(name, 1000)
-    bench.add("left", 2000)
-    assert bench.sets.empty() == ["left 2000"]
-    for name in ("left", "front", "right"):
-        bench.add(name, 10)
-    assert bench.delivered[1] == (["left 10", "front 10", "right 10"], [])

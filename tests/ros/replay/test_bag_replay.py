@@ -16,7 +16,7 @@ from rclpy.serialization import serialize_message
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.result_context import STREET
 from scene_completion_ros.bags.writer import BagWriter
-from scene_completion_ros.errors import BagError, SceneCompletionError
+from scene_completion_ros.errors import BagError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.messages import processing_times
@@ -29,7 +29,6 @@ CAMERA = Camera(185.6, 185.6, 159.5, 44.75, 320, 96)
 FRAME = "front_optical"
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 100_000_000
-TICK_NS = 10_000_000  # of recording: 1/50 s at half the speed
 
 
 def rough_image(number: int) -> NDArray[np.uint8]:
@@ -192,12 +191,3 @@ def test_real_time_with_a_given_camera_and_compressed_images(
         recorded = written.messages([topics.default_name(topics.PROCESSING_TIME)])
         assert [processing_times(one.message) for one in recorded] == [result.stages_ms for result in results]
     assert all(result.image_rgb.shape == (CAMERA.height, CAMERA.width, 3) for result in results)
-
-
-def test_node_that_cannot_start_is_reported_with_its_log(tmp_path: Path) -> None:
-    write_bag(tmp_path / "drive", frames=1)
-    with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError, match="status 1") as caught:
-        replay_over_dds(
-            reader, "/front/image_raw", output_bag=tmp_path / "completed", node_parameters={"bundle": "/nowhere"}
-        )
-    assert "/nowhere" in str(caught.value)

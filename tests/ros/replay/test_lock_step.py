@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rclpy.serialization import serialize_message
 
-from scene_completion_ros.bags.reader import BagReader, ThinnedBagReader
+from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import Extrinsic
@@ -35,26 +35,6 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def kernels_in_the_cache(completer: Callable[..., Completer]) -> None:
     """Whoever compiles them rounds otherwise than whoever finds them compiled; no replay is to be the first."""
     completer(CAMERA)
-
-
-@pytest.mark.usefixtures("kernels_in_the_cache")
-def test_two_runs_over_a_real_recording_write_the_same(
-    tmp_path: Path, node_parameters: dict[str, object], shared_data: Path
-) -> None:
-    """JPEG images of 1226x370 pixels from a car; every third of ten."""
-    topic, every = "/camera_color_left/image_raw/compressed", 3
-    for run in ("first", "second"):
-        (tmp_path / run).mkdir()
-        with ThinnedBagReader(shared_data / "rosbag2" / "kitti04_stereo_lidar_10f", every) as reader:
-            sent = [one.stamp_ns for one in reader.messages([topic])]
-            statistics = replay_over_dds(
-                reader, topic, output_bag=tmp_path / run / "completed", node_parameters=node_parameters
-            )
-        assert (statistics.frames_in, statistics.frames_out, len(sent)) == (4, 4, 4)
-        with BagReader(tmp_path / run / "completed") as written:
-            assert [one.stamp_ns for one in written.messages(["/scene_completion/voxels"])] == sent
-        assert min(statistics.occupied) > 100
-    assert files_of(tmp_path / "first" / "completed") == files_of(tmp_path / "second" / "completed")
 
 
 ODOMETRY, STEP_M = "/replayed_odometry", 0.4

@@ -1,4 +1,4 @@
-"""Clusters, the class file, the label head and the contact sheets."""
+"""Clusters, the class file and the label head."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from sklearn.metrics import adjusted_rand_score
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.clustering.clusters import (
-    CLASS_COLOURS,
     colour_of,
     fit_clusters,
     fit_label_head,
     read_class_file,
     write_class_file,
 )
-from scene_completion_training.evaluation.survey import COLUMNS, TILE, contact_sheet, tile
 
 
 def _rays(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -44,16 +42,6 @@ def test_clusters_are_found_and_assigned_by_cosine() -> None:
 def test_fewer_points_than_clusters_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="3 points for 4 clusters"):
         fit_clusters(_rays(3)[0], 4)
-
-
-def test_clusters_of_one_name_are_one_class(tmp_path: Path) -> None:
-    file = tmp_path / "classes.json"
-    write_class_file(file, ["road", None, "car", "road"], [0.5, 0.2, 0.2, 0.1])
-    named = read_class_file(file, 4)
-    assert named.class_names == ("road", "cluster_01", "car")
-    assert named.class_of_cluster == (0, 1, 2, 0)
-    assert named.class_colours == (CLASS_COLOURS["road"], colour_of("cluster_01", 1), CLASS_COLOURS["car"])
-    assert named.classes(np.array([3, 1])).tolist() == [0, 1]
 
 
 def _set(**values: object) -> Callable[[dict[str, Any]], None]:
@@ -117,36 +105,3 @@ def test_two_classes_have_a_row_each() -> None:
 def test_a_label_head_needs_two_classes() -> None:
     with pytest.raises(ConfigurationError, match="1 of 3 classes"):
         fit_label_head(np.ones((50, 3)), np.zeros(50, np.int64), 3)
-
-
-def test_a_tile_shows_its_pixel_with_a_ring() -> None:
-    image = np.zeros((300, 500, 3), np.uint8)
-    image[148:153, 248:253] = (10, 200, 30)
-    middle = tile(image, (250.0, 150.0), (255, 0, 0))
-    assert middle.shape == (*TILE, 3)
-    assert middle[TILE[0] // 2, TILE[1] // 2].tolist() == [10, 200, 30]
-    ring = np.argwhere((middle == (255, 0, 0)).all(axis=-1))
-    assert np.linalg.norm(ring.mean(axis=0) - np.array(TILE) / 2) < 1.0
-    corner = tile(image, (0.0, 299.0), (255, 0, 0))  # the tile is moved, the ring is not
-    assert (corner[-12:, :12] == (255, 0, 0)).all(axis=-1).any()
-    assert tile(image[:50, :60], (30.0, 25.0), (255, 0, 0)).shape == (*TILE, 3)
-
-
-def test_a_contact_sheet_holds_its_tiles() -> None:
-    tiles = [np.full((*TILE, 3), 10 * number, np.uint8) for number in range(COLUMNS + 1)]
-    page = contact_sheet(tiles, "cluster 3: road", (200, 90, 200))
-    assert page.shape[0] > 2 * TILE[0] and page.shape[1] > COLUMNS * TILE[1]
-    assert page[5, -5].tolist() == [200, 90, 200]
-    for number in range(COLUMNS + 1):
-        assert (page == 10 * number).all(axis=-1).sum() >= TILE[0] * TILE[1] * 0.9
-    assert contact_sheet([], "nothing", (0, 0, 0)).ndim == 3
-
-
-def test_what_all_units_have_in_common_changes_no_label() -> None:
-    """Far from zero, as tokens lie, the fit comes to the same classes."""
-    generator = np.random.default_rng(3)
-    units = generator.normal(size=(1500, 5))
-    classes = np.argmax(units[:, :3], axis=1)
-    near, far = (fit_label_head(units + offset, classes, 3) for offset in (0.0, 40.0))
-    assert far.agreement > 0.97
-    assert np.array_equal(near.assign(units), far.assign(units + 40.0))

@@ -66,19 +66,6 @@ def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.Ca
     assert [(row["method"], row["frames"]) for row in content["scores"]["depth"]] == [("mean depth", 1)] * 2
 
 
-def test_depth_refuses_what_contradicts_itself(raw_drive: Path) -> None:
-    for options, message in (
-        ((raw_drive,), "nothing to score"),
-        ((raw_drive, "--controls"), "the mean depth of what"),
-        ((raw_drive, raw_drive, "--controls", "--prior", raw_drive.parent), "named twice"),
-        ((raw_drive, "--controls", "--prior", raw_drive), "is scored as well"),
-    ):
-        with pytest.raises(ConfigurationError, match=message):
-            run("geometry", "--depth", "--output", "y", "--data", *options)
-    with pytest.raises(SequenceError, match="no recording"):
-        run("geometry", "--depth", "--data", raw_drive.parent, "--bundle", DEFAULT_BUNDLE, "--output", "y")
-
-
 def test_depth_of_the_shipped_student(shared_data: Path, tmp_path: Path) -> None:
     frames = write_list(tmp_path / "list.txt", "04 0 l", "04 1 l")
     folder = shared_data / "kitti_windows" / "sequences" / "04"
@@ -116,13 +103,6 @@ def test_runs_make_the_sections_of_a_document_again(
         results.main(made)
 
 
-def test_every_run_of_the_list_can_be_started() -> None:
-    document, runs = results.read_runs(ROOT / "docs" / "results.yaml")
-    assert document.is_file() and len(runs) == 5
-    for name, options in runs.items():
-        assert results.parsed(name, f"{options} --output {name!r}").bundle
-
-
 # occupancy
 
 
@@ -143,21 +123,6 @@ def test_occupancy_of_a_town(
     nothing = street.save(tmp_path / "bare") and make_street(assets=()).save(tmp_path / "nothing")
     with pytest.raises(SequenceError, match="no frame has ground truth voxels or LiDAR"):
         run("geometry", "--data", nothing, "--controls", "--output", tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ((), "nothing to score on"),
-        (("--data", "town"), "nothing to score"),
-        (("--data", "town", "--controls", "--scans", 2), "at least 3"),
-        (("--data", "town", "--controls", "--prior", "town"), "is scored as well"),
-        (("--data", "town", "--controls"), "no such file or folder"),
-    ],
-)
-def test_occupancy_refuses_what_makes_no_sense(options: tuple, message: str, tmp_path: Path) -> None:
-    with pytest.raises(SceneCompletionError, match=message):
-        run("geometry", *options, "--output", tmp_path / "out")
 
 
 # semantics

@@ -59,22 +59,3 @@ def test_methods_are_probed_and_written(
     recalls = rows[-1]["class_accuracy"]
     assert {name for name, share in recalls.items() if share is not None} == {"car", "building"}
     assert "towns. Labels of the voxels" in (tmp_path / "out" / "results.md").read_text()
-
-
-def test_what_cannot_be_probed_is_said_first(
-    towns: tuple[Path, Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    train, test = map(str, towns)
-    places = [f"--cache={tmp_path}", f"--output={tmp_path / 'out'}"]
-    for options, said in (
-        (["--data", test], "nothing to probe"),
-        (["--data", test, train, "--inputs"], "is scored as well"),
-        (["--data", test, "--units", str(tmp_path / "none")], "no student.json in it"),
-        (["--data", test, "--inputs", "--every=0"], "every 0 frames"),
-        (["--data", test, "--method", "mine"], "mine has no checkpoint"),
-        (["--data", test, "--method", "mine", "nowhere.ckpt"], "no file nowhere.ckpt"),
-        (["--data", str(tmp_path / "none"), "--inputs"], "no such file or folder"),
-    ):
-        assert main(["evaluate", "features", "--train", train, *options, *places]) == 2
-        assert said in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

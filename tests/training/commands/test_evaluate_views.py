@@ -12,16 +12,10 @@ import pytest
 import torch
 
 from scene_completion_ros.cli import main
-from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import RigidTransform
-from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.evaluation.checkpoints import open_checkpoint
 from scene_completion_training.evaluation.novel_views import (
-    Figures,
-    ViewTally,
-    check_targets,
-    novel_views,
     render_view,
 )
 from scene_completion_training.networks.density_field import DensityField
@@ -77,33 +71,6 @@ def test_a_wall_is_seen_moved_by_its_disparity(tmp_path: Path) -> None:
     pose = torch.from_numpy(RigidTransform(np.eye(3), np.array([0.0, 0.0, 5.0])).matrix).float()
     ahead = render_view(seen, model, source, pose, 100)[0]
     torch.testing.assert_close(ahead[32], ((torch.arange(128.0) - 63.5) / 2.0 + 63.5) / 128.0, atol=4e-3, rtol=0.0)
-
-
-def test_means_are_those_of_views() -> None:
-    tally = ViewTally(None)
-    for target, values in (("stereo", {"psnr": 20.0}), ("stereo", {"psnr": 40.0}), ("5", {"psnr": 7.0}), ("5", {})):
-        tally.add(Figures(target, values))
-    rows = [{"target": "stereo", "frames": 2, "psnr": 30.0}, {"target": "5", "frames": 1, "psnr": 7.0}]
-    assert list(tally.rows()) == rows and tally.frames == 3
-
-
-def test_targets_of_frames(tmp_path: Path) -> None:
-    video = open_recording(layouts.realestate10k(tmp_path))
-    views = list(novel_views(video, [0, 3, 11], ["-3", "5"]))
-    assert [(view.index, view.target, view.seen) for view in views] == [
-        (0, "5", 5),
-        (3, "-3", 0),
-        (3, "5", 8),
-        (11, "-3", 8),
-    ]
-    with pytest.raises(SequenceError, match=r"no rectified stereo pair.*--targets, such as 5"):
-        list(novel_views(video, [0], ["stereo"]))
-    drive = open_recording(layouts.kitti_raw(tmp_path / "raw"))
-    (view,) = novel_views(drive, [2], ["stereo"])
-    assert (view.seen, view.camera) == (2, "image_03")
-    for target in ("0", "right", "+-3"):
-        with pytest.raises(ConfigurationError, match="is no view"):
-            check_targets([target])
 
 
 def test_stereo_of_kitti_raw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,15 +136,3 @@ def test_features_that_depend_on_the_place_alone_are_consistent(stage: str, tmp_
     (row,) = scores(tmp_path / "out", "--data", folder, *options)["scores"]["consistency"]
     assert row["shared"] < 0.9 and row["cosine"] < 0.9999  # unrelated pictures
     assert (row["same_class"] is None) == (stage == "feature_field")
-
-
-def test_half_of_the_resolution(tmp_path: Path) -> None:
-    """A training that saw images of half the size is scored at that size."""
-    half = {"half_resolution_steps": 1, "steps": 1}
-    file = save_checkpoint(
-        tmp_path / "run" / "checkpoints" / "last.ckpt", wall(9.0), "single_view", camera=SIZE, **half
-    )
-    (model,) = open_checkpoint(file)
-    assert model.camera == Camera(50.0, 50.0, 31.5, 15.5, 64, 32)
-    drive = open_recording(layouts.kitti_raw(tmp_path / "data"))
-    assert model.image(drive, 0, "image_02").shape == (3, 32, 64)

@@ -119,15 +119,6 @@ def test_clusters_are_named_on_other_frames(root: Path, checkpoints: dict[str, P
     assert direct.count(9) == direct.count(5) == 2  # buildings and walls, buses and trains
 
 
-def test_geometry_of_the_drive(root: Path, checkpoints: dict[str, Path]) -> None:
-    """The labels beside the drive are found, and count as voxels."""
-    found = evaluate(root, "--data", drive(root), "--checkpoint", checkpoints["feature_field"], protocol="geometry")
-    assert found is not None
-    assert {(row["frames"], row["range_m"]) for row in found["scores"]["voxels"]} == {
-        (2, 12.8), (2, 25.6), (2, 51.2),
-    }  # fmt: skip
-
-
 def test_what_is_refused(
     root: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import resource
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
-from tqdm import tqdm
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.rigs import stereo_pair
-from scene_completion_training import workers as workers_module
-from scene_completion_training.data import prepared
-from scene_completion_training.data.ground_plane import ground_roll
 from scene_completion_training.data.module import (
     DataSettings,
     SequencesData,
     SequenceSource,
     load_sequence,
-    matching,
 )
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.stereo import depth_deviation, stereo_depth
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings, misread
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, DepthView, FusionSettings, fuse_occupancy
-from scene_completion_training.viewpoint import STREET_CAMERA, Viewpoint
+from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
 
 PLAIN = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=2000)
@@ -51,30 +41,6 @@ def frames(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> l
         workers=1,
     )
     return [load_prepared(file) for file in files]
-
-
-def test_many_prepared_frames_take_neither_memory_nor_descriptors(tmp_path: Path) -> None:
-    values = np.zeros(1_000_000, np.uint8)
-    pose = {
-        f"{kind}_left": value for kind, value in (("camera", np.array([370.0, 370, 5, 5, 10, 10])), ("pose", np.eye(4)))
-    }
-    image, mask = np.zeros((10, 10, 3), np.uint8), np.ones((10, 10), np.uint8)
-    arrays = {**pose, "image_left": image, "mask_left": mask, "points": values, "target": values, "evidence": values}
-    safetensors.numpy.save_file(arrays, tmp_path / "frame.safetensors")
-    descriptors, resident = _descriptors(), _resident_bytes()
-    frames = [load_prepared(tmp_path / "frame.safetensors") for _ in range(200)]
-    assert _descriptors() == descriptors
-    assert _resident_bytes() - resident < 200 * 3_000_000 / 4
-    assert not frames[0].points.flags.writeable
-    assert all(frame.masks["left"].all() for frame in frames)
-
-
-def _descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_damaged_prepared_frames_are_named(synthetic_drive: Path, tmp_path: Path) -> None:
@@ -181,24 +147,6 @@ def test_preparation_is_cached(
     assert set(other).isdisjoint(again)
 
 
-def test_any_number_of_processes_prepares_the_same(
-    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prepared, "_FRAMES_A_PROCESS", 1)
-    started = []
-    pool = prepared.ProcessPoolExecutor
-    monkeypatch.setattr(
-        prepared, "ProcessPoolExecutor", lambda count, **named: started.append(count) or pool(count, **named)
-    )
-    sequence, settings = kitti_odometry(synthetic_drive), FusionSettings(free_samples=1000, views=2)
-    alone, together = (
-        prepare_sequence(sequence, tmp_path / str(workers), settings=settings, workers=workers) for workers in (1, 2)
-    )
-    assert started == [2]
-    assert [file.name for file in alone] == [file.name for file in together] and len(alone) == 4
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(alone, together, strict=True))
-
-
 def test_samples_depend_on_seed_and_number_alone(frames: list[PreparedFrame]) -> None:
     samples = ViewSamples([frames], ViewSettings(occupancy_points=500), seed=1, length=10)
     again = ViewSamples([frames], ViewSettings(occupancy_points=500), seed=1, length=10)
@@ -240,36 +188,6 @@ def test_views_hints_and_poses_belong_together(frames: list[PreparedFrame], mirr
     assert np.max(errors) < 0.08 and np.median(errors) < 0.05, errors
 
 
-def _tilted(frame: PreparedFrame, angle: float) -> PreparedFrame:
-    """The frame's voxels with the world turned about the optical axis: y grows with x by `angle`."""
-    turn = RigidTransform(np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, angle]))[0]), np.zeros(3))
-    points = np.round(np.asarray(turn.apply(frame.points * POINT_UNIT)) / POINT_UNIT).astype(np.int16)
-    return dataclasses.replace(frame, points=points)
-
-
-def test_a_mirrored_road_tilts_as_before(frames: list[PreparedFrame]) -> None:
-    """A camera that stands askew sees the road tilted; mirrored left to right it would be tilted the other way."""
-    level = np.degrees(ground_roll(frames, Viewpoint()))
-    assert abs(level) < 0.3
-    askew = [_tilted(frame, np.radians(2.0)) for frame in frames]
-    assert np.degrees(ground_roll(askew, Viewpoint())) == pytest.approx(level + 2.0, abs=0.3)
-    samples = ViewSamples([askew], dataclasses.replace(PLAIN, mirror=True), seed=0, length=1)
-    numbers = range(12)
-    mirrored = [samples._draw(number, np.random.default_rng((0, number))).mirror for number in numbers]
-    assert 0 < sum(mirrored) < len(mirrored)
-    for number in numbers:
-        sample = samples.occupancy(number)
-        points = np.round(sample["points"].numpy() / POINT_UNIT).astype(np.int16)
-        seen = dataclasses.replace(frames[0], points=points, target=(sample["target"].numpy() * 255).astype(np.uint8))
-        assert np.degrees(ground_roll([seen], Viewpoint())) == pytest.approx(2.0, abs=0.6), mirrored[number]
-    plain = samples.unmirrored()
-    for number in numbers:
-        draw, unmirrored = (s._draw(number, np.random.default_rng((0, number))) for s in (samples, plain))
-        assert not unmirrored.mirror
-        assert (draw.index, draw.side) == (unmirrored.index, unmirrored.side)
-        assert draw.mirror or np.allclose(draw.turn, unmirrored.turn)
-
-
 def test_covered_edges_repeat_the_last_row_that_is_shown_and_have_no_depth(frames: list[PreparedFrame]) -> None:
     settings = dataclasses.replace(PLAIN, covered=14)
     covered = [0, 0]
@@ -284,45 +202,6 @@ def test_covered_edges_repeat_the_last_row_that_is_shown_and_have_no_depth(frame
         assert torch.equal(found["hint"][first : last + 1], plain["hint"][first : last + 1])
         covered = [covered[0] + first, covered[1] + whole.shape[1] - 1 - last]
     assert min(covered) > 0
-
-
-def test_blind_images_keep_what_the_losses_ask_for(frames: list[PreparedFrame]) -> None:
-    settings = dataclasses.replace(PLAIN, blind=1.0)
-    spread = []
-    for number in range(24):
-        plain, found = (ViewSamples([frames], s, seed=3, length=24)[number] for s in (PLAIN, settings))
-        assert torch.equal(found["hint"], plain["hint"])
-        same = (found["image"] == plain["image"]).float().mean()
-        assert same < 0.75  # at most what half a cover leaves
-        spread.append(float(found["image"].std()))
-    assert min(spread) == 0.0 and max(spread) > 70.0  # black or white, and noise
-    some = ViewSamples([frames], dataclasses.replace(PLAIN, blind=0.3), seed=3, length=40)
-    plain_samples = ViewSamples([frames], PLAIN, seed=3, length=40)
-    blind = sum(not torch.equal(some[n]["image"], plain_samples[n]["image"]) for n in range(40))
-    assert 4 <= blind <= 20
-
-
-def test_without_views_to_render_a_sample_is_the_same(frames: list[PreparedFrame]) -> None:
-    settings = dataclasses.replace(PLAIN, colour_jitter=True, yaw=3.0)
-    whole, bare = (
-        ViewSamples([frames], settings, seed=5, length=3, encoder_views=2, rendered=rendered)[2]
-        for rendered in (True, False)
-    )
-    assert set(whole) - set(bare) == {"views", "masks", "encoder_from_view", "hints", "roles"}
-    for name, value in bare.items():
-        assert torch.equal(value, whole[name]), name
-
-
-def test_near_voxels_are_drawn_more_often(frames: list[PreparedFrame]) -> None:
-    """In proportion to 1/depth: the mean depth drawn is then the harmonic mean of the voxels' depths."""
-    settings = dataclasses.replace(PLAIN, occupancy_points=40_000)
-    sample = ViewSamples([frames[:1]], settings, seed=0, length=1).occupancy(0)
-    hit = sample["target"].numpy() > 0
-    depth = frames[0].points[:, 2] * POINT_UNIT
-    for drawn, group in ((hit, frames[0].target > 0), (~hit, frames[0].target == 0)):
-        share = np.maximum(depth[group], 4.0) ** -1.0
-        expected = np.sum(depth[group] * share) / np.sum(share)
-        assert sample["points"].numpy()[drawn, 2].mean() == pytest.approx(expected, rel=0.02)
 
 
 def test_a_misread_horizon_moves_voxels_along_their_rays(frames: list[PreparedFrame]) -> None:
@@ -344,33 +223,6 @@ def test_a_misread_horizon_moves_voxels_along_their_rays(frames: list[PreparedFr
         moved.append((1.0 / seen["points"][:, 2] - 1.0 / true["points"][:, 2]).median().item())
     height = read.viewpoint.height_above_ground
     assert np.std(moved) == pytest.approx(np.radians(0.25) / height, rel=0.3)
-
-
-def test_mean_depth_of_the_drive_is_its_ground_and_wall(frames: list[PreparedFrame]) -> None:
-    spec = PointCodeSpec()
-    mean = ViewSamples([frames], PLAIN, seed=0, length=1).mean_depth_code(spec)[0, 0].numpy()
-    assert mean.shape == (96, 320)
-    row, column = 85, 60
-    ground = CAMERA_HEIGHT * STREET_CAMERA.fy / (2 * row + 0.5 - STREET_CAMERA.cy)  # the centre of a 2×2 block
-    assert mean[row, column] == pytest.approx(spec.depth_code(np.array(ground)), abs=0.012)
-    wall = [spec.depth_code(np.array(WALL_AHEAD - 1.5 * index)) for index in range(4)]
-    assert mean[20, 100] == pytest.approx(np.mean(wall), abs=0.03)
-
-
-def test_wildcards_stand_for_all_that_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("towns/2/sequence", "towns/1/sequence", "towns/1/other"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "towns" / "2" / "report.json").write_text("{}")
-    plain = SequenceSource("somewhere", share=2.0)
-    found = matching(tmp_path, [plain, SequenceSource("towns/*/sequence", share=0.5)])
-    towns = [SequenceSource(str(tmp_path / f"towns/{n}/sequence"), share=0.5) for n in (1, 2)]
-    assert found == [plain, *towns]
-    assert matching(tmp_path, [SequenceSource("towns/2/*", share=0.5)]) == towns[1:]  # no report
-    assert matching(Path("/elsewhere"), [SequenceSource(f"{tmp_path}/towns/*/sequence", share=0.5)]) == towns
-    monkeypatch.chdir(tmp_path)
-    assert matching(Path("/"), [SequenceSource("./towns/?/other")])[0].folder == str(tmp_path / "towns/1/other")
-    with pytest.raises(SequenceError, match="nothing matches"):
-        matching(tmp_path, [SequenceSource("towns/*/bag")])
 
 
 def test_sequences_that_must_not_be_trained_on_are_refused(synthetic_drive: Path, tmp_path: Path) -> None:
@@ -444,40 +296,3 @@ def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
     assert 500 < (frame.target > 0).sum() <= 2000 and (frame.target == 0).sum() == 2000
     with pytest.raises(SequenceError, match="ground truth"):
         prepare_sequence(drive.sequence(()), tmp_path, exact=True)
-
-
-def test_a_cluster_prepares_frames_and_makes_images_small(
-    synthetic_drive: Path, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The files are those of this process; the drives are named by where they lie from here."""
-    monkeypatch.chdir(synthetic_drive.parent)
-    settings = DataSettings(
-        sources=[SequenceSource(f"./{synthetic_drive.name}")], fusion=FusionSettings(free_samples=5000, views=3)
-    )
-    for measured, pattern in ((True, "*.safetensors"), (False, "*.png")):
-        made = {}
-        for name, address in (("here", ""), ("cluster", cluster)):
-            cache = tmp_path / name / str(measured)
-            own = dataclasses.replace(settings, cache=str(cache), ray_address=address)
-            SequencesData(own, 1, 0, measured=measured).setup("fit")
-            made[name] = {file.name: file.read_bytes() for file in sorted(cache.rglob(pattern))}
-        assert made["here"] == made["cluster"] and len(made["here"]) == (4 if measured else 8)
-
-
-def test_a_bar_counts_prepared_frames(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one process and in two, and not those that were there before."""
-    bars: list[Any] = []
-
-    def bar(total: int, unit: str) -> Any:
-        bars.append(tqdm(total=total, unit=unit, file=io.StringIO()))
-        return bars[-1]
-
-    for module in (prepared, workers_module):
-        monkeypatch.setattr(module, "progress_bar", bar)
-    monkeypatch.setattr(prepared, "_FRAMES_A_PROCESS", 1)
-    sequence, settings = kitti_odometry(synthetic_drive), FusionSettings(free_samples=1000, views=3)
-    for workers in (1, 2):
-        files = prepare_sequence(sequence, tmp_path / str(workers), settings=settings, workers=workers)
-    files[2].unlink()
-    prepare_sequence(sequence, tmp_path / "2", settings=settings, workers=2)
-    assert [(bar.n, bar.total, bar.unit) for bar in bars] == [(4, 4, "frame"), (4, 4, "frame"), (1, 1, "frame")]

@@ -16,8 +16,6 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data import motion_stereo
 from scene_completion_training.data.drawn_views import (
-    canonical_depth,
-    canonical_image,
     metres_travelled,
     nearest_along,
     unused_frame,
@@ -112,17 +110,6 @@ def test_far_views_stand_further_along(frames: list[PreparedFrame]) -> None:
     assert sample["hints"][4].abs().max() == 0 and sample["hints"][6].max() > 0
 
 
-def test_each_camera_renders_one_of_its_frames_and_supplies_the_other(frames: list[PreparedFrame]) -> None:
-    samples = ViewSamples([frames], dataclasses.replace(SETTINGS, far_views=True), seed=0, length=40)
-    halves = []
-    for number in range(10):
-        roles = samples[number]["roles"].tolist()
-        assert sorted(roles) == list(range(8))
-        assert [role // 2 for role in roles] == [0, 1, 2, 3, 0, 1, 2, 3]
-        halves.append(tuple(roles))
-    assert len(set(halves)) > 3
-
-
 def _encoder_names(settings: ViewSettings, frames: list[PreparedFrame], number: int) -> list[tuple[int, str]]:
     """What a sample of three encoder views takes for the second and third, remembered while it is made."""
     seen: list[list[tuple[int, str]]] = []
@@ -152,31 +139,6 @@ def test_encoder_views_stand_as_far_along_as_asked_for(frames: list[PreparedFram
     assert travelled.tolist() == [0.0, 1.0, 3.0, 6.0]
     assert [nearest_along(travelled, 1, metres) for metres in (0.4, 2.2, -3, 9)] == [1, 2, 0, 3]
     assert unused_frame(frames, 1, "left", [(1, "left")]) == (2, "left")  # of two as near, the one further along
-
-
-def test_encoder_views_come_with_their_poses_and_the_same_colours(frames: list[PreparedFrame]) -> None:
-    settings = dataclasses.replace(SETTINGS, yaw=4.0)
-    sample = ViewSamples([frames], settings, seed=0, length=9, encoder_views=3)[2]
-    assert sample["encoder_images"].shape == (3, 3, 192, 640)
-    assert torch.equal(sample["encoder_images"][0], sample["image"])
-    assert torch.equal(sample["encoder_poses"][0], torch.eye(4))
-    names = _encoder_names(settings, frames, 2)
-    draw = ViewSamples([frames], settings, seed=0, length=9)._draw(2, np.random.default_rng((0, 2)))
-    for k, (index, camera) in enumerate(names, start=1):
-        expected = canonical_image(frames[index].images[camera], frames[index].cameras[camera], STREET_CAMERA)
-        np.testing.assert_allclose(sample["encoder_images"][k].permute(1, 2, 0), expected, atol=1e-3)
-        pose = (draw.encoder_from_world @ frames[index].world_from_camera[camera]).matrix
-        np.testing.assert_allclose(sample["encoder_poses"][k], pose, atol=1e-6)
-        hint = canonical_depth(frames[index].depths[camera], frames[index].cameras[camera], STREET_CAMERA)
-        np.testing.assert_array_equal(sample["encoder_hints"][k], hint)
-    jitter = dataclasses.replace(settings, colour_jitter=True)
-    shaken = ViewSamples([frames], jitter, seed=0, length=9, encoder_views=3)
-    for number in range(4):
-        sample = shaken[number]
-        plain = ViewSamples([frames], settings, seed=0, length=9, encoder_views=3)[number]
-        change = (sample["encoder_images"] - plain["encoder_images"]).mean(dim=(2, 3))
-        assert change[0].abs().max() > 1.0
-        torch.testing.assert_close(change[1], change[0], atol=12.0, rtol=0)  # the same shift of colours, other content
 
 
 def test_the_motion_of_one_camera_says_depth_and_voxels(
@@ -216,31 +178,6 @@ def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path
         shown = short[number]["masks"].flatten(1).any(dim=1)
         assert shown.sum() == 4 and shown[:4].all()  # four frames give four views; those that come again show nothing
     assert torch.isfinite(samples.mean_depth_code(PointCodeSpec())).all()
-
-
-def test_masks_follow_their_images(synthetic_drive: Path, tmp_path: Path) -> None:
-    """A bonnet across the lower quarter of the left image: no depth, no colours, wherever that image goes."""
-    sequence = _with_fisheye(synthetic_drive)
-    camera = sequence.cameras["image_2"]
-    bonnet = np.zeros((camera.height, camera.width), np.bool_)
-    bonnet[3 * camera.height // 4 :] = True
-    sequence.frames = [
-        dataclasses.replace(frame, assets={**frame.assets, "ego_image_2": lambda: bonnet}) for frame in sequence.frames
-    ]
-    frames = [load_prepared(f) for f in prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)]
-    left = frames[0].mask("left")
-    assert 0.2 < 1.0 - left.mean() < 0.3 and not left[-1].any() and left[0].all()
-    assert frames[0].depths["left"][~left].max() == 0 and frames[0].depths["left"][left].max() > 0
-    assert frames[0].mask("right").all() and frames[0].masks["aside_fisheye"].any()
-    samples = ViewSamples([frames], dataclasses.replace(SETTINGS, far_views=True), seed=0, length=9)
-    for number in range(4):
-        draw = samples._draw(number, np.random.default_rng((0, number)))
-        sample = samples[number]
-        left = [draw.side == "left"] * 2 + [draw.side == "right"] * 2
-        for masked, mask, hint in zip(left, sample["masks"][:4], sample["hints"][:4], strict=True):
-            assert bool(mask[180, 320]) is not masked
-            assert bool(mask[60, 320])
-            assert (hint[180] > 0).any() == (not masked)
 
 
 def test_processes_share_the_batches_between_them() -> None:

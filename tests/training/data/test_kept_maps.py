@@ -36,13 +36,6 @@ def test_each_sample_is_computed_once(tmp_path: Path) -> None:
     assert maker.calls == 2 and copy.deepcopy(again) is again
 
 
-def test_maps_of_something_else_are_forgotten(tmp_path: Path) -> None:
-    maker, numbers = Maker(), torch.tensor([0, 1])
-    KeptMaps(tmp_path / "maps", 2, "weights of yesterday").get(numbers, lambda: [torch.zeros(2, 5)])
-    found = KeptMaps(tmp_path / "maps", 2, "weights of today").get(numbers, lambda: maker.of(numbers))
-    assert maker.calls == 1 and [tuple(maps.shape) for maps in found] == [(2, 3), (2, 2, 2)]
-
-
 def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

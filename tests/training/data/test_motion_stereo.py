@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
@@ -14,12 +13,11 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation
 from scene_completion_ros.geometry.depth_images import depth_at_rays
-from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.data import motion_stereo
-from scene_completion_training.data.motion_stereo import MotionStereo, depth_meter, epipolar_refined, told_depths
+from scene_completion_training.data.motion_stereo import MotionStereo, epipolar_refined
 from scene_completion_training.data.stereo import MeasuredDepth
-from tests.training.synthetic_scene import BASELINE, CENTRE, FOCAL, HEIGHT, WIDTH, ray_cast
+from tests.training.synthetic_scene import CENTRE, FOCAL, HEIGHT, WIDTH, ray_cast
 
 Place: TypeAlias = tuple[float, float, float]
 CAMERA = Camera(FOCAL, FOCAL, *CENTRE, WIDTH, HEIGHT)
@@ -112,23 +110,6 @@ def test_a_camera_that_stands_measures_nothing() -> None:
     assert not meter(FRAME).depth.any()
 
 
-def test_neighbours_that_know_nothing_confirm_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    meter = MotionStereo(drive(AHEAD), "front", REACH)
-    inverse, error = meter._swept(FRAME)
-    assert np.isfinite(error).mean() > 0.6
-    unknown = (inverse, np.full_like(error, np.inf))
-    monkeypatch.setattr(meter, "_swept", lambda index: (inverse, error) if index == FRAME else unknown)
-    assert not meter(FRAME).depth.any()
-
-
-def test_neighbours_are_some_way_off_on_both_sides() -> None:
-    meter = MotionStereo(drive([(0.0, 0.0, 0.5 * number) for number in range(12)]), "front", REACH)
-    assert meter.neighbours(5) == ([0, 2], [8, 10])
-    assert meter.neighbours(0) == ([], [3, 5])
-    far = MotionStereo(drive([(0.0, 0.0, 7.0 * number) for number in range(3)]), "front", REACH)
-    assert far.neighbours(1) == ([], [])
-
-
 def test_images_correct_what_odometry_does_not_know() -> None:
     """A robot's pitch: half a degree of it would be three pixels."""
     grey = [cv2.cvtColor(ray_cast(np.array(AHEAD[number]))[0], cv2.COLOR_RGB2GRAY) for number in (0, 1)]
@@ -153,12 +134,3 @@ def test_the_kernel_counts_as_its_readable_twin() -> None:
     expected = (signs != motion_stereo._signs(second)).sum(axis=0)
     np.testing.assert_array_equal(differ, 3 + expected * shown)
     np.testing.assert_array_equal(seen, 1 + shown)
-
-
-def test_a_drive_is_measured_by_its_pair_where_it_has_one(synthetic_drive: object) -> None:
-    pair, alone = (kitti_odometry(synthetic_drive, cameras=names) for names in (None, ["image_2"]))  # type: ignore[arg-type]
-    alone = dataclasses.replace(alone, name="alone")
-    assert told_depths([pair, alone], REACH) == {pair.name: "stereo pair", "alone": "motion stereo"}
-    measured = depth_meter(pair, REACH)(1)
-    assert measured.camera == pair.cameras["image_2"]
-    np.testing.assert_allclose(measured.deviation, 0.3 * measured.depth**2 / (FOCAL * BASELINE), rtol=1e-4)

@@ -72,19 +72,6 @@ def test_a_wide_lens_is_capped_and_its_pixels_are_not_made_up() -> None:
     assert most.width * most.height == pytest.approx(640 * 192, rel=0.1) and not most.width % 64 + most.height % 64
 
 
-def test_the_narrowest_recording_fills_the_camera_and_given_sizes_stay() -> None:
-    known = {"dataset": "KITTI"}
-    recordings = [drive(KITTI, provenance=known), drive(FISHEYE, provenance=known)]
-    viewpoint, said = viewpoint_of(AUTO, VolumeSettings(near=2.0), recordings)
-    assert math.degrees(viewpoint.camera.horizontal_fov) == pytest.approx(math.degrees(KITTI.horizontal_fov), abs=0.1)
-    assert "81° to 120°" in said[1] and "the narrowest is taken" in said[1]
-    assert viewpoint.volume.near == 2.0
-    sized = dataclasses.replace(AUTO, width=320, height=64)
-    camera = viewpoint_of(sized, VolumeSettings(), recordings)[0].camera
-    assert (camera.width, camera.height) == (320, 64)
-    assert camera.fx == pytest.approx(320 / viewpoint.camera.width * viewpoint.camera.fx)
-
-
 def test_the_ground_says_how_high_the_camera_stands() -> None:
     generator = np.random.default_rng(0)
     ground = generator.uniform((1.0, -5.0, -0.01), (20.0, 5.0, 0.01), (3000, 3)).astype(np.float32)
@@ -97,12 +84,3 @@ def test_the_ground_says_how_high_the_camera_stands() -> None:
     assert recorded_height([stereo]) == (pytest.approx(CAMERA_HEIGHT, rel=0.04), "ground seen by stereo")
     with pytest.raises(ConfigurationError, match=r"cameras 1\.\d+ to 1\.6\d m above the ground"):
         recorded_height([lidar, stereo])
-
-
-def test_a_height_that_nobody_knows_is_asked_for() -> None:
-    with pytest.raises(ConfigurationError, match="do not say how high.*height_above_ground: METRES"):
-        viewpoint_of(AUTO, VolumeSettings(), [drive(KITTI)])
-    given = dataclasses.replace(AUTO, height_above_ground=0.9)
-    assert viewpoint_of(given, VolumeSettings(), [drive(KITTI)])[0].volume.voxel_size == 0.1
-    with pytest.raises(ConfigurationError, match="both fx = 300.0 and a field of view"):
-        viewpoint_of(dataclasses.replace(given, fx=300.0), VolumeSettings(), [drive(KITTI)])

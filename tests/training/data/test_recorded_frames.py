@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import pickle
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from scene_completion_ros.errors import ImageError, SequenceError
 from scene_completion_ros.geometry import virtual_pinhole
 from scene_completion_ros.sequences.opening import open_recording
-from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.prepared import DOWNWARD
 from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
@@ -60,25 +58,6 @@ def test_an_image_is_the_recorded_one_and_made_small_once(drive: Path, tmp_path:
     (resized.folder / f"{sequence.frames[0].stamp_ns}-left.png").write_bytes(b"")
     with pytest.raises(SequenceError, match="-left.png: damaged.*Delete it"):
         _ = RecordedFrames(sequence, VIEWPOINT, tmp_path)[0].images["left"]
-
-
-def test_a_full_disk_leaves_nothing_half_made(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = RecordedFrames(open_recording(drive), VIEWPOINT, tmp_path)
-    write = Path.write_bytes
-
-    def full(self: Path, data: bytes) -> int:
-        if len(list(self.parent.glob("*.png"))) == 2:
-            write(self, data[:100])
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(self, data)
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(SequenceError, match=r"No space left on device.*Make room"):
-        frames.resize(np.ones(len(frames), np.bool_), workers=1)
-    assert frames.folder is not None and len(list(frames.folder.iterdir())) == 2
-    monkeypatch.undo()
-    assert frames.resize(np.ones(len(frames), np.bool_), workers=1) == len(frames)
-    assert len(list(frames.folder.iterdir())) == 4 * len(frames)
 
 
 def samples(
@@ -129,25 +108,6 @@ def test_classes_lie_where_the_image_shows_them(drive: Path, tmp_path: Path) -> 
         frames[5].class_images["aside_image_02"]
 
 
-def test_cameras_that_look_aside_may_be_what_is_encoded(drive: Path) -> None:
-    frames = RecordedFrames(open_recording(drive), VIEWPOINT)
-    views = ViewSettings(**{**vars(PUBLISHED), "aside": 0.5})
-    drawn = ViewSamples(
-        [frames], views, seed=0, length=40, listed=[(0, 4, "left")], viewpoint=VIEWPOINT, rendered=False
-    )
-    pictures = {name: torch.from_numpy(image).permute(2, 0, 1).float() for name, image in frames[4].images.items()}
-    seen = [next(n for n, p in pictures.items() if torch.equal(p, drawn[k]["image"])) for k in range(40)]
-    assert 10 < seen.count("left") < 30 and set(seen) == {"left", "aside_image_02"}  # both fisheyes show the same here
-
-
-def test_far_frames_are_drawn_from_all_offsets(drive: Path) -> None:
-    views = ViewSettings(**{**vars(PUBLISHED), "far_frames": (3, 6)})
-    drawn = samples(drive, [(0, 2, "left")], views)
-    poses = [drawn[number]["encoder_from_view"] for number in range(24)]
-    offsets = {round(float(torch.linalg.norm(pose[4, :3, 3] - pose[0, :3, 3]))) for pose in poses}
-    assert len(offsets) == 4
-
-
 def test_listed_frames_come_once_an_epoch_in_another_order(drive: Path) -> None:
     listed = [(0, index, side) for index in (1, 5, 9) for side in ("left", "right")]
     drawn = samples(drive, listed)
@@ -174,24 +134,6 @@ def test_a_teacher_encodes_others_of_the_views_ahead(drive: Path) -> None:
         assert chosen[0] == 0 and len(set(chosen)) == 3 and set(chosen) <= {0, 1, 2, 3}
         seen.add(tuple(chosen))
     assert len(seen) == 6
-
-
-def test_only_what_the_samples_look_at_is_made_small(drive: Path, tmp_path: Path) -> None:
-    split = layouts.write_split(tmp_path / "train.txt", [f"{layouts.DRIVE} 3 l", f"{layouts.DRIVE} 24 r"])
-    settings = DataSettings(
-        root=str(drive.parent.parent),
-        sources=[SequenceSource("data_2d_raw/*")],
-        frames=str(split),
-        cache=str(tmp_path / "resized"),
-        views=PUBLISHED,
-    )
-    data = SequencesData(settings, 1, 0, measured=False, viewpoint=VIEWPOINT)
-    data.setup("fit")
-    stamps = {path.name.split("-")[0] for path in (tmp_path / "resized").rglob("*.png")}
-    sequence = open_recording(drive)
-    wanted = {3, 4, 13, 14, len(POSED) - 2, len(POSED) - 1}  # frame 24 is index 23: 6 has no pose
-    assert stamps == {str(sequence.frames[index].stamp_ns) for index in wanted}
-    assert data.listed["training"] == [(0, 3, "left"), (0, 23, "right")]
 
 
 def test_flipped_features_belong_to_the_same_places() -> None:

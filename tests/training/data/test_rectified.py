@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.data.prepared import prepare_sequence
 from scene_completion_training.data.rectified import has_lens, rectified_sequence
-from scene_completion_training.viewpoint import CameraSettings, Viewpoint
+from scene_completion_training.viewpoint import CameraSettings
 from tests.training.data.test_recorded_camera import FISHEYE, drive
 
 
@@ -37,17 +34,6 @@ def test_a_lens_is_looked_through_by_a_pinhole() -> None:
         assert covered[v, u] and ego[v, u] == (depth[v, u] > 200.0)
     assert not covered.all() and depth[~covered].max() == 0.0  # wider than the lens
     assert rectified_sequence(seen, ["front"], canonical) is seen
-
-
-def test_frames_are_kept_under_the_lens_that_they_were_prepared_with(tmp_path: Path) -> None:
-    lenses = [dataclasses.replace(FISHEYE, distortion=(k, 0.0, 0.0, 0.0)) for k in (0.01, 0.02)]
-    canonical = Viewpoint(CameraSettings(width=384, height=192, field_of_view=100.0).camera(), 1.65)
-    folders = set()
-    for lens in lenses:
-        recorded = drive(lens, images={"front": lambda: np.zeros((240, 320, 3), np.uint8)})
-        (file, *_) = prepare_sequence(recorded, tmp_path, viewpoint=canonical)
-        folders.add(file.parent)
-    assert len(folders) == 2
 
 
 def test_a_view_that_no_pinhole_has_is_refused() -> None:

@@ -133,19 +133,6 @@ class PaintedWall:
         return SemanticObservation(density, codes, units=codes)
 
 
-class PaintedScene:
-    """Knows the wall, of which everything right of x = 1 m is a building, and has two numbers of its place as codes."""
-
-    name = "painted scene"
-
-    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
-        def codes(points: np.ndarray) -> np.ndarray:
-            angle = np.where(points[:, 0] < 1.0, 0.3, 1.2) + 0.05 * np.sin(50.0 * points[:, 1])
-            return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
-
-        return SemanticObservation(Observation(CAMERA, lambda points: 20.0 * in_wall(points).astype(np.float32)), codes)
-
-
 def true_voxels(street: PosedSequence) -> VoxelTruth:
     """Those of its first frame."""
     truth = voxel_truth(street, 0)

@@ -21,30 +21,11 @@ from scene_completion_training.evaluation.checkpoints import (
     published_views,
     views_along,
 )
-from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import CAMERA
 from tests.training.saved_checkpoint import save_checkpoint
-
-
-def test_single_view_checkpoint(street: PosedSequence, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    trained = DensityField(STREET_CAMERA).eval()
-    file = save_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", trained, "single_view")
-    (model,) = open_checkpoint(file)
-    assert model.name == "run"
-    points = np.random.default_rng(0).uniform([-8, -2, 3], [8, 2, 40], (100, 3)).astype(np.float32)
-    density = model.observe(street, 0).density(points)
-    image = Resampler(CAMERA, STREET_CAMERA)(street.image(0, "camera_left"))
-    with torch.no_grad():
-        seen = trained.observe(torch.from_numpy(image).permute(2, 0, 1)[None].float())
-        expected = seen.density(torch.from_numpy(points)[None])[0]
-    np.testing.assert_allclose(density, expected.numpy(), rtol=1e-4, atol=1e-6)
-    assert model.observe(street, 0).density(points[:0]).shape == (0,)
-    with pytest.raises(ConfigurationError, match="encodes 1 or mono"):
-        open_checkpoint(file, ["1", "2"])
 
 
 def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, tmp_path: Path) -> None:

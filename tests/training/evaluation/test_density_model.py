@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     VOXEL_EDGE,
     Observation,
-    RememberedDensity,
     calibrated_cutoffs,
-    over_voxel_edge,
 )
-from tests.training.evaluation.one_wall import CAMERA, in_wall, make_street
+from tests.training.evaluation.one_wall import CAMERA
 
 
 def test_depth_is_along_the_optical_axis() -> None:
@@ -54,48 +49,3 @@ def test_calibrated_rule_is_the_threshold_on_the_probability() -> None:
         [False, False, True, True],
     ]
     assert calibrated_cutoffs(Calibration("piecewise_linear", (0.0, 1.0), (0.0, 0.3)), 0.4)["calibrated"] == math.inf
-
-
-class CountedDensity:
-    """Knows the wall, and counts the frames and points that it was asked about."""
-
-    name = "counted"
-    cutoffs: Mapping[str, float] = MappingProxyType({"σ > 0.5": 0.5})
-    calibration: Calibration = IDENTITY
-
-    def __init__(self) -> None:
-        self.looked: list[int] = []
-        self.asked: list[int] = []
-
-    def observe(self, sequence: PosedSequence, index: int) -> Observation:
-        self.looked.append(index)
-
-        def density(points: np.ndarray) -> np.ndarray:
-            self.asked.append(len(points))
-            return in_wall(points).astype(np.float32) + index
-
-        return Observation(CAMERA, density)
-
-
-def test_a_shared_density_looks_once_a_frame(street: PosedSequence) -> None:
-    counted = CountedDensity()
-    shared = RememberedDensity(counted)
-    points, other = np.zeros((3, 3), np.float32), np.ones((4, 3), np.float32)
-    first = shared.observe(street, 0).density(points)
-    first += 7.0  # what a caller does to it is not remembered
-    assert shared.observe(street, 0).density(points.copy()).tolist() == [0.0, 0.0, 0.0]
-    assert (counted.looked, counted.asked) == ([0], [3])
-    assert len(shared.observe(street, 0).density(other)) == 4
-    assert shared.observe(street, 1).density(points).tolist() == [1.0, 1.0, 1.0]
-    assert shared.observe(make_street(), 1).density(points).tolist() == [1.0, 1.0, 1.0]
-    assert (counted.looked, counted.asked) == ([0, 1, 1], [3, 4, 3, 3])
-
-
-def test_a_calibration_over_small_voxels_says_the_same_over_the_usual_ones() -> None:
-    """Of a density, whatever the edge that its opacity is taken over."""
-    fine = Calibration("piecewise_linear", (0.0, 0.05, 0.2, 0.6, 1.0), (0.0, 0.1, 0.5, 0.9, 1.0))
-    usual = over_voxel_edge(fine, 0.05)
-    knots = -np.log1p(-np.array(fine.alpha[1:-1])) / 0.05  # densities per metre
-    over = -np.expm1(-knots * 0.2).astype(np.float32)
-    np.testing.assert_allclose(usual.apply(over), fine.probability[1:-1], atol=1e-5)
-    assert over_voxel_edge(fine, 0.2) is fine and over_voxel_edge(IDENTITY, 0.05) is IDENTITY

@@ -10,7 +10,6 @@ import pytest
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.inference.render import inverse_distance_samples
-from scene_completion_ros.sequences.opening import lidar_depth, open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit
 from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, rays_to_depth
@@ -62,23 +61,6 @@ def test_head_and_weights_are_stretched_alike(tmp_path: Path) -> None:
     np.testing.assert_allclose(changed["density_layer.weight"][0], stretched.density_weight, rtol=2e-3, atol=1e-4)
     np.testing.assert_allclose(changed["density_layer.bias"], stretched.density_bias, rtol=2e-3, atol=1e-3)
     np.testing.assert_array_equal(changed["encoder.some"], weights["encoder.some"])
-
-
-def test_logits_are_those_of_the_rendered_depth(shared_data: Path, tmp_path: Path) -> None:
-    model = DeployedModel(make_small_bundle(tmp_path), threads=1)
-    window = open_recording(shared_data / "kitti_windows" / "sequences" / "04")
-    truth = lidar_depth(window, 0)
-    assert truth is not None
-    (rays,) = rays_to_depth(model, window, [(0, truth)])
-    row, column = np.nonzero(truth)
-    # The z-depth of a pixel comes from its own ray: look one up by its true depth, which few share.
-    number = int(np.argmin([np.sum(truth == value) for value in rays.truth[:50]]))
-    here = np.flatnonzero(truth[row, column] == np.float32(rays.truth[number]))[0]
-    pixel = np.array([[column[here], row[here]]], dtype=np.float64)
-    expected = model.observe(window, 0).depth(pixel)[0]
-    density = density_of_logit(rays.logits[number : number + 1])
-    rendered = composite(density, rays.distances).distance[0] / rays.length[number]
-    assert rendered == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_drive_whose_depth_misses_the_image_is_refused(street: PosedSequence, tmp_path: Path) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.depth import DEPTH
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.sequences.frame_lists import ListedFrame
@@ -31,11 +29,10 @@ from scene_completion_training.evaluation.depth_evaluation import (
     RIGHT_ONLY,
     LeftOutFrame,
     Selection,
-    frame_indices,
     left_out_table,
     select_frames,
 )
-from scene_completion_training.evaluation.geometry import Density, MeanDepthModel, counted_depth, depth_frames
+from scene_completion_training.evaluation.geometry import Density, counted_depth, depth_frames
 from tests.sequences import test_kitti_raw
 
 DRIVE = "2011_09_26_drive_0001_sync"
@@ -131,40 +128,3 @@ def test_frame_list_is_respected_and_what_is_missing_is_named(raw_drive: Path) -
         LeftOutFrame(RIGHT_ONLY, DRIVE, 1),
     }
     assert f"| {NO_FRAME} | {DRIVE} | 1 | 9 |" in left_out_table(left_out)
-
-
-def test_numbers_are_those_of_the_image_files(raw_drive: Path) -> None:
-    """Listed frames keep their number where images before them are missing, and the frames between them stay in."""
-    for camera in ("image_02", "image_03"):
-        (raw_drive / camera / "data" / "0000000000.png").unlink()
-    sequence = open_recording(raw_drive)
-    assert frame_indices(sequence) == {1: 0, 2: 1, 3: 2, 4: 3}
-    selections, _ = select_frames([sequence], listed((LISTED, 3, "l")))
-    assert selections[0].numbers == {2: 3} and len(selections[0].sequence) == 4
-
-
-@pytest.mark.parametrize(
-    ("frames", "message"),
-    [
-        (
-            [(LISTED, 9, "l"), (LISTED, 1, "r")],
-            r"none of 2 frames.*right camera alone: 1; not in the drive: 1.*unpacked",
-        ),
-        ([(OTHER, 1, "l")], r"none of 1 frames.*drive not given: 1.*another frame list"),
-    ],
-)
-def test_nothing_left_is_an_error(raw_drive: Path, frames: list[tuple[str, int, str]], message: str) -> None:
-    with pytest.raises(SequenceError, match=message):
-        select_frames([open_recording(raw_drive)], listed(*frames))
-
-
-def test_mean_depth_is_that_of_the_other_drive(raw_drive: Path) -> None:
-    for frame in range(4):
-        write_scan(raw_drive, frame, [10.0 + frame])  # mean 11.5, all in one pixel
-    sequence = open_recording(raw_drive)
-    selections, _ = select_frames([sequence], listed((LISTED, 0, "l"), (LISTED, 2, "l")))
-    row = depth_row(selections, MeanDepthModel([sequence]))
-    assert row["method"] == "mean depth"
-    assert row["abs_rel"] == pytest.approx(np.mean([1.5 / 10.0, 0.5 / 12.0]), rel=1e-4)
-    with pytest.raises(SequenceError, match="no LiDAR in the image"):
-        MeanDepthModel([replace(sequence, frames=sequence.frames[4:])])

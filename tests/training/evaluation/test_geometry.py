@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from scene_completion_training.evaluation.geometry import (
     voxel_places,
 )
 from tests import official_layouts as layouts
-from tests.training.evaluation.one_wall import CAMERA, GRID, Wall, make_street, true_voxels
+from tests.training.evaluation.one_wall import CAMERA, GRID, Wall, true_voxels
 
 
 def rows(metric: Metric, models: list[Any], frames: list[Frame]) -> list[dict[str, Any]]:
@@ -81,19 +80,6 @@ def test_calibration_is_fitted_to_what_densities_mean(street: PosedSequence) -> 
     assert errors[BEFORE] == pytest.approx(1 / 3 - 0.01, abs=0.01)  # mean n² and mean α
     assert errors[AFTER] < 0.02
     assert [row["stated"] for row in rows(CALIBRATION, [Dense()], [frame])] == [BEFORE]
-
-
-def test_frames_that_have_all_scans_ahead(street: PosedSequence) -> None:
-    assert list(ScoredFrames(scans=4, every=2).scanned(street)) == [0, 2, 4, 6]  # frame 6 has scans 6..9
-    assert list(ScoredFrames(scans=20, every=2).scanned(street)) == [0]
-    assert list(ScoredFrames(scans=4).scanned(replace(street, rig_from_sensor={}))) == []
-    frames = list(ScoredFrames(scans=4, every=3).of(street))
-    assert [(frame.index, frame.truth.voxels is not None, len(frame.slabs)) for frame in frames] == [
-        (0, True, 3),
-        (3, False, 3),
-        (6, False, 3),
-    ]
-    assert not list(ScoredFrames().of(make_street(assets=())))
 
 
 @pytest.mark.parametrize("images", [range(13), (0, 5, 10), (0, 2, 5, 9, 10)])

@@ -22,7 +22,6 @@ from scene_completion_training.evaluation.lidar_evaluation import (
     LIDAR_OCCUPANCY,
     camera_pitch,
     level_scans,
-    shown_by_depth,
     slabs_of,
 )
 from tests.training.evaluation.one_wall import CAMERA, FRAMES, Wall, make_street, shadowed
@@ -44,13 +43,6 @@ def test_scans_of_the_following_frames_in_the_level_frame(street: PosedSequence)
 def test_camera_pitch_is_known_of_kitti_360_only(street: PosedSequence) -> None:
     assert camera_pitch(street) == 0.0
     assert camera_pitch(replace(street, provenance={"dataset": "KITTI-360"})) == pytest.approx(math.radians(5.0))
-
-
-def test_points_in_front_of_the_rendered_depth(street: PosedSequence) -> None:
-    observation = Wall().observe(street, 0)
-    # In front of the wall, behind it, beside it; and beside the image, where the pixel of the border decides: free.
-    points = np.array([[0.0, 0.3, 9.0], [0.0, 0.3, 13.0], [-3.0, 0.3, 13.0], [-30.0, 0.3, 13.0]])
-    assert shown_by_depth(points, observation).tolist() == [True, False, True, True]
 
 
 def lidar_rows(street: PosedSequence, models: Sequence[DensityModel]) -> dict[tuple[str, str], dict[str, Any]]:

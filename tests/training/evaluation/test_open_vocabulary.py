@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import yaml
 
-from scene_completion_ros.errors import ConfigurationError, VocabularyError
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, SEMANTIC_KITTI_CLASSES
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.geometry import voxel_frames
@@ -25,16 +21,10 @@ from scene_completion_training.evaluation.open_vocabulary import (
     LabelSet,
     ZeroShot,
     label_set_of,
-    read_words,
 )
 from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
-from scene_completion_training.foundation.class_probabilities import read_class_texts
-from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES
-from scene_completion_training.foundation.phrases import read_phrases
-from tests.checkout import ROOT
 from tests.training.evaluation.one_wall import CAMERA, WALL_FRONT, PaintedWall, make_street, true_voxels
 
-VOCABULARIES = ROOT / "training" / "configs" / "vocabularies"
 WORDS = {"automobile": (1,), "house": (13,), "hedge": (15,)}
 ALL, VISIBLE, OCCLUDED = ((51.2, region) for region in ("all", "visible", "occluded"))
 
@@ -112,59 +102,6 @@ def evaluate_models(
 # label sets and words
 
 
-def test_phrases_come_together_as_the_classes_do() -> None:
-    given = read_phrases(VOCABULARIES / "street.yaml")
-    vectors = np.random.default_rng(0).normal(size=(len(given.all_phrases), 4))
-    bank = TextBank(given.all_phrases, vectors, "tiny", "0", classes=given.classes)
-    content = {proposed.name: proposed.phrases for proposed in bank.classes}
-    assert set(SEMANTIC_KITTI.phrases(bank)) == set(SEMANTIC_KITTI_CLASSES[1:])
-    found = COMMON.phrases(bank)
-    assert set(found) == set(COMMON_CLASSES[1:]) - {"other-object"}  # no voxel is labelled so
-    assert set(found["sidewalk"]) == {"sidewalk", *content["parking"]}
-    assert set(found["vegetation"]) == {*content["vegetation"], *content["trunk"]}
-    assert "cyclist" not in {phrase for of in found.values() for phrase in of}  # riders do not count there
-    zero_shot = ZeroShot(bank, COMMON, {})
-    assert set(zero_shot.group) == {COMMON.names.index(name) for name in found}
-
-
-def test_shipped_words_are_of_no_training_vocabulary(tmp_path: Path) -> None:
-    """Neither of ESPNetv2's classes nor a phrase of any class; the shipped vocabulary holds them all."""
-    words = read_words(VOCABULARIES / "unseen_words.yaml")
-    assert len(words) >= 20 and {number for of in words.values() for number in of} <= set(range(1, 20))
-    assert words["parking lot"] == (SEMANTIC_KITTI_CLASSES.index("parking"),)
-    given = read_phrases(VOCABULARIES / "street.yaml")
-    assert set(words) == set(given.phrases)
-    assert not set(words) & {*CITYSCAPES_CLASSES, *(phrase for of in given.classes for phrase in of.phrases)}
-    listed = yaml.safe_load((VOCABULARIES / "unseen_words.yaml").read_text())["training_vocabulary"]
-    described = {phrase for of in read_class_texts(VOCABULARIES / "class_texts.yaml").values() for phrase in of}
-    assert (set(CITYSCAPES_CLASSES) | described) - {"background"} == set(listed)
-    for text, message in (
-        ("words: {Car: [car]}\ntraining_vocabulary: [car]", "Car: of the training vocabulary"),
-        ("words: {boat: [ship]}\ntraining_vocabulary: [car]", "cannot be read as words"),
-        ("words: [boat]\ntraining_vocabulary: [car]", "cannot be read as words"),
-        ("words: {lorry: [truck]}", "cannot be read as words"),
-        (":", "is not valid YAML"),
-    ):
-        (tmp_path / "words.yaml").write_text(text)
-        with pytest.raises(ConfigurationError, match=message):
-            read_words(tmp_path / "words.yaml")
-    with pytest.raises(ConfigurationError, match="Is a directory"):
-        read_words(tmp_path)
-
-
-def test_a_bank_fits_what_is_scored() -> None:
-    with pytest.raises(ConfigurationError, match="class 'boat' is none of the 19 classes"):
-        ZeroShot(make_bank(boat=(("boat",), (1.0, 0.0, 0.0))), SEMANTIC_KITTI, {})
-    with pytest.raises(ConfigurationError, match="has no classes"):
-        ZeroShot(make_bank(), COMMON, {})
-    with pytest.raises(VocabularyError, match="zeppelin"):
-        ZeroShot(BANK, COMMON, {"zeppelin": (1,)})
-    seen = Painted().observe(make_street(), 0)
-    wider = SemanticObservation(seen.observation, lambda points: np.ones((len(points), 5), np.float32))
-    with pytest.raises(ConfigurationError, match="embeddings of 3 numbers, features of 5"):
-        ZeroShot(BANK, COMMON, {})(wider, np.zeros((2, 3), np.float32))
-
-
 def test_all_phrases_of_the_vocabulary_give_what_is_common() -> None:
     """Those of classes and of the background; words that were only asked for do not count."""
     bank = replace(BANK, background=("hedge",))
@@ -213,21 +150,6 @@ def test_voxels_without_a_feature_are_misses(street: PosedSequence) -> None:
     completed = scores.completion[ALL]
     assert completed.recall == pytest.approx(known.mean())  # what has no name is empty
     assert completed.precision == 1.0
-
-
-def test_completions_are_those_of_the_student(street: PosedSequence) -> None:
-    """It knows the wall: its labels are right on the left half, and nothing is too much."""
-    scores = evaluate_models([(Painted(), ZeroShot(BANK, COMMON, {}))], [street], COMMON, 0.5)[0]
-    centres, visible = wall(street)
-    left = centres[:, 0] < 1.0
-    assert scores.completion[ALL].iou == 1.0
-    assert scores.completion[ALL].class_iou["car"] == pytest.approx(left.mean())
-    assert scores.completion[ALL].mean_iou == pytest.approx(left.mean() / 15)
-    assert scores.completion[ALL].mean_iou_of_present == pytest.approx(left.mean())
-    assert scores.completion[VISIBLE].class_iou["car"] == pytest.approx(left[visible].mean())
-    nothing = evaluate_models([(Painted(), ZeroShot(BANK, COMMON, {}))], [street], COMMON, 100.0)[0]
-    assert nothing.completion[ALL].recall == 0.0 and nothing.given[ALL].mean_iou == scores.given[ALL].mean_iou
-    assert nothing.words == {}
 
 
 def test_words_rank_all_labelled_voxels(street: PosedSequence) -> None:

@@ -16,19 +16,15 @@ from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.open_vocabulary import SEMANTIC_KITTI, ZeroShot
 from scene_completion_training.evaluation.open_vocabulary_models import (
-    ClassPrior,
     DeployedFeatures,
     LiftedPixels,
-    most_frequent,
 )
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.viewpoint import STREET_CAMERA
-from tests.training.evaluation.one_wall import CAMERA, Wall, make_street
-from tests.training.evaluation.test_open_vocabulary import ALL, BANK, WORDS, evaluate_models
+from tests.training.evaluation.one_wall import CAMERA, Wall
 from tests.training.saved_checkpoint import save_checkpoint
 
 CELL = 4
@@ -49,32 +45,6 @@ class LeftAndRight:
 @pytest.fixture(scope="module")
 def lifted() -> LiftedPixels:
     return LiftedPixels(LeftAndRight(), Wall(), CELL, CAMERA, "2D")
-
-
-def test_points_have_the_feature_of_their_pixel(street: PosedSequence, lifted: LiftedPixels) -> None:
-    """At any depth, also behind the wall; outside the image and behind the camera there is none."""
-    x = np.array([-2.0, 2.0, -8.0, 90.0, 2.0])
-    z = np.array([10.0, 10.0, 40.0, 10.0, -10.0])
-    points = np.stack([x, np.zeros(5), z], axis=-1).astype(np.float32)
-    seen = lifted.observe(street, 0)
-    assert seen.codes(points).tolist() == [[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
-    assert seen.observation.density(np.array([[0.0, 0.0, 11.0]], np.float32)) == 50.0
-
-
-def test_the_prior_says_the_most_frequent_class_and_ranks_nothing(street: PosedSequence) -> None:
-    zero_shot = ZeroShot(BANK, SEMANTIC_KITTI, WORDS)
-    building, car = (SEMANTIC_KITTI.names.index(name) for name in ("building", "car"))
-    assert most_frequent([street], SEMANTIC_KITTI, [building, car]) == car
-    assert most_frequent([street], SEMANTIC_KITTI, [building]) == building
-    with pytest.raises(ConfigurationError, match="no voxel is labelled"):
-        most_frequent([make_street(("lidar",))], SEMANTIC_KITTI, [car])
-    prior = ClassPrior(zero_shot.rows[zero_shot.group == building][0], Wall())
-    scores = evaluate_models([(prior, zero_shot)], [street], SEMANTIC_KITTI, 0.5)[0]
-    assert scores.given[ALL].class_accuracy["car"] == 0.0
-    assert scores.given[ALL].without_feature == 0
-    for word in WORDS:
-        found = scores.words[word][ALL]
-        assert found.average_precision == found.prior or (found.positives == 0 and np.isnan(found.average_precision))
 
 
 def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_path: Path) -> None:

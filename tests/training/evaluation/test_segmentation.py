@@ -73,21 +73,6 @@ def test_other_data_sets_are_resized_and_cut_as_published(size: tuple[int, int])
     assert np.array_equal(found, labels[rows[:, None], columns])
 
 
-def test_kitti_360_by_its_calibration_is_kitti_360_resized() -> None:
-    labels = np.random.default_rng(0).integers(0, 19, (376, 1408)).astype(np.uint8)
-    rows = np.floor((np.arange(192) + 0.5) * 376 / 192).astype(int)
-    columns = np.floor((np.arange(640) + 0.5) * 1408 / 640).astype(int)
-    source = Camera(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376)
-    assert (labels_through(labels, source, PUBLISHED) == labels[rows[:, None], columns]).mean() > 0.98
-
-
-def test_what_a_narrow_camera_does_not_see_does_not_count() -> None:
-    """A source of half the width: it sees the two columns in the middle of four."""
-    source, target = Camera(2.0, 2.0, 0.5, 0.5, 2, 2), Camera(2.0, 2.0, 1.5, 0.5, 4, 2)
-    found = labels_through(np.array([[3, 4], [5, 6]], np.uint8), source, target)
-    assert found.tolist() == [[255, 3, 4, 255], [255, 5, 6, 255]]
-
-
 def test_features_of_a_pixel_are_composited_along_its_ray(rendered: RenderedField) -> None:
     """Ray by ray from the definition: weights of 32 samples even in inverse distance, the last takes what is left."""
     field = rendered.field

@@ -25,23 +25,12 @@ from scene_completion_training.evaluation.voxel_sampling import Sampling
 from tests.training.evaluation.one_wall import (
     CAR,
     GRID,
-    PaintedScene,
     PaintedWall,
-    fit,
-    in_wall,
     make_street,
     score,
     true_voxels,
     voxels,
 )
-
-
-def test_models_together_score_as_they_do_alone(street: PosedSequence) -> None:
-    together = fit([PaintedWall(), PaintedScene()], street)
-    alone = [fit([model], street)[0] for model in (PaintedWall(), PaintedScene())]
-    for first, second in zip(score(together, [street]), score(alone, [street]), strict=True):
-        assert (first.confusion[51.2] == second.confusion[51.2]).all()
-    assert [model.name for model in together] == ["painted wall", "painted scene"]
 
 
 def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedModel) -> None:
@@ -71,15 +60,6 @@ def test_what_no_sensor_sees_does_not_count(street: PosedSequence) -> None:
     assert (classes[~truth.known] == 255).all()
     inside = truth.regions_with_interiors["interiors"]
     assert inside.any() and (classes[inside] == 255).all() and not truth.regions["all"][inside].any()
-
-
-def test_a_volume_holds_the_clusters_of_what_is_occupied(street: PosedSequence) -> None:
-    truth, clusters = true_voxels(street), Clusters(np.eye(2, dtype=np.float32))
-    each = np.eye(2, dtype=np.float32)
-    volume = Sampling(0.5).labels(PaintedWall().observe(street, 0), lambda codes: each[clusters.assign(codes)], truth)
-    centres = truth.grid_from_camera.inverse().apply(GRID.centres().astype(np.float64))
-    expected = np.where(in_wall(centres) & truth.counted, np.where(centres[..., 0] < 1.0, 1, 2), 0)
-    assert np.array_equal(volume, expected) and {1, 2} <= set(np.unique(volume).tolist())
 
 
 def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:

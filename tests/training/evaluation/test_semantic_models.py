@@ -10,22 +10,11 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.semantic_models import (
     FeatureFieldModel,
     _tokens_at,
-    surface_points,
 )
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.semantic_head import DistillationHead
 from scene_completion_training.viewpoint import STREET_CAMERA
-from tests.training.evaluation.one_wall import CAMERA, WALL_FRONT, WALL_LEFT, WALL_RIGHT, PaintedWall
-
-
-def test_points_are_drawn_from_surfaces(street: PosedSequence) -> None:
-    """On the wall's front, within the distance of two samples, but for its edges; those that see past it give none."""
-    points = surface_points(PaintedWall().observe(street, 0), np.random.default_rng(0), 400)
-    assert 50 < len(points) < 300
-    assert CAMERA.project(points.astype(np.float64))[1].all()
-    right = (points[:, 0] > WALL_LEFT - 0.6) & (points[:, 0] < WALL_RIGHT + 0.6)
-    assert (right & (np.abs(points[:, 2] - WALL_FRONT) < 1.0)).mean() > 0.9
 
 
 def test_tokens_are_looked_up_where_points_project_to() -> None:

@@ -12,28 +12,23 @@ import pytest
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.voxels.occupancy import logit_of_density, opacity, probability_of_log_odds
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE
-from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.stereo_calibration import (
     FrameEvidence,
-    calibrate_on_stereo,
-    drawn_evidence,
     fit_certainty,
     fit_place_prior,
     mean_average_precision,
     mean_prior,
     prior_choices,
 )
-from scene_completion_training.evaluation.stereo_truth import stereo_evidence
 from scene_completion_training.viewpoint import Volume
-from tests.inference.small_bundle import make_small_bundle, road_head
+from tests.inference.small_bundle import make_small_bundle
 from tests.training.synthetic_scene import CAMERA_HEIGHT
 
 
@@ -75,18 +70,6 @@ def test_mean_prior_has_the_log_odds_of_the_mean() -> None:
     np.testing.assert_allclose(logit, [np.log(1.0 / 3.0), np.log(999.0)], rtol=1e-4)
 
 
-def test_mean_prior_of_a_grid_that_is_no_multiple_of_its_blocks() -> None:
-    grid = VoxelGrid((0.0, -1.0, -0.5), 0.1, (180, 20, 10))
-    upper = np.zeros(grid.shape, dtype=np.bool_)
-    upper[90:] = True  # of the last block of eight there are four voxels
-    prior = mean_prior(
-        counted([(upper, np.ones_like(upper)), (~upper, np.ones_like(upper)), (upper, np.ones_like(upper))]), grid
-    )
-    _, logit = prior.at(np.array([[0.0, 0.0, 0.1], [0.0, 0.0, 17.9]])).T
-    assert prior.logit.shape == (23, 3, 10)
-    np.testing.assert_allclose(logit, [np.log(0.5), np.log(2.0)], atol=1e-3)  # of one frame in three, and of two
-
-
 def test_unknown_voxels_say_nothing() -> None:
     known = np.zeros(DEFAULT_GRID.shape, dtype=np.bool_)
     with pytest.raises(SequenceError, match="no frame says anything"):
@@ -107,44 +90,9 @@ def test_certainty_is_that_of_the_drives() -> None:
     assert shift == pytest.approx(-1.0, abs=0.05)
 
 
-def test_a_student_of_one_without_a_prior_gets_none(synthetic_drive: Path, tmp_path: Path) -> None:
-    held_out = tmp_path / "held_out"
-    shutil.copytree(synthetic_drive, held_out)
-    drives = [kitti_odometry(folder) for folder in (synthetic_drive, held_out)]
-    bundle, earlier = (make_small_bundle(tmp_path / name) for name in ("bundle", "earlier"))
-
-    def calibrated(earlier: StudentBundle) -> StudentBundle:
-        return calibrate_on_stereo(bundle, drives[:1], [drives[1:]], earlier=earlier, every=4, threads=1)
-
-    changed = calibrated(earlier)
-    assert changed.head.prior is None
-    assert changed.provenance["calibration"]["prior"] == "none"
-    # Its probabilities are those of the drive: the smallest cross-entropy is that of the link as it was written.
-    model, volume = DeployedModel(changed, threads=1), Volume()
-    density, occupied = [], []
-    for index in range(0, len(drives[1]), 4):
-        found = stereo_evidence(drives[1], index, volume.grid, DEFAULT_GRID_FROM_CAMERA, volume=volume)
-        points, target = drawn_evidence(*found, volume.grid, np.random.default_rng(index))
-        density.append(model.observe(drives[1], index).density(points))
-        occupied.append(target.mean())
-    probability = [changed.calibration.apply(opacity(one, VOXEL_EDGE)).mean() for one in density]
-    assert np.mean(probability) == pytest.approx(np.mean(occupied), abs=0.01)
-    # One that had a prior keeps one.
-    with_prior = dataclasses.replace(earlier, head=dataclasses.replace(earlier.head, prior=flat_prior()))
-    assert calibrated(with_prior).head.prior is not None
-
-
 def test_a_student_who_says_the_opposite_is_not_heard() -> None:
     prior = fit_place_prior([[evidence(-0.8, 0.0)]], flat_prior())
     assert prior.gain.max() < 1e-3
-
-
-def test_groups_count_equally_however_many_frames_they_have() -> None:
-    believed, doubted = evidence(1.0, 0.0), evidence(0.0, 0.0)
-    equal = fit_place_prior([[believed], [doubted]], flat_prior()).gain
-    more = fit_place_prior([[believed], [doubted, doubted, doubted]], flat_prior()).gain
-    np.testing.assert_allclose(equal, more, atol=2e-3)
-    assert fit_place_prior([[believed, doubted, doubted, doubted]], flat_prior()).gain.mean() < 0.8 * equal.mean()
 
 
 @pytest.mark.parametrize(("new_drives_say", "best"), [(0.0, "the earlier one"), (4.0, "of the training drives")])
@@ -163,37 +111,6 @@ def test_an_earlier_prior_stays_where_few_new_drives_say_less(new_drives_say: fl
     ranked = {name: mean_average_precision([[frame]], choice) for name, choice in choices.items()}
     assert ranked[best] > 0.85
     assert min(ranked.values()) < 0.7
-
-
-def test_an_earlier_prior_of_another_space_is_not_averaged() -> None:
-    mean = flat_prior()
-    other = dataclasses.replace(mean, lattice=mean.lattice * np.float32(0.5))
-    assert set(prior_choices([[evidence(1.0, 0.0)]], mean, other, Volume())) == {
-        "of the training drives",
-        "the earlier one",
-    }
-
-
-def test_stretch_moves_the_prior_with_the_density() -> None:
-    halved = dataclasses.replace(flat_prior(-1.5), gain=np.full_like(flat_prior().gain, 0.5))
-    head = dataclasses.replace(road_head(), prior=halved)
-    stretch = DensityStretch(1.4, -0.6)
-    units = np.abs(np.random.default_rng(0).normal(size=(50, head.hidden)))
-    point = np.array([[0.0, 0.0, 20.0]])
-
-    def logit(head: HeadWeights) -> np.ndarray:
-        assert head.prior is not None
-        gain, prior = head.prior.at(point)[0]
-        return np.asarray(gain * (units @ head.density_weight + head.density_bias) + prior)
-
-    np.testing.assert_allclose(logit(stretch.of_head(head)), 1.4 * logit(head) - 0.6, rtol=1e-4, atol=1e-4)
-    weights = {
-        "density_layer.weight": head.density_weight[None],
-        "density_layer.bias": head.density_bias,
-    }
-    changed = stretch.of_weights(weights, prior=True)
-    np.testing.assert_allclose(changed["density_layer.weight"][0], stretch.of_head(head).density_weight, rtol=1e-5)
-    np.testing.assert_allclose(changed["density_layer.bias"], stretch.of_head(head).density_bias, rtol=1e-5)
 
 
 def test_the_command_gives_a_student_the_ground(
@@ -225,18 +142,3 @@ def test_the_command_gives_a_student_the_ground(
     assert main([*arguments, "--every", "3"]) == 0
     _, again = density_and_probability(StudentBundle.load(tmp_path / "bundle"))
     np.testing.assert_allclose(again, [road, air], atol=0.05)
-
-
-def test_a_drive_cannot_be_averaged_and_held_out(
-    synthetic_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = str(make_small_bundle(tmp_path / "bundle").folder)
-    assert main(["calibrate", folder, "--prior-from", str(synthetic_drive), "--held-out", str(synthetic_drive)]) != 0
-    for options in (
-        [],
-        ["--prior-from", str(synthetic_drive)],
-        ["--labelled", "x", "--prior-from", "y", "--held-out", "z"],
-        ["--labelled", "x", "--prior-from", "y"],
-    ):
-        assert main(["calibrate", folder, *options]) == 2
-    assert "averaged into the prior as well" in capsys.readouterr().err

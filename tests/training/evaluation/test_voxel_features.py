@@ -12,7 +12,6 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_training.evaluation.voxel_features import (
     NetworkFeatures,
-    SceneColumns,
     SceneFrame,
 )
 from scene_completion_training.masked_scene.network import SceneRecord
@@ -42,14 +41,6 @@ def frame(of: VoxelScene) -> SceneFrame:
     return SceneFrame(make_street(()), 0, of)
 
 
-def test_columns_are_inputs_or_units() -> None:
-    of, rows = scene(units=3), np.array([5, 2])
-    assert np.array_equal(SceneColumns("inputs").features(frame(of), rows)[0], of.features[rows, :5])
-    assert np.array_equal(SceneColumns("units", units=True).features(frame(of), rows)[0], of.features[rows, 5:])
-    with pytest.raises(ConfigurationError, match="has no label units"):
-        SceneColumns("units", units=True).features(frame(scene()), rows)
-
-
 def test_a_network_says_of_a_voxel_what_its_finest_level_says_there() -> None:
     """On level 1 a centre is that of its voxel; on level 2 it lies between several. Further columns do not matter."""
     of, net = scene(units=3), network()
@@ -66,22 +57,6 @@ def test_a_network_says_of_a_voxel_what_its_finest_level_says_there() -> None:
     assert np.square(coarse).mean(axis=1) == pytest.approx(1.0, abs=1e-3)  # each level weighs the same in a cosine
     turned = dataclasses.replace(of, index=of.index[::-1], features=of.features[::-1])
     assert model.features(frame(turned), 59 - rows)[1] == pytest.approx(coarse, abs=1e-5)
-
-
-def test_looking_changes_nothing_and_untrained_networks_follow_from_their_seed() -> None:
-    """S6: what is probed stays as it is, and so do the random numbers of others."""
-    net = network().train()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    model = NetworkFeatures(net, RECORD, "mine")
-    rows = np.arange(60)
-    torch.manual_seed(5)
-    first, again, other = (model.untrained(seed, "untrained").features(frame(scene()), rows)[1] for seed in (3, 3, 4))
-    drawn = torch.rand(1)
-    torch.manual_seed(5)
-    assert drawn == torch.rand(1)
-    assert np.array_equal(first, again) and not np.allclose(first, other, atol=0.1)
-    model.features(frame(scene()), rows)
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_a_network_of_other_scenes_is_refused(tmp_path: Path) -> None:

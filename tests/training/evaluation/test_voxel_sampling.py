@@ -1,4 +1,4 @@
-"""How a field is read at voxels: dilation, opacities as weights, and which voxels are occupied, by hand."""
+"""How a field is read at voxels: opacities as weights, and which voxels are occupied, by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_training.evaluation.density_model import Observation
 from scene_completion_training.evaluation.semantic_models import SemanticObservation
-from scene_completion_training.evaluation.voxel_sampling import SAMPLINGS, Sampling, dilated, elected
+from scene_completion_training.evaluation.voxel_sampling import SAMPLINGS, elected
 
 GRID = VoxelGrid((0.0, 0.0, 0.0), 0.2, (5, 3, 3))
 CAMERA = Camera(10.0, 10.0, 5.0, 5.0, 11, 11)
@@ -29,16 +29,6 @@ def field(density: np.ndarray, label: np.ndarray) -> SemanticObservation:
 
     sight = Observation(CAMERA, lambda points: density[cell(points)].astype(np.float32))
     return SemanticObservation(sight, lambda points: np.eye(3, dtype=np.float32)[label[cell(points)]])
-
-
-def test_dilation() -> None:
-    """The 26 neighbours of a dense voxel are as dense as it is; there is nothing beyond the grid."""
-    density = np.zeros((5, 5, 4), np.float32)
-    density[0, 2, 3], density[4, 0, 0] = 2.0, 1.0
-    grown = dilated(density)
-    expected = np.zeros_like(density)
-    expected[:2, 1:4, 2:], expected[3:, :2, :2] = 2.0, 1.0
-    np.testing.assert_array_equal(grown, expected)
 
 
 def test_eight_points_are_weighted_by_the_opacity_of_half_a_voxel() -> None:
@@ -67,18 +57,3 @@ def test_a_voxel_of_eight_points() -> None:
     assert not SAMPLINGS["s4c"].labels(field(density, label), lambda codes: codes, truth()).any()
     density[1, 3, 3] = 0.25
     assert (SAMPLINGS["s4c"].labels(field(density, label), lambda codes: codes, truth()) > 0).sum() == 2 * 9
-
-
-def test_one_point_is_the_centre() -> None:
-    density, label = np.zeros((10, 6, 6)), np.zeros((10, 6, 6), int)
-    density[8:, 2:4, 2:4], label[8:, 2:4, 2:4] = 0.2, 1
-    known = np.ones(GRID.shape, bool)
-    known[4, 1, 1] = False  # it does not count itself, but its neighbours are dense because of it
-    published = SAMPLINGS["scenedino"].labels(field(density, label), lambda codes: codes, truth(known))
-    expected = np.zeros(GRID.shape, np.uint8)
-    expected[3:], expected[4, 1, 1] = 1, 0
-    np.testing.assert_array_equal(published, expected)
-    # Without dilation a voxel has to exceed the cutoff itself.
-    plain = Sampling(0.19).labels(field(density, label), lambda codes: codes, truth())
-    assert plain.sum() == plain[4, 1, 1] == 2
-    assert not Sampling(0.2).labels(field(density, label), lambda codes: codes, truth()).any()

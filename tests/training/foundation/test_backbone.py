@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.foundation.backbone import Backbone
@@ -75,38 +75,6 @@ def test_a_token_looks_at_its_cell(kind: str, folders: dict[str, Path]) -> None:
     assert difference.max() < 1e-4
 
 
-def test_other_sizes_are_enlarged_by_their_edge(folders: dict[str, Path]) -> None:
-    backbone = Backbone(folders["dinov2"])
-    given = images(30, 45)
-    enlarged = torch.cat([given, given[:, :, -1:].expand(-1, -1, 2, -1)], dim=2)
-    enlarged = torch.cat([enlarged, enlarged[..., -1:].expand(-1, -1, -1, 3)], dim=3)
-    found = backbone.features(given, 16)
-    assert found.shape[2:] == (2, 3)
-    torch.testing.assert_close(found, backbone.features(enlarged, 16))
-
-
-def test_models_of_several_files_are_read(folders: dict[str, Path], tmp_path: Path) -> None:
-    tiny_model("dinov2").save_pretrained(tmp_path / "parts", max_shard_size="20KB")
-    parts = sorted(file.name for file in (tmp_path / "parts").glob("*.safetensors"))
-    assert len(parts) > 2
-    backbone, given = Backbone(tmp_path / "parts", 2), images(42, 42)
-    assert sorted(backbone.identity.weights) == parts
-    torch.testing.assert_close(backbone.features(given, 14), Backbone(folders["dinov2"], 2).features(given, 14))
-    (tmp_path / "parts" / parts[1]).unlink()
-    with pytest.raises(BundleError, match="which are not there"):
-        Backbone(tmp_path / "parts")
-
-
-def test_half_precision_weights_are_computed_with_in_single(tmp_path: Path) -> None:
-    tiny_model("dinov2").half().save_pretrained(tmp_path)
-    backbone = Backbone(tmp_path)
-    expected = plain_call(tiny_model("dinov2").half().float(), images(28, 28).float(), -1)
-    torch.testing.assert_close(backbone.features(images(28, 28), 14), expected, atol=1e-5, rtol=1e-4)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = backbone.features(images(28, 28), 14)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("content", "mean", "deviation"),
     [
@@ -154,21 +122,6 @@ def test_a_model_of_the_hub_is_downloaded_without_pickles(
         Backbone("someone/dino")
 
 
-@pytest.mark.parametrize("model", ["/nowhere/model", "./nowhere", "weights/of/a/model"])
-def test_a_missing_folder_is_not_looked_for_on_the_hub(model: str) -> None:
-    with pytest.raises(ConfigurationError, match="no such folder"):
-        Backbone(model)
-
-
-@pytest.mark.parametrize("layer", [BLOCKS + 1, -BLOCKS - 2])
-def test_layers_out_of_range_are_refused_before_weights_are_read(
-    layer: int, folders: dict[str, Path], tmp_path: Path
-) -> None:
-    shutil.copy(folders["dinov2"] / "config.json", tmp_path)
-    with pytest.raises(ConfigurationError, match=rf"no layer {layer}.*3 blocks.*0 to 3, or -4 to -1"):
-        Backbone(tmp_path, layer)
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -184,15 +137,6 @@ def test_other_models_are_refused(config: str | None, message: str, tmp_path: Pa
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     with pytest.raises((BundleError, ConfigurationError), match=message):
-        Backbone(tmp_path)
-
-
-def test_a_folder_without_safetensors_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copy(folders["vit"] / "config.json", tmp_path)
-    with pytest.raises(BundleError, match=r"no model\.safetensors in it\. Only safetensors"):
-        Backbone(tmp_path)
-    torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(BundleError, match=r"only pytorch_model\.bin.*execute code"):
         Backbone(tmp_path)
 
 
@@ -234,14 +178,6 @@ def test_a_senseless_preprocessor_is_refused(content: Any, folders: dict[str, Pa
     (folder / "preprocessor_config.json").write_text(json.dumps(content))
     with pytest.raises(BundleError, match=r"preprocessor_config\.json: no mean and deviation"):
         Backbone(folder)
-
-
-def test_images_of_another_shape_and_empty_cells_are_refused(folders: dict[str, Path]) -> None:
-    backbone = Backbone(folders["vit"])
-    with pytest.raises(ImageError, match=r"\[B, 3, H, W\]"):
-        backbone.features(torch.zeros(3, 16, 16), 8)
-    with pytest.raises(ConfigurationError, match="0 pixels"):
-        backbone.features(images(16, 16), 0)
 
 
 def test_dinov2_derived_features_are_those_of_transformers(shared_data: Path, dinov2_derived: Path) -> None:

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.sequences.kitti import kitti_odometry
@@ -34,32 +32,6 @@ def teacher(encoder: TextEncoder, tmp_path_factory: pytest.TempPathFactory) -> C
     file = tmp_path_factory.mktemp("espnetv2") / "narrow.pth"
     torch.save(ESPNetv2((16, 32, 64, 128)).state_dict(), file)
     return ClassProbabilityTeacher(file, encoder, "a picture of a {}")
-
-
-class SkyWhereBright(torch.nn.Module):
-    """A network that is sure of sky where the image is bright, and of road elsewhere."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        assert image.shape[-2] % 32 == image.shape[-1] % 32 == 0
-        assert max(image.shape[-2:]) == 1024
-        halved = functional.avg_pool2d(image[:, :1], 2)
-        scores = torch.zeros(len(image), len(CITYSCAPES_CLASSES), *halved.shape[-2:])
-        scores[:, SKY : SKY + 1], scores[:, ROAD : ROAD + 1] = 100.0 * halved, -100.0 * halved
-        return scores
-
-
-def test_a_cell_of_two_classes_lies_between_their_sentences(
-    teacher: ClassProbabilityTeacher, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(teacher, "_network", SkyWhereBright())
-    image = torch.zeros(1, 3, 32, 64)
-    image[..., 40:] = 255.0  # of four columns of cells, half of the third is bright
-    found = teacher.features(image, 16)
-    assert found.shape == (1, 24, 2, 4)
-    road, sky = encoder.encode(["a picture of a road", "a picture of a sky"])
-    for column, expected in enumerate((road, road, (road + sky) / 2, sky)):
-        torch.testing.assert_close(found[0, :, 1, column], expected, atol=0.02, rtol=0.0)
-    torch.testing.assert_close(found[0, :, 0, 0], road, atol=1e-5, rtol=0.0)
 
 
 def test_a_real_street_is_read_aright(shared_data: Path, espnetv2_cityscapes: Path, encoder: TextEncoder) -> None:

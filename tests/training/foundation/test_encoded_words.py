@@ -12,8 +12,8 @@ import pytest
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import ConfigurationError, VocabularyError
 from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_ros.messages.words import RequestedWords, read_query, read_vocabulary
-from scene_completion_training.foundation.encoded_words import BACKGROUND, EncodedAnswers
+from scene_completion_ros.messages.words import RequestedWords, read_query
+from scene_completion_training.foundation.encoded_words import EncodedAnswers
 from scene_completion_training.foundation.text_encoder import TextEncoder
 from tests.ros_domain import next_domain
 from tests.training.foundation.tiny_models import saved_sentence_encoder
@@ -66,30 +66,6 @@ def test_a_query_gets_embeddings_by_the_template_of_the_bank(encoder: TextEncode
     np.testing.assert_allclose(rows["wall"], bank.rows(["wall"])[0], atol=1e-3)
     against = read_query(EncodedAnswers(encoder, bank).query('{"phrases": ["van"], "background": ["car"]}'))
     assert against is not None and against.background == ("car",) and list(rows_of(against)) == ["van", "car"]
-
-
-def test_without_a_bank_the_background_is_what_anything_may_be_called(encoder: TextEncoder) -> None:
-    answers = EncodedAnswers(encoder)
-    asked = read_query(answers.query('{"phrases": ["lamp", "other"]}'))
-    assert asked is not None and asked.given is not None
-    assert (asked.background, asked.given.text_encoder) == (BACKGROUND, "sentences")
-    rows = rows_of(asked)
-    assert rows["lamp"] == encoded(encoder, "a photo of a lamp on the street")
-    assert rows["other"] == encoded(encoder, "other")
-    own = read_query(answers.query('{"phrases": ["lamp"], "background": []}'))
-    assert own is not None and own.background == () and list(rows_of(own)) == ["lamp"]
-
-
-def test_a_vocabulary_keeps_what_else_it_says(encoder: TextEncoder, bank: TextBank) -> None:
-    answers = EncodedAnswers(encoder, bank, template="{}")
-    text = '{"classes": {"vehicle": ["van", "wall"]}, "margin": 0.1, "pooling": "mean"}'
-    asked = read_vocabulary(answers.vocabulary(text))
-    assert asked is not None
-    assert (asked.phrases, asked.margin, asked.pooling) == ({"vehicle": ("van", "wall")}, 0.1, "mean")
-    assert asked.background == ("sky",)
-    assert rows_of(asked)["van"] == encoded(encoder, "van")
-    plain = read_vocabulary(answers.vocabulary("van, bus"))
-    assert plain is not None and (plain.phrases, plain.margin) == (("van", "bus"), None)
 
 
 def test_nothing_stays_nothing(encoder: TextEncoder) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
 from scene_completion_training.foundation.text_encoder import TextEncoder
 from tests.training.foundation.tiny_models import WIDTH, saved_clip, saved_siglip
@@ -79,30 +77,3 @@ def test_a_single_siglip_patch_is_the_whole_image(siglip: Path) -> None:
     assert found.shape == (2, WIDTH, 1, 1)
     torch.testing.assert_close(found[..., 0, 0], expected, atol=1e-4, rtol=1e-3)
     assert teacher.identity.text_encoder_sha256 == TextEncoder(siglip).sha256
-
-
-@pytest.mark.parametrize(("kind", "mean"), [("clip", 0.48145466), ("siglip", 0.5)])
-def test_without_a_preprocessor_colours_are_those_of_the_family(
-    kind: str, mean: float, clip: Path, siglip: Path, tmp_path: Path
-) -> None:
-    source = clip if kind == "clip" else siglip
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((source / name).read_bytes())
-    teacher = (ClipTeacher if kind == "clip" else SiglipTeacher)(tmp_path)
-    assert teacher.normalisation.mean[0] == pytest.approx(255.0 * mean)
-
-
-def test_models_without_what_is_needed_are_refused(clip: Path, siglip: Path, tmp_path: Path) -> None:
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((siglip / name).read_bytes())
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["vision_config"]["vision_use_head"] = False
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigurationError, match="has no pooling"):
-        SiglipTeacher(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    with pytest.raises(BundleError, match="has no vision_config"):
-        ClipTeacher(tmp_path)
-    (tmp_path / "config.json").write_bytes((clip / "config.json").read_bytes())
-    with pytest.raises(BundleError, match="weights are missing or of another shape"):
-        ClipTeacher(tmp_path)

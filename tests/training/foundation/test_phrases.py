@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, VocabularyError
-from scene_completion_ros.inference.text_bank import BankClass, TextBank
+from scene_completion_ros.inference.text_bank import BankClass
 from scene_completion_training.foundation.phrases import PhraseList, make_bank, read_phrases
-from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder
+from scene_completion_training.foundation.text_encoder import TextEncoder
 
 
 class Recording:
@@ -53,13 +52,6 @@ def test_a_file_says_classes_background_and_further_phrases(tmp_path: Path) -> N
     assert found.all_phrases == ("car", "van", "tree", "Straße", "sky", "parking lot")
 
 
-def test_a_plain_list_and_a_list_of_classes_will_do(tmp_path: Path) -> None:
-    assert read_phrases(written(tmp_path, "- car\n- zebra crossing\n")) == PhraseList(phrases=("car", "zebra crossing"))
-    found = read_phrases(written(tmp_path, "classes: [car, tree]\n"))
-    assert [(entry.name, entry.phrases) for entry in found.classes] == [("car", ("car",)), ("tree", ("tree",))]
-    assert found.template == STREET_TEMPLATE
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -82,21 +74,6 @@ def test_files_that_cannot_be_used_are_refused(text: str, message: str, tmp_path
     assert str(file) in str(caught.value)
 
 
-@pytest.mark.parametrize("size", [21, 40, 80, 160])
-def test_other_is_bare_wherever_it_stands_and_order_does_not_matter(size: int) -> None:
-    """Defect S7 of the released code: "other" was looked for by its place in the list, right for 21 labels only."""
-    labels = [f"label {i}" for i in range(size - 2)] + ["faucet", "other"]
-    banks = []
-    for seed in range(3):
-        shuffled = random.Random(seed).sample(labels, size)
-        encoder = Recording()
-        banks.append(make_bank(encoder, PhraseList(phrases=tuple(shuffled))))
-        expected = ["other" if label == "other" else f"a photo of a {label} on the street" for label in shuffled]
-        assert encoder.asked == expected
-    for bank in banks[1:]:
-        np.testing.assert_array_equal(bank.rows(labels), banks[0].rows(labels))
-
-
 def test_a_real_encoders_embeddings_do_not_depend_on_company(sentence_encoder: Path) -> None:
     encoder = TextEncoder(sentence_encoder)
     phrases = ("car", "a very long phrase of letters", "x")
@@ -105,15 +82,6 @@ def test_a_real_encoders_embeddings_do_not_depend_on_company(sentence_encoder: P
         alone = make_bank(encoder, PhraseList(phrases=(phrase,)))
         np.testing.assert_array_equal(alone.rows([phrase]), together.rows([phrase]))
     assert (together.text_encoder, together.text_encoder_sha256) == (encoder.name, encoder.sha256)
-
-
-def test_a_bank_gives_the_vocabulary_that_was_written(tmp_path: Path) -> None:
-    given = PhraseList(
-        (BankClass("car", ("car", "van"), (1, 2, 3)), BankClass("tree", ("tree",), (4, 5, 6))), ("sky",), ("crossing",)
-    )
-    make_bank(Recording(), given).save(tmp_path / "bank.safetensors")
-    vocabulary = TextBank.load(tmp_path / "bank.safetensors").vocabulary()
-    assert (vocabulary.names, vocabulary.group.tolist()) == (("car", "tree"), [0, 0, 1, -1])
 
 
 @pytest.mark.parametrize(

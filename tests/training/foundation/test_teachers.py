@@ -78,17 +78,6 @@ def test_a_store_of_another_text_encoder_or_template_is_refused(
         FeatureStore.create(tmp_path, FeatureManifest(other.identity, 16, (40, 60), variants=1, seed=0))
 
 
-def test_manifests_without_a_text_encoder_are_read(teachers: dict[str, Teacher], tmp_path: Path) -> None:
-    """As those were that older versions wrote."""
-    manifest = FeatureManifest(teachers["dinov2"].identity, cell=16, image_size=(40, 60), variants=1, seed=0)
-    manifest.write(tmp_path / "manifest.json")
-    content = json.loads((tmp_path / "manifest.json").read_text())
-    for name in ("text_encoder", "text_encoder_sha256", "settings"):
-        del content["model"][name]
-    (tmp_path / "manifest.json").write_text(json.dumps(content))
-    assert FeatureStore.create(tmp_path, manifest).manifest == manifest
-
-
 def test_depth_tokens_are_those_that_its_head_sees(tmp_path: Path) -> None:
     """Fed as its preprocessor says, not as CLIP: defect S8 of the released code."""
     folder = saved_depth_model(tmp_path)
@@ -102,14 +91,6 @@ def test_depth_tokens_are_those_that_its_head_sees(tmp_path: Path) -> None:
     for layer, expected in enumerate(maps, start=1):
         found = open_teacher(str(folder), layer).features(image, 14)
         torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected[:, 1:], atol=1e-5, rtol=1e-4)
-
-
-def test_real_depth_weights_are_opened(depth_anything: Path) -> None:
-    """Of these one tensor of the neck is missing; the tokens need none of it."""
-    teacher = open_teacher(str(depth_anything), 9)
-    features = teacher.features(IMAGES, 16)
-    assert features.shape == (1, 384, 3, 4)
-    assert teacher.identity.layer == 9
 
 
 def test_what_a_teacher_cannot_choose_is_refused(teachers: dict[str, Teacher], tmp_path: Path) -> None:

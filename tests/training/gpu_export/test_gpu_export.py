@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from scene_completion_ros.cli import main
-from scene_completion_ros.errors import BundleError, ImageError, SequenceError
-from scene_completion_ros.inference.bundle import MANIFEST, WEIGHTS, StudentBundle
+from scene_completion_ros.errors import BundleError, ImageError
+from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.commands.arguments import say_dropped
-from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.gpu_export.export import export_for_gpus
-from scene_completion_training.gpu_export.graph import gpu_graph, simplified
+from scene_completion_training.gpu_export.graph import gpu_graph
 from scene_completion_training.gpu_export.images import canonical_images
 from scene_completion_training.gpu_export.parity import GATES, ONNX, TORCH, Gate, Parity, ParityCheck, Reference
 from scene_completion_training.gpu_export.precisions import to_half
@@ -142,17 +141,6 @@ def test_every_graph_has_the_same_ports(
     assert not {node.op_type for node in graph.node} & {"Shape", "ConstantOfShape", "Expand", "Range", "Loop", "If"}
 
 
-def test_constants_are_taken_out_of_what_convolutions_read(graphs: dict[str, onnx.ModelProto]) -> None:
-    graph = graphs["fp32"].graph
-    constants = {tensor.name for tensor in graph.initializer}
-    joined = [node for node in graph.node if node.op_type == "Concat"]
-    assert joined and not any(constants & set(node.input) for node in joined)
-    # Channels that tensor cores take, also where two of coordinates were.
-    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
-    read = [weights[node.input[1]][1] for node in graph.node if node.op_type == "Conv"]
-    assert sum(channels % 8 == 0 for channels in read) > len(joined)
-
-
 def test_float16_is_typed_strongly(graphs: dict[str, onnx.ModelProto]) -> None:
     model = graphs["fp16"]
     found = types(model)
@@ -206,17 +194,6 @@ def test_the_reference_is_the_network_in_torch(student: StudentBundle, images: N
     assert 0.0 < np.abs(found - folded)[..., :hidden].mean() < 1e-2 * np.abs(found).mean()
 
 
-def test_without_unfolded_weights_the_encoder_is_the_reference(
-    student: StudentBundle, images: NDArray[np.uint8], tmp_path: Path
-) -> None:
-    alone = student.save(tmp_path, student.read_encoder())
-    reference = Reference(alone, threads=1)
-    assert reference.name == ONNX
-    np.testing.assert_array_equal(
-        reference.encode(images[0]).features, make_encoder(alone, "onnxruntime", threads=1)(images[0])
-    )
-
-
 def test_weights_of_another_training_fail(copied: StudentBundle, places: tuple[Path, Path], tmp_path: Path) -> None:
     weights = copied.load_weights()
     weights["feature_layer.weight"] = weights["feature_layer.weight"][::-1].copy()
@@ -225,14 +202,6 @@ def test_weights_of_another_training_fail(copied: StudentBundle, places: tuple[P
     with pytest.raises(BundleError, match="fp32: mean difference of the map is .* where at most 0.001 is allowed"):
         export_for_gpus(mixed, ["fp32"], parity=[places[1]], threads=1)
     assert contents(mixed.folder) == before
-
-
-def test_weights_of_another_network_are_refused(student: StudentBundle, tmp_path: Path) -> None:
-    weights = student.load_weights()
-    del weights["density_layer.bias"]
-    cut = student.save(tmp_path, student.read_encoder(), weights)
-    with pytest.raises(BundleError, match=f"{WEIGHTS}: are weights of another network"):
-        Reference(cut)
 
 
 def test_one_variant_that_fails_keeps_all_out(copied: StudentBundle, places: tuple[Path, Path]) -> None:
@@ -251,13 +220,6 @@ def check(student: StudentBundle, images: NDArray[np.uint8]) -> ParityCheck:
 @pytest.fixture(scope="module")
 def exact(student: StudentBundle) -> Encode:
     return Reference(student, threads=1).encode
-
-
-def test_the_reference_itself_passes_every_gate(check: ParityCheck, exact: Encode) -> None:
-    parity = check(exact)
-    assert all(parity.failures(gate) == [] for gate in GATES.values())
-    assert (parity.features_relative, parity.density_relative) == (0.0, 0.0)
-    assert (parity.occupied_agreement, parity.occupied_iou, parity.labels_agreement) == (1.0, 1.0, 1.0)
 
 
 def test_noise_in_the_map_fails(check: ParityCheck, exact: Encode) -> None:
@@ -329,22 +291,6 @@ def test_a_graph_gives_volume_and_depth(spatial: Spatial, images: NDArray[np.uin
     assert not {node.op_type for node in spatial.single.graph.node} & {"Shape", "Expand", "Range", "Gemm"}
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_graphs_with_a_volume_have_two_outputs_of_one_type_and_depth_in_float32(
-    spatial: Spatial, precision: str
-) -> None:
-    kind = TensorProto.FLOAT if precision == "fp32" else TensorProto.FLOAT16
-    ports = [
-        (port.name, port.type.tensor_type.elem_type, [d.dim_value for d in port.type.tensor_type.shape.dim])
-        for port in spatial.graphs[precision].graph.output
-    ]
-    assert ports == [
-        ("features", kind, [1, *spatial.bundle.feature_size, spatial.bundle.head.channels]),
-        ("volume", kind, [1, *GRID.shape]),
-        ("depth", TensorProto.FLOAT, [1, CAMERA.height, CAMERA.width]),
-    ]
-
-
 def test_float16_keeps_what_it_would_spoil(spatial: Spatial, images: NDArray[np.uint8]) -> None:
     half = spatial.graphs["fp16"]
     found = types(half)
@@ -366,37 +312,6 @@ def test_float16_keeps_what_it_would_spoil(spatial: Spatial, images: NDArray[np.
     for right, rounded in zip(*(outputs(one, images[:1])[0] for one in (spatial.single, half)), strict=True):
         assert right is not None and rounded is not None
         assert 0.0 < np.abs(right - rounded).mean() < 4e-3 * np.abs(right).mean()
-
-
-def test_what_depth_is_computed_of_is_float32(spatial: Spatial, images: NDArray[np.uint8]) -> None:
-    """Rounded to float16 only in the convolution before, and so with more than float16's steps."""
-    half = spatial.graphs["fp16"]
-    found = types(half)
-    makers = {name: node for node in half.graph.node for name in node.output}
-    waiting, passed = ["depth"], set()
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and node.op_type != "Conv":
-            passed.add(node.op_type)
-            if not (node.op_type == "Cast" and makers[node.input[0]].op_type == "Conv"):
-                assert found[node.output[0]] in (TensorProto.FLOAT, TensorProto.INT64), node.name
-            waiting += node.input
-    assert {"Resize", "Softplus", "Cast"} <= passed and {"Reciprocal", "Div"} & passed
-    depth = outputs(half, images[:1])[0].depth
-    assert depth is not None and (depth.astype(np.float16).astype(np.float32) != depth).mean() > 0.9
-
-
-def test_a_student_with_a_volume_gets_its_encoders(spatial: Spatial, places: tuple[Path, Path], tmp_path: Path) -> None:
-    copy = spatial.bundle.save(tmp_path, spatial.bundle.read_encoder(), spatial.bundle.load_weights())
-    options = {"parity": [places[1]], "encoder_weights": spatial.model}
-    made = export_for_gpus(copy, PRECISIONS, threads=1, **options)  # type: ignore[arg-type]
-    assert made.gpu_precisions == PRECISIONS
-    for precision in PRECISIONS:
-        parity = made.gpu_encoders[precision].parity
-        assert 0.0 < parity["volume_relative"] < GATES[precision].volume
-        assert 0.0 < parity["depth_relative"] < GATES[precision].depth
-        assert made.read_gpu_encoder(precision) == spatial.graphs[precision].SerializeToString(deterministic=True)
-    assert made.gpu_encoders["fp16"].reference == TORCH
 
 
 def test_a_wrong_volume_or_depth_fails(spatial: Spatial, images: NDArray[np.uint8]) -> None:
@@ -426,35 +341,6 @@ def test_a_wrong_volume_or_depth_fails(spatial: Spatial, images: NDArray[np.uint
             said = " ".join(with_factors(depth=factor).failures(gate))
             assert f"mean share that the depth is off is {share} where" in said
             assert "volume" not in said and "density" not in said
-
-
-def test_the_reference_of_a_stretched_student_is_what_its_encoder_says(
-    spatial: Spatial, images: NDArray[np.uint8], tmp_path: Path
-) -> None:
-    """The head's gain stretches the volume, the encoder's stays; unfolded weights hold both."""
-    bundle, stretch = spatial.bundle, DensityStretch(2.0, 0.5)
-    head, weights = stretch.of_head(bundle.head), stretch.of_weights(bundle.load_weights())
-    stretched = dataclasses.replace(bundle, head=head).save(tmp_path, bundle.read_encoder(), weights)
-    before = spatial.reference().encode(images[0]).volume
-    after = Reference(stretched, threads=1, encoder_weights=spatial.model).encode(images[0]).volume
-    assert before is not None and after is not None
-    np.testing.assert_allclose(after, before, atol=2e-3 * np.abs(before).max())
-
-
-def test_what_is_no_encoder_is_refused() -> None:
-    with pytest.raises(BundleError, match="somewhere: ONNX Runtime cannot run it"):
-        simplified(b"no graph", "somewhere")
-
-
-def test_images_come_from_folders_drives_and_bags(places: tuple[Path, Path], synthetic_drive: Path) -> None:
-    from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-
-    images = canonical_images([places[0], synthetic_drive, DEMO_DRIVE], CAMERA, 6)
-    assert images.shape == (6, CAMERA.height, CAMERA.width, 3) and images.dtype == np.uint8
-    assert len({image.tobytes() for image in images}) == 6
-    assert all(image.std() > 5.0 for image in images)
-    with pytest.raises(SequenceError, match="is no recording"):
-        canonical_images([places[0].parent], CAMERA, 6)
 
 
 def test_a_new_calibration_says_which_encoders_it_costs(

@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.masked_scene.network import open_network, scene_voxels
+from scene_completion_training.masked_scene.network import open_network
 from scene_completion_training.masked_scene.scenes import FEATURES, feature_names
-from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
-from tests.training.masked_scene.small_scenes import random_places, scene_of
+from tests.training.masked_scene.small_scenes import scene_of
 from tests.training.saved_checkpoint import save_checkpoint
 
 SETTINGS = HUNetSettings(5, (8, 12), (8, 12))
@@ -50,19 +48,3 @@ def test_what_it_cannot_look_at_is_refused(checkpoint: tuple[Path, VoxelHUNet]) 
     features = torch.zeros(1, 6).numpy()
     with pytest.raises(ConfigurationError, match="it has the features .*unit_000; the network was trained on prob"):
         record.check(dataclasses.replace(scene, features=features, columns=feature_names(1)))
-
-
-def test_checkpoints_of_other_stages_are_told_apart(checkpoint: tuple[Path, VoxelHUNet], tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no DensityField in it: its stage is masked_scene, which trains a VoxelHU"):
-        Checkpoint.read(checkpoint[0]).field_of(DensityField)
-    other = save_checkpoint(tmp_path / "other.ckpt", VoxelHUNet(SETTINGS), "single_view")
-    with pytest.raises(BundleError, match="no network of voxels in it: its stage is single_view"):
-        open_network(other)
-
-
-def test_features_stand_in_the_order_of_the_pyramid() -> None:
-    scene = scene_of(random_places(20, (8, 8, 4)))
-    scene.features[:, 0] = torch.arange(20).numpy()
-    pyramid, features, order = scene_voxels(scene, 2)
-    assert features[:, 0].tolist() == order.tolist() != list(range(20))
-    assert pyramid.levels[0].index[:, 1:].tolist() == scene.index[order.numpy()].tolist()

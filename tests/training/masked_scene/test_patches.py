@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.masked_scene.patches import check_edge, masked_voxels
+from scene_completion_training.masked_scene.patches import masked_voxels
 from tests.training.masked_scene.small_scenes import random_places
 
 SHAPE = (64, 64, 32)
@@ -39,13 +38,3 @@ def test_nothing_and_one_voxel_can_be_hidden() -> None:
     generator = np.random.default_rng(0)
     assert masked_voxels(np.zeros((0, 3), np.int16), 8, 0.4, generator).shape == (0,)
     assert masked_voxels(np.zeros((1, 3), np.int16), 8, 1.0, generator).tolist() == [True]
-
-
-def test_what_hides_nothing_at_the_coarsest_level_is_refused() -> None:
-    check_edge(8, 4)
-    check_edge(16, 4)
-    for edge in (0, 4, 12):
-        with pytest.raises(ConfigurationError, match=f"patches of {edge} voxels .* Take a multiple of 8"):
-            check_edge(edge, 4)
-    with pytest.raises(ConfigurationError, match="share from 0 to 1"):
-        masked_voxels(np.zeros((1, 3), np.int16), 8, 1.5, np.random.default_rng(0))

@@ -11,7 +11,6 @@ import pytest
 
 from scene_completion_ros.errors import ConfigurationError, GridError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_ros.geometry import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.kitti import kitti_odometry
@@ -55,27 +54,6 @@ def test_what_is_no_scene_is_refused(changes: dict[str, Any], said: str) -> None
         dataclasses.replace(scene_of([[0, 0, 0], [1, 1, 1]]), **changes)
 
 
-def test_one_voxel_is_a_scene_with_a_place() -> None:
-    scene = scene_of([[4, 7, 1]])
-    assert len(scene) == 1 and scene.shape == (8, 8, 4) and scene.voxel_size == 0.2
-    # Centre (0.9, 1.5, 0.3) in the grid: x forward, y left, z up; optical: x right, y down, z forward.
-    np.testing.assert_allclose(scene.points_camera, [[-1.5, -0.3, 0.9]], atol=1e-6)
-    np.testing.assert_allclose(scene.range_m, [np.hypot(0.9, 1.5)], atol=1e-6)
-
-
-def test_scenes_are_kept_whole_and_damaged_files_are_named(tmp_path: Path) -> None:
-    scene = scene_of([[0, 0, 0], [1, 2, 3]], label=np.array([1, 255], np.uint8), name="a/000000/exact")
-    scene.save(tmp_path / "scene.safetensors")
-    read = VoxelScene.load(tmp_path / "scene.safetensors")
-    for name in ("index", "features", "label"):
-        np.testing.assert_array_equal(getattr(read, name), getattr(scene, name))
-    assert (read.grid, read.name, read.columns) == (scene.grid, scene.name, scene.columns)
-    np.testing.assert_array_equal(read.grid_from_camera.matrix, scene.grid_from_camera.matrix)
-    (tmp_path / "scene.safetensors").write_bytes(b"damaged")
-    with pytest.raises(SequenceError, match=r"scene\.safetensors: no scene .* Delete it"):
-        VoxelScene.load(tmp_path / "scene.safetensors")
-
-
 def test_exact_voxels_have_the_colours_of_their_pixels_where_the_camera_sees_them() -> None:
     street = painted_street()
     scene = SceneMaker(street, "exact").scene(0)
@@ -93,15 +71,6 @@ def test_exact_voxels_have_the_colours_of_their_pixels_where_the_camera_sees_the
     np.testing.assert_allclose(colours[inner, 1], 10 * pixels[inner, 1], atol=10)
     np.testing.assert_allclose(colours[inner, 2], 50, atol=0.1)
     assert not colours[~seen].any()
-
-
-def test_scans_are_gathered_where_a_frame_has_no_truth() -> None:
-    street = make_street(assets=("lidar",))
-    scene = SceneMaker(street, "lidar").scene(1)
-    assert scene.label is None and scene.grid == DEFAULT_GRID
-    near = scene.points_camera[scene.points_camera[:, 2] < 20.0]
-    ahead = near[:, 2] + 0.25  # the second frame stands 0.25 m further; the wall begins 10 m before the first
-    assert len(near) > 10 and ((ahead > 9.8) & (ahead < 10.2)).all()
 
 
 def test_stereo_finds_the_wall_and_the_road(synthetic_drive: Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import pytest
 
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.masked_scene.scenes import VoxelScene
 from scene_completion_training.masked_scene.views import COLOURS, SEEN, SceneViewSettings, sample_rows, view
 from tests.training.masked_scene.small_scenes import random_places, scene_of
@@ -40,15 +38,6 @@ def test_rows_keep_their_voxels() -> None:
     assert len(found) == 8
 
 
-def test_cells_of_coarser_levels_stay_together() -> None:
-    scene = coloured()
-    cells = np.unique(scene.index // 8, axis=0, return_inverse=True)[1].reshape(-1)
-    for seed in range(12):
-        place, _ = view(scene.index, scene.features, EDGE, SETTINGS, np.random.default_rng(seed))
-        turned = np.unique(place // 8, axis=0, return_inverse=True)[1].reshape(-1)
-        assert len(set(zip(cells.tolist(), turned.tolist(), strict=True))) == cells.max() + 1 == turned.max() + 1
-
-
 def test_colours_change_where_there_are_any() -> None:
     scene = coloured()
     plain = dataclasses.replace(SETTINGS, dropped=0.0)
@@ -69,29 +58,6 @@ def test_some_voxels_lose_their_features() -> None:
     assert 0.15 < (changed == 0.0).all(axis=1).mean() < 0.25
 
 
-def test_a_sample_shows_one_range() -> None:
-    index = np.stack([np.arange(200), np.full(200, 2), np.zeros(200)], axis=-1)  # 0.1 m to 39.9 m ahead
-    scene = scene_of(index, (256, 4, 4))
-    shown = set()
-    for seed in range(30):
-        distance = scene.range_m[sample_rows(scene, SETTINGS, np.random.default_rng(seed))]
-        shown.add((round(float(distance.min())), round(float(distance.max()))))
-    assert shown == {(1, 16), (16, 32), (32, 40)}
-
-
-def test_a_sample_holds_so_many_voxels_around_one() -> None:
-    scene = scene_of(random_places(1000, (50, 50, 8)), (64, 64, 8))
-    rows = sample_rows(scene, SceneViewSettings(voxels=100), np.random.default_rng(0))
-    assert len(set(rows.tolist())) == 100
-    assert np.ptp(scene.index[rows][:, :2], axis=0).max() < 40, "a hundred of a thousand fill a third of each side"
-
-
 def test_a_scene_beyond_all_ranges_is_shown_whole() -> None:
     scene = scene_of([[500, 0, 0], [501, 0, 0]], (512, 4, 4))
     assert sample_rows(scene, SETTINGS, np.random.default_rng(0)).tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("changes", [{"jitter": 1.0}, {"dropped": 1.0}, {"voxels": 0}])
-def test_what_is_no_view_is_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(ConfigurationError, match="views: .* Take shares below 1"):
-        SceneViewSettings(**changes).check()  # type: ignore[arg-type]

@@ -31,15 +31,6 @@ def test_imagenet_weights_are_loaded_and_frozen_as_far_as_asked() -> None:
     assert all(p.requires_grad for p in partly.trunk.blocks[5].parameters())
 
 
-def test_channel_zero_starts_as_the_mean_depth_whatever_the_image() -> None:
-    network = EncoderDecoder((64, 96), pretrained=False).eval()
-    network.prior.copy_(torch.linspace(-1.0, 1.0, 32 * 48).reshape(1, 1, 32, 48))
-    with torch.no_grad():
-        out = network(torch.rand(1, 3, 64, 96) * 255)
-    torch.testing.assert_close(out[:, :1], network.prior)
-    assert out[:, 1:].std() > 0
-
-
 def test_the_full_size_trunk_gives_the_same_kind_of_map() -> None:
     network = EncoderDecoder((64, 96), trunk="resnet50", pretrained=False)
     image = torch.rand(1, 3, 64, 96) * 255

@@ -13,7 +13,7 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.downsampler import SalienceDownsampler
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.rendering.patches import composite_features, heaviest_samples, render_rays
-from scene_completion_training.rendering.rays import rays_of_pixels, sample_cell_rays
+from scene_completion_training.rendering.rays import rays_of_pixels
 
 CAMERA = Camera(fx=37.0, fy=37.0, cx=31.5, cy=15.5, width=64, height=32)
 
@@ -41,35 +41,6 @@ def test_features_are_the_head_on_the_sampled_map(field: FeatureField) -> None:
     assert field.expand(seen.features(_points())).shape == (1, 50, 12)
 
 
-def test_features_do_not_depend_on_the_scale_of_the_decoder(field: FeatureField) -> None:
-    """What the loss cannot see must not drown the point code."""
-    image, points = 255.0 * torch.rand(1, 3, 32, 64), _points()
-    before = field.observe(image).features(points)
-    last = field.decoder.merge[-1][0]
-    field.decoder.merge[-1][1] = torch.nn.Identity()  # an ELU is linear for large values only
-    straight = field.observe(image).features(points)
-    with torch.no_grad():
-        last.weight.mul_(300.0)
-        last.bias.mul_(300.0)
-    assert torch.allclose(field.observe(image).features(points), straight, atol=1e-3)
-    assert not torch.allclose(before, torch.zeros_like(before))
-
-
-def test_rays_of_a_cell_that_begins_between_pixels() -> None:
-    """A shift of 5 pixels where rays stand 2 apart: patches begin at 2.5, and rays go there."""
-    poses = torch.eye(4).expand(1, 1, 4, 4)
-    draw = {"patches": 60, "cell": 4}
-    between, cells = sample_cell_rays(
-        CAMERA, poses, torch.tensor([[0]]), torch.tensor([[[2.5, 0.0]]]), **draw,
-        generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
-    pixels = between.pixel.reshape(60, 4, 4, 2)
-    assert torch.equal(pixels[:, 0, 0, 0], 2.5 + 4.0 * cells[0, :, 1])
-    assert cells[..., 1].unique().tolist() == list(range(15))  # the last ends at 62.5, one more would at 66.5
-    ray = between.direction / between.direction[..., 2:]
-    assert torch.allclose(ray[..., 0], (between.pixel[..., 0] - CAMERA.cx) / CAMERA.fx, atol=1e-6)
-
-
 def test_features_are_composited_like_distances(field: FeatureField) -> None:
     """A feature that is the distance of its sample composites to the expected distance."""
     seen = field.observe(255.0 * torch.rand(1, 3, 32, 64))
@@ -86,14 +57,6 @@ def test_features_are_composited_like_distances(field: FeatureField) -> None:
     points, weights = heaviest_samples(rendered, 99)  # a ray has six
     again = composite_features((points - rays.origin[:, :1]).norm(dim=-1, keepdim=True), weights)[..., 0]
     assert torch.allclose(again * rays.cosine, rendered.depth, rtol=1e-5)
-
-
-def test_features_of_a_ray_do_not_shrink_with_the_samples_left_out() -> None:
-    """Samples of weight 0.3 and 0.1 count 3/4 and 1/4, whatever became of the rest of the ray."""
-    features = torch.tensor([[[4.0], [8.0]]])
-    out = composite_features(features, torch.tensor([[[0.3, 0.1]]]))
-    assert out.item() == pytest.approx(5.0)
-    assert composite_features(features, torch.zeros(1, 1, 2)).item() == 0.0
 
 
 def test_salience_weighs_valid_rays_alone() -> None:

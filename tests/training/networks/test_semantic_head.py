@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from scene_completion_training.networks.semantic_head import CropBuffer, DistillationHead
+from scene_completion_training.networks.semantic_head import CropBuffer
 
 
 def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def test_the_head_gives_length_one_and_forgets_the_length_of_its_input() -> None:
-    head = DistillationHead(12, 6).eval()
-    features = torch.randn(3, 5, 12)
-    assert torch.allclose(head(features).norm(dim=-1), torch.ones(3, 5), atol=1e-5)
-    assert torch.allclose(head(features), head(7.0 * features), atol=1e-5)
 
 
 def test_the_buffer_forgets_the_oldest_and_finds_the_nearest() -> None:

@@ -12,7 +12,7 @@ import torch
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_training.export import encoder_onnx, head_weights
-from scene_completion_training.networks.density_field import DensityField, spatial_decoder_of
+from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.spatial_decoder import SpatialDecoder
 from scene_completion_training.viewpoint import Viewpoint, Volume
@@ -34,14 +34,6 @@ def _random(decoder: SpatialDecoder) -> SpatialDecoder:
     return decoder
 
 
-def test_it_starts_as_nothing_and_has_the_shape_of_the_grid() -> None:
-    """26 columns along y and a stride of 4: the last cell reaches beyond the grid."""
-    assert GRID.shape == (32, 26, 16)
-    for stride in (2, 4):
-        logits = _decoder(stride)(torch.randn(2, 8, 16, 32))
-        assert logits.shape == (2, *GRID.shape) and not logits.any()
-
-
 def test_logits_hold_at_the_centres_of_their_voxels() -> None:
     logits = torch.zeros(1, *GRID.shape)
     logits[0, 20, 3, 7] = 1.0
@@ -50,17 +42,6 @@ def test_logits_hold_at_the_centres_of_their_voxels() -> None:
     points = torch.tensor([[centre, [centre[0], centre[1], centre[2] + 0.2], [centre[0] + 0.1, centre[1], centre[2]]]])
     found = _decoder().at(logits, points)
     torch.testing.assert_close(found, torch.tensor([[1.0, 0.5, 0.75]]), atol=1e-4, rtol=0.0)
-
-
-def test_weights_make_the_decoder_again() -> None:
-    decoder = _random(_decoder(4))
-    state = {f"spatial.{name}": value for name, value in decoder.state_dict().items()}
-    again = spatial_decoder_of(state, VIEWPOINT)
-    assert again is not None
-    again.load_state_dict(decoder.state_dict())
-    features = torch.randn(1, 8, 16, 32)
-    torch.testing.assert_close(again(features), decoder(features))
-    assert spatial_decoder_of({"density_layer.weight": torch.zeros(1)}, VIEWPOINT) is None
 
 
 def test_it_learns_what_lies_behind_a_surface() -> None:

@@ -8,7 +8,7 @@ import torch
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.rendering.colours import sample_colours
 from scene_completion_training.rendering.patches import invalid_rays
-from scene_completion_training.rendering.rays import rays_of_pixels, sample_patch_rays
+from scene_completion_training.rendering.rays import rays_of_pixels
 
 CAMERA = Camera(fx=100.0, fy=90.0, cx=31.5, cy=15.5, width=64, height=32)
 
@@ -24,18 +24,6 @@ def test_rays_point_through_their_pixels() -> None:
     np.testing.assert_allclose(projected, pixel[0].numpy(), atol=1e-4)
     np.testing.assert_allclose(points[0, :, 2], z, rtol=1e-6)
     np.testing.assert_allclose(rays.direction.norm(dim=-1), 1.0, rtol=1e-6)
-
-
-def test_patches_come_from_loss_views_and_are_square() -> None:
-    poses = torch.eye(4).expand(2, 4, 4, 4)
-    loss_views = torch.tensor([[1, 3], [0, 2]])
-    rays = sample_patch_rays(CAMERA, poses, loss_views, patches=5, generator=torch.Generator().manual_seed(1))
-    assert rays.pixel.shape == (2, 5 * 64, 2)
-    assert set(rays.view[0].tolist()) <= {1, 3} and set(rays.view[1].tolist()) <= {0, 2}
-    patch = rays.pixel[0, :64].reshape(8, 8, 2)
-    assert torch.equal(patch[1, 0] - patch[0, 0], torch.tensor([0, 1]))
-    assert torch.equal(patch[0, 1] - patch[0, 0], torch.tensor([1, 0]))
-    assert rays.pixel[..., 0].max() < 64 and rays.pixel[..., 1].max() < 32
 
 
 def test_colours_are_taken_at_the_projection() -> None:

@@ -8,11 +8,8 @@ import torch
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.rendering.sampling import (
     inverse_depth_samples,
-    points_in_balls,
-    sample_view_volume,
     surface_centres,
 )
-from scene_completion_training.viewpoint import STREET_CAMERA
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=39.5, cy=11.5, width=80, height=24)
 
@@ -29,24 +26,6 @@ def test_samples_are_uniform_in_inverse_depth_and_stay_in_their_interval() -> No
     assert torch.all(s * 64 <= torch.arange(1, 65) + 1e-3)
     middle = inverse_depth_samples((1,), 2, 3.0, 80.0, jitter=False)[0]
     assert middle.tolist() == pytest.approx([1 / (0.75 / 3 + 0.25 / 80), 1 / (0.25 / 3 + 0.75 / 80)])
-
-
-def test_view_volume_stays_inside_the_view() -> None:
-    generator = torch.Generator().manual_seed(0)
-    points = sample_view_volume(STREET_CAMERA, 2, 500, near=1.0, far=50.0, heights=(-4.0, 2.0), generator=generator)
-    _, valid = STREET_CAMERA.project(points.double().numpy())
-    assert valid.all()
-    assert points[..., 1].min() >= -4.0 and points[..., 1].max() <= 2.0
-
-
-def test_points_fill_a_ball_evenly() -> None:
-    """Within half of the radius lies an eighth of the points, and their mean is the centre."""
-    centres = torch.tensor([[1.0, 2.0, 30.0], [0.0, 0.0, 5.0]])
-    points = points_in_balls(centres, 0.5, 20_000, _generator())
-    distance = (points - centres[:, None]).norm(dim=-1)
-    assert distance.max() <= 0.5 + 1e-5
-    assert (distance < 0.25).float().mean().item() == pytest.approx(0.125, abs=0.01)
-    assert torch.allclose(points.mean(dim=1), centres, atol=0.02)
 
 
 def test_centres_come_from_every_depth_and_keep_apart() -> None:
@@ -67,10 +46,3 @@ def test_centres_come_from_every_depth_and_keep_apart() -> None:
 
 def test_without_surfaces_there_are_no_centres() -> None:
     assert surface_centres(torch.full((24, 80), 150.0), CAMERA, 5, 3.0, _generator()).shape == (0, 3)
-
-
-def test_one_place_repeated_is_as_far_apart_as_it_gets() -> None:
-    """A wall at one depth in one column: no room for 100 m, so the farthest candidate is taken."""
-    depth = torch.full((24, 80), 150.0)
-    depth[:, 40] = 10.0
-    assert surface_centres(depth, CAMERA, 3, 100.0, _generator()).shape == (3, 3)

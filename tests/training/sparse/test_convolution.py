@@ -71,25 +71,3 @@ def test_gradients() -> None:
     check(submanifold, len(fine), 27, fine)
     check(down, len(fine), 8, fine, coarse, parent)
     check(up, len(coarse), 8, fine, parent)
-
-
-def test_gradients_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = torch.randn(27, 4, 4, requires_grad=True)
-    found = []
-    for block in (11, 4096):
-        monkeypatch.setattr(voxel_set, "BLOCK", block)
-        voxels = random_set()
-        features = torch.linspace(-1, 1, 4 * len(voxels)).view(-1, 4).requires_grad_()
-        answer = submanifold(features, weight, voxels)
-        found.append((answer, *torch.autograd.grad(answer.square().sum(), (features, weight))))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
-
-
-def test_no_voxel_gives_nothing() -> None:
-    (fine, coarse), (parent,) = vars(Pyramid.of(VoxelSet.of(torch.zeros(0, 4).long(), SHAPE)[0], 2)).values()
-    features, weight = torch.zeros(0, 4), torch.randn(27, 4, 3, requires_grad=True)
-    submanifold(features, weight, fine).sum().backward()  # type: ignore[no-untyped-call]
-    assert weight.grad is not None and not weight.grad.any()
-    assert down(features, weight[:8], fine, coarse, parent).shape == (0, 3)
-    assert up(features, weight[:8], fine, parent).shape == (0, 3)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from scene_completion_ros.errors import ConfigurationError, GridError
-from scene_completion_training.sparse.hu_net import HUNetSettings, Level, VoxelHUNet
+from scene_completion_ros.errors import GridError
+from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 from tests.training.sparse.voxel_sets import random_set
 
@@ -82,38 +80,6 @@ def test_masked_voxels_do_not_leak() -> None:
     assert (of_all(net(features, pyramid))[: len(answer)] - answer).abs().max() > 0.01
 
 
-def test_masked_voxels_start_from_the_token_of_their_level() -> None:
-    net, (features, pyramid) = network(), scene()
-    voxels = pyramid.levels[0]
-    seen = ~patch_is_masked(voxels)
-    visible = Pyramid.of(VoxelSet.of(voxels.index[seen], voxels.shape)[0], SMALL.levels)
-    given: list[Tensor] = []
-    last = net.decoders[-1]
-    assert isinstance(last, Level)
-    last.register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0]))
-    sum(x.square().sum() for x in net(features[seen], pyramid, visible)).backward()
-    is_token = (given[0] == net.tokens[-1]).all(dim=1)
-    assert torch.equal(is_token, visible.levels[-1].find(pyramid.levels[-1].index) < 0)
-    assert is_token.any() and not is_token.all()
-    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-def test_nothing_visible_leaves_tokens() -> None:
-    net, (_, pyramid) = network(), scene()
-    nothing = Pyramid.of(random_set(GRID, share=0.0), SMALL.levels)
-    found = net(torch.zeros(0, 3), pyramid, nothing)
-    assert [len(x) for x in found] == [len(level) for level in pyramid.levels]
-    assert all(x.isfinite().all() for x in found)
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_hardly_any_voxels(count: int) -> None:
-    voxels = VoxelSet.of(torch.tensor([[0, 1, 2, 3]])[:count], GRID)[0]
-    found = network()(torch.ones(count, 3), Pyramid.of(voxels, SMALL.levels))
-    assert [tuple(x.shape) for x in found] == [(count, dim) for dim in SMALL.decoder]
-    assert all(x.isfinite().all() for x in found)
-
-
 def test_scenes_of_a_batch_do_not_know_each_other() -> None:
     net, (features, pyramid) = network(), scene(2)
     together = net(features, pyramid)
@@ -123,30 +89,6 @@ def test_scenes_of_a_batch_do_not_know_each_other() -> None:
         alone = Pyramid.of(VoxelSet.of(index[mine] * torch.tensor([0, 1, 1, 1]), GRID)[0], SMALL.levels)
         for one, both, level in zip(net(features[mine], alone), together, pyramid.levels, strict=True):
             torch.testing.assert_close(one, both[level.index[:, 0] == number], rtol=1e-4, atol=1e-4)
-
-
-def test_settings_survive_a_checkpoint() -> None:
-    settings = HUNetSettings(5, (8, 16), (8, 16), 2)
-    assert HUNetSettings.of(json.loads(json.dumps(settings.plain()))) == settings
-    older = {**settings.plain(), "backend": "torch", "attention": "none"}
-    assert HUNetSettings.of(older) == settings
-    for unknown in ({"depth": 3}, {"attention": "zorder"}):
-        with pytest.raises(ConfigurationError, match=f"{next(iter(unknown))}.*not those of a network"):
-            HUNetSettings.of({**settings.plain(), **unknown})
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"inputs": 5, "encoder": (8, 16)}, "encoder has 2 levels, the decoder 4"),
-        ({"inputs": 5, "encoder": (), "decoder": ()}, "encoder has 0 levels"),
-        ({"inputs": 0}, "below one"),
-        ({"inputs": 5, "blocks": 0}, "below one"),
-    ],
-)
-def test_impossible_sizes_are_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        HUNetSettings(**settings)  # type: ignore[arg-type]
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -161,20 +103,3 @@ def test_what_does_not_fit_is_refused() -> None:
     other = Pyramid.of(random_set(GRID, 1, 0.15, seed=1), SMALL.levels)
     with pytest.raises(GridError, match="visible voxels are not among all voxels"):
         net(features, other, pyramid)
-
-
-def test_precision_is_what_the_caller_asks_for() -> None:
-    """M3: the released encoder switches autocast off for itself."""
-    net, (features, pyramid) = network(), scene()
-    linear = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear)}
-    seen: dict[str, torch.dtype] = {}
-    for name, module in linear.items():
-        module.register_forward_hook(lambda module, given, out, name=name: seen.update({name: out.dtype}))
-    whole = net(features, pyramid)
-    assert set(seen) == set(linear) and set(seen.values()) == {torch.float32}
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = net(features, pyramid)
-    assert set(seen.values()) == {torch.bfloat16}  # the encoder's as the decoder's
-    for exact, rounded in zip(whole, mixed, strict=True):
-        assert float((exact - rounded).detach().norm() / exact.detach().norm()) < 0.1
-    assert net.double()(features.double(), pyramid)[0].dtype == torch.float64

@@ -19,10 +19,6 @@ def random_points(count: int = 200, margin: float = 3.0) -> Tensor:
     return torch.cat([scene, torch.rand(count, 3, generator=generator) * (9 + 2 * margin) - margin], dim=1)
 
 
-def centres(voxels: VoxelSet) -> Tensor:
-    return torch.cat([voxels.index[:, :1], voxels.index[:, 1:] + 0.5], dim=1)
-
-
 def plainly(features: Tensor, voxels: VoxelSet, points: Tensor, edge: float) -> tuple[Tensor, list[bool]]:
     """The readable twin: point by point, corner by corner."""
     rows = {tuple(place): row for row, place in enumerate(voxels.index.tolist())}
@@ -74,33 +70,7 @@ def test_m1_a_ramp_is_exact_to_the_half_voxel() -> None:
         torch.testing.assert_close(values, points[:, 1:], rtol=1e-5, atol=1e-5)
 
 
-def test_free_corners_have_no_weight() -> None:
-    voxels = VoxelSet.of(torch.tensor([[0, 0, 0, 0], [0, 1, 1, 0]]), (2, 2, 2))[0]
-    features = torch.tensor([[1.0], [5.0]])
-    points = torch.tensor([[0.0, 1.25, 0.75, 0.5], [0.0, 1.5, 0.5, 0.5], [0.0, 1.25, 0.75, 1.25]])
-    found, known = sample(features, voxels, points, 1.0)
-    # Weights 0.25 · 0.75 and 0.75 · 0.25: halves. On the centre of a free voxel nothing is left.
-    torch.testing.assert_close(found, torch.tensor([[3.0], [0.0], [3.0]]))
-    assert known.tolist() == [True, False, True]
-
-
-def test_what_is_known_on_the_finest_level_is_known_on_all() -> None:
-    pyramid, points = Pyramid.of(random_set(share=0.05), 4), random_points(2000)
-    ones = [torch.ones(len(level), 1) for level in pyramid.levels]
-    found, known = sample_levels(ones, pyramid, points)
-    assert 0 < known.sum() < len(known)
-    assert all((values[known] > 0.99).all() for values in found)
-    assert not found[0][~known].any()
-
-
 def test_gradients() -> None:
     voxels, points = random_set(share=0.1), random_points(40, margin=0.0).double()
     features = torch.randn(len(voxels), 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda f: sample(f, voxels, points, 2.0)[0], features)
-
-
-def test_without_voxels_or_points() -> None:
-    empty, some = random_set(share=0.0), random_set()
-    found, known = sample(torch.zeros(0, 3), empty, random_points(5), 1.0)
-    assert not found.any() and not known.any() and found.shape == (5, 3)
-    assert sample(torch.zeros(len(some), 3), some, torch.zeros(0, 4), 1.0)[0].shape == (0, 3)

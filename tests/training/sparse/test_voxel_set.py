@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from torch import Tensor
 
 from scene_completion_ros.errors import GridError
 from scene_completion_training.sparse import voxel_set
-from scene_completion_training.sparse.voxel_set import CELL, CUBE, Pyramid, VoxelSet
-from tests.training.sparse.voxel_sets import SHAPE, random_index, random_set
+from scene_completion_training.sparse.voxel_set import CELL, CUBE, VoxelSet
+from tests.training.sparse.voxel_sets import SHAPE, random_set
 
 
 def as_tuples(index: Tensor) -> list[tuple[int, ...]]:
@@ -22,20 +20,6 @@ def as_tuples(index: Tensor) -> list[tuple[int, ...]]:
 def way_to_find(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "search":
         monkeypatch.setattr(voxel_set, "TABLE_CELLS", -1)
-
-
-def test_voxels_are_sorted_and_the_order_is_told() -> None:
-    index = random_index()
-    voxels, order = VoxelSet.of(index, SHAPE)
-    assert as_tuples(voxels.index) == sorted(as_tuples(index))
-    assert torch.equal(voxels.index, index[order])
-
-
-def test_found_are_those_that_are_there() -> None:
-    voxels = random_set()
-    rows = {place: row for row, place in enumerate(as_tuples(voxels.index))}
-    cells = torch.tensor(list(itertools.product(range(-1, 4), *(range(-3, edge + 3) for edge in SHAPE))))
-    assert voxels.find(cells).tolist() == [rows.get(place, -1) for place in as_tuples(cells)]
 
 
 @pytest.mark.parametrize("block", [7, 4096])
@@ -69,23 +53,6 @@ def test_the_coarser_set_holds_the_parents() -> None:
     assert torch.equal(coarse.index[parent], halves)
     children = torch.tensor(CELL)[voxels.child]
     assert torch.equal(2 * coarse.index[parent][:, 1:] + children, voxels.index[:, 1:])
-
-
-def test_a_pyramid_has_as_many_levels_as_asked_for() -> None:
-    pyramid = Pyramid.of(random_set(), 4)
-    assert [level.shape for level in pyramid.levels] == [(9, 7, 6), (5, 4, 3), (3, 2, 2), (2, 1, 1)]
-    assert [len(parent) for parent in pyramid.parents] == [len(level) for level in pyramid.levels[:3]]
-    with pytest.raises(GridError, match="0 levels"):
-        Pyramid.of(random_set(), 0)
-
-
-@pytest.mark.parametrize("voxels", [0, 1])
-def test_hardly_any_voxels(voxels: int) -> None:
-    pyramid = Pyramid.of(VoxelSet.of(torch.tensor([[3, 2, 1, 5]])[:voxels], SHAPE)[0], 4)
-    assert [len(level) for level in pyramid.levels] == [voxels] * 4
-    assert pyramid.levels[0].find(torch.tensor([[3, 2, 1, 5], [0, 2, 1, 5]])).tolist() == [voxels - 1, -1]
-    pairs = [len(rows) for block in pyramid.levels[0].neighbours for rows, _ in block.pairs]
-    assert sum(pairs) == voxels
 
 
 @pytest.mark.parametrize("place", [(0, 9, 0, 0), (0, 0, -1, 0), (0, 0, 0, 6), (-1, 0, 0, 0)])

@@ -23,7 +23,6 @@ from scene_completion_training.clustering.clusters import (
 )
 from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.export import export_labelled
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.networks.density_field import sample_map
@@ -34,7 +33,6 @@ from scene_completion_training.stages.feature_field import (
     FeatureFieldStage,
     FeatureSettings,
     feature_targets,
-    with_own_view,
 )
 from tests.training.small_trainings import DIMENSION, HIDDEN, feature_training, small_data
 
@@ -58,25 +56,6 @@ class _Dimension:
 
     def get(self, key: str, image: object, variant: int) -> object:
         raise AssertionError
-
-
-@pytest.mark.parametrize(
-    "features",
-    [
-        FeatureSettings(freeze_density=False),
-        FeatureSettings(cell=8, rays=8, samples=64, own_view=0.0, centred=False),
-    ],
-    ids=["joint", "as published"],
-)
-def test_variants_of_the_stage_train(
-    synthetic_drive: Path, model: Path, student: Path, tmp_path: Path, features: FeatureSettings
-) -> None:
-    """Targets are computed while training."""
-    features = dataclasses.replace(features, model=str(model))
-    state = Checkpoint.read(
-        train(feature_training(synthetic_drive, tmp_path / "run", features, steps=2, start_from=str(student)))
-    ).state
-    assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
 
 
 def test_a_feature_field_can_learn_its_targets(synthetic_drive: Path, targets: Path) -> None:
@@ -160,15 +139,6 @@ def test_the_loss_is_blind_to_the_mean_of_all_tokens(synthetic_drive: Path, targ
     assert again == pytest.approx(before, abs=1e-4)
 
 
-def test_own_view_has_its_share_of_the_tokens() -> None:
-    views = torch.tensor([[2, 5, 4, 7], [1, 3, 0, 6]])
-    half = with_own_view(views, 0.5)
-    assert half.shape == (2, 8) and (half[0] == 0).sum() == 4 and (half[1] == 0).sum() == 5
-    assert torch.equal(half[:, -4:], views)
-    assert torch.equal(with_own_view(views, 0.0), views)
-    assert (with_own_view(views, 0.9)[0] == 0).sum() == 36
-
-
 @pytest.fixture
 def classes(trained: Path, tmp_path: Path) -> Path:
     """What `classes` writes, of random points: three clusters, two of which have the same name."""
@@ -217,22 +187,6 @@ def test_a_student_with_labels_is_deployed(trained: Path, student: Path, classes
     again = np.maximum(image_part + code @ head.label_positional_weight.T + head.label_hidden_bias, 0.0)
     assert again == pytest.approx(units, abs=1e-5)
     assert head.label_weight.shape == (2, 64)
-
-
-def test_a_student_that_was_calibrated_meanwhile_gets_labels_too(
-    trained: Path, student: Path, classes: Path, tmp_path: Path
-) -> None:
-    """Its density, stretched since the features were trained beside it, is the one that is deployed."""
-    plain, stretch = StudentBundle.load(student), DensityStretch(1.5, 0.25)
-    changed = dataclasses.replace(plain, head=stretch.of_head(plain.head)).save(
-        tmp_path / "stretched", plain.encoder_path.read_bytes(), stretch.of_weights(plain.load_weights())
-    )
-    labelled, _ = export_labelled(trained, changed, classes, tmp_path / "labelled", name="l", licence="none")
-    np.testing.assert_array_equal(labelled.head.density_weight, changed.head.density_weight)
-    np.testing.assert_array_equal(
-        labelled.load_weights()["density_layer.bias"], changed.load_weights()["density_layer.bias"]
-    )
-    assert labelled.head.label_hidden
 
 
 def test_labels_of_another_student_are_refused(trained: Path, student: Path, classes: Path, tmp_path: Path) -> None:

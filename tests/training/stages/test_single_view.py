@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.runner import train
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
-from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import HIDDEN, batches, small_data, small_training
 
 RETAINED = LossWeights(retention=10.0)
@@ -49,13 +46,6 @@ def test_what_is_hidden_is_held_to_what_the_student_said(synthetic_drive: Path, 
     assert retention(stage, hidden) > 0.01
     assert retention(stage, unknown) == pytest.approx(retention(stage, hidden), rel=1e-4)
     assert retention(stage, shown) == 0.0
-
-
-def test_a_resumed_training_remembers_the_same(synthetic_drive: Path, student: Path, tmp_path: Path) -> None:
-    resumed = resumed_weights(settings_of(synthetic_drive, tmp_path / "killed", student, RETAINED))
-    whole = train(settings_of(synthetic_drive, tmp_path / "whole", student, RETAINED))
-    for name, value in Checkpoint.read(whole).state.items():
-        torch.testing.assert_close(resumed[name], value)
 
 
 def test_there_must_be_something_to_remember(synthetic_drive: Path, tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.inference.bundle import WEIGHTS
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
@@ -25,12 +24,11 @@ from scene_completion_training.clustering.clusters import (
     write_clusters,
 )
 from scene_completion_training.configuration import LossWeights, SpatialSettings
-from scene_completion_training.data.module import DataSettings, SequenceSource
+from scene_completion_training.data.module import DataSettings
 from scene_completion_training.evaluation.checkpoints import observed_density
 from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.export import export_bundle, export_labelled
 from scene_completion_training.gpu_export.graph import gpu_graph
-from scene_completion_training.gpu_export.parity import ONNX, Reference
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
@@ -38,9 +36,8 @@ from scene_completion_training.stages.feature_field import FeatureSettings
 from scene_completion_training.stages.semantics import SemanticsConfiguration
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
 from scene_completion_training.stages.student import StudentConfiguration
-from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
-from tests.training.killed_training import resumed_weights
-from tests.training.small_trainings import batches, feature_training, small_data, small_training
+from scene_completion_training.stages.teacher import TeacherConfiguration
+from tests.training.small_trainings import feature_training, small_data, small_training
 
 OCCUPANCY = LossWeights(photometric=0.0, smoothness=0.0, stereo_depth=0.0, sparsity=0.0, emptiness=0.1)
 SPATIAL = SpatialSettings(stride=4, reduced=4, widths=(8, 8))
@@ -101,16 +98,6 @@ def test_maps_that_are_kept_change_nothing(synthetic_drive: Path, eyes: Path, tm
         torch.testing.assert_close(runs[True][name], value, atol=2e-3, rtol=2e-2)  # they are float16
 
 
-def test_such_a_training_resumes(synthetic_drive: Path, eyes: Path, tmp_path: Path) -> None:
-    def settings(output: Path) -> SingleViewConfiguration:
-        changes = {"start_from": str(eyes), "spatial": SPATIAL, "freeze_encoder": True, "keep_maps": True}
-        return _settings(synthetic_drive, output, data=_data(synthetic_drive, 2), **changes)
-
-    resumed = resumed_weights(settings(tmp_path / "killed"))
-    for name, value in Checkpoint.read(train(settings(tmp_path / "whole"))).state.items():
-        torch.testing.assert_close(resumed[name], value)
-
-
 def test_it_is_deployed_with_its_volume(seeing: Path, tmp_path: Path) -> None:
     bundle = export_bundle(seeing, tmp_path / "bundle", name="t", licence="none", provenance={})
     assert bundle.head.volume is not None and bundle.head.volume.knots == bundle.grid.shape
@@ -143,26 +130,6 @@ def test_it_is_deployed_with_its_volume(seeing: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(volume, encoder.volume, atol=1e-3)
     assert encoder.depth is not None
     np.testing.assert_allclose(depth, encoder.depth, rtol=1e-3)
-
-
-def test_weights_for_further_training_may_stay_behind(seeing: Path, tmp_path: Path) -> None:
-    whole = export_bundle(seeing, tmp_path / "bundle", name="t", licence="none", provenance={})
-    assert whole.load_weights()
-    slim = export_bundle(seeing, tmp_path / "bundle", name="t", licence="none", provenance={}, keep_weights=False)
-    assert slim.read_encoder() == whole.read_encoder() and not (tmp_path / "bundle" / WEIGHTS).exists()
-    with pytest.raises(BundleError, match="is missing"):
-        slim.load_weights()
-    assert Reference(slim, threads=1).name == ONNX  # encoders for GPUs can be made of it all the same
-
-
-def test_densities_of_a_volume_are_stretched_with_it(seeing: Path, tmp_path: Path) -> None:
-    bundle = export_bundle(seeing, tmp_path / "bundle", name="t", licence="none", provenance={})
-    head = DensityStretch(2.0, 0.5).of_head(bundle.head)
-    assert head.volume is not None and head.volume.gain[0] == 2.0
-    weights = bundle.load_weights()
-    stretched = DensityStretch(2.0, 0.5).of_weights(weights)
-    np.testing.assert_allclose(stretched["spatial.leave.weight"], 2.0 * weights["spatial.leave.weight"], rtol=1e-3)
-    np.testing.assert_allclose(stretched["spatial.mean"], 2.0 * weights["spatial.mean"], rtol=1e-3)
 
 
 def test_what_cannot_be_is_refused(synthetic_drive: Path, eyes: Path, tmp_path: Path) -> None:
@@ -225,62 +192,3 @@ def test_labels_stand_on_a_field_with_a_decoder_in_space(
     semantics = SemanticsConfiguration(features_from=str(checkpoint), **small_training(synthetic_drive, tmp_path / "s"))
     stage = make_stage(semantics)
     assert isinstance(stage.field, FeatureField) and stage.field.density.spatial is not None
-
-
-def test_maps_kept_for_features_change_nothing(
-    synthetic_drive: Path, targets: Path, seeing: Path, tmp_path: Path
-) -> None:
-    features, runs = FeatureSettings(targets=str(targets)), {}
-    for kept in (False, True):
-        values = {"start_from": str(seeing), "spatial": SPATIAL, "hidden": 32, "data": _data(synthetic_drive, 2)}
-        settings = feature_training(synthetic_drive, tmp_path / str(kept), features, keep_maps=kept, steps=6, **values)
-        runs[kept] = Checkpoint.read(train(settings)).state
-    for name, value in runs[False].items():
-        torch.testing.assert_close(runs[True][name], value, atol=2e-3, rtol=2e-2)  # they are float16
-    maps = sorted(path.name for path in (tmp_path / "True" / "kept_maps").glob("map_*"))
-    assert len(maps) == 6  # five of the trunk, and the volume
-    learning = dataclasses.replace(features, freeze_density=False)
-    settings = feature_training(synthetic_drive, tmp_path, learning, keep_maps=True, **values)
-    with pytest.raises(ConfigurationError, match="the density learns"):
-        settings.check()
-
-
-def test_stages_that_are_told_of_no_decoder_in_space_refuse_one(
-    synthetic_drive: Path, seeing: Path, tmp_path: Path
-) -> None:
-    stage = SingleViewStage(_settings(synthetic_drive, tmp_path).completed())
-    with pytest.raises(BundleError, match="has a decoder in space") as caught:
-        stage.load(str(seeing))
-    assert "Set `spatial`" in str(caught.value)
-    teacher = TeacherStage(TeacherConfiguration(**small_training(synthetic_drive, tmp_path)).completed())
-    teacher.load(str(seeing))  # it takes the encoder of a student, whatever stands beside it
-    kept = Checkpoint.read(seeing).state
-    assert torch.equal(teacher.encoder.project.weight, kept["encoder.project.weight"])
-
-
-def test_maps_of_other_frames_are_not_taken(synthetic_drive: Path, eyes: Path, tmp_path: Path) -> None:
-    """The same configuration, whose wildcard has come to match another drive."""
-    drives = tmp_path / "drives"
-    drives.mkdir()
-    (drives / "a").symlink_to(synthetic_drive)
-    data = dataclasses.replace(_data(synthetic_drive, 2), sources=[SequenceSource(f"{drives}/*")])
-    changes = {"start_from": str(eyes), "spatial": SPATIAL, "freeze_encoder": True, "keep_maps": True, "data": data}
-    settings = _settings(synthetic_drive, tmp_path / "run", steps=2, **changes)
-    last = train(settings)
-    key = (tmp_path / "run" / "kept_maps" / "key.txt").read_text()
-    last.unlink()
-    (drives / "b").symlink_to(synthetic_drive)
-    train(settings)
-    assert (tmp_path / "run" / "kept_maps" / "key.txt").read_text() != key
-
-
-def test_samples_come_again_in_another_order(synthetic_drive: Path) -> None:
-    (first, *_) = batches(small_data(synthetic_drive), 1)
-    assert "sample_number" not in first
-    found = batches(small_data(synthetic_drive), 9, distinct=3)
-    numbers = [int(batch["sample_number"]) for batch in found]
-    assert [sorted(numbers[k : k + 3]) for k in (0, 3, 6)] == [[0, 1, 2]] * 3
-    assert len({tuple(numbers[k : k + 3]) for k in (0, 3, 6)}) > 1
-    by_number: dict[int, torch.Tensor] = {}
-    for number, batch in zip(numbers, found, strict=True):
-        assert torch.equal(by_number.setdefault(number, batch["image"]), batch["image"])

@@ -1,4 +1,4 @@
-"""The student: what it learns from its teacher, what is kept of it, and how it resumes."""
+"""The student: what it learns from its teacher, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import export_bundle
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.networks.occupancy_link import OccupancyLink
-from scene_completion_training.runner import make_stage, train
-from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage, Teacher
-from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
-from tests.training.killed_training import resumed_weights
+from scene_completion_training.runner import train
+from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage
 from tests.training.small_trainings import batches, small_training
 
 LEARNED = {
@@ -129,32 +126,6 @@ def test_a_teacher_keeps_the_resolution_it_was_trained_at(
     assert not checkpoint.half_resolution and checkpoint.field_of(DensityField).hidden == 32
 
 
-def test_a_training_goes_on_with_what_its_logits_meant(
-    synthetic_drive: Path, teacher: Path, student: Path, tmp_path: Path
-) -> None:
-    """Head and link together make a probability; a teacher that starts from a student has a new head."""
-    learned, taught = Checkpoint.read(student).link, Checkpoint.read(teacher).link
-    assert not torch.equal(learned["offset"], taught["offset"])
-    further = StudentStage(_student(synthetic_drive, teacher, tmp_path))
-    further.load(str(student))
-    torch.testing.assert_close(further.link.state_dict(), dict(learned))
-    again, fresh = (TeacherStage(TeacherConfiguration(pretrained=False)) for _ in range(2))
-    again.load(str(teacher))
-    torch.testing.assert_close(again.link.state_dict(), dict(taught))
-    fresh.load(str(student))
-    assert fresh.link.offset.item() == OccupancyLink().offset.item()
-
-
-def test_a_student_resumes_with_averaged_weights(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
-    """The teacher is in no checkpoint, averaged or not; resumed, the training ends as one that was left alone."""
-    changes = {"ema_decay": 0.5, "ema_start": 1}
-    whole = train(_student(synthetic_drive, teacher, tmp_path / "whole", **changes))
-    content = torch.load(whole, weights_only=True)
-    assert not any("teacher." in name for part in ("state_dict", "current_model_state") for name in content[part])
-    resumed = resumed_weights(_student(synthetic_drive, teacher, tmp_path / "resumed", **changes))
-    torch.testing.assert_close(resumed, dict(Checkpoint.read(whole).state), rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("change", "where"),
     [
@@ -169,11 +140,3 @@ def test_students_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"^{where}:"):
         train(_student(synthetic_drive, teacher, tmp_path, **change))
-
-
-def test_a_student_needs_a_teacher_that_can_teach_it(teacher: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no teacher"):
-        make_stage(StudentConfiguration(pretrained=False))
-    silent = StudentConfiguration(distillation=DistillationSettings(space="occupancy"), pretrained=False)
-    with pytest.raises(ConfigurationError, match="says nothing about occupancy"):
-        StudentStage(silent, Teacher(Checkpoint.read(teacher).field_of(MultiViewField)))

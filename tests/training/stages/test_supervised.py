@@ -15,17 +15,13 @@ import torch
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.commands import evaluate_semantics
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.view_batches import MIRROR, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
-from scene_completion_training.evaluation.semantic_evaluation import open_supervised
-from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
-from scene_completion_training.evaluation.voxel_sampling import Sampling
+from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.export import export_bundle
 from scene_completion_training.losses.class_agreement import class_cross_entropy
 from scene_completion_training.networks.density_field import DensityField
@@ -134,15 +130,6 @@ def test_labelled_points_lie_where_the_encoder_sees_them(frames: list[PreparedFr
     assert found == ({False, True} if mirror else {False})
 
 
-def test_other_samples_stay_what_they_were(frames: list[PreparedFrame]) -> None:
-    plain, labelled = (
-        ViewSamples([frames], ViewSettings(occupancy_points=8), seed=0, length=1, label_points=n)[0] for n in (0, 5)
-    )
-    assert set(labelled) - set(plain) == {"label_points", "label_classes"}
-    for name, value in plain.items():
-        assert torch.equal(value, labelled[name]), name
-
-
 def test_it_learns_classes_and_leaves_the_density(towns: Path) -> None:
     torch.manual_seed(0)
     stage = SupervisedStage(SupervisedConfiguration(pretrained=False, half_resolution_steps=1))
@@ -164,26 +151,6 @@ def test_it_learns_classes_and_leaves_the_density(towns: Path) -> None:
     assert losses[0] == pytest.approx(math.log(CLASSES), abs=0.7) and losses[-1] < 0.7 * losses[0]
     beside = {**batch, "label_points": batch["label_points"] * torch.tensor([1.0, 1.0, -1.0])}
     assert stage.terms(beside, torch.Generator())["classes"].item() == 0.0  # behind the camera
-
-
-def test_a_checkpoint_holds_the_density_of_its_student(trained: Path, student: Path) -> None:
-    stored = Checkpoint.read(trained)
-    assert stored.stage == "supervised" and stored.half_resolution
-    field = stored.field_of(ClassField)
-    weights = StudentBundle.load(student).load_weights()
-    for name, value in field.density.named_parameters():
-        assert torch.equal(value, torch.from_numpy(weights[name]).float()), name
-
-
-def test_a_point_has_the_class_of_its_largest_logit(towns: Path, student: Path, trained: Path) -> None:
-    density, _ = student_density(student)
-    model = open_supervised(trained, density, Sampling(0.5))
-    assert model.name == "taught (learned from labels)" and model.labels == len(COMMON_CLASSES)
-    assert model.names().tolist() == list(range(16))
-    observed = model._model.observe(open_recording(towns / "asked"), 0)
-    points = np.array([[0.0, 1.0, 10.0], [2.0, 0.0, 20.0]], np.float32)
-    logits = observed.codes(points)
-    assert logits.shape == (2, CLASSES) and not np.allclose(np.linalg.norm(logits, axis=1), 1.0)
 
 
 def test_the_command_scores_it_beside_others(
