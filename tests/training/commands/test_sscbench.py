@@ -17,6 +17,7 @@ from scene_completion_training.evaluation.scene_probe import LinearProbe
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import ClassField, FeatureField, SemanticField
 from tests import official_layouts as layouts
+from tests.training.evaluation.other_device import DEVICE, OtherDevice
 from tests.training.saved_checkpoint import save_checkpoint
 
 INTRINSICS = {"fx": 50.23, "fy": 94.05, "cx": 61.5, "cy": 40.2, "width": 128, "height": 64}
@@ -126,6 +127,28 @@ def test_geometry_of_the_drive(root: Path, checkpoints: dict[str, Path]) -> None
     assert {(row["frames"], row["range_m"]) for row in found["scores"]["voxels"]} == {
         (2, 12.8), (2, 25.6), (2, 51.2),
     }  # fmt: skip
+
+
+def test_checkpoints_are_evaluated_on_the_gpu(
+    root: Path, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is one; what comes of it is the same."""
+    labels = root / "preprocess" / "labels"
+    names = layouts.write_split(tmp_path / "naming.txt", [f"{layouts.DRIVE} 5 l"])
+    scored = layouts.write_split(tmp_path / "scored.txt", [f"{layouts.DRIVE} 0 l"])
+    given = ("--data", drive(root), "--frames", scored, "--checkpoint", checkpoints["feature_field"])
+    for protocol, *options in (
+        ("geometry", "--scans", 3),
+        ("semantics", "--sscbench", labels, "--name-frames", names),
+        ("views", "--samples", 4),
+        ("views", "--samples", 4, "--consistency", "--stride", 1),
+    ):
+        here = evaluate(root, *given, *options, protocol=protocol)
+        with monkeypatch.context() as patched, OtherDevice():
+            for module in ("checkpoints", "semantic_models"):
+                patched.setattr(f"scene_completion_training.evaluation.{module}.accelerator", lambda: DEVICE)
+            there = evaluate(root, *given, *options, protocol=protocol)
+        assert here is not None and there is not None and here["scores"] == there["scores"]
 
 
 def test_what_is_refused(
