@@ -244,7 +244,7 @@ def test_a_split_of_frames_that_are_not_there(
     missing = [f"{layouts.DRIVE} {number:010d} l" for number in (6, 0, 30, 31, 32, 33, 34, 35)]
     split = layouts.write_split(tmp_path / "missing.txt", missing)
     command = ["train", "--fast-dev-run", "--config", str(FULL_SIZE / "bts_kitti_360.yaml")]
-    command += overrides(kitti_360, "none")
+    command += [*overrides(kitti_360, "none"), f"data.cache={tmp_path / 'resized'}"]
     assert main([*command, f"data.frames={split}"]) == 2
     error = capsys.readouterr().err
     assert "7 of its 8 frames are not in the recordings" in error
@@ -252,5 +252,12 @@ def test_a_split_of_frames_that_are_not_there(
     other = layouts.write_split(tmp_path / "other.txt", ["2011_09_26/2011_09_26_drive_0001_sync 0 l"])
     assert main([*command, f"data.frames={other}"]) == 2
     assert "it lists 2011_09_26_drive_0001_sync" in capsys.readouterr().err
+    shutil.copytree(kitti_360, tmp_path / "left_alone", ignore=shutil.ignore_patterns("image_01", "resized", "*.ckpt"))
+    assert main([*command, f"data.root={tmp_path / 'left_alone'}"]) == 2
+    assert f"12 of its 24 frames are not in the recordings, such as {layouts.DRIVE} 0 r" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "left_alone" / "data_2d_raw" / layouts.DRIVE / "image_02")
+    assert main([*command, f"data.root={tmp_path / 'left_alone'}"]) == 2
+    assert "fewer than two cameras look aside" in capsys.readouterr().err
+    assert not (tmp_path / "resized").exists()  # that takes hours
     assert main([*command, f"data.frames={split}", "data.allow_missing=true"]) == 0
     assert "missing.txt: 1 of 8 listed frames" in capsys.readouterr().out
