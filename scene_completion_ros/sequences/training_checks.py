@@ -51,8 +51,7 @@ def check_for_training(sequence: PosedSequence, where: str) -> None:
                     cure="Restore the file or extract the sequence again",
                 )
     _check_baselines(sequence, where)
-    if str(sequence.provenance.get("dataset", "")).startswith("KITTI"):
-        _check_direction(sequence, where)
+    check_direction(sequence, where)
     _check_sides(sequence, where)
 
 
@@ -74,8 +73,14 @@ def _check_baselines(sequence: PosedSequence, where: str) -> None:
         )
 
 
-def _check_direction(sequence: PosedSequence, where: str) -> None:
-    """Refuse poses of another convention: in their own frame, cars with cameras ahead drive along z."""
+def check_direction(sequence: PosedSequence, where: str) -> None:
+    """Refuse poses of KITTI in another convention: in their own frame, cars with cameras ahead drive along z.
+
+    Raises:
+        SequenceError: They do not.
+    """
+    if not str(sequence.provenance.get("dataset", "")).startswith("KITTI"):
+        return
     camera = reference_camera(sequence)
     poses = [sequence.world_from_camera(index, camera) for index in range(len(sequence))]
     steps = np.array([(here.inverse() @ there).translation for here, there in pairwise(poses)]).reshape(-1, 3)

@@ -233,7 +233,8 @@ def test_s4c(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     command = ["train", "--config", str(FULL_SIZE / "s4c_kitti_360.yaml"), *overrides(kitti_360, "no_s4c"), *given]
     shutil.rmtree(folder)
     assert main(command) == 2
-    assert str(folder) in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert str(folder) in error and "pictures of classes are missing" in error
     assert main([*command, "data.class_images="]) == 2
     assert "data.class_images" in capsys.readouterr().err
 
@@ -261,3 +262,17 @@ def test_a_split_of_frames_that_are_not_there(
     assert not (tmp_path / "resized").exists()  # that takes hours
     assert main([*command, f"data.frames={split}", "data.allow_missing=true"]) == 0
     assert "missing.txt: 1 of 8 listed frames" in capsys.readouterr().out
+
+
+def test_a_drive_lacks_a_camera_that_another_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("train", "val"), 1):
+        drive = layouts.kitti_raw(
+            tmp_path, drive=f"2011_09_26_drive_000{number}_sync", frames=3, slam=tmp_path / "slam"
+        )
+        layouts.write_split(tmp_path / f"{name}_files.txt", [f"2011_09_26/{drive.name} 1 l"])
+    shutil.rmtree(drive / "image_03")
+    command = ["train", "--config", str(FULL_SIZE / "bts_kitti_raw.yaml"), *overrides(tmp_path, "bts_kitti_raw")]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "drive_0002_sync: images of left, but " in error and "drive_0001_sync has left, right" in error
+    assert not (tmp_path / "resized").exists()

@@ -129,6 +129,19 @@ def test_geometry_of_the_drive(root: Path, checkpoints: dict[str, Path]) -> None
     }  # fmt: skip
 
 
+def test_poses_of_another_convention(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the world in the camera: scans of other frames would lie anywhere, and a table would come of it."""
+    given = ("--data", layouts.kitti_360(tmp_path, frames=7, posed=range(7)), "--checkpoint", checkpoints["supervised"])
+    file = tmp_path / "data_poses" / layouts.DRIVE / "cam0_to_world.txt"
+    poses = np.array([line.split()[1:] for line in file.read_text().splitlines()], np.float64).reshape(-1, 4, 4)
+    file.write_text("".join(f"{k} {layouts.row(pose)}\n" for k, pose in enumerate(np.linalg.inv(poses))))
+    for protocol in ("geometry", "views"):
+        assert evaluate(tmp_path, *given, protocol=protocol) is None
+        assert "The poses have another convention" in capsys.readouterr().err
+
+
 def test_checkpoints_are_evaluated_on_the_gpu(
     root: Path, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,8 @@ def matching(root: Path, sources: Sequence[Source]) -> list[Source]:
         paths = [Path(path) for path in glob.glob(str(base / source.folder))]
         folders = sorted(str(path) for path in paths if path.is_dir() or is_bag(path))
         if not folders:
-            raise SequenceError("nothing matches", where=source.folder, cure="Make or extract the sequences first")
+            cure = "Unpack, make or extract the recordings there first"
+            raise SequenceError("nothing matches", where=str(base / source.folder), cure=cure)
         found += [dataclasses.replace(source, folder=str(Path(folder).absolute())) for folder in folders]
     return found
 
@@ -290,6 +291,7 @@ class SequencesData(TrainingData):
         self.counts: dict[str, SplitCount] = {}
         self.shares: list[float] = []
         self.focal_ratios: list[float] = []
+        self._rig: tuple[str, list[str]] | None = None
         self._large: list[tuple[RecordedFrames, NDArray[np.bool_]]] = []
 
     def record(self) -> dict[str, Any]:
@@ -303,6 +305,8 @@ class SequencesData(TrainingData):
             return
         self.frames = self._opened("training", self.settings.sources, self.settings.frames)
         self.watched = self._opened("validation", self.settings.validation, self.settings.validation_frames)
+        for recorded, wanted in self._large:
+            recorded.check_classes(wanted)
         while self._large:  # it takes hours, and so comes when nothing is known to be missing
             self._resize(*self._large.pop(0))
 
@@ -314,6 +318,8 @@ class SequencesData(TrainingData):
             if split is not None and not split.names(Path(source.folder).name):
                 continue
             opened = self._prepared(source, role, split)
+            if split is not None and opened.drives:
+                self._check_cameras(source.folder, sorted(opened.drives[0][0].images))
             self.listed[role] += [(len(found) + drive, frame, side) for drive, frame, side in opened.listed]
             found += opened.drives
             if role == "training":
@@ -323,6 +329,16 @@ class SequencesData(TrainingData):
             self.counts[role] = split.counted(allow_missing=self.settings.allow_missing)
             rank_zero_only(print)(f"{role}: {self.counts[role]}")
         return found
+
+    def _check_cameras(self, folder: str, cameras: list[str]) -> None:
+        """Drives of one data set, which have a frame list, have the same cameras."""
+        first, expected = self._rig = self._rig or (folder, cameras)
+        if cameras != expected:
+            raise SequenceError(
+                f"images of {', '.join(cameras)}, but {first} has {', '.join(expected)}",
+                where=folder,
+                cure="Unpack the images of all cameras of all listed drives",
+            )
 
     def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> OpenedSource:
         every: Sequence[PreparedFrame]
