@@ -118,7 +118,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.occupancy import OCCUPANCY
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_ros.sequences.training_checks import check_direction
+    from scene_completion_ros.sequences.training_checks import check_rig
     from scene_completion_training.evaluation.geometry import Density, ScoredFrames, calibrate_model, voxel_frames
     from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 
@@ -126,7 +126,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
     recordings = [open_recording(folder) for folder in listed_folders((*args.data, *windows), split)]
     found = count_listed(args, recordings)
     for sequence in recordings:
-        check_direction(sequence, sequence.name)
+        check_rig(sequence, sequence.name)
     models = open_models(args)
     validation = [open_recording(folder) for folder in args.calibrate_on]
     if validation:
