@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     commands = find_commands()
     parser = build_parser(commands)
-    args = parser.parse_args(argv)
+    args = _parsed(parser, argv)
     command = commands[args.command]
     try:
         check_arguments(parser, args)
@@ -124,6 +124,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"scene-completion {args.command}: {_one_line(sentence)}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """What a command line says, with KEY=VALUE also behind options, where argparse before Python 3.13 takes no more."""
+    args, further = parser.parse_known_args(argv)
+    if further and (not hasattr(args, "overrides") or any(one.startswith("-") for one in further)):
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    if further:
+        args.overrides = [*args.overrides, *further]
+    return args
 
 
 def _one_line(error: Exception) -> str:

@@ -39,6 +39,25 @@ def test_the_exit_code_is_that_of_the_command(only) -> None:
     assert cli.main(["count", "--number", "7"]) == 7
 
 
+def test_values_may_come_behind_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As docs/reproduce.md appends them to `import-checkpoint FILE OUTPUT --config CONFIG`."""
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("file")
+        parser.add_argument("--config")
+        parser.add_argument("overrides", nargs="*")
+
+    run = lambda args: print(args.file, args.config, *args.overrides)  # noqa: E731
+    taking = SimpleNamespace(__doc__="Take.", add_arguments=add_arguments, run=run)
+    monkeypatch.setattr(cli, "find_commands", lambda: {"take": taking})
+    cli.main(["take", "a.pt", "--config", "b.yaml", "c=1", "d=2"])
+    cli.main(["take", "a.pt", "c=1", "--config", "b.yaml", "d=2"])
+    assert capsys.readouterr().out == 2 * "a.pt b.yaml c=1 d=2\n"
+    with pytest.raises(SystemExit):
+        cli.main(["take", "a.pt", "--confog", "b.yaml", "c=1"])
+    assert "unrecognized arguments: --confog" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_line_and_no_traceback(only, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(args: argparse.Namespace) -> int:
         raise CameraError("fx is\nzero", where="calib.yaml", cure="Calibrate")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.kitti import text_lines
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.rigs import cameras_ahead, reference_camera
 
 SIDES = ("l", "r")
 FRAME_NUMBERS = "frame_numbers"
@@ -131,15 +131,16 @@ class FrameSplit:
 
     def of(self, sequence: PosedSequence) -> list[tuple[int, str]]:
         """Index and side of the listed frames that a recording holds, as the list orders them."""
-        return self.of_drive(sequence.name, frame_indices(sequence))
+        return self.of_drive(sequence.name, frame_indices(sequence), SIDES[: len(cameras_ahead(sequence))])
 
-    def of_drive(self, drive: str, indices: Mapping[int, int]) -> list[tuple[int, str]]:
-        """The same of a drive, by its name and the index of each number that it holds."""
+    def of_drive(self, drive: str, indices: Mapping[int, int], sides: Sequence[str] = SIDES) -> list[tuple[int, str]]:
+        """The same of a drive, by its name, the index of each number that it holds, and the sides that it has."""
         name = drive_name(drive)
         self._opened.append(name)
         listed = self._open.pop(name, [])
-        self._missing += [line for line in listed if line.frame not in indices]
-        return [(indices[line.frame], line.side) for line in listed if line.frame in indices]
+        there = [line.frame in indices and line.side in sides for line in listed]
+        self._missing += [line for line, found in zip(listed, there, strict=True) if not found]
+        return [(indices[line.frame], line.side) for line, found in zip(listed, there, strict=True) if found]
 
     def counted(self, *, allow_missing: bool = False) -> SplitCount:
         """What was found, after all recordings have been asked.

@@ -1,4 +1,4 @@
-"""What a posed sequence must fulfil before a network is trained on it."""
+"""What a posed sequence must fulfil before a network is trained on it, or scored."""
 
 from __future__ import annotations
 
@@ -51,6 +51,15 @@ def check_for_training(sequence: PosedSequence, where: str) -> None:
                     cure="Restore the file or extract the sequence again",
                 )
     _check_baselines(sequence, where)
+    check_rig(sequence, where)
+
+
+def check_rig(sequence: PosedSequence, where: str) -> None:
+    """Refuse a rig by which trainings and scores come out wrong, without anybody noticing.
+
+    Raises:
+        SequenceError: A car that drives to where its cameras do not look, or a pair whose left and right are swapped.
+    """
     if str(sequence.provenance.get("dataset", "")).startswith("KITTI"):
         _check_direction(sequence, where)
     _check_sides(sequence, where)

@@ -233,7 +233,8 @@ def test_s4c(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     command = ["train", "--config", str(FULL_SIZE / "s4c_kitti_360.yaml"), *overrides(kitti_360, "no_s4c"), *given]
     shutil.rmtree(folder)
     assert main(command) == 2
-    assert str(folder) in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert str(folder) in error and "pictures of classes are missing" in error
     assert main([*command, "data.class_images="]) == 2
     assert "data.class_images" in capsys.readouterr().err
 
@@ -244,7 +245,7 @@ def test_a_split_of_frames_that_are_not_there(
     missing = [f"{layouts.DRIVE} {number:010d} l" for number in (6, 0, 30, 31, 32, 33, 34, 35)]
     split = layouts.write_split(tmp_path / "missing.txt", missing)
     command = ["train", "--fast-dev-run", "--config", str(FULL_SIZE / "bts_kitti_360.yaml")]
-    command += overrides(kitti_360, "none")
+    command += [*overrides(kitti_360, "none"), f"data.cache={tmp_path / 'resized'}"]
     assert main([*command, f"data.frames={split}"]) == 2
     error = capsys.readouterr().err
     assert "7 of its 8 frames are not in the recordings" in error
@@ -252,5 +253,26 @@ def test_a_split_of_frames_that_are_not_there(
     other = layouts.write_split(tmp_path / "other.txt", ["2011_09_26/2011_09_26_drive_0001_sync 0 l"])
     assert main([*command, f"data.frames={other}"]) == 2
     assert "it lists 2011_09_26_drive_0001_sync" in capsys.readouterr().err
+    shutil.copytree(kitti_360, tmp_path / "left_alone", ignore=shutil.ignore_patterns("image_01", "resized", "*.ckpt"))
+    assert main([*command, f"data.root={tmp_path / 'left_alone'}"]) == 2
+    assert f"12 of its 24 frames are not in the recordings, such as {layouts.DRIVE} 0 r" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "left_alone" / "data_2d_raw" / layouts.DRIVE / "image_02")
+    assert main([*command, f"data.root={tmp_path / 'left_alone'}"]) == 2
+    assert "fewer than two cameras look aside" in capsys.readouterr().err
+    assert not (tmp_path / "resized").exists()  # that takes hours
     assert main([*command, f"data.frames={split}", "data.allow_missing=true"]) == 0
     assert "missing.txt: 1 of 8 listed frames" in capsys.readouterr().out
+
+
+def test_a_drive_lacks_a_camera_that_another_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("train", "val"), 1):
+        drive = layouts.kitti_raw(
+            tmp_path, drive=f"2011_09_26_drive_000{number}_sync", frames=3, slam=tmp_path / "slam"
+        )
+        layouts.write_split(tmp_path / f"{name}_files.txt", [f"2011_09_26/{drive.name} 1 l"])
+    shutil.rmtree(drive / "image_03")
+    command = ["train", "--config", str(FULL_SIZE / "bts_kitti_raw.yaml"), *overrides(tmp_path, "bts_kitti_raw")]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "drive_0002_sync: images of left, but " in error and "drive_0001_sync has left, right" in error
+    assert not (tmp_path / "resized").exists()

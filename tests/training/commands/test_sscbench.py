@@ -17,6 +17,7 @@ from scene_completion_training.evaluation.scene_probe import LinearProbe
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import ClassField, FeatureField, SemanticField
 from tests import official_layouts as layouts
+from tests.training.evaluation.other_device import DEVICE, OtherDevice
 from tests.training.saved_checkpoint import save_checkpoint
 
 INTRINSICS = {"fx": 50.23, "fy": 94.05, "cx": 61.5, "cy": 40.2, "width": 128, "height": 64}
@@ -117,6 +118,41 @@ def test_clusters_are_named_on_other_frames(root: Path, checkpoints: dict[str, P
     direct = rows["direct", 51.2]["class_of_label"]
     assert len(direct) == 1 + 19 and direct[0] == 0 and direct.count(-1) == 2  # as of Cityscapes' sky and rider
     assert direct.count(9) == direct.count(5) == 2  # buildings and walls, buses and trains
+
+
+def test_poses_of_another_convention(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the world in the camera: scans of other frames would lie anywhere, and a table would come of it."""
+    given = ("--data", layouts.kitti_360(tmp_path, frames=7, posed=range(7)), "--checkpoint", checkpoints["supervised"])
+    file = tmp_path / "data_poses" / layouts.DRIVE / "cam0_to_world.txt"
+    poses = np.array([line.split()[1:] for line in file.read_text().splitlines()], np.float64).reshape(-1, 4, 4)
+    file.write_text("".join(f"{k} {layouts.row(pose)}\n" for k, pose in enumerate(np.linalg.inv(poses))))
+    for protocol in ("geometry", "views"):
+        assert evaluate(tmp_path, *given, protocol=protocol) is None
+        assert "The poses have another convention" in capsys.readouterr().err
+
+
+def test_checkpoints_are_evaluated_on_the_gpu(
+    root: Path, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is one; what comes of it is the same."""
+    labels = root / "preprocess" / "labels"
+    names = layouts.write_split(tmp_path / "naming.txt", [f"{layouts.DRIVE} 5 l"])
+    scored = layouts.write_split(tmp_path / "scored.txt", [f"{layouts.DRIVE} 0 l"])
+    given = ("--data", drive(root), "--frames", scored, "--checkpoint", checkpoints["feature_field"])
+    for protocol, *options in (
+        ("geometry", "--scans", 3),
+        ("semantics", "--sscbench", labels, "--name-frames", names),
+        ("views", "--samples", 4),
+        ("views", "--samples", 4, "--consistency", "--stride", 1),
+    ):
+        here = evaluate(root, *given, *options, protocol=protocol)
+        with monkeypatch.context() as patched, OtherDevice():
+            for module in ("checkpoints", "semantic_models"):
+                patched.setattr(f"scene_completion_training.evaluation.{module}.accelerator", lambda: DEVICE)
+            there = evaluate(root, *given, *options, protocol=protocol)
+        assert here is not None and there is not None and here["scores"] == there["scores"]
 
 
 def test_what_is_refused(

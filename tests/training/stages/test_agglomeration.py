@@ -10,7 +10,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tests.training.killed_training import resumed_weights
 from torch import nn
 from torch.nn import functional
 

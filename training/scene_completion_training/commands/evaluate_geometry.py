@@ -118,12 +118,15 @@ def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.occupancy import OCCUPANCY
     from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_ros.sequences.training_checks import check_rig
     from scene_completion_training.evaluation.geometry import Density, ScoredFrames, calibrate_model, voxel_frames
     from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 
     windows, split = window_folders(args), read_frames(args.frames)
     recordings = [open_recording(folder) for folder in listed_folders((*args.data, *windows), split)]
     found = count_listed(args, recordings)
+    for sequence in recordings:
+        check_rig(sequence, sequence.name)
     models = open_models(args)
     validation = [open_recording(folder) for folder in args.calibrate_on]
     if validation:
@@ -140,7 +143,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
         raise SequenceError(
             "no frame has ground truth voxels or LiDAR",
             where=", ".join(names),
-            cure="Render the town with its assets, or name recordings with LiDAR",
+            cure="Unpack the LiDAR scans beside the images, render the town with its assets, or name other recordings",
         )
     write_results(args, scores, names, counted=found)
     return 0

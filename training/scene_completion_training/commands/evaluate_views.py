@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.sequences.frame_lists import SIDES
     from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_ros.sequences.training_checks import check_rig
     from scene_completion_training.evaluation.novel_views import check_targets, novel_views, view_metric
     from scene_completion_training.evaluation.view_consistency import CONSISTENCY
 
@@ -72,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     split = read_frames(args.frames)
     recordings = [open_recording(folder) for folder in listed_folders(args.data, split)]
     found = count_listed(args, recordings)
+    for sequence in recordings:
+        check_rig(sequence, sequence.name)
     scores = Scores([CONSISTENCY if args.consistency else view_metric(with_lpips=bool(args.lpips))])
     targets = [str(args.stride)] if args.consistency else args.targets
     methods, counted = _methods(args), 0

@@ -25,7 +25,7 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.sequences.training_checks import check_for_training
 from scene_completion_training.data.feature_targets import FeatureTargets
-from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
+from scene_completion_training.data.prepared import PreparedFrame, load_prepared, looking_aside, prepare_sequence
 from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
@@ -106,7 +106,8 @@ def matching(root: Path, sources: Sequence[Source]) -> list[Source]:
         paths = [Path(path) for path in glob.glob(str(base / source.folder))]
         folders = sorted(str(path) for path in paths if path.is_dir() or is_bag(path))
         if not folders:
-            raise SequenceError("nothing matches", where=source.folder, cure="Make or extract the sequences first")
+            cure = "Unpack, make or extract the recordings there first"
+            raise SequenceError("nothing matches", where=str(base / source.folder), cure=cure)
         found += [dataclasses.replace(source, folder=str(Path(folder).absolute())) for folder in folders]
     return found
 
@@ -290,6 +291,8 @@ class SequencesData(TrainingData):
         self.counts: dict[str, SplitCount] = {}
         self.shares: list[float] = []
         self.focal_ratios: list[float] = []
+        self._rig: tuple[str, list[str]] | None = None
+        self._large: list[tuple[RecordedFrames, NDArray[np.bool_]]] = []
 
     def record(self) -> dict[str, Any]:
         """The range of focal lengths per image width, and how much of frame lists there was."""
@@ -302,6 +305,10 @@ class SequencesData(TrainingData):
             return
         self.frames = self._opened("training", self.settings.sources, self.settings.frames)
         self.watched = self._opened("validation", self.settings.validation, self.settings.validation_frames)
+        for recorded, wanted in self._large:
+            recorded.check_classes(wanted)
+        while self._large:  # it takes hours, and so comes when nothing is known to be missing
+            self._resize(*self._large.pop(0))
 
     def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Sequence[PreparedFrame]]:
         """Drives of all sources; those of the training say how far they see."""
@@ -311,6 +318,8 @@ class SequencesData(TrainingData):
             if split is not None and not split.names(Path(source.folder).name):
                 continue
             opened = self._prepared(source, role, split)
+            if split is not None and opened.drives:
+                self._check_cameras(source.folder, sorted(opened.drives[0][0].images))
             self.listed[role] += [(len(found) + drive, frame, side) for drive, frame, side in opened.listed]
             found += opened.drives
             if role == "training":
@@ -321,6 +330,16 @@ class SequencesData(TrainingData):
             rank_zero_only(print)(f"{role}: {self.counts[role]}")
         return found
 
+    def _check_cameras(self, folder: str, cameras: list[str]) -> None:
+        """Drives of one data set, which have a frame list, have the same cameras."""
+        first, expected = self._rig = self._rig or (folder, cameras)
+        if cameras != expected:
+            raise SequenceError(
+                f"images of {', '.join(cameras)}, but {first} has {', '.join(expected)}",
+                where=folder,
+                cure="Unpack the images of all cameras of all listed drives",
+            )
+
     def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> OpenedSource:
         every: Sequence[PreparedFrame]
         if self.measured:
@@ -330,11 +349,19 @@ class SequencesData(TrainingData):
             listed = [] if split is None else split.of(sequence)
         else:
             sequence = load_sequence(Path(self.settings.root), source, role)
+            views = self.settings.views
+            published = views.near_frames and (views.far_views or views.aside)
+            if published and len(looking_aside(sequence, cameras_ahead(sequence)[0])) < 2:
+                raise SequenceError(
+                    "fewer than two cameras look aside",
+                    where=source.folder,
+                    cure="Unpack the images of the fisheyes, or set data.views.far_views=false data.views.aside=0",
+                )
             cache = Path(self.settings.cache) if self.settings.cache else None
             classes = Path(self.settings.class_images) if self.classes else None
             every = recorded = self._recorded(sequence, cache, classes)
             usable, listed = list(range(len(every))), [] if split is None else split.of(sequence)
-            self._resize(recorded, self._looked_at(len(every), None if split is None else listed))
+            self._large.append((recorded, self._looked_at(len(every), None if split is None else listed)))
         place = {index: number for number, index in enumerate(usable)}
         known = [(place[index], _SIDES[side]) for index, side in listed if index in place]
         ratios = [sequence.cameras[name].fx / sequence.cameras[name].width for name in cameras_ahead(sequence)]

@@ -211,11 +211,26 @@ class RecordedFrames(Sequence[PreparedFrame]):
         size = (self.cameras[name].width, self.cameras[name].height)
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
+    def check_classes(self, wanted: NDArray[np.bool_]) -> None:
+        """Raises a `SequenceError` where wanted frames [N] lack pictures of classes, if there are to be any."""
+        if self._class_images is None:
+            return
+        files = [self._class_file(k, name) for k in np.flatnonzero(wanted).tolist() for name in self.cameras]
+        if missing := [file for file in files if not file.is_file()]:
+            raise SequenceError(
+                f"{len(missing)} of {len(files)} pictures of classes are missing, such as {missing[0]}",
+                where=str(self._class_images),
+                cure="Download and unpack the rest, or name their folder with data.class_images",
+            )
+
     def _classes(self, index: int, name: str) -> NDArray[np.uint8]:
         """Classes of the pixels of a camera [h, w], as they lie."""
+        return read_classes(self._class_file(index, name), TRAIN_IDS)
+
+    def _class_file(self, index: int, name: str) -> Path:
         assert self._class_images is not None
         folder = self._class_images / self.sequence.name.rpartition("/")[2] / self._recorded[name]
-        return read_classes(folder / _CLASS_FOLDERS[self._is_aside(name)] / f"{self._stems[index]}.png", TRAIN_IDS)
+        return folder / _CLASS_FOLDERS[self._is_aside(name)] / f"{self._stems[index]}.png"
 
     def _pose(self, index: int, name: str) -> RigidTransform:
         pose = self.sequence.world_from_camera(index, self._recorded[name])

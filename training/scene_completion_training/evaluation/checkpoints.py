@@ -54,6 +54,11 @@ FISHEYE_FRAMES = 10
 _CHUNK = 1 << 16  # points in memory at a time
 
 
+def accelerator() -> torch.device:
+    """Where trained fields are evaluated: on a GPU where there is one. What comes of them is handed on by the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass(frozen=True)
 class EncodedView:
     """A view that a field encodes: frame and camera, and whether it is that of a side camera, turned down."""
@@ -123,7 +128,8 @@ class FieldModel:
         *,
         half_resolution: bool = False,
     ) -> None:
-        self.field = field.eval()
+        self.device = accelerator()
+        self.field = field.eval().to(self.device)
         self.half_resolution = half_resolution
         self.name = name
         self._views = views or functools.partial(views_along, along=(0.0,))
@@ -144,17 +150,18 @@ class FieldModel:
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the views of a frame; where the drive ends, those before it stand in for those after."""
         seen, views = self.encode(sequence, index)
-        return observed_density(seen, sequence.cameras[views[0].camera], self.field.spec)
+        return observed_density(seen, sequence.cameras[views[0].camera], self.field.spec, self.device)
 
     def encode(self, sequence: PosedSequence, index: int) -> tuple[ObservedField, Sequence[EncodedView]]:
         """The field that has seen the views of a frame, and these; points are those of the first one."""
         views = self._views(sequence, index)
         images = torch.stack([self._image(sequence, view.index, view.camera, aside=view.aside) for view in views])[None]
+        images = images.to(self.device)
         with torch.inference_mode():
             if isinstance(self.field, MultiViewField):
                 encoder_from_world = sequence.world_from_camera(index, views[0].camera).inverse()
                 poses = [(encoder_from_world @ _pose(sequence, view)).matrix for view in views]
-                stacked = torch.from_numpy(np.stack(poses)[None]).float()
+                stacked = torch.from_numpy(np.stack(poses)[None]).float().to(self.device)
                 return self.field.observe(images, stacked), views
             return self.field.observe(images[:, 0]), views
 
@@ -185,14 +192,14 @@ def _pose(sequence: PosedSequence, view: EncodedView) -> RigidTransform:
     return pose @ RigidTransform(DOWNWARD, np.zeros(3)) if view.aside else pose
 
 
-def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec) -> Observation:
+def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec, device: torch.device) -> Observation:
     """A field that has seen its images, as evaluations look at it: as what it is deployed as would be."""
     depth_at = None
     if isinstance(seen, SingleViewObservation) and seen.volume is not None:
         canonical = seen.field.camera
-        depth = ray_depth(seen.depth_code.detach()[:, None], spec, ray_camera(canonical))[0].numpy()
+        depth = ray_depth(seen.depth_code.detach().cpu()[:, None], spec, ray_camera(canonical))[0].numpy()
         depth_at = functools.partial(said_depth, depth, canonical, camera)
-    return Observation(camera, lambda points: _density(seen, points), (spec.near, spec.far), depth_at)
+    return Observation(camera, lambda points: _density(seen, points, device), (spec.near, spec.far), depth_at)
 
 
 def published_views(sequence: PosedSequence, index: int, choice: str) -> list[EncodedView]:
@@ -248,10 +255,10 @@ def views_along(sequence: PosedSequence, index: int, along: Sequence[float]) -> 
     return [EncodedView(k, name) for k in taken]
 
 
-def _density(seen: ObservedField, points: NDArray[np.float32]) -> NDArray[np.float32]:
+def _density(seen: ObservedField, points: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
     with torch.inference_mode():
         parts = [
-            seen.density(torch.from_numpy(points[start : start + _CHUNK])[None])[0].numpy()
+            seen.density(torch.from_numpy(points[start : start + _CHUNK])[None].to(device))[0].cpu().numpy()
             for start in range(0, len(points), _CHUNK)
         ]
     return np.concatenate([np.zeros(0, dtype=np.float32), *parts])

@@ -98,13 +98,14 @@ def render_view(
         encoder_from_view: Pose [4, 4] of the view in the encoder view's frame.
     """
     camera, spec = model.camera, model.field.spec
-    masks, own = torch.ones(1, 1, *source.shape[1:], dtype=torch.bool), torch.eye(4)[None, None]
+    source = source.to(model.device)
+    masks, own = torch.ones_like(source[None, :1], dtype=torch.bool), torch.eye(4, device=model.device)[None, None]
     parts = []
-    for rays in image_rays(camera, encoder_from_view):
+    for rays in image_rays(camera, encoder_from_view.to(model.device)):
         rendered = render_rays(seen, rays, samples=samples, near=spec.near, far=spec.far, jitter=False)
         colours, _ = sample_colours(source[None, None], masks, camera, own, rendered.points)
         parts.append(torch.einsum("rk,rkc->cr", rendered.weights[0], colours.reshape(-1, samples, 3)))
-    return torch.cat(parts, dim=1).reshape(3, camera.height, camera.width)
+    return torch.cat(parts, dim=1).reshape(3, camera.height, camera.width).cpu()
 
 
 def novel_views(sequence: PosedSequence, indices: Iterable[int], targets: Sequence[str]) -> Iterator[NovelView]:

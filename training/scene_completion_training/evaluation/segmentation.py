@@ -32,7 +32,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import fit_clusters
 from scene_completion_training.data.label_images import LabelledImage
-from scene_completion_training.evaluation.checkpoints import CanonicalImages
+from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator
 from scene_completion_training.evaluation.scene_probe import LinearProbe
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.semantic_head import DROPOUT
@@ -69,7 +69,7 @@ class RenderedField:
     def __init__(self, path: Path) -> None:
         stored = Checkpoint.read(path)
         self.name = path.resolve().parent.parent.name
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = accelerator()
         self.field = stored.field_of(FeatureField).to(self.device)
         self.camera = stored.camera
         self._images = CanonicalImages(self.field.camera, stored.half_resolution)

@@ -19,7 +19,7 @@ from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.evaluation.checkpoints import CanonicalImages, observed_density
+from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator, observed_density
 from scene_completion_training.evaluation.density_model import (
     CALIBRATED_RULE,
     PUBLISHED_CUTOFF,
@@ -101,8 +101,9 @@ class FeatureFieldModel:
             )
         self._teacher = teacher
         self._density = density
-        self.field = field.eval()
-        self.head = head.eval() if head is not None else None
+        self.device = accelerator()
+        self.field = field.eval().to(self.device)
+        self.head = head.eval().to(self.device) if head is not None else None
         self.name = name
         self._image = CanonicalImages(field.camera, half_resolution)
 
@@ -140,20 +141,20 @@ class FeatureFieldModel:
     @torch.inference_mode()
     def encode(self, image: Tensor) -> FeatureObservation:
         """The field that has seen an image [3, H, W] in 0..255."""
-        return self.field.observe(image[None])
+        return self.field.observe(image[None].to(self.device))
 
     def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
         seen = self.encode(self.image(sequence, index))
         if self._density is None:
-            observation = observed_density(seen, sequence.cameras[name], self.field.spec)
+            observation = observed_density(seen, sequence.cameras[name], self.field.spec, self.device)
         else:
             observation = self._density.observe(sequence, index)
         return SemanticObservation(
             observation,
-            codes=lambda points: in_chunks(lambda p: self.codes(seen.features(p[None])[0]), points),
-            units=lambda points: in_chunks(lambda p: seen.units(p[None])[0], points),
+            codes=lambda points: in_chunks(lambda p: self.codes(seen.features(p[None])[0]), points, self.device),
+            units=lambda points: in_chunks(lambda p: seen.units(p[None])[0], points, self.device),
         )
 
     def codes(self, features: Tensor) -> Tensor:
@@ -232,11 +233,13 @@ def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
     return normalised(sampled[0, :, 0].T)
 
 
-def in_chunks(function: Callable[[Tensor], Tensor], points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a function gives for points [N, 3], a part of them at a time, so that memory lasts."""
+def in_chunks(
+    function: Callable[[Tensor], Tensor], points: NDArray[np.float32], device: torch.device | None = None
+) -> NDArray[np.float32]:
+    """What a function gives for points [N, 3] on a device, a part of them at a time, so that memory lasts."""
     with torch.inference_mode():
         parts = [
-            function(torch.from_numpy(points[start : start + _CHUNK])).numpy()
+            function(torch.from_numpy(points[start : start + _CHUNK]).to(device)).cpu().numpy()
             for start in range(0, len(points), _CHUNK)
         ]
     return np.concatenate(parts) if parts else np.zeros((0, 1), dtype=np.float32)

@@ -100,9 +100,9 @@ class ViewConsistency:
         height, width = image.shape[1:]
         camera = self._model.field.camera.resized(width, height)
         parts = rendered_features(
-            seen, camera, near=spec.near, far=spec.far, device=image.device, samples=self._samples
+            seen, camera, near=spec.near, far=spec.far, device=self._model.device, samples=self._samples
         )
-        return torch.cat([self._model.codes(part) for part in parts]).reshape(height, width, -1).numpy()
+        return torch.cat([self._model.codes(part) for part in parts]).reshape(height, width, -1).cpu().numpy()
 
 
 CONSISTENCY = Metric(
