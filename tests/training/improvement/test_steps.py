@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scene_completion_ros.errors import ImprovementError, TrainingError
-from scene_completion_training.improvement.steps import STATE, UNFINISHED, Steps, disk_is_full
+from scene_completion_ros.errors import ImprovementError
+from scene_completion_training.improvement.steps import STATE, UNFINISHED, Steps
 
 
 class Counted:
@@ -60,27 +60,3 @@ def test_a_full_disk_says_which_step_and_leaves_nothing_half_written(tmp_path: P
     work = Counted()
     Steps(tmp_path, 1).run("training", {}, work)
     assert work.times == 1
-
-
-def test_a_folder_of_others_is_no_working_folder(tmp_path: Path) -> None:
-    (tmp_path / f"movie{UNFINISHED}").touch()
-    with pytest.raises(ImprovementError, match=r"holds something else, no state\.json.*--work"):
-        Steps(tmp_path, 1)
-    assert [path.name for path in tmp_path.iterdir()] == [f"movie{UNFINISHED}"]
-
-
-def test_another_failure_stays_what_it_is(tmp_path: Path) -> None:
-    def broken() -> dict[str, int]:
-        raise ValueError("broken")
-
-    with pytest.raises(ValueError, match="broken"):
-        Steps(tmp_path, 1).run("training", {}, broken)
-
-
-def test_a_full_disk_is_found_behind_other_errors() -> None:
-    full = OSError(errno.EDQUOT, "Disk quota exceeded")
-    wrapped = TrainingError("checkpoint could not be written")
-    wrapped.__cause__ = full
-    assert disk_is_full(wrapped)
-    assert disk_is_full(RuntimeError("[enforce fail] No space left on device"))
-    assert not disk_is_full(OSError(errno.EACCES, "Permission denied"))
