@@ -10,15 +10,13 @@ import onnx
 import pytest
 import torch
 
-from scene_completion_ros.errors import ConfigurationError, ImprovementError
+from scene_completion_ros.errors import ImprovementError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
-from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.gpu_export.parity import density_field
 from scene_completion_training.improvement.fine_tuning import (
     check_parity,
     encoder_with_new_density,
-    write_configuration,
 )
 from scene_completion_training.networks.agglomerated_field import SURFACE_UNITS
 from tests.training.small_students import CAMERA, make_small_student, street_images
@@ -104,21 +102,3 @@ def test_parity_finds_other_weights_and_other_labels(
         check_parity(wrong, labelled, [pictures], threads=1)
     with pytest.raises(ImprovementError, match="label units differ by"):
         check_parity(learned(labelled, tmp_path / "trunk", trunk_too=True), labelled, [pictures], threads=1)
-
-
-def test_a_labelled_student_keeps_its_trunk(labelled: StudentBundle, current: StudentBundle, tmp_path: Path) -> None:
-    file = tmp_path / "training.yaml"
-    places = {"steps": 30, "output": tmp_path / "run", "cache": tmp_path / "cache"}
-    write_configuration(file, labelled, [tmp_path / "new"], [tmp_path / "old"], **places)
-    settings = read_configuration(file, ["learning_rate=0.001"], Configuration)
-    assert vars(settings)["freeze_trunk"] is True
-    assert settings.losses.dense_depth > 0.0
-    assert settings.losses.retention > settings.losses.emptiness == 0.0
-    assert settings.hidden == labelled.head.hidden
-    assert settings.learning_rate == 0.001
-    assert settings.steps % settings.checkpoint_every == 0
-    assert [Path(source.folder).name for source in settings.data.sources] == ["new", "old"]
-    write_configuration(file, current, [tmp_path / "new"], [], **places)
-    assert vars(read_configuration(file, [], Configuration))["freeze_trunk"] is False
-    with pytest.raises(ConfigurationError, match="nonsense"):
-        read_configuration(file, ["nonsense=1"], Configuration)
