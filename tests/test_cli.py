@@ -141,24 +141,6 @@ def test_what_the_machine_lacks_is_one_line_with_its_cure(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), ModuleNotFoundError(name="scene_completion_ros.gone")])
-def test_defects_keep_their_traceback(only, error: Exception) -> None:
-    def fail(args: argparse.Namespace) -> int:
-        raise error
-
-    only(fail)
-    with pytest.raises(type(error)):
-        cli.main(["count"])
-
-
-def test_an_interruption_has_its_exit_code(only) -> None:
-    def interrupt(args: argparse.Namespace) -> int:
-        raise KeyboardInterrupt
-
-    only(interrupt)
-    assert cli.main(["count"]) == 130
-
-
 def test_help_lists_the_first_line_of_every_command(only, capsys: pytest.CaptureFixture[str]) -> None:
     only(lambda args: 0)
     with pytest.raises(SystemExit) as ended:

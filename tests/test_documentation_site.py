@@ -67,13 +67,6 @@ def test_every_document_and_every_room_has_a_page(site: Path) -> None:
     assert "optical frame" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
 
 
-def test_own_camera_own_bag_and_deployment_are_near_the_readme() -> None:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 170
-    for heading in ("## Your own camera", "## Your own bag", "## Into a workspace", "## Deploy"):
-        assert f"\n{heading}\n" in text
-
-
 def test_a_link_to_nothing_breaks_the_build(tmp_path: Path) -> None:
     for name in ("scene_completion_ros", "training/scene_completion_training"):
         (tmp_path / name).mkdir(parents=True)

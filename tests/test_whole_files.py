@@ -15,7 +15,6 @@ import pytest
 
 from scene_completion_ros import whole_files
 from scene_completion_ros.whole_files import PART, whole_file, whole_folder, write_whole
-from tests.unprivileged import unprivileged
 
 CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "ctypes.dlsym"}
 OLD = {"a": b"1", "b": b"1", "gone": b"1", "more/kept": b"1"}
@@ -104,38 +103,6 @@ def test_a_folder_that_cannot_be_exchanged_changes_file_by_file(
     assert order == ["a", "b"]  # whoever writes a manifest writes it last
 
 
-def test_a_link_to_a_file_stays_and_a_device_is_no_file(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("file")
-    write_whole(tmp_path / "link", b"2")
-    assert (tmp_path / "link").is_symlink()
-    os.mkfifo(tmp_path / "pipe")
-    with os.fdopen(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), "rb") as pipe:
-        write_whole(tmp_path / "pipe", b"3")
-        assert ((tmp_path / "file").read_bytes(), pipe.read()) == (b"2", b"3")
-    assert (tmp_path / "pipe").is_fifo()
-
-
-def test_a_link_to_a_folder_stays(tmp_path: Path) -> None:
-    make_old(tmp_path / "folder")
-    (tmp_path / "link").symlink_to("folder")
-    change(tmp_path / "link")
-    assert (tmp_path / "link").is_symlink()
-    assert contents(tmp_path / "folder") == NEW
-
-
-def test_a_failure_leaves_the_former_folder(tmp_path: Path) -> None:
-    folder = make_old(tmp_path / "folder")
-
-    def fail() -> None:
-        with whole_folder(folder, {"a"}) as part:
-            (part / "a").write_bytes(b"2")
-            raise OSError(errno.ENOSPC, "full")
-
-    with pytest.raises(OSError, match="full"):
-        fail()
-    assert contents(tmp_path) == {f"folder/{name}": content for name, content in OLD.items()}
-
-
 def write_file(path: Path, letter: bytes, pause: Callable[[], None] = lambda: None) -> None:
     with whole_file(path) as part, part.open("wb") as file:
         file.write(letter * 100_000)
@@ -156,19 +123,6 @@ def letters(path: Path) -> set[int]:
 
 
 both_kinds = pytest.mark.parametrize("write", [write_file, write_folder])
-
-
-@both_kinds
-def test_of_two_writers_at_a_time_each_writes_all(tmp_path: Path, write: Callable[..., None]) -> None:
-    path, seen = tmp_path / "name", []
-
-    def another_writes() -> None:
-        write(path, b"b")
-        seen.append(letters(path))
-
-    write(path, b"a", another_writes)
-    assert (seen, letters(path)) == ([{ord("b")}], {ord("a")})
-    assert [left.name for left in tmp_path.iterdir()] == ["name"]
 
 
 @both_kinds
@@ -209,16 +163,3 @@ def test_what_a_killed_writer_left_goes_and_what_others_have_stays(tmp_path: Pat
         other.touch()
     write(path, b"a")
     assert sorted(tmp_path.iterdir()) == sorted([path, *others])
-
-
-@both_kinds
-def test_a_failure_names_the_file_that_was_wanted(tmp_path: Path, write: Callable[..., None]) -> None:
-    def fill() -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(OSError, match=r"No space left on device: '.*/name'") as full:
-        write(tmp_path / "name", b"a", fill)
-    assert full.value.filename == str(tmp_path / "name")
-    assert not list(tmp_path.iterdir())
-    with unprivileged(), pytest.raises(PermissionError, match="'/usr/name'$"):
-        write(Path("/usr/name"), b"a")

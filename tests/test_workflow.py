@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 
-from scene_completion_ros.ros.parameters.schema import SCHEMA
 from tests.checkout import ROOT
 
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
@@ -28,10 +27,6 @@ def jobs() -> dict[str, Any]:
     assert workflow["permissions"] == {"contents": "read"}
     found: dict[str, Any] = workflow["jobs"]
     return found
-
-
-def scripts(jobs: dict[str, Any]) -> list[str]:
-    return [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
 
 
 def bash(script: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -48,46 +43,11 @@ def test_every_distribution_is_sourced_and_runs_what_continuous_integration_runs
     assert any(step.get("run") == ".ci/run" for step in jobs["wheels"]["steps"])
 
 
-def test_scripts_of_the_workflow_are_bash_and_name_what_is_there(jobs: dict[str, Any]) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    named = set()
-    for script in scripts(jobs):
-        plain = re.sub(r"\$\{\{ [\w.]+ \}\}", "humble", script)
-        assert bash(plain, "-n").returncode == 0, plain
-        assert set(re.findall(r"^make ([a-z-]+)", plain, re.MULTILINE)) <= targets
-        named |= set(re.findall(r"(?:^|\s)(\.ci/\w+|docker/[\w.]+)", plain))
-    assert named == {".ci/run", ".ci/workspace", "docker/Dockerfile.cpu"}
-    assert all((ROOT / name).is_file() for name in named)
-
-
 @pytest.mark.parametrize("name", ["run", "workspace"])
 def test_what_continuous_integration_runs_can_be_run(name: str) -> None:
     script = ROOT / ".ci" / name
     assert os.access(script, os.X_OK)
     assert bash(script.read_text(encoding="utf-8"), "-n").returncode == 0
-
-
-def test_workspace_needs_a_sourced_distribution() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "ROS_DISTRO"}
-    result = subprocess.run(
-        [ROOT / ".ci" / "workspace"], env=environment, capture_output=True, text=True, check=False, timeout=30
-    )
-    assert result.returncode == 2
-    assert "source a ROS 2 distribution" in result.stderr
-
-
-def test_workspace_gives_arguments_and_parameters_that_exist() -> None:
-    script = (ROOT / ".ci" / "workspace").read_text(encoding="utf-8")
-    launch_file = (ROOT / "launch" / "scene_completion.launch.py").read_text(encoding="utf-8")
-    arguments = set(re.findall(r"\s(\w+):=", script))
-    assert arguments == {"image_transport", "params_file", "bag", "bag_arguments"}
-    assert all(f'"{argument}": (' in launch_file for argument in arguments)
-    calls = re.findall(r"^play (\w+) '(.+)'$", script, re.MULTILINE)
-    assert [frame for frame, _ in calls] == ["camera_left_optical", "base_link"]
-    specs = {spec.name: spec for spec in SCHEMA}
-    for _, parameters in calls:
-        for name, value in yaml.safe_load(parameters).items():
-            assert specs[name].problem(value) is None
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.name)

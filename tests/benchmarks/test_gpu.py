@@ -10,11 +10,9 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu import torch_encoder, torch_outputs
-from benchmarks.measuring import canonical_image
+from benchmarks.gpu import torch_encoder
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.host_tensorrt import HostTensorRt
@@ -58,20 +56,6 @@ def test_the_whole_benchmark_prints_its_tables(
     assert "20x20x10 voxels" in printed
     assert printed.count("image to voxels, by the host's clock") == 1
     assert f"encoder: tensorrt in {precision}" in printed
-
-
-@pytest.mark.parametrize(("half", "allowed"), [(False, 1e-3), (True, 2e-2)], ids=["float32", "float16"])
-def test_the_encoder_in_torch_is_that_of_the_bundle(half: bool, allowed: float) -> None:
-    bundle = StudentBundle.load(PLAIN_STUDENT)
-    image = canonical_image(bundle)
-    (found,) = torch_outputs(bundle, "cpu", half=half)(torch.from_numpy(image[None]))
-    assert found.dtype == (torch.float16 if half else torch.float32)
-    assert tuple(found.shape) == (1, *bundle.feature_size, bundle.head.channels)
-    assert found.is_contiguous()
-    expected = make_encoder(bundle, "onnxruntime")(image)[..., : bundle.head.hidden]
-    density = found[0, ..., : bundle.head.hidden].float().numpy()
-    assert np.abs(density - expected).mean() < allowed * np.abs(expected).mean()
-    assert not found[0, ..., bundle.head.hidden :].any()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")

@@ -59,12 +59,3 @@ def test_a_training_resumes_with_the_configuration_that_it_had() -> None:
         resume(before, volume=VolumeSettings(near=2.0))
     with pytest.raises(SequenceError, match="other values of .'steps'"):
         resume(before, steps=20_000)
-
-
-def test_a_training_of_before_a_key_of_its_data_was_known_resumes() -> None:
-    before = dataclasses.asdict(SingleViewConfiguration().completed())
-    del before["data"]["distinct_samples"], before["data"]["views"]["roll"]
-    resume(before)
-    before["data"]["views"]["yaw"] = 1.0
-    with pytest.raises(SequenceError, match="other values of .'data'"):
-        resume(before)

@@ -1,4 +1,4 @@
-"""What all stages share: losses, rates, arithmetic."""
+"""What all stages share: samples and arithmetic."""
 
 from __future__ import annotations
 
@@ -9,20 +9,8 @@ import torch
 
 from benchmarks.training_step import synthetic_batch
 from scene_completion_training.configuration import LossWeights, RenderSettings
-from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
 from tests.training.small_trainings import batches, small_data
-
-
-def test_emptiness_acts_beside_occupancy_alone(synthetic_drive: Path) -> None:
-    """Photometry alone has nothing to hold against it: the field would become empty."""
-    (batch,) = batches(small_data(synthetic_drive), 1, views=3)
-    for occupancy in (0.0, 1.0):
-        losses = LossWeights(occupancy=occupancy, emptiness=0.1)
-        configuration = TeacherConfiguration(pretrained=False, losses=losses, half_resolution_steps=1)
-        with torch.no_grad():
-            terms = TeacherStage(configuration).terms(batch, torch.Generator().manual_seed(0))
-        assert ("emptiness" in terms) == bool(occupancy)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +48,3 @@ def test_mixed_precision_is_for_the_encoder_alone(precision: torch.dtype) -> Non
     assert set(mixed) == set(plain)
     for name, value in plain.items():
         torch.testing.assert_close(mixed[name], value, rtol=1e-6, atol=0)
-
-
-def test_the_rate_falls_as_the_schedule_says() -> None:
-    step = SingleViewStage(
-        SingleViewConfiguration(pretrained=False, schedule="step", decay_every=40, steps=100, warmup=10)
-    )
-    assert [round(step._rate(n), 3) for n in (0, 9, 10, 39, 40, 79, 80)] == [0.1, 1.0, 1.0, 1.0, 0.1, 0.1, 0.01]
-    cosine = SingleViewStage(SingleViewConfiguration(pretrained=False, steps=110, warmup=10))
-    assert [round(cosine._rate(n), 3) for n in (10, 60, 110)] == [1.0, 0.5, 0.0]

@@ -41,7 +41,6 @@ from tests.training.synthetic_scene import FOCAL, WIDTH
 from tests.training.training_process import start_command
 
 KILLED_STEPS, KILL_AFTER = 16, 4
-PICTURES = ("image", "inverse_depth")
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -174,19 +173,6 @@ def test_a_training_goes_on_without_what_it_started_from(synthetic_drive: Path, 
         train(TeacherConfiguration(**fresh))
 
 
-def test_a_validated_training_keeps_its_best_checkpoint(synthetic_drive: Path, tmp_path: Path) -> None:
-    data = small_data(synthetic_drive)
-    watched = dataclasses.replace(data, validation=data.sources, validation_samples=2)
-    settings = small_training(synthetic_drive, tmp_path / "validated", validate_every=2, data=watched)
-    last = train(SingleViewConfiguration(**settings))
-    best = torch.load(last.with_name("best.ckpt"), weights_only=True)
-    events = EventAccumulator(str(next((tmp_path / "validated" / "curves").glob("events*"))))
-    events.Reload()
-    totals = {event.step + 1: event.value for event in events.Scalars("validation/total")}
-    assert sorted(totals) == [2, 4]
-    assert totals[best["global_step"]] == min(totals.values())
-
-
 def test_a_loss_that_is_no_number_stops_with_its_batch(
     synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,21 +189,6 @@ def test_a_loss_that_is_no_number_stops_with_its_batch(
         train(TeacherConfiguration(**small_training(synthetic_drive, tmp_path / "nan")))
     batch = safetensors.torch.load_file(tmp_path / "nan" / "batch_of_step_0.safetensors")
     assert batch["encoder_images"].shape == (1, 3, 3, 192, 640) and torch.isfinite(batch["views"]).all()
-
-
-def test_a_picture_is_drawn_of_an_image_and_its_depth(teacher: Path) -> None:
-    (file,) = (teacher.parents[1] / "curves").glob("events*")
-    events = EventAccumulator(str(file))
-    events.Reload()
-    drawn = {name: [(event.step, event.height, event.width) for event in events.Images(name)] for name in PICTURES}
-    assert drawn == {"image": [(STEPS, 192, 640)], "inverse_depth": [(STEPS, 48, 160)]}
-
-
-def test_mixed_precision_trains(synthetic_drive: Path, tmp_path: Path) -> None:
-    settings = small_training(synthetic_drive, tmp_path / "mixed", precision="bf16-mixed", steps=2)
-    state = Checkpoint.read(train(TeacherConfiguration(**settings))).state
-    assert all(torch.isfinite(value).all() for value in state.values())
-    assert state["fusion.position_layer.weight"].dtype == torch.float32
 
 
 def test_a_set_up_is_checked_in_two_steps(synthetic_drive: Path, tmp_path: Path) -> None:

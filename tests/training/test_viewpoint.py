@@ -9,7 +9,6 @@ import pytest
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, VoxelGrid
-from scene_completion_ros.inference.bundle import load_default_bundle
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.viewpoint import STREET_CAMERA, CameraSettings, Viewpoint, Volume, VolumeSettings
 
@@ -36,23 +35,6 @@ def test_a_camera_far_above_the_ground_needs_a_volume_of_its_own() -> None:
         of({"height_above_ground": 9.0})
     volume = of({"height_above_ground": 9.0}, {"below": 10.0, "above": 2.0}).volume
     assert (volume.below, volume.above, volume.ahead) == (10.0, 2.0, 51.2)
-
-
-def test_a_student_of_half_the_streets_size_is_no_halved_one() -> None:
-    bundle = load_default_bundle()
-    half = STREET_CAMERA.resized(320, 96)
-    small = dataclasses.replace(bundle, canonical=half, provenance={"configuration": {"steps": 4}})
-    assert Viewpoint.of_bundle(small).camera == half
-
-
-def test_the_shipped_student_has_the_streets() -> None:
-    bundle = load_default_bundle()
-    found = Viewpoint.of_bundle(bundle)
-    assert found.volume == Volume()
-    assert (found.camera, found.height_above_ground) == (STREET_CAMERA, 1.65)
-    moved = dataclasses.replace(bundle, grid=VoxelGrid((1.0, -2.0, -2.0), 0.2, (8, 8, 8)))
-    with pytest.raises(ConfigurationError, match="its grid does not begin at the camera"):
-        Viewpoint.of_bundle(moved)
 
 
 @pytest.mark.parametrize(

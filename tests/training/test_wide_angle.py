@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
@@ -20,11 +18,11 @@ from scene_completion_training.configuration import LossWeights, RenderSettings
 from scene_completion_training.data.module import DataSettings, SequenceSource
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.export import export_bundle
-from scene_completion_training.runner import make_stage, train
+from scene_completion_training.runner import train
 from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.street_world.camera_rig import LEFT, make_rig
 from scene_completion_training.street_world.drive import StreetDrive
-from scene_completion_training.viewpoint import CameraSettings, Viewpoint, Volume, VolumeSettings
+from scene_completion_training.viewpoint import Volume
 
 STEPS = 2
 
@@ -108,31 +106,3 @@ def test_it_completes_the_ground_where_it_is(completion: Completion) -> None:
     heights = np.broadcast_to(z, surface.shape)[surface]
     assert np.median(heights) == pytest.approx(-0.4, abs=0.06)
     assert by_height[z > -0.2].max() < 0.5 * by_height[z < -0.3].max()
-
-
-def test_what_starts_from_it_has_its_camera(
-    bundle: StudentBundle, trained: Path, configuration: SingleViewConfiguration
-) -> None:
-    robot = Checkpoint.read(trained).viewpoint
-    for source in (bundle.folder, trained):
-        after = SingleViewConfiguration(start_from=str(source), pretrained=False)
-        assert after.completed().viewpoint() == robot
-        farther = dataclasses.replace(after, volume=VolumeSettings(far=30.0)).completed().viewpoint()
-        assert farther == dataclasses.replace(robot, volume=dataclasses.replace(robot.volume, far=30.0))
-    # With another camera its mean depth is resized.
-    other = dataclasses.replace(
-        configuration,
-        start_from=str(bundle.folder),
-        camera=CameraSettings(width=256, height=64, field_of_view=90.0),
-    )
-    stage = make_stage(other)
-    stage.load(str(bundle.folder))
-    assert stage.camera.width == 256 and stage.encoder.prior.shape[2:] == (32, 128)
-
-
-def test_sizes_that_cannot_be_halved_are_refused(configuration: SingleViewConfiguration) -> None:
-    odd = dataclasses.replace(configuration, camera=CameraSettings(width=96, height=96))
-    with pytest.raises(ConfigurationError, match="96x96 pixels cannot be halved. Take multiples of 64"):
-        make_stage(odd)
-    assert make_stage(dataclasses.replace(odd, half_resolution_steps=0)).viewpoint.camera.width == 96
-    assert make_stage(dataclasses.replace(configuration, camera=None)).viewpoint == Viewpoint()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -50,13 +48,6 @@ def refused(task: int, progress: Progress) -> int:
     return task
 
 
-def test_tasks_in_this_process() -> None:
-    found = list(Workers().run(squared, [3, 1, 2], sizes=[1, 1, 1], **OPTIONS))
-    assert found == [(number, (task * task, os.getpid())) for number, task in enumerate([3, 1, 2])]
-    with pytest.raises(ImprovementError, match=r"drive 1: it is night\. Record by day"):
-        Workers().in_order(refused, [0, 1], **OPTIONS)
-
-
 def test_a_cluster_does_tasks_and_their_order_stays(joined: Workers, tmp_path: Path) -> None:
     found = joined.in_order(squared, range(4), needs=lambda _: [tmp_path], written=tmp_path / "new", **OPTIONS)
     assert [square for square, _ in found] == [0, 1, 4, 9]
@@ -86,43 +77,6 @@ def test_a_worker_that_always_dies(joined: Workers, tmp_path: Path) -> None:
 def test_machines_that_see_no_file(joined: Workers, tmp_path: Path) -> None:
     with pytest.raises(SceneCompletionError, match=f"machine {socket.gethostname()}: does not see {tmp_path}/bag"):
         joined.in_order(squared, [1], needs=lambda _: [tmp_path / "bag"], **OPTIONS)
-
-
-def test_machines_of_another_version(joined: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.scene_completion_ros, "__version__", "99.0")
-    with pytest.raises(SceneCompletionError, match=r"this one 99\.0\. Install the same version"):
-        joined.in_order(squared, [1], **OPTIONS)
-
-
-def test_machines_without_the_package(joined: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    only_here = ModuleType("only_here")
-    only_here.Task = type("Task", (), {"__module__": "only_here"})  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "only_here", only_here)
-    with pytest.raises(SceneCompletionError, match=r"cannot import the work: .*only_here.*Install"):
-        joined.in_order(squared, [only_here.Task()], **OPTIONS)
-
-
-def test_a_cluster_without_the_cores_of_a_task(cluster: str, joined: Workers) -> None:
-    joined.close()  # Ray joins one cluster at a time
-    with pytest.raises(SceneCompletionError, match=r"--threads: a task takes 999 cores.*no machine"):
-        Workers(ray_address=cluster, threads=999).__enter__()
-
-
-def test_local_processes_on_a_machine_of_a_cluster(joined: Workers) -> None:
-    joined.close()
-    with Workers(2) as local:
-        found = local.in_order(squared, range(3), **OPTIONS)
-    assert [square for square, _ in found] == [0, 1, 4]
-    assert os.getpid() not in {process for _, process in found}
-
-
-def test_an_address_where_nobody_answers() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    for unknown in (address, f"ray://{address}", "127.0.0.1:port"):
-        with pytest.raises(SceneCompletionError, match=f"--ray-address {unknown}: no Ray cluster answers"):
-            Workers(ray_address=unknown).__enter__()
 
 
 def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+def test_every_name_of_the_runtime_that_is_used_is_there(answers: dict[str, Any]) -> None:
+    assert answers["names"] == {"wrong": []}
+
+
 @pytest.mark.parametrize("case", ["fp16", "fp32", "shipped", "spatial_fp16", "spatial_fp32"])
 def test_every_precision_is_parsed_and_built(answers: dict[str, Any], case: str) -> None:
     assert answers[case]["plan"] > 10_000

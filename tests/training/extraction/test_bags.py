@@ -15,14 +15,14 @@ import pytest
 from scene_completion_ros import cli
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
-from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.sequences.from_bag import sequence_from_bag
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.training_checks import check_for_training
 from scene_completion_training.extraction import bag as bag_module
-from scene_completion_training.extraction.bag import Job, extract_bag, extract_bags, finished_report, output_folders
+from scene_completion_training.extraction.bag import Job, extract_bag, extract_bags, finished_report
 from scene_completion_training.extraction.reports import BagReport, read_report, summary_table
 from scene_completion_training.extraction.settings import ExtractionSettings
 from tests.bags.recordings import (
@@ -96,14 +96,6 @@ def test_gaps_split_and_are_reported(tmp_path: Path) -> None:
     assert report.warnings == ["gap of 3.1 s after frame 9: split there"]
 
 
-def test_a_clock_that_starts_anew_gives_another_sequence(tmp_path: Path) -> None:
-    from tests.sequences.test_recording import two_drives
-
-    report, sequences = extract(two_drives(tmp_path / "bag"), tmp_path)
-    assert [len(sequence) for sequence in sequences] == [15, 6]
-    assert any("starts anew 1 times" in warning for warning in report.warnings)
-
-
 def stereo_bag(path: Path, *, delay_ns: int, missing: tuple[int, ...] = ()) -> Path:
     with BagWriter(path) as writer:
         made = Drive(writer)
@@ -124,14 +116,6 @@ def test_frames_that_not_all_cameras_have_are_left_out_and_counted(tmp_path: Pat
     assert report.skipped == {"right: no image within 5 ms of the other cameras": 2}
 
 
-def test_cameras_that_are_never_together_say_what_to_do(tmp_path: Path) -> None:
-    bag = stereo_bag(tmp_path / "bag", delay_ns=30_000_000)
-    report, none = extract(bag, tmp_path)
-    assert not none and "Raise --set sync_tolerance_s" in report.problems[0]
-    report, (sequence,) = extract(bag, tmp_path, sync_tolerance_s=0.04)
-    assert len(sequence) == 10
-
-
 def test_a_camera_without_camera_info_is_named_and_the_other_is_extracted(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as writer:
         made = Drive(writer)
@@ -146,23 +130,6 @@ def test_a_camera_without_camera_info_is_named_and_the_other_is_extracted(tmp_pa
     assert any(
         warning.startswith("/rear/image_raw/compressed is left out: no CameraInfo") for warning in report.warnings
     )
-
-
-def test_a_topic_that_cannot_be_used_does_not_stop_the_others(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / "bag") as writer:
-        made = Drive(writer)
-        made.static()
-        for index in range(8):
-            made.pose(index)
-            made.image(index)
-            made.info(index)
-            made.info(index, camera="rear", frame="rear")
-            message = compressed(b"no picture at all", "jpeg", stamp_ns=START + index, frame_id="rear")
-            writer.write("/rear/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, START + index)
-    report, (sequence,) = extract(tmp_path / "bag", tmp_path)
-    assert set(sequence.cameras) == {"camera"} and len(sequence) == 8
-    assert any("/rear/image_raw/compressed is left out" in warning for warning in report.warnings)
-    assert report.skipped.total() == 8
 
 
 def test_bad_messages_of_any_type_are_left_out_and_counted_once(tmp_path: Path) -> None:
@@ -200,18 +167,6 @@ def test_bad_messages_of_any_type_are_left_out_and_counted_once(tmp_path: Path) 
     assert {topic for topic, _ in bad} == {reason.partition(": ")[0] for reason in report.skipped}
     assert len(report.skipped) == 10 and set(report.skipped.values()) == {1}, report.skipped
     assert all(reason in summary_table([report]) for reason in report.skipped)
-
-
-def test_a_camera_without_a_place_on_the_rig_is_named(tmp_path: Path) -> None:
-    bag = stereo_bag(tmp_path / "made", delay_ns=0)
-    with BagReader(bag) as reader, BagWriter(tmp_path / "bag") as writer:
-        for recorded in reader.messages():
-            is_right = recorded.topic == "/tf_static" and recorded.message.transforms[0].child_frame_id == "r"
-            if not is_right:
-                writer.write(recorded.topic, recorded.type, recorded.cdr, recorded.stamp_ns)
-    report, (sequence,) = extract(tmp_path / "bag", tmp_path)
-    assert set(sequence.cameras) == {"left"} and len(sequence) == 10 and report.sequences[0].scale == "recorded"
-    assert report.warnings[0].startswith("camera right is left out: /tf, /tf_static: no transform from 'r' to 'l'")
 
 
 def no_camera_info(path: Path) -> Path:
@@ -323,13 +278,6 @@ def test_the_folder_of_another_bag_is_not_overwritten(tmp_path: Path) -> None:
     assert len(PosedSequence.load(tmp_path / "out" / "bag" / "00")) == 8
 
 
-def test_bags_of_one_name_get_folders_of_their_own() -> None:
-    bags = [Path("/x/a/drive"), Path("/x/b/drive.mcap"), Path("/y/b/drive")]
-    folders = output_folders(bags, Path("/out"))
-    assert [folder.name for folder in folders] == ["a_drive", "b_drive", "b_drive_2"]
-    assert [folder.name for folder in output_folders(bags[:1], Path("/out"))] == ["drive"]
-
-
 FISHEYE = Camera(80.0, 80.0, 99.5, 74.5, 200, 150, "equidistant", (0.0, 0.0, 0.0, 0.0))
 
 
@@ -371,18 +319,6 @@ def test_poses_out_of_images_with_the_scale_of_the_wheels(poseless: Path, tmp_pa
     assert any(warning.startswith("by the camera height everything would be 2.") for warning in report.warnings)
     check_for_training(sequence, "here")
     assert "odometry (" in summary_table([report])
-
-
-def test_poses_out_of_images_without_scale_are_refused_by_training(tmp_path: Path) -> None:
-    pytest.importorskip("pycolmap")
-    bag = write_bag(tmp_path / "bag", drive(8), {"front": (CAMERA, IDENTITY)}, tf=False)
-    report, (sequence,) = extract(bag, tmp_path)
-    assert not sequence.metric_scale and sequence.provenance["scale"]["source"] == "unknown"
-    assert any(warning.startswith("scale: unknown (one camera, no odometry") for warning in report.warnings)
-    with pytest.raises(SequenceError, match="scale: unknown"):
-        check_for_training(sequence, "here")
-    recorded, none = extract(bag, tmp_path, poses="recorded")
-    assert not none and "how 'front' moves" in recorded.problems[0]
 
 
 def test_what_cannot_be_placed_is_said(tmp_path: Path) -> None:
@@ -450,11 +386,3 @@ def test_impossible_options_are_one_line(
 ) -> None:
     assert cli.main(["extract", "bag", "--output", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_the_digest_follows_every_setting() -> None:
-    assert SETTINGS.digest() == ExtractionSettings(keyframe_metres=0.05).digest()
-    assert SETTINGS.digest() != ExtractionSettings(keyframe_metres=0.05, camera_height=1.2).digest()
-    assert SETTINGS.changed() == {"keyframe_metres": 0.05}
-    with pytest.raises(ConfigurationError):
-        ExtractionSettings(max_fov_degrees=200.0)

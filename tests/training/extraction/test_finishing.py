@@ -1,23 +1,11 @@
-"""Keyframes by poses and by what moves in the image."""
+"""Keyframes by what moves in the image."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from scene_completion_ros.geometry import RigidTransform, view_rotation
-from scene_completion_training.extraction.finishing import select_by_image_motion, select_by_motion
+from scene_completion_training.extraction.finishing import select_by_image_motion
 from tests.training.extraction.textured_street import CAMERA, drive, picture
-
-
-def pose(z: float, yaw_degrees: float = 0.0) -> RigidTransform:
-    return RigidTransform(view_rotation(yaw=np.deg2rad(yaw_degrees)), np.array([0.0, 0.0, z]))
-
-
-def test_metres_and_degrees_since_the_last_keyframe() -> None:
-    poses = [pose(0), pose(0.2), pose(0.4), pose(0.5), pose(0.5), pose(1.1), pose(1.1, 4), pose(1.1, 6), pose(1.1, 8)]
-    assert select_by_motion(poses, 0.5, 5.0) == [0, 3, 5, 7]
-    assert select_by_motion([pose(0)] * 50, 0.5, 5.0) == [0]
-    assert select_by_motion(poses, 0.0, 180.0) == list(range(9))
 
 
 def test_standing_frames_show_in_the_image() -> None:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from scene_completion_ros import cli
-from scene_completion_ros.evaluation.lidar_occupancy import LIDAR_ONLY_NEAR
 from scene_completion_ros.geometry import RigidTransform
-from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.lidar_evaluation import scan_poses
 from scene_completion_training.street_world.drive_bag import write_drive_bag
 from tests.training.evaluation.one_wall import CAMERA, SENSOR, STEP, WALL_FRONT, WALL_LEFT, WALL_RIGHT, make_street
 
-SCANS = 5
 HALF_S = 50_000_000
 """Nanoseconds from image to image: half the time from scan to scan."""
 LIDAR = RigidTransform(SENSOR.rotation, np.array([0.1, -0.25, -0.5]))
@@ -62,26 +57,3 @@ def test_scans_lie_where_the_camera_sees_them(extracted: Path) -> None:
         assert stored is not None
         behind = STEP * (index % 2)  # metres that the rig has driven since the scan
         np.testing.assert_allclose(stored[:3, 3], LIDAR.translation - [0.0, 0.0, behind], atol=1e-6)
-
-
-def lidar_rows(data: Path, student: StudentBundle, output: Path, *more: str) -> dict[str, dict[str, Any]]:
-    command = ["evaluate", "geometry", "--data", str(data), "--bundle", str(student.folder), "--output", str(output)]
-    assert cli.main([*command, "--scans", str(SCANS), "--every", "1", *more]) == 0
-    rows = json.loads((output / "results.json").read_text())["scores"]["lidar"]
-    return {row["protocol"]: row for row in rows}
-
-
-def test_the_occupancy_protocols_run_on_it(extracted: Path, student: StudentBundle, tmp_path: Path) -> None:
-    rows = lidar_rows(extracted, student, tmp_path / "extracted")
-    assert set(rows) == {"original@5, 4 to 20 m", "LiDAR only@5, 4 to 20 m", "LiDAR only, far@5, 4 to 50 m"}
-    near = rows["LiDAR only@5, 4 to 20 m"]
-    assert (near["frames"], near["pitch"]) == (1, 0.0)  # five scans lie ahead of the first frame alone
-    # The shadow of the wall from 0.5 m behind the camera and 0.1 m beside it: 10.5 m ahead, from x = -1.1 to 2.9 m.
-    x, _, z = np.moveaxis(LIDAR_ONLY_NEAR.points() - LIDAR.translation, -1, 0)
-    assert near["occluded"] == pytest.approx(
-        ((z > 10.5) & (x / z * 10.5 > -1.1) & (x / z * 10.5 < 2.9)).sum(), rel=0.05
-    )
-    as_recorded = lidar_rows(extracted.parents[2] / "bag", student, tmp_path / "bag")
-    assert as_recorded == rows
-    pitched = lidar_rows(extracted, student, tmp_path / "pitched", "--camera-pitch", "2")
-    assert {row["pitch"] for row in pitched.values()} == {2.0}

@@ -14,7 +14,7 @@ from scene_completion_ros.geometry import Camera, Resampler, RigidTransform, vie
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.sequences.rigs import stereo_pair
 from scene_completion_training.extraction.finishing import read_ego_mask
-from scene_completion_training.extraction.rectification import View, pinhole_for, rectified_views
+from scene_completion_training.extraction.rectification import View, rectified_views
 from tests.training.extraction.textured_street import CAMERA, drive, picture
 
 IDENTITY = RigidTransform.identity()
@@ -37,14 +37,6 @@ def test_a_rectified_picture_is_what_the_pinhole_camera_would_have_taken(camera:
     shifted = np.abs(np.roll(source()[..., 0], 2, axis=1).astype(float) - expected)[validity]
     assert shifted.mean() > 1.5 * difference.mean()
     assert (source()[~validity] == 0).all()
-
-
-def test_fisheyes_keep_their_resolution_and_lose_their_rim() -> None:
-    pinhole = pinhole_for(FISHEYE, 90.0)
-    assert (pinhole.fx, pinhole.fy) == (120.0, 120.0)
-    assert (pinhole.width, pinhole.height) == (240, 240)
-    assert np.rad2deg(pinhole.horizontal_fov) == pytest.approx(90.0, abs=0.5)
-    assert pinhole_for(BARREL, 90.0) == CAMERA
 
 
 def test_an_oblique_pair_becomes_a_rectified_one() -> None:
@@ -74,15 +66,6 @@ def test_an_oblique_pair_becomes_a_rectified_one() -> None:
         assert view.validity is not None
         difference = np.abs(view.image(lambda recorded=recorded: recorded)()[..., 0].astype(float) - expected)
         assert difference[view.validity].mean() < 6.0
-
-
-def test_rectified_cameras_stay_as_they_are() -> None:
-    cameras = {"left": CAMERA, "right": CAMERA}
-    poses = {"left": IDENTITY, "right": RigidTransform(np.eye(3), np.array([0.5, 0.001, 0.0]))}
-    views = rectified_views(cameras, poses, 100.0)
-    assert all(view.resampler is None and view.validity is None for view in views.values())
-    source = Path("image.jpg")
-    assert views["left"].image(source) is source  # bytes are copied, not compressed again
 
 
 def test_an_ego_mask_is_rectified_with_its_picture(tmp_path: Path) -> None:

@@ -4,30 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from scene_completion_ros.errors import ConfigurationError, VocabularyError
+from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.text_bank import BankClass
-from scene_completion_training.foundation.phrases import PhraseList, make_bank, read_phrases
-from scene_completion_training.foundation.text_encoder import TextEncoder
-
-
-class Recording:
-    """An encoder that keeps what it is asked, and gives each sentence a vector of its own."""
-
-    name, sha256 = "recording", "0" * 64
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def encode(self, texts: list[str]) -> Tensor:
-        self.asked += texts
-        seeds = [sum((i + 1) * ord(letter) for i, letter in enumerate(text)) for text in texts]
-        drawn = [torch.randn(6, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.nn.functional.normalize(torch.stack(drawn), dim=1)
+from scene_completion_training.foundation.phrases import read_phrases
 
 
 def written(folder: Path, text: str) -> Path:
@@ -72,38 +53,3 @@ def test_files_that_cannot_be_used_are_refused(text: str, message: str, tmp_path
     with pytest.raises(VocabularyError, match=message) as caught:
         read_phrases(file)
     assert str(file) in str(caught.value)
-
-
-def test_a_real_encoders_embeddings_do_not_depend_on_company(sentence_encoder: Path) -> None:
-    encoder = TextEncoder(sentence_encoder)
-    phrases = ("car", "a very long phrase of letters", "x")
-    together = make_bank(encoder, PhraseList(phrases=phrases))
-    for phrase in phrases:
-        alone = make_bank(encoder, PhraseList(phrases=(phrase,)))
-        np.testing.assert_array_equal(alone.rows([phrase]), together.rows([phrase]))
-    assert (together.text_encoder, together.text_encoder_sha256) == (encoder.name, encoder.sha256)
-
-
-@pytest.mark.parametrize(
-    ("given", "error", "message"),
-    [
-        (PhraseList(), VocabularyError, "no phrases"),
-        (PhraseList(phrases=("car",), template="street"), ConfigurationError, "0 places for a phrase"),
-        (PhraseList(phrases=("",)), VocabularyError, "is no text of 1 to"),
-        (
-            PhraseList(tuple(BankClass(n, ("x",), (0, 0, 0)) for n in "ab")),
-            VocabularyError,
-            "stands for 'a' and for 'b'",
-        ),
-        (PhraseList((BankClass("unknown", ("x",), (0, 0, 0)),)), VocabularyError, "'unknown' has a meaning of its own"),
-        (PhraseList((BankClass("a", ("x",), (0, 0, 256)),)), VocabularyError, "no RGB colour"),
-        (
-            PhraseList(tuple(BankClass(f"c{i}", (f"p{i}",), (0, 0, 0)) for i in range(255))),
-            VocabularyError,
-            "has 255 classes.*at most 254",
-        ),
-    ],
-)
-def test_lists_that_make_no_bank_are_refused(given: PhraseList, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        make_bank(Recording(), given)

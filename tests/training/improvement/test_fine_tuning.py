@@ -10,17 +10,13 @@ import onnx
 import pytest
 import torch
 
-from scene_completion_ros.errors import BundleError, ConfigurationError, ImprovementError
+from scene_completion_ros.errors import ImprovementError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
-from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.gpu_export.parity import density_field
 from scene_completion_training.improvement.fine_tuning import (
     check_parity,
     encoder_with_new_density,
-    mix_checkpoint,
-    write_configuration,
 )
 from scene_completion_training.networks.agglomerated_field import SURFACE_UNITS
 from tests.training.small_students import CAMERA, make_small_student, street_images
@@ -66,14 +62,6 @@ def learned(
     return student.save(folder, encoder, weights)
 
 
-def test_labels_stay_beside_a_density_that_has_learned(labelled: StudentBundle, taught: StudentBundle) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (CAMERA.height, CAMERA.width, 3), dtype=np.uint8)
-    hidden = labelled.head.hidden
-    before, after = (OnnxRuntimeEncoder(one, threads=1).encode(image).features.copy() for one in (labelled, taught))
-    np.testing.assert_allclose(after[..., hidden:], before[..., hidden:], rtol=1e-5, atol=1e-5)
-    assert np.abs(after[..., :hidden] - before[..., :hidden]).mean() > 0.01
-
-
 def test_labels_read_the_depth_that_was_learned(reading: tuple[StudentBundle, StudentBundle], pictures: Path) -> None:
     student, new = reading
     image = cv2.imread(str(pictures / "000.png"))
@@ -105,14 +93,6 @@ def test_labels_of_an_old_depth_are_found(
         check_parity(wrong, student, [pictures], threads=1)
 
 
-def test_a_density_of_another_student_is_refused(labelled: StudentBundle) -> None:
-    before, after = density_field(labelled), density_field(labelled)
-    with torch.no_grad():
-        before.feature_layer.weight += 0.1
-    with pytest.raises(BundleError, match="is not in the encoder with labels"):
-        encoder_with_new_density(labelled.read_encoder(), before, after, CAMERA)
-
-
 def test_parity_finds_other_weights_and_other_labels(
     labelled: StudentBundle, taught: StudentBundle, pictures: Path, tmp_path: Path
 ) -> None:
@@ -122,36 +102,3 @@ def test_parity_finds_other_weights_and_other_labels(
         check_parity(wrong, labelled, [pictures], threads=1)
     with pytest.raises(ImprovementError, match="label units differ by"):
         check_parity(learned(labelled, tmp_path / "trunk", trunk_too=True), labelled, [pictures], threads=1)
-
-
-def test_a_labelled_student_keeps_its_trunk(labelled: StudentBundle, current: StudentBundle, tmp_path: Path) -> None:
-    file = tmp_path / "training.yaml"
-    places = {"steps": 30, "output": tmp_path / "run", "cache": tmp_path / "cache"}
-    write_configuration(file, labelled, [tmp_path / "new"], [tmp_path / "old"], **places)
-    settings = read_configuration(file, ["learning_rate=0.001"], Configuration)
-    assert vars(settings)["freeze_trunk"] is True
-    assert settings.losses.dense_depth > 0.0
-    assert settings.losses.retention > settings.losses.emptiness == 0.0
-    assert settings.hidden == labelled.head.hidden
-    assert settings.learning_rate == 0.001
-    assert settings.steps % settings.checkpoint_every == 0
-    assert [Path(source.folder).name for source in settings.data.sources] == ["new", "old"]
-    write_configuration(file, current, [tmp_path / "new"], [], **places)
-    assert vars(read_configuration(file, [], Configuration))["freeze_trunk"] is False
-    with pytest.raises(ConfigurationError, match="nonsense"):
-        read_configuration(file, ["nonsense=1"], Configuration)
-
-
-def test_weights_lie_between(current: StudentBundle, tmp_path: Path) -> None:
-    """A training that added one to each weight."""
-    before = density_field(current).state_dict()
-    trained = {f"field.{name}": value + 1.0 if value.is_floating_point() else value for name, value in before.items()}
-    torch.save({"state_dict": trained, "step": 7}, tmp_path / "trained.ckpt")
-    for share in (0.0, 0.25, 1.0):
-        file = mix_checkpoint(tmp_path / "trained.ckpt", current, share, tmp_path / "mixed.ckpt")
-        assert torch.load(file, weights_only=True)["step"] == 7
-        mixed = Checkpoint.read(file).state
-        assert mixed.keys() == before.keys()
-        for name, value in before.items():
-            expected = value + share if value.is_floating_point() else value
-            torch.testing.assert_close(mixed[name], expected, rtol=1e-3, atol=1e-3)

@@ -12,7 +12,7 @@ import pytest
 from scene_completion_ros.errors import ImprovementError
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.improvement.split import cut_along, split_drives, split_replay
+from scene_completion_training.improvement.split import cut_along, split_drives
 from tests.training.improvement.conftest import START, STEP_M, make_drive
 
 
@@ -80,12 +80,3 @@ def test_a_single_drive_is_cut_and_written(tmp_path: Path) -> None:
 def test_a_short_drive_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(ImprovementError, match=r"too short to be split into 3 parts with gaps of 51 m: only \(4 m\)"):
         split_drives([saved(tmp_path, "only", 0)], [], 51.0, tmp_path / "split")
-
-
-def test_some_of_the_replayed_drives_calibrate() -> None:
-    drives = [Path(str(number)) for number in range(6)]
-    assert split_replay(drives[:1]) == (drives[:1], [])
-    assert split_replay(drives[:2]) == (drives[:1], drives[1:2])
-    learned, calibrating = split_replay(drives)
-    assert len(calibrating) == 2
-    assert sorted([*learned, *calibrating]) == drives

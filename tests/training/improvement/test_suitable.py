@@ -31,17 +31,6 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> PosedSequence:
     return make_drive(tmp_path_factory.mktemp("drive"), aside=0.0, frames=5)
 
 
-def test_a_drive_by_day_is_of_use(drive: PosedSequence, student: StudentBundle) -> None:
-    check_suitable(drive, student)
-
-
-def test_a_rig_that_stands_still(drive: PosedSequence, student: StudentBundle) -> None:
-    place = drive.frames[0].world_from_rig
-    still = [dataclasses.replace(frame, world_from_rig=place) for frame in drive.frames]
-    with pytest.raises(ImprovementError, match=r"the rig moves 0\.0 m"):
-        check_suitable(dataclasses.replace(drive, frames=still), student)
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PosedSequence]:
     """A drive of one camera, which knows its height, past the box; small images measure its depth."""
@@ -56,10 +45,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PosedSequence]:
             frames=frames,
             provenance={"settings": {"camera_height": 0.75}},
         )
-
-
-def test_one_camera_that_moves_is_of_use(alone: PosedSequence, student: StudentBundle) -> None:
-    check_suitable(alone, student)
 
 
 def test_one_camera_on_a_robot_that_turns_on_the_spot(alone: PosedSequence, student: StudentBundle) -> None:
@@ -122,12 +107,6 @@ def random_look(seed: int, **changes: str) -> DriveLook:
     return look(generator.normal(size=(20, 96)), generator.uniform(0.0, 500.0, (20, 3)), **changes)
 
 
-def test_a_copy_is_refused_under_any_name() -> None:
-    with pytest.raises(ImprovementError, match=r"held-out drive b: 100 % of its frames: it is a copy of a"):
-        refuse_overlap([random_look(0, name="b", world="odometry")], [random_look(1), random_look(0)])
-    refuse_overlap([random_look(0)], [random_look(1)])
-
-
 def test_the_same_place_under_the_same_light_is_refused() -> None:
     one = random_look(0)
     generator = np.random.default_rng(2)
@@ -138,8 +117,3 @@ def test_the_same_place_under_the_same_light_is_refused() -> None:
         refuse_overlap([again], [one])
     refuse_overlap([dataclasses.replace(again, world="/odom odom")], [one])  # another map: places cannot be compared
     refuse_overlap([dataclasses.replace(again, places=one.places + 50.0)], [one])  # it looks alike, but elsewhere
-
-
-def test_places_of_different_maps_are_not_compared(drive: PosedSequence) -> None:
-    other_map = dataclasses.replace(drive, pose_source="another map")
-    assert alike(DriveLook.of(other_map), DriveLook.of(drive)) == (1.0, 0.0)
