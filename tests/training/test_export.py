@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scene_completion_training.export import _without_places, fold
+from scene_completion_training.export import without_places, fold
 
 
 def test_folding_two_convolutions_is_exact() -> None:
@@ -21,5 +21,5 @@ def test_a_bundle_names_no_file_of_the_machine_that_trained() -> None:
     )
     features = {"targets": "/home/ada/features", "model": "/home/ada/dinov2", "layer": 11}
     data = {"root": "/home/ada", "cache": "/home/ada/cache", "sources": []}
-    kept = _without_places({"steps": 4, **files, "features": features, "data": data})
+    kept = without_places({"steps": 4, **files, "features": features, "data": data})
     assert kept == {"steps": 4, "features": {"model": "dinov2", "layer": 11}, "data": {"sources": []}}
