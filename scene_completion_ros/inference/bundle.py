@@ -41,6 +41,7 @@ from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.json_object import CURE, JsonObject
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.text_bank import LARGEST_FILE, TextBank, Vocabulary
+from scene_completion_ros.inference.volume_pose import graph_inputs
 from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, parse_tensors, read_bytes
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.whole_files import whole_folder
@@ -142,11 +143,33 @@ class StudentBundle:
 
         The first C channels are those of the density, the last E those of the label units, see `HeadWeights`. Where the
         head reads a volume, ``volume`` float32 [1, X, Y, Z] follows, and then ``depth`` float32 [1, h', w']: z-depth,
-        metres, of the pixels of `scene_query.ray_camera`.
+        metres, of the pixels of `scene_query.ray_camera`. A graph that `takes_pose` has `graph_inputs`, too.
         """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
         return self.folder / ENCODER
+
+    @property
+    def takes_pose(self) -> bool:
+        """Whether the graph is told how the camera is mounted."""
+        return bool(self.head.unit_stride)
+
+    def graph_inputs(self, volume_from_camera: RigidTransform | None = None) -> dict[str, NDArray[np.float32]]:
+        """What the graph is given beside the image, by name; nothing where it `takes_pose` not.
+
+        Args:
+            volume_from_camera: As `volume_pose.volume_pose` says; None where nobody knows.
+        """
+        if not self.takes_pose:
+            return {}
+        return graph_inputs(
+            self.grid,
+            self.head.unit_stride,
+            self.canonical,
+            self.point_code,
+            self.height_above_ground,
+            volume_from_camera,
+        )
 
     def read_encoder(self) -> bytes:
         """The ONNX encoder, as it was when the bundle was loaded; a later one would not fit the head in memory.

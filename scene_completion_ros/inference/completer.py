@@ -33,6 +33,7 @@ from scene_completion_ros.inference.scene_query import (
     ray_camera,
 )
 from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_ASKED, Contrast, Vocabulary
+from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
@@ -127,6 +128,8 @@ class Completer:
         encoder_of: A completer of the same bundle, engine and threads whose encoder this one uses too; both then belong
             to one thread.
         gpu: What TensorRT is asked for, where it runs the encoder.
+        upright_from_camera: Pose of the optical frame in a frame whose z axis points up and begins on the ground, for
+            students that are told it; None where nobody knows.
 
     Attributes:
         warnings: What about the camera lies outside of what the student was trained for, with numbers.
@@ -151,8 +154,10 @@ class Completer:
         extrapolate: bool = False,
         encoder_of: Completer | None = None,
         gpu: EngineOptions | None = None,
+        upright_from_camera: RigidTransform | None = None,
     ) -> None:
         self.bundle = bundle
+        self.upright_from_camera = upright_from_camera
         self.camera = camera
         self.grid = bundle.grid if grid is None else grid
         self.threads = threads
@@ -252,9 +257,19 @@ class Completer:
         moved._place(grid_from_camera)
         return moved
 
+    def mounted(self, upright_from_camera: RigidTransform | None) -> Completer:
+        """The completer of the same camera that is known to be mounted otherwise; the same where nobody is told."""
+        if not self.bundle.takes_pose:
+            return self
+        moved = copy.copy(self)
+        moved.upright_from_camera = upright_from_camera
+        moved._place(self.grid_from_camera)
+        return moved
+
     def _place(self, grid_from_camera: RigidTransform) -> None:
         """Prepare all that depends on the pose."""
         self.grid_from_camera = grid_from_camera
+        stated = self.upright_from_camera if self.bundle.takes_pose else None
         try:
             prepared = PreparedScene.of(
                 self.bundle,
@@ -263,6 +278,7 @@ class Completer:
                 self.depth_camera,
                 extrapolate=self._extrapolate,
                 coverage=self._resampler.validity,
+                volume_from_camera=stated and volume_pose(stated, self.bundle.height_above_ground),
             )
         except MemoryError as error:
             raise GridError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -38,8 +38,14 @@ class Encoder(Protocol):
 
     name: str
 
-    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
+    def encode(
+        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> EncodedImage:
         """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
+
+        Args:
+            beside: What a graph is given that takes the camera's pose, see `StudentBundle.graph_inputs`; None where it
+                takes none, or nobody knows the pose.
 
         Raises:
             ImageError: The image has another size or type.

@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -79,10 +80,11 @@ class OpenVinoEncoder(Encoder):
             model = core.read_model(bundle.read_encoder())
             inputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.inputs]
             outputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.outputs]
-            _check_ports(bundle, inputs, outputs)
+            self._unknown = bundle.graph_inputs()
+            _check_ports(bundle, inputs, outputs, self._unknown)
             pre = PrePostProcessor(model)
-            pre.input().tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
-            pre.input().model().set_layout(Layout("NCHW"))
+            pre.input("image").tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
+            pre.input("image").model().set_layout(Layout("NCHW"))
             options: dict[str, Any] = {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
@@ -92,6 +94,7 @@ class OpenVinoEncoder(Encoder):
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = threads
             self._request = core.compile_model(pre.build(), "CPU", options).create_infer_request()
+            self._beside: Mapping[str, NDArray[np.float32]] | None = None  # keeps alive what the request reads
             # OpenVINO's own output starts at any multiple of 16 bytes.
             self._outputs = [aligned_empty(*shape) for _, shape in _output_ports(bundle)]
             for number, array in enumerate(self._outputs):
@@ -101,14 +104,21 @@ class OpenVinoEncoder(Encoder):
                 f"OpenVINO cannot run it ({last_line(error)})", where=str(bundle.encoder_path), cure=CURE
             ) from error
 
-    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
+    def encode(
+        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> EncodedImage:
         """See `Encoder`."""
         import openvino
 
         check_image(self._bundle, image_rgb)
         # The tensor shares the array's memory but does not keep it alive: the name does, until inference is over.
         image = np.ascontiguousarray(image_rgb)[None]
-        self._request.set_input_tensor(openvino.Tensor(image, shared_memory=True))
+        self._request.set_tensor("image", openvino.Tensor(image, shared_memory=True))
+        beside = beside or self._unknown
+        if beside is not self._beside:
+            for name, values in beside.items():
+                self._request.set_tensor(name, openvino.Tensor(values, shared_memory=True))
+            self._beside = beside
         self._request.infer()
         return EncodedImage.of(self._outputs)
 
@@ -129,15 +139,18 @@ class OnnxRuntimeEncoder(Encoder):
         self._session = open_session(bundle.read_encoder(), str(bundle.encoder_path), CURE, threads)
         inputs = [(port.name, port.shape) for port in self._session.get_inputs()]
         outputs = [(port.name, port.shape) for port in self._session.get_outputs()]
-        _check_ports(bundle, inputs, outputs)
+        self._unknown = bundle.graph_inputs()
+        _check_ports(bundle, inputs, outputs, self._unknown)
         self._input = np.empty((1, 3, bundle.canonical.height, bundle.canonical.width), dtype=np.float32)
 
-    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
+    def encode(
+        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> EncodedImage:
         """See `Encoder`."""
         check_image(self._bundle, image_rgb)
         self._input[0] = image_rgb.transpose(2, 0, 1)
         names = [name for name, _ in _output_ports(self._bundle)]
-        return EncodedImage.of(self._session.run(names, {"image": self._input}))
+        return EncodedImage.of(self._session.run(names, {"image": self._input, **(beside or self._unknown)}))
 
 
 def make_encoder(
@@ -238,12 +251,16 @@ def _static_shape(shape: Any) -> list[Any]:
 
 
 def _check_ports(
-    bundle: StudentBundle, inputs: list[tuple[str, list[Any]]], outputs: list[tuple[str, list[Any]]]
+    bundle: StudentBundle,
+    inputs: list[tuple[str, list[Any]]],
+    outputs: list[tuple[str, list[Any]]],
+    beside: Mapping[str, NDArray[np.float32]],
 ) -> None:
     camera, head = bundle.canonical, bundle.head
+    given = [(name, list(values.shape)) for name, values in beside.items()]
     channels = f" ({head.hidden} channels for the density and {head.label_hidden} for labels)"
     for kind, found, expected, note in (
-        ("input", inputs, [("image", [1, 3, camera.height, camera.width])], ""),
+        ("input", inputs, [("image", [1, 3, camera.height, camera.width]), *given], ""),
         ("output", outputs, _output_ports(bundle), channels),
     ):
         if found != expected:

@@ -8,7 +8,7 @@ float16. Sums are accumulated in float32, as tensor cores do. It is slow: no eng
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,11 @@ class GpuGraphEncoder(Encoder):
         self._bundle = bundle
         self._graph = GpuGraph(graph, f"{bundle.folder}: {precision}", threads=threads)
 
-    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
-        """See `Encoder`."""
+    def encode(
+        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> EncodedImage:
+        """See `Encoder`; no graph for GPUs takes anything beside the image yet."""
+        del beside
         check_image(self._bundle, image_rgb)
         return self._graph.encode(image_rgb)
 

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry.grids import MOST_VOXELS
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+
+_FORWARD = OPTICAL_FROM_FORWARD.inverse()
 
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """Places of knots, in axes of the camera: x forward, y left, z up. Constant beyond the outer ones.
+    """Places of knots, by default in axes of the camera: x forward, y left, z up. Constant beyond the outer ones.
 
     Attributes:
         placement: float32 [2, 3], place of the first knot and distance of knots along each axis, metres.
@@ -38,14 +40,16 @@ class Lattice:
         if problem:
             raise BundleError(problem, where=where, cure=cure)
 
-    def taps(self, points_camera: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def taps(
+        self, points_camera: NDArray[np.floating], lattice_from_camera: RigidTransform = _FORWARD
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """For points [N, 3] (optical frame, metres): the lowest of the eight knots around [N, 3], and shares [N, 3].
 
         A share is that of the next knot along the axis, 0..1.
         """
         size = np.array(self.knots)
-        forward = OPTICAL_FROM_FORWARD.inverse().apply(points_camera.astype(np.float64))
-        position = np.clip((forward - self.placement[0]) / self.placement[1], 0.0, size - 1.0)
+        placed = lattice_from_camera.apply(points_camera.astype(np.float64))
+        position = np.clip((placed - self.placement[0]) / self.placement[1], 0.0, size - 1.0)
         lowest = np.minimum(position.astype(np.int64), size - 2)
         return lowest, (position - lowest).astype(np.float32)
 

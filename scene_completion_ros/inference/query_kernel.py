@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.field_kernels import density_kernel
 from scene_completion_ros.inference.head import HeadWeights
@@ -58,6 +58,7 @@ class FieldKernel:
     Args:
         feature_size: (h, w) of the feature map.
         low, high: Range of code inputs [3] the tables must cover.
+        volume_from_camera: Pose of the camera in the volume that the head reads; None for one that turns with it.
 
     Attributes:
         tables: Positional tables of the density.
@@ -71,8 +72,10 @@ class FieldKernel:
         feature_size: tuple[int, int],
         low: NDArray[np.float64],
         high: NDArray[np.float64],
+        volume_from_camera: RigidTransform | None = None,
     ) -> None:
         self.head = head
+        self._volume_from_camera = volume_from_camera or DEFAULT_GRID_FROM_CAMERA
         self.code = code
         self.canonical = canonical
         self.feature_size = feature_size
@@ -91,7 +94,8 @@ class FieldKernel:
         size = np.array([width, height])
         position = ((coordinates[:, :2] + 1.0) * size - 1.0) / 2.0
         if self.head.unit_stride and self.head.volume is not None:
-            position = _unit_position(self.head, *self.head.volume.places.taps(points_camera))
+            taps = self.head.volume.places.taps(points_camera, self._volume_from_camera)
+            position = _unit_position(self.head, *taps)
         position = np.clip(position, 0.0, size - 1.0)
         # At the right and lower border the cell before it is taken, with a share of 1: its taps all exist.
         corner = np.minimum(position.astype(np.int32), size - 2)
@@ -103,7 +107,7 @@ class FieldKernel:
         share = (position - corner).astype(np.float32)
         knot, between = np.zeros(0, np.int32), np.zeros((0, 3), np.float32)
         if self.head.volume is not None:
-            lowest, between = self.head.volume.places.taps(points_camera)
+            lowest, between = self.head.volume.places.taps(points_camera, self._volume_from_camera)
             knot = np.asarray(np.ravel_multi_index(tuple(lowest.T), self.head.volume.knots), np.int32)
         return FieldSamples(target, cell, share, self.tables.rows(coordinates), place, knot, between)
 
@@ -188,6 +192,7 @@ class VoxelQuery:
         camera_from_grid: Its pose; any rigid transform.
         extrapolate: Evaluate voxels outside the view too, with the features of the image's border.
         coverage: bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view.
+        volume_from_camera: See `FieldKernel`.
 
     Attributes:
         in_view: bool [X, Y, Z], the centre projects inside the pixel edges, in front of the camera, and is covered.
@@ -204,11 +209,12 @@ class VoxelQuery:
         *,
         extrapolate: bool = False,
         coverage: NDArray[np.bool_] | None = None,
+        volume_from_camera: RigidTransform | None = None,
     ) -> None:
         self.grid = grid
         self.in_view = np.zeros(grid.shape, dtype=np.bool_)
         low, high = _code_range(code, grid, camera_from_grid, code.xy_limit if extrapolate else 1.0)
-        self.field = FieldKernel(head, code, canonical, feature_size, low, high)
+        self.field = FieldKernel(head, code, canonical, feature_size, low, high, volume_from_camera)
         parts = []
         for points, target in _slabs(grid, camera_from_grid):
             pixels, valid = canonical.project(points)

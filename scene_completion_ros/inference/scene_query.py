@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -44,12 +44,14 @@ class PreparedScene:
         march: The rays through it.
         classifier: The states of its voxels.
         labels: Their labels; None where the student knows no classes.
+        beside: What the graph is given beside the image, by name, see `StudentBundle.graph_inputs`.
     """
 
     query: VoxelQuery
     march: March
     classifier: VoxelClassifier
     labels: LabelQuery | None
+    beside: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class PreparedScene:
         *,
         extrapolate: bool = False,
         coverage: NDArray[np.bool_] | None = None,
+        volume_from_camera: RigidTransform | None = None,
     ) -> PreparedScene:
         """Prepare a grid.
 
@@ -68,6 +71,7 @@ class PreparedScene:
             ray_camera: The camera of the depth image, without distortion.
             extrapolate: Predict opacity outside the view too.
             coverage: bool [H, W], the pixels of the canonical image that the camera covers; None for all.
+            volume_from_camera: How the camera stands in the volume of a student that is told so; None where unknown.
         """
         camera_from_grid = grid_from_camera.inverse()
         query = VoxelQuery(
@@ -79,6 +83,7 @@ class PreparedScene:
             camera_from_grid,
             extrapolate=extrapolate,
             coverage=coverage,
+            volume_from_camera=volume_from_camera,
         )
         labels = LabelQuery(query.field, query.samples, query.in_view.size) if bundle.head.label_hidden else None
         occupied_from = bundle.calibration.occupied_from(bundle.threshold)
@@ -86,7 +91,7 @@ class PreparedScene:
         classifier = VoxelClassifier(
             grid, camera_from_grid, ray_camera, query.in_view, bundle.calibration, bundle.threshold
         )
-        return cls(query, march, classifier, labels)
+        return cls(query, march, classifier, labels, bundle.graph_inputs(volume_from_camera))
 
 
 class DenseField(Protocol):
@@ -162,7 +167,7 @@ class HostSceneQuery:
 
     def __init__(
         self,
-        encode: Callable[[NDArray[np.uint8]], EncodedImage],
+        encode: Callable[[NDArray[np.uint8], Mapping[str, NDArray[np.float32]]], EncodedImage],
         prepared: PreparedScene,
         threads: int | None = None,
     ) -> None:
@@ -173,7 +178,7 @@ class HostSceneQuery:
     def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
         """See `SceneQuery`."""
         prepared, clock = self._prepared, StageClock()
-        features, volume, depth = self._encode(image_rgb)
+        features, volume, depth = self._encode(image_rgb, prepared.beside)
         clock.lap("encode")
         with kernel_threads(self._threads):
             alpha = prepared.query.opacity(features, volume)

@@ -7,7 +7,10 @@ import itertools
 import numpy as np
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+
+KITTI_HEIGHT_M = 1.65
 
 
 def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
@@ -53,6 +56,18 @@ def reference_camera(sequence: PosedSequence) -> str:
         if name in sequence.cameras:
             return str(name)
     return cameras_ahead(sequence)[0]
+
+
+def mounting(sequence: PosedSequence, camera: str) -> RigidTransform | None:
+    """Pose of a camera's optical frame in a frame whose z axis points up and begins on the ground; None if unknown.
+
+    The rig frame of rendered towns is one. KITTI's cars have level cameras 1.65 m above the road (Geiger et al. 2013).
+    """
+    if sequence.provenance.get("source") == "street world":
+        return sequence.rig_from_camera[camera]
+    if sequence.provenance.get("dataset") == "KITTI":
+        return RigidTransform(OPTICAL_FROM_FORWARD.inverse().rotation, np.array([0.0, 0.0, KITTI_HEIGHT_M]))
+    return None
 
 
 def stored_around(sequence: PosedSequence) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scene_completion_training.export import without_places, fold
+from scene_completion_training.export import fold, without_places
 
 
 def test_folding_two_convolutions_is_exact() -> None:

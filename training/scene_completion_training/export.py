@@ -138,7 +138,9 @@ def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
     return graph_of(module, camera, ["features"] if module.spatial is None else ["features", "volume", "depth"])
 
 
-def graph_of(module: nn.Module, camera: Camera, outputs: list[str]) -> bytes:
+def graph_of(
+    module: nn.Module, camera: Camera, outputs: list[str], beside: Mapping[str, Tensor] | None = None
+) -> bytes:
     """Exports a module as ONNX, of an image of a canonical camera; weights are fp16, cast to fp32 in the graph."""
     image = torch.zeros(1, 3, camera.height, camera.width)
     with tempfile.TemporaryDirectory() as folder:
@@ -146,9 +148,9 @@ def graph_of(module: nn.Module, camera: Camera, outputs: list[str]) -> bytes:
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
         torch.onnx.export(
             module.eval(),
-            (image,),
+            (image, *(beside or {}).values()),
             file,
-            input_names=["image"],
+            input_names=["image", *(beside or {})],
             output_names=outputs,
             opset_version=OPSET,
             dynamo=False,

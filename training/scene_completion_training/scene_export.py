@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.scene_query import ray_camera
+from scene_completion_ros.inference.volume_pose import Lookups
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.export import graph_of, ray_depth, volume_reading, without_places
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.occupancy_link import link_calibration
-from scene_completion_training.networks.scene_decoder import STRIDE, cell_lookups, ground_code
+from scene_completion_training.networks.scene_decoder import STRIDE
 from scene_completion_training.stages.completion import SceneField, read_eyes
 
 SHARPNESS = 6.0
@@ -46,7 +46,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 
 
 class ExportedScene(nn.Module):
-    """From an image to the units of cells, the logits of voxels, and the depth of pixels; for the usual pose.
+    """From an image, and where cells look at it, to the units of cells, the logits of voxels, and the depth of pixels.
 
     Args:
         field: Head for pixels and decoder in space.
@@ -58,15 +58,16 @@ class ExportedScene(nn.Module):
         self.trunk: Any = encoder.trunk
         self.field = field
         self.rays = ray_camera(field.camera)
-        pose = torch.from_numpy(DEFAULT_GRID_FROM_CAMERA.matrix).float()[None]
-        self.where = cell_lookups(field.spatial.grid, field.camera, field.spec, pose)
-        code = ground_code(field.small, field.spec, pose, field.spatial.level)
-        self.told = torch.cat([code, torch.ones_like(code)], dim=1)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Units [1, z x, y, K], logits [1, X, Y, Z] and z-depth [1, h', w'] of an image [1, 3, H, W] in 0..255."""
-        view = self.field.pixels(*self.trunk.with_tokens(image), self.told)
-        scene = self.field.spatial(view, self.where)
+    def forward(
+        self, image: Tensor, cell_pixels: Tensor, cell_depths: Tensor, cells_in_view: Tensor, ground: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Units [1, z x, y, K], logits [1, X, Y, Z] and z-depth [1, h', w'] of an image [1, 3, H, W] in 0..255.
+
+        What is beside the image is `volume_pose.graph_inputs`.
+        """
+        view = self.field.pixels(*self.trunk.with_tokens(image), ground)
+        scene = self.field.spatial(view, Lookups(cell_pixels, cell_depths, cells_in_view))
         units = scene.classes.softmax(dim=1).permute(0, 2, 3, 4, 1).flatten(1, 2)
         return units, scene.occupied, ray_depth(view.code, self.field.spec, self.rays)
 
@@ -122,7 +123,8 @@ def export_scene(
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
     weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
-    graph = graph_of(ExportedScene(field, encoder), field.camera, ["features", "volume", "depth"])
+    beside = {name: torch.from_numpy(values) for name, values in bundle.graph_inputs().items()}
+    graph = graph_of(ExportedScene(field, encoder), field.camera, ["features", "volume", "depth"], beside)
     return bundle.save(folder, graph, stored_weights if keep_weights else None)
 
 

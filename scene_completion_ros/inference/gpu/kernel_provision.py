@@ -224,7 +224,7 @@ def _compared(
 ) -> dict[str, float]:
     stored, blank = stored_outputs(encoded, kind), np.zeros((0, 0, 3), np.uint8)
     given = EncodedImage(*(part.astype(np.float32) for part in stored))
-    on_host = HostSceneQuery(lambda _: given, prepared)
+    on_host = HostSceneQuery(lambda *_: given, prepared)
     pipeline.enqueue(*(device.upload(part) for part in stored))
     expected, found = on_host(blank), pipeline.wait()
     alpha, probability = device.download(pipeline.alpha), device.download(pipeline.probability)

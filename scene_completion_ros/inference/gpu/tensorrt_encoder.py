@@ -9,7 +9,7 @@ import functools
 import logging
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,12 +65,15 @@ class TensorRtEncoder(Encoder):
         finalizer = weakref.finalize(self, _release, self._context, self._engine)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
 
-    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
-        """See `Encoder`.
+    def encode(
+        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> EncodedImage:
+        """See `Encoder`; no graph for GPUs takes anything beside the image yet.
 
         Raises:
             GpuError: The GPU failed; after the loss of the device nothing on it works any more in this process.
         """
+        del beside
         with self._context.work("running the encoder"):
             for output, found in zip(self._outputs, self._engine(image_rgb[None]), strict=True):
                 output[:] = found

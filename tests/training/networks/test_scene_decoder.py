@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.networks.scene_decoder import SceneDecoder, cell_lookups, ground_code
+from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code, volume_pose
+from scene_completion_training.networks.scene_decoder import STRIDE, SceneDecoder
 from scene_completion_training.networks.sight import PixelHead
 from scene_completion_training.street_world.camera_rig import rotation
 
@@ -40,7 +41,7 @@ def decoder() -> SceneDecoder:
 
 @pytest.mark.parametrize(("pitch", "height"), [(0.0, 0.0), (0.06, -0.7)])
 def test_cells_look_where_the_camera_projects_them(pitch: float, height: float) -> None:
-    where = cell_lookups(GRID, CAMERA, SPEC, pose(pitch, height)[None])
+    where = cell_lookups(GRID, STRIDE, CAMERA, SPEC, pose(pitch, height)[None], torch.ones(1))
     centres = VoxelGrid(GRID.origin, 0.8, (8, 8, 4), "cells").centres()  # a cell is two voxels wide
     volume_from_camera = RigidTransform.from_matrix(pose(pitch, height).double().numpy().round(12))
     points = volume_from_camera.inverse().apply(centres.transpose(2, 0, 1, 3).reshape(-1, 3))
@@ -61,7 +62,7 @@ def test_cells_of_a_mirrored_scene_look_at_the_same_pixels() -> None:
     tilted, image = pose(0.05, -0.3)[None], torch.randn(1, 2, 16, 32, generator=torch.Generator().manual_seed(0))
 
     def looked_up(shown: torch.Tensor, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        where = cell_lookups(GRID, CAMERA, SPEC, tilted, torch.tensor([mirrored]))
+        where = cell_lookups(GRID, STRIDE, CAMERA, SPEC, tilted, torch.tensor([-1.0 if mirrored else 1.0]))
         sampled = functional.grid_sample(shown, where.pixels, padding_mode="border", align_corners=False)
         return sampled.reshape(2, 4, 8, 8), where.depth.reshape(4, 8, 8)
 
@@ -105,3 +106,22 @@ def test_a_head_for_pixels_starts_as_what_it_is_given() -> None:
     expected = project(torch.cat([decoder([fused, relative]), prior.expand(2, -1, -1, -1)], dim=1))[:, :1]
     for told in (torch.zeros(2, 2, 4, 6), torch.randn(2, 2, 4, 6)):
         torch.testing.assert_close(head(fused, relative, tokens, told).code, expected)
+
+
+def test_numpy_and_torch_look_at_the_same_places() -> None:
+    tilted = pose(0.05, -0.3)[None]
+    here = cell_lookups(GRID, STRIDE, CAMERA, SPEC, tilted, torch.ones(1))
+    there = cell_lookups(GRID, STRIDE, CAMERA, SPEC, tilted.numpy(), np.ones(1, np.float32))
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_allclose(one.numpy(), other, atol=1e-4)
+    code = ground_code(CAMERA, SPEC, tilted.numpy(), -1.0)
+    np.testing.assert_allclose(ground_code(CAMERA, SPEC, tilted, -1.0).numpy(), code, atol=1e-5)
+
+
+def test_a_volume_stands_upright_and_looks_where_the_camera_looks() -> None:
+    """A camera 0.6 m above the ground that looks to the left and 5° down, somewhere on the robot."""
+    axes = DEFAULT_GRID_FROM_CAMERA.rotation
+    upright = RigidTransform(rotation(np.pi / 2, np.radians(5.0), 0.0) @ axes, np.array([1.0, 2.0, 0.6]))
+    found = volume_pose(upright, 1.65)
+    np.testing.assert_allclose(found.translation, [0.0, 0.0, 0.6 - 1.65])
+    np.testing.assert_allclose(found.rotation, rotation(0.0, np.radians(5.0), 0.0) @ axes, atol=1e-12)

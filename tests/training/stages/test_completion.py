@@ -16,7 +16,7 @@ from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.rigs import mounting, reference_camera
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.completion_samples import (
     CompletionDataSettings,
@@ -155,45 +155,44 @@ def test_it_learns(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
         assert after[name] < 0.9 * before[name], (name, before, after)
 
 
-def test_the_robot_completes_what_torch_completes(bundle: StudentBundle, trained: Path, town: Path) -> None:
-    """Voxels, their classes and depth, through the whole runtime, for a camera that is the usual one."""
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_robot_completes_what_torch_completes(
+    told: bool, engine: str, bundle: StudentBundle, trained: Path, town: Path
+) -> None:
+    """Voxels and classes through the whole runtime, for a camera of some height and pitch, be they known or not."""
     assert bundle.head.hidden == 0 and bundle.head.unit_cells == (16, 16, 4)
-    assert bundle.class_names == COMMON_CLASSES[1:]
+    assert bundle.class_names == COMMON_CLASSES[1:] and bundle.takes_pose
     sequence, stored = open_recording(town), Checkpoint.read(trained)
-    camera = reference_camera(sequence)
-    _, _, eyes = read_eyes(
-        str(stored.configuration["eyes"]), str(stored.configuration["encoder_weights"]), stored.viewpoint
-    )
-    model = SceneModel(stored.field_of(SceneField), eyes, "tiny")
-    usual = PosedAsUsual(model, sequence)
-    expected = torch.sigmoid(usual.scene.occupied[0]).numpy()
+    camera, settings = reference_camera(sequence), stored.configuration
+    _, _, eyes = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), stored.viewpoint)
+    seen = SceneModel(stored.field_of(SceneField), eyes, "tiny", stated=told).see(sequence, 0)
+    expected = torch.sigmoid(seen.scene.occupied[0]).numpy()
     bundle = dataclasses.replace(bundle, threshold=float(np.quantile(expected, 0.8)))  # it learned little so far
-    completer = Completer(bundle, sequence.cameras[camera], engine="onnxruntime")
-    found = completer.complete(sequence.image(0, camera))
-    inside = completer.in_view
+    upright = mounting(sequence, camera)
+    assert upright is not None and abs(upright.translation[2] - 1.65) > 0.05  # not the usual height
+    image, own = sequence.image(0, camera), seen.volume_from_camera
+    completer = Completer(
+        bundle,
+        sequence.cameras[camera],
+        grid_from_camera=own,
+        engine=engine,
+        upright_from_camera=upright if told else None,
+    )
+    found, inside = completer.complete(image), completer.in_view
     assert inside.mean() > 0.2
     np.testing.assert_allclose(found.probability[inside], expected[inside], atol=0.03)  # torch saw in bfloat16
     index = found.voxels.index
     assert len(index) > 50
-    names = usual.scene.classes[0].argmax(dim=0).numpy()
-    agree = names[index[:, 2] // 2, index[:, 0] // 2, index[:, 1] // 2] == found.voxels.label
-    assert agree.mean() > 0.95
-    shifted = DEFAULT_GRID_FROM_CAMERA @ RigidTransform(np.eye(3), np.array([0.0, 0.0, -0.4]))
-    elsewhere = Completer(bundle, sequence.cameras[camera], grid_from_camera=shifted, engine="onnxruntime")
-    moved = elsewhere.complete(sequence.image(0, camera))
-    both = inside[1:] & elsewhere.in_view[:-1]
-    np.testing.assert_allclose(moved.probability[:-1][both], found.probability[1:][both], atol=1e-4)
-
-
-class PosedAsUsual:
-    """What a model says of frame 0 where the camera is taken to stand as usual, as in an exported graph."""
-
-    def __init__(self, model: SceneModel, sequence: object) -> None:
-        pose = torch.from_numpy(DEFAULT_GRID_FROM_CAMERA.matrix).float()[None]
-        yes, no = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
-        with torch.inference_mode():
-            maps = model.eyes.see(model._image(sequence, 0, "camera_left")[None])  # type: ignore[arg-type]
-            self.scene = model.field(model.field.look(maps, pose, yes, no), pose, no)
+    names = seen.scene.classes[0].argmax(dim=0).numpy()
+    assert (names[index[:, 2] // 2, index[:, 0] // 2, index[:, 1] // 2] == found.voxels.label).mean() > 0.95
+    shifted = RigidTransform(np.eye(3), np.array([-0.4, 0.0, 0.0])) @ own  # by a voxel
+    moved = completer.placed(shifted)
+    other, both = moved.complete(image), inside[1:] & moved.in_view[:-1]
+    np.testing.assert_allclose(other.probability[:-1][both], found.probability[1:][both], atol=1e-4)
+    if not told:  # what it is told makes a difference, and can be told later
+        later = completer.mounted(upright).complete(image)
+        assert np.abs(later.probability[inside] - found.probability[inside]).max() > 0.01
 
 
 def test_what_cannot_be_trained_is_refused(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
@@ -246,7 +245,8 @@ def test_a_sample_holds_what_is_true_in_the_stated_volume(town: Path, trained: P
     )
     assert torch.equal(plain["label"], mirrored["label"].flip(1))
     assert torch.equal(plain["fused"], mirrored["fused"].flip(-1))
-    np.testing.assert_allclose(plain["volume_from_camera"].numpy(), level_pose(sequence).matrix, atol=1e-6)
+    pose = level_pose(sequence, "camera_left", stored.viewpoint).matrix
+    np.testing.assert_allclose(plain["volume_from_camera"].numpy(), pose, atol=1e-6)
     truth = voxel_truth(sequence, 0)
     assert truth is not None and truth.ground is not None and truth.grid == DEFAULT_GRID
     middle = stored.viewpoint.volume.grid.centres()[8, 16, 0]

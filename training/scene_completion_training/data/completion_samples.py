@@ -27,10 +27,11 @@ from scene_completion_ros.evaluation.semantic_classes import (
 )
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.rigs import mounting, reference_camera
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.drawn_views import blinded, canonical_classes, canonical_image, jittered
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
@@ -182,7 +183,7 @@ def _sample(
         "relative": relative,
         "tokens": tokens,
         "label": np.where(unknown, INVALID, label).astype(np.uint8),
-        "volume_from_camera": level_pose(sequence).matrix,
+        "volume_from_camera": level_pose(sequence, name, viewpoint).matrix,
         "truth_from_camera": truth.grid_from_camera.matrix,
         "origin": np.array([*truth.grid.origin, truth.grid.voxel_size]),
     }
@@ -244,11 +245,10 @@ def lidar_ground(sequence: PosedSequence, index: int, camera: str, truth: VoxelT
         return np.asarray((total / np.where(count > 0, count, np.nan)).reshape(grid.shape[:2]), np.float32)
 
 
-def level_pose(sequence: PosedSequence) -> RigidTransform:
-    """Pose of a camera in a volume that stands upright on the ground of the rig; the usual one where nobody says it."""
-    if (sequence.provenance.get("voxel_grid") or {}).get("grid_from_camera") is not None:
-        return sequence.grid_from_camera()
-    return DEFAULT_GRID_FROM_CAMERA
+def level_pose(sequence: PosedSequence, camera: str, viewpoint: Viewpoint) -> RigidTransform:
+    """Pose of a camera in a volume that stands upright on the ground; the usual one where nobody knows it."""
+    stated = mounting(sequence, camera)
+    return DEFAULT_GRID_FROM_CAMERA if stated is None else volume_pose(stated, viewpoint.height_above_ground)
 
 
 def _pixels(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
 from scene_completion_ros.evaluation.truth import VoxelTruth
-from scene_completion_ros.geometry import Camera, Resampler
+from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoded_image import EncodedImage
@@ -20,9 +20,10 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import FieldKernel
 from scene_completion_ros.inference.render import said_depth
 from scene_completion_ros.inference.shipped import open_student
+from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.rigs import mounting, reference_camera
 from scene_completion_training.evaluation.density_model import (
     Observation,
     calibrated_cutoffs,
@@ -44,37 +45,49 @@ class DeployedModel:
         self.cutoffs = calibrated_cutoffs(self.calibration, bundle.threshold)
         self._threads = threads
         self._encoder = make_encoder(bundle, engine, threads=threads)
-        limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range
-        self._field = FieldKernel(
-            bundle.head,
-            bundle.point_code,
-            bundle.canonical,
-            bundle.feature_size,
-            np.array([-limit, -limit, low]),
-            np.array([limit, limit, high]),
-        )
+        self._field_of = lru_cache(maxsize=4)(self._make_field)
         self._resampler = lru_cache(maxsize=4)(self._make_resampler)
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
         camera = sequence.cameras[name]
-        encoded = self._encoder.encode(self._resampler(camera)(sequence.image(index, name)))
+        stated = mounting(sequence, name) if self.bundle.takes_pose else None
+        pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
+        field, beside = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
+        encoded = self._encoder.encode(self._resampler(camera)(sequence.image(index, name)), beside)
         depth_at = None
         if encoded.depth is not None:
             depth_at = functools.partial(said_depth, encoded.depth.copy(), self.bundle.canonical, camera)
-        return Observation(camera, lambda points: self._density(encoded, points), self.bundle.depth_range, depth_at)
+        density = functools.partial(self._density, field, encoded)
+        return Observation(camera, density, self.bundle.depth_range, depth_at)
 
     def _make_resampler(self, camera: Camera) -> Resampler:
         return Resampler(camera, self.bundle.canonical)
 
-    def _density(self, encoded: EncodedImage, points: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _make_field(self, matrix: tuple[float, ...] | None) -> tuple[FieldKernel, dict[str, NDArray[np.float32]]]:
+        """The field for a pose of the camera in the student's volume, and what the graph is given of it."""
+        pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
+        bundle = self.bundle
+        limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range
+        field = FieldKernel(
+            bundle.head,
+            bundle.point_code,
+            bundle.canonical,
+            bundle.feature_size,
+            np.array([-limit, -limit, low]),
+            np.array([limit, limit, high]),
+            pose,
+        )
+        return field, bundle.graph_inputs(pose)
+
+    def _density(self, field: FieldKernel, encoded: EncodedImage, points: NDArray[np.float32]) -> NDArray[np.float32]:
         density = np.empty(len(points), dtype=np.float32)
         for start in range(0, len(points), _CHUNK):
             chunk = points[start : start + _CHUNK].astype(np.float64)
-            samples = self._field.prepare(chunk, np.arange(len(chunk), dtype=np.int32))
+            samples = field.prepare(chunk, np.arange(len(chunk), dtype=np.int32))
             with kernel_threads(self._threads):
-                self._field(encoded.features, samples, density[start : start + len(chunk)], volume=encoded.volume)
+                field(encoded.features, samples, density[start : start + len(chunk)], volume=encoded.volume)
         return density
 
 
@@ -138,5 +151,6 @@ class DeployedLabels:
                 grid_from_camera=pose,
                 engine=self._engine,
                 threads=self._threads,
+                upright_from_camera=mounting(sequence, camera),
             )
         return self._completers[key]

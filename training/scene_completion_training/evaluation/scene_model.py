@@ -81,7 +81,7 @@ class SceneModel:
         """What it says of a frame."""
         if self._last is None or self._last[0] is not sequence or self._last[1] != index:
             name = reference_camera(sequence)
-            pose = level_pose(sequence) if self.stated else DEFAULT_GRID_FROM_CAMERA
+            pose = level_pose(sequence, name, self.field.viewpoint) if self.stated else DEFAULT_GRID_FROM_CAMERA
             matrix = torch.from_numpy(pose.matrix).float()[None]
             with torch.inference_mode():
                 maps = self.eyes.see(self._image(sequence, index, name)[None])

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.geometry import Camera, VoxelGrid
+from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.volume_pose import Lookups
 from scene_completion_training.networks.sight import PixelView
 
 STRIDE = 2
@@ -24,20 +25,6 @@ _PRIOR_CELLS = 4
 """Cells, along each axis of the bird's-eye view, to one of the learned mean."""
 _CERTAIN = 1e-4
 """Least probability of a voxel and of its contrary, while it is trained."""
-
-
-class Lookups(NamedTuple):
-    """Where the cells of a volume look at an image: x y cells of the bird's-eye view, z heights.
-
-    Attributes:
-        pixels: Normalised coordinates [B, z, x y, 2], from -1 to 1 at the edges of the image.
-        depth: z-depth of the cells [B, 1, z, x y], metres.
-        in_view: 1 where a cell lies in the image [B, 1, z, x y].
-    """
-
-    pixels: Tensor
-    depth: Tensor
-    in_view: Tensor
 
 
 class CompletedScene(NamedTuple):
@@ -62,39 +49,6 @@ def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequentia
     groups = next(count for count in (8, 4, 2, 1) if channels_out % count == 0)
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, stride, 1), nn.GroupNorm(groups, channels_out), nn.ReLU(inplace=True)
-    )
-
-
-def cell_lookups(
-    grid: VoxelGrid, camera: Camera, spec: PointCodeSpec, volume_from_camera: Tensor, mirrored: Tensor | None = None
-) -> Lookups:
-    """Where the cells of a volume look at the image, for each pose of the camera in it.
-
-    Args:
-        volume_from_camera: Poses [B, 4, 4]; the volume is that of `grid`.
-        mirrored: Scenes [B] whose image and volume are mirrored from left to right.
-    """
-    device = volume_from_camera.device
-    edge = grid.voxel_size * STRIDE
-    axes = [
-        origin + edge * (torch.arange(-(-count // STRIDE), device=device, dtype=torch.float32) + 0.5)
-        for origin, count in zip(grid.origin, grid.shape, strict=True)
-    ]
-    z, x, y = torch.meshgrid(axes[2], axes[0], axes[1], indexing="ij")
-    cells = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
-    side = torch.ones(len(volume_from_camera), device=device)
-    if mirrored is not None:
-        side = torch.where(mirrored, -side, side)
-    places = cells * torch.stack([torch.ones_like(side), side, torch.ones_like(side)], dim=-1)[:, None]
-    rotation, translation = volume_from_camera[:, :3, :3], volume_from_camera[:, None, :3, 3]
-    points = (places - translation) @ rotation  # the inverse of a rigid transform, for rows
-    pixels = spec.image_coordinates(points, camera)
-    in_view = (pixels.abs() <= 1.0).all(dim=-1) & (points[..., 2] > 0.0)
-    pixels = pixels.clamp(-2.0, 2.0) * torch.stack([side, torch.ones_like(side)], dim=-1)[:, None]
-    heights = len(axes[2])
-    shape = (len(side), heights, len(cells) // heights)
-    return Lookups(
-        pixels.reshape(*shape, 2), points[..., 2].reshape(shape)[:, None], in_view.float().reshape(shape)[:, None]
     )
 
 
@@ -242,16 +196,3 @@ def _beside_surface(depth: Tensor, log_surface: Tensor, deviation: Tensor) -> Te
     for distance in _DISTANCES_M:
         parts += [torch.tanh(behind / distance), torch.exp(-((behind / distance) ** 2))]
     return torch.cat(parts, dim=1)
-
-
-def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Tensor, level: float) -> Tensor:
-    """Inverse depth codes [B, 1, H, W] of a level ground at a height in the volume, 0 at and above the horizon."""
-    v, u = torch.meshgrid(
-        torch.arange(camera.height, dtype=torch.float32), torch.arange(camera.width, dtype=torch.float32), indexing="ij"
-    )
-    rays = torch.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, torch.ones_like(u)], dim=-1)
-    down = volume_from_camera[:, 2, :3]  # of a ray with z = 1: how far it falls for each metre of depth
-    fall = -(rays.to(down) @ down.T).permute(2, 0, 1)
-    inverse = fall / (volume_from_camera[:, 2, 3] - level).clamp_min(0.05)[:, None, None]
-    code: Tensor = spec.depth_code_of_inverse(inverse.clamp(0.0, 1.0))
-    return torch.where(inverse > 0.0, code, torch.zeros_like(code))[:, None]

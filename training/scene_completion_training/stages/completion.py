@@ -23,6 +23,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
@@ -45,8 +46,6 @@ from scene_completion_training.networks.scene_decoder import (
     STRIDE,
     CompletedScene,
     SceneDecoder,
-    cell_lookups,
-    ground_code,
 )
 from scene_completion_training.networks.sight import TOKEN_WIDTH, PixelHead, PixelView
 from scene_completion_training.stage import Stage
@@ -205,7 +204,8 @@ class SceneField(nn.Module):
 
     def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
         """What the volume holds."""
-        lookups = cell_lookups(self.spatial.grid, self.camera, self.spec, volume_from_camera, mirrored)
+        side = torch.where(mirrored, -1.0, 1.0).to(volume_from_camera)
+        lookups = cell_lookups(self.spatial.grid, STRIDE, self.camera, self.spec, volume_from_camera, side)
         scene: CompletedScene = self.spatial(view, lookups)
         return scene
 

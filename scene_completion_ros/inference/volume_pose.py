@@ -1,0 +1,118 @@
+"""Where the volume of a student stands that is told how its camera is mounted, and what its graph is given of that.
+
+One definition for NumPy and torch (array API), so that training and the robot cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import array_api_compat
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.point_code import PointCodeSpec
+
+LOOK_LIMIT = 2.0
+"""Cells beyond so many half widths of the image look at its border from there."""
+
+
+class Lookups(NamedTuple):
+    """Where the cells of a volume look at an image: x y cells of the bird's-eye view, z heights.
+
+    Attributes:
+        pixels: Normalised coordinates [B, z, x y, 2], from -1 to 1 at the edges of the image.
+        depth: z-depth of the cells [B, 1, z, x y], metres.
+        in_view: 1 where a cell lies in the image [B, 1, z, x y].
+    """
+
+    pixels: Any
+    depth: Any
+    in_view: Any
+
+
+def cell_lookups(
+    grid: VoxelGrid, stride: int, camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, side: Any
+) -> Lookups:
+    """Where the cells of a volume look at the image, for each pose of the camera in it.
+
+    Args:
+        stride: Voxels to a cell along each axis.
+        volume_from_camera: Poses [B, 4, 4]; the volume is that of `grid`.
+        side: 1, or -1 for scenes [B] whose image and volume are mirrored from left to right.
+    """
+    xp = array_api_compat.array_namespace(volume_from_camera)
+    device, kind = array_api_compat.device(volume_from_camera), volume_from_camera.dtype
+    edge = grid.voxel_size * stride
+    axes = [
+        origin + edge * (xp.arange(-(-count // stride), dtype=kind, device=device) + 0.5)
+        for origin, count in zip(grid.origin, grid.shape, strict=True)
+    ]
+    z, x, y = xp.meshgrid(axes[2], axes[0], axes[1], indexing="ij")
+    cells = xp.reshape(xp.stack([x, y, z], axis=-1), (1, -1, 3))
+    one = xp.ones_like(side)
+    places = cells * xp.stack([one, side, one], axis=-1)[:, None, :]
+    # The inverse of a rigid transform, for rows.
+    points = (places - volume_from_camera[:, None, :3, 3]) @ volume_from_camera[:, :3, :3]
+    pixels = spec.image_coordinates(points, camera)
+    in_view = xp.all(xp.abs(pixels) <= 1.0, axis=-1) & (points[..., 2] > 0.0)
+    pixels = xp.clip(pixels, -LOOK_LIMIT, LOOK_LIMIT) * xp.stack([side, one], axis=-1)[:, None, :]
+    shape = (pixels.shape[0], len(axes[2]), len(axes[0]) * len(axes[1]))
+    depth, shown = xp.reshape(points[..., 2], shape), xp.reshape(xp.astype(in_view, kind), shape)
+    return Lookups(xp.reshape(pixels, (*shape, 2)), depth[:, None], shown[:, None])
+
+
+def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, level: float) -> Any:
+    """Inverse depth codes [B, 1, H, W] of a level ground at a height in the volume, 0 at and above the horizon."""
+    xp = array_api_compat.array_namespace(volume_from_camera)
+    device, kind = array_api_compat.device(volume_from_camera), volume_from_camera.dtype
+    across = (xp.arange(camera.width, dtype=kind, device=device) - camera.cx) / camera.fx
+    along = (xp.arange(camera.height, dtype=kind, device=device) - camera.cy) / camera.fy
+    down = volume_from_camera[:, 2, :3, None, None]
+    fall = -(down[:, 0] * across + down[:, 1] * along[:, None] + down[:, 2])  # for each metre of depth
+    above = xp.clip(volume_from_camera[:, 2, 3] - level, min=0.05)
+    inverse = fall / above[:, None, None]
+    code = spec.depth_code_of_inverse(xp.clip(inverse, 0.0, 1.0))
+    return xp.where(inverse > 0.0, code, xp.zeros_like(code))[:, None]
+
+
+def volume_pose(upright_from_camera: RigidTransform, height: float) -> RigidTransform:
+    """Pose of a camera in a volume that stands upright below it and looks where the camera looks.
+
+    Args:
+        upright_from_camera: Its pose in a frame whose z axis points up and begins on the ground.
+        height: Of the volume's origin above the ground, metres: that of the cameras of the training.
+    """
+    ahead = upright_from_camera.rotation[:, 2]
+    yaw = float(np.arctan2(ahead[1], ahead[0]))
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
+    place = np.array([0.0, 0.0, upright_from_camera.translation[2] - height])
+    return RigidTransform(turn @ upright_from_camera.rotation, place)
+
+
+def graph_inputs(
+    grid: VoxelGrid,
+    stride: int,
+    camera: Camera,
+    spec: PointCodeSpec,
+    height: float,
+    volume_from_camera: RigidTransform | None,
+) -> dict[str, NDArray[np.float32]]:
+    """What a graph is given beside the image, by name.
+
+    Args:
+        camera: Canonical camera.
+        height: Of the volume's origin above the ground, metres.
+        volume_from_camera: As `volume_pose` says; where nobody knows it the usual one is taken, and told apart.
+    """
+    known = volume_from_camera is not None
+    pose = np.asarray((volume_from_camera or DEFAULT_GRID_FROM_CAMERA).matrix, np.float32)[None]
+    where = cell_lookups(grid, stride, camera, spec, pose, np.ones(1, np.float32))
+    code = ground_code(camera.resized(camera.width // 2, camera.height // 2), spec, pose, -height)
+    told = np.concatenate([code, np.ones_like(code)], axis=1) * np.float32(known)
+    given = {"cell_pixels": where.pixels, "cell_depths": where.depth, "cells_in_view": where.in_view, "ground": told}
+    return {name: np.ascontiguousarray(values, np.float32) for name, values in given.items()}
