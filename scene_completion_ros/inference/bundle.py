@@ -82,6 +82,7 @@ class StudentBundle:
         point_code: How points are encoded.
         feature_size: (h, w) of the encoder's output.
         height_above_ground: Height of the cameras it was trained with, metres.
+        height_range: Lowest and highest camera of the training, where the student is told of its own; None otherwise.
         pitch_range: Smallest and largest pitch seen in training, radians, down positive.
         focal_range: Smallest and largest fx / W of the source cameras seen in training.
         depth_range: Nearest and farthest depth trained, metres.
@@ -109,6 +110,7 @@ class StudentBundle:
     point_code: PointCodeSpec = field(default_factory=PointCodeSpec)
     feature_size: tuple[int, int] = (96, 320)
     height_above_ground: float = 1.65
+    height_range: tuple[float, float] | None = None
     pitch_range: tuple[float, float] = (-0.05, 0.05)
     focal_range: tuple[float, float] = (0.5, 0.65)
     depth_range: tuple[float, float] = (3.0, 80.0)
@@ -387,6 +389,7 @@ class StudentBundle:
             "name": self.name,
             "canonical_camera": {name: getattr(camera, name) for name in ("fx", "fy", "cx", "cy", "width", "height")},
             "height_above_ground": self.height_above_ground,
+            **({} if self.height_range is None else {"height_range": self.height_range}),
             "pitch_range": self.pitch_range,
             "focal_range": self.focal_range,
             "depth_range": self.depth_range,
@@ -512,6 +515,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "point_code": point_code,
         "feature_size": (sizes.integer("feature_height"), sizes.integer("feature_width")),
         "height_above_ground": fields.number_in("height_above_ground", _METRES),
+        "height_range": fields.range_in("height_range", _METRES) if "height_range" in fields.values else None,
         "pitch_range": fields.range_in("pitch_range", (-math.pi, math.pi)),
         "focal_range": fields.range_in("focal_range", (1e-3, 1e3)),
         "depth_range": fields.range_in("depth_range", _METRES),

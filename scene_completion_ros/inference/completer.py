@@ -258,8 +258,9 @@ class Completer:
         return moved
 
     def mounted(self, upright_from_camera: RigidTransform | None) -> Completer:
-        """The completer of the same camera that is known to be mounted otherwise; the same where nobody is told."""
+        """The completer of the same camera that is known to be mounted otherwise; the same where no student is told."""
         if not self.bundle.takes_pose:
+            self.upright_from_camera = upright_from_camera
             return self
         moved = copy.copy(self)
         moved.upright_from_camera = upright_from_camera
@@ -388,10 +389,12 @@ def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform
     """
     warnings = []
     height, trained = float(upright_from_camera.translation[2]), bundle.height_above_ground
-    if not 1.0 / LARGEST_HEIGHT_RATIO <= height / trained <= LARGEST_HEIGHT_RATIO:
+    lowest, highest = bundle.height_range or (trained, trained)
+    if not lowest / LARGEST_HEIGHT_RATIO <= height <= highest * LARGEST_HEIGHT_RATIO:
+        nearest = min(max(height, lowest), highest)
         warnings.append(
-            f"the camera stands {height:.2f} m above the ground, the student was trained at {trained:.2f} m. Expect "
-            f"distances that are off by a factor of {trained / max(height, 0.01):.2f}; train with this camera"
+            f"the camera stands {height:.2f} m above the ground, the student was trained at {nearest:.2f} m. Expect "
+            f"distances that are off by a factor of {nearest / max(height, 0.01):.2f}; train with this camera"
         )
     down = -float(np.degrees(np.arcsin(np.clip(upright_from_camera.rotation[2, 2], -1.0, 1.0))))
     low, high = np.degrees(bundle.pitch_range)

@@ -17,6 +17,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, mounting_warnings
 from scene_completion_ros.inference.encoder import cpu_engine
+from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 
 LARGEST_SHIFT = 0.05
@@ -131,15 +132,21 @@ class Student:
         self.get(name, camera, known, parameters)
 
     def get(
-        self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
+        self,
+        name: str,
+        camera: Camera,
+        grid_from_camera: RigidTransform,
+        parameters: NodeParameters,
+        upright_from_camera: RigidTransform | None = None,
     ) -> Completer | None:
         """The completer of a camera, built or moved if need be.
 
         Moving one costs the preparation of the voxel query, not that of the encoder. It is not moved as long as no
-        corner of the grid is off by more than `LARGEST_SHIFT`.
+        corner of the grid is off by more than `LARGEST_SHIFT`; nor is what a student is told of the camera's mounting.
 
         Args:
             parameters: Those of the image.
+            upright_from_camera: Pose of the camera in an upright frame on the ground; None where nobody knows.
 
         Returns:
             None where the camera cannot be used; why was logged.
@@ -152,6 +159,8 @@ class Student:
             if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > LARGEST_SHIFT:
                 made.completer = made.completer.placed(grid_from_camera)
                 made.grid_from_camera = grid_from_camera
+            if self._stands_otherwise(made.completer.upright_from_camera, upright_from_camera):
+                made.completer = made.completer.mounted(upright_from_camera)
             return made.completer
         tried, why = self._unusable.get(name, (None, ""))
         if tried == wanted:
@@ -159,8 +168,16 @@ class Student:
             return None
         completer = self._build(name, camera, grid_from_camera, parameters)
         if completer is not None:
+            completer = completer.mounted(upright_from_camera)
             self._made[name] = _Made(wanted, grid_from_camera, completer, warnings=completer.warnings)
         return completer
+
+    def _stands_otherwise(self, before: RigidTransform | None, now: RigidTransform | None) -> bool:
+        """Whether the student has to be told that a camera is mounted otherwise than it was told."""
+        if not self.bundle.takes_pose or before is None or now is None:
+            return self.bundle.takes_pose and before is not now
+        poses = (volume_pose(pose, self.bundle.height_above_ground) for pose in (before, now))
+        return largest_shift(self.bundle.grid, *poses) > LARGEST_SHIFT
 
     def completer(self, name: str) -> Completer | None:
         """What completed the last image of a camera; None where nothing can."""
@@ -172,14 +189,13 @@ class Student:
         made, (tried, _) = self._made.get(name), self._unusable.get(name, (None, ""))
         return _made_for(camera, parameters) in (tried, made and made.made_for)
 
-    def check_mounting(self, name: str, map_from_camera: RigidTransform | None, parameters: NodeParameters) -> None:
+    def check_mounting(self, name: str, upright_from_camera: RigidTransform | None, parameters: NodeParameters) -> None:
         """Warn of a camera that stands otherwise than those of the training, or sees nothing of the grid.
 
-        It is looked at when the first image is placed, and again when parameters say something else of its place. A
-        frame stands on the ground where `base_frame` names it, or parameters say how high the camera is.
+        It is looked at when the first image is placed, and again when parameters say something else of its place.
 
         Args:
-            map_from_camera: Pose of the camera in an upright frame on the ground; None where its height is assumed.
+            upright_from_camera: Pose of the camera in an upright frame on the ground; None where nobody knows.
         """
         made = self._made.get(name)
         if made is None:
@@ -189,8 +205,8 @@ class Student:
         if made.mounting == looked_at:
             return
         made.mounting, warnings = looked_at, []
-        if map_from_camera is not None and (parameters.base_frame or parameters.camera_height):
-            warnings = mounting_warnings(self.bundle, map_from_camera)
+        if upright_from_camera is not None:
+            warnings = mounting_warnings(self.bundle, upright_from_camera)
         if unseen is not None:
             warnings.append(str(unseen))
         self._warn(name, warnings)

@@ -79,8 +79,6 @@ def test_a_camera_that_stands_otherwise_than_in_training_is_warned_of_once(
     student.check_mounting("front", placed(0.5), standing)  # nothing was built yet
     assert student.get("front", CAMERA, pose, PARAMETERS) is not None
     student.check_mounting("front", None, PARAMETERS)  # nobody said that it stands there
-    on_axle = NodeParameters(threads=1, grid_frame="axle")  # whose height above the ground nobody knows
-    student.check_mounting("front", placed(0.5), on_axle)
     assert log.warnings == []
     student.check_mounting("front", placed(0.5), standing)
     student.check_mounting("front", placed(0.6), standing)

@@ -51,15 +51,17 @@ class Completing:
             camera = self._camera_of(frame)  # before decoding: the proportions alone refuse most that is damaged
             pixels = to_rgb(frame.message, decoder_shrink(camera, student.bundle.canonical))
             frame.decode_ms = 1e3 * (time.perf_counter() - started_s)
-            completer = student.get(frame.name, camera, placement.grid_from_camera, parameters)
+            known = placement.assumed_height is None
+            map_from_camera = placement.map_from_grid @ placement.grid_from_camera if known else None
+            # A frame stands on the ground where `base_frame` names it, or parameters say how high the camera is.
+            upright = map_from_camera if parameters.base_frame or parameters.camera_height else None
+            completer = student.get(frame.name, camera, placement.grid_from_camera, parameters, upright)
             if completer is None:
                 why = "see the error about the camera of these images"
                 self._counters.drop(DropReason.UNUSABLE_CAMERA, why, header=frame.header)
                 return False
             self.cameras[frame.name] = camera, placement.grid_from_camera, parameters
-            known = placement.assumed_height is None
-            map_from_camera = placement.map_from_grid @ placement.grid_from_camera if known else None
-            student.check_mounting(frame.name, map_from_camera, parameters)
+            student.check_mounting(frame.name, upright, parameters)
             completer.use(words.vocabulary)
             completer.ask(words.queried)
             frame.completion = completer.complete(pixels, frame.stamp_ns, labels=words.labels)

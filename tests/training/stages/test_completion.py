@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INV
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.student import Student
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_ros.sequences.rigs import mounting, reference_camera
 from scene_completion_training.checkpoints import Checkpoint
@@ -263,3 +266,27 @@ def test_exporting_keeps_what_a_training_needs(trained: Path, tmp_path: Path) ->
     before, _, _ = read_eyes(str(stored.configuration["eyes"]), weights, stored.viewpoint)
     for name, value in before.state_dict().items():
         torch.testing.assert_close(encoder.state_dict()[name], value, atol=2e-3, rtol=2e-3)
+
+
+def test_the_node_tells_a_student_how_its_camera_is_mounted(bundle: StudentBundle, town: Path) -> None:
+    """When it becomes known, and again when the camera moved by more than the grid's own tolerance."""
+    sequence = open_recording(town)
+    name = reference_camera(sequence)
+    upright = mounting(sequence, name)
+    assert upright is not None
+    student = Student(bundle, bundle.grid, logging.getLogger("student"))
+    parameters = NodeParameters(threads=1, engine="onnxruntime")
+
+    def told(pose: RigidTransform | None) -> Completer:
+        found = student.get("front", sequence.cameras[name], bundle.grid_from_camera, parameters, pose)
+        assert found is not None
+        return found
+
+    first = told(None)
+    assert first.upright_from_camera is None and told(None) is first
+    known = told(upright)
+    assert known is not first and known.upright_from_camera is upright
+    assert told(RigidTransform(np.eye(3), np.array([5.0, 3.0, 0.0])) @ upright) is known  # the robot drives on
+    assert told(RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.02])) @ upright) is known  # and sways
+    raised = RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.3])) @ upright
+    assert told(raised).upright_from_camera is raised

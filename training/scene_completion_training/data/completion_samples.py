@@ -490,11 +490,14 @@ class CompletionData(TrainingData):
         self.groups: dict[str, list[list[list[Path]]]] = {}
         self.shares: list[float] = []
         self.focal_ratios: list[float] = []
+        self.heights: list[float] = []
+        self.pitches: list[float] = []
 
     def record(self) -> dict[str, Any]:
-        """The range of focal lengths per image width, and how many frames there were."""
+        """Ranges of focal lengths per image width, of heights and pitches, and how many frames there were."""
         counts = {role: sum(map(len, groups)) for role, groups in self.groups.items()}
-        return {"focal_range": [min(self.focal_ratios), max(self.focal_ratios)], "frames": counts}
+        ranges = {"focal_range": self.focal_ratios, "height_range": self.heights, "pitch_range": self.pitches}
+        return {"frames": counts, **{name: [min(seen), max(seen)] for name, seen in ranges.items() if seen}}
 
     def setup(self, stage: str) -> None:
         """Prepares what is missing in the cache.
@@ -527,6 +530,10 @@ class CompletionData(TrainingData):
             if role == "training":
                 self.shares.append(source.share)
                 self.focal_ratios.append(camera.fx / camera.width)
+                stated = mounting(sequence, reference_camera(sequence))
+                if stated is not None:
+                    self.heights.append(float(stated.translation[2]))
+                    self.pitches.append(-float(np.arcsin(np.clip(stated.rotation[2, 2], -1.0, 1.0))))
             yield prepare_samples(
                 sequence,
                 list(range(len(sequence))) if source.frames is None else source.frames,
