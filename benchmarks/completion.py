@@ -133,7 +133,7 @@ def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
 def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """The fused voxel query beside the naive one."""
     encoder = make_encoder(bundle, threads=threads)
-    features, volume, _ = encoder.encode(canonical_image(bundle))  # no copy: where it starts in memory matters
+    features, volume, *_ = encoder.encode(canonical_image(bundle))  # no copy: where it starts in memory matters
     camera_from_grid = bundle.grid_from_camera.inverse()
     query = VoxelQuery(
         bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, bundle.grid, camera_from_grid

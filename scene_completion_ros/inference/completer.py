@@ -33,7 +33,7 @@ from scene_completion_ros.inference.scene_query import (
     ray_camera,
 )
 from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_ASKED, Contrast, Vocabulary
-from scene_completion_ros.inference.volume_pose import volume_pose
+from scene_completion_ros.inference.volume_pose import GroundSurface, ground_surface, volume_pose
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
@@ -75,6 +75,7 @@ class Completion:
         vocabulary: The labels are classes of this, and ``unknown``; None where they are those of the student.
         query: What was asked beside the labels; None where nothing was.
         matches: Its answer, a phrase each.
+        ground: The ground ahead, of students that say where it lies; None of others.
     """
 
     voxels: SemanticVoxels
@@ -88,6 +89,7 @@ class Completion:
     vocabulary: Vocabulary | None = None
     query: Vocabulary | None = None
     matches: tuple[PhraseMatches, ...] = ()
+    ground: GroundSurface | None = None
 
     @property
     def warning(self) -> str:
@@ -271,6 +273,7 @@ class Completer:
         """Prepare all that depends on the pose."""
         self.grid_from_camera = grid_from_camera
         stated = self.upright_from_camera if self.bundle.takes_pose else None
+        self._volume_from_camera = stated and volume_pose(stated, self.bundle.height_above_ground)
         try:
             prepared = PreparedScene.of(
                 self.bundle,
@@ -279,7 +282,7 @@ class Completer:
                 self.depth_camera,
                 extrapolate=self._extrapolate,
                 coverage=self._resampler.validity,
-                volume_from_camera=stated and volume_pose(stated, self.bundle.height_above_ground),
+                volume_from_camera=self._volume_from_camera,
             )
         except MemoryError as error:
             raise GridError(
@@ -368,7 +371,14 @@ class Completer:
             vocabulary=vocabulary,
             query=None if words.queried is None else words.queried.vocabulary,
             matches=answer.matches,
+            ground=self._ground(answer.surface),
         )
+
+    def _ground(self, surface: NDArray[np.float32] | None) -> GroundSurface | None:
+        bundle = self.bundle
+        if surface is None:
+            return None
+        return ground_surface(surface, bundle.grid, bundle.head.unit_stride, bundle.canonical, self._volume_from_camera)
 
 
 def _finite(answer: SceneAnswer) -> bool:

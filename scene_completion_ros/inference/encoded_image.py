@@ -16,16 +16,19 @@ class EncodedImage(NamedTuple):
         features: float32 [h, w, C + E].
         volume: float32 [X, Y, Z], logits at the knots that the head reads; None where the encoder gives none.
         depth: float32 [h', w'], z-depth of the pixels of `scene_query.ray_camera`, metres; beside a volume only.
+        surface: float32 [3, x, y], the ground in cells of the volume: its height there, the standard deviation of that,
+            both in metres, and the probability that there is any. Of students that are told the camera's pose.
     """
 
     features: NDArray[np.float32]
     volume: NDArray[np.float32] | None = None
     depth: NDArray[np.float32] | None = None
+    surface: NDArray[np.float32] | None = None
 
     def copy(self) -> EncodedImage:
         """One whose arrays nobody overwrites."""
-        volume, depth = (None if part is None else part.copy() for part in (self.volume, self.depth))
-        return EncodedImage(self.features.copy(), volume, depth)
+        rest = (None if part is None else part.copy() for part in self[1:])
+        return EncodedImage(self.features.copy(), *rest)
 
     @staticmethod
     def of(outputs: Sequence[NDArray[np.float32]]) -> EncodedImage:

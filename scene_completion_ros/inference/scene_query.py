@@ -120,6 +120,7 @@ class SceneAnswer:
         dense: What is known of all voxels.
         times_ms: Milliseconds of encode, query, march, assemble and label.
         matches: Of the query that was asked, a phrase each; none where nothing was asked.
+        surface: The ground, see `EncodedImage`; None where the student says nothing of it.
     """
 
     occupied: NDArray[np.integer]
@@ -132,6 +133,7 @@ class SceneAnswer:
     dense: DenseField
     times_ms: dict[str, float]
     matches: tuple[PhraseMatches, ...] = ()
+    surface: NDArray[np.float32] | None = None
 
 
 class SceneQuery(Protocol):
@@ -178,7 +180,7 @@ class HostSceneQuery:
     def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
         """See `SceneQuery`."""
         prepared, clock = self._prepared, StageClock()
-        features, volume, depth = self._encode(image_rgb, prepared.beside)
+        features, volume, depth, surface = self._encode(image_rgb, prepared.beside)
         clock.lap("encode")
         with kernel_threads(self._threads):
             alpha = prepared.query.opacity(features, volume)
@@ -204,6 +206,7 @@ class HostSceneQuery:
             dense=HostField(alpha, probability),
             times_ms=clock.laps_ms,
             matches=labelled.matches,
+            surface=None if surface is None else surface.copy(),
         )
 
 

@@ -5,6 +5,7 @@ One definition for NumPy and torch (array API), so that training and the robot c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -92,6 +93,38 @@ def volume_pose(upright_from_camera: RigidTransform, height: float) -> RigidTran
     turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
     place = np.array([0.0, 0.0, upright_from_camera.translation[2] - height])
     return RigidTransform(turn @ upright_from_camera.rotation, place)
+
+
+@dataclass(frozen=True, eq=False)
+class GroundSurface:
+    """The ground ahead of a camera, on a regular grid that looks where the camera looks.
+
+    Attributes:
+        points: float32 [x, y, 3], metres, in the camera's optical frame. Rows lead away from the camera, columns from
+            right to left. NaN where there is no ground, and where the image does not show its place.
+        deviation: float32 [x, y], standard deviation of its height, metres.
+    """
+
+    points: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+
+
+def ground_surface(
+    surface: NDArray[np.float32],
+    grid: VoxelGrid,
+    stride: int,
+    camera: Camera,
+    volume_from_camera: RigidTransform | None,
+) -> GroundSurface:
+    """The ground of what a graph says of it, see `EncodedImage.surface`; arguments as those of `graph_inputs`."""
+    height, deviation, there = surface
+    edge = stride * grid.voxel_size
+    x, y = (grid.origin[axis] + edge * (np.arange(count) + 0.5) for axis, count in enumerate(height.shape))
+    places = np.stack([*np.meshgrid(x, y, indexing="ij"), height], axis=-1)
+    points = (volume_from_camera or DEFAULT_GRID_FROM_CAMERA).inverse().apply(places.reshape(-1, 3))
+    shown = np.asarray(camera.project(points)[1]) & (there.reshape(-1) >= 0.5)
+    points = np.where(shown[:, None], points, np.nan).astype(np.float32)
+    return GroundSurface(points.reshape(places.shape), np.ascontiguousarray(deviation))
 
 
 def graph_inputs(

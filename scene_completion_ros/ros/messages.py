@@ -15,7 +15,7 @@ from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
 from nav_msgs.msg import MapMetaData, OccupancyGrid
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import ColorRGBA, Header, String
 from visualization_msgs.msg import Marker
 
@@ -23,6 +23,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.volume_pose import GroundSurface
 from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
 from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.messages.record_reasons import RecordReason
@@ -140,6 +141,23 @@ def legend_message(
 ) -> Any:
     """Names and colours of the classes, by label, as a std_msgs/String that holds JSON (see `legend_json`)."""
     return String(data=legend_json(class_names, class_colours, text_bank_sha256))
+
+
+def elevation_message(ground: GroundSurface, stamp_ns: int, frame_id: str) -> Any:
+    """The ground ahead of a camera.
+
+    Returns:
+        sensor_msgs/PointCloud2 of x, y, z and deviation (float32), organised: a row for each distance from the camera,
+        a column for each place from right to left. NaN where there is no ground, or nothing is known of it.
+    """
+    points = np.concatenate([ground.points, ground.deviation[..., None]], axis=-1).astype("<f4")
+    names = ("x", "y", "z", "deviation")
+    fields = [(name, 4 * place, PointField.FLOAT32, 1) for place, name in enumerate(names)]
+    header = Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
+    message = conversions.cloud_message(points.reshape(-1, len(names)), fields, header)
+    message.height, message.width = ground.deviation.shape
+    message.row_step, message.is_dense = message.point_step * message.width, False
+    return message
 
 
 def matches_message(cloud: NDArray[np.void], stamp_ns: int, frame_id: str) -> Any:

@@ -99,6 +99,9 @@ DEPTH_CAMERA_INFO = _out("~/depth/camera_info", _INFO, "calibration of the depth
 OCCUPANCY_GRID = _out(
     "~/occupancy_grid", "nav_msgs/msg/OccupancyGrid", "the ground ahead: occupied, free, unknown", latched=True
 )
+ELEVATION = _out(
+    "~/elevation", _CLOUD, "the ground ahead as a regular grid of points, with the standard deviation of their height"
+)
 OBSTACLES = _out("~/obstacles", _CLOUD, "occupied voxels without road, pavement and the like")
 CLEARING = _out("~/clearing", _CLOUD, "ends of rays on which, beyond `clearing_blind_zone`, all was seen free")
 FREE_SPACE = _out("~/free_space", _CLOUD, "cubes that were seen free throughout")

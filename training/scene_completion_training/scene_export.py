@@ -61,15 +61,16 @@ class ExportedScene(nn.Module):
 
     def forward(
         self, image: Tensor, cell_pixels: Tensor, cell_depths: Tensor, cells_in_view: Tensor, ground: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Units [1, z x, y, K], logits [1, X, Y, Z] and z-depth [1, h', w'] of an image [1, 3, H, W] in 0..255.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'] and the ground [1, 3, x, y] of an image.
 
-        What is beside the image is `volume_pose.graph_inputs`.
+        What is beside the image [1, 3, H, W] in 0..255 is `volume_pose.graph_inputs`.
         """
         view = self.field.pixels(*self.trunk.with_tokens(image), ground)
         scene = self.field.spatial(view, Lookups(cell_pixels, cell_depths, cells_in_view))
         units = scene.classes.softmax(dim=1).permute(0, 2, 3, 4, 1).flatten(1, 2)
-        return units, scene.occupied, ray_depth(view.code, self.field.spec, self.rays)
+        surface = torch.stack([scene.height, scene.deviation, scene.present.sigmoid()], dim=1)
+        return units, scene.occupied, ray_depth(view.code, self.field.spec, self.rays), surface
 
 
 def export_scene(
@@ -125,7 +126,7 @@ def export_scene(
     weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
     beside = {name: torch.from_numpy(values) for name, values in bundle.graph_inputs().items()}
-    graph = graph_of(ExportedScene(field, encoder), field.camera, ["features", "volume", "depth"], beside)
+    graph = graph_of(ExportedScene(field, encoder), field.camera, ["features", "volume", "depth", "surface"], beside)
     return bundle.save(folder, graph, stored_weights if keep_weights else None)
 
 

@@ -31,6 +31,7 @@ from scene_completion_ros.ros.messages import (
     LATCHED_QOS,
     camera_info_message,
     depth_message,
+    elevation_message,
     legend_message,
     message_class,
     occupancy_grid_message,
@@ -91,6 +92,7 @@ class Outputs:
         makers: dict[str, _Make] = {
             topics.VOXEL_GRID: self._voxel_grid,
             topics.OCCUPANCY_GRID: self._occupancy_grid,
+            topics.ELEVATION: self._elevation,
             topics.OBSTACLES: self._obstacles,
             topics.CLEARING: self._clearing,
             topics.FREE_SPACE: self._free_space,
@@ -104,7 +106,7 @@ class Outputs:
             made = functools.partial(self._depth, camera), functools.partial(self._depth_camera_info, camera)
             self._results[depth] = self._create(topics.DEPTH, depth, qos=result_qos), made[0]
             self._results[camera_info] = self._create(topics.DEPTH_CAMERA_INFO, camera_info, qos=result_qos), made[1]
-        self._unlabelled = {*self._results} - {topics.VOXELS} | {topics.CLEARING, topics.FREE_SPACE}
+        self._unlabelled = {*self._results} - {topics.VOXELS} | {topics.CLEARING, topics.ELEVATION, topics.FREE_SPACE}
         self._results |= {topic: (self._create(topic, qos=result_qos), make) for topic, make in makers.items()}
         self._times = self._create(topics.PROCESSING_TIME)
         self._legend = self._create(topics.LEGEND)
@@ -237,6 +239,14 @@ class Outputs:
             inferred_is_free=parameters.inferred_is_free,
         )
         return [occupancy_grid_message(ground, voxels.stamp_ns, placement.map_frame_id, placement.frame_from_map)]
+
+    def _elevation(self, scene: Scene) -> list[Any]:
+        """The ground of each camera in its own frame; nothing of a student that says nothing of it."""
+        return [
+            elevation_message(frame.completion.ground, frame.stamp_ns, frame.frame_id)
+            for frame in scene.frames
+            if frame.completion.ground is not None
+        ]
 
     def _obstacles(self, scene: Scene) -> list[Any]:
         voxels, placement = scene.voxels, scene.placement

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INV
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.ros.messages import elevation_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.student import Student
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
@@ -158,6 +160,13 @@ def test_it_learns(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
         assert after[name] < 0.9 * before[name], (name, before, after)
 
 
+def points_of(message: Any) -> np.ndarray:
+    """The numbers of an organised cloud [rows, columns, fields]."""
+    assert [field.name for field in message.fields] == ["x", "y", "z", "deviation"] and not message.is_dense
+    assert message.row_step * message.height == len(message.data)
+    return np.frombuffer(message.data, "<f4").reshape(message.height, message.width, 4)
+
+
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_the_robot_completes_what_torch_completes(
@@ -189,6 +198,14 @@ def test_the_robot_completes_what_torch_completes(
     assert len(index) > 50
     names = seen.scene.classes[0].argmax(dim=0).numpy()
     assert (names[index[:, 2] // 2, index[:, 0] // 2, index[:, 1] // 2] == found.voxels.label).mean() > 0.95
+    assert found.ground is not None
+    shown = np.isfinite(found.ground.points[..., 0])
+    assert shown.any() and not shown.all()
+    heights = own.apply(found.ground.points[shown].astype(np.float64))[:, 2]
+    np.testing.assert_allclose(heights, seen.scene.height[0].numpy()[shown], atol=0.02)
+    cloud = points_of(elevation_message(found.ground, 5, "camera"))
+    np.testing.assert_array_equal(cloud[..., :3], found.ground.points)
+    np.testing.assert_array_equal(cloud[..., 3], found.ground.deviation)
     shifted = RigidTransform(np.eye(3), np.array([-0.4, 0.0, 0.0])) @ own  # by a voxel
     moved = completer.placed(shifted)
     other, both = moved.complete(image), inside[1:] & moved.in_view[:-1]

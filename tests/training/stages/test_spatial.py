@@ -124,7 +124,7 @@ def test_it_is_deployed_with_its_volume(seeing: Path, tmp_path: Path) -> None:
         seen.depth(pixels), said_depth(completion.depth, bundle.canonical, bundle.canonical, pixels), rtol=2e-2
     )
     encoder = make_encoder(bundle, "onnxruntime", threads=1).encode(image)
-    features, volume, depth = GpuGraph(gpu_graph(bundle).SerializeToString(), "test", threads=1).encode(image)
+    features, volume, depth, _ = GpuGraph(gpu_graph(bundle).SerializeToString(), "test", threads=1).encode(image)
     assert encoder.volume is not None and encoder.volume.any()
     np.testing.assert_allclose(features, encoder.features, atol=1e-3)
     np.testing.assert_allclose(volume, encoder.volume, atol=1e-3)
