@@ -8,13 +8,21 @@ from scipy import ndimage
 
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth, stored_flags
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
-from scene_completion_training.street_world.camera_rig import LEFT, make_rig
+from scene_completion_ros.sequences.opening import voxel_truth as known_voxels
+from scene_completion_training.street_world.camera_rig import (
+    CAMERA_HEIGHT_M,
+    LEFT,
+    VARIED_HEIGHTS_M,
+    make_rig,
+    mounted,
+)
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.ground_truth import SAMPLES_PER_VOXEL, most_surface, voxel_truth
 from scene_completion_training.street_world.parts import box
 from scene_completion_training.street_world.render import trace_view
 from scene_completion_training.street_world.scene import build_scene
+from scene_completion_training.street_world.town import TownPlan
 
 GRID = VoxelGrid((0.0, -12.8, -2.2), 0.2, (128, 128, 32))
 
@@ -155,3 +163,39 @@ def test_samples_cover_triangles_densely() -> None:
     assert nearest.max() < 0.1
     assert (first[:, 0] / 3 + first[:, 1] / 2 <= 1 + 1e-9).all()
     assert (points[owner == 1][:, 2] == 5).all()
+
+
+def test_a_rig_of_its_own_height_sees_a_level_truth_with_the_ground_to_the_centimetre() -> None:
+    """The grid stands upright on the ground below the camera; the ground lies where pixels see it."""
+    drive = StreetDrive(6, 1, make_rig(256, 96, kind="varied"), supersampling=1)
+    (camera,) = drive.rig.cameras.values()
+    upright = drive.rig.rig_from_camera[LEFT]
+    assert VARIED_HEIGHTS_M[0] <= upright.translation[2] <= VARIED_HEIGHTS_M[1]
+    found, view = drive.truth(0), drive.view(0)
+    assert found.ground is not None
+    np.testing.assert_allclose(found.grid_from_camera.translation[2], upright.translation[2] - CAMERA_HEIGHT_M)
+    np.testing.assert_allclose(found.grid_from_camera.rotation, upright.rotation)
+    road = (view.label == StreetClass.ROAD) & (view.depth < 15.0)
+    v, u = np.nonzero(road)
+    rays = camera.unproject(np.stack([u, v], axis=-1).astype(float))
+    places = found.grid_from_camera.apply(rays * view.depth[road][:, None])
+    index, inside = found.grid.index_of(places)
+    assert inside.sum() > 500
+    off = found.ground[tuple(index[inside, :2].T)] - places[inside, 2]
+    assert np.median(np.abs(off)) < 0.01
+    stored = drive.sequence(assets=("voxels",))
+    again = known_voxels(stored, 0)
+    assert again is not None and again.ground is not None
+    np.testing.assert_array_equal(again.ground, found.ground)
+    np.testing.assert_allclose(again.grid_from_camera.matrix, found.grid_from_camera.matrix, atol=1e-12)
+
+
+def test_rigs_differ_from_town_to_town_and_hills_come_with_them() -> None:
+    rigs = [mounted(make_rig(256, 96, kind="varied"), seed) for seed in range(12)]
+    heights = [rig.rig_from_camera[LEFT].translation[2] for rig in rigs]
+    assert min(heights) < 1.2 and max(heights) > 1.7
+    assert len({rig.cameras[LEFT].fx for rig in rigs}) > 4
+    level, hilly = (TownPlan(6, 100.0, hilly=hills).line for hills in (False, True))
+    steepest = [np.abs(np.diff(line.height)).max() for line in (level, hilly)]
+    assert steepest[1] > steepest[0]
+    np.testing.assert_array_equal(level.position, hilly.position)
