@@ -12,6 +12,7 @@ from torch.nn import functional
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code, volume_pose
+from scene_completion_training.networks.encoder_decoder import MetricDecoder
 from scene_completion_training.networks.scene_decoder import STRIDE, SceneDecoder
 from scene_completion_training.networks.sight import PixelHead
 from scene_completion_training.street_world.camera_rig import rotation
@@ -94,18 +95,23 @@ def test_a_level_ground_is_as_far_as_its_height_says() -> None:
     assert not code[: int(CAMERA.cy)].any()
 
 
-def test_a_head_for_pixels_starts_as_what_it_is_given() -> None:
-    """It says the depth of the decoder that it takes over, whatever it is told besides."""
-    from scene_completion_training.networks.encoder_decoder import MetricDecoder
-
+def test_a_head_for_pixels_says_the_depth_of_the_eyes_times_a_factor() -> None:
+    """Whatever it is told at first; and a factor, once it has learned one, is the same for all pixels of an image."""
     torch.manual_seed(0)
     decoder, project, prior = MetricDecoder(6, 8), torch.nn.Conv2d(9, 8, 1), torch.randn(1, 1, 4, 6)
-    head = PixelHead((4, 6), channels=6, tokens=5, classes=CLASSES, width=8)
+    head = PixelHead((4, 6), SPEC, channels=6, tokens=5, classes=CLASSES, width=8)
     head.take(decoder, project, prior)
     fused, relative, tokens = torch.randn(2, 6, 4, 6), torch.rand(2, 1, 4, 6), torch.randn(2, 5, 2, 3)
     expected = project(torch.cat([decoder([fused, relative]), prior.expand(2, -1, -1, -1)], dim=1))[:, :1]
-    for told in (torch.zeros(2, 2, 4, 6), torch.randn(2, 2, 4, 6)):
-        torch.testing.assert_close(head(fused, relative, tokens, told).code, expected)
+    told = torch.randn(2, 2, 4, 6)
+    for ground in (torch.zeros(2, 2, 4, 6), told):
+        torch.testing.assert_close(head(fused, relative, tokens, ground).code, expected)
+    torch.nn.init.normal_(head.factor[2].weight)
+    ratio = SPEC.inverse_depth(head(fused, relative, tokens, told).code) / SPEC.inverse_depth(expected)
+    torch.testing.assert_close(ratio, ratio[:, :, :1, :1].expand_as(ratio))
+    assert (ratio[0] - ratio[1]).abs().max() > 1e-3 and (ratio - 1.0).abs().max() > 1e-3
+    learning = {name.split(".")[0] for name, weight in head.named_parameters() if weight.requires_grad}
+    assert not learning & {"metric", "code"} and "factor" in learning
 
 
 def test_numpy_and_torch_look_at_the_same_places() -> None:

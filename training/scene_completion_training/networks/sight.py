@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.networks.encoder_decoder import MetricDecoder, pixel_places
 
 TOKEN_WIDTH = 48
@@ -35,12 +36,14 @@ class PixelView(NamedTuple):
 class PixelHead(nn.Module):
     """From the maps of a `DepthAnythingTrunk` to a `PixelView` at half the resolution of the image.
 
-    It starts as the `MetricDecoder` that it takes the place of, which has learned metres. What it is told besides is
-    ignored at first: the tokens of the last block, which know what things are, and how far the pixel would see if the
-    ground were a plane and the camera stood where it is said to stand.
+    Depth is that of the `MetricDecoder` of the eyes, which has learned metres and stays as it is, times one factor for
+    each image. The factor is learned: eyes know one height above the ground, and see all streets from there. Where the
+    camera is said to stand, each pixel is told how far it would see if the ground were a plane; tokens of the last
+    block know what things are.
 
     Args:
         size: Height and width of the maps.
+        spec: Point code of the depths.
         channels: Channels of the trunk's fused map.
         tokens: Channels of its tokens.
         classes: Classes behind "empty".
@@ -48,44 +51,43 @@ class PixelHead(nn.Module):
     """
 
     def __init__(
-        self, size: tuple[int, int], *, channels: int = 64, tokens: int = 384, classes: int = 15, width: int = 64
+        self,
+        size: tuple[int, int],
+        spec: PointCodeSpec,
+        *,
+        channels: int = 64,
+        tokens: int = 384,
+        classes: int = 15,
+        width: int = 64,
     ) -> None:
         super().__init__()
+        self.spec = spec
         self.prior: Tensor
         self.register_buffer("prior", torch.zeros(1, 1, *size))
+        self.metric = MetricDecoder(channels, width)
+        self.code = nn.Conv2d(width + 1, 1, 1)
         self.tokens = nn.Sequential(nn.Conv2d(tokens, TOKEN_WIDTH, 1), nn.GELU())
-        self.told = channels + 4
         self.merge = nn.Sequential(
-            nn.Conv2d(self.told + 2 + TOKEN_WIDTH, width, 3, padding=1),
+            nn.Conv2d(width + 4 + TOKEN_WIDTH, width, 3, padding=1),
             nn.ELU(inplace=True),
             nn.Conv2d(width, width, 3, padding=1),
             nn.ELU(inplace=True),
         )
         self.features = nn.Conv2d(width, width, 1)
-        self.code = nn.Conv2d(width + 1, 1, 1)
+        self.attention = nn.Conv2d(width, 1, 1)
+        self.factor = nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 1))
         self.deviation = nn.Conv2d(width, 1, 1)
-        self.classes = nn.Sequential(
-            nn.Conv2d(width + TOKEN_WIDTH, width, 3, padding=1),
-            nn.ELU(inplace=True),
-            nn.Conv2d(width, classes + 1, 1),
-        )
-        with torch.no_grad():
-            self.merge[0].weight[:, self.told :] *= 0.0  # type: ignore[operator, index]
-            self.code.weight.zero_()
-            self.code.weight[0, -1] = 1.0
-            self.deviation.weight.zero_()
-            for layer, value in ((self.code, 0.0), (self.deviation, _LOG_DEVIATION)):
-                nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
+        self.classes = nn.Conv2d(width, classes + 1, 1)
+        for layer, value in ((self.factor[2], 0.0), (self.deviation, _LOG_DEVIATION)):
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
+        for part in (self.metric, self.code):
+            part.requires_grad_(False)
 
     @torch.no_grad()
     def take(self, decoder: MetricDecoder, project: nn.Conv2d, prior: Tensor) -> None:
-        """Starts as a decoder that has learned metric depth, with the convolution behind it and the mean depth."""
-        first, second = decoder.merge[0][0], decoder.merge[1][0]  # type: ignore[index]
-        self.merge[0].weight[:, : self.told] = first.weight  # type: ignore[operator, index]
-        self.merge[0].bias.copy_(first.bias)  # type: ignore[operator, union-attr]
-        self.merge[2].load_state_dict(second.state_dict())
-        self.features.weight.copy_(project.weight[: len(self.features.weight), :-1])
-        self.features.bias.copy_(project.bias[: len(self.features.weight)])  # type: ignore[union-attr, index]
+        """Takes the metric depth of eyes: their decoder, the convolution behind it, and the mean depth."""
+        self.metric.load_state_dict(decoder.state_dict())
         self.code.weight.copy_(project.weight[:1])
         self.code.bias.copy_(project.bias[:1])  # type: ignore[union-attr, index]
         self.prior.copy_(prior)
@@ -101,14 +103,18 @@ class PixelHead(nn.Module):
                 camera stands [B, 2, h, w].
         """
         size = (fused.shape[2], fused.shape[3])
-        even = relative / (relative.mean(dim=(2, 3), keepdim=True) + 1e-3)
+        metric = self.metric([fused, relative])
+        with torch.autocast(fused.device.type, enabled=False):  # in bfloat16, what is 50 m away would be 3 % off
+            prior = self.prior.expand(len(fused), -1, -1, -1)
+            code = self.code(torch.cat([metric.float(), prior], dim=1))
         known = functional.interpolate(self.tokens(tokens), size, mode="bilinear", align_corners=False)
-        seen = torch.cat([fused, 0.1 * relative, even, pixel_places(relative), ground, known], dim=1)
-        merged = self.merge(seen)
-        code = self.code(torch.cat([merged, self.prior.expand(len(merged), -1, -1, -1).to(merged.dtype)], dim=1))
+        merged = self.merge(torch.cat([metric, code, pixel_places(relative)[:, 1:], ground, known], dim=1))
+        attention = self.attention(merged).flatten(2).float().softmax(dim=2)
+        factor = self.factor((attention @ merged.flatten(2).transpose(1, 2).float())[:, 0])[..., None, None]
+        nearer = self.spec.depth_code_of_inverse(self.spec.inverse_depth(code) * factor.float().exp())
         return PixelView(
             self.features(merged),
-            code.float(),
+            nearer,
             self.deviation(merged).float().clamp(-4.0, 0.0).exp(),
-            self.classes(torch.cat([merged, known], dim=1)).float(),
+            self.classes(merged).float(),
         )

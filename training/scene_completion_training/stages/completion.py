@@ -47,7 +47,7 @@ from scene_completion_training.networks.scene_decoder import (
     CompletedScene,
     SceneDecoder,
 )
-from scene_completion_training.networks.sight import TOKEN_WIDTH, PixelHead, PixelView
+from scene_completion_training.networks.sight import PixelHead, PixelView
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 
@@ -167,7 +167,7 @@ class SceneField(nn.Module):
         self.small = self.camera.resized(self.camera.width // 2, self.camera.height // 2)
         self.spec: PointCodeSpec = viewpoint.volume.point_code
         size = (self.small.height, self.small.width)
-        self.pixels = PixelHead(size, channels=channels, tokens=tokens, classes=CLASSES)
+        self.pixels = PixelHead(size, self.spec, channels=channels, tokens=tokens, classes=CLASSES)
         self.spatial = SceneDecoder(
             viewpoint.volume.grid,
             self.spec,
@@ -181,13 +181,13 @@ class SceneField(nn.Module):
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, _: object = None) -> SceneField:
         """An untrained field that weights fit, see `TrainedField`."""
-        merge, tokens = state["pixels.merge.0.weight"], state["pixels.tokens.0.weight"]
+        metric, tokens = state["pixels.metric.merge.0.0.weight"], state["pixels.tokens.0.weight"]
         reduce, context = state["spatial.reduce.weight"], state["spatial.context.weight"]
         coarser = sorted(name for name in state if name.startswith("spatial.down.") and name.endswith(".0.0.weight"))
         heights = -(-viewpoint.volume.grid.shape[2] // STRIDE)
         return cls(
             viewpoint,
-            channels=merge.shape[1] - TOKEN_WIDTH - 6,
+            channels=metric.shape[1] - 4,
             tokens=tokens.shape[1],
             widths=(context.shape[1], *(len(state[name]) for name in coarser)),
             context=len(context) // heights,
