@@ -21,6 +21,7 @@ OF_STAGE = {
         for data in ("kitti_360", "kitti_raw")
         for name, stage in {"bts": "single_view", "mvbts": "teacher", "kdbts": "student"}.items()
     },
+    "street": "completion",
     "s4c_kitti_360": "semantic_field",
     "scenedino_kitti_360": "feature_field",
     "scenedino_semantics_kitti_360": "semantics",

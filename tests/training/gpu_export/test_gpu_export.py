@@ -286,7 +286,7 @@ def test_a_graph_gives_volume_and_depth(spatial: Spatial, images: NDArray[np.uin
     assert volumes.shape == (len(images), *GRID.shape) and np.abs(volumes[0] - volumes[1]).max() > 0.1
     assert depths.shape == (len(images), CAMERA.height, CAMERA.width) and np.abs(depths[0] - depths[1]).max() > 0.1
     for one, of_image in zip(outputs(spatial.single, images), wanted, strict=True):
-        for found, right, scale in zip(one, of_image, (features, volumes, depths), strict=True):
+        for found, right, scale in zip(one[:3], of_image[:3], (features, volumes, depths), strict=True):
             np.testing.assert_allclose(found, right, atol=1e-4 * np.abs(scale).max())
     assert not {node.op_type for node in spatial.single.graph.node} & {"Shape", "Expand", "Range", "Gemm"}
 
@@ -309,7 +309,7 @@ def test_float16_keeps_what_it_would_spoil(spatial: Spatial, images: NDArray[np.
     assert kept <= single
     halves = {node.op_type for node in nodes if found[node.output[0]] == TensorProto.FLOAT16}
     assert halves & kept == set() and {"Conv", "DepthToSpace"} <= halves and "Conv" not in single
-    for right, rounded in zip(*(outputs(one, images[:1])[0] for one in (spatial.single, half)), strict=True):
+    for right, rounded in zip(*(outputs(one, images[:1])[0][:3] for one in (spatial.single, half)), strict=True):
         assert right is not None and rounded is not None
         assert 0.0 < np.abs(right - rounded).mean() < 4e-3 * np.abs(right).mean()
 
