@@ -15,7 +15,7 @@ from tests.training.small_trainings import small_training, write_configuration
 
 STAGE_FILES = [file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.name not in ("data", "vocabularies")]
 OF_STAGE = {
-    **dict.fromkeys(("comparison", "eyes", "street_large"), "single_view"),
+    **dict.fromkeys(("comparison", "eyes"), "single_view"),
     **{
         f"{name}_{data}": stage
         for data in ("kitti_360", "kitti_raw")
