@@ -289,12 +289,12 @@ class Configuration(TrainingConfiguration):
         """
         super().check()
         views, rows = self.data.views, self.viewpoint().camera.height
-        usual = 0.0 <= views.blind <= 1.0 and 0.0 <= views.aside <= 1.0 and 0.0 <= views.misread <= 5.0
+        usual = 0.0 <= views.blind <= 1.0 and 0.0 <= views.aside <= 1.0
         if not (usual and 0 <= 2 * views.covered < rows):
             raise ConfigurationError(
-                f"blind={views.blind}, aside={views.aside}, misread={views.misread}, covered={views.covered}",
+                f"blind={views.blind}, aside={views.aside}, covered={views.covered}",
                 where="data.views",
-                cure="Take a share from 0 to 1, up to 5°, and fewer rows than half of the image",
+                cure="Take a share from 0 to 1, and fewer rows than half of the image",
             )
         if self.keep_maps and not self.keeps_maps:
             raise ConfigurationError(f"stage {self.stage} keeps none", where="keep_maps", cure="Set it to false")
