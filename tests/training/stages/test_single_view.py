@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.data.module import SequencesData
@@ -59,15 +61,17 @@ def test_there_must_be_something_to_remember(synthetic_drive: Path, tmp_path: Pa
         settings_of(synthetic_drive, tmp_path, None, RETAINED).check()
 
 
-def test_maps_that_are_kept_change_nothing(synthetic_drive: Path, tmp_path: Path) -> None:
-    """Eyes, as training/configs/eyes.yaml trains them: the first blocks of their trunk never learn."""
-    values = {
+@pytest.mark.parametrize("frozen", ["first blocks", "encoder"])
+def test_maps_that_are_kept_change_nothing(synthetic_drive: Path, student: Path, tmp_path: Path, frozen: str) -> None:
+    """Eyes, as training/configs/eyes.yaml trains them, or a head alone: part of what they compute never changes."""
+    if frozen == "encoder":
+        values: dict[str, object] = {"start_from": str(student), "freeze_encoder": True}
+    else:
+        model = saved_depth_model(tmp_path / "model")
+        values = {"encoder": "depth_anything", "encoder_weights": str(model), "frozen_blocks": 3, "pretrained": True}
+    values |= {
         "data": dataclasses.replace(small_data(synthetic_drive), distinct_samples=2),
         "losses": LossWeights(photometric=0.0, smoothness=0.0, stereo_depth=0.0, emptiness=0.1),
-        "encoder": "depth_anything",
-        "encoder_weights": str(saved_depth_model(tmp_path / "model")),
-        "frozen_blocks": 3,
-        "pretrained": True,
         "hidden": HIDDEN,
     }
     found = {}
@@ -78,6 +82,11 @@ def test_maps_that_are_kept_change_nothing(synthetic_drive: Path, tmp_path: Path
         torch.testing.assert_close(found[True][name], value, atol=2e-3, rtol=2e-2)  # they are float16
     files = {path.name for path in (tmp_path / "True" / "kept_maps").iterdir()}
     assert {"key.txt", "known.npy", "map_00.npy"} <= files
+    if frozen == "encoder":
+        before = StudentBundle.load(student).load_weights()
+        for name, weight in before.items():
+            same = np.array_equal(found[True][name].numpy().ravel(), weight.astype(np.float32).ravel())
+            assert same == name.startswith("encoder."), name
 
 
 def test_what_cannot_be_is_refused(synthetic_drive: Path, student: Path, tmp_path: Path) -> None:
