@@ -292,38 +292,28 @@ def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -
 
 
 def torch_outputs(bundle: StudentBundle, device: str, *, half: bool) -> Callable[[Any], list[Any]]:
-    """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3].
+    """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3], for a student without a volume.
 
-    If a volume is read, it also computes that, [1, X, Y, Z], and the depth of the rays, [1, h', w']. Bundles hold no
-    unfolded weights of the label units: their channels are zeros.
+    Bundles hold no unfolded weights of the label units: their channels are zeros.
 
     Args:
         half: Convolutions in float16, with sums in float32 where torch has it so, and outputs but depth in float16.
     """
     import torch
 
-    from scene_completion_training.export import ray_depth
     from scene_completion_training.gpu_export.parity import density_field
 
     network: Any = density_field(bundle)
     network = network.to(device, memory_format=torch.channels_last)
     network.encoder.mixed = torch.float16 if half else None
     labels, kind = (0, bundle.head.label_hidden), torch.float16 if half else torch.float32
-    if network.spatial is not None:
-        network.spatial.mixed = network.encoder.mixed
-    gain = 1.0 if bundle.head.volume is None else float(bundle.head.volume.gain[0])
 
     def outputs_of(images: Any) -> list[Any]:
         with torch.inference_mode():
             pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
             found = network.observe(pixels)
             features = torch.nn.functional.pad(found.features.to(kind).permute(0, 2, 3, 1), labels)
-            # Weights of a stretched student hold the gain of its head; its encoder does not.
-            further = []
-            if found.volume is not None:
-                depth = ray_depth(found.depth_code[:, None].float(), bundle.point_code, ray_camera(bundle.canonical))
-                further = [(found.volume / gain).to(kind), depth]
-            return [one.contiguous() for one in (features, *further)]
+            return [features.contiguous()]
 
     return outputs_of
 

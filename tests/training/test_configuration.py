@@ -15,12 +15,13 @@ from tests.training.small_trainings import small_training, write_configuration
 
 STAGE_FILES = [file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.name not in ("data", "vocabularies")]
 OF_STAGE = {
-    **dict.fromkeys(("comparison", "eyes", "street_large"), "single_view"),
+    **dict.fromkeys(("comparison", "eyes"), "single_view"),
     **{
         f"{name}_{data}": stage
         for data in ("kitti_360", "kitti_raw")
         for name, stage in {"bts": "single_view", "mvbts": "teacher", "kdbts": "student"}.items()
     },
+    "street": "completion",
     "s4c_kitti_360": "semantic_field",
     "scenedino_kitti_360": "feature_field",
     "scenedino_semantics_kitti_360": "semantics",

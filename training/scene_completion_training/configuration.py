@@ -17,7 +17,6 @@ from scene_completion_training.data.module import DataSettings, load_sequence, m
 from scene_completion_training.data.recorded_camera import viewpoint_of
 from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
 from scene_completion_training.networks.encoder_decoder import TrunkName
-from scene_completion_training.networks.spatial_decoder import SpatialDecoder
 from scene_completion_training.stages import DEFAULT_STAGE, stage_class
 from scene_completion_training.viewpoint import ENCODER_STEP, CameraSettings, Viewpoint, VolumeSettings
 
@@ -65,38 +64,6 @@ class RenderSettings:
 
     patches: int = 8
     samples: int = 64
-
-
-@dataclass
-class SpatialSettings:
-    """The decoder in space.
-
-    Attributes:
-        stride: Voxels to a cell of its bird's-eye view, along x and y; 4 is two to three times as fast as 2.
-        reduced: Channels of the image's features that a cell looks up.
-        widths: Channels of its U-Net, the finest first; each level has half the resolution of the one before.
-        alone_steps: First steps of a training in which the head says nothing. It draws cones behind surfaces, which the
-            decoder would learn to take away again; so the head learns afterwards what the decoder left open.
-    """
-
-    stride: int = 2
-    reduced: int = 16
-    widths: tuple[int, ...] = (48, 64, 96, 96)
-    alone_steps: int = 0
-
-    def decoder(self, viewpoint: Viewpoint) -> SpatialDecoder:
-        """An untrained decoder for a viewpoint; a `ConfigurationError` where there can be none."""
-        if min(self.stride, self.reduced, *self.widths, len(self.widths)) < 1 or self.alone_steps < 0:
-            raise ConfigurationError(f"{self}", where="spatial", cure="Take positive numbers, and a width or more")
-        volume = viewpoint.volume
-        return SpatialDecoder(
-            viewpoint.camera,
-            volume.grid,
-            volume.point_code,
-            stride=self.stride,
-            reduced=self.reduced,
-            widths=tuple(self.widths),
-        )
 
 
 @dataclass
@@ -192,8 +159,7 @@ class Configuration(TrainingConfiguration):
         half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
             resizing). Points are queried in normalised coordinates, so nothing else changes.
         keep_maps: Keep on disk, in the output, what frozen blocks make of each of `data.distinct_samples` samples: a
-            training that sees each several times computes it once. Two to four megabytes a sample of Depth Anything V2,
-            and four more of the volume that features stand on.
+            training that sees each several times computes it once. Two to four megabytes a sample of Depth Anything V2.
         pretrained: Start the trunk from its ImageNet weights.
         data: Sequences and samples.
         prior_steps: Steps in which the head is first fitted without images.
@@ -323,12 +289,12 @@ class Configuration(TrainingConfiguration):
         """
         super().check()
         views, rows = self.data.views, self.viewpoint().camera.height
-        usual = 0.0 <= views.blind <= 1.0 and 0.0 <= views.aside <= 1.0 and 0.0 <= views.misread <= 5.0
+        usual = 0.0 <= views.blind <= 1.0 and 0.0 <= views.aside <= 1.0
         if not (usual and 0 <= 2 * views.covered < rows):
             raise ConfigurationError(
-                f"blind={views.blind}, aside={views.aside}, misread={views.misread}, covered={views.covered}",
+                f"blind={views.blind}, aside={views.aside}, covered={views.covered}",
                 where="data.views",
-                cure="Take a share from 0 to 1, up to 5°, and fewer rows than half of the image",
+                cure="Take a share from 0 to 1, and fewer rows than half of the image",
             )
         if self.keep_maps and not self.keeps_maps:
             raise ConfigurationError(f"stage {self.stage} keeps none", where="keep_maps", cure="Set it to false")
@@ -387,25 +353,9 @@ class Configuration(TrainingConfiguration):
 
 @dataclass
 class SingleImageConfiguration(Configuration):
-    """What stages share whose field sees one image.
-
-    Attributes:
-        spatial: The decoder in space, of a frozen density as it is in `start_from`; by default there is none.
-    """
+    """What stages share whose field sees one image."""
 
     keeps_maps = True
-    spatial: SpatialSettings | None = None
-
-    def check_depth(self, weight: float, cure: str) -> None:
-        """Refuses a decoder in space that is told no depth.
-
-        Raises:
-            ConfigurationError: There is one, and `weight` is zero.
-        """
-        if self.spatial is not None and not weight:
-            raise ConfigurationError(
-                "no loss teaches the depth that the decoder in space looks at", where="spatial", cure=cure
-            )
 
 
 @dataclass

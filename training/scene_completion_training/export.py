@@ -22,7 +22,6 @@ from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.feature_space import FeatureSpace, feature_space_for
 from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import (
@@ -61,10 +60,6 @@ class FoldedEncoder(nn.Module):
         self.decoder = density.encoder.decoder
         self.prior = functional.interpolate(density.encoder.prior, feature_size(density, camera), mode="bilinear")
         self.project = fold(density.encoder.projection, density.feature_layer)
-        self.spatial = density.spatial
-        self.encoder_project = density.encoder.projection
-        self.spec = density.spec
-        self.rays = ray_camera(camera)
         self.features: nn.Sequential | None = None
         self.surface: nn.Conv2d | None = None
         if isinstance(field, AgglomeratedField):
@@ -78,11 +73,8 @@ class FoldedEncoder(nn.Module):
                 own = density.feature_layer if field.reads == "units" else field.feature_layer
                 self.repeated = fold(density.encoder.projection, own)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255.
-
-        With a decoder in space the volume follows, and then the depth of the pixels of the ray camera.
-        """
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255."""
         maps = self.trunk(image)
         decoded = torch.cat([self.decoder(maps), self.prior], dim=1)
         out: Tensor = self.project(decoded)
@@ -91,11 +83,7 @@ class FoldedEncoder(nn.Module):
         if self.features is not None:
             units = self.features(maps)
             out = torch.cat([out, units if self.surface is None else units + self.surface(decoded)], dim=1)
-        found = (out.permute(0, 2, 3, 1),)
-        if self.spatial is None:
-            return found
-        raw = self.encoder_project(decoded)
-        return (*found, self.spatial(raw), ray_depth(raw[:, :1], self.spec, self.rays))
+        return out.permute(0, 2, 3, 1)
 
 
 def ray_depth(code: Tensor, spec: PointCodeSpec, rays: Camera) -> Tensor:
@@ -134,8 +122,7 @@ def feature_size(field: DensityField | FeatureField, camera: Camera) -> tuple[in
 
 def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
     """Exports the folded encoder as ONNX for a canonical camera."""
-    module = FoldedEncoder(field, camera)
-    return graph_of(module, camera, ["features"] if module.spatial is None else ["features", "volume", "depth"])
+    return graph_of(FoldedEncoder(field, camera), camera, ["features"])
 
 
 def graph_of(
@@ -185,7 +172,6 @@ def head_weights(field: DensityField) -> HeadWeights:
         hidden_bias=_array(field.position_layer.bias),
         density_weight=_array(field.density_layer.weight[0]),
         density_bias=_array(field.density_layer.bias),
-        volume=None if field.spatial is None else volume_reading(field.spatial.grid),
     )
 
 
@@ -318,7 +304,6 @@ def export_labelled(
     field = stored.field_of(FeatureField)
     spaces = feature_spaces(stored, field) if isinstance(field, AgglomeratedField) else ()
     _refuse_other_density(field.density, student, checkpoint)
-    give_volume_of(student, field.density)
     clusters, units, cluster = read_clusters(classes / CLUSTER_FILE)
     if units.shape[1] != field.positions.out_features:
         raise ConfigurationError(
@@ -370,19 +355,14 @@ def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
     return feature_space_for(spaces, bank, str(stored.file)).name
 
 
-def give_volume_of(student: StudentBundle, density: DensityField) -> None:
-    """Gives a decoder in space the last weights of a student's encoder: the student's head may have stretched them."""
-    reading = student.head.volume
-    if density.spatial is None or reading is None:
-        return
-    stored = {name: torch.from_numpy(v.astype(np.float32)) for name, v in student.load_weights().items()}
-    own = density.state_dict()
-    last = {name: stored[name] / float(reading.gain[0]) for name in LAST_WEIGHTS if name.startswith("spatial.")}
-    density.load_state_dict({**own, **last})
-
-
 def _refuse_other_density(density: DensityField, student: StudentBundle, checkpoint: Path) -> None:
     """Refuses a student whose units are others; its last weights may have been stretched meanwhile."""
+    if student.head.volume is not None:
+        raise BundleError(
+            "it reads a volume, which no checkpoint of features gives",
+            where=f"student {student.name}",
+            cure="Name the student that the feature field started from",
+        )
     stored = student.load_weights()
     for name, value in density.named_parameters():
         if name in LAST_WEIGHTS:

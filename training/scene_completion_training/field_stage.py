@@ -48,8 +48,6 @@ from scene_completion_training.rendering.patches import RenderedPatches, render_
 from scene_completion_training.rendering.sampling import sample_view_volume
 from scene_completion_training.stage import Stage
 
-SPATIAL = "spatial."
-"""Prefix of the decoder in space among the weights of a density field."""
 VOLUME_POINTS = 2048
 """Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher."""
 
@@ -70,11 +68,6 @@ def encoded_views(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     image = batch["image"]
     poses = torch.eye(4, dtype=image.dtype, device=image.device).expand(len(image), 1, 4, 4)
     return image[:, None], batch["hint"][:, None], poses
-
-
-def has_spatial(weights: Mapping[str, Any]) -> bool:
-    """Whether weights of a field, of whatever kind, are also those of a decoder in space."""
-    return any(name.startswith((SPATIAL, f"density.{SPATIAL}")) for name in weights)
 
 
 @dataclass(frozen=True)
@@ -196,13 +189,6 @@ class FieldStage(Stage):
             BundleError: The weights are those of another network.
         """
         weights = TrainedWeights.read(Path(source)).with_prior_of(self.encoder)
-        of_density = isinstance(self.density, DensityField)  # a teacher takes the encoder alone
-        if of_density and has_spatial(weights.field) and not has_spatial(self.field.state_dict()):
-            raise BundleError(
-                f"has a decoder in space, which this training of stage {self.settings.stage} has not",
-                where=source,
-                cure="Set `spatial` as it was set there, or name a student without one",
-            )
         try:
             self.take(weights)
         except RuntimeError as error:
@@ -214,13 +200,8 @@ class FieldStage(Stage):
         self.start_learning()
 
     def take(self, weights: TrainedWeights) -> None:
-        """Takes weights that were trained before; a stage whose network is another one takes what fits.
-
-        A decoder in space that they lack starts as nothing.
-        """
-        own = self.field.state_dict()
-        new = {} if has_spatial(weights.field) else {name: own[name] for name in own if name.startswith(SPATIAL)}
-        self.field.load_state_dict({**new, **weights.field})
+        """Takes weights that were trained before; a stage whose network is another one takes what fits."""
+        self.field.load_state_dict(dict(weights.field))
         self.take_link(weights)
 
     def take_link(self, weights: TrainedWeights) -> None:
@@ -265,11 +246,9 @@ class FieldStage(Stage):
         self.log("validation/total", self._total(terms), sync_dist=True)
 
     def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """The losses; with mixed precision only encoder and decoder in space compute in the lower one."""
+        """The losses; with mixed precision only the encoder computes in the lower one."""
         kind = self.device.type
         self.encoder.mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        if isinstance(self.density, DensityField) and self.density.spatial is not None:
-            self.density.spatial.mixed = self.encoder.mixed
         flips = self.training and self.settings.flip_features
         self.encoder.flipped = flips and bool(torch.rand((), generator=generator) < 0.5)
         with torch.autocast(kind, enabled=False):
@@ -312,18 +291,16 @@ class FieldStage(Stage):
         losses = self.settings.losses
         return bool(losses.photometric or losses.stereo_depth or losses.smoothness)
 
-    def maps_kept_of(self, network: DensityField | EncoderDecoder, *, halved: bool) -> KeptMaps:
+    def maps_to_keep(self, *, halved: bool) -> KeptMaps:
         """Maps of the samples, which follow from the frames of the training and from weights that never learn.
 
         Args:
-            network: What makes them: a density that stays as it is, or an encoder part of which does.
-            halved: It sees images of half the size.
+            halved: The encoder sees images of half the size.
 
         Raises:
             ConfigurationError: All of the encoder's weights learn, or its trunk cannot go on in the middle.
         """
-        settings = self.settings
-        encoder = network.encoder if isinstance(network, DensityField) else network
+        settings, encoder = self.settings, self.encoder
         if not (encoder.frozen or encoder.trunk.keeps):
             raise ConfigurationError(
                 f"an encoder {encoder.trunk_name} with frozen_blocks={settings.frozen_blocks} says nothing that stays",
@@ -334,8 +311,8 @@ class FieldStage(Stage):
         served = getattr(self._trainer, "datamodule", None)
         names = [[frame.name for frame in drive] for drive in served.frames] if served else []
         key = hashlib.sha256(repr((data, names, settings.seed, self.camera, halved, settings.precision)).encode())
-        learning = {name for name, value in network.named_parameters() if value.requires_grad}
-        for name, value in network.state_dict().items():
+        learning = {name for name, value in encoder.named_parameters() if value.requires_grad}
+        for name, value in encoder.state_dict().items():
             if name not in learning:
                 key.update(name.encode() + value.cpu().numpy().tobytes())
         return KeptMaps(Path(settings.output) / "kept_maps", data.distinct_samples, key.hexdigest())
@@ -449,7 +426,6 @@ class SingleImageStage(FieldStage):
             encoder=encoder or self.make_encoder(),
             depth_channel=depth_channel,
             hidden=settings.hidden,
-            spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
         )
 
     @property
@@ -471,8 +447,7 @@ class SingleImageStage(FieldStage):
 
     @cached_property
     def _kept_maps(self) -> KeptMaps:
-        looks = self.density if isinstance(self.field, FeatureField) else self.encoder
-        return self.maps_kept_of(looks, halved=self.settings.half_resolution_steps >= self.settings.steps)
+        return self.maps_to_keep(halved=self.settings.half_resolution_steps >= self.settings.steps)
 
     def configure_optimizers(self) -> Any:
         """Adam with the rates of the settings."""

@@ -24,7 +24,7 @@ from scene_completion_training.data.module import (
 )
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.stereo import depth_deviation, stereo_depth
-from scene_completion_training.data.view_batches import ViewSamples, ViewSettings, misread
+from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, DepthView, FusionSettings, fuse_occupancy
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
@@ -202,27 +202,6 @@ def test_covered_edges_repeat_the_last_row_that_is_shown_and_have_no_depth(frame
         assert torch.equal(found["hint"][first : last + 1], plain["hint"][first : last + 1])
         covered = [covered[0] + first, covered[1] + whole.shape[1] - 1 - last]
     assert min(covered) > 0
-
-
-def test_a_misread_horizon_moves_voxels_along_their_rays(frames: list[PreparedFrame]) -> None:
-    """By hand: 1.65 m above the ground, 0.0165 rad are a hundredth of a metre inverse depth; 10 m become 9.09 m."""
-    points = torch.tensor([[2.0, 1.65, 10.0], [0.0, 0.0, 0.001], [0.0, -30.0, 500.0]])
-    expected = points / torch.tensor([[1.1], [1.0], [2.0]])
-    torch.testing.assert_close(misread(points, 0.0165, 1.65), expected, atol=1e-6, rtol=1e-4)
-    settings = dataclasses.replace(PLAIN, occupancy_points=2000, colour_jitter=True)
-    read, erring = (
-        ViewSamples([frames], dataclasses.replace(settings, misread=angle), seed=3, length=40, rendered=False)
-        for angle in (0.0, 0.25)
-    )
-    moved = []
-    for number in range(40):
-        true, seen = read[number], erring[number]
-        assert torch.equal(true["image"], seen["image"]) and torch.equal(true["target"], seen["target"])
-        rays = [sample["points"][:, :2] / sample["points"][:, 2:] for sample in (true, seen)]
-        torch.testing.assert_close(*rays, atol=1e-4, rtol=1e-4)
-        moved.append((1.0 / seen["points"][:, 2] - 1.0 / true["points"][:, 2]).median().item())
-    height = read.viewpoint.height_above_ground
-    assert np.std(moved) == pytest.approx(np.radians(0.25) / height, rel=0.3)
 
 
 def test_sequences_that_must_not_be_trained_on_are_refused(synthetic_drive: Path, tmp_path: Path) -> None:

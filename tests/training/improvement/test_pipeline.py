@@ -16,6 +16,7 @@ import pytest
 from scene_completion_ros.errors import ConfigurationError, ImprovementError
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_training.data import motion_stereo
+from scene_completion_training.export import volume_reading
 from scene_completion_training.extraction.bag import Job, extract_bags, lost_report
 from scene_completion_training.extraction.reports import BagReport
 from scene_completion_training.extraction.settings import ExtractionSettings
@@ -210,6 +211,12 @@ def test_what_would_fail_later_is_refused_at_once(bags: list[Path], current: Stu
     assert without.folder is not None
     with pytest.raises(ImprovementError, match=f"has no {WEIGHTS}"):
         improve(dataclasses.replace(here, current=without.folder))
+    head = dataclasses.replace(current.head, volume=volume_reading(current.grid))
+    looking = dataclasses.replace(current, head=head)
+    looking = looking.save(tmp_path / "looking", current.read_encoder(), current.load_weights())
+    assert looking.folder is not None
+    with pytest.raises(ImprovementError, match="has a decoder in space"):
+        improve(dataclasses.replace(here, current=looking.folder))
     with pytest.raises(ConfigurationError):
         improve(dataclasses.replace(here, overrides=("nonsense=1",)))
     assert not here.output.exists()

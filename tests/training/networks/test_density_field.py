@@ -27,7 +27,7 @@ def test_field_agrees_with_the_deployed_query(field: DensityField, size: tuple[i
     image = torch.from_numpy(generator.uniform(0, 255, (1, 3, *size[::-1])).astype(np.float32))
     with torch.no_grad():
         expected = field.observe(image).density(torch.from_numpy(points)[None])[0].numpy()
-        features = FoldedEncoder(field, camera).eval()(image)[0][0].numpy()
+        features = FoldedEncoder(field, camera).eval()(image)[0].numpy()
     found = density_reference(features, points, head_weights(field), field.spec, camera)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 

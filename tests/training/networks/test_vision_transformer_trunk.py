@@ -68,7 +68,7 @@ def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, reads: Re
     size = (SIZE[0] * finer, SIZE[1] * finer)
     assert feature_size(field, CAMERA) == size
     with torch.no_grad():
-        (folded,) = FoldedEncoder(field.eval(), field.camera)(255.0 * torch.rand(1, 3, *SIZE))
+        folded = FoldedEncoder(field.eval(), field.camera)(255.0 * torch.rand(1, 3, *SIZE))
     assert folded.shape == (1, *size, 32 + (32 if reads == "units" else 6))
 
 

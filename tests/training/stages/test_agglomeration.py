@@ -123,7 +123,7 @@ def test_the_units_see_the_surface(field: AgglomeratedField) -> None:
         field.density.encoder.prior += 0.5
         after = field.observe(image)
         assert not torch.allclose(before.features_map, after.features_map)
-        folded = FoldedEncoder(field, STREET_CAMERA)(image)[0]
+        folded = FoldedEncoder(field, STREET_CAMERA)(image)
     expected = after.features_map.permute(0, 2, 3, 1)
     assert torch.allclose(folded[..., HIDDEN:], expected, atol=1e-4 * float(expected.abs().max()))
     session = onnxruntime.InferenceSession(encoder_onnx(field, STREET_CAMERA), providers=["CPUExecutionProvider"])

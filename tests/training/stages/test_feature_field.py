@@ -23,7 +23,7 @@ from scene_completion_training.clustering.clusters import (
 )
 from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.export import export_labelled
+from scene_completion_training.export import export_labelled, volume_reading
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.networks.density_field import sample_map
 from scene_completion_training.networks.feature_field import FeatureField
@@ -81,6 +81,18 @@ def test_a_feature_field_can_learn_its_targets(synthetic_drive: Path, targets: P
         losses.append(loss.item())
     assert losses[0] > 0.5 and losses[-1] < 0.3 * losses[0]
     assert all(parameter.grad is None for parameter in stage.field.density.parameters())
+
+
+def test_maps_that_are_kept_change_nothing(synthetic_drive: Path, targets: Path, student: Path, tmp_path: Path) -> None:
+    """The density never learns, so its trunk says the same of a sample each time."""
+    data = dataclasses.replace(small_data(synthetic_drive), distinct_samples=2)
+    features, found = FeatureSettings(targets=str(targets)), {}
+    for kept in (False, True):
+        changes = {"start_from": str(student), "data": data, "keep_maps": kept}
+        settings = feature_training(synthetic_drive, tmp_path / str(kept), features, **changes)
+        found[kept] = Checkpoint.read(train(settings)).state
+    for name, value in found[False].items():
+        torch.testing.assert_close(found[True][name], value, atol=2e-3, rtol=2e-2)  # they are float16
 
 
 def test_what_cannot_be_trained_is_refused(
@@ -195,6 +207,9 @@ def test_labels_of_another_student_are_refused(trained: Path, student: Path, cla
     weights["feature_layer.weight"] = weights["feature_layer.weight"] + 1
     other = dataclasses.replace(bundle, name="o").save(tmp_path / "other", bundle.read_encoder(), weights)
     with pytest.raises(BundleError, match="its density differs from that of the student o"):
+        export_labelled(trained, other, classes, tmp_path / "x", name="l", licence="none")
+    other = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, volume=volume_reading(bundle.grid)))
+    with pytest.raises(BundleError, match="it reads a volume"):
         export_labelled(trained, other, classes, tmp_path / "x", name="l", licence="none")
     write_clusters(
         classes / CLUSTER_FILE, Clusters(np.eye(3, dtype=np.float32)), np.eye(3, dtype=np.float32),

@@ -65,9 +65,6 @@ class ViewSettings:
             anew for each edge. A turned camera shows where the recording ends, and so by how much it was turned.
         blind: Share of the images that show little or nothing: black, white, noise, night, or half covered. What the
             losses ask for stays, so that the network learns to fall back on where things are on average.
-        misread: How far the horizon is misread, degrees, one standard deviation. The voxels of each sample then lie,
-            along their rays, where an encoder that errs by that much would put them. An encoder knows the depth of the
-            streets that it learned from better than that of others. Who learns from it believes it too much.
         colour_jitter: Apply brightness, contrast, saturation and hue (±0.1) jitter, random greyscale and blur.
         jitter: Strength of the first three (0.2 in BTS).
         washed: Share of the images that are made grey, and of those that are blurred (0 in BTS).
@@ -94,7 +91,6 @@ class ViewSettings:
     roll: float = 0.1
     covered: int = 0
     blind: float = 0.0
-    misread: float = 0.0
     colour_jitter: bool = True
     jitter: float = 0.3
     washed: float = 0.2
@@ -409,12 +405,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         )
         # Evidence of one good view is enough; what was seen once from afar counts less.
         weight = np.minimum(frame.evidence[chosen].astype(np.float32) / 0.5, 1.0)
-        points = self._in_encoder(draw, frame.points[chosen])
-        if self.settings.misread:
-            angle = generator.normal(0.0, np.radians(self.settings.misread))
-            points = misread(points, angle, self.viewpoint.height_above_ground)
         return {
-            "points": points,
+            "points": self._in_encoder(draw, frame.points[chosen]),
             "target": torch.from_numpy(frame.target[chosen].astype(np.float32) / 255.0),
             "weight": torch.from_numpy(weight),
         }
@@ -431,15 +423,6 @@ def named_targets(targets: FeatureTargets | Mapping[str, FeatureTargets] | None)
     if targets is None:
         return {}
     return {f"/{name}": one for name, one in targets.items()} if isinstance(targets, Mapping) else {"": targets}
-
-
-def misread(points: Tensor, angle: float, height: float) -> Tensor:
-    """Where points [M, 3] (optical frame, metres) seem to lie to who takes the horizon for higher by an angle, radians.
-
-    The depth z of the ground follows from its angle below the horizon, about height / z. What stands on the ground
-    moves with it, along its ray; depths are halved or doubled at most.
-    """
-    return points / (1.0 + angle / height * points[:, 2:]).clamp(0.5, 2.0)
 
 
 def covered_edges(

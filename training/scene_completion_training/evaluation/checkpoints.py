@@ -17,8 +17,6 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.render import said_depth
-from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
 from scene_completion_ros.voxels.occupancy import Calibration
@@ -31,8 +29,7 @@ from scene_completion_training.evaluation.density_model import (
     PUBLISHED_RULE,
     Observation,
 )
-from scene_completion_training.export import ray_depth
-from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
+from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.observed_field import ObservedField
 
@@ -193,13 +190,8 @@ def _pose(sequence: PosedSequence, view: EncodedView) -> RigidTransform:
 
 
 def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec, device: torch.device) -> Observation:
-    """A field that has seen its images, as evaluations look at it: as what it is deployed as would be."""
-    depth_at = None
-    if isinstance(seen, SingleViewObservation) and seen.volume is not None:
-        canonical = seen.field.camera
-        depth = ray_depth(seen.depth_code.detach().cpu()[:, None], spec, ray_camera(canonical))[0].numpy()
-        depth_at = functools.partial(said_depth, depth, canonical, camera)
-    return Observation(camera, lambda points: _density(seen, points, device), (spec.near, spec.far), depth_at)
+    """A field that has seen its images, as evaluations look at it."""
+    return Observation(camera, lambda points: _density(seen, points, device), (spec.near, spec.far))
 
 
 def published_views(sequence: PosedSequence, index: int, choice: str) -> list[EncodedView]:

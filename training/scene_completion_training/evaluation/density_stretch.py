@@ -44,12 +44,8 @@ class DensityStretch:
         scale, offset, prior = np.float32(self.scale), np.float32(self.offset), head.prior
         if prior is not None:
             prior, offset = dataclasses.replace(prior, logit=scale * prior.logit + offset), np.float32(0.0)
-        volume = head.volume
-        if volume is not None:
-            volume = dataclasses.replace(volume, gain=scale * volume.gain)
         return dataclasses.replace(
             head,
-            volume=volume,
             density_weight=scale * head.density_weight,
             density_bias=scale * head.density_bias + offset,
             prior=prior,

@@ -11,19 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
-from scene_completion_ros.inference.head import VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
-from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.voxels.occupancy import opacity
-from scene_completion_training.export import ray_depth
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
-from scene_completion_training.networks.spatial_decoder import SpatialDecoder
 
 Encode = Callable[[NDArray[np.uint8]], EncodedImage]
 """Of a canonical image uint8 [H, W, 3]."""
@@ -172,9 +167,9 @@ def _share(value: float, whole: float) -> float:
 class Reference:
     """The student's pre-activation map, volume and depth, as exactly as the bundle allows.
 
-    The channels of the density, the volume and the depth come from ``weights.safetensors`` through torch. A bundle
-    holds no unfolded weights of its label units, and may hold none at all: what is missing comes from ``encoder.onnx``,
-    in float32.
+    The channels of the density come from ``weights.safetensors`` through torch. A bundle holds no unfolded weights of
+    its label units, and may hold none at all. What is missing comes from ``encoder.onnx``, in float32, and so does all
+    that a student with a volume says.
 
     Args:
         bundle: The student, saved.
@@ -188,7 +183,8 @@ class Reference:
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None, encoder_weights: str = "") -> None:
         self._bundle = bundle
         self._encoder = OnnxRuntimeEncoder(bundle, threads=threads)
-        self._field = density_field(bundle, encoder_weights) if WEIGHTS in bundle.sha256 else None
+        unfolded = WEIGHTS in bundle.sha256 and bundle.head.volume is None
+        self._field = density_field(bundle, encoder_weights) if unfolded else None
         labels = f"; label channels: {ONNX}" if bundle.head.label_hidden else ""
         self.name = f"{TORCH}{labels}" if self._field else ONNX
 
@@ -200,16 +196,11 @@ class Reference:
             with torch.inference_mode():
                 seen = self._field.observe(planes)
             features[..., : self._bundle.head.hidden] = seen.features[0].permute(1, 2, 0).numpy()
-            if seen.volume is not None and self._bundle.head.volume is not None:
-                # Weights of a stretched student hold the gain of its head; its encoder does not.
-                volume = seen.volume[0].numpy() / self._bundle.head.volume.gain[0]
-                rays = ray_camera(self._bundle.canonical)
-                depth = ray_depth(seen.depth_code[:, None], self._bundle.point_code, rays)[0].numpy()
         return EncodedImage(features, volume, depth)
 
 
 def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityField:
-    """A bundle's density field of its unfolded weights, with its decoder in space where it has one.
+    """A bundle's density field of its unfolded weights.
 
     Args:
         bundle: The student.
@@ -240,7 +231,6 @@ def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityFi
                 weights=encoder_weights,
             ),
             hidden=weights["feature_layer.weight"].shape[0],
-            spatial=None if bundle.head.volume is None else _spatial_decoder(bundle, bundle.head.volume, weights),
         )
         # The map of the mean depth has the size that the training began with; it is scaled where it is used.
         field.encoder.prior = weights["encoder.prior"]
@@ -248,15 +238,3 @@ def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityFi
     except (KeyError, IndexError, RuntimeError) as error:
         raise BundleError(f"are weights of another network ({str(error)[:200]})", where=where, cure=cure) from error
     return field.eval()
-
-
-def _spatial_decoder(
-    bundle: StudentBundle, reading: VolumeReading, weights: Mapping[str, torch.Tensor]
-) -> SpatialDecoder:
-    """An untrained decoder in space that the weights fit; its voxels have their centres at the knots of the volume."""
-    first, step = reading.lattice.astype(np.float64)
-    edge = float(step[0])
-    x, y, z = (float(place - 0.5 * edge) for place in first)
-    own = {name.removeprefix("spatial."): value for name, value in weights.items() if name.startswith("spatial.")}
-    grid = VoxelGrid((x, y, z), edge, reading.knots, bundle.grid.frame)
-    return SpatialDecoder.of_weights(own, bundle.canonical, grid, bundle.point_code)

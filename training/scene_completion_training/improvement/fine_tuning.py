@@ -22,7 +22,7 @@ from scene_completion_ros.inference.encoded_image import Encoder
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights
-from scene_completion_training.export import encoder_onnx, export_bundle, give_volume_of, labelled_parts_kept
+from scene_completion_training.export import encoder_onnx, export_bundle, labelled_parts_kept
 from scene_completion_training.gpu_export.images import canonical_images
 from scene_completion_training.gpu_export.parity import GATES, ParityCheck, Reference, density_field
 from scene_completion_training.networks.density_field import DensityField
@@ -35,7 +35,7 @@ _GATE = dataclasses.replace(GATES["fp32"], features=GATES["fp16"].features)
 """Rounding weights to float16 moves the map of some students by 0.14 %: their densities and decisions tell more."""
 _HELD = {"retention": 1.0, "emptiness": 0.0, "sparsity": 0.0}
 """Losses on hidden space: the student says by itself what is empty there."""
-_KEPT_SETTINGS = ("encoder", "spatial", "frozen_blocks")
+_KEPT_SETTINGS = ("encoder", "frozen_blocks")
 """What a student's own configuration says of its network."""
 _SAME = 0.01
 """Norm of the difference of two constants, as a share of their norm, below which they are the same."""
@@ -133,7 +133,6 @@ def export_improved(
         return dataclasses.replace(new, **changes).save(folder, new.read_encoder(), new.load_weights())
     weights = str(Checkpoint.read(checkpoint).configuration.get("encoder_weights", ""))
     before, after = (density_field(one, weights) for one in (old, new))
-    give_volume_of(old, before)
     encoder = encoder_with_new_density(old.read_encoder(), before, after, old.canonical)
     provenance = {**new.provenance, "labels": old.provenance.get("labels", {})}
     labelled = dataclasses.replace(

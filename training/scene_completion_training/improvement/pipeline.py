@@ -139,6 +139,12 @@ def _checked(improvement: Improvement) -> StudentBundle:
             where=f"student {improvement.current}",
             cure="Export it without --without-weights, or name another student",
         )
+    if old.head.volume is not None:
+        raise ImprovementError(
+            "has a decoder in space, and only students without one can be trained on",
+            where=f"student {improvement.current}",
+            cure="Name another student",
+        )
     accepted_before = (improvement.output / "student.json").is_file() and (improvement.work / CARD).is_file()
     if improvement.output.exists() and not accepted_before:
         raise ImprovementError(

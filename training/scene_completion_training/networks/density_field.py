@@ -15,20 +15,13 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.spatial_decoder import SpatialDecoder
 from scene_completion_training.viewpoint import Viewpoint
 
 DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
 """Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0."""
 
 
-LAST_WEIGHTS = (
-    "density_layer.weight",
-    "density_layer.bias",
-    "spatial.leave.weight",
-    "spatial.leave.bias",
-    "spatial.mean",
-)
+LAST_WEIGHTS = ("density_layer.weight", "density_layer.bias")
 """Weights that the logit is linear in: who scales them and the logit's offset stretches the densities."""
 
 
@@ -52,13 +45,6 @@ def start_depth_units(features: nn.Conv2d, position: nn.Linear) -> None:
         position.bias[unit] = slope * offset
 
 
-def spatial_decoder_of(state: Mapping[str, Tensor], viewpoint: Viewpoint) -> SpatialDecoder | None:
-    """An untrained decoder in space that weights of a field fit; None where they have none."""
-    weights = {name.removeprefix("spatial."): value for name, value in state.items() if name.startswith("spatial.")}
-    volume = viewpoint.volume
-    return SpatialDecoder.of_weights(weights, viewpoint.camera, volume.grid, volume.point_code) if weights else None
-
-
 class DensityField(nn.Module):
     """Behind-the-Scenes density field with one encoder view.
 
@@ -73,7 +59,6 @@ class DensityField(nn.Module):
         encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
         depth_channel: A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no
             depth units.
-        spatial: Decoder in space; what it says of a place is added to what the head says.
     """
 
     def __init__(
@@ -84,10 +69,8 @@ class DensityField(nn.Module):
         encoder: EncoderDecoder | None = None,
         depth_channel: bool = True,
         hidden: int = 64,
-        spatial: SpatialDecoder | None = None,
     ) -> None:
         super().__init__()
-        self.spatial = spatial
         self.camera = camera
         self.spec = spec or PointCodeSpec()
         self.hidden = hidden
@@ -115,8 +98,7 @@ class DensityField(nn.Module):
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> DensityField:
         """An untrained field that weights fit, see `TrainedField`."""
         camera, spec = viewpoint.camera, viewpoint.volume.point_code
-        hidden = len(state["position_layer.weight"])
-        return cls(camera, spec, encoder=encoder, hidden=hidden, spatial=spatial_decoder_of(state, viewpoint))
+        return cls(camera, spec, encoder=encoder, hidden=len(state["position_layer.weight"]))
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""
@@ -134,28 +116,15 @@ class DensityField(nn.Module):
             return
         self.density_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
 
-    @torch.no_grad()
-    def silence_head(self, logit: float) -> None:
-        """Lets the head say the same everywhere; its hidden units stay."""
-        self.density_layer.weight.zero_()
-        self.density_layer.bias.fill_(logit)
+    def observe_maps(self, maps: list[Tensor]) -> SingleViewObservation:
+        """What `observe` gives, of the trunk's maps of the images."""
+        return self._observed(self.encoder.decode(maps))
 
-    def observe_maps(self, maps: list[Tensor], volume: Tensor | None = None) -> SingleViewObservation:
-        """What `observe` gives, of the trunk's maps of the images, and of the volume where it is known already."""
-        return self._observed(self.encoder.decode(maps), volume)
-
-    def _observed(self, raw: Tensor, volume: Tensor | None = None) -> SingleViewObservation:
-        read = self._read(raw)
-        if self.spatial is not None and volume is None:
-            volume = self.spatial(read)
-        return SingleViewObservation(self, self.feature_layer(read), raw, volume)
-
-    def _read(self, raw: Tensor) -> Tensor:
-        """The features as head and decoder in space read them: channel 0 gets no gradient where it is a depth.
-
-        Through the steep depth units they would drown those of the loss that makes it a depth.
-        """
-        return torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
+    def _observed(self, raw: Tensor) -> SingleViewObservation:
+        # Where channel 0 is a depth, gradients through the steep depth units would drown those of the loss that makes
+        # it one.
+        read = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
+        return SingleViewObservation(self, self.feature_layer(read), raw)
 
     def fixed(self, image: Tensor) -> list[Tensor]:
         """What weights of the encoder that never learn make of images: see `EncoderDecoder.fixed`."""
@@ -194,13 +163,11 @@ class SingleViewObservation:
     Attributes:
         features: Pre-activation map [B, hidden, h, w].
         raw: The encoder's feature map [B, C, h, w].
-        volume: What the decoder in space adds to the logits at the centres of voxels [B, X, Y, Z]; None without one.
     """
 
     field: DensityField
     features: Tensor
     raw: Tensor
-    volume: Tensor | None = None
 
     @property
     def depth_code(self) -> Tensor:
@@ -210,9 +177,7 @@ class SingleViewObservation:
     def density_logit(self, points: Tensor) -> Tensor:
         """Density before softplus [B, N] at points [B, N, 3], metres, optical frame."""
         coordinates: Tensor = self.field.spec.coordinates(points, self.field.camera)
-        logit = self.field.head_logit(sample_map(self.features, coordinates), coordinates)
-        spatial = self.field.spatial
-        return logit if spatial is None or self.volume is None else logit + spatial.at(self.volume, points)
+        return self.field.head_logit(sample_map(self.features, coordinates), coordinates)
 
     def density(self, points: Tensor) -> Tensor:
         """Density σ [B, N] per metre at points [B, N, 3]."""

@@ -1,13 +1,8 @@
-"""Stage `single_view`: the Behind-the-Scenes density field, self-supervised from posed stereo video.
-
-With `spatial` a decoder in space stands beside the pixel-aligned head. It knows what lies behind a surface from its
-neighbours and the street around, and no longer from its pixel alone.
-"""
+"""Stage `single_view`: the Behind-the-Scenes density field, self-supervised from posed stereo video."""
 
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +12,6 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.configuration import SingleImageConfiguration
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.data.view_batches import HIT_SHARE
 from scene_completion_training.field_stage import SingleImageStage
 from scene_completion_training.losses.distillation import occupancy_distillation
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
@@ -33,8 +27,8 @@ class SingleViewConfiguration(SingleImageConfiguration):
 
     Attributes:
         stage: Name of the stage.
-        freeze_encoder: The encoder stays as it is, and only head and decoder in space learn. With `keep_maps` what it
-            says is computed once for each sample.
+        freeze_encoder: The encoder stays as it is, and only the head learns. With `keep_maps` what it says is computed
+            once for each sample.
         freeze_trunk: The trunk of the encoder stays, whatever it is, and its decoder learns: others read the trunk.
     """
 
@@ -43,7 +37,7 @@ class SingleViewConfiguration(SingleImageConfiguration):
     freeze_trunk: bool = False
 
     def check(self) -> None:
-        """Refuses a frozen encoder that never learned or would learn depth, and a decoder that is told no depth."""
+        """Refuses a frozen encoder that never learned or would learn depth."""
         super().check()
         if self.freeze_encoder or self.losses.retention:
             self.check_start()
@@ -53,7 +47,6 @@ class SingleViewConfiguration(SingleImageConfiguration):
                 where="depth_only_steps",
                 cure="Set it to 0",
             )
-        self.check_depth(self.freeze_encoder or self.losses.dense_depth, "Set losses.dense_depth, or freeze_encoder")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +85,9 @@ class SingleViewStage(SingleImageStage):
         self.encoder.trunk.train()  # BatchNorm that no longer learns keeps its statistics
 
     def start(self, data: SequencesData) -> None:
-        """Where the decoder in space first learns alone, the head is silent, at the share of occupied samples."""
+        """Remembers what it starts from, where a loss compares with that."""
         super().start(data)
         self._remember()
-        if self.settings.spatial is not None and self.settings.spatial.alone_steps:
-            wanted = math.log(HIT_SHARE / (1.0 - HIT_SHARE))
-            self.field.silence_head((wanted - self.link.offset.item()) / math.exp(self.link.log_scale.item()))
 
     def go_on(self) -> None:
         """What it once started from is read again, before the weights of its checkpoint."""
@@ -110,12 +100,6 @@ class SingleViewStage(SingleImageStage):
         if self.settings.losses.retention:
             field, link = copy.deepcopy(self.field), copy.deepcopy(self.link)
             self._forerunner = Forerunner(field.eval().requires_grad_(False), link.requires_grad_(False))
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """A head that is to be silent does not learn: Adam leaves alone what has no gradient."""
-        spatial = self.settings.spatial
-        if spatial is not None and self.global_step < spatial.alone_steps:
-            self.field.density_layer.weight.grad = None
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Depth of every pixel, rendered patches of loss views, voxel centres."""

@@ -71,9 +71,8 @@ class StudentConfiguration(MultiViewConfiguration, SingleImageConfiguration):
         return self.teacher
 
     def check(self) -> None:
-        """Refuses a student without a teacher, one that would learn depth before it starts, or never looks for it."""
+        """Refuses a student without a teacher, one that would learn depth before it starts, or is compared nowhere."""
         super().check()
-        self.check_depth(self.says_depth, "Set losses.dense_depth")
         if self.depth_only_steps:
             raise ConfigurationError(
                 f"{self.depth_only_steps} steps of depth alone, but a student starts with its teacher's depth",
