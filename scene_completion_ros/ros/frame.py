@@ -63,6 +63,15 @@ class Placement:
     odometry_from_grid: RigidTransform | NotYetError | None = None
     assumed_height: float | None = None
 
+    def upright_from_camera(self, parameters: NodeParameters) -> RigidTransform | None:
+        """Pose of the camera's optical frame in an upright frame on the ground; None where nobody knows it.
+
+        A frame stands on the ground where `base_frame` names it, or parameters say how high the camera is.
+        """
+        if self.assumed_height is not None or not (parameters.base_frame or parameters.camera_height):
+            return None
+        return self.map_from_grid @ self.grid_from_camera
+
 
 @dataclass(eq=False)
 class Frame:

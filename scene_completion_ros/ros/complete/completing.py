@@ -51,10 +51,7 @@ class Completing:
             camera = self._camera_of(frame)  # before decoding: the proportions alone refuse most that is damaged
             pixels = to_rgb(frame.message, decoder_shrink(camera, student.bundle.canonical))
             frame.decode_ms = 1e3 * (time.perf_counter() - started_s)
-            known = placement.assumed_height is None
-            map_from_camera = placement.map_from_grid @ placement.grid_from_camera if known else None
-            # A frame stands on the ground where `base_frame` names it, or parameters say how high the camera is.
-            upright = map_from_camera if parameters.base_frame or parameters.camera_height else None
+            upright = placement.upright_from_camera(parameters)
             completer = student.get(frame.name, camera, placement.grid_from_camera, parameters, upright)
             if completer is None:
                 why = "see the error about the camera of these images"
