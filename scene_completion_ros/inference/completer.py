@@ -262,7 +262,6 @@ class Completer:
     def mounted(self, upright_from_camera: RigidTransform | None) -> Completer:
         """The completer of the same camera that is known to be mounted otherwise; the same where no student is told."""
         if not self.bundle.takes_pose:
-            self.upright_from_camera = upright_from_camera
             return self
         moved = copy.copy(self)
         moved.upright_from_camera = upright_from_camera

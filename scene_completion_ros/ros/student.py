@@ -159,8 +159,7 @@ class Student:
             if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > LARGEST_SHIFT:
                 made.completer = made.completer.placed(grid_from_camera)
                 made.grid_from_camera = grid_from_camera
-            if self._stands_otherwise(made.completer.upright_from_camera, upright_from_camera):
-                made.completer = made.completer.mounted(upright_from_camera)
+            made.completer = self._mounted(made.completer, upright_from_camera)
             return made.completer
         tried, why = self._unusable.get(name, (None, ""))
         if tried == wanted:
@@ -168,16 +167,19 @@ class Student:
             return None
         completer = self._build(name, camera, grid_from_camera, parameters)
         if completer is not None:
-            completer = completer.mounted(upright_from_camera)
+            completer = self._mounted(completer, upright_from_camera)
             self._made[name] = _Made(wanted, grid_from_camera, completer, warnings=completer.warnings)
         return completer
 
-    def _stands_otherwise(self, before: RigidTransform | None, now: RigidTransform | None) -> bool:
-        """Whether the student has to be told that a camera is mounted otherwise than it was told."""
-        if not self.bundle.takes_pose or before is None or now is None:
-            return self.bundle.takes_pose and before is not now
+    def _mounted(self, completer: Completer, upright_from_camera: RigidTransform | None) -> Completer:
+        """The completer, told anew how its camera is mounted where the student is told that, and it changed."""
+        if not self.bundle.takes_pose:
+            return completer
+        before, now = completer.upright_from_camera, upright_from_camera
+        if before is None or now is None:
+            return completer if before is now else completer.mounted(now)
         poses = (volume_pose(pose, self.bundle.height_above_ground) for pose in (before, now))
-        return largest_shift(self.bundle.grid, *poses) > LARGEST_SHIFT
+        return completer.mounted(now) if largest_shift(self.bundle.grid, *poses) > LARGEST_SHIFT else completer
 
     def completer(self, name: str) -> Completer | None:
         """What completed the last image of a camera; None where nothing can."""

@@ -116,7 +116,8 @@ class Shadow:
         if not student.knows(frame.name, first.camera, parameters):
             self.record.skipped("the student was not prepared for this camera yet")
             return None
-        second = student.get(frame.name, first.camera, first.grid_from_camera, parameters, first.upright_from_camera)
+        upright = frame.placement.upright_from_camera(parameters)
+        second = student.get(frame.name, first.camera, first.grid_from_camera, parameters, upright)
         if second is None:
             return None
         voxels = compared_voxels(first.in_view & second.in_view)
