@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from scene_completion_training.losses.scene import (
-    affinity,
     class_terms,
     depth_likelihood,
     occupied_cross_entropy,
@@ -20,19 +19,6 @@ def test_voxels_count_by_their_weight() -> None:
     logits = torch.tensor([[[[0.0, 3.0]]]])
     loss = occupied_cross_entropy(logits, torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[2.0, 0.0]]]]))
     assert loss.item() == pytest.approx(math.log(2.0))
-
-
-def test_affinity_is_precision_recall_and_specificity() -> None:
-    """Of four voxels, two hold the class: said are 0.5 and 1 there, 0.5 and 0 elsewhere; the last one is unknown."""
-    probability, true = torch.tensor([0.5, 1.0, 0.5, 0.0, 1.0]), torch.tensor([True, True, False, False, True])
-    loss = affinity(probability, true, torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]))
-    expected = -math.log(1.5 / 2.0) - math.log(1.5 / 2.0) - math.log(1.5 / 2.0)
-    assert loss.item() == pytest.approx(expected, abs=1e-4)
-
-
-def test_affinity_of_what_is_not_there_is_specificity_alone() -> None:
-    loss = affinity(torch.tensor([0.5, 0.0]), torch.tensor([False, False]), torch.ones(2))
-    assert loss.item() == pytest.approx(-math.log(1.5 / 2.0), abs=1e-4)
 
 
 def test_a_surface_is_as_likely_as_its_distance_and_its_doubt_say() -> None:

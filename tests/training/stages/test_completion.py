@@ -31,7 +31,7 @@ from scene_completion_training.data.completion_samples import (
     resampled_ground,
     resampled_labels,
 )
-from scene_completion_training.evaluation.scene_model import SceneModel
+from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.runner import train
 from scene_completion_training.scene_export import export_scene
@@ -178,12 +178,17 @@ def test_the_robot_completes_what_torch_completes(
     sequence, stored = open_recording(town), Checkpoint.read(trained)
     camera, settings = reference_camera(sequence), stored.configuration
     _, _, eyes = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), stored.viewpoint)
-    seen = SceneModel(stored.field_of(SceneField), eyes, "tiny", stated=told).see(sequence, 0)
-    expected = torch.sigmoid(seen.scene.occupied[0]).numpy()
+    field, no = stored.field_of(SceneField).eval(), torch.zeros(1, dtype=torch.bool)
+    own = level_pose(sequence, camera, field.viewpoint) if told else DEFAULT_GRID_FROM_CAMERA
+    matrix = torch.from_numpy(own.matrix).float()[None]
+    with torch.inference_mode():
+        maps = eyes.see(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
+        scene = field(field.look(maps, matrix, torch.tensor([told]), no), matrix, no)
+    expected = torch.sigmoid(scene.occupied[0]).numpy()
     bundle = dataclasses.replace(bundle, threshold=float(np.quantile(expected, 0.8)))  # it learned little so far
     upright = mounting(sequence, camera)
     assert upright is not None and abs(upright.translation[2] - 1.65) > 0.05  # not the usual height
-    image, own = sequence.image(0, camera), seen.volume_from_camera
+    image = sequence.image(0, camera)
     completer = Completer(
         bundle,
         sequence.cameras[camera],
@@ -196,13 +201,13 @@ def test_the_robot_completes_what_torch_completes(
     np.testing.assert_allclose(found.probability[inside], expected[inside], atol=0.03)  # torch saw in bfloat16
     index = found.voxels.index
     assert len(index) > 50
-    names = seen.scene.classes[0].argmax(dim=0).numpy()
+    names = scene.classes[0].argmax(dim=0).numpy()
     assert (names[index[:, 2] // 2, index[:, 0] // 2, index[:, 1] // 2] == found.voxels.label).mean() > 0.95
     assert found.ground is not None
     shown = np.isfinite(found.ground.points[..., 0])
     assert shown.any() and not shown.all()
     heights = own.apply(found.ground.points[shown].astype(np.float64))[:, 2]
-    np.testing.assert_allclose(heights, seen.scene.height[0].numpy()[shown], atol=0.02)
+    np.testing.assert_allclose(heights, scene.height[0].numpy()[shown], atol=0.02)
     cloud = points_of(elevation_message(found.ground, 5, "camera"))
     np.testing.assert_array_equal(cloud[..., :3], found.ground.points)
     np.testing.assert_array_equal(cloud[..., 3], found.ground.deviation)

@@ -34,7 +34,6 @@ from scene_completion_training.data.completion_samples import (
     Eyes,
 )
 from scene_completion_training.losses.scene import (
-    affinity,
     class_terms,
     depth_likelihood,
     occupied_cross_entropy,
@@ -54,7 +53,6 @@ from scene_completion_training.viewpoint import CameraSettings, Viewpoint, Volum
 CLASSES = len(COMMON_CLASSES) - 1
 MOST_NAMED = 40_000
 """Voxels of a sample whose classes are compared."""
-GROUND_CLASSES = tuple(COMMON_CLASSES.index(name) for name in ("road", "sidewalk", "terrain"))
 
 
 @dataclass
@@ -63,7 +61,6 @@ class CompletionLosses:
 
     Attributes:
         occupied: Cross entropy of voxels.
-        affinity: Scene-class affinity of what is occupied.
         classes: Cross entropy of the classes of occupied voxels.
         ground: Likelihood of the height of the ground.
         present: Cross entropy of whether there is ground.
@@ -72,7 +69,6 @@ class CompletionLosses:
     """
 
     occupied: float = 1.0
-    affinity: float = 0.0
     classes: float = 0.25
     ground: float = 0.1
     present: float = 0.05
@@ -307,9 +303,6 @@ class CompletionStage(Stage):
         known = self.near * (label != INVALID)
         occupied = ((label != EMPTY) & (label != INVALID)).float()
         terms = {"occupied": occupied_cross_entropy(scene.occupied, occupied, known)}
-        if self.settings.losses.affinity:
-            each = [affinity(p.sigmoid(), t, w) for p, t, w in zip(scene.occupied, occupied, known, strict=True)]
-            terms["affinity"] = torch.stack(each).mean()
         named = (label != EMPTY) & (label < OF_NO_CLASS)
         terms["classes"] = self._of_classes(scene.classes, label, named, generator)
         return terms | self._of_ground(scene, batch, known.amax(dim=3))
