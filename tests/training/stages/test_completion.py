@@ -35,12 +35,7 @@ from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.runner import train
 from scene_completion_training.scene_export import export_scene
-from scene_completion_training.stages.completion import (
-    CompletionConfiguration,
-    CompletionStage,
-    SceneField,
-    read_eyes,
-)
+from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage, SceneField, read_eyes
 from scene_completion_training.street_world.camera_rig import rotation
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
 from tests.training.foundation.tiny_models import saved_depth_model
@@ -189,13 +184,8 @@ def test_the_robot_completes_what_torch_completes(
     upright = mounting(sequence, camera)
     assert upright is not None and abs(upright.translation[2] - 1.65) > 0.05  # not the usual height
     image = sequence.image(0, camera)
-    completer = Completer(
-        bundle,
-        sequence.cameras[camera],
-        grid_from_camera=own,
-        engine=engine,
-        upright_from_camera=upright if told else None,
-    )
+    seen_by, stated = sequence.cameras[camera], upright if told else None
+    completer = Completer(bundle, seen_by, grid_from_camera=own, engine=engine, upright_from_camera=stated)
     found, inside = completer.complete(image), completer.in_view
     assert inside.mean() > 0.2
     np.testing.assert_allclose(found.probability[inside], expected[inside], atol=0.03)  # torch saw in bfloat16
