@@ -146,7 +146,7 @@ class StudentBundle:
         The first C channels are those of the density, the last E those of the label units, see `HeadWeights`. Where the
         head reads a volume, ``volume`` float32 [1, X, Y, Z] follows, and then ``depth`` float32 [1, h', w']: z-depth,
         metres, of the pixels of `scene_query.ray_camera`. A graph that `takes_pose` has `graph_inputs`, too, and gives
-        ``surface`` float32 [1, 3, x, y], see `EncodedImage`.
+        ``surface`` float32 [1, 2, x, y], see `EncodedImage`.
         """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")

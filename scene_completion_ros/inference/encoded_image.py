@@ -16,8 +16,8 @@ class EncodedImage(NamedTuple):
         features: float32 [h, w, C + E].
         volume: float32 [X, Y, Z], logits at the knots that the head reads; None where the encoder gives none.
         depth: float32 [h', w'], z-depth of the pixels of `scene_query.ray_camera`, metres; beside a volume only.
-        surface: float32 [3, x, y], the ground in cells of the volume: its height there, the standard deviation of that,
-            both in metres, and the probability that there is any. Of students that are told the camera's pose.
+        surface: float32 [2, x, y], the ground in cells of the volume: its height there and the standard deviation of
+            that, metres. Of students that are told the camera's pose.
     """
 
     features: NDArray[np.float32]

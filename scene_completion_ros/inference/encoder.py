@@ -276,5 +276,5 @@ def _output_ports(bundle: StudentBundle) -> list[tuple[str, list[int]]]:
         rays = ray_camera(bundle.canonical)
         ports += [("volume", [1, *bundle.head.volume_knots]), ("depth", [1, rays.height, rays.width])]
     if bundle.takes_pose:
-        ports.append(("surface", [1, 3, *bundle.head.unit_cells[:2]]))
+        ports.append(("surface", [1, 2, *bundle.head.unit_cells[:2]]))
     return ports

@@ -101,7 +101,7 @@ class GroundSurface:
 
     Attributes:
         points: float32 [x, y, 3], metres, in the camera's optical frame. Rows lead away from the camera, columns from
-            right to left. NaN where there is no ground, and where the image does not show its place.
+            right to left. NaN where the image does not show its place.
         deviation: float32 [x, y], standard deviation of its height, metres.
     """
 
@@ -117,12 +117,12 @@ def ground_surface(
     volume_from_camera: RigidTransform | None,
 ) -> GroundSurface:
     """The ground of what a graph says of it, see `EncodedImage.surface`; arguments as those of `graph_inputs`."""
-    height, deviation, there = surface
+    height, deviation = surface
     edge = stride * grid.voxel_size
     x, y = (grid.origin[axis] + edge * (np.arange(count) + 0.5) for axis, count in enumerate(height.shape))
     places = np.stack([*np.meshgrid(x, y, indexing="ij"), height], axis=-1)
     points = (volume_from_camera or DEFAULT_GRID_FROM_CAMERA).inverse().apply(places.reshape(-1, 3))
-    shown = np.asarray(camera.project(points)[1]) & (there.reshape(-1) >= 0.5)
+    shown = np.asarray(camera.project(points)[1])
     points = np.where(shown[:, None], points, np.nan).astype(np.float32)
     return GroundSurface(points.reshape(places.shape), np.ascontiguousarray(deviation))
 

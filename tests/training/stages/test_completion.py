@@ -253,7 +253,7 @@ def test_a_sample_holds_what_is_true_in_the_stated_volume(town: Path, trained: P
     sequence = open_recording(town)
     (folder,) = (town.parent / "cache").iterdir()
     data = CompletionDataSettings(unknown_pose=0.0, stated_pitch=0.0, stated_height=0.0, depth_scale=0.0)
-    samples = CompletionSamples([[[folder / "000000_0.safetensors"]]], [1.0], data, stored.viewpoint, seed=0, length=9)
+    samples = CompletionSamples([[folder / "000000.safetensors"]], [1.0], data, stored.viewpoint, seed=0, length=9)
     plain, mirrored = (
         next(sample for sample in samples if sample["mirrored"] == wanted)  # type: ignore[attr-defined]
         for wanted in (False, True)

@@ -31,20 +31,22 @@ from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import mounting, reference_camera
+from scene_completion_ros.sequences.rigs import mounting, reference_camera, stereo_pair
 from scene_completion_ros.whole_files import whole_file
-from scene_completion_training.data.drawn_views import blinded, canonical_classes, canonical_image, jittered
+from scene_completion_training.data.drawn_views import canonical_classes, canonical_image
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
 from scene_completion_training.data.prepared import mapped_arrays
+from scene_completion_training.data.stereo import depth_deviation, measured_depth
+from scene_completion_training.data.stereo_voxels import SKY, voxels_of_pixels
 from scene_completion_training.viewpoint import Viewpoint
 from scene_completion_training.workers import progress_bar
 
-SKY = len(COMMON_CLASSES)
-"""Class of pixels that no voxel can hold."""
 OF_NO_CLASS = 254
 """A voxel that is occupied, nobody knows by what."""
 STRIDE = 2
 """Pixels of the canonical image to one of the maps."""
+PARTS = (3, 8)
+"""Rows and columns of the parts of an image whose depth is off by a factor of their own."""
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
 """Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain."""
 _VERSION = 2
@@ -62,13 +64,13 @@ _CITYSCAPES_TO_COMMON = np.array(
 
 @dataclass
 class CompletionSource(DataSource):
-    """A recording with voxels that hold classes.
+    """A recording with voxels that hold classes, or with stereo pairs.
 
     Attributes:
-        frames: Frames that are used; by default all.
+        every: Each so many-th frame is used.
     """
 
-    frames: list[int] | None = None
+    every: int = 1
 
 
 @dataclass
@@ -80,13 +82,13 @@ class CompletionDataSettings:
         sources: Recordings with true voxels, of towns or of labelled LiDAR.
         validation: The same, watched only.
         cache: Folder for what the trunk says of each image, and for its voxels: about ten megabytes a sample.
-        variants: How often an image is encoded: as it is, and so many times less one with other colours.
         segmentation: Weights of ESPNetv2, which says the classes of pixels where no truth does.
         unknown_pose: Share of the samples that are not told where the camera stands.
         stated_pitch, stated_height: By how much the stated pitch is off, degrees, and the height, a share; standard
             deviations.
         depth_scale: By how much all depths of an image are off, a share: a street that nobody trained on is seen with
             such an error. Standard deviation.
+        depth_waves: By how much those of its parts are off beside that.
         batch_size: Samples a step.
         workers: Processes that load samples.
     """
@@ -95,12 +97,12 @@ class CompletionDataSettings:
     sources: list[CompletionSource] = field(default_factory=list)
     validation: list[CompletionSource] = field(default_factory=list)
     cache: str = "completion_samples"
-    variants: int = 1
     segmentation: str = ""
     unknown_pose: float = 0.5
     stated_pitch: float = 0.25
     stated_height: float = 0.02
     depth_scale: float = 0.07
+    depth_waves: float = 0.03
     batch_size: int = 2
     workers: int = 1
 
@@ -125,30 +127,24 @@ def prepare_samples(
     eyes: Eyes,
     viewpoint: Viewpoint,
     *,
-    variants: int = 1,
     classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
-) -> list[list[Path]]:
-    """Writes what is missing in the cache: for each frame a file for each variant.
+) -> list[Path]:
+    """Writes what is missing in the cache: a file for each frame.
 
     Args:
         classes_of: Common classes [h, w] of the pixels of an image, for recordings that do not have them.
 
     Raises:
-        SequenceError: A frame has no true voxels with classes.
+        SequenceError: A frame has neither true voxels with classes nor a second image whose pixels have classes.
     """
     key = hashlib.sha256(f"{_VERSION} {eyes.key} {vars(viewpoint.camera)} {classes_of is None}".encode())
     folder = cache.absolute() / f"{sequence.name.replace('/', '_')}-{key.hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    files = [[folder / f"{index:06d}_{variant}.safetensors" for variant in range(variants)] for index in frames]
-    missing = [
-        (index, number, file)
-        for index, group in zip(frames, files, strict=True)
-        for number, file in enumerate(group)
-        if not file.exists()
-    ]
+    files = [folder / f"{index:06d}.safetensors" for index in frames]
+    missing = [(index, file) for index, file in zip(frames, files, strict=True) if not file.exists()]
     with progress_bar(len(missing), "sample") as bar:
-        for index, number, file in missing:
-            arrays = _sample(sequence, index, number, eyes, viewpoint, classes_of)
+        for index, file in missing:
+            arrays = _sample(sequence, index, eyes, viewpoint, classes_of)
             with whole_file(file) as part:
                 safetensors.numpy.save_file(arrays, part)
             bar.update()
@@ -158,32 +154,42 @@ def prepare_samples(
 def _sample(
     sequence: PosedSequence,
     index: int,
-    variant: int,
     eyes: Eyes,
     viewpoint: Viewpoint,
     classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
 ) -> dict[str, NDArray[Any]]:
     name = reference_camera(sequence)
-    camera, canonical = sequence.cameras[name], viewpoint.camera
-    recorded = sequence.image(index, name)
-    image = canonical_image(recorded, camera, canonical)
-    generator = np.random.default_rng((index, variant, len(sequence)))
-    shown = jittered(image, generator) if variant else image
-    if variant and generator.random() < 0.05:
-        shown = blinded(shown, generator)
+    image = canonical_image(sequence.image(index, name), sequence.cameras[name], viewpoint.camera)
     with torch.no_grad():
-        tensor = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1)[None].float()
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
         fused, relative, tokens = (part[0].to(torch.float16).numpy() for part in eyes.see(tensor))
+    arrays = {"fused": fused, "relative": relative, "tokens": tokens}
+    if _labelled(sequence, index, name) or classes_of is None:
+        arrays |= _of_voxels(sequence, index, name)
+        arrays |= _pixels(sequence, index, name, image, viewpoint.camera, classes_of)
+    else:
+        arrays |= _of_stereo(sequence, index, name, viewpoint, classes_of(image))
+    return arrays | {"volume_from_camera": level_pose(sequence, name, viewpoint).matrix}
+
+
+def _labelled(sequence: PosedSequence, index: int, camera: str) -> bool:
+    return any(truth is not None and truth.label is not None for truth in _nearest_voxels(sequence, index, camera))
+
+
+def _nearest_voxels(sequence: PosedSequence, index: int, camera: str) -> Iterator[VoxelTruth | None]:
+    """True voxels of a frame and, behind them, those of the first: a labelled window has no others."""
+    yield voxel_truth(sequence, index, camera)
+    yield voxel_truth(sequence, 0, camera)
+
+
+def _of_voxels(sequence: PosedSequence, index: int, name: str) -> dict[str, NDArray[Any]]:
+    """Labels and ground of a frame's true voxels."""
     truth = truth_around(sequence, index, name)
     common = truth.class_map.apply(truth.labels)
     label = np.where(truth.occupied, np.where(common == INVALID, OF_NO_CLASS, common), EMPTY)
     unknown = ~truth.known if truth.interior is None else ~truth.known | truth.interior
     arrays = {
-        "fused": fused,
-        "relative": relative,
-        "tokens": tokens,
         "label": np.where(unknown, INVALID, label).astype(np.uint8),
-        "volume_from_camera": level_pose(sequence, name, viewpoint).matrix,
         "truth_from_camera": truth.grid_from_camera.matrix,
         "origin": np.array([*truth.grid.origin, truth.grid.voxel_size]),
     }
@@ -192,7 +198,29 @@ def _sample(
         ground = lidar_ground(sequence, index, name, truth)
     if ground is not None:
         arrays["ground"] = ground.astype(np.float16)
-    return arrays | _pixels(sequence, index, name, image, canonical, classes_of)
+    return arrays
+
+
+def _of_stereo(
+    sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoint, classes: NDArray[np.uint8]
+) -> dict[str, NDArray[Any]]:
+    """Labels, ground and pixels of a frame that has nothing but a second image."""
+    camera, canonical, grid = sequence.cameras[name], viewpoint.camera, viewpoint.volume.grid
+    baseline = stereo_pair(sequence)[2]
+    depth = _nearest(measured_depth(sequence, index), camera, canonical)
+    deviation = depth_deviation(depth, camera.fx * baseline)
+    pose = level_pose(sequence, name, viewpoint)
+    label, ground = voxels_of_pixels(depth, deviation, classes, canonical, grid, pose)
+    small = (canonical.width // STRIDE, canonical.height // STRIDE)
+    shrunk = partial(cv2.resize, dsize=small, interpolation=cv2.INTER_NEAREST_EXACT)
+    return {
+        "label": label,
+        "ground": ground.astype(np.float16),
+        "truth_from_camera": pose.matrix,
+        "origin": np.array([*grid.origin, grid.voxel_size]),
+        "depth": np.asarray(shrunk(np.where(classes == SKY, np.float32(np.inf), depth)), np.float16),
+        "classes": np.ascontiguousarray(shrunk(classes.astype(np.uint8))),
+    }
 
 
 def truth_around(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth:
@@ -201,10 +229,9 @@ def truth_around(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth
     Raises:
         SequenceError: There are none with classes.
     """
-    truth = voxel_truth(sequence, index, camera)
+    truth, first = _nearest_voxels(sequence, index, camera)
     if truth is not None and truth.label is not None:
         return truth
-    first = voxel_truth(sequence, 0, camera)
     if first is None or first.label is None:
         raise SequenceError("has no voxels with classes", where=f"{sequence.name}, frame {index}")
     moved = sequence.world_from_camera(0, camera).inverse() @ sequence.world_from_camera(index, camera)
@@ -380,14 +407,14 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
     """Samples of a training by number; everything random in one follows from seed and number.
 
     Args:
-        groups: Variants of the frames of each recording.
+        groups: Files of the frames of each recording.
         shares: Factor on the share of samples of each recording, which grows with the square root of its length.
         plain: Nothing is drawn at random: each frame as it is, in order, for a validation.
     """
 
     def __init__(
         self,
-        groups: Sequence[Sequence[Sequence[Path]]],
+        groups: Sequence[Sequence[Path]],
         shares: Sequence[float],
         settings: CompletionDataSettings,
         viewpoint: Viewpoint,
@@ -407,11 +434,10 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         generator = np.random.default_rng((self.seed, number))
         if self.plain:
-            file = [variants[0] for group in self.groups for variants in group][number]
+            file = [file for group in self.groups for file in group][number]
         else:
             group = self.groups[int(generator.choice(len(self.groups), p=self.probability))]
-            variants = group[int(generator.integers(len(group)))]
-            file = variants[int(generator.integers(len(variants)))]
+            file = group[int(generator.integers(len(group)))]
         return self.of_file(file, generator)
 
     def of_file(self, file: Path, generator: np.random.Generator) -> dict[str, Tensor]:
@@ -439,10 +465,17 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
             "height": torch.from_numpy(height),
             "volume_from_camera": torch.from_numpy(np.array(stated)).float(),
             "known": torch.tensor(known),
-            "scale": torch.tensor(1.0 if self.plain else float(np.exp(generator.normal(0.0, settings.depth_scale)))),
+            "scale": torch.from_numpy(self._misjudged(generator)),
             "mirrored": torch.tensor(False),
         }
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
+
+    def _misjudged(self, generator: np.random.Generator) -> NDArray[np.float32]:
+        """Factors of depth [1, rows, columns] of coarse parts of an image."""
+        if self.plain:
+            return np.ones((1, *PARTS), np.float32)
+        whole, parts = generator.normal(0.0, self.settings.depth_scale), generator.normal(size=(1, *PARTS))
+        return np.exp(whole + self.settings.depth_waves * parts).astype(np.float32)
 
     def _stated(self, exact: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
         """The pose of a camera as a rig states it, a little off."""
@@ -487,7 +520,7 @@ class CompletionData(TrainingData):
         super().__init__()
         self.settings, self.viewpoint, self.eyes = settings, viewpoint, eyes
         self.steps, self.seed = steps, seed
-        self.groups: dict[str, list[list[list[Path]]]] = {}
+        self.groups: dict[str, list[list[Path]]] = {}
         self.shares: list[float] = []
         self.focal_ratios: list[float] = []
         self.heights: list[float] = []
@@ -522,7 +555,7 @@ class CompletionData(TrainingData):
         role: str,
         sources: list[CompletionSource],
         classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
-    ) -> Iterator[list[list[Path]]]:
+    ) -> Iterator[list[Path]]:
         root = Path(self.settings.root)
         for source in matching(root, sources):
             sequence = load_sequence(root, source, role)
@@ -536,11 +569,10 @@ class CompletionData(TrainingData):
                     self.pitches.append(-float(np.arcsin(np.clip(stated.rotation[2, 2], -1.0, 1.0))))
             yield prepare_samples(
                 sequence,
-                list(range(len(sequence))) if source.frames is None else source.frames,
+                range(0, len(sequence), source.every),
                 Path(self.settings.cache),
                 self.eyes,
                 self.viewpoint,
-                variants=self.settings.variants if role == "training" else 1,
                 classes_of=classes_of,
             )
 

@@ -35,14 +35,12 @@ class CompletedScene(NamedTuple):
         classes: Logits of the classes behind "empty", of cells of `STRIDE` voxels along each axis [B, K, z, x, y].
         height: Height of the ground in the grid, of cells of the bird's-eye view [B, x, y], metres.
         deviation: Its standard deviation [B, x, y], metres.
-        present: Logits of whether there is any ground [B, x, y].
     """
 
     occupied: Tensor
     classes: Tensor
     height: Tensor
     deviation: Tensor
-    present: Tensor
 
 
 def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
@@ -83,7 +81,7 @@ class SceneDecoder(nn.Module):
         channels: int = 64,
         classes: int = 15,
         reduced: int = 16,
-        widths: tuple[int, ...] = (64, 96, 128, 128),
+        widths: tuple[int, ...] = (64, 128, 192, 256),
         context: int = 16,
         hidden: int = 32,
         ground: float = -1.65,
@@ -108,7 +106,7 @@ class SceneDecoder(nn.Module):
         self.mix = nn.Sequential(nn.Conv2d(context + local, hidden, 1), nn.ReLU(inplace=True))
         self.occupied = nn.Conv2d(hidden, STRIDE**3, 1)
         self.named = nn.Conv2d(hidden, classes, 1)
-        self.ground = nn.Conv2d(finest, 3, 1)
+        self.ground = nn.Conv2d(finest, 2, 1)
         coarse = (max(1, count_x // _PRIOR_CELLS), max(1, count_y // _PRIOR_CELLS))
         self.mean = nn.Parameter(torch.zeros(1, heights * STRIDE**3, *coarse))
         self.level = ground
@@ -129,26 +127,25 @@ class SceneDecoder(nn.Module):
         sampled = functional.grid_sample(
             seen, where.pixels, mode="bilinear", padding_mode="border", align_corners=False
         )  # [B, C, z, x y]
-        local = torch.cat([sampled[:, :-2], _beside_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:])], dim=1)
-        local = torch.cat([local * where.in_view, where.in_view], dim=1)
+        beside = _beside_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:])
+        kind = self.mixed or sampled.dtype
+        in_view = where.in_view.to(kind)
+        local = torch.cat([sampled[:, :-2].to(kind), beside.to(kind)], dim=1) * in_view
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
-            local = local.to(self.mixed or local.dtype)
-            columns = local.reshape(batch, -1, count_x, count_y)
-            plane = self.plane.to(local.dtype).expand(batch, -1, -1, -1)
-            x = self._with_neighbours(torch.cat([columns, plane], dim=1))
+            columns = [part.reshape(batch, -1, count_x, count_y) for part in (local, in_view)]
+            x = self._with_neighbours(torch.cat([*columns, self.plane.to(kind).expand(batch, -1, -1, -1)], dim=1))
             context = self.context(x).reshape(batch, -1, heights, count_x * count_y)
-            mixed = self.mix(torch.cat([context, local[:, :-1]], dim=1))  # [B, hidden, z, x y]
+            mixed = self.mix(torch.cat([context, local], dim=1))  # [B, hidden, z, x y]
             cells, named, ground = self.occupied(mixed).float(), self.named(mixed).float(), self.ground(x).float()
         mean = functional.interpolate(self.mean, (count_x, count_y), mode="bilinear", align_corners=False)
         mean = mean.reshape(1, STRIDE**3, heights, count_x * count_y)
         height = self.level + ground[:, 0]
         deviation = 0.02 + functional.softplus(ground[:, 1] - 2.0)
         return CompletedScene(
-            self._with_ground(self._voxels(cells + mean), height, deviation, ground[:, 2]),
+            self._with_ground(self._voxels(cells + mean), height, deviation),
             named.reshape(batch, self.classes, heights, count_x, count_y),
             height,
             deviation,
-            ground[:, 2],
         )
 
     def _with_neighbours(self, x: Tensor) -> Tensor:
@@ -169,21 +166,19 @@ class SceneDecoder(nn.Module):
         fine = fine.permute(0, 5, 1, 6, 2, 4, 3).reshape(batch, *(count * STRIDE for count in self.cells))
         return fine[:, : self.grid.shape[0], : self.grid.shape[1], : self.grid.shape[2]]
 
-    def _with_ground(self, logits: Tensor, height: Tensor, deviation: Tensor, present: Tensor) -> Tensor:
+    def _with_ground(self, logits: Tensor, height: Tensor, deviation: Tensor) -> Tensor:
         """Logits [B, X, Y, Z] with the ground in them, and nothing below it.
 
-        The ground lies in a voxel with Φ((top - h) / σ) - Φ((bottom - h) / σ).
+        The ground lies in a voxel with Φ((top - h) / σ) - Φ((bottom - h) / σ). Anything else may stand where the top of
+        the voxel is above it: Φ((top - h) / σ).
         """
-        surface = torch.stack([height, deviation, present.sigmoid()], dim=1)
+        surface = torch.stack([height, deviation], dim=1)
         surface = functional.interpolate(surface, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
-        h, sigma, there = (surface[:, part, ..., None] for part in range(3))
+        h, sigma = (surface[:, part, : logits.shape[1], : logits.shape[2], None] for part in range(2))
         edges = self.grid.origin[2] + self.grid.voxel_size * torch.arange(self.grid.shape[2] + 1, device=h.device)
         below = 0.5 * (1.0 + torch.erf((edges - h) / (sigma * math.sqrt(2.0))))  # [B, X, Y, Z + 1]
-        below = below[:, : logits.shape[1], : logits.shape[2]]
-        there = there[:, : logits.shape[1], : logits.shape[2]]
-        inside, above = there * (below[..., 1:] - below[..., :-1]), 1.0 - there * (1.0 - below[..., 1:])
-        free = 1.0 - logits.sigmoid()
-        occupied = (1.0 - free * (1.0 - inside)) * above
+        inside, above = below[..., 1:] - below[..., :-1], below[..., 1:]
+        occupied = inside + (1.0 - inside) * above * logits.sigmoid()
         occupied = occupied.clamp(_CERTAIN, 1.0 - _CERTAIN)
         return torch.log(occupied) - torch.log1p(-occupied)
 

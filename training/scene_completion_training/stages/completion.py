@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
@@ -63,15 +64,13 @@ class CompletionLosses:
         occupied: Cross entropy of voxels.
         classes: Cross entropy of the classes of occupied voxels.
         ground: Likelihood of the height of the ground.
-        present: Cross entropy of whether there is ground.
         depth: Likelihood of the depth of pixels.
         pixels: Cross entropy of the classes of pixels.
     """
 
     occupied: float = 1.0
     classes: float = 0.25
-    ground: float = 0.1
-    present: float = 0.05
+    ground: float = 0.2
     depth: float = 0.1
     pixels: float = 0.1
 
@@ -106,11 +105,11 @@ class CompletionConfiguration(TrainingConfiguration):
     losses: CompletionLosses = field(default_factory=CompletionLosses)
     camera: CameraSettings = field(default_factory=CameraSettings)
     volume: VolumeSettings = field(default_factory=VolumeSettings)
-    widths: tuple[int, ...] = (64, 96, 128, 128)
+    widths: tuple[int, ...] = (64, 128, 192, 256)
     context: int = 16
     reduced: int = 16
     distance: float = 20.0
-    rare: float = 0.5
+    rare: float = 0.35
     ema_decay: float = 0.995
     ema_start: int = 200
     validate_every: int = 500
@@ -153,7 +152,7 @@ class SceneField(nn.Module):
         *,
         channels: int = 64,
         tokens: int = 384,
-        widths: tuple[int, ...] = (64, 96, 128, 128),
+        widths: tuple[int, ...] = (64, 128, 192, 256),
         context: int = 16,
         reduced: int = 16,
     ) -> None:
@@ -281,8 +280,9 @@ class CompletionStage(Stage):
             return terms | self._of_voxels(scene, batch, generator)
 
     def _misjudged(self, view: PixelView, scale: Tensor) -> PixelView:
-        """The view as the decoder gets it: all depths off by a factor, and no gradient through them."""
-        inverse = self.field.spec.inverse_depth(view.code.detach()) / scale[:, None, None, None]
+        """The view as the decoder gets it: depths off by a smooth factor, and no gradient through them."""
+        smooth = functional.interpolate(scale, view.code.shape[2:], mode="bilinear", align_corners=True)
+        inverse = self.field.spec.inverse_depth(view.code.detach()) / smooth
         code = self.field.spec.depth_code_of_inverse(inverse)
         return view._replace(features=view.features.float(), code=code, deviation=view.deviation.detach())
 
@@ -320,16 +320,8 @@ class CompletionStage(Stage):
 
     def _of_ground(self, scene: CompletedScene, batch: dict[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
         height = batch["height"].unfold(1, 2, 2).unfold(2, 2, 2).flatten(3).nanmean(dim=3)
-        column = torch.nn.functional.max_pool2d(weight[:, None], 2)[:, 0]
-        there = torch.isfinite(height)
-        # Where LiDAR met no ground there may be some all the same: only what is known is compared.
-        present = torch.nn.functional.binary_cross_entropy_with_logits(
-            scene.present, there.float(), weight=column * there, reduction="sum"
-        ) / (column * there).sum().clamp_min(1.0)
-        return {
-            "ground": surface_likelihood(scene.height, scene.deviation, height, column),
-            "present": present,
-        }
+        column = functional.max_pool2d(weight[:, None], 2)[:, 0]
+        return {"ground": surface_likelihood(scene.height, scene.deviation, height, column)}
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """The losses of a frame of the validation."""

@@ -1,0 +1,66 @@
+"""Voxels that one stereo pair knows, of a level road with a car on it that closed forms describe."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_training.data.stereo_voxels import SKY, voxels_of_pixels
+
+CAMERA = Camera(fx=100.0, fy=100.0, cx=95.5, cy=31.5, width=192, height=96)
+GRID = VoxelGrid((0.0, -6.4, -2.1), 0.2, (100, 64, 20))
+ROAD, CAR = COMMON_CLASSES.index("road"), COMMON_CLASSES.index("car")
+HEIGHT, AWAY = 1.45, 6.05
+"""Of the camera above the road, and to the back of a car that is 1 m high and 2 m wide."""
+
+
+@pytest.fixture(scope="module")
+def seen() -> tuple[np.ndarray, np.ndarray]:
+    """Labels and ground, of exact depth with exact classes and a wrong match in the middle of the road."""
+    v, u = np.mgrid[: CAMERA.height, : CAMERA.width]
+    fall, aside = (v - CAMERA.cy) / CAMERA.fy, (u - CAMERA.cx) / CAMERA.fx
+    depth = np.where(fall > 0.04, HEIGHT / np.maximum(fall, 1e-9), 0.0)
+    classes = np.where(depth > 0.0, ROAD, SKY)
+    on_car = (np.abs(aside * AWAY) < 1.0) & (fall * AWAY > HEIGHT - 1.0) & (fall * AWAY < HEIGHT)
+    depth, classes = np.where(on_car, AWAY, depth), np.where(on_car, CAR, classes)
+    depth[80:83, 20:23] *= 0.5  # above the road
+    pose = RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, np.zeros(3))
+    deviation = np.full(depth.shape, 0.05, np.float32)
+    return voxels_of_pixels(depth.astype(np.float32), deviation, classes.astype(np.uint8), CAMERA, GRID, pose)
+
+
+def label_at(label: np.ndarray, x: float, y: float, z: float) -> int:
+    """Label of the voxel at a place."""
+    index, inside = GRID.index_of(np.array([[x, y, z]]))
+    assert inside.all()
+    return int(label[tuple(index[0])])
+
+
+def test_the_ground_is_where_pixels_of_the_road_saw_it(seen: tuple[np.ndarray, np.ndarray]) -> None:
+    _, ground = seen
+    known = np.isfinite(ground)
+    assert 0.2 < known.mean() < 0.9 and not known[:8, 32].any()  # the image shows no ground closer than 2.3 m
+    np.testing.assert_allclose(ground[known], -HEIGHT, atol=1e-3)
+
+
+def test_free_space_ends_before_what_is_seen_and_behind_it_nothing_is_known(
+    seen: tuple[np.ndarray, np.ndarray],
+) -> None:
+    label, _ = seen
+    assert label_at(label, 4.0, 0.0, -0.5) == 0 and label_at(label, 5.5, 0.0, -0.9) == 0
+    assert label_at(label, 5.9, 0.0, -0.9) == INVALID  # nearer to the car than is known
+    assert label_at(label, AWAY + 0.05, 0.0, -0.9) == CAR
+    assert label_at(label, 8.0, 0.0, -0.9) == INVALID
+    assert label_at(label, 12.0, 0.5, 1.0) == 0  # the sky is behind it
+    assert label_at(label, 4.0, 0.0, -1.45) == ROAD and label_at(label, 4.0, 0.0, -1.75) == INVALID
+    assert label_at(label, 10.0, 3.0, -1.45) == ROAD and label_at(label, 10.0, 3.0, -0.9) == 0
+
+
+def test_nothing_is_ground_where_no_pixel_is(seen: tuple[np.ndarray, np.ndarray]) -> None:
+    """Nor is a wall: its voxels are known only as surely as its depth."""
+    depth, pose = np.full((96, 192), 8.0, np.float32), RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, np.zeros(3))
+    classes = np.full((96, 192), COMMON_CLASSES.index("building"), np.uint8)
+    label, ground = voxels_of_pixels(depth, np.full_like(depth, 0.3), classes, CAMERA, GRID, pose)
+    assert not np.isfinite(ground).any() and set(np.unique(label)) == {0, INVALID}

@@ -1,0 +1,137 @@
+"""What one stereo pair says of the voxels before it: free space, the ground, and what stands close by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import median
+from scipy.optimize import least_squares
+
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
+
+SKY = len(COMMON_CLASSES)
+"""Class of pixels that no voxel can hold."""
+GROUND_CLASSES = tuple(COMMON_CLASSES.index(name) for name in ("road", "sidewalk", "terrain"))
+_FARTHEST_GROUND_M = 40.0
+_SURE_M = 0.15
+"""Standard deviation of depth up to which a voxel of 0.2 m is known to hold what its pixel sees."""
+_MARGIN_M = 0.3
+"""Before a surface, beside two standard deviations, nothing is known to be free."""
+_CELL = 4
+"""Voxels to a side of the cells whose median height counts."""
+_LEAST_PIXELS = 6
+_LEAST_CELLS = 12
+_OFF_SURFACE_M = 0.25
+"""Cells farther from the fitted surface hold no ground: a hedge, a wrong match."""
+
+
+def voxels_of_pixels(
+    depth: NDArray[np.float32],
+    deviation: NDArray[np.float32],
+    classes: NDArray[np.uint8],
+    camera: Camera,
+    grid: VoxelGrid,
+    grid_from_camera: RigidTransform,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Labels of voxels that a measured depth knows, and heights of the ground.
+
+    A voxel is free if its pixel sees farther, by two standard deviations. It is occupied if it holds ground, or a
+    surface that was measured to within a voxel. All else, hidden space first of all, is unknown.
+
+    Args:
+        depth: z-depth [H, W], metres, 0 where unknown.
+        deviation: Its standard deviation [H, W], metres.
+        classes: Common classes [H, W] of the pixels, `SKY`, or 255.
+        camera: Camera of the three.
+        grid: The voxels.
+        grid_from_camera: Pose of the camera in them; z points up.
+
+    Returns:
+        Labels [X, Y, Z]: 0 free, a class, 255 unknown. Heights of the ground [X, Y] in the grid, metres; NaN where
+        nobody knows it.
+    """
+    v, u = np.nonzero(depth > 0.0)
+    rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.matrix).T
+    points = grid_from_camera.apply(rays * depth[v, u, None])
+    cells = np.floor((points - np.asarray(grid.origin)) / grid.voxel_size).astype(int)
+    inside = ((cells >= 0) & (cells < grid.shape)).all(axis=1)
+    points, cells, of_pixel = points[inside], cells[inside], (v[inside], u[inside])
+    seen = classes[of_pixel]
+    flat = np.isin(seen, GROUND_CLASSES) & (depth[of_pixel] < _FARTHEST_GROUND_M)
+    ground, surface = _ground(points[flat], cells[flat], grid)
+    label = np.full(grid.shape, INVALID, np.uint8)
+    centres = grid.centres().astype(np.float64)
+    free = _seen_through(centres, depth, deviation, classes, camera, grid_from_camera)
+    label[free & (centres[..., 2] > surface[..., None] + grid.voxel_size)] = EMPTY
+    sure = ~flat & (deviation[of_pixel] < _SURE_M) & (seen != INVALID) & (seen != SKY)
+    label[tuple(cells[sure].T)] = seen[sure]
+    of_column = np.full(grid.shape[:2], INVALID, np.uint8)
+    of_column[tuple(cells[flat][:, :2].T)] = seen[flat]
+    of_column = np.where(of_column == INVALID, _around(of_column), of_column)
+    height = np.floor((ground - grid.origin[2]) / grid.voxel_size)
+    x, y = np.nonzero((of_column != INVALID) & (height >= 0) & (height < grid.shape[2]))
+    z = height[x, y].astype(int)
+    label[x, y, z] = of_column[x, y]
+    return label, ground
+
+
+def _seen_through(
+    centres: NDArray[np.float64],
+    depth: NDArray[np.float32],
+    deviation: NDArray[np.float32],
+    classes: NDArray[np.uint8],
+    camera: Camera,
+    grid_from_camera: RigidTransform,
+) -> NDArray[np.bool_]:
+    """Which places [X, Y, Z] lie before what their pixels see."""
+    places = grid_from_camera.inverse().apply(centres.reshape(-1, 3))
+    pixels, inside = camera.project(places)
+    nearest = np.round(np.where(inside[:, None], pixels, 0.0)).astype(int)
+    column, row = np.minimum(nearest, (camera.width - 1, camera.height - 1)).T
+    ends = np.where(depth > 0.0, depth - 2.0 * deviation - _MARGIN_M, 0.0)
+    sky = cv2.erode((classes == SKY).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+    ends = np.where(sky & (depth == 0.0), np.inf, ends)
+    return np.asarray((inside & (places[:, 2] < ends[row, column])).reshape(centres.shape[:3]))
+
+
+def _ground(
+    points: NDArray[np.float64], cells: NDArray[np.intp], grid: VoxelGrid
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Heights of the ground [X, Y], NaN where no pixel saw it, and those of the surface fitted to them, everywhere."""
+    shape = tuple(-(-count // _CELL) for count in grid.shape[:2])
+    index = cells[:, 0] // _CELL * shape[1] + cells[:, 1] // _CELL
+    count = np.bincount(index, minlength=shape[0] * shape[1])
+    named = np.nonzero(count >= _LEAST_PIXELS)[0]
+    unknown = np.full(grid.shape[:2], np.nan, np.float32)
+    if len(named) < _LEAST_CELLS:
+        return unknown, np.full(grid.shape[:2], -np.inf)
+    height = np.asarray(median(points[:, 2], index, named))
+    place = (np.stack(np.divmod(named, shape[1]), axis=-1) + 0.5) * _CELL * grid.voxel_size + np.asarray(
+        grid.origin[:2]
+    )
+    terms = _quadratic(place)
+    start = np.array([np.median(height), *[0.0] * (terms.shape[1] - 1)])
+    fit = least_squares(lambda c: terms @ c - height, start, loss="soft_l1", f_scale=0.05).x
+    kept = np.abs(terms @ fit - height) < _OFF_SURFACE_M
+    coarse = np.full(shape, np.nan, np.float32)
+    coarse.ravel()[named[kept]] = height[kept]
+    fine = coarse.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[: grid.shape[0], : grid.shape[1]]
+    centres = grid.centres()[:, :, 0, :2].astype(np.float64)
+    return fine, (_quadratic(centres.reshape(-1, 2)) @ fit).reshape(grid.shape[:2])
+
+
+def _quadratic(place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Terms [N, 5] of a surface that rises, tilts, and curves along the road; places in units of ten metres."""
+    x, y = (place / 10.0).T
+    return np.stack([np.ones_like(x), x, y, x * x, x * y], axis=-1)
+
+
+def _around(labels: NDArray[np.uint8]) -> NDArray[Any]:
+    """The largest label within two voxels of each column; 255 where there is none."""
+    known = np.where(labels == INVALID, 0, labels).astype(np.uint8)
+    found = cv2.dilate(known, np.ones((5, 5), np.uint8))
+    return np.where(found > 0, found, INVALID).astype(np.uint8)
