@@ -289,10 +289,9 @@ class Configuration(TrainingConfiguration):
         """
         super().check()
         views, rows = self.data.views, self.viewpoint().camera.height
-        usual = 0.0 <= views.blind <= 1.0 and 0.0 <= views.aside <= 1.0
-        if not (usual and 0 <= 2 * views.covered < rows):
+        if not (0.0 <= views.aside <= 1.0 and 0 <= 2 * views.covered < rows):
             raise ConfigurationError(
-                f"blind={views.blind}, aside={views.aside}, covered={views.covered}",
+                f"aside={views.aside}, covered={views.covered}",
                 where="data.views",
                 cure="Take a share from 0 to 1, and fewer rows than half of the image",
             )

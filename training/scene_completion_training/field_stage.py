@@ -305,7 +305,7 @@ class FieldStage(Stage):
             raise ConfigurationError(
                 f"an encoder {encoder.trunk_name} with frozen_blocks={settings.frozen_blocks} says nothing that stays",
                 where="keep_maps",
-                cure="Set it to false, freeze_encoder=true, or take depth_anything with frozen_blocks",
+                cure="Set it to false, or take depth_anything with frozen_blocks",
             )
         data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0, ray_address="")
         served = getattr(self._trainer, "datamodule", None)

@@ -94,25 +94,6 @@ def jittered(
     return np.asarray(cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB), np.uint8)
 
 
-def blinded(image: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """What a camera [H, W, 3] gives that sees little or nothing: black, white, noise, night, or half of it covered."""
-    kind = int(generator.integers(5))
-    if kind == 0:
-        return np.zeros_like(image)
-    if kind == 1:
-        return np.full_like(image, 255)
-    if kind == 2:
-        return generator.integers(0, 256, image.shape, np.uint8)
-    if kind == 3:
-        night = image * generator.uniform(0.02, 0.15) + generator.normal(0.0, 4.0, image.shape)
-        return np.clip(night, 0, 255).astype(np.uint8)
-    axis, share = int(generator.integers(2)), float(generator.uniform(0.3, 0.6))
-    covered = np.arange(image.shape[axis]) < share * image.shape[axis]
-    covered = covered[::-1] if generator.random() < 0.5 else covered
-    shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-    return np.where(covered.reshape(shape), generator.integers(0, 256, 3).astype(np.uint8), image)
-
-
 @dataclass(frozen=True, eq=False)
 class Draw:
     """What chance chose for a sample."""

@@ -25,7 +25,6 @@ from scene_completion_training.data.drawn_views import (
     Draw,
     DrawnViews,
     as_tensor,
-    blinded,
     canonical_depth,
     canonical_image,
     depth_hint,
@@ -63,8 +62,6 @@ class ViewSettings:
             horizon. One that does learns to look for it where they are larger than the slopes of roads, 2° and 1°.
         covered: Most rows at the upper and at the lower edge that repeat the row beside them and have no depth, drawn
             anew for each edge. A turned camera shows where the recording ends, and so by how much it was turned.
-        blind: Share of the images that show little or nothing: black, white, noise, night, or half covered. What the
-            losses ask for stays, so that the network learns to fall back on where things are on average.
         colour_jitter: Apply brightness, contrast, saturation and hue (±0.1) jitter, random greyscale and blur.
         jitter: Strength of the first three (0.2 in BTS).
         washed: Share of the images that are made grey, and of those that are blurred (0 in BTS).
@@ -90,7 +87,6 @@ class ViewSettings:
     pitch: float = 0.1
     roll: float = 0.1
     covered: int = 0
-    blind: float = 0.0
     colour_jitter: bool = True
     jitter: float = 0.3
     washed: float = 0.2
@@ -349,8 +345,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         hint = depth_hint(frame, side, self.camera, draw.turn)
         if self.settings.colour_jitter:
             image = jittered(image, generator, self.settings.jitter, self.settings.washed)
-        if self.settings.blind and generator.random() < self.settings.blind:
-            image = blinded(image, generator)
         if self.settings.covered:
             image, hint = covered_edges(image, hint, generator.integers(self.settings.covered + 1, size=2))
         if draw.mirror:

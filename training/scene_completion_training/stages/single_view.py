@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.configuration import SingleImageConfiguration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import SingleImageStage
@@ -27,26 +26,17 @@ class SingleViewConfiguration(SingleImageConfiguration):
 
     Attributes:
         stage: Name of the stage.
-        freeze_encoder: The encoder stays as it is, and only the head learns. With `keep_maps` what it says is computed
-            once for each sample.
         freeze_trunk: The trunk of the encoder stays, whatever it is, and its decoder learns: others read the trunk.
     """
 
     stage: str = "single_view"
-    freeze_encoder: bool = False
     freeze_trunk: bool = False
 
     def check(self) -> None:
-        """Refuses a frozen encoder that never learned or would learn depth."""
+        """Refuses to keep to what was never learned."""
         super().check()
-        if self.freeze_encoder or self.losses.retention:
+        if self.losses.retention:
             self.check_start()
-        if self.freeze_encoder and self.depth_only_steps:
-            raise ConfigurationError(
-                f"{self.depth_only_steps} steps of depth alone, but the encoder is frozen",
-                where="depth_only_steps",
-                cure="Set it to 0",
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +63,13 @@ class SingleViewStage(SingleImageStage):
 
     def __init__(self, settings: SingleViewConfiguration) -> None:
         super().__init__(settings)
-        self.field = self.make_density(depth_channel=bool(settings.losses.dense_depth) or settings.freeze_encoder)
+        self.field = self.make_density(depth_channel=bool(settings.losses.dense_depth))
 
     def start_learning(self) -> None:
-        """The encoder may stay as it is, or its trunk."""
+        """The trunk of the encoder may stay as it is."""
         super().start_learning()
         if self.settings.freeze_trunk:
             self.encoder.trunk.requires_grad_(False)
-        if self.settings.freeze_encoder:
-            self.encoder.requires_grad_(False)
         self.encoder.trunk.train()  # BatchNorm that no longer learns keeps its statistics
 
     def start(self, data: SequencesData) -> None:
@@ -104,7 +92,7 @@ class SingleViewStage(SingleImageStage):
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Depth of every pixel, rendered patches of loss views, voxel centres."""
         seen = self.observe(batch)
-        terms = {} if self.settings.freeze_encoder else self.dense_depth(seen.depth_code, batch["hint"])
+        terms = self.dense_depth(seen.depth_code, batch["hint"])
         if not self.depth_only:
             terms |= self.volume_terms(seen, self.rendered(seen, batch, generator), batch, generator)
             if self.settings.losses.retention:
