@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
+from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.scene_query import ray_camera
+from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.inference.volume_pose import Lookups
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.checkpoints import Checkpoint
@@ -128,6 +131,31 @@ def export_scene(
     beside = {name: torch.from_numpy(values) for name, values in bundle.graph_inputs().items()}
     graph = graph_of(ExportedScene(field, encoder), field.camera, ["features", "volume", "depth", "surface"], beside)
     return bundle.save(folder, graph, stored_weights if keep_weights else None)
+
+
+def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
+    """The space of a text encoder, of the probabilities of classes.
+
+    A place of one class lies where what the bank calls that class lies; of several, at their mean. Words find bodies,
+    and so what the student completed behind them.
+
+    Args:
+        bank: Names classes; one of the student that it does not know stays at the origin.
+        names: Classes of the student's units.
+
+    Raises:
+        ConfigurationError: It names none of them.
+    """
+    phrases = {known.name: known.phrases for known in bank.classes if known.name in names}
+    if not phrases:
+        raise ConfigurationError(
+            "names no class of the student", where="--vocabulary", cure=f"Name some of {', '.join(names)} in it"
+        )
+    vocabulary = bank.vocabulary(phrases, pooling="mean")
+    weight = np.zeros((bank.dimension, len(names)), np.float32)
+    weight[:, [names.index(name) for name in vocabulary.names]] = vocabulary.rows[: len(vocabulary.names)].T
+    encoder = (bank.text_encoder, bank.text_encoder_sha256)
+    return FeatureSpace("text", weight, np.zeros(bank.dimension, np.float32), *encoder)
 
 
 def probability_itself(voxel_size: float) -> Calibration:

@@ -17,10 +17,12 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INV
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.ros.messages import elevation_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.student import Student
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import mounting, reference_camera
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.completion_samples import (
@@ -33,8 +35,9 @@ from scene_completion_training.data.completion_samples import (
 )
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.scene_decoder import CompletedScene
 from scene_completion_training.runner import train
-from scene_completion_training.scene_export import export_scene
+from scene_completion_training.scene_export import export_scene, space_of_classes
 from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage, SceneField, read_eyes
 from scene_completion_training.street_world.camera_rig import rotation
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
@@ -162,6 +165,18 @@ def points_of(message: Any) -> np.ndarray:
     return np.frombuffer(message.data, "<f4").reshape(message.height, message.width, 4)
 
 
+def seen_by_torch(trained: Path, sequence: PosedSequence, told: bool) -> tuple[CompletedScene, RigidTransform]:
+    """What a checkpoint makes of the first frame, and the place of the camera in its volume."""
+    stored, camera = Checkpoint.read(trained), reference_camera(sequence)
+    settings, field, no = stored.configuration, stored.field_of(SceneField).eval(), torch.zeros(1, dtype=torch.bool)
+    _, _, eyes = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), stored.viewpoint)
+    own = level_pose(sequence, camera, field.viewpoint) if told else DEFAULT_GRID_FROM_CAMERA
+    matrix = torch.from_numpy(own.matrix).float()[None]
+    with torch.inference_mode():
+        maps = eyes.see(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
+        return field(field.look(maps, matrix, torch.tensor([told]), no), matrix, no), own
+
+
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_the_robot_completes_what_torch_completes(
@@ -170,15 +185,8 @@ def test_the_robot_completes_what_torch_completes(
     """Voxels and classes through the whole runtime, for a camera of some height and pitch, be they known or not."""
     assert bundle.head.hidden == 0 and bundle.head.unit_cells == (16, 16, 4)
     assert bundle.class_names == COMMON_CLASSES[1:] and bundle.takes_pose
-    sequence, stored = open_recording(town), Checkpoint.read(trained)
-    camera, settings = reference_camera(sequence), stored.configuration
-    _, _, eyes = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), stored.viewpoint)
-    field, no = stored.field_of(SceneField).eval(), torch.zeros(1, dtype=torch.bool)
-    own = level_pose(sequence, camera, field.viewpoint) if told else DEFAULT_GRID_FROM_CAMERA
-    matrix = torch.from_numpy(own.matrix).float()[None]
-    with torch.inference_mode():
-        maps = eyes.see(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
-        scene = field(field.look(maps, matrix, torch.tensor([told]), no), matrix, no)
+    sequence = open_recording(town)
+    camera, (scene, own) = reference_camera(sequence), seen_by_torch(trained, sequence, told)
     expected = torch.sigmoid(scene.occupied[0]).numpy()
     bundle = dataclasses.replace(bundle, threshold=float(np.quantile(expected, 0.8)))  # it learned little so far
     upright = mounting(sequence, camera)
@@ -208,6 +216,34 @@ def test_the_robot_completes_what_torch_completes(
     if not told:  # what it is told makes a difference, and can be told later
         later = completer.mounted(upright).complete(image)
         assert np.abs(later.probability[inside] - found.probability[inside]).max() > 0.01
+
+
+def test_words_find_the_classes_that_a_bank_describes(
+    bundle: StudentBundle, trained: Path, town: Path, tmp_path: Path
+) -> None:
+    """A place lies between what its classes are called, by their probabilities; e of a class is its phrases' mean."""
+    words = {"car": (1.0, 0.0, 0.0), "sedan": (0.6, 0.8, 0.0), "road": (0.0, 0.0, 1.0)}
+    known = (BankClass("car", ("car", "sedan"), (9, 9, 9)), BankClass("road", ("road",), (5, 5, 5)))
+    bank = TextBank(tuple(words), np.array(list(words.values())), "tiny", "abc", classes=known)
+    bank.save(tmp_path / "bank.safetensors")
+    command = ["export", str(trained), str(tmp_path / "b"), "--licence", "none"]
+    assert main([*command, "--vocabulary", str(tmp_path / "bank.safetensors")]) == 0
+    made = dataclasses.replace(StudentBundle.load(tmp_path / "b"), threshold=0.02)
+    (space,) = made.feature_spaces
+    car, road = (made.class_names.index(name) for name in ("car", "road"))
+    np.testing.assert_allclose(space.weight[:, car], np.array([1.6, 0.8, 0.0]) / np.hypot(1.6, 0.8), atol=1e-3)
+    np.testing.assert_allclose(space.weight[:, road], [0.0, 0.0, 1.0], atol=1e-3)
+    assert np.count_nonzero(np.abs(space.weight).sum(axis=0)) == 2
+    sequence = open_recording(town)
+    completer = Completer(made, sequence.cameras[reference_camera(sequence)], engine="onnxruntime")
+    completer.use(completer.prepare_vocabulary(bank.vocabulary({"body": ("sedan",), "way": ("road",)}, margin=0.0)))
+    found = completer.complete(sequence.image(0, reference_camera(sequence))).voxels
+    units = seen_by_torch(trained, sequence, False)[0].classes[0].softmax(dim=0).numpy()
+    x, y, z = (found.index // 2).T
+    near_way = units[road, z, x, y] > space.weight[:2, car] @ (0.6, 0.8) * units[car, z, x, y]
+    assert len(x) > 50 and (near_way == (found.label == 1)).mean() > 0.95
+    with pytest.raises(ConfigurationError, match="names no class of the student"):
+        space_of_classes(bank, ("tree",))
 
 
 def test_what_cannot_be_trained_is_refused(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocabulary",
         type=Path,
         metavar="FILE",
-        help="with --classes, of a checkpoint of stage agglomeration: text bank that goes along with the bundle",
+        help="text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
+        "agglomeration",
     )
     parser.add_argument(
         "--without-weights",
@@ -84,13 +85,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.export import export_bundle
-    from scene_completion_training.scene_export import export_scene
+    from scene_completion_training.scene_export import export_scene, space_of_classes
     from scene_completion_training.stages.completion import SceneField
 
-    export = export_scene if Checkpoint.read(args.source).stage_class.field_class is SceneField else export_bundle
-    bundle = export(
+    of_scene = Checkpoint.read(args.source).stage_class.field_class is SceneField
+    bank = TextBank.load(args.vocabulary) if args.vocabulary else None
+    if bank and not of_scene:
+        raise ConfigurationError(
+            "such a student has no words", where="--vocabulary", cure="Give it with --classes, or leave it out"
+        )
+    bundle = (export_scene if of_scene else export_bundle)(
         args.source,
         args.bundle,
         name=args.name,
@@ -98,6 +105,8 @@ def _export(args: argparse.Namespace) -> None:
         provenance={"trained_on": args.trained_on, "checkpoint": args.source.name},
         keep_weights=not args.without_weights,
     )
+    if bank:
+        bundle = bundle.with_vocabulary([space_of_classes(bank, bundle.class_names)], bank)
     _print_files(args.bundle)
     fitted_on = bundle.provenance["calibration"]["fitted_on"]
     print(f"student {bundle.name}, calibrated on {fitted_on}; `calibrate` does it on other drives")
