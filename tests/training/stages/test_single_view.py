@@ -14,6 +14,7 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.runner import train
+from scene_completion_training.stages.completion import read_eyes
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
 from scene_completion_training.stages.student import StudentConfiguration
 from scene_completion_training.stages.teacher import TeacherConfiguration
@@ -74,11 +75,15 @@ def test_maps_that_are_kept_change_nothing(synthetic_drive: Path, tmp_path: Path
     found = {}
     for kept in (False, True):
         settings = small_training(synthetic_drive, tmp_path / str(kept), keep_maps=kept, **values)
-        found[kept] = Checkpoint.read(train(SingleViewConfiguration(**settings))).state
+        checkpoint = train(SingleViewConfiguration(**settings))
+        found[kept] = Checkpoint.read(checkpoint).state
     for name, value in found[False].items():
         torch.testing.assert_close(found[True][name], value, atol=2e-3, rtol=2e-2)  # they are float16
     files = {path.name for path in (tmp_path / "True" / "kept_maps").iterdir()}
     assert {"key.txt", "known.npy", "map_00.npy"} <= files
+    encoder, _, _ = read_eyes(str(checkpoint), str(model), Checkpoint.read(checkpoint).viewpoint)  # of street.yaml
+    for name, value in encoder.state_dict().items():
+        torch.testing.assert_close(value, found[True][f"encoder.{name}"], msg=name)
 
 
 def test_what_cannot_be_is_refused(synthetic_drive: Path, tmp_path: Path) -> None:
