@@ -1,10 +1,10 @@
 """Completed voxels as a two-dimensional occupancy map of the ground.
 
-The map is aligned with an upright frame: z up, its plane z = 0 is the ground. The voxel grid may have any turn or tilt
-in it. Readers such as Nav2's StaticLayer ignore the orientation of a map. A rotated grid is resampled twice. Obstacles
-are thrown forward, every occupied voxel's centre into the cell it lies over, so that none is lost between cells. Free
-space is looked up backward, from points over every cell into the voxels they lie in, so that no cell stays empty.
-Without rotation both are the same, and a cell is a column of voxels.
+The map is aligned with an upright frame: z up. Its plane z = 0 is the ground, unless a student says how high that lies.
+The voxel grid may have any turn or tilt in it. Readers such as Nav2's StaticLayer ignore the orientation of a map. A
+rotated grid is resampled twice. Obstacles are thrown forward, every occupied voxel's centre into the cell it lies over,
+so that none is lost between cells. Free space is looked up backward, from points over every cell into the voxels they
+lie in, so that no cell stays empty. Without rotation both are the same, and a cell is a column of voxels.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from scene_completion_ros.errors import GridError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
@@ -31,6 +32,8 @@ GROUND_CLASSES = ("road", "parking", "sidewalk", "terrain", "other-ground")
 
 _OBSTACLE = 100  # plus the percent, 1 to 100: larger than all states
 _ROUNDING = 1e-6  # part of a voxel edge
+_NO_GROUND_M = 0.5
+"""So far from a point of it, the ground is taken for level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +85,7 @@ class GroundProjection:
 
     Args:
         upright_from_grid: Its pose in the upright frame.
-        lowest: Lower end of the band above the plane z = 0 of the upright frame, metres. A voxel belongs to the band
-            if its centre does.
+        lowest: Lower end of the band above the ground, metres. A voxel belongs to the band if its centre does.
         highest: Upper end of the band, metres.
 
     Raises:
@@ -99,9 +101,8 @@ class GroundProjection:
         corners = upright_from_grid.apply(np.array(list(itertools.product(*ends)), dtype=np.float64))
         low, high = corners.min(axis=0), corners.max(axis=0)
         counts = np.ceil((high - low) / size - _ROUNDING).astype(int)
-        x, y, z = (low[axis] + (np.arange(counts[axis]) + 0.5) * size for axis in range(3))
-        z = z[self._in_band(z)]
-        if not z.size:
+        self._axes = tuple(low[axis] + (np.arange(counts[axis]) + 0.5) * size for axis in range(3))
+        if not self._in_band(self._axes[2]).any():
             raise GridError(
                 f"no voxel lies {lowest} to {highest} m above the ground: the grid reaches from {low[2]:.2f} to "
                 f"{high[2]:.2f} m, in steps of {size} m",
@@ -109,7 +110,7 @@ class GroundProjection:
                 cure="Check the pose of the camera above the ground, and that the band is at least one voxel high",
             )
         self.origin = (float(low[0]), float(low[1]))
-        self._looked_up = self._voxels_at(x, y, z)
+        self._looked_up = self._voxels_at(np.zeros((counts[1], counts[0])))
 
     def __call__(
         self,
@@ -117,6 +118,7 @@ class GroundProjection:
         *,
         ignored: Iterable[int] = (),
         inferred_is_free: bool = False,
+        ground: NDArray[np.floating] | None = None,
     ) -> GroundMap:
         """The map of one image.
 
@@ -128,6 +130,8 @@ class GroundProjection:
             ignored: Labels of classes that are no obstacles (see `ignored_labels`). Where such a voxel was seen, it
                 counts as seen free; where it was completed, as inferred free.
             inferred_is_free: Inferred free space counts as free too.
+            ground: Points [N, 3] of the ground in the upright frame, half a metre apart or less; where there are none
+                it is the plane z = 0.
 
         Raises:
             GridError: The voxels are on another grid.
@@ -141,10 +145,11 @@ class GroundProjection:
         free = np.where(dense[flat] == VoxelState.SURFACE, VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED)
         dense[flat] = np.where(passable, free, _OBSTACLE + OCCUPIED)
 
-        band = dense[self._looked_up]
+        height = None if ground is None else self._heights(ground)
+        band = dense[self._looked_up if height is None else self._voxels_at(height)]
         is_free = (band == VoxelState.FREE_SEEN) | (inferred_is_free & (band == VoxelState.FREE_INFERRED))
         largest = band.max(axis=0)
-        self._throw(voxels.index[~passable], dense[flat[~passable]], largest)
+        self._throw(voxels.index[~passable], dense[flat[~passable]], largest, height)
         cells = np.where(is_free.all(axis=0), FREE, UNKNOWN)
         cells = np.where(largest > _OBSTACLE, largest.astype(np.int16) - _OBSTACLE, cells)
         return GroundMap(self.origin, self.grid.voxel_size, cells.astype(np.int8))
@@ -153,18 +158,39 @@ class GroundProjection:
         slack = _ROUNDING * self.grid.voxel_size
         return (self.lowest - slack <= height) & (height <= self.highest + slack)
 
-    def _voxels_at(self, x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.intp]:
-        """Flat indices of the voxels that points over the cells lie in, [levels, H, W]; one beyond for outside."""
-        points = np.stack(np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None]), axis=-1)
+    def _heights(self, ground: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Height of the ground under the middles of the cells [H, W]: that of the nearest point, 0 far from any."""
+        x, y, _ = self._axes
+        cells = np.stack(np.meshgrid(x, y), axis=-1)
+        away, nearest = cKDTree(ground[:, :2]).query(cells, distance_upper_bound=_NO_GROUND_M)
+        return np.where(np.isfinite(away), np.append(ground[:, 2], 0.0)[nearest], 0.0)
+
+    def _voxels_at(self, ground: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Flat indices of the voxels that points over the cells lie in, [levels, H, W]; one beyond for outside.
+
+        Args:
+            ground: Height of the ground [H, W].
+        """
+        x, y, z = self._axes
+        above = z[self._in_band(z)][:, None, None] + ground
+        points = np.stack(np.broadcast_arrays(x, y[:, None], above), axis=-1)
         index, inside = self.grid.index_of(self.upright_from_grid.inverse().apply(points))
         flat = np.ravel_multi_index(tuple(np.moveaxis(np.where(inside[..., None], index, 0), -1, 0)), self.grid.shape)
         return np.where(inside, flat, np.prod(self.grid.shape)).astype(np.intp)
 
-    def _throw(self, index: NDArray[np.int32], value: NDArray[np.uint8], onto: NDArray[np.uint8]) -> None:
-        """Raise the cells [H, W] under voxels [N, 3] of the band to the values [N] of these."""
+    def _throw(
+        self,
+        index: NDArray[np.int32],
+        value: NDArray[np.uint8],
+        onto: NDArray[np.uint8],
+        ground: NDArray[np.float64] | None,
+    ) -> None:
+        """Raise the cells [H, W] under voxels [N, 3] of the band to the values [N] of these; ground as `_heights`."""
         turn = self.upright_from_grid.rotation * self.grid.voxel_size
         first = self.upright_from_grid.apply(np.asarray(self.grid.origin) + 0.5 * self.grid.voxel_size)
-        in_band = self._in_band(index @ turn[2] + first[2])
-        places = (index[in_band] @ turn[:2].T + (first[:2] - self.origin)) / self.grid.voxel_size
+        places = (index @ turn[:2].T + (first[:2] - self.origin)) / self.grid.voxel_size
         column, row = (places[:, axis].astype(int).clip(0, onto.shape[1 - axis] - 1) for axis in range(2))
-        np.maximum.at(onto.reshape(-1), row * onto.shape[1] + column, value[in_band])
+        cell = row * onto.shape[1] + column
+        above = index @ turn[2] + first[2] - (0.0 if ground is None else ground.reshape(-1)[cell])
+        in_band = self._in_band(above)
+        np.maximum.at(onto.reshape(-1), cell[in_band], value[in_band])

@@ -48,6 +48,18 @@ def test_inferred_free_space_is_free_if_wanted() -> None:
     np.testing.assert_array_equal(projected(scene(), inferred_is_free=True).cells, expected)
 
 
+def test_obstacles_stand_on_the_ground_that_was_seen() -> None:
+    """On a step of half a metre the obstacle at 0.75 m is too low, and what was above the band is in it."""
+    x, y = np.meshgrid(np.arange(0.1, 1.5, 0.2), np.arange(-0.95, 1.0, 0.2))
+    expected = np.array(EXPECTED)
+    expected[0, 2], expected[3, 0], expected[2, 0] = 0, 100, 0
+    for rotation in (np.eye(3), turned((1.0, 0.0, 0.0), 0.3).rotation):  # looked up alike with a tilted grid
+        step = np.stack([x, y, np.full_like(x, 0.5)], axis=-1).reshape(-1, 3)
+        pose = RigidTransform(rotation, ABOVE_GROUND.translation)
+        np.testing.assert_array_equal(projected(scene(), pose, ground=step).cells[:4, :3], expected)
+    np.testing.assert_array_equal(projected(scene(), ground=step + (9.0, 0.0, 0.0)).cells, EXPECTED)
+
+
 def test_what_is_occupied_beats_what_is_unknown() -> None:
     state = np.full(SHAPE, UNOBSERVED)
     state[1, 2, 2] = COMPLETED

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
@@ -237,8 +239,21 @@ class Outputs:
             voxels,
             ignored=ignored_here(voxels, parameters),
             inferred_is_free=parameters.inferred_is_free,
+            ground=self._ground_points(scene),
         )
         return [occupancy_grid_message(ground, voxels.stamp_ns, placement.map_frame_id, placement.frame_from_map)]
+
+    @staticmethod
+    def _ground_points(scene: Scene) -> NDArray[np.float64] | None:
+        """The ground [N, 3] that the cameras see, in the map's frame; None where a student says nothing of it."""
+        found = []
+        for completion in (frame.completion for frame in scene.frames):
+            if completion.ground is not None:
+                points = completion.ground.points.reshape(-1, 3).astype(np.float64)
+                map_from_camera = scene.placement.map_from_grid @ completion.voxels.grid_from_camera
+                found.append(map_from_camera.apply(points[np.isfinite(points[:, 0])]))
+        ground = np.concatenate(found) if found else None
+        return ground if ground is not None and len(ground) else None
 
     def _elevation(self, scene: Scene) -> list[Any]:
         """The ground of each camera in its own frame; nothing of a student that says nothing of it."""
