@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_training.data.stereo_voxels import SKY, voxels_of_pixels
+from scene_completion_ros.sequences.opening import open_recording
+from scene_completion_ros.sequences.rigs import mounting
+from scene_completion_training.data.completion_samples import lidar_ground, truth_around
+from scene_completion_training.data.stereo_voxels import SKY, mounting_above, voxels_of_pixels
+from scene_completion_training.street_world.camera_rig import rotation
 
 CAMERA = Camera(fx=100.0, fy=100.0, cx=95.5, cy=31.5, width=192, height=96)
 GRID = VoxelGrid((0.0, -6.4, -2.1), 0.2, (100, 64, 20))
@@ -58,9 +64,41 @@ def test_free_space_ends_before_what_is_seen_and_behind_it_nothing_is_known(
     assert label_at(label, 10.0, 3.0, -1.45) == ROAD and label_at(label, 10.0, 3.0, -0.9) == 0
 
 
+def test_a_camera_stands_above_the_ground_close_by() -> None:
+    """1.2 m above it, 3° down, rolled by 2°; a wall that was taken for ground, and a slope far ahead, change little."""
+    pose = RigidTransform(
+        rotation(0.0, np.radians(3.0), np.radians(2.0)) @ DEFAULT_GRID_FROM_CAMERA.rotation, [0, 0, 1.2]
+    )
+    x, y = (grid.ravel() for grid in np.meshgrid(np.arange(3.0, 30.0, 0.4), np.arange(-6.0, 6.0, 0.4)))
+    z = np.where(x > 20.0, 0.1 * (x - 20.0), np.where(y > 3.7, 0.5, 0.0))
+    found = mounting_above(pose.inverse().apply(np.stack([x, y, z], axis=-1)))
+    assert found is not None and found.translation[2] == pytest.approx(1.2, abs=0.01)
+    np.testing.assert_allclose(found.rotation, pose.rotation, atol=0.003)
+    assert mounting_above(np.zeros((5, 3))) is None
+
+
 def test_nothing_is_ground_where_no_pixel_is(seen: tuple[np.ndarray, np.ndarray]) -> None:
     """Nor is a wall: its voxels are known only as surely as its depth."""
     depth, pose = np.full((96, 192), 8.0, np.float32), RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, np.zeros(3))
     classes = np.full((96, 192), COMMON_CLASSES.index("building"), np.uint8)
     label, ground = voxels_of_pixels(depth, np.full_like(depth, 0.3), classes, CAMERA, GRID, pose)
     assert not np.isfinite(ground).any() and set(np.unique(label)) == {0, INVALID}
+
+
+def test_the_road_before_kittis_cars_is_level(shared_data: Path) -> None:
+    """By labelled LiDAR, on the mean of drives to five centimetres; before level cameras 1.65 m up it is not."""
+    off = np.zeros(2)
+    for drive in ("00", "02", "03", "05", "07"):
+        sequence = open_recording(shared_data / "kitti_windows" / "sequences" / drive)
+        truth, upright = truth_around(sequence, 0, "image_2"), mounting(sequence, "image_2")
+        assert upright is not None
+        ground = lidar_ground(sequence, 0, "image_2", truth)
+        row, column = np.nonzero(np.isfinite(ground))
+        places = (np.stack([row, column], axis=-1) + 0.5) * truth.grid.voxel_size + truth.grid.origin[:2]
+        points = truth.grid_from_camera.inverse().apply(np.column_stack([places, ground[row, column]]))
+        for number, pose in enumerate((upright, RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, [0.0, 0.0, 1.65]))):
+            x, y, z = pose.apply(points).T
+            near = (x > 4.0) & (x < 14.0) & (np.abs(y) < 3.0)
+            assert near.sum() > 100
+            off[number] += abs(np.median(z[near])) / 5
+    assert off[0] < 0.05 and off[1] > 0.1

@@ -31,13 +31,13 @@ from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import mounting, reference_camera, stereo_pair
+from scene_completion_ros.sequences.rigs import TOWNS, mounting, reference_camera, stereo_pair
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_image
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
 from scene_completion_training.data.prepared import mapped_arrays
 from scene_completion_training.data.stereo import depth_deviation, measured_depth
-from scene_completion_training.data.stereo_voxels import SKY, voxels_of_pixels
+from scene_completion_training.data.stereo_voxels import SKY, mounting_above, voxels_of_pixels
 from scene_completion_training.viewpoint import Viewpoint
 from scene_completion_training.workers import progress_bar
 
@@ -49,7 +49,7 @@ PARTS = (3, 8)
 """Rows and columns of the parts of an image whose depth is off by a factor of their own."""
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
 """Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain."""
-_VERSION = 2
+_VERSION = 3
 _DAMAGED = "Delete it: it is prepared again at the next start"
 _CITYSCAPES_TO_COMMON = np.array(
     [
@@ -85,7 +85,7 @@ class CompletionDataSettings:
         segmentation: Weights of ESPNetv2, which says the classes of pixels where no truth does.
         unknown_pose: Share of the samples that are not told where the camera stands.
         stated_pitch, stated_height: By how much the stated pitch is off, degrees, and the height, a share; standard
-            deviations.
+            deviations. Roll is off by half as much again as pitch.
         depth_scale: By how much all depths of an image are off, a share: a street that nobody trained on is seen with
             such an error. Standard deviation.
         depth_waves: By how much those of its parts are off beside that.
@@ -99,7 +99,7 @@ class CompletionDataSettings:
     cache: str = "completion_samples"
     segmentation: str = ""
     unknown_pose: float = 0.5
-    stated_pitch: float = 0.25
+    stated_pitch: float = 0.3
     stated_height: float = 0.02
     depth_scale: float = 0.07
     depth_waves: float = 0.03
@@ -169,7 +169,22 @@ def _sample(
         arrays |= _pixels(sequence, index, name, image, viewpoint.camera, classes_of)
     else:
         arrays |= _of_stereo(sequence, index, name, viewpoint, classes_of(image))
-    return arrays | {"volume_from_camera": level_pose(sequence, name, viewpoint).matrix}
+    return arrays | {"volume_from_camera": _stands(sequence, name, viewpoint, arrays).matrix}
+
+
+def _stands(
+    sequence: PosedSequence, camera: str, viewpoint: Viewpoint, arrays: dict[str, NDArray[Any]]
+) -> RigidTransform:
+    """Where the camera stands in the volume: above the ground that was measured, where nobody knows it exactly."""
+    if "ground" in arrays and sequence.provenance.get("source") != TOWNS:
+        row, column = np.nonzero(np.isfinite(arrays["ground"]))
+        places = (np.stack([row, column], axis=-1) + 0.5) * arrays["origin"][3] + arrays["origin"][:2]
+        ground = np.column_stack([places, arrays["ground"][row, column].astype(np.float64)])
+        truth_from_camera = RigidTransform.from_matrix(arrays["truth_from_camera"])
+        found = mounting_above(truth_from_camera.inverse().apply(ground))
+        if found is not None:
+            return volume_pose(found, viewpoint.height_above_ground)
+    return level_pose(sequence, camera, viewpoint)
 
 
 def _labelled(sequence: PosedSequence, index: int, camera: str) -> bool:
@@ -482,7 +497,7 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
         if self.plain:
             return exact
         settings = self.settings
-        angles = np.radians(settings.stated_pitch) * generator.normal(size=3) * (0.6, 1.0, 0.0)  # roll, pitch
+        angles = np.radians(settings.stated_pitch) * generator.normal(size=3) * (1.5, 1.0, 0.0)  # roll, pitch
         turn = np.asarray(cv2.Rodrigues(angles)[0])
         out = exact.copy()
         out[:3, :3] = turn @ exact[:3, :3]

@@ -23,6 +23,8 @@ _MARGIN_M = 0.3
 """Before a surface, beside two standard deviations, nothing is known to be free."""
 _CELL = 4
 """Voxels to a side of the cells whose median height counts."""
+_NEAR_M, _ASIDE_M, _LEAST_POINTS = 18.0, 4.0, 60
+"""The ground that a car stands on: no farther ahead and to the sides, of so many points at least."""
 _LEAST_PIXELS = 6
 _LEAST_CELLS = 12
 _OFF_SURFACE_M = 0.25
@@ -77,6 +79,28 @@ def voxels_of_pixels(
     z = height[x, y].astype(int)
     label[x, y, z] = of_column[x, y]
     return label, ground
+
+
+def mounting_above(ground: NDArray[np.floating[Any]]) -> RigidTransform | None:
+    """How a camera is mounted on what stands on this ground: its pose in a frame with z up that begins below it.
+
+    Args:
+        ground: Points of the ground [N, 3] in the camera's optical frame, metres.
+
+    Returns:
+        Its pose above the plane nearest to those close by; None where there are too few.
+    """
+    x, y, z = ground[(ground[:, 2] < _NEAR_M) & (np.abs(ground[:, 0]) < _ASIDE_M)].T
+    if len(x) < _LEAST_POINTS:
+        return None
+    terms = np.stack([x, z, np.ones_like(x)], axis=-1)
+    start = np.array([0.0, 0.0, np.median(y)])
+    aside, ahead, below = least_squares(lambda c: terms @ c - y, start, loss="soft_l1", f_scale=0.03).x
+    length = np.sqrt(aside**2 + ahead**2 + 1.0)
+    up = np.array([aside, -1.0, ahead]) / length
+    forward = np.array([0.0, 0.0, 1.0]) - up[2] * up
+    forward /= np.linalg.norm(forward)
+    return RigidTransform(np.stack([forward, np.cross(up, forward), up]), np.array([0.0, 0.0, below / length]))
 
 
 def _seen_through(
