@@ -228,7 +228,7 @@ def _of_stereo(
     label, ground = voxels_of_pixels(depth, deviation, classes, canonical, grid, pose)
     small = (canonical.width // STRIDE, canonical.height // STRIDE)
     shrunk = partial(cv2.resize, dsize=small, interpolation=cv2.INTER_NEAREST_EXACT)
-    return {
+    arrays: dict[str, NDArray[Any]] = {
         "label": label,
         "ground": ground.astype(np.float16),
         "truth_from_camera": pose.matrix,
@@ -236,6 +236,7 @@ def _of_stereo(
         "depth": np.asarray(shrunk(np.where(classes == SKY, np.float32(np.inf), depth)), np.float16),
         "classes": np.ascontiguousarray(shrunk(classes.astype(np.uint8))),
     }
+    return arrays
 
 
 def truth_around(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth:
