@@ -203,7 +203,7 @@ def _of_voxels(sequence: PosedSequence, index: int, name: str) -> dict[str, NDAr
     common = truth.class_map.apply(truth.labels)
     label = np.where(truth.occupied, np.where(common == INVALID, OF_NO_CLASS, common), EMPTY)
     unknown = ~truth.known if truth.interior is None else ~truth.known | truth.interior
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "label": np.where(unknown, INVALID, label).astype(np.uint8),
         "truth_from_camera": truth.grid_from_camera.matrix,
         "origin": np.array([*truth.grid.origin, truth.grid.voxel_size]),
@@ -228,7 +228,7 @@ def _of_stereo(
     label, ground = voxels_of_pixels(depth, deviation, classes, canonical, grid, pose)
     small = (canonical.width // STRIDE, canonical.height // STRIDE)
     shrunk = partial(cv2.resize, dsize=small, interpolation=cv2.INTER_NEAREST_EXACT)
-    arrays: dict[str, NDArray[Any]] = {
+    return {
         "label": label,
         "ground": ground.astype(np.float16),
         "truth_from_camera": pose.matrix,
@@ -236,7 +236,6 @@ def _of_stereo(
         "depth": np.asarray(shrunk(np.where(classes == SKY, np.float32(np.inf), depth)), np.float16),
         "classes": np.ascontiguousarray(shrunk(classes.astype(np.uint8))),
     }
-    return arrays
 
 
 def truth_around(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth:
