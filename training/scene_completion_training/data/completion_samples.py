@@ -89,6 +89,8 @@ class CompletionDataSettings:
         depth_scale: By how much all depths of an image are off, a share: a street that nobody trained on is seen with
             such an error. Standard deviation.
         depth_waves: By how much those of its parts are off beside that.
+        exact: Share of the samples whose decoder is given true depth and classes where they are known: it learns bodies
+            from them that blurred depth cannot show.
         batch_size: Samples a step.
         workers: Processes that load samples.
     """
@@ -103,6 +105,7 @@ class CompletionDataSettings:
     stated_height: float = 0.02
     depth_scale: float = 0.07
     depth_waves: float = 0.03
+    exact: float = 0.4
     batch_size: int = 2
     workers: int = 1
 
@@ -481,6 +484,7 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
             "volume_from_camera": torch.from_numpy(np.array(stated)).float(),
             "known": torch.tensor(known),
             "scale": torch.from_numpy(self._misjudged(generator)),
+            "exact": torch.tensor(not self.plain and generator.random() < settings.exact),
             "mirrored": torch.tensor(False),
         }
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample

@@ -13,6 +13,8 @@ from scene_completion_training.networks.encoder_decoder import MetricDecoder, pi
 
 TOKEN_WIDTH = 48
 """Channels that the tokens of the trunk are reduced to before they are brought to the size of the map."""
+MOST_ASIDE = 0.5
+"""Largest logarithm of the factor on the depth of one pixel."""
 _LOG_DEVIATION = -2.3
 """Of the logarithm of depth, at the start: about a tenth."""
 
@@ -36,10 +38,10 @@ class PixelView(NamedTuple):
 class PixelHead(nn.Module):
     """From the maps of a `DepthAnythingTrunk` to a `PixelView` at half the resolution of the image.
 
-    Depth is that of the `MetricDecoder` of the eyes, which has learned metres and stays as it is, times one factor for
-    each image. The factor is learned: eyes know one height above the ground, and see all streets from there. Where the
-    camera is said to stand, each pixel is told how far it would see if the ground were a plane; tokens of the last
-    block know what things are.
+    Depth is that of the `MetricDecoder` of the eyes, which has learned metres and stays as it is, times a factor for
+    each image and a smaller one for each pixel. The factors are learned: eyes know one height above the ground, and see
+    all streets from there. Where the camera is said to stand, each pixel is told how far it would see if the ground
+    were a plane; tokens of the last block know what things are.
 
     Args:
         size: Height and width of the maps.
@@ -76,9 +78,10 @@ class PixelHead(nn.Module):
         self.features = nn.Conv2d(width, width, 1)
         self.attention = nn.Conv2d(width, 1, 1)
         self.factor = nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 1))
+        self.aside = nn.Conv2d(width, 1, 1)
         self.deviation = nn.Conv2d(width, 1, 1)
         self.classes = nn.Conv2d(width, classes + 1, 1)
-        for layer, value in ((self.factor[2], 0.0), (self.deviation, _LOG_DEVIATION)):
+        for layer, value in ((self.factor[2], 0.0), (self.aside, 0.0), (self.deviation, _LOG_DEVIATION)):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
         for part in (self.metric, self.code):
@@ -110,8 +113,9 @@ class PixelHead(nn.Module):
         known = functional.interpolate(self.tokens(tokens), size, mode="bilinear", align_corners=False)
         merged = self.merge(torch.cat([metric, code, pixel_places(relative)[:, 1:], ground, known], dim=1))
         attention = self.attention(merged).flatten(2).float().softmax(dim=2)
-        factor = self.factor((attention @ merged.flatten(2).transpose(1, 2).float())[:, 0])[..., None, None]
-        nearer = self.spec.depth_code_of_inverse(self.spec.inverse_depth(code) * factor.float().exp())
+        factor = self.factor((attention @ merged.flatten(2).transpose(1, 2).float())[:, 0])[..., None, None].float()
+        factor = factor + MOST_ASIDE * torch.tanh(self.aside(merged).float())
+        nearer = self.spec.depth_code_of_inverse(self.spec.inverse_depth(code) * factor.exp())
         return PixelView(
             self.features(merged),
             nearer,

@@ -26,7 +26,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code
 from scene_completion_ros.untrusted_files import read_tensors
-from scene_completion_training.checkpoints import TrainedWeights
+from scene_completion_training.checkpoints import Checkpoint, TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import (
     OF_NO_CLASS,
@@ -52,6 +52,10 @@ from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 
 CLASSES = len(COMMON_CLASSES) - 1
+EXACT, EXACT_DEVIATION = 0.4, 0.04
+"""Of a sample with true depth: power of the factor that depth is off by, and the deviation of its logarithm."""
+CERTAIN = 6.0
+"""Logit of a true class."""
 MOST_NAMED = 40_000
 """Voxels of a sample whose classes are compared."""
 
@@ -68,11 +72,11 @@ class CompletionLosses:
         pixels: Cross entropy of the classes of pixels.
     """
 
-    occupied: float = 1.0
-    classes: float = 0.25
-    ground: float = 0.2
+    occupied: float = 2.0
+    classes: float = 0.4
+    ground: float = 0.1
     depth: float = 0.1
-    pixels: float = 0.1
+    pixels: float = 0.2
 
 
 @dataclass
@@ -83,6 +87,7 @@ class CompletionConfiguration(TrainingConfiguration):
         stage: Name of the stage.
         eyes: Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml).
         encoder_weights: Folder or hub name of the model that its trunk is one of; by default Depth Anything V2 Small.
+        start_from: Checkpoint of another training of the same network, whose weights it goes on from.
         data: Recordings and samples.
         losses: Weights of the losses.
         camera: The canonical camera.
@@ -101,6 +106,7 @@ class CompletionConfiguration(TrainingConfiguration):
     learning_rate: float = 1e-3
     eyes: str = ""
     encoder_weights: str = ""
+    start_from: str = ""
     data: CompletionDataSettings = field(default_factory=CompletionDataSettings)
     losses: CompletionLosses = field(default_factory=CompletionLosses)
     camera: CameraSettings = field(default_factory=CameraSettings)
@@ -243,13 +249,15 @@ class CompletionStage(Stage):
         return CompletionData(settings.data, self.viewpoint, self.eyes, steps=settings.steps, seed=settings.seed)
 
     def start(self, data: Any) -> None:
-        """The head for pixels starts with the metric depth of the eyes."""
+        """The head for pixels starts with the metric depth of the eyes, or all with the weights of a checkpoint."""
         (encoder,) = self._encoder
         if not isinstance(encoder.decoder, MetricDecoder):
             raise ConfigurationError(
                 f"have the trunk {encoder.trunk_name}", where="eyes", cure="Name eyes of Depth Anything"
             )
         self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
+        if self.settings.start_from:
+            self.field.load_state_dict(dict(Checkpoint.read(Path(self.settings.start_from)).state))
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights."""
@@ -276,15 +284,26 @@ class CompletionStage(Stage):
         view = self.field.look(maps, pose, batch["known"], mirrored)
         with torch.autocast(kind, enabled=False):
             terms = self._of_pixels(view, batch)
-            scene = self.field(self._misjudged(view, batch["scale"]), pose, mirrored)
+            scene = self.field(self._shown(view, batch), pose, mirrored)
             return terms | self._of_voxels(scene, batch, generator)
 
-    def _misjudged(self, view: PixelView, scale: Tensor) -> PixelView:
-        """The view as the decoder gets it: depths off by a smooth factor, and no gradient through them."""
-        smooth = functional.interpolate(scale, view.code.shape[2:], mode="bilinear", align_corners=True)
-        inverse = self.field.spec.inverse_depth(view.code.detach()) / smooth
-        code = self.field.spec.depth_code_of_inverse(inverse)
-        return view._replace(features=view.features.float(), code=code, deviation=view.deviation.detach())
+    def _shown(self, view: PixelView, batch: dict[str, Tensor]) -> PixelView:
+        """The view as the decoder gets it: depths off by a smooth factor, no gradient through them, or the truth."""
+        spec, depth, exact = self.field.spec, batch["depth"][:, None], batch["exact"][:, None, None, None]
+        smooth = functional.interpolate(batch["scale"], view.code.shape[2:], mode="bilinear", align_corners=True)
+        known = exact & (depth > 0.0) & torch.isfinite(depth)
+        inverse = spec.inverse_depth(view.code.detach()) / smooth
+        inverse = torch.where(known, 1.0 / (depth.clamp_min(spec.minimum_depth) * smooth**EXACT), inverse)
+        deviation = torch.where(known, EXACT_DEVIATION, view.deviation.detach())
+        classes = batch["classes"].long()
+        named = exact & (classes != INVALID)[:, None]
+        true = functional.one_hot((classes - 1).clamp(0, CLASSES), CLASSES + 1).permute(0, 3, 1, 2)
+        return PixelView(
+            view.features.float(),
+            spec.depth_code_of_inverse(inverse),
+            deviation,
+            torch.where(named, CERTAIN * true, view.classes),
+        )
 
     def _of_pixels(self, view: PixelView, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inverse = self.field.spec.inverse_depth(view.code)[:, 0].clamp_min(1e-3)
