@@ -95,7 +95,7 @@ class SceneDecoder(nn.Module):
         local = reduced + _GEOMETRY
         finest = widths[0]
         self.enter = nn.Sequential(
-            nn.Conv2d((local + 1) * heights + 2, finest, 1), nn.ReLU(inplace=True), _block(finest, finest)
+            nn.Conv2d((local + 1) * heights + 3, finest, 1), nn.ReLU(inplace=True), _block(finest, finest)
         )
         self.down = nn.ModuleList(
             nn.Sequential(_block(finer, coarser, 2), _block(coarser, coarser))
@@ -133,7 +133,8 @@ class SceneDecoder(nn.Module):
         local = torch.cat([sampled[:, :-2].to(kind), beside.to(kind)], dim=1) * in_view
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             columns = [part.reshape(batch, -1, count_x, count_y) for part in (local, in_view)]
-            x = self._with_neighbours(torch.cat([*columns, self.plane.to(kind).expand(batch, -1, -1, -1)], dim=1))
+            told = view.told.to(kind).expand(-1, -1, count_x, count_y)
+            x = self._with_neighbours(torch.cat([*columns, self.plane.to(kind).expand(batch, -1, -1, -1), told], dim=1))
             context = self.context(x).reshape(batch, -1, heights, count_x * count_y)
             mixed = self.mix(torch.cat([context, local], dim=1))  # [B, hidden, z, x y]
             cells, named, ground = self.occupied(mixed).float(), self.named(mixed).float(), self.ground(x).float()

@@ -27,12 +27,14 @@ class PixelView(NamedTuple):
         code: Inverse depth code [B, 1, h, w], see `PointCodeSpec`.
         deviation: Standard deviation of the logarithm of depth [B, 1, h, w].
         classes: Logits of the classes behind "empty", and of the sky behind them [B, K + 1, h, w].
+        told: 1 where somebody says how the camera stands, otherwise 0 [B, 1, 1, 1].
     """
 
     features: Tensor
     code: Tensor
     deviation: Tensor
     classes: Tensor
+    told: Tensor
 
 
 class PixelHead(nn.Module):
@@ -121,4 +123,5 @@ class PixelHead(nn.Module):
             nearer,
             self.deviation(merged).float().clamp(-4.0, 0.0).exp(),
             self.classes(merged).float(),
+            ground[:, 1:, :1, :1],
         )

@@ -298,11 +298,11 @@ class CompletionStage(Stage):
         classes = batch["classes"].long()
         named = exact & (classes != INVALID)[:, None]
         true = functional.one_hot((classes - 1).clamp(0, CLASSES), CLASSES + 1).permute(0, 3, 1, 2)
-        return PixelView(
-            view.features.float(),
-            spec.depth_code_of_inverse(inverse),
-            deviation,
-            torch.where(named, CERTAIN * true, view.classes),
+        return view._replace(
+            features=view.features.float(),
+            code=spec.depth_code_of_inverse(inverse),
+            deviation=deviation,
+            classes=torch.where(named, CERTAIN * true, view.classes),
         )
 
     def _of_pixels(self, view: PixelView, batch: dict[str, Tensor]) -> dict[str, Tensor]:
