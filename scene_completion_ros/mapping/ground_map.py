@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from scene_completion_ros.errors import GridError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
@@ -159,11 +158,20 @@ class GroundProjection:
         return (self.lowest - slack <= height) & (height <= self.highest + slack)
 
     def _heights(self, ground: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Height of the ground under the middles of the cells [H, W]: that of the nearest point, 0 far from any."""
-        x, y, _ = self._axes
-        cells = np.stack(np.meshgrid(x, y), axis=-1)
-        away, nearest = cKDTree(ground[:, :2]).query(cells, distance_upper_bound=_NO_GROUND_M)
-        return np.where(np.isfinite(away), np.append(ground[:, 2], 0.0)[nearest], 0.0)
+        """Height of the ground under the cells [H, W]: that of the nearest point, by cells, and 0 far from any."""
+        found = np.zeros((len(self._axes[1]), len(self._axes[0])))
+        column, row = np.floor((ground[:, :2] - self.origin) / self.grid.voxel_size).astype(int).T
+        reach = int(_NO_GROUND_M / self.grid.voxel_size + _ROUNDING)
+        around = sorted(
+            itertools.product(range(-reach, reach + 1), repeat=2), key=lambda step: -(step[0] ** 2 + step[1] ** 2)
+        )
+        for down, aside in around:  # the nearest point is written last
+            if np.hypot(down, aside) > reach:
+                continue
+            at = row + down, column + aside
+            inside = (at[0] >= 0) & (at[0] < found.shape[0]) & (at[1] >= 0) & (at[1] < found.shape[1])
+            found[at[0][inside], at[1][inside]] = ground[inside, 2]
+        return found
 
     def _voxels_at(self, ground: NDArray[np.float64]) -> NDArray[np.intp]:
         """Flat indices of the voxels that points over the cells lie in, [levels, H, W]; one beyond for outside.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
@@ -76,8 +75,11 @@ def mounting(sequence: PosedSequence, camera: str) -> RigidTransform | None:
         seen = sequence.cameras[camera]
         day = min(_KITTI_MOUNTINGS, key=lambda ratio: abs(ratio - seen.fx / seen.width))
         height, pitch, roll = _KITTI_MOUNTINGS[day]
-        turn = Rotation.from_euler("xy", [roll, pitch], degrees=True).as_matrix()
-        return RigidTransform(turn @ OPTICAL_FROM_FORWARD.inverse().rotation, np.array([0.0, 0.0, height]))
+        half = np.radians([roll, pitch]) / 2.0
+        (x, of_x), (y, of_y) = zip(np.sin(half), np.cos(half), strict=True)
+        rolled = RigidTransform.from_quaternion([x, 0.0, 0.0, of_x], np.zeros(3))
+        pitched = RigidTransform.from_quaternion([0.0, y, 0.0, of_y], np.array([0.0, 0.0, height]))
+        return pitched @ rolled @ RigidTransform(OPTICAL_FROM_FORWARD.inverse().rotation, np.zeros(3))
     return None
 
 
