@@ -12,9 +12,9 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 
 _KITTI_MOUNTINGS = {0.5768: (1.62, 0.7, 1.2), 0.5792: (1.65, 0.8, 1.4), 0.5809: (1.61, -0.3, 0.8)}
 """fx / width of the calibrations of three days (odometry 04 to 10, odometry 00 to 02, most of raw) -> how the left
-colour camera stood above the road: metres, degrees down and rolled to the right. Medians of the ground that stereo and
-LiDAR measured on drives 00, 02, 05, 07, raw 0013 and 0056, and the pairs of KITTI 2015; frames scatter by 0.04 m, 0.4°
-and 1°."""
+colour camera stood above the road: metres, degrees down and rolled to the right. Rounded from the ground that stereo
+and LiDAR measured on drives 00, 02, 05, 07, raw 0013 and 0056, and the pairs of KITTI 2015; frames scatter by 0.04 m,
+0.4° and 1°."""
 TOWNS = "street world"
 """Source of rendered towns."""
 

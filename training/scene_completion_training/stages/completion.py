@@ -26,7 +26,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code
 from scene_completion_ros.untrusted_files import read_tensors
-from scene_completion_training.checkpoints import Checkpoint, TrainedWeights
+from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import (
     OF_NO_CLASS,
@@ -87,7 +87,6 @@ class CompletionConfiguration(TrainingConfiguration):
         stage: Name of the stage.
         eyes: Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml).
         encoder_weights: Folder or hub name of the model that its trunk is one of; by default Depth Anything V2 Small.
-        start_from: Checkpoint of another training of the same network, whose weights it goes on from.
         data: Recordings and samples.
         losses: Weights of the losses.
         camera: The canonical camera.
@@ -106,7 +105,6 @@ class CompletionConfiguration(TrainingConfiguration):
     learning_rate: float = 1e-3
     eyes: str = ""
     encoder_weights: str = ""
-    start_from: str = ""
     data: CompletionDataSettings = field(default_factory=CompletionDataSettings)
     losses: CompletionLosses = field(default_factory=CompletionLosses)
     camera: CameraSettings = field(default_factory=CameraSettings)
@@ -249,15 +247,13 @@ class CompletionStage(Stage):
         return CompletionData(settings.data, self.viewpoint, self.eyes, steps=settings.steps, seed=settings.seed)
 
     def start(self, data: Any) -> None:
-        """The head for pixels starts with the metric depth of the eyes, or all with the weights of a checkpoint."""
+        """The head for pixels starts with the metric depth of the eyes."""
         (encoder,) = self._encoder
         if not isinstance(encoder.decoder, MetricDecoder):
             raise ConfigurationError(
                 f"have the trunk {encoder.trunk_name}", where="eyes", cure="Name eyes of Depth Anything"
             )
         self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
-        if self.settings.start_from:
-            self.field.load_state_dict(dict(Checkpoint.read(Path(self.settings.start_from)).state))
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights."""
