@@ -67,7 +67,7 @@ def cell_lookups(
 
 
 def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, level: float) -> Any:
-    """Inverse depth codes [B, 1, H, W] of a level ground at a height in the volume, 0 at and above the horizon."""
+    """Inverse depth codes [B, 1, H, W] of a level ground at a height in the volume; 1/∞ above the horizon."""
     xp = array_api_compat.array_namespace(volume_from_camera)
     device, kind = array_api_compat.device(volume_from_camera), volume_from_camera.dtype
     across = (xp.arange(camera.width, dtype=kind, device=device) - camera.cx) / camera.fx
@@ -76,8 +76,7 @@ def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, le
     fall = -(down[:, 0] * across + down[:, 1] * along[:, None] + down[:, 2])  # for each metre of depth
     above = xp.clip(volume_from_camera[:, 2, 3] - level, min=0.05)
     inverse = fall / above[:, None, None]
-    code = spec.depth_code_of_inverse(xp.clip(inverse, 0.0, 1.0))
-    return xp.where(inverse > 0.0, code, xp.zeros_like(code))[:, None]
+    return spec.depth_code_of_inverse(xp.clip(inverse, 0.0, 1.0))[:, None]
 
 
 def volume_pose(upright_from_camera: RigidTransform, height: float) -> RigidTransform:
@@ -144,8 +143,10 @@ def graph_inputs(
     """
     known = volume_from_camera is not None
     pose = np.asarray((volume_from_camera or DEFAULT_GRID_FROM_CAMERA).matrix, np.float32)[None]
-    where = cell_lookups(grid, stride, camera, spec, pose, np.ones(1, np.float32))
+    given: dict[str, NDArray[np.float32]] = {}
+    for name, of_step in (("cell", stride), ("voxel", 1)):
+        where = cell_lookups(grid, of_step, camera, spec, pose, np.ones(1, np.float32))
+        given |= {f"{name}_{part}": values for part, values in where._asdict().items()}
     code = ground_code(camera.resized(camera.width // 2, camera.height // 2), spec, pose, -height)
-    told = np.concatenate([code, np.ones_like(code)], axis=1) * np.float32(known)
-    given = {"cell_pixels": where.pixels, "cell_depths": where.depth, "cells_in_view": where.in_view, "ground": told}
+    given["ground"] = np.concatenate([code, np.ones_like(code)], axis=1) * np.float32(known)
     return {name: np.ascontiguousarray(values, np.float32) for name, values in given.items()}

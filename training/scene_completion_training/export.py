@@ -41,7 +41,7 @@ from scene_completion_training.networks.occupancy_link import link_calibration
 OPSET = 18
 SMALLEST_INVERSE_DEPTH = 1e-3
 """Per metre: what lies farther is said to lie at a kilometre."""
-_PLACES = ("output", "start_from", "teacher", "features_from", "encoder_weights")
+_PLACES = ("output", "start_from", "pixels_from", "teacher", "features_from", "encoder_weights")
 """Settings that name files of the machine that trained."""
 
 

@@ -63,14 +63,23 @@ class ExportedScene(nn.Module):
         self.rays = ray_camera(field.camera)
 
     def forward(
-        self, image: Tensor, cell_pixels: Tensor, cell_depths: Tensor, cells_in_view: Tensor, ground: Tensor
+        self,
+        image: Tensor,
+        cell_pixels: Tensor,
+        cell_depth: Tensor,
+        cell_in_view: Tensor,
+        voxel_pixels: Tensor,
+        voxel_depth: Tensor,
+        voxel_in_view: Tensor,
+        ground: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'] and the ground [1, 2, x, y] of an image.
 
         What is beside the image [1, 3, H, W] in 0..255 is `volume_pose.graph_inputs`.
         """
-        view = self.field.pixels(*self.trunk.with_tokens(image), ground)
-        scene = self.field.spatial(view, Lookups(cell_pixels, cell_depths, cells_in_view))
+        view = self.field.look(self.trunk.with_tokens(image), ground)
+        cells = Lookups(cell_pixels, cell_depth, cell_in_view)
+        scene = self.field.spatial(view, cells, Lookups(voxel_pixels, voxel_depth, voxel_in_view))
         units = scene.classes.softmax(dim=1).permute(0, 2, 3, 4, 1).flatten(1, 2)
         surface = torch.stack([scene.height, scene.deviation], dim=1)
         return units, scene.occupied, ray_depth(view.code, self.field.spec, self.rays), surface

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code, volume_pose
 from scene_completion_training.networks.encoder_decoder import MetricDecoder
 from scene_completion_training.networks.scene_decoder import STRIDE, SceneDecoder
-from scene_completion_training.networks.sight import PixelHead
+from scene_completion_training.networks.sight import EYES_OFF, PixelHead, PixelView, scaled_by_ground
 from scene_completion_training.street_world.camera_rig import rotation
 
 CAMERA = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=16)
@@ -31,9 +32,7 @@ def pose(pitch: float = 0.0, height: float = 0.0) -> torch.Tensor:
 
 def decoder() -> SceneDecoder:
     torch.manual_seed(0)
-    made = SceneDecoder(
-        GRID, SPEC, channels=4, classes=CLASSES, reduced=4, widths=(8, 8), context=4, hidden=8, ground=-1.0
-    )
+    made = SceneDecoder(GRID, SPEC, classes=CLASSES, reduced=4, widths=(8, 8), context=4, hidden=8, ground=-1.0)
     with torch.no_grad():  # nothing that starts as nothing
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -76,12 +75,51 @@ def test_the_ground_fills_its_voxel_and_empties_those_below() -> None:
     """At -0.9 m with 0.1 m of doubt: Φ(1) − Φ(−3) of the voxel from -1.2 to -0.8 m."""
     made = decoder()
     height, deviation = torch.full((1, 8, 8), -0.9), torch.full((1, 8, 8), 0.1)
-    logits = torch.full((1, 16, 16, 8), -30.0)
-    probability = made._with_ground(logits, height, deviation).sigmoid()[0, 5, 5]
+    nothing = torch.zeros((1, 16, 16, 8))
+    probability = made._with_ground(nothing, height, deviation).sigmoid()[0, 5, 5]
     phi = [0.5 * (1.0 + math.erf((edge + 0.9) / (0.1 * math.sqrt(2.0)))) for edge in (-1.2, -0.8)]
     assert probability[2].item() == pytest.approx(phi[1] - phi[0], abs=1e-3)
-    solid = made._with_ground(-logits, height, deviation).sigmoid()[0, 5, 5]
+    solid = made._with_ground(1.0 - nothing, height, deviation).sigmoid()[0, 5, 5]
     assert solid[3:].min() > 0.99 and solid[:2].max() < 0.01  # what is said to be below the ground is nothing
+
+
+def test_a_voxel_is_what_its_pixel_sees_or_lies_before_or_behind_it() -> None:
+    """A wall 3 m away, known to 2 %: certain to a voxel. Of places behind and before it others speak."""
+    made, voxels = decoder(), cell_lookups(GRID, 1, CAMERA, SPEC, pose()[None], torch.ones(1))
+    wall = torch.tensor([math.log(3.0), 0.02])[None, :, None, None].expand(1, 2, 16, 32)
+    at, behind = made._surfaces(wall, voxels)
+    phi = [0.5 * (1.0 + math.erf(math.log(edge / 3.0) / (0.02 * math.sqrt(2.0)))) for edge in (2.6, 3.4)]
+    assert at[0, 7, 8, 4].item() == pytest.approx(phi[1] - phi[0], abs=1e-3) and at[0, 7, 8, 4] > 0.99  # at 3.0 m
+    assert at[0, [4, 10], 8, 4].max() < 1e-3 and behind[0, 4, 8, 4] < 1e-3 and behind[0, 10, 8, 4] > 0.999
+    assert not at[0, 2, 0].any() and (behind[0, 2, 0] == 1.0).all()  # beside the image
+    hidden, before, there = (torch.full((1, 16, 16, 8), value) for value in (2.0, -2.0, 9.0))
+    probability = made._beside_what_is_seen(hidden, before, there, (at, behind))[0, [4, 7, 10], 8, 4]
+    assert probability.tolist() == pytest.approx([0.119, 1.0, 0.881], abs=0.01)
+
+
+def test_a_road_says_the_scale_of_what_is_seen() -> None:
+    """Eyes that see a level road a tenth too near are put right where the mounting is known, but for a part of it."""
+    camera = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=32)
+    plane = ground_code(camera, SPEC, pose()[None], -1.65)
+    road = COMMON_CLASSES.index("road") - 1
+    classes = torch.zeros(1, len(COMMON_CLASSES), 32, 32)
+    classes[:, road, 10:] = 9.0
+    true = SPEC.inverse_depth(plane)
+    true[:, :, 20:24, 12:16] = 0.8  # something stands on it
+    view = PixelView(
+        SPEC.depth_code_of_inverse(true / 0.9),
+        torch.full_like(true, 0.02),
+        classes,
+        torch.ones(1, 1, 1, 1),
+    )
+    told, unknown = (torch.cat([plane * known, torch.full_like(plane, known)], dim=1) for known in (1.0, 0.0))
+    right, same = (scaled_by_ground(view, SPEC, ground) for ground in (told, unknown))
+    assert (SPEC.inverse_depth(right.code) / true).mean().item() == pytest.approx(1.0, abs=0.03)
+    torch.testing.assert_close(same.code, view.code)
+    doubt = math.hypot(0.02, EYES_OFF)
+    assert same.deviation.mean().item() == pytest.approx(doubt, rel=0.01) and right.deviation.mean() < doubt / 2.0
+    without = scaled_by_ground(view._replace(classes=torch.zeros_like(classes)), SPEC, told)
+    assert without.deviation.mean() > right.deviation.mean()  # no road, less to go by
 
 
 def test_a_level_ground_is_as_far_as_its_height_says() -> None:
@@ -90,7 +128,7 @@ def test_a_level_ground_is_as_far_as_its_height_says() -> None:
     row = int(CAMERA.cy + 0.5 + 0.25 * CAMERA.fy)
     fall = (row - CAMERA.cy) / CAMERA.fy
     assert 1.0 / SPEC.inverse_depth(code[row, 3].item()) == pytest.approx(0.5 / fall, rel=1e-4)
-    assert not code[: int(CAMERA.cy)].any()
+    assert SPEC.inverse_depth(code[: int(CAMERA.cy)]).max() < 1e-6
 
 
 def test_a_head_for_pixels_says_the_depth_of_the_eyes_times_a_factor() -> None:

@@ -174,7 +174,8 @@ def seen_by_torch(trained: Path, sequence: PosedSequence, told: bool) -> tuple[C
     matrix = torch.from_numpy(own.matrix).float()[None]
     with torch.inference_mode():
         maps = eyes.see(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
-        return field(field.look(maps, matrix, torch.tensor([told]), no), matrix, no), own
+        ground = field.stated_ground(matrix, torch.tensor([told]), no)
+        return field(field.look(maps, ground), matrix, no), own
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -244,6 +245,19 @@ def test_words_find_the_classes_that_a_bank_describes(
     assert len(x) > 50 and (near_way == (found.label == 1)).mean() > 0.95
     with pytest.raises(ConfigurationError, match="names no class of the student"):
         space_of_classes(bank, ("tree",))
+
+
+def test_a_training_starts_with_the_head_for_pixels_of_another(
+    trained: Path, town: Path, trunk: Path, eyes: Path, tmp_path: Path
+) -> None:
+    stage, known = (
+        CompletionStage(settings(town, trunk, eyes, tmp_path, pixels_from=str(trained))),
+        Checkpoint.read(trained),
+    )
+    stage.start(None)
+    own = stage.field.state_dict()
+    same = {name for name, value in known.state.items() if torch.equal(own[name], value)}
+    assert {name for name in own if name.startswith("pixels.")} <= same and "spatial.enter.0.weight" not in same
 
 
 def test_what_cannot_be_trained_is_refused(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:

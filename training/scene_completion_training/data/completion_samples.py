@@ -32,24 +32,29 @@ from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import TOWNS, mounting, reference_camera, stereo_pair
+from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_image
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
 from scene_completion_training.data.prepared import mapped_arrays
 from scene_completion_training.data.stereo import depth_deviation, measured_depth
-from scene_completion_training.data.stereo_voxels import SKY, mounting_above, voxels_of_pixels
+from scene_completion_training.data.stereo_voxels import (
+    OF_NO_CLASS,
+    SKY,
+    mounting_above,
+    voxels_of_drive,
+    voxels_of_pixels,
+)
 from scene_completion_training.viewpoint import Viewpoint
 from scene_completion_training.workers import progress_bar
 
-OF_NO_CLASS = 254
-"""A voxel that is occupied, nobody knows by what."""
 STRIDE = 2
 """Pixels of the canonical image to one of the maps."""
 PARTS = (3, 8)
 """Rows and columns of the parts of an image whose depth is off by a factor of their own."""
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
 """Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain."""
-_VERSION = 3
+_VERSION = 4
 _DAMAGED = "Delete it: it is prepared again at the next start"
 _CITYSCAPES_TO_COMMON = np.array(
     [
@@ -222,13 +227,15 @@ def _of_voxels(sequence: PosedSequence, index: int, name: str) -> dict[str, NDAr
 def _of_stereo(
     sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoint, classes: NDArray[np.uint8]
 ) -> dict[str, NDArray[Any]]:
-    """Labels, ground and pixels of a frame that has nothing but a second image."""
+    """Labels, ground and pixels of a frame that has nothing but a second image; with poses, what its drive knows."""
     camera, canonical, grid = sequence.cameras[name], viewpoint.camera, viewpoint.volume.grid
     baseline = stereo_pair(sequence)[2]
     depth = _nearest(measured_depth(sequence, index), camera, canonical)
     deviation = depth_deviation(depth, camera.fx * baseline)
     pose = level_pose(sequence, name, viewpoint)
     label, ground = voxels_of_pixels(depth, deviation, classes, canonical, grid, pose)
+    if sequence.pose_source != UNKNOWN_POSES:
+        label = voxels_of_drive(sequence, index, label, depth, classes, canonical, viewpoint.volume, pose)
     small = (canonical.width // STRIDE, canonical.height // STRIDE)
     shrunk = partial(cv2.resize, dsize=small, interpolation=cv2.INTER_NEAREST_EXACT)
     return {

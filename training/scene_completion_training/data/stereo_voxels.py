@@ -1,7 +1,8 @@
-"""What one stereo pair says of the voxels before it: free space, the ground, and what stands close by."""
+"""What stereo knows of the voxels before a camera: the ground, what stands close by, and what a drive sees of them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -11,16 +12,25 @@ from scipy.ndimage import median
 from scipy.optimize import least_squares
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
-from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter
+from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy, fusion_views
+from scene_completion_training.viewpoint import Volume
 
 SKY = len(COMMON_CLASSES)
 """Class of pixels that no voxel can hold."""
+OF_NO_CLASS = 254
+"""A voxel that is occupied, nobody knows by what."""
+OCCUPIED = 0.5
+"""Share of the evidence that has to speak for "occupied"."""
+_FREE_SAMPLES = 3_000_000  # voxels tested for free space: most of a grid
+_SAME_M, _SAME = 0.4, 0.05
+"""A place is what its pixel sees if their depths differ by no more, metres and a share of the depth."""
 GROUND_CLASSES = tuple(COMMON_CLASSES.index(name) for name in ("road", "sidewalk", "terrain"))
 _FARTHEST_GROUND_M = 40.0
 _SURE_M = 0.15
 """Standard deviation of depth up to which a voxel of 0.2 m is known to hold what its pixel sees."""
-_MARGIN_M = 0.3
-"""Before a surface, beside two standard deviations, nothing is known to be free."""
 _CELL = 4
 """Voxels to a side of the cells whose median height counts."""
 _NEAR_M, _ASIDE_M, _LEAST_POINTS = 18.0, 4.0, 60
@@ -41,8 +51,9 @@ def voxels_of_pixels(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Labels of voxels that a measured depth knows, and heights of the ground.
 
-    A voxel is free if its pixel sees farther, by two standard deviations. It is occupied if it holds ground, or a
-    surface that was measured to within a voxel. All else, hidden space first of all, is unknown.
+    A voxel is occupied if it holds ground, or a surface that was measured to within a voxel. All else is unknown. One
+    pair sees free space as well, but no far surface to within a voxel: whoever learns from that learns that nothing
+    stands anywhere.
 
     Args:
         depth: z-depth [H, W], metres, 0 where unknown.
@@ -53,8 +64,8 @@ def voxels_of_pixels(
         grid_from_camera: Pose of the camera in them; z points up.
 
     Returns:
-        Labels [X, Y, Z]: 0 free, a class, 255 unknown. Heights of the ground [X, Y] in the grid, metres; NaN where
-        nobody knows it.
+        Labels [X, Y, Z]: a class, 255 unknown. Heights of the ground [X, Y] in the grid, metres; NaN where nobody
+        knows it.
     """
     v, u = np.nonzero(depth > 0.0)
     rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.matrix).T
@@ -64,11 +75,8 @@ def voxels_of_pixels(
     points, cells, of_pixel = points[inside], cells[inside], (v[inside], u[inside])
     seen = classes[of_pixel]
     flat = np.isin(seen, GROUND_CLASSES) & (depth[of_pixel] < _FARTHEST_GROUND_M)
-    ground, surface = _ground(points[flat], cells[flat], grid)
+    ground = _ground(points[flat], cells[flat], grid)
     label = np.full(grid.shape, INVALID, np.uint8)
-    centres = grid.centres().astype(np.float64)
-    free = _seen_through(centres, depth, deviation, classes, camera, grid_from_camera)
-    label[free & (centres[..., 2] > surface[..., None] + grid.voxel_size)] = EMPTY
     sure = ~flat & (deviation[of_pixel] < _SURE_M) & (seen != INVALID) & (seen != SKY)
     label[tuple(cells[sure].T)] = seen[sure]
     of_column = np.full(grid.shape[:2], INVALID, np.uint8)
@@ -79,6 +87,73 @@ def voxels_of_pixels(
     z = height[x, y].astype(int)
     label[x, y, z] = of_column[x, y]
     return label, ground
+
+
+def voxels_of_drive(
+    sequence: PosedSequence,
+    index: int,
+    seen: NDArray[np.uint8],
+    depth: NDArray[np.float32],
+    classes: NDArray[np.uint8],
+    camera: Camera,
+    volume: Volume,
+    grid_from_left: RigidTransform,
+) -> NDArray[np.uint8]:
+    """Labels of voxels that several frames of a drive know, hidden ones among them.
+
+    Args:
+        seen: Labels [X, Y, Z] of the frame itself, which count first, see `voxels_of_pixels`.
+        depth: z-depth [H, W] of the frame, metres, 0 where unknown.
+        classes: Common classes [H, W] of its pixels, `SKY`, or 255.
+        camera: Camera of both.
+        volume: The space that is completed.
+        grid_from_left: Pose of the left camera in its grid.
+
+    Returns:
+        Labels [X, Y, Z]: 0 free, a class or `OF_NO_CLASS`, 255 unknown.
+    """
+    share, known = stereo_evidence(sequence, index, volume.grid, grid_from_left, volume=volume)
+    label = np.where(known, EMPTY, INVALID).astype(np.uint8)
+    occupied = np.nonzero(known & (share > OCCUPIED))
+    places = grid_from_left.inverse().apply(volume.grid.centres()[occupied].astype(np.float64))
+    pixels, inside = camera.project(places)
+    nearest = np.round(np.where(inside[:, None], pixels, 0.0)).astype(int)
+    column, row = np.minimum(nearest, (camera.width - 1, camera.height - 1)).T
+    visible = inside & (np.abs(depth[row, column] - places[:, 2]) < _SAME_M + _SAME * places[:, 2])
+    label[occupied] = np.where(visible & (classes[row, column] < SKY), classes[row, column], OF_NO_CLASS)
+    return np.where(seen != INVALID, seen, label)
+
+
+def stereo_evidence(
+    sequence: PosedSequence,
+    index: int,
+    grid: VoxelGrid,
+    grid_from_left: RigidTransform,
+    meter: DepthMeter | None = None,
+    volume: Volume | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z].
+
+    Args:
+        grid_from_left: Pose of the camera whose depth is measured in the grid.
+        meter: Measures that of the drive; by default what `depth_meter` chooses.
+        volume: The space that is completed; a street's if left out.
+    """
+    volume = volume or Volume()
+    meter = meter or depth_meter(sequence, volume.ahead)
+    grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD
+    views = [
+        replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera)
+        for view in fusion_views(sequence, index, meter.camera, meter, FusionSettings(), volume)
+    ]
+    generator = np.random.default_rng(0)
+    centres, target, _ = fuse_occupancy(
+        views, grid, free_samples=_FREE_SAMPLES, generator=generator, depths=volume.fused_depth
+    )
+    voxels = tuple(np.moveaxis(grid.index_of(centres)[0], -1, 0))
+    score, known = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.bool_)
+    score[voxels], known[voxels] = target, True
+    return score, known
 
 
 def mounting_above(ground: NDArray[np.floating[Any]]) -> RigidTransform | None:
@@ -103,36 +178,15 @@ def mounting_above(ground: NDArray[np.floating[Any]]) -> RigidTransform | None:
     return RigidTransform(np.stack([forward, np.cross(up, forward), up]), np.array([0.0, 0.0, below / length]))
 
 
-def _seen_through(
-    centres: NDArray[np.float64],
-    depth: NDArray[np.float32],
-    deviation: NDArray[np.float32],
-    classes: NDArray[np.uint8],
-    camera: Camera,
-    grid_from_camera: RigidTransform,
-) -> NDArray[np.bool_]:
-    """Which places [X, Y, Z] lie before what their pixels see."""
-    places = grid_from_camera.inverse().apply(centres.reshape(-1, 3))
-    pixels, inside = camera.project(places)
-    nearest = np.round(np.where(inside[:, None], pixels, 0.0)).astype(int)
-    column, row = np.minimum(nearest, (camera.width - 1, camera.height - 1)).T
-    ends = np.where(depth > 0.0, depth - 2.0 * deviation - _MARGIN_M, 0.0)
-    sky = cv2.erode((classes == SKY).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
-    ends = np.where(sky & (depth == 0.0), np.inf, ends)
-    return np.asarray((inside & (places[:, 2] < ends[row, column])).reshape(centres.shape[:3]))
-
-
-def _ground(
-    points: NDArray[np.float64], cells: NDArray[np.intp], grid: VoxelGrid
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Heights of the ground [X, Y], NaN where no pixel saw it, and those of the surface fitted to them, everywhere."""
+def _ground(points: NDArray[np.float64], cells: NDArray[np.intp], grid: VoxelGrid) -> NDArray[np.float32]:
+    """Heights of the ground [X, Y], NaN where no pixel saw it."""
     shape = tuple(-(-count // _CELL) for count in grid.shape[:2])
     index = cells[:, 0] // _CELL * shape[1] + cells[:, 1] // _CELL
     count = np.bincount(index, minlength=shape[0] * shape[1])
     named = np.nonzero(count >= _LEAST_PIXELS)[0]
     unknown = np.full(grid.shape[:2], np.nan, np.float32)
     if len(named) < _LEAST_CELLS:
-        return unknown, np.full(grid.shape[:2], -np.inf)
+        return unknown
     height = np.asarray(median(points[:, 2], index, named))
     place = (np.stack(np.divmod(named, shape[1]), axis=-1) + 0.5) * _CELL * grid.voxel_size + np.asarray(
         grid.origin[:2]
@@ -143,9 +197,7 @@ def _ground(
     kept = np.abs(terms @ fit - height) < _OFF_SURFACE_M
     coarse = np.full(shape, np.nan, np.float32)
     coarse.ravel()[named[kept]] = height[kept]
-    fine = coarse.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[: grid.shape[0], : grid.shape[1]]
-    centres = grid.centres()[:, :, 0, :2].astype(np.float64)
-    return fine, (_quadratic(centres.reshape(-1, 2)) @ fit).reshape(grid.shape[:2])
+    return coarse.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[: grid.shape[0], : grid.shape[1]]
 
 
 def _quadratic(place: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -53,16 +53,18 @@ def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequentia
 class SceneDecoder(nn.Module):
     """What pixels say to what a volume holds.
 
-    A pixel says nothing of what lies behind the surface that it sees. Here each cell of the volume looks up what its
-    pixel says, and how far the cell lies before or behind what that sees, with the doubt about its depth. A U-Net
-    (Ronneberger et al. 2015) over the columns knows the shape of the car in front, its neighbours and the road; a small
-    head brings what it says of a height together with what the cell itself looked up. The ground is a surface of its
-    own: a cell of 0.2 m cannot hold five centimetres.
+    A pixel says nothing of what lies behind the surface that it sees. Here each cell of the volume looks up of which
+    class its pixel is, and how far the cell lies before or behind what that sees, with the doubt about its depth. A
+    U-Net (Ronneberger et al. 2015) over the columns knows the shape of the car in front, its neighbours and the road; a
+    small head brings what it says of a height together with what the cell itself looked up. Then each voxel is what its
+    pixel sees, or lies before or behind that, as probably as depth and its doubt say; of the latter two the head
+    speaks. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres.
+
+    No features of the image come here. Streets with known voxels are few, and each would be known by its looks.
 
     Args:
         grid: The voxels.
         spec: Point code of the depths.
-        channels: Channels of the features of pixels.
         classes: Classes behind "empty".
         reduced: Channels that a cell looks up besides depth and doubt.
         widths: Channels of the U-Net, the finest first.
@@ -78,12 +80,11 @@ class SceneDecoder(nn.Module):
         grid: VoxelGrid,
         spec: PointCodeSpec,
         *,
-        channels: int = 64,
         classes: int = 15,
         reduced: int = 16,
         widths: tuple[int, ...] = (64, 128, 192, 256),
         context: int = 16,
-        hidden: int = 32,
+        hidden: int = 64,
         ground: float = -1.65,
     ) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class SceneDecoder(nn.Module):
         self.grid, self.spec, self.classes = grid, spec, classes
         self.cells = tuple(-(-count // STRIDE) for count in grid.shape)
         count_x, count_y, heights = self.cells
-        self.reduce = nn.Conv2d(channels + classes + 1, reduced, 1)
+        self.reduce = nn.Conv2d(classes + 1, reduced, 1)
         local = reduced + _GEOMETRY
         finest = widths[0]
         self.enter = nn.Sequential(
@@ -103,12 +104,18 @@ class SceneDecoder(nn.Module):
         )
         self.up = nn.ModuleList(_block(coarser + finer, finer) for finer, coarser in itertools.pairwise(widths))
         self.context = nn.Conv2d(finest, context * heights, 1)
-        self.mix = nn.Sequential(nn.Conv2d(context + local, hidden, 1), nn.ReLU(inplace=True))
-        self.occupied = nn.Conv2d(hidden, STRIDE**3, 1)
+        self.mix = nn.Sequential(
+            nn.Conv2d(context + local, hidden, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(inplace=True),
+        )
+        self.occupied = nn.Conv2d(hidden, 2 * STRIDE**3 + 1, 1)
         self.named = nn.Conv2d(hidden, classes, 1)
         self.ground = nn.Conv2d(finest, 2, 1)
         coarse = (max(1, count_x // _PRIOR_CELLS), max(1, count_y // _PRIOR_CELLS))
         self.mean = nn.Parameter(torch.zeros(1, heights * STRIDE**3, *coarse))
+        self.solid = nn.Parameter(torch.tensor(1.0))
         self.level = ground
         for layer, value in ((self.occupied, -2.0), (self.ground, 0.0)):
             nn.init.normal_(layer.weight, std=0.01)
@@ -118,16 +125,22 @@ class SceneDecoder(nn.Module):
         self.plane: Tensor
         self.register_buffer("plane", torch.from_numpy(plane).float(), persistent=False)
 
-    def forward(self, view: PixelView, where: Lookups) -> CompletedScene:
-        """What the volume holds."""
+    def forward(self, view: PixelView, where: Lookups, voxels: Lookups) -> CompletedScene:
+        """What the volume holds.
+
+        Args:
+            where: Where its cells look at the image.
+            voxels: Where its voxels do.
+        """
         batch, (count_x, count_y, heights) = len(view.code), self.cells
-        seen = torch.cat([view.features, view.classes.softmax(dim=1).to(view.features.dtype)], dim=1)
+        classes = view.classes.softmax(dim=1)
         surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
-        seen = torch.cat([self.reduce(seen).float(), surface.log(), view.deviation], dim=1)
+        seen = torch.cat([self.reduce(classes).float(), surface.log(), view.deviation], dim=1)
         sampled = functional.grid_sample(
             seen, where.pixels, mode="bilinear", padding_mode="border", align_corners=False
         )  # [B, C, z, x y]
         beside = _beside_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:])
+        surfaces = self._surfaces(seen[:, -2:], voxels)
         kind = self.mixed or sampled.dtype
         in_view = where.in_view.to(kind)
         local = torch.cat([sampled[:, :-2].to(kind), beside.to(kind)], dim=1) * in_view
@@ -140,10 +153,14 @@ class SceneDecoder(nn.Module):
             cells, named, ground = self.occupied(mixed).float(), self.named(mixed).float(), self.ground(x).float()
         mean = functional.interpolate(self.mean, (count_x, count_y), mode="bilinear", align_corners=False)
         mean = mean.reshape(1, STRIDE**3, heights, count_x * count_y)
+        hidden, before, seen_there = cells.split([STRIDE**3, STRIDE**3, 1], dim=1)
+        occupied = self._beside_what_is_seen(
+            self._voxels(hidden + mean), self._voxels(before), self._voxels(seen_there.expand_as(before)), surfaces
+        )
         height = self.level + ground[:, 0]
         deviation = 0.02 + functional.softplus(ground[:, 1] - 2.0)
         return CompletedScene(
-            self._with_ground(self._voxels(cells + mean), height, deviation),
+            self._with_ground(occupied, height, deviation),
             named.reshape(batch, self.classes, heights, count_x, count_y),
             height,
             deviation,
@@ -167,19 +184,43 @@ class SceneDecoder(nn.Module):
         fine = fine.permute(0, 5, 1, 6, 2, 4, 3).reshape(batch, *(count * STRIDE for count in self.cells))
         return fine[:, : self.grid.shape[0], : self.grid.shape[1], : self.grid.shape[2]]
 
-    def _with_ground(self, logits: Tensor, height: Tensor, deviation: Tensor) -> Tensor:
-        """Logits [B, X, Y, Z] with the ground in them, and nothing below it.
+    def _surfaces(self, seen: Tensor, voxels: Lookups) -> tuple[Tensor, Tensor]:
+        """Probabilities that a voxel [B, X, Y, Z] is what its pixel sees, and that it lies behind that.
+
+        Args:
+            seen: Logarithm of depth and its standard deviation [B, 2, h, w].
+        """
+        found = functional.grid_sample(seen, voxels.pixels, mode="nearest", padding_mode="border", align_corners=False)
+        size = self.grid.voxel_size
+        near, far = (
+            0.5 * (1.0 + torch.erf((edge.clamp_min(0.1).log() - found[:, :1]) / (found[:, 1:] * math.sqrt(2.0))))
+            for edge in (voxels.depth - size, voxels.depth + size)
+        )
+        shape = (len(seen), self.grid.shape[2], self.grid.shape[0], self.grid.shape[1])
+        at, behind = voxels.in_view * (far - near), 1.0 - voxels.in_view * (1.0 - near)
+        return at.reshape(shape).permute(0, 2, 3, 1), behind.reshape(shape).permute(0, 2, 3, 1)
+
+    def _beside_what_is_seen(
+        self, hidden: Tensor, before: Tensor, there: Tensor, surfaces: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Probabilities [B, X, Y, Z]: a voxel is what its pixel sees, or lies behind that, or before it."""
+        at, behind = surfaces
+        rest = before.sigmoid()
+        return rest + at * ((there + self.solid).sigmoid() - rest) + behind * (hidden.sigmoid() - rest)
+
+    def _with_ground(self, occupied: Tensor, height: Tensor, deviation: Tensor) -> Tensor:
+        """Logits [B, X, Y, Z] of probabilities with the ground in them, and nothing below it.
 
         The ground lies in a voxel with Φ((top - h) / σ) - Φ((bottom - h) / σ). Anything else may stand where the top of
         the voxel is above it: Φ((top - h) / σ).
         """
         surface = torch.stack([height, deviation], dim=1)
         surface = functional.interpolate(surface, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
-        h, sigma = (surface[:, part, : logits.shape[1], : logits.shape[2], None] for part in range(2))
+        h, sigma = (surface[:, part, : occupied.shape[1], : occupied.shape[2], None] for part in range(2))
         edges = self.grid.origin[2] + self.grid.voxel_size * torch.arange(self.grid.shape[2] + 1, device=h.device)
         below = 0.5 * (1.0 + torch.erf((edges - h) / (sigma * math.sqrt(2.0))))  # [B, X, Y, Z + 1]
         inside, above = below[..., 1:] - below[..., :-1], below[..., 1:]
-        occupied = inside + (1.0 - inside) * above * logits.sigmoid()
+        occupied = inside + (1.0 - inside) * above * occupied
         occupied = occupied.clamp(_CERTAIN, 1.0 - _CERTAIN)
         return torch.log(occupied) - torch.log1p(-occupied)
 

@@ -1,4 +1,4 @@
-"""What each pixel says: how far it sees and how surely, of which class that is, and features for the decoder."""
+"""What each pixel says: how far it sees and how surely, and of which class that is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.networks.encoder_decoder import MetricDecoder, pixel_places
 
@@ -15,6 +16,14 @@ TOKEN_WIDTH = 48
 """Channels that the tokens of the trunk are reduced to before they are brought to the size of the map."""
 MOST_ASIDE = 0.5
 """Largest logarithm of the factor on the depth of one pixel."""
+EYES_OFF, STATED_OFF = 0.1, 0.03
+"""By how much all depths of an image are off on streets that nobody trained on, a share; and those of a level ground
+that the stated mounting leads to. Standard deviations."""
+_ROAD = COMMON_CLASSES.index("road") - 1
+_GROUND_FROM, _GROUND_TO = 2.0, 12.0
+"""Where a road is taken to be level with the place of the camera, metres: a grade or a pitch matters little there."""
+_LEAST_GROUND = 0.01
+"""Share of the image that is road at which the road says half of what it can say."""
 _LOG_DEVIATION = -2.3
 """Of the logarithm of depth, at the start: about a tenth."""
 
@@ -23,14 +32,12 @@ class PixelView(NamedTuple):
     """What pixels say.
 
     Attributes:
-        features: [B, C, h, w].
         code: Inverse depth code [B, 1, h, w], see `PointCodeSpec`.
         deviation: Standard deviation of the logarithm of depth [B, 1, h, w].
         classes: Logits of the classes behind "empty", and of the sky behind them [B, K + 1, h, w].
         told: 1 where somebody says how the camera stands, otherwise 0 [B, 1, 1, 1].
     """
 
-    features: Tensor
     code: Tensor
     deviation: Tensor
     classes: Tensor
@@ -51,7 +58,7 @@ class PixelHead(nn.Module):
         channels: Channels of the trunk's fused map.
         tokens: Channels of its tokens.
         classes: Classes behind "empty".
-        width: Channels that come out.
+        width: Channels inside.
     """
 
     def __init__(
@@ -77,7 +84,6 @@ class PixelHead(nn.Module):
             nn.Conv2d(width, width, 3, padding=1),
             nn.ELU(inplace=True),
         )
-        self.features = nn.Conv2d(width, width, 1)
         self.attention = nn.Conv2d(width, 1, 1)
         self.factor = nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 1))
         self.aside = nn.Conv2d(width, 1, 1)
@@ -104,7 +110,7 @@ class PixelHead(nn.Module):
             fused: Fused map of the trunk [B, C, h, w].
             relative: Its relative inverse depth [B, 1, h, w].
             tokens: Tokens of its last block [B, T, rows, columns].
-            ground: Inverse depth code of a level ground, 0 above the horizon, and whether anybody knows where the
+            ground: Inverse depth code of a level ground, 0 where nobody knows it, and whether anybody knows where the
                 camera stands [B, 2, h, w].
         """
         size = (fused.shape[2], fused.shape[3])
@@ -119,9 +125,42 @@ class PixelHead(nn.Module):
         factor = factor + MOST_ASIDE * torch.tanh(self.aside(merged).float())
         nearer = self.spec.depth_code_of_inverse(self.spec.inverse_depth(code) * factor.exp())
         return PixelView(
-            self.features(merged),
             nearer,
             self.deviation(merged).float().clamp(-4.0, 0.0).exp(),
             self.classes(merged).float(),
             ground[:, 1:, :1, :1],
         )
+
+
+def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor) -> PixelView:
+    """The view with all depths scaled so that the road before a camera lies where its mounting says.
+
+    Eyes are off by a factor on streets that they do not know; the height of a camera above the road gives metres (the
+    way monocular odometry recovers its scale). The factor is the more probable one of what the eyes say and what the
+    road says, and what is left of the doubt about it is added to that of each pixel. Nothing here is learned.
+
+    Args:
+        ground: As `PixelHead.forward` has it.
+    """
+    inverse = spec.inverse_depth(view.code)
+    level = spec.inverse_depth(ground[:, :1])
+    off = (inverse.clamp_min(1e-3) / level.clamp_min(1e-3)).log().clamp(-0.5, 0.5)
+    near = ((level > 1.0 / _GROUND_TO) & (level < 1.0 / _GROUND_FROM)) * ground[:, 1:]
+    weight = (
+        near
+        * view.classes.softmax(dim=1)[:, _ROAD : _ROAD + 1]
+        * (level / level.amax(dim=(1, 2, 3), keepdim=True)) ** 2
+    )
+    places = (1, 2, 3)
+    total = weight.sum(dim=places, keepdim=True).clamp_min(1e-6)
+    mean = (weight * off).sum(dim=places, keepdim=True) / total
+    for _ in range(2):  # what stands on the road is not the road
+        fitting = weight / (1.0 + ((off - mean) / STATED_OFF) ** 2)
+        mean = (fitting * off).sum(dim=places, keepdim=True) / fitting.sum(dim=places, keepdim=True).clamp_min(1e-6)
+    seen = weight.mean(dim=places, keepdim=True)
+    gain = EYES_OFF**2 / (EYES_OFF**2 + STATED_OFF**2) * seen / (seen + _LEAST_GROUND)
+    left = EYES_OFF**2 * (1.0 - gain)
+    return view._replace(
+        code=spec.depth_code_of_inverse(inverse * (-gain * mean).exp()),
+        deviation=(view.deviation**2 + left).sqrt(),
+    )

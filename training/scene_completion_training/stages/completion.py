@@ -29,11 +29,11 @@ from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import (
-    OF_NO_CLASS,
     CompletionData,
     CompletionDataSettings,
     Eyes,
 )
+from scene_completion_training.data.stereo_voxels import OF_NO_CLASS
 from scene_completion_training.losses.scene import (
     class_terms,
     depth_likelihood,
@@ -47,13 +47,15 @@ from scene_completion_training.networks.scene_decoder import (
     CompletedScene,
     SceneDecoder,
 )
-from scene_completion_training.networks.sight import PixelHead, PixelView
+from scene_completion_training.networks.sight import PixelHead, PixelView, scaled_by_ground
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 
 CLASSES = len(COMMON_CLASSES) - 1
-EXACT, EXACT_DEVIATION = 0.4, 0.04
-"""Of a sample with true depth: power of the factor that depth is off by, and the deviation of its logarithm."""
+EXACT_DEVIATION = 0.03
+"""Of the logarithm of true depth, once it is off as `CompletionSamples` draws it."""
+WHOLE = 0.95
+"""Share of the pixels whose depth a rendered image knows."""
 CERTAIN = 6.0
 """Logit of a true class."""
 MOST_NAMED = 40_000
@@ -74,7 +76,7 @@ class CompletionLosses:
 
     occupied: float = 2.0
     classes: float = 0.4
-    ground: float = 0.1
+    ground: float = 0.2
     depth: float = 0.1
     pixels: float = 0.2
 
@@ -87,6 +89,7 @@ class CompletionConfiguration(TrainingConfiguration):
         stage: Name of the stage.
         eyes: Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml).
         encoder_weights: Folder or hub name of the model that its trunk is one of; by default Depth Anything V2 Small.
+        pixels_from: Checkpoint of another training on the same eyes, whose head for pixels it starts with.
         data: Recordings and samples.
         losses: Weights of the losses.
         camera: The canonical camera.
@@ -105,6 +108,7 @@ class CompletionConfiguration(TrainingConfiguration):
     learning_rate: float = 1e-3
     eyes: str = ""
     encoder_weights: str = ""
+    pixels_from: str = ""
     data: CompletionDataSettings = field(default_factory=CompletionDataSettings)
     losses: CompletionLosses = field(default_factory=CompletionLosses)
     camera: CameraSettings = field(default_factory=CameraSettings)
@@ -193,19 +197,25 @@ class SceneField(nn.Module):
             reduced=len(reduce),
         )
 
-    def look(self, maps: list[Tensor], volume_from_camera: Tensor, known: Tensor, mirrored: Tensor) -> PixelView:
-        """What pixels say of the maps of a trunk, with the stated place of the camera where it is known."""
+    def stated_ground(self, volume_from_camera: Tensor, known: Tensor, mirrored: Tensor) -> Tensor:
+        """What `PixelHead` is told of the ground [B, 2, h, w], of the stated place of the camera where it is known."""
         plane = ground_code(self.small, self.spec, volume_from_camera, self.spatial.level)
         plane = torch.where(mirrored[:, None, None, None], plane.flip(-1), plane)
         told = known.float()[:, None, None, None].expand_as(plane)
-        view: PixelView = self.pixels(*maps, torch.cat([plane * told, told], dim=1))
-        return view
+        return torch.cat([plane * told, told], dim=1)
+
+    def look(self, maps: list[Tensor], ground: Tensor) -> PixelView:
+        """What the decoder is given of the maps of a trunk."""
+        return scaled_by_ground(self.pixels(*maps, ground), self.spec, ground)
 
     def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
         """What the volume holds."""
         side = torch.where(mirrored, -1.0, 1.0).to(volume_from_camera)
-        lookups = cell_lookups(self.spatial.grid, STRIDE, self.camera, self.spec, volume_from_camera, side)
-        scene: CompletedScene = self.spatial(view, lookups)
+        cells, voxels = (
+            cell_lookups(self.spatial.grid, stride, self.camera, self.spec, volume_from_camera, side)
+            for stride in (STRIDE, 1)
+        )
+        scene: CompletedScene = self.spatial(view, cells, voxels)
         return scene
 
 
@@ -247,13 +257,15 @@ class CompletionStage(Stage):
         return CompletionData(settings.data, self.viewpoint, self.eyes, steps=settings.steps, seed=settings.seed)
 
     def start(self, data: Any) -> None:
-        """The head for pixels starts with the metric depth of the eyes."""
+        """The head for pixels starts with the metric depth of the eyes, or as another training left it."""
         (encoder,) = self._encoder
         if not isinstance(encoder.decoder, MetricDecoder):
             raise ConfigurationError(
                 f"have the trunk {encoder.trunk_name}", where="eyes", cure="Name eyes of Depth Anything"
             )
         self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
+        if self.settings.pixels_from:
+            self.field.pixels.load_state_dict(TrainedWeights.read(Path(self.settings.pixels_from)).under("pixels."))
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights."""
@@ -277,29 +289,33 @@ class CompletionStage(Stage):
         kind = self.device.type
         pose, mirrored = batch["volume_from_camera"], batch["mirrored"]
         maps = [batch[name].contiguous(memory_format=torch.channels_last) for name in ("fused", "relative", "tokens")]
-        view = self.field.look(maps, pose, batch["known"], mirrored)
+        ground = self.field.stated_ground(pose, batch["known"], mirrored)
+        view = self.field.pixels(*maps, ground)
         with torch.autocast(kind, enabled=False):
             terms = self._of_pixels(view, batch)
-            scene = self.field(self._shown(view, batch), pose, mirrored)
+            scene = self.field(self._shown(view, ground, batch), pose, mirrored)
             return terms | self._of_voxels(scene, batch, generator)
 
-    def _shown(self, view: PixelView, batch: dict[str, Tensor]) -> PixelView:
-        """The view as the decoder gets it: depths off by a smooth factor, no gradient through them, or the truth."""
-        spec, depth, exact = self.field.spec, batch["depth"][:, None], batch["exact"][:, None, None, None]
+    def _shown(self, view: PixelView, ground: Tensor, batch: dict[str, Tensor]) -> PixelView:
+        """The view as the decoder gets it: depths as on other streets, no gradient through them; or the truth."""
+        spec, depth = self.field.spec, batch["depth"][:, None]
         smooth = functional.interpolate(batch["scale"], view.code.shape[2:], mode="bilinear", align_corners=True)
-        known = exact & (depth > 0.0) & torch.isfinite(depth)
-        inverse = spec.inverse_depth(view.code.detach()) / smooth
-        inverse = torch.where(known, 1.0 / (depth.clamp_min(spec.minimum_depth) * smooth**EXACT), inverse)
-        deviation = torch.where(known, EXACT_DEVIATION, view.deviation.detach())
+        whole = (depth > 0.0).float().mean(dim=(1, 2, 3), keepdim=True) > WHOLE  # not that of LiDAR or stereo
+        exact = batch["exact"][:, None, None, None] & whole
+        true = 1.0 / depth.clamp(spec.minimum_depth, spec.far)
+        blurred, squared = (functional.avg_pool2d(each, 3, 1, 1, count_include_pad=False) for each in (true, true**2))
+        spread = ((squared - blurred**2).clamp_min(0.0) / blurred**2 + EXACT_DEVIATION**2).sqrt()
+        inverse = torch.where(exact, blurred, spec.inverse_depth(view.code.detach())) / smooth
+        deviation = torch.where(exact, spread, view.deviation.detach())
         classes = batch["classes"].long()
         named = exact & (classes != INVALID)[:, None]
-        true = functional.one_hot((classes - 1).clamp(0, CLASSES), CLASSES + 1).permute(0, 3, 1, 2)
-        return view._replace(
-            features=view.features.float(),
+        hot = functional.one_hot((classes - 1).clamp(0, CLASSES), CLASSES + 1).permute(0, 3, 1, 2)
+        shown = view._replace(
             code=spec.depth_code_of_inverse(inverse),
             deviation=deviation,
-            classes=torch.where(named, CERTAIN * true, view.classes),
+            classes=torch.where(named, CERTAIN * hot, view.classes),
         )
+        return scaled_by_ground(shown, spec, ground)
 
     def _of_pixels(self, view: PixelView, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inverse = self.field.spec.inverse_depth(view.code)[:, 0].clamp_min(1e-3)
@@ -315,12 +331,13 @@ class CompletionStage(Stage):
         self, scene: CompletedScene, batch: dict[str, Tensor], generator: torch.Generator
     ) -> dict[str, Tensor]:
         label = batch["label"]
-        known = self.near * (label != INVALID)
+        one_pair = ~(label == EMPTY).flatten(1).any(dim=1)  # knows what stands close by, but nothing that is free
+        known = self.near * ((label != INVALID) & ~one_pair[:, None, None, None])
         occupied = ((label != EMPTY) & (label != INVALID)).float()
         terms = {"occupied": occupied_cross_entropy(scene.occupied, occupied, known)}
         named = (label != EMPTY) & (label < OF_NO_CLASS)
         terms["classes"] = self._of_classes(scene.classes, label, named, generator)
-        return terms | self._of_ground(scene, batch, known.amax(dim=3))
+        return terms | self._of_ground(scene, batch, (self.near * (label != INVALID)).amax(dim=3))
 
     def _of_classes(self, logits: Tensor, label: Tensor, named: Tensor, generator: torch.Generator) -> Tensor:
         rows = named.nonzero()
