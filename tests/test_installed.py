@@ -11,20 +11,9 @@ from pathlib import Path
 import pytest
 
 import scene_completion_ros
+from scene_completion_ros.cli import COMMANDS
 
 PACKAGE = "scene_completion_ros"
-COMMANDS = [
-    "build-engine",
-    "classes",
-    "complete",
-    "doctor",
-    "evaluate",
-    "export",
-    "features",
-    "replay",
-    "street-world",
-    "train",
-]
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from scene_completion_ros.cli import main; sys.exit(main())"
 
 

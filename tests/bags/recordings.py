@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,17 +181,23 @@ class Drive:
         message = camera_info(stamp_ns=stamp, frame_id=frame, **fields)
         self.writer.write(f"/{camera}/camera_info", "sensor_msgs/msg/CameraInfo", message, stamp)
 
+    def moment(self, index: int, *, x: float | None = None) -> None:
+        """All that a recording with one camera has of a moment."""
+        self.pose(index, x=x)
+        self.image(index)
+        self.info(index)
+
+
+def recorded(path: Path, fill: Callable[[Drive], object]) -> Path:
+    """A drive with what somebody writes of it."""
+    with BagWriter(path) as writer:
+        fill(Drive(writer))
+    return path
+
 
 def record(path: Path, count: int = 5) -> Path:
     """A complete small drive with one camera."""
-    with BagWriter(path) as writer:
-        drive = Drive(writer)
-        drive.static()
-        for index in range(count):
-            drive.pose(index)
-            drive.image(index)
-            drive.info(index)
-    return path
+    return recorded(path, lambda drive: [drive.static(), *map(drive.moment, range(count))])
 
 
 class SqliteWriter(BagWriter):

@@ -24,17 +24,12 @@ from tests.bags.recordings import (
     compressed,
     image,
     record,
+    recorded,
     string,
 )
 
 IMAGES = "/camera/image_raw/compressed"
 GRAY = "rosbag2/kitti00_gray_100f"
-
-
-def write(path: Path, fill: Callable[[Drive], Any]) -> Path:
-    with BagWriter(path) as writer:
-        fill(Drive(writer))
-    return path
 
 
 def test_topics_counts_and_times(tmp_path: Path) -> None:
@@ -51,7 +46,7 @@ def test_topics_counts_and_times(tmp_path: Path) -> None:
 
 
 def test_images_are_decoded_with_stamp_and_frame(tmp_path: Path) -> None:
-    path = write(tmp_path / "bag", lambda drive: [drive.image(i, delay_ns=-5) for i in range(3)])
+    path = recorded(tmp_path / "bag", lambda drive: [drive.image(i, delay_ns=-5) for i in range(3)])
     with BagReader(path) as reader:
         frames = list(reader.images(IMAGES))
     assert [f.stamp_ns for f in frames] == [START + i * SECOND // 10 - 5 for i in range(3)]
@@ -88,14 +83,14 @@ def test_image_topic_has_to_be_clear(tmp_path: Path) -> None:
             START,
         )
 
-    with BagReader(write(tmp_path / "two", two)) as reader:
+    with BagReader(recorded(tmp_path / "two", two)) as reader:
         assert reader.image_topics() == ["/left/image_raw/compressed", "/right/image_raw/compressed"]
         assert reader.choose_image_topic("/left/image_raw/compressed") == "/left/image_raw/compressed"
         with pytest.raises(BagError, match=r"2 image topics and none named.*/left/image_raw/compressed, /right"):
             reader.choose_image_topic()
         with pytest.raises(BagError, match=r"no image topic '/front'.*/left"):
             reader.choose_image_topic("/front")
-    none = write(tmp_path / "none", lambda drive: drive.pose(0))
+    none = recorded(tmp_path / "none", lambda drive: drive.pose(0))
     with BagReader(none) as reader, pytest.raises(BagError, match=r"no image topic.*/tf \(tf2_msgs/msg/TFMessage\)"):
         reader.choose_image_topic()
     with BagReader(record(tmp_path / "one")) as reader:
@@ -114,7 +109,7 @@ def test_image_topic_has_to_be_clear(tmp_path: Path) -> None:
     ],
 )
 def test_missing_and_contradicting_camera_info(tmp_path: Path, fill: Callable[[Drive], Any], words: str) -> None:
-    with BagReader(write(tmp_path / "bag", fill)) as reader, pytest.raises(BagError, match=words) as caught:
+    with BagReader(recorded(tmp_path / "bag", fill)) as reader, pytest.raises(BagError, match=words) as caught:
         reader.camera_for(IMAGES)
     assert "/camera" in str(caught.value)
     assert caught.value.cure
@@ -279,6 +274,6 @@ def test_damage_in_the_middle_costs_one_chunk(tmp_path: Path) -> None:
 
 
 def test_header_stamp_zero_falls_back_to_bag_time(tmp_path: Path) -> None:
-    path = write(tmp_path / "bag", lambda drive: drive.image(3, stamp_ns=0))
+    path = recorded(tmp_path / "bag", lambda drive: drive.image(3, stamp_ns=0))
     with BagReader(path) as reader:
         assert [f.stamp_ns for f in reader.images(IMAGES)] == [START + 3 * SECOND // 10]

@@ -113,8 +113,6 @@ def test_the_road_lies_where_it_is(output: Path) -> None:
     [
         (GRID.replace("[0, 0, 1, 1,", "[0, 0, 1, 90,"), "the camera sees none of the 40x16x8 voxels of 0.5 m"),
         (GRID.replace("[40, 16, 8]", "[100000, 100000, 100000]"), "are more than 268,435,456 voxels"),
-        (GRID.replace("[2.0,", "[1.0e+300,"), "not three numbers within"),
-        (GRID.replace("0.5", "1.0e-300"), "is not a length from"),
     ],
 )
 def test_a_grid_of_no_use_ends_with_one_line(

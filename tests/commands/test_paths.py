@@ -63,14 +63,6 @@ def test_numbers_are_of_a_possible_size(
             assert f"{action.option_strings[-1]}: is no number of a possible size" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("budget", ["9" * 400 + "GB", "1." + "9" * 400, "0GB", "much"])
-def test_a_budget_is_a_size(budget: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["record", "--output", str(tmp_path), "--budget", budget])
-    assert ended.value.code == 2
-    assert "is no size: write it as 20GB or 500MB" in capsys.readouterr().err
-
-
 def test_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.touch()

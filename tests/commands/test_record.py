@@ -12,8 +12,10 @@ from scene_completion_ros.cli import main
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--budget", "much"], "is no size: write it as 20GB"),
+        (["--budget", "much"], "is no size: write it as 20GB or 500MB"),
         (["--budget", "0GB"], "is no size"),
+        (["--budget", "9" * 400 + "GB"], "is no size"),
+        (["--budget", "1." + "9" * 400], "is no size"),
         (["--budget", "1GB", "--before", "-1"], "no number of seconds"),
         (["--budget", "1GB", "--after", "nan"], "no number of seconds"),
         ([], "--budget"),
@@ -22,8 +24,9 @@ from scene_completion_ros.cli import main
 def test_arguments_that_make_no_sense(
     tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         main(["record", "--output", str(tmp_path / "out"), *arguments])
+    assert ended.value.code == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -26,9 +26,11 @@ def test_unknown_voxels_take_after_their_known_neighbours() -> None:
     assert np.all(np.diff(smoothed[:, 1, 1]) >= 0)
 
 
-def test_prior_refuses_other_shapes() -> None:
+def test_other_shapes_and_a_mean_of_nothing_are_refused() -> None:
     with pytest.raises(GridError, match="prior grid"):
         PriorGrid((4, 4, 2)).update(np.zeros((2, 2, 2), dtype=bool), np.zeros((2, 2, 2), dtype=bool))
+    with pytest.raises(GridError, match="no depth"):
+        MeanDepth(2, 2).compute()
 
 
 def test_mean_depth_brings_sizes_together_and_fills_holes() -> None:
@@ -40,8 +42,3 @@ def test_mean_depth_brings_sizes_together_and_fills_holes() -> None:
     mean.update(large)
     mean.update(small)
     np.testing.assert_allclose(mean.compute(), [[4, 4, 10, 10], [4, 4, 10, 10]])
-
-
-def test_mean_depth_of_nothing_is_refused() -> None:
-    with pytest.raises(GridError, match="no depth"):
-        MeanDepth(2, 2).compute()

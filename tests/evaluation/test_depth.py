@@ -12,13 +12,6 @@ from scene_completion_ros.errors import ImageError
 from scene_completion_ros.evaluation.depth import depth_errors, garg_crop, resize_depth
 
 
-def random_frame(seed: int, height: int = 40, width: int = 130) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(seed)
-    truth = random.uniform(1.0, 100.0, (height, width)).astype(np.float32)
-    truth[random.random((height, width)) < 0.7] = 0.0
-    return random.uniform(0.5, 120.0, (height, width)).astype(np.float32), truth
-
-
 def test_two_pixels_by_hand() -> None:
     errors = depth_errors(np.array([[12.0, 8.0]]), np.array([[10.0, 16.0]]), crop=False)
     assert errors is not None
@@ -31,7 +24,10 @@ def test_two_pixels_by_hand() -> None:
 
 
 def test_against_scikit_learn() -> None:
-    predicted, truth = random_frame(0)
+    random, shape = np.random.default_rng(0), (40, 130)
+    truth = random.uniform(1.0, 100.0, shape).astype(np.float32)
+    truth[random.random(shape) < 0.7] = 0.0
+    predicted = random.uniform(0.5, 120.0, shape).astype(np.float32)
     errors = depth_errors(predicted, truth)
     mask = garg_crop(*truth.shape) & (truth > 0) & (truth < 80)
     true, clamped = truth[mask], np.minimum(predicted[mask], 80.0)

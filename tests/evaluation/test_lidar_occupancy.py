@@ -186,12 +186,9 @@ def test_lidar_only_masks_do_not_depend_on_the_model() -> None:
 
 @pytest.mark.parametrize(("farthest", "first_row"), [(5, 0), (20, 0), (21, 1), (459, 439)])
 def test_rows_far_behind_what_is_visible_are_cut(farthest: int, first_row: int) -> None:
+    nothing = slab_masks(wall_truth(None, LIDAR_ONLY), LIDAR_ONLY)
+    assert nothing.occupied.size == nothing.visible.size == 0
     assert slab_masks(wall_truth(farthest, LIDAR_ONLY), LIDAR_ONLY).rows == slice(first_row, None)
-
-
-def test_nothing_visible_leaves_nothing_to_score() -> None:
-    masks = slab_masks(wall_truth(None, LIDAR_ONLY), LIDAR_ONLY)
-    assert masks.occupied.size == masks.visible.size == 0
 
 
 def published_steps(scan: Scan, points_level: np.ndarray, protocol: SlabProtocol) -> np.ndarray:

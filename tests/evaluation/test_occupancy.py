@@ -17,12 +17,6 @@ from scene_completion_ros.evaluation.occupancy import (
 from scene_completion_ros.geometry.grids import VoxelGrid
 
 
-def random_scores(seed: int, count: int = 5000) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(seed)
-    occupied = random.random(count) < 0.1
-    return (10.0 ** (random.normal(-2.5, 0.7, count) + 0.6 * occupied)).clip(0, 1).astype(np.float32), occupied
-
-
 def test_four_voxels_by_hand() -> None:
     metric, score = OccupancyMetric(), np.array([0.9, 0.6, 0.4, 0.1])
     metric.update(score, np.array([True, False, True, False]), score >= 0.5)
@@ -36,7 +30,9 @@ def test_four_voxels_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_against_scikit_learn(seed: int) -> None:
-    score, occupied = random_scores(seed)
+    random = np.random.default_rng(seed)
+    occupied = random.random(5000) < 0.1
+    score = (10.0 ** (random.normal(-2.5, 0.7, 5000) + 0.6 * occupied)).clip(0, 1).astype(np.float32)
     metric, predicted = OccupancyMetric(), score >= 0.01
     metric.update(score, occupied, predicted)
     scores = metric.compute()

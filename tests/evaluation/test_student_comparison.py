@@ -44,13 +44,11 @@ def frame(
     return ComparedFrame(number, (answers[0], answers[1]), ALL, DEFAULT_GRID_FROM_CAMERA, pose)
 
 
-def driven(
-    first: float, second: float, ways: NDArray[np.float64], *, posed: bool = True, sees: float = WALL_M
-) -> ComparisonReport:
+def driven(first: float, second: float, ways: NDArray[np.float64], *, posed: bool = True) -> ComparisonReport:
     """What is known after a drive with two students that take the wall to be somewhere."""
     comparison = StudentComparison(GRID, (0.5, 0.5))
     for number, way in enumerate(ways):
-        comparison.add(frame(number, way, (answer(way, first), answer(way, second, sees=sees)), posed=posed))
+        comparison.add(frame(number, way, (answer(way, first), answer(way, second)), posed=posed))
     return comparison.report()
 
 

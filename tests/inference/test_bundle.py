@@ -49,16 +49,20 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None
 
 
 def replace_head(folder: Path, **tensors: np.ndarray | None) -> None:
-    """Replaces tensors of the head (None removes one) and puts the hash right."""
+    """Replaces tensors of the head (None removes one)."""
     content = safetensors.numpy.load_file(folder / HEAD)
     for name, tensor in tensors.items():
         if tensor is None:
             del content[name]
         else:
             content[name] = tensor
-    data = safetensors.numpy.save(content)
-    (folder / HEAD).write_bytes(data)
-    edit_manifest(folder, lambda m: m["sha256"].update({HEAD: hashlib.sha256(data).hexdigest()}))
+    replace_file(folder, HEAD, safetensors.numpy.save(content))
+
+
+def replace_file(folder: Path, name: str, data: bytes) -> None:
+    """Replaces a file and puts the hash right."""
+    (folder / name).write_bytes(data)
+    edit_manifest(folder, lambda m: m["sha256"].update({name: hashlib.sha256(data).hexdigest()}))
 
 
 def refused(folder: Path) -> BundleError:
@@ -69,7 +73,14 @@ def refused(folder: Path) -> BundleError:
     return caught.value
 
 
-def test_everything_comes_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("label_hidden", "names", "colours"),
+    [(0, ("unlabelled",), ((128, 128, 128),)), (16, ("road", "car"), ((1, 2, 3), (0, 255, 6)))],
+)
+def test_everything_comes_back(
+    tmp_path: Path, label_hidden: int, names: tuple[str, ...], colours: tuple[tuple[int, int, int], ...]
+) -> None:
+    head = with_labels(road_head(), 2, label_hidden) if label_hidden else road_head()
     pose = RigidTransform.from_quaternion((0.5, -0.5, 0.5, 0.5), (0.3, 0.0, -0.1))
     fields: dict[str, Any] = {
         "calibration": Calibration("piecewise_linear", (0.0, 0.3), (0.01, 0.8)),
@@ -81,35 +92,22 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         "grid": VoxelGrid((1.0, -2.0, 3.0), 0.1, (10, 20, 30), "lidar"),
         "provenance": {"windows": ["00", "01"], "steps": 5},
         "licence": "CC BY-NC-SA 3.0",
+        "class_names": names,
+        "class_colours": colours,
     }
-    saved = make_small_bundle(tmp_path / "student", grid_from_camera=pose, **fields)
-    given = {"canonical": CANONICAL, "feature_size": (96, 320), "class_names": ("unlabelled",), **fields}
+    saved = make_small_bundle(tmp_path / "student", grid_from_camera=pose, head=head, **fields)
+    given = {"canonical": CANONICAL, "feature_size": (96, 320), **fields}
     for bundle in (saved, StudentBundle.load(tmp_path / "student")):
         for name, value in given.items():
             assert getattr(bundle, name) == value, name
-        assert bundle.class_colours == ((128, 128, 128),)
         np.testing.assert_allclose(bundle.grid_from_camera.matrix, pose.matrix, atol=1e-12)
-        assert bundle.head.tensors().keys() == road_head().tensors().keys()
-        for name, tensor in road_head().tensors().items():
-            np.testing.assert_array_equal(getattr(bundle.head, name), tensor)
-        assert (bundle.head.label_hidden, bundle.head.classes) == (0, 1)
-        assert bundle.encoder_path.read_bytes() == tiny_encoder()
-
-
-def test_labels_come_back(tmp_path: Path) -> None:
-    head = with_labels(road_head(), 2, 16)
-    fields = {"class_names": ("road", "car"), "class_colours": ((1, 2, 3), (0, 255, 6)), "head": head}
-    saved = make_small_bundle(tmp_path, **fields)
-    for bundle in (saved, StudentBundle.load(tmp_path)):
-        assert bundle.class_names == ("road", "car")
-        assert bundle.class_colours == ((1, 2, 3), (0, 255, 6))
-        assert (bundle.head.label_hidden, bundle.head.classes) == (16, 2)
         assert bundle.head.tensors().keys() == head.tensors().keys()
         for name, tensor in head.tensors().items():
             np.testing.assert_array_equal(getattr(bundle.head, name), tensor)
-        assert bundle.head.channels == 64 + 16
-    manifest = json.loads((tmp_path / MANIFEST).read_text())
-    assert manifest["head"]["label_hidden"] == 16
+        assert (bundle.head.label_hidden, bundle.head.classes) == (label_hidden, len(names))
+        assert bundle.head.channels == 64 + label_hidden
+        assert bundle.encoder_path.read_bytes() == tiny_encoder(label_hidden=label_hidden)
+    assert json.loads((tmp_path / "student" / MANIFEST).read_text())["head"].get("label_hidden", 0) == label_hidden
 
 
 def test_the_shipped_student_knows_the_classes_of_a_street() -> None:
@@ -243,9 +241,7 @@ def test_bad_tensors_are_named(tmp_path: Path, tensors: dict[str, np.ndarray | N
 
 def test_a_pickle_is_not_a_head(tmp_path: Path) -> None:
     make_small_bundle(tmp_path)
-    data = b"\x80\x04N."
-    (tmp_path / HEAD).write_bytes(data)
-    edit_manifest(tmp_path, lambda m: m["sha256"].update({HEAD: hashlib.sha256(data).hexdigest()}))
+    replace_file(tmp_path, HEAD, b"\x80\x04N.")
     assert "safetensors" in refused(tmp_path).what
 
 
@@ -355,12 +351,6 @@ def test_spaces_that_do_not_fit_the_head_are_refused(tmp_path: Path) -> None:
         labelled.with_vocabulary([small_space(str(i)) for i in range(17)], None)
 
 
-def replace_spaces(folder: Path, **tensors: np.ndarray) -> None:
-    data = safetensors.numpy.save(tensors)
-    (folder / SPACES).write_bytes(data)
-    edit_manifest(folder, lambda m: m["sha256"].update({SPACES: hashlib.sha256(data).hexdigest()}))
-
-
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -393,10 +383,9 @@ def test_tensors_of_spaces_that_cannot_be_are_refused(tmp_path: Path) -> None:
         ({"clip.weight": weight.astype(np.float16), "clip.bias": bias}, "is float16"),
         ({"clip.weight": weight, "clip.bias": bias, "more": np.ones(10**5)}, "is larger than"),
     ):
-        replace_spaces(tmp_path, **tensors)
+        replace_file(tmp_path, SPACES, safetensors.numpy.save(tensors))
         assert told in str(refused(tmp_path))
-    (tmp_path / SPACES).write_bytes(b"")
-    edit_manifest(tmp_path, lambda m: m["sha256"].update({SPACES: hashlib.sha256(b"").hexdigest()}))
+    replace_file(tmp_path, SPACES, b"")
     assert "not a valid safetensors file" in str(refused(tmp_path))
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.ndimage
-from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.mapping.clusters import VoxelClusters, connect, connect_reference
@@ -11,15 +10,11 @@ from scene_completion_ros.mapping.clusters import VoxelClusters, connect, connec
 GRID = VoxelGrid((1.0, -2.0, 0.0), 0.5, (12, 9, 7))
 
 
-def some_voxels(share: float, seed: int = 0) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    rng = np.random.default_rng(seed)
-    index = np.argwhere(rng.random(GRID.shape) < share).astype(np.int32)
-    return index, rng.integers(0, 3, len(index), dtype=np.uint8)
-
-
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
 def test_the_kernel_connects_as_its_twin_and_scipy_do(share: float) -> None:
-    index, group = some_voxels(share)
+    rng = np.random.default_rng(0)
+    index = np.argwhere(rng.random(GRID.shape) < share).astype(np.int32)
+    group = rng.integers(0, 3, len(index), dtype=np.uint8)
     number = np.full(GRID.shape, -1, dtype=np.int32)
     first = connect(index, group, number)
     np.testing.assert_array_equal(first, connect_reference(index, group))
@@ -45,8 +40,5 @@ def test_clusters_come_by_group_and_size_with_their_centroids() -> None:
     # Centres of voxels lie at origin + (index + 1/2) edge.
     by_hand = [[2.75, -0.25, 1.75], [1.75, -1.25, 0.75], [5.75, 0.25, 2.5], [4.25, -1.75, 0.25]]
     np.testing.assert_allclose(found.centroid, by_hand)
-
-
-def test_nothing_has_no_clusters() -> None:
-    found = VoxelClusters(GRID)(np.zeros((0, 3), np.int32), np.zeros(0, np.uint8))
-    assert (len(found.group), len(found.size), found.centroid.shape) == (0, 0, (0, 3))
+    none = VoxelClusters(GRID)(np.zeros((0, 3), np.int32), np.zeros(0, np.uint8))
+    assert (len(none.group), len(none.size), none.centroid.shape) == (0, 0, (0, 3))

@@ -21,11 +21,6 @@ def test_a_byte_holds_state_and_class() -> None:
     np.testing.assert_array_equal(dense, [[[0, 1, 2], [3, 4 + 2, 3 + 4]]])
 
 
-def test_without_classes_a_byte_is_the_state() -> None:
-    voxels = some_voxels(500)
-    np.testing.assert_array_equal(voxels_to_bytes(voxels), voxels.state)
-
-
 def test_state_and_class_come_back() -> None:
     voxels = some_voxels(500, classes=126)
     state, label = bytes_to_state_and_label(voxels_to_bytes(voxels))

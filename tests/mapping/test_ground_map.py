@@ -40,6 +40,8 @@ def test_a_cell_is_a_column_of_the_band() -> None:
     ground = projected(scene())
     assert (ground.origin, ground.resolution, ground.cells.dtype) == ((0.0, -1.0), 0.5, np.int8)
     np.testing.assert_array_equal(ground.cells, EXPECTED)
+    nothing = projected(voxels_of(np.full(SHAPE, FREE), ORIGIN, SIZE))
+    np.testing.assert_array_equal(nothing.cells, np.zeros((4, 3)))
 
 
 def test_inferred_free_space_is_free_if_wanted() -> None:
@@ -134,8 +136,3 @@ def test_a_level_road_seen_by_a_tilted_camera_is_no_obstacle() -> None:
     assert (ground.origin[0] + 0.2 * column, ground.origin[1] + 0.2 * row) == pytest.approx((x, y), abs=0.4)
     untilted = RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.0 + 12.0 * np.sin(np.radians(8))]))
     assert (projected(voxels_of(state, grid.origin, grid.voxel_size), untilted).cells == 100).sum() > 100
-
-
-def test_no_voxels_make_a_map_without_obstacles() -> None:
-    ground = projected(voxels_of(np.full(SHAPE, FREE), ORIGIN, SIZE))
-    np.testing.assert_array_equal(ground.cells, np.zeros((4, 3)))

@@ -29,8 +29,5 @@ def test_a_cube_is_free_only_throughout() -> None:
     points = seen_free_cubes(voxels_of(state, (0.0, -2.0, -1.0), 1.0), 2)
     # Of the cubes centred at x 1 and 3, y -1 and 1, z 0, that at (1, 1, 0) is not free.
     np.testing.assert_allclose(points, [[1.0, 0.0, 1.0], [1.0, 0.0, 3.0], [-1.0, 0.0, 3.0]], atol=1e-6)
-
-
-def test_no_free_space_makes_no_points() -> None:
     assert seen_free_cubes(voxels_of(np.full((2, 2, 2), INFERRED)), 2).shape == (0, 3)
     assert seen_free_cubes(voxels_of(np.full((2, 2, 2), FREE)), 3).shape == (0, 3)

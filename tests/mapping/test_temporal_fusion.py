@@ -182,19 +182,6 @@ def test_what_moves_away_and_what_appears_is_believed_within_the_stated_frames(s
             assert answers[-1] is not was
 
 
-def test_a_thing_that_was_left_behind_fades_by_half_lives_and_is_forgotten() -> None:
-    fusion = make(half_life=0.4, forget_after=1.0, largest_gap=60.0)
-    fuse(fusion, np.full(GRID.shape, 0.95), 0, at())
-    nothing = np.full(GRID.shape, np.nan)
-    prior = math.log(FusionSettings().prior / (1.0 - FusionSettings().prior))
-    start = math.log(0.95 / 0.05) - prior
-    for tenth in range(1, 11):
-        result = fuse(fusion, nothing, tenth * TENTH, at())
-        np.testing.assert_allclose(result.log_odds, prior + start * 0.5 ** (tenth / 4), rtol=1e-4)
-    assert (result.voxels.state == INFERRED).all()
-    assert (fuse(fusion, nothing, 11 * TENTH, at()).voxels.state == UNOBSERVED).all()
-
-
 @pytest.mark.parametrize(
     ("stamp_ns", "pose", "reason"),
     [

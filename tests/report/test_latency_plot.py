@@ -13,10 +13,7 @@ def test_percentiles_are_those_of_every_stage() -> None:
     assert table["encode"]["p50"] == 50.0
     assert table["total"]["p95"] == 190.0
     assert table["total"]["max"] == 200.0
-
-
-def test_frames_without_a_stage_do_not_count_for_it() -> None:
-    assert latency_percentiles([{"encode": 4.0}, {}])["encode"]["mean"] == 4.0
+    assert latency_percentiles([{"encode": 4.0}, {}])["encode"]["mean"] == 4.0  # a frame without it does not count
 
 
 @pytest.mark.parametrize("count", [1, 2, 5000])
@@ -27,7 +24,4 @@ def test_any_number_of_frames_is_drawn(count: int) -> None:
     points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
     assert len(points) <= 500
     assert min(row for _, row in points) < 60  # the one slow frame is not thinned away
-
-
-def test_nothing_measured_is_said() -> None:
     assert "No latency" in latency_svg([{}, {}])

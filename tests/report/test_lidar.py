@@ -30,13 +30,10 @@ def test_scans_come_in_the_grid_frame(bags: Path) -> None:
         assert np.median(near[:, 2]) == pytest.approx(-1.65, abs=0.25)
 
 
-def test_a_bag_without_lidar_gives_none(bags: Path) -> None:
+def test_without_lidar_a_scan_near_the_image_or_a_known_frame_there_is_none(bags: Path) -> None:
     with LidarOfBag(bags / "kitti00_gray_100f") as lidar:
         assert lidar.topic is None
         assert lidar.points_grid("camera", 0, DEFAULT_GRID_FROM_CAMERA) is None
-
-
-def test_no_scan_near_the_image_or_an_unknown_frame_gives_none(bags: Path) -> None:
     with LidarOfBag(bags / "kitti04_stereo_lidar_10f") as lidar:
         assert lidar.points_grid("nowhere", 1_317_000_000_000_000_000, DEFAULT_GRID_FROM_CAMERA) is None
         assert lidar.points_grid("camera_color_left_optical", 10, DEFAULT_GRID_FROM_CAMERA) is None

@@ -11,22 +11,17 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.sequences.from_bag import posed_recording, sequence_from_bag
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.recording import read_recordings
-from tests.bags.recordings import HEIGHT, START, WIDTH, Drive, odometry, record
+from tests.bags.recordings import HEIGHT, START, WIDTH, Drive, odometry, record, recorded
 
 
-def sequence_of(
-    path: Path, fill: Callable[[Drive], Any], image_topics: list[str] | None = None, **arguments: Any
-) -> PosedSequence:
-    with BagWriter(path) as writer:
-        fill(Drive(writer))
-    with BagReader(path) as reader:
-        (recording,) = read_recordings(reader, image_topics)
+def sequence_of(path: Path, fill: Callable[[Drive], Any], **arguments: Any) -> PosedSequence:
+    with BagReader(recorded(path, fill)) as reader:
+        (recording,) = read_recordings(reader)
         return posed_recording(recording, **arguments)
 
 

@@ -116,7 +116,10 @@ def test_windows_are_ten_stereo_frames_with_lidar(shared_data: Path, number: str
     assert 0.532 < baseline[0] < 0.538
     assert np.abs(baseline[1:]).max() < 0.01
     assert 1.0 < sequence.travelled_distance() < 14.0
-    assert sequence.image(9, "image_3").shape[2] == 3
+    camera = sequence.cameras["image_2"]
+    assert sequence.image(9, "image_3").shape == (camera.height, camera.width, 3)
+    rotation = sequence.rig_from_sensor["velodyne"].rotation  # Tr is rounded
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-14)
     assert len(sequence.lidar(0)) == len(sequence.asset(0, "lidar_semantic"))  # type: ignore[arg-type]
 
 

@@ -97,8 +97,9 @@ def test_interrupted_extraction_is_recognised(sequence: PosedSequence, tmp_path:
     frames = [*sequence.frames[:2], dataclasses.replace(sequence.frames[2], images={"left": broken})]
     with pytest.raises(KeyboardInterrupt):
         dataclasses.replace(sequence, frames=frames).save(tmp_path / "saved")
-    with pytest.raises(SequenceError, match=r"no sequence\.json"):
-        PosedSequence.load(tmp_path / "saved")
+    for name in ("saved", "missing"):
+        with pytest.raises(SequenceError, match=r"no sequence\.json"):
+            PosedSequence.load(tmp_path / name)
 
 
 def change(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -145,11 +146,6 @@ def test_defects_name_file_and_field(
     index.write_text(json.dumps(document))
     with pytest.raises(SequenceError, match=words):
         PosedSequence.load(tmp_path / "saved")
-
-
-def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(SequenceError, match=r"no sequence\.json"):
-        PosedSequence.load(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(

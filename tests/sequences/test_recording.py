@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.sequences.from_bag import posed_recording
 from scene_completion_ros.sequences.recording import read_recordings
-from tests.bags.recordings import SECOND, START, Drive, compressed, jpeg, transform
+from tests.bags.recordings import SECOND, START, Drive, compressed, jpeg, recorded, transform
 
 
 def again(drive: Drive, index: int, *, x: float) -> None:
@@ -23,21 +22,16 @@ def again(drive: Drive, index: int, *, x: float) -> None:
     drive.writer.write("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, bag_stamp)
 
 
-def two_drives(path: Path) -> Path:
-    with BagWriter(path) as writer:
-        drive = Drive(writer)
-        drive.static()
-        drive.info(0)
-        for index in range(15):
-            drive.pose(index)
-            drive.image(index)
-        for index in range(6):
-            again(drive, index, x=50.0 + index)
-    return path
+def two_drives(drive: Drive) -> None:
+    drive.static()
+    for index in range(15):
+        drive.moment(index)
+    for index in range(6):
+        again(drive, index, x=50.0 + index)
 
 
 def test_a_clock_that_starts_anew_begins_another_recording_with_its_own_transforms(tmp_path: Path) -> None:
-    with BagReader(two_drives(tmp_path / "bag")) as reader:
+    with BagReader(recorded(tmp_path / "bag", two_drives)) as reader:
         first, second = read_recordings(reader, split_at_clock_jumps=True)
         positions = [
             [frame.world_from_rig.translation[0] for frame in posed_recording(part).frames] for part in (first, second)
@@ -48,13 +42,13 @@ def test_a_clock_that_starts_anew_begins_another_recording_with_its_own_transfor
 
 
 def test_loose_synchronisation(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / "bag") as writer:
-        drive = Drive(writer)
+    def two_cameras(drive: Drive) -> None:
         for index in range(4):
             for side, delay in (("left", 0), ("right", 4_000_000)):
                 drive.image(index, camera=side, frame=side, delay_ns=delay)
                 drive.info(index, camera=side, frame=side)
-    with BagReader(tmp_path / "bag") as reader:
+
+    with BagReader(recorded(tmp_path / "bag", two_cameras)) as reader:
         (strict,) = read_recordings(reader)
         (loose,) = read_recordings(reader, sync_tolerance_ns=5_000_000)
     assert [sorted(images) for _, images in strict.groups] == [["left"], ["right"]] * 4
@@ -63,15 +57,12 @@ def test_loose_synchronisation(tmp_path: Path) -> None:
 
 
 def test_a_calibration_file_replaces_a_missing_camera_info(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / "bag") as writer:
-        drive = Drive(writer)
-        drive.image(0)
     calibration = tmp_path / "camera.yaml"
     calibration.write_text(
         "image_width: 64\nimage_height: 48\ncamera_matrix: {data: [33, 0, 31.5, 0, 33, 23.5, 0, 0, 1]}\n"
         "distortion_model: plumb_bob\ndistortion_coefficients: {data: [0.1, 0, 0, 0, 0]}\n"
     )
-    with BagReader(tmp_path / "bag") as reader:
+    with BagReader(recorded(tmp_path / "bag", lambda drive: drive.image(0))) as reader:
         with pytest.raises(BagError, match="no CameraInfo"):
             read_recordings(reader)
         (recording,) = read_recordings(reader, calibration={"/camera/image_raw/compressed": str(calibration)})

@@ -13,18 +13,12 @@ from scene_completion_ros.voxels.colours import (
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 
-def test_near_is_bright_and_far_is_dark() -> None:
+def test_near_is_bright_far_is_dark_and_unknown_is_light_grey() -> None:
     brightness = depth_colours(np.array([3.0, 6.0, 12.0, 24.0, 48.0, 79.0])).astype(int).sum(axis=-1)
     assert np.all(np.diff(brightness) < 0)
-
-
-def test_depth_beyond_the_range_takes_the_end_colours() -> None:
-    ends = depth_colours(np.array([3.0, 1.0, 80.0, 200.0]))
+    ends = depth_colours(np.array([3.0, 1.0, 80.0, 200.0]))  # beyond the range it takes the colours of the ends
     assert np.array_equal(ends[0], ends[1])
     assert np.array_equal(ends[2], ends[3])
-
-
-def test_unknown_depth_is_light_grey() -> None:
     colours = depth_colours(np.array([[np.nan, np.inf], [0.0, -1.0]]))
     assert colours.shape == (2, 2, 3)
     assert np.all(colours == 225)

@@ -68,8 +68,8 @@ def test_a_network_of_other_scenes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"trained on voxels of 0.2 m, and is asked for 0.4 m"):
         NetworkFeatures.open(file, "mine", 0.4)
     coarse = dataclasses.replace(scene(), grid=VoxelGrid((0.0, 0.0, 0.0), 0.4, (8, 8, 4)))
-    with pytest.raises(ConfigurationError, match=r"its voxels have 0.4 m"):
+    with pytest.raises(ConfigurationError, match=r"its voxels have 0\.4 m, those .* 0\.2 m"):
         model.features(frame(coarse), np.array([1]))
     with_units = NetworkFeatures(network(), dataclasses.replace(RECORD, columns=feature_names(2)), "mine")
-    with pytest.raises(ConfigurationError, match="the network was trained on .*unit_001"):
+    with pytest.raises(ConfigurationError, match=r"it has the features prob.*; the network was trained on .*unit_001"):
         with_units.features(frame(scene()), np.array([1]))

@@ -34,6 +34,7 @@ from tests.bags.recordings import (
     header,
     odometry,
     record,
+    recorded,
     transform,
 )
 from tests.messages.test_clouds import cloud
@@ -66,14 +67,12 @@ def test_recorded_poses(tmp_path: Path) -> None:
 
 
 def test_keyframes_leave_out_where_the_rig_stands(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / "bag") as writer:
-        made = Drive(writer)
+    def standing_at_last(made: Drive) -> None:
         made.static()
-        made.info(0)
         for index in range(30):
-            made.pose(index, x=min(index, 10) / 10)
-            made.image(index)
-    report, (sequence,) = extract(tmp_path / "bag", tmp_path, keyframe_metres=0.19)
+            made.moment(index, x=min(index, 10) / 10)
+
+    report, (sequence,) = extract(recorded(tmp_path / "bag", standing_at_last), tmp_path, keyframe_metres=0.19)
     np.testing.assert_allclose(positions(sequence)[:, 0], [0.2, 0.4, 0.6, 0.8, 1.0, 1.2], atol=1e-9)
     assert report.skipped == {"less than 0.19 m and 5° from the last keyframe": 24}
     standing, none = extract(tmp_path / "bag", tmp_path, keyframe_metres=5.0)
@@ -83,49 +82,39 @@ def test_keyframes_leave_out_where_the_rig_stands(tmp_path: Path) -> None:
 
 
 def test_gaps_split_and_are_reported(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / "bag") as writer:
-        made = Drive(writer)
-        made.static()
-        made.info(0)
-        for index in [*range(10), *range(40, 52)]:
-            made.pose(index)
-            made.image(index)
-    report, sequences = extract(tmp_path / "bag", tmp_path)
+    moments = [*range(10), *range(40, 52)]
+    bag = recorded(tmp_path / "bag", lambda made: [made.static(), *map(made.moment, moments)])
+    report, sequences = extract(bag, tmp_path)
     assert [len(sequence) for sequence in sequences] == [10, 12]
     assert [sequence.name for sequence in sequences] == ["bag/00", "bag/01"]
     assert report.warnings == ["gap of 3.1 s after frame 9: split there"]
 
 
-def stereo_bag(path: Path, *, delay_ns: int, missing: tuple[int, ...] = ()) -> Path:
-    with BagWriter(path) as writer:
-        made = Drive(writer)
-        made.static(child="l", x=0.0)
-        made.static(child="r", x=0.5)
+def test_frames_that_not_all_cameras_have_are_left_out_and_counted(tmp_path: Path) -> None:
+    def stereo(made: Drive) -> None:
+        for frame, x in (("l", 0.0), ("r", 0.5)):
+            made.static(child=frame, x=x)
         for index in range(10):
             made.pose(index)
+            made.image(index, camera="left", frame="l")
+            if index not in (4, 7):
+                made.image(index, camera="right", frame="r", delay_ns=3_000_000)
             for side, frame in (("left", "l"), ("right", "r")):
-                if not (side == "right" and index in missing):
-                    made.image(index, camera=side, frame=frame, delay_ns=delay_ns if side == "right" else 0)
                 made.info(index, camera=side, frame=frame)
-    return path
 
-
-def test_frames_that_not_all_cameras_have_are_left_out_and_counted(tmp_path: Path) -> None:
-    report, (sequence,) = extract(stereo_bag(tmp_path / "bag", delay_ns=3_000_000, missing=(4, 7)), tmp_path)
+    report, (sequence,) = extract(recorded(tmp_path / "bag", stereo), tmp_path)
     assert len(sequence) == 8 and all(set(frame.images) == {"left", "right"} for frame in sequence.frames)
     assert report.skipped == {"right: no image within 5 ms of the other cameras": 2}
 
 
 def test_a_camera_without_camera_info_is_named_and_the_other_is_extracted(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / "bag") as writer:
-        made = Drive(writer)
+    def with_a_rear(made: Drive) -> None:
         made.static()
         for index in range(8):
-            made.pose(index)
-            made.image(index)
+            made.moment(index)
             made.image(index, camera="rear", frame="rear")
-            made.info(index)
-    report, (sequence,) = extract(tmp_path / "bag", tmp_path)
+
+    report, (sequence,) = extract(recorded(tmp_path / "bag", with_a_rear), tmp_path)
     assert set(sequence.cameras) == {"camera"}
     assert any(
         warning.startswith("/rear/image_raw/compressed is left out: no CameraInfo") for warning in report.warnings
@@ -169,13 +158,10 @@ def test_bad_messages_of_any_type_are_left_out_and_counted_once(tmp_path: Path) 
     assert all(reason in summary_table([report]) for reason in report.skipped)
 
 
-def no_camera_info(path: Path) -> Path:
-    with BagWriter(path) as writer:
-        made = Drive(writer)
-        made.static()
-        made.pose(0)
-        made.image(0)
-    return path
+def without_camera_info(made: Drive) -> None:
+    made.static()
+    made.pose(0)
+    made.image(0)
 
 
 def cut_short(path: Path) -> Path:
@@ -197,7 +183,7 @@ def links_in_a_circle(folder: Path) -> list[Path]:
 
 def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.bag").write_text("this is no bag")
-    bags = [tmp_path / "text.bag", no_camera_info(tmp_path / "blind"), cut_short(tmp_path / "cut"),
+    bags = [tmp_path / "text.bag", recorded(tmp_path / "blind", without_camera_info), cut_short(tmp_path / "cut"),
             tmp_path / "nowhere", *links_in_a_circle(tmp_path), record(tmp_path / "good", 10)]  # fmt: skip
     command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--set", "keyframe_metres=0.05"]
     assert cli.main(command) == 0

@@ -1,4 +1,4 @@
-"""Reconstructions of a street that is known exactly, and their scale."""
+"""Keyframes by what moves in the image, and reconstructions of a street that is known exactly, with their scale."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_training.extraction import structure_from_motion
+from scene_completion_training.extraction.finishing import select_by_image_motion
 from scene_completion_training.extraction.images_to_poses import scale_from_rig
 from scene_completion_training.extraction.scale import ground_plane, scale_from_camera_height, scale_from_odometry
 from scene_completion_training.extraction.structure_from_motion import Model, reconstruct
-from tests.training.extraction.textured_street import CAMERA, HEIGHT_ABOVE_GROUND, aligned_error, picture
+from tests.training.extraction.textured_street import CAMERA, HEIGHT_ABOVE_GROUND, aligned_error, drive, picture
 
 
 def places(poses: dict[int, RigidTransform] | list[RigidTransform]) -> np.ndarray:
@@ -114,3 +115,22 @@ def test_models_keep_their_points_when_frames_are_taken_out(model: Model) -> Non
     poses = dict(list(model.world_from_first.items())[3:])
     part = dataclasses.replace(model, world_from_first=poses)
     assert scale_from_camera_height(part, 1.5).metric
+
+
+def test_standing_frames_show_in_the_image() -> None:
+    moving = drive(8)
+    poses = [*moving[:4], *[moving[3]] * 6, *moving[4:]]
+    noise = np.random.default_rng(0)
+    images = [
+        np.clip(picture(CAMERA, p).astype(int) + noise.integers(-3, 4, (CAMERA.height, CAMERA.width)), 0, 255)
+        for p in poses
+    ]
+    chosen = select_by_image_motion(image.astype(np.uint8) for image in images)
+    assert not set(chosen) & set(range(4, 10))
+    assert {0, 10, 13} <= set(chosen)
+
+
+def test_images_without_corners_do_not_stop_it() -> None:
+    blank = [np.full((60, 80), 100, np.uint8)] * 5
+    assert select_by_image_motion(blank) == [0, 1, 2, 3, 4]  # nothing is known: the reconstruction decides
+    assert select_by_image_motion([]) == []

@@ -15,6 +15,12 @@ from scene_completion_training.losses.emptiness import free_cross_entropy
 from scene_completion_training.losses.feature_correspondence import ATTRACTED, correspondence_loss, estimate_forces
 from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
 from scene_completion_training.losses.photometric import photometric_error, photometric_loss
+from scene_completion_training.losses.scene import (
+    class_terms,
+    depth_likelihood,
+    occupied_cross_entropy,
+    surface_likelihood,
+)
 from scene_completion_training.losses.smoothness import edge_aware_smoothness
 from scene_completion_training.losses.sparsity import mean_opacity
 from scene_completion_training.losses.stereo_depth import log_depth_loss
@@ -193,3 +199,29 @@ def test_rendered_classes_are_weighed_and_invalid_rays_do_not_count() -> None:
     loss = rendered_class_loss(probabilities, classes, counted, torch.tensor([1.0, 10.0]))
     assert loss.item() == pytest.approx((math.log(2.0) + 10.0 * math.log(4.0)) / 11.0, abs=1e-4)
     assert rendered_class_loss(probabilities, classes, torch.zeros_like(counted), torch.ones(2)).item() == 0.0
+
+
+def test_voxels_count_by_their_weight() -> None:
+    logits = torch.tensor([[[[0.0, 3.0]]]])
+    loss = occupied_cross_entropy(logits, torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[2.0, 0.0]]]]))
+    assert loss.item() == pytest.approx(math.log(2.0))
+
+
+def test_a_surface_is_as_likely_as_its_distance_and_its_doubt_say() -> None:
+    """0.2 m off with a doubt of 0.1 m, and a cell that nobody measured."""
+    height, deviation = torch.tensor([[[1.2, 7.0]]]), torch.tensor([[[0.1, 0.5]]])
+    loss = surface_likelihood(height, deviation, torch.tensor([[[1.0, math.nan]]]), torch.ones(1, 1, 2))
+    assert loss.item() == pytest.approx(2.0 + math.log(0.1), abs=1e-5)
+
+
+def test_depth_is_compared_where_it_is_known() -> None:
+    """A pixel twice as far, one without depth, and the sky."""
+    true = torch.tensor([[[10.0, 0.0, math.inf]]])
+    loss = depth_likelihood(torch.full((1, 1, 3), math.log(20.0)), torch.full((1, 1, 3), 0.5), true)
+    assert loss.item() == pytest.approx(math.log(2.0) / 0.5 + math.log(0.5), abs=1e-5)
+
+
+def test_classes_weigh_as_they_are_given() -> None:
+    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
+    loss = class_terms(logits, torch.tensor([0, 1]), torch.tensor([1.0, 3.0]))
+    assert loss.item() == pytest.approx((math.log(2.0) + 3.0 * math.log(4.0)) / 4.0, abs=1e-6)

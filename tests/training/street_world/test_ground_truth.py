@@ -154,17 +154,6 @@ def test_the_road_is_one_layer_at_camera_height(truth: VoxelTruth) -> None:
     assert np.abs(heights + 1.65).max() < 0.3
 
 
-def test_samples_cover_triangles_densely() -> None:
-    corners = np.array([[(0, 0, 0), (3, 0, 0), (0, 2, 0)], [(0, 0, 5), (0.05, 0, 5), (0, 0.05, 5)]], dtype=float)
-    points, owner = sample_triangles(corners, 0.1)
-    first = points[owner == 0]
-    probes = np.array([(0.01, 0.01, 0), (1.5, 0.99, 0), (2.9, 0.02, 0), (0.7, 0.7, 0)])
-    nearest = np.linalg.norm(probes[:, None] - first[None], axis=-1).min(axis=1)
-    assert nearest.max() < 0.1
-    assert (first[:, 0] / 3 + first[:, 1] / 2 <= 1 + 1e-9).all()
-    assert (points[owner == 1][:, 2] == 5).all()
-
-
 def test_a_rig_of_its_own_height_sees_a_level_truth_with_the_ground_to_the_centimetre() -> None:
     """The grid stands upright on the ground below the camera; the ground lies where pixels see it."""
     drive = StreetDrive(6, 1, make_rig(256, 96, kind="varied"), supersampling=1)

@@ -8,11 +8,11 @@ import pytest
 from scene_completion_training.street_world import town
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.ground import SUNK_BESIDE_M, make_ground, terrain_height
+from scene_completion_training.street_world.parts import box, cylinder, extrusion, upright
 from scene_completion_training.street_world.scene import GROUND_CLASSES, RayScene
 from scene_completion_training.street_world.street_profile import StreetKind
 from scene_completion_training.street_world.town import SECTION_M, SEEDS_OF_ROLE, TownPlan, profile_of, role_of_seed
 from scene_completion_training.street_world.trajectory import drive_poses
-from tests.training.street_world.test_parts import volume
 
 SWEPT_SEEDS = (0, 1, 5, 6, 2001)
 
@@ -32,6 +32,18 @@ def test_no_seed_has_two_roles() -> None:
 def test_seeds_without_a_role_are_refused(seed: int) -> None:
     with pytest.raises(ValueError, match=str(seed)):
         role_of_seed(seed)
+
+
+def volume(corners: np.ndarray) -> float:
+    return float(np.linalg.det(corners).sum() / 6.0)
+
+
+def test_volumes() -> None:
+    some, profile = StreetClass.BUILDING, np.array([(0.0, 0.0), (2.0, 0.0), (2.0, 1.0), (1.0, 1.5)])
+    assert volume(box((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "a", some).corners) == pytest.approx(6.0)
+    assert volume(extrusion(profile, (-1.0, 1.5), ("a", "b"), some).corners) == pytest.approx(2.5 * 2.0)
+    standing = upright(cylinder(0.5, 2.0, ("a", "b"), some), (1.0, 2.0, 0.0), 2.0)
+    assert volume(standing.corners) == pytest.approx(np.pi * 0.5, rel=0.06)
 
 
 @pytest.mark.parametrize("seed", SWEPT_SEEDS)
