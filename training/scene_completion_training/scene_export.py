@@ -49,7 +49,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 
 
 class ExportedScene(nn.Module):
-    """From an image, and where cells look at it, to the units of cells, the logits of voxels, and the depth of pixels.
+    """From an image, and where the volume looks at it, to the units of cells, the logits of voxels, and depth.
 
     Args:
         field: Head for pixels and decoder in space.

@@ -13,7 +13,7 @@ import torch
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
@@ -36,6 +36,7 @@ from scene_completion_training.data.completion_samples import (
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.scene_decoder import CompletedScene
+from scene_completion_training.networks.sight import PixelView
 from scene_completion_training.runner import train
 from scene_completion_training.scene_export import export_scene, space_of_classes
 from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage, SceneField, read_eyes
@@ -139,12 +140,7 @@ def test_it_learns(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
     """Two frames again and again: voxels, classes and depth are nearer to the truth than at the start."""
     configuration = settings(town, trunk, eyes, tmp_path, steps=60, learning_rate=0.01)
     stage = CompletionStage(configuration)
-    data = stage.make_data()
-    data.setup("fit")
-    sample = CompletionSamples(
-        data.groups["training"], [1.0], configuration.data, stage.viewpoint, seed=0, length=2, plain=True
-    )[0]
-    batch = {name: value[None] for name, value in sample.items()}
+    batch = first_frame(stage)
 
     def losses(made: CompletionStage) -> dict[str, float]:
         with torch.no_grad():
@@ -156,6 +152,53 @@ def test_it_learns(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
     after = losses(stage)
     for name in ("occupied", "classes", "depth", "pixels"):
         assert after[name] < 0.95 * before[name], (name, before, after)
+
+
+def test_a_rendered_image_may_be_shown_with_its_true_depth(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
+    """But at its rim, which nobody knows; and no loss of the volume moves the depth of pixels."""
+    stage = CompletionStage(settings(town, trunk, eyes, tmp_path))
+    batch, no = first_frame(stage), torch.zeros(1, dtype=torch.bool)
+    batch["depth"] = torch.where(batch["depth"] > 0.0, batch["depth"], 10.0)
+    batch["depth"][:, 0] = 0.0
+    ground = stage.field.stated_ground(batch["volume_from_camera"], no, no)
+    view = stage.field.pixels(*(batch[name] for name in ("fused", "relative", "tokens")), ground)
+    said = stage.field.spec.inverse_depth(view.code)[0, 0].detach()
+
+    def shown(exact: bool) -> PixelView:
+        return stage._shown(view, ground, batch | {"exact": torch.tensor([exact])})
+
+    def inverse(row: int, column: int) -> float:
+        return float(stage.field.spec.inverse_depth(shown(True).code)[0, 0, row, column])
+
+    true = 1.0 / batch["depth"][0].clamp(stage.field.spec.minimum_depth, stage.field.spec.far)
+    assert inverse(20, 30) == pytest.approx(true[19:22, 29:32].mean().item(), rel=1e-4)
+    rim = torch.cat([said[:1, 29:32], true[1:2, 29:32]]).mean()
+    assert inverse(0, 30) == pytest.approx(rim.item(), rel=1e-4)
+    torch.testing.assert_close(shown(False).code, view.code)
+    assert view.code.requires_grad and view.classes.requires_grad
+    for each in (shown(True), shown(False)):
+        assert not each.code.requires_grad and not each.deviation.requires_grad
+    assert (shown(True).classes[0].argmax(dim=0) == batch["classes"][0] - 1)[batch["classes"][0] != INVALID].all()
+    batch["depth"][:, ::2] = 0.0  # sparse, as LiDAR's
+    torch.testing.assert_close(shown(True).code, view.code)
+
+
+def test_a_pair_says_nothing_of_what_is_free(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
+    """It knows no surface far away either: what it says stands close by teaches classes and the ground alone."""
+    stage = CompletionStage(settings(town, trunk, eyes, tmp_path))
+    batch = first_frame(stage)
+    batch["label"] = torch.where(batch["label"] == EMPTY, INVALID, batch["label"])
+    terms = stage.terms(batch, torch.Generator().manual_seed(0))
+    assert terms["occupied"] == 0.0 and terms["classes"] > 0.0 and terms["ground"] != 0.0
+
+
+def first_frame(stage: CompletionStage) -> dict[str, torch.Tensor]:
+    """The first frame of a stage's training, as it is, as a batch of one."""
+    data, configuration = stage.make_data(), stage.settings
+    data.setup("fit")
+    groups, viewpoint = data.groups["training"], stage.viewpoint
+    sample = CompletionSamples(groups, [1.0], configuration.data, viewpoint, seed=0, length=2, plain=True)[0]
+    return {name: value[None] for name, value in sample.items()}
 
 
 def points_of(message: Any) -> np.ndarray:
@@ -260,11 +303,16 @@ def test_a_training_starts_with_the_head_for_pixels_of_another(
     assert {name for name in own if name.startswith("pixels.")} <= same and "spatial.enter.0.weight" not in same
 
 
-def test_what_cannot_be_trained_is_refused(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_refused(
+    bundle: StudentBundle, town: Path, trunk: Path, eyes: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigurationError, match="no encoder is named that sees depth"):
         dataclasses.replace(settings(town, trunk, eyes, tmp_path), eyes="").check()
     with pytest.raises(BundleError, match="no encoder on Depth Anything of this size"):
         CompletionStage(settings(town, trunk, eyes, tmp_path, camera=CameraSettings(width=64, height=64)))
+    stage = CompletionStage(settings(town, trunk, eyes, tmp_path, pixels_from=str(bundle.folder)))
+    with pytest.raises(ConfigurationError, match="no head for pixels of this kind"):
+        stage.start(None)
     with pytest.raises(ConfigurationError, match="names no recording"):
         train(settings(town, trunk, eyes, tmp_path, data=CompletionDataSettings()))
 

@@ -54,7 +54,7 @@ PARTS = (3, 8)
 """Rows and columns of the parts of an image whose depth is off by a factor of their own."""
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
 """Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain."""
-_VERSION = 4
+_VERSION = 5
 _DAMAGED = "Delete it: it is prepared again at the next start"
 _CITYSCAPES_TO_COMMON = np.array(
     [
@@ -69,7 +69,7 @@ _CITYSCAPES_TO_COMMON = np.array(
 
 @dataclass
 class CompletionSource(DataSource):
-    """A recording with voxels that hold classes, or with stereo pairs.
+    """A recording with voxels that hold classes, or with stereo pairs; with poses these know free space, too.
 
     Attributes:
         every: Each so many-th frame is used.
@@ -94,8 +94,8 @@ class CompletionDataSettings:
         depth_scale: By how much all depths of an image are off, a share: a street that nobody trained on is seen with
             such an error. Standard deviation.
         depth_waves: By how much those of its parts are off beside that.
-        exact: Share of the samples whose decoder is given true depth and classes where they are known: it learns bodies
-            from them that blurred depth cannot show.
+        exact: Share of the samples of rendered images whose decoder is given true depth and classes, off as those of
+            real streets: eyes that know these misjudge towns.
         batch_size: Samples a step.
         workers: Processes that load samples.
     """
@@ -106,11 +106,11 @@ class CompletionDataSettings:
     cache: str = "completion_samples"
     segmentation: str = ""
     unknown_pose: float = 0.5
-    stated_pitch: float = 0.3
+    stated_pitch: float = 0.5
     stated_height: float = 0.02
-    depth_scale: float = 0.07
+    depth_scale: float = 0.1
     depth_waves: float = 0.03
-    exact: float = 0.4
+    exact: float = 0.7
     batch_size: int = 2
     workers: int = 1
 
@@ -145,7 +145,9 @@ def prepare_samples(
     Raises:
         SequenceError: A frame has neither true voxels with classes nor a second image whose pixels have classes.
     """
-    key = hashlib.sha256(f"{_VERSION} {eyes.key} {vars(viewpoint.camera)} {classes_of is None}".encode())
+    views = (vars(viewpoint.camera), vars(viewpoint.volume))
+    parts = (_VERSION, eyes.key, *views, sequence.pose_source, classes_of is None)
+    key = hashlib.sha256(" ".join(map(str, parts)).encode())
     folder = cache.absolute() / f"{sequence.name.replace('/', '_')}-{key.hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in frames]

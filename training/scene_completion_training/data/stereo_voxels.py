@@ -24,7 +24,6 @@ OF_NO_CLASS = 254
 """A voxel that is occupied, nobody knows by what."""
 OCCUPIED = 0.5
 """Share of the evidence that has to speak for "occupied"."""
-_FREE_SAMPLES = 3_000_000  # voxels tested for free space: most of a grid
 _SAME_M, _SAME = 0.4, 0.05
 """A place is what its pixel sees if their depths differ by no more, metres and a share of the depth."""
 GROUND_CLASSES = tuple(COMMON_CLASSES.index(name) for name in ("road", "sidewalk", "terrain"))
@@ -148,7 +147,7 @@ def stereo_evidence(
     ]
     generator = np.random.default_rng(0)
     centres, target, _ = fuse_occupancy(
-        views, grid, free_samples=_FREE_SAMPLES, generator=generator, depths=volume.fused_depth
+        views, grid, free_samples=int(np.prod(grid.shape)), generator=generator, depths=volume.fused_depth
     )
     voxels = tuple(np.moveaxis(grid.index_of(centres)[0], -1, 0))
     score, known = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.bool_)

@@ -130,7 +130,7 @@ def fuse_occupancy(
     """Fuses depth views into evidence at voxel centres.
 
     Args:
-        free_samples: Voxels without a hit that are tested for free space, drawn at random.
+        free_samples: Voxels that are tested for free space, drawn at random; all, if they are no more.
         depths: Nearest and farthest depth pixels that count, metres.
 
     Returns:
@@ -153,7 +153,7 @@ def fuse_occupancy(
         weights = 1.0 / (1.0 + (view.deviation[v, u] / np.float32(grid.voxel_size)) ** 2)
         _splat(points, weights.astype(np.float32), origin, grid.voxel_size, number, last, pixels, hits)
     hit = np.flatnonzero(hits)
-    drawn = np.zeros(hits.size, np.bool_)  # a mask sorts millions of numbers in no time; np.unique takes seconds
+    drawn = np.full(hits.size, free_samples >= hits.size)  # a mask sorts millions of numbers; np.unique takes seconds
     drawn[generator.integers(0, hits.size, free_samples)] = True
     drawn[hit] = False
     chosen = np.concatenate([hit, np.flatnonzero(drawn)])

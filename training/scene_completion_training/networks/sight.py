@@ -23,7 +23,7 @@ _ROAD = COMMON_CLASSES.index("road") - 1
 _GROUND_FROM, _GROUND_TO = 2.0, 12.0
 """Where a road is taken to be level with the place of the camera, metres: a grade or a pitch matters little there."""
 _LEAST_GROUND = 0.01
-"""Share of the image that is road at which the road says half of what it can say."""
+"""Mean weight of the pixels of an image, its nearest road 1, at which the road says half of what it can say."""
 _LOG_DEVIATION = -2.3
 """Of the logarithm of depth, at the start: about a tenth."""
 
@@ -146,12 +146,10 @@ def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor) -> Pi
     level = spec.inverse_depth(ground[:, :1])
     off = (inverse.clamp_min(1e-3) / level.clamp_min(1e-3)).log().clamp(-0.5, 0.5)
     near = ((level > 1.0 / _GROUND_TO) & (level < 1.0 / _GROUND_FROM)) * ground[:, 1:]
-    weight = (
-        near
-        * view.classes.softmax(dim=1)[:, _ROAD : _ROAD + 1]
-        * (level / level.amax(dim=(1, 2, 3), keepdim=True)) ** 2
-    )
     places = (1, 2, 3)
+    nearness = (level / level.amax(dim=places, keepdim=True).clamp_min(1e-3)) ** 2
+    road = view.classes.detach().softmax(dim=1)[:, _ROAD : _ROAD + 1]
+    weight = near * road * nearness
     total = weight.sum(dim=places, keepdim=True).clamp_min(1e-6)
     mean = (weight * off).sum(dim=places, keepdim=True) / total
     for _ in range(2):  # what stands on the road is not the road

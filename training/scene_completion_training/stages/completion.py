@@ -2,7 +2,7 @@
 
 The trunk of the eyes never learns: what it says of each image is computed once. On it stand a head for pixels, which
 says depth with its doubt and classes, and a decoder in space. Exact voxels of rendered towns teach them, also what is
-hidden, and voxels of labelled LiDAR.
+hidden, voxels of labelled LiDAR, and stereo.
 """
 
 from __future__ import annotations
@@ -263,9 +263,17 @@ class CompletionStage(Stage):
             raise ConfigurationError(
                 f"have the trunk {encoder.trunk_name}", where="eyes", cure="Name eyes of Depth Anything"
             )
-        self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
         if self.settings.pixels_from:
-            self.field.pixels.load_state_dict(TrainedWeights.read(Path(self.settings.pixels_from)).under("pixels."))
+            known = TrainedWeights.read(Path(self.settings.pixels_from)).under("pixels.")
+            try:
+                self.field.pixels.load_state_dict(known)
+            except RuntimeError as error:
+                raise ConfigurationError(
+                    f"has no head for pixels of this kind ({str(error)[:200]})",
+                    where="pixels_from",
+                    cure="Name a checkpoint of stage completion, for the same camera",
+                ) from error
+        self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights."""
@@ -302,10 +310,11 @@ class CompletionStage(Stage):
         smooth = functional.interpolate(batch["scale"], view.code.shape[2:], mode="bilinear", align_corners=True)
         whole = (depth > 0.0).float().mean(dim=(1, 2, 3), keepdim=True) > WHOLE  # not that of LiDAR or stereo
         exact = batch["exact"][:, None, None, None] & whole
-        true = 1.0 / depth.clamp(spec.minimum_depth, spec.far)
+        seen = spec.inverse_depth(view.code.detach())
+        true = torch.where(depth > 0.0, 1.0 / depth.clamp(spec.minimum_depth, spec.far), seen)  # rims are unknown
         blurred, squared = (functional.avg_pool2d(each, 3, 1, 1, count_include_pad=False) for each in (true, true**2))
         spread = ((squared - blurred**2).clamp_min(0.0) / blurred**2 + EXACT_DEVIATION**2).sqrt()
-        inverse = torch.where(exact, blurred, spec.inverse_depth(view.code.detach())) / smooth
+        inverse = torch.where(exact, blurred, seen) / smooth
         deviation = torch.where(exact, spread, view.deviation.detach())
         classes = batch["classes"].long()
         named = exact & (classes != INVALID)[:, None]
