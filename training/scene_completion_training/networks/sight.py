@@ -47,10 +47,10 @@ class PixelView(NamedTuple):
 class PixelHead(nn.Module):
     """From the maps of a `DepthAnythingTrunk` to a `PixelView` at half the resolution of the image.
 
-    Depth is that of the `MetricDecoder` of the eyes, which has learned metres and stays as it is, times a factor for
-    each image and a smaller one for each pixel. The factors are learned: eyes know one height above the ground, and see
-    all streets from there. Where the camera is said to stand, each pixel is told how far it would see if the ground
-    were a plane; tokens of the last block know what things are.
+    Depth is that of a `MetricDecoder`, which begins as that of the eyes, times a factor for each image and a smaller
+    one for each pixel: eyes know one height above the ground, and see all streets from there. Where the camera is said
+    to stand, each pixel is told how far it would see if the ground were a plane; tokens of the last block know what
+    things are.
 
     Args:
         size: Height and width of the maps.
@@ -92,8 +92,6 @@ class PixelHead(nn.Module):
         for layer, value in ((self.factor[2], 0.0), (self.aside, 0.0), (self.deviation, _LOG_DEVIATION)):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
-        for part in (self.metric, self.code):
-            part.requires_grad_(False)
 
     @torch.no_grad()
     def take(self, decoder: MetricDecoder, project: nn.Conv2d, prior: Tensor) -> None:

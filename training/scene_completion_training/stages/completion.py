@@ -89,7 +89,9 @@ class CompletionConfiguration(TrainingConfiguration):
         stage: Name of the stage.
         eyes: Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml).
         encoder_weights: Folder or hub name of the model that its trunk is one of; by default Depth Anything V2 Small.
-        pixels_from: Checkpoint of another training on the same eyes, whose head for pixels it starts with.
+        only_pixels: Train the head for pixels alone: no volume is completed, and steps are several times faster.
+        pixels_from: Checkpoint of another training on the same eyes, whose head for pixels it takes as it is; with
+            `only_pixels` that goes on learning.
         data: Recordings and samples.
         losses: Weights of the losses.
         camera: The canonical camera.
@@ -108,6 +110,7 @@ class CompletionConfiguration(TrainingConfiguration):
     learning_rate: float = 1e-3
     eyes: str = ""
     encoder_weights: str = ""
+    only_pixels: bool = False
     pixels_from: str = ""
     data: CompletionDataSettings = field(default_factory=CompletionDataSettings)
     losses: CompletionLosses = field(default_factory=CompletionLosses)
@@ -248,6 +251,8 @@ class CompletionStage(Stage):
         self.register_buffer("near", 1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [X, Y, 1]
         self.seen: Tensor
         self.register_buffer("seen", torch.zeros(CLASSES))
+        self.field.spatial.requires_grad_(not settings.only_pixels)
+        self.field.pixels.requires_grad_(settings.only_pixels or not settings.pixels_from)
         self._encoder = [encoder]  # in a list: no module of the stage, no checkpoint needs it
         self.field.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -273,7 +278,8 @@ class CompletionStage(Stage):
                     where="pixels_from",
                     cure="Name a checkpoint of stage completion, for the same camera",
                 ) from error
-        self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
+        else:
+            self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights."""
@@ -300,7 +306,9 @@ class CompletionStage(Stage):
         ground = self.field.stated_ground(pose, batch["known"], mirrored)
         view = self.field.pixels(*maps, ground)
         with torch.autocast(kind, enabled=False):
-            terms = self._of_pixels(view, batch)
+            if self.settings.only_pixels:
+                return self._of_pixels(view, batch)
+            terms = {} if self.settings.pixels_from else self._of_pixels(view, batch)
             scene = self.field(self._shown(view, ground, batch), pose, mirrored)
             return terms | self._of_voxels(scene, batch, generator)
 
