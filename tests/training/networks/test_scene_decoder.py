@@ -97,6 +97,16 @@ def test_a_voxel_is_what_its_pixel_sees_or_lies_before_or_behind_it() -> None:
     assert probability.tolist() == pytest.approx([0.119, 1.0, 0.881], abs=0.01)
 
 
+def test_a_level_road_is_met_where_it_lies() -> None:
+    """0.2 m above the usual level, seen exactly, by columns whose road the image shows."""
+    made, voxels = decoder(), cell_lookups(GRID, 1, CAMERA, SPEC, pose()[None], torch.ones(1))
+    depth = 1.0 / SPEC.inverse_depth(ground_code(CAMERA, SPEC, pose()[None], made.level + 0.2)).clamp_min(0.05)
+    seen = torch.cat([depth.log(), torch.full_like(depth, 1e-3)], dim=1)
+    lowest = made._lowest_seen(made._surfaces(seen, voxels))[0, 0]
+    np.testing.assert_allclose(lowest[2:, 3:5], 0.2, atol=0.05)
+    assert lowest[0, 0] > 1.0  # beside the image, where nothing is seen to be free
+
+
 def test_a_road_says_the_scale_of_what_is_seen() -> None:
     """Eyes that see a level road a tenth too near are put right where the mounting is known, but for a part of it."""
     camera = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=32)

@@ -23,6 +23,8 @@ _DISTANCES_M = (0.5, 2.0, 8.0)
 _GEOMETRY = 2 * len(_DISTANCES_M) + 3
 _PRIOR_CELLS = 4
 """Cells, along each axis of the bird's-eye view, to one of the learned mean."""
+_FARTHEST_FROM_LEVEL = 1.5
+"""Of a ground that pixels see, metres."""
 _CERTAIN = 1e-4
 """Least probability of a voxel and of its contrary, while it is trained."""
 
@@ -96,7 +98,7 @@ class SceneDecoder(nn.Module):
         local = reduced + _GEOMETRY
         finest = widths[0]
         self.enter = nn.Sequential(
-            nn.Conv2d((local + 1) * heights + 3, finest, 1), nn.ReLU(inplace=True), _block(finest, finest)
+            nn.Conv2d((local + 1) * heights + 4, finest, 1), nn.ReLU(inplace=True), _block(finest, finest)
         )
         self.down = nn.ModuleList(
             nn.Sequential(_block(finer, coarser, 2), _block(coarser, coarser))
@@ -112,7 +114,7 @@ class SceneDecoder(nn.Module):
         )
         self.occupied = nn.Conv2d(hidden, 2 * STRIDE**3 + 1, 1)
         self.named = nn.Conv2d(hidden, classes, 1)
-        self.ground = nn.Conv2d(finest, 2, 1)
+        self.ground = nn.Conv2d(finest, 3, 1)
         coarse = (max(1, count_x // _PRIOR_CELLS), max(1, count_y // _PRIOR_CELLS))
         self.mean = nn.Parameter(torch.zeros(1, heights * STRIDE**3, *coarse))
         self.solid = nn.Parameter(torch.tensor(1.0))
@@ -147,7 +149,9 @@ class SceneDecoder(nn.Module):
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             columns = [part.reshape(batch, -1, count_x, count_y) for part in (local, in_view)]
             told = view.told.to(kind).expand(-1, -1, count_x, count_y)
-            x = self._with_neighbours(torch.cat([*columns, self.plane.to(kind).expand(batch, -1, -1, -1), told], dim=1))
+            lowest = self._lowest_seen(surfaces)
+            plane = self.plane.to(kind).expand(batch, -1, -1, -1)
+            x = self._with_neighbours(torch.cat([*columns, plane, told, lowest.to(kind)], dim=1))
             context = self.context(x).reshape(batch, -1, heights, count_x * count_y)
             mixed = self.mix(torch.cat([context, local], dim=1))  # [B, hidden, z, x y]
             cells, named, ground = self.occupied(mixed).float(), self.named(mixed).float(), self.ground(x).float()
@@ -157,7 +161,7 @@ class SceneDecoder(nn.Module):
         occupied = self._beside_what_is_seen(
             self._voxels(hidden + mean), self._voxels(before), self._voxels(seen_there.expand_as(before)), surfaces
         )
-        height = self.level + ground[:, 0]
+        height = self.level + ground[:, 0] + ground[:, 2].sigmoid() * lowest[:, 0]
         deviation = 0.02 + functional.softplus(ground[:, 1] - 2.0)
         return CompletedScene(
             self._with_ground(occupied, height, deviation),
@@ -199,6 +203,17 @@ class SceneDecoder(nn.Module):
         shape = (len(seen), self.grid.shape[2], self.grid.shape[0], self.grid.shape[1])
         at, behind = voxels.in_view * (far - near), 1.0 - voxels.in_view * (1.0 - near)
         return at.reshape(shape).permute(0, 2, 3, 1), behind.reshape(shape).permute(0, 2, 3, 1)
+
+    def _lowest_seen(self, surfaces: tuple[Tensor, Tensor]) -> Tensor:
+        """Where pixels that look at a column meet it [B, 1, x, y], metres above the level of the ground.
+
+        What is not behind a surface is before it: over a column of road, the share that is behind ends at the road.
+        """
+        at, behind = surfaces
+        low = round((self.level + _FARTHEST_FROM_LEVEL - self.grid.origin[2]) / self.grid.voxel_size)
+        depth = self.grid.voxel_size * (behind + 0.5 * at)[..., :low].sum(dim=3)
+        lowest = self.grid.origin[2] + functional.avg_pool2d(depth[:, None], STRIDE, ceil_mode=True) - self.level
+        return lowest.clamp(-_FARTHEST_FROM_LEVEL, _FARTHEST_FROM_LEVEL)
 
     def _beside_what_is_seen(
         self, hidden: Tensor, before: Tensor, there: Tensor, surfaces: tuple[Tensor, Tensor]
