@@ -58,4 +58,4 @@ def test_a_drive_names_what_a_frame_sees_of_its_voxels(synthetic_drive: Path) ->
     ground = box_of_voxels((-3.0, CAMERA_HEIGHT - 0.2, 8.0), (3.0, CAMERA_HEIGHT + 0.2, 11.0))
     air = box_of_voxels((-2.0, -1.0, 6.0), (2.0, 1.0, 10.0))
     assert (label[face] == car).any(axis=0).mean() > 0.9 and label[5, 128, 2] == road
-    assert (label[ground] == OF_NO_CLASS).any(axis=2).mean() > 0.95 and set(np.unique(label[air])) == {EMPTY, INVALID}
+    assert (label[ground] == OF_NO_CLASS).any(axis=2).mean() > 0.95 and (label[air] == EMPTY).mean() > 0.99

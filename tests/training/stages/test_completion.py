@@ -291,24 +291,22 @@ def test_words_find_the_classes_that_a_bank_describes(
 
 
 def test_head_and_decoder_may_be_trained_one_after_the_other(
-    trained: Path, town: Path, trunk: Path, eyes: Path, tmp_path: Path
+    town: Path, trunk: Path, eyes: Path, tmp_path: Path
 ) -> None:
     """First the head alone, which completes nothing; then the decoder, on a head that stays as it is."""
 
-    def learning(stage: CompletionStage) -> set[str]:
-        return {name.split(".")[0] for name, weight in stage.field.named_parameters() if weight.requires_grad}
+    def trained_of(name: str, **changes: object) -> tuple[set[str], dict[str, torch.Tensor]]:
+        configuration = settings(town, trunk, eyes, tmp_path / name, **changes)
+        stage = CompletionStage(configuration)
+        terms = set(stage.terms(first_frame(stage), torch.Generator().manual_seed(0)))
+        return terms, dict(Checkpoint.read(train(configuration)).state)
 
-    known, generator = Checkpoint.read(trained).state, torch.Generator().manual_seed(0)
-    head = CompletionStage(settings(town, trunk, eyes, tmp_path, only_pixels=True))
-    assert learning(head) == {"pixels"}
-    assert set(head.terms(first_frame(head), generator)) == {"depth", "pixels"}
-    decoder = CompletionStage(settings(town, trunk, eyes, tmp_path, pixels_from=str(trained)))
-    decoder.start(None)
-    own = decoder.field.state_dict()
-    same = {name for name, value in known.items() if torch.equal(own[name], value)}
-    assert {name for name in own if name.startswith("pixels.")} <= same and "spatial.enter.0.weight" not in same
-    assert learning(decoder) == {"spatial"}
-    assert set(decoder.terms(first_frame(decoder), generator)) == {"occupied", "classes", "ground"}
+    terms, head = trained_of("head", only_pixels=True)
+    assert terms == {"depth", "pixels"}
+    terms, both = trained_of("both", pixels_from=str(tmp_path / "head" / "checkpoints" / "last.ckpt"))
+    assert terms == {"occupied", "classes", "ground"}
+    changed = {name.split(".")[0] for name in both if not torch.equal(head[name], both[name])}
+    assert changed == {"spatial"}
 
 
 def test_what_cannot_be_trained_is_refused(

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from scene_completion_ros.evaluation.truth import VoxelTruth
-from scene_completion_ros.geometry import (
-    DEFAULT_GRID,
-    DEFAULT_GRID_FROM_CAMERA,
-)
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence

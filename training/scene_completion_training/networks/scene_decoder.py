@@ -62,7 +62,7 @@ class SceneDecoder(nn.Module):
     pixel sees, or lies before or behind that, as probably as depth and its doubt say; of the latter two the head
     speaks. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres.
 
-    No features of the image come here. Streets with known voxels are few, and each would be known by its looks.
+    No features of the image come here. Streets with known voxels are few, and each might be known by its looks.
 
     Args:
         grid: The voxels.
@@ -117,11 +117,11 @@ class SceneDecoder(nn.Module):
         self.ground = nn.Conv2d(finest, 3, 1)
         coarse = (max(1, count_x // _PRIOR_CELLS), max(1, count_y // _PRIOR_CELLS))
         self.mean = nn.Parameter(torch.zeros(1, heights * STRIDE**3, *coarse))
-        self.solid = nn.Parameter(torch.tensor(1.0))
         self.level = ground
         for layer, value in ((self.occupied, -2.0), (self.ground, 0.0)):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
+        self.occupied.bias.data[-1] = 1.0  # type: ignore[union-attr]  # what is surely seen is there
         x, y = (2.0 * (np.arange(count) + 0.5) / count - 1.0 for count in (count_x, count_y))
         plane = np.stack(np.meshgrid(x, y, indexing="ij"))[None]
         self.plane: Tensor
@@ -221,7 +221,7 @@ class SceneDecoder(nn.Module):
         """Probabilities [B, X, Y, Z]: a voxel is what its pixel sees, or lies behind that, or before it."""
         at, behind = surfaces
         rest = before.sigmoid()
-        return rest + at * ((there + self.solid).sigmoid() - rest) + behind * (hidden.sigmoid() - rest)
+        return rest + at * (there.sigmoid() - rest) + behind * (hidden.sigmoid() - rest)
 
     def _with_ground(self, occupied: Tensor, height: Tensor, deviation: Tensor) -> Tensor:
         """Logits [B, X, Y, Z] of probabilities with the ground in them, and nothing below it.
