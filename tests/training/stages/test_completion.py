@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,10 @@ def test_a_rendered_image_may_be_shown_with_its_true_depth(town: Path, trunk: Pa
 
     true = 1.0 / batch["depth"][0].clamp(stage.field.spec.minimum_depth, stage.field.spec.far)
     assert inverse(20, 30) == pytest.approx(true[19:22, 29:32].mean().item(), rel=1e-4)
+    batch["off"][:, 1] = 0.01  # for each metre
+    near = true[19:22, 29:32].mean().item()
+    assert inverse(20, 30) == pytest.approx(near * math.exp(-0.01 / near), rel=1e-3)
+    batch["off"][:, 1] = 0.0
     rim = torch.cat([said[:1, 29:32], true[1:2, 29:32]]).mean()
     assert inverse(0, 30) == pytest.approx(rim.item(), rel=1e-4)
     torch.testing.assert_close(shown(False).code, view.code)

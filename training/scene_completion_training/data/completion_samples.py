@@ -94,6 +94,7 @@ class CompletionDataSettings:
         depth_scale: By how much all depths of an image are off, a share: a street that nobody trained on is seen with
             such an error. Standard deviation.
         depth_waves: By how much those of its parts are off beside that.
+        depth_far: The same for each metre of depth; halfway between the middles of parts, both are half as large.
         exact: Share of the samples of rendered images whose decoder is given true depth and classes, off as those of
             real streets: eyes that know these misjudge towns.
         batch_size: Samples a step.
@@ -110,6 +111,7 @@ class CompletionDataSettings:
     stated_height: float = 0.02
     depth_scale: float = 0.1
     depth_waves: float = 0.03
+    depth_far: float = 0.008
     exact: float = 0.7
     batch_size: int = 2
     workers: int = 1
@@ -492,18 +494,19 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
             "height": torch.from_numpy(height),
             "volume_from_camera": torch.from_numpy(np.array(stated)).float(),
             "known": torch.tensor(known),
-            "scale": torch.from_numpy(self._misjudged(generator)),
+            "off": torch.from_numpy(self._misjudged(generator)),
             "exact": torch.tensor(not self.plain and generator.random() < settings.exact),
             "mirrored": torch.tensor(False),
         }
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
 
     def _misjudged(self, generator: np.random.Generator) -> NDArray[np.float32]:
-        """Factors of depth [1, rows, columns] of coarse parts of an image."""
+        """By how much the logarithm of depth is off in coarse parts of an image, and for each metre of depth."""
         if self.plain:
-            return np.ones((1, *PARTS), np.float32)
-        whole, parts = generator.normal(0.0, self.settings.depth_scale), generator.normal(size=(1, *PARTS))
-        return np.exp(whole + self.settings.depth_waves * parts).astype(np.float32)
+            return np.zeros((2, *PARTS), np.float32)
+        settings = self.settings
+        whole, parts = generator.normal(0.0, settings.depth_scale), generator.normal(size=(2, *PARTS))
+        return np.stack([whole + settings.depth_waves * parts[0], settings.depth_far * parts[1]]).astype(np.float32)
 
     def _stated(self, exact: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
         """The pose of a camera as a rig states it, a little off."""

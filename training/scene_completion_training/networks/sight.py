@@ -19,6 +19,10 @@ MOST_ASIDE = 0.5
 EYES_OFF, STATED_OFF = 0.1, 0.03
 """By how much all depths of an image are off on streets that nobody trained on, a share; and those of a level ground
 that the stated mounting leads to. Standard deviations."""
+FAR_OFF = 0.005
+"""By how much depth is off beside that, for each metre of it: heads are too sure of streets that they did not learn
+from. With it, the mean of |error| / σ at 12 to 60 m of window 04 is 0.7 and 0.9, as without it of window 05, which a head
+learned from."""
 _ROAD = COMMON_CLASSES.index("road") - 1
 _GROUND_FROM, _GROUND_TO = 2.0, 12.0
 """Where a road is taken to be level with the place of the camera, metres: a grade or a pitch matters little there."""
@@ -135,7 +139,8 @@ def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor) -> Pi
 
     Eyes are off by a factor on streets that they do not know; the height of a camera above the road gives metres (the
     way monocular odometry recovers its scale). The factor is the more probable one of what the eyes say and what the
-    road says, and what is left of the doubt about it is added to that of each pixel. Nothing here is learned.
+    road says, and what is left of the doubt about it is added to that of each pixel, as is one that grows with depth.
+    Nothing here is learned.
 
     Args:
         ground: As `PixelHead.forward` has it.
@@ -158,5 +163,5 @@ def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor) -> Pi
     left = EYES_OFF**2 * (1.0 - gain)
     return view._replace(
         code=spec.depth_code_of_inverse(inverse * (-gain * mean).exp()),
-        deviation=(view.deviation**2 + left).sqrt(),
+        deviation=(view.deviation**2 + left + (FAR_OFF / inverse.clamp_min(1.0 / spec.far)) ** 2).sqrt(),
     )

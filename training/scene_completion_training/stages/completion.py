@@ -307,14 +307,15 @@ class CompletionStage(Stage):
     def _shown(self, view: PixelView, ground: Tensor, batch: dict[str, Tensor]) -> PixelView:
         """The view as the decoder gets it: depths as on other streets, no gradient through them; or the truth."""
         spec, depth = self.field.spec, batch["depth"][:, None]
-        smooth = functional.interpolate(batch["scale"], view.code.shape[2:], mode="bilinear", align_corners=True)
+        off = functional.interpolate(batch["off"], view.code.shape[2:], mode="bilinear", align_corners=True)
         whole = (depth > 0.0).float().mean(dim=(1, 2, 3), keepdim=True) > WHOLE  # not that of LiDAR or stereo
         exact = batch["exact"][:, None, None, None] & whole
         seen = spec.inverse_depth(view.code.detach())
         true = torch.where(depth > 0.0, 1.0 / depth.clamp(spec.minimum_depth, spec.far), seen)  # rims are unknown
         blurred, squared = (functional.avg_pool2d(each, 3, 1, 1, count_include_pad=False) for each in (true, true**2))
         spread = ((squared - blurred**2).clamp_min(0.0) / blurred**2 + EXACT_DEVIATION**2).sqrt()
-        inverse = torch.where(exact, blurred, seen) / smooth
+        inverse = torch.where(exact, blurred, seen)
+        inverse = inverse / (off[:, :1] + off[:, 1:] / inverse.clamp_min(1.0 / spec.far)).exp()
         deviation = torch.where(exact, spread, view.deviation.detach())
         classes = batch["classes"].long()
         named = exact & (classes != INVALID)[:, None]
