@@ -37,18 +37,12 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class BagMessage:
-    """One recorded message.
-
-    Attributes:
-        stamp_ns: Bag time: when it was received by the recorder.
-        type: Message type, in ROS 2's spelling.
-        occurrence: Its number among the messages of its topic with this bag time.
-    """
+    """One recorded message."""
 
     topic: str
-    stamp_ns: int
-    type: str
-    occurrence: int
+    stamp_ns: int  # bag time: when it was received by the recorder
+    type: str  # message type, in ROS 2's spelling
+    occurrence: int  # its number among the messages of its topic with this bag time
     raw: bytes = field(repr=False)
     _decoder: MessageDecoder = field(repr=False)
 
@@ -332,11 +326,7 @@ class BagReader:
             yield CloudFrame(stamp_of(header) or recorded.stamp_ns, str(header.frame_id), xyz)
 
     def tf_buffer(
-        self,
-        *,
-        odometry_topic: str | None = None,
-        within: Callable[[int], bool] = lambda _: True,
-        with_tf: bool = True,
+        self, *, odometry_topic: str | None = None, within: Callable[[int], bool] = lambda _: True, with_tf: bool = True
     ) -> TransformBuffer:
         """Collect the transforms of /tf and /tf_static, and the poses of an odometry topic if one is named.
 

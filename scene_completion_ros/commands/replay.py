@@ -52,8 +52,7 @@ if TYPE_CHECKING:
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
 _ONLY_THROUGH_THE_NODE = ("rate", "timeout", "also", "params_file")
-LOWEST_SHARE_OUT = 0.8
-"""Of the frames of the bundled drive."""
+LOWEST_SHARE_OUT = 0.8  # of the frames of the bundled drive
 # Parameters that a replay decides about itself.
 _OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame", "cameras")
 

@@ -16,30 +16,19 @@ from scene_completion_ros.voxels.occupancy import Calibration
 
 
 class Reliability(NamedTuple):
-    """What a reliability diagram shows, one entry a bin of stated probability; NaN in empty bins.
+    """What a reliability diagram shows, one entry a bin of stated probability; NaN in empty bins."""
 
-    Attributes:
-        voxels: int64 [B].
-        stated: float64 [B], mean stated probability.
-        observed: float64 [B], share of occupied voxels.
-    """
-
-    voxels: NDArray[np.int64]
-    stated: NDArray[np.float64]
-    observed: NDArray[np.float64]
+    voxels: NDArray[np.int64]  # int64 [B]
+    stated: NDArray[np.float64]  # float64 [B], mean stated probability
+    observed: NDArray[np.float64]  # float64 [B], share of occupied voxels
 
 
 @dataclass(frozen=True)
 class CalibrationErrors:
-    """How far stated probabilities are from observed frequencies.
+    """How far stated probabilities are from observed frequencies."""
 
-    Attributes:
-        expected_calibration_error: Mean over voxels of |stated - observed| of their bin (Guo et al., ICML 2017).
-        brier: Mean squared difference between probability and truth (0 or 1).
-    """
-
-    expected_calibration_error: float
-    brier: float
+    expected_calibration_error: float  # mean over voxels of |stated - observed| of their bin (Guo et al., ICML 2017)
+    brier: float  # mean squared difference between probability and truth (0 or 1)
     reliability: Reliability
 
 

@@ -19,33 +19,21 @@ from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, 
 
 GARG_ROWS = (0.40810811, 0.99189189)
 GARG_COLUMNS = (0.03594771, 0.96405229)
-MINIMUM_M, MAXIMUM_M = 1e-3, 80.0
-"""Depths that count, metres."""
+MINIMUM_M, MAXIMUM_M = 1e-3, 80.0  # depths that count, metres
 
 
 @dataclass(frozen=True)
 class DepthErrors:
-    """Errors of predicted depth d against true depth d*, over pixels p of one frame or as a mean over frames.
+    """Errors of predicted depth d against true depth d*, over pixels p of one frame or as a mean over frames."""
 
-    Attributes:
-        abs_rel: mean |d - d*| / d*.
-        sq_rel: mean (d - d*)^2 / d*, metres.
-        rmse: sqrt(mean (d - d*)^2), metres.
-        rmse_log: sqrt(mean (ln d - ln d*)^2).
-        a1: Share of pixels with max(d / d*, d* / d) < 1.25.
-        a2: The same for 1.25^2.
-        a3: The same for 1.25^3.
-        abs_rel_scaled: abs_rel of d median(d*) / median(d). What is less of it than of abs_rel is a wrong scale.
-    """
-
-    abs_rel: float
-    sq_rel: float
-    rmse: float
-    rmse_log: float
-    a1: float
-    a2: float
-    a3: float
-    abs_rel_scaled: float
+    abs_rel: float  # mean |d - d*| / d*
+    sq_rel: float  # mean (d - d*)^2 / d*, metres
+    rmse: float  # sqrt(mean (d - d*)^2), metres
+    rmse_log: float  # sqrt(mean (ln d - ln d*)^2)
+    a1: float  # share of pixels with max(d / d*, d* / d) < 1.25
+    a2: float  # the same for 1.25^2
+    a3: float  # the same for 1.25^3
+    abs_rel_scaled: float  # abs_rel of d median(d*) / median(d). What is less of it than of abs_rel is a wrong scale
 
 
 def garg_crop(height: int, width: int) -> NDArray[np.bool_]:

@@ -35,33 +35,23 @@ class InvisibleEmptyScores:
 
 @dataclass(frozen=True)
 class PointCounts:
-    """Points behind the scores, of a frame or summed over frames.
-
-    Attributes:
-        occluded_free: Not visible and not occupied, `t_ie` of the published code: what IE_rec is a share of.
-    """
+    """Points behind the scores, of a frame or summed over frames."""
 
     points: int
     predicted: int
     occupied: int
     occluded: int
-    occluded_free: int
+    occluded_free: int  # not visible and not occupied, `t_ie` of the published code: what IE_rec is a share of
 
 
 @dataclass(frozen=True)
 class InvisibleEmptyResult:
-    """Means over frames and what they rest on.
+    """Means over frames and what they rest on."""
 
-    Attributes:
-        scores: Means over the frames in which each is defined.
-        defined: Number of these frames, by name of the score.
-        counts: Points summed over frames.
-    """
-
-    scores: InvisibleEmptyScores
-    defined: dict[str, int]
+    scores: InvisibleEmptyScores  # means over the frames in which each is defined
+    defined: dict[str, int]  # number of these frames, by name of the score
     frames: int
-    counts: PointCounts
+    counts: PointCounts  # points summed over frames
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -50,23 +50,16 @@ class ConfusionCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class OccupancyScores:
-    """Scores over a set of voxels; NaN where a figure is not defined.
-
-    Attributes:
-        occupied_fraction: Share of them that is occupied: the average precision of a constant score.
-        best_iou: Largest IoU at any threshold. An upper bound: the threshold is chosen on the scored voxels.
-        best_threshold: The threshold that reaches it.
-        average_precision: Mean precision over recall.
-    """
+    """Scores over a set of voxels; NaN where a figure is not defined."""
 
     voxels: int
-    occupied_fraction: float
+    occupied_fraction: float  # share of them that is occupied: the average precision of a constant score
     iou: float
     precision: float
     recall: float
-    best_iou: float
-    best_threshold: float
-    average_precision: float
+    best_iou: float  # largest IoU at any threshold. An upper bound: the threshold is chosen on the scored voxels
+    best_threshold: float  # the threshold that reaches it
+    average_precision: float  # mean precision over recall
 
 
 def confusion(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_]) -> ConfusionCounts:

@@ -83,11 +83,7 @@ SEGMENTATION = Metric(
     "segmentation",
     "Classes of pixels, in percent. The mean is over all 19 classes of Cityscapes; those that are nowhere count as 0. "
     "Beside it stands the mean over the classes that occur in the truth.",
-    (
-        Column("mean_iou", "mIoU"),
-        Column("mean_iou_of_true", "mIoU of classes there"),
-        Column("accuracy", "accuracy"),
-    ),
+    (Column("mean_iou", "mIoU"), Column("mean_iou_of_true", "mIoU of classes there"), Column("accuracy", "accuracy")),
     SegmentationTally,
     by=("named_by",),
     classes="class_iou",

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError
 
 EMPTY = 0
-INVALID = 255
-"""Truth that does not count. Label images have -1 as well."""
+INVALID = 255  # truth that does not count. Label images have -1 as well
 
 
 def _names(listed: str) -> tuple[str, ...]:
@@ -98,11 +97,7 @@ class ClassMap:
     """
 
     def __init__(
-        self,
-        vocabulary: str,
-        source: tuple[str, ...],
-        target: tuple[str, ...],
-        renamed: Mapping[str, str | None],
+        self, vocabulary: str, source: tuple[str, ...], target: tuple[str, ...], renamed: Mapping[str, str | None]
     ) -> None:
         self.vocabulary = vocabulary
         self.table: NDArray[np.uint8] = np.full(256, _UNDEFINED, dtype=np.uint8)
@@ -168,8 +163,7 @@ LABEL_IDS = _to_cityscapes(
 )
 """Of both: KITTI-360 goes on where Cityscapes' ids end, and counts three more of its names."""
 
-TRAIN_IDS = _to_cityscapes("Cityscapes' train ids", CITYSCAPES_CLASSES)
-"""As they are."""
+TRAIN_IDS = _to_cityscapes("Cityscapes' train ids", CITYSCAPES_CLASSES)  # as they are
 
 BDD_PANOPTIC_IDS = _to_cityscapes("BDD100K's panoptic ids", _PANOPTIC_NAMES)
 

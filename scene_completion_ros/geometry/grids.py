@@ -20,8 +20,7 @@ MOST_VOXELS = 2**28
 """Of a grid; a state for each of them takes a quarter of a gigabyte, and completing an image several."""
 FARTHEST = 1e7
 """Metres along an axis from the origin of a grid's frame to the grid: farther than the coordinates of a map go."""
-EDGES = 1e-4, 1e4
-"""Smallest and largest edge of a voxel, metres."""
+EDGES = 1e-4, 1e4  # smallest and largest edge of a voxel, metres
 _GRID_KEYS = ("origin", "voxel_size", "shape", "grid_from_camera", "frame")
 
 

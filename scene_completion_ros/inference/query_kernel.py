@@ -24,31 +24,23 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.positional_tables import PositionalTables
 from scene_completion_ros.voxels.occupancy import density_of_logit
 
-AT_KNOT = 1e-3
-"""Shares nearer to 0 or 1 than this count as such: float32 places of knots are not exact."""
+AT_KNOT = 1e-3  # shares nearer to 0 or 1 than this count as such: float32 places of knots are not exact
 
 
 @dataclass(frozen=True, eq=False)
 class FieldSamples:
-    """Points at which the field is evaluated again and again, prepared.
+    """Points at which the field is evaluated again and again, prepared."""
 
-    Attributes:
-        target: int32 [N], where each result is written.
-        cell: int32 [N], row-major index of the upper left one of the four taps.
-        share: float32 [N, 2], shares of the right and of the lower taps, 0..1. Apart from the cell: a float32 column
-            of several hundred would have lost five digits.
-        rows: float32 [N, 3], fractional rows in the positional tables.
-        place: float32 [N, 2], gain and logit of the place prior; 1 and 0 where the student has none.
-        knot: int32 [N], flat index of the lowest of the eight knots of the volume around the point; [0] without one.
-        between: float32 [N, 3], shares of the next knots along each axis; [0, 3] where every point is a knot.
-    """
-
-    target: NDArray[np.int32]
-    cell: NDArray[np.int32]
+    target: NDArray[np.int32]  # int32 [N], where each result is written
+    cell: NDArray[np.int32]  # int32 [N], row-major index of the upper left one of the four taps
+    # float32 [N, 2], shares of the right and of the lower taps, 0..1. Apart from the cell: a float32 column of several
+    # hundred would have lost five digits.
     share: NDArray[np.float32]
-    rows: NDArray[np.float32]
-    place: NDArray[np.float32]
+    rows: NDArray[np.float32]  # float32 [N, 3], fractional rows in the positional tables
+    place: NDArray[np.float32]  # float32 [N, 2], gain and logit of the place prior; 1 and 0 where the student has none
+    # int32 [N], flat index of the lowest of the eight knots of the volume around the point; [0] without one.
     knot: NDArray[np.int32]
+    # float32 [N, 3], shares of the next knots along each axis; [0, 3] where every point is a knot.
     between: NDArray[np.float32]
 
 

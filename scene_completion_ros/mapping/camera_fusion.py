@@ -37,36 +37,22 @@ ZERO = np.float32(0.0)
 
 @dataclass(frozen=True, eq=False)
 class DenseViews:
-    """What N views say of every voxel, as arrays.
+    """What N views say of every voxel, as arrays."""
 
-    Attributes:
-        state: uint8 [N, V], values of `VoxelState`.
-        probability: float32 [N, V], calibrated.
-        label: uint8 [N, V], of occupied voxels.
-        confidence: float32 [N, V] in the label.
-    """
-
-    state: NDArray[np.uint8]
-    probability: NDArray[np.float32]
-    label: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
+    state: NDArray[np.uint8]  # uint8 [N, V], values of `VoxelState`
+    probability: NDArray[np.float32]  # float32 [N, V], calibrated
+    label: NDArray[np.uint8]  # uint8 [N, V], of occupied voxels
+    confidence: NDArray[np.float32]  # float32 [N, V] in the label
 
 
 @dataclass(frozen=True, eq=False)
 class FusedVoxels:
-    """The result, dense.
+    """The result, dense."""
 
-    Attributes:
-        state: uint8 [V], values of `VoxelState`.
-        probability: float32 [V]; 0 for unobserved voxels.
-        label: uint8 [V]; 0 where the voxel is not occupied.
-        confidence: float32 [V]; 0 where it is not occupied.
-    """
-
-    state: NDArray[np.uint8]
-    probability: NDArray[np.float32]
-    label: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
+    state: NDArray[np.uint8]  # uint8 [V], values of `VoxelState`
+    probability: NDArray[np.float32]  # float32 [V]; 0 for unobserved voxels
+    label: NDArray[np.uint8]  # uint8 [V]; 0 where the voxel is not occupied
+    confidence: NDArray[np.float32]  # float32 [V]; 0 where it is not occupied
 
 
 def fuse_dense_reference(views: DenseViews, threshold: float) -> FusedVoxels:

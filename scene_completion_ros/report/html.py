@@ -31,8 +31,7 @@ from scene_completion_ros.voxels.phrase_matches import LEAST_PROBABILITY, Phrase
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 LIDAR_RESOLUTION = 0.02  # metres
-MATCH_STEPS = 5
-"""How finely the page knows probabilities of matches, from `LEAST_PROBABILITY` to 1."""
+MATCH_STEPS = 5  # how finely the page knows probabilities of matches, from `LEAST_PROBABILITY` to 1
 _MOST_LIDAR_POINTS = 40_000
 
 Colours = Sequence[tuple[int, int, int]]

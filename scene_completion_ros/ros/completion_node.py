@@ -256,13 +256,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             self._node, self._parameters, bundle, dictionary, thread, self.counters, self._while_configured
         )
         self._deployment = Deployment(
-            self._node,
-            self._parameters,
-            thread,
-            second,
-            grid,
-            self._deploy,
-            self._while_configured,
+            self._node, self._parameters, thread, second, grid, self._deploy, self._while_configured
         )
         self._orders = {}
         self._problem = None

@@ -42,23 +42,14 @@ _OTHER_TRANSPORTS = ("/compressedDepth", "/theora", "/ffmpeg", "/zstd")
 
 @dataclass(frozen=True)
 class RecordSettings:
-    """What to record.
+    """What to record."""
 
-    Attributes:
-        node: Full name of the node whose requests are heard; its own topics are not recorded unless they are named.
-        names: Full names of topics; empty: all of `RECORDED_TYPES`.
-        before_s: Seconds before a request.
-        after_s: Seconds after it.
-        longest_s: Seconds from which a piece is cut.
-        memory: Bytes of messages that are held at most.
-    """
-
-    node: str
-    names: tuple[str, ...]
-    before_s: float
-    after_s: float
-    longest_s: float
-    memory: int
+    node: str  # full name of the node whose requests are heard; its own topics are not recorded unless they are named
+    names: tuple[str, ...]  # full names of topics; empty: all of `RECORDED_TYPES`
+    before_s: float  # seconds before a request
+    after_s: float  # seconds after it
+    longest_s: float  # seconds from which a piece is cut
+    memory: int  # bytes of messages that are held at most
 
 
 class Recorder:

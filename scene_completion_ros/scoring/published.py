@@ -11,8 +11,7 @@ from scene_completion_ros.geometry.depth_images import nearest_pixels
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
-PUBLISHED = "published"
-"""The rule by which a subscriber calls voxels occupied."""
+PUBLISHED = "published"  # the rule by which a subscriber calls voxels occupied
 
 
 class PublishedGrid:

@@ -50,16 +50,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """What a GPU is.
-
-    Attributes:
-        compute_capability: Such as "8.7".
-        multiprocessors: How many of them are on; the power mode of a Jetson changes that.
-    """
+    """What a GPU is."""
 
     name: str
-    compute_capability: str
-    multiprocessors: int
+    compute_capability: str  # such as "8.7"
+    multiprocessors: int  # how many of them are on; the power mode of a Jetson changes that
 
 
 class PrimaryContext:

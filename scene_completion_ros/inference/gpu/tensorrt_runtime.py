@@ -26,8 +26,7 @@ from scene_completion_ros.inference.scene_query import ray_camera
 INPUT = "image"
 ERRORS_KEPT = 5
 Port: TypeAlias = "tuple[tuple[int, ...], type[np.generic]]"
-Ports: TypeAlias = "Mapping[str, Port]"
-"""What an engine takes and gives, by name: shape for one image, and type."""
+Ports: TypeAlias = "Mapping[str, Port]"  # what an engine takes and gives, by name: shape for one image, and type
 
 _log = logging.getLogger(__name__)
 

@@ -26,8 +26,7 @@ from scene_completion_ros.ros.health.shadow_health import ShadowRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.student import Student
 
-MOST_WAITING = 32
-"""Frames that wait to be compared, of about a megabyte each."""
+MOST_WAITING = 32  # frames that wait to be compared, of about a megabyte each
 _POSE_SLACK_S = 1.0
 
 

@@ -17,22 +17,14 @@ LONGEST_WARNING = 1000  # characters: what a message holds is quoted in warnings
 
 @dataclass(frozen=True)
 class Counts:
-    """All counts of one moment.
+    """All counts of one moment."""
 
-    Attributes:
-        received: Images that arrived.
-        processed: Images that were completed and published.
-        unwanted: Images that nobody subscribed to the results of.
-        dropped: Messages that came to nothing, by reason.
-        warned: Warnings by key, those that were not logged included.
-        missing: How often images of the other cameras were completed without that of a camera, by its name.
-    """
-
-    received: int
-    processed: int
-    unwanted: int
-    dropped: Mapping[DropReason, int]
-    warned: Mapping[str, int]
+    received: int  # images that arrived
+    processed: int  # images that were completed and published
+    unwanted: int  # images that nobody subscribed to the results of
+    dropped: Mapping[DropReason, int]  # messages that came to nothing, by reason
+    warned: Mapping[str, int]  # warnings by key, those that were not logged included
+    # How often images of the other cameras were completed without that of a camera, by its name.
     missing: Mapping[str, int]
 
 

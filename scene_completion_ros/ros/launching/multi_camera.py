@@ -15,17 +15,11 @@ PLACEHOLDER = "{camera}"
 
 @dataclass(frozen=True)
 class LaunchedCamera:
-    """One camera of several.
+    """One camera of several."""
 
-    Attributes:
-        name: Its name, also that of its namespace where each has a node of its own.
-        image_topic: Its image topic, without transport.
-        camera_info_topic: The calibration of these images.
-    """
-
-    name: str
-    image_topic: str
-    camera_info_topic: str
+    name: str  # its name, also that of its namespace where each has a node of its own
+    image_topic: str  # its image topic, without transport
+    camera_info_topic: str  # the calibration of these images
 
 
 def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> list[LaunchedCamera]:

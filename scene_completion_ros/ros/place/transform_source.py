@@ -33,15 +33,10 @@ SourceKind = Literal["parameters", "topics", "tf2"]
 
 @dataclass(frozen=True)
 class LookUpLimits:
-    """How far a transform may be from the time that it is wanted for.
+    """How far a transform may be from the time that it is wanted for."""
 
-    Attributes:
-        max_gap_ns: Largest distance of two transforms between which is interpolated.
-        tolerance_ns: How long after the last transform that one still holds.
-    """
-
-    max_gap_ns: int
-    tolerance_ns: int
+    max_gap_ns: int  # largest distance of two transforms between which is interpolated
+    tolerance_ns: int  # how long after the last transform that one still holds
 
     @classmethod
     def of(cls, parameters: NodeParameters) -> LookUpLimits:

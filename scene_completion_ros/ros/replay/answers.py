@@ -40,17 +40,13 @@ class SentImage:
     frame_id: str
     stamp_ns: int
     sent_s: float
-    source: BagMessage | None = None
-    """None for an image of the warm-up."""
-    answers: dict[str, Any] = field(default_factory=dict)
-    """Messages by topic."""
-    answered_s: float = 0.0
-    """When the last one arrived."""
+    source: BagMessage | None = None  # none for an image of the warm-up
+    answers: dict[str, Any] = field(default_factory=dict)  # messages by topic
+    answered_s: float = 0.0  # when the last one arrived
     latency_ms: float = 0.0
+    # When the node published the voxels, by the clock of its middleware; -1 while they are missing.
     published_ns: int = -1
-    """When the node published the voxels, by the clock of its middleware; -1 while they are missing."""
-    dropped: str = ""
-    """Why the node dropped it; empty while it has not said so."""
+    dropped: str = ""  # why the node dropped it; empty while it has not said so
 
     @property
     def stages_ms(self) -> dict[str, float]:
