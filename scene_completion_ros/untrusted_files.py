@@ -45,7 +45,6 @@ def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str
     """Reads a file.
 
     Args:
-        path: The file.
         error: What is raised where it cannot be used.
         cure: What the user can do then.
         most_bytes: A larger file is refused before it is read whole.

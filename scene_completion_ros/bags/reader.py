@@ -95,20 +95,14 @@ class BagReader:
 
     Use it as a context manager. Messages come in the order of bag time, whatever their header stamps do.
 
-    Args:
-        path: Folder or file.
-
-    Attributes:
-        losses: What a damaged recording lost, in words; empty for an intact one.
-        skipped: Messages that could not be used, by topic and reason; each is counted once, however often it is read.
-
     Raises:
         BagError: (on opening) Nothing there, no bag, or no message in it.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.losses: list[str] = []
+        self.losses: list[str] = []  # what a damaged recording lost, in words; empty for an intact one
+        # Messages that could not be used, by topic and reason; each is counted once, however often it is read.
         self.skipped: Counter[str] = Counter()
         self._counted: set[tuple[str, int, int, str]] = set()
         self._storage: Storage | None = None
@@ -182,7 +176,6 @@ class BagReader:
         """Yield messages and what can be read out of them; where it cannot, they are counted in `skipped`.
 
         Args:
-            topics: Only these topics.
             read: Takes a deserialised message; raises a `SceneCompletionError` if it cannot be used.
             wanted: Which messages to look at.
         """
@@ -392,7 +385,6 @@ class ThinnedBagReader(BagReader):
     """A recording of which only every n-th image (of each image topic) is read.
 
     Args:
-        path: Folder or file.
         camera_info_topic: Topic of the CameraInfo of all images; found by its name where it is None.
     """
 

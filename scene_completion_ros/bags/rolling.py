@@ -68,10 +68,6 @@ class RollingMemory:
         after_ns: Time after it.
         longest_ns: Length from which a piece is cut; what follows becomes another one.
         most_bytes: Bytes of messages that are remembered at most; beyond them the oldest are forgotten.
-
-    Attributes:
-        size: Bytes of the messages that are remembered.
-        shortened: Messages that were forgotten too early, as there were too many bytes.
     """
 
     def __init__(self, before_ns: int, after_ns: int, longest_ns: int, most_bytes: int) -> None:
@@ -81,8 +77,8 @@ class RollingMemory:
         self._standing: dict[str, dict[bytes, RolledMessage]] = {}
         self._open: _Open | None = None
         self._lost = False
-        self.size = 0
-        self.shortened = 0
+        self.size = 0  # bytes of the messages that are remembered
+        self.shortened = 0  # messages that were forgotten too early, as there were too many bytes
 
     @property
     def span_ns(self) -> int:

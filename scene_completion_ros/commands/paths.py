@@ -33,8 +33,6 @@ class Output:
         """Refuses a path where nothing can be written, or where something would be written over an input.
 
         Args:
-            path: What the argument names.
-            where: The argument.
             inputs: Arguments that name what is read, and what they name.
 
         Raises:

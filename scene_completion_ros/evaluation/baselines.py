@@ -16,15 +16,11 @@ class PriorGrid:
 
     Unknown voxels count neither as free nor as occupied. The counts are smoothed before they are divided, so a voxel
     that was seldom known takes after its neighbours.
-
-    Attributes:
-        occupied: float32 [X, Y, Z], how often a voxel was occupied.
-        known: float32 [X, Y, Z], how often its content was known.
     """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.occupied = np.zeros(shape, dtype=np.float32)
-        self.known = np.zeros(shape, dtype=np.float32)
+        self.occupied = np.zeros(shape, dtype=np.float32)  # float32 [X, Y, Z], how often a voxel was occupied
+        self.known = np.zeros(shape, dtype=np.float32)  # float32 [X, Y, Z], how often its content was known
 
     def update(self, occupied: NDArray[np.bool_], known: NDArray[np.bool_]) -> None:
         """Count one grid: truth and where it is known, bool [X, Y, Z] each."""
@@ -78,15 +74,11 @@ class MeanDepth:
 
     Images of different sizes are brought together on a grid of normalised image coordinates. A measurement counts in
     the cell that its pixel's centre falls into. Cells without any take the value of the nearest cell that has one.
-
-    Attributes:
-        sums: float64 [height, width], metres.
-        counts: float64 [height, width].
     """
 
     def __init__(self, height: int = 192, width: int = 640) -> None:
-        self.sums = np.zeros((height, width))
-        self.counts = np.zeros((height, width))
+        self.sums = np.zeros((height, width))  # float64 [height, width], metres
+        self.counts = np.zeros((height, width))  # float64 [height, width]
 
     def update(self, depth: NDArray[np.floating[Any]]) -> None:
         """Count one sparse depth image [H, W], metres, 0 where nothing was measured."""

@@ -113,12 +113,10 @@ class CalibrationMetric:
 
     Args:
         bins: Number of bins of equal width.
-
-    Attributes:
-        sums: float64 [4, bins]: voxels, sum of stated probability, occupied voxels, sum of squared differences.
     """
 
     def __init__(self, bins: int = 15) -> None:
+        # float64 [4, bins]: voxels, sum of stated probability, occupied voxels, sum of squared differences.
         self.sums = np.zeros((4, bins))
 
     def update(self, probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> None:

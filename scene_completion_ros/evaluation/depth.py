@@ -67,8 +67,6 @@ def depth_errors(
         predicted: Depth [h, w], metres; resized to the size of the ground truth, then clamped to minimum..maximum.
         truth: True depth [H, W], metres, 0 where nothing was measured. Pixels outside minimum..maximum do not count.
         crop: Count only pixels in the Garg crop.
-        minimum: Smallest depth, metres.
-        maximum: Largest depth, metres.
 
     Returns:
         The errors, or None where no pixel counts.
@@ -105,20 +103,15 @@ def depth_errors(
 
 
 class DepthMetric:
-    """Mean over frames of `depth_errors`, which has the same arguments.
-
-    Attributes:
-        sums: The errors of all frames added up.
-        empty_frames: Frames without a pixel to count.
-    """
+    """Mean over frames of `depth_errors`, which has the same arguments."""
 
     def __init__(self, *, crop: bool = True, minimum: float = MINIMUM_M, maximum: float = MAXIMUM_M) -> None:
         self.crop = crop
         self.minimum = minimum
         self.maximum = maximum
-        self.sums = np.zeros(len(fields(DepthErrors)))
+        self.sums = np.zeros(len(fields(DepthErrors)))  # the errors of all frames added up
         self.frames = 0
-        self.empty_frames = 0
+        self.empty_frames = 0  # frames without a pixel to count
 
     def update(self, predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]]) -> DepthErrors | None:
         """Count one frame; see `depth_errors`. Returns the frame's errors."""

@@ -102,20 +102,13 @@ def invisible_empty_scores(
 
 
 class InvisibleEmptyMetric:
-    """Mean over frames of the scores of each frame.
-
-    Attributes:
-        sums: float64 [6], scores summed over the frames in which they are defined.
-        defined: int64 [6], number of these frames.
-        frames: int64 [1].
-        counts: int64 [5], `PointCounts`.
-    """
+    """Mean over frames of the scores of each frame."""
 
     def __init__(self) -> None:
-        self.sums = np.zeros(len(SCORE_NAMES))
-        self.defined = np.zeros(len(SCORE_NAMES), dtype=np.int64)
+        self.sums = np.zeros(len(SCORE_NAMES))  # float64 [6], scores summed over the frames in which they are defined
+        self.defined = np.zeros(len(SCORE_NAMES), dtype=np.int64)  # int64 [6], number of these frames
         self.frames = np.zeros(1, dtype=np.int64)
-        self.counts = np.zeros(len(fields(PointCounts)), dtype=np.int64)
+        self.counts = np.zeros(len(fields(PointCounts)), dtype=np.int64)  # int64 [5], `PointCounts`
 
     def update(self, predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]) -> None:
         """Count one frame; see `invisible_empty_scores`."""

@@ -213,8 +213,6 @@ class LabelFreeScores:
     """Accumulates scores of one model over frames, and keeps each frame's share for `compare`.
 
     Args:
-        grid: The voxels of all frames.
-        threshold: Probability from which a voxel counts as occupied.
         ranges: Metres ahead of the grid's lower x, half of it to each side of y = 0: those of the street by default.
         most_frames: How many of the last frames count; None for all.
     """
@@ -389,7 +387,6 @@ def compare(
     Bootstrap for General Stationary Observations", Annals of Statistics 1989.
 
     Args:
-        old: Scores of the old model.
         new: Scores of the new one, frame by frame in the same order.
         region: One of `REGIONS`.
         reach: One of the ranges, metres; the longest if left out.

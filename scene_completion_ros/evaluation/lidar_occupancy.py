@@ -164,19 +164,14 @@ class SlabCounter:
     """Counts for each point of a protocol how many scans did not see it free, one scan after the other.
 
     300 scans of a street are half a gigabyte: they need not be in memory together.
-
-    Attributes:
-        not_seen_free: int64 [Z, X].
-        first_saw_free: bool [Z, X], of the first scan.
-        scans: Number of scans.
     """
 
     def __init__(self, protocol: SlabProtocol) -> None:
         self.protocol = protocol
         self._points = protocol.points()
-        self.not_seen_free = np.zeros(self._points.shape[:2], dtype=np.int64)
-        self.first_saw_free = np.zeros(self._points.shape[:2], dtype=np.bool_)
-        self.scans = 0
+        self.not_seen_free = np.zeros(self._points.shape[:2], dtype=np.int64)  # int64 [Z, X]
+        self.first_saw_free = np.zeros(self._points.shape[:2], dtype=np.bool_)  # bool [Z, X], of the first scan
+        self.scans = 0  # number of scans
 
     def update(self, scan: Scan) -> None:
         """Count a scan; that of the evaluated frame comes first."""

@@ -51,13 +51,9 @@ class Answer(Protocol):
 
 
 class Tally(ABC):
-    """Accumulates one metric over the answers of one method.
+    """Accumulates one metric over the answers of one method."""
 
-    Attributes:
-        frames: Answers that were counted.
-    """
-
-    frames: int = 0
+    frames: int = 0  # answers that were counted
 
     @abstractmethod
     def add(self, answer: Any) -> None:
@@ -93,11 +89,7 @@ class Metric:
 
 
 class Scores:
-    """Scores of methods on groups of recordings.
-
-    Args:
-        metrics: What is scored.
-    """
+    """Scores of methods on groups of recordings."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self.metrics = tuple(metrics)

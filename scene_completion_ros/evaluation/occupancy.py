@@ -131,16 +131,11 @@ def best_iou(histogram: NDArray[np.int64]) -> tuple[float, float]:
 
 
 class OccupancyMetric:
-    """Scores over all voxels of all updates.
-
-    Attributes:
-        counts: int64 [4], `ConfusionCounts` of what is predicted.
-        histogram: int64 [2, SCORE_BINS], see `score_histogram`.
-    """
+    """Scores over all voxels of all updates."""
 
     def __init__(self) -> None:
-        self.counts = np.zeros(4, dtype=np.int64)
-        self.histogram = np.zeros((2, SCORE_BINS), dtype=np.int64)
+        self.counts = np.zeros(4, dtype=np.int64)  # int64 [4], `ConfusionCounts` of what is predicted
+        self.histogram = np.zeros((2, SCORE_BINS), dtype=np.int64)  # int64 [2, SCORE_BINS], see `score_histogram`
 
     def update(
         self, score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_], predicted: NDArray[np.bool_]
@@ -178,14 +173,11 @@ class OccupancyByRange:
     Args:
         grid: The grid that scores and truth lie on.
         ranges: Ranges in metres, see `VoxelGrid.cropped`.
-
-    Attributes:
-        metrics: (range, region) -> accumulator.
     """
 
     def __init__(self, grid: VoxelGrid, ranges: tuple[float, ...] = SSCBENCH_RANGES) -> None:
         self.crops = {range_m: grid.cropped(range_m)[1] for range_m in ranges}
-        self.metrics: dict[tuple[float, str], OccupancyMetric] = {}
+        self.metrics: dict[tuple[float, str], OccupancyMetric] = {}  # (range, region) -> accumulator
 
     def update(
         self,

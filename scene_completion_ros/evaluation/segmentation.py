@@ -42,15 +42,11 @@ class Segmentation(Protocol):
 
 
 class SegmentationTally(Tally):
-    """Confusion of labels with classes over all pixels of all images.
-
-    Attributes:
-        confusion: int64 [labels, 19].
-    """
+    """Confusion of labels with classes over all pixels of all images."""
 
     def __init__(self, method: Segmentation) -> None:
         self._naming = method.naming
-        self.confusion = np.zeros((method.labels, CLASSES), np.int64)
+        self.confusion = np.zeros((method.labels, CLASSES), np.int64)  # int64 [labels, 19]
 
     def add(self, answer: SegmentationAnswer) -> None:
         """Count an image, if any of its pixels has a class."""

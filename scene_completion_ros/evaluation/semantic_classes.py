@@ -91,16 +91,13 @@ class ClassMap:
         source: Its class names by id.
         target: Class names by id of the result.
         renamed: Source name -> target name of the classes that are called otherwise; None for those that do not count.
-
-    Attributes:
-        table: uint8 [256], id -> id.
     """
 
     def __init__(
         self, vocabulary: str, source: tuple[str, ...], target: tuple[str, ...], renamed: Mapping[str, str | None]
     ) -> None:
         self.vocabulary = vocabulary
-        self.table: NDArray[np.uint8] = np.full(256, _UNDEFINED, dtype=np.uint8)
+        self.table: NDArray[np.uint8] = np.full(256, _UNDEFINED, dtype=np.uint8)  # uint8 [256], id -> id
         self.table[INVALID] = INVALID
         for label, name in enumerate(renamed.get(name, name) for name in source):
             self.table[label] = INVALID if name is None else target.index(name)

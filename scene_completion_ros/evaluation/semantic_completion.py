@@ -151,9 +151,6 @@ class SemanticCompletionMetric:
         labels: Number of predicted labels, "empty" among them; by default the classes.
         class_names: Names by id; 0 is "empty".
         ranges: Metres.
-
-    Attributes:
-        confusion: Range -> int64 [labels, classes].
     """
 
     def __init__(
@@ -167,6 +164,7 @@ class SemanticCompletionMetric:
         self.class_names = class_names
         self.labels = len(class_names) if labels is None else labels
         self.crops = {range_m: grid.cropped(range_m)[1] for range_m in ranges}
+        # Range -> int64 [labels, classes].
         self.confusion = {range_m: np.zeros((self.labels, len(class_names)), dtype=np.int64) for range_m in ranges}
 
     def update(

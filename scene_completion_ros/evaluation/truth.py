@@ -190,13 +190,9 @@ class FrameTruth:
 
 
 class TruthSource(Protocol):
-    """Where the truth of a recording's images comes from.
+    """Where the truth of a recording's images comes from."""
 
-    Attributes:
-        name: For tables.
-    """
-
-    name: str
+    name: str  # for tables
 
     def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
         """Truth of an image, by its stamp and frame; None where there is none."""

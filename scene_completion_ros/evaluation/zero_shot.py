@@ -124,14 +124,11 @@ class ZeroShotMetric(Tally):
 
     Args:
         names: The K classes.
-
-    Attributes:
-        confusion: Part -> int64 [K + 1, K].
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self.confusion: dict[Part, NDArray[np.int64]] = {}
+        self.confusion: dict[Part, NDArray[np.int64]] = {}  # part -> int64 [K + 1, K]
 
     def update(
         self, labels: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], parts: Mapping[Part, NDArray[np.bool_]]

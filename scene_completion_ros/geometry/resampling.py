@@ -34,7 +34,6 @@ class Resampler:
     first averaged down to about the target's focal length.
 
     Args:
-        source: Camera that takes the images, distortion included.
         source_from_target_rotation: Rotation [3, 3] between the optical frames, identity if left out.
 
     Attributes:
@@ -109,9 +108,6 @@ class Resampler:
 
 def decoder_shrink(source: Camera, target: Camera) -> int:
     """By what the sides of an image can be divided while it is decoded, with detail enough left for the target.
-
-    Args:
-        source: Camera that takes the images.
 
     Returns:
         8, 4, 2 or 1, of which both sides are a multiple.

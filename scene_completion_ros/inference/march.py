@@ -193,10 +193,6 @@ class March:
     Args:
         occupied_from: alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
         far: Depth, metres, from which on a student that says depth itself sees nothing.
-
-    Attributes:
-        rays: `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and
-            leave [R] (metres), float32 and int32.
     """
 
     def __init__(
@@ -212,6 +208,8 @@ class March:
         self.grid = grid
         self.camera = camera
         self.occupied_from = np.float32(occupied_from)
+        # `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and leave
+        # [R] (metres), float32 and int32.
         self.rays = (
             rays.origin.astype(np.float32),
             rays.direction.astype(np.float32),

@@ -105,7 +105,6 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
     writing cosines down.
 
     Args:
-        queried: The query.
         cosines: [N, K + 1], see `LabelQuery.cosines`.
 
     Raises:

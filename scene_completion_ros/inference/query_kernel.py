@@ -51,9 +51,6 @@ class FieldKernel:
         feature_size: (h, w) of the feature map.
         low, high: Range of code inputs [3] the tables must cover.
         volume_from_camera: Pose of the camera in the volume that the head reads; None for one that turns with it.
-
-    Attributes:
-        tables: Positional tables of the density.
     """
 
     def __init__(
@@ -72,6 +69,7 @@ class FieldKernel:
         self.canonical = canonical
         self.feature_size = feature_size
         self._range = low, high
+        # Positional tables of the density.
         self.tables = self.positional_tables(head.positional_weight, head.hidden_bias)
         self._kernel = density_kernel(head.hidden)
 
@@ -185,9 +183,6 @@ class VoxelQuery:
         extrapolate: Evaluate voxels outside the view too, with the features of the image's border.
         coverage: bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view.
         volume_from_camera: See `FieldKernel`.
-
-    Attributes:
-        in_view: bool [X, Y, Z], the centre projects inside the pixel edges, in front of the camera, and is covered.
     """
 
     def __init__(
@@ -204,6 +199,7 @@ class VoxelQuery:
         volume_from_camera: RigidTransform | None = None,
     ) -> None:
         self.grid = grid
+        # bool [X, Y, Z], the centre projects inside the pixel edges, in front of the camera, and is covered.
         self.in_view = np.zeros(grid.shape, dtype=np.bool_)
         low, high = _code_range(code, grid, camera_from_grid, code.xy_limit if extrapolate else 1.0)
         self.field = FieldKernel(head, code, canonical, feature_size, low, high, volume_from_camera)

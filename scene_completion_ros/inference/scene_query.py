@@ -196,15 +196,11 @@ class HostSceneQuery:
 
 
 class StageClock:
-    """Measures stages that come one after the other.
-
-    Attributes:
-        laps_ms: Milliseconds of each stage so far.
-    """
+    """Measures stages that come one after the other."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
-        self.laps_ms: dict[str, float] = {}
+        self.laps_ms: dict[str, float] = {}  # milliseconds of each stage so far
 
     def lap(self, name: str) -> None:
         """The time since the last call was spent on a stage, which may come in several parts."""

@@ -132,12 +132,7 @@ class TemporalFusion:
         grid_from_camera: Pose of the camera in it: memory counts less the farther away a voxel is. It is followed
             where frames have another one.
         threshold: Calibrated probability from which a voxel counts as occupied, that of the student bundle.
-        settings: How much memory counts.
         threads: CPU threads; None for all that this process may use.
-
-    Attributes:
-        box: Where in the odometry frame the map is.
-        memory: What it holds.
     """
 
     def __init__(
@@ -152,7 +147,7 @@ class TemporalFusion:
         self.grid = grid
         self.settings = settings = FusionSettings() if settings is None else settings
         self.threads = threads
-        self.box = RollingGrid(covering_shape(grid, settings.margin))
+        self.box = RollingGrid(covering_shape(grid, settings.margin))  # where in the odometry frame the map is
         self.memory = empty_memory(tuple(self.box.shape))  # type: ignore[arg-type]  # three axes
         self._rules = rules_of(settings, threshold)
         self._look_from(grid_from_camera)

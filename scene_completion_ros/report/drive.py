@@ -22,11 +22,7 @@ class DriveReport:
 
     Args:
         bag: The recording whose LiDAR is drawn, where it has one.
-        folder: Folder of the report.
         words: Phrases that the frames were asked about; the page then has a button for each.
-
-    Attributes:
-        page: The report; its ``notes`` are shown on the page, its ``close`` takes the statistics.
     """
 
     def __init__(
@@ -40,6 +36,7 @@ class DriveReport:
     ) -> None:
         self._lidar = LidarOfBag(bag)
         title = f"Completed voxels of {Path(bag).resolve().name}"
+        # The report; its ``notes`` are shown on the page, its ``close`` takes the statistics.
         self.page = ReportWriter(folder, title, class_names, class_colours, words=words)
         self._stack = ExitStack()
 

@@ -164,14 +164,11 @@ def write_page(
     """Write the page, one frame after the other, so that memory holds one frame.
 
     Args:
-        out: Text file to write to.
         frames: What the viewer shows of each frame (see ``ReportWriter``), lazily read.
         frame_count: Number of entries in ``frames``.
-        timings_ms: Milliseconds by stage of every frame of the drive.
         statistics: Numbers for the table; nested mappings are flattened. What is said of a ``shadow``, of a second
             student that ran behind the first, has a section of its own.
         notes: Sentences shown above the pictures.
-        animation: Animated picture at the top of the page.
         words: What the frames' ``matches`` are of, in their order: a button each.
     """
     palettes = {

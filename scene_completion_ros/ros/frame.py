@@ -26,14 +26,10 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 
 class NotYetError(SceneCompletionError):
-    """Something that is needed is not there.
-
-    Attributes:
-        may_come: Whether it is worth waiting for.
-    """
+    """Something that is needed is not there."""
 
     def __init__(self, what: str, *, where: str = "", cure: str = "", may_come: bool) -> None:
-        self.may_come = may_come
+        self.may_come = may_come  # whether it is worth waiting for
         super().__init__(what, where=where, cure=cure)
 
 

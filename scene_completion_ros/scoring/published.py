@@ -18,9 +18,6 @@ class PublishedGrid:
     """Looks up which published voxel the centre of every voxel of a ground truth lies in.
 
     Where both grids are the same, that is the voxel itself; otherwise edges are off by up to half a voxel.
-
-    Args:
-        grid: Grid of the node.
     """
 
     def __init__(self, grid: VoxelGrid, grid_from_camera: RigidTransform) -> None:

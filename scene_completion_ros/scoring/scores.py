@@ -48,17 +48,10 @@ class _Node:
 
 
 class ReplayScores:
-    """Scores of all images of a replay against every ground truth there is.
-
-    Args:
-        published: Grid of the node.
-
-    Attributes:
-        scores: By the names of the ground truths.
-    """
+    """Scores of all images of a replay against every ground truth there is."""
 
     def __init__(self, sources: Sequence[TruthSource], published: PublishedGrid) -> None:
-        self.scores = Scores(METRICS)
+        self.scores = Scores(METRICS)  # by the names of the ground truths
         self._sources, self._published = sources, published
 
     def add(

@@ -104,9 +104,6 @@ class SplitCount:
 class FrameSplit:
     """A frame list, and what recordings hold of it.
 
-    Args:
-        path: The list.
-
     Raises:
         SequenceError: See `read_frame_list`.
     """

@@ -47,7 +47,6 @@ def matches_of_points(
     """Put matches that arrived as points onto the voxels of their frame.
 
     Args:
-        phrases: What was asked.
         voxels: The frame, with N occupied voxels.
         points_grid: Centres of matching voxels in the grid frame, metres [M, 3].
         phrase: Of each, a place in ``phrases`` [M].

@@ -50,12 +50,7 @@ class KernelDevice:
     their work in `PrimaryContext.work`.
 
     Args:
-        context: The GPU.
-        kernels: Compiled for it.
         stream: What all is done on (`pycuda.driver.Stream`), for example an encoder's; a new one by default.
-
-    Attributes:
-        stream: That stream.
 
     Raises:
         GpuError: The kernels cannot be loaded.

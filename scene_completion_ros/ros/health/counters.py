@@ -29,11 +29,7 @@ class Counts:
 
 
 class FrameCounters:
-    """Counts images received, completed, dropped by reason and wanted by nobody; safe to use from several threads.
-
-    Attributes:
-        on_dropped_image: Called with the reason and the header of every image dropped, in the thread that drops it.
-    """
+    """Counts images received, completed, dropped by reason and wanted by nobody; safe to use from several threads."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
@@ -45,6 +41,7 @@ class FrameCounters:
         self.dropped: Counter[DropReason] = Counter()
         self.warned: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
+        # Called with the reason and the header of every image dropped, in the thread that drops it.
         self.on_dropped_image: Callable[[DropReason, Any], None] | None = None
 
     def counts(self) -> Counts:

@@ -26,18 +26,12 @@ RECEIVE_BUFFER_BYTES = 67_108_864  # net.core.rmem_max that holds several large 
 
 
 class Arrivals:
-    """When messages of one topic arrived, on a steady clock.
-
-    Attributes:
-        count: How many arrived.
-        last_s: When the last one did; None before the first.
-        stamp_ns: Its stamp, nanoseconds.
-    """
+    """When messages of one topic arrived, on a steady clock."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.last_s: float | None = None
-        self.stamp_ns: int | None = None
+        self.count = 0  # how many arrived
+        self.last_s: float | None = None  # when the last one did; None before the first
+        self.stamp_ns: int | None = None  # its stamp, nanoseconds
         self._recent_s: deque[float] = deque(maxlen=MOST_ARRIVALS)
 
     def add(self, now_s: float, stamp_ns: int) -> None:

@@ -53,13 +53,7 @@ def of_camera(what: str, camera: str) -> str:
 
 
 def lifecycle_status(state: str, problem: str, *, enabled: bool) -> Status:
-    """The state of the node, and what kept it from the next one.
-
-    Args:
-        state: Label of the state, such as "active".
-        problem: Why the last transition failed; empty where it did not.
-        enabled: Images are completed, as far as `~/set_enabled` is concerned.
-    """
+    """The state of the node, and what kept it from the next one."""
     values = {"state": state, "enabled": str(enabled).lower()}
     if problem:
         return Status("lifecycle", Level.ERROR, f"{state}: the last transition failed: {problem}", values)

@@ -26,7 +26,6 @@ def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> 
     """The cameras that launch arguments name.
 
     Args:
-        names: Names, with commas between them.
         image_topics: One topic in which `{camera}` stands for the name, or a topic a camera, with commas between them.
         camera_info_topics: Likewise.
 
@@ -49,7 +48,6 @@ def for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
     """A launch argument for every camera.
 
     Args:
-        cameras: Names.
         value: One value in which `{camera}` stands for the name, or one a camera, with commas between them.
         argument: Name of the argument, for the error.
 

@@ -61,15 +61,12 @@ class Answers:
     Args:
         wanted: Topics of the answers that make an image complete, `topics.VOXELS` among them.
         welcome: Topics of answers besides that are waited for a little: without them an image is handed over later.
-
-    Attributes:
-        heard: Whether the node has answered at all.
     """
 
     def __init__(self, wanted: Collection[str], welcome: Collection[str] = ()) -> None:
         self._wanted, self._welcome = frozenset(wanted), frozenset(welcome)
         self.waiting: list[SentImage] = []
-        self.heard = False
+        self.heard = False  # whether the node has answered at all
 
     def take(self, topic: str, message: Any, published_ns: int, arrived_s: float) -> None:
         """Take note of an answer; one that is not or no longer expected is left out.
@@ -192,11 +189,7 @@ class ResultCollector:
         )
 
     def finish(self, duration_s: float) -> None:
-        """Write times and rate into the statistics.
-
-        Args:
-            duration_s: As in `ReplayStatistics`.
-        """
+        """Write times and rate into the statistics."""
         statistics = self._statistics
         statistics.duration_s = max(duration_s, 0.0)
         statistics.rate_hz = statistics.frames_out / statistics.duration_s if statistics.duration_s else 0.0
