@@ -30,16 +30,12 @@ LARGEST = 1e12  # of the numbers of a transform; what is computed of them stays 
 class RigidTransform:
     """A rotation followed by a translation: `p_target = rotation @ p_source + translation`.
 
-    Args:
-        rotation: Rotation matrix [3, 3], float64.
-        translation: Origin of the source frame in the target frame [3], metres, float64.
-
     Raises:
         TransformError: An array has another shape or holds NaN or infinity.
     """
 
-    rotation: NDArray[np.float64]
-    translation: NDArray[np.float64]
+    rotation: NDArray[np.float64]  # matrix [3, 3]
+    translation: NDArray[np.float64]  # origin of the source frame in the target frame [3], metres
 
     def __post_init__(self) -> None:
         for name, shape in (("rotation", (3, 3)), ("translation", (3,))):

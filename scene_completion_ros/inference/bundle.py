@@ -404,11 +404,6 @@ class StudentBundle:
         }
 
 
-def load_default_bundle() -> StudentBundle:
-    """The student that comes with the package."""
-    return StudentBundle.load(DEFAULT_BUNDLE)
-
-
 def check_image(bundle: StudentBundle, image: NDArray[np.uint8]) -> None:
     """Raise ImageError unless an image is uint8 [H, W, 3] of the canonical camera's size."""
     expected = (bundle.canonical.height, bundle.canonical.width, 3)

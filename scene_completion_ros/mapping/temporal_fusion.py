@@ -34,11 +34,7 @@ _CAMERA_SLACK = 0.5  # metres that a camera may move in its grid before distance
 
 @dataclass(frozen=True)
 class FusionSettings:
-    """How much memory counts, and for how long. Chosen on validation towns of the street world.
-
-    Raises:
-        GridError: A value is out of its range.
-    """
+    """How much memory counts, and for how long. Chosen on validation towns of the street world."""
 
     # Largest weight n of memory against a frame that sees a voxel, in such frames, within reach. After a change, what
     # was before has the part `(n / (n + 1)) ** k` of the log odds after k frames. With 1, that is a half after one
@@ -65,26 +61,6 @@ class FusionSettings:
     largest_speed: float = 60.0
     largest_turn: float = 6.0  # radians a second; one that has turned more since the last frame is one, too
     largest_gap: float = 2.0  # seconds between two frames after which the map starts anew
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            lowest, highest = _RANGES.get(name, (1e-3, 1e3))
-            if not lowest <= value <= highest:
-                raise GridError(
-                    f"{name} is {value}", where="temporal fusion", cure=f"Give a number from {lowest:g} to {highest:g}"
-                )
-
-
-_RANGES = {
-    "seen_frames": (0.0, 1e3),
-    "inferred_frames": (0.0, 1e3),
-    "inferred_weight": (1e-3, 1.0),
-    "prior": (1e-3, 0.5),
-    "seen_for": (0.0, 60.0),
-    "margin": (0.0, 100.0),
-    "half_life": (1e-2, 600.0),
-    "forget_after": (0.0, 60.0),
-}
 
 
 def rules_of(settings: FusionSettings, threshold: float) -> Rules:

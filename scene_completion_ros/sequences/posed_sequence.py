@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -199,7 +199,7 @@ class PosedSequence:
             "pose_source": self.pose_source,
             "metric_scale": self.metric_scale,
             "provenance": self.provenance,
-            "cameras": {name: _camera_to_json(camera) for name, camera in self.cameras.items()},
+            "cameras": {name: asdict(camera) for name, camera in self.cameras.items()},
             "rig_from_camera": {name: pose.matrix.tolist() for name, pose in self.rig_from_camera.items()},
             "rig_from_sensor": {name: pose.matrix.tolist() for name, pose in self.rig_from_sensor.items()},
             "frames": entries,
@@ -381,19 +381,6 @@ def _transform(matrix: Any, where: str) -> RigidTransform:
         return RigidTransform.from_matrix(np.asarray(matrix, dtype=np.float64))
     except (SceneCompletionError, ValueError, TypeError) as error:
         raise SequenceError(f"not a rigid transform: {error}", where=where, cure=_AGAIN) from error
-
-
-def _camera_to_json(camera: Camera) -> dict[str, Any]:
-    return {
-        "fx": camera.fx,
-        "fy": camera.fy,
-        "cx": camera.cx,
-        "cy": camera.cy,
-        "width": camera.width,
-        "height": camera.height,
-        "distortion_model": camera.distortion_model,
-        "distortion": list(camera.distortion),
-    }
 
 
 def _camera_from_json(entry: Any, where: str) -> Camera:
