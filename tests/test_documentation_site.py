@@ -63,6 +63,8 @@ def test_every_document_and_every_room_has_a_page(site: Path) -> None:
     assert (site / "repository" / "CONTRIBUTING.html").is_file()
     geometry = (site / "reference" / "scene_completion_ros.geometry.html").read_text(encoding="utf-8")
     assert 'id="scene_completion_ros.geometry.Camera"' in geometry
+    voxels = (site / "reference" / "scene_completion_ros.voxels.html").read_text(encoding="utf-8")
+    assert "calibrated probability of being occupied" in voxels  # a comment beside a field
     assert (site / "reference" / "scene_completion_training.losses.html").is_file()
     assert "optical frame" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
 
@@ -70,7 +72,13 @@ def test_every_document_and_every_room_has_a_page(site: Path) -> None:
 def test_a_link_to_nothing_breaks_the_build(tmp_path: Path) -> None:
     for name in ("scene_completion_ros", "training/scene_completion_training"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("mkdocs.yml", "docs/site.py", "docs/assets/iframe-worker.js", "docs/assets/site.css"):
+    for name in (
+        "mkdocs.yml",
+        "docs/site.py",
+        "docs/field_comments.py",
+        "docs/assets/iframe-worker.js",
+        "docs/assets/site.css",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
     settings = (tmp_path / "mkdocs.yml").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.diagnosis.checks import checks
 from scene_completion_ros.diagnosis.findings import Status
-from scene_completion_ros.inference.bundle import load_default_bundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.ros import dds
 from tests.checkout import run_python
 from tests.diagnosis.needed import HIDE_RCLPY, needs_ros
@@ -59,7 +59,7 @@ def test_nothing_fails_in_a_sound_environment(tmp_path: Path) -> None:
         assert bool(check["cure"]) == (check["status"] in ("warning", "failed")), check
     statuses = [check["status"] for check in report["checks"]]
     assert report["counts"] == {status.value: statuses.count(status.value) for status in Status}
-    assert found["bundle"]["details"]["classes"] == list(load_default_bundle().class_names)
+    assert found["bundle"]["details"]["classes"] == list(StudentBundle.load(DEFAULT_BUNDLE).class_names)
     details = found["self-test"]["details"]
     assert details["finite"]
     assert details["fewest_occupied"] > 1000

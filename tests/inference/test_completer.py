@@ -20,7 +20,7 @@ from scene_completion_ros.geometry import (
 )
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
-from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.label_query import label_logits_reference, most_likely
@@ -81,7 +81,7 @@ def test_a_completion_is_consistent(completer: Completer, completed: Completion,
 
 def test_a_distorted_camera_sees_the_scene_of_an_ideal_one() -> None:
     """A picture of the bundled drive as a lens with barrel distortion would have taken it."""
-    student = load_default_bundle()
+    student = StudentBundle.load(DEFAULT_BUNDLE)
     ideal, images = demo_drive()
     lens = dataclasses.replace(ideal, distortion_model="plumb_bob", distortion=(-0.4, 0.12, 0.002, -0.002, 0.0))
     place, _ = ideal.project(lens.unproject(lens.pixel_centres()))

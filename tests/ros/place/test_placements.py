@@ -18,7 +18,6 @@ from scene_completion_ros.ros.frame import NotYetError, Placement
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.place import transform_source
 from scene_completion_ros.ros.place.placements import Placements, check_frames
-from scene_completion_ros.ros.place.transform_source import LookUpLimits
 
 STAMP_NS = 500
 TRAINED_HEIGHT = 1.2
@@ -35,7 +34,7 @@ class Known:
         standing = RigidTransform(rotation_of_angles(0, 0, np.pi / 2), np.array([2.0, 0.0, 0.0]))
         self._tree.add(ODOM, BASE, STAMP_NS, standing, static=False)
 
-    def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
+    def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
         try:
             return self._tree.find(target, source, stamp_ns)
         except NoTransformError as error:
