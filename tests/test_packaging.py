@@ -110,14 +110,9 @@ def test_what_the_demo_installs_is_free_of_torch() -> None:
     assert not {name for name in installed if "torch" in name or name.startswith("nvidia") or name == "lightning"}
 
 
-def test_training_needs_the_pinned_torch() -> None:
-    (torch,) = (
-        requirement for requirement in requirements(PACKAGE, frozenset({"train"})) if requirement.name == "torch"
-    )
+def test_training_needs_one_torch_and_each_supported_python_has_pins() -> None:
+    (torch,) = (needed for needed in requirements(PACKAGE, frozenset({"train"})) if needed.name == "torch")
     assert str(torch.specifier) == "==2.13.0"
-
-
-def test_each_supported_python_has_pins() -> None:
     assert tuple(re.findall(r"3\.\d+", PINS[0])) == PYTHONS
 
 
@@ -152,7 +147,8 @@ def contents(wheel: Path) -> dict[str, int]:
         return {entry.filename: entry.CRC for entry in archive.infolist()}
 
 
-def test_wheel_holds_what_a_robot_needs(wheel: Path) -> None:
+def test_wheel_holds_what_a_robot_needs_and_the_python_index_takes_it(wheel: Path) -> None:
+    assert wheel.stat().st_size < 100 << 20  # what PyPI takes without asking
     names = set(contents(wheel))
     held = {name.removeprefix(f"{PACKAGE}/") for name in names if name.startswith(f"{PACKAGE}/")}
     for file in (
@@ -170,16 +166,8 @@ def test_wheel_holds_what_a_robot_needs(wheel: Path) -> None:
     shared = f"{wheel.name.removesuffix('-py3-none-any.whl')}.data/data/share/{PACKAGE}"
     assert {f"{shared}/package.xml", f"{shared}/launch/scene_completion.launch.py"} <= names
     for folder in ("models", "demo_drive"):
-        files = {
-            path.relative_to(ROOT / PACKAGE).as_posix()
-            for path in (ROOT / PACKAGE / folder).rglob("*")
-            if path.is_file()
-        }
-        assert {file for file in files if "__pycache__" not in file} <= held
-
-
-def test_wheel_is_small_enough_for_the_python_index(wheel: Path) -> None:
-    assert wheel.stat().st_size < 100 << 20  # what PyPI takes without asking
+        files = {path.relative_to(ROOT / PACKAGE) for path in (ROOT / PACKAGE / folder).rglob("*") if path.is_file()}
+        assert {file.as_posix() for file in files if "__pycache__" not in file.parts} <= held
 
 
 @pytest.mark.timeout(300)

@@ -45,7 +45,6 @@ def names(folder: Path) -> list[str]:
 def test_a_piece_is_a_bag_with_its_reasons(tmp_path: Path) -> None:
     with PieceStore(tmp_path / "new" / "folder", BUDGET) as store:
         kept = store.write(piece(1_700_000_000, 0.25))
-        assert kept is not None
     assert kept.path.name == "2023-11-14T22-13-20.000Z_unsure___far"
     with BagReader(kept.path) as bag:
         assert bag.losses == []

@@ -59,7 +59,6 @@ def test_everything_written_survives_a_kill(tmp_path: Path, writer: type[BagWrit
     )
     command, environment = [sys.executable, "-c", program], with_this_checkout()
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-    assert process.stdout is not None
     assert process.stdout.readline().strip() == b"written"
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=10)

@@ -315,7 +315,6 @@ def test_feature_spaces_and_a_bank_come_back(tmp_path: Path) -> None:
     ]
     assert np.array_equal(given.feature_spaces[1].weight, spaces[1].weight)
     bank = given.text_bank()
-    assert bank is not None
     assert bank.sha256 == small_bank().sha256
     assert given.feature_space_for(bank).name == given.feature_space_for(bank.vocabulary()).name == "clip"
 

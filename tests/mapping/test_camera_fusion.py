@@ -117,10 +117,8 @@ def sparse(said: DenseViews, view: int, stamp_ns: int) -> tuple[SemanticVoxels, 
 def test_sparse_voxels_are_fused_as_dense_ones() -> None:
     said = some_views(3, 3, 24)
     voxels, probabilities = zip(*(sparse(said, view, 100 - view) for view in range(3)), strict=True)
-    (fused, probability), expected = (
-        fuse_views(voxels, probabilities, THRESHOLD),
-        fuse_dense_reference(said, THRESHOLD),
-    )
+    fused, probability = fuse_views(voxels, probabilities, THRESHOLD)
+    expected = fuse_dense_reference(said, THRESHOLD)
     occupied = np.flatnonzero(expected.state >= S)
     assert 0 < len(occupied) < 24
     np.testing.assert_array_equal(fused.state.reshape(-1), expected.state)

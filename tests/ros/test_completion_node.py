@@ -100,7 +100,6 @@ def graph() -> Iterator[Graph]:
 
 
 def wanted(node: CompletionNode) -> bool:
-    assert node._thread is not None
     return node._thread._outputs.wanted(node.parameters())
 
 
@@ -134,12 +133,10 @@ def projection(fx: float) -> list[float]:
 def calibrate(node: CompletionNode, camera: Camera, projection: list[float] | None = None) -> None:
     message = messages.camera_info_message(camera, 0, "front")
     message.p = projection or message.p
-    assert node.inputs is not None
     node.inputs.cameras[0]._on_camera_info(message)
 
 
 def show(node: CompletionNode, stamp_ns: int) -> None:
-    assert node.inputs is not None
     node.inputs.cameras[0]._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), stamp_ns, "front"))
 
 

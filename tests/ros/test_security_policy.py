@@ -90,7 +90,6 @@ def test_the_policy_has_the_form_that_sros2_reads() -> None:
     root = ElementTree.parse(POLICY).getroot()
     assert (root.tag, root.attrib) == ("policy", {"version": "0.2.0"})
     enclave = root.find("enclaves/enclave")
-    assert enclave is not None
     assert enclave.attrib == {"path": f"/{topics.NODE_NAME}"}
     assert profile().attrib == {"ns": "/", "node": topics.NODE_NAME}
     assert {(group.tag, *group.attrib) for group in profile()} <= set(RULES)

@@ -51,7 +51,6 @@ def test_turning_moves_the_camera_around_the_imu(drive: Path) -> None:
 def test_scans_fall_where_the_projection_of_the_development_kit_puts_them(drive: Path) -> None:
     sequence = kitti_raw(drive)
     points = sequence.lidar(0)
-    assert points is not None
     # P_rect_02 @ R_rect_00 @ (R | T) of the velodyne, as the development kit multiplies them
     camera = np.array([-1.0, 1.5 - 0.08, 10.0 - 0.27])
     np.testing.assert_allclose(points, [camera], atol=1e-6)

@@ -42,7 +42,6 @@ def test_windows_of_kitti_have_official_voxels(shared_data: Path) -> None:
     assert set(sequence.cameras) == {"image_2", "image_3"} and reference_camera(sequence) == "image_2"
     assert holds_voxels(sequence) and not holds_voxels(sequence, 1)
     truth = voxel_truth(sequence, 0)
-    assert truth is not None
     assert (truth.grid, truth.source) == (SEMANTIC_KITTI_GRID, "labelled LiDAR")
     # The camera's place in the velodyne frame, from P2 and Tr of calib.txt by hand: inverse(Tr) applied to -K^-1 p4.
     np.testing.assert_allclose(truth.grid_from_camera.translation, [0.3274, 0.0563, -0.0765], atol=1e-3)

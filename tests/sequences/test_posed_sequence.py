@@ -74,7 +74,6 @@ def test_round_trip(sequence: PosedSequence, tmp_path: Path) -> None:
     loaded = PosedSequence.load(sequence.save(tmp_path / "saved"))
     assert_same(sequence, loaded)
     lidar = loaded.lidar(2)
-    assert lidar is not None
     assert lidar.dtype == np.float32
     np.testing.assert_array_equal(lidar, np.full((5, 3), 2.0))
     assert loaded.lidar(0) is None

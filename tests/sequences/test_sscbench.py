@@ -44,7 +44,6 @@ def test_truth(root: Path) -> None:
     """The grid begins at -2 m; what is in view follows from the calibration, here of a camera that sees less."""
     layouts.sscbench_labels(root / "voxel_gt", labels=layouts.sscbench_scene().astype(np.float32))  # as S4C stores them
     truth = voxel_truth(kitti_360(root, "0000"), 0)
-    assert truth is not None
     assert (truth.grid.origin, truth.grid.voxel_size) == ((0.0, -25.6, -2.0), 0.2)
     road, building, bushes = (40, 128, 2), (40, 102, 5), (40, 153, 5)
     names = [COMMON_CLASSES[truth.class_map.apply(truth.labels)[cell]] for cell in (road, building, bushes)]

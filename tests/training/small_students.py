@@ -75,10 +75,8 @@ def make_small_student(folder: Path, seed: int = 0, *, reads_depth: bool = False
         field = FeatureField(density, target_size=8, channels=8, units=UNITS, expansion=8, map_channels=16).eval()
     _settle(field)
     labels = with_labels(random_head(seed), CLASSES, UNITS, seed)
-    head: HeadWeights = dataclasses.replace(
-        labels,
-        **{name: getattr(head_weights(density), name) for name in _OF_DENSITY},
-    )
+    of_density = {name: getattr(head_weights(density), name) for name in _OF_DENSITY}
+    head: HeadWeights = dataclasses.replace(labels, **of_density)
     bundle = StudentBundle(
         name="small",
         canonical=CAMERA,

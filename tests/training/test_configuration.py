@@ -53,12 +53,8 @@ def test_the_camera_may_be_left_to_the_recordings(tmp_path: Path) -> None:
     assert read_configuration(file, [], Configuration).camera == "auto"
     given = read_configuration(file, ['camera={"width": 320, "field_of_view": "auto"}'], Configuration).camera
     assert given == CameraSettings(width=320, field_of_view="auto")
-
-
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_configuration(tmp_path / "none.yaml", [], Configuration)
-
 
 def test_a_stage_without_a_density_is_refused_where_one_is_needed() -> None:
     file = CONFIGS / "masked_scene.yaml"

@@ -80,14 +80,14 @@ def completion(bundle: StudentBundle, town: Path) -> Completion:
     return completer.complete(drive.image(2, LEFT))
 
 
-def test_the_checkpoint_remembers_the_robots_camera(trained: Path, configuration: SingleViewConfiguration) -> None:
+def test_the_checkpoint_and_the_bundle_remember_the_robots_camera(
+    trained: Path, configuration: SingleViewConfiguration, bundle: StudentBundle
+) -> None:
     viewpoint = Checkpoint.read(trained).viewpoint
     assert viewpoint.height_above_ground == 0.4 and viewpoint.volume == Volume.to_measure(0.4)
     assert math.degrees(viewpoint.camera.horizontal_fov) == pytest.approx(100.0, abs=0.01)
     assert configuration.completed().viewpoint() == viewpoint  # a training that resumes finds the same
-
-
-def test_the_bundle_is_the_robots(bundle: StudentBundle) -> None:
+    assert configuration.completed().viewpoint() == viewpoint  # a training that resumes finds the same
     canonical = bundle.canonical
     assert math.degrees(canonical.horizontal_fov) == pytest.approx(100.0, abs=0.01)
     assert (canonical.width, canonical.height) == (160, 64)  # images were halved to the end

@@ -156,12 +156,10 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 def heard(process: subprocess.Popen[str], word: str) -> None:
-    assert process.stdout is not None
     assert process.stdout.readline() == f"{word}\n"
 
 
 def go(process: subprocess.Popen[str], seconds: float) -> None:
-    assert process.stdin is not None
     process.stdin.write(f"{seconds}\n")
     process.stdin.flush()
 

@@ -79,12 +79,10 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
     assert statistics.occupied == [len(result.voxels) for result in results]
     assert min(statistics.occupied) > 100
     assert "bad image" in statistics.node_log
-    assert statistics.peak_memory_mib is not None
     assert 50 < statistics.peak_memory_mib < 2000
     assert statistics.rate_hz > 0
     assert set(statistics.latency_ms) == {"end_to_end", *topics.STAGES}
     for percentiles in statistics.latency_ms.values():
-        assert percentiles is not None
         assert 0 <= percentiles.p50 <= percentiles.p95 <= percentiles.p99
     json.dumps(statistics.to_json(), allow_nan=False)
     first = results[0]

@@ -90,7 +90,6 @@ def test_classes_of_cityscapes_become_those_of_sscbench(
     """S4C's own classes, and a linear probe that calls everything a bus, or the sky, which is empty."""
     given = ("--sscbench", root / "preprocess" / "labels", "--data", drive(root))
     found = evaluate(root, *given, "--sampling", "s4c", "--checkpoint", checkpoints["semantic_field"])
-    assert found is not None
     (row,) = (r for r in found["scores"]["sscbench"] if r["naming"] == "direct" and r["range_m"] == 12.8)
     named = [COMMON_CLASSES[number] for number in row["class_of_label"]]
     assert named[:5] == ["empty", "road", "sidewalk", "building", "building"]
@@ -100,7 +99,6 @@ def test_classes_of_cityscapes_become_those_of_sscbench(
         probe = tmp_path / f"probe_{number}.safetensors"
         LinearProbe(np.zeros((19, 4), np.float32), bias).save(probe)
         found = evaluate(root, *given, "--probed", checkpoints["feature_field"], probe)
-        assert found is not None
         assert {r["recall"] for r in found["scores"]["sscbench"] if r["naming"] == "direct"} == {recall}
 
 
@@ -110,7 +108,6 @@ def test_clusters_are_named_on_other_frames(root: Path, checkpoints: dict[str, P
     scored = layouts.write_split(tmp_path / "scored.txt", [f"{layouts.DRIVE} {number} l" for number in range(1, 7)])
     given = ("--sscbench", root / "preprocess" / "labels", "--data", drive(root), "--frames", scored)
     found = evaluate(root, *given, "--name-frames", naming, "--checkpoint", checkpoints["feature_field"])
-    assert found is not None
     assert found["frames"] == {"list": "scored.txt", "listed": 6, "used": 6}
     assert found["name_frames"] == {"list": "naming.txt", "listed": 1, "used": 1}
     rows = {(row["naming"], row["range_m"]): row for row in found["scores"]["sscbench"]}

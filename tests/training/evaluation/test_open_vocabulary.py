@@ -99,23 +99,15 @@ def evaluate_models(
     return results
 
 
-# label sets and words
-
-
 def test_all_phrases_of_the_vocabulary_give_what_is_common() -> None:
     """Those of classes and of the background; words that were only asked for do not count."""
     bank = replace(BANK, background=("hedge",))
     seen = replace(Painted().observe(make_street(), 0), codes=lambda points: points)
     points = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
     found = ZeroShot(bank, SEMANTIC_KITTI, {"automobile": (1,)})(seen, points)
-    assert found.common.tolist() == [
-        pytest.approx((1 + 1 + 0 + 0 + 0) / 5),
-        -np.inf,
-    ]  # car, sedan, building, log, hedge
+    expected = [pytest.approx((1 + 1 + 0 + 0 + 0) / 5), -np.inf]  # car, sedan, building, log, hedge
+    assert found.common.tolist() == expected
     assert found.cosine[0, 0] == pytest.approx(1.0 / np.hypot(1.0, 0.1), abs=1e-3) and np.isneginf(found.cosine[1, 0])
-
-
-# scores
 
 
 def test_labels_given_the_geometry(street: PosedSequence) -> None:

@@ -44,7 +44,6 @@ def test_scans_lie_where_the_camera_sees_them(extracted: Path) -> None:
     assert [index for index, _ in found] == [0, 2, 4, 6, 8]
     for index in (0, 3, 6):
         points = sequence.lidar(index)
-        assert points is not None
         front = WALL_FRONT - STEP * index
         wall = points[np.abs(points[:, 2] - front) < 0.01]
         # The wall reaches from x = -1 to 3 m: at 10 m from column 31.5 - 4 = 27.5 to 31.5 + 12 = 43.5.
@@ -54,6 +53,5 @@ def test_scans_lie_where_the_camera_sees_them(extracted: Path) -> None:
         assert columns.min() == pytest.approx(31.5 - 40.0 / front, abs=0.3)
         assert columns.max() == pytest.approx(31.5 + 120.0 / front, abs=0.3)
         stored = sequence.asset(index, "lidar_pose")
-        assert stored is not None
         behind = STEP * (index % 2)  # metres that the rig has driven since the scan
         np.testing.assert_allclose(stored[:3, 3], LIDAR.translation - [0.0, 0.0, behind], atol=1e-6)

@@ -46,7 +46,6 @@ def bank(encoder: TextEncoder) -> TextBank:
 
 
 def rows_of(asked: RequestedWords) -> dict[str, np.ndarray]:
-    assert asked.given is not None
     return dict(zip(asked.given.phrases, asked.given.rows.astype(np.float32), strict=True))
 
 

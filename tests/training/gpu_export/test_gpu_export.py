@@ -107,7 +107,6 @@ def copied(student: StudentBundle, tmp_path: Path) -> StudentBundle:
 
 
 def contents(folder: Path | None) -> dict[str, bytes]:
-    assert folder is not None
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

@@ -112,7 +112,6 @@ def test_visible_free_and_occluded_exclude_each_other(truth: VoxelTruth) -> None
 
 
 def test_flags_keep_everything(truth: VoxelTruth) -> None:
-    assert truth.label is not None
     again = exact_truth(truth.label, stored_flags(truth), truth.grid)
     for name in ("label", "occupied", "interior", "in_view", "visible", "known"):
         assert np.array_equal(getattr(again, name), getattr(truth, name)), name
@@ -161,7 +160,6 @@ def test_a_rig_of_its_own_height_sees_a_level_truth_with_the_ground_to_the_centi
     upright = drive.rig.rig_from_camera[LEFT]
     assert VARIED_HEIGHTS_M[0] <= upright.translation[2] <= VARIED_HEIGHTS_M[1]
     found, view = drive.truth(0), drive.view(0)
-    assert found.ground is not None
     np.testing.assert_allclose(found.grid_from_camera.translation[2], upright.translation[2] - CAMERA_HEIGHT_M)
     np.testing.assert_allclose(found.grid_from_camera.rotation, upright.rotation)
     road = (view.label == StreetClass.ROAD) & (view.depth < 15.0)
