@@ -56,6 +56,7 @@ def test_the_camera_may_be_left_to_the_recordings(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_configuration(tmp_path / "none.yaml", [], Configuration)
 
+
 def test_a_stage_without_a_density_is_refused_where_one_is_needed() -> None:
     file = CONFIGS / "masked_scene.yaml"
     assert read_configuration(file, [], TrainingConfiguration).stage == "masked_scene"
