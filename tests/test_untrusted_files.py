@@ -111,9 +111,7 @@ def test_arrays_that_promise_more_than_there_is_are_refused(tmp_path: Path, monk
         (b'{"a": {"dtype": "U8", "shape": [9000000000000], "data_offsets": [0, 9000000000000]}}', 0, ""),
     ],
 )
-def test_tensors_that_promise_more_than_there_is_are_refused(
-    tmp_path: Path, header: bytes, length: int, what: str
-) -> None:
+def test_tensors_that_promise_too_much_are_refused(tmp_path: Path, header: bytes, length: int, what: str) -> None:
     content = (length or len(header)).to_bytes(8, "little") + header
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(CameraError, match="file: is not a valid safetensors file"):

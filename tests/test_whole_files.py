@@ -87,9 +87,7 @@ def test_a_folder_is_whole_wherever_its_writer_is_killed(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_a_folder_that_cannot_be_exchanged_changes_file_by_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_that_cannot_be_exchanged_change_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
     def replace(self: Path, target: Path) -> Path:

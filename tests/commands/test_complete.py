@@ -126,9 +126,7 @@ def test_a_grid_of_no_use_ends_with_one_line(
     assert not (image.parent / "out").exists()
 
 
-def test_bad_input_ends_with_one_line(
-    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_ends_in_one_line(image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]) -> None:
     cv2.imwrite(str(image), np.zeros((100, 100, 3), np.uint8))
     assert complete(image, flat_road) == 2
     error = capsys.readouterr().err

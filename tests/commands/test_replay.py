@@ -127,9 +127,7 @@ def test_unusable_images_are_dropped_and_counted(tmp_path: Path, short_road: Stu
         ([START_NS, START_NS - 2_000_000_000, START_NS - 1_900_000_000], 3),  # a recording started again
     ],
 )
-def test_stamps_that_repeat_or_go_back(
-    tmp_path: Path, short_road: StudentBundle, stamps: list[int], completed: int
-) -> None:
+def test_stamps_repeat_or_go_back(tmp_path: Path, short_road: StudentBundle, stamps: list[int], completed: int) -> None:
     image = np.zeros((CANONICAL.height, CANONICAL.width, 3), np.uint8)
     with BagWriter(tmp_path / "drive") as writer:
         recorder = Recorder(writer)

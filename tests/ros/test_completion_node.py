@@ -175,9 +175,7 @@ def all_accounted_for(node: CompletionNode) -> bool:
     return counters.received == counters.processed + counters.unwanted + sum(counters.dropped.values())
 
 
-def test_a_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(
-    node: CompletionNode, model: Model
-) -> None:
+def test_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(node: CompletionNode, model: Model) -> None:
     cameras = [replace(CAMERA, fx=20.0 + 0.001 * number) for number in range(200)]
     model.go_on.clear()
     for number, camera in enumerate(cameras):
@@ -195,9 +193,7 @@ def test_a_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(
     assert node.counters.dropped["newer image arrived"] == 200 - len(model.completed)
 
 
-def test_parameters_set_by_another_node_hold_for_the_next_image(
-    graph: Graph, node: CompletionNode, model: Model
-) -> None:
+def test_parameters_set_by_others_hold_for_the_next_image(graph: Graph, node: CompletionNode, model: Model) -> None:
     calibrate(node, CAMERA)
     show_in_turn(node, 1)
     result = graph.set_parameters(topics.NODE_NAME, threads=2)
@@ -218,9 +214,7 @@ def test_an_image_keeps_the_parameters_of_when_it_arrived(graph: Graph, node: Co
     assert [settings["threads"] for settings in model.completed_with] == [None, 2]
 
 
-def test_cleaning_up_releases_the_model_in_its_thread_and_all_else(
-    own: Any, node: CompletionNode, model: Model
-) -> None:
+def test_cleanup_releases_the_model_in_its_thread_and_all_else(own: Any, node: CompletionNode, model: Model) -> None:
     calibrate(node, CAMERA)
     wait_for(lambda: len(model.built) == 1)
     thread, publishers = weakref.ref(node._thread), len(list(own.publishers))

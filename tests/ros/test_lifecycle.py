@@ -129,9 +129,7 @@ def test_images_of_before_a_deactivation_are_never_published_after_it(start: Sta
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_by_itself_it_becomes_active_and_a_signal_leaves_nothing_in_shared_memory(
-    start: Start, number: signal.Signals
-) -> None:
+def test_by_itself_it_becomes_active_and_a_signal_leaves_no_shared_memory(start: Start, number: signal.Signals) -> None:
     managed = start()
     managed.start()
     assert managed.state == "active"

@@ -64,9 +64,7 @@ class _Logged:
         pass
 
 
-def test_a_camera_that_stands_otherwise_than_in_training_is_warned_of_once(
-    bundle_folder: Path, grid_file: Path
-) -> None:
+def test_a_camera_that_stands_unlike_in_training_is_warned_of_once(bundle_folder: Path, grid_file: Path) -> None:
     grid, pose = read_grid(grid_file)
     log = _Logged()
     student = Student(StudentBundle.load(bundle_folder), grid, log)

@@ -40,9 +40,7 @@ def test_every_argument_is_described_and_allows_what_the_node_allows(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_argument_changes_what_is_started(
-    name: str, launch_file: Callable[[str], LaunchFile], grid_file: Path
-) -> None:
+def test_arguments_change_what_is_started(name: str, launch_file: Callable[[str], LaunchFile], grid_file: Path) -> None:
     file = launch_file(name)
     base = {"bag": str(DEMO_DRIVE), "rviz": "true"}
     others = {

@@ -121,9 +121,7 @@ def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
         ({"cameras": "../front", "grid_frame": BASE}, "'../front' cannot be names of cameras"),
     ],
 )
-def test_frames_that_nothing_places_are_refused(
-    given: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unplaced_frames_are_refused(given: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transform_source, "tf2_usable", lambda: False)
     with pytest.raises(SceneCompletionError, match=complaint):
         check_frames(NodeParameters(**given))

@@ -151,9 +151,7 @@ def test_a_recording_without_stamps_is_completed_and_lost_times_do_not_matter(
         assert result.stages_ms["latency"] >= result.stages_ms["total"]
 
 
-def test_real_time_with_a_given_camera_and_compressed_images(
-    tmp_path: Path, node_parameters: dict[str, object]
-) -> None:
+def test_real_time_with_given_camera_and_compressed_images(tmp_path: Path, node_parameters: dict[str, object]) -> None:
     write_bag(tmp_path / "drive", frames=6, compressed=True, camera_info=False)
     with BagReader(tmp_path / "drive") as reader:
         with pytest.raises(BagError, match="no CameraInfo"):

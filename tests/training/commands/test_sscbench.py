@@ -84,9 +84,7 @@ def test_classes_that_were_learned_need_no_names(root: Path, checkpoints: dict[s
     assert found["settings"]["sampling"] == sampling
 
 
-def test_classes_of_cityscapes_become_those_of_sscbench(
-    root: Path, checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
+def test_cityscapes_classes_become_those_of_sscbench(root: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """S4C's own classes, and a linear probe that calls everything a bus, or the sky, which is empty."""
     given = ("--sscbench", root / "preprocess" / "labels", "--data", drive(root))
     found = evaluate(root, *given, "--sampling", "s4c", "--checkpoint", checkpoints["semantic_field"])

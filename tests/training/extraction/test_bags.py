@@ -238,9 +238,7 @@ def test_finished_bags_are_left_alone_and_changed_ones_are_not(tmp_path: Path, m
     assert extract_bags([job])[0].problems[0].startswith(str(job.folder))
 
 
-def test_an_interrupted_extraction_leaves_nothing_and_is_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_extraction_leaves_nothing_and_is_redone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(record(tmp_path / "bag", 12), tmp_path / "out" / "bag", SETTINGS)
 
     def interrupted(*arguments: object) -> None:

@@ -50,9 +50,7 @@ def test_a_real_street_is_read_aright(shared_data: Path, espnetv2_cityscapes: Pa
     assert shares[SKY] > 0.04 and shares[CAR] > 0.025
 
 
-def test_a_class_lies_between_the_phrases_that_describe_it(
-    teacher: ClassProbabilityTeacher, encoder: TextEncoder
-) -> None:
+def test_a_class_lies_between_the_phrases_describing_it(teacher: ClassProbabilityTeacher, encoder: TextEncoder) -> None:
     described = {"road": ("road", "asphalt")}
     found = ClassProbabilityTeacher(teacher._file, encoder, "a picture of a {}", described=described).embeddings
     both = encoder.encode(["a picture of a road", "a picture of a asphalt"]).sum(dim=0)

@@ -167,9 +167,7 @@ def frames(synthetic_drive: Path, cache: Path) -> list[PreparedFrame]:
     return [load_prepared(file) for file in files]
 
 
-def test_stored_features_are_those_computed_live(
-    frames: list[PreparedFrame], folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_stored_features_equal_live_ones(frames: list[PreparedFrame], folders: dict[str, Path], tmp_path: Path) -> None:
     backbone = Backbone(folders["dinov2"], 2)
     store = FeatureStore.create(tmp_path, canonical_manifest(backbone, STREET_CAMERA, cell=16, variants=3, seed=4))
     assert precompute(frames[:2], STREET_CAMERA, backbone, store) == 4

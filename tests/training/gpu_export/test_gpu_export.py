@@ -128,9 +128,7 @@ def test_the_single_graph_is_the_encoder_channels_last(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_graph_has_the_same_ports(
-    student: StudentBundle, graphs: dict[str, onnx.ModelProto], precision: str
-) -> None:
+def test_graphs_have_the_same_ports(student: StudentBundle, graphs: dict[str, onnx.ModelProto], precision: str) -> None:
     graph = graphs[precision].graph
     (image,), (features,) = graph.input, graph.output
     (height, width), channels = student.feature_size, student.head.channels
@@ -346,9 +344,7 @@ def test_a_wrong_volume_or_depth_fails(spatial: Spatial, images: NDArray[np.uint
             assert "volume" not in said and "density" not in said
 
 
-def test_a_new_calibration_says_which_encoders_it_costs(
-    copied: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_calibration_names_encoders_it_costs(copied: StudentBundle, capsys: pytest.CaptureFixture[str]) -> None:
     made = copied.add_gpu_encoders({"fp16": (b"graph", GpuEncoder("fp16", "", {}, {}, "test"))})
     stretched = dataclasses.replace(made.head, density_bias=made.head.density_bias + np.float32(0.5))
     assert made.folder is not None

@@ -73,9 +73,7 @@ def test_frames_are_some_metres_apart_and_never_the_last() -> None:
         ([(0.25, 0.52, None), (0.5, 0.51, None), (1.0, 0.40, None)], 0.25),
     ],
 )
-def test_the_largest_gain_that_forgets_nothing_is_taken(
-    tried: list[tuple[float, float, float | None]], best: float
-) -> None:
+def test_largest_gain_that_forgets_nothing_wins(tried: list[tuple[float, float, float | None]], best: float) -> None:
     old = Mixture(0.0, 0.5, None if tried[0][2] is None else 0.6)
     assert best_share([old, *(Mixture(*one) for one in tried)], tolerance=0.01) == best
 

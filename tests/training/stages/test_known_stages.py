@@ -41,9 +41,7 @@ class ToyStage(SingleImageStage):
 TOY = f"{__name__}:ToyStage"
 
 
-def test_a_stage_is_one_class_and_one_line(
-    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_is_a_class_and_a_line(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stages.STAGES, "toy", TOY)
     file = tmp_path / "toy.yaml"
     file.write_text(

@@ -40,9 +40,7 @@ def student(synthetic_drive: Path, teacher: Path, tmp_path_factory: pytest.TempP
 
 
 @pytest.mark.parametrize("variant", LEARNED)
-def test_a_student_is_distilled(
-    synthetic_drive: Path, teacher: Path, student: Path, tmp_path: Path, variant: str
-) -> None:
+def test_it_is_distilled(synthetic_drive: Path, teacher: Path, student: Path, tmp_path: Path, variant: str) -> None:
     distillation = LEARNED[variant]
     if variant == "published":
         checkpoint = student
