@@ -8,11 +8,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import brier_score_loss
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.calibration import (
-    CalibrationMetric,
-    fit_calibration,
-    isotonic_regression,
-)
+from scene_completion_ros.evaluation.calibration import CalibrationMetric, fit_calibration, isotonic_regression
 from scene_completion_ros.evaluation.occupancy import score_histogram
 
 

@@ -11,12 +11,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import VocabularyError
-from scene_completion_ros.messages.words import (
-    LARGEST_TEXT,
-    read_phrases,
-    read_query,
-    read_vocabulary,
-)
+from scene_completion_ros.messages.words import LARGEST_TEXT, read_phrases, read_query, read_vocabulary
 
 ENCODER = {"id": "tiny", "sha256": "ab"}
 

@@ -15,11 +15,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data import motion_stereo
-from scene_completion_training.data.drawn_views import (
-    metres_travelled,
-    nearest_along,
-    unused_frame,
-)
+from scene_completion_training.data.drawn_views import metres_travelled, nearest_along, unused_frame
 from scene_completion_training.data.module import StepSampler
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings

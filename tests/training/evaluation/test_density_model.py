@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
-from scene_completion_training.evaluation.density_model import (
-    IDENTITY,
-    VOXEL_EDGE,
-    Observation,
-    calibrated_cutoffs,
-)
+from scene_completion_training.evaluation.density_model import IDENTITY, VOXEL_EDGE, Observation, calibrated_cutoffs
 from tests.training.evaluation.one_wall import CAMERA
 
 

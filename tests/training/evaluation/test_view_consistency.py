@@ -6,12 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scene_completion_training.evaluation.view_consistency import (
-    agreement,
-    not_hidden,
-    optical_flow,
-    warped,
-)
+from scene_completion_training.evaluation.view_consistency import agreement, not_hidden, optical_flow, warped
 
 H, W = 6, 10
 

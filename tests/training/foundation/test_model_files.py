@@ -9,11 +9,7 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_training.foundation.model_files import (
-    description_folder,
-    model_name,
-    weight_files,
-)
+from scene_completion_training.foundation.model_files import description_folder, model_name, weight_files
 
 
 def test_folders_of_installed_packages_are_found_without_importing_them(

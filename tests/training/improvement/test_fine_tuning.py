@@ -14,10 +14,7 @@ from scene_completion_ros.errors import ImprovementError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
 from scene_completion_training.gpu_export.parity import density_field
-from scene_completion_training.improvement.fine_tuning import (
-    check_parity,
-    encoder_with_new_density,
-)
+from scene_completion_training.improvement.fine_tuning import check_parity, encoder_with_new_density
 from scene_completion_training.networks.agglomerated_field import SURFACE_UNITS
 from tests.training.small_students import CAMERA, make_small_student, street_images
 

@@ -8,12 +8,7 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.masked_scene.data import (
-    MaskSettings,
-    SceneData,
-    SceneDataSettings,
-    SceneSamples,
-)
+from scene_completion_training.masked_scene.data import MaskSettings, SceneData, SceneDataSettings, SceneSamples
 from scene_completion_training.masked_scene.views import SceneViewSettings
 from tests.training.masked_scene.small_scenes import random_places, scene_of
 

@@ -15,13 +15,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.masked_scene.scenes import (
-    FEATURES,
-    SceneMaker,
-    VoxelScene,
-    feature_names,
-    keep_scenes,
-)
+from scene_completion_training.masked_scene.scenes import FEATURES, SceneMaker, VoxelScene, feature_names, keep_scenes
 from tests.training.evaluation.one_wall import CAMERA, GRID, make_street
 from tests.training.masked_scene.small_scenes import scene_of
 from tests.training.synthetic_scene import CAMERA_HEIGHT, WALL_AHEAD

@@ -9,13 +9,7 @@ from scipy import ndimage
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth, stored_flags
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth as known_voxels
-from scene_completion_training.street_world.camera_rig import (
-    CAMERA_HEIGHT_M,
-    LEFT,
-    VARIED_HEIGHTS_M,
-    make_rig,
-    mounted,
-)
+from scene_completion_training.street_world.camera_rig import CAMERA_HEIGHT_M, LEFT, VARIED_HEIGHTS_M, make_rig, mounted
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.ground_truth import SAMPLES_PER_VOXEL, most_surface, voxel_truth
