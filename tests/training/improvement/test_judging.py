@@ -43,17 +43,11 @@ GOOD = [0.1, 0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.9]
 BAD = [0.1, 0.1, 0.8, 0.8, 0.2, 0.9, 0.2, 0.9]
 
 
-def test_a_better_student_is_accepted() -> None:
+def test_a_better_student_is_accepted_unless_it_forgot_or_saw_too_few_places() -> None:
     assert reasons_against(judged(BAD, GOOD), None, margin=0.01) == []
     assert reasons_against(judged(BAD, GOOD), judged(GOOD, GOOD), margin=0.01) == []
-
-
-def test_one_that_forgot_is_not() -> None:
     reasons = reasons_against(judged(BAD, GOOD), judged(GOOD, BAD), margin=0.01)
     assert [reason.partition(":")[0] for reason in reasons] == ["a loss on the old drives is not ruled out"] * 2
-
-
-def test_too_few_places_are_no_reason_to_believe() -> None:
     reasons = reasons_against(judged(BAD, GOOD, places=2), None, margin=0.01)
     assert "too few places (2)" in reasons[0]
     assert in_words(judged(BAD, GOOD).comparison("iou")).startswith("iou 0.3333 -> 1.0000, a gain between +0.6667")
