@@ -4,8 +4,6 @@ Cameras are a tenth of the real ones, a scene is a corridor: ground, walls to bo
 a network or a protocol sees (intrinsics, poses, scans, voxels) fits every other.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """The documentation site: it builds strictly, is whole, and loads nothing from elsewhere."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from html.parser import HTMLParser

@@ -1,7 +1,5 @@
 """The package as installed, by pip or in a workspace (quick: `colcon test --pytest-args tests/test_installed.py`)."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

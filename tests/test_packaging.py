@@ -1,7 +1,5 @@
 """What the package declares, and that a wheel and a colcon workspace made of it hold what a robot needs."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

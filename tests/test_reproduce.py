@@ -1,7 +1,5 @@
 """docs/reproduce.md has each value of the configurations of published experiments, and no other."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Iterator

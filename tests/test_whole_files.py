@@ -1,7 +1,5 @@
 """A kill at any change of the disk leaves the former file or folder, or the new one, under its name."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -3,8 +3,6 @@
 Neither a runner of GitHub nor Docker is at hand where these tests run.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Pieces on the disk: whole or not there, within their budget, and found again."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

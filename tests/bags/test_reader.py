@@ -1,7 +1,5 @@
 """Reading intact and damaged recordings."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Writing recordings, also from a process that dies."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

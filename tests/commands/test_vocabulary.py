@@ -1,7 +1,5 @@
 """The command that makes text banks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

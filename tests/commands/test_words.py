@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from scene_completion_ros.commands.words import DEMO_WORDS, chosen_words

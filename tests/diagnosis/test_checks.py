@@ -1,7 +1,5 @@
 """The doctor as a whole, in environments that are sound, and in ones that are broken in one way each."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Assignments of clusters against known permutations and exhaustive search."""
 
-from __future__ import annotations
-
 from itertools import permutations, product
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Depth errors against hand computation and an independent implementation."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Verdicts of later frames and scores without labels, against cases computed by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

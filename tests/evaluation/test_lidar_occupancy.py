@@ -1,7 +1,5 @@
 """The LiDAR protocols on cases computed by hand, and against a slow oracle that follows the published steps."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Semantic scene completion: every rule of the protocols on voxels counted by hand, sums against scikit-learn."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Zero-shot scores: voxels counted by hand, the released code's own numbers, AP against scikit-learn."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Realistic cameras of every model, and OpenCV as the independent implementation of them."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Resampling against OpenCV's undistortion and against ramps, whose values are known between the pixels too."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Encoders for GPUs in a bundle: what is read, refused, kept and dropped. What they compute is no matter here."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Students whose encoder gives a volume of logits beside its features."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

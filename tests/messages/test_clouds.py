@@ -1,7 +1,5 @@
 """Coordinates of PointCloud2 messages in several layouts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

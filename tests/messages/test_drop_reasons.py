@@ -1,7 +1,5 @@
 """Reasons of drops, as counted, told and documented."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Decoding of image messages against rosbags-image, and by hand where that is wrong or does not decode."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 

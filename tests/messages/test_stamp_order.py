@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from scene_completion_ros.messages.stamp_order import CLOCK_JUMP_NS, StampOrder
 
 

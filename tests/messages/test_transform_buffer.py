@@ -1,7 +1,5 @@
 """Look-ups in the transform buffer."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What vocabularies and queries say, and what they are refused for."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The node in this process, with a model that does as the test tells it."""
 
-from __future__ import annotations
-
 import threading
 import time
 import weakref

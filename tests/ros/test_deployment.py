@@ -1,7 +1,5 @@
 """Students of a running node change places while images come, or stay where one cannot be used."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Iterator

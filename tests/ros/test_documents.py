@@ -1,7 +1,5 @@
 """What is written from the tables, compared with what is in the repository."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from scene_completion_ros.ros.documents import (

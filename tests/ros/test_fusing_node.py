@@ -1,7 +1,5 @@
 """Successive images joined by the running node: what it publishes, what it does without odometry, when it forgets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

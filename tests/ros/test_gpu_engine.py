@@ -1,7 +1,5 @@
 """The node where TensorRT is asked for: refused when configured, or not used, or lost while it works."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

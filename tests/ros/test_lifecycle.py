@@ -1,7 +1,5 @@
 """The managed node in its own process, led through its states over DDS."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import re

@@ -1,7 +1,5 @@
 """Messages made from the package's types, field checks switched on."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The running node in its own process, spoken to over DDS."""
 
-from __future__ import annotations
-
 import json
 import signal
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The recorder in a process of its own, beside a robot that publishes images, calibration and odometry."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path

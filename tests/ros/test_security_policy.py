@@ -3,8 +3,6 @@
 Nothing is missing, and nothing is granted or promised in vain.
 """
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from typing import Any

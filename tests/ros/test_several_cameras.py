@@ -1,7 +1,5 @@
 """Several cameras of a robot, whose voxels the running node fuses into one grid."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """When the model of a camera is built, when it is only moved, and when neither."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scores of published voxels and depth, against cases computed by hand."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Ground truth of folders, found by stamp: of the street world's format, and of KITTI windows."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

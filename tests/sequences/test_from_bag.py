@@ -1,7 +1,5 @@
 """Posed sequences from bags: recorded ones for the geometry, made-up ones for everything that can go wrong."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """KITTI folders as posed sequences: made-up ones for the format, real ones for the geometry."""
 
-from __future__ import annotations
-
 import pickle
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """KITTI-360 in a small folder of exactly the official layout, with fisheyes, and the published frame lists."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

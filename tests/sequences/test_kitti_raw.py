@@ -1,7 +1,5 @@
 """KITTI raw drives in a small folder of exactly the official layout, with poses that are known."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

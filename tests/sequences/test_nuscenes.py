@@ -1,7 +1,5 @@
 """nuScenes in a small folder of its layout."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

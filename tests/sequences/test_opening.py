@@ -1,7 +1,5 @@
 """One door for recordings of every kind, and for their truth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

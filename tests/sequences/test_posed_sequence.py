@@ -1,7 +1,5 @@
 """`PosedSequence`: checks, access, and the folder format."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """SSCBench's labels beside a drive of KITTI-360: their numbers, ids and place, and what is refused."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

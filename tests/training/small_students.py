@@ -1,7 +1,5 @@
 """Small students of real networks with random weights, each in a bundle of its own."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

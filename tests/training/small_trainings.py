@@ -1,7 +1,5 @@
 """The configuration of trainings of a few steps, which tests share."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

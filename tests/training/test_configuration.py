@@ -1,7 +1,5 @@
 """What a YAML file may say."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The folded encoder of a bundle."""
 
-from __future__ import annotations
-
 import torch
 
 from scene_completion_training.export import fold, without_places

@@ -1,7 +1,5 @@
 """What all stages share: samples and arithmetic."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

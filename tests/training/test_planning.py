@@ -1,7 +1,5 @@
 """A plan of a training: what it counts by hand, what the cache then really takes, and what limits the steps."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The head learns where things are on average, without an image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

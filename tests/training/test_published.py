@@ -3,8 +3,6 @@
 Networks, losses and views are those of the configurations. Images are smaller, batches are one sample, rays few.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

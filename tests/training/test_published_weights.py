@@ -4,8 +4,6 @@ The public network is written down here once more, as functions of its own names
 the published ones cannot be had by a test.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

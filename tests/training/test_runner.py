@@ -1,7 +1,5 @@
 """Trainings run, die, resume as if nothing had happened, and say what stopped them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

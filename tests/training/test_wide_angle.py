@@ -1,7 +1,5 @@
 """A delivery robot with two fisheyes of 120°, 0.4 m above the ground: recorded, trained, exported, completed with."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tasks in this process and on a cluster: the same results, and errors that say what to do."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Saved voxels come back as they were; other files are refused, none is executed."""
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A tiny student with encoders for GPUs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Engines on disk: what is used, what is made again and why, and what other processes and full disks do to it."""
 
-from __future__ import annotations
-
 import logging
 import os
 import resource

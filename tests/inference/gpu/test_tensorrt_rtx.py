@@ -1,7 +1,5 @@
 """Encoders for GPUs, parsed and built by TensorRT-RTX, whose builder needs no GPU."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

@@ -1,7 +1,5 @@
 """``voxel_query.cu``, run on the CPU as it is or on a GPU, against the readable twins."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -1,7 +1,5 @@
 """A second student behind the deployed one: who was right on a drive, and that it harms nobody."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

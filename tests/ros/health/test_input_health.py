@@ -1,7 +1,5 @@
 """What is said of images and calibration, case by case, and that every case says what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

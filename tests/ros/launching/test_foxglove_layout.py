@@ -3,8 +3,6 @@
 The settings are those of Lichtblick's sources (66adecb) and of the layouts of Foxglove's SDK (0.45).
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The launch files, as far as they can be checked without ROS 2's launch; `test_launch_runs` runs them where it is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

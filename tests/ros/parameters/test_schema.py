@@ -1,7 +1,5 @@
 """The schema of the parameters by itself."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import astuple
 from typing import Any

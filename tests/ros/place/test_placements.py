@@ -1,7 +1,5 @@
 """Where voxels lie and what they are published in, for every combination of frames."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

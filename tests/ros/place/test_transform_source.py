@@ -1,7 +1,5 @@
 """What says where the camera is, by the parameters alone."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import ExitStack
 from types import SimpleNamespace

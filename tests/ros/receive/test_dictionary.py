@@ -1,7 +1,5 @@
 """Any text that asks for words is used, or refused with a cure."""
 
-from __future__ import annotations
-
 import base64
 import json
 import random

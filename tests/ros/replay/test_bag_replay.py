@@ -1,7 +1,5 @@
 """Bags played through the running node."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

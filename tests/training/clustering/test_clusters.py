@@ -1,7 +1,5 @@
 """Clusters, the class file and the label head."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

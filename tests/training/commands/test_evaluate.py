@@ -1,7 +1,5 @@
 """The protocols, run as commands: what they write and what they refuse."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import runpy

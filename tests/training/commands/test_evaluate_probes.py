@@ -1,7 +1,5 @@
 """The command that probes features of voxels."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`evaluate views` on recordings as their owners lay them out, of fields that are walls at a known depth."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`evaluate` on drives of KITTI-360 with SSCBench's labels: what is scored, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

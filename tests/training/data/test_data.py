@@ -1,7 +1,5 @@
 """Stereo depth, fused occupancy and samples on a synthetic drive whose geometry is known."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Views from further along: where they stand, whose they are, and what a fisheye that looks aside shows."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

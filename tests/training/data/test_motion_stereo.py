@@ -1,7 +1,5 @@
 """Depth from the motion of one camera, in a scene whose depth is known exactly."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias

@@ -1,7 +1,5 @@
 """Checkpoints as density models, with as many views as they were trained with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

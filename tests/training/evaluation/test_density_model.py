@@ -1,7 +1,5 @@
 """Depth and opacity of densities that are known by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Depth against LiDAR on a KITTI raw drive whose scans and predictions are known by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Both LiDAR protocols on a street with one wall."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

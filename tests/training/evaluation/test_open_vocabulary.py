@@ -1,7 +1,5 @@
 """Words on a street with one wall, whose left half looks otherwise than its right half."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Models that are asked for words, and their controls: what is lifted from pixels, what knows no image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Linear probes: what they find."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression

@@ -1,7 +1,5 @@
 """Features rendered into images, labels in the network's pixels, clusters and probes of pixels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar, cast

@@ -1,7 +1,5 @@
 """Semantics on a street with one wall: clusters, their names, what counts."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A student's prior, depth and probabilities from stereo drives alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path

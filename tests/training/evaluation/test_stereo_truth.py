@@ -1,7 +1,5 @@
 """Occupancy fused from stereo, as voxels of a frame."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Optical flow between views, what it hides, and scores of shared pixels, by hand."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Bags to sequences, end to end: made-up drives, everything that can be wrong with them, and recorded ones."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

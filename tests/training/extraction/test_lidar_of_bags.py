@@ -1,7 +1,5 @@
 """The LiDAR of a user's own bag: extracted with its pose, and scored under the published occupancy protocols."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Rectified views against the geometry of the recorded cameras, and masks."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Keyframes by what moves in the image, and reconstructions of a street that is known exactly, with their scale."""
 
-from __future__ import annotations
-
 import dataclasses
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Backbones give what a plain call of the same model gives, cell by cell, and refuse what they cannot open."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

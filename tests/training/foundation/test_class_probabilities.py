@@ -1,7 +1,5 @@
 """The token of a cell is the mean over its pixels of the classes' embeddings, weighed by their probabilities."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The text encoder's process: free text in, phrases with embeddings out, over DDS."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

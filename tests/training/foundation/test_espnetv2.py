@@ -1,7 +1,5 @@
 """ESPNetv2 gives what the released code gives, and its weights are loaded strictly and as tensors alone."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stored features come back as they were, from as many files as there are, and others than asked for are refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable

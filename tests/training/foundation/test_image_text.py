@@ -1,7 +1,5 @@
 """Patches of image towers lie in the space of the sentences of the same model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

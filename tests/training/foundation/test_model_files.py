@@ -1,7 +1,5 @@
 """Where models are, and what their files say without being run."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

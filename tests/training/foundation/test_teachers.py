@@ -1,7 +1,5 @@
 """One word opens a teacher of any kind, and what it cannot choose is not chosen."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

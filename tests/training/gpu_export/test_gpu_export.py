@@ -1,7 +1,5 @@
 """Encoders for GPUs: the graphs, what they are measured against, the gates, and the command."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """What a student goes on learning with, and the labels that it keeps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

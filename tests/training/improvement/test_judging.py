@@ -1,7 +1,5 @@
 """When a new student is accepted, how far it goes, and which frames are scored."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

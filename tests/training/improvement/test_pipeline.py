@@ -1,7 +1,5 @@
 """A whole improvement of a tiny student with tiny recordings, and everything that refuses it."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import json

@@ -1,7 +1,5 @@
 """Drives split by place and time."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from pathlib import Path

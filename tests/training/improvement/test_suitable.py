@@ -1,7 +1,5 @@
 """Drives that are of no use, and drives that show the same."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Each loss on a case worked out by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

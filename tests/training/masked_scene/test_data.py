@@ -1,7 +1,5 @@
 """Samples follow from their number, and show the same voxels twice."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

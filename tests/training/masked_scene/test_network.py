@@ -1,7 +1,5 @@
 """Networks come out of their checkpoints as they went in; `test_voxel_features.py` has what they cannot look at."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Scenes hold the right voxels, with the image's colours on those that the camera sees."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The feature field, its rays, its downsampler and its losses, on cases worked out by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

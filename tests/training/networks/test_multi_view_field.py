@@ -1,7 +1,5 @@
 """Fusion of views: order does not matter, unseen views do not count, and gradients are what they should be."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

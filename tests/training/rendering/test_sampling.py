@@ -1,7 +1,5 @@
 """Where fields are sampled: along rays, in the view, and in balls around surfaces."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The agglomeration: what it learns from several teachers, what stays, what is deployed, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Feature field, then semantics: what each learns from, what stays, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

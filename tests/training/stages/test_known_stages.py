@@ -1,7 +1,5 @@
 """A stage is one class and one line: a toy trains, is read back and resumes."""
 
-from __future__ import annotations
-
 from importlib.metadata import EntryPoint
 from pathlib import Path
 

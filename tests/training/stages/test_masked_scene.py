@@ -1,7 +1,5 @@
 """Masked scene modelling learns on every level, and stops where it collapses."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The student: what it learns from its teacher, and what is kept of it."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The supervised upper bound: which voxels it sees, what it learns, how it is scored, what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
