@@ -188,10 +188,7 @@ def test_files_that_are_no_banks_are_refused(tmp_path: Path) -> None:
         TextBank.load(tmp_path)
     with pytest.raises(VocabularyError, match="cannot be read"):
         TextBank.load("a\0b")
-
-
-def test_a_file_of_any_size_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "large").open("wb") as file:
-        file.truncate(text_bank.LARGEST_FILE + 1)  # sparse
+        file.truncate(text_bank.LARGEST_FILE + 1)  # sparse, and not read into memory
     with pytest.raises(VocabularyError, match="is larger than"):
         TextBank.load(tmp_path / "large")

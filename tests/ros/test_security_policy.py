@@ -117,9 +117,7 @@ def test_the_running_node_has_the_topics_and_services_of_the_table_and_what_the_
 
     # What the other configuration alone uses is granted as well.
     elsewhere = {
-        "plain": {
-            ("topics", "subscribe"): {f"{topics.IMAGE}/compressed", "/clock"},
-        },
+        "plain": {("topics", "subscribe"): {f"{topics.IMAGE}/compressed", "/clock"}},
         "other": {("topics", "subscribe"): {topics.IMAGE}},
     }[configuration]
     for rule, granted in allowed(graph.namespace).items():

@@ -73,10 +73,7 @@ def test_labels_of_the_wrong_label_map(tmp_path: Path) -> None:
 def test_damaged_files(tmp_path: Path) -> None:
     file = layouts.sscbench_labels(tmp_path, numbers=(0,)) / layouts.DRIVE / "000000_1_1.npy"
     whole = file.read_bytes()
-    for content, message in (
-        (whole[: len(whole) // 2], "cannot be read as arrays"),
-        (b"", "cannot be read as arrays"),
-    ):
+    for content, message in ((whole[: len(whole) // 2], "cannot be read as arrays"), (b"", "cannot be read as arrays")):
         file.write_bytes(content)
         with pytest.raises(SequenceError, match=message):
             load_labels(file)

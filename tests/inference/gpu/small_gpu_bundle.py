@@ -18,10 +18,7 @@ from tests.inference.small_bundle import (
     tiny_weights,
 )
 
-TYPES = {
-    "fp32": (TensorProto.FLOAT, np.float32),
-    "fp16": (TensorProto.FLOAT16, np.float16),
-}
+TYPES = {"fp32": (TensorProto.FLOAT, np.float32), "fp16": (TensorProto.FLOAT16, np.float16)}
 
 
 def gpu_encoder(
