@@ -15,12 +15,6 @@ PACKAGE = "scene_completion_ros"
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from scene_completion_ros.cli import main; sys.exit(main())"
 
 
-def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
-
-
 def workspace() -> Path:
     """Install prefix of the package in a colcon workspace."""
     for prefix in filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)):
@@ -35,7 +29,8 @@ def test_version_and_commands_of_the_distribution_are_those_of_the_package() -> 
 
 
 def test_help_lists_every_command_without_torch() -> None:
-    result = without_torch("--help")
+    command = [sys.executable, "-c", WITHOUT_TORCH, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     assert all(name in result.stdout for name in COMMANDS)
     assert "not available" not in result.stdout

@@ -128,17 +128,6 @@ def test_unplaced_frames_are_refused(given: dict[str, Any], complaint: str, monk
 FIXED = "- {parent: odom, child: front_optical, translation: [1.2, 0.0, 1.5], angles: [0, 3, 0], optical: true}\n"
 
 
-@pytest.fixture
-def extrinsics(tmp_path: Path) -> str:
-    path = tmp_path / "extrinsics.yaml"
-    path.write_text(FIXED, encoding="utf-8")
-    return str(path)
-
-
-def check_fusing(**given: Any) -> None:
-    check_frames(NodeParameters(**{"fusion_enabled": True, "transform_source": "parameters", **given}))
-
-
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
@@ -149,8 +138,9 @@ def check_fusing(**given: Any) -> None:
         ({"odometry_frame": "world", "fixed": True}, "extrinsics_file knows front_optical, odom only"),
     ],
 )
-def test_what_can_never_work_is_refused(given: dict[str, Any], complaint: str, extrinsics: str) -> None:
+def test_what_can_never_work_is_refused(given: dict[str, Any], complaint: str, tmp_path: Path) -> None:
     if given.pop("fixed", False):
-        given["extrinsics_file"] = extrinsics
+        (tmp_path / "extrinsics.yaml").write_text(FIXED, encoding="utf-8")
+        given["extrinsics_file"] = str(tmp_path / "extrinsics.yaml")
     with pytest.raises(SceneCompletionError, match=re.escape(complaint)):
-        check_fusing(**given)
+        check_frames(NodeParameters(**{"fusion_enabled": True, "transform_source": "parameters", **given}))

@@ -74,10 +74,7 @@ def with_labels(street: PosedSequence, change: Callable[[np.ndarray], np.ndarray
 
 
 def evaluate_models(
-    scored: list[tuple[SemanticModel, ZeroShot]],
-    recordings: list[PosedSequence],
-    label_set: LabelSet,
-    cutoff: float,
+    scored: list[tuple[SemanticModel, ZeroShot]], recordings: list[PosedSequence], label_set: LabelSet, cutoff: float
 ) -> list[SimpleNamespace]:
     """Of each model what it scores: `given` and `completion` by part, `words` by word and part."""
     results = []

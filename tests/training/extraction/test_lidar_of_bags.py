@@ -19,22 +19,16 @@ LIDAR = RigidTransform(SENSOR.rotation, np.array([0.1, -0.25, -0.5]))
 """Above and behind the camera."""
 
 
-@pytest.fixture(scope="module")
-def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def test_scans_lie_where_the_camera_sees_them(tmp_path: Path) -> None:
     """Ten images at 20 Hz and five scans at 10 Hz of a street with one wall, recorded and extracted."""
-    folder = tmp_path_factory.mktemp("own_bag")
     street = make_street(("lidar",))
     frames = [dataclasses.replace(frame, stamp_ns=10**18 + HALF_S * index) for index, frame in enumerate(street.frames)]
     made = dataclasses.replace(street, frames=frames, rig_from_sensor={"velodyne": LIDAR})
-    saved = PosedSequence.load(made.save(folder / "street"))
-    write_drive_bag(saved, folder / "bag", cameras=("camera_left",), lidar_every=2)
-    command = ["extract", str(folder / "bag"), "--output", str(folder / "out"), "--set", "keyframe_metres=0.1"]
+    saved = PosedSequence.load(made.save(tmp_path / "street"))
+    write_drive_bag(saved, tmp_path / "bag", cameras=("camera_left",), lidar_every=2)
+    command = ["extract", str(tmp_path / "bag"), "--output", str(tmp_path / "out"), "--set", "keyframe_metres=0.1"]
     assert cli.main(command) == 0
-    return folder / "out" / "bag" / "00"
-
-
-def test_scans_lie_where_the_camera_sees_them(extracted: Path) -> None:
-    sequence = PosedSequence.load(extracted)
+    sequence = PosedSequence.load(tmp_path / "out" / "bag" / "00")
     assert len(sequence) == 10
     np.testing.assert_allclose(sequence.rig_from_sensor["velodyne"].matrix, LIDAR.matrix, atol=1e-6)
     # An image without a scan of its own shows the one before it, of which the rig has come 0.25 m nearer.

@@ -52,11 +52,6 @@ def store(tmp_path: Path) -> FeatureStore:
     return FeatureStore.create(tmp_path / "store", MANIFEST)
 
 
-def file_of(store: FeatureStore) -> Path:
-    (file,) = store.folder.glob("features/**/*.safetensors")
-    return file
-
-
 def test_features_come_back_with_their_shift_and_mirroring(store: FeatureStore) -> None:
     assert KEY not in store
     store.save(KEY, features())
@@ -130,7 +125,7 @@ def test_damaged_manifests_are_named(change: Callable[[Any], Any], message: str,
 
 def test_truncated_files_are_named_with_the_cure(store: FeatureStore) -> None:
     store.save(KEY, features())
-    file = file_of(store)
+    (file,) = store.folder.glob("features/**/*.safetensors")
     whole = file.read_bytes()
     huge = whole.replace(b"[3,6,3,4]", b"[9000000000000000000000]")
     deep = (4000).to_bytes(8, "little") + b"[" * 4000
