@@ -361,11 +361,7 @@ def sscbench_scene() -> NDArray[np.uint8]:
 
 
 def sscbench_labels(
-    folder: Path,
-    *,
-    drive: str = DRIVE,
-    numbers: Sequence[int] = (0, 5, 10),
-    labels: NDArray[np.generic] | None = None,
+    folder: Path, *, drive: str = DRIVE, numbers: Sequence[int] = (0, 5, 10), labels: NDArray[np.generic] | None = None
 ) -> Path:
     """A folder of SSCBench-KITTI-360's labels (`preprocess/labels`, or S4C's `voxel_gt`), some of one drive.
 

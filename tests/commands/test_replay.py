@@ -200,9 +200,7 @@ def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBun
         assert sum(expected) > 1000
 
 
-def test_replay_over_dds_gives_the_same_voxels(
-    tmp_path: Path, labelled_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dds_gives_same_voxels(tmp_path: Path, labelled_road: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     monkeypatch.setenv("ROS_DOMAIN_ID", next_domain())
     bag, output = record(tmp_path / "drive", frames=4), tmp_path / "out"

@@ -389,9 +389,7 @@ def test_a_bank_that_was_replaced_is_refused_but_the_student_loads(tmp_path: Pat
     assert TextBank.load(tmp_path / TEXT_BANK).licence == "other"
 
 
-def test_a_bundle_stays_while_another_one_cannot_be_written_into_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_stays_while_another_cannot_be_written_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = make_small_bundle(tmp_path / "b", seed=1)
     write, written = Path.write_bytes, []
 

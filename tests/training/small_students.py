@@ -181,12 +181,7 @@ def _median(bundle: StudentBundle) -> float:
     """A threshold with about half of the voxels in view above it."""
     image = np.random.default_rng(0).integers(0, 256, (CAMERA.height, CAMERA.width, 3), dtype=np.uint8)
     query = VoxelQuery(
-        bundle.head,
-        bundle.point_code,
-        CAMERA,
-        bundle.feature_size,
-        bundle.grid,
-        bundle.grid_from_camera.inverse(),
+        bundle.head, bundle.point_code, CAMERA, bundle.feature_size, bundle.grid, bundle.grid_from_camera.inverse()
     )
     encoded = Reference(bundle).encode(image)
     return float(np.median(query.opacity(encoded.features, encoded.volume)[query.in_view]))

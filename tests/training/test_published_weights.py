@@ -169,8 +169,7 @@ def normalised_matrix(configuration: Configuration) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "head"),
-    [("bts_kitti_360", "mlp_coarse"), ("kdbts_kitti_360", "heads.singleviewhead")],
+    ("name", "head"), [("bts_kitti_360", "mlp_coarse"), ("kdbts_kitti_360", "heads.singleviewhead")]
 )
 def test_a_field_of_one_view_says_what_the_public_network_says(name: str, head: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -62,10 +62,6 @@ def driven(tmp_path: Path, first: Path, second: Path, **further: object) -> Repl
         return replay_over_dds(reader, IMAGES, playback=playback, node_parameters=parameters)
 
 
-def share(text: str) -> float:
-    return float(text.split()[0])
-
-
 def test_a_student_that_was_made_worse_is_told_so_whichever_is_deployed(tmp_path: Path, worse: StudentBundle) -> None:
     assert worse.folder is not None
     for first, second, better in (
@@ -80,7 +76,7 @@ def test_a_student_that_was_made_worse_is_told_so_whichever_is_deployed(tmp_path
         assert int(shadow["voxels judged"]) > 10_000
         low, high = (float(part) for part in shadow["iou: gain of the shadow"].split(" with")[0].split(" to "))
         assert (high < 0.0) if better == "deployed student" else (low > 0.0)
-        assert 0.8 < share(shadow["occupied voxels alike"]) < 1.0
+        assert 0.8 < float(shadow["occupied voxels alike"].split()[0]) < 1.0
 
 
 @pytest.mark.parametrize("deployed", [0, 1])

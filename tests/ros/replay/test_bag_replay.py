@@ -5,34 +5,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from rclpy.serialization import serialize_message
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.result_context import STREET
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError
-from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.messages import processing_times
 from scene_completion_ros.ros.replay.answers import Answers
 from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, ReplayStatistics, replay_over_dds
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.inference.small_bundle import class_names
+from tests.ros.camera_to_voxels import CAMERA, FRAME, some_image
 
-CAMERA = Camera(185.6, 185.6, 159.5, 44.75, 320, 96)
-FRAME = "front_optical"
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 100_000_000
-
-
-def rough_image(number: int) -> NDArray[np.uint8]:
-    """A picture of patches, another one for every number."""
-    rough = np.random.default_rng(number).integers(0, 255, (12, 40, 3), dtype=np.uint8)
-    return np.asarray(cv2.resize(rough, (CAMERA.width, CAMERA.height)), np.uint8)
 
 
 def write_bag(
@@ -43,7 +33,7 @@ def write_bag(
         for number in range(frames):
             stamp_ns = START_NS + number * STEP_NS
             header_ns = stamp_ns if stamped else 0
-            image = rough_image(number)
+            image = some_image(number)
             if camera_info:
                 info = messages.camera_info_message(CAMERA, stamp_ns, FRAME)
                 bag.write("/front/camera_info", "sensor_msgs/msg/CameraInfo", serialize_message(info), stamp_ns)

@@ -113,9 +113,7 @@ def test_clusters_are_named_on_other_frames(root: Path, checkpoints: dict[str, P
     assert direct.count(9) == direct.count(5) == 2  # buildings and walls, buses and trains
 
 
-def test_poses_of_another_convention(
-    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_foreign_poses(checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Those of the world in the camera: scans of other frames would lie anywhere, and a table would come of it."""
     given = ("--data", layouts.kitti_360(tmp_path, frames=7, posed=range(7)), "--checkpoint", checkpoints["supervised"])
     file = tmp_path / "data_poses" / layouts.DRIVE / "cam0_to_world.txt"

@@ -102,9 +102,7 @@ def test_an_earlier_prior_stays_where_few_new_drives_say_less(new_drives_say: fl
     assert min(ranked.values()) < 0.7
 
 
-def test_the_command_gives_a_student_the_ground(
-    synthetic_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_student_gets_the_ground(synthetic_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A student that knows nothing of this drive: after it, the road is where the stereo pair has it."""
     held_out = tmp_path / "held_out"
     shutil.copytree(synthetic_drive, held_out)
