@@ -25,11 +25,6 @@ def truth(drive: StreetDrive) -> VoxelTruth:
     return voxel_truth(drive.scene_at(0), drive.rig.cameras[LEFT], pose, GRID)
 
 
-def labels_at(truth: VoxelTruth, points: np.ndarray) -> np.ndarray:
-    index, inside = GRID.index_of(points)
-    return truth.label[tuple(index[inside].T)]
-
-
 def test_surfaces_seen_by_the_camera_are_occupied_and_visible(drive: StreetDrive, truth: VoxelTruth) -> None:
     camera = drive.rig.cameras[LEFT]
     view = drive.view(0)
@@ -47,7 +42,8 @@ def test_surfaces_seen_by_the_camera_are_occupied_and_visible(drive: StreetDrive
 def test_lidar_returns_lie_in_occupied_voxels(drive: StreetDrive, truth: VoxelTruth) -> None:
     camera_from_rig = drive.rig.rig_from_camera[LEFT].inverse()
     points = DEFAULT_GRID_FROM_CAMERA.apply(camera_from_rig.apply(drive.lidar(0).astype(np.float64)))
-    found = labels_at(truth, points)
+    index, inside = GRID.index_of(points)
+    found = truth.label[tuple(index[inside].T)]
     assert len(found) > 500
     assert (found > 0).mean() > 0.9  # the rest is range noise at voxel borders
     occupied = ndimage.binary_dilation(truth.occupied, iterations=1)
