@@ -283,15 +283,10 @@ def test_fisheyes_are_rectified_and_masked(tmp_path: Path) -> None:
 # ---- without poses
 
 
-@pytest.fixture(scope="module")
-def poseless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def test_poses_out_of_images_with_the_scale_of_the_wheels(tmp_path: Path) -> None:
     """One camera and wheels that nothing connects with it."""
     pytest.importorskip("pycolmap")
-    folder = tmp_path_factory.mktemp("poseless")
-    return write_bag(folder / "bag", drive(9), {"front": (CAMERA, IDENTITY)}, tf=False, wheel_odometry=True)
-
-
-def test_poses_out_of_images_with_the_scale_of_the_wheels(poseless: Path, tmp_path: Path) -> None:
+    poseless = write_bag(tmp_path / "bag", drive(9), {"front": (CAMERA, IDENTITY)}, tf=False, wheel_odometry=True)
     report, (sequence,) = extract(poseless, tmp_path, camera_height=2 * HEIGHT_ABOVE_GROUND)
     error, scale = aligned_error(positions(sequence), positions_of(drive(9), sequence))
     assert error < 0.05 and scale == pytest.approx(1.0, abs=0.03)

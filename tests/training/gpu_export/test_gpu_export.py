@@ -50,20 +50,15 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     return make_small_student(tmp_path_factory.mktemp("student"))
 
 
-def graphs_of(student: StudentBundle, places: tuple[Path, Path]) -> dict[str, onnx.ModelProto]:
+def graphs_of(student: StudentBundle) -> dict[str, onnx.ModelProto]:
     """Its encoders for GPUs by precision."""
     single = gpu_graph(student)
     return {"fp32": single, "fp16": to_half(single)}
 
 
 @pytest.fixture(scope="module")
-def graphs(student: StudentBundle, places: tuple[Path, Path]) -> dict[str, onnx.ModelProto]:
-    return graphs_of(student, places)
-
-
-@pytest.fixture(scope="module")
-def depth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_depth_model(tmp_path_factory.mktemp("depth") / "tiny")
+def graphs(student: StudentBundle) -> dict[str, onnx.ModelProto]:
+    return graphs_of(student)
 
 
 class Spatial(NamedTuple):
@@ -88,15 +83,11 @@ class Spatial(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=["convolutions", "transformer"])
-def spatial(
-    request: pytest.FixtureRequest,
-    depth_model: Path,
-    places: tuple[Path, Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Spatial:
-    model = depth_model if request.param == "transformer" else None
-    bundle = make_spatial_student(tmp_path_factory.mktemp("spatial"), model)
-    return Spatial(bundle, model is not None, graphs_of(bundle, places))
+def spatial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Spatial:
+    folder = tmp_path_factory.mktemp("spatial")
+    model = saved_depth_model(folder / "tiny") if request.param == "transformer" else None
+    bundle = make_spatial_student(folder / "bundle", model)
+    return Spatial(bundle, model is not None, graphs_of(bundle))
 
 
 @pytest.fixture
@@ -221,14 +212,11 @@ def exact(student: StudentBundle) -> Encode:
     return Reference(student, threads=1).encode
 
 
-def test_noise_in_the_map_fails(check: ParityCheck, exact: Encode) -> None:
+def test_noise_in_the_map_and_wrong_densities_fail(student: StudentBundle, check: ParityCheck, exact: Encode) -> None:
     parity = check(lambda image: EncodedImage(exact(image).features * np.float32(1.01)))
     assert parity.features_relative == pytest.approx(0.01, rel=1e-3)
     assert next(iter(parity.failures(GATES["fp32"]))).startswith("mean difference of the map is 0.01 ")
-
-
-def test_wrong_densities_fail(student: StudentBundle, check: ParityCheck, exact: Encode) -> None:
-    """One unit is off: hardly seen in the map's mean, but in what it is for."""
+    # One unit is off: hardly seen in the map's mean, but in what it is for.
     unit = int(student.head.density_weight.argmax())
 
     def shifted(image: NDArray[np.uint8]) -> EncodedImage:

@@ -23,11 +23,6 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
 
 
 @pytest.fixture(scope="module")
-def taught(labelled: StudentBundle, tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
-    return learned(labelled, tmp_path_factory.mktemp("taught"))
-
-
-@pytest.fixture(scope="module")
 def reading(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudentBundle, StudentBundle]:
     """A student whose labels read its depth, and what became of it when its decoder learned too."""
     student = make_small_student(tmp_path_factory.mktemp("old"), reads_depth=True)
@@ -88,9 +83,8 @@ def test_labels_of_an_old_depth_are_found(
         check_parity(wrong, student, [pictures], threads=1)
 
 
-def test_parity_finds_other_weights_and_other_labels(
-    labelled: StudentBundle, taught: StudentBundle, pictures: Path, tmp_path: Path
-) -> None:
+def test_parity_finds_other_weights_and_other_labels(labelled: StudentBundle, pictures: Path, tmp_path: Path) -> None:
+    taught = learned(labelled, tmp_path / "taught")
     assert check_parity(taught, labelled, [pictures], threads=1)["occupied_iou"] > 0.99
     wrong = labelled.save(tmp_path / "wrong", taught.read_encoder(), labelled.load_weights())
     with pytest.raises(ImprovementError, match="mean difference of the map is"):

@@ -40,16 +40,10 @@ def training(drive: Path, output: Path, settings: AgglomerationSettings, **chang
     return AgglomerationConfiguration(**small_training(drive, output, hidden=HIDDEN, agglomeration=settings, **changes))
 
 
-@pytest.fixture(scope="module")
-def agglomerated(
-    synthetic_drive: Path, student: Path, settings: AgglomerationSettings, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Checkpoint of a few steps."""
-    output = tmp_path_factory.mktemp("runs") / "agglomerated"
-    return train(training(synthetic_drive, output, settings, start_from=str(student)))
-
-
-def test_the_density_stays_and_all_else_learns(agglomerated: Path, student: Path) -> None:
+def test_the_density_stays_and_all_else_learns(
+    synthetic_drive: Path, student: Path, settings: AgglomerationSettings, tmp_path: Path
+) -> None:
+    agglomerated = train(training(synthetic_drive, tmp_path / "run", settings, start_from=str(student)))
     stored = Checkpoint.read(agglomerated)
     field = stored.field_of(AgglomeratedField)
     weights = StudentBundle.load(student).load_weights()
