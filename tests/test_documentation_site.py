@@ -1,10 +1,7 @@
 """The documentation site: it builds strictly, is whole, and loads nothing from elsewhere."""
 
-from __future__ import annotations
-
 import re
 import subprocess
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -43,14 +40,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pages(site: Path) -> Iterator[tuple[Path, str]]:
-    for path in site.rglob("*.html"):
-        yield path, path.read_text(encoding="utf-8")
-
-
 def test_pages_load_nothing_from_elsewhere_and_everything_is_there(site: Path) -> None:
-    for path, page in pages(site):
-        for address in Loads(page).found:
+    for path in site.rglob("*.html"):
+        for address in Loads(path.read_text(encoding="utf-8")).found:
             assert not re.match(r"(https?:)?//", address), (path, address)
             if path.name != "404.html":
                 assert (path.parent / address.partition("?")[0].partition("#")[0]).exists(), (path, address)

@@ -1,7 +1,5 @@
 """The doctor as a whole, in environments that are sound, and in ones that are broken in one way each."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -46,13 +44,8 @@ def test_nothing_fails_in_a_sound_environment(tmp_path: Path) -> None:
     found = {check["name"]: check for check in report["checks"]}
     assert done.returncode == 0, done.stdout
     assert list(found) == NAMES
-    assert {name: found[name]["status"] for name in ("Python", "packages", "ROS 2", "RMW", "Fast DDS profile")} == {
-        "Python": "ok",
-        "packages": "ok",
-        "ROS 2": "ok",
-        "RMW": "ok",
-        "Fast DDS profile": "ok",
-    }
+    sound = ("Python", "packages", "ROS 2", "RMW", "Fast DDS profile")
+    assert {name: found[name]["status"] for name in sound} == dict.fromkeys(sound, "ok")
     for check in report["checks"]:
         assert set(check) == {"name", "status", "found", "cure", "details"}
         assert check["found"]

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import threading
 from pathlib import Path
@@ -123,9 +121,7 @@ def test_labels_are_those_of_the_reference_and_change_nothing_else(tmp_path: Pat
         np.testing.assert_allclose(voxels.confidence[some], confidence, atol=1e-3)
 
 
-def test_what_an_occupied_voxel_hides_is_not_seen(
-    completer: Completer, completed: Completion, bundle: StudentBundle
-) -> None:
+def test_what_a_voxel_hides_is_not_seen(completer: Completer, completed: Completion, bundle: StudentBundle) -> None:
     result = completed
     occupied = result.probability >= bundle.threshold
     assert 0.1 < result.alpha[occupied].min() < 0.3  # alpha as such is far from opaque

@@ -1,7 +1,5 @@
 """Voxels of several cameras: by hand, by the readable rule, and by the kernel."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Where voxels lie and what they are published in, for every combination of frames."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any
@@ -120,26 +118,13 @@ def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
         ({"cameras": "../front", "grid_frame": BASE}, "'../front' cannot be names of cameras"),
     ],
 )
-def test_frames_that_nothing_places_are_refused(
-    given: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unplaced_frames_are_refused(given: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transform_source, "tf2_usable", lambda: False)
     with pytest.raises(SceneCompletionError, match=complaint):
         check_frames(NodeParameters(**given))
 
 
 FIXED = "- {parent: odom, child: front_optical, translation: [1.2, 0.0, 1.5], angles: [0, 3, 0], optical: true}\n"
-
-
-@pytest.fixture
-def extrinsics(tmp_path: Path) -> str:
-    path = tmp_path / "extrinsics.yaml"
-    path.write_text(FIXED, encoding="utf-8")
-    return str(path)
-
-
-def check_fusing(**given: Any) -> None:
-    check_frames(NodeParameters(**{"fusion_enabled": True, "transform_source": "parameters", **given}))
 
 
 @pytest.mark.parametrize(
@@ -152,8 +137,9 @@ def check_fusing(**given: Any) -> None:
         ({"odometry_frame": "world", "fixed": True}, "extrinsics_file knows front_optical, odom only"),
     ],
 )
-def test_what_can_never_work_is_refused(given: dict[str, Any], complaint: str, extrinsics: str) -> None:
+def test_what_can_never_work_is_refused(given: dict[str, Any], complaint: str, tmp_path: Path) -> None:
     if given.pop("fixed", False):
-        given["extrinsics_file"] = extrinsics
+        (tmp_path / "extrinsics.yaml").write_text(FIXED, encoding="utf-8")
+        given["extrinsics_file"] = str(tmp_path / "extrinsics.yaml")
     with pytest.raises(SceneCompletionError, match=re.escape(complaint)):
-        check_fusing(**given)
+        check_frames(NodeParameters(**{"fusion_enabled": True, "transform_source": "parameters", **given}))

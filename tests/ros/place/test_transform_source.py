@@ -1,7 +1,5 @@
 """What says where the camera is, by the parameters alone."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -48,7 +46,6 @@ def test_auto_listens_to_tf_no_sooner_than_a_transform_is_asked_for(
     parameters = NodeParameters(transform_source=source)
     with ExitStack() as resources:
         made = make_transform_source(None, parameters, lambda: None, lambda reason: None, resources)
-        assert made is not None
         assert events == ["listen"] * at_once
         for _ in range(2):
             found = made.lookup("base_link", "camera", 1, 0)

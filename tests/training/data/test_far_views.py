@@ -1,7 +1,5 @@
 """Views from further along: where they stand, whose they are, and what a fisheye that looks aside shows."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data import motion_stereo
-from scene_completion_training.data.drawn_views import (
-    metres_travelled,
-    nearest_along,
-    unused_frame,
-)
+from scene_completion_training.data.drawn_views import metres_travelled, nearest_along, unused_frame
 from scene_completion_training.data.module import StepSampler
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings

@@ -1,7 +1,5 @@
 """Frames of which images alone matter, and the samples of the published trainings, from KITTI-360 as it lies."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

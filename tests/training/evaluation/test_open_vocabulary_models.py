@@ -1,7 +1,5 @@
 """Models that are asked for words, and their controls: what is lifted from pixels, what knows no image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +14,7 @@ from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.open_vocabulary_models import (
-    DeployedFeatures,
-    LiftedPixels,
-)
+from scene_completion_training.evaluation.open_vocabulary_models import DeployedFeatures, LiftedPixels
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
@@ -10,10 +8,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_training.evaluation.voxel_features import (
-    NetworkFeatures,
-    SceneFrame,
-)
+from scene_completion_training.evaluation.voxel_features import NetworkFeatures, SceneFrame
 from scene_completion_training.masked_scene.network import SceneRecord
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene, feature_names
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet

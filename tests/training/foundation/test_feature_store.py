@@ -1,7 +1,5 @@
 """Stored features come back as they were, from as many files as there are, and others than asked for are refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable
@@ -52,11 +50,6 @@ def features(seed: int = 0) -> torch.Tensor:
 @pytest.fixture
 def store(tmp_path: Path) -> FeatureStore:
     return FeatureStore.create(tmp_path / "store", MANIFEST)
-
-
-def file_of(store: FeatureStore) -> Path:
-    (file,) = store.folder.glob("features/**/*.safetensors")
-    return file
 
 
 def test_features_come_back_with_their_shift_and_mirroring(store: FeatureStore) -> None:
@@ -132,7 +125,7 @@ def test_damaged_manifests_are_named(change: Callable[[Any], Any], message: str,
 
 def test_truncated_files_are_named_with_the_cure(store: FeatureStore) -> None:
     store.save(KEY, features())
-    file = file_of(store)
+    (file,) = store.folder.glob("features/**/*.safetensors")
     whole = file.read_bytes()
     huge = whole.replace(b"[3,6,3,4]", b"[9000000000000000000000]")
     deep = (4000).to_bytes(8, "little") + b"[" * 4000
@@ -167,9 +160,7 @@ def frames(synthetic_drive: Path, cache: Path) -> list[PreparedFrame]:
     return [load_prepared(file) for file in files]
 
 
-def test_stored_features_are_those_computed_live(
-    frames: list[PreparedFrame], folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_stored_features_equal_live_ones(frames: list[PreparedFrame], folders: dict[str, Path], tmp_path: Path) -> None:
     backbone = Backbone(folders["dinov2"], 2)
     store = FeatureStore.create(tmp_path, canonical_manifest(backbone, STREET_CAMERA, cell=16, variants=3, seed=4))
     assert precompute(frames[:2], STREET_CAMERA, backbone, store) == 4

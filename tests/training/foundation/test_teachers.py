@@ -1,7 +1,5 @@
 """One word opens a teacher of any kind, and what it cannot choose is not chosen."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -17,12 +15,7 @@ from scene_completion_training.foundation.feature_store import FeatureManifest, 
 from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
 from scene_completion_training.foundation.targets import Teacher
 from scene_completion_training.foundation.teachers import open_teacher
-from tests.training.foundation.tiny_models import (
-    saved_clip,
-    saved_depth_model,
-    saved_model,
-    saved_siglip,
-)
+from tests.training.foundation.tiny_models import saved_clip, saved_depth_model, saved_model, saved_siglip
 
 IMAGES = torch.randint(0, 256, (1, 3, 40, 60), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 

@@ -1,7 +1,5 @@
 """Nothing hidden tells the student anything; the teacher follows it; distances and spreads are those worked by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

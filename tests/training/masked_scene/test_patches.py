@@ -1,7 +1,5 @@
 """Masks hide whole patches: so many of them, the same ones for the same seed, and nothing less at coarser levels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

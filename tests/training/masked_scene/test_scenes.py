@@ -1,7 +1,5 @@
 """Scenes hold the right voxels, with the image's colours on those that the camera sees."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.masked_scene.scenes import (
-    FEATURES,
-    SceneMaker,
-    VoxelScene,
-    feature_names,
-    keep_scenes,
-)
+from scene_completion_training.masked_scene.scenes import FEATURES, SceneMaker, VoxelScene, feature_names, keep_scenes
 from tests.training.evaluation.one_wall import CAMERA, GRID, make_street
 from tests.training.masked_scene.small_scenes import scene_of
 from tests.training.synthetic_scene import CAMERA_HEIGHT, WALL_AHEAD

@@ -1,7 +1,5 @@
 """The trunk of Depth Anything, on a tiny random network in the layout of the real one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

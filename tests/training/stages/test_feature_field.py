@@ -1,7 +1,5 @@
 """Feature field, then semantics: what each learns from, what stays, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
@@ -34,7 +32,7 @@ from scene_completion_training.stages.feature_field import (
     FeatureSettings,
     feature_targets,
 )
-from tests.training.small_trainings import DIMENSION, HIDDEN, feature_training, small_data
+from tests.training.small_trainings import DIMENSION, HIDDEN, batches, feature_training, learn, small_data
 
 
 def test_the_density_stays_and_the_features_learn(trained: Path, student: Path, tmp_path: Path) -> None:
@@ -67,18 +65,8 @@ def test_a_feature_field_can_learn_its_targets(synthetic_drive: Path, targets: P
             pretrained=False, features=settings, half_resolution_steps=1, render=RenderSettings(patches=2, samples=8)
         )
     )
-    data = SequencesData(small_data(synthetic_drive), 1, 0, targets=FeatureStore.open(targets))
-    data.setup("fit")
-    batch = {name: value[None] for name, value in data.samples()[0].items()}
-    learning = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(learning, 5e-3)
-    losses = []
-    for _ in range(20):
-        loss = stage.terms(batch, torch.Generator().manual_seed(5))["feature"]
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        losses.append(loss.item())
+    (batch,) = batches(small_data(synthetic_drive), 1, targets=FeatureStore.open(targets))
+    losses = [terms["feature"] for terms in learn(stage, batch, "feature", steps=20, rate=5e-3)]
     assert losses[0] > 0.5 and losses[-1] < 0.3 * losses[0]
     assert all(parameter.grad is None for parameter in stage.field.density.parameters())
 
@@ -139,9 +127,7 @@ def test_the_loss_is_blind_to_the_mean_of_all_tokens(synthetic_drive: Path, targ
     stage = FeatureFieldStage(
         FeatureFieldConfiguration(pretrained=False, render=RenderSettings(patches=2)), _Dimension()
     )
-    data = SequencesData(small_data(synthetic_drive), 1, 0, targets=FeatureStore.open(targets))
-    data.setup("fit")
-    batch = {name: value[None] for name, value in data.samples()[0].items()}
+    (batch,) = batches(small_data(synthetic_drive), 1, targets=FeatureStore.open(targets))
     before = stage.terms(batch, torch.Generator().manual_seed(5))["feature"].item()
     moved = {**batch, "features": batch["features"].float() + 3.0}
     other = stage.terms(moved, torch.Generator().manual_seed(5))["feature"].item()
@@ -195,7 +181,6 @@ def test_a_student_with_labels_is_deployed(trained: Path, student: Path, classes
     with torch.no_grad():
         image_part = sample_map(seen.features_map, field.spec.coordinates(point, field.camera))[0].T.numpy()
     assert head.label_positional_weight is not None and head.label_hidden_bias is not None
-    assert head.label_weight is not None
     again = np.maximum(image_part + code @ head.label_positional_weight.T + head.label_hidden_bias, 0.0)
     assert again == pytest.approx(units, abs=1e-5)
     assert head.label_weight.shape == (2, 64)

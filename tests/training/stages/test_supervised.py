@@ -1,7 +1,5 @@
 """The supervised upper bound: which voxels it sees, what it learns, how it is scored, what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -35,7 +33,7 @@ from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.evaluation.one_wall import GRID
 from tests.training.saved_checkpoint import save_checkpoint
-from tests.training.small_trainings import small_training
+from tests.training.small_trainings import batches, learn, small_training
 
 CLASSES = len(COMMON_CLASSES) - 1
 
@@ -135,19 +133,10 @@ def test_it_learns_classes_and_leaves_the_density(towns: Path) -> None:
     stage = SupervisedStage(SupervisedConfiguration(pretrained=False, half_resolution_steps=1))
     assert stage.field.target_size == CLASSES
     assert not any(p.requires_grad for p in stage.field.density.parameters())
-    data = SequencesData(_data(towns), 1, 0, label_points=512)
-    data.setup("fit")
-    batch = {name: value[None] for name, value in data.samples()[0].items()}
-    learning = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(learning, 3e-3)
-    losses = []
-    for _ in range(20):
-        terms = stage.terms(batch, torch.Generator())
-        assert set(terms) == set(stage.weights())
-        optimiser.zero_grad()
-        terms["classes"].backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        losses.append(terms["classes"].item())
+    (batch,) = batches(_data(towns), 1, label_points=512)
+    found = learn(stage, batch, "classes", steps=20, rate=3e-3)
+    assert set(found[0]) == set(stage.weights())
+    losses = [terms["classes"] for terms in found]
     assert losses[0] == pytest.approx(math.log(CLASSES), abs=0.7) and losses[-1] < 0.7 * losses[0]
     beside = {**batch, "label_points": batch["label_points"] * torch.tensor([1.0, 1.0, -1.0])}
     assert stage.terms(beside, torch.Generator())["classes"].item() == 0.0  # behind the camera

@@ -1,7 +1,5 @@
 """The teacher: how many views it needs, what it starts from, what it is not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
