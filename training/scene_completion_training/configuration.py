@@ -230,8 +230,7 @@ class Configuration(TrainingConfiguration):
         views = self.data.views
         far_metres, encoder_metres = views.metres_along(viewpoint)
         data = dataclasses.replace(
-            self.data,
-            views=dataclasses.replace(views, far_metres=far_metres, encoder_metres=encoder_metres),
+            self.data, views=dataclasses.replace(views, far_metres=far_metres, encoder_metres=encoder_metres)
         )
         return dataclasses.replace(self, camera=camera, volume=volume, data=data)
 

@@ -228,13 +228,7 @@ def _name_of(folder: str) -> str:
 
 
 def export_bundle(
-    checkpoint: Path,
-    folder: Path,
-    *,
-    name: str,
-    licence: str,
-    provenance: Mapping[str, Any],
-    keep_weights: bool = True,
+    checkpoint: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any], keep_weights: bool = True
 ) -> StudentBundle:
     """Exports a checkpoint as a bundle, calibrated by what the training itself says of occupancy.
 

@@ -141,11 +141,7 @@ def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], coun
 
 
 def logistic_head(
-    units: NDArray[np.floating],
-    classes: NDArray[np.int64],
-    count: int,
-    *,
-    around: NDArray[np.floating],
+    units: NDArray[np.floating], classes: NDArray[np.int64], count: int, *, around: NDArray[np.floating]
 ) -> LabelHead:
     """Multinomial logistic regression, standardised.
 

@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.paths import RESULTS, Output
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import (
-    add_frames,
-    add_paths,
-    count_frames,
-    read_frames,
-    write_results,
-)
+from scene_completion_training.commands.arguments import add_frames, add_paths, count_frames, read_frames, write_results
 
 if TYPE_CHECKING:
     from scene_completion_ros.sequences.frame_lists import SplitCount

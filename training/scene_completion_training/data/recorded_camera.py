@@ -18,13 +18,7 @@ from scene_completion_ros.sequences.rigs import cameras_ahead, stereo_pair
 from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.data.stereo import stereo_depth
 from scene_completion_training.extraction.scale import ground_plane
-from scene_completion_training.viewpoint import (
-    ENCODER_STEP,
-    STREET_CAMERA,
-    CameraSettings,
-    Viewpoint,
-    VolumeSettings,
-)
+from scene_completion_training.viewpoint import ENCODER_STEP, STREET_CAMERA, CameraSettings, Viewpoint, VolumeSettings
 
 WIDEST, TALLEST = math.radians(100.0), math.radians(60.0)
 """A pinhole stretches what lies further beyond all use; above and below lies little that a robot drives into."""
@@ -60,9 +54,7 @@ def viewpoint_of(
     if camera.field_of_view == "auto":
         if camera.fx is not None:
             raise ConfigurationError(
-                f"both fx = {camera.fx} and a field of view of the recordings",
-                where="camera",
-                cure="Give one of them",
+                f"both fx = {camera.fx} and a field of view of the recordings", where="camera", cure="Give one of them"
             )
         if not sequences:
             raise ConfigurationError("there are none to look at", where="data.sources", cure="Name the recordings")

@@ -80,11 +80,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
     """
 
     def __init__(
-        self,
-        sequence: PosedSequence,
-        viewpoint: Viewpoint,
-        cache: Path | None = None,
-        class_images: Path | None = None,
+        self, sequence: PosedSequence, viewpoint: Viewpoint, cache: Path | None = None, class_images: Path | None = None
     ) -> None:
         self.canonical = viewpoint.camera
         key = _key(sequence, self.canonical)

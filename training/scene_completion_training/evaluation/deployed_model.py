@@ -24,11 +24,7 @@ from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import mounting, reference_camera
-from scene_completion_training.evaluation.density_model import (
-    Observation,
-    calibrated_cutoffs,
-    over_voxel_edge,
-)
+from scene_completion_training.evaluation.density_model import Observation, calibrated_cutoffs, over_voxel_edge
 
 _CHUNK = 1 << 20  # points prepared at a time
 

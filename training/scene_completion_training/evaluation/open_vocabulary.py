@@ -26,19 +26,9 @@ from scene_completion_ros.evaluation.semantic_classes import (
     SEMANTIC_KITTI_TO_COMMON,
     ClassMap,
 )
-from scene_completion_ros.evaluation.semantic_completion import (
-    COLUMNS,
-    SemanticCompletionMetric,
-)
+from scene_completion_ros.evaluation.semantic_completion import COLUMNS, SemanticCompletionMetric
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
-from scene_completion_ros.evaluation.zero_shot import (
-    WORDS,
-    ZERO_SHOT,
-    Part,
-    best_classes,
-    class_scores,
-    cosines,
-)
+from scene_completion_ros.evaluation.zero_shot import WORDS, ZERO_SHOT, Part, best_classes, class_scores, cosines
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels

@@ -20,12 +20,7 @@ from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.geometry import density_in_view, voxel_frames
 
 
-def calibrate_on_truth(
-    bundle: StudentBundle,
-    recordings: Sequence[PosedSequence],
-    *,
-    every: int = 1,
-) -> StudentBundle:
+def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence], *, every: int = 1) -> StudentBundle:
     """Fit a student's depth and its probabilities; the bundle with both, as it is written.
 
     First the two numbers of a `DensityStretch`, on the LiDAR of all frames. They leave the order of the voxels as it

@@ -36,11 +36,7 @@ class _Part:
 
 
 def sequences_from_images(
-    recording: Recording,
-    settings: ExtractionSettings,
-    threads: int,
-    report: BagReport,
-    progress: Callable[[str], None],
+    recording: Recording, settings: ExtractionSettings, threads: int, report: BagReport, progress: Callable[[str], None]
 ) -> list[PosedSequence]:
     """Reconstruct the poses of a recording.
 

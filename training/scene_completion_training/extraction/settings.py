@@ -40,10 +40,7 @@ class ExtractionSettings:
     """Settings of an extraction; the options say what each means."""
 
     image_topics: tuple[str, ...] = _option(
-        (),
-        "--image-topic",
-        "image topic (repeat it for several cameras; default: all that have a CameraInfo)",
-        "TOPIC",
+        (), "--image-topic", "image topic (repeat it for several cameras; default: all that have a CameraInfo)", "TOPIC"
     )
     calibration: tuple[tuple[str, str], ...] = _option(
         (),
@@ -89,10 +86,7 @@ class ExtractionSettings:
         100.0, "--set max_fov_degrees", "widest view of a rectified fisheye", "DEG", 10.0, 160.0
     )
     ego_masks: tuple[tuple[str, str], ...] = _option(
-        (),
-        "--ego-mask",
-        "image of the recorded size, white where this camera sees its own vehicle",
-        "CAMERA=FILE",
+        (), "--ego-mask", "image of the recorded size, white where this camera sees its own vehicle", "CAMERA=FILE"
     )
 
     def __post_init__(self) -> None:

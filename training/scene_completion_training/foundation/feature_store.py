@@ -94,17 +94,11 @@ class FeatureManifest:
         try:
             if content["schema"] != SCHEMA:
                 raise SequenceError(
-                    f"schema {shown(content['schema'])}, this version reads {SCHEMA}",
-                    where=str(file),
-                    cure=_AGAIN,
+                    f"schema {shown(content['schema'])}, this version reads {SCHEMA}", where=str(file), cure=_AGAIN
                 )
             return _parsed(content)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise SequenceError(
-                f"damaged ({type(error).__name__}: {error})",
-                where=str(file),
-                cure=_AGAIN,
-            ) from error
+            raise SequenceError(f"damaged ({type(error).__name__}: {error})", where=str(file), cure=_AGAIN) from error
 
 
 def _parsed(content: dict[str, Any]) -> FeatureManifest:

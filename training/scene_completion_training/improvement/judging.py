@@ -23,13 +23,7 @@ from scene_completion_ros.evaluation.label_free import (
     compare,
     places_along,
 )
-from scene_completion_ros.evaluation.student_comparison import (
-    MARGIN,
-    OBSERVERS,
-    PLACE,
-    SPACING,
-    score_frame,
-)
+from scene_completion_ros.evaluation.student_comparison import MARGIN, OBSERVERS, PLACE, SPACING, score_frame
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -327,11 +321,7 @@ def _spaced(travelled: NDArray[np.float64], spacing_m: float) -> list[int]:
 
 
 def observations(
-    sequence: PosedSequence,
-    index: int,
-    travelled: NDArray[np.float64],
-    reach: float,
-    grid_from_camera: RigidTransform,
+    sequence: PosedSequence, index: int, travelled: NDArray[np.float64], reach: float, grid_from_camera: RigidTransform
 ) -> tuple[DepthObservation, list[DepthObservation]]:
     """What was measured at a frame, and at later frames within reach, posed in the grid of the frame.
 

@@ -43,13 +43,7 @@ class FusionHead(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int = 64,
-        code: int = 39,
-        *,
-        hidden: int = 64,
-        fused: int = 16,
-        depth_channel: bool = True,
+        self, channels: int = 64, code: int = 39, *, hidden: int = 64, fused: int = 16, depth_channel: bool = True
     ) -> None:
         super().__init__()
         self.depth_channel = depth_channel

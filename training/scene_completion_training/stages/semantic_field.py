@@ -65,12 +65,7 @@ class SemanticFieldStage(BesideDensityStage):
         super().__init__(settings)
         density = self.make_density(depth_channel=bool(settings.losses.dense_depth))
         self.field = SemanticField(
-            density,
-            target_size=CLASSES,
-            channels=CLASSES,
-            units=settings.hidden,
-            expansion=nn.Identity(),
-            reads="map",
+            density, target_size=CLASSES, channels=CLASSES, units=settings.hidden, expansion=nn.Identity(), reads="map"
         )
         self.start_learning()
 
