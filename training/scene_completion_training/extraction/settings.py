@@ -23,12 +23,7 @@ def _option(
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A field that is an option of `scene-completion extract`.
-
-    Args:
-        flag: Name of the option, or `--set KEY` for those that few need.
-        meaning: Its help, without the default.
-    """
+    """A field that is an option of `scene-completion extract`, or one of `--set KEY`; its help names no default."""
     described = {"flag": flag, "meaning": meaning, "metavar": metavar}
     return field(
         default=default, metadata={**described, "limits": None if low is None else (low, high), "choices": choices}
