@@ -32,7 +32,7 @@ from scene_completion_training.clustering.clusters import (
     read_class_file,
     read_clusters,
 )
-from scene_completion_training.losses.dense_depth import positive_inverse_depth
+from scene_completion_training.losses.stereo_depth import positive_inverse_depth
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField
 from scene_completion_training.networks.feature_field import FeatureField

@@ -26,13 +26,9 @@ from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
-from scene_completion_training.losses.emptiness import free_cross_entropy
-from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
-from scene_completion_training.losses.photometric import photometric_loss
-from scene_completion_training.losses.smoothness import edge_aware_smoothness
-from scene_completion_training.losses.sparsity import mean_opacity
-from scene_completion_training.losses.stereo_depth import stereo_depth_loss
+from scene_completion_training.losses.occupancy import free_cross_entropy, mean_opacity, occupancy_cross_entropy
+from scene_completion_training.losses.photometric import edge_aware_smoothness, photometric_loss
+from scene_completion_training.losses.stereo_depth import block_depth, log_inverse_depth_loss, stereo_depth_loss
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField

@@ -18,7 +18,7 @@ from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import BesideDensityStage, DataNeeds
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, LiftedFeatures, TokenMaps
 from scene_completion_training.foundation.feature_store import FeatureStore
-from scene_completion_training.losses.dense_depth import positive_inverse_depth
+from scene_completion_training.losses.stereo_depth import positive_inverse_depth
 from scene_completion_training.losses.feature_agreement import cosine_loss
 from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
