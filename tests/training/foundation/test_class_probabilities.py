@@ -54,7 +54,7 @@ def test_a_class_lies_between_the_phrases_that_describe_it(
     teacher: ClassProbabilityTeacher, encoder: TextEncoder
 ) -> None:
     described = {"road": ("road", "asphalt")}
-    found = ClassProbabilityTeacher(teacher._file, encoder, "a picture of a {}", described=described).embeddings
+    found = ClassProbabilityTeacher(teacher._weights[0], encoder, "a picture of a {}", described=described).embeddings
     both = encoder.encode(["a picture of a road", "a picture of a asphalt"]).sum(dim=0)
     torch.testing.assert_close(found[ROAD], both / both.norm())
     others = [number for number in range(len(CITYSCAPES_CLASSES)) if number != ROAD]

@@ -17,6 +17,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.module import SequencesData
+from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.export import FoldedEncoder, encoder_onnx
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
@@ -75,7 +76,7 @@ def test_teachers_can_be_learned(synthetic_drive: Path, student: Path, settings:
         )
     )
     stage.load(str(student))
-    data = SequencesData(small_data(synthetic_drive), 1, 0, targets=stage.stores)
+    data = SequencesData(small_data(synthetic_drive), 1, 0, DataNeeds(targets=stage.stores))
     data.setup("fit")
     batch = {name: value[None] for name, value in data.samples()[0].items()}
     stage.fit_targets([data.samples()[0]])
@@ -108,9 +109,9 @@ def test_a_teachers_space_is_a_linear_map_of_the_units(field: AgglomeratedField)
     with torch.no_grad():
         features, units = seen.features(points)[0], seen.units(points)[0]
         for teacher in field.teachers:
-            space = field.space(teacher)
+            weight, bias = field.space(teacher)
             expected = field.original(teacher, features)
-            assert torch.allclose(units @ space.weight.T + space.bias, expected, atol=1e-4)
+            assert torch.allclose(units @ weight.T + bias, expected, atol=1e-4)
         sides = [functional.normalize(field.original(teacher, features), dim=-1) for teacher in field.teachers]
         assert torch.allclose(field.expand(features), functional.normalize(torch.cat(sides, dim=-1), dim=-1), atol=1e-5)
 

@@ -23,6 +23,7 @@ from scene_completion_training.clustering.clusters import (
 )
 from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.data.module import SequencesData
+from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.export import export_labelled, volume_reading
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.networks.density_field import sample_map
@@ -54,7 +55,7 @@ def test_the_density_stays_and_the_features_learn(trained: Path, student: Path, 
 class _Dimension:
     dim, cell, variants = DIMENSION, 16, 2
 
-    def get(self, key: str, image: object, variant: int) -> object:
+    def get(self, key: str, variant: int) -> object:
         raise AssertionError
 
 
@@ -67,7 +68,7 @@ def test_a_feature_field_can_learn_its_targets(synthetic_drive: Path, targets: P
             pretrained=False, features=settings, half_resolution_steps=1, render=RenderSettings(patches=2, samples=8)
         )
     )
-    data = SequencesData(small_data(synthetic_drive), 1, 0, targets=FeatureStore.open(targets))
+    data = SequencesData(small_data(synthetic_drive), 1, 0, DataNeeds(targets=FeatureStore.open(targets)))
     data.setup("fit")
     batch = {name: value[None] for name, value in data.samples()[0].items()}
     learning = [parameter for parameter in stage.parameters() if parameter.requires_grad]
@@ -120,7 +121,7 @@ def test_what_cannot_be_trained_is_refused(
 def test_features_are_those_of_tokens_less_their_mean(trained: Path, synthetic_drive: Path, targets: Path) -> None:
     """The mean is that of the drive's tokens, and travels with the checkpoint; what was learned has it taken off."""
     store = FeatureStore.open(targets)
-    data = SequencesData(small_data(synthetic_drive), 64, 0, targets=store)
+    data = SequencesData(small_data(synthetic_drive), 64, 0, DataNeeds(targets=store))
     data.setup("fit")
     samples = [data.samples()[index] for index in range(16)]
     mean = torch.stack([sample["features"].float().mean(dim=(0, 2, 3)) for sample in samples]).mean(dim=0)
@@ -139,7 +140,7 @@ def test_the_loss_is_blind_to_the_mean_of_all_tokens(synthetic_drive: Path, targ
     stage = FeatureFieldStage(
         FeatureFieldConfiguration(pretrained=False, render=RenderSettings(patches=2)), _Dimension()
     )
-    data = SequencesData(small_data(synthetic_drive), 1, 0, targets=FeatureStore.open(targets))
+    data = SequencesData(small_data(synthetic_drive), 1, 0, DataNeeds(targets=FeatureStore.open(targets)))
     data.setup("fit")
     batch = {name: value[None] for name, value in data.samples()[0].items()}
     before = stage.terms(batch, torch.Generator().manual_seed(5))["feature"].item()

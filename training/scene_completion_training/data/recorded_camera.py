@@ -141,18 +141,14 @@ def recorded_height(sequences: Sequence[PosedSequence]) -> tuple[float, str]:
     """
     found = [known for sequence in sequences if (known := _height(sequence)) is not None]
     if not found:
-        raise ConfigurationError(
-            "the recordings do not say how high the camera stands: neither LiDAR nor a stereo pair shows the ground",
-            where="camera.height_above_ground",
-            cure="Measure from the ground to the lens: `camera: {field_of_view: auto, height_above_ground: METRES}`",
-        )
+        what = "the recordings do not say how high the camera stands: neither LiDAR nor a stereo pair shows the ground"
+        cure = "Measure from the ground to the lens: `camera: {field_of_view: auto, height_above_ground: METRES}`"
+        raise ConfigurationError(what, where="camera.height_above_ground", cure=cure)
     heights = [height for height, _ in found]
     if max(heights) > _CONTRADICTING * min(heights):
-        raise ConfigurationError(
-            f"cameras {min(heights):.2f} to {max(heights):.2f} m above the ground",
-            where="camera.height_above_ground",
-            cure="Train on recordings of one rig, or name the height",
-        )
+        what = f"cameras {min(heights):.2f} to {max(heights):.2f} m above the ground"
+        cure = "Train on recordings of one rig, or name the height"
+        raise ConfigurationError(what, where="camera.height_above_ground", cure=cure)
     return round(float(np.median(heights)), 2), ", ".join(sorted({source for _, source in found}))
 
 

@@ -29,7 +29,6 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
 
     Args:
         recordings: Neither training nor testing uses them.
-        every: Take every so many frames.
 
     Raises:
         BundleError: The bundle was never saved.
@@ -38,11 +37,8 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     """
     names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
     if used := {sequence.name for sequence in recordings} & names_of_windows:
-        raise SequenceError(
-            f"{', '.join(sorted(used))} is used for training or testing",
-            where="--labelled",
-            cure=f"Fit to a recording that is used for nothing else, such as sequences/{CALIBRATION_WINDOW}",
-        )
+        cure = f"Fit to a recording that is used for nothing else, such as sequences/{CALIBRATION_WINDOW}"
+        raise SequenceError(f"{', '.join(sorted(used))} is used for training or testing", where="--labelled", cure=cure)
     if bundle.folder is None:
         raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
     stretch = DensityStretch()
