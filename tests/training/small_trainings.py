@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scene_completion_training.configuration import Configuration, RenderSettings
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
-from scene_completion_training.data.view_batches import ViewSettings
+from scene_completion_training.data.view_batches import DataNeeds, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.stages.feature_field import FeatureFieldConfiguration, FeatureSettings
@@ -71,7 +71,7 @@ def batches(
     data: DataSettings, count: int, *, views: int = 1, distinct: int = 0, **needs: Any
 ) -> list[dict[str, Tensor]]:
     """The first batches of a training, of one sample each."""
-    served = SequencesData(data, 64, 1, encoder_views=views, **needs)
+    served = SequencesData(data, 64, 1, DataNeeds(encoder_views=views, **needs))
     served.setup("fit")
     samples = served.samples()
     samples.distinct = distinct

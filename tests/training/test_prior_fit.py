@@ -9,7 +9,7 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.prepared import load_prepared, prepare_sequence
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
-from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
+from scene_completion_training.losses.occupancy import occupancy_cross_entropy
 from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField
 from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.prior_fit import fit_prior

@@ -8,20 +8,16 @@ from torch.nn import functional
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.losses.class_agreement import rendered_class_loss
-from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
-from scene_completion_training.losses.emptiness import free_cross_entropy
 from scene_completion_training.losses.feature_correspondence import ATTRACTED, correspondence_loss, estimate_forces
-from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
-from scene_completion_training.losses.photometric import photometric_error, photometric_loss
+from scene_completion_training.losses.occupancy import free_cross_entropy, mean_opacity, occupancy_cross_entropy
+from scene_completion_training.losses.photometric import edge_aware_smoothness, photometric_error, photometric_loss
 from scene_completion_training.losses.scene import (
     class_terms,
     depth_likelihood,
     occupied_cross_entropy,
     surface_likelihood,
 )
-from scene_completion_training.losses.smoothness import edge_aware_smoothness
-from scene_completion_training.losses.sparsity import mean_opacity
-from scene_completion_training.losses.stereo_depth import log_depth_loss
+from scene_completion_training.losses.stereo_depth import block_depth, log_depth_loss, log_inverse_depth_loss
 from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.occupancy_link import OccupancyLink
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from scene_completion_training.masked_scene.network import open_network
+from scene_completion_training.evaluation.voxel_features import open_network
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from tests.training.saved_checkpoint import save_checkpoint
@@ -17,8 +17,8 @@ def test_a_network_is_read_back(tmp_path: Path) -> None:
     data = {"voxel_size": 0.2, "student": "auto"}
     remembered = {"columns": list(FEATURES), "network": SETTINGS.plain(), "data": data, "steps": 7}
     file = save_checkpoint(tmp_path / "last.ckpt", network, "masked_scene", **remembered)
-    read, record = open_network(file, 0.2)
+    read, record = open_network(file)
     for name, value in network.state_dict().items():
         assert torch.equal(value, read.state_dict()[name])
-    assert (record.columns, record.voxel_size, record.student, record.steps) == (FEATURES, 0.2, "auto", 7)
+    assert (record.columns, record.voxel_size) == (FEATURES, 0.2)
     assert not read.training and not any(value.requires_grad for value in read.parameters())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scene_completion_training.masked_scene.patches import masked_voxels
+from scene_completion_training.masked_scene.views import masked_voxels
 from tests.training.masked_scene.small_scenes import random_places
 
 SHAPE = (64, 64, 32)

@@ -90,9 +90,9 @@ def test_a_teachers_space_is_a_linear_map_of_the_units(field: AgglomeratedField)
     with torch.no_grad():
         features, units = seen.features(points)[0], seen.units(points)[0]
         for teacher in field.teachers:
-            space = field.space(teacher)
+            weight, bias = field.space(teacher)
             expected = field.original(teacher, features)
-            assert torch.allclose(units @ space.weight.T + space.bias, expected, atol=1e-4)
+            assert torch.allclose(units @ weight.T + bias, expected, atol=1e-4)
         sides = [functional.normalize(field.original(teacher, features), dim=-1) for teacher in field.teachers]
         assert torch.allclose(field.expand(features), functional.normalize(torch.cat(sides, dim=-1), dim=-1), atol=1e-5)
 

@@ -21,6 +21,7 @@ from scene_completion_training.clustering.clusters import (
 )
 from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.data.module import SequencesData
+from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.export import export_labelled, volume_reading
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.networks.density_field import sample_map
@@ -52,7 +53,7 @@ def test_the_density_stays_and_the_features_learn(trained: Path, student: Path, 
 class _Dimension:
     dim, cell, variants = DIMENSION, 16, 2
 
-    def get(self, key: str, image: object, variant: int) -> object:
+    def get(self, key: str, variant: int) -> object:
         raise AssertionError
 
 
@@ -108,7 +109,7 @@ def test_what_cannot_be_trained_is_refused(
 def test_features_are_those_of_tokens_less_their_mean(trained: Path, synthetic_drive: Path, targets: Path) -> None:
     """The mean is that of the drive's tokens, and travels with the checkpoint; what was learned has it taken off."""
     store = FeatureStore.open(targets)
-    data = SequencesData(small_data(synthetic_drive), 64, 0, targets=store)
+    data = SequencesData(small_data(synthetic_drive), 64, 0, DataNeeds(targets=store))
     data.setup("fit")
     samples = [data.samples()[index] for index in range(16)]
     mean = torch.stack([sample["features"].float().mean(dim=(0, 2, 3)) for sample in samples]).mean(dim=0)

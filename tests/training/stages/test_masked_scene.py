@@ -8,8 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.evaluation.voxel_features import open_network
 from scene_completion_training.masked_scene.data import SceneDataSettings, SceneSource
-from scene_completion_training.masked_scene.network import open_network
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.masked_scene.views import SceneViewSettings
 from scene_completion_training.runner import make_stage, train

@@ -67,7 +67,7 @@ def test_a_student_is_deployed(student: Path, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(str(loaded.encoder_path), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"image": image.numpy()})
     with torch.no_grad():
-        expected = stored.field_of(DensityField).observe(image).features.permute(0, 2, 3, 1).numpy()
+        expected = stored.field_of(DensityField).observe(image).hidden_map.permute(0, 2, 3, 1).numpy()
     assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
 
 

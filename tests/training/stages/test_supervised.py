@@ -17,7 +17,7 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.commands import evaluate_semantics
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.prepared import PreparedFrame
-from scene_completion_training.data.view_batches import MIRROR, ViewSamples, ViewSettings
+from scene_completion_training.data.view_batches import MIRROR, DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.export import export_bundle
@@ -82,7 +82,7 @@ def trained(towns: Path, student: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def frames(towns: Path) -> list[PreparedFrame]:
-    data = SequencesData(_data(towns), 1, 0, label_points=64)
+    data = SequencesData(_data(towns), 1, 0, DataNeeds(label_points=64))
     data.setup("fit")
     return data.frames[0]
 
@@ -105,7 +105,7 @@ def test_rare_classes_are_drawn_more_often_than_they_occur(frames: list[Prepared
     label[:400], label[400:425], label[425:500] = 7, 13, 255
     frame = dataclasses.replace(frames[0], label=label)
     assert frame.labelled.tolist() == list(range(425))
-    samples = ViewSamples([[frame]], ViewSettings(occupancy_points=8), seed=0, length=1, label_points=20_000)
+    samples = ViewSamples([[frame]], ViewSettings(occupancy_points=8), DataNeeds(label_points=20_000), seed=0, length=1)
     drawn = samples[0]["label_classes"]
     assert set(drawn.tolist()) == {6, 12}
     assert (drawn == 12).float().mean().item() == pytest.approx(0.2, abs=0.01)
@@ -114,7 +114,7 @@ def test_rare_classes_are_drawn_more_often_than_they_occur(frames: list[Prepared
 @pytest.mark.parametrize("mirror", [False, True])
 def test_labelled_points_lie_where_the_encoder_sees_them(frames: list[PreparedFrame], mirror: bool) -> None:
     settings = ViewSettings(occupancy_points=8, mirror=mirror)
-    samples = ViewSamples([frames], settings, seed=0, length=20, label_points=300)
+    samples = ViewSamples([frames], settings, DataNeeds(label_points=300), seed=0, length=20)
     found = set()
     for number in range(20):
         draw, sample = samples._draw(number, np.random.default_rng((0, number))), samples[number]
