@@ -46,7 +46,7 @@ EXTRAS = {
         *TOKENIZERS,
         "pycolmap>=4.0",  # its rigs, and the image pairs of their own choosing
         "ray",
-        "scipy",
+        "scipy>=1.12",  # its isotonic regression
         "tensorboard",
         TORCH,
         "tqdm",
@@ -72,7 +72,7 @@ EXTRAS = {
         "pytest-xdist",  # make test runs tests on several cores
         "rosbags-image",
         "scikit-learn",
-        "scipy",
+        "scipy>=1.12",
         "setuptools<80",  # colcon
         # Its builder needs no GPU and takes graphs as TensorRT does. Elsewhere these tests are skipped.
         "tensorrt_rtx; sys_platform == 'linux' and platform_machine == 'x86_64'",

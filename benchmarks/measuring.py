@@ -23,15 +23,10 @@ from scene_completion_ros.inference.bundle import StudentBundle
 
 @dataclass(frozen=True)
 class Runs:
-    """Milliseconds of the runs of one work.
+    """Milliseconds of the runs of one work."""
 
-    Attributes:
-        wall: By the clock, [N].
-        cpu: Of all threads together, [N].
-    """
-
-    wall: NDArray[np.float64]
-    cpu: NDArray[np.float64]
+    wall: NDArray[np.float64]  # by the clock, [N]
+    cpu: NDArray[np.float64]  # of all threads together, [N]
 
 
 def in_turn(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Runs]:

@@ -37,8 +37,7 @@ WIDTH, HEIGHT = 1280, 720
 PAUSE_S = 0.05  # between the result of an image and the next one, where images come one at a time
 WARM_UP_S = 10.0  # before the measurement at a rate
 WAIT_S = 60.0
-Columns: TypeAlias = "dict[str, Any]"
-"""Columns of a row of a table: text, or milliseconds [N] of each image."""
+Columns: TypeAlias = "dict[str, Any]"  # columns of a row of a table: text, or milliseconds [N] of each image
 
 
 def main() -> None:

@@ -38,40 +38,29 @@ NAMED_S, FORGOTTEN_S = 60.0, 90.0  # in which the diagnostics have to name a fau
 
 @dataclass(frozen=True)
 class Event:
-    """A fault, and what the diagnostics had of it.
-
-    Attributes:
-        expected: What had to appear.
-        named_s: Seconds until it did; None where it did not.
-        forgotten_s: Seconds until it was gone once all was well again; None where it was not.
-    """
+    """A fault, and what the diagnostics had of it."""
 
     minute: float
     name: str
-    expected: str
-    named_s: float | None
-    forgotten_s: float | None
+    expected: str  # what had to appear
+    named_s: float | None  # seconds until it did; None where it did not
+    forgotten_s: float | None  # seconds until it was gone once all was well again; None where it was not
 
 
 @dataclass
 class Record:
-    """All that a soak came to.
-
-    Attributes:
-        samples: The node's process at many moments: minute, own memory in 10^6 bytes, threads and open files.
-        sent: Images that were published.
-        dropped: Images that came to nothing, by reason; those that nobody subscribed to among them.
-        error: What ended it before its time, in words.
-    """
+    """All that a soak came to."""
 
     minutes: float
+    # The node's process at many moments: minute, own memory in 10^6 bytes, threads and open files.
     samples: list[dict[str, float]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    sent: int = 0
+    sent: int = 0  # images that were published
     received: int = 0
     completed: int = 0
+    # Images that came to nothing, by reason; those that nobody subscribed to among them.
     dropped: dict[str, int] = field(default_factory=dict)
-    error: str = ""
+    error: str = ""  # what ended it before its time, in words
 
     @property
     def warm_up(self) -> float:

@@ -205,23 +205,16 @@ def _nothing(drive: Drive) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong or changes.
+    """Something that goes wrong or changes."""
 
-    Attributes:
-        begin: Brings it about.
-        signal: What the diagnostics have of it, which has to change; None where they have nothing now.
-        expected: How it has to change, in words.
-        end: Puts it right.
-        over: Whether the diagnostics have forgotten it; None where the signal has to be what it was before.
-        exchanges: Another student is loaded.
-    """
-
-    begin: Callable[[Drive], object]
+    begin: Callable[[Drive], object]  # brings it about
+    # What the diagnostics have of it, which has to change; None where they have nothing now.
     signal: Callable[[Drive], object]
-    expected: str
-    end: Callable[[Drive], object] = _nothing
+    expected: str  # how it has to change, in words
+    end: Callable[[Drive], object] = _nothing  # puts it right
+    # Whether the diagnostics have forgotten it; None where the signal has to be what it was before.
     over: Callable[[Drive], bool] | None = None
-    exchanges: bool = False
+    exchanges: bool = False  # another student is loaded
 
 
 def named(begin: Callable[[Drive], object], part: str, words: str, end: Callable[[Drive], object] = _nothing) -> Fault:

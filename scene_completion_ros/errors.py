@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-LONGEST = 2000
-"""Characters of each part of an error."""
+LONGEST = 2000  # characters of each part of an error
 
 
 class SceneCompletionError(Exception):

@@ -79,10 +79,7 @@ def decode_picture(data: NDArray[np.uint8], name: str, shrink: int = 1, where: s
     whole.
 
     Args:
-        data: The file, uint8 [N].
-        name: What its format is called, for errors.
         shrink: 1, 2, 4 or 8: a JPEG may come with its sides divided by this.
-        where: What holds it, for errors.
 
     Returns:
         The pixels [H, W] or [H, W, C], uint8 or uint16, in OpenCV's order: BGR or BGRA.

@@ -25,19 +25,13 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
 
-DEEPEST = 64
-"""Lists and mappings within each other."""
+DEEPEST = 64  # lists and mappings within each other
 MOST_BYTES = 4_000_000
-MOST_YAML_BYTES = 1_000_000
-"""Of YAML, which takes ten seconds to be read then."""
-MOST_VALUES = 2_000_000
-"""Values of a YAML document, those of an alias counted wherever it stands."""
-MOST_ARRAY_BYTES = 4 << 30
-"""Of all arrays of a file, unpacked."""
-MOST_BITS = 1000
-"""Of a whole number: as many as a float can take."""
-SHOWN = 80
-"""Characters of a value that messages show."""
+MOST_YAML_BYTES = 1_000_000  # of YAML, which takes ten seconds to be read then
+MOST_VALUES = 2_000_000  # values of a YAML document, those of an alias counted wherever it stands
+MOST_ARRAY_BYTES = 4 << 30  # of all arrays of a file, unpacked
+MOST_BITS = 1000  # of a whole number: as many as a float can take
+SHOWN = 80  # characters of a value that messages show
 
 _NO_UNICODE = re.compile("[\ud800-\udfff]")
 # What NumPy raises where a file is damaged, or promises more than there is memory for.
@@ -51,7 +45,6 @@ def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str
     """Reads a file.
 
     Args:
-        path: The file.
         error: What is raised where it cannot be used.
         cure: What the user can do then.
         most_bytes: A larger file is refused before it is read whole.

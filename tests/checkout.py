@@ -1,7 +1,5 @@
 """This checkout, and Python processes that import it and nothing older."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

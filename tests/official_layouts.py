@@ -4,8 +4,6 @@ Cameras are a tenth of the real ones, a scene is a corridor: ground, walls to bo
 a network or a protocol sees (intrinsics, poses, scans, voxels) fits every other.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Collection, Sequence
@@ -363,11 +361,7 @@ def sscbench_scene() -> NDArray[np.uint8]:
 
 
 def sscbench_labels(
-    folder: Path,
-    *,
-    drive: str = DRIVE,
-    numbers: Sequence[int] = (0, 5, 10),
-    labels: NDArray[np.generic] | None = None,
+    folder: Path, *, drive: str = DRIVE, numbers: Sequence[int] = (0, 5, 10), labels: NDArray[np.generic] | None = None
 ) -> Path:
     """A folder of SSCBench-KITTI-360's labels (`preprocess/labels`, or S4C's `voxel_gt`), some of one drive.
 

@@ -1,7 +1,5 @@
 """ROS domains that tests which run at the same time do not share."""
 
-from __future__ import annotations
-
 import itertools
 import os
 

@@ -1,7 +1,5 @@
 """Children end with their parent."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +19,6 @@ time.sleep(600)
 def test_a_child_ends_when_its_parent_is_killed() -> None:
     folder = Path(__file__).resolve().parents[1]
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, cwd=folder)
-    assert parent.stdout is not None
     assert parent.stdout.readline() == "child\n"
     parent.kill()
     assert parent.stdout.read() == ""  # ends once the child, which holds the pipe too, has ended

@@ -1,11 +1,9 @@
-from __future__ import annotations
-
 import argparse
 import resource
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,8 +161,3 @@ def test_installed_packages_add_commands_and_broken_ones_do_not_harm(
     assert {"added", "broken", "complete", "replay"} <= set(commands)
     assert cli.main(["broken", "whatever"]) == 2
     assert "no_such_package" in capsys.readouterr().err
-
-
-def test_an_installation_offers_the_commands_of_a_checkout() -> None:
-    installed = entry_points(group=cli.GROUP)
-    assert {entry.name: entry.value for entry in installed if entry.name in cli.COMMANDS} == cli.COMMANDS

@@ -1,10 +1,7 @@
 """The documentation site: it builds strictly, is whole, and loads nothing from elsewhere."""
 
-from __future__ import annotations
-
 import re
 import subprocess
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -43,14 +40,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pages(site: Path) -> Iterator[tuple[Path, str]]:
-    for path in site.rglob("*.html"):
-        yield path, path.read_text(encoding="utf-8")
-
-
 def test_pages_load_nothing_from_elsewhere_and_everything_is_there(site: Path) -> None:
-    for path, page in pages(site):
-        for address in Loads(page).found:
+    for path in site.rglob("*.html"):
+        for address in Loads(path.read_text(encoding="utf-8")).found:
             assert not re.match(r"(https?:)?//", address), (path, address)
             if path.name != "404.html":
                 assert (path.parent / address.partition("?")[0].partition("#")[0]).exists(), (path, address)
@@ -63,6 +55,8 @@ def test_every_document_and_every_room_has_a_page(site: Path) -> None:
     assert (site / "repository" / "CONTRIBUTING.html").is_file()
     geometry = (site / "reference" / "scene_completion_ros.geometry.html").read_text(encoding="utf-8")
     assert 'id="scene_completion_ros.geometry.Camera"' in geometry
+    voxels = (site / "reference" / "scene_completion_ros.voxels.html").read_text(encoding="utf-8")
+    assert "calibrated probability of being occupied" in voxels  # a comment beside a field
     assert (site / "reference" / "scene_completion_training.losses.html").is_file()
     assert "optical frame" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
 
@@ -70,7 +64,13 @@ def test_every_document_and_every_room_has_a_page(site: Path) -> None:
 def test_a_link_to_nothing_breaks_the_build(tmp_path: Path) -> None:
     for name in ("scene_completion_ros", "training/scene_completion_training"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("mkdocs.yml", "docs/site.py", "docs/assets/iframe-worker.js", "docs/assets/site.css"):
+    for name in (
+        "mkdocs.yml",
+        "docs/site.py",
+        "docs/field_comments.py",
+        "docs/assets/iframe-worker.js",
+        "docs/assets/site.css",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
     settings = (tmp_path / "mkdocs.yml").read_text(encoding="utf-8")

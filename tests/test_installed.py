@@ -1,7 +1,5 @@
 """The package as installed, by pip or in a workspace (quick: `colcon test --pytest-args tests/test_installed.py`)."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -11,16 +9,10 @@ from pathlib import Path
 import pytest
 
 import scene_completion_ros
-from scene_completion_ros.cli import COMMANDS
+from scene_completion_ros.cli import COMMANDS, GROUP
 
 PACKAGE = "scene_completion_ros"
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from scene_completion_ros.cli import main; sys.exit(main())"
-
-
-def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
 
 
 def workspace() -> Path:
@@ -31,16 +23,14 @@ def workspace() -> Path:
     pytest.skip("not in a colcon workspace")
 
 
-def test_version_of_the_distribution_is_that_of_the_package() -> None:
+def test_version_and_commands_of_the_distribution_are_those_of_the_package() -> None:
     assert version(PACKAGE) == scene_completion_ros.__version__
-
-
-def test_all_commands_are_offered() -> None:
-    assert {entry.name for entry in entry_points(group="scene_completion.commands")} >= set(COMMANDS)
+    assert {entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name in COMMANDS} == COMMANDS
 
 
 def test_help_lists_every_command_without_torch() -> None:
-    result = without_torch("--help")
+    command = [sys.executable, "-c", WITHOUT_TORCH, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     assert all(name in result.stdout for name in COMMANDS)
     assert "not available" not in result.stdout

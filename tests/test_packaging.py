@@ -1,7 +1,5 @@
 """What the package declares, and that a wheel and a colcon workspace made of it hold what a robot needs."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -110,14 +108,9 @@ def test_what_the_demo_installs_is_free_of_torch() -> None:
     assert not {name for name in installed if "torch" in name or name.startswith("nvidia") or name == "lightning"}
 
 
-def test_training_needs_the_pinned_torch() -> None:
-    (torch,) = (
-        requirement for requirement in requirements(PACKAGE, frozenset({"train"})) if requirement.name == "torch"
-    )
+def test_training_needs_one_torch_and_each_supported_python_has_pins() -> None:
+    (torch,) = (needed for needed in requirements(PACKAGE, frozenset({"train"})) if needed.name == "torch")
     assert str(torch.specifier) == "==2.13.0"
-
-
-def test_each_supported_python_has_pins() -> None:
     assert tuple(re.findall(r"3\.\d+", PINS[0])) == PYTHONS
 
 
@@ -146,14 +139,10 @@ def wheel(sources: Path) -> Path:
     return build("wheel", sources, sources.parent / "wheel")
 
 
-def contents(wheel: Path) -> dict[str, int]:
-    """Names and checksums of what is in a wheel."""
+def test_wheel_holds_what_a_robot_needs_and_the_python_index_takes_it(wheel: Path) -> None:
+    assert wheel.stat().st_size < 100 << 20  # what PyPI takes without asking
     with zipfile.ZipFile(wheel) as archive:
-        return {entry.filename: entry.CRC for entry in archive.infolist()}
-
-
-def test_wheel_holds_what_a_robot_needs(wheel: Path) -> None:
-    names = set(contents(wheel))
+        names = set(archive.namelist())
     held = {name.removeprefix(f"{PACKAGE}/") for name in names if name.startswith(f"{PACKAGE}/")}
     for file in (
         "py.typed",
@@ -170,16 +159,8 @@ def test_wheel_holds_what_a_robot_needs(wheel: Path) -> None:
     shared = f"{wheel.name.removesuffix('-py3-none-any.whl')}.data/data/share/{PACKAGE}"
     assert {f"{shared}/package.xml", f"{shared}/launch/scene_completion.launch.py"} <= names
     for folder in ("models", "demo_drive"):
-        files = {
-            path.relative_to(ROOT / PACKAGE).as_posix()
-            for path in (ROOT / PACKAGE / folder).rglob("*")
-            if path.is_file()
-        }
-        assert {file for file in files if "__pycache__" not in file} <= held
-
-
-def test_wheel_is_small_enough_for_the_python_index(wheel: Path) -> None:
-    assert wheel.stat().st_size < 100 << 20  # what PyPI takes without asking
+        files = {path.relative_to(ROOT / PACKAGE) for path in (ROOT / PACKAGE / folder).rglob("*") if path.is_file()}
+        assert {file.as_posix() for file in files if "__pycache__" not in file.parts} <= held
 
 
 @pytest.mark.timeout(300)
@@ -192,25 +173,20 @@ def test_wheel_runs_outside_of_a_checkout(wheel: Path, tmp_path: Path) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(installed)!r})\n"
         "import scene_completion_ros, scene_completion_training\n"
-        "from scene_completion_ros.inference.bundle import load_default_bundle\n"
+        "from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle\n"
         "from scene_completion_ros.bags.demo_drive import DEMO_DRIVE\n"
         "from scene_completion_ros.bags.reader import BagReader\n"
         "with BagReader(DEMO_DRIVE) as reader: images = sum(reader.counts.values())\n"
-        "print(scene_completion_ros.__file__, load_default_bundle().encoder_path, images > 0)"
+        "print(scene_completion_ros.__file__, StudentBundle.load(DEFAULT_BUNDLE).encoder_path, images > 0)"
     )
     *files, images = run(sys.executable, "-c", program, cwd=empty).split()
     assert all(Path(file).is_relative_to(installed) for file in files)
     assert images == "True"
 
 
-@pytest.fixture(scope="module")
-def colcon() -> Path:
-    beside = Path(sys.executable).with_name("colcon")
-    return beside if beside.is_file() else Path(shutil.which("colcon") or "colcon")
-
-
-def test_colcon_builds_and_tests_it_as_an_ament_package(sources: Path, colcon: Path) -> None:
-    workspace = sources.parent
+def test_colcon_builds_and_tests_it_as_an_ament_package(sources: Path) -> None:
+    workspace, beside = sources.parent, Path(sys.executable).with_name("colcon")
+    colcon = beside if beside.is_file() else "colcon"
     assert "(ros.ament_python)" in run(colcon, "list", "--base-paths", "src", cwd=workspace)
 
     run(colcon, "build", "--base-paths", "src", cwd=workspace)

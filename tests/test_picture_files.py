@@ -1,7 +1,5 @@
 """Picture files of others: whatever is wrong with them ends in a sentence that names the file, and is not decoded."""
 
-from __future__ import annotations
-
 import random
 import resource
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The pictures of the documents: they are there, small, and whole; and what makes them still does."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

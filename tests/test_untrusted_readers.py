@@ -1,7 +1,5 @@
 """Whatever stands in a document of somebody else: it is read, or refused in a sentence that names it."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

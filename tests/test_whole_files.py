@@ -1,7 +1,5 @@
 """A kill at any change of the disk leaves the former file or folder, or the new one, under its name."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil
@@ -87,9 +85,7 @@ def test_a_folder_is_whole_wherever_its_writer_is_killed(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_a_folder_that_cannot_be_exchanged_changes_file_by_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_that_cannot_be_exchanged_change_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
     def replace(self: Path, target: Path) -> Path:

@@ -1,7 +1,5 @@
 """Every command where only the robot's packages are installed, as `make demo` does: help, or which extra is missing."""
 
-from __future__ import annotations
-
 import json
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path

@@ -3,8 +3,6 @@
 Neither a runner of GitHub nor Docker is at hand where these tests run.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -21,20 +19,14 @@ DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*[!e]"))
 DISTRIBUTIONS = ("humble", "jazzy", "kilted")
 
 
-@pytest.fixture(scope="module")
-def jobs() -> dict[str, Any]:
-    workflow = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
-    assert workflow["permissions"] == {"contents": "read"}
-    found: dict[str, Any] = workflow["jobs"]
-    return found
-
-
 def bash(script: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", *options, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-def test_every_distribution_is_sourced_and_runs_what_continuous_integration_runs(jobs: dict[str, Any]) -> None:
-    job = jobs["distributions"]
+def test_every_distribution_is_sourced_and_runs_what_continuous_integration_runs() -> None:
+    workflow: dict[str, Any] = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    jobs, job = workflow["jobs"], workflow["jobs"]["distributions"]
     assert tuple(job["strategy"]["matrix"]["distribution"]) == DISTRIBUTIONS
     assert job["container"] == "ros:${{ matrix.distribution }}-ros-base"
     for command in (".ci/run", ".ci/workspace"):

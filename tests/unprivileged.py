@@ -1,7 +1,5 @@
 """Permissions as a user meets them: root, as which tests often run, may do everything."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -2,5 +2,4 @@
 
 from pathlib import Path
 
-DEMO_DRIVE = Path(__file__).resolve().parents[1] / "demo_drive"
-"""A rosbag2 of camera images and calibration."""
+DEMO_DRIVE = Path(__file__).resolve().parents[1] / "demo_drive"  # a rosbag2 of camera images and calibration

@@ -44,7 +44,6 @@ def recover_storage(path: Path, reason: str) -> tuple[RecoveredStorage, list[str
     """Scan the files of a recording that cannot be read in the ordinary way.
 
     Args:
-        path: Folder or file.
         reason: Why it cannot, for the error and the list of losses.
 
     Raises:

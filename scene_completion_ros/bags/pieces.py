@@ -51,9 +51,6 @@ class PieceStore:
         folder: Where pieces are; made where it is missing.
         budget: Bytes that all pieces may take.
 
-    Attributes:
-        kept: What is there.
-
     Raises:
         BagError: (on entering) Another recorder writes there, or the folder cannot be written to.
     """
@@ -61,7 +58,7 @@ class PieceStore:
     def __init__(self, folder: Path, budget: int) -> None:
         self.folder, self.budget = folder, budget
         self._lock = -1
-        self.kept: list[KeptPiece] = []
+        self.kept: list[KeptPiece] = []  # what is there
 
     def __enter__(self) -> PieceStore:
         try:

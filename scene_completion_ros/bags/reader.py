@@ -37,18 +37,12 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class BagMessage:
-    """One recorded message.
-
-    Attributes:
-        stamp_ns: Bag time: when it was received by the recorder.
-        type: Message type, in ROS 2's spelling.
-        occurrence: Its number among the messages of its topic with this bag time.
-    """
+    """One recorded message."""
 
     topic: str
-    stamp_ns: int
-    type: str
-    occurrence: int
+    stamp_ns: int  # bag time: when it was received by the recorder
+    type: str  # message type, in ROS 2's spelling
+    occurrence: int  # its number among the messages of its topic with this bag time
     raw: bytes = field(repr=False)
     _decoder: MessageDecoder = field(repr=False)
 
@@ -101,20 +95,14 @@ class BagReader:
 
     Use it as a context manager. Messages come in the order of bag time, whatever their header stamps do.
 
-    Args:
-        path: Folder or file.
-
-    Attributes:
-        losses: What a damaged recording lost, in words; empty for an intact one.
-        skipped: Messages that could not be used, by topic and reason; each is counted once, however often it is read.
-
     Raises:
         BagError: (on opening) Nothing there, no bag, or no message in it.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.losses: list[str] = []
+        self.losses: list[str] = []  # what a damaged recording lost, in words; empty for an intact one
+        # Messages that could not be used, by topic and reason; each is counted once, however often it is read.
         self.skipped: Counter[str] = Counter()
         self._counted: set[tuple[str, int, int, str]] = set()
         self._storage: Storage | None = None
@@ -188,7 +176,6 @@ class BagReader:
         """Yield messages and what can be read out of them; where it cannot, they are counted in `skipped`.
 
         Args:
-            topics: Only these topics.
             read: Takes a deserialised message; raises a `SceneCompletionError` if it cannot be used.
             wanted: Which messages to look at.
         """
@@ -332,11 +319,7 @@ class BagReader:
             yield CloudFrame(stamp_of(header) or recorded.stamp_ns, str(header.frame_id), xyz)
 
     def tf_buffer(
-        self,
-        *,
-        odometry_topic: str | None = None,
-        within: Callable[[int], bool] = lambda _: True,
-        with_tf: bool = True,
+        self, *, odometry_topic: str | None = None, within: Callable[[int], bool] = lambda _: True, with_tf: bool = True
     ) -> TransformBuffer:
         """Collect the transforms of /tf and /tf_static, and the poses of an odometry topic if one is named.
 
@@ -402,7 +385,6 @@ class ThinnedBagReader(BagReader):
     """A recording of which only every n-th image (of each image topic) is read.
 
     Args:
-        path: Folder or file.
         camera_info_topic: Topic of the CameraInfo of all images; found by its name where it is None.
     """
 

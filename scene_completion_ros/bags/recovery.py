@@ -28,15 +28,10 @@ class Entry:
 
 @dataclass
 class Scan:
-    """Result of reading a damaged file from its beginning.
+    """Result of reading a damaged file from its beginning."""
 
-    Attributes:
-        entries: Messages found, in the order of the file.
-        losses: What could not be read, in words.
-    """
-
-    entries: list[Entry] = field(default_factory=list)
-    losses: list[str] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)  # messages found, in the order of the file
+    losses: list[str] = field(default_factory=list)  # what could not be read, in words
 
 
 class DamagedFile(ABC):

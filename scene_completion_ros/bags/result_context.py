@@ -9,8 +9,7 @@ from scene_completion_ros.bags.writer import BagWriter
 
 IMAGE_TOPIC = "/image"
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
-STREET = "street"
-"""An upright frame below the camera: viewers keep z up, and an optical frame has it forward."""
+STREET = "street"  # an upright frame below the camera: viewers keep z up, and an optical frame has it forward
 STREET_BELOW_CAMERA = 1.65  # metres; RViz draws its ground there too
 
 

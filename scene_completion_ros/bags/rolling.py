@@ -10,8 +10,7 @@ from typing import NamedTuple
 from scene_completion_ros.bags.reader import CAMERA_INFO_TYPE, IMAGE_TYPES
 from scene_completion_ros.messages.record_reasons import RecordReason
 
-MOST_REASONS = 100
-"""Reasons that a piece remembers."""
+MOST_REASONS = 100  # reasons that a piece remembers
 _MOST_STANDING = 100  # latched messages of a topic: as many publishers may have one each
 
 
@@ -35,22 +34,15 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RolledPiece:
-    """What is to be kept.
+    """What is to be kept."""
 
-    Attributes:
-        start_ns: First time of arrival.
-        stop_ns: Last one.
-        moments: At least one.
-        messages: In the order of arrival. What holds from before (latched messages, calibration) comes first, with the
-            time of the start.
-        whole: Nothing of the time around the moments is missing.
-    """
-
-    start_ns: int
-    stop_ns: int
-    moments: tuple[Moment, ...]
+    start_ns: int  # first time of arrival
+    stop_ns: int  # last one
+    moments: tuple[Moment, ...]  # at least one
+    # In the order of arrival. What holds from before (latched messages, calibration) comes first, with the time of the
+    # start.
     messages: tuple[RolledMessage, ...]
-    whole: bool
+    whole: bool  # nothing of the time around the moments is missing
 
     @property
     def value(self) -> float:
@@ -76,10 +68,6 @@ class RollingMemory:
         after_ns: Time after it.
         longest_ns: Length from which a piece is cut; what follows becomes another one.
         most_bytes: Bytes of messages that are remembered at most; beyond them the oldest are forgotten.
-
-    Attributes:
-        size: Bytes of the messages that are remembered.
-        shortened: Messages that were forgotten too early, as there were too many bytes.
     """
 
     def __init__(self, before_ns: int, after_ns: int, longest_ns: int, most_bytes: int) -> None:
@@ -89,8 +77,8 @@ class RollingMemory:
         self._standing: dict[str, dict[bytes, RolledMessage]] = {}
         self._open: _Open | None = None
         self._lost = False
-        self.size = 0
-        self.shortened = 0
+        self.size = 0  # bytes of the messages that are remembered
+        self.shortened = 0  # messages that were forgotten too early, as there were too many bytes
 
     @property
     def span_ns(self) -> int:

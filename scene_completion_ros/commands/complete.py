@@ -73,13 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.geometry.grids import read_grid
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.inference.shipped import open_student
-    from scene_completion_ros.report.pictures import (
-        birds_eye_view,
-        depth_picture,
-        panel,
-        words_panel,
-        write_picture,
-    )
+    from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, words_panel, write_picture
     from scene_completion_ros.report.ply import write_ply
     from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes
     from scene_completion_ros.whole_files import write_whole

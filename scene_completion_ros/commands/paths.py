@@ -20,12 +20,9 @@ _LARGEST = 2**63
 
 @dataclass(frozen=True)
 class Output:
-    """Type of an argument that names what a command writes.
+    """Type of an argument that names what a command writes."""
 
-    Attributes:
-        names: What it writes in a folder, as names or patterns; "." stands for all of it. None: it writes a file.
-    """
-
+    # What it writes in a folder, as names or patterns; "." stands for all of it. None: it writes a file.
     names: tuple[str, ...] | None = None
 
     def __call__(self, text: str) -> Path:
@@ -36,8 +33,6 @@ class Output:
         """Refuses a path where nothing can be written, or where something would be written over an input.
 
         Args:
-            path: What the argument names.
-            where: The argument.
             inputs: Arguments that name what is read, and what they name.
 
         Raises:

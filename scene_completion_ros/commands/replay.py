@@ -35,6 +35,9 @@ from scene_completion_ros.commands.words import DEMO_WORDS, add_words_argument, 
 from scene_completion_ros.whole_files import write_whole
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from scene_completion_ros.bags.reader import BagReader, ImageFrame
     from scene_completion_ros.commands.offline_replay import OfflineStatistics
     from scene_completion_ros.geometry.cameras import Camera
@@ -42,7 +45,8 @@ if TYPE_CHECKING:
     from scene_completion_ros.geometry.transforms import RigidTransform
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.completer import Completion
-    from scene_completion_ros.report.drive import DriveReport
+    from scene_completion_ros.report.lidar import LidarOfBag
+    from scene_completion_ros.report.writer import ReportWriter
     from scene_completion_ros.ros.replay.bag_replay import ReplayResult
     from scene_completion_ros.ros.replay.playback import Playback
     from scene_completion_ros.ros.replay.results import ReplayStatistics
@@ -52,8 +56,7 @@ if TYPE_CHECKING:
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
 _ONLY_THROUGH_THE_NODE = ("rate", "timeout", "also", "params_file")
-LOWEST_SHARE_OUT = 0.8
-"""Of the frames of the bundled drive."""
+LOWEST_SHARE_OUT = 0.8  # of the frames of the bundled drive
 # Parameters that a replay decides about itself.
 _OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame", "cameras")
 
@@ -110,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
     from scene_completion_ros.inference.shipped import open_student
-    from scene_completion_ros.report.drive import DriveReport
+    from scene_completion_ros.report.lidar import LidarOfBag
+    from scene_completion_ros.report.writer import ReportWriter
     from scene_completion_ros.ros.replay.results import ReplayStatistics
     from scene_completion_ros.scoring.published import PublishedGrid
 
@@ -132,13 +136,14 @@ def run(args: argparse.Namespace) -> int:
         words = chosen_words(args.words, bundle, DEMO_WORDS if bundled else ())
         place = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
         scores = open_scores(args, reader, topic, camera, PublishedGrid(*place), stack)
+        title = f"Completed voxels of {args.bag.resolve().name}"
         classes = (bundle.class_names, bundle.class_colours)
-        folder = args.output / "report"
-        report = stack.enter_context(DriveReport(args.bag, folder, *classes, words=words))
+        lidar = stack.enter_context(LidarOfBag(args.bag))
+        report = stack.enter_context(ReportWriter(args.output / "report", title, *classes, words=words))
         for loss in reader.losses:
             print(f"warning: {args.bag}: {loss}", file=sys.stderr)
-            report.page.notes.append(f"The recording is damaged: {loss}")
-        setup = _Setup(args, reader, topic, camera, bundle, place, report, scores, words)
+            report.notes.append(f"The recording is damaged: {loss}")
+        setup = _Setup(args, reader, topic, camera, bundle, place, report, lidar, scores, words)
         counts: OfflineStatistics | ReplayStatistics
         try:
             if args.offline:
@@ -154,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
             raise
         shown = write_scores(args.output, scores, args.bag.resolve().name)
         statistics = _write_statistics(args.output, counts.to_json() | ({"scores": shown} if shown else {}), reader)
-        page = report.page.close(statistics)
+        page = report.close(statistics)
     if shown:
         print(f"scores: {args.output / 'scores.md'}")
     print(f"report: {page}")
@@ -178,9 +183,14 @@ class _Setup:
     camera: Camera | None
     bundle: StudentBundle
     place: tuple[VoxelGrid, RigidTransform]
-    report: DriveReport
+    report: ReportWriter
+    lidar: LidarOfBag
     scores: ReplayScores
     words: tuple[str, ...]
+
+    def lidar_grid(self, voxels: SemanticVoxels, frame_id: str) -> NDArray[np.float32] | None:
+        """What the recorded LiDAR measured where the voxels are; `frame_id` is the optical frame of their image."""
+        return self.lidar.points_grid(frame_id, voxels.stamp_ns, voxels.grid_from_camera)
 
 
 def _write_statistics(folder: Path, statistics: dict[str, Any], reader: BagReader) -> dict[str, Any]:
@@ -196,7 +206,7 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.voxels.cloud import voxels_to_cloud_array
 
-    reader, topic, report = setup.reader, setup.topic, setup.report
+    reader, topic = setup.reader, setup.topic
     grid, grid_from_camera = setup.place
     completer = Completer(
         setup.bundle,
@@ -211,7 +221,7 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
 
     def warn(warning: str) -> None:
         print(f"warning: {warning}", file=sys.stderr)
-        report.page.notes.append(warning)
+        setup.report.notes.append(warning)
 
     for warning in completer.warnings:
         warn(warning)
@@ -219,14 +229,14 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
     def draw(frame: ImageFrame, completion: Completion) -> None:
         if completion.warning and statistics.frames_doubtful == 1:  # further ones are counted
             warn(f"image of {frame.stamp_ns} ns: {completion.warning}")
-        report.add(
+        setup.report.add_frame(
             completion.voxels,
-            frame.frame_id,
             frame.image_rgb,
             completion.shown_depth,
-            completion.depth_camera,
-            completion.timings_ms,
-            completion.matches,
+            camera=completion.depth_camera,
+            lidar_grid=setup.lidar_grid(completion.voxels, frame.frame_id),
+            timings_ms=completion.timings_ms,
+            matches=completion.matches,
         )
         setup.scores.add(
             voxels_to_cloud_array(completion.voxels),
@@ -257,7 +267,15 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
         voxels, found = answer_of(result, setup.bundle, setup.place, setup.words)
         timings = {stage: result.stages_ms[stage] for stage in _NODE_STAGES if stage in result.stages_ms}
         timings["total"] = result.latency_ms
-        setup.report.add(voxels, result.frame_id, result.image_rgb, result.depth, result.depth_camera, timings, found)
+        setup.report.add_frame(
+            voxels,
+            result.image_rgb,
+            result.depth,
+            camera=result.depth_camera,
+            lidar_grid=setup.lidar_grid(voxels, result.frame_id),
+            timings_ms=timings,
+            matches=found,
+        )
         setup.scores.add(
             result.voxels, result.depth, result.depth_camera, stamp_ns=result.stamp_ns, frame_id=result.frame_id
         )

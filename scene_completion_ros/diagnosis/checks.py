@@ -17,7 +17,6 @@ def checks(bundle: Path | None, drive: Path) -> list[Check]:
 
     Args:
         bundle: Folder of the student to look at; None for the shipped one.
-        drive: Recording whose images the self-test completes.
     """
     of_bundle = "Export the bundle again, or fetch it again" if bundle else _REINSTALL
     optional = [Check(name, partial(ros_environment.check_optional, name), _ROS) for name in ros_environment.OPTIONAL]

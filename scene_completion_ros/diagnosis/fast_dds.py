@@ -19,15 +19,10 @@ DEFAULT_SEGMENT_BYTES = 512 * 1024
 
 @dataclass(frozen=True)
 class Profile:
-    """What a profile says of the participants of ROS.
+    """What a profile says of the participants of ROS."""
 
-    Attributes:
-        is_default: It has a participant profile that is taken where none is named.
-        segment_bytes: Size of the shared-memory segment; None without shared memory.
-    """
-
-    is_default: bool
-    segment_bytes: int | None
+    is_default: bool  # it has a participant profile that is taken where none is named
+    segment_bytes: int | None  # size of the shared-memory segment; None without shared memory
 
 
 def read_profile(path: Path) -> Profile:

@@ -21,33 +21,21 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
-
-    Attributes:
-        found: What was found, one sentence.
-        cure: What to do about it; empty where nothing is to be done.
-        details: The same for programs; plain values for ``json.dumps``.
-    """
+    """What a check found."""
 
     status: Status
-    found: str
-    cure: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
+    found: str  # what was found, one sentence
+    cure: str = ""  # what to do about it; empty where nothing is to be done
+    details: Mapping[str, Any] = field(default_factory=dict)  # the same for programs; plain values for ``json.dumps``
 
 
 @dataclass(frozen=True)
 class Check:
-    """A named check.
+    """A named check."""
 
-    Attributes:
-        name: Its name, which stays the same between versions.
-        examine: Looks; may raise anything.
-        cure: What to do where it raises something that brings no cure of its own.
-    """
-
-    name: str
-    examine: Callable[[], Finding]
-    cure: str
+    name: str  # its name, which stays the same between versions
+    examine: Callable[[], Finding]  # looks; may raise anything
+    cure: str  # what to do where it raises something that brings no cure of its own
 
     def run(self) -> Finding:
         """The finding; a check that raises has failed, with the text of the exception."""

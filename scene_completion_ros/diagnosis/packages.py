@@ -16,12 +16,7 @@ from scene_completion_ros.diagnosis.findings import Finding, Status
 PACKAGE = "scene_completion_ros"
 INSTALL = "From a checkout of scene_completion_ros: pip install ."
 # Modules that are not called like their distribution. A ROS 2 distribution may bring them without Python's metadata.
-MODULES = {
-    "opencv-python-headless": "cv2",
-    "protobuf": "google",
-    "pyyaml": "yaml",
-    "ros-rclpy": "rclpy",
-}
+MODULES = {"opencv-python-headless": "cv2", "protobuf": "google", "pyyaml": "yaml", "ros-rclpy": "rclpy"}
 INSTEAD = {"openvino": "onnxruntime"}  # either runs the encoder
 IMPORT_LIMIT_S = 60.0
 

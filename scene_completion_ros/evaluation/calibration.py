@@ -16,59 +16,20 @@ from scene_completion_ros.voxels.occupancy import Calibration
 
 
 class Reliability(NamedTuple):
-    """What a reliability diagram shows, one entry a bin of stated probability; NaN in empty bins.
+    """What a reliability diagram shows, one entry a bin of stated probability; NaN in empty bins."""
 
-    Attributes:
-        voxels: int64 [B].
-        stated: float64 [B], mean stated probability.
-        observed: float64 [B], share of occupied voxels.
-    """
-
-    voxels: NDArray[np.int64]
-    stated: NDArray[np.float64]
-    observed: NDArray[np.float64]
+    voxels: NDArray[np.int64]  # int64 [B]
+    stated: NDArray[np.float64]  # float64 [B], mean stated probability
+    observed: NDArray[np.float64]  # float64 [B], share of occupied voxels
 
 
 @dataclass(frozen=True)
 class CalibrationErrors:
-    """How far stated probabilities are from observed frequencies.
+    """How far stated probabilities are from observed frequencies."""
 
-    Attributes:
-        expected_calibration_error: Mean over voxels of |stated - observed| of their bin (Guo et al., ICML 2017).
-        brier: Mean squared difference between probability and truth (0 or 1).
-    """
-
-    expected_calibration_error: float
-    brier: float
+    expected_calibration_error: float  # mean over voxels of |stated - observed| of their bin (Guo et al., ICML 2017)
+    brier: float  # mean squared difference between probability and truth (0 or 1)
     reliability: Reliability
-
-
-def isotonic_regression(value: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Non-decreasing fit with the least weighted squared error, by pooling adjacent violators.
-
-    Own code, so that the robot's environment needs no SciPy; linear in the number of values. Barlow et al.,
-    "Statistical Inference under Order Restrictions" (1972).
-
-    Args:
-        value: Values [K] in the order of their scores.
-        weight: Positive weights [K].
-
-    Returns:
-        float64 [K].
-    """
-    means: list[float] = []
-    weights: list[float] = []
-    lengths: list[int] = []
-    for mean, mass in zip(value.tolist(), weight.tolist(), strict=True):
-        means.append(mean)
-        weights.append(mass)
-        lengths.append(1)
-        while len(means) > 1 and means[-2] >= means[-1]:
-            total = weights[-2] + weights[-1]
-            means[-2:] = [(means[-2] * weights[-2] + means[-1] * weights[-1]) / total]
-            weights[-2:] = [total]
-            lengths[-2:] = [lengths[-2] + lengths[-1]]
-    return np.repeat(np.asarray(means), lengths)
 
 
 def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibration:
@@ -88,6 +49,8 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     Raises:
         GridError: There are no free or no occupied voxels, or all scores are equal.
     """
+    from scipy.optimize import isotonic_regression  # training and tests have SciPy, a robot need not
+
     totals = histogram.sum(axis=1)
     if totals.min() == 0:
         raise GridError(
@@ -101,7 +64,7 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     count = np.bincount(group, weights=free + occupied)
     score = np.bincount(group, weights=(free + occupied) * score_values()[filled]) / count
     observed = np.bincount(group, weights=occupied) / count
-    frequency = isotonic_regression(observed.astype(np.float64), count.astype(np.float64))
+    frequency = isotonic_regression(observed, weights=count).x
     levels, block = np.unique(frequency, return_inverse=True)
     block_count = np.bincount(block, weights=count)
     block_score = np.bincount(block, weights=count * score) / block_count
@@ -124,12 +87,10 @@ class CalibrationMetric:
 
     Args:
         bins: Number of bins of equal width.
-
-    Attributes:
-        sums: float64 [4, bins]: voxels, sum of stated probability, occupied voxels, sum of squared differences.
     """
 
     def __init__(self, bins: int = 15) -> None:
+        # float64 [4, bins]: voxels, sum of stated probability, occupied voxels, sum of squared differences.
         self.sums = np.zeros((4, bins))
 
     def update(self, probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> None:

@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
 
-IGNORED = (-1, 255)
-"""Truth that does not count, of label images and of voxels."""
+IGNORED = (-1, 255)  # truth that does not count, of label images and of voxels
 
-UNASSIGNED = -1
-"""Class of a cluster that got none."""
+UNASSIGNED = -1  # class of a cluster that got none
 
 
 def class_confusion(

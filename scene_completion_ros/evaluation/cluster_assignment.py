@@ -82,10 +82,7 @@ def match_cityscapes(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     return np.where(named == UNASSIGNED, UNASSIGNED, columns[named])
 
 
-def match_occupied(
-    confusion: NDArray[np.integer[Any]],
-    match: Match = match_one_to_one,
-) -> NDArray[np.int64]:
+def match_occupied(confusion: NDArray[np.integer[Any]], match: Match = match_one_to_one) -> NDArray[np.int64]:
     """Name the clusters of voxels by what is occupied in prediction and truth; empty stays empty.
 
     There is far more free space than anything else: with it, a cluster that spreads a little beyond surfaces would be

@@ -19,33 +19,21 @@ from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, 
 
 GARG_ROWS = (0.40810811, 0.99189189)
 GARG_COLUMNS = (0.03594771, 0.96405229)
-MINIMUM_M, MAXIMUM_M = 1e-3, 80.0
-"""Depths that count, metres."""
+MINIMUM_M, MAXIMUM_M = 1e-3, 80.0  # depths that count, metres
 
 
 @dataclass(frozen=True)
 class DepthErrors:
-    """Errors of predicted depth d against true depth d*, over pixels p of one frame or as a mean over frames.
+    """Errors of predicted depth d against true depth d*, over pixels p of one frame or as a mean over frames."""
 
-    Attributes:
-        abs_rel: mean |d - d*| / d*.
-        sq_rel: mean (d - d*)^2 / d*, metres.
-        rmse: sqrt(mean (d - d*)^2), metres.
-        rmse_log: sqrt(mean (ln d - ln d*)^2).
-        a1: Share of pixels with max(d / d*, d* / d) < 1.25.
-        a2: The same for 1.25^2.
-        a3: The same for 1.25^3.
-        abs_rel_scaled: abs_rel of d median(d*) / median(d). What is less of it than of abs_rel is a wrong scale.
-    """
-
-    abs_rel: float
-    sq_rel: float
-    rmse: float
-    rmse_log: float
-    a1: float
-    a2: float
-    a3: float
-    abs_rel_scaled: float
+    abs_rel: float  # mean |d - d*| / d*
+    sq_rel: float  # mean (d - d*)^2 / d*, metres
+    rmse: float  # sqrt(mean (d - d*)^2), metres
+    rmse_log: float  # sqrt(mean (ln d - ln d*)^2)
+    a1: float  # share of pixels with max(d / d*, d* / d) < 1.25
+    a2: float  # the same for 1.25^2
+    a3: float  # the same for 1.25^3
+    abs_rel_scaled: float  # abs_rel of d median(d*) / median(d). What is less of it than of abs_rel is a wrong scale
 
 
 def garg_crop(height: int, width: int) -> NDArray[np.bool_]:
@@ -79,8 +67,6 @@ def depth_errors(
         predicted: Depth [h, w], metres; resized to the size of the ground truth, then clamped to minimum..maximum.
         truth: True depth [H, W], metres, 0 where nothing was measured. Pixels outside minimum..maximum do not count.
         crop: Count only pixels in the Garg crop.
-        minimum: Smallest depth, metres.
-        maximum: Largest depth, metres.
 
     Returns:
         The errors, or None where no pixel counts.
@@ -117,20 +103,15 @@ def depth_errors(
 
 
 class DepthMetric:
-    """Mean over frames of `depth_errors`, which has the same arguments.
-
-    Attributes:
-        sums: The errors of all frames added up.
-        empty_frames: Frames without a pixel to count.
-    """
+    """Mean over frames of `depth_errors`, which has the same arguments."""
 
     def __init__(self, *, crop: bool = True, minimum: float = MINIMUM_M, maximum: float = MAXIMUM_M) -> None:
         self.crop = crop
         self.minimum = minimum
         self.maximum = maximum
-        self.sums = np.zeros(len(fields(DepthErrors)))
+        self.sums = np.zeros(len(fields(DepthErrors)))  # the errors of all frames added up
         self.frames = 0
-        self.empty_frames = 0
+        self.empty_frames = 0  # frames without a pixel to count
 
     def update(self, predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]]) -> DepthErrors | None:
         """Count one frame; see `depth_errors`. Returns the frame's errors."""

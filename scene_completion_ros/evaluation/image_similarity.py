@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-CROP = 0.05
-"""Share of width and height that is left out at each edge (Tucker and Snavely, CVPR 2020)."""
+CROP = 0.05  # share of width and height that is left out at each edge (Tucker and Snavely, CVPR 2020)
 _WINDOW = 7
 _C1, _C2 = 0.01**2, 0.03**2
 

@@ -35,33 +35,23 @@ class InvisibleEmptyScores:
 
 @dataclass(frozen=True)
 class PointCounts:
-    """Points behind the scores, of a frame or summed over frames.
-
-    Attributes:
-        occluded_free: Not visible and not occupied, `t_ie` of the published code: what IE_rec is a share of.
-    """
+    """Points behind the scores, of a frame or summed over frames."""
 
     points: int
     predicted: int
     occupied: int
     occluded: int
-    occluded_free: int
+    occluded_free: int  # not visible and not occupied, `t_ie` of the published code: what IE_rec is a share of
 
 
 @dataclass(frozen=True)
 class InvisibleEmptyResult:
-    """Means over frames and what they rest on.
+    """Means over frames and what they rest on."""
 
-    Attributes:
-        scores: Means over the frames in which each is defined.
-        defined: Number of these frames, by name of the score.
-        counts: Points summed over frames.
-    """
-
-    scores: InvisibleEmptyScores
-    defined: dict[str, int]
+    scores: InvisibleEmptyScores  # means over the frames in which each is defined
+    defined: dict[str, int]  # number of these frames, by name of the score
     frames: int
-    counts: PointCounts
+    counts: PointCounts  # points summed over frames
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -112,20 +102,13 @@ def invisible_empty_scores(
 
 
 class InvisibleEmptyMetric:
-    """Mean over frames of the scores of each frame.
-
-    Attributes:
-        sums: float64 [6], scores summed over the frames in which they are defined.
-        defined: int64 [6], number of these frames.
-        frames: int64 [1].
-        counts: int64 [5], `PointCounts`.
-    """
+    """Mean over frames of the scores of each frame."""
 
     def __init__(self) -> None:
-        self.sums = np.zeros(len(SCORE_NAMES))
-        self.defined = np.zeros(len(SCORE_NAMES), dtype=np.int64)
+        self.sums = np.zeros(len(SCORE_NAMES))  # float64 [6], scores summed over the frames in which they are defined
+        self.defined = np.zeros(len(SCORE_NAMES), dtype=np.int64)  # int64 [6], number of these frames
         self.frames = np.zeros(1, dtype=np.int64)
-        self.counts = np.zeros(len(fields(PointCounts)), dtype=np.int64)
+        self.counts = np.zeros(len(fields(PointCounts)), dtype=np.int64)  # int64 [5], `PointCounts`
 
     def update(self, predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]) -> None:
         """Count one frame; see `invisible_empty_scores`."""

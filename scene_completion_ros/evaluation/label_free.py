@@ -34,17 +34,14 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 
 Measure: TypeAlias = Literal["average_precision", "iou", "brier", "log_loss", "depth_abs_rel"]
 
-DEVIATIONS = 2.0
-"""Standard deviations that a measured depth has to lie behind a voxel, for the voxel to be free."""
+DEVIATIONS = 2.0  # standard deviations that a measured depth has to lie behind a voxel, for the voxel to be free
 LEAST_PIXELS = 2
 """Points of a view in a voxel from which it counts as hit: a single one is a speckle as often as a surface."""
-AGREEMENT = 0.75
-"""Share of the views with something to say that has to agree."""
+AGREEMENT = 0.75  # share of the views with something to say that has to agree
 REGIONS = ("seen now", "hidden now", "all")
 MEASURES: tuple[Measure, ...] = ("average_precision", "iou", "brier", "log_loss", "depth_abs_rel")
 """What two models are compared by. Of the last three, less is better."""
-LEAST_BLOCKS = 4
-"""Independent places below which no uncertainty can be stated."""
+LEAST_BLOCKS = 4  # independent places below which no uncertainty can be stated
 SMALLEST_PROBABILITY = 1e-3
 """Probabilities are clipped to this and its complement before their logarithm is taken: no model is that sure."""
 _REACHES = (1, 2, 4, 8, 16, 32)  # pixels to each side of a centre over which the nearest depth is prepared
@@ -54,19 +51,12 @@ _TRUE_POSITIVE, _FALSE_NEGATIVE, _VOXELS = 0, 2, 3  # places in the sums of a fr
 
 @dataclass(frozen=True, eq=False)
 class DepthObservation:
-    """Depth that one view measured.
+    """Depth that one view measured."""
 
-    Attributes:
-        depth: z-depth [H, W] in metres; 0 or not finite where nothing was measured.
-        deviation: Its standard deviation [H, W], metres.
-        camera: The camera of the depth image.
-        grid_from_camera: Pose of the view's optical frame in the frame of the judged grid.
-    """
-
-    depth: NDArray[np.float32]
-    deviation: NDArray[np.float32]
+    depth: NDArray[np.float32]  # z-depth [H, W] in metres; 0 or not finite where nothing was measured
+    deviation: NDArray[np.float32]  # its standard deviation [H, W], metres
     camera: Camera
-    grid_from_camera: RigidTransform
+    grid_from_camera: RigidTransform  # pose of the view's optical frame in the frame of the judged grid
 
     def __post_init__(self) -> None:
         size = (self.camera.height, self.camera.width)
@@ -85,15 +75,10 @@ class DepthObservation:
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What observers found in the voxels of a grid, bool [X, Y, Z] each; where neither is set, nothing is known.
+    """What observers found in the voxels of a grid, bool [X, Y, Z] each; where neither is set, nothing is known."""
 
-    Attributes:
-        free: Seen through.
-        occupied: Something was measured in it.
-    """
-
-    free: NDArray[np.bool_]
-    occupied: NDArray[np.bool_]
+    free: NDArray[np.bool_]  # seen through
+    occupied: NDArray[np.bool_]  # something was measured in it
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -195,23 +180,14 @@ def _points_in(view: DepthObservation, grid: VoxelGrid) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class LabelFreeScore:
-    """Scores over the voxels of a region within a range that have a verdict; NaN where not defined.
+    """Scores over the voxels of a region within a range that have a verdict; NaN where not defined."""
 
-    Attributes:
-        voxels: How many there are.
-        occupied_share: Share that is occupied: the average precision of a constant.
-        average_precision: Mean precision over recall, of the probability (log odds in steps of 1/16).
-        iou: Intersection over union at the threshold.
-        brier: Mean squared difference between probability and verdict.
-        log_loss: Mean cross-entropy, nats; probabilities are clipped to `SMALLEST_PROBABILITY`.
-    """
-
-    voxels: int
-    occupied_share: float
-    average_precision: float
-    iou: float
-    brier: float
-    log_loss: float
+    voxels: int  # how many there are
+    occupied_share: float  # share that is occupied: the average precision of a constant
+    average_precision: float  # mean precision over recall, of the probability (log odds in steps of 1/16)
+    iou: float  # intersection over union at the threshold
+    brier: float  # mean squared difference between probability and verdict
+    log_loss: float  # mean cross-entropy, nats; probabilities are clipped to `SMALLEST_PROBABILITY`
 
 
 COLUMNS = (
@@ -237,8 +213,6 @@ class LabelFreeScores:
     """Accumulates scores of one model over frames, and keeps each frame's share for `compare`.
 
     Args:
-        grid: The voxels of all frames.
-        threshold: Probability from which a voxel counts as occupied.
         ranges: Metres ahead of the grid's lower x, half of it to each side of y = 0: those of the street by default.
         most_frames: How many of the last frames count; None for all.
     """
@@ -376,27 +350,17 @@ class LabelFreeScores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better a new model is than an old one on the same frames; more is better, whatever the measure.
+    """How much better a new model is than an old one on the same frames; more is better, whatever the measure."""
 
-    Attributes:
-        measure: What they are compared by, one of `MEASURES`.
-        old: Of the old model.
-        new: Of the new one.
-        gain: new - old, or old - new where less is better.
-        low: Gain that is exceeded with 95 % probability; minus infinity where there are too few places to say.
-        high: Gain that is not exceeded with 95 % probability; infinite likewise.
-        places: Independent places that the interval rests on.
-    """
-
-    measure: Measure
+    measure: Measure  # what they are compared by, one of `MEASURES`
     region: str
     reach: float
     old: float
     new: float
-    gain: float
-    low: float
-    high: float
-    places: int
+    gain: float  # new - old, or old - new where less is better
+    low: float  # gain that is exceeded with 95 % probability; minus infinity where there are too few places to say
+    high: float  # gain that is not exceeded with 95 % probability; infinite likewise
+    places: int  # independent places that the interval rests on
 
     def better_by(self, margin: float) -> bool:
         """Whether the gain is larger than a margin with 95 % probability."""
@@ -423,7 +387,6 @@ def compare(
     Bootstrap for General Stationary Observations", Annals of Statistics 1989.
 
     Args:
-        old: Scores of the old model.
         new: Scores of the new one, frame by frame in the same order.
         region: One of `REGIONS`.
         reach: One of the ranges, metres; the longest if left out.

@@ -31,31 +31,21 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 
 @dataclass(frozen=True)
 class SlabProtocol:
-    """Where and how a field is compared with LiDAR; the defaults are the published values of `ORIGINAL`.
+    """Where and how a field is compared with LiDAR; the defaults are the published values of `ORIGINAL`."""
 
-    Attributes:
-        x_range: Left and right end of the points, metres, level frame.
-        y_range: Heights of the LiDAR points that count (y points down), metres; the points lie in the middle.
-        z_range: Nearest and farthest point ahead, metres.
-        points_per_metre: Points along a metre of x and z.
-        camera_pitch: How far the camera looks down, radians.
-        reach: LiDAR points at least this far from the camera, metres, count at any height: without them a free
-            direction would have no return at all.
-        bins: Angular bins of a scan.
-        ego_radius: Points nearer to a scan's sensor than this, metres, it has not seen free.
-        model_depth_shows: Points in front of the model's own depth count as visible too.
-        cut_behind: Rows farther than this behind the farthest visible row, metres, are dropped; None keeps all.
-    """
-
-    x_range: tuple[float, float] = (-4.0, 4.0)
+    x_range: tuple[float, float] = (-4.0, 4.0)  # left and right end of the points, metres, level frame
+    # Heights of the LiDAR points that count (y points down), metres; the points lie in the middle.
     y_range: tuple[float, float] = (0.0, 0.75)
-    z_range: tuple[float, float] = (4.0, 20.0)
-    points_per_metre: int = 10
-    camera_pitch: float = math.radians(5.0)
+    z_range: tuple[float, float] = (4.0, 20.0)  # nearest and farthest point ahead, metres
+    points_per_metre: int = 10  # points along a metre of x and z
+    camera_pitch: float = math.radians(5.0)  # how far the camera looks down, radians
+    # LiDAR points at least this far from the camera, metres, count at any height: without them a free direction would
+    # have no return at all.
     reach: float = math.hypot(20.0, 4.0)
-    bins: int = 360
-    ego_radius: float = 3.0
-    model_depth_shows: bool = True
+    bins: int = 360  # angular bins of a scan
+    ego_radius: float = 3.0  # points nearer to a scan's sensor than this, metres, it has not seen free
+    model_depth_shows: bool = True  # points in front of the model's own depth count as visible too
+    # Rows farther than this behind the farthest visible row, metres, are dropped; None keeps all.
     cut_behind: float | None = None
 
     @property
@@ -85,30 +75,20 @@ LIDAR_ONLY_NEAR = replace(LIDAR_ONLY, z_range=(4.0, 20.0))
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """One turn of a LiDAR.
+    """One turn of a LiDAR."""
 
-    Attributes:
-        points_sensor: Points [N, 3] in the sensor's frame, metres; its z axis is the axis of rotation.
-        level_from_sensor: Pose of the sensor in the level frame of the evaluated camera.
-    """
-
+    # Points [N, 3] in the sensor's frame, metres; its z axis is the axis of rotation.
     points_sensor: NDArray[np.floating[Any]]
-    level_from_sensor: RigidTransform
+    level_from_sensor: RigidTransform  # pose of the sensor in the level frame of the evaluated camera
 
 
 @dataclass(frozen=True, eq=False)
 class SlabTruth:
-    """What the scans say about the points of a protocol, arrays [Z, X].
+    """What the scans say about the points of a protocol, arrays [Z, X]."""
 
-    Attributes:
-        not_seen_free: int64, how many scans did not see the point free.
-        first_saw_free: bool, the first scan saw it free.
-        scans: Their number N.
-    """
-
-    not_seen_free: NDArray[np.int64]
-    first_saw_free: NDArray[np.bool_]
-    scans: int
+    not_seen_free: NDArray[np.int64]  # int64, how many scans did not see the point free
+    first_saw_free: NDArray[np.bool_]  # bool, the first scan saw it free
+    scans: int  # their number N
 
     @property
     def occupied(self) -> NDArray[np.bool_]:
@@ -121,17 +101,11 @@ class SlabTruth:
 
 @dataclass(frozen=True, eq=False)
 class SlabMasks:
-    """The points that are scored, bool [Z', X] each.
+    """The points that are scored, bool [Z', X] each."""
 
-    Attributes:
-        rows: Rows of the protocol's points that are scored.
-        occupied: Occupied and not visible: what is seen free cannot be occupied.
-        visible: Neither occluded nor unknown; completion is scored on all others.
-    """
-
-    rows: slice
-    occupied: NDArray[np.bool_]
-    visible: NDArray[np.bool_]
+    rows: slice  # rows of the protocol's points that are scored
+    occupied: NDArray[np.bool_]  # occupied and not visible: what is seen free cannot be occupied
+    visible: NDArray[np.bool_]  # neither occluded nor unknown; completion is scored on all others
 
 
 def surface_profile(scan: Scan, protocol: SlabProtocol) -> NDArray[np.float64]:
@@ -190,19 +164,14 @@ class SlabCounter:
     """Counts for each point of a protocol how many scans did not see it free, one scan after the other.
 
     300 scans of a street are half a gigabyte: they need not be in memory together.
-
-    Attributes:
-        not_seen_free: int64 [Z, X].
-        first_saw_free: bool [Z, X], of the first scan.
-        scans: Number of scans.
     """
 
     def __init__(self, protocol: SlabProtocol) -> None:
         self.protocol = protocol
         self._points = protocol.points()
-        self.not_seen_free = np.zeros(self._points.shape[:2], dtype=np.int64)
-        self.first_saw_free = np.zeros(self._points.shape[:2], dtype=np.bool_)
-        self.scans = 0
+        self.not_seen_free = np.zeros(self._points.shape[:2], dtype=np.int64)  # int64 [Z, X]
+        self.first_saw_free = np.zeros(self._points.shape[:2], dtype=np.bool_)  # bool [Z, X], of the first scan
+        self.scans = 0  # number of scans
 
     def update(self, scan: Scan) -> None:
         """Count a scan; that of the evaluated frame comes first."""

@@ -17,25 +17,18 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation.truth import FrameTruth
 
-Row = dict[str, Any]
-"""Keys that say what is scored, and figures."""
+Row = dict[str, Any]  # keys that say what is scored, and figures
 
 
 @dataclass(frozen=True, eq=False)
 class VoxelAnswer:
-    """What a method says of the voxels of a truth, arrays [X, Y, Z] of its grid.
+    """What a method says of the voxels of a truth, arrays [X, Y, Z] of its grid."""
 
-    Attributes:
-        score: Ranks the voxels, float32, at least 0.
-        occupied: Rule -> what the method calls occupied by it, bool.
-        stated: Name -> a stated probability, float32 in 0..1.
-        covered: Where it says anything at all, bool; None for everywhere.
-    """
-
-    score: NDArray[np.float32]
-    occupied: Mapping[str, NDArray[np.bool_]]
+    score: NDArray[np.float32]  # ranks the voxels, float32, at least 0
+    occupied: Mapping[str, NDArray[np.bool_]]  # rule -> what the method calls occupied by it, bool
+    # Name -> a stated probability, float32 in 0..1.
     stated: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    covered: NDArray[np.bool_] | None = None
+    covered: NDArray[np.bool_] | None = None  # where it says anything at all, bool; None for everywhere
 
 
 class Answer(Protocol):
@@ -58,13 +51,9 @@ class Answer(Protocol):
 
 
 class Tally(ABC):
-    """Accumulates one metric over the answers of one method.
+    """Accumulates one metric over the answers of one method."""
 
-    Attributes:
-        frames: Answers that were counted.
-    """
-
-    frames: int = 0
+    frames: int = 0  # answers that were counted
 
     @abstractmethod
     def add(self, answer: Any) -> None:
@@ -86,35 +75,21 @@ class Column:
 
 @dataclass(frozen=True)
 class Metric:
-    """The registration of a metric.
+    """The registration of a metric."""
 
-    Attributes:
-        name: In files and on the command line.
-        caption: What its figures are, a few sentences.
-        columns: Its figures in tables.
-        tally: Makes what accumulates it for a method.
-        by: Keys of its rows that lines of a table have beside the method.
-        across: A key whose values stand side by side in one cell.
-        classes: A figure with a value for each class, which gets a table of its own.
-        headline: Keys of the row that a page has room for; of several, the last.
-    """
-
-    name: str
-    caption: str
-    columns: tuple[Column, ...]
-    tally: Callable[[Any], Tally]
-    by: tuple[str, ...] = ()
-    across: str = ""
-    classes: str = ""
+    name: str  # in files and on the command line
+    caption: str  # what its figures are, a few sentences
+    columns: tuple[Column, ...]  # its figures in tables
+    tally: Callable[[Any], Tally]  # makes what accumulates it for a method
+    by: tuple[str, ...] = ()  # keys of its rows that lines of a table have beside the method
+    across: str = ""  # a key whose values stand side by side in one cell
+    classes: str = ""  # a figure with a value for each class, which gets a table of its own
+    # Keys of the row that a page has room for; of several, the last.
     headline: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Scores:
-    """Scores of methods on groups of recordings.
-
-    Args:
-        metrics: What is scored.
-    """
+    """Scores of methods on groups of recordings."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self.metrics = tuple(metrics)

@@ -50,23 +50,16 @@ class ConfusionCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class OccupancyScores:
-    """Scores over a set of voxels; NaN where a figure is not defined.
-
-    Attributes:
-        occupied_fraction: Share of them that is occupied: the average precision of a constant score.
-        best_iou: Largest IoU at any threshold. An upper bound: the threshold is chosen on the scored voxels.
-        best_threshold: The threshold that reaches it.
-        average_precision: Mean precision over recall.
-    """
+    """Scores over a set of voxels; NaN where a figure is not defined."""
 
     voxels: int
-    occupied_fraction: float
+    occupied_fraction: float  # share of them that is occupied: the average precision of a constant score
     iou: float
     precision: float
     recall: float
-    best_iou: float
-    best_threshold: float
-    average_precision: float
+    best_iou: float  # largest IoU at any threshold. An upper bound: the threshold is chosen on the scored voxels
+    best_threshold: float  # the threshold that reaches it
+    average_precision: float  # mean precision over recall
 
 
 def confusion(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_]) -> ConfusionCounts:
@@ -138,16 +131,11 @@ def best_iou(histogram: NDArray[np.int64]) -> tuple[float, float]:
 
 
 class OccupancyMetric:
-    """Scores over all voxels of all updates.
-
-    Attributes:
-        counts: int64 [4], `ConfusionCounts` of what is predicted.
-        histogram: int64 [2, SCORE_BINS], see `score_histogram`.
-    """
+    """Scores over all voxels of all updates."""
 
     def __init__(self) -> None:
-        self.counts = np.zeros(4, dtype=np.int64)
-        self.histogram = np.zeros((2, SCORE_BINS), dtype=np.int64)
+        self.counts = np.zeros(4, dtype=np.int64)  # int64 [4], `ConfusionCounts` of what is predicted
+        self.histogram = np.zeros((2, SCORE_BINS), dtype=np.int64)  # int64 [2, SCORE_BINS], see `score_histogram`
 
     def update(
         self, score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_], predicted: NDArray[np.bool_]
@@ -185,14 +173,11 @@ class OccupancyByRange:
     Args:
         grid: The grid that scores and truth lie on.
         ranges: Ranges in metres, see `VoxelGrid.cropped`.
-
-    Attributes:
-        metrics: (range, region) -> accumulator.
     """
 
     def __init__(self, grid: VoxelGrid, ranges: tuple[float, ...] = SSCBENCH_RANGES) -> None:
         self.crops = {range_m: grid.cropped(range_m)[1] for range_m in ranges}
-        self.metrics: dict[tuple[float, str], OccupancyMetric] = {}
+        self.metrics: dict[tuple[float, str], OccupancyMetric] = {}  # (range, region) -> accumulator
 
     def update(
         self,

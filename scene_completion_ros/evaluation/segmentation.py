@@ -42,15 +42,11 @@ class Segmentation(Protocol):
 
 
 class SegmentationTally(Tally):
-    """Confusion of labels with classes over all pixels of all images.
-
-    Attributes:
-        confusion: int64 [labels, 19].
-    """
+    """Confusion of labels with classes over all pixels of all images."""
 
     def __init__(self, method: Segmentation) -> None:
         self._naming = method.naming
-        self.confusion = np.zeros((method.labels, CLASSES), np.int64)
+        self.confusion = np.zeros((method.labels, CLASSES), np.int64)  # int64 [labels, 19]
 
     def add(self, answer: SegmentationAnswer) -> None:
         """Count an image, if any of its pixels has a class."""
@@ -83,11 +79,7 @@ SEGMENTATION = Metric(
     "segmentation",
     "Classes of pixels, in percent. The mean is over all 19 classes of Cityscapes; those that are nowhere count as 0. "
     "Beside it stands the mean over the classes that occur in the truth.",
-    (
-        Column("mean_iou", "mIoU"),
-        Column("mean_iou_of_true", "mIoU of classes there"),
-        Column("accuracy", "accuracy"),
-    ),
+    (Column("mean_iou", "mIoU"), Column("mean_iou_of_true", "mIoU of classes there"), Column("accuracy", "accuracy")),
     SegmentationTally,
     by=("named_by",),
     classes="class_iou",

@@ -16,8 +16,7 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelSta
 
 REACH_M = 25.6
 """Distance from the later camera up to which voxels are compared: farther away its depth is off by many of them."""
-MOST_POINTS = 10_000
-"""Voxels that are compared, spread evenly over all that there are."""
+MOST_POINTS = 10_000  # voxels that are compared, spread evenly over all that there are
 
 
 def unsure_share(voxels: SemanticVoxels) -> float:

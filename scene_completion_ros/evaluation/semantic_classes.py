@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError
 
 EMPTY = 0
-INVALID = 255
-"""Truth that does not count. Label images have -1 as well."""
+INVALID = 255  # truth that does not count. Label images have -1 as well
 
 
 def _names(listed: str) -> tuple[str, ...]:
@@ -92,20 +91,13 @@ class ClassMap:
         source: Its class names by id.
         target: Class names by id of the result.
         renamed: Source name -> target name of the classes that are called otherwise; None for those that do not count.
-
-    Attributes:
-        table: uint8 [256], id -> id.
     """
 
     def __init__(
-        self,
-        vocabulary: str,
-        source: tuple[str, ...],
-        target: tuple[str, ...],
-        renamed: Mapping[str, str | None],
+        self, vocabulary: str, source: tuple[str, ...], target: tuple[str, ...], renamed: Mapping[str, str | None]
     ) -> None:
         self.vocabulary = vocabulary
-        self.table: NDArray[np.uint8] = np.full(256, _UNDEFINED, dtype=np.uint8)
+        self.table: NDArray[np.uint8] = np.full(256, _UNDEFINED, dtype=np.uint8)  # uint8 [256], id -> id
         self.table[INVALID] = INVALID
         for label, name in enumerate(renamed.get(name, name) for name in source):
             self.table[label] = INVALID if name is None else target.index(name)
@@ -168,8 +160,7 @@ LABEL_IDS = _to_cityscapes(
 )
 """Of both: KITTI-360 goes on where Cityscapes' ids end, and counts three more of its names."""
 
-TRAIN_IDS = _to_cityscapes("Cityscapes' train ids", CITYSCAPES_CLASSES)
-"""As they are."""
+TRAIN_IDS = _to_cityscapes("Cityscapes' train ids", CITYSCAPES_CLASSES)  # as they are
 
 BDD_PANOPTIC_IDS = _to_cityscapes("BDD100K's panoptic ids", _PANOPTIC_NAMES)
 

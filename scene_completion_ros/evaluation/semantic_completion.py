@@ -33,31 +33,22 @@ GROUND_LAYERS = 7  # height indices in which empty voxels below everything do no
 
 @dataclass(frozen=True)
 class CompletionScores:
-    """Scores within one range; NaN where a figure is not defined.
-
-    Attributes:
-        iou: IoU of "occupied", any class.
-        precision: Share of the voxels predicted as occupied that are.
-        recall: Share of the occupied voxels that are predicted as occupied.
-        mean_iou: Mean IoU over all classes but "empty"; those that are nowhere count as 0, as published.
-        mean_iou_of_present: Mean IoU over the classes that occur in the truth. Published by nobody; for ground truth
-            that has not all classes.
-        mean_iou_of_found: Mean IoU over the classes that occur, counted only where truth and prediction are occupied:
-            what things are called where they are found. Published by nobody; it takes the geometry out.
-        weighted_mean_iou: Mean IoU weighted by how frequent classes are (`COMMON_SHARES`); those that are nowhere
-            count as 0. NaN for other classes.
-        class_iou: Class name -> IoU; NaN for classes that are neither predicted nor true.
-    """
+    """Scores within one range; NaN where a figure is not defined."""
 
     voxels: int
-    iou: float
-    precision: float
-    recall: float
-    mean_iou: float
+    iou: float  # IoU of "occupied", any class
+    precision: float  # share of the voxels predicted as occupied that are
+    recall: float  # share of the occupied voxels that are predicted as occupied
+    mean_iou: float  # mean IoU over all classes but "empty"; those that are nowhere count as 0, as published
+    # Mean IoU over the classes that occur in the truth. Published by nobody; for ground truth that has not all classes.
     mean_iou_of_present: float
+    # Mean IoU over the classes that occur, counted only where truth and prediction are occupied: what things are called
+    # where they are found. Published by nobody; it takes the geometry out.
     mean_iou_of_found: float
+    # Mean IoU weighted by how frequent classes are (`COMMON_SHARES`); those that are nowhere count as 0. NaN for other
+    # classes.
     weighted_mean_iou: float
-    class_iou: dict[str, float]
+    class_iou: dict[str, float]  # class name -> IoU; NaN for classes that are neither predicted nor true
 
 
 def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
@@ -160,9 +151,6 @@ class SemanticCompletionMetric:
         labels: Number of predicted labels, "empty" among them; by default the classes.
         class_names: Names by id; 0 is "empty".
         ranges: Metres.
-
-    Attributes:
-        confusion: Range -> int64 [labels, classes].
     """
 
     def __init__(
@@ -176,13 +164,11 @@ class SemanticCompletionMetric:
         self.class_names = class_names
         self.labels = len(class_names) if labels is None else labels
         self.crops = {range_m: grid.cropped(range_m)[1] for range_m in ranges}
+        # Range -> int64 [labels, classes].
         self.confusion = {range_m: np.zeros((self.labels, len(class_names)), dtype=np.int64) for range_m in ranges}
 
     def update(
-        self,
-        predicted: NDArray[np.integer[Any]],
-        truth: NDArray[np.integer[Any]],
-        field_of_view: NDArray[np.bool_],
+        self, predicted: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], field_of_view: NDArray[np.bool_]
     ) -> None:
         """Count one grid [X, Y, Z]; see `completion_confusion`."""
         if predicted.shape != self.grid.shape or truth.shape != self.grid.shape:

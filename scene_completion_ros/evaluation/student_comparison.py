@@ -30,20 +30,14 @@ from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
-OBSERVERS = 8
-"""Later frames that judge one."""
-SPACING = 3.0 / 51.2
-"""Way between frames that are scored, as a part of the volume's reach: 3 m of a street's 51.2 m."""
-PLACE = 0.5
-"""Length of road that counts as one independent place, as a part of the reach."""
-ALIKE = 0.05
-"""Difference of two depths, as a part of their mean, up to which two students see the same."""
+OBSERVERS = 8  # later frames that judge one
+SPACING = 3.0 / 51.2  # way between frames that are scored, as a part of the volume's reach: 3 m of a street's 51.2 m
+PLACE = 0.5  # length of road that counts as one independent place, as a part of the reach
+ALIKE = 0.05  # difference of two depths, as a part of their mean, up to which two students see the same
 DEVIATION = 0.02
 """Standard deviation of a depth that two students agree on, as a part of it, where they do not differ by more."""
-MOST_VOXELS = 1 << 17
-"""Voxels of a frame that a robot scores: evenly spread ones of all."""
-MOST_FRAMES = 300
-"""Frames that a robot remembers the scores of."""
+MOST_VOXELS = 1 << 17  # voxels of a frame that a robot scores: evenly spread ones of all
+MOST_FRAMES = 300  # frames that a robot remembers the scores of
 MARGIN = 0.01
 """What a better student has to gain, of average precision or IoU: seeds of one training differ by 0.001 to 0.012."""
 DECIDING: tuple[Measure, ...] = ("average_precision", "iou")
@@ -86,32 +80,22 @@ def score_frame(
 
 @dataclass(frozen=True, eq=False)
 class StudentAnswer:
-    """What a student said of a frame.
+    """What a student said of a frame."""
 
-    Attributes:
-        probability: Of the voxels that are compared, float32 [N].
-        depth: z-depth [h, w], metres; not finite where a ray ends nowhere.
-        camera: The camera of the depth, at the place of the frame's.
-    """
-
-    probability: NDArray[np.float32]
-    depth: NDArray[np.float32]
-    camera: Camera
+    probability: NDArray[np.float32]  # of the voxels that are compared, float32 [N]
+    depth: NDArray[np.float32]  # z-depth [h, w], metres; not finite where a ray ends nowhere
+    camera: Camera  # the camera of the depth, at the place of the frame's
 
 
 @dataclass(frozen=True, eq=False)
 class ComparedFrame:
-    """A frame that both students completed.
-
-    Attributes:
-        voxels: Flat indices [N] of the voxels that are compared, see `compared_voxels`.
-        odometry_from_grid: Pose of the grid in a frame in which the world stands still; None where nothing says it.
-    """
+    """A frame that both students completed."""
 
     stamp_ns: int
     answers: tuple[StudentAnswer, StudentAnswer]
-    voxels: NDArray[np.int64]
+    voxels: NDArray[np.int64]  # flat indices [N] of the voxels that are compared, see `compared_voxels`
     grid_from_camera: RigidTransform
+    # Pose of the grid in a frame in which the world stands still; None where nothing says it.
     odometry_from_grid: RigidTransform | None
 
     def at(self, odometry_from_grid: RigidTransform | None) -> ComparedFrame:
@@ -152,22 +136,15 @@ def compared_voxels(in_view: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """What is known of two students; shares are NaN where nothing was compared.
+    """What is known of two students; shares are NaN where nothing was compared."""
 
-    Attributes:
-        frames: Frames that both completed.
-        occupied_alike: Of the voxels that any of the two calls occupied, the share that both do.
-        depth_alike: Of the pixels in which any of the two sees something, the share in which both see the same.
-        judged: Frames that later ones have judged.
-        voxels: Voxels of which they found out what is there.
-        comparisons: The second student against the first, by each of `DECIDING`; none before a frame was judged.
-    """
-
-    frames: int = 0
-    occupied_alike: float = float("nan")
+    frames: int = 0  # frames that both completed
+    occupied_alike: float = float("nan")  # of the voxels that any of the two calls occupied, the share that both do
+    # Of the pixels in which any of the two sees something, the share in which both see the same.
     depth_alike: float = float("nan")
-    judged: int = 0
-    voxels: int = 0
+    judged: int = 0  # frames that later ones have judged
+    voxels: int = 0  # voxels of which they found out what is there
+    # The second student against the first, by each of `DECIDING`; none before a frame was judged.
     comparisons: tuple[Comparison, ...] = ()
 
     @property

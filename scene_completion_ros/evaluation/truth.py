@@ -17,8 +17,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
-FREE, UNKNOWN = 0, 255
-"""Labels of what is nothing, and of what nobody knows."""
+FREE, UNKNOWN = 0, 255  # labels of what is nothing, and of what nobody knows
 IN_VIEW, SEEN, BELOW_GROUND, INTERIOR = 1, 2, 4, 8
 """Bits of the flags that are stored beside the labels of a rendered frame's voxels."""
 VISIBLE, OCCLUDED, ALL = "visible", "occluded", "all"
@@ -31,35 +30,26 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class VoxelTruth:
-    """Voxels of one frame, arrays [X, Y, Z].
+    """Voxels of one frame, arrays [X, Y, Z]."""
 
-    Attributes:
-        source: What measured it, in words: "exact", "labelled LiDAR", "stereo".
-        grid_from_camera: Pose of the reference camera's optical frame in the grid.
-        occupied: Holds anything.
-        known: The voxels that count; what is below the ground or was never measured does not.
-        in_view: The centre lies in the image.
-        sight: What the camera sees, see `visible`, or what finds it out once somebody asks: that takes seconds. None
-            where nobody knows what hides what.
-        interior: The inside of a house, a car, a crown, which no sensor ever sees. A convention says what is occupied
-            there. There are more of them than of all other occupied voxels, and thickened surfaces reach into them.
-            None where the truth was measured.
-        label: uint8, SemanticKITTI's learning ids unless `class_map` is another's, `FREE` and `UNKNOWN`; None where it
-            has no classes.
-        class_map: From the ids of `label` to the common classes.
-        ground: Height of the ground in the grid, float32 [X, Y], metres, NaN where unknown; None where nobody knows it.
-    """
-
-    source: str
+    source: str  # what measured it, in words: "exact", "labelled LiDAR", "stereo"
     grid: VoxelGrid
-    grid_from_camera: RigidTransform
-    occupied: Mask
-    known: Mask
-    in_view: Mask
+    grid_from_camera: RigidTransform  # pose of the reference camera's optical frame in the grid
+    occupied: Mask  # holds anything
+    known: Mask  # the voxels that count; what is below the ground or was never measured does not
+    in_view: Mask  # the centre lies in the image
+    # What the camera sees, see `visible`, or what finds it out once somebody asks: that takes seconds. None where
+    # nobody knows what hides what.
     sight: Mask | Callable[[], Mask] | None = None
+    # The inside of a house, a car, a crown, which no sensor ever sees. A convention says what is occupied there. There
+    # are more of them than of all other occupied voxels, and thickened surfaces reach into them. None where the truth
+    # was measured.
     interior: Mask | None = None
+    # uint8, SemanticKITTI's learning ids unless `class_map` is another's, `FREE` and `UNKNOWN`; None where it has no
+    # classes.
     label: NDArray[np.uint8] | None = None
-    class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON
+    class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON  # from the ids of `label` to the common classes
+    # Height of the ground in the grid, float32 [X, Y], metres, NaN where unknown; None where nobody knows it.
     ground: NDArray[np.float32] | None = None
 
     @property
@@ -184,13 +174,10 @@ def labelled_truth(
 
 @dataclass(frozen=True, eq=False)
 class DepthTruth:
-    """Depth of one frame.
-
-    Attributes:
-        depth: float32 [H, W], metres along the optical axis; 0 where nothing is known, infinite in the sky.
-    """
+    """Depth of one frame."""
 
     camera: Camera
+    # float32 [H, W], metres along the optical axis; 0 where nothing is known, infinite in the sky.
     depth: NDArray[np.float32]
 
 
@@ -203,13 +190,9 @@ class FrameTruth:
 
 
 class TruthSource(Protocol):
-    """Where the truth of a recording's images comes from.
+    """Where the truth of a recording's images comes from."""
 
-    Attributes:
-        name: For tables.
-    """
-
-    name: str
+    name: str  # for tables
 
     def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
         """Truth of an image, by its stamp and frame; None where there is none."""

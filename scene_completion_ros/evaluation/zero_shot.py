@@ -19,8 +19,7 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import class_confusion, class_iou, mean_iou
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 
-Part: TypeAlias = tuple[float, str]
-"""Range in metres and name of the region that voxels are counted in."""
+Part: TypeAlias = tuple[float, str]  # range in metres and name of the region that voxels are counted in
 
 
 def unit_vectors(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -66,31 +65,20 @@ def best_classes(scores: NDArray[np.float32]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class ZeroShotScores:
-    """Scores of labels on voxels whose class is known; NaN where a figure is not defined.
-
-    Attributes:
-        without_feature: Voxels without a label among them: they are misses, but for `released_mean_iou`.
-        accuracy: Share of the voxels whose label is right: it says what large classes gain, which the means hide.
-        mean_iou: Mean IoU over the classes in the truth.
-        mean_iou_of_all: The same sum, divided by the number of all classes.
-        mean_accuracy: Mean recall over the classes in the truth.
-        mean_accuracy_of_all: The same sum, divided by the number of all classes: the released code's mean accuracy.
-        released_mean_iou: As the released code has it: voxels without a label leave the confusion matrix, and the sum
-            is divided by the number of all classes. A class that is left with no voxel, where that code fails, is 0.
-        class_iou: Class -> IoU; NaN for those that are neither true nor said.
-        class_accuracy: Class -> recall; NaN for those that are not true.
-    """
+    """Scores of labels on voxels whose class is known; NaN where a figure is not defined."""
 
     voxels: int
-    without_feature: int
-    accuracy: float
-    mean_iou: float
-    mean_iou_of_all: float
-    mean_accuracy: float
-    mean_accuracy_of_all: float
+    without_feature: int  # voxels without a label among them: they are misses, but for `released_mean_iou`
+    accuracy: float  # share of the voxels whose label is right: it says what large classes gain, which the means hide
+    mean_iou: float  # mean IoU over the classes in the truth
+    mean_iou_of_all: float  # the same sum, divided by the number of all classes
+    mean_accuracy: float  # mean recall over the classes in the truth
+    mean_accuracy_of_all: float  # the same sum, divided by the number of all classes: the released code's mean accuracy
+    # As the released code has it: voxels without a label leave the confusion matrix, and the sum is divided by the
+    # number of all classes. A class that is left with no voxel, where that code fails, is 0.
     released_mean_iou: float
-    class_iou: dict[str, float]
-    class_accuracy: dict[str, float]
+    class_iou: dict[str, float]  # class -> IoU; NaN for those that are neither true nor said
+    class_accuracy: dict[str, float]  # class -> recall; NaN for those that are not true
 
 
 def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> ZeroShotScores:
@@ -136,20 +124,14 @@ class ZeroShotMetric(Tally):
 
     Args:
         names: The K classes.
-
-    Attributes:
-        confusion: Part -> int64 [K + 1, K].
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self.confusion: dict[Part, NDArray[np.int64]] = {}
+        self.confusion: dict[Part, NDArray[np.int64]] = {}  # part -> int64 [K + 1, K]
 
     def update(
-        self,
-        labels: NDArray[np.integer[Any]],
-        truth: NDArray[np.integer[Any]],
-        parts: Mapping[Part, NDArray[np.bool_]],
+        self, labels: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], parts: Mapping[Part, NDArray[np.bool_]]
     ) -> None:
         """Count voxels.
 
@@ -216,20 +198,14 @@ class WordScores:
 
     A voxel of which little is sure has a mixture of features. That lies near what all sentences have in common, and so
     near any word: by the cosine alone such a voxel comes first. The contrast takes that away.
-
-    Attributes:
-        positives: Voxels of the classes that it means.
-        prior: Their share: the average precision of a score that says nothing.
-        average_precision: Of the voxels, ranked by the contrast: the word's cosine less the mean of those of all
-            phrases of the vocabulary.
-        average_precision_of_cosine: The same, ranked by the word's cosine.
     """
 
     voxels: int
-    positives: int
-    prior: float
+    positives: int  # voxels of the classes that it means
+    prior: float  # their share: the average precision of a score that says nothing
+    # Of the voxels, ranked by the contrast: the word's cosine less the mean of those of all phrases of the vocabulary.
     average_precision: float
-    average_precision_of_cosine: float
+    average_precision_of_cosine: float  # the same, ranked by the word's cosine
 
 
 class WordMetric(Tally):

@@ -6,11 +6,9 @@ from typing import Any, TypeAlias
 
 from array_api_compat import array_namespace, device
 
-Array: TypeAlias = Any
-"""A NumPy array or torch tensor; functions return the kind, dtype and device they are given."""
+Array: TypeAlias = Any  # a NumPy array or torch tensor; functions return the kind, dtype and device they are given
 
-Namespace: TypeAlias = Any
-"""The array API namespace of an `Array`."""
+Namespace: TypeAlias = Any  # the array API namespace of an `Array`
 
 
 def floating(array: Array) -> tuple[Namespace, Array]:

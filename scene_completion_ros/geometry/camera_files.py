@@ -158,8 +158,6 @@ def camera_from_projection(projection: NDArray[np.float64], width: int, height: 
 
     Args:
         projection: P = K [I | t], [3, 4].
-        width: Image width, pixels.
-        height: Image height, pixels.
 
     Returns:
         The camera and `camera_from_rectified0`, the translation t = K⁻¹ p₄ from the rectified reference camera. All

@@ -35,30 +35,20 @@ _CALIBRATE = "Calibrate the camera (for example with camera_calibration) or give
 
 @dataclass(frozen=True)
 class Camera:
-    """A calibrated camera.
-
-    Args:
-        fx: Focal length along x, pixels.
-        fy: Focal length along y, pixels.
-        cx: Principal point x, pixels; 0 is the centre of the leftmost pixel.
-        cy: Principal point y, pixels; 0 is the centre of the topmost pixel.
-        width: Image width, pixels.
-        height: Image height, pixels.
-        distortion_model: "none", "plumb_bob", "rational_polynomial", "equidistant" or "mei" (fx and fy are its gammas).
-        distortion: Coefficients in the order of ROS, for mei xi k1 k2 p1 p2; plumb_bob may leave out k3, which then is
-            0.
+    """A calibrated camera; sizes and places in its image are in pixels.
 
     Raises:
         CameraError: Zero or non-finite intrinsics, an empty image, an unknown model, a wrong number of coefficients.
     """
 
-    fx: float
-    fy: float
-    cx: float
-    cy: float
+    fx: float  # focal length along x
+    fy: float  # focal length along y
+    cx: float  # principal point; 0 is the centre of the leftmost pixel
+    cy: float  # 0 is the centre of the topmost pixel
     width: int
     height: int
-    distortion_model: DistortionModel = "none"
+    distortion_model: DistortionModel = "none"  # fx and fy of "mei" are its gammas
+    # Coefficients in the order of ROS, for mei xi k1 k2 p1 p2; plumb_bob may leave out k3, which then is 0.
     distortion: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:

@@ -20,15 +20,10 @@ _EXAMPLE = "Write a list of `{parent: base_link, child: front_optical, translati
 
 @dataclass(frozen=True, eq=False)
 class Extrinsic:
-    """A fixed transform between two frames.
+    """A fixed transform between two frames."""
 
-    Attributes:
-        parent: Frame that it maps into.
-        child: Frame that it maps from.
-    """
-
-    parent: str
-    child: str
+    parent: str  # frame that it maps into
+    child: str  # frame that it maps from
     parent_from_child: RigidTransform
 
 

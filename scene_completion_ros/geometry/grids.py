@@ -16,12 +16,9 @@ from scene_completion_ros.geometry.arrays import Array, constant_like, floating
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, TransformError
 from scene_completion_ros.untrusted_files import read_yaml, shown
 
-MOST_VOXELS = 2**28
-"""Of a grid; a state for each of them takes a quarter of a gigabyte, and completing an image several."""
-FARTHEST = 1e7
-"""Metres along an axis from the origin of a grid's frame to the grid: farther than the coordinates of a map go."""
-EDGES = 1e-4, 1e4
-"""Smallest and largest edge of a voxel, metres."""
+MOST_VOXELS = 2**28  # of a grid; a state for each of them takes a quarter of a gigabyte, completing an image several
+FARTHEST = 1e7  # metres along an axis from the origin of a grid's frame to the grid, farther than any map goes
+EDGES = 1e-4, 1e4  # smallest and largest edge of a voxel, metres
 _GRID_KEYS = ("origin", "voxel_size", "shape", "grid_from_camera", "frame")
 
 
@@ -29,18 +26,13 @@ _GRID_KEYS = ("origin", "voxel_size", "shape", "grid_from_camera", "frame")
 class VoxelGrid:
     """A box of cubic voxels; by convention its frame has x forward, y left, z up.
 
-    Args:
-        origin: Lower corner (x, y, z) of voxel (0, 0, 0) in the grid frame, metres.
-        voxel_size: Edge of a voxel, metres.
-        shape: Number of voxels along x, y, z.
-
     Raises:
         GridError: A number is missing, not finite or not positive, or there are more voxels than `MOST_VOXELS`.
     """
 
-    origin: tuple[float, float, float]
-    voxel_size: float
-    shape: tuple[int, int, int]
+    origin: tuple[float, float, float]  # lower corner of voxel (0, 0, 0) in the grid frame, metres
+    voxel_size: float  # edge of a voxel, metres
+    shape: tuple[int, int, int]  # voxels along x, y, z
     frame: str = "camera_forward"
 
     def __post_init__(self) -> None:

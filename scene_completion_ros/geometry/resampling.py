@@ -15,11 +15,9 @@ from scene_completion_ros.geometry.cameras import Camera
 _SHRINK_FROM = 0.9
 """Images are averaged down before sampling when the target resolves less than this part of the source."""
 
-_LARGEST_SIDE = 32766
-"""OpenCV's maps count pixels in 16 bits."""
+_LARGEST_SIDE = 32766  # OpenCV's maps count pixels in 16 bits
 
-_SHRINKS = (8, 4, 2)
-"""By what a JPEG decoder can divide the sides of an image for less work than decoding all of it."""
+_SHRINKS = (8, 4, 2)  # by what a JPEG decoder can divide the sides of an image for less work than decoding all of it
 
 _LARGEST_AFTER_SHRINK = 0.55
 """The target's resolution over that of a shrunk image, at most. A decoder keeps sharper edges than the mean that the
@@ -36,7 +34,6 @@ class Resampler:
     first averaged down to about the target's focal length.
 
     Args:
-        source: Camera that takes the images, distortion included.
         source_from_target_rotation: Rotation [3, 3] between the optical frames, identity if left out.
 
     Attributes:
@@ -111,9 +108,6 @@ class Resampler:
 
 def decoder_shrink(source: Camera, target: Camera) -> int:
     """By what the sides of an image can be divided while it is decoded, with detail enough left for the target.
-
-    Args:
-        source: Camera that takes the images.
 
     Returns:
         8, 4, 2 or 1, of which both sides are a multiple.

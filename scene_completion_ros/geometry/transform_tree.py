@@ -23,14 +23,11 @@ _CURES: dict[Problem, str] = {
 
 
 class NoTransformError(TransformError):
-    """There is no transform between two frames at a time.
-
-    Attributes:
-        problem: ``unconnected`` frames, a time ``before`` the first or ``after`` the last transform, or in a ``gap``
-            between two.
-    """
+    """There is no transform between two frames at a time."""
 
     def __init__(self, what: str, problem: Problem, *, where: str = "", frames: str = "") -> None:
+        # ``unconnected`` frames, a time ``before`` the first or ``after`` the last transform, or in a ``gap`` between
+        # two.
         self.problem: Problem = problem
         super().__init__(what, where=where, cure=_CURES[problem].format(frames=frames or "none"))
 

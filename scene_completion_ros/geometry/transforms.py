@@ -11,38 +11,31 @@ from numpy.typing import ArrayLike, NDArray
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.arrays import Array, constant_like, floating
 
-QUATERNION_NORM_TOLERANCE = 1e-2
-"""Quaternions whose length differs more than this from 1 are refused, as tf2 does."""
+QUATERNION_NORM_TOLERANCE = 1e-2  # quaternions whose length differs more than this from 1 are refused, as tf2 does
 
 _SMALL_ANGLE_COSINE = 1.0 - 1e-10
 
 
-ROUNDING = 1e-3
-"""Largest deviation of an element of RᵀR from the identity. Files with few decimals need some."""
+ROUNDING = 1e-3  # largest deviation of an element of RᵀR from the identity. Files with few decimals need some
 
 
 class TransformError(SceneCompletionError):
     """A pose or extrinsic calibration is not a rigid transform."""
 
 
-LARGEST = 1e12
-"""Of the numbers of a transform; what is computed of them stays finite."""
+LARGEST = 1e12  # of the numbers of a transform; what is computed of them stays finite
 
 
 @dataclass(frozen=True, eq=False)
 class RigidTransform:
     """A rotation followed by a translation: `p_target = rotation @ p_source + translation`.
 
-    Args:
-        rotation: Rotation matrix [3, 3], float64.
-        translation: Origin of the source frame in the target frame [3], metres, float64.
-
     Raises:
         TransformError: An array has another shape or holds NaN or infinity.
     """
 
-    rotation: NDArray[np.float64]
-    translation: NDArray[np.float64]
+    rotation: NDArray[np.float64]  # matrix [3, 3]
+    translation: NDArray[np.float64]  # origin of the source frame in the target frame [3], metres
 
     def __post_init__(self) -> None:
         for name, shape in (("rotation", (3, 3)), ("translation", (3,))):

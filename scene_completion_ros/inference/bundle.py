@@ -75,58 +75,39 @@ class Normalisation:
 class StudentBundle:
     """A trained student.
 
-    Attributes:
-        name: Name of the student.
-        canonical: The camera that every image is resampled into, without distortion.
-        head: Weights of the head; with labels where there are several classes.
-        point_code: How points are encoded.
-        feature_size: (h, w) of the encoder's output.
-        height_above_ground: Height of the cameras it was trained with, metres.
-        height_range: Lowest and highest camera of the training, where the student is told of its own; None otherwise.
-        pitch_range: Smallest and largest pitch seen in training, radians, down positive.
-        focal_range: Smallest and largest fx / W of the source cameras seen in training.
-        depth_range: Nearest and farthest depth trained, metres.
-        normalisation: What the graph does with the image, as documentation.
-        class_names: Names of the classes, each another; one, ``unlabelled``, where there are none.
-        class_colours: One RGB colour (0..255) a class.
-        calibration: alpha -> probability.
-        threshold: Probability from which a voxel counts as occupied.
-        grid: Default grid.
-        grid_from_camera: Its pose.
-        provenance: What it was trained on and how; any JSON object.
-        licence: Licence of the weights.
-        feature_spaces: Spaces of foundation models that follow from the label units; there may be none.
-        gpu_encoders: Variants of the encoder for GPUs by precision, see `gpu_precisions`.
-        folder: Where it was loaded from or saved to.
-        sha256: Hash of each file of the folder.
-
     Raises:
         BundleError: Names, colours and labels of the head, or label units and feature spaces, contradict each other.
     """
 
     name: str
-    canonical: Camera
-    head: HeadWeights
+    canonical: Camera  # the camera that every image is resampled into, without distortion
+    head: HeadWeights  # weights of the head; with labels where there are several classes
     point_code: PointCodeSpec = field(default_factory=PointCodeSpec)
-    feature_size: tuple[int, int] = (96, 320)
-    height_above_ground: float = 1.65
+    feature_size: tuple[int, int] = (96, 320)  # (h, w) of the encoder's output
+    height_above_ground: float = 1.65  # height of the cameras it was trained with, metres
+    # Lowest and highest camera of the training, where the student is told of its own; None otherwise.
     height_range: tuple[float, float] | None = None
+    # Smallest and largest pitch seen in training, radians, down positive.
     pitch_range: tuple[float, float] = (-0.05, 0.05)
-    focal_range: tuple[float, float] = (0.5, 0.65)
-    depth_range: tuple[float, float] = (3.0, 80.0)
+    focal_range: tuple[float, float] = (0.5, 0.65)  # smallest and largest fx / W of the source cameras seen in training
+    depth_range: tuple[float, float] = (3.0, 80.0)  # nearest and farthest depth trained, metres
+    # What the graph does with the image, as documentation.
     normalisation: Normalisation = field(default_factory=Normalisation)
+    # Names of the classes, each another; one, ``unlabelled``, where there are none.
     class_names: tuple[str, ...] = ("unlabelled",)
-    class_colours: tuple[tuple[int, int, int], ...] = ((128, 128, 128),)
-    calibration: Calibration = field(default_factory=Calibration)
-    threshold: float = 0.5
+    class_colours: tuple[tuple[int, int, int], ...] = ((128, 128, 128),)  # one RGB colour (0..255) a class
+    calibration: Calibration = field(default_factory=Calibration)  # alpha -> probability
+    threshold: float = 0.5  # probability from which a voxel counts as occupied
     grid: VoxelGrid = DEFAULT_GRID
-    grid_from_camera: RigidTransform = field(default_factory=lambda: DEFAULT_GRID_FROM_CAMERA)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    grid_from_camera: RigidTransform = field(default_factory=lambda: DEFAULT_GRID_FROM_CAMERA)  # its pose
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # what it was trained on and how; any JSON object
     licence: str = ""
+    # Spaces of foundation models that follow from the label units; there may be none.
     feature_spaces: tuple[FeatureSpace, ...] = ()
+    # Variants of the encoder for GPUs by precision, see `gpu_precisions`.
     gpu_encoders: Mapping[str, GpuEncoder] = field(default_factory=dict)
-    folder: Path | None = None
-    sha256: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None  # where it was loaded from or saved to
+    sha256: Mapping[str, str] = field(default_factory=dict)  # hash of each file of the folder
 
     def __post_init__(self) -> None:
         _check_classes(self.class_names, self.class_colours)
@@ -421,11 +402,6 @@ class StudentBundle:
             "licence": self.licence,
             **self._vocabulary_manifest(),
         }
-
-
-def load_default_bundle() -> StudentBundle:
-    """The student that comes with the package."""
-    return StudentBundle.load(DEFAULT_BUNDLE)
 
 
 def check_image(bundle: StudentBundle, image: NDArray[np.uint8]) -> None:

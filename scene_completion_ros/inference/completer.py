@@ -57,39 +57,29 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Completion:
-    """All that is known after one image.
-
-    Attributes:
-        voxels: The result.
-        dense: Opacity and probability of all voxels. From a GPU they are fetched when they are asked for, which has to
-            be before the next image, and in its thread.
-        depth: float32 [h, w], expected z-depth through the grid, metres; rays that leave the grid end where they
-            leave. NaN where the ray misses the grid or the camera's image does not cover the pixel.
-        transmittance: float32 [h, w], the part of each ray that left the grid.
-        depth_camera: The camera of ``depth``.
-        image: uint8 [H, W, 3], the canonical image.
-        timings_ms: Milliseconds of resample, encode, query, march, assemble, label (next to none where the student
-            knows no classes), and their total.
-        shown: Share of the image that shows anything, see `image_content`. Below `BLIND` there no voxel counts as seen:
-            all that is said was inferred.
-        vocabulary: The labels are classes of this, and ``unknown``; None where they are those of the student.
-        query: What was asked beside the labels; None where nothing was.
-        matches: Its answer, a phrase each.
-        ground: The ground ahead, of students that say where it lies; None of others.
-    """
+    """All that is known after one image."""
 
     voxels: SemanticVoxels
+    # Opacity and probability of all voxels. From a GPU they are fetched when they are asked for, which has to be before
+    # the next image, and in its thread.
     dense: DenseField
+    # float32 [h, w], expected z-depth through the grid, metres; rays that leave the grid end where they leave. NaN
+    # where the ray misses the grid or the camera's image does not cover the pixel.
     depth: NDArray[np.float32]
-    transmittance: NDArray[np.float32]
+    transmittance: NDArray[np.float32]  # float32 [h, w], the part of each ray that left the grid
     depth_camera: Camera
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8]  # uint8 [H, W, 3], the canonical image
+    # Milliseconds of resample, encode, query, march, assemble, label (next to none where the student knows no classes),
+    # and their total.
     timings_ms: dict[str, float]
+    # Share of the image that shows anything, see `image_content`. Below `BLIND` there no voxel counts as seen: all that
+    # is said was inferred.
     shown: float = 1.0
+    # The labels are classes of this, and ``unknown``; None where they are those of the student.
     vocabulary: Vocabulary | None = None
-    query: Vocabulary | None = None
-    matches: tuple[PhraseMatches, ...] = ()
-    ground: GroundSurface | None = None
+    query: Vocabulary | None = None  # what was asked beside the labels; None where nothing was
+    matches: tuple[PhraseMatches, ...] = ()  # its answer, a phrase each
+    ground: GroundSurface | None = None  # the ground ahead, of students that say where it lies; None of others
 
     @property
     def warning(self) -> str:

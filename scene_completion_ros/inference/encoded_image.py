@@ -10,19 +10,15 @@ from numpy.typing import NDArray
 
 
 class EncodedImage(NamedTuple):
-    """What an encoder says of one image.
+    """What an encoder says of one image."""
 
-    Attributes:
-        features: float32 [h, w, C + E].
-        volume: float32 [X, Y, Z], logits at the knots that the head reads; None where the encoder gives none.
-        depth: float32 [h', w'], z-depth of the pixels of `scene_query.ray_camera`, metres; beside a volume only.
-        surface: float32 [2, x, y], the ground in cells of the volume: its height there and the standard deviation of
-            that, metres. Of students that are told the camera's pose.
-    """
-
-    features: NDArray[np.float32]
+    features: NDArray[np.float32]  # float32 [h, w, C + E]
+    # float32 [X, Y, Z], logits at the knots that the head reads; None where the encoder gives none.
     volume: NDArray[np.float32] | None = None
+    # float32 [h', w'], z-depth of the pixels of `scene_query.ray_camera`, metres; beside a volume only.
     depth: NDArray[np.float32] | None = None
+    # float32 [2, x, y], the ground in cells of the volume: its height there and the standard deviation of that, metres.
+    # Of students that are told the camera's pose.
     surface: NDArray[np.float32] | None = None
 
     def copy(self) -> EncodedImage:

@@ -30,41 +30,32 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, eq=False)
 class FoldedRows:
-    """Text embeddings t and the norm of a feature, folded into label units h: cos = (weight h + bias) / |root [h; 1]|.
+    """Text embeddings t and the norm of a feature, folded into label units h.
 
-    Attributes:
-        weight: float64 [R, E].
-        bias: float64 [R].
-        root: float64 [E + 1, E + 1], upper triangular.
+    cos = (weight h + bias) / |root [h; 1]|.
     """
 
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    root: NDArray[np.float64]
+    weight: NDArray[np.float64]  # float64 [R, E]
+    bias: NDArray[np.float64]  # float64 [R]
+    root: NDArray[np.float64]  # float64 [E + 1, E + 1], upper triangular
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureSpace:
     """f(x) = A h(x) + b: the features of one teacher, in its own space, of label units h.
 
-    Attributes:
-        name: Name of the teacher: letters, digits, ``_`` and ``-``.
-        weight: A, float32 [D, E].
-        bias: b, float32 [D].
-        text_encoder, text_encoder_sha256: Id and hash of the encoder whose texts lie in the same space; empty where
-            there is none.
-        temperature: Of the softmax over cosines that gives a confidence.
-
     Raises:
         BundleError: A name or number that cannot be, or tensors of other shapes or types, or not finite.
     """
 
-    name: str
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
+    name: str  # name of the teacher: letters, digits, ``_`` and ``-``
+    weight: NDArray[np.float32]  # A, float32 [D, E]
+    bias: NDArray[np.float32]  # b, float32 [D]
+    # text_encoder, text_encoder_sha256: Id and hash of the encoder whose texts lie in the same space; empty where there
+    # is none.
     text_encoder: str = ""
     text_encoder_sha256: str = ""
-    temperature: float = 0.07
+    temperature: float = 0.07  # of the softmax over cosines that gives a confidence
 
     def __post_init__(self) -> None:
         where = f"feature space {self.name[:80]!r}"

@@ -25,21 +25,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class GpuEncoder:
-    """One variant.
+    """One variant."""
 
-    Attributes:
-        precision: One of `PRECISIONS`.
-        sha256: Hash of its file.
-        made_from: File of the bundle -> its hash when the variant was made and measured.
-        parity: What was measured against the student, numbers by name.
-        reference: What it was measured against, in words.
-    """
-
-    precision: str
-    sha256: str
-    made_from: Mapping[str, str]
-    parity: Mapping[str, float]
-    reference: str
+    precision: str  # one of `PRECISIONS`
+    sha256: str  # hash of its file
+    made_from: Mapping[str, str]  # file of the bundle -> its hash when the variant was made and measured
+    parity: Mapping[str, float]  # what was measured against the student, numbers by name
+    reference: str  # what it was measured against, in words
 
     @property
     def file(self) -> str:

@@ -31,18 +31,13 @@ _OF_VOLUME = ("gain", "lattice")
 class VolumeReading:
     """How the head reads the volume that the encoder gives beside its features: logits at knots before the camera.
 
-    Attributes:
-        gain: Factor on the logits, float32 [1].
-        lattice: float32 [2, 3], see `Lattice.placement`.
-        knots: Shape (X, Y, Z) of the volume.
-
     Raises:
         BundleError: Fewer than two knots along an axis, or numbers that cannot be.
     """
 
-    gain: NDArray[np.float32]
-    lattice: NDArray[np.float32]
-    knots: tuple[int, int, int]
+    gain: NDArray[np.float32]  # factor on the logits, float32 [1]
+    lattice: NDArray[np.float32]  # float32 [2, 3], see `Lattice.placement`
+    knots: tuple[int, int, int]  # shape (X, Y, Z) of the volume
 
     def __post_init__(self) -> None:
         self.places.check("volume", CURE)
@@ -66,32 +61,20 @@ class HeadWeights:
     A student that knows everything in space has no hidden units, C = 0: the volume alone speaks. Its label units are
     those of cells of the volume, each ``unit_stride`` knots wide. The encoder gives them as a map whose rows are lines
     of cells along y, one line behind the other along x, and one height above the other.
-
-    Attributes:
-        positional_weight: W_gamma, float32 [C, 39].
-        hidden_bias: b, float32 [C].
-        density_weight: w, float32 [C].
-        density_bias: d, float32 [1].
-        label_positional_weight: W_l, float32 [E, 39]; all four of the labels, or none. Zeros for units of cells.
-        label_hidden_bias: b_l, float32 [E].
-        label_weight: V, float32 [K, E].
-        label_bias: v, float32 [K].
-        prior: What each place adds to the density's logit; None for nothing.
-        volume: How the volume of the encoder is read; None where it gives none.
-        unit_stride: Knots of the volume to a cell that has label units; 0 where pixels have them.
     """
 
-    positional_weight: NDArray[np.float32]
-    hidden_bias: NDArray[np.float32]
-    density_weight: NDArray[np.float32]
-    density_bias: NDArray[np.float32]
+    positional_weight: NDArray[np.float32]  # W_gamma, float32 [C, 39]
+    hidden_bias: NDArray[np.float32]  # b, float32 [C]
+    density_weight: NDArray[np.float32]  # w, float32 [C]
+    density_bias: NDArray[np.float32]  # d, float32 [1]
+    # W_l, float32 [E, 39]; all four of the labels, or none. Zeros for units of cells.
     label_positional_weight: NDArray[np.float32] | None = None
-    label_hidden_bias: NDArray[np.float32] | None = None
-    label_weight: NDArray[np.float32] | None = None
-    label_bias: NDArray[np.float32] | None = None
-    prior: PlacePrior | None = None
-    volume: VolumeReading | None = None
-    unit_stride: int = 0
+    label_hidden_bias: NDArray[np.float32] | None = None  # b_l, float32 [E]
+    label_weight: NDArray[np.float32] | None = None  # V, float32 [K, E]
+    label_bias: NDArray[np.float32] | None = None  # v, float32 [K]
+    prior: PlacePrior | None = None  # what each place adds to the density's logit; None for nothing
+    volume: VolumeReading | None = None  # how the volume of the encoder is read; None where it gives none
+    unit_stride: int = 0  # knots of the volume to a cell that has label units; 0 where pixels have them
 
     @property
     def unit_cells(self) -> tuple[int, int, int]:

@@ -26,15 +26,10 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class HubName:
-    """A bundle on the hub.
+    """A bundle on the hub."""
 
-    Attributes:
-        repository: ``owner/name``.
-        revision: Branch, tag or commit; empty for the main branch.
-    """
-
-    repository: str
-    revision: str = ""
+    repository: str  # ``owner/name``
+    revision: str = ""  # branch, tag or commit; empty for the main branch
 
     @staticmethod
     def parse(named: str | Path) -> HubName:

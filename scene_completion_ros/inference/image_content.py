@@ -6,16 +6,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS = 24
-"""Square cells that an image is cut into from top to bottom; two by two of them are looked at together."""
-LEAST_EDGE = 4
-"""Pixels along the side of a cell, at least."""
+ROWS = 24  # square cells that an image is cut into from top to bottom; two by two of them are looked at together
+LEAST_EDGE = 4  # pixels along the side of a cell, at least
 FAINTEST = 2.0
 """Standard deviation of the grey values (0..255) from which a window shows something; sensors are less noisy."""
 MOSTLY = 0.6
 """Share of windows from which an image counts as whole. Streets by day had 0.71 to 1, half covered 0.36 to 0.51."""
-BLIND = 0.3
-"""Share of windows below which nothing counts as seen. The same streets, 25 times darker, had 0.05 to 0.26."""
+BLIND = 0.3  # share of windows below which nothing counts as seen. The same streets, 25 times darker, had 0.05 to 0.26
 
 
 def shown_share(image_rgb: NDArray[np.uint8], covered: NDArray[np.bool_] | None = None) -> float:

@@ -37,16 +37,12 @@ _NOTHING = np.empty(0, np.float32)
 
 
 class Labelled(NamedTuple):
-    """What is known of N voxels.
+    """What is known of N voxels."""
 
-    Attributes:
-        label: uint8 [N], K for ``unknown``.
-        confidence: float32 [N] in 0..1: the softmax probability of the label; 0 where there is no feature.
-        matches: Of the query that was asked, a phrase each, their voxels in any order; none where nothing was asked.
-    """
-
-    label: NDArray[np.uint8]
+    label: NDArray[np.uint8]  # uint8 [N], K for ``unknown``
+    # float32 [N] in 0..1: the softmax probability of the label; 0 where there is no feature.
     confidence: NDArray[np.float32]
+    # Of the query that was asked, a phrase each, their voxels in any order; none where nothing was asked.
     matches: tuple[PhraseMatches, ...] = ()
 
 

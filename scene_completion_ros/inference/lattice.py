@@ -18,15 +18,11 @@ _FORWARD = OPTICAL_FROM_FORWARD.inverse()
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """Places of knots, by default in axes of the camera: x forward, y left, z up. Constant beyond the outer ones.
+    """Places of knots, by default in axes of the camera: x forward, y left, z up. Constant beyond the outer ones."""
 
-    Attributes:
-        placement: float32 [2, 3], place of the first knot and distance of knots along each axis, metres.
-        knots: Number of knots (A, B, C) along each axis.
-    """
-
+    # float32 [2, 3], place of the first knot and distance of knots along each axis, metres.
     placement: NDArray[np.float32]
-    knots: tuple[int, int, int]
+    knots: tuple[int, int, int]  # number of knots (A, B, C) along each axis
 
     def check(self, where: str, cure: str) -> None:
         """Raises a `BundleError` for fewer than two knots along an axis, or places that cannot be."""

@@ -47,43 +47,31 @@ T_SPENT, T_SEEN = np.float32(SPENT), np.float32(SEEN)
 class MarchResult:
     """What the rays of a camera met in the grid.
 
-    Attributes:
-        depth: float32 [h, w], expected termination as z-depth in metres. What is left of a ray that leaves the grid
-            counts as ending where it leaves; ``transmittance`` says how much that was. NaN for rays that miss the grid.
-        half_distance: float32 [h, w], distance along the ray, metres, of the first step after which T_state < 0.5. That
-            is the first step in an occupied voxel, unless free ones have taken half of the ray before. Infinite where
-            there is none.
-        transmittance: float32 [h, w], T where the ray left the grid (0 for spent rays, 1 for rays that miss the grid).
-
     Where a student says depth itself (`sight`), the depth is what it says, inside of the grid or not. The transmittance
     is 1 where that is the farthest that the student knows, and 0 elsewhere. Then half_distance is where the ray ends:
     at that depth, or at the first occupied voxel before; 0 where the depth is no number.
     """
 
+    # float32 [h, w], expected termination as z-depth in metres. What is left of a ray that leaves the grid counts as
+    # ending where it leaves; ``transmittance`` says how much that was. NaN for rays that miss the grid.
     depth: NDArray[np.float32]
+    # float32 [h, w], distance along the ray, metres, of the first step after which T_state < 0.5. That is the first
+    # step in an occupied voxel, unless free ones have taken half of the ray before. Infinite where there is none.
     half_distance: NDArray[np.float32]
+    # float32 [h, w], T where the ray left the grid (0 for spent rays, 1 for rays that miss the grid).
     transmittance: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class GridRays:
-    """Rays of a camera in voxel coordinates of a grid, where a step of one voxel edge has length 1.
+    """Rays of a camera in voxel coordinates of a grid, where a step of one voxel edge has length 1."""
 
-    Attributes:
-        origin: Camera centre [3]; voxel (i, j, k) is the box from (i, j, k) to (i + 1, j + 1, k + 1).
-        direction: Unit vectors [R, 3].
-        cosine: [R], z-depth of a point = its distance times this.
-        first: [R] int32, first step inside the grid.
-        stop: [R] int32, one after the last step inside; equal to ``first`` for rays that miss.
-        leave: [R], distance at which the ray leaves, metres.
-    """
-
-    origin: NDArray[np.float64]
-    direction: NDArray[np.float64]
-    cosine: NDArray[np.float64]
-    first: NDArray[np.int32]
-    stop: NDArray[np.int32]
-    leave: NDArray[np.float64]
+    origin: NDArray[np.float64]  # camera centre [3]; voxel (i, j, k) is the box from (i, j, k) to (i + 1, j + 1, k + 1)
+    direction: NDArray[np.float64]  # unit vectors [R, 3]
+    cosine: NDArray[np.float64]  # [R], z-depth of a point = its distance times this
+    first: NDArray[np.int32]  # [R] int32, first step inside the grid
+    stop: NDArray[np.int32]  # [R] int32, one after the last step inside; equal to ``first`` for rays that miss
+    leave: NDArray[np.float64]  # [R], distance at which the ray leaves, metres
 
 
 def grid_rays(grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera) -> GridRays:
@@ -205,10 +193,6 @@ class March:
     Args:
         occupied_from: alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
         far: Depth, metres, from which on a student that says depth itself sees nothing.
-
-    Attributes:
-        rays: `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and
-            leave [R] (metres), float32 and int32.
     """
 
     def __init__(
@@ -224,6 +208,8 @@ class March:
         self.grid = grid
         self.camera = camera
         self.occupied_from = np.float32(occupied_from)
+        # `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and leave
+        # [R] (metres), float32 and int32.
         self.rays = (
             rays.origin.astype(np.float32),
             rays.direction.astype(np.float32),

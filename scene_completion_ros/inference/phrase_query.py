@@ -26,28 +26,20 @@ from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 
 @dataclass(frozen=True, eq=False)
 class FoldedVocabulary:
-    """A vocabulary, folded into the label units of a student: what the kernels read.
-
-    Attributes:
-        vocabulary: What was folded.
-        space: The feature space.
-        weight, bias: float32 [P, E] and [P], rows of phrases, and of zeros behind them up to a multiple of `TILE`.
-        group: int32 [R], class 0..K-1 of each row, rising; K for the background.
-        root, root_bias: float32 [Q, E] and [Q], the upper triangle whose product with the units has the feature's norm,
-            without its last row, padded as the others.
-        rest: Square of that last row, float32: the part of the norm that no unit changes.
-        temperature: Of the softmax.
-    """
+    """A vocabulary, folded into the label units of a student: what the kernels read."""
 
     vocabulary: Vocabulary
     space: FeatureSpace
+    # weight, bias: float32 [P, E] and [P], rows of phrases, and of zeros behind them up to a multiple of `TILE`.
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
-    group: NDArray[np.int32]
+    group: NDArray[np.int32]  # int32 [R], class 0..K-1 of each row, rising; K for the background
+    # root, root_bias: float32 [Q, E] and [Q], the upper triangle whose product with the units has the feature's norm,
+    # without its last row, padded as the others.
     root: NDArray[np.float32]
     root_bias: NDArray[np.float32]
-    rest: np.float32
-    temperature: float
+    rest: np.float32  # square of that last row, float32: the part of the norm that no unit changes
+    temperature: float  # of the softmax
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, space: FeatureSpace) -> FoldedVocabulary:
@@ -87,24 +79,17 @@ def padded(weights: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 class Words(NamedTuple):
-    """What the voxels of an image are compared with.
+    """What the voxels of an image are compared with."""
 
-    Attributes:
-        vocabulary: Gives the labels; None for the classes of the student.
-        queried: A query beside the labels; None for none.
-        labels: Whether labels are wanted; without them, every voxel has label 0.
-    """
-
-    vocabulary: FoldedVocabulary | None = None
-    queried: FoldedVocabulary | None = None
-    labels: bool = True
+    vocabulary: FoldedVocabulary | None = None  # gives the labels; None for the classes of the student
+    queried: FoldedVocabulary | None = None  # a query beside the labels; None for none
+    labels: bool = True  # whether labels are wanted; without them, every voxel has label 0
 
 
 NO_WORDS = Words()
 
 
-MATCHING, SPREAD = 0.6, 0.1
-"""Share of a phrase's reach from which a voxel matches it, and how much more makes it sure."""
+MATCHING, SPREAD = 0.6, 0.1  # share of a phrase's reach from which a voxel matches it, and how much more makes it sure
 
 
 def probability_of(score: NDArray[np.float32], reach: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
@@ -120,7 +105,6 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
     writing cosines down.
 
     Args:
-        queried: The query.
         cosines: [N, K + 1], see `LabelQuery.cosines`.
 
     Raises:

@@ -23,19 +23,14 @@ class PlacePrior:
     is too sure of that place. Both are given at the knots of a regular lattice that moves with the camera, trilinear
     between knots, constant beyond the outer ones.
 
-    Attributes:
-        gain: float32 [A, B, C], at least 0.
-        logit: float32 [A, B, C].
-        lattice: float32 [2, 3], see `Lattice.placement`.
-
     Raises:
         BundleError: Fewer than two knots along an axis, shapes that differ, numbers that are not finite, negative gains
             or distances that are not positive.
     """
 
-    gain: NDArray[np.float32]
-    logit: NDArray[np.float32]
-    lattice: NDArray[np.float32]
+    gain: NDArray[np.float32]  # float32 [A, B, C], at least 0
+    logit: NDArray[np.float32]  # float32 [A, B, C]
+    lattice: NDArray[np.float32]  # float32 [2, 3], see `Lattice.placement`
 
     def __post_init__(self) -> None:
         problem = ""

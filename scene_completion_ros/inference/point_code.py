@@ -20,20 +20,13 @@ class PointCodeSpec:
     The code input is c = (x~, y~, z~). x~, y~ are normalised pixel coordinates (-1..1 inside the image) clamped to
     ``xy_limit``. z~ is the inverse depth, scaled so that ``near`` gives 1 and ``far`` gives -1. The code is
     gamma(c) = [c, sin(f0 c), cos(f0 c), sin(f1 c), cos(f1 c), ...] (Behind the Scenes, section 3.1).
-
-    Attributes:
-        near: Depth at which z~ = 1, metres.
-        far: Depth at which z~ = -1, metres.
-        minimum_depth: Depths below are raised to it, which keeps points behind the camera finite, metres.
-        frequencies: Angular frequencies f of the sines and cosines.
-        xy_limit: Clamp of x~ and y~.
     """
 
-    near: float = 3.0
-    far: float = 80.0
-    minimum_depth: float = 1.0
-    frequencies: tuple[float, ...] = (1.5, 3.0, 6.0, 12.0, 24.0, 48.0)
-    xy_limit: float = 8.0
+    near: float = 3.0  # depth at which z~ = 1, metres
+    far: float = 80.0  # depth at which z~ = -1, metres
+    minimum_depth: float = 1.0  # depths below are raised to it, which keeps points behind the camera finite, metres
+    frequencies: tuple[float, ...] = (1.5, 3.0, 6.0, 12.0, 24.0, 48.0)  # angular frequencies f of the sines and cosines
+    xy_limit: float = 8.0  # clamp of x~ and y~
 
     @property
     def size(self) -> int:

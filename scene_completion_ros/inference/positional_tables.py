@@ -24,19 +24,14 @@ MINIMUM_ENTRIES = 4096
 
 @dataclass(frozen=True, eq=False)
 class PositionalTables:
-    """Tables of the code input's three coordinates over the range that is needed.
+    """Tables of the code input's three coordinates over the range that is needed."""
 
-    Attributes:
-        x, y, z: float32 [entries, C]; the hidden bias is part of z.
-        low: First coordinate of each table, [3].
-        scale: Entries per unit of each coordinate, [3].
-    """
-
+    # x, y, z: float32 [entries, C]; the hidden bias is part of z.
     x: NDArray[np.float32]
     y: NDArray[np.float32]
     z: NDArray[np.float32]
-    low: NDArray[np.float64]
-    scale: NDArray[np.float64]
+    low: NDArray[np.float64]  # first coordinate of each table, [3]
+    scale: NDArray[np.float64]  # entries per unit of each coordinate, [3]
 
     @classmethod
     def build(

@@ -24,31 +24,23 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.positional_tables import PositionalTables
 from scene_completion_ros.voxels.occupancy import density_of_logit
 
-AT_KNOT = 1e-3
-"""Shares nearer to 0 or 1 than this count as such: float32 places of knots are not exact."""
+AT_KNOT = 1e-3  # shares nearer to 0 or 1 than this count as such: float32 places of knots are not exact
 
 
 @dataclass(frozen=True, eq=False)
 class FieldSamples:
-    """Points at which the field is evaluated again and again, prepared.
+    """Points at which the field is evaluated again and again, prepared."""
 
-    Attributes:
-        target: int32 [N], where each result is written.
-        cell: int32 [N], row-major index of the upper left one of the four taps.
-        share: float32 [N, 2], shares of the right and of the lower taps, 0..1. Apart from the cell: a float32 column
-            of several hundred would have lost five digits.
-        rows: float32 [N, 3], fractional rows in the positional tables.
-        place: float32 [N, 2], gain and logit of the place prior; 1 and 0 where the student has none.
-        knot: int32 [N], flat index of the lowest of the eight knots of the volume around the point; [0] without one.
-        between: float32 [N, 3], shares of the next knots along each axis; [0, 3] where every point is a knot.
-    """
-
-    target: NDArray[np.int32]
-    cell: NDArray[np.int32]
+    target: NDArray[np.int32]  # int32 [N], where each result is written
+    cell: NDArray[np.int32]  # int32 [N], row-major index of the upper left one of the four taps
+    # float32 [N, 2], shares of the right and of the lower taps, 0..1. Apart from the cell: a float32 column of several
+    # hundred would have lost five digits.
     share: NDArray[np.float32]
-    rows: NDArray[np.float32]
-    place: NDArray[np.float32]
+    rows: NDArray[np.float32]  # float32 [N, 3], fractional rows in the positional tables
+    place: NDArray[np.float32]  # float32 [N, 2], gain and logit of the place prior; 1 and 0 where the student has none
+    # int32 [N], flat index of the lowest of the eight knots of the volume around the point; [0] without one.
     knot: NDArray[np.int32]
+    # float32 [N, 3], shares of the next knots along each axis; [0, 3] where every point is a knot.
     between: NDArray[np.float32]
 
 
@@ -59,9 +51,6 @@ class FieldKernel:
         feature_size: (h, w) of the feature map.
         low, high: Range of code inputs [3] the tables must cover.
         volume_from_camera: Pose of the camera in the volume that the head reads; None for one that turns with it.
-
-    Attributes:
-        tables: Positional tables of the density.
     """
 
     def __init__(
@@ -80,6 +69,7 @@ class FieldKernel:
         self.canonical = canonical
         self.feature_size = feature_size
         self._range = low, high
+        # Positional tables of the density.
         self.tables = self.positional_tables(head.positional_weight, head.hidden_bias)
         self._kernel = density_kernel(head.hidden)
 
@@ -193,9 +183,6 @@ class VoxelQuery:
         extrapolate: Evaluate voxels outside the view too, with the features of the image's border.
         coverage: bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view.
         volume_from_camera: See `FieldKernel`.
-
-    Attributes:
-        in_view: bool [X, Y, Z], the centre projects inside the pixel edges, in front of the camera, and is covered.
     """
 
     def __init__(
@@ -212,6 +199,7 @@ class VoxelQuery:
         volume_from_camera: RigidTransform | None = None,
     ) -> None:
         self.grid = grid
+        # bool [X, Y, Z], the centre projects inside the pixel edges, in front of the camera, and is covered.
         self.in_view = np.zeros(grid.shape, dtype=np.bool_)
         low, high = _code_range(code, grid, camera_from_grid, code.xy_limit if extrapolate else 1.0)
         self.field = FieldKernel(head, code, canonical, feature_size, low, high, volume_from_camera)

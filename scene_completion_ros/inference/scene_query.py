@@ -37,20 +37,13 @@ def ray_camera(canonical: Camera) -> Camera:
 
 @dataclass(frozen=True, eq=False)
 class PreparedScene:
-    """All that depends on a student, a camera, a grid and the pose between them.
+    """All that depends on a student, a camera, a grid and the pose between them."""
 
-    Attributes:
-        query: The field on the grid.
-        march: The rays through it.
-        classifier: The states of its voxels.
-        labels: Their labels; None where the student knows no classes.
-        beside: What the graph is given beside the image, by name, see `StudentBundle.graph_inputs`.
-    """
-
-    query: VoxelQuery
-    march: March
-    classifier: VoxelClassifier
-    labels: LabelQuery | None
+    query: VoxelQuery  # the field on the grid
+    march: March  # the rays through it
+    classifier: VoxelClassifier  # the states of its voxels
+    labels: LabelQuery | None  # their labels; None where the student knows no classes
+    # What the graph is given beside the image, by name, see `StudentBundle.graph_inputs`.
     beside: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
@@ -110,29 +103,21 @@ class DenseField(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SceneAnswer:
-    """What is known after one image; the arrays are the caller's.
+    """What is known after one image; the arrays are the caller's."""
 
-    Attributes:
-        occupied: Flat indices of the N occupied voxels, in order.
-        probability, label, confidence: Of these, float32, uint8 and float32 [N].
-        state: uint8 [X, Y, Z], see `VoxelState`.
-        depth, transmittance: float32 [h, w], see `MarchResult`.
-        dense: What is known of all voxels.
-        times_ms: Milliseconds of encode, query, march, assemble and label.
-        matches: Of the query that was asked, a phrase each; none where nothing was asked.
-        surface: The ground, see `EncodedImage`; None where the student says nothing of it.
-    """
-
-    occupied: NDArray[np.integer]
+    occupied: NDArray[np.integer]  # flat indices of the N occupied voxels, in order
+    # probability, label, confidence: Of these, float32, uint8 and float32 [N].
     probability: NDArray[np.float32]
     label: NDArray[np.uint8]
     confidence: NDArray[np.float32]
-    state: NDArray[np.uint8]
+    state: NDArray[np.uint8]  # uint8 [X, Y, Z], see `VoxelState`
+    # depth, transmittance: float32 [h, w], see `MarchResult`.
     depth: NDArray[np.float32]
     transmittance: NDArray[np.float32]
-    dense: DenseField
-    times_ms: dict[str, float]
-    matches: tuple[PhraseMatches, ...] = ()
+    dense: DenseField  # what is known of all voxels
+    times_ms: dict[str, float]  # milliseconds of encode, query, march, assemble and label
+    matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
+    # The ground, see `EncodedImage`; None where the student says nothing of it.
     surface: NDArray[np.float32] | None = None
 
 
@@ -211,15 +196,11 @@ class HostSceneQuery:
 
 
 class StageClock:
-    """Measures stages that come one after the other.
-
-    Attributes:
-        laps_ms: Milliseconds of each stage so far.
-    """
+    """Measures stages that come one after the other."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
-        self.laps_ms: dict[str, float] = {}
+        self.laps_ms: dict[str, float] = {}  # milliseconds of each stage so far
 
     def lap(self, name: str) -> None:
         """The time since the last call was spent on a stage, which may come in several parts."""

@@ -34,8 +34,7 @@ LARGEST_FILE, LARGEST_HEADER = 64 << 20, 32 << 20
 LARGEST_DIMENSION = 8192
 MOST_CLASSES = 254  # a label is one byte, and one label says "unknown"
 MOST_ROWS = 4096
-MOST_ASKED = 16
-"""Phrases that are looked for at a time: what a GPU keeps of the answer grows with them."""
+MOST_ASKED = 16  # phrases that are looked for at a time: what a GPU keeps of the answer grows with them
 MARGIN = 0.02
 UNKNOWN = "unknown"
 UNKNOWN_COLOUR = (128, 128, 128)
@@ -62,14 +61,11 @@ class Contrast:
 
     A voxel that the student is unsure of has a mixture of features. That lies near what all sentences have in common,
     and so near any phrase. Its cosine with "tree" may be larger than that of a tree.
-
-    Attributes:
-        common: Length of the mean of the phrases in general; the background's row is its direction.
-        reach: Of each phrase the largest contrast that a class of the bank has with it. A word that the teacher was
-            never told finds what is nearest to it. Infinite where no class has any.
     """
 
-    common: float
+    common: float  # length of the mean of the phrases in general; the background's row is its direction
+    # Of each phrase the largest contrast that a class of the bank has with it. A word that the teacher was never told
+    # finds what is nearest to it. Infinite where no class has any.
     reach: tuple[float, ...]
 
 
@@ -79,32 +75,22 @@ class Vocabulary:
 
     The score of a class is the largest cosine of its rows.
 
-    Attributes:
-        names: Names of the K classes, each another, without ``unknown``.
-        colours: One RGB colour (0..255) a class.
-        rows: float32 [R, D], L2-normalised.
-        group: int32 [R], class 0..K-1 of each row; `BACKGROUND` for those that are of none.
-        text_encoder, text_encoder_sha256: The encoder that made the rows.
-        margin: A voxel whose best class is not ahead of all others by this much cosine is ``unknown``.
-        temperature: Of the softmax that gives the confidence; None for that of the feature space.
-        bank_sha256: Hash of the bank that the rows are from; empty where they are from none.
-        contrast: Of a query, see `TextBank.query`; None for labels.
-
     Raises:
         VocabularyError: No class or more than `MOST_CLASSES`, more than `MOST_ROWS` rows, a class without rows, or a
             name twice. Rows that are not finite or not of unit length, or numbers that cannot be.
     """
 
-    names: tuple[str, ...]
-    colours: tuple[Colour, ...]
-    rows: NDArray[np.float32]
-    group: NDArray[np.int32]
+    names: tuple[str, ...]  # names of the K classes, each another, without ``unknown``
+    colours: tuple[Colour, ...]  # one RGB colour (0..255) a class
+    rows: NDArray[np.float32]  # float32 [R, D], L2-normalised
+    group: NDArray[np.int32]  # int32 [R], class 0..K-1 of each row; `BACKGROUND` for those that are of none
+    # text_encoder, text_encoder_sha256: The encoder that made the rows.
     text_encoder: str = ""
     text_encoder_sha256: str = ""
-    margin: float = MARGIN
-    temperature: float | None = None
-    bank_sha256: str = ""
-    contrast: Contrast | None = None
+    margin: float = MARGIN  # a voxel whose best class is not ahead of all others by this much cosine is ``unknown``
+    temperature: float | None = None  # of the softmax that gives the confidence; None for that of the feature space
+    bank_sha256: str = ""  # hash of the bank that the rows are from; empty where they are from none
+    contrast: Contrast | None = None  # of a query, see `TextBank.query`; None for labels
 
     def __post_init__(self) -> None:
         classes, rows = len(self.names), len(self.rows)
@@ -152,33 +138,23 @@ class Vocabulary:
 class TextBank:
     """Phrases with their embeddings.
 
-    Attributes:
-        phrases: P phrases as typed, each another, without the template.
-        stored: float16 [P, D], as in the file. Other floating-point numbers are normalised and rounded to that.
-        text_encoder, text_encoder_sha256: The encoder that made them: an id, and the hash of its weights.
-        template: What the encoder read is the template with a phrase for its ``{}``.
-        classes: Classes that the bank proposes; may be none.
-        background: Phrases that voxels of no class should be nearest to.
-        licence: Licence of the embeddings.
-        where: File of the bank, for messages.
-
     Raises:
         VocabularyError: What is wrong, where, and the cure.
     """
 
-    phrases: tuple[str, ...]
+    phrases: tuple[str, ...]  # P phrases as typed, each another, without the template
+    # float16 [P, D], as in the file. Other floating-point numbers are normalised and rounded to that.
     stored: NDArray[np.float16]
+    # text_encoder, text_encoder_sha256: The encoder that made them: an id, and the hash of its weights.
     text_encoder: str
     text_encoder_sha256: str
-    template: str = "{}"
-    classes: tuple[BankClass, ...] = ()
-    background: tuple[str, ...] = ()
+    template: str = "{}"  # what the encoder read is the template with a phrase for its ``{}``
+    classes: tuple[BankClass, ...] = ()  # classes that the bank proposes; may be none
+    background: tuple[str, ...] = ()  # phrases that voxels of no class should be nearest to
     licence: str = ""
-    where: str = "text bank"
-    embeddings: NDArray[np.float32] = field(init=False, repr=False)
-    """float32 [P, D], L2-normalised."""
-    sha256: str = field(init=False)
-    """Hash of all that the bank says, embeddings included."""
+    where: str = "text bank"  # file of the bank, for messages
+    embeddings: NDArray[np.float32] = field(init=False, repr=False)  # float32 [P, D], L2-normalised
+    sha256: str = field(init=False)  # hash of all that the bank says, embeddings included
     _row_of: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

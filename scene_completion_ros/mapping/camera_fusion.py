@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
@@ -35,41 +35,16 @@ COMPLETED = np.uint8(VoxelState.COMPLETED)
 ZERO = np.float32(0.0)
 
 
-@dataclass(frozen=True, eq=False)
-class DenseViews:
-    """What N views say of every voxel, as arrays.
+class DenseVoxels(NamedTuple):
+    """What is said of every voxel: [N, V] by N views, [V] when they are fused."""
 
-    Attributes:
-        state: uint8 [N, V], values of `VoxelState`.
-        probability: float32 [N, V], calibrated.
-        label: uint8 [N, V], of occupied voxels.
-        confidence: float32 [N, V] in the label.
-    """
-
-    state: NDArray[np.uint8]
-    probability: NDArray[np.float32]
-    label: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
+    state: NDArray[np.uint8]  # values of `VoxelState`
+    probability: NDArray[np.float32]  # calibrated; 0 for unobserved voxels
+    label: NDArray[np.uint8]  # 0 where the voxel is not occupied
+    confidence: NDArray[np.float32]  # in the label; 0 where the voxel is not occupied
 
 
-@dataclass(frozen=True, eq=False)
-class FusedVoxels:
-    """The result, dense.
-
-    Attributes:
-        state: uint8 [V], values of `VoxelState`.
-        probability: float32 [V]; 0 for unobserved voxels.
-        label: uint8 [V]; 0 where the voxel is not occupied.
-        confidence: float32 [V]; 0 where it is not occupied.
-    """
-
-    state: NDArray[np.uint8]
-    probability: NDArray[np.float32]
-    label: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
-
-
-def fuse_dense_reference(views: DenseViews, threshold: float) -> FusedVoxels:
+def fuse_dense_reference(views: DenseVoxels, threshold: float) -> DenseVoxels:
     """The rule, readable.
 
     Args:
@@ -100,7 +75,7 @@ def fuse_dense_reference(views: DenseViews, threshold: float) -> FusedVoxels:
         better = occupied & elects.any(axis=0) & (votes > most)
         label[better], most[better] = candidate, votes[better]
     confidence[occupied] = most[occupied] / np.maximum(weights[occupied], 1e-12)
-    return FusedVoxels(fused, mean, label, confidence)
+    return DenseVoxels(fused, mean, label, confidence)
 
 
 def fuse_views(
@@ -131,14 +106,9 @@ def fuse_views(
     stamp_ns = min(view.stamp_ns for view in views)
     if len(views) == 1:
         return first, probabilities[0]
-    dense = DenseViews(
-        np.stack([view.state.reshape(-1) for view in views]),
-        np.stack([probability.reshape(-1) for probability in probabilities]),
-        *_labels(views),
-    )
-    state, probability, label, confidence = fuse_dense(
-        dense.state, dense.probability, dense.label, dense.confidence, threshold
-    )
+    states = np.stack([view.state.reshape(-1) for view in views])
+    stacked = np.stack([probability.reshape(-1) for probability in probabilities])
+    state, probability, label, confidence = fuse_dense(DenseVoxels(states, stacked, *_labels(views)), threshold)
     occupied = np.flatnonzero(state >= VoxelState.SURFACE)
     fused = replace(
         first,
@@ -163,19 +133,13 @@ def _labels(views: Sequence[SemanticVoxels]) -> tuple[NDArray[np.uint8], NDArray
     return label, confidence
 
 
-def fuse_dense(
-    state: NDArray[np.uint8],
-    probability: NDArray[np.float32],
-    label: NDArray[np.uint8],
-    confidence: NDArray[np.float32],
-    threshold: float,
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
-    """State, probability, label and confidence [V] of fused voxels; arguments as in `DenseViews`."""
-    count = state.shape[1]
+def fuse_dense(views: DenseVoxels, threshold: float) -> DenseVoxels:
+    """The rule, compiled; see `fuse_dense_reference`."""
+    count = views.state.shape[1]
     fused = np.empty(count, dtype=np.uint8), np.empty(count, dtype=np.float32)
     labelled = np.zeros(count, dtype=np.uint8), np.zeros(count, dtype=np.float32)
-    _kernel()(state, probability, label, confidence, np.float32(threshold), *fused, *labelled)
-    return *fused, *labelled
+    _kernel()(*views, np.float32(threshold), *fused, *labelled)
+    return DenseVoxels(*fused, *labelled)
 
 
 @inlined

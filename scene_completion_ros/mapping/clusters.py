@@ -23,17 +23,11 @@ MOST_CLUSTERS = 16
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """C clusters, by group and the largest first.
+    """C clusters, by group and the largest first."""
 
-    Attributes:
-        group: uint8 [C].
-        size: int64 [C], voxels of each.
-        centroid: float64 [C, 3], mean of their centres in the grid frame, metres.
-    """
-
-    group: NDArray[np.uint8]
-    size: NDArray[np.int64]
-    centroid: NDArray[np.float64]
+    group: NDArray[np.uint8]  # uint8 [C]
+    size: NDArray[np.int64]  # int64 [C], voxels of each
+    centroid: NDArray[np.float64]  # float64 [C, 3], mean of their centres in the grid frame, metres
 
 
 class VoxelClusters:

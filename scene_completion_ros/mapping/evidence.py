@@ -24,73 +24,44 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
-NEVER = -(2**30)
-"""Time, milliseconds, of what has not happened yet."""
-NOTHING_STATED = np.float32(-np.inf)
-"""Log odds of unobserved voxels."""
+NEVER = -(2**30)  # time, milliseconds, of what has not happened yet
+NOTHING_STATED = np.float32(-np.inf)  # log odds of unobserved voxels
 
 
 class VoxelMemory(NamedTuple):
-    """What is known of the voxels of a rolling box, arrays [X, Y, Z] in the order of its memory.
+    """What is known of the voxels of a rolling box, arrays [X, Y, Z] in the order of its memory."""
 
-    Attributes:
-        log_odds: float32, weighted mean of the log odds of past frames.
-        weight: float32, how many seen frames they stand for; 0 for voxels that were never in view.
-        observed: int32, when the voxel was last in view, milliseconds.
-        seen: int32, when it was last seen, free or occupied, milliseconds.
-        seen_free: uint8, whether the last frame that saw it, or called it occupied, saw it free.
-        label: uint8, the class that most weight speaks for.
-        agreement: float32 in 0..1, the mean confidence of frames in that class, those for other classes counted against
-            it; 0 where no frame gave a label.
-    """
-
-    log_odds: NDArray[np.float32]
-    weight: NDArray[np.float32]
-    observed: NDArray[np.int32]
-    seen: NDArray[np.int32]
-    seen_free: NDArray[np.uint8]
-    label: NDArray[np.uint8]
+    log_odds: NDArray[np.float32]  # float32, weighted mean of the log odds of past frames
+    weight: NDArray[np.float32]  # float32, how many seen frames they stand for; 0 for voxels that were never in view
+    observed: NDArray[np.int32]  # int32, when the voxel was last in view, milliseconds
+    seen: NDArray[np.int32]  # int32, when it was last seen, free or occupied, milliseconds
+    seen_free: NDArray[np.uint8]  # uint8, whether the last frame that saw it, or called it occupied, saw it free
+    label: NDArray[np.uint8]  # uint8, the class that most weight speaks for
+    # float32 in 0..1, the mean confidence of frames in that class, those for other classes counted against it; 0 where
+    # no frame gave a label.
     agreement: NDArray[np.float32]
 
 
 class FrameEvidence(NamedTuple):
-    """What a frame says about its own grid, arrays [X, Y, Z].
+    """What a frame says about its own grid, arrays [X, Y, Z]."""
 
-    Attributes:
-        log_odds: float32, of the calibrated probability; anything where unobserved.
-        state: uint8, values of `VoxelState`.
-        label: uint8, class of the occupied voxels; anything elsewhere.
-        confidence: float32 in 0..1 of the label.
-        nearness: float32 in 0..1, 1 within reach of the camera, falling beyond.
-    """
-
-    log_odds: NDArray[np.float32]
-    state: NDArray[np.uint8]
-    label: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
-    nearness: NDArray[np.float32]
+    log_odds: NDArray[np.float32]  # float32, of the calibrated probability; anything where unobserved
+    state: NDArray[np.uint8]  # uint8, values of `VoxelState`
+    label: NDArray[np.uint8]  # uint8, class of the occupied voxels; anything elsewhere
+    confidence: NDArray[np.float32]  # float32 in 0..1 of the label
+    nearness: NDArray[np.float32]  # float32 in 0..1, 1 within reach of the camera, falling beyond
 
 
 class Rules(NamedTuple):
-    """How frames are joined; times in milliseconds.
+    """How frames are joined; times in milliseconds."""
 
-    Attributes:
-        threshold: Log odds from which a voxel is occupied.
-        prior: Log odds of a voxel of which nothing is known.
-        inferred_weight: Weight of a frame where it inferred a voxel, relative to one that saw it.
-        seen_limit: Largest weight of memory against a frame that sees the voxel, within reach.
-        inferred_limit: The same against one that infers it.
-        seen_for: How long a voxel counts as seen.
-        fades: float32 [T], what is left of memory by its age; older ones are forgotten.
-    """
-
-    threshold: float
-    prior: float
-    inferred_weight: float
-    seen_limit: float
-    inferred_limit: float
-    seen_for: int
-    fades: NDArray[np.float32]
+    threshold: float  # log odds from which a voxel is occupied
+    prior: float  # log odds of a voxel of which nothing is known
+    inferred_weight: float  # weight of a frame where it inferred a voxel, relative to one that saw it
+    seen_limit: float  # largest weight of memory against a frame that sees the voxel, within reach
+    inferred_limit: float  # the same against one that infers it
+    seen_for: int  # how long a voxel counts as seen
+    fades: NDArray[np.float32]  # float32 [T], what is left of memory by its age; older ones are forgotten
 
 
 class Fused(NamedTuple):

@@ -22,8 +22,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.untrusted_files import shown
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
-UNKNOWN, FREE, OCCUPIED = -1, 0, 100
-"""Values of nav_msgs/OccupancyGrid."""
+UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # values of nav_msgs/OccupancyGrid
 
 AUTO = "auto"
 GROUND_CLASSES = ("road", "parking", "sidewalk", "terrain", "other-ground")
@@ -31,22 +30,16 @@ GROUND_CLASSES = ("road", "parking", "sidewalk", "terrain", "other-ground")
 
 _OBSTACLE = 100  # plus the percent, 1 to 100: larger than all states
 _ROUNDING = 1e-6  # part of a voxel edge
-_NO_GROUND_M = 0.5
-"""So far from a point of it, the ground is taken for level."""
+_NO_GROUND_M = 0.5  # so far from a point of it, the ground is taken for level
 
 
 @dataclass(frozen=True, eq=False)
 class GroundMap:
-    """An occupancy map as nav_msgs/OccupancyGrid holds it.
+    """An occupancy map as nav_msgs/OccupancyGrid holds it."""
 
-    Attributes:
-        origin: Lower corner (x, y) of cell [0, 0] in the upright frame, metres.
-        resolution: Edge of a cell, metres.
-        cells: int8 [H, W], rows along y, columns along x of the upright frame; -1 unknown, 0 free, 1 to 100 occupied.
-    """
-
-    origin: tuple[float, float]
-    resolution: float
+    origin: tuple[float, float]  # lower corner (x, y) of cell [0, 0] in the upright frame, metres
+    resolution: float  # edge of a cell, metres
+    # int8 [H, W], rows along y, columns along x of the upright frame; -1 unknown, 0 free, 1 to 100 occupied.
     cells: NDArray[np.int8]
 
 

@@ -14,19 +14,12 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelSta
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Voxels and phrases that they answer: M pairs, each once.
+    """Voxels and phrases that they answer: M pairs, each once."""
 
-    Attributes:
-        index: int32 [M, 3], by phrase.
-        phrase: uint8 [M], number of the phrase.
-        score: float32 [M], see `PhraseMatches`.
-        probability: float32 [M] in 0..1.
-    """
-
-    index: NDArray[np.int32]
-    phrase: NDArray[np.uint8]
-    score: NDArray[np.float32]
-    probability: NDArray[np.float32]
+    index: NDArray[np.int32]  # int32 [M, 3], by phrase
+    phrase: NDArray[np.uint8]  # uint8 [M], number of the phrase
+    score: NDArray[np.float32]  # float32 [M], see `PhraseMatches`
+    probability: NDArray[np.float32]  # float32 [M] in 0..1
 
 
 def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, Sequence[PhraseMatches]]]) -> Matches:

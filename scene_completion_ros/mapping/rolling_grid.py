@@ -28,17 +28,13 @@ class RollingGrid:
 
     Args:
         shape: Voxels along x, y, z.
-
-    Attributes:
-        shape: int64 [3].
-        lower: int64 [3], number of the lowest voxel that the box holds.
     """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         if min(shape) < 1:
             raise GridError(f"{shape} is not three positive whole numbers", where="RollingGrid.shape")
-        self.shape = np.array(shape, dtype=np.int64)
-        self.lower = np.zeros(3, dtype=np.int64)
+        self.shape = np.array(shape, dtype=np.int64)  # int64 [3]
+        self.lower = np.zeros(3, dtype=np.int64)  # int64 [3], number of the lowest voxel that the box holds
 
     def move_to(self, lower: NDArray[np.int64]) -> list[tuple[slice, slice, slice]]:
         """Let the box hold the voxels from `lower` on.

@@ -25,8 +25,7 @@ from scene_completion_ros.mapping.rolling_grid import LARGEST_TILT, RollingGrid,
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, probability_of_log_odds
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
-HEARSAY = np.float32(1e-6)
-"""Confidence in labels that no frame gave: any that a frame gives outvotes them."""
+HEARSAY = np.float32(1e-6)  # confidence in labels that no frame gave: any that a frame gives outvotes them
 _LARGEST_CLOCK = 2**30  # milliseconds from the first frame: 12 days, far from where int32 ends
 _TURN_SLACK = 0.02  # radians that poses of one instant may differ
 _FALL = 3  # power of the distance with which memory counts less beyond reach
@@ -35,66 +34,33 @@ _CAMERA_SLACK = 0.5  # metres that a camera may move in its grid before distance
 
 @dataclass(frozen=True)
 class FusionSettings:
-    """How much memory counts, and for how long. Chosen on validation towns of the street world.
+    """How much memory counts, and for how long. Chosen on validation towns of the street world."""
 
-    Attributes:
-        seen_frames: Largest weight n of memory against a frame that sees a voxel, in such frames, within reach. After a
-            change, what was before has the part `(n / (n + 1)) ** k` of the log odds after k frames. With 1, that is a
-            half after one frame and an eighth after three.
-        inferred_weight: Weight w of a frame where it infers a voxel, relative to one that sees it.
-        inferred_frames: Largest weight n of memory against a frame that infers a voxel, in frames that see it. What was
-            before has the part (n / (n + w)) ** k after k such frames: with 2 and 0.3, a half after five.
-        reach: Distance from the camera up to which memory counts fully, metres. Beyond it the two largest weights fall
-            with the third power of the distance.
-        largest_log_odds: Evidence of one frame is cut here: no frame is certain.
-        prior: Probability of being occupied of what is unknown; what lies out of view fades to it.
-        half_life: Seconds out of view in which memory loses half its weight, and half of its log odds.
-        forget_after: Seconds after which a voxel that is out of view is unobserved again.
-        seen_for: Seconds for which a voxel that was seen, and is hidden or out of view now, still counts as seen.
-            Seen free space may clear a costmap: keep this short where things move.
-        margin: Metres around the grid, ahead, behind and to the sides, that the map holds besides: what a robot that
-            turns back finds again.
-        largest_speed: Metres a second; a camera that is farther from its last place is a jump of the odometry.
-        largest_turn: Radians a second; one that has turned more since the last frame is one, too.
-        largest_gap: Seconds between two frames after which the map starts anew.
-
-    Raises:
-        GridError: A value is out of its range.
-    """
-
+    # Largest weight n of memory against a frame that sees a voxel, in such frames, within reach. After a change, what
+    # was before has the part `(n / (n + 1)) ** k` of the log odds after k frames. With 1, that is a half after one
+    # frame and an eighth after three.
     seen_frames: float = 1.0
-    inferred_weight: float = 0.3
+    inferred_weight: float = 0.3  # weight w of a frame where it infers a voxel, relative to one that sees it
+    # Largest weight n of memory against a frame that infers a voxel, in frames that see it. What was before has the
+    # part (n / (n + w)) ** k after k such frames: with 2 and 0.3, a half after five.
     inferred_frames: float = 2.0
+    # Distance from the camera up to which memory counts fully, metres. Beyond it the two largest weights fall with the
+    # third power of the distance.
     reach: float = 20.0
-    largest_log_odds: float = 4.0
-    prior: float = 0.08
-    half_life: float = 2.0
-    forget_after: float = 5.0
+    largest_log_odds: float = 4.0  # evidence of one frame is cut here: no frame is certain
+    prior: float = 0.08  # probability of being occupied of what is unknown; what lies out of view fades to it
+    half_life: float = 2.0  # seconds out of view in which memory loses half its weight, and half of its log odds
+    forget_after: float = 5.0  # seconds after which a voxel that is out of view is unobserved again
+    # Seconds for which a voxel that was seen, and is hidden or out of view now, still counts as seen. Seen free space
+    # may clear a costmap: keep this short where things move.
     seen_for: float = 0.5
+    # Metres around the grid, ahead, behind and to the sides, that the map holds besides: what a robot that turns back
+    # finds again.
     margin: float = 0.0
+    # Metres a second; a camera that is farther from its last place is a jump of the odometry.
     largest_speed: float = 60.0
-    largest_turn: float = 6.0
-    largest_gap: float = 2.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            lowest, highest = _RANGES.get(name, (1e-3, 1e3))
-            if not lowest <= value <= highest:
-                raise GridError(
-                    f"{name} is {value}", where="temporal fusion", cure=f"Give a number from {lowest:g} to {highest:g}"
-                )
-
-
-_RANGES = {
-    "seen_frames": (0.0, 1e3),
-    "inferred_frames": (0.0, 1e3),
-    "inferred_weight": (1e-3, 1.0),
-    "prior": (1e-3, 0.5),
-    "seen_for": (0.0, 60.0),
-    "margin": (0.0, 100.0),
-    "half_life": (1e-2, 600.0),
-    "forget_after": (0.0, 60.0),
-}
+    largest_turn: float = 6.0  # radians a second; one that has turned more since the last frame is one, too
+    largest_gap: float = 2.0  # seconds between two frames after which the map starts anew
 
 
 def rules_of(settings: FusionSettings, threshold: float) -> Rules:
@@ -119,22 +85,15 @@ def _log_odds(probability: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class FusedFrame:
-    """A frame joined with the map.
+    """A frame joined with the map."""
 
-    Attributes:
-        voxels: On the grid of the frame, with its stamp. Voxels beside the image are those remembered. The probability
-            is that of the mean log odds; a calibration that was fitted to single frames holds for it only roughly.
-        log_odds: float32 [X, Y, Z], of every voxel; minus infinity where unobserved.
-        reset: Why the map was started anew before this frame; empty where it was not.
-        updated: Voxels of the map that the frame had something to say about.
-        entered: Voxels of the map that were cleared because the box moved there.
-    """
-
+    # On the grid of the frame, with its stamp. Voxels beside the image are those remembered. The probability is that of
+    # the mean log odds; a calibration that was fitted to single frames holds for it only roughly.
     voxels: SemanticVoxels
-    log_odds: NDArray[np.float32]
-    reset: str
-    updated: int
-    entered: int
+    log_odds: NDArray[np.float32]  # float32 [X, Y, Z], of every voxel; minus infinity where unobserved
+    reset: str  # why the map was started anew before this frame; empty where it was not
+    updated: int  # voxels of the map that the frame had something to say about
+    entered: int  # voxels of the map that were cleared because the box moved there
 
 
 class TemporalFusion:
@@ -149,12 +108,7 @@ class TemporalFusion:
         grid_from_camera: Pose of the camera in it: memory counts less the farther away a voxel is. It is followed
             where frames have another one.
         threshold: Calibrated probability from which a voxel counts as occupied, that of the student bundle.
-        settings: How much memory counts.
         threads: CPU threads; None for all that this process may use.
-
-    Attributes:
-        box: Where in the odometry frame the map is.
-        memory: What it holds.
     """
 
     def __init__(
@@ -169,7 +123,7 @@ class TemporalFusion:
         self.grid = grid
         self.settings = settings = FusionSettings() if settings is None else settings
         self.threads = threads
-        self.box = RollingGrid(covering_shape(grid, settings.margin))
+        self.box = RollingGrid(covering_shape(grid, settings.margin))  # where in the odometry frame the map is
         self.memory = empty_memory(tuple(self.box.shape))  # type: ignore[arg-type]  # three axes
         self._rules = rules_of(settings, threshold)
         self._look_from(grid_from_camera)

@@ -14,15 +14,10 @@ JudgedBy = Literal["input", "calibration", "inference", "nobody"]
 
 
 class DropReason(str, Enum):
-    """A reason, which is the text under which it is counted and told.
+    """A reason, which is the text under which it is counted and told."""
 
-    Attributes:
-        judged_by: Who reports it.
-        meaning: What has happened, in a few words.
-    """
-
-    judged_by: JudgedBy
-    meaning: str
+    judged_by: JudgedBy  # who reports it
+    meaning: str  # what has happened, in a few words
 
     def __new__(cls, text: str, judged_by: JudgedBy, meaning: str) -> DropReason:
         """A reason of this text."""

@@ -21,19 +21,12 @@ Layout = Literal["mono", "rgb", "bgr", "rgba", "bgra", "bayer", "yuv422", "nv"]
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the pixels of a raw image lie in memory.
+    """How the pixels of a raw image lie in memory."""
 
-    Attributes:
-        layout: Meaning of the channels.
-        channels: Numbers per pixel.
-        dtype: NumPy kind and size without byte order ("u1", "u2", "f4").
-        conversion: OpenCV's conversion code to RGB, for bayer and YUV layouts.
-    """
-
-    layout: Layout
-    channels: int
-    dtype: str = "u1"
-    conversion: int = -1
+    layout: Layout  # meaning of the channels
+    channels: int  # numbers per pixel
+    dtype: str = "u1"  # NumPy kind and size without byte order ("u1", "u2", "f4")
+    conversion: int = -1  # OpenCV's conversion code to RGB, for bayer and YUV layouts
 
 
 # OpenCV's newer Bayer names say the pattern itself, as ROS does (its older ones name it from the second row).

@@ -13,19 +13,12 @@ BY_HAND = "by hand"
 
 @dataclass(frozen=True)
 class RecordReason:
-    """One reason.
+    """One reason."""
 
-    Attributes:
-        name: A word or two, such as "unsure".
-        message: A sentence.
-        score: 0..1; that of a person is 1.
-        threshold: What the score exceeded, 0..1.
-    """
-
-    name: str = BY_HAND
-    message: str = ""
-    score: float = 1.0
-    threshold: float = 0.0
+    name: str = BY_HAND  # a word or two, such as "unsure"
+    message: str = ""  # a sentence
+    score: float = 1.0  # 0..1; that of a person is 1
+    threshold: float = 0.0  # what the score exceeded, 0..1
 
     @property
     def value(self) -> float:

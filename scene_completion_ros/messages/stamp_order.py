@@ -14,14 +14,11 @@ class StampOrder:
 
     An image less than a second behind the newest is late. One further behind belongs to a recording started again, from
     which on its stamps count. Equal stamps are in order: some drivers leave all stamps at 0.
-
-    Attributes:
-        behind_ns: How far the last image was behind the newest one before it; 0 if it was not.
     """
 
     def __init__(self) -> None:
         self._newest_ns: int | None = None
-        self.behind_ns = 0
+        self.behind_ns = 0  # how far the last image was behind the newest one before it; 0 if it was not
 
     def forget(self) -> None:
         """Time began anew: the next image is in order, whatever its stamp."""

@@ -19,13 +19,11 @@ class TransformBuffer(TransformTree):
 
     Args:
         keep_ns: See `TransformTree`.
-
-    Attributes:
-        rejected: Transforms that were not taken, by reason (NaN, broken quaternion, a frame that is its own parent).
     """
 
     def __init__(self, keep_ns: int | None = None) -> None:
         super().__init__(keep_ns)
+        # Transforms that were not taken, by reason (NaN, broken quaternion, a frame that is its own parent).
         self.rejected: Counter[str] = Counter()
 
     def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: RigidTransform, *, static: bool) -> None:

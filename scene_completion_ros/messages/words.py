@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.untrusted_files import SHOWN, parse_json, shown
 
-LARGEST_TEXT = 8 << 20
-"""Characters: more than 4096 phrases of 768 numbers take."""
+LARGEST_TEXT = 8 << 20  # characters: more than 4096 phrases of 768 numbers take
 LONGEST_PHRASE = 200
 _LARGEST_EMBEDDING = 8192
 _EMBEDDED = ("encoder", "embeddings", "background")
@@ -32,36 +31,25 @@ Phrases: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, eq=False)
 class GivenEmbeddings:
-    """Phrases that a message brings along.
+    """Phrases that a message brings along."""
 
-    Attributes:
-        text_encoder, text_encoder_sha256: The encoder that made them: an id, and the hash of its weights.
-        phrases: P phrases, each another.
-        rows: float16 [P, D], any numbers.
-    """
-
+    # text_encoder, text_encoder_sha256: The encoder that made them: an id, and the hash of its weights.
     text_encoder: str
     text_encoder_sha256: str
-    phrases: Phrases
-    rows: NDArray[np.float16]
+    phrases: Phrases  # P phrases, each another
+    rows: NDArray[np.float16]  # float16 [P, D], any numbers
 
 
 @dataclass(frozen=True, eq=False)
 class RequestedWords:
-    """What a message asks for.
+    """What a message asks for."""
 
-    Attributes:
-        phrases: What is asked for, or the phrases of each class by its name.
-        margin, pooling: See `TextBank.vocabulary`; None where the message does not say.
-        background: Phrases instead of those of the bank; None where the message does not say.
-        given: Embeddings that the message brings along; None where it has none.
-    """
-
-    phrases: Phrases | Mapping[str, Phrases]
+    phrases: Phrases | Mapping[str, Phrases]  # what is asked for, or the phrases of each class by its name
+    # margin, pooling: See `TextBank.vocabulary`; None where the message does not say.
     margin: float | None = None
     pooling: str | None = None
-    background: Phrases | None = None
-    given: GivenEmbeddings | None = None
+    background: Phrases | None = None  # phrases instead of those of the bank; None where the message does not say
+    given: GivenEmbeddings | None = None  # embeddings that the message brings along; None where it has none
 
 
 def check_phrase(text: object, where: str) -> None:

@@ -78,8 +78,6 @@ class DriveAnimation:
 
         Args:
             image: RGB image [H, W, 3], if there is one.
-            birds_eye: The bird's-eye view of the voxels.
-            title: Words above the picture.
             camera: Camera that the voxels are seen through; without it only the bird's-eye view shows them.
         """
         self._seen += 1

@@ -31,8 +31,7 @@ from scene_completion_ros.voxels.phrase_matches import LEAST_PROBABILITY, Phrase
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 LIDAR_RESOLUTION = 0.02  # metres
-MATCH_STEPS = 5
-"""How finely the page knows probabilities of matches, from `LEAST_PROBABILITY` to 1."""
+MATCH_STEPS = 5  # how finely the page knows probabilities of matches, from `LEAST_PROBABILITY` to 1
 _MOST_LIDAR_POINTS = 40_000
 
 Colours = Sequence[tuple[int, int, int]]
@@ -165,14 +164,11 @@ def write_page(
     """Write the page, one frame after the other, so that memory holds one frame.
 
     Args:
-        out: Text file to write to.
         frames: What the viewer shows of each frame (see ``ReportWriter``), lazily read.
         frame_count: Number of entries in ``frames``.
-        timings_ms: Milliseconds by stage of every frame of the drive.
         statistics: Numbers for the table; nested mappings are flattened. What is said of a ``shadow``, of a second
             student that ran behind the first, has a section of its own.
         notes: Sentences shown above the pictures.
-        animation: Animated picture at the top of the page.
         words: What the frames' ``matches`` are of, in their order: a button each.
     """
     palettes = {

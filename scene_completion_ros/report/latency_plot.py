@@ -19,9 +19,6 @@ TOTAL = "total"
 def latency_percentiles(timings_ms: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Percentiles of every stage over the frames that report it.
 
-    Args:
-        timings_ms: Milliseconds by stage, one mapping a frame.
-
     Returns:
         By stage: ``mean``, ``p50``, ``p95``, ``p99`` and ``max`` in milliseconds.
     """

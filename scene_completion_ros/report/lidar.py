@@ -23,14 +23,11 @@ class LidarOfBag:
 
     Args:
         path: The recording; of its PointCloud2 topics the one with the most messages is taken.
-
-    Attributes:
-        topic: That topic, if there is one.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._reader = BagReader(path)
-        self.topic: str | None = None
+        self.topic: str | None = None  # the topic with the most messages, if there is one
         self._scans: Iterator[CloudFrame] = iter(())
         self._transforms = TransformBuffer()
         self._before: CloudFrame | None = None

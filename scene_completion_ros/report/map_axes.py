@@ -38,18 +38,13 @@ class MapScale:
         cells: Number of cells along x and along y.
         cell_size: Edge of a cell, metres.
         pixels: Edge of a cell in the picture.
-
-    Attributes:
-        pixels_per_metre: Scale of the picture.
-        x_range: Smallest and largest x, metres.
-        y_range: Smallest and largest y, metres.
-        size: Rows and columns of the map in the picture, without its margin.
     """
 
     def __init__(self, origin: tuple[float, float], cells: tuple[int, int], cell_size: float, pixels: int) -> None:
-        self.pixels_per_metre = pixels / cell_size
-        self.x_range = (origin[0], origin[0] + cells[0] * cell_size)
-        self.y_range = (origin[1], origin[1] + cells[1] * cell_size)
+        self.pixels_per_metre = pixels / cell_size  # scale of the picture
+        self.x_range = (origin[0], origin[0] + cells[0] * cell_size)  # smallest and largest x, metres
+        self.y_range = (origin[1], origin[1] + cells[1] * cell_size)  # smallest and largest y, metres
+        # Rows and columns of the map in the picture, without its margin.
         self.size = (cells[0] * pixels, cells[1] * pixels)
 
     def pixel(self, x: float, y: float) -> tuple[int, int]:

@@ -237,8 +237,6 @@ def beside_map(left: Sequence[tuple[str, Picture]], birds_eye: Picture, *, title
 
     Args:
         left: Name and RGB picture of each.
-        birds_eye: RGB bird's-eye view.
-        title: Words above all.
         width: Width of the pictures on the left, pixels.
     """
     heading = 34 if title else _GAP
@@ -266,15 +264,7 @@ def panel(
     class_names: Sequence[str] = (),
     class_colours: Sequence[tuple[int, int, int]] = (),
 ) -> Picture:
-    """Camera image over depth on the left, bird's-eye view on the right, the legend of several classes below.
-
-    Args:
-        image: RGB camera image, or none.
-        depth: RGB depth picture, or none.
-        birds_eye: RGB bird's-eye view.
-        title: Words above the picture.
-        depth_name: Words above the depth picture.
-    """
+    """Camera image over depth on the left, bird's-eye view on the right, the legend of several classes below."""
     tiles = [("camera", image), (depth_name, depth)]
     left = [(name, fit_width(tile, _PANEL_WIDTH)) for name, tile in tiles if tile is not None]
     picture = beside_map(left, birds_eye, title=title, width=_PANEL_WIDTH)
@@ -290,11 +280,7 @@ def words_panel(
     """Camera image, voxels as the camera sees them and from above, each in the colour of its most likely word.
 
     Args:
-        image: RGB camera image.
-        voxels: What was completed of it.
-        matches: What was found of each word among them.
         camera: Camera that took the image; lens distortion is ignored.
-        title: Words above the picture.
     """
     lit = as_classes(voxels, matches)
     return panel(

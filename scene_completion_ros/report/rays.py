@@ -16,21 +16,13 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 @dataclass(frozen=True, eq=False)
 class VoxelRays:
-    """The voxels that every ray passes, one entry a voxel: those of the first ray from near to far, then the second's.
+    """The voxels that every ray passes, one entry a voxel: those of the first ray from near to far, then the next's."""
 
-    Attributes:
-        shape: Rows and columns of the picture; a ray a pixel, row by row.
-        voxel: int32 [E], flat index (x·Y + y)·Z + z of the voxel.
-        depth: float32 [E], where the ray is first found in it, metres along the optical axis.
-        face: uint8 [E], the axis of the face that it came in by: 0 x, 1 y, 2 z.
-        end: int64 [R], one past the last entry of each ray.
-    """
-
-    shape: tuple[int, int]
-    voxel: NDArray[np.int32]
-    depth: NDArray[np.float32]
-    face: NDArray[np.uint8]
-    end: NDArray[np.int64]
+    shape: tuple[int, int]  # rows and columns of the picture; a ray a pixel, row by row
+    voxel: NDArray[np.int32]  # int32 [E], flat index (x·Y + y)·Z + z of the voxel
+    depth: NDArray[np.float32]  # float32 [E], where the ray is first found in it, metres along the optical axis
+    face: NDArray[np.uint8]  # uint8 [E], the axis of the face that it came in by: 0 x, 1 y, 2 z
+    end: NDArray[np.int64]  # int64 [R], one past the last entry of each ray
 
     def first_hits(self, voxels: SemanticVoxels) -> NDArray[np.int64]:
         """The entry of the first occupied voxel along each ray, int64 [R]; -1 where a ray meets none."""

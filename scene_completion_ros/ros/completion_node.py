@@ -55,10 +55,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     Args:
         node: The managed rclpy node (`rclpy.lifecycle.LifecycleNode`) that this does the work of.
 
-    Attributes:
-        counters: What became of the images, in all activations together.
-        inputs: The subscriptions; None unless active.
-
     Raises:
         SceneCompletionError: A parameter was given with a value that a node cannot hold.
     """
@@ -67,8 +63,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         super().__init__()
         self._node = node
         self._logger = node.get_logger()
-        self.inputs: Inputs | None = None
-        self.counters = FrameCounters(self._logger)
+        self.inputs: Inputs | None = None  # the subscriptions; None unless active
+        self.counters = FrameCounters(self._logger)  # what became of the images, in all activations together
         self._parameters = DeclaredParameters(node, self._check_change)
         self._thread: InferenceThread | None = None
         self._outputs: Outputs | None = None
@@ -256,13 +252,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             self._node, self._parameters, bundle, dictionary, thread, self.counters, self._while_configured
         )
         self._deployment = Deployment(
-            self._node,
-            self._parameters,
-            thread,
-            second,
-            grid,
-            self._deploy,
-            self._while_configured,
+            self._node, self._parameters, thread, second, grid, self._deploy, self._while_configured
         )
         self._orders = {}
         self._problem = None

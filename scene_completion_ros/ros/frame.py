@@ -26,41 +26,29 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 
 class NotYetError(SceneCompletionError):
-    """Something that is needed is not there.
-
-    Attributes:
-        may_come: Whether it is worth waiting for.
-    """
+    """Something that is needed is not there."""
 
     def __init__(self, what: str, *, where: str = "", cure: str = "", may_come: bool) -> None:
-        self.may_come = may_come
+        self.may_come = may_come  # whether it is worth waiting for
         super().__init__(what, where=where, cure=cure)
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where the voxels of one image lie.
+    """Where the voxels of one image lie."""
 
-    Attributes:
-        frame_id: Frame that voxels are published in.
-        grid_from_camera: Pose of the camera's optical frame in the grid, at the stamp of the image.
-        frame_from_grid: Pose of the grid in that frame.
-        map_frame_id: Frame that the map of the ground is published in.
-        map_from_grid: Pose of the grid in the upright frame of the map.
-        frame_from_map: Pose of the map in its frame: identity, or what lays it on the ground below a camera.
-        odometry_from_grid: Pose of the grid in the odometry frame, at the stamp of the image, or why there is none:
-            images can do without. None where successive images are neither fused nor compared.
-        assumed_height: What the map takes for the height of the camera above the ground, metres, as nothing says how
-            high it is; None where something does.
-    """
-
-    frame_id: str
-    grid_from_camera: RigidTransform
-    frame_from_grid: RigidTransform
-    map_frame_id: str
-    map_from_grid: RigidTransform
+    frame_id: str  # frame that voxels are published in
+    grid_from_camera: RigidTransform  # pose of the camera's optical frame in the grid, at the stamp of the image
+    frame_from_grid: RigidTransform  # pose of the grid in that frame
+    map_frame_id: str  # frame that the map of the ground is published in
+    map_from_grid: RigidTransform  # pose of the grid in the upright frame of the map
+    # Pose of the map in its frame: identity, or what lays it on the ground below a camera.
     frame_from_map: RigidTransform = field(default_factory=RigidTransform.identity)
+    # Pose of the grid in the odometry frame, at the stamp of the image, or why there is none: images can do without.
+    # None where successive images are neither fused nor compared.
     odometry_from_grid: RigidTransform | NotYetError | None = None
+    # What the map takes for the height of the camera above the ground, metres, as nothing says how high it is; None
+    # where something does.
     assumed_height: float | None = None
 
     def upright_from_camera(self, parameters: NodeParameters) -> RigidTransform | None:
@@ -75,31 +63,18 @@ class Placement:
 
 @dataclass(eq=False)
 class Frame:
-    """One image on its way through the node.
+    """One image on its way through the node."""
 
-    Attributes:
-        name: Name of its camera; empty where there is one camera only.
-        topic: Where the message came from, for warnings.
-        message: The image.
-        stamp_ns: Its stamp, nanoseconds.
-        arrived_s: When it arrived (`time.perf_counter`).
-        parameters: Those of that moment.
-        camera: The calibration that belongs to it; `receive` sets it.
-        placement: Where its voxels lie; `place` sets it.
-        completion: What the student says of it; `complete` sets it.
-        decode_ms: Milliseconds that decoding took, likewise.
-    """
-
-    name: str
-    topic: str
+    name: str  # name of its camera; empty where there is one camera only
+    topic: str  # where the message came from, for warnings
     message: Any
-    stamp_ns: int
-    arrived_s: float
-    parameters: NodeParameters
-    camera: Camera = field(init=False)
-    placement: Placement = field(init=False)
-    completion: Completion = field(init=False)
-    decode_ms: float = field(init=False)
+    stamp_ns: int  # its stamp, nanoseconds
+    arrived_s: float  # when it arrived (`time.perf_counter`)
+    parameters: NodeParameters  # those of that moment
+    camera: Camera = field(init=False)  # the calibration that belongs to it; `receive` sets it
+    placement: Placement = field(init=False)  # where its voxels lie; `place` sets it
+    completion: Completion = field(init=False)  # what the student says of it; `complete` sets it
+    decode_ms: float = field(init=False)  # milliseconds that decoding took, likewise
 
     @property
     def header(self) -> Any:
@@ -113,15 +88,10 @@ class Frame:
 
 
 class Epoch(NamedTuple):
-    """What is remembered of images of another epoch is of no use to these.
+    """What is remembered of images of another epoch is of no use to these."""
 
-    Attributes:
-        activation: Number of the node's activation; disabling and resetting count as well.
-        era: How often time had begun anew.
-    """
-
-    activation: int
-    era: int
+    activation: int  # number of the node's activation; disabling and resetting count as well
+    era: int  # how often time had begun anew
 
 
 class Selection(NamedTuple):
@@ -147,24 +117,16 @@ PoseToCome: TypeAlias = "Future[RigidTransform | NotYetError]"
 
 @dataclass(eq=False)
 class Scene:
-    """The image of the one camera, or images of several that belong together, and what they became.
+    """The image of the one camera, or images of several that belong together, and what they became."""
 
-    Attributes:
-        frames: At least one; from `complete` on those that could be completed.
-        parameters: Those of when the last one arrived.
-        selection: Student and words of the moment when they were handed to the inference thread.
-        epoch: See there.
-        pose: Becomes the pose of the grid in the odometry frame; None where nobody asks for it.
-        voxels: Those that are published: of the one image, or of several fused; `join` sets it.
-        voxels_of_moment: Without those of earlier images, where `voxels` have them; otherwise None.
-    """
-
-    frames: tuple[Frame, ...]
-    parameters: NodeParameters
-    selection: Selection
+    frames: tuple[Frame, ...]  # at least one; from `complete` on those that could be completed
+    parameters: NodeParameters  # those of when the last one arrived
+    selection: Selection  # student and words of the moment when they were handed to the inference thread
     epoch: Epoch
-    pose: PoseToCome | None = None
+    pose: PoseToCome | None = None  # becomes the pose of the grid in the odometry frame; None where nobody asks for it
+    # Those that are published: of the one image, or of several fused; `join` sets it.
     voxels: SemanticVoxels = field(init=False)
+    # Without those of earlier images, where `voxels` have them; otherwise None.
     voxels_of_moment: SemanticVoxels | None = None
 
     @property

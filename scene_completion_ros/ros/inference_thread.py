@@ -39,15 +39,8 @@ class InferenceThread:
     A scene brings along calibration, pose and parameters, of when its images arrived, and gets student and words here.
 
     Args:
-        student: The one that is deployed at first.
         outputs: Where results go; they must outlive this thread.
         vocabulary: What labels mean at first; None for the classes of the bundle.
-
-    Attributes:
-        enabled: Images are completed; otherwise they are dropped as they come.
-        selection: Student and words of images to come.
-        record: What became of the last images.
-        shadow: What runs behind the deployed student.
     """
 
     def __init__(
@@ -64,15 +57,15 @@ class InferenceThread:
         self._publishing = threading.Lock()
         self._epoch = Epoch(0, 0)
         self._overtaken_by: DropReason = DropReason.DEACTIVATED
-        self.enabled = True
-        self.record = InferenceRecord(student, _vocabulary(vocabulary))
+        self.enabled = True  # images are completed; otherwise they are dropped as they come
+        self.record = InferenceRecord(student, _vocabulary(vocabulary))  # what became of the last images
         self._to_prepare: dict[str, Callable[[], object]] = {}
         self._choosing = threading.Lock()
-        self.selection = Selection(student, Words(vocabulary))
+        self.selection = Selection(student, Words(vocabulary))  # student and words of images to come
         self._students = [student]
         self._released = False
         self._between: deque[tuple[Callable[[], object], Future[None]]] = deque()
-        self.shadow = Shadow(grid, logger)
+        self.shadow = Shadow(grid, logger)  # what runs behind the deployed student
         # These six belong to the inference thread.
         self._now = self.selection
         self._in_hand: tuple[Frame, ...] = ()

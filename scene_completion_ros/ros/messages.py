@@ -215,14 +215,7 @@ def camera_info_message(camera: Camera, stamp_ns: int, frame_id: str) -> Any:
 
 
 def copied_camera_info(message: Any, stamp_ns: int) -> Any:
-    """Copy the CameraInfo of a bag into a message of this ROS.
-
-    Args:
-        message: CameraInfo of rosbags.
-
-    Returns:
-        sensor_msgs/CameraInfo.
-    """
+    """Copy the CameraInfo of a bag into a message of this ROS."""
     return CameraInfo(
         header=Header(stamp=stamp_message(stamp_ns), frame_id=message.header.frame_id),
         **{name: getattr(message, name) for name in ("width", "height", "distortion_model", "binning_x", "binning_y")},

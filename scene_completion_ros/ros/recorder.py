@@ -42,23 +42,14 @@ _OTHER_TRANSPORTS = ("/compressedDepth", "/theora", "/ffmpeg", "/zstd")
 
 @dataclass(frozen=True)
 class RecordSettings:
-    """What to record.
+    """What to record."""
 
-    Attributes:
-        node: Full name of the node whose requests are heard; its own topics are not recorded unless they are named.
-        names: Full names of topics; empty: all of `RECORDED_TYPES`.
-        before_s: Seconds before a request.
-        after_s: Seconds after it.
-        longest_s: Seconds from which a piece is cut.
-        memory: Bytes of messages that are held at most.
-    """
-
-    node: str
-    names: tuple[str, ...]
-    before_s: float
-    after_s: float
-    longest_s: float
-    memory: int
+    node: str  # full name of the node whose requests are heard; its own topics are not recorded unless they are named
+    names: tuple[str, ...]  # full names of topics; empty: all of `RECORDED_TYPES`
+    before_s: float  # seconds before a request
+    after_s: float  # seconds after it
+    longest_s: float  # seconds from which a piece is cut
+    memory: int  # bytes of messages that are held at most
 
 
 class Recorder:
@@ -66,9 +57,6 @@ class Recorder:
 
     Args:
         store: Where pieces go.
-
-    Attributes:
-        trigger: Full name of the topic of requests.
     """
 
     def __init__(self, node: Any, settings: RecordSettings, store: PieceStore, resources: ExitStack) -> None:
@@ -87,7 +75,7 @@ class Recorder:
         self._writing: Future[KeptPiece | None] | None = None
         self._shortened = 0
         spec = topics.topic_spec(topics.RECORD_TRIGGER)
-        self.trigger = spec.name.replace("~", settings.node)
+        self.trigger = spec.name.replace("~", settings.node)  # full name of the topic of requests
         heard = node.create_subscription(message_class(spec.type_name, self.trigger), self.trigger, self._mark, QUEUE)
         resources.callback(node.destroy_subscription, heard)
         timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -193,7 +181,6 @@ def wanted_topics(found: Mapping[str, str], names: Collection[str], node: str, r
         found: Topics that there are, and their types.
         names: What was named; empty: all of `RECORDED_TYPES` that the node did not make itself. Of images that there
             are raw and compressed it is the compressed ones.
-        node: Full name of the node.
         recorded: Those that are recorded already.
     """
     if names:

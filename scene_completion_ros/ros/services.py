@@ -19,16 +19,12 @@ CLOSE_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Serving:
-    """What the services do; each raises SceneCompletionError where that is refused.
+    """What the services do; each raises SceneCompletionError where that is refused."""
 
-    Attributes:
-        to_swap: Gives what exchanges the two students, in any thread, and says which one is deployed then.
-        reset: Forgets what the images so far have left behind.
-        set_enabled: Completes images, or drops them until it is called again or the node is cleaned up.
-    """
-
+    # Gives what exchanges the two students, in any thread, and says which one is deployed then.
     to_swap: Callable[[], Callable[[], str]]
-    reset: Callable[[], None]
+    reset: Callable[[], None]  # forgets what the images so far have left behind
+    # Completes images, or drops them until it is called again or the node is cleaned up.
     set_enabled: Callable[[bool], None]
 
 

@@ -14,38 +14,24 @@ NODE_NAME = "scene_completion"
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """A topic of the node.
+    """A topic of the node."""
 
-    Attributes:
-        name: Its name; `~` is the full name of the node.
-        type_name: Its type, such as `sensor_msgs/msg/Image`.
-        direction: Whether the node reads or writes it.
-        meaning: What it is, in a few words; empty for what every node has.
-        latched: The publisher is transient local: late readers that ask for it get the last message.
-        only_with: The parameter and its value, such as `image.transport: raw`, without which the topic is not there.
-    """
-
-    name: str
-    type_name: str
-    direction: Direction
-    meaning: str = ""
-    latched: bool = False
+    name: str  # its name; `~` is the full name of the node
+    type_name: str  # its type, such as `sensor_msgs/msg/Image`
+    direction: Direction  # whether the node reads or writes it
+    meaning: str = ""  # what it is, in a few words; empty for what every node has
+    latched: bool = False  # the publisher is transient local: late readers that ask for it get the last message
+    # The parameter and its value, such as `image.transport: raw`, without which the topic is not there.
     only_with: str = ""
 
 
 @dataclass(frozen=True)
 class ServiceSpec:
-    """A service of the node.
+    """A service of the node."""
 
-    Attributes:
-        name: Its name; `~` is the full name of the node.
-        type_name: Its type, such as `std_srvs/srv/Trigger`.
-        meaning: What it does, in a few words; empty for what every node has.
-    """
-
-    name: str
-    type_name: str
-    meaning: str = ""
+    name: str  # its name; `~` is the full name of the node
+    type_name: str  # its type, such as `std_srvs/srv/Trigger`
+    meaning: str = ""  # what it does, in a few words; empty for what every node has
 
 
 _topics: dict[str, TopicSpec] = {}
@@ -115,9 +101,7 @@ CENTROIDS = _out(
 )
 PHRASES = _out("~/query/phrases", _TEXT, "JSON: the phrases of the query, by number", latched=True)
 MARKERS = _out(
-    "~/markers",
-    "visualization_msgs/msg/Marker",
-    "the 10 000 occupied voxels nearest to the camera, as cubes",
+    "~/markers", "visualization_msgs/msg/Marker", "the 10 000 occupied voxels nearest to the camera, as cubes"
 )
 DIAGNOSTICS = _out(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "what is wrong and what to do about it, in every state"
@@ -158,8 +142,7 @@ _service("~/get_type_description", "type_description_interfaces/srv/GetTypeDescr
 
 TOPICS = tuple(_topics.values())
 """All topics, those of every managed node included. `cameras` has `<name>/image` and so on instead of the one's."""
-SERVICES = tuple(_services.values())
-"""All services, those of every managed node included."""
+SERVICES = tuple(_services.values())  # all services, those of every managed node included
 
 
 def topic_spec(name: str) -> TopicSpec:

@@ -116,13 +116,7 @@ def polled_room(
     refuse: Callable[[Item], None],
     resources: ExitStack,
 ) -> WaitingRoom[Item]:
-    """A waiting room that is looked into while somebody waits.
-
-    Args:
-        admit: See `WaitingRoom`.
-        turn_away: See `WaitingRoom`.
-        refuse: See `WaitingRoom`.
-    """
+    """A waiting room that is looked into while somebody waits."""
 
     def look() -> bool:
         room.look()

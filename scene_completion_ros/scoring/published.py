@@ -11,17 +11,13 @@ from scene_completion_ros.geometry.depth_images import nearest_pixels
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
-PUBLISHED = "published"
-"""The rule by which a subscriber calls voxels occupied."""
+PUBLISHED = "published"  # the rule by which a subscriber calls voxels occupied
 
 
 class PublishedGrid:
     """Looks up which published voxel the centre of every voxel of a ground truth lies in.
 
     Where both grids are the same, that is the voxel itself; otherwise edges are off by up to half a voxel.
-
-    Args:
-        grid: Grid of the node.
     """
 
     def __init__(self, grid: VoxelGrid, grid_from_camera: RigidTransform) -> None:

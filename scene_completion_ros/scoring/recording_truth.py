@@ -33,13 +33,10 @@ class RecordedTruth:
         bag: The recording; its first PointCloud2 topic in the layout of published voxels is taken.
         published: Grid that they lie on: that of the node.
         offset_ns: Added to the stamps of the recording.
-
-    Attributes:
-        name: Of the recording.
     """
 
     def __init__(self, bag: Path | str, published: PublishedGrid, *, offset_ns: int = 0) -> None:
-        self.name = Path(bag).resolve().name
+        self.name = Path(bag).resolve().name  # of the recording
         self._reader = BagReader(bag)
         self._published = published
         self._offset_ns = offset_ns
@@ -100,9 +97,6 @@ class LidarTruth:
     Args:
         camera_from_lidar: Pose of the LiDAR in the camera's optical frame, instead of the recorded transforms. What the
             car moved between scan and image is then left in.
-
-    Attributes:
-        name: "lidar".
     """
 
     def __init__(self, bag: Path | str, camera: Camera, camera_from_lidar: RigidTransform | None = None) -> None:

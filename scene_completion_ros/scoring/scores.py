@@ -21,20 +21,13 @@ METRICS = (OCCUPANCY, DEPTH)
 
 @dataclass(frozen=True, eq=False)
 class PublishedAnswer:
-    """What the node published of an image, brought to where a truth lies; see `Answer`.
-
-    Attributes:
-        grid: That of the node.
-        cloud: Published voxels [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
-        published: Published depth float32 [h, w], metres.
-        depth_camera: Its camera.
-    """
+    """What the node published of an image, brought to where a truth lies; see `Answer`."""
 
     truth: FrameTruth
-    grid: PublishedGrid
-    cloud: NDArray[np.void]
-    published: NDArray[np.float32]
-    depth_camera: Camera
+    grid: PublishedGrid  # that of the node
+    cloud: NDArray[np.void]  # published voxels [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame
+    published: NDArray[np.float32]  # published depth float32 [h, w], metres
+    depth_camera: Camera  # its camera
 
     @cached_property
     def voxels(self) -> VoxelAnswer | None:
@@ -55,17 +48,10 @@ class _Node:
 
 
 class ReplayScores:
-    """Scores of all images of a replay against every ground truth there is.
-
-    Args:
-        published: Grid of the node.
-
-    Attributes:
-        scores: By the names of the ground truths.
-    """
+    """Scores of all images of a replay against every ground truth there is."""
 
     def __init__(self, sources: Sequence[TruthSource], published: PublishedGrid) -> None:
-        self.scores = Scores(METRICS)
+        self.scores = Scores(METRICS)  # by the names of the ground truths
         self._sources, self._published = sources, published
 
     def add(

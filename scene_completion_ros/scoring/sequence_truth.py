@@ -26,9 +26,6 @@ class SequenceTruth:
         camera: Name of the camera in it that took the images; see `reference_camera` for the default.
         offset_ns: Added to the stamps of the folder, so that they are those of the recording.
 
-    Attributes:
-        name: Of the sequence.
-
     Raises:
         SequenceError: The folder is no recording, is damaged, has no such camera, or no ground truth at all.
     """
@@ -36,7 +33,7 @@ class SequenceTruth:
     def __init__(self, folder: Path | str, *, camera: str | None = None, offset_ns: int = 0) -> None:
         root = Path(folder)
         self.sequence = open_recording(root)
-        self.name = self.sequence.name
+        self.name = self.sequence.name  # of the sequence
         self.camera = _choose_camera(self.sequence, camera, str(root))
         self._offset_ns = offset_ns
         self._stamps = np.array([frame.stamp_ns + offset_ns for frame in self.sequence.frames], dtype=np.int64)

@@ -19,18 +19,13 @@ _SHOWN = 5  # of the frames that are missing
 
 
 class ListedFrame(NamedTuple):
-    """One line of a frame list.
+    """One line of a frame list."""
 
-    Attributes:
-        drive: Drive as the list writes it: `2013_05_28_drive_0000_sync`, or with its date in front for KITTI raw
-            (`2011_09_26/2011_09_26_drive_0001_sync`).
-        frame: Number of the image file.
-        side: "l" or "r", the camera of the pair that is meant.
-    """
-
+    # Drive as the list writes it: `2013_05_28_drive_0000_sync`, or with its date in front for KITTI raw
+    # (`2011_09_26/2011_09_26_drive_0001_sync`).
     drive: str
-    frame: int
-    side: str
+    frame: int  # number of the image file
+    side: str  # "l" or "r", the camera of the pair that is meant
 
 
 def read_frame_list(path: Path | str) -> list[ListedFrame]:
@@ -108,9 +103,6 @@ class SplitCount:
 
 class FrameSplit:
     """A frame list, and what recordings hold of it.
-
-    Args:
-        path: The list.
 
     Raises:
         SequenceError: See `read_frame_list`.

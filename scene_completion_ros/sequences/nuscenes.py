@@ -24,8 +24,7 @@ from scene_completion_ros.sequences.velodyne import load_scan
 from scene_completion_ros.untrusted_files import read_json, shown
 
 FRONT, LIDAR = "CAM_FRONT", "LIDAR_TOP"
-LARGEST_TABLE = 2 << 30
-"""Bytes; the largest of v1.0-trainval has half of that."""
+LARGEST_TABLE = 2 << 30  # bytes; the largest of v1.0-trainval has half of that
 _SCAN_COLUMNS = 5
 _RESTORE = "Restore the tables from the data set"
 

@@ -35,8 +35,7 @@ SOURCES: tuple[Source, ...] = (
     from_bag.SOURCE,
 )
 """The first that recognises a path opens it."""
-GROUP = "scene_completion.sources"
-"""Entry points of this group are sources of other packages: each names a `Source`."""
+GROUP = "scene_completion.sources"  # entry points of this group are sources of other packages: each names a `Source`
 
 
 @lru_cache(maxsize=1)

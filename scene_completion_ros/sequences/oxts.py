@@ -14,8 +14,7 @@ from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.kitti import text_lines
 
-EARTH_RADIUS = 6378137.0
-"""Metres, as in KITTI's development kit."""
+EARTH_RADIUS = 6378137.0  # metres, as in KITTI's development kit
 _FIELDS = 30
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -28,8 +28,7 @@ from scene_completion_ros.untrusted_files import read_arrays, read_json, shown
 
 SCHEMA_VERSION = 1
 INDEX_NAME = "sequence.json"
-LARGEST_INDEX = 100 << 20
-"""Bytes; about a hundred thousand frames."""
+LARGEST_INDEX = 100 << 20  # bytes; about a hundred thousand frames
 _AGAIN = "Extract the sequence again"
 
 ArrayLoader: TypeAlias = Callable[[], NDArray[Any]]
@@ -46,19 +45,14 @@ class EncodedImage(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One instant of a sequence.
+    """One instant of a sequence."""
 
-    Attributes:
-        stamp_ns: Time in nanoseconds.
-        images: Camera name -> image source. A camera may be missing in a frame.
-        assets: Name -> loader of an array that belongs to the instant. "lidar" is float32 [N, 3] in the rig frame, and
-            "lidar_pose" float64 [4, 4] where the LiDAR was there, if not where `rig_from_sensor` says. Other names
-            (labels, masks, depth, voxels) are documented by the source that makes them.
-    """
-
-    stamp_ns: int
-    images: Mapping[str, ImageSource]
+    stamp_ns: int  # time in nanoseconds
+    images: Mapping[str, ImageSource]  # camera name -> image source. A camera may be missing in a frame
     world_from_rig: RigidTransform
+    # Name -> loader of an array that belongs to the instant. "lidar" is float32 [N, 3] in the rig frame, and
+    # "lidar_pose" float64 [4, 4] where the LiDAR was there, if not where `rig_from_sensor` says. Other names (labels,
+    # masks, depth, voxels) are documented by the source that makes them.
     assets: Mapping[str, ArrayLoader] = field(default_factory=dict)
 
 
@@ -69,25 +63,17 @@ def read_source(source: ImageSource) -> NDArray[np.uint8]:
 
 @dataclass(eq=False)
 class PosedSequence:
-    """Images of named cameras with poses, from any recording.
+    """Images of named cameras with poses, from any recording."""
 
-    Attributes:
-        name: Short name for logs and tables.
-        rig_from_camera: Camera name -> pose of its optical frame in the rig frame.
-        frames: Instants, stamps strictly increasing.
-        pose_source: Where the poses come from, in words ("/tf map -> camera", "poses_gt.txt").
-        metric_scale: Whether the poses are in metres (False for monocular odometry).
-        provenance: What the sequence was made from: files, counts of what was dropped, licence. Plain JSON values.
-        rig_from_sensor: Further sensors: name ("velodyne") -> pose of its frame in the rig frame.
-    """
-
-    name: str
+    name: str  # short name for logs and tables
     cameras: dict[str, Camera]
-    rig_from_camera: dict[str, RigidTransform]
-    frames: Sequence[Frame]
-    pose_source: str
-    metric_scale: bool = True
+    rig_from_camera: dict[str, RigidTransform]  # camera name -> pose of its optical frame in the rig frame
+    frames: Sequence[Frame]  # instants, stamps strictly increasing
+    pose_source: str  # where the poses come from, in words ("/tf map -> camera", "poses_gt.txt")
+    metric_scale: bool = True  # whether the poses are in metres (False for monocular odometry)
+    # What the sequence was made from: files, counts of what was dropped, licence. Plain JSON values.
     provenance: dict[str, Any] = field(default_factory=dict)
+    # Further sensors: name ("velodyne") -> pose of its frame in the rig frame.
     rig_from_sensor: dict[str, RigidTransform] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -213,7 +199,7 @@ class PosedSequence:
             "pose_source": self.pose_source,
             "metric_scale": self.metric_scale,
             "provenance": self.provenance,
-            "cameras": {name: _camera_to_json(camera) for name, camera in self.cameras.items()},
+            "cameras": {name: asdict(camera) for name, camera in self.cameras.items()},
             "rig_from_camera": {name: pose.matrix.tolist() for name, pose in self.rig_from_camera.items()},
             "rig_from_sensor": {name: pose.matrix.tolist() for name, pose in self.rig_from_sensor.items()},
             "frames": entries,
@@ -395,19 +381,6 @@ def _transform(matrix: Any, where: str) -> RigidTransform:
         return RigidTransform.from_matrix(np.asarray(matrix, dtype=np.float64))
     except (SceneCompletionError, ValueError, TypeError) as error:
         raise SequenceError(f"not a rigid transform: {error}", where=where, cure=_AGAIN) from error
-
-
-def _camera_to_json(camera: Camera) -> dict[str, Any]:
-    return {
-        "fx": camera.fx,
-        "fy": camera.fy,
-        "cx": camera.cx,
-        "cy": camera.cy,
-        "width": camera.width,
-        "height": camera.height,
-        "distortion_model": camera.distortion_model,
-        "distortion": list(camera.distortion),
-    }
 
 
 def _camera_from_json(entry: Any, where: str) -> Camera:

@@ -40,26 +40,17 @@ class Window:
 
 @dataclass
 class Recording:
-    """Images of a rig over one window of a bag.
+    """Images of a rig over one window of a bag."""
 
-    Attributes:
-        reader: The open bag.
-        window: Stretch of bag time.
-        topics: Camera name -> image topic; the first camera's optical frame is the rig frame.
-        frame_ids: Camera name -> frame of its images.
-        groups: Images by time: stamp of the earliest, and camera name -> image. A camera may be missing.
-        dropped: Reason -> number of images left out.
-        warnings: What should be looked at, in words.
-    """
-
-    reader: BagReader
-    window: Window
-    topics: dict[str, str]
-    frame_ids: dict[str, str]
+    reader: BagReader  # the open bag
+    window: Window  # stretch of bag time
+    topics: dict[str, str]  # camera name -> image topic; the first camera's optical frame is the rig frame
+    frame_ids: dict[str, str]  # camera name -> frame of its images
     cameras: dict[str, Camera]
+    # Images by time: stamp of the earliest, and camera name -> image. A camera may be missing.
     groups: list[tuple[int, dict[str, ImageSource]]]
-    dropped: Counter[str]
-    warnings: list[str] = field(default_factory=list)
+    dropped: Counter[str]  # reason -> number of images left out
+    warnings: list[str] = field(default_factory=list)  # what should be looked at, in words
 
     @property
     def first_camera(self) -> str:

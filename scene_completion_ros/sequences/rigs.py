@@ -15,8 +15,7 @@ _KITTI_MOUNTINGS = {0.5768: (1.62, 0.7, 1.2), 0.5792: (1.65, 0.8, 1.4), 0.5809: 
 colour camera stood above the road: metres, degrees down and rolled to the right. Rounded from the ground that stereo
 and LiDAR measured on drives 00, 02, 05, 07, raw 0013 and 0056, and the pairs of KITTI 2015; frames scatter by 0.04 m,
 0.4° and 1°."""
-TOWNS = "street world"
-"""Source of rendered towns."""
+TOWNS = "street world"  # source of rendered towns
 
 
 def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:

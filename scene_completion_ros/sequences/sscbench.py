@@ -29,8 +29,7 @@ from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, lab
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.untrusted_files import read_array
 
-FOLDERS = ("preprocess/labels", "voxel_gt")
-"""Where labels are looked for in the root of KITTI-360."""
+FOLDERS = ("preprocess/labels", "voxel_gt")  # where labels are looked for in the root of KITTI-360
 ASSET = "sscbench_label"
 SUFFIX = "_1_1.npy"
 PUBLISHED = {"2013_05_28_drive_0006_sync": 1812, "2013_05_28_drive_0009_sync": 2566}

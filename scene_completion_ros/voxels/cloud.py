@@ -99,9 +99,6 @@ def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransfor
 def cloud_array_from_message(message: Any) -> NDArray[np.void]:
     """Points of a PointCloud2 message (of rclpy or rosbags) in the 24-byte layout.
 
-    Args:
-        message: A ``sensor_msgs/PointCloud2``.
-
     Returns:
         Structured array [N] of ``VOXEL_CLOUD_DTYPE``.
 

@@ -50,35 +50,22 @@ VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class ImageDetails:
-    """What is known of one image beyond its voxels, as ``scene-completion complete`` stores it.
+    """What is known of one image beyond its voxels, as ``scene-completion complete`` stores it."""
 
-    Attributes:
-        probability_grid: float16 [X, Y, Z], calibrated probability of every voxel.
-        alpha_grid: float16 [X, Y, Z], the network's opacity over one voxel edge.
-        depth: float32 [h, w], metres along the optical axis; NaN where the image does not reach.
-        transmittance: float16 [h, w], part of each ray that leaves the grid.
-        depth_intrinsics: float64 [3, 3], of the pinhole camera of ``depth``.
-    """
-
-    probability_grid: NDArray[np.float16]
-    alpha_grid: NDArray[np.float16]
-    depth: NDArray[np.float32]
-    transmittance: NDArray[np.float16]
-    depth_intrinsics: NDArray[np.float64]
+    probability_grid: NDArray[np.float16]  # float16 [X, Y, Z], calibrated probability of every voxel
+    alpha_grid: NDArray[np.float16]  # float16 [X, Y, Z], the network's opacity over one voxel edge
+    depth: NDArray[np.float32]  # float32 [h, w], metres along the optical axis; NaN where the image does not reach
+    transmittance: NDArray[np.float16]  # float16 [h, w], part of each ray that leaves the grid
+    depth_intrinsics: NDArray[np.float64]  # float64 [3, 3], of the pinhole camera of ``depth``
 
 
 @dataclass(frozen=True, eq=False)
 class SavedVoxels:
-    """What an archive holds.
-
-    Attributes:
-        camera_frame: Name of the optical frame of their image; empty where it has none.
-        details: What ``scene-completion complete`` adds, else None.
-    """
+    """What an archive holds."""
 
     voxels: SemanticVoxels
-    camera_frame: str = ""
-    details: ImageDetails | None = None
+    camera_frame: str = ""  # name of the optical frame of their image; empty where it has none
+    details: ImageDetails | None = None  # what ``scene-completion complete`` adds, else None
 
 
 def npz_bytes(saved: SavedVoxels) -> bytes:

@@ -31,8 +31,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
-SEEN = 0.5
-"""A voxel is seen where at least this part of the light on a ray reaches it: T >= 0.5."""
+SEEN = 0.5  # a voxel is seen where at least this part of the light on a ray reaches it: T >= 0.5
 
 
 def density_of_logit(logit: Array) -> Array:
@@ -85,15 +84,10 @@ def log_odds_of_probability(probability: Array) -> Array:
 
 
 class Composite(NamedTuple):
-    """What alpha compositing gives.
+    """What alpha compositing gives."""
 
-    Attributes:
-        weights: [..., K], the share of each ray that ends at each sample; they sum to 1.
-        distance: [...], expected distance of termination, metres.
-    """
-
-    weights: Array
-    distance: Array
+    weights: Array  # [..., K], the share of each ray that ends at each sample; they sum to 1
+    distance: Array  # [...], expected distance of termination, metres
 
 
 def composite(density: Array, distances: Array) -> Composite:
@@ -121,18 +115,13 @@ class Calibration:
 
     alpha itself is no probability: training by rendering keeps it far below 1. ``identity`` says that none was fitted.
 
-    Attributes:
-        kind: ``identity`` or ``piecewise_linear``.
-        alpha: Knots, strictly increasing in 0..1; constant beyond the first and the last.
-        probability: Value at each knot, non-decreasing in 0..1.
-
     Raises:
         BundleError: The knots are not monotone, not finite or outside 0..1.
     """
 
-    kind: Literal["identity", "piecewise_linear"] = "identity"
-    alpha: tuple[float, ...] = ()
-    probability: tuple[float, ...] = ()
+    kind: Literal["identity", "piecewise_linear"] = "identity"  # ``identity`` or ``piecewise_linear``
+    alpha: tuple[float, ...] = ()  # knots, strictly increasing in 0..1; constant beyond the first and the last
+    probability: tuple[float, ...] = ()  # value at each knot, non-decreasing in 0..1
 
     def __post_init__(self) -> None:
         if self.kind == "identity":

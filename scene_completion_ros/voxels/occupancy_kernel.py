@@ -71,12 +71,6 @@ class VoxelClassifier:
         in_view: bool [X, Y, Z]; everything else stays unobserved, with probability 0.
         calibration: alpha -> probability.
         threshold: Probability from which a voxel counts as occupied.
-
-    Attributes:
-        pose: float32 [12], the camera from voxel coordinates: rotation times voxel edge, row by row, and translation.
-        camera_voxel: float32 [3], the camera's centre in voxel coordinates.
-        knots: float32 [K] alpha, float32 [K] probability, and int32 [BINS] the first interval that an alpha of each bin
-            can lie in.
     """
 
     def __init__(
@@ -91,6 +85,7 @@ class VoxelClassifier:
         self.grid = grid
         self.threshold = threshold
         self._in_view = in_view
+        # float32 [12], the camera from voxel coordinates: rotation times voxel edge, row by row, and translation.
         self.pose = np.concatenate(
             [
                 camera_from_grid.rotation.reshape(-1) * grid.voxel_size,
@@ -98,12 +93,15 @@ class VoxelClassifier:
             ]
         ).astype(np.float32)
         camera_in_grid = camera_from_grid.inverse().translation
+        # float32 [3], the camera's centre in voxel coordinates.
         self.camera_voxel = ((camera_in_grid - np.asarray(grid.origin)) / grid.voxel_size).astype(np.float32)
         self._intrinsics = np.array([camera.fx, camera.fy, camera.cx, camera.cy], dtype=np.float32)
         alpha, probability = calibration.knots()
         # The first knot interval that an alpha of each bin can lie in: a search for every voxel would cost more.
         bins = np.searchsorted(alpha, np.arange(BINS) / BINS, side="right") - 1
         interval = np.clip(bins, 0, len(alpha) - 2).astype(np.int32)
+        # float32 [K] alpha, float32 [K] probability, and int32 [BINS] the first interval that an alpha of each bin can
+        # lie in.
         self.knots = (alpha.astype(np.float32), probability.astype(np.float32), interval)
         self._kernel = _classify_kernel()
 

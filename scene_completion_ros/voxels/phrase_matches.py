@@ -13,8 +13,7 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
-LEAST_PROBABILITY = 0.5
-"""From here on a voxel matches a phrase."""
+LEAST_PROBABILITY = 0.5  # from here on a voxel matches a phrase
 OTHER, OTHER_COLOUR = "other", (196, 196, 204)
 
 
@@ -22,20 +21,14 @@ OTHER, OTHER_COLOUR = "other", (196, 196, 204)
 class PhraseMatches:
     """Where a phrase of a query was found.
 
-    Attributes:
-        phrase: The phrase, or the name of a class of phrases.
-        voxels: int32 [M], which of the N occupied voxels, each another.
-        score: float32 [M], contrast: the cosine with the phrase less that with phrases in general.
-        probability: float32 [M] in 0..1.
-
     Raises:
         GridError: Shapes contradict each other.
     """
 
-    phrase: str
-    voxels: NDArray[np.int32]
-    score: NDArray[np.float32]
-    probability: NDArray[np.float32]
+    phrase: str  # the phrase, or the name of a class of phrases
+    voxels: NDArray[np.int32]  # int32 [M], which of the N occupied voxels, each another
+    score: NDArray[np.float32]  # float32 [M], contrast: the cosine with the phrase less that with phrases in general
+    probability: NDArray[np.float32]  # float32 [M] in 0..1
 
     def __post_init__(self) -> None:
         shapes = [array.shape for array in (self.voxels, self.score, self.probability)]
@@ -54,7 +47,6 @@ def matches_of_points(
     """Put matches that arrived as points onto the voxels of their frame.
 
     Args:
-        phrases: What was asked.
         voxels: The frame, with N occupied voxels.
         points_grid: Centres of matching voxels in the grid frame, metres [M, 3].
         phrase: Of each, a place in ``phrases`` [M].

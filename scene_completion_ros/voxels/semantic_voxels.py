@@ -22,47 +22,31 @@ class VoxelState(IntEnum):
     Only ``FREE_SEEN`` may clear a costmap: ``FREE_INFERRED`` lies behind something and is a prediction.
     """
 
-    UNOBSERVED = 0
-    """Outside the camera's view: nothing is said about it."""
-    FREE_SEEN = 1
-    """Not occupied, T >= 0.5."""
-    FREE_INFERRED = 2
-    """Not occupied, T < 0.5."""
-    SURFACE = 3
-    """Occupied, T >= 0.5."""
-    COMPLETED = 4
-    """Occupied, T < 0.5: completed behind an obstacle."""
+    UNOBSERVED = 0  # outside the camera's view: nothing is said about it
+    FREE_SEEN = 1  # not occupied, T >= 0.5
+    FREE_INFERRED = 2  # not occupied, T < 0.5
+    SURFACE = 3  # occupied, T >= 0.5
+    COMPLETED = 4  # occupied, T < 0.5: completed behind an obstacle
 
 
 @dataclass(frozen=True, eq=False)
 class SemanticVoxels:
     """A dense state grid, and sparse arrays over the occupied voxels.
 
-    Attributes:
-        grid: Where the voxels lie; axes x forward, y left, z up.
-        grid_from_camera: Pose of the optical frame (x right, y down, z forward) in the grid frame.
-        stamp_ns: Time of the image, nanoseconds.
-        state: uint8 [X, Y, Z], values of :class:`VoxelState`.
-        index: int32 [N, 3], the occupied voxels (``SURFACE`` or ``COMPLETED``).
-        probability: float32 [N], calibrated probability of being occupied.
-        label: uint8 [N], index into ``class_names``.
-        confidence: float32 [N] in 0..1, confidence in the label.
-        class_colours: One RGB colour (0..255) a class.
-
     Raises:
         GridError: Array shapes contradict each other or the grid.
     """
 
-    grid: VoxelGrid
-    grid_from_camera: RigidTransform
-    stamp_ns: int
-    state: NDArray[np.uint8]
-    index: NDArray[np.int32]
-    probability: NDArray[np.float32]
-    label: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
+    grid: VoxelGrid  # where the voxels lie; axes x forward, y left, z up
+    grid_from_camera: RigidTransform  # pose of the optical frame (x right, y down, z forward) in the grid frame
+    stamp_ns: int  # time of the image, nanoseconds
+    state: NDArray[np.uint8]  # uint8 [X, Y, Z], values of :class:`VoxelState`
+    index: NDArray[np.int32]  # int32 [N, 3], the occupied voxels (``SURFACE`` or ``COMPLETED``)
+    probability: NDArray[np.float32]  # float32 [N], calibrated probability of being occupied
+    label: NDArray[np.uint8]  # uint8 [N], index into ``class_names``
+    confidence: NDArray[np.float32]  # float32 [N] in 0..1, confidence in the label
     class_names: tuple[str, ...] = ("unlabelled",)
-    class_colours: tuple[tuple[int, int, int], ...] = ((128, 128, 128),)
+    class_colours: tuple[tuple[int, int, int], ...] = ((128, 128, 128),)  # one RGB colour (0..255) a class
 
     def __post_init__(self) -> None:
         count = self.index.shape[0]

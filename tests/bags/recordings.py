@@ -1,7 +1,5 @@
 """Messages and small recordings that the tests of bags and sequences are made of."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

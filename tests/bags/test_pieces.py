@@ -1,7 +1,5 @@
 """Pieces on the disk: whole or not there, within their budget, and found again."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -45,7 +43,6 @@ def names(folder: Path) -> list[str]:
 def test_a_piece_is_a_bag_with_its_reasons(tmp_path: Path) -> None:
     with PieceStore(tmp_path / "new" / "folder", BUDGET) as store:
         kept = store.write(piece(1_700_000_000, 0.25))
-        assert kept is not None
     assert kept.path.name == "2023-11-14T22-13-20.000Z_unsure___far"
     with BagReader(kept.path) as bag:
         assert bag.losses == []
@@ -123,14 +120,11 @@ def test_a_restart_counts_what_is_there_and_clears_what_is_not_whole(tmp_path: P
     assert all((tmp_path / name).is_dir() for name in strange)
 
 
-def test_two_recorders_do_not_share_a_folder(tmp_path: Path) -> None:
+def test_two_recorders_do_not_share_a_folder_and_one_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     with PieceStore(tmp_path, BUDGET), pytest.raises(BagError, match="another recorder"), PieceStore(tmp_path, BUDGET):
         pass
     with PieceStore(tmp_path, BUDGET) as store:
         assert store.kept == []
-
-
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BagError, match="cannot be written to"), PieceStore(tmp_path / "file" / "folder", BUDGET):
         pass

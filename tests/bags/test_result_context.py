@@ -1,7 +1,5 @@
 """What a result takes over from its recording."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The last seconds of messages: what belongs to a piece, what is held on to, and how much is remembered."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from scene_completion_ros.bags.reader import CAMERA_INFO_TYPE, TRANSFORM_TYPE

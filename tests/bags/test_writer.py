@@ -1,7 +1,5 @@
 """Writing recordings, also from a process that dies."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -59,7 +57,6 @@ def test_everything_written_survives_a_kill(tmp_path: Path, writer: type[BagWrit
     )
     command, environment = [sys.executable, "-c", program], with_this_checkout()
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-    assert process.stdout is not None
     assert process.stdout.readline().strip() == b"written"
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=10)

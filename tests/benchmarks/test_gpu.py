@@ -1,7 +1,5 @@
 """The benchmark of GPUs, as far as it does not need one: what is measured and printed."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

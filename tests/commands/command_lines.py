@@ -1,7 +1,5 @@
 """All commands with their arguments, and command lines made of these."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator, Mapping
 

@@ -1,7 +1,5 @@
 """A student that knows nothing but a flat road, so that what the commands write can be compared with the truth."""
 
-from __future__ import annotations
-
 import dataclasses
 import resource
 import signal

@@ -1,7 +1,5 @@
 """A short recording with all that a replay meets: images, some of them unusable, CameraInfo, transforms, LiDAR."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the command says is missing or wrong; `tests/inference/gpu` has it build, on TensorRT-RTX and on stand-ins."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2
@@ -108,34 +106,22 @@ def test_the_road_lies_where_it_is(output: Path) -> None:
     assert middle[near] == pytest.approx(expected, rel=0.2 / CAMERA_HEIGHT)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (GRID.replace("[0, 0, 1, 1,", "[0, 0, 1, 90,"), "the camera sees none of the 40x16x8 voxels of 0.5 m"),
-        (GRID.replace("[40, 16, 8]", "[100000, 100000, 100000]"), "are more than 268,435,456 voxels"),
-    ],
-)
-def test_a_grid_of_no_use_ends_with_one_line(
-    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str], text: str, said: str
-) -> None:
-    (image.parent / "grid.yaml").write_text(text)
-    assert complete(image, flat_road, "--grid", str(image.parent / "grid.yaml")) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
-    assert not (image.parent / "out").exists()
-
-
-def test_bad_input_ends_with_one_line(
+def test_what_cannot_be_completed_ends_in_one_line(
     image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def refused(*words: str, more: tuple[str, ...] = ()) -> None:
+        assert complete(image, flat_road, *more) == 2
+        error = capsys.readouterr().err
+        assert all(word in error for word in words) and error.count("\n") == 1
+        assert not (image.parent / "out").exists()
+
+    grid = image.parent / "grid.yaml"
+    grid.write_text(GRID.replace("[0, 0, 1, 1,", "[0, 0, 1, 90,"))
+    refused("the camera sees none of the 40x16x8 voxels of 0.5 m", more=("--grid", str(grid)))
+    grid.write_text(GRID.replace("[40, 16, 8]", "[100000, 100000, 100000]"))
+    refused("are more than 268,435,456 voxels", more=("--grid", str(grid)))
     cv2.imwrite(str(image), np.zeros((100, 100, 3), np.uint8))
-    assert complete(image, flat_road) == 2
-    error = capsys.readouterr().err
-    assert "camera.yaml" in error
-    assert "100x100" in error
-    assert error.count("\n") == 1
-    assert not (image.parent / "out").exists()
+    refused("camera.yaml", "100x100")
 
 
 def test_bits_that_are_assumed_are_told_and_can_be_given(

@@ -1,7 +1,5 @@
 """What stands between the command line and all commands: no output is an input, and numbers are of a possible size."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

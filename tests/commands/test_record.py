@@ -1,7 +1,5 @@
 """What the command refuses before it records anything."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -21,9 +19,7 @@ from scene_completion_ros.cli import main
         ([], "--budget"),
     ],
 )
-def test_arguments_that_make_no_sense(
-    tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_arguments(tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["record", "--output", str(tmp_path / "out"), *arguments])
     assert ended.value.code == 2

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import argparse
 import importlib
 import json
@@ -127,9 +125,7 @@ def test_unusable_images_are_dropped_and_counted(tmp_path: Path, short_road: Stu
         ([START_NS, START_NS - 2_000_000_000, START_NS - 1_900_000_000], 3),  # a recording started again
     ],
 )
-def test_stamps_that_repeat_or_go_back(
-    tmp_path: Path, short_road: StudentBundle, stamps: list[int], completed: int
-) -> None:
+def test_stamps_repeat_or_go_back(tmp_path: Path, short_road: StudentBundle, stamps: list[int], completed: int) -> None:
     image = np.zeros((CANONICAL.height, CANONICAL.width, 3), np.uint8)
     with BagWriter(tmp_path / "drive") as writer:
         recorder = Recorder(writer)
@@ -204,9 +200,7 @@ def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBun
         assert sum(expected) > 1000
 
 
-def test_replay_over_dds_gives_the_same_voxels(
-    tmp_path: Path, labelled_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dds_gives_same_voxels(tmp_path: Path, labelled_road: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     monkeypatch.setenv("ROS_DOMAIN_ID", next_domain())
     bag, output = record(tmp_path / "drive", frames=4), tmp_path / "out"

@@ -1,7 +1,5 @@
 """``scene-completion replay`` with ground truth, and options that do not fit."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

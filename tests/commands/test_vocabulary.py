@@ -1,7 +1,5 @@
 """The command that makes text banks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -17,9 +15,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved_sentence_encoder(tmp_path_factory.mktemp("models") / "sentences")
 
 
-def test_phrases_of_the_command_line_become_a_bank(
-    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_phrases_of_the_command_make_a_bank(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "new" / "bank.safetensors"
     command = ["vocabulary", "car", "zebra crossing", "other", f"--encoder={encoder}", f"--output={output}"]
     assert main([*command, "--template=the {} there", "--licence=Apache-2.0"]) == 0
@@ -32,9 +28,7 @@ def test_phrases_of_the_command_line_become_a_bank(
     assert bank.rows(bank.phrases) == pytest.approx(expected, abs=1e-3)  # stored in half precision
 
 
-def test_a_file_and_further_phrases_become_a_bank(
-    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_and_more_phrases_make_a_bank(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, output = tmp_path / "words.yaml", tmp_path / "bank.safetensors"
     file.write_text("template: a {}\nclasses: {car: {phrases: [van]}, tree: {}}\nbackground: [sky]\n")
     command = ["vocabulary", f"--encoder={encoder}", f"--output={output}"]

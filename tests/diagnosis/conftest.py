@@ -1,7 +1,5 @@
 """Environments that are sound, and ones that are broken in one way each."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What some tests of the doctor need, or go without."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 import pytest

@@ -1,7 +1,5 @@
 """The doctor as a whole, in environments that are sound, and in ones that are broken in one way each."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -11,7 +9,7 @@ from pathlib import Path
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.diagnosis.checks import checks
 from scene_completion_ros.diagnosis.findings import Status
-from scene_completion_ros.inference.bundle import load_default_bundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.ros import dds
 from tests.checkout import run_python
 from tests.diagnosis.needed import HIDE_RCLPY, needs_ros
@@ -46,20 +44,15 @@ def test_nothing_fails_in_a_sound_environment(tmp_path: Path) -> None:
     found = {check["name"]: check for check in report["checks"]}
     assert done.returncode == 0, done.stdout
     assert list(found) == NAMES
-    assert {name: found[name]["status"] for name in ("Python", "packages", "ROS 2", "RMW", "Fast DDS profile")} == {
-        "Python": "ok",
-        "packages": "ok",
-        "ROS 2": "ok",
-        "RMW": "ok",
-        "Fast DDS profile": "ok",
-    }
+    sound = ("Python", "packages", "ROS 2", "RMW", "Fast DDS profile")
+    assert {name: found[name]["status"] for name in sound} == dict.fromkeys(sound, "ok")
     for check in report["checks"]:
         assert set(check) == {"name", "status", "found", "cure", "details"}
         assert check["found"]
         assert bool(check["cure"]) == (check["status"] in ("warning", "failed")), check
     statuses = [check["status"] for check in report["checks"]]
     assert report["counts"] == {status.value: statuses.count(status.value) for status in Status}
-    assert found["bundle"]["details"]["classes"] == list(load_default_bundle().class_names)
+    assert found["bundle"]["details"]["classes"] == list(StudentBundle.load(DEFAULT_BUNDLE).class_names)
     details = found["self-test"]["details"]
     assert details["finite"]
     assert details["fewest_occupied"] > 1000

@@ -1,7 +1,5 @@
 """Profiles of Fast DDS."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Memory, cores, GPUs and the cache of kernels."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Python and packages."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from importlib.metadata import requires

@@ -1,7 +1,5 @@
 """What the environment says about ROS 2."""
 
-from __future__ import annotations
-
 import pytest
 
 from scene_completion_ros.diagnosis import fast_dds, ros_environment

@@ -1,7 +1,5 @@
 """The bundle and the self-test of the student."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE

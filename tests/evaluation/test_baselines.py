@@ -1,7 +1,5 @@
 """Prior grid and mean depth against hand computation and SciPy."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,18 +1,11 @@
 """Calibration against hand computation and scikit-learn."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
-from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import brier_score_loss
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.calibration import (
-    CalibrationMetric,
-    fit_calibration,
-    isotonic_regression,
-)
+from scene_completion_ros.evaluation.calibration import CalibrationMetric, fit_calibration
 from scene_completion_ros.evaluation.occupancy import score_histogram
 
 
@@ -27,18 +20,6 @@ def expected_calibration_error(probability: np.ndarray, occupied: np.ndarray) ->
     metric = CalibrationMetric()
     metric.update(probability, occupied)
     return metric.compute().expected_calibration_error
-
-
-def test_isotonic_regression_by_hand() -> None:
-    fitted = isotonic_regression(np.array([1.0, 3.0, 2.0, 4.0, 0.0]), np.array([1.0, 1.0, 1.0, 1.0, 2.0]))
-    np.testing.assert_allclose(fitted, [1.0, 9 / 5, 9 / 5, 9 / 5, 9 / 5])
-
-
-def test_isotonic_regression_against_scikit_learn() -> None:
-    random = np.random.default_rng(0)
-    value, weight = np.arange(300) / 300 + random.normal(0, 0.3, 300), random.uniform(0.1, 5.0, 300)
-    oracle = IsotonicRegression().fit_transform(np.arange(300), value, sample_weight=weight)
-    np.testing.assert_allclose(isotonic_regression(value, weight), oracle, atol=1e-12)
 
 
 def test_fit_recovers_the_probability_of_unseen_voxels() -> None:

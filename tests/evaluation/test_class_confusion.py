@@ -1,7 +1,5 @@
 """Confusion matrices and IoU against hand computation and scikit-learn."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Assignments of clusters against known permutations and exhaustive search."""
 
-from __future__ import annotations
-
 from itertools import permutations, product
 
 import numpy as np
@@ -9,11 +7,7 @@ import pytest
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, class_confusion, class_iou, renamed
-from scene_completion_ros.evaluation.cluster_assignment import (
-    match_cityscapes,
-    match_covering,
-    match_one_to_one,
-)
+from scene_completion_ros.evaluation.cluster_assignment import match_cityscapes, match_covering, match_one_to_one
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 
 
@@ -41,10 +35,11 @@ def test_a_permutation_is_found_and_every_iou_stands_beside_its_own_name() -> No
     np.testing.assert_allclose(published, [by_name["car"], by_name["pole"], by_name["road"]])
 
 
-def test_more_clusters_than_classes_by_hand() -> None:
+def test_more_and_fewer_clusters_than_classes_by_hand() -> None:
     confusion = np.array([[9, 1], [8, 2], [0, 3], [0, 0]])
     np.testing.assert_array_equal(match_one_to_one(confusion), [0, UNASSIGNED, 1, UNASSIGNED])
     np.testing.assert_array_equal(match_covering(confusion), [0, 0, 1, 0])
+    np.testing.assert_array_equal(match_one_to_one(np.array([[1, 5, 4], [0, 6, 1]])), [2, 1])
 
 
 def test_covering_takes_from_the_majority_what_costs_least() -> None:
@@ -52,10 +47,6 @@ def test_covering_takes_from_the_majority_what_costs_least() -> None:
     np.testing.assert_array_equal(match_covering(confusion), [0, 1, 0])
     with pytest.raises(GridError, match="2 clusters for 3 classes"):
         match_covering(np.ones((2, 3), int))
-
-
-def test_fewer_clusters_than_classes() -> None:
-    np.testing.assert_array_equal(match_one_to_one(np.array([[1, 5, 4], [0, 6, 1]])), [2, 1])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,7 +1,5 @@
 """Depth errors against hand computation and an independent implementation."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -14,7 +12,6 @@ from scene_completion_ros.evaluation.depth import depth_errors, garg_crop, resiz
 
 def test_two_pixels_by_hand() -> None:
     errors = depth_errors(np.array([[12.0, 8.0]]), np.array([[10.0, 16.0]]), crop=False)
-    assert errors is not None
     assert errors.abs_rel == pytest.approx((0.2 + 0.5) / 2)
     assert errors.sq_rel == pytest.approx((4 / 10 + 64 / 16) / 2)
     assert errors.rmse == pytest.approx(math.sqrt((4 + 64) / 2))
@@ -31,7 +28,6 @@ def test_against_scikit_learn() -> None:
     errors = depth_errors(predicted, truth)
     mask = garg_crop(*truth.shape) & (truth > 0) & (truth < 80)
     true, clamped = truth[mask], np.minimum(predicted[mask], 80.0)
-    assert errors is not None
     assert errors.abs_rel == pytest.approx(mean_absolute_percentage_error(true, clamped), rel=1e-5)
     assert errors.rmse == pytest.approx(math.sqrt(mean_squared_error(true, clamped)), rel=1e-5)
     assert errors.rmse_log == pytest.approx(math.sqrt(mean_squared_error(np.log(true), np.log(clamped))), rel=1e-5)
@@ -48,10 +44,7 @@ def test_prediction_is_resized_to_the_ground_truth() -> None:
     np.testing.assert_allclose(resize_depth(small, 1, 4), [[1.0, 1.5, 2.5, 3.0]])  # centres at 1/4, 3/4
 
 
-def test_measurements_beyond_the_cap_do_not_count() -> None:
+def test_measurements_beyond_the_cap_do_not_count_and_predictions_that_are_not_finite_are_refused() -> None:
     assert depth_errors(np.ones((10, 10)), np.full((10, 10), 80.5)) is None
-
-
-def test_predictions_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ImageError, match="1 predicted depths"):
         depth_errors(np.array([[np.nan, 1.0]]), np.ones((1, 2)), crop=False)

@@ -1,7 +1,5 @@
 """PSNR and SSIM, by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

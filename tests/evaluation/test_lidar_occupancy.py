@@ -1,7 +1,5 @@
 """The LiDAR protocols on cases computed by hand, and against a slow oracle that follows the published steps."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import replace
@@ -67,9 +65,6 @@ def test_published_values() -> None:
     assert (ORIGINAL.bins, ORIGINAL.ego_radius, ORIGINAL.y_range) == (360, 3.0, (0.0, 0.75))
     assert ORIGINAL.reach == pytest.approx(20.396, abs=1e-3)  # sqrt(20² + 4²)
     assert ORIGINAL.model_depth_shows and ORIGINAL.cut_behind is None
-
-
-def test_published_values_of_the_lidar_only_protocol() -> None:
     assert LIDAR_ONLY.points().shape == (460, 80, 3)
     assert LIDAR_ONLY.reach == pytest.approx(50.160, abs=1e-3)  # sqrt(50² + 4²)
     assert not LIDAR_ONLY.model_depth_shows

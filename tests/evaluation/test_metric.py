@@ -1,7 +1,5 @@
 """Tables and files are made from what a metric registers: a metric of a test, as somebody would add one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Occupancy scores against hand computation and scikit-learn."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -9,11 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, jaccard_score, precision_score, recall_score
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.occupancy import (
-    OccupancyByRange,
-    OccupancyMetric,
-    score_histogram,
-)
+from scene_completion_ros.evaluation.occupancy import OccupancyByRange, OccupancyMetric, score_histogram
 from scene_completion_ros.geometry.grids import VoxelGrid
 
 

@@ -1,7 +1,5 @@
 """What a completion says of itself, and what the next image says of it, on voxels written out by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

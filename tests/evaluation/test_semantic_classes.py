@@ -1,7 +1,5 @@
 """Class maps, id by id, against the published tables."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Two students in a world of one wall: where they agree, and which one later frames prove right."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Regions of voxels, by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from scene_completion_ros.evaluation.truth import (

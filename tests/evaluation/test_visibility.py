@@ -1,7 +1,5 @@
 """Voxel walk against dense sampling of the same lines, and what counts as visible."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Zero-shot scores: voxels counted by hand, the released code's own numbers, AP against scikit-learn."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -24,9 +22,6 @@ CONFUSION = np.array([[3, 1, 0, 0], [1, 4, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [2
 ALL = (51.2, "all")
 
 
-# labels
-
-
 def test_a_class_scores_as_the_best_of_its_phrases() -> None:
     rows = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], np.float32)
     features = np.array([[2.0, 0.0], [0.0, -3.0], [0.0, 0.0], [np.nan, 1.0], [np.inf, 0.0]], np.float32)
@@ -36,14 +31,11 @@ def test_a_class_scores_as_the_best_of_its_phrases() -> None:
     assert best_classes(scores).tolist() == [0, 0, 2, 2, 2]
 
 
-# ensembles
+def test_both_denominators_and_what_the_released_code_forgets_by_hand() -> None:
+    """car 3 / (6 + 4 - 3), road 4 / (6 + 5 - 4), tree 1 / (2 + 2 - 1); three classes are true, there are four.
 
-
-# mean IoU and accuracy
-
-
-def test_both_denominators_by_hand() -> None:
-    """car 3 / (6 + 4 - 3), road 4 / (6 + 5 - 4), tree 1 / (2 + 2 - 1); three classes are true, there are four."""
+    To the released code voxels without a feature are no misses of car, 3 / (4 + 4 - 3), nor of tree, 1 / (1 + 2 - 1).
+    """
     scores = zero_shot_scores(CONFUSION, NAMES)
     iou, accuracy = 3 / 7 + 4 / 7 + 1 / 3, 3 / 6 + 4 / 6 + 1 / 2
     assert (scores.voxels, scores.without_feature) == (14, 3)
@@ -53,11 +45,6 @@ def test_both_denominators_by_hand() -> None:
     assert scores.mean_accuracy_of_all == pytest.approx(accuracy / 4)
     assert scores.class_iou["tree"] == pytest.approx(1 / 3) and math.isnan(scores.class_iou["pole"])
     assert scores.class_accuracy["car"] == 0.5 and math.isnan(scores.class_accuracy["pole"])
-
-
-def test_the_released_code_forgets_voxels_without_a_feature() -> None:
-    """They are no misses of car, 3 / (4 + 4 - 3), nor of tree, 1 / (1 + 2 - 1): it scores higher than it should."""
-    scores = zero_shot_scores(CONFUSION, NAMES)
     assert scores.released_mean_iou == pytest.approx((3 / 5 + 4 / 7 + 1 / 2) / 4)
     assert scores.released_mean_iou > scores.mean_iou_of_all
     nothing = np.zeros((5, 4), np.int64)
@@ -92,9 +79,6 @@ def test_a_class_that_is_said_but_nowhere_true_costs_others_only() -> None:
     assert math.isnan(nothing.mean_iou) and math.isnan(nothing.accuracy)
     with pytest.raises(GridError, match=r"shape \(4, 4\) for 4 classes"):
         zero_shot_scores(confusion[:4], NAMES)
-
-
-# average precision
 
 
 def test_average_precision_by_hand() -> None:

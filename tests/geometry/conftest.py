@@ -1,7 +1,5 @@
 """Realistic cameras of every model, and OpenCV as the independent implementation of them."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest
@@ -10,38 +8,18 @@ from scipy.optimize import least_squares
 from scene_completion_ros.geometry import Camera
 
 PINHOLE = Camera(718.856, 718.856, 607.1928, 185.2157, 1241, 376)
-PLUMB_BOB = Camera(  # KITTI raw 2011_09_26, camera 2 before rectification
-    959.791,
-    956.9251,
-    696.0217,
-    224.1806,
-    1392,
-    512,
-    "plumb_bob",
-    (-0.3691481, 0.1968681, 0.001353473, 0.0005677587, -0.0677),
-)
-RATIONAL = Camera(  # the size and shape of a time-of-flight camera's colour lens
-    913.1,
-    912.7,
-    956.4,
-    549.2,
-    1920,
-    1080,
-    "rational_polynomial",
-    (0.4574, -2.4406, 0.00084, -0.00029, 1.4303, 0.3366, -2.2644, 1.3511),
-)
-EQUIDISTANT = Camera(  # a tracking camera's fisheye, 160° wide
-    284.98, 286.1, 421.7, 398.3, 848, 800, "equidistant", (-0.00802, 0.04404, -0.04139, 0.00783)
-)
-MEI = Camera(  # the size and shape of KITTI-360's side cameras, 180° wide
-    1336.3, 1335.8, 716.9, 705.8, 1400, 1400, "mei", (2.2134, 0.016798, 1.6548, 0.00042224, 0.00042462)
-)
+PLUMB_BOB_COEFFICIENTS = (-0.3691481, 0.1968681, 0.001353473, 0.0005677587, -0.0677)
+RATIONAL_COEFFICIENTS = (0.4574, -2.4406, 0.00084, -0.00029, 1.4303, 0.3366, -2.2644, 1.3511)
 CAMERAS = {
     "none": PINHOLE,
-    "plumb_bob": PLUMB_BOB,
-    "rational_polynomial": RATIONAL,
-    "equidistant": EQUIDISTANT,
-    "mei": MEI,
+    # KITTI raw 2011_09_26, camera 2 before rectification
+    "plumb_bob": Camera(959.791, 956.9251, 696.0217, 224.1806, 1392, 512, "plumb_bob", PLUMB_BOB_COEFFICIENTS),
+    # the size and shape of a time-of-flight camera's colour lens
+    "rational_polynomial": Camera(913.1, 912.7, 956.4, 549.2, 1920, 1080, "rational_polynomial", RATIONAL_COEFFICIENTS),
+    # a tracking camera's fisheye, 160° wide
+    "equidistant": Camera(284.98, 286.1, 421.7, 398.3, 848, 800, "equidistant", (-0.00802, 0.04404, -0.04139, 0.00783)),
+    # the size and shape of KITTI-360's side cameras, 180° wide
+    "mei": Camera(1336.3, 1335.8, 716.9, 705.8, 1400, 1400, "mei", (2.2134, 0.016798, 1.6548, 0.00042224, 0.00042462)),
 }
 
 

@@ -1,7 +1,5 @@
 """Cameras from CameraInfo, camera_calibration's YAML and KITTI's files; every contradiction has its own message."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """The camera model against OpenCV, the pixel convention, and the refusal of impossible cameras."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import warnings

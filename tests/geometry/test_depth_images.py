@@ -1,7 +1,5 @@
 """LiDAR points as depth images."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from scene_completion_ros.geometry.cameras import Camera

@@ -1,7 +1,5 @@
 """Lens distortion against OpenCV, its inverse, and the limits of the fitted polynomials."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Fixed transforms as people write them down."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Voxel grids: indices, crops of the SSCBench ranges, and the YAML that describes them."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Resampling against OpenCV's undistortion and against ramps, whose values are known between the pixels too."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest
@@ -52,11 +50,6 @@ def test_undistortion_agrees_with_opencv(camera: Camera, turned: bool, opencv: t
     assert (inside != covered).sum() <= 2  # float32 maps against float64 ones
 
 
-def ramp(camera: Camera, axis: int) -> np.ndarray:
-    """An image whose value is the pixel's own coordinate, float32 [H, W]."""
-    return np.ascontiguousarray(camera.pixel_centres()[..., axis].astype(np.float32))
-
-
 SOURCE = Camera(700.0, 690.0, 611.3, 187.1, 1241, 376)
 SHAPES = {
     "same size": Camera(700.0, 690.0, 611.3, 187.1, 1241, 376),
@@ -81,7 +74,8 @@ def test_ramps_keep_their_place(name: str, axis: int) -> None:
     shrink = max(1.0, source_focal / focal)
     inner = resampler.validity & (expected > shrink) & (expected < size - 1 - shrink)  # not averaged over the border
     assert inner.mean() > 0.9
-    error = (resampler(ramp(SOURCE, axis)) - expected)[inner]
+    ramp = np.ascontiguousarray(SOURCE.pixel_centres()[..., axis].astype(np.float32))  # its value is its coordinate
+    error = (resampler(ramp) - expected)[inner]
     assert np.abs(error).max() < 0.02 * shrink + 0.05  # 1/64 pixel from the fixed-point maps, 1/16 from area averaging
     assert abs(error.mean()) < 0.01 * shrink
 

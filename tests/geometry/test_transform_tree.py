@@ -1,7 +1,5 @@
 """Transforms of a running robot: kept for a while, forgotten when time goes back, never extrapolated unasked."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """Rigid transforms: algebra with worked numbers, conversions, refusal of what is no pose."""
 
-from __future__ import annotations
-
 import math
 import pickle
 

@@ -1,7 +1,5 @@
 """A tiny student that sees a road and random blobs, valid in every respect, for tests that need some bundle."""
 
-from __future__ import annotations
-
 import colorsys
 import dataclasses
 from collections.abc import Mapping, Sequence

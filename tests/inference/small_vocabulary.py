@@ -1,7 +1,5 @@
 """A bank of phrases and a feature space in which it lies, for students of `small_bundle` that know classes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

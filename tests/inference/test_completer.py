@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import threading
 from pathlib import Path
@@ -20,7 +18,7 @@ from scene_completion_ros.geometry import (
 )
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
-from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.label_query import label_logits_reference, most_likely
@@ -81,7 +79,7 @@ def test_a_completion_is_consistent(completer: Completer, completed: Completion,
 
 def test_a_distorted_camera_sees_the_scene_of_an_ideal_one() -> None:
     """A picture of the bundled drive as a lens with barrel distortion would have taken it."""
-    student = load_default_bundle()
+    student = StudentBundle.load(DEFAULT_BUNDLE)
     ideal, images = demo_drive()
     lens = dataclasses.replace(ideal, distortion_model="plumb_bob", distortion=(-0.4, 0.12, 0.002, -0.002, 0.0))
     place, _ = ideal.project(lens.unproject(lens.pixel_centres()))
@@ -123,9 +121,7 @@ def test_labels_are_those_of_the_reference_and_change_nothing_else(tmp_path: Pat
         np.testing.assert_allclose(voxels.confidence[some], confidence, atol=1e-3)
 
 
-def test_what_an_occupied_voxel_hides_is_not_seen(
-    completer: Completer, completed: Completion, bundle: StudentBundle
-) -> None:
+def test_what_a_voxel_hides_is_not_seen(completer: Completer, completed: Completion, bundle: StudentBundle) -> None:
     result = completed
     occupied = result.probability >= bundle.threshold
     assert 0.1 < result.alpha[occupied].min() < 0.3  # alpha as such is far from opaque

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -21,11 +19,6 @@ def space(dimension: int = 384, units: int = UNITS, rank: int | None = None, see
     return FeatureSpace("clip", weight.astype(np.float32), rng.normal(size=dimension).astype(np.float32))
 
 
-def unit_rows(count: int, dimension: int, seed: int = 1) -> np.ndarray:
-    rows = np.random.default_rng(seed).normal(size=(count, dimension))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
 @pytest.mark.parametrize(
     "of",
     [space(), space(512, rank=3), space(16), space(1), space(8, units=4), replace(space(), weight=space().weight * 0)],
@@ -33,7 +26,8 @@ def unit_rows(count: int, dimension: int, seed: int = 1) -> np.ndarray:
 def test_the_folded_cosine_is_the_explicit_one(of: FeatureSpace) -> None:
     rng = np.random.default_rng(2)
     hidden = np.maximum(rng.normal(size=(500, of.weight.shape[1])), 0.0)
-    rows = unit_rows(20, of.dimension).astype(np.float64)
+    rows = np.random.default_rng(1).normal(size=(20, of.dimension))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     features = of.features(hidden)
     explicit = features @ rows.T / np.linalg.norm(features, axis=1, keepdims=True)
     folded = of.folded(rows)

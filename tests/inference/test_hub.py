@@ -1,7 +1,5 @@
 """Bundles of the hub: the real client against a small hub of our own."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """Images that show nothing: darkness, glare, a covered lens. No voxel may count as seen in them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """Labels by classes, labels by words and matches with queries: one kernel, compared with its readable twins."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

@@ -1,7 +1,5 @@
 """What a place ahead of the camera adds to the density: by hand, in the kernel, and through the files of a bundle."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,11 +35,6 @@ CASES = {
 }
 
 
-def centres_camera(grid: VoxelGrid, camera_from_grid: RigidTransform) -> np.ndarray:
-    centres = np.stack(np.meshgrid(*grid.axis_centres(), indexing="ij"), axis=-1)
-    return np.asarray(camera_from_grid.apply(centres.reshape(-1, 3)))
-
-
 @pytest.mark.parametrize("extrapolate", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_kernel_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
@@ -50,7 +42,8 @@ def test_kernel_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
     features = random_features()
     query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid, extrapolate=extrapolate)
     density = query.density(features)
-    points = centres_camera(grid, camera_from_grid)
+    centres = np.stack(np.meshgrid(*grid.axis_centres(), indexing="ij"), axis=-1)
+    points = np.asarray(camera_from_grid.apply(centres.reshape(-1, 3)))
     in_view = CANONICAL.project(points)[1].reshape(grid.shape)
     np.testing.assert_array_equal(query.in_view, in_view)
     assert 0.02 < in_view.mean() < 0.98
@@ -62,12 +55,8 @@ def test_kernel_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
     np.testing.assert_allclose(density, expected, atol=1e-4, rtol=0.0)
 
 
-def ahead(grid: VoxelGrid = AHEAD, **options: Any) -> VoxelQuery:
-    return VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, FORWARD, **options)
-
-
 def test_opacity_is_that_of_one_voxel_edge() -> None:
-    query, features = ahead(), random_features()
+    query, features = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, AHEAD, FORWARD), random_features()
     density = query.density(features).astype(np.float64)
     np.testing.assert_allclose(query.opacity(features), -np.expm1(-0.4 * density), atol=1e-6)
 

@@ -1,7 +1,5 @@
 """Students whose encoder gives a volume of logits beside its features."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
@@ -85,7 +83,6 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
 
 
 def test_a_bundle_keeps_how_its_volume_is_read(student: StudentBundle) -> None:
-    assert student.folder is not None
     loaded = StudentBundle.load(student.folder)
     assert loaded.head.volume is not None and student.head.volume is not None
     assert loaded.head.volume.knots == DEFAULT_GRID.shape and loaded.head.classes == 3

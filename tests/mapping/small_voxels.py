@@ -1,7 +1,5 @@
 """Voxels written out by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,19 +1,11 @@
 """Voxels of several cameras: by hand, by the readable rule, and by the kernel."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.mapping.camera_fusion import (
-    DenseViews,
-    FusedVoxels,
-    fuse_dense,
-    fuse_dense_reference,
-    fuse_views,
-)
+from scene_completion_ros.mapping.camera_fusion import DenseVoxels, fuse_dense, fuse_dense_reference, fuse_views
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 U, FS, FI, S, C = (int(state) for state in VoxelState)
@@ -41,20 +33,16 @@ BY_HAND: list[tuple[str, list[Say], Say]] = [
 ]
 
 
-def dense(voxels: list[list[Say]]) -> DenseViews:
+def dense(voxels: list[list[Say]]) -> DenseVoxels:
     views = max(map(len, voxels))
     says = np.array([says + [NOTHING] * (views - len(says)) for says in voxels]).transpose(2, 1, 0)
     state, probability, label, confidence = (np.ascontiguousarray(says[number]) for number in range(4))
-    return DenseViews(
+    return DenseVoxels(
         state.astype(np.uint8), probability.astype(np.float32), label.astype(np.uint8), confidence.astype(np.float32)
     )
 
 
-def compiled(views: DenseViews, threshold: float) -> FusedVoxels:
-    return FusedVoxels(*fuse_dense(views.state, views.probability, views.label, views.confidence, threshold))
-
-
-def some_views(seed: int, views: int = 3, voxels: int = 20_000) -> DenseViews:
+def some_views(seed: int, views: int = 3, voxels: int = 20_000) -> DenseVoxels:
     """States that fit the probabilities, as the classifier makes them."""
     random = np.random.default_rng(seed)
     probability = random.integers(0, 65, (views, voxels)).astype(np.float32) / 64  # equal ones, and exact sums
@@ -64,7 +52,7 @@ def some_views(seed: int, views: int = 3, voxels: int = 20_000) -> DenseViews:
     confidence = (random.integers(0, 9, (views, voxels)) / 8).astype(np.float32)
     label = random.integers(0, 4, (views, voxels)).astype(np.uint8)
     occupied = state >= S
-    return DenseViews(
+    return DenseVoxels(
         state,
         np.where(observed, probability, 0).astype(np.float32),
         np.where(occupied, label, 0).astype(np.uint8),
@@ -72,7 +60,7 @@ def some_views(seed: int, views: int = 3, voxels: int = 20_000) -> DenseViews:
     )
 
 
-@pytest.mark.parametrize("fuse", [fuse_dense_reference, compiled])
+@pytest.mark.parametrize("fuse", [fuse_dense_reference, fuse_dense])
 def test_by_hand(fuse: object) -> None:
     result = fuse(dense([says for _, says, _ in BY_HAND]), THRESHOLD)  # type: ignore[operator]
     for number, (name, _, (state, probability, label, confidence)) in enumerate(BY_HAND):
@@ -85,7 +73,7 @@ def test_by_hand(fuse: object) -> None:
 @pytest.mark.parametrize("views", [1, 2, 5])
 def test_the_kernel_does_what_the_rule_says(views: int) -> None:
     said = some_views(views, views)
-    expected, result = fuse_dense_reference(said, THRESHOLD), compiled(said, THRESHOLD)
+    expected, result = fuse_dense_reference(said, THRESHOLD), fuse_dense(said, THRESHOLD)
     assert len(np.unique(expected.state)) == 5
     np.testing.assert_array_equal(result.state, expected.state)
     np.testing.assert_allclose(result.probability, expected.probability, atol=1e-6)
@@ -96,7 +84,7 @@ def test_the_kernel_does_what_the_rule_says(views: int) -> None:
 GRID = VoxelGrid((0.0, 0.0, 0.0), 0.5, (4, 3, 2))
 
 
-def sparse(said: DenseViews, view: int, stamp_ns: int) -> tuple[SemanticVoxels, np.ndarray]:
+def sparse(said: DenseVoxels, view: int, stamp_ns: int) -> tuple[SemanticVoxels, np.ndarray]:
     state = said.state[view].reshape(GRID.shape)
     occupied = np.flatnonzero(said.state[view] >= S)
     voxels = SemanticVoxels(
@@ -117,10 +105,8 @@ def sparse(said: DenseViews, view: int, stamp_ns: int) -> tuple[SemanticVoxels, 
 def test_sparse_voxels_are_fused_as_dense_ones() -> None:
     said = some_views(3, 3, 24)
     voxels, probabilities = zip(*(sparse(said, view, 100 - view) for view in range(3)), strict=True)
-    (fused, probability), expected = (
-        fuse_views(voxels, probabilities, THRESHOLD),
-        fuse_dense_reference(said, THRESHOLD),
-    )
+    fused, probability = fuse_views(voxels, probabilities, THRESHOLD)
+    expected = fuse_dense_reference(said, THRESHOLD)
     occupied = np.flatnonzero(expected.state >= S)
     assert 0 < len(occupied) < 24
     np.testing.assert_array_equal(fused.state.reshape(-1), expected.state)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 
@@ -118,12 +116,6 @@ def test_clearing_points_of_a_street() -> None:
     assert forward[left / forward < -0.1].max() > 11.0
 
 
-def test_another_grid_is_refused() -> None:
-    rays = ClearingRays(VoxelGrid(GRID.origin, 0.1, GRID.shape), street().grid_from_camera, CAMERA)
-    with pytest.raises(GridError, match="another grid"):
-        rays(street())
-
-
 def test_every_pair_of_states() -> None:
     pairs = np.array(list(itertools.product(VoxelState, VoxelState)), dtype=np.uint8).reshape(5, 5, 2)
     fused, now = voxels_of(pairs[..., 0][None]), voxels_of(pairs[..., 1][None])
@@ -140,7 +132,10 @@ def test_every_pair_of_states() -> None:
     np.testing.assert_array_equal(fused.state[0], pairs[..., 0])  # what was given stays as it was
 
 
-def test_what_is_joined_is_of_one_grid() -> None:
+def test_another_grid_is_refused() -> None:
+    rays = ClearingRays(VoxelGrid(GRID.origin, 0.1, GRID.shape), street().grid_from_camera, CAMERA)
+    with pytest.raises(GridError, match="another grid"):
+        rays(street())
     now = voxels_of(np.zeros((2, 2, 2)))
     with pytest.raises(GridError, match="another grid"):
         clearing_voxels(replace(now, grid=VoxelGrid((1.0, 0.0, 0.0), 1.0, (2, 2, 2))), now)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import json
 
@@ -21,16 +19,13 @@ def test_a_byte_holds_state_and_class() -> None:
     np.testing.assert_array_equal(dense, [[[0, 1, 2], [3, 4 + 2, 3 + 4]]])
 
 
-def test_state_and_class_come_back() -> None:
+def test_state_and_class_come_back_and_more_classes_than_fit_are_refused() -> None:
     voxels = some_voxels(500, classes=126)
     state, label = bytes_to_state_and_label(voxels_to_bytes(voxels))
     assert voxels.label.max() == 125
     np.testing.assert_array_equal(state, voxels.state)
     np.testing.assert_array_equal(label[tuple(voxels.index.T)], voxels.label)
     assert label[voxels.state < SURFACE].max() == 0
-
-
-def test_more_classes_than_fit_are_refused() -> None:
     voxels = some_voxels(10, classes=127)
     with pytest.raises(GridError, match=r"127 classes where .* at most 126"):
         voxels_to_bytes(voxels)

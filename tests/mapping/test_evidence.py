@@ -1,7 +1,5 @@
 """Joining frames with memory: cases by hand, and the kernel against its readable twin."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

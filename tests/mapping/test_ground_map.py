@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -42,12 +40,12 @@ def test_a_cell_is_a_column_of_the_band() -> None:
     np.testing.assert_array_equal(ground.cells, EXPECTED)
     nothing = projected(voxels_of(np.full(SHAPE, FREE), ORIGIN, SIZE))
     np.testing.assert_array_equal(nothing.cells, np.zeros((4, 3)))
-
-
-def test_inferred_free_space_is_free_if_wanted() -> None:
-    expected = np.array(EXPECTED)
-    expected[1, 1] = 0
-    np.testing.assert_array_equal(projected(scene(), inferred_is_free=True).cells, expected)
+    shifted = projected(scene(), RigidTransform(np.eye(3), np.array([10.1, -3.3, 1.0])))
+    assert shifted.origin == pytest.approx((10.1, -4.3))
+    np.testing.assert_array_equal(shifted.cells, EXPECTED)
+    inferred_is_free = np.array(EXPECTED)
+    inferred_is_free[1, 1] = 0
+    np.testing.assert_array_equal(projected(scene(), inferred_is_free=True).cells, inferred_is_free)
 
 
 def test_obstacles_stand_on_the_ground_that_was_seen() -> None:
@@ -80,12 +78,6 @@ def test_ignored_classes_are_no_obstacles() -> None:
     np.testing.assert_array_equal(projected(voxels, ignored=labels).cells, expected)
     expected[1, 1] = 0
     np.testing.assert_array_equal(projected(voxels, ignored=labels, inferred_is_free=True).cells, expected)
-
-
-def test_a_shift_moves_the_origin_alone() -> None:
-    ground = projected(scene(), RigidTransform(np.eye(3), np.array([10.1, -3.3, 1.0])))
-    assert ground.origin == pytest.approx((10.1, -4.3))
-    np.testing.assert_array_equal(ground.cells, EXPECTED)
 
 
 POSES = [

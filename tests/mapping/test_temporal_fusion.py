@@ -1,7 +1,5 @@
 """The rolling map as a whole: against a map that never moves, on scenes that stand still and scenes that do not."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Coordinates of PointCloud2 messages in several layouts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -57,30 +55,23 @@ def test_points_that_are_not_finite_are_left_out() -> None:
     points[2, 1] = np.nan
     points[5, 0] = np.inf
     np.testing.assert_array_equal(read_xyz(cloud(points)), np.delete(POINTS, [2, 5], axis=0))
-
-
-def test_empty_cloud() -> None:
     assert read_xyz(cloud(POINTS[:0])).shape == (0, 3)
 
 
-def test_defects_are_named() -> None:
-    message = cloud(POINTS)
-    message.fields = message.fields[1:]
-    with pytest.raises(BagError, match="'z' is missing"):
-        read_xyz(message)
-    message = cloud(POINTS)
-    message.data = message.data[:-30]
-    with pytest.raises(BagError, match="too little data"):
-        read_xyz(message)
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"fields": cloud(POINTS).fields[1:]}, {}, "'z' is missing"),
+        ({"data": cloud(POINTS).data[:-30]}, {}, "too little data"),
+        ({"row_step": 1, "height": 1000}, {}, "too little data"),  # rows in each other: more points than memory
+        ({}, {"offset": 22}, "offsets"),
+        ({}, {"datatype": 4}, "datatype 4"),
+    ],
+)
+def test_defects_are_named(changes: dict[str, Any], field: dict[str, int], words: str) -> None:
     message = cloud(POINTS, height=3)
-    message.row_step, message.height = 1, 1000  # rows within each other: more points than there is memory for
-    with pytest.raises(BagError, match="too little data"):
-        read_xyz(message)
-    message = cloud(POINTS)
-    message.fields[0].offset = 22
-    with pytest.raises(BagError, match="offsets"):
-        read_xyz(message)
-    message = cloud(POINTS)
-    message.fields[0].datatype = 4
-    with pytest.raises(BagError, match="datatype 4"):
+    for part, values in ((message, changes), (message.fields[0], field)):
+        for name, value in values.items():
+            setattr(part, name, value)
+    with pytest.raises(BagError, match=words):
         read_xyz(message)

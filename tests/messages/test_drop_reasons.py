@@ -1,7 +1,5 @@
 """Reasons of drops, as counted, told and documented."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 
@@ -29,11 +27,8 @@ def test_a_reason_is_its_text() -> None:
 
 
 def test_notices_of_dropped_images() -> None:
-    assert read_drop_notice(drop_notice(DropReason.BAD_IMAGE, 3_000_000_004, "front")) == (
-        3_000_000_004,
-        "front",
-        "bad image",
-    )
+    notice = drop_notice(DropReason.BAD_IMAGE, 3_000_000_004, "front")
+    assert read_drop_notice(notice) == (3_000_000_004, "front", "bad image")
     other = '{"stamp_ns": 1, "frame_id": "", "reason": "of another version"}'
     assert read_drop_notice(other) == (1, "", "of another version")
     for text in ("", "[]", "{}", '{"stamp_ns": null, "frame_id": "", "reason": ""}', '{"stamp_ns": 1e999}'):

@@ -1,7 +1,5 @@
 """Decoding of image messages against rosbags-image, and by hand where that is wrong or does not decode."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 
@@ -134,9 +132,8 @@ def jpegs() -> list[bytes]:
     """JPEGs in the forms that encoders write, with comments, thumbnails and padding before the size."""
     rgb = picture(2)
     plain, grey = jpeg(2), cv2.imencode(".jpg", rgb[..., 0])[1].tobytes()
-    progressive = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[
-        1
-    ].tobytes()
+    as_progressive = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 4]
+    progressive = cv2.imencode(".jpg", rgb, as_progressive)[1].tobytes()
     turned = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # EXIF: to be shown turned
     inserts = [
         b"",

@@ -1,7 +1,5 @@
 """What requests to record say, whoever published them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace as Message
 
 import pytest

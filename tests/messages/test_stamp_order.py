@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from scene_completion_ros.messages.stamp_order import CLOCK_JUMP_NS, StampOrder
 
 
@@ -13,8 +11,4 @@ def test_late_images_are_told_from_restarted_recordings() -> None:
     assert order.arrived(99 * second) == "restarted"
     assert order.arrived(99 * second + 1) == "in order"
     assert order.behind_ns == 0
-
-
-def test_equal_stamps_are_in_order() -> None:
-    order = StampOrder()
-    assert {order.arrived(0) for _ in range(5)} == {"in order"}
+    assert {order.arrived(99 * second + 1) for _ in range(5)} == {"in order"}  # equal stamps

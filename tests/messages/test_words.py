@@ -1,7 +1,5 @@
 """What vocabularies and queries say, and what they are refused for."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Callable
@@ -11,12 +9,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import VocabularyError
-from scene_completion_ros.messages.words import (
-    LARGEST_TEXT,
-    read_phrases,
-    read_query,
-    read_vocabulary,
-)
+from scene_completion_ros.messages.words import LARGEST_TEXT, read_phrases, read_query, read_vocabulary
 
 ENCODER = {"id": "tiny", "sha256": "ab"}
 
@@ -56,11 +49,9 @@ def test_an_object_may_say_everything() -> None:
         "embeddings": {"bus": packed(1.5, -2.0), "sky": packed(0.0, 0.25)},
     }
     asked = read_vocabulary(json.dumps(content))
-    assert asked is not None
     assert asked.phrases == {"vehicle": ("car", "bus"), "tree": ("tree",)}
     assert (asked.margin, asked.pooling, asked.background) == (0.1, "mean", ("sky",))
     given = asked.given
-    assert given is not None
     assert (given.text_encoder, given.text_encoder_sha256, given.phrases) == ("tiny", "ab", ("bus", "sky"))
     np.testing.assert_array_equal(given.rows, np.array([[1.5, -2.0], [0.0, 0.25]], np.float16))
     assert given.rows.dtype == np.float16

@@ -1,7 +1,5 @@
 """Animated pictures as a reader other than OpenCV, which encodes them, sees them."""
 
-from __future__ import annotations
-
 import io
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What stands in the page of a report."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -1,7 +1,5 @@
 """A small scene that differs in every direction: road ahead, a tall block ahead on the left, one low behind it."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -29,7 +27,6 @@ def drive_of(stamps_ms: list[int], *, classes: bool = True) -> DriveAnimation:
 @pytest.mark.parametrize("classes", [True, False])
 def test_every_frame_is_shown_as_long_as_it_was_driven_and_again_and_again(classes: bool) -> None:
     picture = drive_of([1000, 1100, 1150, 1450], classes=classes).picture()
-    assert picture is not None
     assert picture.caption == "4 of 4 frames, as fast as driven"
     found = decoded(picture.data)
     assert found.durations_ms == [100, 50, 300, 100]  # the last: the median
@@ -43,7 +40,6 @@ def test_of_a_long_drive_evenly_spaced_frames_are_shown(monkeypatch: pytest.Monk
         drive = drive_of([100 * i for i in range(count)])
         assert [stamp_ns // (100 * MILLISECOND) for stamp_ns, _ in drive._frames] == shown
         picture = drive.picture()
-        assert picture is not None
         assert picture.caption.startswith(f"{len(shown)} of {count} frames, ")
         durations = decoded(picture.data).durations_ms
         assert durations == [min(1000, 100 * shown[1])] * len(shown)

@@ -1,7 +1,5 @@
 """Opens a report in a headless browser: no error on its console, and voxels on the canvas, the right way round."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

@@ -1,17 +1,9 @@
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.report.pictures import (
-    birds_eye_view,
-    depth_picture,
-    panel,
-    voxel_view,
-    with_lidar,
-)
+from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, voxel_view, with_lidar
 from scene_completion_ros.voxels.colours import STATE_COLOURS
 from tests.report.scenes import CAMERA, COLOURS, NAMES, photo, street
 

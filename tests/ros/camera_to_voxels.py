@@ -1,7 +1,5 @@
 """A camera, the running node that completes its images, and the voxels that come back."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

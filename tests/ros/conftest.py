@@ -1,7 +1,5 @@
 """A ROS graph of its own for every test module, and what nodes under test need."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Run by an interpreter that has the real `cv_bridge`: converts what the test has written, and writes what came out."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

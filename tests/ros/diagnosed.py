@@ -1,7 +1,5 @@
 """What a node says of itself on /diagnostics, as a test waits for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus

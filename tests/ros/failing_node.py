@@ -1,7 +1,5 @@
 """The completion node with faults: messages of `FAULTY` raise an error, voxels of `ENDLESS_NS` are not finite."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A robot that drives, a node that joins its images, and what they are to become."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

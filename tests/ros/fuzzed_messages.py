@@ -1,7 +1,5 @@
 """Messages of a camera with whatever can be wrong in them, drawn from a seed; some are still good."""
 
-from __future__ import annotations
-
 import math
 import random
 import struct

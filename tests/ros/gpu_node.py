@@ -3,8 +3,6 @@
 The failing GPU is an engine for the CPU that raises, once a file exists, what a lost device makes TensorRT raise.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path

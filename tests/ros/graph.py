@@ -1,7 +1,5 @@
 """This process's side of a ROS graph, and nodes under test in processes of their own."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import signal

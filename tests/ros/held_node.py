@@ -1,7 +1,5 @@
 """The completion node with a model that waits while a file exists, and touches another one when it begins to wait."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Launch files without `launch`: what they declare and would start, and the command lines of that."""
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import sys

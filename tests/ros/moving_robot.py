@@ -1,7 +1,5 @@
 """A robot that says where it is, over topics or over tf2, and images of its camera."""
 
-from __future__ import annotations
-
 import importlib.util
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Publish a large voxel cloud to whoever listens best effort, until it is ended; run as a process of its own."""
 
-from __future__ import annotations
-
 import sys
 import time
 

@@ -1,7 +1,5 @@
 """Publish large images, best effort, until the standard input ends: a camera driver in a process of its own."""
 
-from __future__ import annotations
-
 import select
 import sys
 from array import array

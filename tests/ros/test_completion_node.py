@@ -1,7 +1,5 @@
 """The node in this process, with a model that does as the test tells it."""
 
-from __future__ import annotations
-
 import threading
 import time
 import weakref
@@ -100,7 +98,6 @@ def graph() -> Iterator[Graph]:
 
 
 def wanted(node: CompletionNode) -> bool:
-    assert node._thread is not None
     return node._thread._outputs.wanted(node.parameters())
 
 
@@ -134,12 +131,10 @@ def projection(fx: float) -> list[float]:
 def calibrate(node: CompletionNode, camera: Camera, projection: list[float] | None = None) -> None:
     message = messages.camera_info_message(camera, 0, "front")
     message.p = projection or message.p
-    assert node.inputs is not None
     node.inputs.cameras[0]._on_camera_info(message)
 
 
 def show(node: CompletionNode, stamp_ns: int) -> None:
-    assert node.inputs is not None
     node.inputs.cameras[0]._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), stamp_ns, "front"))
 
 
@@ -178,9 +173,7 @@ def all_accounted_for(node: CompletionNode) -> bool:
     return counters.received == counters.processed + counters.unwanted + sum(counters.dropped.values())
 
 
-def test_a_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(
-    node: CompletionNode, model: Model
-) -> None:
+def test_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(node: CompletionNode, model: Model) -> None:
     cameras = [replace(CAMERA, fx=20.0 + 0.001 * number) for number in range(200)]
     model.go_on.clear()
     for number, camera in enumerate(cameras):
@@ -198,9 +191,7 @@ def test_a_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(
     assert node.counters.dropped["newer image arrived"] == 200 - len(model.completed)
 
 
-def test_parameters_set_by_another_node_hold_for_the_next_image(
-    graph: Graph, node: CompletionNode, model: Model
-) -> None:
+def test_parameters_set_by_others_hold_for_the_next_image(graph: Graph, node: CompletionNode, model: Model) -> None:
     calibrate(node, CAMERA)
     show_in_turn(node, 1)
     result = graph.set_parameters(topics.NODE_NAME, threads=2)
@@ -221,9 +212,7 @@ def test_an_image_keeps_the_parameters_of_when_it_arrived(graph: Graph, node: Co
     assert [settings["threads"] for settings in model.completed_with] == [None, 2]
 
 
-def test_cleaning_up_releases_the_model_in_its_thread_and_all_else(
-    own: Any, node: CompletionNode, model: Model
-) -> None:
+def test_cleanup_releases_the_model_in_its_thread_and_all_else(own: Any, node: CompletionNode, model: Model) -> None:
     calibrate(node, CAMERA)
     wait_for(lambda: len(model.built) == 1)
     thread, publishers = weakref.ref(node._thread), len(list(own.publishers))

@@ -4,8 +4,6 @@
 that of the distribution, or a checkout of common_interfaces in PYTHONPATH.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

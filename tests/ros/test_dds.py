@@ -1,7 +1,5 @@
 """The Fast DDS profile, and what it is for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rclpy.qos import qos_profile_sensor_data

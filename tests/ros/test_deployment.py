@@ -1,7 +1,5 @@
 """Students of a running node change places while images come, or stay where one cannot be used."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -107,9 +105,7 @@ def test_the_students_change_places_and_all_that_depends_on_them_follows(
     assert running.swap().success
 
 
-def test_no_image_is_lost_under_load_and_the_students_are_not_mixed(
-    running: Exchanging, truth: list[list[Any]]
-) -> None:
+def test_no_image_is_lost_under_load_and_students_are_not_mixed(running: Exchanging, truth: list[list[Any]]) -> None:
     """Images come faster than the node can complete them; each is completed by one of them, or said to be dropped."""
     running.voxels.clear()
     running.notices.clear()

@@ -1,7 +1,5 @@
 """What is written from the tables, compared with what is in the repository."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from scene_completion_ros.ros.documents import (
@@ -20,11 +18,6 @@ from scene_completion_ros.ros.parameters.schema import SCHEMA
 from scene_completion_ros.ros.topics import SERVICES, STAGES, TOPICS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def first_cells(text: str) -> list[str]:
-    """What stands in the first cells of the tables, without the quotes around it."""
-    return [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
 
 
 def test_the_repository_holds_what_the_tables_make() -> None:
@@ -48,7 +41,7 @@ def test_every_parameter_has_a_row_with_all_that_is_known_of_it() -> None:
 def test_everything_has_a_row_or_is_named_once() -> None:
     expected = [spec.name for spec in (*TOPICS, *SERVICES) if spec.meaning]
     text = tables()
-    assert first_cells(text) == expected
+    assert [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")] == expected
     managed = text.splitlines()[-1]
     for spec in (*TOPICS, *SERVICES):
         assert spec.meaning or f"`{spec.name}`" in managed

@@ -1,7 +1,5 @@
 """Cameras that stop, change, lie or send rubbish: nothing of that ends the node or comes out as if it were new."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re

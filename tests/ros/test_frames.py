@@ -1,7 +1,5 @@
 """Voxels in the frame of a robot, at the stamp of the image: the running node, and robots that drive, stop and loop."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Several cameras whose successive images are joined: the cameras of one moment first, then with earlier moments."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

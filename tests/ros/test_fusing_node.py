@@ -1,7 +1,5 @@
 """Successive images joined by the running node: what it publishes, what it does without odometry, when it forgets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -147,9 +145,7 @@ def until_heard_again(drive: FusingDrive) -> None:
 
 
 @pytest.mark.parametrize("begin", [reset, loop, gap, activate_again, configure_again])
-def test_earlier_images_are_forgotten(
-    begin: Callable[[FusingDrive], None], drive: FusingDrive, truth: FusedTruth
-) -> None:
+def test_the_past_is_forgotten(begin: Callable[[FusingDrive], None], drive: FusingDrive, truth: FusedTruth) -> None:
     drive.show(1, 0.0)
     fusion = truth.map()
     truth.joined(fusion, 1, drive.now_ns, 0.0)

@@ -4,8 +4,6 @@ Ten thousand go to the functions that read them, and eight hundred over DDS to r
 sends so many to each node, and `FUZZED_SEED` draws others.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 from collections import Counter

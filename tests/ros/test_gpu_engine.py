@@ -1,7 +1,5 @@
 """The node where TensorRT is asked for: refused when configured, or not used, or lost while it works."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -42,13 +40,6 @@ def one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}:{libraries}")
 
 
-@pytest.fixture
-def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The node believes that it has a GPU, until this file is there."""
-    monkeypatch.setenv(gpu_node.FAILS, str(tmp_path / "lost"))
-    return tmp_path / "lost"
-
-
 @no_driver
 def test_without_a_driver_configuring_is_refused_with_what_is_missing(start: Start) -> None:
     running = start("-p", "engine:=tensorrt", "-p", "autostart:=false")
@@ -75,7 +66,9 @@ def test_with_a_gpu_auto_says_why_it_is_not_used(start: Start, one_gpu: None) ->
     running.answer(running.make_image(some_image(1), SECOND_NS, FRAME))
 
 
-def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, lost: Path) -> None:
+def test_a_lost_gpu_is_replaced_by_the_cpu(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = tmp_path / "lost"
+    monkeypatch.setenv(gpu_node.FAILS, str(lost))  # the node believes that it has a GPU, until this file is there
     running = start("-p", "image.qos:=reliable", script=GPU_NODE)
     diagnosed = running.told
     running.start()

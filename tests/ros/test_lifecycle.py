@@ -1,7 +1,5 @@
 """The managed node in its own process, led through its states over DDS."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import re
@@ -129,9 +127,7 @@ def test_images_of_before_a_deactivation_are_never_published_after_it(start: Sta
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_by_itself_it_becomes_active_and_a_signal_leaves_nothing_in_shared_memory(
-    start: Start, number: signal.Signals
-) -> None:
+def test_by_itself_it_becomes_active_and_a_signal_leaves_no_shared_memory(start: Start, number: signal.Signals) -> None:
     managed = start()
     managed.start()
     assert managed.state == "active"

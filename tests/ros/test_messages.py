@@ -1,7 +1,5 @@
 """Messages made from the package's types, field checks switched on."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -20,26 +18,35 @@ from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
 from tests.ros.voxel_samples import some_voxels
 
 STAMP_NS = 7_000_000_001
+STAMP_NS = 7_000_000_001
+FLOAT32, UINT8 = PointField.FLOAT32, PointField.UINT8
+PLACE = [("x", 0, FLOAT32, 1), ("y", 4, FLOAT32, 1), ("z", 8, FLOAT32, 1)]
+
+
+def checked_header(message) -> None:
+    header = message.header
+    assert (header.frame_id, header.stamp.sec, header.stamp.nanosec) == ("front_optical", 7, 1)
+
+
+def fields_of(message: PointCloud2) -> list[tuple[str, int, int, int]]:
+    return [(field.name, field.offset, field.datatype, field.count) for field in message.fields]
 
 
 def test_voxel_message_has_the_documented_layout() -> None:
-    voxels = some_voxels(1000, stamp_ns=7_000_000_001, classes=5)
+    voxels = some_voxels(1000, stamp_ns=STAMP_NS, classes=5)
     sent = messages.voxels_message(voxels, "front_optical")
     message = deserialize_message(serialize_message(sent), PointCloud2)
-    assert (message.header.frame_id, message.header.stamp.sec, message.header.stamp.nanosec) == ("front_optical", 7, 1)
+    checked_header(message)
     assert (message.height, message.width, message.point_step, message.row_step) == (1, 1000, 24, 24000)
     assert message.is_dense
     assert not message.is_bigendian
-    float32, uint8 = PointField.FLOAT32, PointField.UINT8
-    assert [(field.name, field.offset, field.datatype, field.count) for field in message.fields] == [
-        ("x", 0, float32, 1),
-        ("y", 4, float32, 1),
-        ("z", 8, float32, 1),
-        ("rgb", 12, float32, 1),
-        ("probability", 16, float32, 1),
-        ("label", 20, uint8, 1),
-        ("state", 21, uint8, 1),
-        ("confidence", 22, uint8, 1),
+    assert fields_of(message) == [
+        *PLACE,
+        ("rgb", 12, FLOAT32, 1),
+        ("probability", 16, FLOAT32, 1),
+        ("label", 20, UINT8, 1),
+        ("state", 21, UINT8, 1),
+        ("confidence", 22, UINT8, 1),
     ]
     raw = np.frombuffer(message.data, np.uint8).reshape(1000, 24)
     np.testing.assert_array_equal(raw[:, :12].copy().view("<f4"), voxels.points_camera())
@@ -53,24 +60,22 @@ def test_voxel_message_has_the_documented_layout() -> None:
 def test_answers_to_a_query_have_the_documented_layout() -> None:
     cloud = np.zeros(2, MATCH_CLOUD_DTYPE)
     cloud["x"], cloud["score"], cloud["probability"], cloud["phrase"] = (1.5, 2.5), (-0.25, 0.5), (0.5, 1.0), (3, 31)
-    message = deserialize_message(serialize_message(messages.matches_message(cloud, STAMP_NS, "front")), PointCloud2)
-    assert (message.header.frame_id, message.header.stamp.sec, message.header.stamp.nanosec) == ("front", 7, 1)
+    sent = messages.matches_message(cloud, STAMP_NS, "front_optical")
+    message = deserialize_message(serialize_message(sent), PointCloud2)
+    checked_header(message)
     assert (message.width, message.point_step, message.row_step, message.is_bigendian) == (2, 24, 48, False)
-    float32, uint8 = PointField.FLOAT32, PointField.UINT8
-    assert [(field.name, field.offset, field.datatype, field.count) for field in message.fields] == [
-        ("x", 0, float32, 1),
-        ("y", 4, float32, 1),
-        ("z", 8, float32, 1),
-        ("score", 12, float32, 1),
-        ("probability", 16, float32, 1),
-        ("phrase", 20, uint8, 1),
+    assert fields_of(message) == [
+        *PLACE,
+        ("score", 12, FLOAT32, 1),
+        ("probability", 16, FLOAT32, 1),
+        ("phrase", 20, UINT8, 1),
     ]
     raw = np.frombuffer(message.data, np.uint8).reshape(2, 24)
     numbers = [[1.5, 0.0, 0.0, -0.25, 0.5], [2.5, 0.0, 0.0, 0.5, 1.0]]
     np.testing.assert_array_equal(raw[:, :20].copy().view("<f4"), numbers)
     assert raw[:, 20].tolist() == [3, 31]
 
-    poses = messages.poses_message(np.array([[1.0, 2.0, 3.0]]), STAMP_NS, "front")
+    poses = messages.poses_message(np.array([[1.0, 2.0, 3.0]]), STAMP_NS, "front_optical")
     received = deserialize_message(serialize_message(poses), PoseArray)
     assert received.header == message.header
     (pose,) = received.poses
@@ -86,11 +91,6 @@ def test_images_come_back() -> None:
     depth = np.linspace(1, 80, 60, dtype=np.float32).reshape(6, 10)
     depth[0, :2] = np.inf, np.nan  # too far, and unknown, are no depth of 0
     np.testing.assert_array_equal(decode_published_depth(messages.depth_message(depth, 5, "c")), depth)
-
-
-def checked_header(message) -> None:
-    header = message.header
-    assert (header.frame_id, header.stamp.sec, header.stamp.nanosec) == ("front_optical", 7, 1)
 
 
 def test_the_dense_grid_is_an_image_of_bytes() -> None:

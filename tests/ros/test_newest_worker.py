@@ -1,7 +1,5 @@
 """The thread that takes the newest item."""
 
-from __future__ import annotations
-
 import threading
 import time
 

@@ -1,7 +1,5 @@
 """The running node in its own process, spoken to over DDS."""
 
-from __future__ import annotations
-
 import json
 import signal
 from collections.abc import Callable
@@ -186,9 +184,7 @@ def test_compressed_images_and_sigint(start: Start, completer: Callable[..., Com
     running.node.end_well(signal.SIGINT)
 
 
-def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
-    start: Start, hold: tuple[Path, Path]
-) -> None:
+def test_newest_wins_with_a_latched_camera_info_and_sigterm_while_busy(start: Start, hold: tuple[Path, Path]) -> None:
     held_while, reached = hold
     running = start("-p", "image.qos:=reliable", script=held_node.__file__, camera_info_qos=LATCHED)
     node, told = running.node, running.told

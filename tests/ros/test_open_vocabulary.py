@@ -1,7 +1,5 @@
 """A running node whose voxels answer words: vocabularies and queries, while images come."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The recorder in a process of its own, beside a robot that publishes images, calibration and odometry."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,9 +98,7 @@ def described(piece: Path) -> dict[str, Any]:
     return said
 
 
-def test_two_requests_by_hand_make_one_piece_that_becomes_a_sequence(
-    recording: Callable[..., Recording], tmp_path: Path
-) -> None:
+def test_two_requests_make_a_piece_that_becomes_a_sequence(recording: Callable[..., Recording], tmp_path: Path) -> None:
     robot = recording()
     robot.drive(robot.heard)
     robot.drive_for(3.0)

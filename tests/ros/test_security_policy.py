@@ -3,8 +3,6 @@
 Nothing is missing, and nothing is granted or promised in vain.
 """
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from typing import Any
@@ -90,7 +88,6 @@ def test_the_policy_has_the_form_that_sros2_reads() -> None:
     root = ElementTree.parse(POLICY).getroot()
     assert (root.tag, root.attrib) == ("policy", {"version": "0.2.0"})
     enclave = root.find("enclaves/enclave")
-    assert enclave is not None
     assert enclave.attrib == {"path": f"/{topics.NODE_NAME}"}
     assert profile().attrib == {"ns": "/", "node": topics.NODE_NAME}
     assert {(group.tag, *group.attrib) for group in profile()} <= set(RULES)
@@ -120,9 +117,7 @@ def test_the_running_node_has_the_topics_and_services_of_the_table_and_what_the_
 
     # What the other configuration alone uses is granted as well.
     elsewhere = {
-        "plain": {
-            ("topics", "subscribe"): {f"{topics.IMAGE}/compressed", "/clock"},
-        },
+        "plain": {("topics", "subscribe"): {f"{topics.IMAGE}/compressed", "/clock"}},
         "other": {("topics", "subscribe"): {topics.IMAGE}},
     }[configuration]
     for rule, granted in allowed(graph.namespace).items():

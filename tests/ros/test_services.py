@@ -1,7 +1,5 @@
 """~/reset and ~/set_enabled of the running node."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path

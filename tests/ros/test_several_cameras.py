@@ -1,7 +1,5 @@
 """Several cameras of a robot, whose voxels the running node fuses into one grid."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,10 +123,6 @@ def rig(
     return start_rig(start_once, completer, tmp_path_factory.mktemp("rig"))
 
 
-def points_of(cloud: Any) -> NDArray[np.float32]:
-    return np.frombuffer(bytes(cloud.data), np.float32).reshape(-1, 3)
-
-
 def test_voxels_are_fused_and_the_rest_stays_of_each_camera(rig: Rig) -> None:
     stamp_ns = 10 * SECOND_NS
     rig.send("left", 2, stamp_ns + 3 * MILLISECOND_NS)
@@ -148,7 +142,8 @@ def test_voxels_are_fused_and_the_rest_stays_of_each_camera(rig: Rig) -> None:
         ))  # fmt: skip
         (clearing,), (depth,) = rig.stamped(rig.clearing, view_ns), rig.stamped(rig.depths[name], view_ns)
         assert clearing.header.frame_id == depth.header.frame_id == f"{name}_optical"
-        np.testing.assert_allclose(points_of(clearing), rays(expected), atol=1e-4)
+        ends = np.frombuffer(bytes(clearing.data), np.float32).reshape(-1, 3)
+        np.testing.assert_allclose(ends, rays(expected), atol=1e-4)
         shown = np.frombuffer(bytes(depth.data), np.float32).reshape(view.shown_depth.shape)
         np.testing.assert_allclose(shown, view.shown_depth, rtol=1e-5)
 

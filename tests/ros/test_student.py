@@ -1,7 +1,5 @@
 """When the model of a camera is built, when it is only moved, and when neither."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +62,7 @@ class _Logged:
         pass
 
 
-def test_a_camera_that_stands_otherwise_than_in_training_is_warned_of_once(
-    bundle_folder: Path, grid_file: Path
-) -> None:
+def test_a_camera_that_stands_unlike_in_training_is_warned_of_once(bundle_folder: Path, grid_file: Path) -> None:
     grid, pose = read_grid(grid_file)
     log = _Logged()
     student = Student(StudentBundle.load(bundle_folder), grid, log)

@@ -1,7 +1,5 @@
 """A subscription that follows its publishers as they come and go."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any

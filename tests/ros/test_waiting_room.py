@@ -1,7 +1,5 @@
 """Who waits, who passes, and in which order; without ROS and without real time."""
 
-from __future__ import annotations
-
 import pytest
 
 from scene_completion_ros.ros.frame import NotYetError

@@ -1,7 +1,5 @@
 """Voxels to send around."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA

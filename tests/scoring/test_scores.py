@@ -1,7 +1,5 @@
 """Scores of published voxels and depth, against cases computed by hand."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -121,8 +119,6 @@ def test_depth_against_the_recordings_lidar_by_hand(tmp_path: Path) -> None:
     column = round(CANONICAL.cx - 5.0 / 20.0 * CANONICAL.fx)
     with LidarTruth(record(tmp_path / "drive"), CANONICAL) as lidar:
         truth = lidar.at(START_NS + STEP_NS, FRAME)
-        assert truth is not None
-        assert truth.depth is not None
         rows, columns = np.nonzero(truth.depth.depth)
         assert set(columns.tolist()) == {column}
         assert len(rows) > 20

@@ -1,7 +1,5 @@
 """Ground truth of folders, found by stamp: of the street world's format, and of KITTI windows."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +62,6 @@ def test_a_frame_is_found_by_its_stamp(tmp_path: Path) -> None:
         truth = source.at(second_ns + shift_ns, "any")
         assert (truth is not None) == found
         if truth is not None:
-            assert truth.depth is not None
             assert (truth.depth.depth == 8.0).all()
             assert truth.voxels is not None and truth.voxels.label is not None and truth.voxels.label.max() == 2
 

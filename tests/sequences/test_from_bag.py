@@ -1,7 +1,5 @@
 """Posed sequences from bags: recorded ones for the geometry, made-up ones for everything that can go wrong."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -165,7 +163,6 @@ def test_kitti_stereo_bag(shared_data: Path) -> None:
     with BagReader(shared_data / "rosbag2" / "kitti04_stereo_lidar_10f") as reader:
         sequence = sequence_from_bag(reader)
         info = reader.camera_info("/camera_color_right/image_raw/compressed")
-        assert info is not None
         assert -info.p[3] / info.p[0] == pytest.approx(0.5379, abs=1e-4)
     assert len(sequence) == 10
     right = sequence.rig_from_camera["camera_color_right"].translation
@@ -177,8 +174,6 @@ def test_kitti_stereo_bag(shared_data: Path) -> None:
     assert sequence.travelled_distance() == pytest.approx(window.travelled_distance(), rel=0.01)
     for index in (0, 7):
         cloud, scan = sequence.lidar(index), window.lidar(index)
-        assert cloud is not None
-        assert scan is not None
         in_camera = window.rig_from_camera["image_2"].inverse().apply(scan)
         ahead = in_camera[(in_camera[:, 2] > 5) & (in_camera[:, 2] < 30)]
         found = cloud[(cloud[:, 2] > 5) & (cloud[:, 2] < 30)]
@@ -205,7 +200,6 @@ def test_traffic_jam_bag(shared_data: Path) -> None:
     assert len(sequence) == 78
     assert 5 < sequence.travelled_distance() < 12
     cloud = sequence.lidar(40)
-    assert cloud is not None
     pixels, valid = sequence.cameras["camera_color_left"].project(cloud)
     assert valid.sum() > 1500
     road = cloud[valid][pixels[valid][:, 1] > 330]

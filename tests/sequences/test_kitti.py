@@ -1,7 +1,5 @@
 """KITTI folders as posed sequences: made-up ones for the format, real ones for the geometry."""
 
-from __future__ import annotations
-
 import pickle
 import shutil
 from pathlib import Path
@@ -126,7 +124,6 @@ def test_windows_are_ten_stereo_frames_with_lidar(shared_data: Path, number: str
 def voxels_of_scan(sequence: PosedSequence) -> tuple[np.ndarray, np.ndarray]:
     """Voxels that the points of the first scan fall into, and which points lie in the grid."""
     points_rig = sequence.lidar(0)
-    assert points_rig is not None
     points = sequence.rig_from_sensor["velodyne"].inverse().apply(points_rig)
     index = np.floor((points - np.array([0, -25.6, -2.2])) / 0.2).astype(int)
     inside = ((index >= 0) & (index < VOXEL_SHAPE)).all(axis=1)
@@ -139,10 +136,8 @@ def test_voxelised_scan_is_the_official_grid(shared_data: Path) -> None:
     voxelised = np.zeros(VOXEL_SHAPE, bool)
     voxelised[tuple(voxels_of_scan(sequence)[0].T)] = True
     official = sequence.asset(0, "voxels_bin")
-    assert official is not None
     assert (voxelised & official).sum() / (voxelised | official).sum() > 0.8
     label = sequence.asset(0, "ssc_label")
-    assert label is not None
     assert label.shape == (256, 256, 32)
     assert (label[official & (label != 255)] != 0).mean() > 0.9
 
@@ -152,8 +147,6 @@ def test_raw_drive_depth_agrees_with_its_scan(shared_data: Path) -> None:
     assert len(sequence) == 72
     assert sequence.travelled_distance() == pytest.approx(172, abs=2)
     depth, points_rig = sequence.asset(10, "lidar_depth_image_2"), sequence.lidar(10)
-    assert depth is not None
-    assert points_rig is not None
     points = sequence.rig_from_camera["image_2"].inverse().apply(points_rig.astype(np.float64))
     pixels, valid = sequence.cameras["image_2"].project(points)
     column, row = np.rint(pixels[valid]).astype(int).T
@@ -223,7 +216,6 @@ def labelled(official: Path) -> Path:
 
 def test_labels_as_the_benchmark_evaluates_them(labelled: Path) -> None:
     labels = kitti_odometry(labelled.parent.parent).asset(0, "ssc_label")
-    assert labels is not None
     assert (labels.shape, labels.dtype) == (VOXEL_SHAPE, np.uint8)
     found = {name: int(labels[cell]) for name, cell in CELLS.items()}
     # Invalid voxels never count; an occupied voxel without a class is not empty.

@@ -1,7 +1,5 @@
 """KITTI-360 in a small folder of exactly the official layout, with fisheyes, and the published frame lists."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2
@@ -40,7 +38,6 @@ def test_only_posed_frames_in_order(root: Path) -> None:
 def test_scan_and_stereo_pair_project_as_in_the_development_kit(root: Path) -> None:
     sequence = kitti_360(root, DRIVE)
     points = sequence.lidar(0)
-    assert points is not None
     raw = np.linalg.inv(VELO_FROM_CAMERA0.matrix) @ [9.0, -1.0, -0.4, 1.0]
     np.testing.assert_allclose(points[0], RECTIFY @ raw[:3], atol=1e-6)
     right = sequence.rig_from_camera["image_01"]

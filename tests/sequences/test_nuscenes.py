@@ -1,7 +1,5 @@
 """nuScenes in a small folder of its layout."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -23,13 +21,11 @@ def test_keyframes_of_a_scene(tmp_path: Path) -> None:
     assert (camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height) == (120, 121, 80, 45, 160, 90)
     for k in range(2):
         points = sequence.lidar(k)
-        assert points is not None
         np.testing.assert_allclose(points, [[10.0 - 4.0 * k, 0.0, 1.0]], atol=1e-4)  # x forward, y left, z up
         pose = sequence.world_from_camera(k, "CAM_FRONT")
         np.testing.assert_allclose(pose.translation, [400.0, 1000.0 + 4.0 * k + 1.5, 1.5], atol=1e-9)
         np.testing.assert_allclose(pose.rotation[:, 2], [0.0, 1.0, 0.0], atol=1e-9)  # it looks north
     depth = depth_truth(sequence, 0)
-    assert depth is not None
     (at,) = np.argwhere(depth.depth > 0)
     # 8.5 m ahead of the camera and 0.5 m below it
     assert at.tolist() == [round(45 + 121 * 0.5 / 8.5), 80] and depth.depth[tuple(at)] == pytest.approx(8.5, abs=1e-4)

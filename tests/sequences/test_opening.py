@@ -1,7 +1,5 @@
 """One door for recordings of every kind, and for their truth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +30,13 @@ def still(name: str, provenance: dict[str, object] | None = None) -> PosedSequen
     )
 
 
-def test_sequence_folders_and_towns(tmp_path: Path) -> None:
+def test_sequence_folders_and_towns_are_opened_and_what_nobody_recognises_is_refused(tmp_path: Path) -> None:
     still("town").save(tmp_path / "town" / "sequence")
     assert open_recording(tmp_path / "town").name == open_recording(tmp_path / "town" / "sequence").name == "town"
+    with pytest.raises(SequenceError, match=r"is no recording.*sequence\.json.*KITTI-360.*calib\.txt.*bag"):
+        open_recording(tmp_path)
+    with pytest.raises(SequenceError, match="no such file or folder"):
+        open_recording(tmp_path / "nothing")
 
 
 def test_windows_of_kitti_have_official_voxels(shared_data: Path) -> None:
@@ -42,7 +44,6 @@ def test_windows_of_kitti_have_official_voxels(shared_data: Path) -> None:
     assert set(sequence.cameras) == {"image_2", "image_3"} and reference_camera(sequence) == "image_2"
     assert holds_voxels(sequence) and not holds_voxels(sequence, 1)
     truth = voxel_truth(sequence, 0)
-    assert truth is not None
     assert (truth.grid, truth.source) == (SEMANTIC_KITTI_GRID, "labelled LiDAR")
     # The camera's place in the velodyne frame, from P2 and Tr of calib.txt by hand: inverse(Tr) applied to -K^-1 p4.
     np.testing.assert_allclose(truth.grid_from_camera.translation, [0.3274, 0.0563, -0.0765], atol=1e-3)
@@ -61,13 +62,6 @@ def test_bags_with_and_without_poses(shared_data: Path) -> None:
     assert len(unrelated) == len(driven) and unrelated.pose_source == UNKNOWN_POSES
     (camera,) = unrelated.cameras
     np.testing.assert_array_equal(unrelated.image(3, camera), driven.image(3, camera))
-
-
-def test_what_nobody_recognises_is_refused_with_what_would_be(tmp_path: Path) -> None:
-    with pytest.raises(SequenceError, match=r"is no recording.*sequence\.json.*KITTI-360.*calib\.txt.*bag"):
-        open_recording(tmp_path)
-    with pytest.raises(SequenceError, match="no such file or folder"):
-        open_recording(tmp_path / "nothing")
 
 
 def test_a_source_of_another_package_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

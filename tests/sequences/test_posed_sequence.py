@@ -1,7 +1,5 @@
 """`PosedSequence`: checks, access, and the folder format."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable
@@ -74,7 +72,6 @@ def test_round_trip(sequence: PosedSequence, tmp_path: Path) -> None:
     loaded = PosedSequence.load(sequence.save(tmp_path / "saved"))
     assert_same(sequence, loaded)
     lidar = loaded.lidar(2)
-    assert lidar is not None
     assert lidar.dtype == np.float32
     np.testing.assert_array_equal(lidar, np.full((5, 3), 2.0))
     assert loaded.lidar(0) is None

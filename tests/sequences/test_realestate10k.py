@@ -1,7 +1,5 @@
 """RealEstate10K in small folders of its layouts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

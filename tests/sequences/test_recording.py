@@ -1,7 +1,5 @@
 """Clocks that start anew, calibration files and loose synchronisation, in made-up bags."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """SSCBench's labels beside a drive of KITTI-360: their numbers, ids and place, and what is refused."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -44,7 +42,6 @@ def test_truth(root: Path) -> None:
     """The grid begins at -2 m; what is in view follows from the calibration, here of a camera that sees less."""
     layouts.sscbench_labels(root / "voxel_gt", labels=layouts.sscbench_scene().astype(np.float32))  # as S4C stores them
     truth = voxel_truth(kitti_360(root, "0000"), 0)
-    assert truth is not None
     assert (truth.grid.origin, truth.grid.voxel_size) == ((0.0, -25.6, -2.0), 0.2)
     road, building, bushes = (40, 128, 2), (40, 102, 5), (40, 153, 5)
     names = [COMMON_CLASSES[truth.class_map.apply(truth.labels)[cell]] for cell in (road, building, bushes)]
@@ -76,10 +73,7 @@ def test_labels_of_the_wrong_label_map(tmp_path: Path) -> None:
 def test_damaged_files(tmp_path: Path) -> None:
     file = layouts.sscbench_labels(tmp_path, numbers=(0,)) / layouts.DRIVE / "000000_1_1.npy"
     whole = file.read_bytes()
-    for content, message in (
-        (whole[: len(whole) // 2], "cannot be read as arrays"),
-        (b"", "cannot be read as arrays"),
-    ):
+    for content, message in ((whole[: len(whole) // 2], "cannot be read as arrays"), (b"", "cannot be read as arrays")):
         file.write_bytes(content)
         with pytest.raises(SequenceError, match=message):
             load_labels(file)

@@ -1,7 +1,5 @@
 """What training refuses, and the names it is refused by."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A small synthetic stereo drive in KITTI's folder layout, a street with one wall, and models that look at them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A checkpoint of a network that was never trained."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Small students of real networks with random weights, each in a bundle of its own."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
@@ -75,10 +73,8 @@ def make_small_student(folder: Path, seed: int = 0, *, reads_depth: bool = False
         field = FeatureField(density, target_size=8, channels=8, units=UNITS, expansion=8, map_channels=16).eval()
     _settle(field)
     labels = with_labels(random_head(seed), CLASSES, UNITS, seed)
-    head: HeadWeights = dataclasses.replace(
-        labels,
-        **{name: getattr(head_weights(density), name) for name in _OF_DENSITY},
-    )
+    of_density = {name: getattr(head_weights(density), name) for name in _OF_DENSITY}
+    head: HeadWeights = dataclasses.replace(labels, **of_density)
     bundle = StudentBundle(
         name="small",
         canonical=CAMERA,
@@ -185,12 +181,7 @@ def _median(bundle: StudentBundle) -> float:
     """A threshold with about half of the voxels in view above it."""
     image = np.random.default_rng(0).integers(0, 256, (CAMERA.height, CAMERA.width, 3), dtype=np.uint8)
     query = VoxelQuery(
-        bundle.head,
-        bundle.point_code,
-        CAMERA,
-        bundle.feature_size,
-        bundle.grid,
-        bundle.grid_from_camera.inverse(),
+        bundle.head, bundle.point_code, CAMERA, bundle.feature_size, bundle.grid, bundle.grid_from_camera.inverse()
     )
     encoded = Reference(bundle).encode(image)
     return float(np.median(query.opacity(encoded.features, encoded.volume)[query.in_view]))

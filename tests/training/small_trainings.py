@@ -1,18 +1,18 @@
 """The configuration of trainings of a few steps, which tests share."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scene_completion_training.configuration import Configuration, RenderSettings
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
-from scene_completion_training.data.view_batches import ViewSettings
+from scene_completion_training.data.view_batches import DataNeeds, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
+from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.stages.feature_field import FeatureFieldConfiguration, FeatureSettings
 
 STEPS = 4
@@ -71,8 +71,21 @@ def batches(
     data: DataSettings, count: int, *, views: int = 1, distinct: int = 0, **needs: Any
 ) -> list[dict[str, Tensor]]:
     """The first batches of a training, of one sample each."""
-    served = SequencesData(data, 64, 1, encoder_views=views, **needs)
+    served = SequencesData(data, 64, 1, DataNeeds(encoder_views=views, **needs))
     served.setup("fit")
     samples = served.samples()
     samples.distinct = distinct
     return [{name: value[None] for name, value in samples[index].items()} for index in range(count)]
+
+
+def learn(stage: FieldStage, batch: dict[str, Tensor], loss: str, *, steps: int, rate: float) -> list[dict[str, float]]:
+    """The losses of a stage that learns one of them from the same samples and draws again and again, step by step."""
+    optimiser = torch.optim.Adam([parameter for parameter in stage.parameters() if parameter.requires_grad], rate)
+    found = []
+    for _ in range(steps):
+        terms = stage.terms(batch, torch.Generator().manual_seed(5))
+        optimiser.zero_grad()
+        terms[loss].backward()
+        optimiser.step()
+        found.append({name: value.item() for name, value in terms.items()})
+    return found

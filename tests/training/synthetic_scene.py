@@ -1,7 +1,5 @@
 """A synthetic scene, ray-cast in NumPy: textured ground, a wall ahead, a box before it."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """Checkpoints of other hands and other versions."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path

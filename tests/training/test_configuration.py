@@ -1,7 +1,5 @@
 """What a YAML file may say."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -53,9 +51,6 @@ def test_the_camera_may_be_left_to_the_recordings(tmp_path: Path) -> None:
     assert read_configuration(file, [], Configuration).camera == "auto"
     given = read_configuration(file, ['camera={"width": 320, "field_of_view": "auto"}'], Configuration).camera
     assert given == CameraSettings(width=320, field_of_view="auto")
-
-
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_configuration(tmp_path / "none.yaml", [], Configuration)
 

@@ -1,7 +1,5 @@
 """The folded encoder of a bundle."""
 
-from __future__ import annotations
-
 import torch
 
 from scene_completion_training.export import fold, without_places
@@ -16,9 +14,8 @@ def test_folding_two_convolutions_is_exact() -> None:
 
 
 def test_a_bundle_names_no_file_of_the_machine_that_trained() -> None:
-    files = dict.fromkeys(
-        ("output", "start_from", "teacher", "features_from", "encoder_weights"), "/home/ada/last.ckpt"
-    )
+    places = ("output", "start_from", "teacher", "features_from", "encoder_weights")
+    files = dict.fromkeys(places, "/home/ada/last.ckpt")
     features = {"targets": "/home/ada/features", "model": "/home/ada/dinov2", "layer": 11}
     data = {"root": "/home/ada", "cache": "/home/ada/cache", "sources": []}
     kept = without_places({"steps": 4, **files, "features": features, "data": data})

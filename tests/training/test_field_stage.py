@@ -1,7 +1,5 @@
 """What all stages share: samples and arithmetic."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -29,9 +27,8 @@ def test_samples_hold_views_where_a_loss_renders_them(synthetic_drive: Path, los
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_mixed_precision_is_for_the_encoder_alone(precision: torch.dtype) -> None:
     """With an encoder that ignores it, nothing changes at all: half precision would move points by pixels."""
-    stage = TeacherStage(
-        TeacherConfiguration(pretrained=False, half_resolution_steps=1, render=RenderSettings(patches=1, samples=8))
-    )
+    render = RenderSettings(patches=1, samples=8)
+    stage = TeacherStage(TeacherConfiguration(pretrained=False, half_resolution_steps=1, render=render))
     batch = synthetic_batch()
     plain = stage._computed(batch, torch.Generator().manual_seed(0))
     assert stage.encoder.mixed is None

@@ -1,7 +1,5 @@
 """A plan of a training: what it counts by hand, what the cache then really takes, and what limits the steps."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from pathlib import Path
@@ -64,9 +62,7 @@ def test_plan_of_a_published_training(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"GB in {cache} for 10 frames of {found.frame_bytes / 1e3:.0f} kB" in printed
 
 
-def test_plan_of_a_training_that_measures(
-    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_that_measures(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three of four frames are prepared to see what one takes; steps as slow as a sleep say what limits them."""
     monkeypatch.setattr(planning, "TRIED", 3)
     monkeypatch.setattr(planning, "TIMED", 1)

@@ -1,7 +1,5 @@
 """The head learns where things are on average, without an image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.prepared import load_prepared, prepare_sequence
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
-from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
+from scene_completion_training.losses.occupancy import occupancy_cross_entropy
 from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField
 from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.prior_fit import fit_prior
@@ -46,9 +44,7 @@ def test_the_prior_needs_no_image(field: DensityField, samples: ViewSamples) -> 
     assert _occupancy_loss(field, OccupancyLink(), samples) < 0.8 * start
 
 
-def test_the_prior_is_fitted_through_the_link_that_the_training_starts_with(
-    field: DensityField, samples: ViewSamples
-) -> None:
+def test_the_prior_is_fitted_through_the_link_training_starts_with(field: DensityField, samples: ViewSamples) -> None:
     """A student has its teacher's link; a prior fitted through another one says something else under it."""
     link = OccupancyLink(-1.0)
     with torch.no_grad():

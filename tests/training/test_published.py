@@ -3,8 +3,6 @@
 Networks, losses and views are those of the configurations. Images are smaller, batches are one sample, rays few.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -239,9 +237,7 @@ def test_s4c(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "data.class_images" in capsys.readouterr().err
 
 
-def test_a_split_of_frames_that_are_not_there(
-    kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_split_of_missing_frames(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = [f"{layouts.DRIVE} {number:010d} l" for number in (6, 0, 30, 31, 32, 33, 34, 35)]
     split = layouts.write_split(tmp_path / "missing.txt", missing)
     command = ["train", "--fast-dev-run", "--config", str(FULL_SIZE / "bts_kitti_360.yaml")]

@@ -4,8 +4,6 @@ The public network is written down here once more, as functions of its own names
 the published ones cannot be had by a test.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -171,8 +169,7 @@ def normalised_matrix(configuration: Configuration) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "head"),
-    [("bts_kitti_360", "mlp_coarse"), ("kdbts_kitti_360", "heads.singleviewhead")],
+    ("name", "head"), [("bts_kitti_360", "mlp_coarse"), ("kdbts_kitti_360", "heads.singleviewhead")]
 )
 def test_a_field_of_one_view_says_what_the_public_network_says(name: str, head: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -385,7 +382,6 @@ def test_scenedino_says_what_the_public_network_says(tmp_path: Path) -> None:
             found = field.codes(seen.features(POINTS[None]))[0]
         torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
     head = Checkpoint.read(second).distillation_head()
-    assert head is not None
     place = "downstream_head.stego_head"
 
     def path(x: Tensor, name: str) -> Tensor:

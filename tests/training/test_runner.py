@@ -1,7 +1,5 @@
 """Trainings run, die, resume as if nothing had happened, and say what stopped them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -141,9 +139,7 @@ def test_steps_that_contradict_each_other_are_refused(overrides: dict[str, float
         train(SingleViewConfiguration(**settings))
 
 
-def test_a_finished_training_stays_as_it_is_and_a_new_one_clears_its_folder(
-    synthetic_drive: Path, tmp_path: Path
-) -> None:
+def test_a_finished_training_stays_and_a_new_one_clears_its_folder(synthetic_drive: Path, tmp_path: Path) -> None:
     configuration = SingleViewConfiguration(**small_training(synthetic_drive, tmp_path / "run", steps=2))
     last = train(configuration)
     before = {name: value.clone() for name, value in Checkpoint.read(last).state.items()}

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import math
 from types import SimpleNamespace
@@ -48,9 +46,7 @@ def test_a_camera_far_above_the_ground_needs_a_volume_of_its_own() -> None:
         (0.56, 0.05, 0.7, 0.9),
     ],
 )
-def test_a_volume_to_the_measure_of_the_camera_holds_the_ground(
-    height: float, voxel: float, below: float, above: float
-) -> None:
+def test_a_volume_made_for_the_camera_holds_the_ground(height: float, voxel: float, below: float, above: float) -> None:
     volume = Volume.to_measure(height)
     assert (volume.voxel_size, volume.below, volume.above) == (voxel, below, above)
     assert volume.grid.shape == DEFAULT_GRID.shape

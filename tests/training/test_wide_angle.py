@@ -1,7 +1,5 @@
 """A delivery robot with two fisheyes of 120°, 0.4 m above the ground: recorded, trained, exported, completed with."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 
 from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from scene_completion_training.checkpoints import Checkpoint
@@ -71,23 +69,13 @@ def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> StudentBu
     return export_bundle(trained, folder, name="robot", licence="Apache-2.0", provenance={})
 
 
-@pytest.fixture(scope="module")
-def completion(bundle: StudentBundle, town: Path) -> Completion:
-    """What the robot completes of one of its own images, lens and all."""
-    drive = PosedSequence.load(town)
-    completer = Completer(bundle, drive.cameras[LEFT], engine="onnxruntime", threads=1)
-    assert completer.warnings == []
-    return completer.complete(drive.image(2, LEFT))
-
-
-def test_the_checkpoint_remembers_the_robots_camera(trained: Path, configuration: SingleViewConfiguration) -> None:
+def test_the_checkpoint_and_the_bundle_remember_the_robots_camera(
+    trained: Path, configuration: SingleViewConfiguration, bundle: StudentBundle
+) -> None:
     viewpoint = Checkpoint.read(trained).viewpoint
     assert viewpoint.height_above_ground == 0.4 and viewpoint.volume == Volume.to_measure(0.4)
     assert math.degrees(viewpoint.camera.horizontal_fov) == pytest.approx(100.0, abs=0.01)
     assert configuration.completed().viewpoint() == viewpoint  # a training that resumes finds the same
-
-
-def test_the_bundle_is_the_robots(bundle: StudentBundle) -> None:
     canonical = bundle.canonical
     assert math.degrees(canonical.horizontal_fov) == pytest.approx(100.0, abs=0.01)
     assert (canonical.width, canonical.height) == (160, 64)  # images were halved to the end
@@ -96,7 +84,12 @@ def test_the_bundle_is_the_robots(bundle: StudentBundle) -> None:
     assert (bundle.point_code.near, bundle.point_code.far, bundle.depth_range) == (0.75, 20.0, (0.75, 20.0))
 
 
-def test_it_completes_the_ground_where_it_is(completion: Completion) -> None:
+def test_it_completes_the_ground_where_it_is(bundle: StudentBundle, town: Path) -> None:
+    """Of one of the robot's own images, lens and all."""
+    drive = PosedSequence.load(town)
+    completer = Completer(bundle, drive.cameras[LEFT], engine="onnxruntime", threads=1)
+    assert completer.warnings == []
+    completion = completer.complete(drive.image(2, LEFT))
     grid = completion.voxels.grid
     assert np.isfinite(completion.alpha).all() and len(completion.voxels)
     x, y, z = grid.axis_centres()

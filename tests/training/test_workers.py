@@ -1,7 +1,5 @@
 """Tasks in this process and on a cluster: the same results, and errors that say what to do."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -69,9 +67,8 @@ def test_a_worker_that_dies_once_is_replaced(joined: Workers, tmp_path: Path) ->
 def test_a_worker_that_always_dies(joined: Workers, tmp_path: Path) -> None:
     with pytest.raises(SceneCompletionError, match=f"{tmp_path}: its worker died.*start the same command again"):
         joined.in_order(killed, [tmp_path], **OPTIONS)
-    assert joined.in_order(killed, [tmp_path], lost=lambda _, why: why.partition(":")[0], **OPTIONS) == [
-        "its worker died"
-    ]
+    found = joined.in_order(killed, [tmp_path], lost=lambda _, why: why.partition(":")[0], **OPTIONS)
+    assert found == ["its worker died"]
 
 
 def test_machines_that_see_no_file(joined: Workers, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Trainings in processes of their own, forked from one that has imported everything and run nothing."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import sys

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 
 from scene_completion_ros.voxels.colours import (

@@ -1,7 +1,5 @@
 """Saved voxels come back as they were; other files are refused, none is executed."""
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Callable
@@ -73,9 +71,7 @@ def test_voxels_come_back(with_details: bool, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_the_example_in_the_documents_reads_them_with_numpy_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_documented_example_reads_them_with_numpy_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     voxels = street()
     monkeypatch.chdir(tmp_path)
     Path("out").mkdir()
@@ -126,9 +122,7 @@ def changed(name: str, change: Callable[[Any], Any]) -> Callable[[Arrays], Array
         (changed("format", lambda _: np.str_("photographs")), "'photographs'"),
     ],
 )
-def test_arrays_that_contradict_each_other_are_named(
-    damage: Callable[[Arrays], Arrays], what: str, tmp_path: Path
-) -> None:
+def test_contradicting_arrays_are_named(damage: Callable[[Arrays], Arrays], what: str, tmp_path: Path) -> None:
     path = tmp_path / "voxels.npz"
     arrays = damage(arrays_of(npz_bytes(SavedVoxels(street())), path))
     np.savez(path, **arrays)

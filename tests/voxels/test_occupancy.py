@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -105,22 +103,19 @@ def test_torch_follows_the_gradients() -> None:
 
 
 @pytest.mark.parametrize(
-    ("alpha", "probability", "message"),
+    ("knots", "message"),
     [
-        ((0.1, 0.1), (0.2, 0.3), "alpha: knots do not increase"),
-        ((0.1, 0.2), (0.3, 0.2), "probability: values decrease"),
-        ((0.1, 1.2), (0.2, 0.3), "alpha: a value lies outside"),
-        ((0.1, 0.2), (0.2, float("nan")), "probability: a value lies outside"),
-        ((0.1,), (0.2,), "at least 2"),
-        ((0.1, 0.2, 0.3), (0.2, 0.3), "3 alpha knots and 2"),
+        (((0.1, 0.1), (0.2, 0.3)), "alpha: knots do not increase"),
+        (((0.1, 0.2), (0.3, 0.2)), "probability: values decrease"),
+        (((0.1, 1.2), (0.2, 0.3)), "alpha: a value lies outside"),
+        (((0.1, 0.2), (0.2, float("nan"))), "probability: a value lies outside"),
+        (((0.1,), (0.2,)), "at least 2"),
+        (((0.1, 0.2, 0.3), (0.2, 0.3)), "3 alpha knots and 2"),
     ],
 )
-def test_bad_knots_are_refused(alpha: tuple[float, ...], probability: tuple[float, ...], message: str) -> None:
+def test_bad_knots_and_unknown_kinds_are_refused(knots: tuple[tuple[float, ...], ...], message: str) -> None:
     with pytest.raises(BundleError, match=message):
-        Calibration("piecewise_linear", alpha, probability)
-
-
-def test_unknown_kind_is_refused() -> None:
+        Calibration("piecewise_linear", *knots)
     with pytest.raises(BundleError, match="platt"):
         Calibration("platt")  # type: ignore[arg-type]
 

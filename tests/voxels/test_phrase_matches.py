@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -33,9 +31,6 @@ def test_points_find_their_voxels_and_others_are_left_out() -> None:
     assert (tree.phrase, tree.voxels.tolist()) == ("tree", [7])
     assert tree.score == pytest.approx([0.3]) and tree.probability == pytest.approx([0.8])
     assert car.voxels.dtype == np.int32 and car.probability.dtype == np.float32
-
-
-def test_without_points_nothing_matches() -> None:
     none = np.empty(0, dtype=np.float32)
     found = matches_of_points(WORDS, street(), none.reshape(0, 3), none.astype(np.uint8), none, none)
     assert [(matches.phrase, matches.voxels.size) for matches in found] == [("car", 0), ("tree", 0)]

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -38,9 +36,6 @@ def test_points_are_the_grid_s_centres() -> None:
 def test_points_in_the_optical_frame() -> None:
     # Forward 0.25, left -1.75, up -0.75 is right 1.75, down 0.75, ahead 0.25.
     np.testing.assert_allclose(voxels().points_camera()[0], [1.75, 0.75, 0.25], atol=1e-6)
-
-
-def test_points_with_any_pose() -> None:
     pose = RigidTransform.from_quaternion((0.1, -0.2, 0.3, 0.9273618495495703), (1.0, 2.0, 3.0))
     scene = voxels(grid_from_camera=pose)
     np.testing.assert_allclose(pose.apply(scene.points_camera().astype(float)), scene.points_grid(), atol=1e-5)

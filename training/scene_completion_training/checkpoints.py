@@ -44,12 +44,7 @@ Field = TypeVar("Field", bound=TrainedField)
 
 
 class TrainingRecord(lightning.Callback):
-    """Writes the configuration into every checkpoint, and refuses to resume a training of another one.
-
-    Args:
-        configuration: The resolved configuration, plain values.
-        data: Data module.
-    """
+    """Writes the configuration into every checkpoint, and refuses to resume a training of another one."""
 
     def __init__(self, configuration: dict[str, Any], data: TrainingData) -> None:
         self.configuration = configuration
@@ -84,11 +79,9 @@ class TrainingRecord(lightning.Callback):
             if name not in _MAY_CHANGE and name in before and _differ(before[name], value)
         ]
         if changed:
-            raise SequenceError(
-                f"the checkpoint there was trained with other values of {changed}",
-                where=str(self.configuration["output"]),
-                cure="Name another `output` for a new training, or restore the configuration to go on with this one",
-            )
+            what = f"the checkpoint there was trained with other values of {changed}"
+            cure = "Name another `output` for a new training, or restore the configuration to go on with this one"
+            raise SequenceError(what, where=str(self.configuration["output"]), cure=cure)
 
 
 def written_by(record: Mapping[str, Any]) -> str:
@@ -99,12 +92,9 @@ def written_by(record: Mapping[str, Any]) -> str:
 def refuse_later(record: Mapping[str, Any], where: str) -> None:
     """Raises a `BundleError` for the record of a checkpoint whose format this version does not know."""
     if record.get("format", 0) > FORMAT:
-        raise BundleError(
-            f"{written_by(record)} wrote this checkpoint in format {record['format']}, and "
-            f"{scene_completion_ros.__version__} reads up to {FORMAT}",
-            where=where,
-            cure="Use that version or a later one, or train anew with this one",
-        )
+        known = f"{scene_completion_ros.__version__} reads up to {FORMAT}"
+        what = f"{written_by(record)} wrote this checkpoint in format {record['format']}, and {known}"
+        raise BundleError(what, where=where, cure="Use that version or a later one, or train anew with this one")
 
 
 def _differ(before: Any, now: Any) -> bool:
@@ -171,11 +161,9 @@ class Checkpoint:
         try:
             return stage_class(self.stage)
         except ConfigurationError as error:
-            raise BundleError(
-                f"{error.what}; {written_by(self.record)} wrote it",
-                where=str(self.file),
-                cure="Install the package whose stage it is, or use that version",
-            ) from error
+            what = f"{error.what}; {written_by(self.record)} wrote it"
+            cure = "Install the package whose stage it is, or use that version"
+            raise BundleError(what, where=str(self.file), cure=cure) from error
 
     @property
     def half_resolution(self) -> bool:
@@ -209,20 +197,16 @@ class Checkpoint:
         found = self.stage_class.field_class
         if kind not in (found, *getattr(found, "stands_for", ())):
             stages = [f"`{name}`" for name in known_stages() if stage_class(name).field_class is kind]
-            raise BundleError(
-                f"no {kind.__name__} in it: its stage is {self.stage}, which trains a {found.__name__}",
-                where=str(self.file),
-                cure=f"Name the checkpoint of a training with stage {' or '.join(stages)}",
-            )
+            what = f"no {kind.__name__} in it: its stage is {self.stage}, which trains a {found.__name__}"
+            cure = f"Name the checkpoint of a training with stage {' or '.join(stages)}"
+            raise BundleError(what, where=str(self.file), cure=cure)
         try:
             made = found.rebuilt(self.state, self.viewpoint, self._encoder())
             made.load_state_dict(dict(self.state))
         except (KeyError, RuntimeError) as error:
-            raise BundleError(
-                f"no weights of a {kind.__name__}, though its stage is {self.stage} ({str(error)[:200]})",
-                where=str(self.file),
-                cure=f"{written_by(self.record)} wrote it: use that version, or train anew with this one",
-            ) from error
+            what = f"no weights of a {kind.__name__}, though its stage is {self.stage} ({str(error)[:200]})"
+            cure = f"{written_by(self.record)} wrote it: use that version, or train anew with this one"
+            raise BundleError(what, where=str(self.file), cure=cure) from error
         field: Field = made.eval()
         return field
 
@@ -331,8 +315,5 @@ class SafeCheckpoints(TorchCheckpointIO):
             with whole_file(target) as part:
                 super().save_checkpoint(checkpoint, part, storage_options)
         except (OSError, RuntimeError) as error:  # torch turns a failed write into a RuntimeError
-            raise TrainingError(
-                f"checkpoint could not be written ({error})",
-                where=str(target),
-                cure="If the disk is full, make room and start the same command again: it goes on from the one before",
-            ) from error
+            cure = "If the disk is full, make room and start the same command again: it goes on from the one before"
+            raise TrainingError(f"checkpoint could not be written ({error})", where=str(target), cure=cure) from error

@@ -123,12 +123,9 @@ class TrainingConfiguration:
             ConfigurationError: Settings contradict each other.
         """
         if self.steps % self.checkpoint_every:
-            raise ConfigurationError(
-                f"{self.steps} is no multiple of checkpoint_every = {self.checkpoint_every}: the last steps would be "
-                "in no checkpoint",
-                where="steps",
-                cure="Change one of them",
-            )
+            multiple = f"{self.steps} is no multiple of checkpoint_every = {self.checkpoint_every}"
+            what = f"{multiple}: the last steps would be in no checkpoint"
+            raise ConfigurationError(what, where="steps", cure="Change one of them")
 
 
 @dataclass
@@ -139,8 +136,6 @@ class Configuration(TrainingConfiguration):
         camera: The canonical camera; "auto" takes field of view and height above the ground from the recordings. By
             default that of what the training starts from, and otherwise the street's.
         volume: The space that is completed; by default as the camera. What is left out is to the measure of its height.
-        losses: Loss weights.
-        render: Rendering at training time.
         encoder: Trunk of the encoder: "efficientnet_lite0", "depth_anything" which sees depth, or "resnet50" and
             "vision_transformer" as in the papers.
         encoder_weights: Local folder or hub name of its weights; by default those that the trunk is known by.
@@ -161,7 +156,6 @@ class Configuration(TrainingConfiguration):
         keep_maps: Keep on disk, in the output, what frozen blocks make of each of `data.distinct_samples` samples: a
             training that sees each several times computes it once. Two to four megabytes a sample of Depth Anything V2.
         pretrained: Start the trunk from its ImageNet weights.
-        data: Sequences and samples.
         prior_steps: Steps in which the head is first fitted without images.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
         ema_start: Step from which the average is kept.
@@ -230,8 +224,7 @@ class Configuration(TrainingConfiguration):
         views = self.data.views
         far_metres, encoder_metres = views.metres_along(viewpoint)
         data = dataclasses.replace(
-            self.data,
-            views=dataclasses.replace(views, far_metres=far_metres, encoder_metres=encoder_metres),
+            self.data, views=dataclasses.replace(views, far_metres=far_metres, encoder_metres=encoder_metres)
         )
         return dataclasses.replace(self, camera=camera, volume=volume, data=data)
 
@@ -274,35 +267,22 @@ class Configuration(TrainingConfiguration):
         for line in (*lines, f"canonical camera: {viewpoint}") if lines else ():
             rank_zero_only(print)(line)
         if fixed and viewpoint != trained_viewpoint(Path(fixed)):
-            raise ConfigurationError(
-                f"others than those of {fixed}",
-                where="camera, volume",
-                cure="Leave them out: they are taken from there",
-            )
+            cure = "Leave them out: they are taken from there"
+            raise ConfigurationError(f"others than those of {fixed}", where="camera, volume", cure=cure)
         return viewpoint
 
     def check(self) -> None:
-        """Refuses what cannot be trained; a stage adds checks of its own.
-
-        Raises:
-            ConfigurationError: Settings contradict each other.
-        """
+        """Refuses what cannot be trained, see `TrainingConfiguration.check`; a stage adds checks of its own."""
         super().check()
         views, rows = self.data.views, self.viewpoint().camera.height
         if not (0.0 <= views.aside <= 1.0 and 0 <= 2 * views.covered < rows):
-            raise ConfigurationError(
-                f"aside={views.aside}, covered={views.covered}",
-                where="data.views",
-                cure="Take a share from 0 to 1, and fewer rows than half of the image",
-            )
+            cure = "Take a share from 0 to 1, and fewer rows than half of the image"
+            raise ConfigurationError(f"aside={views.aside}, covered={views.covered}", where="data.views", cure=cure)
         if self.keep_maps and not self.keeps_maps:
             raise ConfigurationError(f"stage {self.stage} keeps none", where="keep_maps", cure="Set it to false")
         if self.keep_maps and not self.data.distinct_samples:
-            raise ConfigurationError(
-                "no sample comes again",
-                where="keep_maps",
-                cure="Set data.distinct_samples to what the disk has room for",
-            )
+            cure = "Set data.distinct_samples to what the disk has room for"
+            raise ConfigurationError("no sample comes again", where="keep_maps", cure=cure)
         if self.keep_maps and self.flip_features:
             raise ConfigurationError(
                 "maps that are kept are not flipped", where="flip_features", cure="Set it to false, or keep_maps"
@@ -314,40 +294,28 @@ class Configuration(TrainingConfiguration):
                 "only one process can keep maps", where="keep_maps", cure="Set it to false, or devices and nodes to 1"
             )
         if self.keep_maps and 0 < self.half_resolution_steps < self.steps:
-            raise ConfigurationError(
-                "maps that are kept of images of half the size are no use for whole ones",
-                where="keep_maps",
-                cure="Set half_resolution_steps to 0 or to all steps",
-            )
+            what = "maps that are kept of images of half the size are no use for whole ones"
+            raise ConfigurationError(what, where="keep_maps", cure="Set half_resolution_steps to 0 or to all steps")
         camera = self.viewpoint().camera
         if self.half_resolution_steps and (camera.width % (2 * ENCODER_STEP) or camera.height % (2 * ENCODER_STEP)):
-            raise ConfigurationError(
-                f"{camera.width}x{camera.height} pixels cannot be halved",
-                where="camera.width, camera.height",
-                cure=f"Take multiples of {2 * ENCODER_STEP}, or half_resolution_steps=0",
-            )
+            what = f"{camera.width}x{camera.height} pixels cannot be halved"
+            cure = f"Take multiples of {2 * ENCODER_STEP}, or half_resolution_steps=0"
+            raise ConfigurationError(what, where="camera.width, camera.height", cure=cure)
         if self.ema_decay and self.ema_start >= self.steps:
-            raise ConfigurationError(
-                f"the average would start at step {self.ema_start} of {self.steps}, and hold the weights of the start",
-                where="ema_start",
-                cure="Start it earlier, or switch it off with ema_decay=0",
-            )
+            begin = f"step {self.ema_start} of {self.steps}"
+            what = f"the average would start at {begin}, and hold the weights of the start"
+            cure = "Start it earlier, or switch it off with ema_decay=0"
+            raise ConfigurationError(what, where="ema_start", cure=cure)
 
     def check_start(self, otherwise: str = "") -> None:
         """Refuses a training that names no density to start from, for stages that leave the density as it is.
 
-        Args:
-            otherwise: What else the user can do.
-
         Raises:
-            ConfigurationError: None is named.
+            ConfigurationError: None is named; `otherwise` says what else the user can do.
         """
         if not self.start_from:
-            raise ConfigurationError(
-                "the density is to stay as it is, but none is named",
-                where="start_from",
-                cure=f"Name a student{otherwise}",
-            )
+            what = "the density is to stay as it is, but none is named"
+            raise ConfigurationError(what, where="start_from", cure=f"Name a student{otherwise}")
 
 
 @dataclass
@@ -371,11 +339,8 @@ class MultiViewConfiguration(Configuration):
         """Refuses more views than samples have."""
         super().check()
         if not 1 <= self.encoder_views <= MOST_ENCODER_VIEWS:
-            raise ConfigurationError(
-                f"{self.encoder_views} of them",
-                where="encoder_views",
-                cure=f"Encode 1 to {MOST_ENCODER_VIEWS}: the sample's own view, and others from further along",
-            )
+            cure = f"Encode 1 to {MOST_ENCODER_VIEWS}: the sample's own view, and others from further along"
+            raise ConfigurationError(f"{self.encoder_views} of them", where="encoder_views", cure=cure)
 
 
 def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) -> Completed:

@@ -32,7 +32,7 @@ from scene_completion_training.clustering.clusters import (
     read_class_file,
     read_clusters,
 )
-from scene_completion_training.losses.dense_depth import positive_inverse_depth
+from scene_completion_training.losses.stereo_depth import positive_inverse_depth
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField
 from scene_completion_training.networks.feature_field import FeatureField
@@ -48,9 +48,7 @@ _PLACES = ("output", "start_from", "pixels_from", "teacher", "features_from", "e
 class FoldedEncoder(nn.Module):
     """Encoder with the head's feature weights folded into its last 1×1 convolution, output channels-last.
 
-    Args:
-        field: Trained field; the units of a feature field come after those of its density.
-        camera: Canonical camera of its images.
+    The units of a feature field come after those of its density.
     """
 
     def __init__(self, field: DensityField | FeatureField, camera: Camera) -> None:
@@ -228,13 +226,7 @@ def _name_of(folder: str) -> str:
 
 
 def export_bundle(
-    checkpoint: Path,
-    folder: Path,
-    *,
-    name: str,
-    licence: str,
-    provenance: Mapping[str, Any],
-    keep_weights: bool = True,
+    checkpoint: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any], keep_weights: bool = True
 ) -> StudentBundle:
     """Exports a checkpoint as a bundle, calibrated by what the training itself says of occupancy.
 
@@ -291,7 +283,6 @@ def export_labelled(
         checkpoint: Checkpoint of stage `feature_field`, `semantics` or `agglomeration` whose density is that of the
             student. Of an agglomeration the spaces of the teachers that can be asked in words go along.
         classes: Folder that `scene-completion classes` made of that checkpoint, its file of names edited or not.
-        keep_weights: Write also the unfolded weights, which nothing but further training needs.
 
     Returns:
         The bundle, and the share of points to which its label head gives the class of their cluster.
@@ -306,11 +297,8 @@ def export_labelled(
     _refuse_other_density(field.density, student, checkpoint)
     clusters, units, cluster = read_clusters(classes / CLUSTER_FILE)
     if units.shape[1] != field.positions.out_features:
-        raise ConfigurationError(
-            f"points of {units.shape[1]} units, the checkpoint has {field.positions.out_features}",
-            where=str(classes),
-            cure="Make the classes anew from this checkpoint",
-        )
+        what = f"points of {units.shape[1]} units, the checkpoint has {field.positions.out_features}"
+        raise ConfigurationError(what, where=str(classes), cure="Make the classes anew from this checkpoint")
     named = read_class_file(classes / CLASS_FILE, len(clusters.centres))
     labels = fit_label_head(units.astype(np.float32), named.classes(cluster), len(named.class_names))
     labelled = dataclasses.replace(
@@ -338,9 +326,8 @@ def feature_spaces(stored: Checkpoint, field: AgglomeratedField) -> tuple[Featur
     spaces = []
     for name, teacher in stored.configuration["teachers"].items():
         if teacher["text_encoder"]:
-            space = field.space(name)
-            encoder = (teacher["text_encoder"], teacher["text_encoder_sha256"])
-            spaces.append(FeatureSpace(name, _array(space.weight), _array(space.bias), *encoder))
+            weight, bias = (_array(part) for part in field.space(name))
+            spaces.append(FeatureSpace(name, weight, bias, teacher["text_encoder"], teacher["text_encoder_sha256"]))
     return tuple(spaces)
 
 
@@ -358,18 +345,14 @@ def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
 def _refuse_other_density(density: DensityField, student: StudentBundle, checkpoint: Path) -> None:
     """Refuses a student whose units are others; its last weights may have been stretched meanwhile."""
     if student.head.volume is not None:
-        raise BundleError(
-            "it reads a volume, which no checkpoint of features gives",
-            where=f"student {student.name}",
-            cure="Name the student that the feature field started from",
-        )
+        what = "it reads a volume, which no checkpoint of features gives"
+        cure = "Name the student that the feature field started from"
+        raise BundleError(what, where=f"student {student.name}", cure=cure)
     stored = student.load_weights()
     for name, value in density.named_parameters():
         if name in LAST_WEIGHTS:
             continue
         if name not in stored or not np.array_equal(value.detach().numpy().astype(np.float16), stored[name]):
-            raise BundleError(
-                f"its density differs from that of the student {student.name} ({name})",
-                where=str(checkpoint),
-                cure="Name the student that the feature field started from, trained with features.freeze_density",
-            )
+            what = f"its density differs from that of the student {student.name} ({name})"
+            cure = "Name the student that the feature field started from, trained with features.freeze_density"
+            raise BundleError(what, where=str(checkpoint), cure=cure)

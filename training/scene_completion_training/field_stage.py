@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,16 +22,12 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration
-from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
-from scene_completion_training.losses.emptiness import free_cross_entropy
-from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
-from scene_completion_training.losses.photometric import photometric_loss
-from scene_completion_training.losses.smoothness import edge_aware_smoothness
-from scene_completion_training.losses.sparsity import mean_opacity
-from scene_completion_training.losses.stereo_depth import stereo_depth_loss
+from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.losses.occupancy import free_cross_entropy, mean_opacity, occupancy_cross_entropy
+from scene_completion_training.losses.photometric import edge_aware_smoothness, photometric_loss
+from scene_completion_training.losses.stereo_depth import block_depth, log_inverse_depth_loss, stereo_depth_loss
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
@@ -70,38 +65,8 @@ def encoded_views(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return image[:, None], batch["hint"][:, None], poses
 
 
-@dataclass(frozen=True)
-class DataNeeds:
-    """What a stage needs of its samples.
-
-    Attributes:
-        encoder_views: Images that it encodes.
-        targets: Features of a foundation model that the views get, or of several by name.
-        label_points: Labelled voxel centres a sample.
-        rendered: Views that the field is rendered for.
-        classes: Classes of their pixels.
-        measured: Stereo depth of its images, and voxels that evidence was fused in; otherwise it sees images alone.
-    """
-
-    encoder_views: int = 1
-    targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None
-    label_points: int = 0
-    rendered: bool = True
-    classes: bool = False
-    measured: bool = True
-
-
 class FieldStage(Stage):
-    """Base of the stages of density fields. A stage makes its `field` and says what its losses are.
-
-    Args:
-        settings: The configuration.
-
-    Attributes:
-        configuration_class: What a YAML file may say for it.
-        field_class: Network of its `field`, as which a checkpoint of it is read back.
-        next_command: What one does with its checkpoint.
-    """
+    """Base of the stages of density fields. A stage makes its `field` and says what its losses are."""
 
     configuration_class = Configuration
     field_class: ClassVar[type[TrainedField]] = DensityField
@@ -124,14 +89,11 @@ class FieldStage(Stage):
         """Samples of the configuration's sequences."""
         settings, needs = self.settings, self.data_needs()
         if settings.data.views.aside and (needs.rendered or needs.encoder_views > 1):
-            raise ConfigurationError(
-                "only what a camera sees alone can be seen by one that looks aside",
-                where="data.views.aside",
-                cure=f"Set it to 0 for stage {settings.stage}",
-            )
+            what = "only what a camera sees alone can be seen by one that looks aside"
+            raise ConfigurationError(what, where="data.views.aside", cure=f"Set it to 0 for stage {settings.stage}")
         if not (settings.measures or needs.label_points):
             needs = dataclasses.replace(needs, measured=False)
-        return kind(settings.data, settings.steps, settings.seed, viewpoint=settings.viewpoint(), **vars(needs))
+        return kind(settings.data, settings.steps, settings.seed, needs, viewpoint=settings.viewpoint())
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights, and pictures."""
@@ -180,10 +142,7 @@ class FieldStage(Stage):
         prior.copy_(functional.interpolate(mean, prior.shape[2:], mode="bilinear"))
 
     def load(self, source: str) -> None:
-        """Starts from what was trained before.
-
-        Args:
-            source: Folder of a student bundle, or a checkpoint of any stage.
+        """Starts from what was trained before: a student bundle, by its folder, or a checkpoint of any stage.
 
         Raises:
             BundleError: The weights are those of another network.
@@ -192,11 +151,8 @@ class FieldStage(Stage):
         try:
             self.take(weights)
         except RuntimeError as error:
-            raise BundleError(
-                f"weights of another network ({str(error)[:200]})",
-                where=source,
-                cure="Name another bundle or checkpoint",
-            ) from error
+            cure = "Name another bundle or checkpoint"
+            raise BundleError(f"weights of another network ({str(error)[:200]})", where=source, cure=cure) from error
         self.start_learning()
 
     def take(self, weights: TrainedWeights) -> None:
@@ -292,21 +248,17 @@ class FieldStage(Stage):
         return bool(losses.photometric or losses.stereo_depth or losses.smoothness)
 
     def maps_to_keep(self, *, halved: bool) -> KeptMaps:
-        """Maps of the samples, which follow from the frames of the training and from weights that never learn.
-
-        Args:
-            halved: The encoder sees images of half the size.
+        """Maps of the samples (of half the size), which follow from the frames of the training and from fixed weights.
 
         Raises:
             ConfigurationError: All of the encoder's weights learn, or its trunk cannot go on in the middle.
         """
         settings, encoder = self.settings, self.encoder
         if not (encoder.frozen or encoder.trunk.keeps):
-            raise ConfigurationError(
-                f"an encoder {encoder.trunk_name} with frozen_blocks={settings.frozen_blocks} says nothing that stays",
-                where="keep_maps",
-                cure="Set it to false, or take depth_anything with frozen_blocks",
-            )
+            frozen = f"frozen_blocks={settings.frozen_blocks}"
+            what = f"an encoder {encoder.trunk_name} with {frozen} says nothing that stays"
+            cure = "Set it to false, or take depth_anything with frozen_blocks"
+            raise ConfigurationError(what, where="keep_maps", cure=cure)
         data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0, ray_address="")
         served = getattr(self._trainer, "datamodule", None)
         names = [[frame.name for frame in drive] for drive in served.frames] if served else []

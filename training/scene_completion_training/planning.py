@@ -43,15 +43,11 @@ class Plan:
     """What a training will take.
 
     Attributes:
-        frames: Frames of all recordings.
         listed: What of the frame list of the training is there, where it has one.
-        samples: Samples of all steps and processes.
         epochs: How often that is every listed frame, every distinct sample, or every frame of the training.
         cache: Folder of the cache; "" where images are read as they lie.
-        prepared: Frames that it will hold.
         frame_bytes: Of the cache, a frame.
         frame_s: Seconds to prepare a frame, in one process.
-        processors: Processes that prepare frames.
         loading_s: Seconds to load the samples of a step, in one process.
         computing_s: Seconds to compute a step.
         workers: Processes that load samples beside the training, as far as there are cores for them; 0 for none.
@@ -157,7 +153,7 @@ class _PlannedData(SequencesData):
             self.frame_s = (time.perf_counter() - started) / len(some)
 
     def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> OpenedSource:
-        if not self.measured:
+        if not self.needs.measured:
             return super()._prepared(source, role, split)
         sequence = load_sequence(Path(self.settings.root), source, role)
         self._want(sequence.name, np.ones(len(sequence), np.bool_))
@@ -183,7 +179,7 @@ class _PlannedData(SequencesData):
         if not self.settings.cache:
             return 0.0
         sizes = [file.stat().st_size for file in Path(self.settings.cache).rglob("*") if file.is_file()]
-        files = 1 if self.measured else len(self.recordings[0].cameras)
+        files = 1 if self.needs.measured else len(self.recordings[0].cameras)
         return float(np.mean(sizes)) * files
 
 

@@ -80,8 +80,6 @@ def import_checkpoint(file: Path, output: Path, configuration: Configuration) ->
     """Writes the network of a public checkpoint as a checkpoint of the training that a configuration describes.
 
     Args:
-        file: The public checkpoint.
-        output: The checkpoint to write.
         configuration: Of stage `teacher` for MVBTS, `single_view` for Behind the Scenes, `student` for KDBTS,
             `semantic_field` for S4C, `feature_field` for SceneDINO. `semantics` is that of its second stage, for which
             `features_from` names what the first was imported to.
@@ -110,11 +108,9 @@ def import_checkpoint(file: Path, output: Path, configuration: Configuration) ->
     for name, source, value in _renamed(weights, configuration.stage):
         if name not in state or state[name].shape != value.shape:
             there = tuple(state[name].shape) if name in state else "nothing"
-            raise BundleError(
-                f"{source} {tuple(value.shape)}, where this network has {there}",
-                where=str(file),
-                cure="Name the configuration of the data set that it was trained on; another network cannot be read",
-            )
+            what = f"{source} {tuple(value.shape)}, where this network has {there}"
+            cure = "Name the configuration of the data set that it was trained on; another network cannot be read"
+            raise BundleError(what, where=str(file), cure=cure)
         state[name] = value
         used.add(source)
         found.add(name)

@@ -12,11 +12,6 @@ class StepGenerator(torch.Generator):
     """Randomness of one step: its own draws are those of all processes, beside them each sample of the step has some.
 
     Two processes with a batch each so draw what one process draws for both batches.
-
-    Args:
-        seed: Seed of the training, or of a validation.
-        step: Number of the step.
-        rank: Number of the process.
     """
 
     def __new__(cls, *_: int) -> StepGenerator:

@@ -43,14 +43,11 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists.
 
     Args:
-        configuration: What to train.
         fast_dev_run: Take two steps of everything and write no checkpoints.
         threads: torch threads; all cores if not given.
 
     Raises:
-        ConfigurationError: See `make_stage`.
-        BundleError: See `make_stage`.
-        SceneCompletionError: It would write over a checkpoint that it starts from.
+        SceneCompletionError: It would write over a checkpoint that it starts from; or see `make_stage`.
     """
     if fast_dev_run:
         configuration = configuration.shortened()

@@ -49,12 +49,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 
 
 class ExportedScene(nn.Module):
-    """From an image, and where the volume looks at it, to the units of cells, the logits of voxels, and depth.
-
-    Args:
-        field: Head for pixels and decoder in space.
-        encoder: The eyes.
-    """
+    """From an image, and where the volume looks at it, to the units of cells, the logits of voxels, and depth."""
 
     def __init__(self, field: SceneField, encoder: EncoderDecoder) -> None:
         super().__init__()
@@ -88,13 +83,9 @@ class ExportedScene(nn.Module):
 def export_scene(
     file: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any], keep_weights: bool = True
 ) -> StudentBundle:
-    """Exports a checkpoint of stage `completion`; its probabilities are those that it was trained to say.
+    """Exports a checkpoint of stage `completion`, and the eyes that it names; arguments as of `export_bundle`.
 
-    Args:
-        file: The checkpoint; the eyes that it names are exported with it.
-        licence: Licence of the weights, which follows from the training data.
-        provenance: What it was trained on and how.
-        keep_weights: Write also the weights, which nothing but further training needs.
+    Its probabilities are those that it was trained to say.
     """
     stored = Checkpoint.read(file)
     settings, viewpoint = stored.configuration, stored.viewpoint
@@ -143,14 +134,10 @@ def export_scene(
 
 
 def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
-    """The space of a text encoder, of the probabilities of classes.
+    """The space of a text encoder, of the probabilities of classes of these names.
 
     A place of one class lies where what the bank calls that class lies; of several, at their mean. Words find bodies,
-    and so what the student completed behind them.
-
-    Args:
-        bank: Names classes; one of the student that it does not know stays at the origin.
-        names: Classes of the student's units.
+    and so what the student completed behind them. A class that the bank does not know stays at the origin.
 
     Raises:
         ConfigurationError: It names none of them.

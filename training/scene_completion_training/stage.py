@@ -21,9 +21,6 @@ from scene_completion_training.randomness import StepGenerator
 class Stage(lightning.LightningModule):
     """Base of all stages: makes its data, and says what its losses are; the rest it may leave as it is.
 
-    Args:
-        settings: The configuration.
-
     Attributes:
         configuration_class: What a YAML file may say for it.
         field_class: Network that its checkpoints hold as `field`.
@@ -83,11 +80,9 @@ class Stage(lightning.LightningModule):
         terms = self._computed(batch, self.generator())
         total = self._total(terms)
         if not torch.isfinite(total):
-            raise TrainingError(
-                f"loss is {total.item()} ({', '.join(f'{name} {value.item():.4g}' for name, value in terms.items())})",
-                where=f"step {self.global_step}",
-                cure=f"Look at the batch saved in {self._save(batch)}; lower the learning rate if its values are sound",
-            )
+            values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+            cure = f"Look at the batch saved in {self._save(batch)}; lower the learning rate if its values are sound"
+            raise TrainingError(f"loss is {total.item()} ({values})", where=f"step {self.global_step}", cure=cure)
         self.log_dict({f"loss/{name}": value for name, value in terms.items()}, sync_dist=True)
         self.log("loss/total", total, prog_bar=True, sync_dist=True)
         return total

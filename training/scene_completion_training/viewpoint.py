@@ -58,26 +58,19 @@ class Volume:
             if not (math.isfinite(value) and value > 0.0):
                 raise ConfigurationError(f"{value} is no positive length", where=f"volume.{name}", cure="Give metres")
         if self.near >= self.far:
-            raise ConfigurationError(
-                f"near = {self.near} m is not nearer than far = {self.far} m",
-                where="volume",
-                cure="Give the depth that rays begin at as near, and where they end as far",
-            )
+            what = f"near = {self.near} m is not nearer than far = {self.far} m"
+            cure = "Give the depth that rays begin at as near, and where they end as far"
+            raise ConfigurationError(what, where="volume", cure=cure)
         if math.hypot(self.ahead, self.sideways) > _FARTHEST_M:
-            raise ConfigurationError(
-                f"its corners are {math.hypot(self.ahead, self.sideways):.1f} m away, {_FARTHEST_M:g} m are possible",
-                where="volume",
-                cure="Take less ahead or sideways",
-            )
+            what = f"its corners are {math.hypot(self.ahead, self.sideways):.1f} m away, {_FARTHEST_M:g} m are possible"
+            raise ConfigurationError(what, where="volume", cure="Take less ahead or sideways")
         extents = {"ahead": self.ahead, "2 sideways": 2.0 * self.sideways, "below + above": self.below + self.above}
         for name, metres in extents.items():
             count = round(metres / self.voxel_size)
             if count < 1 or abs(count * self.voxel_size - metres) > 1e-6 * self.voxel_size * count:
-                raise ConfigurationError(
-                    f"{name} = {metres:g} m is no whole number of {self.voxel_size:g} m voxels",
-                    where="volume",
-                    cure=f"Take a multiple, such as {max(count, 1) * self.voxel_size:g} m",
-                )
+                what = f"{name} = {metres:g} m is no whole number of {self.voxel_size:g} m voxels"
+                cure = f"Take a multiple, such as {max(count, 1) * self.voxel_size:g} m"
+                raise ConfigurationError(what, where="volume", cure=cure)
 
     @staticmethod
     def to_measure(height_above_ground: float, **given: float) -> Volume:
@@ -147,16 +140,9 @@ class Volume:
 
 @dataclass
 class VolumeSettings:
-    """The space that is completed; what is left out is that of the street, to the measure of the camera's height.
+    """The space that is completed, as `Volume`; what is left out is the street's, to the camera's measure.
 
-    Attributes:
-        near: Depth where rays begin, metres (3 on a street).
-        far: Depth where they end, metres (80).
-        ahead: How far the grid reaches ahead of the camera, metres (51.2).
-        sideways: How far to each side, metres (25.6).
-        below: How far down from the camera, metres (2.2).
-        above: How far up, metres (4.2).
-        voxel_size: Edge of a voxel, metres (0.2).
+    On a street `near` is 3 m, `far` 80, `ahead` 51.2, `sideways` 25.6, `below` 2.2, `above` 4.2 and `voxel_size` 0.2.
     """
 
     near: float | None = None
@@ -217,11 +203,9 @@ class CameraSettings:
                     f"both fx = {fx} and a field of view of {fov}°", where="camera", cure="Give one of them"
                 )
             if not 1.0 <= fov < 180.0:
-                raise ConfigurationError(
-                    f"{fov}°, but the canonical camera is a pinhole, whose field of view is below 180°",
-                    where="camera.field_of_view",
-                    cure="Take 100° or less: wider lenses are resampled, and lose their edges",
-                )
+                what = f"{fov}°, but the canonical camera is a pinhole, whose field of view is below 180°"
+                cure = "Take 100° or less: wider lenses are resampled, and lose their edges"
+                raise ConfigurationError(what, where="camera.field_of_view", cure=cure)
             fx = width / 2.0 / math.tan(math.radians(fov) / 2.0)
         if fx is None:
             fx = STREET_CAMERA.fx / STREET_CAMERA.width * width
@@ -256,32 +240,20 @@ class Viewpoint:
     def __post_init__(self) -> None:
         width, height = self.camera.width, self.camera.height
         if self.camera.distortion_model != "none":
-            raise ConfigurationError(
-                f"it has the distortion model {self.camera.distortion_model}",
-                where="canonical camera",
-                cure="Take a pinhole, without distortion",
-            )
+            what = f"it has the distortion model {self.camera.distortion_model}"
+            raise ConfigurationError(what, where="canonical camera", cure="Take a pinhole, without distortion")
         if width % ENCODER_STEP or height % ENCODER_STEP:
-            raise ConfigurationError(
-                f"{width}x{height} pixels",
-                where="camera.width, camera.height",
-                cure=f"Take multiples of {ENCODER_STEP}, and of {2 * ENCODER_STEP} with half_resolution_steps",
-            )
+            cure = f"Take multiples of {ENCODER_STEP}, and of {2 * ENCODER_STEP} with half_resolution_steps"
+            raise ConfigurationError(f"{width}x{height} pixels", where="camera.width, camera.height", cure=cure)
         tall = self.height_above_ground
         _check_height(tall)
         if tall >= self.volume.below:
-            raise ConfigurationError(
-                f"the volume ends {self.volume.below:g} m below the camera, the ground lies at {tall:g} m",
-                where="volume.below",
-                cure="Take a volume that holds the ground",
-            )
+            what = f"the volume ends {self.volume.below:g} m below the camera, the ground lies at {tall:g} m"
+            raise ConfigurationError(what, where="volume.below", cure="Take a volume that holds the ground")
         low, high = self.pitch_range
         if not -_STEEPEST <= low <= high <= _STEEPEST:
-            raise ConfigurationError(
-                f"[{low}, {high}] is no range of pitches",
-                where="camera.pitch_range",
-                cure=f"Give the smallest, then the largest, from -{_STEEPEST} to {_STEEPEST} radians",
-            )
+            cure = f"Give the smallest, then the largest, from -{_STEEPEST} to {_STEEPEST} radians"
+            raise ConfigurationError(f"[{low}, {high}] is no range of pitches", where="camera.pitch_range", cure=cure)
 
     @staticmethod
     def of_settings(camera: CameraSettings, volume: VolumeSettings) -> Viewpoint:
@@ -327,11 +299,8 @@ class Viewpoint:
         x, y, z = grid.origin
         aligned = bundle.grid_from_camera.matrix.tolist() == DEFAULT_GRID_FROM_CAMERA.matrix.tolist()
         if x != 0.0 or abs(2.0 * y + lengths[1]) > 1e-6 or not aligned:
-            raise ConfigurationError(
-                "its grid does not begin at the camera",
-                where=f"bundle {bundle.name}",
-                cure="Name `camera` and `volume` in the configuration",
-            )
+            cure = "Name `camera` and `volume` in the configuration"
+            raise ConfigurationError("its grid does not begin at the camera", where=f"bundle {bundle.name}", cure=cure)
         above = round(lengths[2] + z, 9)
         volume = Volume(code.near, code.far, lengths[0], -y, -z, above, grid.voxel_size)
         return Viewpoint(camera, bundle.height_above_ground, bundle.pitch_range, volume)
@@ -356,8 +325,6 @@ class Viewpoint:
 
 def _check_height(tall: float) -> None:
     if not (math.isfinite(tall) and tall > 0.0):
-        raise ConfigurationError(
-            f"{tall} m: the camera would be below the ground",
-            where="camera.height_above_ground",
-            cure="Measure from the ground to the lens, in metres",
-        )
+        what = f"{tall} m: the camera would be below the ground"
+        cure = "Measure from the ground to the lens, in metres"
+        raise ConfigurationError(what, where="camera.height_above_ground", cure=cure)

@@ -34,12 +34,7 @@ _NOT_IMPORTED = re.compile(r"No module named \S+|failed to import on the worker"
 
 
 class Progress:
-    """What a task says of how far it is. On another machine nobody hears it.
-
-    Args:
-        bar: Shows it; None where nobody watches.
-        name: Of the task.
-    """
+    """What a task says of how far it is, for a bar, if anybody watches. On another machine nobody hears it."""
 
     def __init__(self, bar: Any = None, name: str = "") -> None:
         self._bar, self._name, self.steps = bar, name, 0
@@ -187,11 +182,8 @@ class Workers:
         most = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
         if most < self.threads:
             self.close()
-            raise SceneCompletionError(
-                f"a task takes {self.threads} cores, and no machine of the cluster has more than {most:g}",
-                where="--threads",
-                cure="Lower --threads, or add machines",
-            )
+            what = f"a task takes {self.threads} cores, and no machine of the cluster has more than {most:g}"
+            raise SceneCompletionError(what, where="--threads", cure="Lower --threads, or add machines")
         return ray
 
 
@@ -212,18 +204,12 @@ def _done(do: Callable[[Any, Progress], Any], task: Any, paths: Sequence[Path], 
     """Does a task on a worker, if that is one on which it can be done."""
     where = f"machine {socket.gethostname()}"
     if version != scene_completion_ros.__version__:
-        raise SceneCompletionError(
-            f"has version {scene_completion_ros.__version__} of scene_completion_ros, this one {version}",
-            where=where,
-            cure="Install the same version on all machines of the cluster",
-        )
+        what = f"has version {scene_completion_ros.__version__} of scene_completion_ros, this one {version}"
+        raise SceneCompletionError(what, where=where, cure="Install the same version on all machines of the cluster")
     hidden = [str(path.parent if path.name.startswith(".seen-") else path) for path in paths if not path.exists()]
     if hidden:
-        raise SceneCompletionError(
-            f"does not see {', '.join(hidden)}",
-            where=where,
-            cure="Put recordings, students and the working folder where all machines have them under the same paths",
-        )
+        cure = "Put recordings, students and the working folder where all machines have them under the same paths"
+        raise SceneCompletionError(f"does not see {', '.join(hidden)}", where=where, cure=cure)
     return do(task, Progress())
 
 
@@ -246,11 +232,9 @@ def _refuse_silent(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), ANSWER_S).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise SceneCompletionError(
-            f"no Ray cluster answers: {error}",
-            where=f"--ray-address {address}",
-            cure="Check `ray status` on its head node, and the address",
-        ) from error
+        what = f"no Ray cluster answers: {error}"
+        cure = "Check `ray status` on its head node, and the address"
+        raise SceneCompletionError(what, where=f"--ray-address {address}", cure=cure) from error
 
 
 def _start(ray: Any, cores: int, ray_address: str | None) -> None:

@@ -50,16 +50,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """What a GPU is.
-
-    Attributes:
-        compute_capability: Such as "8.7".
-        multiprocessors: How many of them are on; the power mode of a Jetson changes that.
-    """
+    """What a GPU is."""
 
     name: str
-    compute_capability: str
-    multiprocessors: int
+    compute_capability: str  # such as "8.7"
+    multiprocessors: int  # how many of them are on; the power mode of a Jetson changes that
 
 
 class PrimaryContext:
@@ -67,10 +62,6 @@ class PrimaryContext:
 
     Made, used and closed in one thread. With it as a context manager it is current in the thread; so must be whatever
     allocates, launches or frees. May be entered within itself.
-
-    Attributes:
-        cuda: `pycuda.driver`.
-        facts: What it is.
 
     Raises:
         GpuError: There is no such GPU, or it cannot be used.
@@ -80,7 +71,7 @@ class PrimaryContext:
         with gpu_errors("opening the GPU"):
             import pycuda.driver as cuda
 
-            self.cuda: Any = cuda
+            self.cuda: Any = cuda  # `pycuda.driver`
             cuda.init()
             device = cuda.Device(0)
             major, minor = device.compute_capability()
@@ -184,15 +175,11 @@ def gpu_errors(doing: str, context: PrimaryContext | None = None) -> Iterator[No
 
 
 class GpuFailureError(GpuError):
-    """Something failed on the GPU.
-
-    Attributes:
-        kind: What is behind it, as far as that is known.
-    """
+    """Something failed on the GPU."""
 
     def __init__(self, what: str, kind: FailureKind, cure: str) -> None:
         super().__init__(what, where="GPU", cure=cure)
-        self.kind = kind
+        self.kind = kind  # what is behind it, as far as that is known
 
 
 def explain_failure(text: str, doing: str) -> GpuFailureError:

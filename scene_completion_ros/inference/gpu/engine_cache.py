@@ -23,8 +23,7 @@ from scene_completion_ros.whole_files import whole_file
 
 SUFFIX, LOCK = ".engine", "build.lock"
 MOST_FILES = 16  # an engine and kernels for each power mode of a Jetson, and as many of another student
-Record = Mapping[str, Any]
-"""Plain JSON values."""
+Record = Mapping[str, Any]  # plain JSON values
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
@@ -35,17 +34,11 @@ class UnusableError(GpuError):
 
 
 class Provided(NamedTuple):
-    """Where something came from.
+    """Where something came from."""
 
-    Attributes:
-        record: What was noted when it was made, such as the numbers of the parity gate.
-        path: Its file; None where it could not be written.
-        built: Whether it was made now.
-    """
-
-    record: Record
-    path: Path | None
-    built: bool
+    record: Record  # what was noted when it was made, such as the numbers of the parity gate
+    path: Path | None  # its file; None where it could not be written
+    built: bool  # whether it was made now
 
 
 class EngineCache:

@@ -16,47 +16,31 @@ from scene_completion_ros.inference.gpu.kernels import CompiledKernels
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """Memory that kernels read and write; it lives as long as this object.
+    """Memory that kernels read and write; it lives as long as this object."""
 
-    Attributes:
-        pointer: Its address for kernels.
-        shape, dtype: What lies there, row by row.
-        owner: What keeps the memory.
-    """
-
-    pointer: int
+    pointer: int  # its address for kernels
+    # shape, dtype: What lies there, row by row.
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    owner: object
+    owner: object  # what keeps the memory
 
 
 @dataclass(frozen=True, eq=False)
 class SharedBuffer(Buffer):
-    """Page-locked memory of the host that kernels write to across the bus.
+    """Page-locked memory of the host that kernels write to across the bus."""
 
-    Attributes:
-        array: The same memory for the host; its content is defined after `KernelDevice.synchronise`.
-    """
-
-    array: NDArray[Any]
+    array: NDArray[Any]  # the same memory for the host; its content is defined after `KernelDevice.synchronise`
 
 
 class EncodedOnDevice(NamedTuple):
-    """What an encoder says of an image, as `EncodedImage`, in memory of the device.
+    """What an encoder says of an image, as `EncodedImage`, in memory of the device."""
 
-    Attributes:
-        features: float16 or float32 [..., h, w, C + E].
-        volume: Of the same type [..., X, Y, Z]; None where the encoder gives none.
-        depth: float32 [..., h', w'], whatever the type of the others; beside a volume only.
-    """
-
-    features: Buffer
-    volume: Buffer | None = None
-    depth: Buffer | None = None
+    features: Buffer  # float16 or float32 [..., h, w, C + E]
+    volume: Buffer | None = None  # of the same type [..., X, Y, Z]; None where the encoder gives none
+    depth: Buffer | None = None  # float32 [..., h', w'], whatever the type of the others; beside a volume only
 
 
-Argument: TypeAlias = "Buffer | np.int32 | np.float32 | None"
-"""A kernel's argument; None is a null pointer."""
+Argument: TypeAlias = "Buffer | np.int32 | np.float32 | None"  # a kernel's argument; None is a null pointer
 
 
 class KernelDevice:
@@ -66,12 +50,7 @@ class KernelDevice:
     their work in `PrimaryContext.work`.
 
     Args:
-        context: The GPU.
-        kernels: Compiled for it.
         stream: What all is done on (`pycuda.driver.Stream`), for example an encoder's; a new one by default.
-
-    Attributes:
-        stream: That stream.
 
     Raises:
         GpuError: The kernels cannot be loaded.

@@ -47,8 +47,7 @@ UNSAID = 0.05  # part of the rays of which that noise says no number
 # What compiles and launches the kernels belongs to them.
 SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_device.py", "kernel_provision.py")
 
-MakeDevice = Callable[[CompiledKernels], KernelDevice]
-"""Loads kernels onto a device."""
+MakeDevice = Callable[[CompiledKernels], KernelDevice]  # loads kernels onto a device
 
 
 class ProvidedKernels(NamedTuple):

@@ -28,22 +28,15 @@ CURE = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your drive
 class KernelSizes:
     """For which student kernels are compiled.
 
-    Attributes:
-        channels: Hidden units of the density.
-        units: Hidden units of the labels, 0 for none.
-        classes: Number of classes.
-        half_features: The encoder's map and volume are float16, not float32.
-        volume: The encoder gives a volume and the depth of the rays beside its map.
-
     Raises:
         GpuError: The kernels cannot have so many units.
     """
 
-    channels: int
-    units: int
-    classes: int
-    half_features: bool
-    volume: bool = False
+    channels: int  # hidden units of the density
+    units: int  # hidden units of the labels, 0 for none
+    classes: int  # number of classes
+    half_features: bool  # the encoder's map and volume are float16, not float32
+    volume: bool = False  # the encoder gives a volume and the depth of the rays beside its map
 
     def __post_init__(self) -> None:
         if self.channels < CHANNEL_TILE or self.channels % CHANNEL_TILE or self.units % CHANNEL_TILE:
@@ -72,19 +65,12 @@ class KernelSizes:
 
 @dataclass(frozen=True)
 class CompiledKernels:
-    """Machine code for one architecture.
+    """Machine code for one architecture."""
 
-    Attributes:
-        cubin: The code, for ``cuModuleLoadData``.
-        names: The kernels in it.
-        compiler: File of the NVRTC that compiled it.
-        log: What that said, with the registers that each kernel takes.
-    """
-
-    cubin: bytes
-    names: tuple[str, ...]
-    compiler: str
-    log: str = ""
+    cubin: bytes  # the code, for ``cuModuleLoadData``
+    names: tuple[str, ...]  # the kernels in it
+    compiler: str  # file of the NVRTC that compiled it
+    log: str = ""  # what that said, with the registers that each kernel takes
 
 
 def compile_kernels(

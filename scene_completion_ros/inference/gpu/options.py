@@ -21,15 +21,10 @@ LARGEST_GRID = 2**27  # voxels; 512 x 512 x 512
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What an engine is asked for.
+    """What an engine is asked for."""
 
-    Attributes:
-        precision: One of those that the bundle has.
-        cache: Folder of the engine cache; None for the user's.
-    """
-
-    precision: str = "fp16"
-    cache: Path | None = None
+    precision: str = "fp16"  # one of those that the bundle has
+    cache: Path | None = None  # folder of the engine cache; None for the user's
 
 
 def check_limits(bundle: StudentBundle, options: EngineOptions, grid: VoxelGrid | None = None) -> None:

@@ -107,10 +107,6 @@ def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:
 
     Streets, because on noise of the same spectrum the error of fp16 was ten times as large.
 
-    Args:
-        height: Pixels.
-        width: Pixels.
-
     Returns:
         uint8 [height, width, 3] RGB each.
 

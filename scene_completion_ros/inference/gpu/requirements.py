@@ -33,15 +33,10 @@ INSTALL: dict[Flavour, str] = {
 
 
 class CudaDevices(NamedTuple):
-    """What the CUDA driver sees.
+    """What the CUDA driver sees."""
 
-    Attributes:
-        names: Names of the devices; None where there is no driver library.
-        error: Error number of the driver; 0 where there is none.
-    """
-
-    names: tuple[str, ...] | None
-    error: int = 0
+    names: tuple[str, ...] | None  # names of the devices; None where there is no driver library
+    error: int = 0  # error number of the driver; 0 where there is none
 
 
 class Missing(NamedTuple):

@@ -97,10 +97,7 @@ class DeviceSceneQuery:
     Belongs to the thread of the engine; so does its end, which frees what it has on the device.
 
     Args:
-        engine: The engine of the encoder.
         device: What runs the kernels; it becomes this one's, which closes it.
-        context: The context of both.
-        prepared: The scene.
 
     Raises:
         GpuError: There is not enough memory.

@@ -26,8 +26,7 @@ from scene_completion_ros.inference.scene_query import ray_camera
 INPUT = "image"
 ERRORS_KEPT = 5
 Port: TypeAlias = "tuple[tuple[int, ...], type[np.generic]]"
-Ports: TypeAlias = "Mapping[str, Port]"
-"""What an engine takes and gives, by name: shape for one image, and type."""
+Ports: TypeAlias = "Mapping[str, Port]"  # what an engine takes and gives, by name: shape for one image, and type
 
 _log = logging.getLogger(__name__)
 
@@ -37,19 +36,14 @@ class TensorRt:
 
     TensorRT has one logger a process. Where another part of the program gave it one before, that one has the errors,
     and `errors` knows nothing of them.
-
-    Attributes:
-        api: The module.
-        flavour: Which of the two it is.
-        logger: What it logs to.
     """
 
     def __init__(self, flavour: Flavour) -> None:
-        self.api: Any = importlib.import_module(flavour)
-        self.flavour = flavour
+        self.api: Any = importlib.import_module(flavour)  # the module
+        self.flavour = flavour  # which of the two it is
         self.version = str(self.api.__version__)
         self._errors: deque[str] = deque(maxlen=ERRORS_KEPT)
-        self.logger = _make_logger(self.api, self._errors)
+        self.logger = _make_logger(self.api, self._errors)  # what it logs to
 
     def forget_errors(self) -> None:
         """Begin something whose errors are wanted."""
@@ -126,12 +120,6 @@ class TensorRtEngine:
     Args:
         plan: The serialised engine. It has to come from this process's builder or through `EngineCache`, which checks
             whose it is and for which device and version: a plan is a program.
-        ports: What it takes and gives.
-        context: The GPU.
-
-    Attributes:
-        ports: The same.
-        stream: What all is done on (`pycuda.driver.Stream`); may be exchanged for another one of the same context.
 
     Raises:
         UnusableError: TensorRT refuses it, or it takes or gives something else.
@@ -140,6 +128,7 @@ class TensorRtEngine:
 
     def __init__(self, plan: bytes, ports: Ports, tensorrt: TensorRt, context: PrimaryContext) -> None:
         self.ports = ports
+        # What all is done on (`pycuda.driver.Stream`); may be exchanged for another one of the same context.
         self.stream: Any = context.stream()
         self._tensorrt, self._gpu = tensorrt, context
         self._runtime: Any = None

@@ -62,10 +62,6 @@ class VoxelPipeline:
     What stays there of a frame is an attribute: opacity and probability of all voxels, and half distance of the rays.
 
     Args:
-        device: The device, its kernels compiled for the student.
-        query: The prepared field on the grid.
-        march: The prepared rays.
-        classifier: The prepared states.
         labels: The prepared labels; None where the student knows no classes.
     """
 

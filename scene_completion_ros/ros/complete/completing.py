@@ -23,15 +23,13 @@ class Completing:
     """Completes the frames of scenes; belongs to the inference thread.
 
     A frame that cannot be completed is dropped, counted and warned about, and the others go on.
-
-    Attributes:
-        cameras: What a student has to be prepared for: camera, pose in the grid and parameters, by name.
     """
 
     def __init__(self, counters: FrameCounters, logger: Any) -> None:
         self._counters = counters
         self._logger = logger
         self._resized: dict[str, Camera] = {}
+        # What a student has to be prepared for: camera, pose in the grid and parameters, by name.
         self.cameras: dict[str, tuple[Camera, RigidTransform, NodeParameters]] = {}
 
     def complete(self, scene: Scene, *, with_query: bool, with_labels: bool) -> None:

@@ -26,8 +26,7 @@ from scene_completion_ros.ros.health.shadow_health import ShadowRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.student import Student
 
-MOST_WAITING = 32
-"""Frames that wait to be compared, of about a megabyte each."""
+MOST_WAITING = 32  # frames that wait to be compared, of about a megabyte each
 _POSE_SLACK_S = 1.0
 
 
@@ -36,15 +35,12 @@ class Shadow:
 
     Completing belongs to the inference thread. Comparing has a thread of its own, for it waits for poses. Where
     `MOST_WAITING` frames wait for it, it leaves out further ones and counts them.
-
-    Attributes:
-        record: What came of it.
     """
 
     def __init__(self, grid: VoxelGrid, logger: Any) -> None:
         self._grid = grid
         self._logger = logger
-        self.record = ShadowRecord()
+        self.record = ShadowRecord()  # what came of it
         self._students: tuple[Student, Student] | None = None
         self._comparison: StudentComparison | None = None
         self._epoch: Epoch | None = None

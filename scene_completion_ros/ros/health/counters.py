@@ -17,31 +17,19 @@ LONGEST_WARNING = 1000  # characters: what a message holds is quoted in warnings
 
 @dataclass(frozen=True)
 class Counts:
-    """All counts of one moment.
+    """All counts of one moment."""
 
-    Attributes:
-        received: Images that arrived.
-        processed: Images that were completed and published.
-        unwanted: Images that nobody subscribed to the results of.
-        dropped: Messages that came to nothing, by reason.
-        warned: Warnings by key, those that were not logged included.
-        missing: How often images of the other cameras were completed without that of a camera, by its name.
-    """
-
-    received: int
-    processed: int
-    unwanted: int
-    dropped: Mapping[DropReason, int]
-    warned: Mapping[str, int]
+    received: int  # images that arrived
+    processed: int  # images that were completed and published
+    unwanted: int  # images that nobody subscribed to the results of
+    dropped: Mapping[DropReason, int]  # messages that came to nothing, by reason
+    warned: Mapping[str, int]  # warnings by key, those that were not logged included
+    # How often images of the other cameras were completed without that of a camera, by its name.
     missing: Mapping[str, int]
 
 
 class FrameCounters:
-    """Counts images received, completed, dropped by reason and wanted by nobody; safe to use from several threads.
-
-    Attributes:
-        on_dropped_image: Called with the reason and the header of every image dropped, in the thread that drops it.
-    """
+    """Counts images received, completed, dropped by reason and wanted by nobody; safe to use from several threads."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
@@ -53,6 +41,7 @@ class FrameCounters:
         self.dropped: Counter[DropReason] = Counter()
         self.warned: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
+        # Called with the reason and the header of every image dropped, in the thread that drops it.
         self.on_dropped_image: Callable[[DropReason, Any], None] | None = None
 
     def counts(self) -> Counts:

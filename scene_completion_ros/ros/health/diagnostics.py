@@ -48,29 +48,18 @@ LOGGED = ("input", "calibration")  # faults of which nothing else writes a line
 
 @dataclass(frozen=True)
 class Observed:
-    """What is judged: the node of one moment.
+    """What is judged: the node of one moment."""
 
-    Attributes:
-        state: Label of its state, such as "active".
-        problem: Why the last transition failed; empty where it did not.
-        enabled: Images are completed, as far as `~/set_enabled` is concerned.
-        parameters: The values of that moment.
-        counts: What became of the images.
-        inputs: What arrived, by the name of the camera; nothing unless active.
-        inference: What the inference thread did; None while unconfigured.
-        shadow: What the second student did; None while unconfigured.
-        subscribers: Number of subscribers of each result, by topic.
-    """
-
-    state: str
-    problem: str
-    enabled: bool
-    parameters: NodeParameters
-    counts: Counts
+    state: str  # label of its state, such as "active"
+    problem: str  # why the last transition failed; empty where it did not
+    enabled: bool  # images are completed, as far as `~/set_enabled` is concerned
+    parameters: NodeParameters  # the values of that moment
+    counts: Counts  # what became of the images
+    # What arrived, by the name of the camera; nothing unless active.
     inputs: Mapping[str, InputRecord] = field(default_factory=dict)
-    inference: InferenceRecord | None = None
-    shadow: ShadowReport | None = None
-    subscribers: Mapping[str, int] = field(default_factory=dict)
+    inference: InferenceRecord | None = None  # what the inference thread did; None while unconfigured
+    shadow: ShadowReport | None = None  # what the second student did; None while unconfigured
+    subscribers: Mapping[str, int] = field(default_factory=dict)  # number of subscribers of each result, by topic
 
 
 class Diagnostics:

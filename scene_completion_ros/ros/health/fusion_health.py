@@ -13,35 +13,20 @@ NAME = "fusion"
 
 @dataclass(frozen=True)
 class FusionReport:
-    """All of it at one moment; times are those of `time.perf_counter`.
+    """All of it at one moment; times are those of `time.perf_counter`."""
 
-    Attributes:
-        joined: Images (or sets of several cameras) joined with the map since the node was configured.
-        alone: Those published without being joined.
-        why_alone: Why the last one was, with the cure; empty where none was.
-        alone_s: When that was.
-        started: How often the map was started anew, the first time not counted.
-        why_started: Why it was the last time.
-        started_s: When that was.
-        map_voxels: Voxels that the map holds; 0 where there is none.
-        map_mb: Memory of the map, megabytes.
-        age_s: Seconds between the stamps of the first and the last image in the map.
-        updated: Voxels that the last image had something to say about.
-        entered: Voxels that became new before it because the robot moved.
-    """
-
-    joined: int = 0
-    alone: int = 0
-    why_alone: str = ""
-    alone_s: float | None = None
-    started: int = 0
-    why_started: str = ""
-    started_s: float | None = None
-    map_voxels: int = 0
-    map_mb: float = 0.0
-    age_s: float = 0.0
-    updated: int = 0
-    entered: int = 0
+    joined: int = 0  # images (or sets of several cameras) joined with the map since the node was configured
+    alone: int = 0  # those published without being joined
+    why_alone: str = ""  # why the last one was, with the cure; empty where none was
+    alone_s: float | None = None  # when that was
+    started: int = 0  # how often the map was started anew, the first time not counted
+    why_started: str = ""  # why it was the last time
+    started_s: float | None = None  # when that was
+    map_voxels: int = 0  # voxels that the map holds; 0 where there is none
+    map_mb: float = 0.0  # memory of the map, megabytes
+    age_s: float = 0.0  # seconds between the stamps of the first and the last image in the map
+    updated: int = 0  # voxels that the last image had something to say about
+    entered: int = 0  # voxels that became new before it because the robot moved
 
 
 class FusionRecord:

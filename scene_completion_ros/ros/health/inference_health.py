@@ -33,19 +33,13 @@ class InferenceRecord:
     """Written by the inference thread, read by others.
 
     Args:
-        student: The one that is deployed at first.
         vocabulary: What labels mean at first; None for the classes of the bundle.
-
-    Attributes:
-        fusion: What became of the map of earlier images.
-        words: What voxels are compared with.
-        student: The one that is deployed, whose models are reported.
     """
 
     def __init__(self, student: Student, vocabulary: Vocabulary | None = None) -> None:
-        self.fusion = FusionRecord()
-        self.words = WordsRecord(vocabulary)
-        self.student = student
+        self.fusion = FusionRecord()  # what became of the map of earlier images
+        self.words = WordsRecord(vocabulary)  # what voxels are compared with
+        self.student = student  # the one that is deployed, whose models are reported
         self._lock = threading.Lock()
         self._times_ms: deque[Mapping[str, float]] = deque(maxlen=TIMES_KEPT)
         self._result_s: float | None = None

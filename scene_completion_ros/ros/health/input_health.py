@@ -26,18 +26,12 @@ RECEIVE_BUFFER_BYTES = 67_108_864  # net.core.rmem_max that holds several large 
 
 
 class Arrivals:
-    """When messages of one topic arrived, on a steady clock.
-
-    Attributes:
-        count: How many arrived.
-        last_s: When the last one did; None before the first.
-        stamp_ns: Its stamp, nanoseconds.
-    """
+    """When messages of one topic arrived, on a steady clock."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.last_s: float | None = None
-        self.stamp_ns: int | None = None
+        self.count = 0  # how many arrived
+        self.last_s: float | None = None  # when the last one did; None before the first
+        self.stamp_ns: int | None = None  # its stamp, nanoseconds
         self._recent_s: deque[float] = deque(maxlen=MOST_ARRIVALS)
 
     def add(self, now_s: float, stamp_ns: int) -> None:
@@ -60,33 +54,21 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What the newest image looked like.
+    """What the newest image looked like."""
 
-    Attributes:
-        width: Pixels; 0 where only decoding tells.
-        height: Pixels; 0 where only decoding tells.
-        encoding: As the message has it.
-        bytes: Of its pixels or of the compressed file.
-    """
-
-    width: int
-    height: int
-    encoding: str
-    bytes: int
+    width: int  # pixels; 0 where only decoding tells
+    height: int  # pixels; 0 where only decoding tells
+    encoding: str  # as the message has it
+    bytes: int  # of its pixels or of the compressed file
     frame_id: str
 
 
 @dataclass(frozen=True)
 class Publishers:
-    """Who publishes on a topic, from the graph.
+    """Who publishes on a topic, from the graph."""
 
-    Attributes:
-        types: Message type of each, such as "sensor_msgs/msg/Image".
-        best_effort: How many of them offer best effort only.
-    """
-
-    types: tuple[str, ...] = ()
-    best_effort: int = 0
+    types: tuple[str, ...] = ()  # message type of each, such as "sensor_msgs/msg/Image"
+    best_effort: int = 0  # how many of them offer best effort only
 
 
 class InputRecord:
@@ -136,23 +118,14 @@ class InputRecord:
 
 @dataclass(frozen=True)
 class CameraFacts:
-    """One camera at the moment that it is judged.
-
-    Attributes:
-        record: What arrived.
-        image_publishers: Who publishes images.
-        camera_info_publishers: Who publishes CameraInfo.
-        now_s: The moment, on the clock of the record.
-        timeout_s: Silence longer than this is a fault.
-        middleware: Name of the RMW implementation.
-    """
+    """One camera at the moment that it is judged."""
 
     record: InputRecord
-    image_publishers: Publishers
-    camera_info_publishers: Publishers
-    now_s: float
-    timeout_s: float
-    middleware: str
+    image_publishers: Publishers  # who publishes images
+    camera_info_publishers: Publishers  # who publishes CameraInfo
+    now_s: float  # the moment, on the clock of the record
+    timeout_s: float  # silence longer than this is a fault
+    middleware: str  # name of the RMW implementation
 
     @property
     def active_s(self) -> float:

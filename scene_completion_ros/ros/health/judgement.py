@@ -23,34 +23,22 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """How one part of the node is.
-
-    Attributes:
-        message: One sentence or two: what is so, and what to do about it.
-        values: The numbers behind it.
-        cause: The part of the message that stays the same as long as the fault does; a new one is logged.
-    """
+    """How one part of the node is."""
 
     name: str
     level: Level
-    message: str
-    values: Mapping[str, str] = field(default_factory=dict)
-    cause: str = ""
+    message: str  # one sentence or two: what is so, and what to do about it
+    values: Mapping[str, str] = field(default_factory=dict)  # the numbers behind it
+    cause: str = ""  # the part of the message that stays the same as long as the fault does; a new one is logged
 
 
 @dataclass(frozen=True)
 class Drops:
-    """Messages that came to nothing, by reason.
+    """Messages that came to nothing, by reason."""
 
-    Attributes:
-        total: Since the node started.
-        recent: In the last seconds.
-        recent_s: How many seconds these are.
-    """
-
-    total: Mapping[DropReason, int]
-    recent: Mapping[DropReason, int]
-    recent_s: float
+    total: Mapping[DropReason, int]  # since the node started
+    recent: Mapping[DropReason, int]  # in the last seconds
+    recent_s: float  # how many seconds these are
 
     def problems(self, *reasons: DropReason, judged_by: JudgedBy | None = None) -> str:
         """Recent drops for these reasons, or for all that a part reports, in words; empty where there are none."""
@@ -65,13 +53,7 @@ def of_camera(what: str, camera: str) -> str:
 
 
 def lifecycle_status(state: str, problem: str, *, enabled: bool) -> Status:
-    """The state of the node, and what kept it from the next one.
-
-    Args:
-        state: Label of the state, such as "active".
-        problem: Why the last transition failed; empty where it did not.
-        enabled: Images are completed, as far as `~/set_enabled` is concerned.
-    """
+    """The state of the node, and what kept it from the next one."""
     values = {"state": state, "enabled": str(enabled).lower()}
     if problem:
         return Status("lifecycle", Level.ERROR, f"{state}: the last transition failed: {problem}", values)

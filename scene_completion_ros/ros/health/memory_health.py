@@ -15,24 +15,15 @@ LARGEST_SHARE_OF_OPEN_FILES = 0.9
 
 @dataclass(frozen=True)
 class ProcessFacts:
-    """What the process uses; None where the system does not say.
+    """What the process uses; None where the system does not say."""
 
-    Attributes:
-        resident_mb: Memory in RAM, 10^6 bytes: own_mb, shared_mb and pages of files together.
-        own_mb: Of it, what nobody else has (anonymous pages: heaps, stacks).
-        shared_mb: Of it, shared memory (the segments that the middleware hands messages over in).
-        peak_mb: The most it ever was.
-        open_files: Open descriptors, sockets included.
-        open_files_limit: How many may be open.
-    """
-
-    resident_mb: float | None = None
-    own_mb: float | None = None
-    shared_mb: float | None = None
-    peak_mb: float | None = None
+    resident_mb: float | None = None  # memory in RAM, 10^6 bytes: own_mb, shared_mb and pages of files together
+    own_mb: float | None = None  # of it, what nobody else has (anonymous pages: heaps, stacks)
+    shared_mb: float | None = None  # of it, shared memory (the segments that the middleware hands messages over in)
+    peak_mb: float | None = None  # the most it ever was
     threads: int | None = None
-    open_files: int | None = None
-    open_files_limit: int | None = None
+    open_files: int | None = None  # open descriptors, sockets included
+    open_files_limit: int | None = None  # how many may be open
 
 
 def process_facts(folder: Path = PROCESS) -> ProcessFacts:

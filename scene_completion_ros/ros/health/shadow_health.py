@@ -18,33 +18,19 @@ _LARGEST_SKIPPED = 0.5  # share of the images asked for
 
 @dataclass(frozen=True)
 class ShadowReport:
-    """All of it at one moment; times are those of `time.perf_counter`.
+    """All of it at one moment; times are those of `time.perf_counter`."""
 
-    Attributes:
-        problem: Why there is no second student; empty where there is one, or none is named.
-        students: Name and folder of the student of `bundle`, and of that of `shadow.bundle`.
-        completed: Images that the shadow completed, too.
-        skipped: Images that it should have completed and did not, or that were not compared.
-        why_skipped: Why the last one was.
-        failed: Images at which it failed.
-        why_failed: Why the last time.
-        failed_s: When that was.
-        without_pose: Why the last image that had no pose had none.
-        milliseconds: What an image costs it, a mean of the last ones.
-        found: How the two compare.
-    """
-
-    problem: str = ""
-    students: tuple[str, str] = ("", "")
-    completed: int = 0
-    skipped: int = 0
-    why_skipped: str = ""
-    failed: int = 0
-    why_failed: str = ""
-    failed_s: float | None = None
-    without_pose: str = ""
-    milliseconds: float = math.nan
-    found: ComparisonReport = field(default_factory=ComparisonReport)
+    problem: str = ""  # why there is no second student; empty where there is one, or none is named
+    students: tuple[str, str] = ("", "")  # name and folder of the student of `bundle`, and of that of `shadow.bundle`
+    completed: int = 0  # images that the shadow completed, too
+    skipped: int = 0  # images that it should have completed and did not, or that were not compared
+    why_skipped: str = ""  # why the last one was
+    failed: int = 0  # images at which it failed
+    why_failed: str = ""  # why the last time
+    failed_s: float | None = None  # when that was
+    without_pose: str = ""  # why the last image that had no pose had none
+    milliseconds: float = math.nan  # what an image costs it, a mean of the last ones
+    found: ComparisonReport = field(default_factory=ComparisonReport)  # how the two compare
 
 
 class ShadowRecord:

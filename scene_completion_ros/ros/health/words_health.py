@@ -15,25 +15,15 @@ NAME = "vocabulary"
 
 @dataclass(frozen=True)
 class WordsReport:
-    """All of it at one moment; times are those of `time.perf_counter`.
+    """All of it at one moment; times are those of `time.perf_counter`."""
 
-    Attributes:
-        classes: Names of the vocabulary's classes; empty where labels are those of the bundle.
-        bank_sha256: Hash of its text bank.
-        changed: How often another vocabulary was taken while the node was configured.
-        phrases: What is looked for.
-        refused: Vocabularies and queries that could not be used.
-        why_refused: Why the last one could not.
-        refused_s: When that was.
-    """
-
-    classes: tuple[str, ...] = ()
-    bank_sha256: str = ""
-    changed: int = 0
-    phrases: tuple[str, ...] = ()
-    refused: int = 0
-    why_refused: str = ""
-    refused_s: float | None = None
+    classes: tuple[str, ...] = ()  # names of the vocabulary's classes; empty where labels are those of the bundle
+    bank_sha256: str = ""  # hash of its text bank
+    changed: int = 0  # how often another vocabulary was taken while the node was configured
+    phrases: tuple[str, ...] = ()  # what is looked for
+    refused: int = 0  # vocabularies and queries that could not be used
+    why_refused: str = ""  # why the last one could not
+    refused_s: float | None = None  # when that was
 
 
 class WordsRecord:

@@ -17,8 +17,7 @@ APART_NS = 1_000_000_000
 LARGEST_GAP_NS = 3_000_000_000
 """Time after which an image is not compared any more: the street has changed, and odometry has drifted."""
 
-EVERY_NS = 10_000_000_000
-"""Time between two requests, at least, by the stamps of images."""
+EVERY_NS = 10_000_000_000  # time between two requests, at least, by the stamps of images
 
 Ask = Callable[[Sequence[RecordReason], int, str], None]
 

@@ -15,24 +15,17 @@ PLACEHOLDER = "{camera}"
 
 @dataclass(frozen=True)
 class LaunchedCamera:
-    """One camera of several.
+    """One camera of several."""
 
-    Attributes:
-        name: Its name, also that of its namespace where each has a node of its own.
-        image_topic: Its image topic, without transport.
-        camera_info_topic: The calibration of these images.
-    """
-
-    name: str
-    image_topic: str
-    camera_info_topic: str
+    name: str  # its name, also that of its namespace where each has a node of its own
+    image_topic: str  # its image topic, without transport
+    camera_info_topic: str  # the calibration of these images
 
 
 def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> list[LaunchedCamera]:
     """The cameras that launch arguments name.
 
     Args:
-        names: Names, with commas between them.
         image_topics: One topic in which `{camera}` stands for the name, or a topic a camera, with commas between them.
         camera_info_topics: Likewise.
 
@@ -55,7 +48,6 @@ def for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
     """A launch argument for every camera.
 
     Args:
-        cameras: Names.
         value: One value in which `{camera}` stands for the name, or one a camera, with commas between them.
         argument: Name of the argument, for the error.
 

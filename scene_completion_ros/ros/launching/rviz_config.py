@@ -27,21 +27,15 @@ GROUND = "Ground"
 
 @dataclass(frozen=True)
 class Shown:
-    """What RViz is to show.
-
-    Attributes:
-        optical: That frame is an optical one (x right, y down, z forward); otherwise it has z up and x forward.
-        node: Full name of the completion node.
-        image_topics: Image topic of every camera, without transport, by the camera's name; the only one has none.
-        voxel_size: Edge of a voxel, metres.
-    """
+    """What RViz is to show."""
 
     fixed_frame: str
-    optical: bool
-    node: str = f"/{NODE_NAME}"
+    optical: bool  # that frame is an optical one (x right, y down, z forward); otherwise it has z up and x forward
+    node: str = f"/{NODE_NAME}"  # full name of the completion node
+    # Image topic of every camera, without transport, by the camera's name; the only one has none.
     image_topics: Mapping[str, str] = field(default_factory=lambda: {"": f"/{IMAGE}"})
     compressed: bool = False
-    voxel_size: float = 0.2
+    voxel_size: float = 0.2  # edge of a voxel, metres
 
 
 def is_optical(frame: str) -> bool:
@@ -70,9 +64,7 @@ def adapted(shipped: str, shown: Shown) -> str:
         }
     except (LookupError, TypeError, AttributeError, StopIteration) as error:
         raise SceneCompletionError(
-            f"is no RViz configuration of this package ({type(error).__name__}: {error})",
-            where=str(LIVE),
-            cure=cure,
+            f"is no RViz configuration of this package ({type(error).__name__}: {error})", where=str(LIVE), cure=cure
         ) from error
     return str(yaml.safe_dump(document, sort_keys=False))
 

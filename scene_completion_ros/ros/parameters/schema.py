@@ -29,8 +29,7 @@ OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["folder", "file", "student", "text bank"]
-SHIPPED = "shipped"
-"""The text bank of the student bundle, as parameter `vocabulary`."""
+SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
 GROUPS = ("shadow", "image", "sync", "grid", "transform", "odometry", "fusion", "record", "camera", "obstacle")
 """What parameters are grouped by: `shadow_every` of `NodeParameters` is `shadow.every` for everybody else."""
@@ -42,25 +41,16 @@ TYPE_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "double",
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """What is known of one parameter.
+    """What is known of one parameter."""
 
-    Attributes:
-        field: The field of `NodeParameters` that holds its value.
-        default: Its default, which also decides the type.
-        meaning: A sentence or two, with units.
-        choices: The only values of a string; empty allows any.
-        bounds: Smallest and largest value of a number; None allows any finite one.
-        path: What a string names that must exist; where the default is empty, an empty one names nothing.
-        live: Whether it may be changed while the node runs.
-    """
-
-    field: str
-    default: ParameterValue
-    meaning: str
-    choices: tuple[str, ...] = ()
-    bounds: tuple[float, float] | None = None
+    field: str  # the field of `NodeParameters` that holds its value
+    default: ParameterValue  # its default, which also decides the type
+    meaning: str  # a sentence or two, with units
+    choices: tuple[str, ...] = ()  # the only values of a string; empty allows any
+    bounds: tuple[float, float] | None = None  # smallest and largest value of a number; None allows any finite one
+    # What a string names that must exist; where the default is empty, an empty one names nothing.
     path: PathKind | None = None
-    live: bool = False
+    live: bool = False  # whether it may be changed while the node runs
 
     @property
     def name(self) -> str:

@@ -15,7 +15,6 @@ from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, Rigid
 from scene_completion_ros.ros.frame import NotYetError, Placement
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 from scene_completion_ros.ros.place.transform_source import (
-    LookUpLimits,
     TransformSource,
     camera_by_parameters,
     fixed_transforms,
@@ -79,7 +78,7 @@ class Placements:
             return RigidTransform.identity()
         if self._source is None:
             raise NotYetError(f"nothing says where the voxel grid is in {odometry!r}", may_come=False)
-        found = self._source.lookup(odometry, grid_frame or frame_id, stamp_ns, LookUpLimits.of(parameters))
+        found = self._source.lookup(odometry, grid_frame or frame_id, stamp_ns, _tolerance_ns(parameters))
         return found if grid_frame else found @ self._default.inverse()
 
     def _place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
@@ -90,11 +89,11 @@ class Placements:
         source = self._source_for(parameters)
         if source is None:
             return Placement(grid_frame, camera_pose(parameters), identity, grid_frame, identity)
-        limits = LookUpLimits.of(parameters)
-        grid_from_camera = source.lookup(grid_frame, frame_id, stamp_ns, limits)
+        tolerance_ns = _tolerance_ns(parameters)
+        grid_from_camera = source.lookup(grid_frame, frame_id, stamp_ns, tolerance_ns)
         map_from_grid = identity
         if base and base != grid_frame:
-            map_from_grid = source.lookup(base, grid_frame, stamp_ns, limits)
+            map_from_grid = source.lookup(base, grid_frame, stamp_ns, tolerance_ns)
         return Placement(grid_frame, grid_from_camera, identity, base or grid_frame, map_from_grid)
 
     def _place_with_camera(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
@@ -105,7 +104,7 @@ class Placements:
             if source is None:
                 map_from_camera = camera_pose(parameters)
             else:
-                map_from_camera = source.lookup(base, frame_id, stamp_ns, LookUpLimits.of(parameters))
+                map_from_camera = source.lookup(base, frame_id, stamp_ns, _tolerance_ns(parameters))
             return Placement(frame_id, self._default, camera_from_grid, base, map_from_camera @ camera_from_grid)
         assumed = None if parameters.camera_height else self._trained_height()
         map_from_camera = camera_pose(parameters if assumed is None else replace(parameters, camera_height=assumed))
@@ -118,6 +117,10 @@ class Placements:
             map_from_camera.inverse(),
             assumed_height=assumed,
         )
+
+
+def _tolerance_ns(parameters: NodeParameters) -> int:
+    return round(1e9 * parameters.transform_tolerance)
 
 
 def check_frames(parameters: NodeParameters) -> None:

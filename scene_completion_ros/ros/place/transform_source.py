@@ -6,7 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -31,32 +31,14 @@ DEPTH = 100  # transforms may come in bursts
 SourceKind = Literal["parameters", "topics", "tf2"]
 
 
-@dataclass(frozen=True)
-class LookUpLimits:
-    """How far a transform may be from the time that it is wanted for.
-
-    Attributes:
-        max_gap_ns: Largest distance of two transforms between which is interpolated.
-        tolerance_ns: How long after the last transform that one still holds.
-    """
-
-    max_gap_ns: int
-    tolerance_ns: int
-
-    @classmethod
-    def of(cls, parameters: NodeParameters) -> LookUpLimits:
-        """Those that the parameters say."""
-        return cls(LARGEST_GAP_NS, round(1e9 * parameters.transform_tolerance))
-
-
 class TransformSource(Protocol):
     """Transforms between frames at a time. Nothing here waits: see `WaitingRoom`."""
 
-    def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
+    def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
         """Find target_from_source.
 
         Args:
-            limits: How far a transform may be from the stamp.
+            tolerance_ns: How long after the last transform that one still holds.
 
         Raises:
             NotYetError: There is none: says what is missing, and whether it may still come.
@@ -72,8 +54,8 @@ class TopicTransforms:
     A TransformStamped of a topic whose publishers are all latched (transient local) is fixed, as those of /tf_static.
 
     Args:
-        transform.topics: Topics of geometry_msgs/TransformStamped.
-        odometry.topics: Topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id.
+        transform_topics: Topics of geometry_msgs/TransformStamped.
+        odometry_topics: Topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id.
         on_rejected: Called with the reason for each transform that is left out.
     """
 
@@ -101,12 +83,10 @@ class TopicTransforms:
         for topic in odometry_topics:
             AdaptiveSubscription(node, Odometry, topic, self._on_odometry, depth=DEPTH, resources=resources)
 
-    def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
+    def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
         """See `TransformSource`."""
         try:
-            return self._buffer.find(
-                target, source, stamp_ns, max_gap_ns=limits.max_gap_ns, tolerance_ns=limits.tolerance_ns
-            )
+            return self._buffer.find(target, source, stamp_ns, max_gap_ns=LARGEST_GAP_NS, tolerance_ns=tolerance_ns)
         except NoTransformError as error:
             heard = ", ".join(self._topics) or "none: extrinsics_file alone"
             raise NotYetError(
@@ -138,7 +118,7 @@ class TopicTransforms:
 class Tf2Transforms:
     """Transforms that tf2 knows, and fixed ones.
 
-    tf2 interpolates over any gap; `LookUpLimits.max_gap_ns` says nothing to it.
+    tf2 interpolates over any gap; `LARGEST_GAP_NS` says nothing to it.
 
     Args:
         node: The rclpy node; its executor serves the listener too.
@@ -170,7 +150,7 @@ class Tf2Transforms:
         self._resources.callback(listener.unregister)
         self._listening = True
 
-    def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
+    def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
         """See `TransformSource`."""
         if not self._listening:
             self._listen()
@@ -180,7 +160,7 @@ class Tf2Transforms:
         latest_ns = 0
         try:
             latest_ns = self._buffer.get_latest_common_time(target, source).nanoseconds  # 0 where all is fixed
-            held = 0 < stamp_ns - latest_ns <= limits.tolerance_ns and latest_ns > 0
+            held = 0 < stamp_ns - latest_ns <= tolerance_ns and latest_ns > 0
             return self._find(target, source, Time(nanoseconds=latest_ns if held else stamp_ns))
         except self._tf2.ExtrapolationException as error:
             raise self._missing(target, source, error, may_come=stamp_ns > latest_ns) from None

@@ -163,12 +163,7 @@ class Outputs:
         return counts | self.query.subscribers()
 
     def publish_legend(self, bundle: StudentBundle, vocabulary: Vocabulary | None) -> None:
-        """Say what labels mean from now on.
-
-        Args:
-            bundle: The student that is deployed.
-            vocabulary: See there; None for the classes of the bundle.
-        """
+        """Say what labels mean from now on."""
         meaning = (
             (bundle.class_names, bundle.class_colours)
             if vocabulary is None

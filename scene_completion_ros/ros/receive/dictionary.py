@@ -25,10 +25,6 @@ class Dictionary:
     Args:
         name: Value of the parameter: a file, `SHIPPED`, or empty.
 
-    Attributes:
-        bank: The text bank; without a name that of the bundle, None where it has none.
-        vocabulary: What the parameter asks for; None for the labels of the bundle.
-
     Raises:
         VocabularyError: The bank cannot be used, or belongs to another student.
     """
@@ -36,6 +32,7 @@ class Dictionary:
     def __init__(self, bundle: StudentBundle, name: str) -> None:
         self.name = name
         self._bundle = bundle
+        # The text bank; without a name that of the bundle, None where it has none.
         self.bank = bundle.text_bank() if name in ("", SHIPPED) else TextBank.load(name)
         if name and self.bank is None:
             raise VocabularyError(
@@ -43,6 +40,7 @@ class Dictionary:
                 where=f"parameter vocabulary: {SHIPPED}",
                 cure="Name a file, made with: scene-completion vocabulary",
             )
+        # What the parameter asks for; None for the labels of the bundle.
         self.vocabulary = self._folded(self.bank.vocabulary()) if name and self.bank else None
 
     def vocabulary_of(self, asked: RequestedWords | None) -> FoldedVocabulary | None:

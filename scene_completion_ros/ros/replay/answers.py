@@ -40,17 +40,13 @@ class SentImage:
     frame_id: str
     stamp_ns: int
     sent_s: float
-    source: BagMessage | None = None
-    """None for an image of the warm-up."""
-    answers: dict[str, Any] = field(default_factory=dict)
-    """Messages by topic."""
-    answered_s: float = 0.0
-    """When the last one arrived."""
+    source: BagMessage | None = None  # none for an image of the warm-up
+    answers: dict[str, Any] = field(default_factory=dict)  # messages by topic
+    answered_s: float = 0.0  # when the last one arrived
     latency_ms: float = 0.0
+    # When the node published the voxels, by the clock of its middleware; -1 while they are missing.
     published_ns: int = -1
-    """When the node published the voxels, by the clock of its middleware; -1 while they are missing."""
-    dropped: str = ""
-    """Why the node dropped it; empty while it has not said so."""
+    dropped: str = ""  # why the node dropped it; empty while it has not said so
 
     @property
     def stages_ms(self) -> dict[str, float]:
@@ -65,15 +61,12 @@ class Answers:
     Args:
         wanted: Topics of the answers that make an image complete, `topics.VOXELS` among them.
         welcome: Topics of answers besides that are waited for a little: without them an image is handed over later.
-
-    Attributes:
-        heard: Whether the node has answered at all.
     """
 
     def __init__(self, wanted: Collection[str], welcome: Collection[str] = ()) -> None:
         self._wanted, self._welcome = frozenset(wanted), frozenset(welcome)
         self.waiting: list[SentImage] = []
-        self.heard = False
+        self.heard = False  # whether the node has answered at all
 
     def take(self, topic: str, message: Any, published_ns: int, arrived_s: float) -> None:
         """Take note of an answer; one that is not or no longer expected is left out.
@@ -196,11 +189,7 @@ class ResultCollector:
         )
 
     def finish(self, duration_s: float) -> None:
-        """Write times and rate into the statistics.
-
-        Args:
-            duration_s: As in `ReplayStatistics`.
-        """
+        """Write times and rate into the statistics."""
         statistics = self._statistics
         statistics.duration_s = max(duration_s, 0.0)
         statistics.rate_hz = statistics.frames_out / statistics.duration_s if statistics.duration_s else 0.0

@@ -19,19 +19,13 @@ QUEUE = 1000  # reliable, so nothing gets lost on the way
 
 @dataclass(frozen=True)
 class Source:
-    """What is played: images, and the calibration that goes with them.
-
-    Attributes:
-        compressed: Whether it holds CompressedImage.
-        camera_info: The bag's own message, None to make one from the camera.
-        also: Further recorded topics -> message type.
-    """
+    """What is played: images, and the calibration that goes with them."""
 
     topic: str
-    compressed: bool
+    compressed: bool  # whether it holds CompressedImage
     camera: Camera
-    camera_info: Any
-    also: Mapping[str, str]
+    camera_info: Any  # the bag's own message, None to make one from the camera
+    also: Mapping[str, str]  # further recorded topics -> message type
 
 
 class InputPublishers:
@@ -51,9 +45,7 @@ class InputPublishers:
         latched = QoSProfile(depth=QUEUE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._others = {
             topic: node.create_publisher(
-                messages.message_class(kind, topic),
-                topic,
-                latched if topic.endswith("tf_static") else queue,
+                messages.message_class(kind, topic), topic, latched if topic.endswith("tf_static") else queue
             )
             for topic, kind in source.also.items()
         }

@@ -18,19 +18,16 @@ LEAD_NS = 500_000_000
 class Playback:
     """How a recording is played.
 
-    Attributes:
-        rate: None plays in lock step. The next image is sent when the node has published the result of the last one or
-            said that it dropped it. A number plays in real time, that many times as fast as recorded.
-        timeout_s: How long to wait for the result of an image; after that, lock step is given up.
-        also: Further recorded topics to publish.
-
     Raises:
         SceneCompletionError: A number makes no sense: names the option.
     """
 
+    # None plays in lock step. The next image is sent when the node has published the result of the last one or said
+    # that it dropped it. A number plays in real time, that many times as fast as recorded.
     rate: float | None = None
+    # How long to wait for the result of an image; after that, lock step is given up.
     timeout_s: float = ANSWER_TIMEOUT_S
-    also: Sequence[str] = ()
+    also: Sequence[str] = ()  # further recorded topics to publish
 
     def __post_init__(self) -> None:
         for value, where, cure in (

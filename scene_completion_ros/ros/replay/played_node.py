@@ -20,11 +20,7 @@ LOG_LINES = 40
 
 
 class NodeProcess:
-    """`scene_completion_node` in a process of its own.
-
-    Attributes:
-        full_name: Namespace and name.
-    """
+    """`scene_completion_node` in a process of its own."""
 
     def __init__(self, namespace: str, parameters: Mapping[str, object]) -> None:
         self.namespace = namespace

@@ -185,10 +185,6 @@ class Player:
     def play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage]) -> None:
         """Publish the recording, in lock step or at a rate, and wait for the results.
 
-        Args:
-            frames: The images.
-            others: The messages of further topics.
-
         Raises:
             SceneCompletionError: The node ended, or in lock step neither answered nor dropped an image in time.
         """

@@ -20,24 +20,19 @@ from scene_completion_ros.report.latency_plot import occupied_median
 class ReplayResult:
     """One frame of the bag and what the node made of it."""
 
-    index: int
-    """Of the frame among the images of the bag's topic."""
-    stamp_ns: int
-    """Of the image's header."""
+    index: int  # of the frame among the images of the bag's topic
+    stamp_ns: int  # of the image's header
     frame_id: str
-    image_message: Any
-    """The image as the bag holds it."""
-    voxels: NDArray[np.void]
-    """Occupied voxels [N] in the optical frame, of `voxels.cloud.VOXEL_CLOUD_DTYPE`."""
+    image_message: Any  # the image as the bag holds it
+    voxels: NDArray[np.void]  # occupied voxels [N] in the optical frame, of `voxels.cloud.VOXEL_CLOUD_DTYPE`
+    # Metres along the optical axis [h, w], as `depth_camera` sees it; +inf too far, NaN unknown.
     depth: NDArray[np.float32]
-    """Metres along the optical axis [h, w], as `depth_camera` sees it; +inf too far, NaN unknown."""
     depth_camera: Camera
-    latency_ms: float
-    """From sending the image to receiving its voxels."""
+    latency_ms: float  # from sending the image to receiving its voxels
+    # What the node says of its stages, see `topics.STAGES`; without those whose message got lost.
     stages_ms: dict[str, float]
-    """What the node says of its stages, see `topics.STAGES`; without those whose message got lost."""
+    # Voxels that answer words [M] in the optical frame, `voxels.cloud.MATCH_CLOUD_DTYPE`; None if none was asked.
     matches: NDArray[np.void] | None = None
-    """Voxels that answer words [M] in the optical frame, `voxels.cloud.MATCH_CLOUD_DTYPE`; None if none was asked."""
 
     @cached_property
     def image_rgb(self) -> NDArray[np.uint8]:
@@ -69,28 +64,21 @@ class ReplayStatistics:
     topic: str
     frames_in: int = 0
     frames_out: int = 0
-    frames_damaged: int = 0
-    """Of those that went in, unreadable in the bag, so that nothing could be sent."""
-    frames_empty: int = 0
-    """Of those that came out, without a single occupied voxel."""
-    dropped: Counter[str] = field(default_factory=Counter)
-    """Images that the node said it dropped, by reason."""
+    frames_damaged: int = 0  # of those that went in, unreadable in the bag, so that nothing could be sent
+    frames_empty: int = 0  # of those that came out, without a single occupied voxel
+    dropped: Counter[str] = field(default_factory=Counter)  # images that the node said it dropped, by reason
+    # Stamps of the images that have no result, dropped ones included.
     lost_stamps_ns: list[int] = field(default_factory=list)
-    """Stamps of the images that have no result, dropped ones included."""
-    startup_s: float = 0.0
-    """From the start of the node's process to its first answer."""
+    startup_s: float = 0.0  # from the start of the node's process to its first answer
+    # From the first image to the last result; in lock step without `on_result` and the writing of the bag.
     duration_s: float = 0.0
-    """From the first image to the last result; in lock step without `on_result` and the writing of the bag."""
-    rate_hz: float = 0.0
-    """Frames that came out, per second of `duration_s`."""
+    rate_hz: float = 0.0  # frames that came out, per second of `duration_s`
+    # `end_to_end` (sent to received) and every stage of the node, see `topics.STAGES`.
     latency_ms: dict[str, Percentiles | None] = field(default_factory=dict)
-    """`end_to_end` (sent to received) and every stage of the node, see `topics.STAGES`."""
-    occupied: list[int] = field(default_factory=list)
-    """Occupied voxels of each frame that came out."""
-    peak_memory_mib: float | None = None
-    """Largest resident memory of the node's process."""
+    occupied: list[int] = field(default_factory=list)  # occupied voxels of each frame that came out
+    peak_memory_mib: float | None = None  # largest resident memory of the node's process
+    # What the node says of the second student, where one ran behind the first.
     shadow: dict[str, str] = field(default_factory=dict)
-    """What the node says of the second student, where one ran behind the first."""
     node_log: str = ""
 
     def to_json(self) -> dict[str, Any]:

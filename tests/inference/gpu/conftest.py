@@ -1,7 +1,5 @@
 """A tiny student with encoders for GPUs, and a GPU whose memory and processors are the host's."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import os

@@ -1,7 +1,5 @@
 """``voxel_query.cu`` as it is, compiled as C++ for the CPU (see ``cuda_on_cpu.h``): the kernels of `HostCuda`."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

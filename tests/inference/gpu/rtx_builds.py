@@ -1,7 +1,5 @@
 """What TensorRT-RTX makes of encoders, as JSON; runs in a process of its own, since it has crashed without a driver."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """A tiny student with encoders for GPUs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,7 @@ from tests.inference.small_bundle import (
     tiny_weights,
 )
 
-TYPES = {
-    "fp32": (TensorProto.FLOAT, np.float32),
-    "fp16": (TensorProto.FLOAT16, np.float16),
-}
+TYPES = {"fp32": (TensorProto.FLOAT, np.float32), "fp16": (TensorProto.FLOAT16, np.float16)}
 
 
 def gpu_encoder(

@@ -1,7 +1,5 @@
 """Engines on disk: what is used, what is made again and why, and what other processes and full disks do to it."""
 
-from __future__ import annotations
-
 import logging
 import os
 import resource
@@ -156,12 +154,10 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 def heard(process: subprocess.Popen[str], word: str) -> None:
-    assert process.stdout is not None
     assert process.stdout.readline() == f"{word}\n"
 
 
 def go(process: subprocess.Popen[str], seconds: float) -> None:
-    assert process.stdin is not None
     process.stdin.write(f"{seconds}\n")
     process.stdin.flush()
 

@@ -1,7 +1,5 @@
 """Compiles ``voxel_query.cu`` for GPUs, which needs none."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import NamedTuple

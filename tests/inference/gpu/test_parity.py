@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +54,7 @@ def test_each_output_has_its_limit(encoded: list[EncodedImage], output: str, pre
         ("depth", np.s_[7], 2.1),  # a row
     ],
 )
-def test_what_is_wrong_alone_does_not_hide(
-    encoded: list[EncodedImage], output: str, place: object, factor: float
-) -> None:
+def test_what_is_wrong_alone_is_shown(encoded: list[EncodedImage], output: str, place: object, factor: float) -> None:
     with pytest.raises(GpuError, match=f"(channel|largest) error of the {output}"):
         check_parity(encoded, changed(encoded, output, factor, place), "fp16")
 

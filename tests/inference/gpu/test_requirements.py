@@ -1,7 +1,5 @@
 """What is said to be missing, on machines that lack one thing each: made up here, tried in processes of their own."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -4,8 +4,6 @@ pycuda is `host_cuda`, TensorRT `host_tensorrt`; the kernels are those of ``voxe
 `make test-gpu` shows.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 from pathlib import Path

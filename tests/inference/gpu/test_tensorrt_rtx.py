@@ -1,7 +1,5 @@
 """Encoders for GPUs, parsed and built by TensorRT-RTX, whose builder needs no GPU."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re
@@ -26,8 +24,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-def test_every_name_of_the_runtime_that_is_used_is_there(answers: dict[str, Any]) -> None:
+def test_every_name_of_the_runtime_is_there_and_ctrl_c_ends_a_build(answers: dict[str, Any]) -> None:
     assert answers["names"] == {"wrong": []}
+    assert answers["interrupt"]["asked"] == 3
 
 
 @pytest.mark.parametrize("case", ["fp16", "fp32", "shipped", "spatial_fp16", "spatial_fp32"])
@@ -50,10 +49,6 @@ def test_every_precision_is_parsed_and_built(answers: dict[str, Any], case: str)
 def test_other_graphs_are_refused_with_what_is_needed(answers: dict[str, Any], case: str, expected: str) -> None:
     assert answers[case]["kind"] == "BundleError"
     assert re.search(expected, answers[case]["refused"])
-
-
-def test_ctrl_c_ends_a_build(answers: dict[str, Any]) -> None:
-    assert answers["interrupt"]["asked"] == 3
 
 
 def test_the_command_builds_once(answers: dict[str, Any]) -> None:

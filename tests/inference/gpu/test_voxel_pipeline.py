@@ -1,7 +1,5 @@
 """``voxel_query.cu``, run on the CPU as it is or on a GPU, against the readable twins."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -394,10 +392,7 @@ def test_a_volume_is_read_as_its_twin_reads_it(shift: float, half: bool, device:
     assert np.abs(run.device.download(run.pipeline.alpha) - alpha)[run.query.in_view].mean() > 0.02
 
 
-SEEN = {
-    **POSES,
-    "beside the view, so that most rays miss": (FORWARD, VoxelGrid((3.0, 1.0, -2.2), 0.4, (10, 12, 11))),
-}
+SEEN = {**POSES, "beside the view, so that most rays miss": (FORWARD, VoxelGrid((3.0, 1.0, -2.2), 0.4, (10, 12, 11)))}
 
 
 @pytest.mark.parametrize("pose", SEEN)

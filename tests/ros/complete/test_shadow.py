@@ -1,7 +1,5 @@
 """A second student behind the deployed one: who was right on a drive, and that it harms nobody."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
@@ -64,10 +62,6 @@ def driven(tmp_path: Path, first: Path, second: Path, **further: object) -> Repl
         return replay_over_dds(reader, IMAGES, playback=playback, node_parameters=parameters)
 
 
-def share(text: str) -> float:
-    return float(text.split()[0])
-
-
 def test_a_student_that_was_made_worse_is_told_so_whichever_is_deployed(tmp_path: Path, worse: StudentBundle) -> None:
     assert worse.folder is not None
     for first, second, better in (
@@ -82,7 +76,7 @@ def test_a_student_that_was_made_worse_is_told_so_whichever_is_deployed(tmp_path
         assert int(shadow["voxels judged"]) > 10_000
         low, high = (float(part) for part in shadow["iou: gain of the shadow"].split(" with")[0].split(" to "))
         assert (high < 0.0) if better == "deployed student" else (low > 0.0)
-        assert 0.8 < share(shadow["occupied voxels alike"]) < 1.0
+        assert 0.8 < float(shadow["occupied voxels alike"].split()[0]) < 1.0
 
 
 @pytest.mark.parametrize("deployed", [0, 1])
@@ -101,7 +95,6 @@ def test_answers_stay_with_the_student_whichever_is_deployed(
     shadow.follow_with(students[0], students[1])
     assert [shadow.wants(parameters) for _ in range(4)] == [False, True, False, True]
     model = models[deployed]
-    assert model is not None
     published = Frame("", "image", image_message(some_image(1), 7, "front"), 7, 0.0, parameters)
     identity = RigidTransform.identity()
     published.placement = Placement("front", pose, identity, "front", identity, odometry_from_grid=pose)
@@ -112,7 +105,6 @@ def test_answers_stay_with_the_student_whichever_is_deployed(
     (frame,) = frames
     assert frame.odometry_from_grid is pose
     for answer, one in zip(frame.answers, models, strict=True):
-        assert one is not None
         expected = one.complete(some_image(1))
         np.testing.assert_array_equal(answer.probability, expected.probability.reshape(-1)[frame.voxels])
         np.testing.assert_array_equal(answer.depth, expected.shown_depth)

@@ -1,7 +1,5 @@
 """/diagnostics of the running node, in all its states and with the faults that users meet."""
 
-from __future__ import annotations
-
 import functools
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """What is said of images and calibration, case by case, and that every case says what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -76,9 +74,7 @@ def test_what_works_is_in_order() -> None:
         (Publishers((RAW, RAW), 0), "rmw_cyclonedds_cpp", ["2 publishers exist", "rmem_max"], ["Fast DDS"]),
     ],
 )
-def test_no_image_says_why_and_what_to_do(
-    images: Publishers, middleware: str, said: list[str], unsaid: list[str]
-) -> None:
+def test_no_image_says_why_and_a_cure(images: Publishers, middleware: str, said: list[str], unsaid: list[str]) -> None:
     silent = record()
     silent.camera = CAMERA  # known from its CameraInfo
     status, _ = judged(silent, images=images, middleware=middleware)

@@ -1,7 +1,5 @@
 """When a recording is asked for, and how often."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """How memory counts by the parameters, and what its voxels are called where labels have got another meaning."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """A launch file, run by launch itself until it is over or interrupted: `run_launch_file.py FILE name:=value ...`."""
 
-from __future__ import annotations
-
 import sys
 
 from launch import LaunchDescription, LaunchService

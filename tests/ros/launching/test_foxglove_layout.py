@@ -3,8 +3,6 @@
 The settings are those of Lichtblick's sources (66adecb) and of the layouts of Foxglove's SDK (0.45).
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -27,15 +25,9 @@ PUBLISHED = {default_name(spec.name): spec for spec in TOPICS}
 
 
 @pytest.fixture(scope="module")
-def layout() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ROOT / "config" / "foxglove.json").read_text(encoding="utf-8"))
-    return found
-
-
-@pytest.fixture(scope="module")
-def panels(layout: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = layout["configById"]
-    return found
+def panels() -> dict[str, Any]:
+    layout: dict[str, Any] = json.loads((ROOT / "config" / "foxglove.json").read_text(encoding="utf-8"))
+    return dict(layout["configById"])
 
 
 def test_the_scene_has_topics_of_the_node_with_settings_for_their_types(panels: dict[str, Any]) -> None:

@@ -1,7 +1,5 @@
 """The launch files, as far as they can be checked without ROS 2's launch; `test_launch_runs` runs them where it is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,9 +38,7 @@ def test_every_argument_is_described_and_allows_what_the_node_allows(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_argument_changes_what_is_started(
-    name: str, launch_file: Callable[[str], LaunchFile], grid_file: Path
-) -> None:
+def test_arguments_change_what_is_started(name: str, launch_file: Callable[[str], LaunchFile], grid_file: Path) -> None:
     file = launch_file(name)
     base = {"bag": str(DEMO_DRIVE), "rviz": "true"}
     others = {

@@ -1,7 +1,5 @@
 """The launch files, run by launch itself: only where launch, launch_ros and this package are installed for real."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`multi_camera.launch.py`: what it would start, and its example files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The RViz configurations, as far as they can be checked without RViz: displays, topics, QoS."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Parameter files of robots, read for a node of another namespace."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where voxels lie and what they are published in, for every combination of frames."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from scene_completion_ros.ros.frame import NotYetError, Placement
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.place import transform_source
 from scene_completion_ros.ros.place.placements import Placements, check_frames
-from scene_completion_ros.ros.place.transform_source import LookUpLimits
 
 STAMP_NS = 500
 TRAINED_HEIGHT = 1.2
@@ -35,7 +32,7 @@ class Known:
         standing = RigidTransform(rotation_of_angles(0, 0, np.pi / 2), np.array([2.0, 0.0, 0.0]))
         self._tree.add(ODOM, BASE, STAMP_NS, standing, static=False)
 
-    def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
+    def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
         try:
             return self._tree.find(target, source, stamp_ns)
         except NoTransformError as error:
@@ -121,26 +118,13 @@ def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
         ({"cameras": "../front", "grid_frame": BASE}, "'../front' cannot be names of cameras"),
     ],
 )
-def test_frames_that_nothing_places_are_refused(
-    given: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unplaced_frames_are_refused(given: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transform_source, "tf2_usable", lambda: False)
     with pytest.raises(SceneCompletionError, match=complaint):
         check_frames(NodeParameters(**given))
 
 
 FIXED = "- {parent: odom, child: front_optical, translation: [1.2, 0.0, 1.5], angles: [0, 3, 0], optical: true}\n"
-
-
-@pytest.fixture
-def extrinsics(tmp_path: Path) -> str:
-    path = tmp_path / "extrinsics.yaml"
-    path.write_text(FIXED, encoding="utf-8")
-    return str(path)
-
-
-def check_fusing(**given: Any) -> None:
-    check_frames(NodeParameters(**{"fusion_enabled": True, "transform_source": "parameters", **given}))
 
 
 @pytest.mark.parametrize(
@@ -153,8 +137,9 @@ def check_fusing(**given: Any) -> None:
         ({"odometry_frame": "world", "fixed": True}, "extrinsics_file knows front_optical, odom only"),
     ],
 )
-def test_what_can_never_work_is_refused(given: dict[str, Any], complaint: str, extrinsics: str) -> None:
+def test_what_can_never_work_is_refused(given: dict[str, Any], complaint: str, tmp_path: Path) -> None:
     if given.pop("fixed", False):
-        given["extrinsics_file"] = extrinsics
+        (tmp_path / "extrinsics.yaml").write_text(FIXED, encoding="utf-8")
+        given["extrinsics_file"] = str(tmp_path / "extrinsics.yaml")
     with pytest.raises(SceneCompletionError, match=re.escape(complaint)):
-        check_fusing(**given)
+        check_frames(NodeParameters(**{"fusion_enabled": True, "transform_source": "parameters", **given}))

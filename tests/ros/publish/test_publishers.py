@@ -1,7 +1,5 @@
 """What planners get from the running node, over DDS, compared with the voxels that come with it."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path

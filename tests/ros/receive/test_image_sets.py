@@ -1,7 +1,5 @@
 """Which images of several cameras belong together; without ROS and without real time."""
 
-from __future__ import annotations
-
 import pytest
 
 from scene_completion_ros.ros.receive.image_sets import ImageSets

@@ -1,40 +1,28 @@
 """Bags played through the running node."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from rclpy.serialization import serialize_message
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.result_context import STREET
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError
-from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.messages import processing_times
 from scene_completion_ros.ros.replay.answers import Answers
 from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, ReplayStatistics, replay_over_dds
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.inference.small_bundle import class_names
+from tests.ros.camera_to_voxels import CAMERA, FRAME, some_image
 
-CAMERA = Camera(185.6, 185.6, 159.5, 44.75, 320, 96)
-FRAME = "front_optical"
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 100_000_000
-
-
-def rough_image(number: int) -> NDArray[np.uint8]:
-    """A picture of patches, another one for every number."""
-    rough = np.random.default_rng(number).integers(0, 255, (12, 40, 3), dtype=np.uint8)
-    return np.asarray(cv2.resize(rough, (CAMERA.width, CAMERA.height)), np.uint8)
 
 
 def write_bag(
@@ -45,7 +33,7 @@ def write_bag(
         for number in range(frames):
             stamp_ns = START_NS + number * STEP_NS
             header_ns = stamp_ns if stamped else 0
-            image = rough_image(number)
+            image = some_image(number)
             if camera_info:
                 info = messages.camera_info_message(CAMERA, stamp_ns, FRAME)
                 bag.write("/front/camera_info", "sensor_msgs/msg/CameraInfo", serialize_message(info), stamp_ns)
@@ -79,12 +67,10 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
     assert statistics.occupied == [len(result.voxels) for result in results]
     assert min(statistics.occupied) > 100
     assert "bad image" in statistics.node_log
-    assert statistics.peak_memory_mib is not None
     assert 50 < statistics.peak_memory_mib < 2000
     assert statistics.rate_hz > 0
     assert set(statistics.latency_ms) == {"end_to_end", *topics.STAGES}
     for percentiles in statistics.latency_ms.values():
-        assert percentiles is not None
         assert 0 <= percentiles.p50 <= percentiles.p95 <= percentiles.p99
     json.dumps(statistics.to_json(), allow_nan=False)
     first = results[0]
@@ -153,9 +139,7 @@ def test_a_recording_without_stamps_is_completed_and_lost_times_do_not_matter(
         assert result.stages_ms["latency"] >= result.stages_ms["total"]
 
 
-def test_real_time_with_a_given_camera_and_compressed_images(
-    tmp_path: Path, node_parameters: dict[str, object]
-) -> None:
+def test_real_time_with_given_camera_and_compressed_images(tmp_path: Path, node_parameters: dict[str, object]) -> None:
     write_bag(tmp_path / "drive", frames=6, compressed=True, camera_info=False)
     with BagReader(tmp_path / "drive") as reader:
         with pytest.raises(BagError, match="no CameraInfo"):

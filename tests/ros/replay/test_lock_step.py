@@ -1,7 +1,5 @@
 """Lock step over DDS: nothing is lost, two runs write the same recording, a node that stops answering is reported."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Clusters, the class file and the label head."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -37,9 +35,6 @@ def test_clusters_are_found_and_assigned_by_cosine() -> None:
     assert adjusted_rand_score(true, clusters.assign(codes)) == 1.0
     assert np.array_equal(clusters.assign(codes), clusters.assign(9.0 * codes))
     assert np.array_equal(fit_clusters(codes, 3).centres, clusters.centres)
-
-
-def test_fewer_points_than_clusters_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="3 points for 4 clusters"):
         fit_clusters(_rays(3)[0], 4)
 
@@ -96,12 +91,9 @@ def test_a_label_head_repeats_classes_that_its_units_tell(tmp_path: Path) -> Non
     assert 2 not in found
 
 
-def test_two_classes_have_a_row_each() -> None:
+def test_two_classes_have_a_row_each_and_one_is_too_few() -> None:
     units = np.random.default_rng(2).normal(size=(500, 3))
     head = fit_label_head(units, (units[:, 0] > 0.3).astype(np.int64), 2)
     assert head.weight.shape == (2, 3) and head.agreement > 0.95
-
-
-def test_a_label_head_needs_two_classes() -> None:
     with pytest.raises(ConfigurationError, match="1 of 3 classes"):
         fit_label_head(np.ones((50, 3)), np.zeros(50, np.int64), 3)

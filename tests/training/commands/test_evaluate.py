@@ -1,7 +1,5 @@
 """The protocols, run as commands: what they write and what they refuse."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import runpy
@@ -83,9 +81,7 @@ def test_depth_of_the_shipped_student(shared_data: Path, tmp_path: Path) -> None
 # runs
 
 
-def test_runs_make_the_sections_of_a_document_again(
-    street: PosedSequence, student: StudentBundle, tmp_path: Path
-) -> None:
+def test_runs_make_sections_of_a_document_again(street: PosedSequence, student: StudentBundle, tmp_path: Path) -> None:
     street.save(tmp_path / "town" / "sequence")
     document, runs = tmp_path / "results.md", tmp_path / "runs.yaml"
     document.write_text("# Results\n\n<!-- begin: wall -->\nold\n<!-- end: wall -->\n\nafter\n", encoding="utf-8")

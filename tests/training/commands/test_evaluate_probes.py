@@ -1,7 +1,5 @@
 """The command that probes features of voxels."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -18,33 +16,18 @@ from tests.training.evaluation.test_open_vocabulary import with_labels
 from tests.training.saved_checkpoint import save_checkpoint
 
 
-@pytest.fixture(scope="module")
-def towns(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Twice the street with one wall, whose left half is a car, and whose right half a building."""
+def test_methods_are_probed_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On twice the street with one wall, whose left half is a car, and whose right half a building."""
     street = make_street()
     truth = true_voxels(street)
     x = truth.grid_from_camera.inverse().apply(truth.grid.centres().astype(np.float64))[..., 0]
     street = with_labels(street, lambda label: np.where((label > 0) & (x >= 1.0), 13, label))
-    folder = tmp_path_factory.mktemp("towns")
-    for name in ("train", "test"):
-        street.save(folder / name)
-    return folder / "train", folder / "test"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    train, test = (str(street.save(tmp_path / "towns" / name)) for name in ("train", "test"))
     torch.manual_seed(0)
     settings = HUNetSettings(len(FEATURES), (8, 12), (8, 12))
     remembered = {"columns": list(FEATURES), "network": settings.plain(), "steps": 7}
-    data = {"voxel_size": 0.8, "student": ""}
-    file = tmp_path_factory.mktemp("run") / "last.ckpt"
-    return save_checkpoint(file, VoxelHUNet(settings), "masked_scene", data=data, **remembered)
-
-
-def test_methods_are_probed_and_written(
-    towns: tuple[Path, Path], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train, test = map(str, towns)
+    data, file = {"voxel_size": 0.8, "student": ""}, tmp_path / "last.ckpt"
+    checkpoint = save_checkpoint(file, VoxelHUNet(settings), "masked_scene", data=data, **remembered)
     monkeypatch.setattr(evaluate_features, "PROBE_STEPS", 20)
     command = ["evaluate", "features", "--train", train, "--data", test, f"--cache={tmp_path / 'cache'}"]
     command += [f"--output={tmp_path / 'out'}"]

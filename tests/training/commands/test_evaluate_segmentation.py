@@ -1,7 +1,5 @@
 """`evaluate segmentation` from images to tables: KITTI-360 by frame lists, and transfer to two other data sets."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`evaluate views` on recordings as their owners lay them out, of fields that are walls at a known depth."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -15,9 +13,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.evaluation.checkpoints import open_checkpoint
-from scene_completion_training.evaluation.novel_views import (
-    render_view,
-)
+from scene_completion_training.evaluation.novel_views import render_view
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import ClassField, FeatureField
 from scene_completion_training.viewpoint import Viewpoint

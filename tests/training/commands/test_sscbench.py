@@ -1,7 +1,5 @@
 """`evaluate` on drives of KITTI-360 with SSCBench's labels: what is scored, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -84,13 +82,10 @@ def test_classes_that_were_learned_need_no_names(root: Path, checkpoints: dict[s
     assert found["settings"]["sampling"] == sampling
 
 
-def test_classes_of_cityscapes_become_those_of_sscbench(
-    root: Path, checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
+def test_cityscapes_classes_become_those_of_sscbench(root: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """S4C's own classes, and a linear probe that calls everything a bus, or the sky, which is empty."""
     given = ("--sscbench", root / "preprocess" / "labels", "--data", drive(root))
     found = evaluate(root, *given, "--sampling", "s4c", "--checkpoint", checkpoints["semantic_field"])
-    assert found is not None
     (row,) = (r for r in found["scores"]["sscbench"] if r["naming"] == "direct" and r["range_m"] == 12.8)
     named = [COMMON_CLASSES[number] for number in row["class_of_label"]]
     assert named[:5] == ["empty", "road", "sidewalk", "building", "building"]
@@ -100,7 +95,6 @@ def test_classes_of_cityscapes_become_those_of_sscbench(
         probe = tmp_path / f"probe_{number}.safetensors"
         LinearProbe(np.zeros((19, 4), np.float32), bias).save(probe)
         found = evaluate(root, *given, "--probed", checkpoints["feature_field"], probe)
-        assert found is not None
         assert {r["recall"] for r in found["scores"]["sscbench"] if r["naming"] == "direct"} == {recall}
 
 
@@ -110,7 +104,6 @@ def test_clusters_are_named_on_other_frames(root: Path, checkpoints: dict[str, P
     scored = layouts.write_split(tmp_path / "scored.txt", [f"{layouts.DRIVE} {number} l" for number in range(1, 7)])
     given = ("--sscbench", root / "preprocess" / "labels", "--data", drive(root), "--frames", scored)
     found = evaluate(root, *given, "--name-frames", naming, "--checkpoint", checkpoints["feature_field"])
-    assert found is not None
     assert found["frames"] == {"list": "scored.txt", "listed": 6, "used": 6}
     assert found["name_frames"] == {"list": "naming.txt", "listed": 1, "used": 1}
     rows = {(row["naming"], row["range_m"]): row for row in found["scores"]["sscbench"]}
@@ -120,9 +113,7 @@ def test_clusters_are_named_on_other_frames(root: Path, checkpoints: dict[str, P
     assert direct.count(9) == direct.count(5) == 2  # buildings and walls, buses and trains
 
 
-def test_poses_of_another_convention(
-    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_foreign_poses(checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Those of the world in the camera: scans of other frames would lie anywhere, and a table would come of it."""
     given = ("--data", layouts.kitti_360(tmp_path, frames=7, posed=range(7)), "--checkpoint", checkpoints["supervised"])
     file = tmp_path / "data_poses" / layouts.DRIVE / "cam0_to_world.txt"

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -29,7 +27,6 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "validation town 1001" in capsys.readouterr().out
     sequence = PosedSequence.load(tmp_path / "out" / "sequence")
     truth = voxel_truth(sequence, 0)
-    assert truth is not None
     assert truth.occupied.shape == (256, 256, 32)
     assert (truth.regions[VISIBLE] & truth.occupied).sum() > 1000
     assert (truth.regions[OCCLUDED] & truth.occupied).sum() > 1000

@@ -1,7 +1,5 @@
 """Stereo depth, fused occupancy and samples on a synthetic drive whose geometry is known."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path
@@ -16,12 +14,7 @@ from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_K
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.rigs import stereo_pair
-from scene_completion_training.data.module import (
-    DataSettings,
-    SequencesData,
-    SequenceSource,
-    load_sequence,
-)
+from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource, load_sequence
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.stereo import depth_deviation, stereo_depth
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings

@@ -1,7 +1,5 @@
 """Views from further along: where they stand, whose they are, and what a fisheye that looks aside shows."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,10 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data import motion_stereo
-from scene_completion_training.data.drawn_views import (
-    metres_travelled,
-    nearest_along,
-    unused_frame,
-)
+from scene_completion_training.data.drawn_views import metres_travelled, nearest_along, unused_frame
 from scene_completion_training.data.module import StepSampler
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
-from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
+from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import STREET_CAMERA
 
@@ -126,7 +120,7 @@ def _encoder_names(settings: ViewSettings, frames: list[PreparedFrame], number: 
 def test_encoder_views_stand_as_far_along_as_asked_for(frames: list[PreparedFrame]) -> None:
     """1.5 m a frame; no view comes twice while there are others, and the drive's end takes what comes nearest."""
     settings = dataclasses.replace(SETTINGS, encoder_metres=(3.0, 3.0))
-    samples = ViewSamples([frames], settings, seed=0, length=9, encoder_views=4)
+    samples = ViewSamples([frames], settings, DataNeeds(encoder_views=4), seed=0, length=9)
     sides = set()
     for number in range(20):
         draw = samples._draw(number, np.random.default_rng((0, number)))
@@ -166,8 +160,10 @@ def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path
     frames = [load_prepared(f) for f in prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)]
     assert set(frames[0].images) == {"left"} and not frames[0].depths["left"].any() and not frames[0].has_evidence
     settings = dataclasses.replace(SETTINGS, far_views=True, mirror=True)
-    samples = ViewSamples([frames * 3], settings, seed=0, length=20, encoder_views=3)  # twelve frames to choose from
-    short = ViewSamples([frames], settings, seed=0, length=20, encoder_views=3)
+    samples = ViewSamples(
+        [frames * 3], settings, DataNeeds(encoder_views=3), seed=0, length=20
+    )  # twelve frames to choose from
+    short = ViewSamples([frames], settings, DataNeeds(encoder_views=3), seed=0, length=20)
     for number in range(6):
         draw = samples._draw(number, np.random.default_rng((0, number)))
         names = samples._names(draw, np.random.default_rng(number))

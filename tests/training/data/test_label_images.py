@@ -1,7 +1,5 @@
 """Labelled images of KITTI-360, Cityscapes and BDD100K, as their owners lay them out, and half of them."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

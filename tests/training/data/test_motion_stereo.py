@@ -1,7 +1,5 @@
 """Depth from the motion of one camera, in a scene whose depth is known exactly."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
@@ -28,8 +26,7 @@ FRAME = 2
 
 
 def drive(
-    places: list[Place],
-    change: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]] | None = None,
+    places: list[Place], change: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]] | None = None
 ) -> PosedSequence:
     """What a camera sees that looks along z from places in the synthetic scene; `change` draws into its images."""
 

@@ -1,7 +1,5 @@
 """Frames of which images alone matter, and the samples of the published trainings, from KITTI-360 as it lies."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from scene_completion_ros.geometry import virtual_pinhole
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.data.prepared import DOWNWARD
 from scene_completion_training.data.recorded_frames import RecordedFrames
-from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
+from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 from tests import official_layouts as layouts
@@ -61,10 +59,10 @@ def test_an_image_is_the_recorded_one_and_made_small_once(drive: Path, tmp_path:
 
 
 def samples(
-    drive: Path, listed: list[tuple[int, int, str]], views: ViewSettings = PUBLISHED, **more: int
+    drive: Path, listed: list[tuple[int, int, str]], views: ViewSettings = PUBLISHED, needs: DataNeeds | None = None
 ) -> ViewSamples:
     frames = RecordedFrames(open_recording(drive), VIEWPOINT)
-    return ViewSamples([frames], views, seed=3, length=99, listed=listed, viewpoint=VIEWPOINT, **more)
+    return ViewSamples([frames], views, needs or DataNeeds(), seed=3, length=99, listed=listed, viewpoint=VIEWPOINT)
 
 
 def test_views_are_the_published_ones(drive: Path) -> None:
@@ -95,7 +93,9 @@ def test_classes_lie_where_the_image_shows_them(drive: Path, tmp_path: Path) -> 
     labels = layouts.pseudo_labels(tmp_path, frames=26)
     frames = RecordedFrames(open_recording(drive), VIEWPOINT, None, labels)
     listed = [(0, 4, "left")]
-    sample = ViewSamples([frames], PUBLISHED, seed=3, length=1, listed=listed, viewpoint=VIEWPOINT, classes=True)[0]
+    sample = ViewSamples(
+        [frames], PUBLISHED, DataNeeds(classes=True), seed=3, length=1, listed=listed, viewpoint=VIEWPOINT
+    )[0]
     for classes, mask in zip(sample["view_classes"], sample["masks"], strict=True):
         assert mask.any() and (classes[~mask] == 255).all()
         for rows, expected in ((slice(2, 6), 10), (slice(8, 36), 2), (slice(38, 64), 0)):
@@ -123,7 +123,7 @@ def test_listed_frames_come_once_an_epoch_in_another_order(drive: Path) -> None:
 
 
 def test_a_teacher_encodes_others_of_the_views_ahead(drive: Path) -> None:
-    drawn = samples(drive, [(0, 4, "left")], encoder_views=3)
+    drawn = samples(drive, [(0, 4, "left")], needs=DataNeeds(encoder_views=3))
     seen = set()
     for number in range(32):
         sample = drawn[number]

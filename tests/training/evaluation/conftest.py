@@ -1,7 +1,5 @@
 """What several tests of evaluations look at."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A street with one wall, whose truth is known by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """A GPU that is not there: its tensors are marked ones of the CPU, and nothing mixes them with others."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Checkpoints as density models, with as many views as they were trained with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,11 +44,7 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
     with pytest.raises(SequenceError, match="10 frames cannot give 11 views"):
         views_along(sparse, 0, range(11))
     models = open_checkpoint(file, ["1", "2", "4"])
-    assert [model.name for model in models] == [
-        "teacher.ckpt, 1 view",
-        "teacher.ckpt, 2 views",
-        "teacher.ckpt, 4 views",
-    ]
+    assert [model.name for model in models] == [f"teacher.ckpt, {views}" for views in ("1 view", "2 views", "4 views")]
     points = np.random.default_rng(0).uniform([-4, -1, 5], [4, 1, 40], (50, 3)).astype(np.float32)
     image = Resampler(CAMERA, STREET_CAMERA)(sparse.image(2, "camera_left"))
     images = torch.from_numpy(image).permute(2, 0, 1).float().expand(1, 4, -1, -1, -1)

@@ -1,7 +1,5 @@
 """Controls on a street with one wall."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,19 +1,12 @@
 """Depth and opacity of densities that are known by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import pytest
 
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
-from scene_completion_training.evaluation.density_model import (
-    IDENTITY,
-    VOXEL_EDGE,
-    Observation,
-    calibrated_cutoffs,
-)
+from scene_completion_training.evaluation.density_model import IDENTITY, VOXEL_EDGE, Observation, calibrated_cutoffs
 from tests.training.evaluation.one_wall import CAMERA
 
 
@@ -26,11 +19,8 @@ def test_depth_is_along_the_optical_axis() -> None:
     s = (np.arange(64) + 0.5) / 64
     samples = 1 / ((1 - s) / 3 + s / 80)
     assert everywhere.depth(pixels[:1])[0] == pytest.approx(samples[samples >= 10.0][0], rel=1e-5)
-
-
-def test_an_empty_field_renders_the_far_end() -> None:
-    depth = Observation(CAMERA, lambda points: np.zeros(len(points), np.float32)).depth(np.array([[31.5, 11.5]]))
-    assert depth[0] == pytest.approx(1 / (0.5 / 64 / 3 + (63.5 / 64) / 80), rel=1e-5)  # the last of 64 samples, 66.6 m
+    empty = Observation(CAMERA, lambda points: np.zeros(len(points), np.float32)).depth(np.array([[31.5, 11.5]]))
+    assert empty[0] == pytest.approx(1 / (0.5 / 64 / 3 + (63.5 / 64) / 80), rel=1e-5)  # the last of 64 samples, 66.6 m
 
 
 def test_calibrated_rule_is_the_threshold_on_the_probability() -> None:

@@ -1,7 +1,5 @@
 """The two numbers that sharpen a student's densities: what they do to depth, and what they leave alone."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,9 +38,7 @@ def test_student_is_scored_as_it_is_deployed(window: PosedSequence, student: Stu
     np.testing.assert_allclose(stated[seen], completion.probability[seen], atol=1e-4)
 
 
-def test_calibration_is_fitted_and_written_into_the_bundle(
-    shared_data: Path, student: StudentBundle, tmp_path: Path
-) -> None:
+def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: StudentBundle, tmp_path: Path) -> None:
     weights = {
         "some": np.arange(3, dtype=np.float16),
         "density_layer.bias": student.head.density_bias.astype(np.float16),

@@ -1,7 +1,5 @@
 """Depth against LiDAR on a KITTI raw drive whose scans and predictions are known by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +94,6 @@ def test_truth_is_the_depth_in_the_camera_inside_the_crop(raw_drive: Path) -> No
     sequence = open_recording(raw_drive)
     # u = 50 x / z + 31.5 + 2 / z of P_rect_02, v = 50 y / z + 23.5; the nearest pixel takes the point
     truth = lidar_depth(sequence, 0)
-    assert truth is not None
     assert np.argwhere(truth).tolist() == [[31, 32], [31, 37]]
     assert truth[31, [32, 37]] == pytest.approx([20.0, 10.0], abs=1e-5)
     np.testing.assert_array_equal(counted_depth(truth), truth)
@@ -104,13 +101,10 @@ def test_truth_is_the_depth_in_the_camera_inside_the_crop(raw_drive: Path) -> No
     assert above is not None and above.any() and not counted_depth(above).any()
 
 
-def test_every_frame_with_lidar_is_scored_without_a_list(raw_drive: Path) -> None:
+def test_every_frame_with_lidar_or_of_a_list_is_scored_and_what_is_missing_is_named(raw_drive: Path) -> None:
     selections, left_out = select_frames([open_recording(raw_drive)])
     assert list(selections[0].numbers) == [0, 1, 2, 3]
     assert left_out == [LeftOutFrame(NO_SCAN, DRIVE, 4)]
-
-
-def test_frame_list_is_respected_and_what_is_missing_is_named(raw_drive: Path) -> None:
     entries = [
         (LISTED, 9, "l"),
         (LISTED, 1, "r"),

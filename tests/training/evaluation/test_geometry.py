@@ -1,7 +1,5 @@
 """Density models on a street with one wall: voxels, calibration, and which frames are scored."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

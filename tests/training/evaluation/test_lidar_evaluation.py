@@ -1,7 +1,5 @@
 """Both LiDAR protocols on a street with one wall."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,12 +16,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.controls import EmptyControl, surface_controls
 from scene_completion_training.evaluation.density_model import DensityModel, Observation
 from scene_completion_training.evaluation.geometry import Density, Frame
-from scene_completion_training.evaluation.lidar_evaluation import (
-    LIDAR_OCCUPANCY,
-    camera_pitch,
-    level_scans,
-    slabs_of,
-)
+from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY, camera_pitch, level_scans, slabs_of
 from tests.training.evaluation.one_wall import CAMERA, FRAMES, Wall, make_street, shadowed
 
 

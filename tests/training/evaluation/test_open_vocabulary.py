@@ -1,7 +1,5 @@
 """Words on a street with one wall, whose left half looks otherwise than its right half."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -76,10 +74,7 @@ def with_labels(street: PosedSequence, change: Callable[[np.ndarray], np.ndarray
 
 
 def evaluate_models(
-    scored: list[tuple[SemanticModel, ZeroShot]],
-    recordings: list[PosedSequence],
-    label_set: LabelSet,
-    cutoff: float,
+    scored: list[tuple[SemanticModel, ZeroShot]], recordings: list[PosedSequence], label_set: LabelSet, cutoff: float
 ) -> list[SimpleNamespace]:
     """Of each model what it scores: `given` and `completion` by part, `words` by word and part."""
     results = []
@@ -99,23 +94,15 @@ def evaluate_models(
     return results
 
 
-# label sets and words
-
-
 def test_all_phrases_of_the_vocabulary_give_what_is_common() -> None:
     """Those of classes and of the background; words that were only asked for do not count."""
     bank = replace(BANK, background=("hedge",))
     seen = replace(Painted().observe(make_street(), 0), codes=lambda points: points)
     points = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
     found = ZeroShot(bank, SEMANTIC_KITTI, {"automobile": (1,)})(seen, points)
-    assert found.common.tolist() == [
-        pytest.approx((1 + 1 + 0 + 0 + 0) / 5),
-        -np.inf,
-    ]  # car, sedan, building, log, hedge
+    expected = [pytest.approx((1 + 1 + 0 + 0 + 0) / 5), -np.inf]  # car, sedan, building, log, hedge
+    assert found.common.tolist() == expected
     assert found.cosine[0, 0] == pytest.approx(1.0 / np.hypot(1.0, 0.1), abs=1e-3) and np.isneginf(found.cosine[1, 0])
-
-
-# scores
 
 
 def test_labels_given_the_geometry(street: PosedSequence) -> None:

@@ -1,7 +1,5 @@
 """Models that are asked for words, and their controls: what is lifted from pixels, what knows no image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +14,7 @@ from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.open_vocabulary_models import (
-    DeployedFeatures,
-    LiftedPixels,
-)
+from scene_completion_training.evaluation.open_vocabulary_models import DeployedFeatures, LiftedPixels
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
@@ -57,8 +52,8 @@ def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_pa
     seen = model.observe(street, 0)
     units = FeatureFieldModel(field, "mine", density=Wall()).observe(street, 0).units
     assert units is not None and units(points).shape == (2, 6)
-    space = field.space("text")
-    features = units(points) @ space.weight.numpy().T + space.bias.numpy()
+    weight, bias = field.space("text")
+    features = units(points) @ weight.numpy().T + bias.numpy()
     np.testing.assert_allclose(seen.codes(points), unit_vectors(features), atol=1e-5)
     assert seen.observation.density(np.array([[0.0, 0.0, 11.0]], np.float32)) == 50.0
     with pytest.raises(ConfigurationError, match=r"no teacher third. There are text, other"):

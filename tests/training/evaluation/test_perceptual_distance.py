@@ -1,7 +1,5 @@
 """LPIPS with weights that a hand can follow."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

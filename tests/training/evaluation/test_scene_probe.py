@@ -1,7 +1,5 @@
 """Linear probes: what they find."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -23,8 +21,5 @@ def test_it_finds_what_a_logistic_regression_finds() -> None:
     assert accuracy == pytest.approx(reference.score(values[4000:] / scale, classes[4000:]), abs=0.02)
     again = fit_linear_probe(values[:4000], classes[:4000], 6, seed=0, steps=1000)
     assert np.array_equal(again.weight, probe.weight) and np.array_equal(again.bias, probe.bias)
-
-
-def test_one_class_is_too_few() -> None:
     with pytest.raises(ConfigurationError, match="3 voxels of fewer than two classes"):
         fit_linear_probe(np.ones((3, 2), np.float32), np.ones(3, np.int64), 4, seed=0, steps=1)

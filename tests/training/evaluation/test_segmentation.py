@@ -1,7 +1,5 @@
 """Features rendered into images, labels in the network's pixels, clusters and probes of pixels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar, cast
@@ -57,11 +55,6 @@ def saved_field(file: Path, *, head: bool) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> RenderedField:
-    return RenderedField(saved_field(tmp_path_factory.mktemp("mine") / "checkpoints" / "last.ckpt", head=True))
-
-
 @pytest.mark.parametrize("size", [(2048, 1024), (1280, 720)])
 def test_other_data_sets_are_resized_and_cut_as_published(size: tuple[int, int]) -> None:
     """Labels of 640x320, by the nearest pixel, less 64 rows above and below."""
@@ -73,9 +66,9 @@ def test_other_data_sets_are_resized_and_cut_as_published(size: tuple[int, int])
     assert np.array_equal(found, labels[rows[:, None], columns])
 
 
-def test_features_of_a_pixel_are_composited_along_its_ray(rendered: RenderedField) -> None:
+def test_features_of_a_pixel_are_composited_along_its_ray(tmp_path: Path) -> None:
     """Ray by ray from the definition: weights of 32 samples even in inverse distance, the last takes what is left."""
-    field = rendered.field
+    field = RenderedField(saved_field(tmp_path / "last.ckpt", head=True)).field
     with torch.no_grad():
         seen = field.observe(255.0 * torch.rand(1, 3, 32, 64, generator=torch.Generator().manual_seed(0)))
     with torch.no_grad():

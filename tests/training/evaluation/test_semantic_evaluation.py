@@ -1,7 +1,5 @@
 """Semantics on a street with one wall: clusters, their names, what counts."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -22,15 +20,7 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     voxel_classes,
 )
 from scene_completion_training.evaluation.voxel_sampling import Sampling
-from tests.training.evaluation.one_wall import (
-    CAR,
-    GRID,
-    PaintedWall,
-    make_street,
-    score,
-    true_voxels,
-    voxels,
-)
+from tests.training.evaluation.one_wall import CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
 
 
 def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedModel) -> None:

@@ -1,7 +1,5 @@
 """A student's prior, depth and probabilities from stereo drives alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path
@@ -68,31 +66,22 @@ def test_mean_prior_has_the_log_odds_of_the_mean() -> None:
     gain, logit = prior.at(points).T
     np.testing.assert_array_equal(gain, 1.0)
     np.testing.assert_allclose(logit, [np.log(1.0 / 3.0), np.log(999.0)], rtol=1e-4)
-
-
-def test_unknown_voxels_say_nothing() -> None:
-    known = np.zeros(DEFAULT_GRID.shape, dtype=np.bool_)
+    known = np.zeros(DEFAULT_GRID.shape, dtype=np.bool_)  # unknown voxels say nothing
     with pytest.raises(SequenceError, match="no frame says anything"):
         mean_prior(counted([(known, known)]), DEFAULT_GRID)
 
 
-def test_fit_finds_what_the_student_is_worth() -> None:
+def test_fit_finds_what_the_student_is_worth_and_how_certain_the_drives_are() -> None:
     prior = fit_place_prior([[evidence(0.6, -1.0)]], flat_prior(-2.0))
     points = np.array([[0.0, 0.0, z] for z in (5.0, 12.8, 25.6, 45.0)])
     gain, logit = prior.at(points).T
     np.testing.assert_allclose(gain, 0.6, atol=0.08)
     np.testing.assert_allclose(logit, -1.0, atol=0.15)
-
-
-def test_certainty_is_that_of_the_drives() -> None:
     gain, shift = fit_certainty([[evidence(0.6, -1.0)], [evidence(0.6, -1.0, count=2_000)]])
     assert gain == pytest.approx(0.6, abs=0.03)
     assert shift == pytest.approx(-1.0, abs=0.05)
-
-
-def test_a_student_who_says_the_opposite_is_not_heard() -> None:
-    prior = fit_place_prior([[evidence(-0.8, 0.0)]], flat_prior())
-    assert prior.gain.max() < 1e-3
+    opposite = fit_place_prior([[evidence(-0.8, 0.0)]], flat_prior())  # a student who says it is not heard
+    assert opposite.gain.max() < 1e-3
 
 
 @pytest.mark.parametrize(("new_drives_say", "best"), [(0.0, "the earlier one"), (4.0, "of the training drives")])
@@ -113,9 +102,7 @@ def test_an_earlier_prior_stays_where_few_new_drives_say_less(new_drives_say: fl
     assert min(ranked.values()) < 0.7
 
 
-def test_the_command_gives_a_student_the_ground(
-    synthetic_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_student_gets_the_ground(synthetic_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A student that knows nothing of this drive: after it, the road is where the stereo pair has it."""
     held_out = tmp_path / "held_out"
     shutil.copytree(synthetic_drive, held_out)

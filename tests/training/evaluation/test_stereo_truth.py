@@ -1,25 +1,16 @@
 """Occupancy fused from stereo, as voxels of a frame."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
-from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.stereo_voxels import OF_NO_CLASS, voxels_of_drive
-from scene_completion_training.evaluation.stereo_truth import stereo_truths
+from scene_completion_training.evaluation.controls import stereo_truths
 from scene_completion_training.viewpoint import Volume
 from tests.training.synthetic_scene import BOX, CAMERA_HEIGHT, WALL_AHEAD, ray_cast
-
-
-@pytest.fixture(scope="module")
-def truths(synthetic_drive: Path) -> list[VoxelTruth]:
-    return list(stereo_truths(kitti_odometry(synthetic_drive), every=3))
 
 
 def box_of_voxels(low: tuple[float, float, float], high: tuple[float, float, float]) -> tuple[slice, ...]:
@@ -30,7 +21,8 @@ def box_of_voxels(low: tuple[float, float, float], high: tuple[float, float, flo
     return tuple(slice(a, b) for a, b in zip(first, last, strict=True))
 
 
-def test_things_stand_where_they_are(truths: list[VoxelTruth]) -> None:
+def test_things_stand_where_they_are(synthetic_drive: Path) -> None:
+    truths = list(stereo_truths(kitti_odometry(synthetic_drive), every=3))
     truth = truths[0]
     assert len(truths) == 2  # frames 0 and 3
     ground = box_of_voxels((-3.0, CAMERA_HEIGHT - 0.2, 8.0), (3.0, CAMERA_HEIGHT + 0.2, 11.0))

@@ -1,17 +1,10 @@
 """Optical flow between views, what it hides, and scores of shared pixels, by hand."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest
 
-from scene_completion_training.evaluation.view_consistency import (
-    agreement,
-    not_hidden,
-    optical_flow,
-    warped,
-)
+from scene_completion_training.evaluation.view_consistency import agreement, not_hidden, optical_flow, warped
 
 H, W = 6, 10
 

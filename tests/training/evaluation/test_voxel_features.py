@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
@@ -10,11 +8,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_training.evaluation.voxel_features import (
-    NetworkFeatures,
-    SceneFrame,
-)
-from scene_completion_training.masked_scene.network import SceneRecord
+from scene_completion_training.evaluation.voxel_features import NetworkFeatures, SceneFrame, SceneRecord
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene, feature_names
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
@@ -23,7 +17,7 @@ from tests.training.masked_scene.small_scenes import random_places, scene_of
 from tests.training.saved_checkpoint import save_checkpoint
 
 SETTINGS = HUNetSettings(len(FEATURES), (8, 12), (8, 12))
-RECORD = SceneRecord(FEATURES, 0.2, "", 7)
+RECORD = SceneRecord(FEATURES, 0.2)
 
 
 def network(seed: int = 0) -> VoxelHUNet:
@@ -47,7 +41,7 @@ def test_a_network_says_of_a_voxel_what_its_finest_level_says_there() -> None:
     rows = np.array([7, 50, 7, 0])
     model = NetworkFeatures(net, RECORD, "mine")
     fine, coarse = model.features(frame(of), rows)
-    voxels, order = VoxelSet.of(functional.pad(torch.from_numpy(of.index.astype(np.int64)), (1, 0)), of.shape)
+    voxels, order = VoxelSet.of(functional.pad(torch.from_numpy(of.index.astype(np.int64)), (1, 0)), of.grid.shape)
     with torch.inference_mode():
         decoded = net(torch.from_numpy(of.features[:, :5])[order], Pyramid.of(voxels, 2))
     expected = np.empty((60, 8), np.float32)
@@ -63,10 +57,8 @@ def test_a_network_of_other_scenes_is_refused(tmp_path: Path) -> None:
     data = {"voxel_size": 0.2, "student": ""}
     remembered = {"columns": list(FEATURES), "network": SETTINGS.plain(), "data": data, "steps": 7}
     file = save_checkpoint(tmp_path / "last.ckpt", network(), "masked_scene", **remembered)
-    model = NetworkFeatures.open(file, "mine", 0.2)
+    model = NetworkFeatures.open(file, "mine")
     assert model.features(frame(scene()), np.array([1]))[0].shape == (1, 8)
-    with pytest.raises(ConfigurationError, match=r"trained on voxels of 0.2 m, and is asked for 0.4 m"):
-        NetworkFeatures.open(file, "mine", 0.4)
     coarse = dataclasses.replace(scene(), grid=VoxelGrid((0.0, 0.0, 0.0), 0.4, (8, 8, 4)))
     with pytest.raises(ConfigurationError, match=r"its voxels have 0\.4 m, those .* 0\.2 m"):
         model.features(frame(coarse), np.array([1]))

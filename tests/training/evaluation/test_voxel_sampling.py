@@ -1,7 +1,5 @@
 """How a field is read at voxels: opacities as weights, and which voxels are occupied, by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

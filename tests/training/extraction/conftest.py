@@ -1,7 +1,5 @@
 """A drive that is reconstructed once for all tests."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Bags to sequences, end to end: made-up drives, everything that can be wrong with them, and recorded ones."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -238,9 +236,7 @@ def test_finished_bags_are_left_alone_and_changed_ones_are_not(tmp_path: Path, m
     assert extract_bags([job])[0].problems[0].startswith(str(job.folder))
 
 
-def test_an_interrupted_extraction_leaves_nothing_and_is_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_extraction_leaves_nothing_and_is_redone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(record(tmp_path / "bag", 12), tmp_path / "out" / "bag", SETTINGS)
 
     def interrupted(*arguments: object) -> None:
@@ -287,15 +283,10 @@ def test_fisheyes_are_rectified_and_masked(tmp_path: Path) -> None:
 # ---- without poses
 
 
-@pytest.fixture(scope="module")
-def poseless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def test_poses_out_of_images_with_the_scale_of_the_wheels(tmp_path: Path) -> None:
     """One camera and wheels that nothing connects with it."""
     pytest.importorskip("pycolmap")
-    folder = tmp_path_factory.mktemp("poseless")
-    return write_bag(folder / "bag", drive(9), {"front": (CAMERA, IDENTITY)}, tf=False, wheel_odometry=True)
-
-
-def test_poses_out_of_images_with_the_scale_of_the_wheels(poseless: Path, tmp_path: Path) -> None:
+    poseless = write_bag(tmp_path / "bag", drive(9), {"front": (CAMERA, IDENTITY)}, tf=False, wheel_odometry=True)
     report, (sequence,) = extract(poseless, tmp_path, camera_height=2 * HEIGHT_ABOVE_GROUND)
     error, scale = aligned_error(positions(sequence), positions_of(drive(9), sequence))
     assert error < 0.05 and scale == pytest.approx(1.0, abs=0.03)

@@ -1,7 +1,5 @@
 """The LiDAR of a user's own bag: extracted with its pose, and scored under the published occupancy protocols."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
@@ -21,22 +19,16 @@ LIDAR = RigidTransform(SENSOR.rotation, np.array([0.1, -0.25, -0.5]))
 """Above and behind the camera."""
 
 
-@pytest.fixture(scope="module")
-def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def test_scans_lie_where_the_camera_sees_them(tmp_path: Path) -> None:
     """Ten images at 20 Hz and five scans at 10 Hz of a street with one wall, recorded and extracted."""
-    folder = tmp_path_factory.mktemp("own_bag")
     street = make_street(("lidar",))
     frames = [dataclasses.replace(frame, stamp_ns=10**18 + HALF_S * index) for index, frame in enumerate(street.frames)]
     made = dataclasses.replace(street, frames=frames, rig_from_sensor={"velodyne": LIDAR})
-    saved = PosedSequence.load(made.save(folder / "street"))
-    write_drive_bag(saved, folder / "bag", cameras=("camera_left",), lidar_every=2)
-    command = ["extract", str(folder / "bag"), "--output", str(folder / "out"), "--set", "keyframe_metres=0.1"]
+    saved = PosedSequence.load(made.save(tmp_path / "street"))
+    write_drive_bag(saved, tmp_path / "bag", cameras=("camera_left",), lidar_every=2)
+    command = ["extract", str(tmp_path / "bag"), "--output", str(tmp_path / "out"), "--set", "keyframe_metres=0.1"]
     assert cli.main(command) == 0
-    return folder / "out" / "bag" / "00"
-
-
-def test_scans_lie_where_the_camera_sees_them(extracted: Path) -> None:
-    sequence = PosedSequence.load(extracted)
+    sequence = PosedSequence.load(tmp_path / "out" / "bag" / "00")
     assert len(sequence) == 10
     np.testing.assert_allclose(sequence.rig_from_sensor["velodyne"].matrix, LIDAR.matrix, atol=1e-6)
     # An image without a scan of its own shows the one before it, of which the rig has come 0.25 m nearer.
@@ -44,7 +36,6 @@ def test_scans_lie_where_the_camera_sees_them(extracted: Path) -> None:
     assert [index for index, _ in found] == [0, 2, 4, 6, 8]
     for index in (0, 3, 6):
         points = sequence.lidar(index)
-        assert points is not None
         front = WALL_FRONT - STEP * index
         wall = points[np.abs(points[:, 2] - front) < 0.01]
         # The wall reaches from x = -1 to 3 m: at 10 m from column 31.5 - 4 = 27.5 to 31.5 + 12 = 43.5.
@@ -54,6 +45,5 @@ def test_scans_lie_where_the_camera_sees_them(extracted: Path) -> None:
         assert columns.min() == pytest.approx(31.5 - 40.0 / front, abs=0.3)
         assert columns.max() == pytest.approx(31.5 + 120.0 / front, abs=0.3)
         stored = sequence.asset(index, "lidar_pose")
-        assert stored is not None
         behind = STEP * (index % 2)  # metres that the rig has driven since the scan
         np.testing.assert_allclose(stored[:3, 3], LIDAR.translation - [0.0, 0.0, behind], atol=1e-6)

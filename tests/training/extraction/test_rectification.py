@@ -1,7 +1,5 @@
 """Rectified views against the geometry of the recorded cameras, and masks."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
@@ -63,7 +61,6 @@ def test_an_oblique_pair_becomes_a_rectified_one() -> None:
     for name, view in views.items():  # and the recorded pictures are resampled accordingly
         recorded = cv2.cvtColor(picture(cameras[name], poses[name]), cv2.COLOR_GRAY2RGB)
         expected = picture(view.camera, view.rig_from_camera)
-        assert view.validity is not None
         difference = np.abs(view.image(lambda recorded=recorded: recorded)()[..., 0].astype(float) - expected)
         assert difference[view.validity].mean() < 6.0
 

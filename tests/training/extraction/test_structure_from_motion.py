@@ -1,7 +1,5 @@
 """Keyframes by what moves in the image, and reconstructions of a street that is known exactly, with their scale."""
 
-from __future__ import annotations
-
 import dataclasses
 import subprocess
 from pathlib import Path
@@ -51,7 +49,6 @@ def test_the_ground_is_found_among_walls_and_outliers() -> None:
     wall = np.stack([np.full(400, 2.0), generator.uniform(-2, 1.5, 400), generator.uniform(1, 15, 400)], axis=-1)
     noise = generator.uniform([-5, -1, 1], [5, 3, 15], (60, 3))
     found = ground_plane(np.concatenate([ground, wall, noise]), generator)
-    assert found is not None
     height, support = found
     assert height == pytest.approx(1.5 / np.hypot(1.0, 0.05), rel=0.02)
     assert 100 < support < 250

@@ -1,7 +1,5 @@
 """A street of textured planes through which a camera drives: pictures with exactly known geometry, and bags of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pretrained weights, and tiny models of every type."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

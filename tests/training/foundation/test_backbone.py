@@ -1,7 +1,5 @@
 """Backbones give what a plain call of the same model gives, cell by cell, and refuse what they cannot open."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -100,9 +98,7 @@ def test_colours_are_normalised_as_the_preprocessor_says(
     )
 
 
-def test_a_model_of_the_hub_is_downloaded_without_pickles(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_model_is_downloaded_without_pickles(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: list[str] = []
 
     def download(name: str, *, allow_patterns: list[str]) -> str:

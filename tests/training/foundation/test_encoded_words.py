@@ -1,7 +1,5 @@
 """The text encoder's process: free text in, phrases with embeddings out, over DDS."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +44,6 @@ def bank(encoder: TextEncoder) -> TextBank:
 
 
 def rows_of(asked: RequestedWords) -> dict[str, np.ndarray]:
-    assert asked.given is not None
     return dict(zip(asked.given.phrases, asked.given.rows.astype(np.float32), strict=True))
 
 

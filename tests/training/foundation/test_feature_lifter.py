@@ -1,7 +1,5 @@
 """Lifting features of views to points: who sees what, and what they say together."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Stored features come back as they were, from as many files as there are, and others than asked for are refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable
@@ -17,10 +15,10 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.drawn_views import canonical_image
-from scene_completion_training.data.feature_targets import FeatureTargets, frame_key
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.voxel_evidence import FusionSettings
-from scene_completion_training.foundation.backbone import Backbone, ModelIdentity
+from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.foundation.dense_extractor import ModelIdentity
 from scene_completion_training.foundation.feature_store import (
     FeatureManifest,
     FeatureStore,
@@ -54,19 +52,14 @@ def store(tmp_path: Path) -> FeatureStore:
     return FeatureStore.create(tmp_path / "store", MANIFEST)
 
 
-def file_of(store: FeatureStore) -> Path:
-    (file,) = store.folder.glob("features/**/*.safetensors")
-    return file
-
-
 def test_features_come_back_with_their_shift_and_mirroring(store: FeatureStore) -> None:
     assert KEY not in store
     store.save(KEY, features())
-    opened: FeatureTargets = FeatureStore.open(store.folder, cell=16)
+    opened = FeatureStore.open(store.folder, cell=16)
     assert (opened.dim, opened.cell, opened.variants) == (6, 16, 3)
     assert KEY in FeatureStore.open(store.folder)
     for number in range(3):
-        found = FeatureStore.open(store.folder).get(KEY, None, number)
+        found = FeatureStore.open(store.folder).get(KEY, number)
         expected = variant_of(5, KEY, number, 16)
         assert found.features.dtype == torch.float16
         assert torch.equal(found.features, features()[number].half())
@@ -132,7 +125,7 @@ def test_damaged_manifests_are_named(change: Callable[[Any], Any], message: str,
 
 def test_truncated_files_are_named_with_the_cure(store: FeatureStore) -> None:
     store.save(KEY, features())
-    file = file_of(store)
+    (file,) = store.folder.glob("features/**/*.safetensors")
     whole = file.read_bytes()
     huge = whole.replace(b"[3,6,3,4]", b"[9000000000000000000000]")
     deep = (4000).to_bytes(8, "little") + b"[" * 4000
@@ -140,20 +133,20 @@ def test_truncated_files_are_named_with_the_cure(store: FeatureStore) -> None:
     for content in (whole[:-50], whole[:20], b"", b"\x02\0\0\0\0\0\0\0[]", b"\xff" * 64, huge, deep):
         file.write_bytes(content)
         with pytest.raises(SequenceError, match=r"Delete it and run `scene-completion features`") as caught:
-            store.get(KEY, None, 0)
+            store.get(KEY, 0)
         assert str(file) in str(caught.value)
     save_file({name: value[:2].contiguous() for name, value in content_of(whole).items()}, file)
     with pytest.raises(SequenceError, match="damaged"):
-        store.get(KEY, None, 0)
+        store.get(KEY, 0)
 
 
 def test_missing_features_and_variants_are_named(store: FeatureStore) -> None:
     with pytest.raises(SequenceError, match=r"no features of other/000000/left"):
-        store.get("other/000000/left", None, 0)
+        store.get("other/000000/left", 0)
     store.save(KEY, features())
     for number in (3, -1):
         with pytest.raises(ConfigurationError, match=rf"no variant {number}.*0 to 2"):
-            store.get(KEY, None, number)
+            store.get(KEY, number)
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +160,7 @@ def frames(synthetic_drive: Path, cache: Path) -> list[PreparedFrame]:
     return [load_prepared(file) for file in files]
 
 
-def test_stored_features_are_those_computed_live(
-    frames: list[PreparedFrame], folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_stored_features_equal_live_ones(frames: list[PreparedFrame], folders: dict[str, Path], tmp_path: Path) -> None:
     backbone = Backbone(folders["dinov2"], 2)
     store = FeatureStore.create(tmp_path, canonical_manifest(backbone, STREET_CAMERA, cell=16, variants=3, seed=4))
     assert precompute(frames[:2], STREET_CAMERA, backbone, store) == 4
@@ -177,8 +168,8 @@ def test_stored_features_are_those_computed_live(
     image = canonical_image(frame.images["left"], frame.cameras["left"], STREET_CAMERA)
     seen = []
     for number in range(3):
-        stored = store.get(frame_key(frame, "left"), image, number)
-        variant = variant_of(4, frame_key(frame, "left"), number, 16)
+        stored = store.get(frame.key("left"), number)
+        variant = variant_of(4, frame.key("left"), number, 16)
         computed = as_half(backbone.features(variant_images(image, [variant]), 16)[0], "left")
         assert stored.features.shape == (32, 12, 40)
         assert (stored.shift, stored.mirrored) == (variant.shift, variant.mirrored)
@@ -235,7 +226,7 @@ def test_the_command_reads_a_training_configuration(
     assert "8 images, 8 of them new; 2 variants of 32 channels" in capsys.readouterr().out
     store = FeatureStore.open(output, cell=16)
     assert store.manifest.model == Backbone(folders["dinov3_vit"], 1).identity
-    assert all(frame_key(frame, camera) in store for frame in frames for camera in ("left", "right"))
+    assert all(frame.key(camera) in store for frame in frames for camera in ("left", "right"))
 
     assert main([*command, *chosen]) == 0
     assert "8 images, 0 of them new" in capsys.readouterr().out

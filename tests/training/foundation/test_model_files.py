@@ -1,7 +1,5 @@
 """Where models are, and what their files say without being run."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -9,16 +7,10 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_training.foundation.model_files import (
-    description_folder,
-    model_name,
-    weight_files,
-)
+from scene_completion_training.foundation.model_files import description_folder, model_name, weight_files
 
 
-def test_folders_of_installed_packages_are_found_without_importing_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_installed_packages_are_found_without_importing_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "packaged_weights"
     (package / "model").mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('imported')")

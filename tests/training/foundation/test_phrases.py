@@ -1,7 +1,5 @@
 """Lists of phrases become banks whose embeddings follow from phrase, template and encoder alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Variants of images, and features that are computed when they are asked for."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One word opens a teacher of any kind, and what it cannot choose is not chosen."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -12,23 +10,18 @@ import transformers
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher
+from scene_completion_training.foundation.dense_extractor import DenseExtractor
 from scene_completion_training.foundation.espnetv2 import ESPNetv2
 from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore
 from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
-from scene_completion_training.foundation.targets import Teacher
 from scene_completion_training.foundation.teachers import open_teacher
-from tests.training.foundation.tiny_models import (
-    saved_clip,
-    saved_depth_model,
-    saved_model,
-    saved_siglip,
-)
+from tests.training.foundation.tiny_models import saved_clip, saved_depth_model, saved_model, saved_siglip
 
 IMAGES = torch.randint(0, 256, (1, 3, 40, 60), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
-def teachers(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -> dict[str, Teacher]:
+def teachers(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -> dict[str, DenseExtractor]:
     folder = tmp_path_factory.mktemp("models")
     torch.save(ESPNetv2((16, 32, 64, 128)).state_dict(), folder / "espnetv2.pth")
     return {
@@ -40,7 +33,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -
     }
 
 
-def test_the_configuration_says_of_what_kind_a_teacher_is(teachers: dict[str, Teacher], tmp_path: Path) -> None:
+def test_the_configuration_says_of_what_kind_a_teacher_is(teachers: dict[str, DenseExtractor], tmp_path: Path) -> None:
     classes = {
         "espnetv2": ClassProbabilityTeacher, "dinov2": Backbone, "depth_anything": Backbone, "clip": ClipTeacher,
         "siglip": SiglipTeacher,
@@ -59,11 +52,11 @@ def test_the_configuration_says_of_what_kind_a_teacher_is(teachers: dict[str, Te
 
 
 def test_a_store_of_another_text_encoder_or_template_is_refused(
-    teachers: dict[str, Teacher], sentence_encoder: Path, tmp_path: Path
+    teachers: dict[str, DenseExtractor], sentence_encoder: Path, tmp_path: Path
 ) -> None:
     espnetv2 = teachers["espnetv2"]
     assert isinstance(espnetv2, ClassProbabilityTeacher)
-    weights = espnetv2._file
+    (weights,) = espnetv2._weights
     FeatureStore.create(tmp_path, FeatureManifest(espnetv2.identity, 16, (40, 60), variants=1, seed=0))
     other = open_teacher(f"espnetv2:{weights}", text_encoder=str(sentence_encoder), template="{}")
     with pytest.raises(ConfigurationError, match=r"model settings .*asked for template \{\}"):
@@ -93,7 +86,7 @@ def test_depth_tokens_are_those_that_its_head_sees(tmp_path: Path) -> None:
         torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected[:, 1:], atol=1e-5, rtol=1e-4)
 
 
-def test_what_a_teacher_cannot_choose_is_refused(teachers: dict[str, Teacher], tmp_path: Path) -> None:
+def test_what_a_teacher_cannot_choose_is_refused(teachers: dict[str, DenseExtractor], tmp_path: Path) -> None:
     clip = str(saved_clip(tmp_path / "clip"))
     with pytest.raises(ConfigurationError, match=r"clip: this teacher has no choice of a layer"):
         open_teacher(clip, 1)

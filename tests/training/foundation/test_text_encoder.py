@@ -1,7 +1,5 @@
 """Sentences become what the published pipelines make of them."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Tiny models with random weights, saved as the published ones are."""
 
-from __future__ import annotations
-
 import json
 import string
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Encoders for GPUs: the graphs, what they are measured against, the gates, and the command."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import json
@@ -52,20 +50,15 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     return make_small_student(tmp_path_factory.mktemp("student"))
 
 
-def graphs_of(student: StudentBundle, places: tuple[Path, Path]) -> dict[str, onnx.ModelProto]:
+def graphs_of(student: StudentBundle) -> dict[str, onnx.ModelProto]:
     """Its encoders for GPUs by precision."""
     single = gpu_graph(student)
     return {"fp32": single, "fp16": to_half(single)}
 
 
 @pytest.fixture(scope="module")
-def graphs(student: StudentBundle, places: tuple[Path, Path]) -> dict[str, onnx.ModelProto]:
-    return graphs_of(student, places)
-
-
-@pytest.fixture(scope="module")
-def depth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_depth_model(tmp_path_factory.mktemp("depth") / "tiny")
+def graphs(student: StudentBundle) -> dict[str, onnx.ModelProto]:
+    return graphs_of(student)
 
 
 class Spatial(NamedTuple):
@@ -90,15 +83,11 @@ class Spatial(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=["convolutions", "transformer"])
-def spatial(
-    request: pytest.FixtureRequest,
-    depth_model: Path,
-    places: tuple[Path, Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Spatial:
-    model = depth_model if request.param == "transformer" else None
-    bundle = make_spatial_student(tmp_path_factory.mktemp("spatial"), model)
-    return Spatial(bundle, model is not None, graphs_of(bundle, places))
+def spatial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Spatial:
+    folder = tmp_path_factory.mktemp("spatial")
+    model = saved_depth_model(folder / "tiny") if request.param == "transformer" else None
+    bundle = make_spatial_student(folder / "bundle", model)
+    return Spatial(bundle, model is not None, graphs_of(bundle))
 
 
 @pytest.fixture
@@ -107,7 +96,6 @@ def copied(student: StudentBundle, tmp_path: Path) -> StudentBundle:
 
 
 def contents(folder: Path | None) -> dict[str, bytes]:
-    assert folder is not None
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -129,9 +117,7 @@ def test_the_single_graph_is_the_encoder_channels_last(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_graph_has_the_same_ports(
-    student: StudentBundle, graphs: dict[str, onnx.ModelProto], precision: str
-) -> None:
+def test_graphs_have_the_same_ports(student: StudentBundle, graphs: dict[str, onnx.ModelProto], precision: str) -> None:
     graph = graphs[precision].graph
     (image,), (features,) = graph.input, graph.output
     (height, width), channels = student.feature_size, student.head.channels
@@ -226,14 +212,11 @@ def exact(student: StudentBundle) -> Encode:
     return Reference(student, threads=1).encode
 
 
-def test_noise_in_the_map_fails(check: ParityCheck, exact: Encode) -> None:
+def test_noise_in_the_map_and_wrong_densities_fail(student: StudentBundle, check: ParityCheck, exact: Encode) -> None:
     parity = check(lambda image: EncodedImage(exact(image).features * np.float32(1.01)))
     assert parity.features_relative == pytest.approx(0.01, rel=1e-3)
     assert next(iter(parity.failures(GATES["fp32"]))).startswith("mean difference of the map is 0.01 ")
-
-
-def test_wrong_densities_fail(student: StudentBundle, check: ParityCheck, exact: Encode) -> None:
-    """One unit is off: hardly seen in the map's mean, but in what it is for."""
+    # One unit is off: hardly seen in the map's mean, but in what it is for.
     unit = int(student.head.density_weight.argmax())
 
     def shifted(image: NDArray[np.uint8]) -> EncodedImage:
@@ -347,9 +330,7 @@ def test_a_wrong_volume_or_depth_fails(spatial: Spatial, images: NDArray[np.uint
             assert "volume" not in said and "density" not in said
 
 
-def test_a_new_calibration_says_which_encoders_it_costs(
-    copied: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_calibration_names_encoders_it_costs(copied: StudentBundle, capsys: pytest.CaptureFixture[str]) -> None:
     made = copied.add_gpu_encoders({"fp16": (b"graph", GpuEncoder("fp16", "", {}, {}, "test"))})
     stretched = dataclasses.replace(made.head, density_bias=made.head.density_bias + np.float32(0.5))
     assert made.folder is not None

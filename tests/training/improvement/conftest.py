@@ -1,7 +1,5 @@
 """Small recordings of a robot that drives past walls, and a student of its camera that has hardly learned."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

@@ -1,7 +1,5 @@
 """What a student goes on learning with, and the labels that it keeps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2
@@ -14,10 +12,7 @@ from scene_completion_ros.errors import ImprovementError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
 from scene_completion_training.gpu_export.parity import density_field
-from scene_completion_training.improvement.fine_tuning import (
-    check_parity,
-    encoder_with_new_density,
-)
+from scene_completion_training.improvement.fine_tuning import check_parity, encoder_with_new_density
 from scene_completion_training.networks.agglomerated_field import SURFACE_UNITS
 from tests.training.small_students import CAMERA, make_small_student, street_images
 
@@ -25,11 +20,6 @@ from tests.training.small_students import CAMERA, make_small_student, street_ima
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     return make_small_student(tmp_path_factory.mktemp("labelled"))
-
-
-@pytest.fixture(scope="module")
-def taught(labelled: StudentBundle, tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
-    return learned(labelled, tmp_path_factory.mktemp("taught"))
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +83,8 @@ def test_labels_of_an_old_depth_are_found(
         check_parity(wrong, student, [pictures], threads=1)
 
 
-def test_parity_finds_other_weights_and_other_labels(
-    labelled: StudentBundle, taught: StudentBundle, pictures: Path, tmp_path: Path
-) -> None:
+def test_parity_finds_other_weights_and_other_labels(labelled: StudentBundle, pictures: Path, tmp_path: Path) -> None:
+    taught = learned(labelled, tmp_path / "taught")
     assert check_parity(taught, labelled, [pictures], threads=1)["occupied_iou"] > 0.99
     wrong = labelled.save(tmp_path / "wrong", taught.read_encoder(), labelled.load_weights())
     with pytest.raises(ImprovementError, match="mean difference of the map is"):

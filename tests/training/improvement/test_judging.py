@@ -1,7 +1,5 @@
 """When a new student is accepted, how far it goes, and which frames are scored."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
@@ -43,17 +41,11 @@ GOOD = [0.1, 0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.9]
 BAD = [0.1, 0.1, 0.8, 0.8, 0.2, 0.9, 0.2, 0.9]
 
 
-def test_a_better_student_is_accepted() -> None:
+def test_a_better_student_is_accepted_unless_it_forgot_or_saw_too_few_places() -> None:
     assert reasons_against(judged(BAD, GOOD), None, margin=0.01) == []
     assert reasons_against(judged(BAD, GOOD), judged(GOOD, GOOD), margin=0.01) == []
-
-
-def test_one_that_forgot_is_not() -> None:
     reasons = reasons_against(judged(BAD, GOOD), judged(GOOD, BAD), margin=0.01)
     assert [reason.partition(":")[0] for reason in reasons] == ["a loss on the old drives is not ruled out"] * 2
-
-
-def test_too_few_places_are_no_reason_to_believe() -> None:
     reasons = reasons_against(judged(BAD, GOOD, places=2), None, margin=0.01)
     assert "too few places (2)" in reasons[0]
     assert in_words(judged(BAD, GOOD).comparison("iou")).startswith("iou 0.3333 -> 1.0000, a gain between +0.6667")
@@ -73,9 +65,7 @@ def test_frames_are_some_metres_apart_and_never_the_last() -> None:
         ([(0.25, 0.52, None), (0.5, 0.51, None), (1.0, 0.40, None)], 0.25),
     ],
 )
-def test_the_largest_gain_that_forgets_nothing_is_taken(
-    tried: list[tuple[float, float, float | None]], best: float
-) -> None:
+def test_largest_gain_that_forgets_nothing_wins(tried: list[tuple[float, float, float | None]], best: float) -> None:
     old = Mixture(0.0, 0.5, None if tried[0][2] is None else 0.6)
     assert best_share([old, *(Mixture(*one) for one in tried)], tolerance=0.01) == best
 

@@ -1,7 +1,5 @@
 """A whole improvement of a tiny student with tiny recordings, and everything that refuses it."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import json
@@ -116,9 +114,7 @@ def test_a_finished_improvement_is_not_done_again(
     assert capsys.readouterr().err.count("done before") == 10
 
 
-def test_a_bag_whose_worker_died_is_not_left_out(
-    improved: Improvement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bag_of_a_dead_worker_counts(improved: Improvement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run ends there, and the next one extracts that bag."""
     shutil.copytree(improved.work, tmp_path / "work")
     (tmp_path / "work" / STATE).write_text("{}")

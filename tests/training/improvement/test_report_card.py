@@ -1,7 +1,5 @@
 """What the report card shows: right, wrong and unknown columns from above, and words that are no HTML."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Each loss on a case worked out by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -10,20 +8,16 @@ from torch.nn import functional
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.losses.class_agreement import rendered_class_loss
-from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
-from scene_completion_training.losses.emptiness import free_cross_entropy
 from scene_completion_training.losses.feature_correspondence import ATTRACTED, correspondence_loss, estimate_forces
-from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
-from scene_completion_training.losses.photometric import photometric_error, photometric_loss
+from scene_completion_training.losses.occupancy import free_cross_entropy, mean_opacity, occupancy_cross_entropy
+from scene_completion_training.losses.photometric import edge_aware_smoothness, photometric_error, photometric_loss
 from scene_completion_training.losses.scene import (
     class_terms,
     depth_likelihood,
     occupied_cross_entropy,
     surface_likelihood,
 )
-from scene_completion_training.losses.smoothness import edge_aware_smoothness
-from scene_completion_training.losses.sparsity import mean_opacity
-from scene_completion_training.losses.stereo_depth import log_depth_loss
+from scene_completion_training.losses.stereo_depth import block_depth, log_depth_loss, log_inverse_depth_loss
 from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.occupancy_link import OccupancyLink
 
@@ -110,13 +104,10 @@ def test_occupancy_cross_entropy_is_that_of_the_linked_sigmoid() -> None:
     assert occupancy_cross_entropy(link(logit), target, weight).item() == pytest.approx(expected.item(), rel=1e-9)
     grown = logit.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: occupancy_cross_entropy(link(x), target, weight), (grown,))
-
-
-def test_occupancy_cross_entropy_without_evidence_is_zero() -> None:
-    logit = torch.randn(1, 4, requires_grad=True)
-    loss = occupancy_cross_entropy(logit, torch.ones(1, 4), torch.zeros(1, 4))
+    nothing = torch.randn(1, 4, requires_grad=True)
+    loss = occupancy_cross_entropy(nothing, torch.ones(1, 4), torch.zeros(1, 4))
     loss.backward()
-    assert loss.item() == 0.0 and torch.all(logit.grad == 0)
+    assert loss.item() == 0.0 and torch.all(nothing.grad == 0)
 
 
 def test_photometric_is_zero_for_equal_images_and_takes_the_best_source() -> None:
@@ -127,6 +118,7 @@ def test_photometric_is_zero_for_equal_images_and_takes_the_best_source() -> Non
     valid = torch.zeros(3, 8, 8, dtype=torch.bool)
     assert photometric_loss(target, rendered, valid).item() == pytest.approx(0.0, abs=1e-6)
     assert photometric_loss(target, rendered[:, :1], valid).item() > 0.1
+    assert photometric_loss(target, rendered[:, :1], ~valid).item() == 0.0  # invalid rays do not count
 
 
 def test_photometric_weights_l1_with_fifteen_percent() -> None:
@@ -141,11 +133,6 @@ def test_photometric_weights_l1_with_fifteen_percent() -> None:
     similarity = (2 * a * b + c1) * (2 * covariance + c2) / ((a * a + b * b + c1) * (variance_a + variance_b + c2))
     expected = 0.85 * (1 - similarity) / 2 + 0.15 * 0.4
     assert photometric_error(target, rendered)[0, 0, 4, 4].item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_invalid_rays_do_not_count() -> None:
-    target, rendered = torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 3, 8, 8)
-    assert photometric_loss(target, rendered, torch.ones(1, 8, 8, dtype=torch.bool)).item() == 0.0
 
 
 def test_smoothness_is_zero_on_constant_depth_and_forgives_image_edges() -> None:
@@ -184,9 +171,7 @@ def test_descent_finds_the_closed_optimum_of_each_loss_alone() -> None:
     for loss, expected in OPTIMA.items():
         assert weights.uncertainties[str(loss)] == pytest.approx(expected, abs=1e-3)
     assert float(weights(values)) >= 0.0
-
-
-def test_the_released_form_starts_at_its_optimum_for_losses_of_one() -> None:
+    # The released form starts at its optimum for losses of one.
     weights = UncertaintyWeights(["a", "b", "c"])
     weights({name: torch.tensor(1.0) for name in "abc"}).backward()
     assert [p.grad.item() for p in weights.parameters() if p.grad is not None] == pytest.approx([0.0] * 3, abs=1e-7)
@@ -201,10 +186,13 @@ def test_rendered_classes_are_weighed_and_invalid_rays_do_not_count() -> None:
     assert rendered_class_loss(probabilities, classes, torch.zeros_like(counted), torch.ones(2)).item() == 0.0
 
 
-def test_voxels_count_by_their_weight() -> None:
+def test_voxels_count_by_their_weight_and_classes_by_that_of_their_own() -> None:
     logits = torch.tensor([[[[0.0, 3.0]]]])
     loss = occupied_cross_entropy(logits, torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[2.0, 0.0]]]]))
     assert loss.item() == pytest.approx(math.log(2.0))
+    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
+    loss = class_terms(logits, torch.tensor([0, 1]), torch.tensor([1.0, 3.0]))
+    assert loss.item() == pytest.approx((math.log(2.0) + 3.0 * math.log(4.0)) / 4.0, abs=1e-6)
 
 
 def test_a_surface_is_as_likely_as_its_distance_and_its_doubt_say() -> None:
@@ -219,9 +207,3 @@ def test_depth_is_compared_where_it_is_known() -> None:
     true = torch.tensor([[[10.0, 0.0, math.inf]]])
     loss = depth_likelihood(torch.full((1, 1, 3), math.log(20.0)), torch.full((1, 1, 3), 0.5), true)
     assert loss.item() == pytest.approx(math.log(2.0) / 0.5 + math.log(0.5), abs=1e-5)
-
-
-def test_classes_weigh_as_they_are_given() -> None:
-    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
-    loss = class_terms(logits, torch.tensor([0, 1]), torch.tensor([1.0, 3.0]))
-    assert loss.item() == pytest.approx((math.log(2.0) + 3.0 * math.log(4.0)) / 4.0, abs=1e-6)

@@ -1,7 +1,5 @@
 """A student that knows classes."""
 
-from __future__ import annotations
-
 import pytest
 
 from scene_completion_ros.inference.bundle import StudentBundle

@@ -1,7 +1,5 @@
 """Scenes of few voxels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

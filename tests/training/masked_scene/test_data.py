@@ -1,19 +1,12 @@
 """Samples follow from their number, and show the same voxels twice."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.masked_scene.data import (
-    MaskSettings,
-    SceneData,
-    SceneDataSettings,
-    SceneSamples,
-)
+from scene_completion_training.masked_scene.data import MaskSettings, SceneData, SceneDataSettings, SceneSamples
 from scene_completion_training.masked_scene.views import SceneViewSettings
 from tests.training.masked_scene.small_scenes import random_places, scene_of
 

@@ -1,7 +1,5 @@
 """Nothing hidden tells the student anything; the teacher follows it; distances and spreads are those worked by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -18,7 +16,7 @@ from scene_completion_training.masked_scene.objective import (
     student_features,
     update_teacher,
 )
-from scene_completion_training.masked_scene.patches import masked_voxels
+from scene_completion_training.masked_scene.views import masked_voxels
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.sparse.voxel_set import VoxelSet
 from tests.training.masked_scene.small_scenes import random_places

@@ -1,11 +1,9 @@
 """Masks hide whole patches: so many of them, the same ones for the same seed, and nothing less at coarser levels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
-from scene_completion_training.masked_scene.patches import masked_voxels
+from scene_completion_training.masked_scene.views import masked_voxels
 from tests.training.masked_scene.small_scenes import random_places
 
 SHAPE = (64, 64, 32)

@@ -1,7 +1,5 @@
 """Scenes hold the right voxels, with the image's colours on those that the camera sees."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from scene_completion_training.masked_scene.scenes import (
     VoxelScene,
     feature_names,
     keep_scenes,
+    points_camera,
 )
 from tests.training.evaluation.one_wall import CAMERA, GRID, make_street
 from tests.training.masked_scene.small_scenes import scene_of
@@ -58,9 +57,10 @@ def test_exact_voxels_have_the_colours_of_their_pixels_where_the_camera_sees_the
     street = painted_street()
     scene = SceneMaker(street, "exact").scene(0)
     assert scene.grid == GRID and set(scene.label) == {COMMON_CLASSES.index("car")}  # type: ignore[arg-type]
-    depth = scene.points_camera[:, 2]
+    points = points_camera(scene.index, scene.grid, scene.grid_from_camera)
+    depth = points[:, 2]
     assert depth.min() > 9.6 and depth.max() < 11.0, "the front of the wall alone; its inside is no truth"
-    pixels, valid = CAMERA.project(scene.points_camera)
+    pixels, valid = CAMERA.project(points)
     assert np.asarray(valid).all()
     seen = scene.features[:, COLUMN["seen"]] == 1.0
     assert seen.sum() >= 0.4 * len(scene)
@@ -75,7 +75,7 @@ def test_exact_voxels_have_the_colours_of_their_pixels_where_the_camera_sees_the
 
 def test_stereo_finds_the_wall_and_the_road(synthetic_drive: Path) -> None:
     scene = SceneMaker(kitti_odometry(synthetic_drive), "stereo").scene(0)
-    right, down, forward = scene.points_camera.T
+    right, down, forward = points_camera(scene.index, scene.grid, scene.grid_from_camera).T
     assert scene.label is None and len(scene) > 2000
     off = np.minimum(np.abs(forward - WALL_AHEAD), np.abs(down - CAMERA_HEIGHT))
     beside = (np.abs(right) > 2.0) | (np.abs(forward - 13.0) > 3.0)  # away from the box

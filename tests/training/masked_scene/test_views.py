@@ -1,7 +1,5 @@
 """Views show the same voxels, row by row, and one range."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The field agrees with the robot's readable query."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

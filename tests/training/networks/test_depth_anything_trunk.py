@@ -1,7 +1,5 @@
 """The trunk of Depth Anything, on a tiny random network in the layout of the real one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +48,7 @@ def test_a_field_on_it_learns_depth_and_is_exported(model: Path) -> None:
     field = DensityField(CAMERA, encoder=encoder, hidden=32)
     image = 255.0 * torch.rand(2, 3, *SIZE)
     seen = field.observe(image)
-    features, code = seen.features, seen.depth_code
+    features, code = seen.hidden_map, seen.depth_code
     assert features.shape == (2, 32, 16, 32) and code.shape == (2, 16, 32)
     loss = features.square().sum() + code.square().sum() + encoder.decoder(encoder.trunk_maps(image)).square().sum()
     loss.backward()  # type: ignore[no-untyped-call]

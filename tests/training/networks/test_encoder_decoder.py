@@ -1,7 +1,5 @@
 """The encoder keeps its frozen parts frozen."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The feature field, its rays, its downsampler and its losses, on cases worked out by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -24,11 +22,6 @@ def field() -> FeatureField:
     return FeatureField(DensityField(CAMERA, hidden=32), target_size=12, channels=5, units=16, expansion=7)
 
 
-def _points(count: int = 50) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(1, count, 3, generator=generator) * torch.tensor([4.0, 2.0, 30.0]) + torch.tensor([-2, -1, 4.0])
-
-
 def test_features_are_the_head_on_the_sampled_map(field: FeatureField) -> None:
     """At the centre of a pixel of the feature map there is nothing to interpolate."""
     seen = field.observe(255.0 * torch.rand(1, 3, 32, 64))
@@ -38,7 +31,8 @@ def test_features_are_the_head_on_the_sampled_map(field: FeatureField) -> None:
     code = field.spec.encode(field.spec.coordinates(point, CAMERA))
     hidden = torch.relu(seen.features_map[:, :, row, column] + field.position_layer(code)[:, 0])
     assert seen.features(point)[0, 0].tolist() == pytest.approx(field.output_layer(hidden)[0].tolist(), abs=1e-5)
-    assert field.expand(seen.features(_points())).shape == (1, 50, 12)
+    points = torch.rand(1, 50, 3) * torch.tensor([4.0, 2.0, 30.0]) + torch.tensor([-2, -1, 4.0])
+    assert field.expand(seen.features(points)).shape == (1, 50, 12)
 
 
 def test_features_are_composited_like_distances(field: FeatureField) -> None:

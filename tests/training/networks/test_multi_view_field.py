@@ -1,7 +1,5 @@
 """Fusion of views: order does not matter, unseen views do not count, and gradients are what they should be."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -46,30 +44,21 @@ def test_a_view_that_does_not_see_a_point_does_not_count(head: FusionHead) -> No
     assert not torch.allclose(head(changed, code, seen), head(features, code, seen))
 
 
-@pytest.fixture(scope="module")
-def field() -> MultiViewField:
+def test_features_are_taken_where_a_point_projects_in_each_view() -> None:
+    """A field whose views all stand in the same place sees a point at the same pixel: like one view."""
     torch.manual_seed(2)
     field = MultiViewField(CAMERA, encoder=EncoderDecoder((64, 96), pretrained=False)).eval()
     torch.nn.init.normal_(field.fusion.view_layer.weight)
-    return field
-
-
-def _poses() -> torch.Tensor:
     poses = torch.eye(4).repeat(1, 3, 1, 1)
     poses[0, 1, 2, 3] = 4.0  # 4 m ahead
     poses[0, 2, 0, 3] = 0.5  # half a metre to the right
-    return poses
-
-
-def test_features_are_taken_where_a_point_projects_in_each_view(field: MultiViewField) -> None:
-    """A field whose views all stand in the same place sees a point at the same pixel: like one view."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 1, 3, 64, 96, generator=generator) * 255
     points = torch.rand(1, 200, 3, generator=generator) * torch.tensor([6.0, 2.0, 20.0]) + torch.tensor([-3, -1, 4.0])
     with torch.no_grad():
         one = field.observe(image, torch.eye(4)[None, None]).density_logit(points)
         same = field.observe(image.repeat(1, 3, 1, 1, 1), torch.eye(4).repeat(1, 3, 1, 1)).density_logit(points)
-        moved = field.observe(image.repeat(1, 3, 1, 1, 1), _poses()).density_logit(points)
+        moved = field.observe(image.repeat(1, 3, 1, 1, 1), poses).density_logit(points)
     torch.testing.assert_close(same, one, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(moved, one, atol=1e-2)
 

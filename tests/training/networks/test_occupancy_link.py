@@ -1,7 +1,5 @@
 """The occupancy link: to a calibration and back."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

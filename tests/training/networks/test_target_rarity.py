@@ -1,7 +1,5 @@
 """Rare kinds of targets count for more."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The full-size network of SceneDINO, on tiny random transformers in the layout of the real ones."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Rays of pixels, the patches they are drawn in, and the colours of their points."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,15 +1,10 @@
 """Where fields are sampled: along rays, in the view, and in balls around surfaces."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.rendering.sampling import (
-    inverse_depth_samples,
-    surface_centres,
-)
+from scene_completion_training.rendering.sampling import inverse_depth_samples, surface_centres
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=39.5, cy=11.5, width=80, height=24)
 

@@ -1,7 +1,5 @@
 """Sparse convolutions beside dense ones, and their gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

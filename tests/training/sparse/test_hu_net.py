@@ -1,7 +1,5 @@
 """The network: shapes, what it may know, equivariance, no leakage of what is masked, bad input."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

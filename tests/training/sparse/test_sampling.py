@@ -1,7 +1,5 @@
 """Occupied-normalised trilinear sampling: exact to the half voxel (M1), unshrunken beside free space (M2)."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

@@ -1,7 +1,5 @@
 """Sets of voxels: order, search, neighbours, coarser levels, bad input."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Random sets of voxels."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

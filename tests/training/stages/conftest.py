@@ -1,7 +1,5 @@
 """A student and a feature field of a few steps, trained once for the tests of several stages."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The agglomeration: what it learns from several teachers, what stays, what is deployed, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.data.module import SequencesData
 from scene_completion_training.export import FoldedEncoder, encoder_onnx
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
@@ -29,7 +26,7 @@ from scene_completion_training.stages.agglomeration import (
     TeacherSpec,
 )
 from scene_completion_training.viewpoint import STREET_CAMERA
-from tests.training.small_trainings import HIDDEN, small_data, small_training
+from tests.training.small_trainings import HIDDEN, batches, learn, small_data, small_training
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +40,10 @@ def training(drive: Path, output: Path, settings: AgglomerationSettings, **chang
     return AgglomerationConfiguration(**small_training(drive, output, hidden=HIDDEN, agglomeration=settings, **changes))
 
 
-@pytest.fixture(scope="module")
-def agglomerated(
-    synthetic_drive: Path, student: Path, settings: AgglomerationSettings, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Checkpoint of a few steps."""
-    output = tmp_path_factory.mktemp("runs") / "agglomerated"
-    return train(training(synthetic_drive, output, settings, start_from=str(student)))
-
-
-def test_the_density_stays_and_all_else_learns(agglomerated: Path, student: Path) -> None:
+def test_the_density_stays_and_all_else_learns(
+    synthetic_drive: Path, student: Path, settings: AgglomerationSettings, tmp_path: Path
+) -> None:
+    agglomerated = train(training(synthetic_drive, tmp_path / "run", settings, start_from=str(student)))
     stored = Checkpoint.read(agglomerated)
     field = stored.field_of(AgglomeratedField)
     weights = StudentBundle.load(student).load_weights()
@@ -75,18 +66,9 @@ def test_teachers_can_be_learned(synthetic_drive: Path, student: Path, settings:
         )
     )
     stage.load(str(student))
-    data = SequencesData(small_data(synthetic_drive), 1, 0, targets=stage.stores)
-    data.setup("fit")
-    batch = {name: value[None] for name, value in data.samples()[0].items()}
-    stage.fit_targets([data.samples()[0]])
-    optimiser = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 5e-3)
-    losses = []
-    for _ in range(25):
-        terms = stage.terms(batch, torch.Generator().manual_seed(5))
-        optimiser.zero_grad()
-        terms["agglomeration"].backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        losses.append({name: value.item() for name, value in terms.items()})
+    (batch,) = batches(small_data(synthetic_drive), 1, targets=stage.stores)
+    stage.fit_targets([{name: value[0] for name, value in batch.items()}])
+    losses = learn(stage, batch, "agglomeration", steps=25, rate=5e-3)
     assert losses[0]["teacher_text"] > 0.5 and losses[-1]["teacher_text"] < 0.4 * losses[0]["teacher_text"]
     assert losses[-1]["teacher_dino"] < losses[0]["teacher_dino"]
     assert all(parameter.grad is None for parameter in stage.field.density.parameters())
@@ -108,9 +90,9 @@ def test_a_teachers_space_is_a_linear_map_of_the_units(field: AgglomeratedField)
     with torch.no_grad():
         features, units = seen.features(points)[0], seen.units(points)[0]
         for teacher in field.teachers:
-            space = field.space(teacher)
+            weight, bias = field.space(teacher)
             expected = field.original(teacher, features)
-            assert torch.allclose(units @ space.weight.T + space.bias, expected, atol=1e-4)
+            assert torch.allclose(units @ weight.T + bias, expected, atol=1e-4)
         sides = [functional.normalize(field.original(teacher, features), dim=-1) for teacher in field.teachers]
         assert torch.allclose(field.expand(features), functional.normalize(torch.cat(sides, dim=-1), dim=-1), atol=1e-5)
 

@@ -1,7 +1,5 @@
 """Feature field, then semantics: what each learns from, what stays, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from scene_completion_training.clustering.clusters import (
 )
 from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.data.module import SequencesData
+from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.export import export_labelled, volume_reading
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.networks.density_field import sample_map
@@ -34,7 +33,7 @@ from scene_completion_training.stages.feature_field import (
     FeatureSettings,
     feature_targets,
 )
-from tests.training.small_trainings import DIMENSION, HIDDEN, feature_training, small_data
+from tests.training.small_trainings import DIMENSION, HIDDEN, batches, feature_training, learn, small_data
 
 
 def test_the_density_stays_and_the_features_learn(trained: Path, student: Path, tmp_path: Path) -> None:
@@ -54,7 +53,7 @@ def test_the_density_stays_and_the_features_learn(trained: Path, student: Path, 
 class _Dimension:
     dim, cell, variants = DIMENSION, 16, 2
 
-    def get(self, key: str, image: object, variant: int) -> object:
+    def get(self, key: str, variant: int) -> object:
         raise AssertionError
 
 
@@ -67,18 +66,8 @@ def test_a_feature_field_can_learn_its_targets(synthetic_drive: Path, targets: P
             pretrained=False, features=settings, half_resolution_steps=1, render=RenderSettings(patches=2, samples=8)
         )
     )
-    data = SequencesData(small_data(synthetic_drive), 1, 0, targets=FeatureStore.open(targets))
-    data.setup("fit")
-    batch = {name: value[None] for name, value in data.samples()[0].items()}
-    learning = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(learning, 5e-3)
-    losses = []
-    for _ in range(20):
-        loss = stage.terms(batch, torch.Generator().manual_seed(5))["feature"]
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        losses.append(loss.item())
+    (batch,) = batches(small_data(synthetic_drive), 1, targets=FeatureStore.open(targets))
+    losses = [terms["feature"] for terms in learn(stage, batch, "feature", steps=20, rate=5e-3)]
     assert losses[0] > 0.5 and losses[-1] < 0.3 * losses[0]
     assert all(parameter.grad is None for parameter in stage.field.density.parameters())
 
@@ -120,7 +109,7 @@ def test_what_cannot_be_trained_is_refused(
 def test_features_are_those_of_tokens_less_their_mean(trained: Path, synthetic_drive: Path, targets: Path) -> None:
     """The mean is that of the drive's tokens, and travels with the checkpoint; what was learned has it taken off."""
     store = FeatureStore.open(targets)
-    data = SequencesData(small_data(synthetic_drive), 64, 0, targets=store)
+    data = SequencesData(small_data(synthetic_drive), 64, 0, DataNeeds(targets=store))
     data.setup("fit")
     samples = [data.samples()[index] for index in range(16)]
     mean = torch.stack([sample["features"].float().mean(dim=(0, 2, 3)) for sample in samples]).mean(dim=0)
@@ -139,9 +128,7 @@ def test_the_loss_is_blind_to_the_mean_of_all_tokens(synthetic_drive: Path, targ
     stage = FeatureFieldStage(
         FeatureFieldConfiguration(pretrained=False, render=RenderSettings(patches=2)), _Dimension()
     )
-    data = SequencesData(small_data(synthetic_drive), 1, 0, targets=FeatureStore.open(targets))
-    data.setup("fit")
-    batch = {name: value[None] for name, value in data.samples()[0].items()}
+    (batch,) = batches(small_data(synthetic_drive), 1, targets=FeatureStore.open(targets))
     before = stage.terms(batch, torch.Generator().manual_seed(5))["feature"].item()
     moved = {**batch, "features": batch["features"].float() + 3.0}
     other = stage.terms(moved, torch.Generator().manual_seed(5))["feature"].item()
@@ -195,7 +182,6 @@ def test_a_student_with_labels_is_deployed(trained: Path, student: Path, classes
     with torch.no_grad():
         image_part = sample_map(seen.features_map, field.spec.coordinates(point, field.camera))[0].T.numpy()
     assert head.label_positional_weight is not None and head.label_hidden_bias is not None
-    assert head.label_weight is not None
     again = np.maximum(image_part + code @ head.label_positional_weight.T + head.label_hidden_bias, 0.0)
     assert again == pytest.approx(units, abs=1e-5)
     assert head.label_weight.shape == (2, 64)

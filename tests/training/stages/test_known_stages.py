@@ -1,7 +1,5 @@
 """A stage is one class and one line: a toy trains, is read back and resumes."""
 
-from __future__ import annotations
-
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -41,9 +39,7 @@ class ToyStage(SingleImageStage):
 TOY = f"{__name__}:ToyStage"
 
 
-def test_a_stage_is_one_class_and_one_line(
-    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_is_a_class_and_a_line(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stages.STAGES, "toy", TOY)
     file = tmp_path / "toy.yaml"
     file.write_text(

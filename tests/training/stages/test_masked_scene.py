@@ -1,7 +1,5 @@
 """Masked scene modelling learns on every level, and stops where it collapses."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.evaluation.voxel_features import open_network
 from scene_completion_training.masked_scene.data import SceneDataSettings, SceneSource
-from scene_completion_training.masked_scene.network import open_network
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.masked_scene.views import SceneViewSettings
 from scene_completion_training.runner import make_stage, train
@@ -66,9 +64,7 @@ def test_the_loss_falls_on_every_level_without_collapse(synthetic_drive: Path, t
     assert Checkpoint.read(checkpoint).record["scenes"] and Checkpoint.read(checkpoint).stage == "masked_scene"
 
 
-def test_a_collapsed_teacher_ends_the_training(
-    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_collapse_ends_the_training(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masked_scene, "LEAST_SPREAD", 2.0)
     monkeypatch.setattr(masked_scene, "PATIENCE", 3)
     settings = small(synthetic_drive, tmp_path, steps=8)
@@ -86,8 +82,6 @@ def test_a_collapsed_teacher_ends_the_training(
         ({"steps": 3}, "no multiple of checkpoint_every"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(
-    synthetic_drive: Path, tmp_path: Path, changes: dict[str, Any], said: str
-) -> None:
+def test_what_cannot_be_is_refused(synthetic_drive: Path, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         make_stage(small(synthetic_drive, tmp_path, **changes))

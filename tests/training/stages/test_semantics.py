@@ -1,7 +1,5 @@
 """Semantics: they learn on a trained field, which stays as it is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

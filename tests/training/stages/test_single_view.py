@@ -1,7 +1,5 @@
 """What a single-view field keeps: of what its training started from, and of samples that come again."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

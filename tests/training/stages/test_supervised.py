@@ -1,7 +1,5 @@
 """The supervised upper bound: which voxels it sees, what it learns, how it is scored, what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -19,7 +17,7 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.commands import evaluate_semantics
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.prepared import PreparedFrame
-from scene_completion_training.data.view_batches import MIRROR, ViewSamples, ViewSettings
+from scene_completion_training.data.view_batches import MIRROR, DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.export import export_bundle
@@ -35,7 +33,7 @@ from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.evaluation.one_wall import GRID
 from tests.training.saved_checkpoint import save_checkpoint
-from tests.training.small_trainings import small_training
+from tests.training.small_trainings import batches, learn, small_training
 
 CLASSES = len(COMMON_CLASSES) - 1
 
@@ -84,7 +82,7 @@ def trained(towns: Path, student: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def frames(towns: Path) -> list[PreparedFrame]:
-    data = SequencesData(_data(towns), 1, 0, label_points=64)
+    data = SequencesData(_data(towns), 1, 0, DataNeeds(label_points=64))
     data.setup("fit")
     return data.frames[0]
 
@@ -107,7 +105,7 @@ def test_rare_classes_are_drawn_more_often_than_they_occur(frames: list[Prepared
     label[:400], label[400:425], label[425:500] = 7, 13, 255
     frame = dataclasses.replace(frames[0], label=label)
     assert frame.labelled.tolist() == list(range(425))
-    samples = ViewSamples([[frame]], ViewSettings(occupancy_points=8), seed=0, length=1, label_points=20_000)
+    samples = ViewSamples([[frame]], ViewSettings(occupancy_points=8), DataNeeds(label_points=20_000), seed=0, length=1)
     drawn = samples[0]["label_classes"]
     assert set(drawn.tolist()) == {6, 12}
     assert (drawn == 12).float().mean().item() == pytest.approx(0.2, abs=0.01)
@@ -116,7 +114,7 @@ def test_rare_classes_are_drawn_more_often_than_they_occur(frames: list[Prepared
 @pytest.mark.parametrize("mirror", [False, True])
 def test_labelled_points_lie_where_the_encoder_sees_them(frames: list[PreparedFrame], mirror: bool) -> None:
     settings = ViewSettings(occupancy_points=8, mirror=mirror)
-    samples = ViewSamples([frames], settings, seed=0, length=20, label_points=300)
+    samples = ViewSamples([frames], settings, DataNeeds(label_points=300), seed=0, length=20)
     found = set()
     for number in range(20):
         draw, sample = samples._draw(number, np.random.default_rng((0, number))), samples[number]
@@ -135,19 +133,10 @@ def test_it_learns_classes_and_leaves_the_density(towns: Path) -> None:
     stage = SupervisedStage(SupervisedConfiguration(pretrained=False, half_resolution_steps=1))
     assert stage.field.target_size == CLASSES
     assert not any(p.requires_grad for p in stage.field.density.parameters())
-    data = SequencesData(_data(towns), 1, 0, label_points=512)
-    data.setup("fit")
-    batch = {name: value[None] for name, value in data.samples()[0].items()}
-    learning = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(learning, 3e-3)
-    losses = []
-    for _ in range(20):
-        terms = stage.terms(batch, torch.Generator())
-        assert set(terms) == set(stage.weights())
-        optimiser.zero_grad()
-        terms["classes"].backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        losses.append(terms["classes"].item())
+    (batch,) = batches(_data(towns), 1, label_points=512)
+    found = learn(stage, batch, "classes", steps=20, rate=3e-3)
+    assert set(found[0]) == set(stage.weights())
+    losses = [terms["classes"] for terms in found]
     assert losses[0] == pytest.approx(math.log(CLASSES), abs=0.7) and losses[-1] < 0.7 * losses[0]
     beside = {**batch, "label_points": batch["label_points"] * torch.tensor([1.0, 1.0, -1.0])}
     assert stage.terms(beside, torch.Generator())["classes"].item() == 0.0  # behind the camera

@@ -1,7 +1,5 @@
 """The teacher: how many views it needs, what it starts from, what it is not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.inference.bundle import load_default_bundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, read_configuration
@@ -33,7 +31,7 @@ def test_a_teacher_is_not_deployed(teacher: Path, tmp_path: Path) -> None:
 
 
 def test_training_can_go_on_from_the_shipped_student(tmp_path: Path) -> None:
-    bundle = load_default_bundle()
+    bundle = StudentBundle.load(DEFAULT_BUNDLE)
     stage = make_stage(read_configuration(CONFIGS / "single_view.yaml", ["pretrained=false"], Configuration))
     assert isinstance(stage.field, DensityField) and bundle.folder is not None
     stage.load(str(bundle.folder))

@@ -1,7 +1,5 @@
 """One small drive, built once."""
 
-from __future__ import annotations
-
 import pytest
 
 from scene_completion_training.street_world.camera_rig import LidarModel, StreetRig, make_rig

@@ -1,7 +1,5 @@
 """A drive as a sequence on disk and as a bag."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +7,7 @@ from scipy import ndimage
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth, stored_flags
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth as known_voxels
-from scene_completion_training.street_world.camera_rig import (
-    CAMERA_HEIGHT_M,
-    LEFT,
-    VARIED_HEIGHTS_M,
-    make_rig,
-    mounted,
-)
+from scene_completion_training.street_world.camera_rig import CAMERA_HEIGHT_M, LEFT, VARIED_HEIGHTS_M, make_rig, mounted
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.ground_truth import SAMPLES_PER_VOXEL, most_surface, voxel_truth
@@ -31,11 +23,6 @@ GRID = VoxelGrid((0.0, -12.8, -2.2), 0.2, (128, 128, 32))
 def truth(drive: StreetDrive) -> VoxelTruth:
     pose = drive.poses[0] @ drive.rig.rig_from_camera[LEFT]
     return voxel_truth(drive.scene_at(0), drive.rig.cameras[LEFT], pose, GRID)
-
-
-def labels_at(truth: VoxelTruth, points: np.ndarray) -> np.ndarray:
-    index, inside = GRID.index_of(points)
-    return truth.label[tuple(index[inside].T)]
 
 
 def test_surfaces_seen_by_the_camera_are_occupied_and_visible(drive: StreetDrive, truth: VoxelTruth) -> None:
@@ -55,7 +42,8 @@ def test_surfaces_seen_by_the_camera_are_occupied_and_visible(drive: StreetDrive
 def test_lidar_returns_lie_in_occupied_voxels(drive: StreetDrive, truth: VoxelTruth) -> None:
     camera_from_rig = drive.rig.rig_from_camera[LEFT].inverse()
     points = DEFAULT_GRID_FROM_CAMERA.apply(camera_from_rig.apply(drive.lidar(0).astype(np.float64)))
-    found = labels_at(truth, points)
+    index, inside = GRID.index_of(points)
+    found = truth.label[tuple(index[inside].T)]
     assert len(found) > 500
     assert (found > 0).mean() > 0.9  # the rest is range noise at voxel borders
     occupied = ndimage.binary_dilation(truth.occupied, iterations=1)
@@ -112,7 +100,6 @@ def test_visible_free_and_occluded_exclude_each_other(truth: VoxelTruth) -> None
 
 
 def test_flags_keep_everything(truth: VoxelTruth) -> None:
-    assert truth.label is not None
     again = exact_truth(truth.label, stored_flags(truth), truth.grid)
     for name in ("label", "occupied", "interior", "in_view", "visible", "known"):
         assert np.array_equal(getattr(again, name), getattr(truth, name)), name
@@ -161,7 +148,6 @@ def test_a_rig_of_its_own_height_sees_a_level_truth_with_the_ground_to_the_centi
     upright = drive.rig.rig_from_camera[LEFT]
     assert VARIED_HEIGHTS_M[0] <= upright.translation[2] <= VARIED_HEIGHTS_M[1]
     found, view = drive.truth(0), drive.view(0)
-    assert found.ground is not None
     np.testing.assert_allclose(found.grid_from_camera.translation[2], upright.translation[2] - CAMERA_HEIGHT_M)
     np.testing.assert_allclose(found.grid_from_camera.rotation, upright.rotation)
     road = (view.label == StreetClass.ROAD) & (view.depth < 15.0)

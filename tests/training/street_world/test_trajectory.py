@@ -1,7 +1,5 @@
 """Streets, and how the rig drives along them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

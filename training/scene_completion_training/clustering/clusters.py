@@ -115,7 +115,7 @@ class LabelHead:
 
 
 def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], count: int) -> LabelHead:
-    """Multinomial logistic regression of the classes of points on their hidden units.
+    """Multinomial logistic regression of the classes of points on their standardised hidden units.
 
     Between units and clusters lie two networks, of which nothing is left on the robot. A map from the units alone gives
     the same labels but for the points that lie between two clusters.
@@ -128,40 +128,17 @@ def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], coun
     Raises:
         ConfigurationError: There are fewer than two classes among the points.
     """
+    from sklearn.linear_model import LogisticRegression
+
     held_out = np.arange(len(classes)) % HELD_OUT == 0
     known = np.unique(classes[~held_out])
     if len(known) < 2:
-        raise ConfigurationError(
-            f"{len(known)} of {count} classes among {len(classes)} points",
-            where="classes",
-            cure="Give the clusters at least two names, or label more",
-        )
-    head = logistic_head(units[~held_out], classes[~held_out], count, around=units[~held_out])
-    return dataclasses.replace(head, agreement=float((head.assign(units[held_out]) == classes[held_out]).mean()))
-
-
-def logistic_head(
-    units: NDArray[np.floating],
-    classes: NDArray[np.int64],
-    count: int,
-    *,
-    around: NDArray[np.floating],
-) -> LabelHead:
-    """Multinomial logistic regression, standardised.
-
-    Args:
-        units: [N, E].
-        classes: [N], of at least two different ones.
-        count: Number of classes K; those that no point has stay improbable.
-        around: Points [M, E] whose mean and deviation standardise.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    known = np.unique(classes)
+        what = f"{len(known)} of {count} classes among {len(classes)} points"
+        raise ConfigurationError(what, where="classes", cure="Give the clusters at least two names, or label more")
     # Tokens have most in common: around their mean the fit takes far fewer steps, to the same result.
-    mean, scale = around.mean(axis=0), around.std(axis=0) + 1e-6
+    mean, scale = units[~held_out].mean(axis=0), units[~held_out].std(axis=0) + 1e-6
     model = LogisticRegression(max_iter=300)
-    model.fit((units - mean) / scale, classes)
+    model.fit((units[~held_out] - mean) / scale, classes[~held_out])
     weights = model.coef_ / scale
     biases = model.intercept_ - weights @ mean
     if len(known) == 2:  # one row stands for both
@@ -169,7 +146,8 @@ def logistic_head(
     rows = np.zeros((count, units.shape[1]), np.float32)
     bias = np.full(count, -30.0, np.float32)
     rows[known], bias[known] = weights, biases
-    return LabelHead(rows, bias, math.nan)
+    head = LabelHead(rows, bias, math.nan)
+    return dataclasses.replace(head, agreement=float((head.assign(units[held_out]) == classes[held_out]).mean()))
 
 
 @dataclass(frozen=True)
@@ -237,21 +215,14 @@ def read_class_file(file: Path, count: int) -> NamedClusters:
         missing = sorted(set(range(count)) - set(numbers))
         wrong = sorted({number for number in numbers if numbers.count(number) > 1 or not 0 <= number < count})
         raise _error(file, "clusters", f"leaves out {missing}, has twice or unknown {wrong}")
-    names: list[str] = []
-    colours: list[tuple[int, int, int]] = []
+    colours: dict[str, tuple[int, int, int]] = {}
     classes = []
     for number, name, colour in sorted(entries):
-        if name not in names:
-            names.append(name)
-            colours.append(colour)
-        elif colours[names.index(name)] != colour:
-            raise _error(
-                file,
-                f"clusters[{number}].colour",
-                f"is {list(colour)}, another {name} has {colours[names.index(name)]}",
-            )
-        classes.append(names.index(name))
-    return NamedClusters(tuple(names), tuple(colours), tuple(classes))
+        first = colours.setdefault(name, colour)
+        if colour != first:
+            raise _error(file, f"clusters[{number}].colour", f"is {list(colour)}, another {name} has {first}")
+        classes.append(list(colours).index(name))
+    return NamedClusters(tuple(colours), tuple(colours.values()), tuple(classes))
 
 
 def _entry(file: Path, position: int, entry: Any) -> tuple[int, str, tuple[int, int, int]]:

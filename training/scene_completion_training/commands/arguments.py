@@ -49,14 +49,11 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def add_checkpoints(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """Declare --checkpoint and --views."""
     add_paths(parser, "--checkpoint", "FILE", "training checkpoints to score", required=required)
-    parser.add_argument(
-        "--views",
-        nargs="+",
-        default=["1"],
-        metavar="N",
-        help="views that each checkpoint encodes: so many along the drive, or as MVBTS has them mono, temporal, "
-        "stereo, stereo-temporal, fisheyes, all (default: 1)",
+    meaning = (
+        "views that each checkpoint encodes: so many along the drive, or as MVBTS has them mono, temporal, "
+        "stereo, stereo-temporal, fisheyes, all (default: 1)"
     )
+    parser.add_argument("--views", nargs="+", default=["1"], metavar="N", help=meaning)
 
 
 def add_frames(parser: argparse.ArgumentParser) -> None:
@@ -145,11 +142,8 @@ def check_methods(flag: str, methods: Sequence[Sequence[str]]) -> None:
     names = [name for name, *_ in methods]
     for name, *files in methods:
         if not files or names.count(name) > 1:
-            raise ConfigurationError(
-                f"{name} {'comes twice' if files else 'has no checkpoint'}",
-                where=flag,
-                cure="Give each method a name of its own, and then its checkpoints",
-            )
+            cure = "Give each method a name of its own, and then its checkpoints"
+            raise ConfigurationError(f"{name} {'comes twice' if files else 'has no checkpoint'}", where=flag, cure=cure)
         if missing := [file for file in files if not Path(file).is_file()]:  # found before hours of other methods
             raise ConfigurationError(f"no file {', '.join(missing)}", where=f"{flag} {name}", cure="Name checkpoints")
 

@@ -26,15 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion calibrate``."""
     parser.add_argument("bundle", type=Path, help="student bundle; it is written anew")
     add_paths(parser, "--prior-from", "DIR", "stereo drives to average, those of the training")
-    parser.add_argument(
-        "--held-out",
-        type=Path,
-        nargs="+",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="stereo drives that the student was not trained on; given several times, each list counts equally",
-    )
+    meaning = "stereo drives that the student was not trained on; given several times, each list counts equally"
+    parser.add_argument("--held-out", type=Path, nargs="+", action="append", default=[], metavar="DIR", help=meaning)
     meaning = "instead: recordings with LiDAR and voxels, such as a KITTI window, that nothing is trained or tested on"
     add_paths(parser, "--labelled", "DIR", meaning)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th frame (default: all)")
@@ -57,11 +50,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(f"{args.every} is no step", where="--every", cure="Take every frame, 1, or fewer")
     held_out = {folder.resolve() for group in args.held_out for folder in group}
     if shared := held_out & {folder.resolve() for folder in args.prior_from}:
-        raise ConfigurationError(
-            f"{', '.join(map(str, sorted(shared)))} is averaged into the prior as well",
-            where="--held-out",
-            cure="Name drives that took no part in the training",
-        )
+        what = f"{', '.join(map(str, sorted(shared)))} is averaged into the prior as well"
+        raise ConfigurationError(what, where="--held-out", cure="Name drives that took no part in the training")
     before = own_student(args.bundle)
     if args.labelled:
         recordings = [open_recording(folder) for folder in args.labelled]

@@ -120,9 +120,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"every {args.every} frames", where="--every", cure="Give a positive number")
     if not (args.method or args.untrained or args.inputs or args.units):
         raise ConfigurationError(
-            "nothing to probe",
-            where="evaluate features",
-            cure="Give --method, --untrained, --inputs or --units",
+            "nothing to probe", where="evaluate features", cure="Give --method, --untrained, --inputs or --units"
         )
     check_methods("--method", args.method)
     refuse_scored(args.data, {"--train": args.train})

@@ -58,21 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     meaning = "training recordings for the prior: towns, whose mean voxels are the prior on towns (KITTI windows have "
     add_paths(parser, "--prior", "FOLDER", meaning + "their own); with --depth drives")
-    parser.add_argument(
-        "--prior-voxels",
-        choices=("exact", "stereo"),
-        default="exact",
-        help="what the prior of --prior averages: the towns' exact voxels, or those fused from their stereo depth, "
+    meaning = (
+        "what the prior of --prior averages: the towns' exact voxels, or those fused from their stereo depth, "
         "which is all that training knows. The latter has the threshold of --calibrate-on if given (default: "
-        "%(default)s)",
+        "%(default)s)"
     )
+    parser.add_argument("--prior-voxels", choices=("exact", "stereo"), default="exact", help=meaning)
     parser.add_argument("--scans", type=int, default=20, help="scans the LiDAR protocols accumulate (default: 20)")
-    parser.add_argument(
-        "--camera-pitch",
-        type=float,
-        metavar="DEGREES",
-        help="how far the reference camera looks down, for the LiDAR protocols (default: 5 on KITTI-360, otherwise 0)",
-    )
+    meaning = "how far the reference camera looks down, for the LiDAR protocols (default: 5 on KITTI-360, otherwise 0)"
+    parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
     parser.add_argument(
         "--every", type=int, metavar="N", help=f"score every N-th frame (default: {EVERY}, with --depth 1)"
     )
@@ -140,11 +134,8 @@ def _run_voxels(args: argparse.Namespace) -> int:
         counted += scores.run("recordings", methods, frames.of(sequence))
     names = [sequence.name for sequence in recordings]
     if not counted:
-        raise SequenceError(
-            "no frame has ground truth voxels or LiDAR",
-            where=", ".join(names),
-            cure="Unpack the LiDAR scans beside the images, render the town with its assets, or name other recordings",
-        )
+        cure = "Unpack the LiDAR scans beside the images, render the town with its assets, or name other recordings"
+        raise SequenceError("no frame has ground truth voxels or LiDAR", where=", ".join(names), cure=cure)
     write_results(args, scores, names, counted=found)
     return 0
 
@@ -156,11 +147,8 @@ def _check(args: argparse.Namespace) -> None:
             "nothing to score", where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls"
         )
     if args.scans < 3 or args.every < 1:
-        raise ConfigurationError(
-            f"{args.scans} scans, every {args.every} frames",
-            where="--scans, --every",
-            cure="Accumulate at least 3 scans, and score every frame or fewer",
-        )
+        cure = "Accumulate at least 3 scans, and score every frame or fewer"
+        raise ConfigurationError(f"{args.scans} scans, every {args.every} frames", where="--scans, --every", cure=cure)
     if args.depth and args.controls and not args.prior:
         raise ConfigurationError("the mean depth of what", where="--controls", cure="Name drives with --prior")
     if len({folder.resolve() for folder in args.data}) < len(args.data):
@@ -178,10 +166,10 @@ def _controls(
         EmptyControl,
         fit_prior,
         prior_of_windows,
+        stereo_truths,
         surface_controls,
     )
     from scene_completion_training.evaluation.geometry import calibrate_model, voxel_frames
-    from scene_completion_training.evaluation.stereo_truth import stereo_truths
 
     town_prior: list[DensityModel] = []
     if args.controls and args.prior:

@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.paths import RESULTS, Output
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import (
-    add_frames,
-    add_paths,
-    count_frames,
-    read_frames,
-    write_results,
-)
+from scene_completion_training.commands.arguments import add_frames, add_paths, count_frames, read_frames, write_results
 
 if TYPE_CHECKING:
     from scene_completion_ros.sequences.frame_lists import SplitCount
@@ -112,11 +106,9 @@ def _refuse_scored_images(scored: Sequence[LabelledImages], fitted: dict[str, li
     files = {image.label_file for one in scored for image in one.images}
     for name, found in fitted.items():
         if shared := sorted(files.intersection(image.label_file for one in found for image in one.images)):
-            raise ConfigurationError(
-                f"{len(shared)} of its images are scored as well, such as {shared[0]}",
-                where=f"--{name}-on, --{name}-frames",
-                cure="Name other images: what is scored may not name clusters or train probes",
-            )
+            what = f"{len(shared)} of its images are scored as well, such as {shared[0]}"
+            cure = "Name other images: what is scored may not name clusters or train probes"
+            raise ConfigurationError(what, where=f"--{name}-on, --{name}-frames", cure=cure)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -58,35 +58,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_paths(parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes")
     meaning = "checkpoints of feature_field or semantics; or of supervised or semantic_field, which need no clusters"
     add_paths(parser, "--checkpoint", "FILE", meaning)
-    parser.add_argument(
-        "--probed",
-        type=Path,
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("FILE", "PROBE"),
-        help="checkpoint of feature_field or semantics, and a linear probe of it that `evaluate segmentation` has "
-        "trained on images; repeatable",
+    meaning = (
+        "checkpoint of feature_field or semantics, and a linear probe of it that `evaluate segmentation` has "
+        "trained on images; repeatable"
     )
     parser.add_argument(
-        "--student",
-        type=Path,
-        metavar="DIR",
-        help="bundle whose density says what is occupied for all others, but with --sscbench",
+        "--probed", type=Path, nargs=2, action="append", default=[], metavar=("FILE", "PROBE"), help=meaning
     )
-    parser.add_argument(
-        "--foundation",
-        type=place,
-        metavar="MODEL",
-        help="a control: the tokens of this foundation model clustered, or with --bank this text-aligned teacher, as "
-        "in `features`, in 2D only",
+    meaning = "bundle whose density says what is occupied for all others, but with --sscbench"
+    parser.add_argument("--student", type=Path, metavar="DIR", help=meaning)
+    meaning = (
+        "a control: the tokens of this foundation model clustered, or with --bank this text-aligned teacher, as "
+        "in `features`, in 2D only"
     )
+    parser.add_argument("--foundation", type=place, metavar="MODEL", help=meaning)
     parser.add_argument("--layer", type=int, default=-1, help="its hidden layer (default: %(default)s)")
-    parser.add_argument(
-        "--prior",
-        action="store_true",
-        help="a control: the most frequent class of each voxel in --name-on, with --bank of all voxels",
-    )
+    meaning = "a control: the most frequent class of each voxel in --name-on, with --bank of all voxels"
+    parser.add_argument("--prior", action="store_true", help=meaning)
     add_paths(parser, "--cluster-on", "FOLDER", "training recordings to cluster")
     meaning = "labelled training recordings: for the names of clusters and the prior"
     add_paths(parser, "--name-on", "FOLDER", meaning)
@@ -96,19 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     add_engine(parser)
     sscbench = parser.add_argument_group("SSCBench-KITTI-360")
-    sscbench.add_argument(
-        "--sscbench",
-        type=Path,
-        metavar="LABELS",
-        help="its labels (LABELS/DRIVE/NNNNNN_1_1.npy): score --checkpoint on drives of KITTI-360, data_2d_raw/DRIVE, "
-        "under the protocol of S4C and SceneDINO",
+    meaning = (
+        "its labels (LABELS/DRIVE/NNNNNN_1_1.npy): score --checkpoint on drives of KITTI-360, data_2d_raw/DRIVE, "
+        "under the protocol of S4C and SceneDINO"
     )
-    sscbench.add_argument(
-        "--sampling",
-        choices=("scenedino", "s4c"),
-        default="scenedino",
-        help="a point of each voxel, occupied from 0.2 / m on, or 8 points and 0.25 / m (default: %(default)s)",
-    )
+    sscbench.add_argument("--sscbench", type=Path, metavar="LABELS", help=meaning)
+    meaning = "a point of each voxel, occupied from 0.2 / m on, or 8 points and 0.25 / m (default: %(default)s)"
+    sscbench.add_argument("--sampling", choices=("scenedino", "s4c"), default="scenedino", help=meaning)
     meaning = "frame list for the names of clusters, of --name-on or of --data; none of them may be scored"
     sscbench.add_argument("--name-frames", type=Path, metavar="LIST", help=meaning)
     words = parser.add_argument_group("words")
@@ -169,11 +151,8 @@ def _run_sscbench(args: argparse.Namespace) -> int:
     models += [open_probed(file, probe, None, sampling) for file, probe in args.probed]
     if fields := [FeatureFieldModel.open(file) for file in args.checkpoint if file not in supervised]:
         if not named:
-            raise ConfigurationError(
-                "no labelled frames",
-                where="--name-frames",
-                cure="Name the validation frames, for the names of clusters",
-            )
+            cure = "Name the validation frames, for the names of clusters"
+            raise ConfigurationError("no labelled frames", where="--name-frames", cure=cure)
         drives = [kitti_360.open_drive(folder) for folder in args.cluster_on]
         clustered = [(drive, index) for drive in drives for index in range(0, len(drive), args.every)]
         models += fit_models(
@@ -197,7 +176,7 @@ def _run_classes(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.semantic_evaluation import Labels, no_voxels
 
     fitted: list[ScoredModel] = [] if args.student is None else _fitted(args, args.student)
-    fitted += [DeployedLabels.open(folder, engine=args.engine) for folder in args.bundle]
+    fitted += [DeployedLabels(folder, engine=args.engine) for folder in args.bundle]
     scores, split = Scores([SEMANTICS]), read_frames(args.frames)
     opened = {
         group: [open_recording(folder) for folder in listed_folders(folders, split)]
@@ -331,12 +310,10 @@ def _requested_models(
             args.foundation, text_encoder=args.text_encoder, template=bank.template, class_texts=args.class_texts
         )
         if teacher.identity.text_encoder_sha256 != bank.text_encoder_sha256:
-            raise ConfigurationError(
-                f"texts of {bank.text_encoder or 'no encoder'}, but {args.foundation} is aligned to those of "
-                f"{teacher.identity.text_encoder or 'none'}",
-                where=str(args.bank),
-                cure="Make the bank with the text encoder that the teacher is aligned to",
-            )
+            own, aligned = bank.text_encoder or "no encoder", teacher.identity.text_encoder or "none"
+            what = f"texts of {own}, but {args.foundation} is aligned to those of {aligned}"
+            cure = "Make the bank with the text encoder that the teacher is aligned to"
+            raise ConfigurationError(what, where=str(args.bank), cure=cure)
         camera = Viewpoint.of_bundle(open_student(args.student)).camera
         lifted = LiftedPixels(teacher, density, WORD_CELL, camera, "2D")
         models.append((lifted.name, lifted))
@@ -387,19 +364,14 @@ def _check(args: argparse.Namespace) -> None:
             "checkpoints alone are scored on SSCBench", where=f"--{wrong[0]}", cure="Leave it out, or --sscbench"
         )
     if not args.sscbench and (undeployed or args.bank is not None) != (args.student is not None):
-        raise ConfigurationError(
-            "only --checkpoint, --probed, --foundation, --prior and --bank need it, and all of them do",
-            where="--student",
-            cure="Give the bundle whose density they have, and leave it out where --bundle alone is scored",
-        )
+        what = "only --checkpoint, --probed, --foundation, --prior and --bank need it, and all of them do"
+        cure = "Give the bundle whose density they have, and leave it out where --bundle alone is scored"
+        raise ConfigurationError(what, where="--student", cure=cure)
     runs = [file.resolve().parent.parent.name for file in args.checkpoint]
     runs += [folder.resolve().name for folder in args.bundle]
     if twice := sorted({name for name in runs if runs.count(name) > 1}):
-        raise ConfigurationError(
-            f"several are called {', '.join(twice)}",
-            where="--checkpoint, --bundle",
-            cure="A model is called like its bundle or the folder of its run: give the folders different names",
-        )
+        cure = "A model is called like its bundle or the folder of its run: give the folders different names"
+        raise ConfigurationError(f"several are called {', '.join(twice)}", where="--checkpoint, --bundle", cure=cure)
     if args.method and not args.space:
         raise ConfigurationError("in whose space", where="--method", cure="Name the text-aligned teacher with --space")
     check_methods("--method", args.method)

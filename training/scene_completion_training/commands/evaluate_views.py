@@ -32,14 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoints(parser, required=True)
     add_frames(parser)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame without --frames (1)")
-    parser.add_argument(
-        "--targets",
-        nargs="+",
-        default=["stereo"],
-        metavar="VIEW",
-        help="views that are rendered: stereo, the other camera of the pair; or so many frames later, as 5, or before, "
-        "as -5 (default: stereo)",
+    meaning = (
+        "views that are rendered: stereo, the other camera of the pair; or so many frames later, as 5, or before, "
+        "as -5 (default: stereo)"
     )
+    parser.add_argument("--targets", nargs="+", default=["stereo"], metavar="VIEW", help=meaning)
     parser.add_argument("--samples", type=int, default=64, help="samples along a ray (default: %(default)s)")
     meaning = "weights of AlexNet and of LPIPS, in one file or two; without them LPIPS is left out"
     add_paths(parser, "--lpips", "FILE", meaning)

@@ -29,48 +29,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=BUNDLE, nargs="?", help="folder to write the bundle of a checkpoint into")
     parser.add_argument("--name", default="student", help="name of the student")
     parser.add_argument("--licence", help="licence of the weights, which follows from the training data")
-    parser.add_argument(
-        "--classes",
-        type=Path,
-        metavar="DIR",
-        help="what `scene-completion classes` made: export a student with labels, from a checkpoint of stage "
-        "feature_field, semantics or agglomeration",
+    meaning = (
+        "what `scene-completion classes` made: export a student with labels, from a checkpoint of stage "
+        "feature_field, semantics or agglomeration"
     )
+    parser.add_argument("--classes", type=Path, metavar="DIR", help=meaning)
     parser.add_argument(
         "--student", type=Path, metavar="DIR", help="with --classes: the bundle that the features were trained on"
     )
-    parser.add_argument(
-        "--vocabulary",
-        type=Path,
-        metavar="FILE",
-        help="text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
-        "agglomeration",
+    meaning = (
+        "text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
+        "agglomeration"
     )
-    parser.add_argument(
-        "--without-weights",
-        action="store_true",
-        help="leave out weights.safetensors, which nothing but further training needs: half the size",
-    )
+    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
+    meaning = "leave out weights.safetensors, which nothing but further training needs: half the size"
+    parser.add_argument("--without-weights", action="store_true", help=meaning)
     parser.add_argument("--trained-on", default="", help="what it was trained on, for the bundle's provenance")
     gpu = parser.add_argument_group("encoders for GPUs")
-    gpu.add_argument(
-        "--gpu",
-        nargs="+",
-        choices=("fp32", "fp16"),
-        default=[],
-        metavar="PRECISION",
-        help="which encoders to make, of fp32 and fp16; others that are there already stay",
-    )
+    meaning = "which encoders to make, of fp32 and fp16; others that are there already stay"
+    gpu.add_argument("--gpu", nargs="+", choices=("fp32", "fp16"), default=[], metavar="PRECISION", help=meaning)
     meaning = (
         "what to compare on: sequence folders, KITTI drives, bags or folders of images (default: the bundled drive)"
     )
     add_paths(gpu, "--parity-images", "PLACE", meaning)
-    gpu.add_argument(
-        "--encoder-weights",
-        default="",
-        metavar="MODEL",
-        help="of a student with a transformer: folder or hub name whose configuration is read (default: on the hub)",
-    )
+    meaning = "of a student with a transformer: folder or hub name whose configuration is read (default: on the hub)"
+    gpu.add_argument("--encoder-weights", default="", metavar="MODEL", help=meaning)
 
 
 def run(args: argparse.Namespace) -> int:

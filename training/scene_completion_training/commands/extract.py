@@ -67,11 +67,7 @@ def described(settings: Mapping[str, Field[Any]]) -> str:
 
 
 def settings_of(assignments: Sequence[str], **others: Any) -> ExtractionSettings:
-    """The settings of an extraction.
-
-    Args:
-        assignments: KEY=VALUE, where the key is a field of `ExtractionSettings` and the value YAML.
-        others: Settings by name.
+    """The settings of an extraction: others, and those of KEY=VALUE, a field of `ExtractionSettings` and YAML.
 
     Raises:
         ConfigurationError: There is no such setting, or its value cannot be used.
@@ -79,11 +75,8 @@ def settings_of(assignments: Sequence[str], **others: Any) -> ExtractionSettings
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or name not in SETTINGS:
-            raise ConfigurationError(
-                f"{assignment!r} is no KEY=VALUE of an extraction",
-                where="--set",
-                cure=f"There are {', '.join(SETTINGS)}",
-            )
+            cure = f"There are {', '.join(SETTINGS)}"
+            raise ConfigurationError(f"{assignment!r} is no KEY=VALUE of an extraction", where="--set", cure=cure)
         others[name] = _read(SETTINGS[name], value)
     return ExtractionSettings(**others)
 

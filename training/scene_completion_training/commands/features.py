@@ -27,24 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=place, required=True, metavar="MODEL", help="local folder, or name on the model hub"
     )
-    parser.add_argument(
-        "--layer",
-        type=int,
-        default=-1,
-        help="hidden state of DINO and Depth Anything: 1 is what comes out of the first block, -1 of the last "
-        "(default: %(default)s)",
+    meaning = (
+        "hidden state of DINO and Depth Anything: 1 is what comes out of the first block, -1 of the last "
+        "(default: %(default)s)"
     )
-    parser.add_argument(
-        "--text-encoder",
-        type=place,
-        metavar="MODEL",
-        help="text encoder of espnetv2: local folder, or name on the model hub",
-    )
-    parser.add_argument(
-        "--template",
-        default="a photo of a {} on the street",
-        help="sentence that the class names of espnetv2 stand in (default: %(default)s)",
-    )
+    parser.add_argument("--layer", type=int, default=-1, help=meaning)
+    meaning = "text encoder of espnetv2: local folder, or name on the model hub"
+    parser.add_argument("--text-encoder", type=place, metavar="MODEL", help=meaning)
+    meaning = "sentence that the class names of espnetv2 stand in (default: %(default)s)"
+    parser.add_argument("--template", default="a photo of a {} on the street", help=meaning)
     parser.add_argument(
         "--class-texts", type=Path, metavar="FILE", help="YAML: class of espnetv2 -> phrases that say what it is"
     )
@@ -55,12 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     store = Output(("manifest.json", "features"))
     parser.add_argument("--output", type=store, required=True, metavar="DIR", help="folder for the features")
     parser.add_argument("--device", default="cpu", help="where the model runs, e.g. cuda (default: %(default)s)")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="values that replace the configuration's, e.g. data.root=/data",
-    )
+    meaning = "values that replace the configuration's, e.g. data.root=/data"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=meaning)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -40,14 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_paths(parser, "--replay", "DIR", "posed sequences of earlier drives, so that nothing is forgotten")
     add_paths(parser, "--keep", "DIR", "earlier drives on which the new student must not be worse")
     parser.add_argument("--steps", type=int, default=600, help="steps of the training (default: %(default)s)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a value of the training's configuration, as after `scene-completion train`, or of the extraction, see "
-        "below; may be repeated",
+    meaning = (
+        "a value of the training's configuration, as after `scene-completion train`, or of the extraction, see "
+        "below; may be repeated"
     )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=meaning)
     parser.epilog = f"values of the extraction, for --set {OF_EXTRACTION}KEY=VALUE:\n" + described(SETTINGS)
     parser.add_argument(
         "--margin", type=float, default=0.01, help="gain in average precision that is wanted (default: %(default)s)"

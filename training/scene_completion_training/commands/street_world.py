@@ -32,28 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     town = Output(("sequence", "bag", UNFINISHED))
     parser.add_argument("--output", type=town, required=True, metavar="DIR", help="folder to be made")
-    parser.add_argument(
-        "--rig",
-        choices=RIGS,
-        default=RIGS[0],
-        help="kitti360 adds a fisheye to each side; delivery is a robot's pair of fisheyes of 120°, 0.4 m above the "
-        "ground; varied is one camera of any height, pitch, roll and lens, in a hilly town (default: %(default)s)",
+    meaning = (
+        "kitti360 adds a fisheye to each side; delivery is a robot's pair of fisheyes of 120°, 0.4 m above the "
+        "ground; varied is one camera of any height, pitch, roll and lens, in a hilly town (default: %(default)s)"
     )
+    parser.add_argument("--rig", choices=RIGS, default=RIGS[0], help=meaning)
     parser.add_argument("--street", choices=STREETS, help="its kind (default: as the seed says, never an alley)")
-    parser.add_argument(
-        "--bag",
-        nargs="?",
-        const="left",
-        choices=("left", "all"),
-        help="also write a rosbag2 recording, of the left camera or of all",
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("WIDTH", "HEIGHT"),
-        help="of images ahead (default: 1242 375, delivery 1280 960)",
-    )
+    meaning = "also write a rosbag2 recording, of the left camera or of all"
+    parser.add_argument("--bag", nargs="?", const="left", choices=("left", "all"), help=meaning)
+    meaning = "of images ahead (default: 1242 375, delivery 1280 960)"
+    parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help=meaning)
     parser.add_argument("--assets", nargs="*", choices=ASSETS, default=ASSETS, help="what to store beside the images")
     parser.add_argument("--supersampling", type=int, default=2, help="rays along a pixel's side (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default: %(default)s)")

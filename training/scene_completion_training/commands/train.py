@@ -12,18 +12,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `scene-completion train`."""
     parser.add_argument("--config", type=Path, default=CONFIGS / "single_view.yaml", help="YAML configuration")
     parser.add_argument("--fast-dev-run", action="store_true", help="two steps without checkpoints, to check a set-up")
-    parser.add_argument(
-        "--plan",
-        action="store_true",
-        help="train nothing: say how many frames there are, and what cache and steps will take on this machine",
-    )
+    meaning = "train nothing: say how many frames there are, and what cache and steps will take on this machine"
+    parser.add_argument("--plan", action="store_true", help=meaning)
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: all cores)")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="values that replace the configuration's, e.g. data.root=/data steps=2000 losses.occupancy=0",
-    )
+    meaning = "values that replace the configuration's, e.g. data.root=/data steps=2000 losses.occupancy=0"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=meaning)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import INVALID
@@ -40,31 +39,31 @@ def canonical_image(
     return np.asarray(cv2.warpPerspective(image, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
+def _nearest(
+    values: NDArray[Any], camera: Camera, canonical: Camera, turn: NDArray[np.float64] | None = None, beyond: int = 0
+) -> NDArray[Any]:
+    """Values [h, w] of the nearest pixels of a pinhole camera in the canonical one [H, W], and beyond its edges."""
+    size, flags = (canonical.width, canonical.height), cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return cv2.warpPerspective(values, homography(camera, canonical, turn), size, flags=flags, borderValue=beyond)
+
+
 def canonical_mask(mask: NDArray[np.bool_], camera: Camera, canonical: Camera) -> NDArray[np.bool_]:
     """Pixels of the canonical camera [H, W] that the image covers where its mask [h, w] is true."""
-    size = (canonical.width, canonical.height)
-    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    matrix = homography(camera, canonical, None)
-    return np.asarray(cv2.warpPerspective(mask.astype(np.uint8), matrix, size, flags=flags) > 0)
+    return np.asarray(_nearest(mask.astype(np.uint8), camera, canonical) > 0)
 
 
 def canonical_classes(classes: NDArray[np.uint8], camera: Camera, canonical: Camera) -> NDArray[np.uint8]:
     """Classes [h, w] of a pinhole camera's pixels in the canonical one [H, W], 255 beyond its edges."""
-    size = (canonical.width, canonical.height)
-    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(classes, homography(camera, canonical, None), size, flags=flags, borderValue=INVALID)
-    return np.asarray(warped, np.uint8)
+    return np.asarray(_nearest(classes, camera, canonical, beyond=INVALID), np.uint8)
 
 
 def canonical_depth(
     depth: NDArray[np.float16], camera: Camera, canonical: Camera, turn: NDArray[np.float64] | None = None
 ) -> NDArray[np.float32]:
     """z-depth along the axis of the (turned) canonical camera."""
-    size = (canonical.width, canonical.height)
-    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(depth.astype(np.float32), homography(camera, canonical, turn), size, flags=flags)
+    warped = _nearest(depth.astype(np.float32), camera, canonical, turn)
     if turn is not None:
-        v, u = np.mgrid[: size[1], : size[0]]
+        v, u = np.mgrid[: canonical.height, : canonical.width]
         ray = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(canonical.matrix).T
         warped = warped / (ray @ turn[2])  # z along the source's axis of a ray that has z = 1 along the turned one
     return np.asarray(warped, np.float32)
@@ -121,16 +120,11 @@ class DrawnViews:
     camera: Camera
     jitter: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
 
-    @cached_property
-    def recorded(self) -> list[NDArray[np.uint8]]:
-        """RGB [H, W, 3] each, neither mirrored nor jittered."""
-        frames = self.draw.frames
-        return [canonical_image(frames[i].images[n], frames[i].cameras[n], self.camera) for i, n in self.names]
-
     @property
     def images(self) -> list[NDArray[np.uint8]]:
         """RGB [H, W, 3] each."""
-        images = self.recorded
+        frames = self.draw.frames
+        images = [canonical_image(frames[i].images[n], frames[i].cameras[n], self.camera) for i, n in self.names]
         if self.jitter is not None:
             images = [self.jitter(image) for image in images]
         return [self._flipped(image) for image in images]
@@ -254,10 +248,9 @@ def neighbouring_frame(
     return other
 
 
-def metres_travelled(places: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Distance along the drive [N] of positions [3] in its order, metres."""
-    steps = np.diff(np.stack(places), axis=0)
-    return np.concatenate([[0.0], np.cumsum(np.linalg.norm(steps, axis=1))])
+def metres_travelled(places: ArrayLike) -> NDArray[np.float64]:
+    """Distance along the drive [N] of positions [N, 3] in its order, metres."""
+    return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
 
 
 def nearest_along(travelled: NDArray[np.float64], index: int, metres: float) -> int:

@@ -42,10 +42,7 @@ class KeptMaps:
         return self  # an average of the weights has the same maps
 
     def get(self, numbers: Tensor, make: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Maps [B, ...], float32, of samples of these numbers [B].
-
-        Args:
-            make: Computes them, for a batch of which not all are known.
+        """Maps [B, ...], float32, of samples of these numbers [B]; `make` computes those of a batch with unknown ones.
 
         Raises:
             TrainingError: They cannot be written.
@@ -58,11 +55,9 @@ class KeptMaps:
         try:
             self._write(rows, made)
         except OSError as error:
-            raise TrainingError(
-                f"maps of samples cannot be kept ({error.strerror})",
-                where=str(self.folder),
-                cure="Make room, take fewer data.distinct_samples, or set keep_maps=false",
-            ) from error
+            what = f"maps of samples cannot be kept ({error.strerror})"
+            cure = "Make room, take fewer data.distinct_samples, or set keep_maps=false"
+            raise TrainingError(what, where=str(self.folder), cure=cure) from error
         return [values.detach().half().float() for values in made]  # as they come next time
 
     def _write(self, rows: NDArray[np.int64], made: list[Tensor]) -> None:

@@ -128,11 +128,9 @@ def labelled_images(folder: Path, split: FrameSplit | None = None) -> LabelledIm
     elif (top.name, above.name) == ("images", "10k"):
         found = LabelledImages("BDD100K", f"BDD100K {folder.name}", _bdd100k(top.parent, folder.name))
     else:
-        raise SequenceError(
-            "holds no labelled images" if folder.is_dir() else "no such folder",
-            where=str(folder),
-            cure="Name data_2d_raw/DRIVE of KITTI-360, leftImg8bit/SPLIT of Cityscapes or images/10k/SPLIT of BDD100K",
-        )
+        what = "holds no labelled images" if folder.is_dir() else "no such folder"
+        cure = "Name data_2d_raw/DRIVE of KITTI-360, leftImg8bit/SPLIT of Cityscapes or images/10k/SPLIT of BDD100K"
+        raise SequenceError(what, where=str(folder), cure=cure)
     _check(found.images)
     return found
 
@@ -205,8 +203,6 @@ def _check(images: Sequence[LabelledImage]) -> None:
         image.labels()
         found.update(np.unique(_ids(image.label_file, image.ids)).tolist())
     if some and some[0].ids is LABEL_IDS and max(found - {INVALID}, default=0) < len(CITYSCAPES_CLASSES):
-        raise ImageError(
-            f"holds no id above {len(CITYSCAPES_CLASSES) - 1}, and so do the others: these are train ids",
-            where=str(some[0].label_file),
-            cure=f"Give pictures with {LABEL_IDS.vocabulary}, as they are published",
-        )
+        what = f"holds no id above {len(CITYSCAPES_CLASSES) - 1}, and so do the others: these are train ids"
+        cure = f"Give pictures with {LABEL_IDS.vocabulary}, as they are published"
+        raise ImageError(what, where=str(some[0].label_file), cure=cure)

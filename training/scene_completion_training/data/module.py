@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +24,9 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.sequences.training_checks import check_for_training
-from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, looking_aside, prepare_sequence
 from scene_completion_training.data.recorded_frames import RecordedFrames
-from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
+from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -123,11 +122,8 @@ def load_sequence(root: Path, source: DataSource, role: str = "training") -> Pos
     folder = (Path() if source.folder.startswith("./") else root).absolute() / source.folder
     sequence = open_recording(folder, poses=source.poses)
     if sequence.provenance.get("role", role) != role:
-        raise SequenceError(
-            f"a {sequence.provenance['role']} town, wanted for {role}",
-            where=str(folder),
-            cure="Take towns of other seeds: what a model has seen cannot test it",
-        )
+        cure = "Take towns of other seeds: what a model has seen cannot test it"
+        raise SequenceError(f"a {sequence.provenance['role']} town, wanted for {role}", where=str(folder), cure=cure)
     check_for_training(sequence, str(folder))
     return sequence
 
@@ -138,7 +134,6 @@ class DataSettings:
 
     Attributes:
         root: Folder the sources are relative to.
-        sources: Training sequences.
         validation: Sequences on which the losses are watched; the best checkpoint is kept. Rendered towns with a
             validation seed, or drives that are used for nothing else.
         validation_samples: Samples of a validation, always the same.
@@ -248,40 +243,20 @@ class TrainingData(lightning.LightningDataModule):
 
 
 class SequencesData(TrainingData):
-    """Serves `ViewSamples` from prepared sequences.
-
-    Args:
-        steps: Optimiser steps of the whole training.
-        encoder_views: Images that the stage encodes.
-        targets: Features of a foundation model that the views get, or of several by name.
-        label_points: Labelled voxel centres a sample; 0 for none.
-        rendered: Samples hold views to render.
-        classes: And the classes of their pixels, of frames that are not measured.
-        measured: Samples hold stereo depth and occupancy evidence; otherwise frames are images, see `RecordedFrames`.
-    """
+    """Serves `ViewSamples` from prepared sequences, for so many optimiser steps in all."""
 
     def __init__(
         self,
         settings: DataSettings,
         steps: int,
         seed: int,
+        needs: DataNeeds = DataNeeds(),  # noqa: B008 - it is frozen
         *,
-        encoder_views: int = 1,
-        targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None,
-        label_points: int = 0,
-        rendered: bool = True,
-        classes: bool = False,
-        measured: bool = True,
         viewpoint: Viewpoint | None = None,
     ) -> None:
         super().__init__()
-        self.measured = measured
+        self.needs = needs
         self.viewpoint = viewpoint or Viewpoint()
-        self.label_points = label_points
-        self.rendered = rendered
-        self.classes = classes
-        self.encoder_views = encoder_views
-        self.targets = targets
         self.settings = settings
         self.steps = steps
         self.seed = seed
@@ -334,15 +309,12 @@ class SequencesData(TrainingData):
         """Drives of one data set, which have a frame list, have the same cameras."""
         first, expected = self._rig = self._rig or (folder, cameras)
         if cameras != expected:
-            raise SequenceError(
-                f"images of {', '.join(cameras)}, but {first} has {', '.join(expected)}",
-                where=folder,
-                cure="Unpack the images of all cameras of all listed drives",
-            )
+            what = f"images of {', '.join(cameras)}, but {first} has {', '.join(expected)}"
+            raise SequenceError(what, where=folder, cure="Unpack the images of all cameras of all listed drives")
 
     def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> OpenedSource:
         every: Sequence[PreparedFrame]
-        if self.measured:
+        if self.needs.measured:
             sequence, files = self._files(source, role)
             every = [load_prepared(file) for file in files]
             usable = self._usable(every, source, stereo=len(cameras_ahead(sequence)) > 1)
@@ -352,13 +324,10 @@ class SequencesData(TrainingData):
             views = self.settings.views
             published = views.near_frames and (views.far_views or views.aside)
             if published and len(looking_aside(sequence, cameras_ahead(sequence)[0])) < 2:
-                raise SequenceError(
-                    "fewer than two cameras look aside",
-                    where=source.folder,
-                    cure="Unpack the images of the fisheyes, or set data.views.far_views=false data.views.aside=0",
-                )
+                cure = "Unpack the images of the fisheyes, or set data.views.far_views=false data.views.aside=0"
+                raise SequenceError("fewer than two cameras look aside", where=source.folder, cure=cure)
             cache = Path(self.settings.cache) if self.settings.cache else None
-            classes = Path(self.settings.class_images) if self.classes else None
+            classes = Path(self.settings.class_images) if self.needs.classes else None
             every = recorded = self._recorded(sequence, cache, classes)
             usable, listed = list(range(len(every))), [] if split is None else split.of(sequence)
             self._large.append((recorded, self._looked_at(len(every), None if split is None else listed)))
@@ -402,21 +371,15 @@ class SequencesData(TrainingData):
         """Indices of the frames that something is known of."""
         usable = [index for index, frame in enumerate(every) if frame.has_evidence or not stereo]
         if not usable:
-            raise SequenceError(
-                "no frame has occupied and free voxels",
-                where=source.folder,
-                cure="Stereo matching found nothing: check that the images are rectified, textured and not dark",
-            )
-        if self.label_points:
+            cure = "Stereo matching found nothing: check that the images are rectified, textured and not dark"
+            raise SequenceError("no frame has occupied and free voxels", where=source.folder, cure=cure)
+        if self.needs.label_points:
             usable = [index for index in usable if every[index].labelled.size]
         if not usable:
-            raise SequenceError(
-                "no frame has labelled voxels",
-                where=source.folder,
-                cure="Take towns that are rendered with the asset voxels, and set `exact: true` for them",
-            )
+            cure = "Take towns that are rendered with the asset voxels, and set `exact: true` for them"
+            raise SequenceError("no frame has labelled voxels", where=source.folder, cure=cure)
         if len(usable) < len(every):
-            missing = "evidence or labels" if self.label_points else "evidence"
+            missing = "evidence or labels" if self.needs.label_points else "evidence"
             rank_zero_only(print)(
                 f"{source.folder}: {len(every) - len(usable)} of {len(every)} frames without {missing} left out"
             )
@@ -441,14 +404,10 @@ class SequencesData(TrainingData):
         return ViewSamples(
             frames,
             views,
+            self.needs,
             seed=self.seed,
             length=length,
             shares=shares,
-            encoder_views=self.encoder_views,
-            targets=self.targets,
-            label_points=self.label_points,
-            rendered=self.rendered,
-            classes=self.classes,
             listed=listed,
             distinct=distinct,
             viewpoint=self.viewpoint,

@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache, partial
-from typing import Protocol
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -54,28 +54,9 @@ _REMEMBERED = 64  # frames
 _CORNERS, _FEWEST_TRACKS = 1500, 50
 
 
-class DepthMeter(Protocol):
-    """What measures the depth of the frames of a drive.
-
-    Attributes:
-        kind: What it is, in words.
-        camera: Name of the camera whose depth it is.
-    """
-
-    kind: str
-    camera: str
-
-    def __call__(self, index: int) -> MeasuredDepth:
-        """Depth of a frame."""
-
-
 @lru_cache(2)
 def depth_meter(sequence: PosedSequence, reach: float) -> DepthMeter:
-    """The best that a drive has: its stereo pair, or the motion of the camera that looks where it goes.
-
-    Args:
-        reach: Metres ahead that are of interest.
-    """
+    """The best that a drive has: its stereo pair, or the motion of the camera ahead, of use for so many metres."""
     ahead = cameras_ahead(sequence)
     return StereoPair(sequence) if len(ahead) == 2 else MotionStereo(sequence, ahead[0], reach)
 
@@ -86,11 +67,9 @@ def told_depths(sequences: Iterable[PosedSequence], reach: float) -> dict[str, s
 
 
 class MotionStereo:
-    """Measures the depth of the frames of one camera of a drive; remembers some of them.
+    """Measures the depth of the frames of one camera of a drive with poses in metres; remembers some of them.
 
     Args:
-        sequence: The drive, with poses in metres.
-        camera: Name of the camera.
         reach: Metres ahead that are of interest.
     """
 
@@ -223,6 +202,9 @@ class MotionStereo:
             cost[..., number] = best
         return cost
 
+
+DepthMeter: TypeAlias = StereoPair | MotionStereo
+"""What measures the depth of the frames of a drive: its `kind`, in words, and the `camera` whose depth it is."""
 
 _OFFSETS = np.array(
     [place for place in itertools.product(range(-_RADIUS, _RADIUS + 1), repeat=2) if place > (0, 0)], np.int64

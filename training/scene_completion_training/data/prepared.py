@@ -119,6 +119,10 @@ class PreparedFrame:
         camera = self.cameras[name]
         return self.masks[name] if name in self.masks else np.ones((camera.height, camera.width), np.bool_)
 
+    def key(self, camera: str) -> str:
+        """Name of a camera's image among those of all frames: `<folder>/<stem>/<camera>` of the frame's file."""
+        return f"{self.name}/{camera}"
+
     @property
     def far_cameras(self) -> tuple[str, str]:
         """Two cameras that see from further along what is hidden here: those that look aside, or those ahead."""
@@ -160,7 +164,6 @@ def prepare_sequence(
             of the left camera where it has one.
         viewpoint: What the network is trained for; part of the cache key.
         workers: Processes, if there are enough frames for so many.
-        ray_address: A Ray cluster that does it instead, see `Workers`.
 
     Raises:
         SequenceError: Ground truth is asked for and there is none.
@@ -198,12 +201,7 @@ def on_cluster(
 ) -> None:
     """Does something with chunks of the frames of a sequence on a Ray cluster, or in this process where it is "".
 
-    Args:
-        written: Folder that it writes in.
-
-    Raises:
-        SceneCompletionError: The cluster cannot do it.
-        Exception: What `do` raises.
+    See `Workers.run` for errors.
     """
     with Workers(ray_address=ray_address or None) as workers:
         workers.in_order(
@@ -322,10 +320,9 @@ def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uin
 
 
 class Depths:
-    """Depth of a sequence by its stereo pair or its motion, where the images show the world; some of it is remembered.
+    """Depth of a sequence by its stereo pair or its motion, for so many metres ahead; some of it is remembered.
 
-    Args:
-        reach: Metres ahead that are of interest.
+    It is that where the images show the world.
     """
 
     def __init__(self, sequence: PosedSequence, reach: float) -> None:

@@ -18,13 +18,7 @@ from scene_completion_ros.sequences.rigs import cameras_ahead, stereo_pair
 from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.data.stereo import stereo_depth
 from scene_completion_training.extraction.scale import ground_plane
-from scene_completion_training.viewpoint import (
-    ENCODER_STEP,
-    STREET_CAMERA,
-    CameraSettings,
-    Viewpoint,
-    VolumeSettings,
-)
+from scene_completion_training.viewpoint import ENCODER_STEP, STREET_CAMERA, CameraSettings, Viewpoint, VolumeSettings
 
 WIDEST, TALLEST = math.radians(100.0), math.radians(60.0)
 """A pinhole stretches what lies further beyond all use; above and below lies little that a robot drives into."""
@@ -60,9 +54,7 @@ def viewpoint_of(
     if camera.field_of_view == "auto":
         if camera.fx is not None:
             raise ConfigurationError(
-                f"both fx = {camera.fx} and a field of view of the recordings",
-                where="camera",
-                cure="Give one of them",
+                f"both fx = {camera.fx} and a field of view of the recordings", where="camera", cure="Give one of them"
             )
         if not sequences:
             raise ConfigurationError("there are none to look at", where="data.sources", cure="Name the recordings")
@@ -149,18 +141,14 @@ def recorded_height(sequences: Sequence[PosedSequence]) -> tuple[float, str]:
     """
     found = [known for sequence in sequences if (known := _height(sequence)) is not None]
     if not found:
-        raise ConfigurationError(
-            "the recordings do not say how high the camera stands: neither LiDAR nor a stereo pair shows the ground",
-            where="camera.height_above_ground",
-            cure="Measure from the ground to the lens: `camera: {field_of_view: auto, height_above_ground: METRES}`",
-        )
+        what = "the recordings do not say how high the camera stands: neither LiDAR nor a stereo pair shows the ground"
+        cure = "Measure from the ground to the lens: `camera: {field_of_view: auto, height_above_ground: METRES}`"
+        raise ConfigurationError(what, where="camera.height_above_ground", cure=cure)
     heights = [height for height, _ in found]
     if max(heights) > _CONTRADICTING * min(heights):
-        raise ConfigurationError(
-            f"cameras {min(heights):.2f} to {max(heights):.2f} m above the ground",
-            where="camera.height_above_ground",
-            cure="Train on recordings of one rig, or name the height",
-        )
+        what = f"cameras {min(heights):.2f} to {max(heights):.2f} m above the ground"
+        cure = "Train on recordings of one rig, or name the height"
+        raise ConfigurationError(what, where="camera.height_above_ground", cure=cure)
     return round(float(np.median(heights)), 2), ", ".join(sorted({source for _, source in found}))
 
 

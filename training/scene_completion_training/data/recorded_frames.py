@@ -80,11 +80,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
     """
 
     def __init__(
-        self,
-        sequence: PosedSequence,
-        viewpoint: Viewpoint,
-        cache: Path | None = None,
-        class_images: Path | None = None,
+        self, sequence: PosedSequence, viewpoint: Viewpoint, cache: Path | None = None, class_images: Path | None = None
     ) -> None:
         self.canonical = viewpoint.camera
         key = _key(sequence, self.canonical)
@@ -143,9 +139,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
     def resize(self, wanted: NDArray[np.bool_], workers: int = 2, ray_address: str = "") -> int:
         """Makes the images of wanted frames [N] small, where that is not done; a terminal shows how far it is.
 
-        Args:
-            workers: Processes that do it.
-            ray_address: A Ray cluster that does it instead, see `Workers`.
+        They are made by so many processes, or by a Ray cluster instead, see `Workers`.
 
         Returns:
             Number of frames that were missing.
@@ -217,11 +211,9 @@ class RecordedFrames(Sequence[PreparedFrame]):
             return
         files = [self._class_file(k, name) for k in np.flatnonzero(wanted).tolist() for name in self.cameras]
         if missing := [file for file in files if not file.is_file()]:
-            raise SequenceError(
-                f"{len(missing)} of {len(files)} pictures of classes are missing, such as {missing[0]}",
-                where=str(self._class_images),
-                cure="Download and unpack the rest, or name their folder with data.class_images",
-            )
+            what = f"{len(missing)} of {len(files)} pictures of classes are missing, such as {missing[0]}"
+            cure = "Download and unpack the rest, or name their folder with data.class_images"
+            raise SequenceError(what, where=str(self._class_images), cure=cure)
 
     def _classes(self, index: int, name: str) -> NDArray[np.uint8]:
         """Classes of the pixels of a camera [h, w], as they lie."""
@@ -286,11 +278,8 @@ def _write_png(file: Path, image: NDArray[np.uint8]) -> None:
         part.replace(file)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise SequenceError(
-            f"a resized image cannot be written ({error})",
-            where=str(file),
-            cure="Make room, or name another disk with data.cache, and start again: what is there is not made twice",
-        ) from error
+        cure = "Make room, or name another disk with data.cache, and start again: what is there is not made twice"
+        raise SequenceError(f"a resized image cannot be written ({error})", where=str(file), cure=cure) from error
 
 
 _frames: RecordedFrames

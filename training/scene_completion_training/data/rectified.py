@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,7 @@ def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical:
     depth of the first camera, are taken at the nearest pixels.
 
     Args:
-        sequence: The sequence.
         names: Cameras that look ahead.
-        canonical: The canonical camera.
 
     Raises:
         ConfigurationError: The canonical camera is wider than a pinhole can usefully be.
@@ -72,9 +71,8 @@ def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical:
         }
         assets = dict(frame.assets)
         for name in bent:
-            assets[f"validity_{name}"] = RectifiedArray(
-                frame.assets.get(f"validity_{name}", _everywhere(sequence.cameras[name])), *pixels[name]
-            )
+            whole = partial(np.ones, (sequence.cameras[name].height, sequence.cameras[name].width), np.bool_)
+            assets[f"validity_{name}"] = RectifiedArray(frame.assets.get(f"validity_{name}", whole), *pixels[name])
             if f"ego_{name}" in assets:
                 assets[f"ego_{name}"] = RectifiedArray(assets[f"ego_{name}"], *pixels[name])
         if "depth" in assets and names[0] in bent:
@@ -93,11 +91,9 @@ def _pinhole(camera: Camera, canonical: Camera) -> Camera:
     left, right = ((0.5 + canonical.cx) / canonical.fx, (canonical.width - 0.5 - canonical.cx) / canonical.fx)
     top, bottom = ((0.5 + canonical.cy) / canonical.fy, (canonical.height - 0.5 - canonical.cy) / canonical.fy)
     if max(left, right) > math.tan(_STEEPEST):
-        raise ConfigurationError(
-            f"the canonical camera looks {math.degrees(math.atan(max(left, right))):.0f}° aside",
-            where="camera",
-            cure=f"Take a field of view below {2.0 * math.degrees(_STEEPEST):.0f}°",
-        )
+        what = f"the canonical camera looks {math.degrees(math.atan(max(left, right))):.0f}° aside"
+        cure = f"Take a field of view below {2.0 * math.degrees(_STEEPEST):.0f}°"
+        raise ConfigurationError(what, where="camera", cure=cure)
     left, right = (math.tan(min(math.atan(edge) + _MARGIN, _STEEPEST)) for edge in (left, right))
     width, height = math.ceil(focal * (left + right)), math.ceil(focal * (top + bottom))
     return Camera(focal, focal, focal * left - 0.5, focal * top - 0.5, width, height)
@@ -110,16 +106,3 @@ def _nearest(resampler: Resampler) -> tuple[NDArray[np.int64], NDArray[np.int64]
     limits = np.array([source.width - 1, source.height - 1])
     nearest = np.clip(np.floor(np.nan_to_num(pixels) + 0.5), 0, limits).astype(np.int64)
     return nearest[..., 1], nearest[..., 0], np.asarray(covered)
-
-
-@dataclass(frozen=True)
-class _Everywhere:
-    height: int
-    width: int
-
-    def __call__(self) -> NDArray[np.bool_]:
-        return np.ones((self.height, self.width), np.bool_)
-
-
-def _everywhere(camera: Camera) -> ArrayLoader:
-    return _Everywhere(camera.height, camera.width)

@@ -104,11 +104,8 @@ def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "r
     """
     left, right, baseline = stereo_pair(sequence)
     if has_lens(sequence.cameras[left]):
-        raise SequenceError(
-            f"images of {left} are those of a lens, not rectified",
-            where=sequence.name,
-            cure="Extract the drive with `scene-completion extract`, which rectifies it",
-        )
+        cure = "Extract the drive with `scene-completion extract`, which rectifies it"
+        raise SequenceError(f"images of {left} are those of a lens, not rectified", where=sequence.name, cure=cure)
     grey = [cv2.cvtColor(sequence.image(index, name), cv2.COLOR_RGB2GRAY) for name in (left, right)]
     first, second = (np.asarray(image, dtype=np.uint8) for image in grey)
     return stereo_depth(first, second, sequence.cameras[left].fx, baseline, reference=side)

@@ -15,17 +15,12 @@ from scene_completion_ros.inference.query_kernel import hidden_reference
 
 
 class DeployedUnits:
-    """Label units of a student at any points: of its own encoder, by arithmetic that can be read.
+    """Label units of a student that has some, at any points: of its own encoder, by arithmetic that can be read."""
 
-    Args:
-        bundle: It has label units.
-        threads: CPU threads of its encoder; None for all.
-    """
-
-    def __init__(self, bundle: StudentBundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: StudentBundle) -> None:
         self._bundle = bundle
         self._weight, self._bias, _, _ = bundle.head.label_layers()
-        self._encoder = make_encoder(bundle, threads=threads)
+        self._encoder = make_encoder(bundle)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
 
     def observe(self, image: NDArray[np.uint8], camera: Camera) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

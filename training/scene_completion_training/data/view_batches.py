@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -36,11 +36,13 @@ from scene_completion_training.data.drawn_views import (
     roles_of_views,
     unused_frame,
 )
-from scene_completion_training.data.feature_targets import FeatureTargets, frame_key
 from scene_completion_training.data.ground_plane import ground_roll
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import Viewpoint
+
+if TYPE_CHECKING:
+    from scene_completion_training.foundation.feature_store import FeatureStore
 
 MOST_ENCODER_VIEWS = 4
 HIT_SHARE = 0.25
@@ -105,18 +107,35 @@ class ViewSettings:
         return self.far_metres or (4.0 * scale, 20.0 * scale), self.encoder_metres or (0.0, 12.0 * scale)
 
 
+@dataclass(frozen=True)
+class DataNeeds:
+    """What a stage needs of its samples.
+
+    Attributes:
+        encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras
+            ahead so many less one from further along the drive.
+        targets: Features of a foundation model that the views get, or of several by name.
+        label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
+        rendered: The views that a field is rendered for: most of the time that a sample takes.
+        classes: And the classes of their pixels, of frames that are not measured.
+        measured: Stereo depth of its images, and voxels that evidence was fused in; otherwise frames are images, see
+            `RecordedFrames`.
+    """
+
+    encoder_views: int = 1
+    targets: FeatureStore | Mapping[str, FeatureStore] | None = None
+    label_points: int = 0
+    rendered: bool = True
+    classes: bool = False
+    measured: bool = True
+
+
 class ViewSamples(Dataset[dict[str, Tensor]]):
     """Samples drawn from prepared sequences; a sequence's share grows with the square root of its length.
 
     Args:
         length: Number of samples (steps × batch size).
         shares: Factor on each sequence's share.
-        encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras
-            ahead so many less one from further along the drive.
-        targets: Features of a foundation model that the views get, or of several by name.
-        label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
-        rendered: Samples hold the views that a field is rendered for: most of the time that a sample takes.
-        classes: And the classes of their pixels.
         listed: Drive, frame and side of every sample there is: each comes once an epoch, in another order. Without it,
             any frame may come, and the shares say how often.
         distinct: Number of different samples, which come again in another order when all have been seen; 0 for as many
@@ -127,15 +146,11 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self,
         sequences: Sequence[Sequence[PreparedFrame]],
         settings: ViewSettings,
+        needs: DataNeeds = DataNeeds(),
         *,
         seed: int,
         length: int,
         shares: Sequence[float] | None = None,
-        encoder_views: int = 1,
-        targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None,
-        label_points: int = 0,
-        rendered: bool = True,
-        classes: bool = False,
         listed: Sequence[tuple[int, int, str]] = (),
         distinct: int = 0,
         viewpoint: Viewpoint | None = None,
@@ -146,11 +161,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self.viewpoint = viewpoint or Viewpoint()
         self.camera = self.viewpoint.camera
         self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
-        self.encoder_views = encoder_views
-        self.targets = named_targets(targets)
-        self.label_points = label_points
-        self.rendered = rendered
-        self.classes = classes
+        self.needs = needs
+        self.targets = named_targets(needs.targets)
         self.sequences = sequences
         self.settings = settings
         self.seed = seed
@@ -188,7 +200,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         sample = self._own_view(draw, generator)
         views = DrawnViews(draw, self._names(draw, generator), self.camera)
         roles = torch.from_numpy(roles_of_views(len(views.names), generator, in_turn=self.settings.in_turn))
-        if self.rendered:
+        if self.needs.rendered:
             sample |= {
                 "views": views.stacked,
                 "masks": as_tensor(np.stack(views.masks)),
@@ -196,9 +208,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
                 "hints": as_tensor(np.stack(views.hints)),
                 "roles": roles,
             }
-        if self.classes:
+        if self.needs.classes:
             sample["view_classes"] = as_tensor(np.stack(views.classes))
-        if self.encoder_views > 1:
+        if self.needs.encoder_views > 1:
             names = self._encoder_names(draw, views.names, generator)
             others = DrawnViews(draw, names, self.camera, same_jitter)
             sample |= {
@@ -208,7 +220,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             }
         for entry, targets in self.targets.items():
             sample |= self._features(entry, targets, views, generator)
-        if self.label_points:
+        if self.needs.label_points:
             sample |= self._labels(draw, generator)
         if self.distinct:
             sample["sample_number"] = torch.tensor(number)
@@ -222,14 +234,14 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return int(np.random.default_rng((self.seed, epoch)).permutation(self.distinct)[place])
 
     def _features(
-        self, entry: str, targets: FeatureTargets, views: DrawnViews, generator: np.random.Generator
+        self, entry: str, targets: FeatureStore, views: DrawnViews, generator: np.random.Generator
     ) -> dict[str, Tensor]:
         """Targets of the views, each with a grid of its own; `entry` follows the names of what is returned."""
         found = []
-        for (index, name), image in zip(views.names, views.recorded, strict=True):
+        for index, name in views.names:
             # Odd variants are mirrored, as the whole scene may be.
             variant = 2 * int(generator.integers(targets.variants // 2)) + views.draw.mirror
-            found.append(targets.get(frame_key(views.draw.frames[index], name), image, variant))
+            found.append(targets.get(views.draw.frames[index].key(name), variant))
         offsets = [(target.shift[1], target.shift[0]) for target in found]
         return {
             f"features{entry}": torch.stack([target.features for target in found]),
@@ -247,9 +259,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         if self.settings.near_frames:  # any others of the views ahead (KDBTS: stereo and the next frame)
             ahead = [view for view in views[1:4] if view[1] in ("left", "right")]
             order = generator.permutation(len(ahead))
-            return [ahead[order[k % len(ahead)]] for k in range(self.encoder_views - 1)]
+            return [ahead[order[k % len(ahead)]] for k in range(self.needs.encoder_views - 1)]
         names = [(draw.index, draw.side)]
-        for _ in range(self.encoder_views - 1):
+        for _ in range(self.needs.encoder_views - 1):
             metres = float(generator.uniform(*self._encoder_metres))
             side = str(generator.choice([name for name in ("left", "right") if name in draw.frames[draw.index].images]))
             along = nearest_along(draw.travelled, draw.index, metres)
@@ -307,7 +319,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         labelled = frame.labelled
         classes = np.zeros(0, np.uint8) if frame.label is None else frame.label
         rarity = 1.0 / np.sqrt(np.bincount(classes[labelled], minlength=1).clip(1))
-        chosen = _choose(labelled, rarity[classes[labelled]], self.label_points, generator)
+        chosen = _choose(labelled, rarity[classes[labelled]], self.needs.label_points, generator)
         return {
             "label_points": self._in_encoder(draw, frame.points[chosen]),
             "label_classes": torch.from_numpy(classes[chosen].astype(np.int64) - 1),
@@ -412,7 +424,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
 
 
-def named_targets(targets: FeatureTargets | Mapping[str, FeatureTargets] | None) -> dict[str, FeatureTargets]:
+def named_targets(targets: FeatureStore | Mapping[str, FeatureStore] | None) -> dict[str, FeatureStore]:
     """Targets by what follows the names of their entries in a sample: nothing for those of a single model."""
     if targets is None:
         return {}

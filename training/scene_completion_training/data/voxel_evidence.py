@@ -211,10 +211,6 @@ def fusion_views(
 ) -> Iterator[DepthView]:
     """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
 
-    Args:
-        left: Name of the camera.
-        depth: Gives its depth at a frame.
-
     Yields:
         Views at half resolution, or the smaller one that the depth has. Their grid frame is the frame's left camera,
         axes x forward, y left, z up.
@@ -267,7 +263,6 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
 
     Args:
         sequence: Sequence with the assets "voxel_label" and "voxel_flags".
-        left: Camera that the stored grid stands around.
         kept: Most voxels kept, half of them occupied.
     """
     truth = voxel_truth(sequence, index, left)

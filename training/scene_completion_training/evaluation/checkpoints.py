@@ -23,12 +23,7 @@ from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
 from scene_completion_training.data.prepared import DOWNWARD, looking_aside
-from scene_completion_training.evaluation.density_model import (
-    IDENTITY,
-    PUBLISHED_CUTOFF,
-    PUBLISHED_RULE,
-    Observation,
-)
+from scene_completion_training.evaluation.density_model import IDENTITY, PUBLISHED_CUTOFF, PUBLISHED_RULE, Observation
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.observed_field import ObservedField
@@ -80,11 +75,8 @@ def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> list[FieldMode
     counts = [str(count + 1) for count in range(len(VIEW_SHARES))]
     possible = [*counts, *PUBLISHED_VIEWS] if multi_view else ["1", "mono"]
     if not views or not set(views) <= set(possible):
-        raise ConfigurationError(
-            f"views {', '.join(views)}, but a field of stage {checkpoint.stage} encodes {' or '.join(possible)}",
-            where=str(path),
-            cure="Choose --views accordingly, or leave it out",
-        )
+        what = f"views {', '.join(views)}, but a field of stage {checkpoint.stage} encodes {' or '.join(possible)}"
+        raise ConfigurationError(what, where=str(path), cure="Choose --views accordingly, or leave it out")
     # A run keeps its checkpoints as RUN/checkpoints/NAME.ckpt, and they are called alike in all runs.
     name = path.resolve().parent.parent.name if path.resolve().parent.name == "checkpoints" else path.stem
     half = checkpoint.half_resolution
@@ -233,11 +225,8 @@ def views_along(sequence: PosedSequence, index: int, along: Sequence[float]) -> 
     """
     count = len(along)
     if count > len(sequence):
-        raise SequenceError(
-            f"{len(sequence)} frames cannot give {count} views",
-            where=sequence.name,
-            cure="Take fewer --views or a longer drive",
-        )
+        cure = "Take fewer --views or a longer drive"
+        raise SequenceError(f"{len(sequence)} frames cannot give {count} views", where=sequence.name, cure=cure)
     name = reference_camera(sequence)
     travelled = metres_travelled([sequence.world_from_camera(k, name).translation for k in range(len(sequence))])
     taken: list[int] = []

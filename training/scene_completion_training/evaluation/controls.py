@@ -5,7 +5,7 @@ Each is a density model. Occupied points have a density at which a voxel is opaq
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -26,7 +26,9 @@ from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.sequences.sequence_folder import stored_grid
 from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_GRID
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
+from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import measured_depth
+from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,
@@ -70,15 +72,10 @@ class EmptyControl(_Control):
 
 
 class SurfaceControl(_Control):
-    """The surface of a depth image, and what lies behind it up to a thickness.
+    """The surface of a depth image, and what lies behind it up to a thickness, metres in a volume of street's measure.
 
     Every pixel's point occupies its voxel, and so do points behind it along the ray, every half voxel. The voxels are
     those of the recording's ground truth, and a street's where it has none.
-
-    Args:
-        depth: Where the depth comes from.
-        depth_name: Name of that source, for tables.
-        thickness: Metres behind the surface that are filled in a volume of the street's measure.
     """
 
     def __init__(self, depth: DepthSource, depth_name: str, thickness: float = 0.0) -> None:
@@ -142,11 +139,8 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
         if prior is None:
             prior, grid = PriorGrid(truth.grid.shape), truth.grid
         elif truth.grid != grid:
-            raise GridError(
-                f"the towns have different voxel grids, {truth.grid} and {grid}",
-                where="towns of the prior",
-                cure="Name towns of one rig",
-            )
+            what = f"the towns have different voxel grids, {truth.grid} and {grid}"
+            raise GridError(what, where="towns of the prior", cure="Name towns of one rig")
         prior.update(truth.occupied, truth.known)
         frames.append((np.packbits(truth.occupied), np.packbits(truth.counted)))
     if prior is None:
@@ -159,12 +153,22 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
     return PriorControl(mean, best_iou(histogram)[1], grid)
 
 
-def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
-    """The prior grid of the KITTI training windows, for any window; its threshold comes from the calibration window.
+def stereo_truths(sequence: PosedSequence, every: int = 1) -> Iterator[VoxelTruth]:
+    """Occupancy fused from the measured depth of a drive, as voxels of its frames on the default grid.
 
-    Args:
-        windows: Folder that holds the windows of the odometry sequences.
+    Known is what has evidence; all of it that lies in the image counts.
     """
+    meter = depth_meter(sequence, STREET_AHEAD_M)
+    centres = DEFAULT_GRID_FROM_CAMERA.inverse().apply(DEFAULT_GRID.centres().reshape(-1, 3))
+    in_view = np.asarray(sequence.cameras[meter.camera].project(centres)[1]).reshape(DEFAULT_GRID.shape)
+    for index in range(0, len(sequence), every):
+        score, known = stereo_evidence(sequence, index, DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, meter)
+        occupied = known & (score > OCCUPIED)
+        yield VoxelTruth("stereo", DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, occupied, known, in_view)
+
+
+def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
+    """The prior grid of the KITTI training windows, for any window; the threshold is that of the calibration window."""
 
     def truth_of(name: str) -> VoxelTruth:
         truth = voxel_truth(open_recording(windows / name), 0)
@@ -230,7 +234,6 @@ def surface_voxels(
 
     Args:
         depth: z-depth [H, W], metres.
-        camera: Its camera.
         thickness: Metres along the rays behind the surface that are filled too.
         grid: The voxels, around the camera as in the default grid.
 

@@ -48,21 +48,25 @@ class Observation:
     def depth(self, pixels: NDArray[np.float64], *, samples: int = 64) -> NDArray[np.float32]:
         """z-depth of rays through pixels, float32 [N], metres: as the model says it, or rendered from the density.
 
-        Args:
-            pixels: Pixel coordinates [N, 2] (u, v) of the reference camera, also outside of the image.
-            samples: Samples a ray, even in inverse distance.
+        Pixels [N, 2] (u, v) of the reference camera may lie outside of the image; samples are even in inverse distance.
         """
         if self.depth_at is not None:
             return self.depth_at(pixels)
         distances = inverse_distance_samples(samples, *self.depth_range)
         depth = np.empty(len(pixels), dtype=np.float32)
         for start in range(0, len(pixels), _CHUNK):
-            rays = self.camera.unproject(pixels[start : start + _CHUNK])
-            length = np.linalg.norm(rays, axis=1)
-            points = (rays / length[:, None])[:, None, :] * distances[:, None]  # [n, K, 3]
-            density = self.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1)
+            density, length = self.along_rays(pixels[start : start + _CHUNK], distances)
             depth[start : start + _CHUNK] = composite(density, distances).distance / length
         return depth
+
+    def along_rays(
+        self, pixels: NDArray[np.float64], distances: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Density [N, K] at distances [K] along the rays of pixels [N, 2], and their length [N] where z-depth is 1."""
+        rays = self.camera.unproject(pixels)
+        length = np.linalg.norm(rays, axis=1)
+        points = (rays / length[:, None])[:, None, :] * distances[:, None]  # [N, K, 3]
+        return self.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1), length
 
     def depth_image(self, stride: int) -> NDArray[np.float32]:
         """Expected z-depth [H / stride, W / stride] of every stride-th pixel, metres."""

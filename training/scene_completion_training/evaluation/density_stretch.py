@@ -107,8 +107,7 @@ def rays_to_depth(
 ) -> list[RayLogits]:
     """Logits of a student along rays to measured depths, at some of the pixels that have one.
 
-    Args:
-        depths: Frames, and the reference camera's depth [H, W] there, metres, 0 where there is none.
+    Of frames and their reference camera's depth [H, W], metres, 0 where there is none.
 
     Raises:
         SequenceError: No frame has a depth that counts.
@@ -133,8 +132,5 @@ def rays_to_depth(
 def ray_logits(seen: Observation, pixels: NDArray[np.float64], truth: NDArray[np.floating]) -> RayLogits:
     """Logits along the rays through pixels [R, 2] whose true z-depth [R] is known, metres."""
     distances = inverse_distance_samples(SAMPLES, *seen.depth_range)
-    rays = seen.camera.unproject(pixels)
-    length = np.linalg.norm(rays, axis=1)
-    points = (rays / length[:, None])[:, None, :] * distances[:, None]
-    density = seen.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1)
+    density, length = seen.along_rays(pixels, distances)
     return RayLogits(logit_of_density(density.astype(np.float64)), length, truth.astype(np.float64), distances)

@@ -24,11 +24,7 @@ from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import mounting, reference_camera
-from scene_completion_training.evaluation.density_model import (
-    Observation,
-    calibrated_cutoffs,
-    over_voxel_edge,
-)
+from scene_completion_training.evaluation.density_model import Observation, calibrated_cutoffs, over_voxel_edge
 
 _CHUNK = 1 << 20  # points prepared at a time
 
@@ -94,38 +90,26 @@ class DeployedModel:
 class DeployedLabels:
     """A student bundle with classes (a `ScoredModel`): occupied from its own threshold on, called by its own names.
 
-    A class counts under its name among the common ones; what is called something else is never right.
+    It is called like its folder. A class counts under its name among the common ones; what is called something else is
+    never right.
 
     Raises:
+        BundleError: The folder holds none, or a damaged one.
         ConfigurationError: None of its classes is one of the common ones.
     """
 
-    def __init__(
-        self, bundle: StudentBundle, name: str | None = None, *, engine: str = "auto", threads: int | None = None
-    ) -> None:
-        self.name = name or bundle.name
+    def __init__(self, folder: Path, *, engine: str) -> None:
+        bundle = open_student(folder)
+        self.name = folder.resolve().name
         self.labels = 1 + len(bundle.class_names)
-        self._bundle = bundle
-        self._engine, self._threads = engine, threads
+        self._bundle, self._engine = bundle, engine
         self._completers: dict[tuple[object, ...], Completer] = {}
         common = {name: number for number, name in enumerate(COMMON_CLASSES)}
         self._names = np.array([EMPTY, *(common.get(name, -1) for name in bundle.class_names)], dtype=np.int64)
         if not (self._names > EMPTY).any():
-            raise ConfigurationError(
-                f"none of its classes ({', '.join(bundle.class_names)}) is one of {', '.join(COMMON_CLASSES[1:])}",
-                where=f"bundle {self.name}",
-                cure="Name its clusters with scene-completion classes, or score the checkpoint with --checkpoint",
-            )
-
-    @staticmethod
-    def open(folder: Path, *, engine: str = "auto", threads: int | None = None) -> DeployedLabels:
-        """Opens a bundle under the name of its folder.
-
-        Raises:
-            BundleError: It is none, or damaged.
-            ConfigurationError: None of its classes is a common one.
-        """
-        return DeployedLabels(open_student(folder), folder.resolve().name, engine=engine, threads=threads)
+            what = f"none of its classes ({', '.join(bundle.class_names)}) is one of {', '.join(COMMON_CLASSES[1:])}"
+            cure = "Name its clusters with scene-completion classes, or score the checkpoint with --checkpoint"
+            raise ConfigurationError(what, where=f"bundle {self.name}", cure=cure)
 
     def names(self) -> NDArray[np.int64]:
         """The class [labels] of "empty" and of each of its classes, -1 for none; they were named before."""
@@ -150,7 +134,6 @@ class DeployedLabels:
                 grid=truth.grid,
                 grid_from_camera=pose,
                 engine=self._engine,
-                threads=self._threads,
                 upright_from_camera=mounting(sequence, camera),
             )
         return self._completers[key]

@@ -53,7 +53,6 @@ class Selection:
     """Frames of one drive that are to be scored.
 
     Attributes:
-        sequence: The drive, with all its frames.
         numbers: Index of a frame in the sequence -> number of its image file.
     """
 
@@ -102,11 +101,9 @@ def scored_share(
     missing = [frame for frame in left_out if frame.reason != RIGHT_ONLY]
     if missing and not allow_missing:
         first = ", ".join(f"{frame.drive} {frame.frame} ({frame.reason})" for frame in missing[:5])
-        raise SequenceError(
-            f"{len(missing)} of its frames cannot be scored, such as {first}",
-            where=str(path),
-            cure="Unpack their images and LiDAR scans, or go on without: --allow-missing",
-        )
+        what = f"{len(missing)} of its frames cannot be scored, such as {first}"
+        cure = "Unpack their images and LiDAR scans, or go on without: --allow-missing"
+        raise SequenceError(what, where=str(path), cure=cure)
     return SplitCount(path.name, wanted, wanted - len(missing))
 
 

@@ -248,12 +248,7 @@ class MeanDepthModel:
 
 
 class CalibratedModel:
-    """A model with the calibration that was fitted on other frames.
-
-    Args:
-        calibration: From its opacity to probability.
-        threshold: Probability from which a voxel counts as occupied.
-    """
+    """A model with the calibration (opacity to probability) and the threshold that were fitted on other frames."""
 
     def __init__(self, model: DensityModel, calibration: Calibration, threshold: float) -> None:
         self.name = model.name

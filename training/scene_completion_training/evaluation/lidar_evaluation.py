@@ -40,7 +40,6 @@ class Slab:
     """What scans say of the points of a protocol, as it was applied.
 
     Attributes:
-        name: Of the protocol in `PROTOCOLS`.
         pitch_degrees: How far the camera was taken to look down.
     """
 
@@ -152,10 +151,7 @@ def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, R
 def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[Scan]:
     """Scans of a frame and of those after it, as far as there are any, in the frame's level frame, one at a time.
 
-    Whose scans count, `scan_poses` says.
-
-    Args:
-        pitch: How far the reference camera looks down, radians.
+    Whose scans count, `scan_poses` says. The reference camera looks down by a pitch, radians.
 
     Raises:
         SequenceError: A frame has no scan, or the LiDAR's place is not known.

@@ -36,10 +36,8 @@ class NovelView:
     """A view beside a frame whose image a model sees.
 
     Attributes:
-        index: The frame.
         target: How the command line names the view: `STEREO`, or frames later.
         seen: Frame of the view.
-        camera: Camera of the view.
     """
 
     sequence: PosedSequence
@@ -58,12 +56,7 @@ class Figures:
 
 
 class ViewSynthesis:
-    """A density field as a method that renders views.
-
-    Args:
-        samples: Samples along a ray.
-        distance: LPIPS, where its weights are given.
-    """
+    """A density field as a method that renders views; it is scored by LPIPS, too, where its weights are given."""
 
     def __init__(self, model: FieldModel, samples: int, distance: PerceptualDistance | None = None) -> None:
         self.name = model.name

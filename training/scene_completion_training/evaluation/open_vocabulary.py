@@ -26,19 +26,9 @@ from scene_completion_ros.evaluation.semantic_classes import (
     SEMANTIC_KITTI_TO_COMMON,
     ClassMap,
 )
-from scene_completion_ros.evaluation.semantic_completion import (
-    COLUMNS,
-    SemanticCompletionMetric,
-)
+from scene_completion_ros.evaluation.semantic_completion import COLUMNS, SemanticCompletionMetric
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
-from scene_completion_ros.evaluation.zero_shot import (
-    WORDS,
-    ZERO_SHOT,
-    Part,
-    best_classes,
-    class_scores,
-    cosines,
-)
+from scene_completion_ros.evaluation.zero_shot import WORDS, ZERO_SHOT, Part, best_classes, class_scores, cosines
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
@@ -56,7 +46,6 @@ class LabelSet:
     """Classes that labels are scored in.
 
     Attributes:
-        name: For tables.
         class_names: "empty", and the classes.
         class_map: From SemanticKITTI's ids.
     """
@@ -85,11 +74,8 @@ class LabelSet:
                 number = int(self.class_map.table[SEMANTIC_KITTI_CLASSES.index(name)])
                 name = None if number == INVALID else self.class_names[number]
             elif name not in self.names:
-                raise ConfigurationError(
-                    f"class {name!r} is none of {self.name}",
-                    where=bank.where,
-                    cure=f"Call its classes {', '.join(SEMANTIC_KITTI_CLASSES[1:])}",
-                )
+                cure = f"Call its classes {', '.join(SEMANTIC_KITTI_CLASSES[1:])}"
+                raise ConfigurationError(f"class {name!r} is none of {self.name}", where=bank.where, cure=cure)
             if name is not None:
                 found[name] = (*found.get(name, ()), *proposed.phrases)
         if not found:
@@ -182,11 +168,9 @@ class ZeroShot:
         """
         features = observed.codes(points)
         if features.shape[1] != self.rows.shape[1]:
-            raise ConfigurationError(
-                f"embeddings of {self.rows.shape[1]} numbers, features of {features.shape[1]}",
-                where="text bank",
-                cure="Name the text bank of the encoder that the teacher is aligned to",
-            )
+            what = f"embeddings of {self.rows.shape[1]} numbers, features of {features.shape[1]}"
+            cure = "Name the text bank of the encoder that the teacher is aligned to"
+            raise ConfigurationError(what, where="text bank", cure=cure)
         labels = best_classes(class_scores(features, self.rows, self.group, self.classes))
         common = cosines(features, self._all_rows).mean(axis=1)
         return Judgement(labels, cosines(features, self._asked), common)
@@ -257,12 +241,7 @@ class WordAnswer:
 
 
 class Asked:
-    """A model with what says what its points are, as a method that is scored.
-
-    Args:
-        name: For tables; seeds of one method share it.
-        cutoff: Density per metre that an occupied voxel exceeds.
-    """
+    """A model with what says what its points are, as a method that is scored."""
 
     def __init__(self, name: str, model: SemanticModel, judge: ZeroShot, label_set: LabelSet, cutoff: float) -> None:
         self.name, self.words, self.label_set, self.class_names = name, judge.words, label_set, label_set.names

@@ -24,15 +24,12 @@ from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.open_vocabulary import LabelSet
 from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
 from scene_completion_training.evaluation.semantic_models import SemanticObservation, in_chunks
+from scene_completion_training.foundation.dense_extractor import DenseExtractor
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
-from scene_completion_training.foundation.targets import FeatureExtractor
 
 
 class DeployedFeatures:
     """A student bundle, read in the space that a bank's texts lie in: its own encoder, its units, its linear map.
-
-    Args:
-        bundle: It has a feature space for the bank.
 
     Raises:
         VocabularyError: It has none.
@@ -64,7 +61,7 @@ class LiftedPixels:
         camera: The canonical camera of the models that it stands beside; points outside its image have no feature.
     """
 
-    def __init__(self, teacher: FeatureExtractor, density: DensityModel, cell: int, camera: Camera, name: str) -> None:
+    def __init__(self, teacher: DenseExtractor, density: DensityModel, cell: int, camera: Camera, name: str) -> None:
         self.name = name
         self._teacher, self._density, self._cell = teacher, density, cell
         self._lifter = FeatureLifter(camera, VOXEL_EDGE)
@@ -83,12 +80,10 @@ class LiftedPixels:
 
 
 class ClassPrior:
-    """A control that knows no image: every point is of the class that most labelled voxels are of.
+    """A control that knows no image: every point is of the class that most labelled voxels are of, see `most_frequent`.
 
-    All points have one feature. Any word then ranks them alike, and its average precision is the share of positives.
-
-    Args:
-        row: Embedding of a phrase of that class, float32 [D], see `most_frequent`.
+    All points have one feature, the embedding [D] of a phrase of that class. Any word then ranks them alike, and its
+    average precision is the share of positives.
     """
 
     name = "class prior"
@@ -117,9 +112,7 @@ def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phra
         classes = voxel_classes(truth, label_set.class_map)[truth.counted]
         counts += np.bincount(classes[(classes != EMPTY) & (classes != INVALID)] - 1, minlength=len(counts))
     if not counts.any():
-        raise ConfigurationError(
-            "no voxel is labelled",
-            where=", ".join(sequence.name for sequence in recordings),
-            cure="Name recordings with ground truth",
-        )
+        what = "no voxel is labelled"
+        cure = "Name recordings with ground truth"
+        raise ConfigurationError(what, where=", ".join(sequence.name for sequence in recordings), cure=cure)
     return max(phrased, key=lambda number: int(counts[number]))

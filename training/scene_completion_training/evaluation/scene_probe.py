@@ -83,11 +83,8 @@ def fit_linear_probe(
         ConfigurationError: They are of fewer than two classes.
     """
     if len(np.unique(classes)) < 2:
-        raise ConfigurationError(
-            f"{len(classes)} voxels of fewer than two classes",
-            where="linear probe",
-            cure="Name more recordings with ground truth voxels to train on",
-        )
+        cure = "Name more recordings with ground truth voxels to train on"
+        raise ConfigurationError(f"{len(classes)} voxels of fewer than two classes", where="linear probe", cure=cure)
     mean, scale = values.mean(axis=0), values.std(axis=0) + np.float32(1e-6)
     inputs, targets = torch.from_numpy((values - mean) / scale), torch.from_numpy(classes)
     generator = torch.Generator().manual_seed(seed)

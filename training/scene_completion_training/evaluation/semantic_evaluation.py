@@ -165,11 +165,7 @@ def named_by(
     labelled: Iterable[Frame],
     match: Match = match_one_to_one,
 ) -> list[FittedModel]:
-    """Counts how the clusters of each model fall together with the classes of labelled frames.
-
-    Raises:
-        ConfigurationError: No frame is labelled.
-    """
+    """As `fit_models`, of clusters that are known: counts how those of each model fall together with classes."""
     nameless = [
         FittedModel(model, sampling, own, np.zeros((0, 0), np.int64), match)
         for model, own in zip(models, clusters, strict=True)
@@ -247,11 +243,8 @@ def voxel_classes(truth: VoxelTruth, class_map: ClassMap | None = None) -> NDArr
         GridError: A map was given, which is one of SemanticKITTI's ids, and the truth has others.
     """
     if class_map is not None and truth.class_map is not SEMANTIC_KITTI_TO_COMMON:
-        raise GridError(
-            f"has {truth.class_map.vocabulary}, and words are scored by SemanticKITTI's",
-            where=f"ground truth {truth.source}",
-            cure="Leave out --bank for these recordings",
-        )
+        what = f"has {truth.class_map.vocabulary}, and words are scored by SemanticKITTI's"
+        raise GridError(what, where=f"ground truth {truth.source}", cure="Leave out --bank for these recordings")
     inside = np.False_ if truth.interior is None else truth.regions_with_interiors.get(INTERIORS, np.False_)
     return (class_map or truth.class_map).apply(np.where(truth.known & ~inside, truth.labels, INVALID))
 

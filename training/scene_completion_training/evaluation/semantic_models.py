@@ -46,7 +46,6 @@ class SemanticObservation:
     """A model that has seen the image of a frame.
 
     Attributes:
-        observation: Its density.
         codes: Vectors [N, C] of points [N, 3], metres, optical frame of the reference camera. What lies together in
             their space is called alike. Those that are clustered have length one; those that are asked for words lie in
             the space of the text encoder, and are zeros where there is nothing.
@@ -165,16 +164,10 @@ class FeatureFieldModel:
 
 
 class LiftedTokens:
-    """A control: every point has the token of the pixel it projects to, as if no field had been trained.
+    """A control: every point has the token (of so many pixels) of its pixel, as if no field had been trained.
 
-    Tokens are taken less their mean, as fields learn them: as they are they have most in common, and fall into worse
-    clusters.
-
-    Args:
-        density: Whose density says what is occupied.
-        cell: Edge of the square of pixels that a token covers.
-        recordings: Their tokens give the mean.
-        camera: The canonical camera of the models that it stands beside.
+    Tokens are taken less their mean over recordings, as fields learn them: as they are they have most in common, and
+    fall into worse clusters. The camera is the canonical one of the models that it stands beside.
     """
 
     def __init__(

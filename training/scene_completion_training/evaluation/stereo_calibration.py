@@ -270,9 +270,7 @@ class FrameEvidence:
 def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
     """The log odds of the smoothed mean occupancy, as a prior beside which the student counts in full.
 
-    Args:
-        counts: How often each voxel was occupied, and known, over all frames.
-        grid: The voxels, see `Volume.grid`.
+    Of how often each voxel of the grid (see `Volume.grid`) was occupied, and known, over all frames.
 
     Raises:
         SequenceError: There is no frame.
@@ -340,11 +338,7 @@ def fit_place_prior(
 def fit_certainty(groups: Sequence[Sequence[FrameEvidence]]) -> tuple[float, float]:
     """Gain a > 0 and shift b of a student without a prior: logit P(occupied) = a x + b, by the smallest cross-entropy.
 
-    Args:
-        groups: See `fit_place_prior`.
-
-    Raises:
-        SequenceError: A group has no frame.
+    See `fit_place_prior` for groups and errors.
     """
     _check_groups(groups)
     logit = np.concatenate([np.clip(frame.logit, -LARGEST_LOGIT, LARGEST_LOGIT) for group in groups for frame in group])

@@ -20,12 +20,7 @@ from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.geometry import density_in_view, voxel_frames
 
 
-def calibrate_on_truth(
-    bundle: StudentBundle,
-    recordings: Sequence[PosedSequence],
-    *,
-    every: int = 1,
-) -> StudentBundle:
+def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence], *, every: int = 1) -> StudentBundle:
     """Fit a student's depth and its probabilities; the bundle with both, as it is written.
 
     First the two numbers of a `DensityStretch`, on the LiDAR of all frames. They leave the order of the voxels as it
@@ -34,7 +29,6 @@ def calibrate_on_truth(
 
     Args:
         recordings: Neither training nor testing uses them.
-        every: Take every so many frames.
 
     Raises:
         BundleError: The bundle was never saved.
@@ -43,11 +37,8 @@ def calibrate_on_truth(
     """
     names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
     if used := {sequence.name for sequence in recordings} & names_of_windows:
-        raise SequenceError(
-            f"{', '.join(sorted(used))} is used for training or testing",
-            where="--labelled",
-            cure=f"Fit to a recording that is used for nothing else, such as sequences/{CALIBRATION_WINDOW}",
-        )
+        cure = f"Fit to a recording that is used for nothing else, such as sequences/{CALIBRATION_WINDOW}"
+        raise SequenceError(f"{', '.join(sorted(used))} is used for training or testing", where="--labelled", cure=cure)
     if bundle.folder is None:
         raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
     stretch = DensityStretch()

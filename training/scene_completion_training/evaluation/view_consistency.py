@@ -70,12 +70,7 @@ def agreement(
 
 
 class ViewConsistency:
-    """A feature field as a method whose views are compared.
-
-    Args:
-        classify: Class of each code; what agrees is then counted as well.
-        samples: Samples along a ray.
-    """
+    """A feature field as a method whose views are compared, and the classes of their codes where these can be told."""
 
     def __init__(self, model: FeatureFieldModel, samples: int, classify: Classify | None = None) -> None:
         self.name = model.name

@@ -8,19 +8,19 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.masked_scene.network import SceneRecord, open_network, scene_voxels
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
-from scene_completion_training.sparse.hu_net import VoxelHUNet
-from scene_completion_training.sparse.sampling import sample_levels
+from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,30 +32,65 @@ class SceneFrame:
     scene: VoxelScene
 
 
-class VoxelFeatures(Protocol):
-    """Anything that has features of voxels, on one level or on several."""
+@dataclass(frozen=True)
+class SceneRecord:
+    """What a checkpoint remembers of the scenes that its network was trained on.
 
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
+    Attributes:
+        voxel_size: Edge of a voxel, metres.
+    """
 
-    def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """Features of each level, float32 [n, D_l], of the voxels at some rows [n] of the scene; zeros for none."""
+    columns: tuple[str, ...]
+    voxel_size: float
+
+    def check(self, scene: VoxelScene) -> None:
+        """Refuses a scene that the network cannot look at.
+
+        Raises:
+            ConfigurationError: It has voxels of another size, or other features.
+        """
+        size = scene.grid.voxel_size
+        if abs(size - self.voxel_size) > 1e-6:
+            what = f"its voxels have {size:g} m, those that the network was trained on {self.voxel_size:g} m"
+            cure = "Take a network of this voxel size, or make the scene on another grid"
+            raise ConfigurationError(what, where=f"scene {scene.name}", cure=cure)
+        if scene.columns != self.columns:
+            own, known = ", ".join(scene.columns), ", ".join(self.columns)
+            what = f"it has the features {own}; the network was trained on {known}"
+            cure = "Make it with the same student, and with label units only where the network knows them"
+            raise ConfigurationError(what, where=f"scene {scene.name}", cure=cure)
+
+
+def open_network(file: Path) -> tuple[VoxelHUNet, SceneRecord]:
+    """The network of a checkpoint and what it remembers of its scenes.
+
+    Of stage `masked_scene` it is the teacher, the average of all that its student was.
+
+    Raises:
+        BundleError: It is no checkpoint of that stage.
+    """
+    stored = Checkpoint.read(file)
+    remembered = stored.configuration
+    try:
+        record = SceneRecord(tuple(remembered["columns"]), float(remembered["data"]["voxel_size"]))
+        network = VoxelHUNet(HUNetSettings.of(remembered["network"]))
+        network.load_state_dict(dict(stored.state))
+    except (KeyError, TypeError, RuntimeError) as error:
+        what = f"no network of voxels in it: its stage is {stored.stage} ({str(error)[:200]})"
+        cure = "Name the checkpoint of a training with stage `masked_scene`"
+        raise BundleError(what, where=str(file), cure=cure) from error
+    return network.eval().requires_grad_(False), record
 
 
 class SceneColumns:
-    """Columns of the scenes themselves: the inputs of networks, or the label units of a student.
-
-    Args:
-        units: The units instead of the inputs.
-    """
+    """Columns of the scenes themselves: the inputs of networks, or the label units of a student."""
 
     def __init__(self, name: str, *, units: bool = False) -> None:
         self.name = name
         self._units = units
 
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """See `VoxelFeatures`.
+        """Features, float32 [n, D], of the voxels at some rows [n] of the scene.
 
         Raises:
             ConfigurationError: The scene was made without units.
@@ -75,9 +110,6 @@ class NetworkFeatures:
 
     Levels are sampled at the centres of voxels, and each is normalised as in the objective of its training (LayerNorm
     without weights). So all levels weigh the same in a cosine.
-
-    Args:
-        record: The scenes that it was trained on.
     """
 
     def __init__(self, network: VoxelHUNet, record: SceneRecord, name: str) -> None:
@@ -86,9 +118,9 @@ class NetworkFeatures:
         self._network = network.eval()
 
     @staticmethod
-    def open(file: Path, name: str, voxel_size: float | None = None) -> NetworkFeatures:
+    def open(file: Path, name: str) -> NetworkFeatures:
         """Opens a checkpoint of stage `masked_scene`; see `open_network` for errors."""
-        return NetworkFeatures(*open_network(file, voxel_size), name)
+        return NetworkFeatures(*open_network(file), name)
 
     def untrained(self, seed: int, name: str) -> NetworkFeatures:
         """A network of the same size that has learned nothing."""
@@ -98,7 +130,7 @@ class NetworkFeatures:
         return NetworkFeatures(network, self.record, name)
 
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """See `VoxelFeatures`.
+        """Features of each level, float32 [n, D_l], of the voxels at some rows [n] of the scene.
 
         Raises:
             ConfigurationError: The scene has not all features that the network takes, or other voxels.
@@ -108,9 +140,11 @@ class NetworkFeatures:
         columns = tuple(scene.columns[number] for number in taken)
         scene = dataclasses.replace(scene, features=scene.features[:, taken], columns=columns)
         self.record.check(scene)
-        pyramid, inputs, _ = scene_voxels(scene, len(self._network.dims))
-        centres = torch.from_numpy(scene.index[rows].astype(np.float32)) + 0.5
-        points = functional.pad(centres, (1, 0))  # of scene 0
+        index = functional.pad(torch.from_numpy(scene.index.astype(np.int64)), (1, 0))  # of scene 0
+        view = SceneView(index, torch.from_numpy(scene.features), scene.grid.shape, len(self._network.dims))
         with torch.inference_mode():
-            sampled, _ = sample_levels(self._network(inputs, pyramid), pyramid, points)
-            return tuple(functional.layer_norm(level, list(level.shape[1:])).numpy() for level in sampled)
+            levels = sampled(self._network(view.features, view.pyramid), view, index[torch.from_numpy(rows)])
+            return tuple(standardised(level).numpy() for level in levels)
+
+
+VoxelFeatures: TypeAlias = SceneColumns | NetworkFeatures

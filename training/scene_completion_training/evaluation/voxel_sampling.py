@@ -78,11 +78,9 @@ def dilated(density: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def elected(votes: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The label [V] that most of the weight of each voxel's points is for.
+    """The label [V] that most of the weight of each voxel's points is for, by votes [V · P, K] and weights [V, P].
 
-    Args:
-        votes: [V · P, K], of all points.
-        weights: [V, P], of all points; where all of a voxel are 0, its points weigh alike.
+    Where all weights of a voxel are 0, its points weigh alike.
     """
     weighed = np.where(weights.any(axis=1, keepdims=True), weights, 1.0)
     most = np.einsum("vpk,vp->vk", votes.reshape(*weights.shape, -1), weighed).argmax(axis=1)

@@ -34,7 +34,6 @@ class Job:
     Attributes:
         bag: Its absolute path, links followed.
         folder: Folder for its sequences and its report.
-        threads: Threads for structure from motion.
     """
 
     bag: Path
@@ -158,11 +157,9 @@ def _complete_frames(recording: Recording, settings: ExtractionSettings) -> Reco
             reason = f"{camera}: no image within {settings.sync_tolerance_s * 1e3:g} ms of the other cameras"
             recording.dropped[reason] += 1
     if not complete:
-        raise SequenceError(
-            f"no time at which all of {', '.join(recording.cameras)} have an image",
-            where=str(recording.reader.path),
-            cure="Raise --set sync_tolerance_s if they are not triggered at once, or choose one with --image-topic",
-        )
+        what = f"no time at which all of {', '.join(recording.cameras)} have an image"
+        cure = "Raise --set sync_tolerance_s if they are not triggered at once, or choose one with --image-topic"
+        raise SequenceError(what, where=str(recording.reader.path), cure=cure)
     return dataclasses.replace(recording, groups=complete)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -78,26 +77,12 @@ def _followed(
     return np.asarray(moved, np.float32)[alive], starts[alive]
 
 
-@dataclass(frozen=True, eq=False)
-class ConstantArray:
-    """Asset loader of an array that holds for a whole drive."""
-
-    array: NDArray[Any]
-
-    def __call__(self) -> NDArray[Any]:
-        """Return it."""
-        return self.array
-
-
 def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> PosedSequence | None:
-    """Thin out, rectify and mask a sequence; None where it has too few keyframes.
+    """Thin out, rectify and mask a sequence; None where it has too few keyframes. The report says what is left out.
 
     Masks become assets of every frame. "validity_CAMERA", bool [H, W], is True where the recorded image covers the
     rectified one. "ego_CAMERA", bool [H, W], is True where the camera sees its own vehicle. What is rectified and
     masked already, as sequences out of images are, stays as it is.
-
-    Args:
-        report: Gets a line for what is left out.
     """
     keyframes = _keyframes(sequence, settings, report)
     if keyframes is None:
@@ -141,9 +126,9 @@ def masks_of(
     masks: dict[str, ArrayLoader] = {}
     for name, view in views.items():
         if view.validity is not None:
-            masks[f"validity_{name}"] = ConstantArray(view.validity)
+            masks[f"validity_{name}"] = partial(np.asarray, view.validity)
         if name in files and f"ego_{name}" not in present:
-            masks[f"ego_{name}"] = ConstantArray(read_ego_mask(Path(files[name]), cameras[name], view))
+            masks[f"ego_{name}"] = partial(np.asarray, read_ego_mask(Path(files[name]), cameras[name], view))
     return masks
 
 
@@ -192,17 +177,13 @@ def is_readable(images: Mapping[str, ImageSource], cameras: Mapping[str, Camera]
 def read_ego_mask(path: Path, camera: Camera, view: View) -> NDArray[np.bool_]:
     """Read an ego mask drawn on a recorded image as one of the view, bool [H, W], True on the own vehicle.
 
-    Args:
-        path: Image file of the recorded size, white where the camera sees its own vehicle.
+    The file is a picture of the recorded size, white where the camera sees its own vehicle.
 
     Raises:
         ImageError: The file is no image or has another size.
     """
     mask = (read_rgb(path).max(axis=-1) > 127).astype(np.float32)
     if mask.shape != (camera.height, camera.width):
-        raise ImageError(
-            f"mask is {mask.shape[1]}x{mask.shape[0]}, images are {camera.width}x{camera.height}",
-            where=str(path),
-            cure="Draw it on a recorded image of this camera",
-        )
+        what = f"mask is {mask.shape[1]}x{mask.shape[0]}, images are {camera.width}x{camera.height}"
+        raise ImageError(what, where=str(path), cure="Draw it on a recorded image of this camera")
     return (mask if view.resampler is None else view.resampler(mask)) > 0.5

@@ -36,11 +36,7 @@ class _Part:
 
 
 def sequences_from_images(
-    recording: Recording,
-    settings: ExtractionSettings,
-    threads: int,
-    report: BagReport,
-    progress: Callable[[str], None],
+    recording: Recording, settings: ExtractionSettings, threads: int, report: BagReport, progress: Callable[[str], None]
 ) -> list[PosedSequence]:
     """Reconstruct the poses of a recording.
 
@@ -227,13 +223,9 @@ def _ranges(indices: list[int]) -> str:
 
 
 def scale_from_rig(model: Model, places: Sequence[NDArray[np.float64]]) -> Scale:
-    """Whether cameras at known distances have made the reconstruction metric.
+    """Whether cameras at known places [3] in the rig, metres, the first one's first, have made a reconstruction metric.
 
     They do only by what several of them see at one time: cameras that look to opposite sides do not.
-
-    Args:
-        model: Reconstruction of the rig.
-        places: Position [3] of every camera in the rig, metres, the first camera's first.
     """
     baseline = max(float(np.linalg.norm(place - places[0])) for place in places)
     shared = float(np.median(list(model.shared.values()) or [0]))

@@ -21,7 +21,6 @@ class View:
     """A camera as it will be in the sequence.
 
     Attributes:
-        camera: Camera of the rectified images.
         resampler: Makes its images out of the recorded ones; None where they are kept as they are.
     """
 
@@ -55,14 +54,10 @@ class RectifiedImage:
 def rectified_views(
     cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform], max_fov_degrees: float
 ) -> dict[str, View]:
-    """Choose the rectified camera of every camera of a rig.
+    """Choose the rectified camera of every camera of a rig; fisheyes see so many degrees, horizontally and vertically.
 
     A stereo pair gets two parallel cameras of equal intrinsics, unless it has them already. The pair is the first two
     cameras that look the same way, side by side. Every other camera keeps its place and direction.
-
-    Args:
-        cameras: Recorded cameras by name.
-        max_fov_degrees: Widest view of a fisheye, horizontally and vertically.
     """
     views = {name: _upright_view(camera, rig_from_camera[name], max_fov_degrees) for name, camera in cameras.items()}
     pair = stereo_pair_of(cameras, rig_from_camera)

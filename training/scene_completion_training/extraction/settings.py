@@ -23,12 +23,7 @@ def _option(
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A field that is an option of `scene-completion extract`.
-
-    Args:
-        flag: Name of the option, or `--set KEY` for those that few need.
-        meaning: Its help, without the default.
-    """
+    """A field that is an option of `scene-completion extract`, or one of `--set KEY`; its help names no default."""
     described = {"flag": flag, "meaning": meaning, "metavar": metavar}
     return field(
         default=default, metadata={**described, "limits": None if low is None else (low, high), "choices": choices}
@@ -40,10 +35,7 @@ class ExtractionSettings:
     """Settings of an extraction; the options say what each means."""
 
     image_topics: tuple[str, ...] = _option(
-        (),
-        "--image-topic",
-        "image topic (repeat it for several cameras; default: all that have a CameraInfo)",
-        "TOPIC",
+        (), "--image-topic", "image topic (repeat it for several cameras; default: all that have a CameraInfo)", "TOPIC"
     )
     calibration: tuple[tuple[str, str], ...] = _option(
         (),
@@ -89,10 +81,7 @@ class ExtractionSettings:
         100.0, "--set max_fov_degrees", "widest view of a rectified fisheye", "DEG", 10.0, 160.0
     )
     ego_masks: tuple[tuple[str, str], ...] = _option(
-        (),
-        "--ego-mask",
-        "image of the recorded size, white where this camera sees its own vehicle",
-        "CAMERA=FILE",
+        (), "--ego-mask", "image of the recorded size, white where this camera sees its own vehicle", "CAMERA=FILE"
     )
 
     def __post_init__(self) -> None:

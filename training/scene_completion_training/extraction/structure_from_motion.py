@@ -88,11 +88,8 @@ def reconstruct(
         ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd=root, check=False)
     if ended.returncode:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise SequenceError(
-            f"structure from motion ended with status {ended.returncode}: {' '.join(last)[:200]}",
-            where="pycolmap",
-            cure="Record /tf or odometry, or report this bag",
-        )
+        what = f"structure from motion ended with status {ended.returncode}: {' '.join(last)[:200]}"
+        raise SequenceError(what, where="pycolmap", cure="Record /tf or odometry, or report this bag")
     return _read_models(folder / "models.npz")
 
 

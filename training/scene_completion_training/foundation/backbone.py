@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation.dense_extractor import DenseExtractor, as_maps, in_patches
 from scene_completion_training.foundation.model_files import (
     Normalisation,
+    config_part,
     description_folder,
     model_name,
     read_config,
     read_normalisation,
-    sha256,
     weight_files,
 )
 from scene_completion_training.foundation.pretrained import frozen_network
@@ -32,44 +31,14 @@ _CLASSES = {
 _DEPTH = {"depth_anything": "DepthAnythingForDepthEstimation"}
 
 
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What features follow from, besides the image.
-
-    Attributes:
-        name: Name of the folder, or on the hub; for people, two names may mean the same model.
-        type: Type of the model, as in its configuration.
-        weights: File -> SHA-256.
-        layer: Hidden state that is taken, 0 what goes into the first block.
-        normalisation: Of the input.
-        text_encoder: Name of the model whose sentences lie in the space of the features; empty where there is none.
-        text_encoder_sha256: Of its weights.
-        settings: What else they follow from, name -> value.
-    """
-
-    name: str
-    type: str
-    weights: dict[str, str]
-    layer: int
-    dim: int
-    normalisation: Normalisation
-    text_encoder: str = ""
-    text_encoder_sha256: str = ""
-    settings: dict[str, str] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, eq=False)
 class LoadedNetwork:
     """A transformer with what is needed to use it.
 
     Attributes:
-        network: The module of transformers.
-        normalisation: Of the input.
         patch: Edge of a patch, pixels.
-        dim: Dimension of a token.
         extra_tokens: Class and register tokens before the others.
         options: What its forward pass has to be told.
-        files: Weights that were read.
     """
 
     network: Any
@@ -103,7 +72,7 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole:
     options: dict[str, Any] = {}
     if not whole:
         if outer in _DEPTH:
-            config, part = _dictionary(config, "backbone_config", model), "backbone."
+            config, part = config_part(config, "backbone_config", model), "backbone."
         kind = _supported_type(config, model, _CLASSES)
         config |= {"num_hidden_layers": _layer_index(config, layer, model)}
         # The backbone of a whole Depth Anything chooses its attention itself.
@@ -132,39 +101,20 @@ class Backbone(DenseExtractor):
     Of a Depth Anything it is the DINOv2 inside, which was trained to see depth.
 
     Images are resized by patch / cell (bilinear, antialiased). Class and register tokens are dropped. Blocks after the
-    hidden state are not even loaded.
+    hidden state are not even loaded. See `load_network` for models and errors.
 
     Args:
-        model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
         layer: Index into the hidden states: 0 is what goes into the first block, −1 (or the number of blocks) what
             comes out of the last.
         device: Where it runs, in single precision.
-
-    Raises:
-        ConfigurationError: No such model, of another type, or without this layer; found before weights are read.
-        BundleError: Weights that are missing, damaged, of another network, or only pickled.
     """
 
     def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:
-        self._model = str(model)
-        loaded = load_network(self._model, layer)
-        super().__init__(loaded.dim, loaded.normalisation, device)
+        loaded = load_network(str(model), layer)
+        super().__init__(model_name(str(model)), loaded.files, loaded.dim, loaded.normalisation, device)
         self.type, self.layer = loaded.type, loaded.blocks
         self._patch, self._extra_tokens, self._options = loaded.patch, loaded.extra_tokens, loaded.options
-        self._weights = loaded.files
         self._network = loaded.network.to(self._device)
-
-    @cached_property
-    def identity(self) -> ModelIdentity:
-        """What the features follow from; reads the weight files."""
-        return ModelIdentity(
-            name=model_name(self._model),
-            type=self.type,
-            weights={file.name: sha256(file) for file in self._weights},
-            layer=self.layer,
-            dim=self.dim,
-            normalisation=self.normalisation,
-        )
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
         pixels = in_patches(pixels, self._patch, height, width)
@@ -184,24 +134,14 @@ def _supported_type(config: dict[str, Any], model: str, known: Mapping[str, str]
     return kind
 
 
-def _dictionary(config: dict[str, Any], name: str, model: str) -> dict[str, Any]:
-    value = config.get(name)
-    if not isinstance(value, dict):
-        raise BundleError(f"{name} is {value!r}", where=f"{model}: config.json", cure="Get the model once more")
-    return value
-
-
 def _layer_index(config: dict[str, Any], layer: int, model: str) -> int:
     """Index from the front of a hidden state."""
     blocks = config.get("num_hidden_layers", 12)  # the default of all these configurations
     if not isinstance(blocks, int) or blocks < 1:
         raise BundleError(f"num_hidden_layers is {blocks!r}", where=f"{model}: config.json")
     if not -blocks - 1 <= layer <= blocks:
-        raise ConfigurationError(
-            f"no layer {layer}: {model} has {blocks} blocks",
-            where="layer",
-            cure=f"Choose 0 to {blocks}, or {-blocks - 1} to -1 from the end",
-        )
+        cure = f"Choose 0 to {blocks}, or {-blocks - 1} to -1 from the end"
+        raise ConfigurationError(f"no layer {layer}: {model} has {blocks} blocks", where="layer", cure=cure)
     return layer % (blocks + 1)
 
 

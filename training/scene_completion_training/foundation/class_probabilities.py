@@ -7,6 +7,7 @@ to. A class may be described by several phrases: e(c) is then the direction of t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +20,9 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.untrusted_files import read_yaml
-from scene_completion_training.foundation.backbone import ModelIdentity
-from scene_completion_training.foundation.dense_extractor import DenseExtractor
+from scene_completion_training.foundation.dense_extractor import DenseExtractor, ModelIdentity
 from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, STRIDE, ESPNetv2, load_espnetv2
-from scene_completion_training.foundation.model_files import IMAGENET_MEAN, IMAGENET_STD, Normalisation, sha256
+from scene_completion_training.foundation.model_files import IMAGENET_MEAN, IMAGENET_STD, Normalisation
 from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder, prompt
 
 LONG_EDGE = 1024
@@ -30,10 +30,7 @@ LONG_EDGE = 1024
 
 
 def read_class_texts(file: Path) -> dict[str, tuple[str, ...]]:
-    """Reads phrases that describe classes of Cityscapes.
-
-    Args:
-        file: YAML, class -> list of phrases.
+    """Reads phrases that describe classes of Cityscapes, from YAML: class -> list of phrases.
 
     Raises:
         ConfigurationError: It is no such file, or names a class that there is not.
@@ -42,11 +39,8 @@ def read_class_texts(file: Path) -> dict[str, tuple[str, ...]]:
     found = {str(name): tuple(map(str, phrases)) for name, phrases in content.items() if isinstance(phrases, list)}
     wrong = sorted(set(map(str, content)) - {name for name in CITYSCAPES_CLASSES if found.get(name)})
     if wrong:
-        raise ConfigurationError(
-            f"{', '.join(wrong)}: no class, or no list of phrases",
-            where=str(file),
-            cure=f"The classes are {', '.join(CITYSCAPES_CLASSES)}",
-        )
+        cure = f"The classes are {', '.join(CITYSCAPES_CLASSES)}"
+        raise ConfigurationError(f"{', '.join(wrong)}: no class, or no list of phrases", where=str(file), cure=cure)
     return found
 
 
@@ -61,10 +55,9 @@ def _probabilities(network: ESPNetv2, pixels: Tensor) -> Tensor:
 
 
 def city_segmentation(weights: str | Path) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """What says the classes of pixels, Cityscapes' train ids and 19 for none of them [H, W], of RGB images [H, W, 3].
+    """What says the classes of pixels [H, W] of RGB images [H, W, 3]: Cityscapes' train ids, and 19 for none of them.
 
-    Args:
-        weights: Of ESPNetv2, see `load_espnetv2`.
+    It is ESPNetv2 with these weights, see `load_espnetv2`.
     """
     network = load_espnetv2(weights)[0]
     mean, deviation = (255.0 * torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -93,6 +86,7 @@ class ClassProbabilityTeacher(DenseExtractor):
     """
 
     classes = CITYSCAPES_CLASSES
+    type, layer = "espnetv2", 0
 
     def __init__(
         self,
@@ -103,8 +97,8 @@ class ClassProbabilityTeacher(DenseExtractor):
         described: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         (mr, mg, mb), (dr, dg, db) = ([255.0 * value for value in values] for values in (IMAGENET_MEAN, IMAGENET_STD))
-        super().__init__(encoder.dim, Normalisation((mr, mg, mb), (dr, dg, db)), device)
-        network, self._file = load_espnetv2(weights)
+        network, file = load_espnetv2(weights)
+        super().__init__(file.stem, [file], encoder.dim, Normalisation((mr, mg, mb), (dr, dg, db)), device)
         self._network = network.to(self._device)
         self._encoder, self._template = encoder, template
         self._described = dict(described or {})
@@ -116,13 +110,8 @@ class ClassProbabilityTeacher(DenseExtractor):
     @cached_property
     def identity(self) -> ModelIdentity:
         """What the features follow from; reads the weight files."""
-        return ModelIdentity(
-            name=self._file.stem,
-            type="espnetv2",
-            weights={self._file.name: sha256(self._file)},
-            layer=0,
-            dim=self.dim,
-            normalisation=self.normalisation,
+        return dataclasses.replace(
+            super().identity,
             text_encoder=self._encoder.name,
             text_encoder_sha256=self._encoder.sha256,
             settings={

@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, ImageError
-from scene_completion_training.foundation.model_files import Normalisation
+from scene_completion_training.foundation.model_files import Normalisation, sha256
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What features follow from, besides the image.
+
+    Attributes:
+        name: Name of the folder, or on the hub; for people, two names may mean the same model.
+        type: Type of the model, as in its configuration.
+        weights: File -> SHA-256.
+        layer: Hidden state that is taken, 0 what goes into the first block.
+        text_encoder: Name of the model whose sentences lie in the space of the features; empty where there is none.
+        settings: What else they follow from, name -> value.
+    """
+
+    name: str
+    type: str
+    weights: dict[str, str]
+    layer: int
+    dim: int
+    normalisation: Normalisation
+    text_encoder: str = ""
+    text_encoder_sha256: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 class DenseExtractor(ABC):
-    """A frozen network that gives one token for each square of pixels.
+    """A frozen network that gives one token for each square of pixels: `dim` numbers of a hidden `layer`.
 
     Args:
-        dim: Dimension of a token.
-        normalisation: Of the input.
+        name: Of the model, for people.
+        weights: Files that were read.
         device: Where it runs, in single precision.
     """
 
-    def __init__(self, dim: int, normalisation: Normalisation, device: str) -> None:
+    type: str
+    layer: int
+
+    def __init__(self, name: str, weights: Sequence[Path], dim: int, normalisation: Normalisation, device: str) -> None:
+        self.name, self._weights = name, weights
         self.dim = dim
         self.normalisation = normalisation
         self._device = torch.device(device)
@@ -29,6 +61,12 @@ class DenseExtractor(ABC):
             torch.tensor(values, device=self._device)[:, None, None]
             for values in (normalisation.mean, normalisation.deviation)
         )
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """What the features follow from; reads the weight files."""
+        weights = {file.name: sha256(file) for file in self._weights}
+        return ModelIdentity(self.name, self.type, weights, self.layer, self.dim, self.normalisation)
 
     def to(self, device: torch.device) -> None:
         """Moves its networks to another device."""

@@ -25,11 +25,9 @@ BACKGROUND = ("object", "things", "stuff", "texture")
 def make_bank_of(
     model: str, phrases: Sequence[str], file: Path | None, *, template: str | None, licence: str | None
 ) -> TextBank:
-    """The text bank of the phrases of a file and others, see `read_phrases` and `make_bank` for it and for errors.
+    """The text bank of the phrases of a file and others; template and licence of the file hold where none is given.
 
-    Args:
-        model: Text encoder, see `TextEncoder`.
-        template, licence: Instead of those of the file; None for these.
+    See `read_phrases` and `make_bank` for it and for errors, and `TextEncoder` for the model.
     """
     given = read_phrases(file) if file else PhraseList()
     changes: dict[str, Any] = {
@@ -40,25 +38,19 @@ def make_bank_of(
 
 
 class EncodedAnswers:
-    """What a node is told for what was asked.
-
-    Args:
-        bank: Whose template, background and name of the encoder hold; None for none.
-        template: Instead of the bank's; None for that.
+    """What a node is told for what was asked, by the bank's template, background and encoder, if any.
 
     Raises:
         VocabularyError: The bank was made by another encoder.
-        ConfigurationError: The template has no place for a phrase.
+        ConfigurationError: The template, which may be given instead of the bank's, has no place for a phrase.
     """
 
     def __init__(self, encoder: TextEncoder, bank: TextBank | None = None, template: str | None = None) -> None:
         if bank is not None and bank.text_encoder_sha256 != encoder.sha256:
-            raise VocabularyError(
-                f"was made by the text encoder {bank.text_encoder} {bank.text_encoder_sha256[:12]}, this is "
-                f"{encoder.name} {encoder.sha256[:12]}",
-                where=bank.where,
-                cure="Name the encoder of the bank, or make the bank anew with: scene-completion vocabulary",
-            )
+            maker = f"{bank.text_encoder} {bank.text_encoder_sha256[:12]}"
+            what = f"was made by the text encoder {maker}, this is {encoder.name} {encoder.sha256[:12]}"
+            cure = "Name the encoder of the bank, or make the bank anew with: scene-completion vocabulary"
+            raise VocabularyError(what, where=bank.where, cure=cure)
         self._encoder = encoder
         self._name = encoder.name if bank is None else bank.text_encoder  # one model may have two names
         self._background = BACKGROUND if bank is None else bank.background

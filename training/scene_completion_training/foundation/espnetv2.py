@@ -209,12 +209,7 @@ class _Gated(nn.Module):
 
 
 class ESPNetv2(nn.Module):
-    """Class scores of the pixels of images.
-
-    Args:
-        widths: Channels of the four levels of the trunk: 32, 128, 256, 512 at the scale 2.0.
-        classes: Number of outputs.
-    """
+    """Class scores of the pixels of images; the trunk's levels have 32, 128, 256, 512 channels at the scale 2.0."""
 
     def __init__(self, widths: Sequence[int] = (32, 128, 256, 512), classes: int = len(CITYSCAPES_CLASSES)) -> None:
         super().__init__()
@@ -233,13 +228,9 @@ class ESPNetv2(nn.Module):
         self.bu_br_l4 = nn.Sequential(nn.BatchNorm2d(32), nn.PReLU(32))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores before the softmax.
+        """Scores before the softmax [B, classes, H / 2, W / 2] of normalised RGB [B, 3, H, W], H and W multiples of 32.
 
-        Args:
-            images: Normalised RGB [B, 3, H, W]; H and W are multiples of 32.
-
-        Returns:
-            [B, classes, H / 2, W / 2]; align corners when enlarging it, as in the training of the network.
+        Align corners when enlarging them, as in the training of the network.
         """
         first, second, third, fourth = self.base_net(images)
         x = self.bu_dec_l1(fourth)
@@ -253,10 +244,7 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 def load_espnetv2(model: str | Path) -> tuple[ESPNetv2, Path]:
-    """Loads a network of any width, frozen, and says from which file.
-
-    Args:
-        model: A state dict of tensors (.pth), or a folder with one.
+    """Loads a network of any width, frozen, from a state dict of tensors (.pth) or a folder with one; and its file.
 
     Raises:
         ConfigurationError: There is no such file, or several, or it has another number of classes than Cityscapes.
@@ -265,11 +253,8 @@ def load_espnetv2(model: str | Path) -> tuple[ESPNetv2, Path]:
     path = Path(model).expanduser()
     files = sorted(path.glob("*.pth")) if path.is_dir() else [path]
     if len(files) != 1 or not files[0].is_file():
-        raise ConfigurationError(
-            f"{len(files) if path.is_dir() else 'no'} weight files",
-            where=str(path),
-            cure="Name one .pth file of ESPNetv2, or a folder with one",
-        )
+        cure = "Name one .pth file of ESPNetv2, or a folder with one"
+        raise ConfigurationError(f"{len(files) if path.is_dir() else 'no'} weight files", where=str(path), cure=cure)
     (file,) = files
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)

@@ -13,13 +13,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
@@ -27,22 +26,28 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.untrusted_files import read_json, shown
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.drawn_views import canonical_image
-from scene_completion_training.data.feature_targets import FeatureTarget, frame_key
 from scene_completion_training.data.prepared import PreparedFrame, mapped_arrays
-from scene_completion_training.foundation.backbone import ModelIdentity
+from scene_completion_training.foundation.dense_extractor import DenseExtractor, ModelIdentity
 from scene_completion_training.foundation.model_files import Normalisation
-from scene_completion_training.foundation.targets import (
-    Teacher,
-    Variant,
-    as_half,
-    check_variant,
-    variant_images,
-    variant_of,
-)
+from scene_completion_training.foundation.targets import Variant, as_half, variant_images, variant_of
 
 _MANIFEST = "manifest.json"
 SCHEMA = 1
 _AGAIN = "Make the features once more, in another folder"
+
+
+class FeatureTarget(NamedTuple):
+    """Features of one variant of an image.
+
+    Attributes:
+        features: float16 [D, h, w].
+        shift: (dy, dx) of the grid in the (mirrored) image, see `foundation.targets`.
+        mirrored: Whether left and right of the image were swapped, before the shift.
+    """
+
+    features: Tensor
+    shift: tuple[int, int]
+    mirrored: bool
 
 
 @dataclass(frozen=True)
@@ -94,17 +99,11 @@ class FeatureManifest:
         try:
             if content["schema"] != SCHEMA:
                 raise SequenceError(
-                    f"schema {shown(content['schema'])}, this version reads {SCHEMA}",
-                    where=str(file),
-                    cure=_AGAIN,
+                    f"schema {shown(content['schema'])}, this version reads {SCHEMA}", where=str(file), cure=_AGAIN
                 )
             return _parsed(content)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise SequenceError(
-                f"damaged ({type(error).__name__}: {error})",
-                where=str(file),
-                cure=_AGAIN,
-            ) from error
+            raise SequenceError(f"damaged ({type(error).__name__}: {error})", where=str(file), cure=_AGAIN) from error
 
 
 def _parsed(content: dict[str, Any]) -> FeatureManifest:
@@ -141,11 +140,17 @@ class FeatureStore:
 
     It holds nothing but the manifest in memory. Many processes may write and read it at a time, and hand it to others
     by pickling.
+
+    Attributes:
+        dim: Dimension of the features.
+        cell: Edge of the square of pixels that a token covers.
+        variants: Number of variants of an image; the odd ones are mirrored.
     """
 
     def __init__(self, folder: Path, manifest: FeatureManifest) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.dim, self.cell, self.variants = manifest.model.dim, manifest.cell, manifest.variants
 
     @classmethod
     def create(cls, folder: Path, manifest: FeatureManifest) -> FeatureStore:
@@ -157,11 +162,9 @@ class FeatureStore:
             SequenceError: Its manifest is damaged.
         """
         if manifest.variants < 1 or manifest.cell < 1 or manifest.seed < 0:
-            raise ConfigurationError(
-                f"{manifest.variants} variants, cells of {manifest.cell} pixels, seed {manifest.seed}",
-                where=str(folder),
-                cure="Give at least one variant, one pixel, and no negative seed",
-            )
+            what = f"{manifest.variants} variants, cells of {manifest.cell} pixels, seed {manifest.seed}"
+            cure = "Give at least one variant, one pixel, and no negative seed"
+            raise ConfigurationError(what, where=str(folder), cure=cure)
         file = folder / _MANIFEST
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -182,21 +185,6 @@ class FeatureStore:
         manifest = FeatureManifest.read(folder / _MANIFEST)
         _refuse_difference(folder, manifest, dataclasses.replace(manifest, cell=cell or manifest.cell))
         return cls(folder, manifest)
-
-    @property
-    def dim(self) -> int:
-        """Dimension of the features."""
-        return self.manifest.model.dim
-
-    @property
-    def cell(self) -> int:
-        """Edge of the square of pixels that a token covers."""
-        return self.manifest.cell
-
-    @property
-    def variants(self) -> int:
-        """Number of variants of an image; the odd ones are mirrored."""
-        return self.manifest.variants
 
     def __contains__(self, key: str) -> bool:
         return self._file(key).exists()
@@ -225,14 +213,21 @@ class FeatureStore:
         with whole_file(file) as part:
             safetensors.torch.save_file(arrays, part)
 
-    def get(self, key: str, image: NDArray[np.uint8] | None, variant: int) -> FeatureTarget:
-        """Features of a variant of an image, see `FeatureTargets.get`; the image is not looked at.
+    def get(self, key: str, variant: int) -> FeatureTarget:
+        """Features of a variant of an image.
+
+        Args:
+            key: Name of the image, see `PreparedFrame.key`.
+            variant: Its number, see `variant_of`.
 
         Raises:
             SequenceError: They are not in the store, or their file is damaged.
             ConfigurationError: There are not so many variants.
         """
-        check_variant(variant, self.variants)
+        if not 0 <= variant < self.variants:
+            what = f"no variant {variant}, there are 0 to {self.variants - 1}"
+            cure = "Ask for fewer variants, or compute more of them"
+            raise ConfigurationError(what, where="feature targets", cure=cure)
         file = self._file(key)
         shape = (self.variants, self.dim, *self.manifest.grid)
         cure = "Delete it and run `scene-completion features` once more: the other files are kept"
@@ -259,16 +254,26 @@ class FeatureStore:
         return self.folder.joinpath("features", *folders, f"{name}.safetensors")
 
 
+def mirrored_targets(folder: str, where: str, cell: int | None = None) -> FeatureStore:
+    """The targets of a training that mirrors scenes, named by `where`; see `FeatureStore.open` for further errors.
+
+    Raises:
+        ConfigurationError: They have no mirrored variant.
+    """
+    store = FeatureStore.open(Path(folder), cell=cell)
+    if store.variants < 2:
+        what = "the targets have one variant an image, but mirrored scenes need their own"
+        raise ConfigurationError(what, where=where, cure="Make them with --variants 2 or more")
+    return store
+
+
 def _refuse_difference(folder: Path, held: FeatureManifest, requested: FeatureManifest) -> None:
     there, wanted = held.facts(), requested.facts()
     different = [fact for fact in there if there[fact] != wanted[fact]]
     if different:
-        what = "; ".join(f"{fact} {_short(there[fact])}, asked for {_short(wanted[fact])}" for fact in different)
-        raise ConfigurationError(
-            f"holds features of {held.model.name} ({held.model.type}), asked for {requested.model.name}: {what}",
-            where=str(folder),
-            cure="Name another folder, or ask for what it holds",
-        )
+        facts = "; ".join(f"{fact} {_short(there[fact])}, asked for {_short(wanted[fact])}" for fact in different)
+        what = f"holds features of {held.model.name} ({held.model.type}), asked for {requested.model.name}: {facts}"
+        raise ConfigurationError(what, where=str(folder), cure="Name another folder, or ask for what it holds")
 
 
 def _short(value: object) -> str:
@@ -278,13 +283,15 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def canonical_manifest(teacher: Teacher, camera: Camera, *, cell: int, variants: int, seed: int) -> FeatureManifest:
+def canonical_manifest(
+    teacher: DenseExtractor, camera: Camera, *, cell: int, variants: int, seed: int
+) -> FeatureManifest:
     """Manifest of a store for images in the canonical camera."""
     size = (camera.height, camera.width)
     return FeatureManifest(teacher.identity, cell=cell, image_size=size, variants=variants, seed=seed)
 
 
-def precompute(frames: Sequence[PreparedFrame], camera: Camera, teacher: Teacher, store: FeatureStore) -> int:
+def precompute(frames: Sequence[PreparedFrame], camera: Camera, teacher: DenseExtractor, store: FeatureStore) -> int:
     """Computes the features of every image of frames that the store lacks; their number.
 
     The images are those that trainings compare with: in the canonical camera that the frames were prepared for,
@@ -293,12 +300,14 @@ def precompute(frames: Sequence[PreparedFrame], camera: Camera, teacher: Teacher
     Raises:
         ConfigurationError: float16 cannot hold them.
     """
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
     images = [(frame, name) for frame in frames for name in sorted(frame.images)]
     # Every process in an order of its own: several that work on one store would all compute the same image at a time.
     random.Random(os.getpid()).shuffle(images)
     computed = 0
-    for frame, name in _bar(images):
-        key = frame_key(frame, name)
+    for frame, name in tqdm(images, unit="image", disable=None):
+        key = frame.key(name)
         if key in store:
             continue
         image = canonical_image(frame.images[name], frame.cameras[name], camera)
@@ -306,9 +315,3 @@ def precompute(frames: Sequence[PreparedFrame], camera: Camera, teacher: Teacher
         store.save(key, teacher.features(variants, store.cell))
         computed += 1
     return computed
-
-
-def _bar(images: list[tuple[PreparedFrame, str]]) -> Any:
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    return tqdm(images, unit="image", disable=None)

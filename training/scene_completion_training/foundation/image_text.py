@@ -7,6 +7,7 @@ values of patches, and the values of each patch alone lie in the same space. Tha
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_training.foundation.backbone import ModelIdentity
-from scene_completion_training.foundation.dense_extractor import DenseExtractor, as_maps, in_patches
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.foundation.dense_extractor import DenseExtractor, ModelIdentity, as_maps, in_patches
 from scene_completion_training.foundation.model_files import (
     Normalisation,
+    config_part,
     description_folder,
     joint_sha256,
     model_name,
     read_config,
     read_normalisation,
-    sha256,
     weight_files,
 )
 from scene_completion_training.foundation.pretrained import frozen_network
@@ -36,42 +36,29 @@ _HALVES = (0.5, 0.5, 0.5)
 
 
 class _ImageTower(DenseExtractor):
-    """An image tower with the text tower of the same model as its text encoder.
+    """An image tower, in single precision, with the text tower of the same model as its text encoder.
 
-    Args:
-        model: Local folder as of `save_pretrained`, or name on the hub, of the whole model.
-        device: Where it runs, in single precision.
-
-    Raises:
-        ConfigurationError: No such model, or of another type.
-        BundleError: Weights that are missing, damaged, of another network, or only pickled.
+    The folder or hub name is that of the whole model. See `load_network` for errors.
     """
 
     def __init__(self, model: str | Path, device: str = "cpu") -> None:
         self._model = str(model)
         folder = description_folder(self._model)
         config = read_config(folder)
-        self._weights = weight_files(self._model)
+        files = weight_files(self._model)
         self.type = str(config.get("model_type"))
         name, part, normalisation = self._of_type(folder, config)
-        network = frozen_network(name, part, self._weights, attn_implementation="sdpa")
-        super().__init__(self._dim(network), normalisation, device)
+        network = frozen_network(name, part, files, attn_implementation="sdpa")
+        super().__init__(model_name(self._model), files, self._dim(network), normalisation, device)
+        self.layer = int(network.config.num_hidden_layers)
         self._network = network.to(self._device)
         self._patch = int(network.config.patch_size)
 
     @cached_property
     def identity(self) -> ModelIdentity:
         """What the features follow from; reads the weight files."""
-        return ModelIdentity(
-            name=model_name(self._model),
-            type=self.type,
-            weights={file.name: sha256(file) for file in self._weights},
-            layer=int(self._network.config.num_hidden_layers),
-            dim=self.dim,
-            normalisation=self.normalisation,
-            text_encoder=model_name(self._model),
-            text_encoder_sha256=joint_sha256(self._weights),
-        )
+        of_texts = joint_sha256(self._weights)
+        return dataclasses.replace(super().identity, text_encoder=self.name, text_encoder_sha256=of_texts)
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
         return as_maps(self._patches(in_patches(pixels, self._patch, height, width)), height, width)
@@ -97,7 +84,8 @@ class ClipTeacher(_ImageTower):
     """
 
     def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], Normalisation]:
-        part = image_part(config, folder) | {name: config[name] for name in ("projection_dim",) if name in config}
+        part = config_part(config, "vision_config", self._model)
+        part |= {name: config[name] for name in ("projection_dim",) if name in config}
         return "CLIPVisionModelWithProjection", part, read_normalisation(folder, _CLIP_MEAN, _CLIP_STD)
 
     def _dim(self, network: Any) -> int:
@@ -121,7 +109,7 @@ class SiglipTeacher(_ImageTower):
 
     def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], Normalisation]:
         name = "Siglip2VisionModel" if self.type == "siglip2" else "SiglipVisionModel"
-        part = image_part(config, folder)
+        part = config_part(config, "vision_config", self._model)
         if not part.get("vision_use_head", True):
             raise ConfigurationError(
                 "has no pooling, so its patches have no way to the text space", where=self._model, cure="Name another"
@@ -148,11 +136,3 @@ class SiglipTeacher(_ImageTower):
         weight, bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
         values: Tensor = attention.out_proj(functional.linear(states, weight, bias))
         return values + head.mlp(head.layernorm(values))  # type: ignore[no-any-return]
-
-
-def image_part(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Configuration of the image tower of a whole model; a `BundleError` if there is none."""
-    part = config.get("vision_config")
-    if not isinstance(part, dict):
-        raise BundleError("has no vision_config", where=str(folder / "config.json"), cure="Get the model once more")
-    return part

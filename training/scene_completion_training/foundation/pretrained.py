@@ -30,8 +30,6 @@ def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part
     """The network, a class of transformers, with the weights of its files, or random ones where there are none, frozen.
 
     Args:
-        name: Of the class.
-        config: Its configuration.
         part: Prefix of its weights, where they are part of a larger network.
         options: What else the class takes.
 
@@ -71,11 +69,8 @@ def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part
     missing = [name for name in report["missing_keys"] if not name.endswith(_UNUSED)]
     unfit = sorted([*missing, *(name for name, *_ in report["mismatched_keys"])])
     if unfit:  # they would have random values
-        raise BundleError(
-            f"{len(unfit)} weights are missing or of another shape, such as {unfit[0]}",
-            where=folder,
-            cure="Name a model whose weights fit its config.json",
-        )
+        what = f"{len(unfit)} weights are missing or of another shape, such as {unfit[0]}"
+        raise BundleError(what, where=folder, cure="Name a model whose weights fit its config.json")
     return network.eval().requires_grad_(False)
 
 
@@ -88,11 +83,9 @@ def read_tokenizer(folder: Path) -> Any:
             raise FileNotFoundError(f"there is none of {', '.join(_TOKENIZERS)}")
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of whatever kind: these files may say anything
-        raise BundleError(
-            f"no tokenizer that can be read ({' '.join(str(error).split())[:200]})",
-            where=str(folder),
-            cure="Name a folder with the tokenizer's files beside the model's",
-        ) from error
+        what = f"no tokenizer that can be read ({' '.join(str(error).split())[:200]})"
+        cure = "Name a folder with the tokenizer's files beside the model's"
+        raise BundleError(what, where=str(folder), cure=cure) from error
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,30 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.foundation.backbone import ModelIdentity
 from scene_completion_training.foundation.dense_extractor import DenseExtractor
 from scene_completion_training.randomness import drawn
 
 LARGEST_HALF = 65504.0
-
-
-class FeatureExtractor(Protocol):
-    """A network that has one token for each square of pixels."""
-
-    @property
-    def dim(self) -> int:
-        """Dimension of the features."""
-
-    def features(self, images: Tensor, cell: int) -> Tensor:
-        """Tokens [B, D, ⌈H / cell⌉, ⌈W / cell⌉] of RGB images [B, 3, H, W] in 0..255."""
-
-
-class Teacher(FeatureExtractor, Protocol):
-    """A network whose features can be stored."""
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """What the features follow from, besides the image."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +65,6 @@ def variant_of(seed: int, key: str, number: int, cell: int) -> Variant:
     return Variant(random_shift(np.random.default_rng((seed, name, number)), cell), mirrored=number % 2 == 1)
 
 
-def check_variant(number: int, variants: int) -> None:
-    """Raises a `ConfigurationError` for a variant that there is not."""
-    if not 0 <= number < variants:
-        raise ConfigurationError(
-            f"no variant {number}, there are 0 to {variants - 1}",
-            where="feature targets",
-            cure="Ask for fewer variants, or compute more of them",
-        )
-
-
 def variant_images(image: NDArray[np.uint8], variants: Sequence[Variant]) -> Tensor:
     """Variants uint8 [V, 3, H, W] of an image [H, W, 3]."""
     plain = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
@@ -106,11 +75,8 @@ def as_half(features: Tensor, key: str) -> Tensor:
     """Features as float16 on the CPU; a `ConfigurationError` if they are not numbers, or too large for it."""
     largest = features.abs().amax().item()
     if not largest <= LARGEST_HALF:  # also for NaN
-        raise ConfigurationError(
-            f"features up to {largest:g}, of which float16 holds {LARGEST_HALF:g} at most",
-            where=key,
-            cure="Choose another layer or model",
-        )
+        what = f"features up to {largest:g}, of which float16 holds {LARGEST_HALF:g} at most"
+        raise ConfigurationError(what, where=key, cure="Choose another layer or model")
     return features.to("cpu", torch.float16)
 
 
@@ -120,7 +86,6 @@ class LiveTokens:
     The grid of each view is shifted at random, by any pixels up to half a cell.
 
     Args:
-        extractor: What computes them, and never learns.
         cell: Edge of the square of pixels that a token covers.
     """
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher, read_class_texts
+from scene_completion_training.foundation.dense_extractor import DenseExtractor
 from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
 from scene_completion_training.foundation.model_files import description_folder, read_config
-from scene_completion_training.foundation.targets import Teacher
 from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder
 
 _ESPNETV2 = "espnetv2:"
@@ -28,7 +28,7 @@ def open_teacher(
     text_encoder: str | None = None,
     template: str = STREET_TEMPLATE,
     class_texts: Path | None = None,
-) -> Teacher:
+) -> DenseExtractor:
     """Opens a teacher.
 
     Args:
@@ -48,11 +48,9 @@ def open_teacher(
     if spec.startswith(_ESPNETV2):
         _refuse(layer != -1, "a layer", spec)
         if text_encoder is None:
-            raise ConfigurationError(
-                "class probabilities are tied to sentences, and no text encoder is named",
-                where=spec,
-                cure="Name one, for example sentence-transformers/all-MiniLM-L6-v2",
-            )
+            what = "class probabilities are tied to sentences, and no text encoder is named"
+            cure = "Name one, for example sentence-transformers/all-MiniLM-L6-v2"
+            raise ConfigurationError(what, where=spec, cure=cure)
         encoder = TextEncoder(text_encoder, device)
         described = read_class_texts(class_texts) if class_texts else None
         return ClassProbabilityTeacher(spec.removeprefix(_ESPNETV2), encoder, template, device, described)

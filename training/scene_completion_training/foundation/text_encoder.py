@@ -16,6 +16,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.untrusted_files import read_json
 from scene_completion_training.foundation.model_files import (
     GET_AGAIN,
+    config_part,
     description_folder,
     joint_sha256,
     model_name,
@@ -38,11 +39,9 @@ _BATCH = 256
 def check_template(template: str) -> None:
     """Raises a `ConfigurationError` unless a template has one place for a phrase."""
     if template.count("{}") != 1:
-        raise ConfigurationError(
-            f"{template!r} has {template.count('{}')} places for a phrase",
-            where="template",
-            cure=f'Write one {{}} where the phrase goes, as in "{STREET_TEMPLATE}"',
-        )
+        what = f"{template!r} has {template.count('{}')} places for a phrase"
+        cure = f'Write one {{}} where the phrase goes, as in "{STREET_TEMPLATE}"'
+        raise ConfigurationError(what, where="template", cure=cure)
 
 
 def prompt(phrase: str, template: str) -> str:
@@ -86,13 +85,11 @@ class TextEncoder:
         elif self.type in _TOWERS:
             name = _TOWERS[self.type]
             if kind in _TOWERS:
-                config = _text_part(config, folder)
+                part = config_part(config, "text_config", self._model)
+                config = part | {name: config[name] for name in ("projection_dim",) if name in config}
         else:
-            raise ConfigurationError(
-                f"model type {kind!r} is no text encoder that is supported",
-                where=self._model,
-                cure=f"There are {', '.join((*_SENTENCES, *_TOWERS))}",
-            )
+            what = f"model type {kind!r} is no text encoder that is supported"
+            raise ConfigurationError(what, where=self._model, cure=f"There are {', '.join((*_SENTENCES, *_TOWERS))}")
         self._network = frozen_network(name, config, self._files, **options).to(self._device)
         settings = self._network.config
         sizes = {"clip": "projection_dim", "siglip": "projection_size", "siglip2": "projection_size"}
@@ -146,14 +143,6 @@ class TextEncoder:
         return ((states * kept).sum(dim=1) / kept.sum(dim=1)).cpu()  # type: ignore[no-any-return]
 
 
-def _text_part(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Configuration of the text tower of a whole model."""
-    part = config.get("text_config")
-    if not isinstance(part, dict):
-        raise BundleError("has no text_config", where=str(folder / "config.json"), cure=GET_AGAIN)
-    return part | {name: config[name] for name in ("projection_dim",) if name in config}
-
-
 def _pools_first_token(folder: Path) -> bool:
     """Whether a sentence-transformer takes its first token, not the mean over all, as its modules say."""
     modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
@@ -168,11 +157,8 @@ def _pools_first_token(folder: Path) -> bool:
         modes = {str(content["pooling_mode"])}
     modes = {mode for mode in modes if not mode.startswith("include")} or {"mean_tokens"}
     if foreign or not modes <= {"mean_tokens", "mean", "cls_token", "cls"} or len(modes) != 1:
-        raise ConfigurationError(
-            f"pools with {', '.join(foreign or sorted(modes))}, supported are the mean and the first token",
-            where=str(folder),
-            cure="Name another text encoder",
-        )
+        what = f"pools with {', '.join(foreign or sorted(modes))}, supported are the mean and the first token"
+        raise ConfigurationError(what, where=str(folder), cure="Name another text encoder")
     return modes <= {"cls_token", "cls"}
 
 

@@ -56,9 +56,6 @@ def export_for_gpus(
         numbers = {name: float(value) for name, value in dataclasses.asdict(measured).items()}
         made[precision] = (graph, GpuEncoder(precision, "", {}, numbers, reference.name))
     if failures:
-        raise BundleError(
-            "; ".join(failures),
-            where=f"parity with {reference.name}",
-            cure="The bundle stays as it was. Leave this precision out.",
-        )
+        cure = "The bundle stays as it was. Leave this precision out."
+        raise BundleError("; ".join(failures), where=f"parity with {reference.name}", cure=cure)
     return bundle.add_gpu_encoders(made)

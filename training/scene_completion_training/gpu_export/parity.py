@@ -109,11 +109,9 @@ class ParityCheck:
             self._label = LabelQuery(self._query.field, self._query.samples, self._in_view.size)
         self._reference = [_contiguous(reference(image)) for image in images]
         if not any(self._density_and_occupied(encoded)[1].any() for encoded in self._reference):
-            raise BundleError(
-                f"the student sees nothing occupied in any of {len(images)} images, so nothing can be compared",
-                where=f"bundle {bundle.name}",
-                cure="Name images of what it was trained for with --parity-images",
-            )
+            what = f"the student sees nothing occupied in any of {len(images)} images, so nothing can be compared"
+            cure = "Name images of what it was trained for with --parity-images"
+            raise BundleError(what, where=f"bundle {bundle.name}", cure=cure)
 
     def __call__(self, variant: Encode) -> Parity:
         """Measures a variant."""
@@ -172,7 +170,6 @@ class Reference:
     that a student with a volume says.
 
     Args:
-        bundle: The student, saved.
         encoder_weights: Folder or hub name of a transformer trunk, whose configuration is read; see `make_trunk`.
 
     Raises:
@@ -195,20 +192,15 @@ class Reference:
             planes = torch.from_numpy(image_rgb.transpose(2, 0, 1).astype(np.float32))[None]
             with torch.inference_mode():
                 seen = self._field.observe(planes)
-            features[..., : self._bundle.head.hidden] = seen.features[0].permute(1, 2, 0).numpy()
+            features[..., : self._bundle.head.hidden] = seen.hidden_map[0].permute(1, 2, 0).numpy()
         return EncodedImage(features, volume, depth)
 
 
 def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityField:
-    """A bundle's density field of its unfolded weights.
-
-    Args:
-        bundle: The student.
-        encoder_weights: See `Reference`.
+    """A bundle's density field of its unfolded weights; see `Reference` for `encoder_weights`, and for further errors.
 
     Raises:
         BundleError: They are missing, or another network's.
-        ConfigurationError: The configuration of a transformer is not there.
     """
     weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in bundle.load_weights().items()}
     where = f"{bundle.folder}/{WEIGHTS}"

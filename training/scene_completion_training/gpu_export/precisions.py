@@ -6,7 +6,7 @@ graphs, and 10 takes them as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
@@ -80,7 +80,10 @@ def _single(graph: onnx.GraphProto) -> set[str]:
     """Tensors that are computed in float32."""
     single: set[str] = set()
     before = {value.name for value in graph.input}  # tensors that no convolution came before
-    exact = _scores(graph) | _behind_products(graph, DEPTH)
+    # Attention reads differences of scores: rounded to float16, those of a Depth Anything trunk made half of the error.
+    scores = _since_products(graph, [node.input[0] for node in graph.node if node.op_type == "Softmax"], products=True)
+    # Depth is the inverse of a number that is small far away: each rounding costs many times its share there.
+    exact = scores | _since_products(graph, [DEPTH], products=False)
     for node in graph.node:
         inputs = set(node.input)
         if node.op_type not in _PRODUCTS and inputs & before:
@@ -93,35 +96,19 @@ def _single(graph: onnx.GraphProto) -> set[str]:
     return single
 
 
-def _scores(graph: onnx.GraphProto) -> set[str]:
-    """What a Softmax reads, back to the product that it comes from.
-
-    Attention reads differences of scores: rounded to float16, those of a Depth Anything trunk made half of the error.
-    """
-    makers = {name: node for node in graph.node for name in node.output}
-    scores: set[str] = set()
-    waiting = [node.input[0] for node in graph.node if node.op_type == "Softmax"]
-    while waiting:
-        name = waiting.pop()
-        if name in makers and name not in scores:
-            scores.add(name)
-            waiting += [] if makers[name].op_type in _PRODUCTS else makers[name].input
-    return scores
-
-
-def _behind_products(graph: onnx.GraphProto, output: str) -> set[str]:
-    """What an output is computed of since the last convolutions or products before it.
-
-    Depth is the inverse of a number that is small far away: each rounding of that one costs many times its share there.
-    """
+def _since_products(graph: onnx.GraphProto, names: Iterable[str], *, products: bool) -> set[str]:
+    """What tensors are computed of since the last convolutions or products before them, with what these give or not."""
     makers = {name: node for node in graph.node for name in node.output}
     found: set[str] = set()
-    waiting = [output]
+    waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in makers and name not in found and makers[name].op_type not in _PRODUCTS:
+        if name not in makers or name in found:
+            continue
+        product = makers[name].op_type in _PRODUCTS
+        if products or not product:
             found.add(name)
-            waiting += makers[name].input
+        waiting += [] if product else makers[name].input
     return found
 
 

@@ -60,9 +60,6 @@ def write_configuration(
     Args:
         sources: Folders of the new drives.
         replay: Folders of old ones, which the student is not to forget.
-        steps: Optimiser steps.
-        output: Folder for checkpoints.
-        cache: Folder for prepared frames.
     """
     trained = bundle.provenance.get("configuration", {})
     halved = Viewpoint.of_bundle(bundle).camera.width > bundle.canonical.width
@@ -101,10 +98,7 @@ def mix_checkpoint(checkpoint: Path, old: StudentBundle, share: float, file: Pat
     Weights are rounded as a bundle rounds them, so that its encoder and its weights are the same network.
 
     Args:
-        checkpoint: Of the training.
-        old: The student that it started from.
         share: Of the trained weights, 0..1.
-        file: Where to.
         encoder_weights: See `density_field`.
     """
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -153,7 +147,6 @@ def encoder_with_new_density(labelled: bytes, before: DensityField, after: Densi
     values in the graph with labels, and replaced there. Label units that read the depth of a pixel read the new one.
 
     Args:
-        labelled: The encoder with labels.
         before: Its density, without labels.
         after: The new density, of the same trunk.
         camera: Of the images that encoders take.
@@ -178,11 +171,9 @@ def encoder_with_new_density(labelled: bytes, before: DensityField, after: Densi
             continue
         same = [place for place, values in stored.items() if _alike(values, old[name])]
         if len(same) != 1 or readers[same[0]] != 1:
-            raise BundleError(
-                f"the part {name} of its density is not in the encoder with labels, or not its alone",
-                where="export",
-                cure="Name a student whose weights.safetensors and encoder.onnx belong together",
-            )
+            what = f"the part {name} of its density is not in the encoder with labels, or not its alone"
+            cure = "Name a student whose weights.safetensors and encoder.onnx belong together"
+            raise BundleError(what, where="export", cure=cure)
         tensor = numpy_helper.from_array(new[name].astype(stored[same[0]].dtype), same[0])
         graph.graph.initializer[places[same[0]]].CopyFrom(tensor)
     onnx.checker.check_model(graph)
@@ -279,11 +270,8 @@ def check_parity(
         if not off <= _LABEL_TOLERANCE:
             failures.append(f"label units differ by {off:.2g} of their size")
     if failures:
-        raise ImprovementError(
-            "; ".join(failures),
-            where=f"parity with {WEIGHTS}",
-            cure="The old student stays. Start again with another --output, and report this if it comes again",
-        )
+        cure = "The old student stays. Start again with another --output, and report this if it comes again"
+        raise ImprovementError("; ".join(failures), where=f"parity with {WEIGHTS}", cure=cure)
     return {name: float(value) for name, value in dataclasses.asdict(found).items()}
 
 

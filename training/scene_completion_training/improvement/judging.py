@@ -23,13 +23,7 @@ from scene_completion_ros.evaluation.label_free import (
     compare,
     places_along,
 )
-from scene_completion_ros.evaluation.student_comparison import (
-    MARGIN,
-    OBSERVERS,
-    PLACE,
-    SPACING,
-    score_frame,
-)
+from scene_completion_ros.evaluation.student_comparison import MARGIN, OBSERVERS, PLACE, SPACING, score_frame
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -37,8 +31,9 @@ from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_training.data.drawn_views import metres_travelled
 from scene_completion_training.data.motion_stereo import depth_meter
-from scene_completion_training.improvement.split import places_of, way
+from scene_completion_training.improvement.split import places_of
 from scene_completion_training.workers import Progress, Workers
 
 TOLERANCE = 0.01
@@ -95,8 +90,6 @@ class ScoredFrame(NamedTuple):
     Attributes:
         number: Of the frame in its drive.
         image: What the camera saw, uint8 [H, W, 3].
-        completions: What each student made of it.
-        verdict: What this frame and later ones saw.
         log_loss: Mean of each student there, nats.
         key: Names it among all frames that are scored, in their order.
     """
@@ -184,11 +177,11 @@ class _DriveScorer:
         return [LabelFreeScores(one.grid, one.threshold, ranges) for one in self.students]
 
     def frames(self, folder: Path) -> list[int]:
-        return _spaced(way(places_of(open_recording(folder))), SPACING * self.reach)
+        return _spaced(metres_travelled(places_of(open_recording(folder))), SPACING * self.reach)
 
     def score(self, drive: _Drive, progress: Progress) -> Scored:
         sequence, first, reach = open_recording(drive.folder), self.students[0], self.reach
-        travelled = way(places_of(sequence))
+        travelled = metres_travelled(places_of(sequence))
         places = places_along(travelled.tolist(), PLACE * reach)
         scores, shown = self.no_scores(), []
         for index in drive.frames:
@@ -221,11 +214,7 @@ class _DriveScorer:
 
 
 def best_threshold(groups: Sequence[LabelFreeScores]) -> float:
-    """Probability from which a student's voxels are best called occupied, by the mean IoU over groups of drives.
-
-    Args:
-        groups: Scores of the student on the drives of each.
-    """
+    """Probability from which a student's voxels are best called occupied, by the mean IoU over groups of drives."""
     (thresholds, *_), found = zip(*(group.iou_by_threshold() for group in groups), strict=True)
     return float(thresholds[int(np.mean(found, axis=0).argmax())])
 
@@ -252,8 +241,7 @@ def judge_mixtures(
 
     Args:
         students: Share of the fine-tuned weights -> student. All have one grid and one camera.
-        new: Calibrating drives among the new recordings, at least one.
-        replayed: Those among the replayed ones.
+        new: Calibrating drives among the new recordings, at least one; `replayed` are those among the others.
         options: See `score_students`.
     """
 
@@ -327,16 +315,11 @@ def _spaced(travelled: NDArray[np.float64], spacing_m: float) -> list[int]:
 
 
 def observations(
-    sequence: PosedSequence,
-    index: int,
-    travelled: NDArray[np.float64],
-    reach: float,
-    grid_from_camera: RigidTransform,
+    sequence: PosedSequence, index: int, travelled: NDArray[np.float64], reach: float, grid_from_camera: RigidTransform
 ) -> tuple[DepthObservation, list[DepthObservation]]:
     """What was measured at a frame, and at later frames within reach, posed in the grid of the frame.
 
     Args:
-        travelled: Metres travelled up to each frame [N].
         reach: Metres ahead that the grid reaches.
     """
     meter = depth_meter(sequence, reach)

@@ -59,14 +59,12 @@ class Improvement:
     """What is asked for.
 
     Attributes:
-        bags: Recordings to learn from.
         current: Folder of the student that is deployed.
         output: Folder of the new one, which does not exist yet.
         work: Folder for all that lies between; an interrupted run goes on there.
         held_out: Recordings to score on; where none is named, the last drives or the last part of them.
         replay: Posed sequences of earlier drives that are learned from again.
         keep: Recordings of earlier drives on which the new student must not be worse.
-        steps: Optimiser steps.
         overrides: `KEY=VALUE` of the training's configuration.
         margin: Gain in average precision that is wanted.
         tolerance: Loss in average precision and IoU that is allowed.
@@ -100,7 +98,6 @@ class Outcome:
     """How it ended.
 
     Attributes:
-        card: The report card.
         reasons: Why the old student stays; empty where the new one is accepted, and lies in the output.
     """
 
@@ -134,17 +131,12 @@ def _checked(improvement: Improvement) -> StudentBundle:
     """The current student; refuses at once what would fail hours later."""
     old = StudentBundle.load(improvement.current)
     if WEIGHTS not in old.sha256:
-        raise ImprovementError(
-            f"has no {WEIGHTS}, so nothing can be trained on from it",
-            where=f"student {improvement.current}",
-            cure="Export it without --without-weights, or name another student",
-        )
+        what = f"has no {WEIGHTS}, so nothing can be trained on from it"
+        cure = "Export it without --without-weights, or name another student"
+        raise ImprovementError(what, where=f"student {improvement.current}", cure=cure)
     if old.head.volume is not None:
-        raise ImprovementError(
-            "has a decoder in space, and only students without one can be trained on",
-            where=f"student {improvement.current}",
-            cure="Name another student",
-        )
+        what = "has a decoder in space, and only students without one can be trained on"
+        raise ImprovementError(what, where=f"student {improvement.current}", cure="Name another student")
     accepted_before = (improvement.output / "student.json").is_file() and (improvement.work / CARD).is_file()
     if improvement.output.exists() and not accepted_before:
         raise ImprovementError(
@@ -156,31 +148,23 @@ def _checked(improvement: Improvement) -> StudentBundle:
         )
     again = {bag.resolve() for bag in improvement.bags} & {bag.resolve() for bag in improvement.held_out}
     if again:
-        raise ImprovementError(
-            f"{', '.join(sorted(map(str, again)))} is learned from as well",
-            where="--held-out",
-            cure="Name other recordings: what a student has seen cannot test it",
-        )
+        what = f"{', '.join(sorted(map(str, again)))} is learned from as well"
+        cure = "Name other recordings: what a student has seen cannot test it"
+        raise ImprovementError(what, where="--held-out", cure=cure)
     for bag in (*improvement.bags, *improvement.held_out):
         if not bag.exists():
             raise ImprovementError("is not there", where=str(bag), cure="Name rosbag2 folders, .mcap, .db3 or .bag")
     configuration = read_configuration(CONFIGS / "single_view.yaml", list(improvement.overrides), Configuration)
     if configuration.devices * configuration.nodes > 1:
-        raise ConfigurationError(
-            "the trainer would start this whole command again in each process",
-            where="--set devices, nodes",
-            cure="Leave them out: an improvement trains in one process",
-        )
+        what = "the trainer would start this whole command again in each process"
+        cure = "Leave them out: an improvement trains in one process"
+        raise ConfigurationError(what, where="--set devices, nodes", cure=cure)
     return old
 
 
 @dataclass
 class _Run:
-    """An improvement under way; what a step needs of those before it, it is given.
-
-    Attributes:
-        split: The drives, once they are split.
-    """
+    """An improvement under way; what a step needs of those before it, it is given."""
 
     plan: Improvement
     old: StudentBundle
@@ -238,11 +222,8 @@ class _Run:
             if FULL_TEXT in " ".join([*report.problems, report.defect]):
                 raise OSError(errno.ENOSPC, FULL_TEXT)
             if report.lost:  # without it, what follows would learn from less, and say nothing
-                raise ImprovementError(
-                    "; ".join(report.problems),
-                    where=report.bag,
-                    cure="Look at that machine's memory, and start the same command again: it goes on from here",
-                )
+                cure = "Look at that machine's memory, and start the same command again: it goes on from here"
+                raise ImprovementError("; ".join(report.problems), where=report.bag, cure=cure)
         found = [
             [str(folder / sequence.folder) for sequence in report.sequences]
             for folder, report in zip(folders, reports, strict=True)
@@ -251,11 +232,9 @@ class _Run:
         learned, scored = found[: len(self.plan.bags)], found[len(self.plan.bags) :]
         for name, group in (("recordings", learned), ("--held-out", scored)):
             if group and not any(group):
-                raise ImprovementError(
-                    f"nothing could be extracted: {'; '.join(f'{bag}: {text}' for bag, text in notes.items())}",
-                    where=name,
-                    cure="`scene-completion extract` names the options for poses, scale and calibration",
-                )
+                what = f"nothing could be extracted: {'; '.join(f'{bag}: {text}' for bag, text in notes.items())}"
+                cure = "`scene-completion extract` names the options for poses, scale and calibration"
+                raise ImprovementError(what, where=name, cure=cure)
         flat = [list(itertools.chain.from_iterable(group)) for group in (learned, scored)]
         return {"training": flat[0], "held_out": flat[1], "told": notes}
 
@@ -275,11 +254,9 @@ class _Run:
                 found[part].append(folder)
                 looks[part].append(DriveLook.of(sequence))
             if extracted[part] and not found[part]:
-                raise ImprovementError(
-                    f"no drive is of use. {' '.join(notes)}",
-                    where="recordings" if part == "training" else "--held-out",
-                    cure="Record the robot's own camera by day while it drives",
-                )
+                what = f"no drive is of use. {' '.join(notes)}"
+                cure = "Record the robot's own camera by day while it drives"
+                raise ImprovementError(what, where="recordings" if part == "training" else "--held-out", cure=cure)
         replayed = [DriveLook.of(open_recording(folder)) for folder in self.plan.replay]
         kept = [DriveLook.of(open_recording(folder)) for folder in self.plan.keep]
         for number, look in enumerate(looks["training"]):

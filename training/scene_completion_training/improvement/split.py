@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImprovementError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.data.drawn_views import metres_travelled
 from scene_completion_training.improvement.steps import UNFINISHED
 
 PARTS = ("training", "calibration", "held_out")
@@ -74,11 +75,9 @@ def split_drives(drives: Sequence[Path], named: Sequence[Path], gap: float, fold
         for name, cut in zip(PARTS, cuts, strict=False):
             parts[name].append(_written(sequence, cut, folder / f"{number:02d}_{name}"))
     if not parts["training"]:
-        raise ImprovementError(
-            f"too short to be split into {len(shares)} parts with gaps of {gap:.0f} m: {', '.join(short)}",
-            where="recordings",
-            cure="Give three drives or more, or longer ones, or name a held-out drive with --held-out",
-        )
+        what = f"too short to be split into {len(shares)} parts with gaps of {gap:.0f} m: {', '.join(short)}"
+        cure = "Give three drives or more, or longer ones, or name a held-out drive with --held-out"
+        raise ImprovementError(what, where="recordings", cure=cure)
     return Split(parts["training"], parts["calibration"], list(named) or parts["held_out"])
 
 
@@ -94,14 +93,8 @@ def split_replay(replay: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def cut_along(places: NDArray[np.float64], shares: Sequence[float], gap: float) -> list[NDArray[np.int64]]:
-    """Frames of each part of a drive.
-
-    Args:
-        places: Positions of the frames [N, 3], metres.
-        shares: Share of the way of each part, in order.
-        gap: Metres left out between parts.
-    """
-    travelled = way(places)
+    """Frames of each part of a drive, of positions [N, 3], by the share of the way of each; gaps are metres."""
+    travelled = metres_travelled(places)
     usable = travelled[-1] - gap * (len(shares) - 1)
     parts: list[NDArray[np.int64]] = []
     begin = 0.0
@@ -115,11 +108,6 @@ def cut_along(places: NDArray[np.float64], shares: Sequence[float], gap: float) 
             distance = np.linalg.norm(places[part][:, None] - places[later][None], axis=-1).min(axis=1)
             parts[number] = part[distance >= gap - 1e-6]
     return parts
-
-
-def way(places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Metres travelled up to each frame [N], of positions [N, 3]."""
-    return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
 
 
 def places_of(sequence: PosedSequence) -> NDArray[np.float64]:

@@ -31,7 +31,6 @@ class Steps:
 
     Args:
         folder: Where the improvement works; made if needed.
-        total: Number of steps, for the messages.
 
     Raises:
         ImprovementError: The folder holds something else: steps remove what is in their way.
@@ -94,11 +93,8 @@ def disk_watched(doing: str, folder: Path, *, shared: bool = False) -> Iterator[
             for left in folder.glob(f"*{UNFINISHED}"):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         if disk_is_full(error) and not isinstance(error, ImprovementError):
-            raise ImprovementError(
-                f"the disk is full while {doing}",
-                where=str(folder),
-                cure="The old student stays. Make room and start the same command again: it goes on from this step",
-            ) from error
+            cure = "The old student stays. Make room and start the same command again: it goes on from this step"
+            raise ImprovementError(f"the disk is full while {doing}", where=str(folder), cure=cure) from error
         raise
 
 

@@ -54,21 +54,16 @@ def check_suitable(sequence: PosedSequence, bundle: StudentBundle) -> None:
         raise ImprovementError(error.what, where=error.where, cure=error.cure) from error
     metres = sequence.travelled_distance()
     if metres < LEAST_METRES:
-        raise ImprovementError(
-            f"the rig moves {metres:.1f} m",
-            where=name,
-            cure="Record while the robot drives: later frames are the judge",
-        )
+        cure = "Record while the robot drives: later frames are the judge"
+        raise ImprovementError(f"the rig moves {metres:.1f} m", where=name, cure=cure)
     left = cameras_ahead(sequence)[0]
     camera = sequence.cameras[left]
     covered = float(Resampler(camera, bundle.canonical).validity.mean())
     other = camera_warnings(bundle, camera, covered) + _other_height(sequence, bundle)
     if other:
-        raise ImprovementError(
-            f"this is not the camera of the student: {'; '.join(other)}",
-            where=f"{name}, camera {left}",
-            cure="Name a student of this camera, or train one with `scene-completion train` and `camera: auto`",
-        )
+        what = f"this is not the camera of the student: {'; '.join(other)}"
+        cure = "Name a student of this camera, or train one with `scene-completion train` and `camera: auto`"
+        raise ImprovementError(what, where=f"{name}, camera {left}", cure=cure)
     _check_pictures(sequence, left)
     _check_depth(sequence, bundle.grid.shape[0] * bundle.grid.voxel_size)
 
@@ -78,11 +73,9 @@ def _check_depth(sequence: PosedSequence, reach: float) -> None:
     looked_at = np.linspace(0, len(sequence) - 1, 5).round().astype(int)[1:-1].tolist()
     share = float(np.median([(meter(index).depth > 0.0).mean() for index in looked_at]))
     if share < LEAST_MEASURED:
-        raise ImprovementError(
-            f"the {meter.kind} measures the depth of {100 * share:.0f} % of the image",
-            where=f"{sequence.name}, camera {meter.camera}",
-            cure="Drive past things with texture, without turning on the spot, and check the poses and the calibration",
-        )
+        what = f"the {meter.kind} measures the depth of {100 * share:.0f} % of the image"
+        cure = "Drive past things with texture, without turning on the spot, and check the poses and the calibration"
+        raise ImprovementError(what, where=f"{sequence.name}, camera {meter.camera}", cure=cure)
 
 
 def _other_height(sequence: PosedSequence, bundle: StudentBundle) -> list[str]:
@@ -101,17 +94,12 @@ def _check_pictures(sequence: PosedSequence, camera: str) -> None:
     shown = float(np.median([shown_share(image) for image in images]))
     bright = float(np.median([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() for image in images]))
     if bright < DARKEST:
-        raise ImprovementError(
-            f"it is night: the images have a mean grey value of {bright:.0f} of 255",
-            where=sequence.name,
-            cure=f"Record by day, or with lights that bring the mean above {DARKEST:g}",
-        )
+        what = f"it is night: the images have a mean grey value of {bright:.0f} of 255"
+        cure = f"Record by day, or with lights that bring the mean above {DARKEST:g}"
+        raise ImprovementError(what, where=sequence.name, cure=cure)
     if shown < BLIND:
-        raise ImprovementError(
-            f"the lens is covered: {100 * shown:.0f} % of the image shows anything",
-            where=f"{sequence.name}, camera {camera}",
-            cure="Clean the lens and record again",
-        )
+        what = f"the lens is covered: {100 * shown:.0f} % of the image shows anything"
+        raise ImprovementError(what, where=f"{sequence.name}, camera {camera}", cure="Clean the lens and record again")
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +148,10 @@ def refuse_overlap(
             same, place = alike(scored, learned)
             if same > SHARED or place > SHARED:
                 what = "is a copy of" if same > SHARED else "overlaps in place with"
-                raise ImprovementError(
-                    f"{100 * max(same, place):.0f} % of its frames: it {what} {learned.name}, which is learned from",
-                    where=f"{role} {scored.name}",
-                    cure="Hold out a drive of another place, or remove the other one from the training",
-                )
+                share = f"{100 * max(same, place):.0f} % of its frames"
+                told = f"{share}: it {what} {learned.name}, which is learned from"
+                cure = "Hold out a drive of another place, or remove the other one from the training"
+                raise ImprovementError(told, where=f"{role} {scored.name}", cure=cure)
 
 
 def alike(one: DriveLook, other: DriveLook) -> tuple[float, float]:

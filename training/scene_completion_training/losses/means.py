@@ -27,11 +27,7 @@ def shared_count(count: Tensor, least: float = 1.0) -> Tensor:
 
 
 def gathered(rows: Tensor, most: int) -> Tensor:
-    """Rows [N, ...] of this process and those of the others behind them, the first process's first; no gradient.
-
-    Args:
-        most: The most rows that a process may have.
-    """
+    """Rows [N, ...], N ≤ most, of this process and those of the others behind them, in their order; no gradient."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return rows
     padded = rows.new_zeros(most, *rows.shape[1:])

@@ -1,4 +1,4 @@
-"""Photometric reconstruction loss on patches: SSIM + L1, minimum over source views, invalid rays left out."""
+"""Rendered patches against images: SSIM + L1, minimum over source views, invalid rays left out; smoothness."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def structural_dissimilarity(first: Tensor, second: Tensor) -> Tensor:
 def photometric_error(target: Tensor, rendered: Tensor) -> Tensor:
     """0.85 · mean_c (1 − SSIM)/2 + 0.15 · mean_c |I − I_v| (BTS, equation 6), [P, S, h, w].
 
-    Args:
-        target: Observed patches [P, 3, h, w] in 0..1.
-        rendered: Rendered patches [P, S, 3, h, w], one for each source view.
+    Of patches [P, 3, h, w] in 0..1, and the same rendered from each source view [P, S, 3, h, w].
     """
     count, sources = rendered.shape[:2]
     flat = rendered.flatten(0, 1)
@@ -46,12 +44,23 @@ def photometric_error(target: Tensor, rendered: Tensor) -> Tensor:
 
 
 def photometric_loss(target: Tensor, rendered: Tensor, invalid: Tensor) -> Tensor:
-    """mean_p [min_v e_v · (1 − invalid_p)] over patch pixels (BTS, equation 6).
+    """mean_p [min_v e_v · (1 − invalid_p)] over patch pixels (BTS, equation 6), see `photometric_error`.
 
-    Args:
-        target: [P, 3, h, w] in 0..1.
-        rendered: [P, S, 3, h, w].
-        invalid: [P, h, w], rays that no source view can supervise.
+    Invalid [P, h, w] are rays that no source view can supervise.
     """
     error = photometric_error(target, rendered).amin(dim=1)
     return (error * (~invalid)).mean()
+
+
+def edge_aware_smoothness(depth: Tensor, image: Tensor) -> Tensor:
+    """|∂x d*| e^{−|∂x I|} + |∂y d*| e^{−|∂y I|} of the mean-normalised inverse depth d* (Godard et al. 2019; BTS).
+
+    Of rendered depth [P, h, w], metres, and patches of images [P, 3, h, w] in 0..1.
+    """
+    inverse = 1.0 / depth.clamp(1e-3, 80.0)
+    inverse = inverse / inverse.mean(dim=(1, 2), keepdim=True)
+    dx = (inverse[:, :, 1:] - inverse[:, :, :-1]).abs()
+    dy = (inverse[:, 1:] - inverse[:, :-1]).abs()
+    edge_x = (image[..., 1:] - image[..., :-1]).abs().mean(dim=1)
+    edge_y = (image[..., 1:, :] - image[..., :-1, :]).abs().mean(dim=1)
+    return (dx * (-edge_x).exp()).mean() + (dy * (-edge_y).exp()).mean()

@@ -1,24 +1,67 @@
-"""Rendered depth against semi-global-matching depth, a label-free hint (DepthHints, Watson et al., ICCV 2019)."""
+"""Depth against that of semi-global matching: of rendered rays, and of every pixel to supervise the encoder."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.losses.means import shared_count
 from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.rendering.patches import RenderedPatches, invalid_rays, observed_values
 
+_SHARPNESS = 200.0  # of the softplus, metres
 
-def log_depth_loss(rendered: Tensor, hint: Tensor) -> Tensor:
-    """Mean log(1 + |d − h| / (1 + h/10)) over rays that have a hint.
 
-    The absolute error is divided by a term that grows with the depth, because the error of stereo matching does. The
-    logarithm keeps wrong matches from dominating, as DepthHints' log-L1 does.
+def block_depth(depth: Tensor, size: int) -> Tensor:
+    """Harmonic mean [B, H / size, W / size] of the known depths of each block of pixels; 0 where none is known.
+
+    It is the depth at the block's centre, exact for planes.
 
     Args:
-        rendered: Rendered z-depth [...], metres.
+        depth: z-depth [B, H, W], metres; 0 where unknown.
+        size: Edge of a block in pixels; a feature map of stride `size` has its pixel centres at the blocks' centres.
+    """
+    known = (depth > 0).to(depth.dtype)
+    inverse = torch.where(depth > 0, 1.0 / depth.clamp_min(1e-3), torch.zeros_like(depth))
+    count, total = (functional.avg_pool2d(values[:, None], size)[:, 0] for values in (known, inverse))
+    return torch.where(count > 0, count / total.clamp_min(1e-9), torch.zeros_like(count))
+
+
+def positive_inverse_depth(inverse: Tensor) -> Tensor:
+    """Inverse depth, per metre, as the loss reads it: positive, and with a gradient, also where a code says less."""
+    return functional.softplus(inverse, beta=_SHARPNESS)
+
+
+def log_inverse_depth_loss(
+    code: Tensor, hint: Tensor, spec: PointCodeSpec, *, cap: float = 1.0, offset: float = 2e-3
+) -> Tensor:
+    """Mean min(|log (i + o) − log (1/h + o)|, cap) over pixels with a hint h; i is the inverse depth of the code.
+
+    Too far and too near by the same factor cost the same. An error relative to the inverse depth would not. It calls
+    infinity no worse than half the depth, and a network that is unsure places everything far away.
+
+    Args:
+        code: Predicted inverse depth code z~ [...], 1 at `spec.near` and −1 at `spec.far`.
         hint: Stereo z-depth [...], metres; 0 where there is none.
+        cap: Largest error of a pixel, for wrong matches.
+        offset: o, per metre: beyond its inverse, distance hardly matters.
+
+    A softplus keeps i positive: the code that costs nothing reads 83 m where 80 m was measured, 40 m where 40 m was.
+    """
+    valid = hint > 0
+    inverse = positive_inverse_depth(spec.inverse_depth(code[valid]))
+    error = (torch.log(inverse + offset) - torch.log(1.0 / hint[valid] + offset)).abs()
+    return torch.clamp(error, max=cap).sum() / shared_count(valid.sum())
+
+
+def log_depth_loss(rendered: Tensor, hint: Tensor) -> Tensor:
+    """Mean log(1 + |d − h| / (1 + h/10)) over rays with a hint: of z-depths [...] and hints [...], metres, 0 for none.
+
+    A label-free hint (DepthHints, Watson et al., ICCV 2019). The absolute error is divided by a term that grows with
+    the depth, because the error of stereo matching does. The logarithm keeps wrong matches from dominating, as
+    DepthHints' log-L1 does.
     """
     valid = hint > 0
     error = (rendered - hint).abs() / (1.0 + 0.1 * hint)

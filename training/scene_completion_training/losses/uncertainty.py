@@ -15,9 +15,6 @@ class UncertaintyWeights(nn.Module):
     constant loss the optimum is p² = (L + √(L² + 8L)) / 4.
 
     p = exp(a), so that it never reaches the pole at zero; the released p has no bound and may change its sign.
-
-    Args:
-        names: Names of the losses.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

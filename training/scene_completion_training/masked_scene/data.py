@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
-from scene_completion_training.masked_scene.patches import masked_voxels
 from scene_completion_training.masked_scene.scenes import Kind, SceneMaker, VoxelScene, keep_scenes
-from scene_completion_training.masked_scene.views import SceneViewSettings, sample_rows, view
+from scene_completion_training.masked_scene.views import SceneViewSettings, masked_voxels, sample_rows, view
 
 
 @dataclass
@@ -40,12 +39,10 @@ class SceneDataSettings:
 
     Attributes:
         root: Folder the sources are relative to.
-        sources: Recordings.
         student: Bundle, folder or name, that predicts voxels; "auto" for the shipped one.
         voxel_size: Edge of the voxels that the network is made for, metres.
         cache: Folder for scenes.
         batch_size: Scenes a step.
-        workers: Processes that make samples.
     """
 
     root: str = "."
@@ -172,14 +169,13 @@ class SceneData(TrainingData):
                 self.shares.append(source.share)
         first = [VoxelScene.load(file) for files in self.groups for file in files[:1]]
         for scene in first:
-            if abs(scene.voxel_size - settings.voxel_size) > 1e-6:
-                raise ConfigurationError(
-                    f"voxels of {scene.name} have {scene.voxel_size:g} m, those of the network {settings.voxel_size:g}",
-                    where="data.voxel_size",
-                    cure="Set it to the voxels of the recordings, which have to be the same for all",
-                )
-        edge = -(-max(max(scene.shape[:2]) for scene in first) // self.step) * self.step
-        self.shape = (edge, edge, max(scene.shape[2] for scene in first))
+            size = scene.grid.voxel_size
+            if abs(size - settings.voxel_size) > 1e-6:
+                what = f"voxels of {scene.name} have {size:g} m, those of the network {settings.voxel_size:g}"
+                cure = "Set it to the voxels of the recordings, which have to be the same for all"
+                raise ConfigurationError(what, where="data.voxel_size", cure=cure)
+        edge = -(-max(max(scene.grid.shape[:2]) for scene in first) // self.step) * self.step
+        self.shape = (edge, edge, max(scene.grid.shape[2] for scene in first))
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""

@@ -23,12 +23,6 @@ from scene_completion_training.sparse.voxel_set import Pyramid, Shape, VoxelSet
 class SceneView:
     """Voxels of a batch of scenes in one view, ready for a network.
 
-    Args:
-        index: [N, 4], columns (scene, x, y, z).
-        features: [N, F].
-        shape: Voxels of the grid along x, y, z.
-        levels: Levels of the network.
-
     Attributes:
         pyramid: The voxels and their coarser levels.
         features: [N, F] in the order of the pyramid's finest level.
@@ -45,8 +39,7 @@ class SceneView:
 def student_features(network: VoxelHUNet, scene: SceneView, masked: Tensor) -> list[Tensor]:
     """What the student makes of every level [N_l, D_l] of a view, finest first, from the visible voxels alone.
 
-    Args:
-        masked: bool [N], voxels that are hidden, in the order that they were given in.
+    Masked [N] are those that are hidden, in the order that they were given in.
     """
     hidden, finest = masked[scene.order], scene.pyramid.levels[0]
     shown = VoxelSet(finest.index[~hidden], finest.shape)  # a part of a sorted set is sorted

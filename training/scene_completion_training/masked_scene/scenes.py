@@ -68,8 +68,6 @@ class VoxelScene:
         features: float32 [N, F], columns as `columns` names them.
         grid: The grid, x forward, y left, z up.
         grid_from_camera: Pose of the reference camera's optical frame in it.
-        name: Recording, frame and kind.
-        columns: Names of the features.
         label: uint8 [N], `COMMON_CLASSES`; 0 where the truth says free, 255 unknown. None without truth.
 
     Raises:
@@ -90,18 +88,13 @@ class VoxelScene:
             raise GridError("holds no occupied voxel", where=where, cure="Leave the frame out")
         labels = (count,) if self.label is None else self.label.shape
         if self.index.shape != (count, 3) or self.features.shape != (count, len(self.columns)) or labels != (count,):
-            raise GridError(
-                f"index {self.index.shape}, features {self.features.shape}, labels {labels}",
-                where=where,
-                cure=f"Give index [N, 3], features [N, {len(self.columns)}] and labels [N]",
-            )
+            what = f"index {self.index.shape}, features {self.features.shape}, labels {labels}"
+            cure = f"Give index [N, 3], features [N, {len(self.columns)}] and labels [N]"
+            raise GridError(what, where=where, cure=cure)
         if (self.index < 0).any() or (self.index >= self.grid.shape).any():
             low, high = self.index.min(axis=0).tolist(), self.index.max(axis=0).tolist()
-            raise GridError(
-                f"voxels {low} to {high} are more than a grid of {self.grid.shape} holds",
-                where=where,
-                cure="Crop the scene, or name the grid that it was made on",
-            )
+            what = f"voxels {low} to {high} are more than a grid of {self.grid.shape} holds"
+            raise GridError(what, where=where, cure="Crop the scene, or name the grid that it was made on")
         once = np.zeros(self.grid.shape, np.bool_)
         once[tuple(self.index.T)] = True
         if np.count_nonzero(once) != count:
@@ -110,21 +103,6 @@ class VoxelScene:
     def __len__(self) -> int:
         """Number of voxels N."""
         return len(self.index)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of voxels of the grid along x, y, z."""
-        return self.grid.shape
-
-    @property
-    def voxel_size(self) -> float:
-        """Edge of a voxel, metres."""
-        return self.grid.voxel_size
-
-    @cached_property
-    def points_camera(self) -> NDArray[np.float32]:
-        """Centres of the voxels, float32 [N, 3], metres, optical frame of the reference camera."""
-        return _points_camera(self.index, self.grid, self.grid_from_camera)
 
     @property
     def range_m(self) -> NDArray[np.float32]:
@@ -181,24 +159,15 @@ class SceneMaker:
     frame's ground truth, and without any that of the student or the street.
 
     Args:
-        sequence: The recording.
-        kind: Where the voxels come from.
         student: Needed for "predicted" and for units.
         units: Add the student's label units of each voxel as features.
-        threads: CPU threads of the student; None for all.
 
     Raises:
         ConfigurationError: The student is missing, or has no label units.
     """
 
     def __init__(
-        self,
-        sequence: PosedSequence,
-        kind: Kind,
-        *,
-        student: StudentBundle | None = None,
-        units: bool = False,
-        threads: int | None = None,
+        self, sequence: PosedSequence, kind: Kind, *, student: StudentBundle | None = None, units: bool = False
     ) -> None:
         if kind not in KINDS:
             raise ConfigurationError(f"kind {kind!r} does not exist", where="scenes", cure=f"Take one of {KINDS}")
@@ -210,7 +179,7 @@ class SceneMaker:
             raise ConfigurationError(
                 "has no label units", where=f"student {student.name}", cure="Name a student with classes"
             )
-        self.sequence, self.kind, self.student, self.threads = sequence, kind, student, threads
+        self.sequence, self.kind, self.student = sequence, kind, student
         self.camera = reference_camera(sequence)
         self.units = student.head.label_hidden if units and student is not None else 0
         self._completer: Completer | None = None
@@ -239,7 +208,7 @@ class SceneMaker:
         occupied, probability, grid, pose = self._occupied(index, truth)
         camera = self.sequence.cameras[self.camera]
         voxels = np.argwhere(occupied).astype(np.int16)
-        points = _points_camera(voxels, grid, pose)
+        points = points_camera(voxels, grid, pose)
         shown = camera.project(points)[1]
         voxels, points = voxels[shown], points[shown]
         place = tuple(voxels.T)
@@ -319,7 +288,7 @@ class SceneMaker:
         made = self._completer
         if made is None or made.grid != grid or not np.array_equal(made.grid_from_camera.matrix, pose.matrix):
             camera = self.sequence.cameras[self.camera]
-            made = Completer(self.student, camera, grid=grid, grid_from_camera=pose, threads=self.threads)
+            made = Completer(self.student, camera, grid=grid, grid_from_camera=pose)
             self._completer = made
         completion = made.complete(self.sequence.image(index, self.camera))
         occupied = np.zeros(grid.shape, np.bool_)
@@ -354,14 +323,13 @@ class SceneMaker:
     @cached_property
     def _label_units(self) -> DeployedUnits:
         assert self.student is not None
-        return DeployedUnits(self.student, threads=self.threads)
+        return DeployedUnits(self.student)
 
 
 def keep_scenes(maker: SceneMaker, cache: Path, frames: Sequence[int] | None = None) -> list[Path]:
     """Makes scenes that the cache lacks, and returns the files of all, in order; empty frames are said and left out.
 
     Args:
-        maker: Makes them.
         cache: Folder; each recording and kind gets one in it.
         frames: Frames wanted, by default all.
 
@@ -387,9 +355,8 @@ def keep_scenes(maker: SceneMaker, cache: Path, frames: Sequence[int] | None = N
     return files
 
 
-def _points_camera(
-    index: NDArray[np.integer], grid: VoxelGrid, grid_from_camera: RigidTransform
-) -> NDArray[np.float32]:
+def points_camera(index: NDArray[np.integer], grid: VoxelGrid, grid_from_camera: RigidTransform) -> NDArray[np.float32]:
+    """Centres of voxels [N, 3], float32 [N, 3], metres, optical frame of the camera."""
     centres = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size
     return np.asarray(grid_from_camera.inverse().apply(centres), np.float32)
 

@@ -1,4 +1,4 @@
-"""Two views of one scene: the same voxels in the same order, turned, mirrored, recoloured, partly without features."""
+"""Two views of one scene, turned, mirrored, recoloured, partly without features; and what of a view is hidden."""
 
 from __future__ import annotations
 
@@ -88,3 +88,23 @@ def view(
     changed[:, COLOURS] = np.clip(colours, 0.0, 1.0) * changed[:, SEEN : SEEN + 1]
     changed[generator.random(len(changed)) < settings.dropped] = 0.0
     return place, changed
+
+
+def masked_voxels(
+    index: NDArray[np.integer], edge: int, ratio: float, generator: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Voxels of one scene that are hidden, bool [N]: all those of a random share of the patches that hold any (MSM).
+
+    Patches stand on a raster of the grid, as the voxels of coarser levels do.
+
+    Args:
+        index: Voxels [N, 3].
+        edge: Voxels along the edge of a patch.
+        ratio: Share of the patches; their number is rounded.
+    """
+    _, patch = np.unique(index.astype(np.int64) // edge, axis=0, return_inverse=True)
+    patch = patch.reshape(-1)
+    count = int(patch.max(initial=-1)) + 1
+    hidden = np.zeros(count, np.bool_)
+    hidden[generator.permutation(count)[: round(ratio * count)]] = True
+    return hidden[patch]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -21,29 +20,12 @@ SURFACE_UNITS = tuple(itertools.product((5.0, 20.0), (-0.2, -0.07, 0.0, 0.07, 0.
 """Slope and offset of the first units: ramps in inverse depth around the depth of the pixel's surface."""
 
 
-@dataclass(frozen=True, eq=False)
-class TeacherSpace:
-    """A teacher's features as a linear map of the units: f(x) = A u(x) + b.
-
-    Attributes:
-        weight: A [D, E].
-        bias: b [D].
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-
 class FeatureHeads(nn.Module):
-    """From the feature of a point to the features of several teachers: a linear head each (CUA-O3D, section 3.1).
+    """From the feature of a point to the features of several teachers, by name and dimension: a linear head each.
 
-    They have no bias, as those that CUA-O3D released; the paper speaks of MLPs. All of them together say no more than
-    the feature does: their outputs side by side have its rank. In exchange a robot asks for words without ever
-    computing them, see `inference.feature_space`.
-
-    Args:
-        channels: Dimension of the feature.
-        dims: Dimension of each teacher's features by name.
+    They have no bias, as those that CUA-O3D released (section 3.1); the paper speaks of MLPs. All of them together say
+    no more than the feature does: their outputs have its rank. A robot asks for words without ever computing them, see
+    `inference.feature_space`.
     """
 
     def __init__(self, channels: int, dims: Mapping[str, int]) -> None:
@@ -116,14 +98,14 @@ class AgglomeratedField(FeatureField):
         """A teacher's own features less their centre [..., D], of features [..., channels] of points."""
         return self.expansion.of(teacher, features)
 
-    def space(self, teacher: str) -> TeacherSpace:
-        """A teacher's features less their centre as a linear map of the units."""
+    def space(self, teacher: str) -> tuple[Tensor, Tensor]:
+        """A teacher's features less their centre as a linear map of the units, A u(x) + b: A [D, E] and b [D]."""
         head = self.expansion.heads[teacher]
         assert isinstance(head, nn.Linear)
         with torch.no_grad():
             weight = head.weight.double() @ self.output_layer.weight.double()
             bias = head.weight.double() @ self.output_layer.bias.double()
-        return TeacherSpace(weight.float(), bias.float())
+        return weight.float(), bias.float()
 
     def expand(self, features: Tensor) -> Tensor:
         """All teachers' features side by side [..., ΣD], each of length one, of features [..., channels] of points."""

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.viewpoint import Viewpoint
 
 DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
@@ -139,11 +139,9 @@ class DensityField(nn.Module):
         return self._observed(self.encoder(image))
 
     def head_logit(self, image_part: Tensor, coordinates: Tensor) -> Tensor:
-        """Returns the density before softplus, [B, N].
+        """Returns the density before softplus [B, N].
 
-        Args:
-            image_part: Features of the points [B, hidden, N]: a pre-activation map, sampled.
-            coordinates: Inputs of the point code [B, N, 3].
+        It is that of sampled pre-activations [B, hidden, N] and of inputs of the point code [B, N, 3].
         """
         position = self.position_layer(self.spec.encode(coordinates))  # [B, N, hidden]
         hidden = functional.relu(image_part.transpose(1, 2) + position)
@@ -157,16 +155,16 @@ class DensityField(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class SingleViewObservation:
+class SingleViewObservation(ObservedField):
     """A `DensityField` that has seen its image (an `ObservedField`).
 
     Attributes:
-        features: Pre-activation map [B, hidden, h, w].
+        hidden_map: Pre-activation map [B, hidden, h, w].
         raw: The encoder's feature map [B, C, h, w].
     """
 
     field: DensityField
-    features: Tensor
+    hidden_map: Tensor
     raw: Tensor
 
     @property
@@ -177,12 +175,7 @@ class SingleViewObservation:
     def density_logit(self, points: Tensor) -> Tensor:
         """Density before softplus [B, N] at points [B, N, 3], metres, optical frame."""
         coordinates: Tensor = self.field.spec.coordinates(points, self.field.camera)
-        return self.field.head_logit(sample_map(self.features, coordinates), coordinates)
-
-    def density(self, points: Tensor) -> Tensor:
-        """Density σ [B, N] per metre at points [B, N, 3]."""
-        out: Tensor = density_of_logit(self.density_logit(points))
-        return out
+        return self.field.head_logit(sample_map(self.hidden_map, coordinates), coordinates)
 
     def in_view(self, points: Tensor) -> Tensor:
         """Whether points [B, N, 3] project into the image [B, N]."""

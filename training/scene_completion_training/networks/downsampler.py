@@ -11,11 +11,7 @@ class SalienceDownsampler(nn.Module):
     """Weighs the rays of a patch by how much each says, and sums their features (FeatUp's attention downsampler).
 
     π = softmax_j(s_j w_j + b_j), s_j = a · F_j + c, with w ~ N(1, 0.01) and b ~ N(0, 0.01) learned for each place j in
-    the patch. Rays that cannot be supervised have no weight.
-
-    Args:
-        size: Dimension D of the features.
-        places: Rays of a patch.
+    the patch. Rays that cannot be supervised have no weight. Features have D = `size` dimensions.
     """
 
     def __init__(self, size: int, places: int) -> None:
@@ -37,12 +33,8 @@ class SalienceDownsampler(nn.Module):
 class ArtefactField(nn.Module):
     """What a token says of its place in the image instead of the scene: a constant map that is learned and dropped.
 
-    It is added to the downsampled prediction at the token's place in the transformer's grid. The random shift of that
-    grid against the image is what tells it from the scene.
-
-    Args:
-        size: Dimension D of the targets.
-        grid: Rows and columns of tokens.
+    It is added to the downsampled prediction [D = `size`] at the token's place (row, column) in the transformer's grid.
+    The random shift of that grid against the image is what tells it from the scene.
     """
 
     def __init__(self, size: int, grid: tuple[int, int]) -> None:

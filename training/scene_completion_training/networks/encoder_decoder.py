@@ -27,7 +27,6 @@ def make_trunk(
     """Makes a trunk by its name.
 
     Args:
-        size: Height and width of the images.
         pretrained: Start from its weights.
         frozen_blocks: First blocks that keep them.
         weights: Local folder or hub name of the weights; by default those that the trunk is known by.
@@ -107,12 +106,8 @@ def pixel_places(like: Tensor) -> Tensor:
 class MonodepthDecoder(nn.Module):
     """The decoder of Behind the Scenes (section 4.1), which is that of Monodepth2 (Godard et al. 2019) with more width.
 
-    At each stride from 16 to 1: 3×3 convolution and ELU, nearest ×2, concatenated skip (none at stride 1), 3×3
-    convolution and ELU; then a 3×3 convolution without activation. All pad by reflection.
-
-    Args:
-        trunk_channels: Channels of the trunk's maps at strides 2 to 32.
-        width: Channels that come out.
+    At each stride from 16 to 1: 3×3 convolution and ELU, nearest ×2, concatenated skip (the trunk's map at that stride,
+    none at stride 1), 3×3 convolution and ELU; then a 3×3 convolution without activation. All pad by reflection.
     """
 
     stride = 1.0
@@ -145,14 +140,10 @@ class MonodepthDecoder(nn.Module):
 
 
 class MetricDecoder(nn.Module):
-    """From the maps of a `DepthAnythingTrunk` to features at half the resolution of the image.
+    """From the maps of a `DepthAnythingTrunk`, with so many fused channels, to features at half the image's resolution.
 
     The relative depth goes in as it is and divided by its mean, and with it the place of each pixel. The place says how
     far the ground lies that the pixel shows, and so gives depth its metres.
-
-    Args:
-        channels: Channels of the fused map.
-        width: Channels that come out.
     """
 
     stride = STRIDE
@@ -242,11 +233,9 @@ class EncoderDecoder(nn.Module):
         return added
 
     def forward(self, image: Tensor) -> Tensor:
-        """Returns features [B, channels, H / stride, W / stride].
+        """Returns features [B, channels, H / stride, W / stride] of RGB images [B, 3, H, W] in 0..255.
 
-        Args:
-            image: RGB image [B, 3, H, W] in 0..255, of the size given or a smaller one of the same view;
-                H and W multiples of 32.
+        Their size is that given, or a smaller one of the same view; H and W are multiples of 32.
         """
         return self.decode(self.trunk_maps(image))
 

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation, sample_map
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, make_decoder
 from scene_completion_training.viewpoint import Viewpoint
@@ -74,7 +72,7 @@ class FeatureField(nn.Module):
     ) -> None:
         super().__init__()
         self.density = density
-        self.reads = reads
+        self.spec, self.camera, self.channels, self.reads = density.spec, density.camera, channels, reads
         if reads == "decoder":
             self.decoder = make_decoder(density.encoder.trunk)
             self.normalise = ChannelNorm(self.decoder.width)
@@ -132,21 +130,6 @@ class FeatureField(nn.Module):
         """Encoder of the density."""
         return self.density.encoder
 
-    @property
-    def spec(self) -> PointCodeSpec:
-        """Point code."""
-        return self.density.spec
-
-    @property
-    def camera(self) -> Camera:
-        """Canonical camera of the images."""
-        return self.density.camera
-
-    @property
-    def channels(self) -> int:
-        """Dimension of the features that are composited."""
-        return self.output_layer.out_features
-
     def observe(self, image: Tensor) -> FeatureObservation:
         """Encodes RGB images [B, 3, H, W] in 0..255."""
         maps = self.density.encoder.trunk_maps(image)
@@ -162,12 +145,14 @@ class FeatureField(nn.Module):
 
     def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> FeatureObservation:
         if self.reads == "units":
-            return FeatureObservation(self, seen, seen.features)
-        if self.reads == "map":
-            return FeatureObservation(self, seen, self.feature_layer(seen.raw))
-        with self.encoder.autocast(maps[0]):
-            decoded = self.encoder.unflipped(self.decoder(maps))
-        return FeatureObservation(self, seen, self.feature_layer(self.project(self.normalise(decoded.float()))))
+            units = seen.hidden_map
+        elif self.reads == "map":
+            units = self.feature_layer(seen.raw)
+        else:
+            with self.encoder.autocast(maps[0]):
+                decoded = self.encoder.unflipped(self.decoder(maps))
+            units = self.feature_layer(self.project(self.normalise(decoded.float())))
+        return FeatureObservation(**vars(seen), feature_field=self, features_map=units)
 
     def expand(self, features: Tensor) -> Tensor:
         """Features [..., channels], of points or composited, in the space of the targets less their mean [..., D].
@@ -195,40 +180,22 @@ class SemanticField(ClassField):
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureObservation:
-    """A `FeatureField` that has seen its image (an `ObservedField`): the image part [B, units, h, w] of its units."""
+class FeatureObservation(SingleViewObservation):
+    """A `FeatureField` that has seen its image, as its density has: the image part [B, units, h, w] of its units."""
 
-    field: FeatureField
-    density_observation: SingleViewObservation
+    feature_field: FeatureField
     features_map: Tensor
-
-    @property
-    def depth_code(self) -> Tensor:
-        """Inverse depth code of each pixel [B, h, w]."""
-        return self.density_observation.depth_code
-
-    def density_logit(self, points: Tensor) -> Tensor:
-        """Density before softplus [B, N] at points [B, N, 3], metres, optical frame."""
-        return self.density_observation.density_logit(points)
-
-    def density(self, points: Tensor) -> Tensor:
-        """Density σ [B, N] per metre at points [B, N, 3]."""
-        return self.density_observation.density(points)
-
-    def in_view(self, points: Tensor) -> Tensor:
-        """Whether points [B, N, 3] project into the image [B, N]."""
-        return self.density_observation.in_view(points)
 
     def units(self, points: Tensor) -> Tensor:
         """Hidden units of the features [B, N, units] at points [B, N, 3], metres, optical frame."""
-        field = self.field
-        coordinates: Tensor = field.spec.coordinates(points, field.density.camera)
+        field = self.feature_field
+        coordinates: Tensor = field.spec.coordinates(points, field.camera)
         image_part = sample_map(self.features_map, coordinates).transpose(1, 2)
         return functional.relu(image_part + field.positions(field.spec.encode(coordinates)))
 
     def features(self, points: Tensor) -> Tensor:
         """Features [B, N, channels] at points [B, N, 3], before the expansion."""
-        out: Tensor = self.field.output_layer(self.units(points))
+        out: Tensor = self.feature_field.output_layer(self.units(points))
         return out
 
 

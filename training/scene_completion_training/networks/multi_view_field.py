@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.networks.density_field import DEPTH_UNITS, sample_map, start_depth_units
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.randomness import drawn
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -43,13 +43,7 @@ class FusionHead(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int = 64,
-        code: int = 39,
-        *,
-        hidden: int = 64,
-        fused: int = 16,
-        depth_channel: bool = True,
+        self, channels: int = 64, code: int = 39, *, hidden: int = 64, fused: int = 16, depth_channel: bool = True
     ) -> None:
         super().__init__()
         self.depth_channel = depth_channel
@@ -108,12 +102,7 @@ class FusionHead(nn.Module):
 
 
 class MultiViewField(nn.Module):
-    """The teacher: one encoder for all views, and a `FusionHead`.
-
-    Args:
-        camera: Canonical camera of all views.
-        encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
-    """
+    """The teacher: one encoder for all views (a random EfficientNet-Lite0 if left out), and a `FusionHead`."""
 
     def __init__(
         self,
@@ -175,7 +164,7 @@ class MultiViewField(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class MultiViewObservation:
+class MultiViewObservation(ObservedField):
     """A `MultiViewField` that has seen its views (an `ObservedField`).
 
     Attributes:
@@ -200,11 +189,6 @@ class MultiViewObservation:
         features = sampled.transpose(1, 2).reshape(*coordinates.shape[:3], -1)
         seen = _inside(field, local)
         out: Tensor = field.fusion(features, field.spec.encode(coordinates), seen, self.generator)
-        return out
-
-    def density(self, points: Tensor) -> Tensor:
-        """Density σ [B, N] per metre at points [B, N, 3]."""
-        out: Tensor = density_of_logit(self.density_logit(points))
         return out
 
     def in_view(self, points: Tensor) -> Tensor:

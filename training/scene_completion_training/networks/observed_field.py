@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -19,6 +20,8 @@ class ObservedField(Protocol):
 
     def density(self, points: Tensor) -> Tensor:
         """Density σ [B, N] per metre at points [B, N, 3]."""
+        out: Tensor = density_of_logit(self.density_logit(points))
+        return out
 
     def in_view(self, points: Tensor) -> Tensor:
         """Whether points [B, N, 3] project into an encoder view [B, N]; outside of all the field only guesses."""

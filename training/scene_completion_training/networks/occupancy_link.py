@@ -28,9 +28,6 @@ class OccupancyLink(nn.Module):
     The link keeps classification and rendering from fighting. A voxel of which the field is unsure (probability 0.3)
     would, as an opacity, block every ray after a few voxels. With o = 3 it has σ = 0.02 per metre and blocks nothing.
     Opacity stays a monotone function of the probability, which is what the calibration of the bundle undoes.
-
-    Args:
-        offset: o at the start.
     """
 
     def __init__(self, offset: float = 3.0) -> None:
@@ -62,14 +59,10 @@ def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibrati
 
 
 def link_of_calibration(calibration: Calibration, voxel_size: float) -> dict[str, Tensor]:
-    """Weights of the `OccupancyLink` nearest to a calibration (least squares in logits); none for the identity.
+    """Weights of the `OccupancyLink` nearest to a calibration (α → probability, of voxels of so many metres); or none.
 
-    A bundle keeps no link. Without this, a training that goes on from one would read its densities as if nothing had
-    been learned of them.
-
-    Args:
-        calibration: α → probability.
-        voxel_size: δ of the opacity, metres.
+    The distance is that of logits, in least squares; the identity has no link. A bundle keeps none. Without this, a
+    training that goes on from one would read its densities as if nothing had been learned of them.
     """
     if calibration.kind == "identity":
         return {}

@@ -12,11 +12,9 @@ DROPOUT = 0.1
 
 
 class DistillationHead(nn.Module):
-    """z = W1 x + W3 ReLU(W2 x), of length one: features of a foundation model to a space that falls into clusters.
+    """z = W1 x + W3 ReLU(W2 x), of length one: features [D] of a foundation model to a space that falls into clusters.
 
-    Args:
-        size: Dimension D of the features.
-        channels: Dimension of z (64 in SceneDINO).
+    That has 64 dimensions in SceneDINO.
     """
 
     def __init__(self, size: int, channels: int = 64) -> None:

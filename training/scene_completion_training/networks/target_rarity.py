@@ -12,14 +12,10 @@ MOST_FITTED = 16_384
 
 
 class TargetRarity(nn.Module):
-    """Weights of targets: (share of their cluster) to the power −ρ, one on the mean.
+    """Weights of targets [N, D]: (share of their cluster) to the power −ρ, one on the mean.
 
     With ρ = 0 all count alike; with ρ = 1 all clusters do. Half way, as labelled points are drawn, rare things are
     learned and are not seen everywhere.
-
-    Args:
-        dim: Dimension D of the targets.
-        power: ρ.
     """
 
     def __init__(self, dim: int, power: float) -> None:

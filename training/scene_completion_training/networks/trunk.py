@@ -29,11 +29,7 @@ class Trunk(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        channels: tuple[int, ...],
-        mean: tuple[float, float, float],
-        scale: tuple[float, float, float],
+        self, *, channels: tuple[int, ...], mean: tuple[float, float, float], scale: tuple[float, float, float]
     ) -> None:
         super().__init__()
         self.channels = channels

@@ -44,11 +44,8 @@ class VisionTransformerTrunk(Trunk):
     ) -> None:
         loaded = load_network(weights, pretrained=pretrained)
         if loaded.patch not in CELLS:
-            raise ConfigurationError(
-                f"patches of {loaded.patch} pixels",
-                where=weights,
-                cure="Name a transformer with patches of 8, 14 or 16",
-            )
+            cure = "Name a transformer with patches of 8, 14 or 16"
+            raise ConfigurationError(f"patches of {loaded.patch} pixels", where=weights, cure=cure)
         normalisation = loaded.normalisation
         super().__init__(channels=PYRAMID, mean=normalisation.mean, scale=normalisation.deviation)
         self.patch, self.cell = loaded.patch, CELLS[loaded.patch]
@@ -160,11 +157,8 @@ class FusionBlock(nn.Module):
 class DensePredictionDecoder(nn.Module):
     """DPT's decoder as in SceneDINO (section 3.1; Ranftl et al. 2021): its map is 16 / cell times as fine as the image.
 
-    With cells of 8 pixels that is twice as fine, hardly on purpose; but published checkpoints have it.
-
-    Args:
-        cell: Pixels of the image that a token covers, 8 or 16 along each edge.
-        width: Channels.
+    A token covers cells of 8 or 16 pixels along each edge. With 8 that is twice as fine, hardly on purpose; but
+    published checkpoints have it.
     """
 
     def __init__(self, cell: int, width: int = 256) -> None:

@@ -25,12 +25,7 @@ def render_depth(
     stride: int = 4,
     samples: int = 64,
 ) -> Tensor:
-    """Renders the z-depth [H / stride, W / stride], metres, that the first encoder view sees, without jitter.
-
-    Args:
-        field: The density field with one image encoded (or one set of views).
-        stride: Every how many pixels a ray is cast.
-    """
+    """Renders the z-depth [H / stride, W / stride], metres, of every stride-th pixel of the first encoder view."""
     depth = [
         render_rays(field, rays, samples=samples, near=near, far=far, jitter=False).depth[0]
         for rays in image_rays(camera, torch.eye(4, device=device), stride=stride)
@@ -43,10 +38,7 @@ def rendered_features(
 ) -> Iterator[Tensor]:
     """Features [R, channels] of the pixels that the encoder view sees, composited along rays, before the expansion.
 
-    Pixels come row by row, so many at a time as fit into memory.
-
-    Args:
-        samples: Samples a ray; 32 as SceneDINO is evaluated.
+    Pixels come row by row, so many at a time as fit into memory. SceneDINO is evaluated with 32 samples a ray.
     """
     for rays in image_rays(camera, torch.eye(4, device=device)):
         rendered = render_rays(field, rays, samples=samples, near=near, far=far, jitter=False)

@@ -46,12 +46,7 @@ def render_patches(
     far: float,
     generator: torch.Generator | None = None,
 ) -> RenderedPatches:
-    """Renders random patches of the loss views, with samples from near to far, metres.
-
-    Args:
-        encoder_from_view: Poses [B, V, 4, 4] of the views.
-        loss_views: Indices [B, L] of the views that may be rendered.
-    """
+    """Renders random patches of the loss views, with samples from near to far, metres; see `sample_patch_rays`."""
     rays = sample_patch_rays(camera, encoder_from_view, loss_views, patches=patches, generator=generator)
     return render_rays(field, rays, samples=samples, near=near, far=far, generator=generator)
 
@@ -96,9 +91,7 @@ def composite_features(features: Tensor, weights: Tensor) -> Tensor:
 def invalid_rays(weights: Tensor, invalid: Tensor) -> Tensor:
     """`weight_guided` policy [B, R]: a ray is invalid if more than 0.9 of its weight is invalid in every source view.
 
-    Args:
-        weights: Compositing weights [B, R, K].
-        invalid: Per sample and source, true where no colour could be sampled [B, S, R, K].
+    Of weights [B, R, K], and of where no colour could be sampled, per sample and source [B, S, R, K].
     """
     mass = (weights[:, None] * invalid).sum(dim=-1)  # [B, S, R]
     return (mass > 0.9).all(dim=1)

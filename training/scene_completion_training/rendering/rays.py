@@ -50,10 +50,8 @@ def sample_patch_rays(
     """Samples patches at random positions in randomly chosen loss views (BTS `PatchRaySampler`).
 
     Args:
-        camera: Camera shared by all views.
         encoder_from_view: Poses [B, V, 4, 4] of the views in the encoder view's frame.
         loss_views: Indices [B, L] of the views that may be rendered.
-        patches: Patches per batch element.
     """
     batch = encoder_from_view.shape[0]
     # Drawn on the CPU, so that a training goes the same way on any device.
@@ -134,11 +132,9 @@ def rays_of_pixels(camera: Camera, encoder_from_view: Tensor, view: Tensor, pixe
 
 
 def image_rays(camera: Camera, encoder_from_view: Tensor, *, stride: int = 1) -> Iterator[Rays]:
-    """Rays of all pixels of a view, row by row, `RAYS_AT_ONCE` at a time (BTS `ImageRaySampler`).
+    """Rays of every stride-th pixel of a view with a pose [4, 4] in the encoder view's frame (BTS `ImageRaySampler`).
 
-    Args:
-        encoder_from_view: Pose [4, 4] of the view in the encoder view's frame.
-        stride: Every how many pixels a ray is cast.
+    They come row by row, `RAYS_AT_ONCE` at a time.
     """
     device = encoder_from_view.device
     v, u = torch.meshgrid(

@@ -55,7 +55,6 @@ def sample_view_volume(
     """Points [B, N, 3] drawn uniformly in depth and pixel from the view between two heights; optical frame, metres.
 
     Args:
-        camera: Camera of the view.
         near: Nearest depth, metres.
         far: Farthest depth, metres.
         heights: Lowest and highest y (down) in metres that a point may have; points beyond are clamped.

@@ -33,8 +33,7 @@ def submanifold(features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
 def down(features: Tensor, weight: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
     """Convolution of edge 2 and stride 2, of features [N, C] with weight [8, C, D], to the coarser set [M, D].
 
-    Args:
-        parent: [N], row in `coarse` of each voxel of `fine`.
+    `parent` [N] is the row in `coarse` of each voxel of `fine`.
     """
     children = features.new_zeros(8 * len(coarse), features.shape[1])
     children = children.index_copy(0, 8 * parent + fine.child, features)

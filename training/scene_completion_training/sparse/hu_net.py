@@ -38,11 +38,9 @@ class HUNetSettings:
     def __post_init__(self) -> None:
         """Raises `ConfigurationError` where no network can have this size."""
         if len(self.encoder) != len(self.decoder) or not self.encoder:
-            raise ConfigurationError(
-                f"the encoder has {len(self.encoder)} levels, the decoder {len(self.decoder)}",
-                where="masked scene network",
-                cure="Give both the same number of channels, at least one",
-            )
+            what = f"the encoder has {len(self.encoder)} levels, the decoder {len(self.decoder)}"
+            cure = "Give both the same number of channels, at least one"
+            raise ConfigurationError(what, where="masked scene network", cure=cure)
         if min(self.inputs, self.blocks, *self.encoder, *self.decoder) < 1:
             raise ConfigurationError(
                 f"sizes below one in {self}", where="masked scene network", cure="Give positive numbers"
@@ -68,11 +66,8 @@ class HUNetSettings:
         plain = {name: value for name, value in plain.items() if name not in once}
         unknown = set(plain) - {field.name for field in fields(cls)}
         if unknown or "inputs" not in plain:
-            raise ConfigurationError(
-                f"settings with {', '.join(sorted(plain))} are not those of a network",
-                where="masked scene network",
-                cure="Train it with this version",
-            )
+            what = f"settings with {', '.join(sorted(plain))} are not those of a network"
+            raise ConfigurationError(what, where="masked scene network", cure="Train it with this version")
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
         return cls(**values)
 
@@ -144,17 +139,11 @@ class VoxelHUNet(nn.Module):
     def _check(self, features: Tensor, pyramid: Pyramid, seen: Pyramid) -> None:
         for name, given in ("all voxels", pyramid), ("visible voxels", seen):
             if len(given.levels) != self.settings.levels:
-                raise GridError(
-                    f"the pyramid of {name} has {len(given.levels)} levels, the network {self.settings.levels}",
-                    where="masked scene network",
-                    cure="Make a pyramid of as many levels",
-                )
+                what = f"the pyramid of {name} has {len(given.levels)} levels, the network {self.settings.levels}"
+                raise GridError(what, where="masked scene network", cure="Make a pyramid of as many levels")
         if features.shape != (len(seen.levels[0]), self.settings.inputs):
-            raise GridError(
-                f"features are {tuple(features.shape)}, not {(len(seen.levels[0]), self.settings.inputs)}",
-                where="masked scene network",
-                cure="Give one row to each voxel that the encoder sees",
-            )
+            what = f"features are {tuple(features.shape)}, not {(len(seen.levels[0]), self.settings.inputs)}"
+            raise GridError(what, where="masked scene network", cure="Give one row to each voxel that the encoder sees")
 
 
 class Level(nn.Module):
@@ -222,9 +211,6 @@ def _with_token(features: Tensor, token: Tensor, some: VoxelSet, every: VoxelSet
     """Features of some voxels [n, C] in their rows of a table of all voxels [N, C], the token [C] in all other rows."""
     rows = every.find(some.index)
     if (rows < 0).any():
-        raise GridError(
-            f"{int((rows < 0).sum())} visible voxels are not among all voxels",
-            where="masked scene network",
-            cure="Make the visible set of voxels of the whole set",
-        )
+        what = f"{int((rows < 0).sum())} visible voxels are not among all voxels"
+        raise GridError(what, where="masked scene network", cure="Make the visible set of voxels of the whole set")
     return token.to(features.dtype).expand(len(every), -1).index_copy(0, rows, features)

@@ -32,8 +32,6 @@ class Block(NamedTuple):
     """Rows of a set that follow each other, and their neighbours.
 
     Attributes:
-        start: First row.
-        size: Number of rows.
         pairs: For each offset of `CUBE`, rows counted from the first [K], ascending, and the rows of their neighbours
             at this offset in the whole set [K].
     """
@@ -67,30 +65,21 @@ class VoxelSet:
             GridError: A voxel lies outside of the grid or is there twice, or `index` has another shape.
         """
         if index.ndim != 2 or index.shape[1] != 4 or index.is_floating_point():
-            raise GridError(
-                f"voxels are {index.dtype} {tuple(index.shape)}, integers [N, 4] are needed",
-                where="set of voxels",
-                cure="Give columns scene, x, y, z",
-            )
+            what = f"voxels are {index.dtype} {tuple(index.shape)}, integers [N, 4] are needed"
+            raise GridError(what, where="set of voxels", cure="Give columns scene, x, y, z")
         index = index.long()
         outside = ~_inside(index, shape)
         if outside.any():
-            raise GridError(
-                f"{int(outside.sum())} of {len(index)} voxels lie outside of a grid of {'×'.join(map(str, shape))}, "
-                f"the first at (scene, x, y, z) = {tuple(index[outside][0].tolist())}",
-                where="set of voxels",
-                cure="Crop the scene to the grid",
-            )
+            outer = f"{int(outside.sum())} of {len(index)} voxels lie outside of a grid of {'×'.join(map(str, shape))}"
+            what = f"{outer}, the first at (scene, x, y, z) = {tuple(index[outside][0].tolist())}"
+            raise GridError(what, where="set of voxels", cure="Crop the scene to the grid")
         keys, order = _keys(index, shape).sort()
         index = index[order]
         twice = keys[1:] == keys[:-1]
         if twice.any():
-            raise GridError(
-                f"{int(twice.sum())} of {len(index)} voxels are there more than once, "
-                f"the first is (scene, x, y, z) = {tuple(index[1:][twice][0].tolist())}",
-                where="set of voxels",
-                cure="Merge what falls into the same voxel",
-            )
+            first = f"the first is (scene, x, y, z) = {tuple(index[1:][twice][0].tolist())}"
+            what = f"{int(twice.sum())} of {len(index)} voxels are there more than once, {first}"
+            raise GridError(what, where="set of voxels", cure="Merge what falls into the same voxel")
         return cls(index, shape), order
 
     def __len__(self) -> int:
@@ -129,11 +118,9 @@ class VoxelSet:
         return self.around(index, ((0, 0, 0),))[0]
 
     def around(self, index: Tensor, offsets: Sequence[tuple[int, ...]]) -> Tensor:
-        """Rows [len(offsets), M] of the voxels at offsets from others [M, 4]; -1 where a voxel is not in the set.
+        """Rows [len(offsets), M] of voxels (scene, x, y, z) at offsets from others [M, 4]; -1 where the set has none.
 
-        Args:
-            index: Columns (scene, x, y, z), also outside of the grid.
-            offsets: Each −1, 0 or 1 along each axis.
+        Others may lie outside of the grid; offsets are −1, 0 or 1 along each axis.
         """
         edges = torch.tensor(self.shape, device=index.device)
         scene, place = index[:, 0], index[:, 1:]

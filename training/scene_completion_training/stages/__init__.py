@@ -36,11 +36,7 @@ def known_stages() -> dict[str, str]:
 
 
 def stage_class(name: object, where: str = "stage") -> type[Stage]:
-    """The class of a stage.
-
-    Args:
-        name: Name of the stage.
-        where: What names it, for the error.
+    """The class of a stage; `where` is what names it.
 
     Raises:
         ConfigurationError: There is none of this name.

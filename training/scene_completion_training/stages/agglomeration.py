@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,11 +14,12 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_training.configuration import SingleImageConfiguration
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.field_stage import BesideDensityStage, DataNeeds
+from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, LiftedFeatures, TokenMaps
-from scene_completion_training.foundation.feature_store import FeatureStore
-from scene_completion_training.losses.dense_depth import positive_inverse_depth
+from scene_completion_training.foundation.feature_store import mirrored_targets
 from scene_completion_training.losses.feature_agreement import cosine_loss
+from scene_completion_training.losses.stereo_depth import positive_inverse_depth
 from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import FeatureObservation
@@ -64,7 +64,6 @@ class AgglomerationSettings:
     """How the teachers are learned together.
 
     Attributes:
-        teachers: The teachers.
         channels: Dimension of the feature of a point.
         units: Hidden units of the features.
         points: Points of an image that are compared.
@@ -83,12 +82,7 @@ class AgglomerationSettings:
 
 @dataclass
 class AgglomerationConfiguration(SingleImageConfiguration):
-    """What the agglomeration needs.
-
-    Attributes:
-        stage: Name of the stage.
-        agglomeration: The teachers, and how they are learned.
-    """
+    """What the agglomeration needs."""
 
     stage: str = "agglomeration"
     agglomeration: AgglomerationSettings = field(default_factory=AgglomerationSettings)
@@ -100,23 +94,14 @@ class AgglomerationConfiguration(SingleImageConfiguration):
         settings = self.agglomeration
         names = [teacher.name for teacher in settings.teachers]
         if not names or len(set(names)) < len(names) or not all(n.replace("-", "_").isidentifier() for n in names):
-            raise ConfigurationError(
-                f"teachers {names}",
-                where="agglomeration.teachers",
-                cure="Name one teacher or more, each another, with letters, digits, _ and -",
-            )
+            cure = "Name one teacher or more, each another, with letters, digits, _ and -"
+            raise ConfigurationError(f"teachers {names}", where="agglomeration.teachers", cure=cure)
         if not all(0.0 <= teacher.rarity <= 1.0 for teacher in settings.teachers):
-            raise ConfigurationError(
-                f"{[teacher.rarity for teacher in settings.teachers]}",
-                where="agglomeration.teachers: rarity",
-                cure="Take powers from 0 to 1",
-            )
+            what = f"{[teacher.rarity for teacher in settings.teachers]}"
+            raise ConfigurationError(what, where="agglomeration.teachers: rarity", cure="Take powers from 0 to 1")
         if not (0.0 <= settings.own <= 1.0 and settings.points >= 1):
-            raise ConfigurationError(
-                f"points={settings.points}, own={settings.own}",
-                where="agglomeration",
-                cure="Take one point or more, and a share from 0 to 1",
-            )
+            cure = "Take one point or more, and a share from 0 to 1"
+            raise ConfigurationError(f"points={settings.points}, own={settings.own}", where="agglomeration", cure=cure)
 
 
 class AgglomerationStage(BesideDensityStage):
@@ -124,9 +109,6 @@ class AgglomerationStage(BesideDensityStage):
 
     Points of surfaces get what all views that see them say on average (`FeatureLifter`). The field learns to say the
     same of them from its one image.
-
-    Args:
-        settings: The configuration.
 
     Raises:
         ConfigurationError: Targets that do not fit together or what they are asked for.
@@ -141,7 +123,10 @@ class AgglomerationStage(BesideDensityStage):
     def __init__(self, settings: AgglomerationConfiguration) -> None:
         super().__init__(settings)
         requested = settings.agglomeration
-        self.stores = {spec.name: opened_targets(spec) for spec in requested.teachers}
+        self.stores = {
+            spec.name: mirrored_targets(spec.targets, f"agglomeration.teachers: {spec.name}")
+            for spec in requested.teachers
+        }
         density = self.make_density()
         dims = {name: store.dim for name, store in self.stores.items()}
         self.field = AgglomeratedField(density, dims, channels=requested.channels, units=requested.units)
@@ -296,26 +281,6 @@ def text_centre(spec: TeacherSpec, dim: int) -> Tensor:
     vocabulary = TextBank.load(spec.text_bank).vocabulary()
     rows = vocabulary.rows[vocabulary.group >= 0]
     if rows.shape[1] != dim:
-        raise ConfigurationError(
-            f"{rows.shape[1]} channels, the features of {spec.name} have {dim}",
-            where=spec.text_bank,
-            cure="Make the bank with the teacher's text encoder",
-        )
+        what = f"{rows.shape[1]} channels, the features of {spec.name} have {dim}"
+        raise ConfigurationError(what, where=spec.text_bank, cure="Make the bank with the teacher's text encoder")
     return torch.from_numpy(rows.mean(axis=0))
-
-
-def opened_targets(spec: TeacherSpec) -> FeatureStore:
-    """The features of a teacher.
-
-    Raises:
-        ConfigurationError: They have no mirrored variant.
-        SequenceError: There are none.
-    """
-    store = FeatureStore.open(Path(spec.targets))
-    if store.variants < 2:
-        raise ConfigurationError(
-            "the targets have one variant an image, but mirrored scenes need their own",
-            where=f"agglomeration.teachers: {spec.name}",
-            cure="Make them with --variants 2 or more",
-        )
-    return store

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,11 +13,11 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.configuration import SingleImageConfiguration
-from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.field_stage import BesideDensityStage, DataNeeds
+from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.feature_store import FeatureStore
+from scene_completion_training.foundation.feature_store import FeatureStore, mirrored_targets
 from scene_completion_training.foundation.targets import LiveTokens
 from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
 from scene_completion_training.networks.downsampler import ArtefactField, SalienceDownsampler
@@ -81,12 +80,7 @@ class FeatureSettings:
 
 @dataclass
 class FeatureFieldConfiguration(SingleImageConfiguration):
-    """What the feature field needs.
-
-    Attributes:
-        stage: Name of the stage.
-        features: What it learns from a 2D foundation model.
-    """
+    """What the feature field needs."""
 
     stage: str = "feature_field"
     features: FeatureSettings = field(default_factory=FeatureSettings)
@@ -96,22 +90,16 @@ class FeatureFieldConfiguration(SingleImageConfiguration):
         super().check()
         features, camera = self.features, self.viewpoint().camera
         if features.cell % features.rays or camera.width % features.cell or camera.height % features.cell:
-            raise ConfigurationError(
-                f"{features.cell} pixels",
-                where="features.cell",
-                cure=f"Take a multiple of {features.rays} (features.rays) that divides {camera.width} and "
-                f"{camera.height}",
-            )
+            cure = f"Take a multiple of {features.rays} (features.rays) that divides {camera.width} and {camera.height}"
+            raise ConfigurationError(f"{features.cell} pixels", where="features.cell", cure=cure)
         if not 0.0 <= features.own_view <= 0.9:
             raise ConfigurationError(
                 f"{features.own_view}", where="features.own_view", cure="Take a share from 0 to 0.9"
             )
         if self.keep_maps and not features.freeze_density:
-            raise ConfigurationError(
-                "the density learns, and its maps of a sample change",
-                where="keep_maps",
-                cure="Set it to false, or features.freeze_density to true",
-            )
+            what = "the density learns, and its maps of a sample change"
+            cure = "Set it to false, or features.freeze_density to true"
+            raise ConfigurationError(what, where="keep_maps", cure=cure)
         if features.freeze_density:
             self.check_start(", or let the density learn with features.freeze_density=false")
 
@@ -123,7 +111,6 @@ class FeatureFieldStage(BesideDensityStage):
     token, downsampled to one, and compared with it.
 
     Args:
-        settings: The configuration.
         targets: Tokens of images, where they are not those that the configuration names.
 
     Raises:
@@ -136,7 +123,7 @@ class FeatureFieldStage(BesideDensityStage):
     field: FeatureField
     settings: FeatureFieldConfiguration
 
-    def __init__(self, settings: FeatureFieldConfiguration, targets: FeatureTargets | LiveTokens | None = None) -> None:
+    def __init__(self, settings: FeatureFieldConfiguration, targets: FeatureStore | LiveTokens | None = None) -> None:
         targets = targets or feature_targets(settings.features)
         super().__init__(settings)
         self.targets = targets
@@ -272,18 +259,8 @@ def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:
         ConfigurationError: Neither targets nor a model are named, or the targets have other cells or no mirrored ones.
     """
     if settings.targets:
-        store = FeatureStore.open(Path(settings.targets), cell=settings.cell)
-        if store.variants < 2:
-            raise ConfigurationError(
-                "the targets have one variant an image, but mirrored scenes need their own",
-                where="features.targets",
-                cure="Make them with --variants 2 or more",
-            )
-        return store
+        return mirrored_targets(settings.targets, "features.targets", settings.cell)
     if not settings.model:
-        raise ConfigurationError(
-            "neither precomputed targets nor a model are named",
-            where="features",
-            cure="Set features.targets to what `scene-completion features` made, or features.model",
-        )
+        cure = "Set features.targets to what `scene-completion features` made, or features.model"
+        raise ConfigurationError("neither precomputed targets nor a model are named", where="features", cure=cure)
     return LiveTokens(Backbone(settings.model, settings.layer), settings.cell)

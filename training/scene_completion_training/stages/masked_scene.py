@@ -22,7 +22,6 @@ from scene_completion_training.masked_scene.objective import (
     student_features,
     update_teacher,
 )
-from scene_completion_training.masked_scene.patches import check_edge
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.masked_scene.views import SceneViewSettings
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
@@ -41,10 +40,6 @@ class MaskedSceneConfiguration(TrainingConfiguration):
     """What masked scene modelling needs.
 
     Attributes:
-        stage: Name of the stage.
-        data: Recordings and kinds of scenes.
-        views: How the two views of a scene differ.
-        network: Size of the network.
         ratio: Share of the patches that is hidden.
         patch: Voxels along the edge of a patch, a multiple of 2^(levels - 1).
         momentum: Share of itself that the teacher keeps in the first step; it grows to 1.
@@ -63,21 +58,19 @@ class MaskedSceneConfiguration(TrainingConfiguration):
         """Refuses masks that hide nothing, views that are none, and numbers that cannot be."""
         super().check()
         self.views.check()
-        check_edge(self.patch, self.network.levels)
+        levels, coarsest = self.network.levels, 2 ** (self.network.levels - 1)
+        if self.patch < 1 or self.patch % coarsest:  # they would hide nothing at the coarsest level
+            shared = f"patches of {self.patch} voxels share the coarsest of {levels} levels with their neighbours"
+            what = f"{shared}, which tell what is in them"
+            raise ConfigurationError(what, where="patch", cure=f"Take a multiple of {coarsest}")
         if not (0.0 < self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0):
-            raise ConfigurationError(
-                f"ratio {self.ratio}, momentum {self.momentum}",
-                where="ratio, momentum",
-                cure="Take a share above 0, and a momentum from 0 to 1",
-            )
+            what = f"ratio {self.ratio}, momentum {self.momentum}"
+            cure = "Take a share above 0, and a momentum from 0 to 1"
+            raise ConfigurationError(what, where="ratio, momentum", cure=cure)
 
 
 class MaskedSceneStage(Stage):
-    """Trains a student `VoxelHUNet`; its average, the teacher, is the `field` that a checkpoint is read back as.
-
-    Args:
-        settings: The configuration.
-    """
+    """Trains a student `VoxelHUNet`; its average, the teacher, is the `field` that a checkpoint is read back as."""
 
     configuration_class = MaskedSceneConfiguration
     field_class = VoxelHUNet

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 from scene_completion_training.configuration import SingleImageConfiguration
-from scene_completion_training.field_stage import BesideDensityStage, DataNeeds
+from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.losses.class_agreement import rendered_class_loss
 from scene_completion_training.networks.feature_field import FeatureObservation, SemanticField
 from scene_completion_training.rendering.patches import composite_features, invalid_rays, observed_values
@@ -23,7 +24,6 @@ class SemanticFieldConfiguration(SingleImageConfiguration):
     """What S4C needs.
 
     Attributes:
-        stage: Name of the stage.
         class_weight: Weight of the classes beside the losses of the density.
         weights_of_classes: Weights of Cityscapes' train ids among each other, by default those of S4C: 10 for sidewalk,
             pole and traffic sign, 5 for traffic light and person.
@@ -37,11 +37,9 @@ class SemanticFieldConfiguration(SingleImageConfiguration):
         """Refuses a training without pseudo-labels, and one that measures frames, whose pixels have none."""
         super().check()
         if not self.data.class_images or self.measures:
-            raise ConfigurationError(
-                "classes of pixels belong to images as they lie",
-                where="data.class_images",
-                cure="Name their folder, and set the weights of losses that measure depth or voxels to 0",
-            )
+            what = "classes of pixels belong to images as they lie"
+            cure = "Name their folder, and set the weights of losses that measure depth or voxels to 0"
+            raise ConfigurationError(what, where="data.class_images", cure=cure)
         if len(self.weights_of_classes) != CLASSES or min(self.weights_of_classes) < 0.0:
             raise ConfigurationError(
                 f"{self.weights_of_classes}", where="weights_of_classes", cure=f"Give {CLASSES} weights, none below 0"
@@ -49,11 +47,7 @@ class SemanticFieldConfiguration(SingleImageConfiguration):
 
 
 class SemanticFieldStage(BesideDensityStage):
-    """Trains a `SemanticField`. What a point is comes from the features of its pixel and from its place, as in S4C.
-
-    Args:
-        settings: The configuration.
-    """
+    """Trains a `SemanticField`. What a point is comes from the features of its pixel and from its place, as in S4C."""
 
     configuration_class = SemanticFieldConfiguration
     field_class = SemanticField
@@ -65,12 +59,7 @@ class SemanticFieldStage(BesideDensityStage):
         super().__init__(settings)
         density = self.make_density(depth_channel=bool(settings.losses.dense_depth))
         self.field = SemanticField(
-            density,
-            target_size=CLASSES,
-            channels=CLASSES,
-            units=settings.hidden,
-            expansion=nn.Identity(),
-            reads="map",
+            density, target_size=CLASSES, channels=CLASSES, units=settings.hidden, expansion=nn.Identity(), reads="map"
         )
         self.start_learning()
 

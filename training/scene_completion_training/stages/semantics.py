@@ -16,7 +16,8 @@ from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.field_stage import DataNeeds, SingleImageStage
+from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.field_stage import SingleImageStage
 from scene_completion_training.losses.feature_correspondence import (
     KITTI_360_FORCES,
     PAIRS,
@@ -51,7 +52,6 @@ class SemanticsConfiguration(Configuration):
     """What unsupervised semantics need (the second stage of SceneDINO).
 
     Attributes:
-        stage: Name of the stage.
         features_from: Checkpoint of the stage `feature_field`, which stays as it is.
         crop_points: Occupied points of a neighbourhood; those with fewer are dropped.
         forces: "estimated" from the data before the first step, or those found on KITTI-360 for DINO features.
@@ -89,18 +89,12 @@ class SemanticsConfiguration(Configuration):
         """Refuses semantics without a feature field."""
         super().check()
         if not self.features_from:
-            raise ConfigurationError(
-                "no feature field named",
-                where="features_from",
-                cure="Give the checkpoint of a training with stage `feature_field`",
-            )
+            cure = "Give the checkpoint of a training with stage `feature_field`"
+            raise ConfigurationError("no feature field named", where="features_from", cure=cure)
 
 
 class SemanticsStage(SingleImageStage):
     """Trains a `DistillationHead` on points of a frozen `FeatureField`.
-
-    Args:
-        settings: The configuration.
 
     Raises:
         BundleError: The checkpoint that it names holds no feature field.

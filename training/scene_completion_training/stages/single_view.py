@@ -25,7 +25,6 @@ class SingleViewConfiguration(SingleImageConfiguration):
     """What a single-view field needs.
 
     Attributes:
-        stage: Name of the stage.
         freeze_trunk: The trunk of the encoder stays, whatever it is, and its decoder learns: others read the trunk.
     """
 
@@ -51,11 +50,7 @@ class Forerunner:
 
 
 class SingleViewStage(SingleImageStage):
-    """Trains a `DensityField` from batches of `ViewSamples`.
-
-    Args:
-        settings: The configuration.
-    """
+    """Trains a `DensityField` from batches of `ViewSamples`."""
 
     configuration_class = SingleViewConfiguration
     field: DensityField

@@ -17,7 +17,8 @@ from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import MultiViewConfiguration, SingleImageConfiguration
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.field_stage import DataNeeds, SingleImageStage, encoded_views, half_size
+from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.field_stage import SingleImageStage, encoded_views, half_size
 from scene_completion_training.losses.distillation import density_distillation, occupancy_distillation
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
 from scene_completion_training.networks.multi_view_field import MultiViewField
@@ -51,9 +52,7 @@ class StudentConfiguration(MultiViewConfiguration, SingleImageConfiguration):
     """What the distilled student needs; its encoder views are those that a multi-view teacher encodes.
 
     Attributes:
-        stage: Name of the stage.
         teacher: Checkpoint of the teacher, of stage `teacher`.
-        distillation: What is learned from it.
     """
 
     keeps_maps = False
@@ -74,11 +73,8 @@ class StudentConfiguration(MultiViewConfiguration, SingleImageConfiguration):
         """Refuses a student without a teacher, one that would learn depth before it starts, or is compared nowhere."""
         super().check()
         if self.depth_only_steps:
-            raise ConfigurationError(
-                f"{self.depth_only_steps} steps of depth alone, but a student starts with its teacher's depth",
-                where="depth_only_steps",
-                cure="Set it to 0",
-            )
+            what = f"{self.depth_only_steps} steps of depth alone, but a student starts with its teacher's depth"
+            raise ConfigurationError(what, where="depth_only_steps", cure="Set it to 0")
         if not (self.distillation.along_rays or self.distillation.in_volume):
             raise ConfigurationError(
                 "nowhere to compare with the teacher", where="distillation", cure="Set along_rays or in_volume"
@@ -94,7 +90,6 @@ class Teacher:
     """What a student learns from. No module of the stage: it never learns, and no checkpoint needs it.
 
     Attributes:
-        field: The trained teacher.
         link: From its logit to its occupancy probability, where it has one.
         half_resolution: It was trained on images of half the size, and keeps seeing such.
         says_depth: Channel 0 of its encoder is a depth.
@@ -110,33 +105,22 @@ class Teacher:
 
     @staticmethod
     def read(settings: StudentConfiguration) -> Teacher:
-        """The teacher that a configuration names.
-
-        Raises:
-            BundleError: Its checkpoint holds none.
-            ConfigurationError: Its encoder is another one than the student's.
-        """
+        """The teacher that a configuration names; see `StudentStage` for errors."""
         stored = Checkpoint.read(Path(settings.teacher))
         field = stored.field_of(MultiViewField)
         if stored.trunk != settings.encoder:
-            raise ConfigurationError(
-                f"the student's is {settings.encoder}, the teacher's {stored.trunk}",
-                where="encoder",
-                cure="The student starts from its teacher's encoder: name the same one",
-            )
+            what = f"the student's is {settings.encoder}, the teacher's {stored.trunk}"
+            cure = "The student starts from its teacher's encoder: name the same one"
+            raise ConfigurationError(what, where="encoder", cure=cure)
         says_depth = bool(stored.configuration.get("losses", {}).get("dense_depth", 1.0))
         return Teacher(field, stored.occupancy_link(), stored.half_resolution, says_depth)
 
 
 class StudentStage(SingleImageStage):
-    """Distils a frozen field of several views into the `DensityField` to deploy.
+    """Distils a frozen field of several views, the configuration's unless given, into the `DensityField` to deploy.
 
     The teacher keeps an encoder of its own: in the published code it shares the student's, and its targets drift with
     the student's gradient. With `freeze_encoder` the two are the same weights, of which only the student's head learns.
-
-    Args:
-        settings: The configuration.
-        teacher: The trained teacher, where it is not to be read from the configuration's checkpoint.
 
     Raises:
         ConfigurationError: Occupancy is to be distilled, and the teacher has none; or its encoder is another one.
@@ -151,11 +135,8 @@ class StudentStage(SingleImageStage):
         teacher = teacher or Teacher.read(settings)
         super().__init__(settings)
         if settings.distillation.space == "occupancy" and teacher.link is None:
-            raise ConfigurationError(
-                "the teacher says nothing about occupancy",
-                where="distillation.space",
-                cure="Train it with `losses.occupancy`, or distil its density",
-            )
+            cure = "Train it with `losses.occupancy`, or distil its density"
+            raise ConfigurationError("the teacher says nothing about occupancy", where="distillation.space", cure=cure)
         self._teacher = teacher
         teacher.field.eval().requires_grad_(False)
         if teacher.link is not None:

@@ -15,19 +15,15 @@ from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_training.configuration import SingleImageConfiguration
-from scene_completion_training.field_stage import BesideDensityStage, DataNeeds
+from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.losses.class_agreement import class_cross_entropy
 from scene_completion_training.networks.feature_field import ClassField, FeatureObservation
 
 
 @dataclass
 class SupervisedConfiguration(SingleImageConfiguration):
-    """What a field needs that learns classes from labelled voxels: a measuring instrument, see the stage.
-
-    Attributes:
-        stage: Name of the stage.
-        label_points: Labelled voxel centres a sample.
-    """
+    """What a field needs that learns classes from labelled voxels: a measuring instrument, see the stage."""
 
     stage: str = "supervised"
     label_points: int = 4096
@@ -43,9 +39,6 @@ class SupervisedStage(BesideDensityStage):
 
     It needs batches of `ViewSamples` with labels. Those are drawn with regard to how rare classes are; the loss weighs
     all alike.
-
-    Args:
-        settings: The configuration.
     """
 
     configuration_class = SupervisedConfiguration

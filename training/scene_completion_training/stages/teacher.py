@@ -10,27 +10,20 @@ from torch import Tensor
 
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import MultiViewConfiguration
-from scene_completion_training.field_stage import DataNeeds, FieldStage, encoded_views
+from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.field_stage import FieldStage, encoded_views
 from scene_completion_training.networks.multi_view_field import MultiViewField, MultiViewObservation
 
 
 @dataclass
 class TeacherConfiguration(MultiViewConfiguration):
-    """What the multi-view teacher needs.
-
-    Attributes:
-        stage: Name of the stage.
-    """
+    """What the multi-view teacher needs."""
 
     stage: str = "teacher"
 
 
 class TeacherStage(FieldStage):
-    """Trains a `MultiViewField` from batches of `ViewSamples` with several encoder views.
-
-    Args:
-        settings: The configuration.
-    """
+    """Trains a `MultiViewField` from batches of `ViewSamples` with several encoder views."""
 
     configuration_class = TeacherConfiguration
     field_class = MultiViewField

@@ -39,12 +39,7 @@ BLOCK = 8  # frames in a row that one process computes: neighbours share a built
 
 @dataclass(frozen=True)
 class FrameContent:
-    """What is stored of one frame.
-
-    Args:
-        images: JPEG of every camera.
-        assets: Arrays by name, see `StreetDrive.sequence`.
-    """
+    """What is stored of one frame: a JPEG of every camera, and arrays by name, see `StreetDrive.sequence`."""
 
     images: dict[str, bytes]
     assets: dict[str, NDArray[Any]]
@@ -256,8 +251,6 @@ def frames_computed_by(
 
     Args:
         workers: Number of processes; they are spawned, because embree and numba do not survive a fork.
-        arguments: Of `StreetDrive`.
-        options: Of `StreetDrive.content`.
     """
     frames = int(arguments["frames"])
     context = multiprocessing.get_context("spawn")

@@ -88,6 +88,13 @@ class Ground:
             total += np.where(sign * d > 0, bank + rolling * self._waves(xy), 0.0)
         return total
 
+    def seen_from(self, street: SideStreet, xy: Floats) -> tuple[Floats, Floats]:
+        """How far world points [N, 2] lie along the main street from a side street, and to the left of it, metres."""
+        heading = float(self.line.heading_at(street.s))
+        away = xy - self.line.point(street.s, 0.0)
+        along = away @ np.array([np.cos(heading), np.sin(heading)])
+        return along, away @ np.array([-np.sin(heading), np.cos(heading)])
+
     def _waves(self, xy: Floats) -> Floats:
         x, y = xy[:, 0], xy[:, 1]
         a, b, c, d = self._phases
@@ -265,10 +272,7 @@ def terrain_height(ground: Ground, points: Floats) -> Floats:
     height = line.smooth_height(points) + kerb + ground.rise(d, points) - 0.03
     sunk = np.abs(d) < edge + SUNK_BESIDE_M
     for street in ground.side_streets:
-        heading = float(line.heading_at(street.s))
-        away = points - line.point(street.s, 0.0)
-        along = away @ np.array([np.cos(heading), np.sin(heading)])
-        aside = away @ np.array([-np.sin(heading), np.cos(heading)])
+        along, aside = ground.seen_from(street, points)
         covered = np.abs(along) < street.half + street.sidewalk + SUNK_BESIDE_M
         sunk |= covered & (aside < street.left - 3.0) & (aside > 3.0 - street.right)
     return np.where(sunk, height - SUNK_M, height)

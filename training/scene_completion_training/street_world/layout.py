@@ -40,12 +40,7 @@ def make_nursery(rng: np.random.Generator) -> Nursery:
 
 @dataclass
 class Layout:
-    """A stretch of the street that is being furnished, and which spots beside it are taken.
-
-    Args:
-        start: Arc length of the stretch.
-        end: Its end, exclusive.
-    """
+    """A stretch of the street, from one arc length to another, that is furnished; and the spots that are taken."""
 
     rng: np.random.Generator
     ground: Ground
@@ -121,10 +116,7 @@ class Layout:
         if (np.abs(d) < edge + margin).any():
             return False
         for street in self.ground.side_streets:
-            heading = float(self.line.heading_at(street.s))
-            away = xy - self.line.point(street.s, 0.0)
-            along = away @ np.array([np.cos(heading), np.sin(heading)])
-            aside = away @ np.array([-np.sin(heading), np.cos(heading)])
+            along, aside = self.ground.seen_from(street, xy)
             near = np.abs(along) < street.half + street.sidewalk + margin
             if (near & (aside < street.left) & (aside > -street.right)).any():
                 return False

@@ -42,7 +42,7 @@ class Renderer:
     def image(self, camera: Camera, world_from_camera: RigidTransform, seed: tuple[int, ...]) -> NDArray[np.uint8]:
         """RGB image uint8 [H, W, 3] with the seed's noise; pixels outside a fisheye's circle are black."""
         light, dark = self.light(camera, world_from_camera)
-        image = expose(light, self._scene.town.look, seed)
+        image = expose(light, self._scene.town.plan.look, seed)
         image[dark] = 0
         return image
 

@@ -35,12 +35,7 @@ HAIR: tuple[Colour, ...] = ((0.10, 0.07, 0.05), (0.30, 0.20, 0.10), (0.45, 0.43,
 
 @dataclass(frozen=True)
 class Vehicle:
-    """A vehicle.
-
-    Args:
-        length: Metres along x, centred on the origin.
-        width: Metres along y.
-    """
+    """A vehicle, so many metres long (along x, centred on the origin) and wide."""
 
     parts: list[Part]
     length: float

@@ -203,9 +203,7 @@ def _backs(layout: Layout, sign: int, side: SideProfile) -> None:
                 layout.place_if_clear(body, middle, sign * (side.walk_edge + 0.35), turn, 0.05)
         elif what != "house" or not _house(layout, sign, side, s, length, 0.2):
             make = partial(
-                street_objects.fence,
-                kind="planks" if what == "planks" else "wall",
-                height=float(rng.uniform(1.6, 3.2)),
+                street_objects.fence, kind="planks" if what == "planks" else "wall", height=float(rng.uniform(1.6, 3.2))
             )
             layout.along(s, s + length, sign * (side.walk_edge + 0.3), make)
             for _ in range(int(rng.integers(0, 3))):

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.parts import Part
-from scene_completion_training.street_world.texture_atlas import TextureAtlas
 from scene_completion_training.street_world.town import Town
 
 Floats = NDArray[np.float32]
@@ -108,16 +107,11 @@ class StreetScene:
     rays: RayScene
     ground_rays: RayScene
 
-    @property
-    def atlas(self) -> TextureAtlas:
-        """Textures of the town."""
-        return self.town.atlas
-
 
 def build_scene(town: Town) -> StreetScene:
     """Gather the triangles of a town and build its ray trees."""
     parts = town.parts
-    atlas = town.atlas
+    atlas = town.plan.atlas
     counts = [len(part.corners) for part in parts]
     corners = np.concatenate([part.corners for part in parts]).astype(np.float32)
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])

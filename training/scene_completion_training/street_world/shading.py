@@ -24,9 +24,9 @@ class Shader:
 
     def __init__(self, scene: StreetScene, sky: Sky) -> None:
         self._scene = scene
-        self._daylight = scene.town.daylight
+        self._daylight = scene.town.plan.daylight
         self._sky = sky
-        rng = np.random.default_rng([scene.town.seed, 3])
+        rng = np.random.default_rng([scene.town.plan.seed, 3])
         self._dirt = periodic_noise(rng, DIRT_TILE, DIRT_TILE, 0.8)
         self._openness = GroundOpenness(scene)
         kind = np.zeros(len(scene.label), np.uint8)
@@ -36,11 +36,9 @@ class Shader:
         self._kind = kind
 
     def colour(self, origin: Floats, directions: Floats, hits: Hits, pixel_angle: float) -> Floats:
-        """Linear colour [N, 3] of rays with their first hits.
+        """Linear colour [N, 3] of rays from one origin [3] with their first hits.
 
-        Args:
-            origin: Where all rays start, [3].
-            pixel_angle: Angle between neighbouring rays, radians; chooses the texture's sharpness.
+        The angle between neighbouring rays, radians, chooses the texture's sharpness.
         """
         colour = np.empty((len(directions), 3), np.float32)
         colour[~hits.hit] = self._sky.radiance(directions[~hits.hit])
@@ -56,7 +54,7 @@ class Shader:
         albedo, lit, facing = np.empty((count, 4), np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
         compiled("surfaces")(
             origin, directions, hits.distance, hits.triangle, hits.weight_b, hits.weight_c, scene.uv, scene.normals,
-            scene.texture, scene.tint, scene.texels_per_metre, self._kind, *scene.atlas.tables, self._dirt,
+            scene.texture, scene.tint, scene.texels_per_metre, self._kind, *scene.town.plan.atlas.tables, self._dirt,
             DIRT_STRENGTH, np.float32(pixel_angle), sun, point, normal, albedo, lit, facing
         )  # fmt: skip
         sunny = np.flatnonzero(lit > 0)
@@ -93,7 +91,7 @@ class GroundOpenness:
 
     def __init__(self, scene: StreetScene) -> None:
         town = scene.town
-        line = town.line
+        line = town.plan.line
         s = np.arange(town.start, town.end, 0.6 * self.CELL_M)
         d = np.arange(-self.ASIDE_M, self.ASIDE_M, 0.6 * self.CELL_M)
         covered = line.point(s[:, None], d[None, :]).reshape(-1, 2)

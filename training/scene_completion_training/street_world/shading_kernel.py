@@ -34,7 +34,6 @@ def texel_at(texture, u, v, footprint, offsets, sizes, texels, linear):
     """Linear colour and gloss of one point, a tuple of four, bilinear in the pyramid level that fits the footprint.
 
     Args:
-        texture: Number of the texture.
         u: Tile coordinate to the right.
         v: Tile coordinate upwards.
         footprint: Side of a pixel's patch in texels of the finest level.

@@ -168,10 +168,7 @@ def draw_profile(rng: np.random.Generator, kind: StreetKind | None = None) -> St
 
 
 def _draw_side(
-    rng: np.random.Generator,
-    kind: StreetKind,
-    middle: tuple[float, int, float, float],
-    paving: tuple[str, str],
+    rng: np.random.Generator, kind: StreetKind, middle: tuple[float, int, float, float], paving: tuple[str, str]
 ) -> SideProfile:
     median, lanes, lane, kerb = middle
     parked = {"residential": 0.85, "inner city": 0.8, "suburb": 0.5}.get(kind.value, 0.0)

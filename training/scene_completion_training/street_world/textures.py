@@ -24,8 +24,7 @@ ROAD_HEIGHT, ROAD_WIDTH = 1024, 512  # texels
 def periodic_noise(rng: np.random.Generator, height: int, width: int, exponent: float, lowest: float = 1.0) -> Floats:
     """Tileable noise of zero mean and unit deviation whose amplitude falls with frequency^exponent.
 
-    Args:
-        lowest: Frequencies below this many cycles a tile are left out.
+    Frequencies below `lowest` cycles a tile are left out.
     """
     spectrum = np.fft.rfft2(rng.standard_normal((height, width)))
     fy, fx = np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width
@@ -55,12 +54,7 @@ def speckled(rng: np.random.Generator, image: Floats, *, fine: float, coarse: fl
 def asphalt(
     rng: np.random.Generator, size: tuple[int, int], shade: float = 0.36, *, seams: bool = False, patched: bool = True
 ) -> Floats:
-    """Asphalt with cracks, [H, W, 4].
-
-    Args:
-        seams: Long joints sealed with tar.
-        patched: Repaired patches.
-    """
+    """Asphalt with cracks, [H, W, 4]; perhaps with long joints sealed with tar, and with repaired patches."""
     height, width = size
     image = plain((shade, shade, shade * 1.03), height, width)
     for _ in range(3 if patched else 0):
@@ -160,12 +154,7 @@ def foliage(rng: np.random.Generator, base: Colour) -> Texture:
 
 
 def grass(rng: np.random.Generator, dry: float, bare: float) -> Texture:
-    """Grass; a tile of 4 m.
-
-    Args:
-        dry: 0 green ... 1 straw.
-        bare: Share of earth showing through.
-    """
+    """Grass, 0 green ... 1 dry as straw, with a share of bare earth showing through; a tile of 4 m."""
     image = plain((0.20, 0.24, 0.10), 512, 512)
     green = np.array([(0.26, 0.35, 0.13), (0.33, 0.40, 0.18), (0.42, 0.42, 0.24)])
     straw = np.array([(0.47, 0.42, 0.26), (0.56, 0.50, 0.33), (0.38, 0.36, 0.20)])

@@ -15,8 +15,8 @@ from scene_completion_training.street_world.ground import ARM_M, Ground, SideStr
 from scene_completion_training.street_world.layout import Layout, make_nursery
 from scene_completion_training.street_world.parts import Part
 from scene_completion_training.street_world.roadside import furnish
-from scene_completion_training.street_world.sensor import CameraLook, draw_camera_look
-from scene_completion_training.street_world.sky import Daylight, draw_daylight
+from scene_completion_training.street_world.sensor import draw_camera_look
+from scene_completion_training.street_world.sky import draw_daylight
 from scene_completion_training.street_world.street_line import CORNER_RADIUS_M, StreetLine, make_street_line
 from scene_completion_training.street_world.street_profile import StreetKind, StreetProfile, draw_profile
 from scene_completion_training.street_world.texture_atlas import TextureAtlas
@@ -39,21 +39,10 @@ STRAIGHT = 1 / 400.0  # curvature below which a side street may branch off
 
 @dataclass(frozen=True, eq=False)
 class Town:
-    """The built part of a town: everything a renderer and a ground truth need to know.
+    """The built part of a town, from one arc length to another: what a renderer and a ground truth need to know."""
 
-    Args:
-        start: Arc length from which it is built, metres.
-        end: Arc length to which it is built.
-    """
-
-    seed: int
-    line: StreetLine
-    profile: StreetProfile
-    ground: Ground
+    plan: TownPlan
     parts: list[Part]
-    atlas: TextureAtlas
-    daylight: Daylight
-    look: CameraLook
     start: float
     end: float
 
@@ -117,9 +106,7 @@ class TownPlan:
         for index in range(first, last + 1):
             parts += self.section(index)
         parts += self._leader(start, end)
-        return Town(
-            self.seed, self.line, self.profile, self.ground, parts, self.atlas, self.daylight, self.look, start, end
-        )
+        return Town(self, parts, start, end)
 
     def section(self, index: int) -> list[Part]:
         """What stands on the stretch of `SECTION_M` that starts at `index` times its length."""

@@ -1,0 +1,46 @@
+"""Has the API reference describe what classes and modules hold by the comments beside it, or on the lines above."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+BESIDE = re.compile(r"  # (?!noqa|type: |fmt: )(.*)")
+ABOVE = re.compile(r"\s*# (.*)")
+
+
+class FieldComments(griffe.Extension):
+    """Appends the comments as a section of the docstring, where names have no docstring of their own."""
+
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Describe the fields of a class."""
+        describe(cls)
+
+    def on_module_members(self, *, mod: griffe.Module, **_: Any) -> None:
+        """Describe the constants of a module."""
+        describe(mod)
+
+
+def describe(owner: griffe.Class | griffe.Module) -> None:
+    """Append the section."""
+    found = [one for one in owner.members.values() if isinstance(one, griffe.Attribute) and one.docstring is None]
+    if owner.docstring is None or not found:
+        return
+    lines = Path(str(owner.filepath)).read_text(encoding="utf-8").splitlines()
+    comments = {one.name: comment(lines, one.lineno or 0, one.endlineno or 0) for one in found}
+    entries = [f"    {name}: {text}" for name, text in comments.items() if text and not name.startswith("_")]
+    if entries:
+        owner.docstring.value += "\n\nAttributes:\n" + "\n".join(entries)
+
+
+def comment(lines: list[str], first: int, last: int) -> str:
+    """The comment of the lines from the first to the last, counted from 1; empty where there is none."""
+    if (beside := BESIDE.search(lines[last - 1])) is not None:
+        return beside[1]
+    above: list[str] = []
+    while (found := ABOVE.fullmatch(lines[first - 2 - len(above)])) is not None:
+        above.insert(0, found[1])
+    return " ".join(above)
