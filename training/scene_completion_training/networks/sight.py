@@ -21,7 +21,7 @@ EYES_OFF, STATED_OFF = 0.1, 0.03
 that the stated mounting leads to. Standard deviations."""
 FAR_OFF = 0.005
 """By how much depth is off beside that, for each metre of it: heads are too sure of streets that they did not learn
-from. With it, the mean of |error| / σ at 12 to 60 m of window 04 is 0.7 and 0.9, as without it of window 05, which a head
+from. With it, the mean of |error| / σ at 12 to 60 m of window 04 is 0.7 and 0.9, as without it of window 05, which they
 learned from."""
 _ROAD = COMMON_CLASSES.index("road") - 1
 _GROUND_FROM, _GROUND_TO = 2.0, 12.0
