@@ -150,7 +150,7 @@ class NodeParameters:
     bundle: str = _parameter(
         AUTO,
         "The student: the folder of its bundle, the name of one that comes with the package, or "
-        "`hf:owner/name@revision` on the Hugging Face hub (`docs/hub.md`). `auto` takes `street_large`, in a package "
+        "`hf:owner/name@revision` on the Hugging Face hub (`docs/hub.md`). `auto` takes `street`, in a package "
         "that has it, if this machine is fast enough: a GPU runs it, or the CPU runs its encoder for every camera at "
         "`largest_rate` (10/s where that is 0). Otherwise `auto` takes `kitti_student`. The node logs which one it "
         "takes, and why.",
