@@ -121,7 +121,7 @@ def test_killed_training_resumes_on_the_same_losses(
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, 192, 640)).astype(np.float32)
     (found,) = session.run(None, {"image": image})
     with torch.no_grad():
-        expected = field.observe(torch.from_numpy(image)).features.permute(0, 2, 3, 1).numpy()
+        expected = field.observe(torch.from_numpy(image)).hidden_map.permute(0, 2, 3, 1).numpy()
     assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
     assert bundle.encoder_path.stat().st_size < 25e6
     assert set(bundle.load_weights()) == set(field.state_dict())
