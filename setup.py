@@ -119,6 +119,8 @@ setup(
         f"{TRAINING}.street_world": ["*.yaml"],
         **{package: ["*.yaml", "*/*.yaml"] for package in CONFIGS},
     },
+    # 57 MB that only a training reads: a wheel with them would be larger than the Python index takes.
+    exclude_package_data={PACKAGE: ["models/street/weights.safetensors"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

@@ -160,7 +160,8 @@ def test_wheel_holds_what_a_robot_needs_and_the_python_index_takes_it(wheel: Pat
     assert {f"{shared}/package.xml", f"{shared}/launch/scene_completion.launch.py"} <= names
     for folder in ("models", "demo_drive"):
         files = {path.relative_to(ROOT / PACKAGE) for path in (ROOT / PACKAGE / folder).rglob("*") if path.is_file()}
-        assert {file.as_posix() for file in files if "__pycache__" not in file.parts} <= held
+        left_out = {file.as_posix() for file in files if "__pycache__" not in file.parts} - held
+        assert left_out <= {"models/street/weights.safetensors"}  # of a training, and too large
 
 
 @pytest.mark.timeout(300)
