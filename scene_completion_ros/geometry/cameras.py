@@ -41,9 +41,9 @@ class Camera:
         CameraError: Zero or non-finite intrinsics, an empty image, an unknown model, a wrong number of coefficients.
     """
 
-    fx: float  # focal length along x
-    fy: float  # focal length along y
-    cx: float  # principal point; 0 is the centre of the leftmost pixel
+    fx: float  # focal length along x, pixels
+    fy: float  # focal length along y, pixels
+    cx: float  # principal point, pixels; 0 is the centre of the leftmost pixel
     cy: float  # 0 is the centre of the topmost pixel
     width: int
     height: int

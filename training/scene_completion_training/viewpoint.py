@@ -145,13 +145,13 @@ class VolumeSettings:
     On a street `near` is 3 m, `far` 80, `ahead` 51.2, `sideways` 25.6, `below` 2.2, `above` 4.2 and `voxel_size` 0.2.
     """
 
-    near: float | None = None
-    far: float | None = None
+    near: float | None = None  # depth where rays begin, metres, as all of these
+    far: float | None = None  # depth where they end
     ahead: float | None = None
-    sideways: float | None = None
-    below: float | None = None
+    sideways: float | None = None  # to each side
+    below: float | None = None  # how far down from the camera
     above: float | None = None
-    voxel_size: float | None = None
+    voxel_size: float | None = None  # edge of a voxel
 
     def volume(self, height_above_ground: float) -> Volume:
         """The volume around a camera at this height; a `ConfigurationError` if it cannot be one."""

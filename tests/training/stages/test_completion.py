@@ -378,8 +378,10 @@ def test_a_sample_holds_what_is_true_in_the_stated_volume(town: Path, trained: P
     assert plain["height"][8, 16].item() == pytest.approx(float(truth.ground[index[0, 0], index[0, 1]]), abs=0.02)
 
 
-def test_exporting_keeps_what_a_training_needs(trained: Path, tmp_path: Path) -> None:
-    """The weights of the bundle are eyes for another training."""
+def test_exporting_keeps_what_a_training_needs(
+    trained: Path, town: Path, trunk: Path, eyes: Path, tmp_path: Path
+) -> None:
+    """The weights of the bundle are eyes for another training, and have a head for pixels."""
     made = export_scene(trained, tmp_path / "bundle", name="t", licence="none", provenance={})
     stored = Checkpoint.read(trained)
     weights = str(stored.configuration["encoder_weights"])
@@ -387,6 +389,10 @@ def test_exporting_keeps_what_a_training_needs(trained: Path, tmp_path: Path) ->
     before, _, _ = read_eyes(str(stored.configuration["eyes"]), weights, stored.viewpoint)
     for name, value in before.state_dict().items():
         torch.testing.assert_close(encoder.state_dict()[name], value, atol=2e-3, rtol=2e-3)
+    head = CompletionStage(settings(town, trunk, eyes, tmp_path, pixels_from=str(made.folder)))
+    head.start(None)
+    for name, value in head.field.pixels.state_dict().items():
+        torch.testing.assert_close(stored.state[f"pixels.{name}"], value, atol=2e-3, rtol=2e-3)
 
 
 def test_the_node_tells_a_student_how_its_camera_is_mounted(bundle: StudentBundle, town: Path) -> None:

@@ -82,8 +82,8 @@ class CompletionConfiguration(TrainingConfiguration):
         eyes: Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml).
         encoder_weights: Folder or hub name of the model that its trunk is one of; by default Depth Anything V2 Small.
         only_pixels: Train the head for pixels alone: no volume is completed, and steps are several times faster.
-        pixels_from: Checkpoint of another training on the same eyes, whose head for pixels it takes as it is; with
-            `only_pixels` that goes on learning.
+        pixels_from: Checkpoint of another training on the same eyes, or its bundle: its head for pixels is taken as it
+            is, and goes on learning with `only_pixels`.
         data: Recordings and samples.
         losses: Weights of the losses.
         camera: The canonical camera.
@@ -261,7 +261,8 @@ class CompletionStage(Stage):
                 f"have the trunk {encoder.trunk_name}", where="eyes", cure="Name eyes of Depth Anything"
             )
         if self.settings.pixels_from:
-            known = TrainedWeights.read(Path(self.settings.pixels_from)).under("pixels.")
+            weights = TrainedWeights.read(Path(self.settings.pixels_from))
+            known = weights.under("pixels.") or weights.under("field.pixels.")  # of a checkpoint, or of a bundle
             try:
                 self.field.pixels.load_state_dict(known)
             except RuntimeError as error:
