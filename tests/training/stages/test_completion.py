@@ -16,7 +16,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.ros.messages import elevation_message
@@ -314,14 +314,12 @@ def test_head_and_decoder_may_be_trained_one_after_the_other(
     assert changed == {"spatial"}
 
 
-def test_what_cannot_be_trained_is_refused(
-    bundle: StudentBundle, town: Path, trunk: Path, eyes: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_trained_is_refused(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no encoder is named that sees depth"):
         dataclasses.replace(settings(town, trunk, eyes, tmp_path), eyes="").check()
     with pytest.raises(BundleError, match="no encoder on Depth Anything of this size"):
         CompletionStage(settings(town, trunk, eyes, tmp_path, camera=CameraSettings(width=64, height=64)))
-    stage = CompletionStage(settings(town, trunk, eyes, tmp_path, pixels_from=str(bundle.folder)))
+    stage = CompletionStage(settings(town, trunk, eyes, tmp_path, pixels_from=str(DEFAULT_BUNDLE)))
     with pytest.raises(ConfigurationError, match="no head for pixels of this kind"):
         stage.start(None)
     with pytest.raises(ConfigurationError, match="names no recording"):
