@@ -29,6 +29,15 @@ COMMON_CLASSES = _names(
 )
 """The 15 classes of S4C and SceneDINO behind "empty", by id."""
 
+SCANNET_CLASSES = _names(
+    """wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, desk, curtain,
+    refrigerator, shower curtain, toilet, sink, bathtub, otherfurniture"""
+)
+"""The 20 classes of ScanNet's benchmark, in its order (Dai et al., CVPR 2017)."""
+
+ROOM_CLASSES = ("empty", *SCANNET_CLASSES, "ceiling", "person", "other-object")
+"""Classes of rooms by id: those of ScanNet, and three that it leaves without a label."""
+
 COMMON_SHARES: dict[str, float] = {
     "car": 2.85,
     "bicycle": 0.01,
@@ -96,7 +105,7 @@ class ClassMap:
     def __init__(
         self, vocabulary: str, source: tuple[str, ...], target: tuple[str, ...], renamed: Mapping[str, str | None]
     ) -> None:
-        self.vocabulary = vocabulary
+        self.vocabulary, self.target = vocabulary, target
         self.table: NDArray[np.uint8] = np.full(256, _UNDEFINED, dtype=np.uint8)  # uint8 [256], id -> id
         self.table[INVALID] = INVALID
         for label, name in enumerate(renamed.get(name, name) for name in source):
@@ -136,6 +145,9 @@ Parking and other ground go where SSCBench's go. Riders do not count, as in SSCB
 vegetation, as in KITTI-360's and Cityscapes' labels. "other-object" never occurs: SemanticKITTI leaves such voxels
 unlabelled. A mean over all 15 classes counts it as 0.
 """
+
+ROOM_IDS = ClassMap("the ids of rooms", ROOM_CLASSES, ROOM_CLASSES, {})
+"""Ground truth of rooms, as it is."""
 
 SSCBENCH_TO_COMMON = ClassMap(
     "SSCBench-KITTI-360's ids",

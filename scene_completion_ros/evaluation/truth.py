@@ -116,6 +116,7 @@ def exact_truth(
     grid: VoxelGrid,
     grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
     ground: NDArray[np.float32] | None = None,
+    class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON,
 ) -> VoxelTruth:
     """Truth of a rendered frame from the arrays that are stored of it.
 
@@ -124,6 +125,7 @@ def exact_truth(
         flags: uint8 [X, Y, Z], bits `IN_VIEW`, `SEEN`, `BELOW_GROUND`, `INTERIOR`.
         grid_from_camera: Pose of the reference camera's optical frame in the grid.
         ground: Height of the ground in the grid [X, Y], metres.
+        class_map: From the ids of the labels to the classes that are scored.
     """
     in_view, seen, below, interior = ((flags & bit) > 0 for bit in (IN_VIEW, SEEN, BELOW_GROUND, INTERIOR))
     return VoxelTruth(
@@ -136,6 +138,7 @@ def exact_truth(
         seen,
         interior=interior,
         label=label,
+        class_map=class_map,
         ground=ground,
     )
 

@@ -116,6 +116,16 @@ class RigidTransform:
         transposed = constant_like(self.rotation.T.tolist(), points)
         return xp.matmul(points, transposed) + constant_like(self.translation.tolist(), points)
 
+    def levelled(self) -> RigidTransform:
+        """The pose of a camera in a frame that stands upright below it and looks along x where the camera looks.
+
+        Of a pose in a frame whose z axis points up; heights stay.
+        """
+        ahead = self.rotation[:, 2]
+        cos, sin = np.array([ahead[0], ahead[1]]) / max(float(np.hypot(ahead[0], ahead[1])), 1e-12)
+        turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        return RigidTransform(turn @ self.rotation, self.translation * (0.0, 0.0, 1.0))
+
     def interpolate(self, other: RigidTransform, fraction: float) -> RigidTransform:
         """Move from this transform to another one: shortest rotation (slerp), straight translation.
 

@@ -75,8 +75,9 @@ def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, le
     down = volume_from_camera[:, 2, :3, None, None]
     fall = -(down[:, 0] * across + down[:, 1] * along[:, None] + down[:, 2])  # for each metre of depth
     above = xp.clip(volume_from_camera[:, 2, 3] - level, min=0.05)
+    most = 3.0 / spec.near  # a third of what the code is made for, 1 m on a street
     inverse = fall / above[:, None, None]
-    return spec.depth_code_of_inverse(xp.clip(inverse, 0.0, 1.0))[:, None]
+    return spec.depth_code_of_inverse(xp.clip(inverse, 0.0, most))[:, None]
 
 
 def volume_pose(upright_from_camera: RigidTransform, height: float) -> RigidTransform:
@@ -86,12 +87,7 @@ def volume_pose(upright_from_camera: RigidTransform, height: float) -> RigidTran
         upright_from_camera: Its pose in a frame whose z axis points up and begins on the ground.
         height: Of the volume's origin above the ground, metres: that of the cameras of the training.
     """
-    ahead = upright_from_camera.rotation[:, 2]
-    yaw = float(np.arctan2(ahead[1], ahead[0]))
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
-    place = np.array([0.0, 0.0, upright_from_camera.translation[2] - height])
-    return RigidTransform(turn @ upright_from_camera.rotation, place)
+    return RigidTransform(np.eye(3), np.array([0.0, 0.0, -height])) @ upright_from_camera.levelled()
 
 
 @dataclass(frozen=True, eq=False)

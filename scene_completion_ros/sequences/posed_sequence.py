@@ -225,15 +225,27 @@ class PosedSequence:
                 cure="Voxels need origin, voxel_size and shape there: write the sequence again",
             ) from error
 
-    def grid_from_camera(self) -> RigidTransform:
+    @property
+    def floor(self) -> float | None:
+        """Height of the floor in a world whose z axis points up, metres; None where the provenance knows of none."""
+        floor = self.provenance.get("floor")
+        return float(floor) if isinstance(floor, int | float) and math.isfinite(floor) else None
+
+    def grid_from_camera(self, index: int = 0) -> RigidTransform:
         """Pose of the camera's optical frame in `voxel_grid`; a grid of which nothing is said turns with the camera.
+
+        Where the provenance says "level", the grid of each frame stands upright on the floor below the camera.
 
         Raises:
             SequenceError: Its provenance names what is no pose.
         """
-        stored: Any = (self.provenance.get("voxel_grid") or {}).get("grid_from_camera")
+        said: Any = self.provenance.get("voxel_grid") or {}
+        stored = said.get("grid_from_camera")
         if stored is None:
             return DEFAULT_GRID_FROM_CAMERA
+        if stored == "level" and self.floor is not None:
+            stands = self.world_from_camera(index, str(said["around"])).levelled()
+            return RigidTransform(stands.rotation, stands.translation - (0.0, 0.0, self.floor))
         try:
             return RigidTransform.from_matrix(np.array(stored, np.float64))
         except (TypeError, ValueError, SceneCompletionError) as error:

@@ -16,6 +16,7 @@ colour camera stood above the road: metres, degrees down and rolled to the right
 and LiDAR measured on drives 00, 02, 05, 07, raw 0013 and 0056, and the pairs of KITTI 2015; frames scatter by 0.04 m,
 0.4° and 1°."""
 TOWNS = "street world"  # source of rendered towns
+ROOMS = "room world"  # of rendered rooms
 
 
 def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
@@ -63,11 +64,16 @@ def reference_camera(sequence: PosedSequence) -> str:
     return cameras_ahead(sequence)[0]
 
 
-def mounting(sequence: PosedSequence, camera: str) -> RigidTransform | None:
+def mounting(sequence: PosedSequence, camera: str, index: int = 0) -> RigidTransform | None:
     """Pose of a camera's optical frame in a frame whose z axis points up and begins on the ground; None if unknown.
 
-    The rig frame of rendered towns is one. Of KITTI's cars it is what was measured, see `_KITTI_MOUNTINGS`.
+    The rig frame of rendered towns is one. Of KITTI's cars it is what was measured, see `_KITTI_MOUNTINGS`. Where the
+    world stands upright and its floor is known, it is that of this frame: a camera in a hand has no mounting.
     """
+    floor = sequence.floor
+    if floor is not None:
+        stands = sequence.world_from_camera(index, camera).levelled()
+        return RigidTransform(stands.rotation, stands.translation - (0.0, 0.0, floor))
     if sequence.provenance.get("source") == TOWNS:
         return sequence.rig_from_camera[camera]
     if sequence.provenance.get("dataset") == "KITTI":

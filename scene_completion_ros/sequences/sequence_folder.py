@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS, SEMANTIC_KITTI_TO_COMMON, ClassMap
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import INDEX_NAME, PosedSequence
-from scene_completion_ros.sequences.rigs import stored_around
+from scene_completion_ros.sequences.rigs import ROOMS, stored_around
 from scene_completion_ros.sequences.source import Source
 
 EXACT_VOXELS = ("voxel_label", "voxel_flags")
@@ -33,7 +34,13 @@ def exact_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth
         return None
     label, flags = (sequence.frames[index].assets[name]() for name in EXACT_VOXELS)
     ground = sequence.asset(index, GROUND_HEIGHT)
-    return exact_truth(label, flags, stored_grid(sequence), sequence.grid_from_camera(), ground)
+    grid, pose = stored_grid(sequence), sequence.grid_from_camera(index)
+    return exact_truth(label, flags, grid, pose, ground, stored_classes(sequence))
+
+
+def stored_classes(sequence: PosedSequence) -> ClassMap:
+    """From the ids of stored labels to the classes that are scored: those of rooms, or of streets."""
+    return ROOM_IDS if sequence.provenance.get("source") == ROOMS else SEMANTIC_KITTI_TO_COMMON
 
 
 def holds_exact_voxels(sequence: PosedSequence, index: int = 0) -> bool:

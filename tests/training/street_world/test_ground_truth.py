@@ -112,7 +112,7 @@ def test_a_known_box(drive: StreetDrive) -> None:
     middle = camera_pose.translation + (9.0 + 1e-3, 1e-3, -0.4 + 1e-3)
     body = box((2.0, 1.6, 1.2), (middle[0], middle[1], middle[2]), "facade_0", StreetClass.CAR)
     below = drive.scene_at(0).parts[0].moved((0.0, 0.0, -50.0))
-    scene = build_scene(replace(drive.scene_at(0).town, parts=[body, below]))
+    scene = build_scene(replace(drive.scene_at(0).world, parts=[body, below]))
     truth = voxel_truth(scene, rig.cameras[LEFT], camera_pose, GRID)
     car = truth.label == StreetClass.CAR
     assert (car & truth.interior).sum() >= 8 * 6 * 4

@@ -10,20 +10,20 @@ from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.parts import box
 from scene_completion_training.street_world.render import scan, trace_view
-from scene_completion_training.street_world.scene import StreetScene, build_scene
+from scene_completion_training.street_world.scene import Scene, build_scene
 from scene_completion_training.street_world.town import TownPlan
 from tests.training.street_world.conftest import SEED, small_rig
 
 
 @pytest.fixture(scope="module")
-def wall(drive: StreetDrive) -> StreetScene:
+def wall(drive: StreetDrive) -> Scene:
     """Nothing but a wall of 4 m by 6 m whose front is 10 m ahead of the rig's origin."""
     body = box((2.0, 4.0, 6.0), (11.0, 0.0, 3.0), "facade_0", StreetClass.BUILDING)
     below = drive.scene_at(0).parts[0].moved((0.0, 0.0, -50.0))
-    return build_scene(replace(drive.scene_at(0).town, parts=[body, below]))
+    return build_scene(replace(drive.scene_at(0).world, parts=[body, below]))
 
 
-def test_depth_and_extent_of_a_known_wall(wall: StreetScene) -> None:
+def test_depth_and_extent_of_a_known_wall(wall: Scene) -> None:
     rig = make_rig(416, 128)
     camera = rig.cameras[LEFT]
     view = trace_view(wall, camera, rig.rig_from_camera[LEFT])
@@ -36,7 +36,7 @@ def test_depth_and_extent_of_a_known_wall(wall: StreetScene) -> None:
     assert np.flatnonzero(building.any(axis=1))[-1] == int(np.floor(foot))
 
 
-def test_lidar_measures_the_known_wall(wall: StreetScene) -> None:
+def test_lidar_measures_the_known_wall(wall: Scene) -> None:
     rig = small_rig()
     model = replace(rig.lidar, noise_m=0.0, dropout=0.0)
     points, label = scan(wall, model, RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.75])), (SEED, 0))

@@ -125,6 +125,6 @@ def _render(args: argparse.Namespace, folder: Path) -> None:
         return content
 
     here = nullcontext(drive.content_keeping_last(**options))
-    with frames_computed_by(args.workers, arguments, options) if args.workers > 1 else here as content_of:
+    with frames_computed_by(args.workers, StreetDrive, arguments, options) if args.workers > 1 else here as content_of:
         sequence = drive.sequence(**options, content_of=lambda index: with_progress(index, content_of(index)))
         sequence.save(folder)

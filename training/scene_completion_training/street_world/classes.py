@@ -28,3 +28,12 @@ class StreetClass(IntEnum):
     TERRAIN = 17
     POLE = 18
     TRAFFIC_SIGN = 19
+
+
+GROUND_CLASSES = (
+    StreetClass.ROAD,
+    StreetClass.PARKING,
+    StreetClass.SIDEWALK,
+    StreetClass.OTHER_GROUND,
+    StreetClass.TERRAIN,
+)

@@ -1,8 +1,9 @@
-"""A drive through a town as a `PosedSequence` whose images and ground truth are computed when asked for."""
+"""A drive through a rendered world as a `PosedSequence` whose images and truth are computed when asked for."""
 
 from __future__ import annotations
 
 import multiprocessing
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,21 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation.truth import VoxelTruth, stored_flags
-from scene_completion_ros.geometry import RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.report.pictures import encode_picture
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_training.street_world.camera_rig import LEFT, StreetRig, mounted
 from scene_completion_training.street_world.ground_truth import voxel_truth
 from scene_completion_training.street_world.render import Renderer, View, scan, trace_view
-from scene_completion_training.street_world.scene import StreetScene, build_scene
+from scene_completion_training.street_world.scene import Scene, build_scene
+from scene_completion_training.street_world.shading import Shader
 from scene_completion_training.street_world.sky import Sky
 from scene_completion_training.street_world.street_profile import StreetKind
 from scene_completion_training.street_world.town import TownPlan, profile_of, role_of_seed
 from scene_completion_training.street_world.trajectory import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 
 ASSETS = ("lidar", "depth", "label", "voxels")
-"""What a drive can hold beside its images; depth, label and voxels belong to the left camera."""
+"""What a drive through a town can hold beside its images; all but LiDAR belongs to the left camera."""
 
 BUILT_BEHIND_M, BUILT_AHEAD_M = 90.0, 230.0
 STAGE_M = 80.0  # of driving, after which the town is built anew around the rig
@@ -60,18 +62,164 @@ class RenderedImage:
         return self._content().images[self._camera], ".jpg"
 
 
-class StreetDrive:
-    """A rig driving through the town of a seed.
-
-    Only the stretch around the rig is built, so that memory does not grow with the length of the drive. Frames asked
-    for in their order are the quickest.
+class RenderedDrive(ABC):
+    """Cameras that move through a rendered world. Frames asked for in their order are the quickest.
 
     Args:
-        seed: Town; `SEEDS_OF_ROLE` says which seeds may be used for what.
+        seed: The world's; `SEEDS_OF_ROLE` says which seeds may be used for what.
+        cameras: The first is the one that truth belongs to.
+        poses: Of the rig in the world, for each frame.
+        grid: Voxel grid of the ground truth, around the first camera.
+    """
+
+    kind: str  # of world, as provenance and names have it
+
+    def __init__(
+        self,
+        seed: int,
+        cameras: dict[str, Camera],
+        rig_from_camera: dict[str, RigidTransform],
+        poses: list[RigidTransform],
+        stamps: list[int],
+        grid: VoxelGrid,
+    ) -> None:
+        self.seed, self.role = seed, role_of_seed(seed)
+        self.cameras, self.rig_from_camera, self.reference = cameras, rig_from_camera, next(iter(cameras))
+        self.poses, self.stamps, self.grid = poses, stamps, grid
+        self._truth: tuple[int, VoxelTruth] | None = None
+        self._view: tuple[int, str, View] | None = None
+
+    @abstractmethod
+    def scene_at(self, index: int) -> Scene:
+        """The world around a frame."""
+
+    @abstractmethod
+    def renderer_at(self, index: int) -> Renderer:
+        """What renders it."""
+
+    @abstractmethod
+    def grid_from_camera(self, index: int) -> RigidTransform:
+        """Pose of the first camera's optical frame in the grid of the ground truth."""
+
+    def truth_of(self, index: int) -> VoxelTruth:
+        """Computes the voxels of a frame."""
+        pose, camera = self.world_from_camera(index, self.reference), self.cameras[self.reference]
+        return voxel_truth(self.scene_at(index), camera, pose, self.grid, self.grid_from_camera(index))
+
+    def world_from_camera(self, index: int, camera: str) -> RigidTransform:
+        """Pose of a camera's optical frame at a frame."""
+        return self.poses[index] @ self.rig_from_camera[camera]
+
+    def image(self, index: int, camera: str) -> NDArray[np.uint8]:
+        """Render a frame: uint8 RGB [H, W, 3]."""
+        seed = (self.seed, index, list(self.cameras).index(camera))
+        return self.renderer_at(index).image(self.cameras[camera], self.world_from_camera(index, camera), seed)
+
+    def view(self, index: int, camera: str = LEFT) -> View:
+        """Depth, labels and things of a frame."""
+        if self._view is None or self._view[:2] != (index, camera):
+            pose = self.world_from_camera(index, camera)
+            self._view = (index, camera, trace_view(self.scene_at(index), self.cameras[camera], pose))
+        return self._view[2]
+
+    def truth(self, index: int) -> VoxelTruth:
+        """Voxel ground truth around the first camera."""
+        if self._truth is None or self._truth[0] != index:
+            self._truth = (index, self.truth_of(index))
+        return self._truth[1]
+
+    def assets_of(self, index: int) -> dict[str, Callable[[], dict[str, NDArray[Any]]]]:
+        """What computes each asset of a frame."""
+        return {
+            "depth": lambda: {"depth": self.view(index, self.reference).depth},
+            "label": lambda: {"label": self.view(index, self.reference).label},
+            "voxels": lambda: {
+                "voxel_label": self.truth(index).labels,
+                "voxel_flags": stored_flags(self.truth(index)),
+                "ground_height": np.asarray(self.truth(index).ground),
+            },
+        }
+
+    def content(self, index: int, assets: tuple[str, ...], quality: int = 92) -> FrameContent:
+        """Compute what is stored of a frame."""
+        images = {name: encode_picture(self.image(index, name), ".jpg", quality=quality) for name in self.cameras}
+        makers = self.assets_of(index)
+        arrays = {name: array for asset in assets for name, array in makers[asset]().items()}
+        return FrameContent(images, arrays)
+
+    def content_keeping_last(self, assets: tuple[str, ...], quality: int = 92) -> Callable[[int], FrameContent]:
+        """`content` as a function of the frame that keeps the last one: its images and assets are asked for in turn."""
+        return lru_cache(maxsize=1)(partial(self.content, assets=assets, quality=quality))
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the sequence comes from, and which grid its voxels lie on."""
+        return {
+            "source": self.kind,
+            "seed": self.seed,
+            "role": self.role,
+            "licence": "Apache-2.0",
+            "voxel_grid": {
+                "origin": list(self.grid.origin),
+                "voxel_size": self.grid.voxel_size,
+                "shape": list(self.grid.shape),
+                "around": self.reference,
+            },
+        }
+
+    def sequence(
+        self,
+        assets: tuple[str, ...] = ASSETS,
+        quality: int = 92,
+        content_of: Callable[[int], FrameContent] | None = None,
+    ) -> PosedSequence:
+        """The drive as a posed sequence.
+
+        Frames carry those of these assets that are asked for. "lidar" is float32 [N, 3], rig frame. "depth" is float32
+        [H, W], z-depth of the first camera, infinite in the sky. "label" is uint8 [H, W], "voxel_label" uint8
+        [X, Y, Z], the world's classes, "instance" int32 [H, W]. "voxel_flags" is uint8 [X, Y, Z], bits of
+        `evaluation.truth`, and "ground_height" float32 [X, Y], metres in the grid. Without `content_of` frames are
+        computed here, and the last one is kept.
+        """
+        content = content_of or self.content_keeping_last(assets, quality)
+        of_voxels = ("voxel_label", "voxel_flags", "ground_height")
+        names = [name for asset in assets for name in (of_voxels if asset == "voxels" else (asset,))]
+        frames = [
+            Frame(
+                stamp_ns=stamp,
+                images={name: RenderedImage(partial(content, index), name) for name in self.cameras},
+                world_from_rig=self.poses[index],
+                assets={name: _asset_loader(content, index, name) for name in names},
+            )
+            for index, stamp in enumerate(self.stamps)
+        ]
+        return PosedSequence(
+            name=f"{self.kind.replace(' ', '_')}_{self.seed:04d}",
+            cameras=dict(self.cameras),
+            rig_from_camera=dict(self.rig_from_camera),
+            frames=frames,
+            pose_source=f"exact poses of the {self.kind}",
+            metric_scale=True,
+            provenance=self.provenance(),
+            rig_from_sensor=self.sensors(),
+        )
+
+    def sensors(self) -> dict[str, RigidTransform]:
+        """Places of what else the rig carries."""
+        return {}
+
+
+class StreetDrive(RenderedDrive):
+    """A rig driving through the town of a seed.
+
+    Only the stretch around the rig is built, so that memory does not grow with the length of the drive.
+
+    Args:
         rig: Cameras and LiDAR; they are mounted as the seed has it.
         grid: Voxel grid of the ground truth, around the left camera; by default the rig's.
         street: Kind of street; by default the seed decides.
     """
+
+    kind = "street world"
 
     def __init__(
         self,
@@ -83,20 +231,17 @@ class StreetDrive:
         rate_hz: float = FRAME_RATE_HZ,
         street: StreetKind | None = None,
     ) -> None:
-        self.seed, self.grid = seed, grid or rig.grid
         self.rig = mounted(rig, seed)
-        self.role = role_of_seed(seed)
         length = longest_drive(profile_of(seed, street), frames, rate_hz)
         self.plan = TownPlan(seed, length, street, hilly=rig.level)
-        self.poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
-        self.stamps = stamps_ns(frames, rate_hz)
+        poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
+        cameras, places = dict(self.rig.cameras), dict(self.rig.rig_from_camera)
+        super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), grid or rig.grid)
         self._sky = Sky(self.plan.daylight)
         self._supersampling = supersampling
-        self._built: tuple[int, StreetScene, Renderer | None] | None = None
-        self._truth: tuple[int, VoxelTruth] | None = None
-        self._view: tuple[int, str, View] | None = None
+        self._built: tuple[int, Scene, Renderer | None] | None = None
 
-    def scene_at(self, index: int) -> StreetScene:
+    def scene_at(self, index: int) -> Scene:
         """The town around a frame."""
         s, _ = self.plan.line.nearest(self.poses[index].translation[None, :2])
         stage = int(s[0] // STAGE_M)
@@ -106,31 +251,23 @@ class StreetDrive:
             self._built = (stage, build_scene(town), None)
         return self._built[1]
 
-    def _renderer(self, index: int) -> Renderer:
+    def renderer_at(self, index: int) -> Renderer:
+        """What renders the stretch around a frame."""
         scene = self.scene_at(index)
         assert self._built is not None  # scene_at has built it
         stage, _, renderer = self._built
         if renderer is None:
-            renderer = Renderer(scene, self._sky, self._supersampling)
+            renderer = Renderer(scene, Shader(scene, self._sky), self._supersampling)
             self._built = (stage, scene, renderer)
         return renderer
 
-    def world_from_camera(self, index: int, camera: str) -> RigidTransform:
-        """Pose of a camera's optical frame at a frame."""
-        return self.poses[index] @ self.rig.rig_from_camera[camera]
+    def grid_from_camera(self, index: int) -> RigidTransform:
+        """The same for all frames."""
+        return self.rig.grid_from_camera
 
-    def image(self, index: int, camera: str) -> NDArray[np.uint8]:
-        """Render a frame: uint8 RGB [H, W, 3]."""
-        seed = (self.seed, index, list(self.rig.cameras).index(camera))
-        pose = self.world_from_camera(index, camera)
-        return self._renderer(index).image(self.rig.cameras[camera], pose, seed)
-
-    def view(self, index: int, camera: str = LEFT) -> View:
-        """Depth and labels of a frame."""
-        if self._view is None or self._view[:2] != (index, camera):
-            pose = self.world_from_camera(index, camera)
-            self._view = (index, camera, trace_view(self.scene_at(index), self.rig.cameras[camera], pose))
-        return self._view[2]
+    def sensors(self) -> dict[str, RigidTransform]:
+        """The LiDAR's place."""
+        return {"velodyne": self.rig.rig_from_lidar}
 
     def lidar(self, index: int) -> NDArray[np.float32]:
         """LiDAR points of a frame in the rig frame, float32 [N, 3]."""
@@ -138,101 +275,29 @@ class StreetDrive:
         points, _ = scan(self.scene_at(index), self.rig.lidar, world_from_lidar, (self.seed, index))
         return np.asarray(self.rig.rig_from_lidar.apply(points), np.float32)
 
-    def truth(self, index: int) -> VoxelTruth:
-        """Voxel ground truth around the left camera."""
-        if self._truth is None or self._truth[0] != index:
-            pose = self.world_from_camera(index, LEFT)
-            scene, camera = self.scene_at(index), self.rig.cameras[LEFT]
-            truth = voxel_truth(scene, camera, pose, self.grid, self.rig.grid_from_camera)
-            self._truth = (index, truth)
-        return self._truth[1]
+    def assets_of(self, index: int) -> dict[str, Callable[[], dict[str, NDArray[Any]]]]:
+        """What computes each asset of a frame, LiDAR among them."""
+        return {"lidar": lambda: {"lidar": self.lidar(index)}, **super().assets_of(index)}
 
-    def content(self, index: int, assets: tuple[str, ...] = ASSETS, quality: int = 92) -> FrameContent:
-        """Compute what is stored of a frame."""
-        images = {name: encode_picture(self.image(index, name), ".jpg", quality=quality) for name in self.rig.cameras}
-        makers: dict[str, Callable[[], dict[str, NDArray[Any]]]] = {
-            "lidar": lambda: {"lidar": self.lidar(index)},
-            "depth": lambda: {"depth": self.view(index).depth},
-            "label": lambda: {"label": self.view(index).label},
-            "voxels": lambda: {
-                "voxel_label": self.truth(index).labels,
-                "voxel_flags": stored_flags(self.truth(index)),
-                "ground_height": np.asarray(self.truth(index).ground),
-            },
-        }
-        arrays = {name: array for asset in assets for name, array in makers[asset]().items()}
-        return FrameContent(images, arrays)
-
-    def content_keeping_last(
-        self, assets: tuple[str, ...] = ASSETS, quality: int = 92
-    ) -> Callable[[int], FrameContent]:
-        """`content` as a function of the frame that keeps the last one: its images and assets are asked for in turn."""
-        return lru_cache(maxsize=1)(partial(self.content, assets=assets, quality=quality))
-
-    def sequence(
-        self,
-        assets: tuple[str, ...] = ASSETS,
-        quality: int = 92,
-        content_of: Callable[[int], FrameContent] | None = None,
-    ) -> PosedSequence:
-        """The drive as a posed sequence.
-
-        Frames carry those of these assets that are asked for. "lidar" is float32 [N, 3], rig frame. "depth" is float32
-        [H, W], z-depth of the left camera, infinite in the sky. "label" is uint8 [H, W], "voxel_label" uint8 [X, Y, Z],
-        `StreetClass`. "voxel_flags" is uint8 [X, Y, Z], bits of `evaluation.truth`, and "ground_height" float32 [X, Y],
-        metres in the grid. Without `content_of` frames are computed here, and the last one is kept.
-        """
-        content = content_of or self.content_keeping_last(assets, quality)
-        of_voxels = ("voxel_label", "voxel_flags", "ground_height")
-        names = [name for asset in assets for name in (of_voxels if asset == "voxels" else (asset,))]
-        frames = [
-            Frame(
-                stamp_ns=stamp,
-                images={name: RenderedImage(partial(content, index), name) for name in self.rig.cameras},
-                world_from_rig=self.poses[index],
-                assets={name: _asset_loader(content, index, name) for name in names},
-            )
-            for index, stamp in enumerate(self.stamps)
-        ]
-        return PosedSequence(
-            name=f"street_world_{self.seed:04d}",
-            cameras=dict(self.rig.cameras),
-            rig_from_camera=dict(self.rig.rig_from_camera),
-            frames=frames,
-            pose_source="exact poses of the street world",
-            metric_scale=True,
-            provenance=self._provenance(),
-            rig_from_sensor={"velodyne": self.rig.rig_from_lidar},
-        )
-
-    def _provenance(self) -> dict[str, Any]:
-        return {
-            "source": "street world",
-            "seed": self.seed,
-            "role": self.role,
-            "street": self.plan.profile.kind.value,
-            "licence": "Apache-2.0",
-            "voxel_grid": {
-                "origin": list(self.grid.origin),
-                "voxel_size": self.grid.voxel_size,
-                "shape": list(self.grid.shape),
-                "around": LEFT,
-                **({"grid_from_camera": self.rig.grid_from_camera.matrix.tolist()} if self.rig.level else {}),
-            },
-        }
+    def provenance(self) -> dict[str, Any]:
+        """With the kind of street, and with the pose in the grid that a varied rig has."""
+        made = {**super().provenance(), "street": self.plan.profile.kind.value}
+        if self.rig.level:
+            made["voxel_grid"]["grid_from_camera"] = self.rig.grid_from_camera.matrix.tolist()
+        return made
 
 
 def _asset_loader(content_of: Callable[[int], FrameContent], index: int, name: str) -> ArrayLoader:
     return lambda: content_of(index).assets[name]
 
 
-_drive: StreetDrive | None = None  # of a worker process
+_drive: RenderedDrive | None = None  # of a worker process
 
 
-def _start(arguments: dict[str, Any]) -> None:
+def _start(kind: Callable[..., RenderedDrive], arguments: dict[str, Any]) -> None:
     global _drive
     cv2.setNumThreads(1)
-    _drive = StreetDrive(**arguments)
+    _drive = kind(**arguments)
 
 
 def _compute(indices: range, options: dict[str, Any]) -> list[FrameContent]:
@@ -242,19 +307,19 @@ def _compute(indices: range, options: dict[str, Any]) -> list[FrameContent]:
 
 @contextmanager
 def frames_computed_by(
-    workers: int, arguments: dict[str, Any], options: dict[str, Any]
+    workers: int, kind: Callable[..., RenderedDrive], arguments: dict[str, Any], options: dict[str, Any]
 ) -> Iterator[Callable[[int], FrameContent]]:
     """Start processes for a drive and yield a function that returns a frame's content.
 
     Frames have to be asked for in ascending order, each as often as wished. What is computed ahead is bounded, and
-    every frame is the same whatever the number of workers: all randomness is seeded by town and frame.
+    every frame is the same whatever the number of workers: all randomness is seeded by world and frame.
 
     Args:
         workers: Number of processes; they are spawned, because embree and numba do not survive a fork.
     """
     frames = int(arguments["frames"])
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(arguments,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(kind, arguments)) as pool:
         ahead: deque[tuple[range, Future[list[FrameContent]]]] = deque()
         blocks = iter([range(a, min(a + BLOCK, frames)) for a in range(0, frames, BLOCK)])
 

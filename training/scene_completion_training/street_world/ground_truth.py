@@ -12,7 +12,7 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_training.street_world.camera_rig import pixel_directions, turned
 from scene_completion_training.street_world.parts import Part
 from scene_completion_training.street_world.render import trace_view
-from scene_completion_training.street_world.scene import GROUND_CLASSES, StreetScene
+from scene_completion_training.street_world.scene import Scene
 from scene_completion_training.street_world.voxel_kernel import compiled
 
 Mask = NDArray[np.bool_]
@@ -22,13 +22,13 @@ COLUMN_RAYS = 3  # ground rays along each side of a column
 
 
 def voxel_truth(
-    scene: StreetScene,
+    scene: Scene,
     camera: Camera,
     world_from_camera: RigidTransform,
     grid: VoxelGrid,
     grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
 ) -> VoxelTruth:
-    """Voxelise the town around one camera pose.
+    """Voxelise the world around one camera pose.
 
     Where a voxel holds several classes, things beat the ground they stand on, and the larger surface wins.
     """
@@ -61,7 +61,7 @@ def voxel_truth(
 
 
 def _ground(
-    scene: StreetScene, grid: VoxelGrid, grid_from_world: RigidTransform
+    scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Labels of the ground's voxels [X, Y, Z] and heights of the ground below rays, [X, R, Y, R], grid frame."""
     steps = [(np.arange(size * COLUMN_RAYS) + 0.5) / COLUMN_RAYS * grid.voxel_size for size in grid.shape[:2]]
@@ -73,20 +73,20 @@ def _ground(
     down = np.broadcast_to(-world_from_grid.rotation[:, 2], origins.shape)
     hits = scene.ground_rays.first_hits(origins, down)
     height = start[:, 2] - hits.distance
-    classes = scene.label[np.isin(scene.label, GROUND_CLASSES)]
+    classes = scene.label[np.isin(scene.label, scene.world.ground_classes)]
     points = np.concatenate([start[:, :2], height[:, None]], axis=-1)[hits.hit]
     label = _most_points(points, classes[hits.triangle[hits.hit]], grid)
     return label, height.reshape(grid.shape[0], COLUMN_RAYS, grid.shape[1], COLUMN_RAYS)
 
 
-def _near_parts(scene: StreetScene, grid: VoxelGrid, grid_from_world: RigidTransform) -> list[Part]:
+def _near_parts(scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform) -> list[Part]:
     """Parts that are no ground and whose box overlaps the grid's, both along the world's axes."""
     low = np.asarray(grid.origin)
     high = low + grid.voxel_size * np.asarray(grid.shape)
     ends = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), axis=-1).reshape(-1, 3)
     world = grid_from_world.inverse().apply(ends)
     touching = np.all((scene.part_high >= world.min(axis=0)) & (scene.part_low <= world.max(axis=0)), axis=-1)
-    return [scene.parts[k] for k in np.flatnonzero(touching) if scene.parts[k].label not in GROUND_CLASSES]
+    return [scene.parts[k] for k in np.flatnonzero(touching) if scene.parts[k].label not in scene.world.ground_classes]
 
 
 def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTransform) -> NDArray[np.uint8]:
@@ -156,7 +156,7 @@ def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> NDArray[np.ui
 
 
 def _visibility(
-    scene: StreetScene,
+    scene: Scene,
     camera: Camera,
     world_from_camera: RigidTransform,
     grid: VoxelGrid,

@@ -9,8 +9,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_training.street_world.classes import StreetClass
-
 Floats = NDArray[np.float64]
 Colour = tuple[float, float, float]
 Tile = tuple[float, float] | Literal["natural", "stretched"]
@@ -35,7 +33,9 @@ class Part:
         normals: Shading normals of the corners, [F, 3, 3].
         texture: Texture name of each face's group, [F] index into `texture_names`.
         tint: Linear colour the texture is multiplied with.
+        label: Its class, of which each world has its own.
         solid: Whether the inside of the convex body belongs to the class, too.
+        instance: Number of the thing that it is a part of, 0 for none.
     """
 
     corners: Floats
@@ -44,8 +44,9 @@ class Part:
     texture: NDArray[np.int64]
     texture_names: tuple[str, ...]
     tint: Colour
-    label: StreetClass
+    label: int
     solid: bool = True
+    instance: int = 0
 
     def moved(self, translation: tuple[float, float, float], yaw: float = 0.0) -> Part:
         """The part turned by yaw about z, then shifted."""
@@ -92,7 +93,7 @@ def quads(
     corners: Floats,
     uv: Floats,
     textures: str | tuple[str, ...],
-    label: StreetClass,
+    label: int,
     *,
     tint: Colour = WHITE,
     solid: bool = True,
@@ -127,7 +128,7 @@ def frustum(
     top: tuple[float, float, float, float],
     z: tuple[float, float],
     textures: str | tuple[str, str, str],
-    label: StreetClass,
+    label: int,
     *,
     tint: Colour = WHITE,
     tile: Tile = "natural",
@@ -174,7 +175,7 @@ def box(
     size: tuple[float, float, float],
     centre: tuple[float, float, float],
     textures: str | tuple[str, str, str],
-    label: StreetClass,
+    label: int,
     *,
     tint: Colour = WHITE,
     tile: Tile = "natural",
@@ -189,7 +190,7 @@ def extrusion(
     profile: Floats,
     y: tuple[float, float],
     textures: tuple[str, str],
-    label: StreetClass,
+    label: int,
     *,
     tint: Colour = WHITE,
     tile: Tile = "natural",
@@ -226,7 +227,7 @@ def cylinder(
     radius: float,
     length: float,
     textures: tuple[str, str],
-    label: StreetClass,
+    label: int,
     *,
     tint: Colour = WHITE,
     tile: Tile = "stretched",
@@ -252,7 +253,7 @@ def ellipsoid(
     radii: tuple[float, float, float],
     centre: tuple[float, float, float],
     texture: str,
-    label: StreetClass,
+    label: int,
     *,
     tint: Colour = WHITE,
     tile: float = 1.0,

@@ -1,18 +1,17 @@
-"""What the rig's sensors see of a town: images, depth and labels of its cameras, points of its LiDAR."""
+"""What the rig's sensors see of a world: images, depth and labels of its cameras, points of its LiDAR."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.street_world.camera_rig import LidarModel, pixel_directions, turned
-from scene_completion_training.street_world.scene import StreetScene
+from scene_completion_training.street_world.scene import Hits, Scene
 from scene_completion_training.street_world.sensor import expose
-from scene_completion_training.street_world.shading import Shader
-from scene_completion_training.street_world.sky import Sky
 
 CHUNK = 131_072  # rays shaded at once: their arrays stay within the cache
 WELL = 8.0  # highlights are clipped before the mean, as a sensor's wells are
@@ -24,25 +23,35 @@ class View:
 
     Args:
         depth: z-depth in the optical frame, metres, float32 [H, W]; infinite where the sky is.
-        label: `StreetClass`, uint8 [H, W]; 0 where the sky is.
+        label: Class, uint8 [H, W]; 0 where the sky is.
+        instance: Number of the thing, int32 [H, W]; 0 where it is none.
     """
 
     depth: NDArray[np.float32]
     label: NDArray[np.uint8]
+    instance: NDArray[np.int32]
+
+
+class Shading(Protocol):
+    """The light of a world."""
+
+    def colour(
+        self, origin: NDArray[np.float32], directions: NDArray[np.float32], hits: Hits, pixel_angle: float
+    ) -> NDArray[np.float32]:
+        """Linear colour [N, 3] of rays from one origin [3] with their first hits; radians between rays."""
 
 
 class Renderer:
-    """Renders one built stretch of a town, with `supersampling` rays along each side of a pixel."""
+    """Renders one built part of a world, with `supersampling` rays along each side of a pixel."""
 
-    def __init__(self, scene: StreetScene, sky: Sky, supersampling: int = 2) -> None:
-        self._scene = scene
-        self._shader = Shader(scene, sky)
+    def __init__(self, scene: Scene, shader: Shading, supersampling: int = 2) -> None:
+        self._scene, self._shader = scene, shader
         self._supersampling = supersampling
 
     def image(self, camera: Camera, world_from_camera: RigidTransform, seed: tuple[int, ...]) -> NDArray[np.uint8]:
         """RGB image uint8 [H, W, 3] with the seed's noise; pixels outside a fisheye's circle are black."""
         light, dark = self.light(camera, world_from_camera)
-        image = expose(light, self._scene.town.plan.look, seed)
+        image = expose(light, self._scene.world.look, seed)
         image[dark] = 0
         return image
 
@@ -81,7 +90,7 @@ class Renderer:
         return self._shader.colour(origin, directions, hits, pixel_angle)
 
 
-def trace_view(scene: StreetScene, camera: Camera, world_from_camera: RigidTransform) -> View:
+def trace_view(scene: Scene, camera: Camera, world_from_camera: RigidTransform) -> View:
     """Depth and labels at the pixel centres of a camera."""
     rays = pixel_directions(camera).reshape(-1, 3)
     known = ~np.isnan(rays[:, 0])
@@ -93,7 +102,8 @@ def trace_view(scene: StreetScene, camera: Camera, world_from_camera: RigidTrans
     hit = hits.hit & known
     depth = np.where(hit, hits.distance * rays[:, 2], np.inf)
     label = np.where(hit, scene.label[hits.triangle], 0)
-    return View(depth.reshape(shape).astype(np.float32), label.reshape(shape).astype(np.uint8))
+    instance = np.where(hit, scene.instance[hits.triangle], 0)
+    return View(depth.reshape(shape).astype(np.float32), label.reshape(shape).astype(np.uint8), instance.reshape(shape))
 
 
 def beam_directions(model: LidarModel) -> NDArray[np.float32]:
@@ -113,7 +123,7 @@ def beam_directions(model: LidarModel) -> NDArray[np.float32]:
 
 
 def scan(
-    scene: StreetScene, model: LidarModel, world_from_lidar: RigidTransform, seed: tuple[int, ...]
+    scene: Scene, model: LidarModel, world_from_lidar: RigidTransform, seed: tuple[int, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Points float32 [N, 3] of one turn at one instant, in the LiDAR's frame, metres, and their classes uint8 [N]."""
     rng = np.random.default_rng([*seed, 4])

@@ -1,26 +1,19 @@
-"""A town as triangles in embree: ray queries and the surface found by them."""
+"""A rendered world as triangles in embree: ray queries and the surface found by them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.parts import Part
-from scene_completion_training.street_world.town import Town
+from scene_completion_training.street_world.sensor import CameraLook
+from scene_completion_training.street_world.texture_atlas import TextureAtlas
 
 Floats = NDArray[np.float32]
 
-GROUND_CLASSES = (
-    StreetClass.ROAD,
-    StreetClass.PARKING,
-    StreetClass.SIDEWALK,
-    StreetClass.OTHER_GROUND,
-    StreetClass.TERRAIN,
-)
 OFFSET_M = 2e-3  # secondary rays start this far off the surface
 
 
@@ -77,9 +70,29 @@ def _as_rays(vectors: NDArray[np.floating]) -> Floats:
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
+class World(Protocol):
+    """What is built: a town, or rooms."""
+
+    @property
+    def parts(self) -> list[Part]:
+        """All that stands in it."""
+
+    @property
+    def atlas(self) -> TextureAtlas:
+        """Its textures."""
+
+    @property
+    def look(self) -> CameraLook:
+        """How its cameras render light."""
+
+    @property
+    def ground_classes(self) -> tuple[int, ...]:
+        """Classes of the parts that are its ground."""
+
+
 @dataclass(frozen=True, eq=False)
-class StreetScene:
-    """All triangles of a town with what shading and ground truth need to know of them.
+class Scene:
+    """All triangles of a world with what shading and ground truth need to know of them.
 
     Args:
         corners: [F, 3, 3] float32 metres, world frame.
@@ -87,19 +100,21 @@ class StreetScene:
         normals: [F, 3, 3] float32.
         texture: [F] int32 numbers in the atlas.
         tint: [F, 3] float32.
-        label: [F] uint8, `StreetClass`.
+        label: [F] uint8, classes.
+        instance: [F] int32, of which thing each is a part.
         texels_per_metre: [F] float32, of the finest texture level.
         part_low: Smallest coordinates of each part, [P, 3].
         part_high: Largest coordinates of each part, [P, 3].
     """
 
-    town: Town
+    world: World
     corners: Floats
     uv: Floats
     normals: Floats
     texture: NDArray[np.int32]
     tint: Floats
     label: NDArray[np.uint8]
+    instance: NDArray[np.int32]
     texels_per_metre: Floats
     parts: list[Part]
     part_low: Floats
@@ -108,10 +123,9 @@ class StreetScene:
     ground_rays: RayScene
 
 
-def build_scene(town: Town) -> StreetScene:
-    """Gather the triangles of a town and build its ray trees."""
-    parts = town.parts
-    atlas = town.plan.atlas
+def build_scene(world: World) -> Scene:
+    """Gather the triangles of a world and build its ray trees."""
+    parts, atlas = world.parts, world.atlas
     counts = [len(part.corners) for part in parts]
     corners = np.concatenate([part.corners for part in parts]).astype(np.float32)
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -120,20 +134,21 @@ def build_scene(town: Town) -> StreetScene:
     texture = np.concatenate(
         [np.array([atlas.index(name) for name in part.texture_names], np.int32)[part.texture] for part in parts]
     )
-    return StreetScene(
-        town=town,
+    return Scene(
+        world=world,
         corners=corners,
         uv=uv,
         normals=np.concatenate([part.normals for part in parts]).astype(np.float32),
         texture=texture,
         tint=np.repeat(np.array([part.tint for part in parts], np.float32), counts, axis=0),
         label=label,
+        instance=np.repeat(np.array([part.instance for part in parts], np.int32), counts),
         texels_per_metre=_texel_density(corners, uv * atlas.texels_per_tile()[texture][:, None, ::-1]),
         parts=parts,
         part_low=np.minimum.reduceat(corners.min(axis=1), first),
         part_high=np.maximum.reduceat(corners.max(axis=1), first),
         rays=RayScene(corners),
-        ground_rays=RayScene(corners[np.isin(label, GROUND_CLASSES)]),
+        ground_rays=RayScene(corners[np.isin(label, world.ground_classes)]),
     )
 
 

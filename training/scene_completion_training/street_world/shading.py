@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_training.street_world.classes import StreetClass
-from scene_completion_training.street_world.scene import GROUND_CLASSES, OFFSET_M, Hits, RayScene, StreetScene
+from scene_completion_training.street_world.classes import GROUND_CLASSES, StreetClass
+from scene_completion_training.street_world.scene import OFFSET_M, Hits, RayScene, Scene
 from scene_completion_training.street_world.shading_kernel import GROUND, LEAF, WALL, compiled
 from scene_completion_training.street_world.sky import Sky
 from scene_completion_training.street_world.textures import periodic_noise
+from scene_completion_training.street_world.town import Town
 
 Floats = NDArray[np.float32]
 
@@ -22,13 +23,15 @@ DIRT_STRENGTH = np.array(  # relative deviation of stains, patches and grain by 
 class Shader:
     """Shades the first hits of rays in one town."""
 
-    def __init__(self, scene: StreetScene, sky: Sky) -> None:
+    def __init__(self, scene: Scene, sky: Sky) -> None:
+        town = scene.world
+        assert isinstance(town, Town)
         self._scene = scene
-        self._daylight = scene.town.plan.daylight
+        self._daylight = town.plan.daylight
         self._sky = sky
-        rng = np.random.default_rng([scene.town.plan.seed, 3])
+        rng = np.random.default_rng([town.plan.seed, 3])
         self._dirt = periodic_noise(rng, DIRT_TILE, DIRT_TILE, 0.8)
-        self._openness = GroundOpenness(scene)
+        self._openness = GroundOpenness(scene, town)
         kind = np.zeros(len(scene.label), np.uint8)
         kind[np.isin(scene.label, GROUND_CLASSES)] = GROUND
         kind[scene.label == StreetClass.VEGETATION] = LEAF
@@ -54,7 +57,7 @@ class Shader:
         albedo, lit, facing = np.empty((count, 4), np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
         compiled("surfaces")(
             origin, directions, hits.distance, hits.triangle, hits.weight_b, hits.weight_c, scene.uv, scene.normals,
-            scene.texture, scene.tint, scene.texels_per_metre, self._kind, *scene.town.plan.atlas.tables, self._dirt,
+            scene.texture, scene.tint, scene.texels_per_metre, self._kind, *scene.world.atlas.tables, self._dirt,
             DIRT_STRENGTH, np.float32(pixel_angle), sun, point, normal, albedo, lit, facing
         )  # fmt: skip
         sunny = np.flatnonzero(lit > 0)
@@ -89,8 +92,7 @@ class GroundOpenness:
     REACH_M = 5.0
     RAYS = 16
 
-    def __init__(self, scene: StreetScene) -> None:
-        town = scene.town
+    def __init__(self, scene: Scene, town: Town) -> None:
         line = town.plan.line
         s = np.arange(town.start, town.end, 0.6 * self.CELL_M)
         d = np.arange(-self.ASIDE_M, self.ASIDE_M, 0.6 * self.CELL_M)

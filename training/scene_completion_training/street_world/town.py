@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 
 from scene_completion_training.street_world import road_users
+from scene_completion_training.street_world.classes import GROUND_CLASSES
 from scene_completion_training.street_world.facade_textures import made_textures
 from scene_completion_training.street_world.ground import ARM_M, Ground, SideStreet, make_ground
 from scene_completion_training.street_world.layout import Layout, make_nursery
 from scene_completion_training.street_world.parts import Part
 from scene_completion_training.street_world.roadside import furnish
-from scene_completion_training.street_world.sensor import draw_camera_look
+from scene_completion_training.street_world.sensor import CameraLook, draw_camera_look
 from scene_completion_training.street_world.sky import draw_daylight
 from scene_completion_training.street_world.street_line import CORNER_RADIUS_M, StreetLine, make_street_line
 from scene_completion_training.street_world.street_profile import StreetKind, StreetProfile, draw_profile
@@ -45,6 +46,17 @@ class Town:
     parts: list[Part]
     start: float
     end: float
+    ground_classes: tuple[int, ...] = GROUND_CLASSES
+
+    @property
+    def atlas(self) -> TextureAtlas:
+        """Its textures."""
+        return self.plan.atlas
+
+    @property
+    def look(self) -> CameraLook:
+        """How its cameras render light."""
+        return self.plan.look
 
 
 def role_of_seed(seed: int) -> Role:
