@@ -32,6 +32,7 @@ COMMANDS = {
     "import-checkpoint": "scene_completion_training.commands.import_checkpoint",
     "improve": "scene_completion_training.commands.improve",
     "street-world": "scene_completion_training.commands.street_world",
+    "room-world": "scene_completion_training.commands.room_world",
     "train": "scene_completion_training.commands.train",
 }
 """The commands of this package and their modules. `setup.py` reads this text: it makes entry points of them."""

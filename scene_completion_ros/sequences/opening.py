@@ -18,6 +18,7 @@ from scene_completion_ros.sequences import (
     kitti_360,
     kitti_raw,
     nuscenes,
+    posed_rgbd,
     realestate10k,
     sequence_folder,
 )
@@ -32,6 +33,7 @@ SOURCES: tuple[Source, ...] = (
     kitti.SOURCE,
     realestate10k.SOURCE,
     nuscenes.SOURCE,
+    posed_rgbd.SOURCE,
     from_bag.SOURCE,
 )
 """The first that recognises a path opens it."""

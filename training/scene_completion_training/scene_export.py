@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.head import HeadWeights
@@ -44,8 +43,29 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "pole": (255, 240, 150),
     "traffic-sign": (255, 0, 0),
     "other-object": (80, 240, 150),
+    "wall": (174, 199, 232),
+    "floor": (152, 223, 138),
+    "cabinet": (31, 119, 180),
+    "bed": (255, 187, 120),
+    "chair": (188, 189, 34),
+    "sofa": (140, 86, 75),
+    "table": (255, 152, 150),
+    "door": (214, 39, 40),
+    "window": (197, 176, 213),
+    "bookshelf": (148, 103, 189),
+    "picture": (196, 156, 148),
+    "counter": (23, 190, 207),
+    "desk": (247, 182, 210),
+    "curtain": (219, 219, 141),
+    "refrigerator": (255, 127, 14),
+    "shower curtain": (158, 218, 229),
+    "toilet": (44, 160, 44),
+    "sink": (112, 128, 144),
+    "bathtub": (227, 119, 194),
+    "otherfurniture": (82, 84, 163),
+    "ceiling": (210, 210, 210),
 }
-"""Those of SemanticKITTI."""
+"""Those of SemanticKITTI, and behind them those of ScanNet."""
 
 
 class ExportedScene(nn.Module):
@@ -92,7 +112,7 @@ def export_scene(
     field = stored.field_of(SceneField)
     encoder, _, _ = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), viewpoint)
     grid, code = viewpoint.volume.grid, viewpoint.volume.point_code
-    classes = len(COMMON_CLASSES) - 1
+    classes = len(field.names)
     x, y, z = field.spatial.cells
     low, high = stored.record.get("focal_range", (field.camera.fx / field.camera.width,) * 2)
     bundle = StudentBundle(
@@ -118,8 +138,8 @@ def export_scene(
         focal_range=(low * 0.99, high * 1.01),
         depth_range=(code.near, code.far),
         normalisation=Normalisation(encoder.trunk.mean, encoder.trunk.scale),
-        class_names=COMMON_CLASSES[1:],
-        class_colours=tuple(COLOURS[label] for label in COMMON_CLASSES[1:]),
+        class_names=field.names,
+        class_colours=tuple(COLOURS[label] for label in field.names),
         calibration=probability_itself(grid.voxel_size),
         grid=grid,
         provenance={**provenance, "configuration": without_places(settings), "calibration": {"fitted_on": "nothing"}},

@@ -25,7 +25,7 @@ ENCODER_STEP = 32
 """Images have multiples of so many pixels on each side: the coarsest map of every trunk."""
 _FARTHEST_M = 64.0
 """Prepared frames store voxel centres in 16 bits, ±65 m."""
-_STEEPEST = 0.5  # radians
+_STEEPEST = 0.7  # radians
 
 
 @dataclass(frozen=True)

@@ -123,14 +123,14 @@ def test_a_road_says_the_scale_of_what_is_seen() -> None:
         torch.ones(1, 1, 1, 1),
     )
     told, unknown = (torch.cat([plane * known, torch.full_like(plane, known)], dim=1) for known in (1.0, 0.0))
-    right, same = (scaled_by_ground(view, SPEC, ground) for ground in (told, unknown))
+    right, same = (scaled_by_ground(view, SPEC, ground, road) for ground in (told, unknown))
     assert (SPEC.inverse_depth(right.code) / true).mean().item() == pytest.approx(1.0, abs=0.03)
     torch.testing.assert_close(same.code, view.code)
     far = FAR_OFF / (true / 0.9).clamp_min(1.0 / SPEC.far)
     torch.testing.assert_close(same.deviation, (0.02**2 + EYES_OFF**2 + far**2).sqrt(), rtol=1e-3, atol=1e-3)
     near = far < 0.06  # metres say little of these, the road does
     assert right.deviation[near].mean() < same.deviation[near].mean() / 2.0
-    without = scaled_by_ground(view._replace(classes=torch.zeros_like(classes)), SPEC, told)
+    without = scaled_by_ground(view._replace(classes=torch.zeros_like(classes)), SPEC, told, road)
     assert without.deviation.mean() > right.deviation.mean()  # no road, less to go by
 
 

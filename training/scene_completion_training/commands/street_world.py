@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.commands.paths import Output
+
+if TYPE_CHECKING:
+    from scene_completion_training.street_world.drive import RenderedDrive
 
 ASSETS = ("lidar", "depth", "label", "voxels")
 RIGS = ("stereo", "kitti360", "delivery", "varied")
@@ -25,13 +29,10 @@ JPEG_QUALITY = 92
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion street-world``."""
-    parser.add_argument("--seed", type=int, required=True, help="the town")
-    parser.add_argument("--frames", type=int, default=40, help="number of frames (default: %(default)s)")
+    add_world_arguments(parser, "the town", ASSETS)
     parser.add_argument(
         "--rate", type=float, default=10.0, metavar="HZ", help="frames a second of driving (default: %(default)s)"
     )
-    town = Output(("sequence", "bag", UNFINISHED))
-    parser.add_argument("--output", type=town, required=True, metavar="DIR", help="folder to be made")
     meaning = (
         "kitti360 adds a fisheye to each side; delivery is a robot's pair of fisheyes of 120°, 0.4 m above the "
         "ground; varied is one camera of any height, pitch, roll and lens, in a hilly town (default: %(default)s)"
@@ -42,36 +43,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bag", nargs="?", const="left", choices=("left", "all"), help=meaning)
     meaning = "of images ahead (default: 1242 375, delivery 1280 960)"
     parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help=meaning)
-    parser.add_argument("--assets", nargs="*", choices=ASSETS, default=ASSETS, help="what to store beside the images")
-    parser.add_argument("--supersampling", type=int, default=2, help="rays along a pixel's side (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that render (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Render and write."""
-    role = _check(args)
-    import shutil
+    check_world(args, "towns")
+    from scene_completion_training.street_world.camera_rig import make_rig
+    from scene_completion_training.street_world.drive import StreetDrive
+    from scene_completion_training.street_world.street_profile import StreetKind
 
-    from scene_completion_ros.sequences.posed_sequence import PosedSequence
-    from scene_completion_training.street_world.drive_bag import write_drive_bag
-
-    unfinished = args.output / UNFINISHED
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    _render(args, unfinished / "sequence")
-    folder = (unfinished / "sequence").rename(args.output / "sequence")
-    print(f"{role} town {args.seed}: {folder}")
-    if args.bag:
-        sequence = PosedSequence.load(folder)
-        cameras = tuple(sequence.cameras) if args.bag == "all" else tuple(sequence.cameras)[:1]
-        write_drive_bag(sequence, unfinished / "bag", cameras=cameras)
-        print(f"bag: {(unfinished / 'bag').rename(args.output / 'bag')}")
-    unfinished.rmdir()
-    return 0
+    width, height = args.size or (None, None)
+    arguments = {
+        "seed": args.seed,
+        "frames": args.frames,
+        "rig": make_rig(width, height, kind=args.rig),
+        "supersampling": args.supersampling,
+        "rate_hz": args.rate,
+        "street": StreetKind(args.street) if args.street else None,
+    }
+    return write_world(args, StreetDrive, arguments, "town")
 
 
-def _check(args: argparse.Namespace) -> str:
-    """Refuse what cannot be done; the role of the town."""
+def add_world_arguments(parser: argparse.ArgumentParser, world: str, assets: tuple[str, ...]) -> None:
+    """Declares what every rendered world has."""
+    parser.add_argument("--seed", type=int, required=True, help=world)
+    parser.add_argument("--frames", type=int, default=40, help="number of frames (default: %(default)s)")
+    folder = Output(("sequence", "bag", UNFINISHED))
+    parser.add_argument("--output", type=folder, required=True, metavar="DIR", help="folder to be made")
+    parser.add_argument("--assets", nargs="*", choices=assets, default=assets, help="what to store beside the images")
+    parser.add_argument("--supersampling", type=int, default=2, help="rays along a pixel's side (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render (default: %(default)s)")
+
+
+def check_world(args: argparse.Namespace, worlds: str) -> None:
+    """Refuses what cannot be done.
+
+    Raises:
+        SceneCompletionError: A number out of range, a seed without a role, or a folder that is there.
+    """
     from importlib import import_module
 
     from scene_completion_ros.errors import SceneCompletionError
@@ -87,34 +96,48 @@ def _check(args: argparse.Namespace) -> str:
     if not 0.05 <= args.rate <= 1000.0:
         raise SceneCompletionError(f"{args.rate} is out of range", where="--rate", cure="Give 0.05 to 1000 Hz")
     try:
-        role = role_of_seed(args.seed)
+        role_of_seed(args.seed, worlds)
     except ValueError as error:
         raise SceneCompletionError(str(error), where="--seed", cure="Choose one of these") from None
     import_module("embreex")  # fails before anything is written
     for name in ("sequence", "bag"):
         if (args.output / name).exists():
             raise SceneCompletionError("exists already", where=str(args.output / name), cure="Name a new folder")
-    return role
 
 
-def _render(args: argparse.Namespace, folder: Path) -> None:
+def write_world(
+    args: argparse.Namespace, kind: Callable[..., RenderedDrive], arguments: dict[str, Any], name: str
+) -> int:
+    """Renders a drive, and writes it as a sequence, and as a bag where one is wanted."""
+    import shutil
+
+    from scene_completion_ros.sequences.posed_sequence import PosedSequence
+    from scene_completion_training.street_world.drive_bag import write_drive_bag
+
+    unfinished = args.output / UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    drive = _render(args, kind, arguments, unfinished / "sequence")
+    folder = (unfinished / "sequence").rename(args.output / "sequence")
+    print(f"{drive.role} {name} {args.seed}: {folder}")
+    if args.bag:
+        sequence = PosedSequence.load(folder)
+        cameras = tuple(sequence.cameras) if args.bag == "all" else tuple(sequence.cameras)[:1]
+        write_drive_bag(sequence, unfinished / "bag", cameras=cameras)
+        print(f"bag: {(unfinished / 'bag').rename(args.output / 'bag')}")
+    unfinished.rmdir()
+    return 0
+
+
+def _render(
+    args: argparse.Namespace, kind: Callable[..., RenderedDrive], arguments: dict[str, Any], folder: Path
+) -> RenderedDrive:
     from contextlib import nullcontext
 
-    from scene_completion_training.street_world.camera_rig import make_rig
-    from scene_completion_training.street_world.drive import FrameContent, StreetDrive, frames_computed_by
-    from scene_completion_training.street_world.street_profile import StreetKind
+    from scene_completion_training.street_world.drive import FrameContent, frames_computed_by
 
-    width, height = args.size or (None, None)
-    arguments = {
-        "seed": args.seed,
-        "frames": args.frames,
-        "rig": make_rig(width, height, kind=args.rig),
-        "supersampling": args.supersampling,
-        "rate_hz": args.rate,
-        "street": StreetKind(args.street) if args.street else None,
-    }
     options: dict[str, Any] = {"assets": tuple(args.assets), "quality": JPEG_QUALITY}
-    drive = StreetDrive(**arguments)
+    drive = kind(**arguments)
     reported = -1
 
     def with_progress(index: int, content: FrameContent) -> FrameContent:
@@ -125,6 +148,7 @@ def _render(args: argparse.Namespace, folder: Path) -> None:
         return content
 
     here = nullcontext(drive.content_keeping_last(**options))
-    with frames_computed_by(args.workers, StreetDrive, arguments, options) if args.workers > 1 else here as content_of:
+    with frames_computed_by(args.workers, kind, arguments, options) if args.workers > 1 else here as content_of:
         sequence = drive.sequence(**options, content_of=lambda index: with_progress(index, content_of(index)))
         sequence.save(folder)
+    return drive

@@ -23,7 +23,6 @@ from scene_completion_ros.evaluation.semantic_classes import (
     COMMON_CLASSES,
     EMPTY,
     INVALID,
-    SEMANTIC_KITTI_TO_COMMON,
 )
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
@@ -31,7 +30,8 @@ from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import TOWNS, mounting, reference_camera, stereo_pair
+from scene_completion_ros.sequences.rigs import ROOMS, TOWNS, mounting, reference_camera, stereo_pair
+from scene_completion_ros.sequences.sequence_folder import stored_classes
 from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_image
@@ -181,14 +181,14 @@ def _sample(
         arrays |= _pixels(sequence, index, name, image, viewpoint.camera, classes_of)
     else:
         arrays |= _of_stereo(sequence, index, name, viewpoint, classes_of(image))
-    return arrays | {"volume_from_camera": _stands(sequence, name, viewpoint, arrays).matrix}
+    return arrays | {"volume_from_camera": _stands(sequence, index, name, viewpoint, arrays).matrix}
 
 
 def _stands(
-    sequence: PosedSequence, camera: str, viewpoint: Viewpoint, arrays: dict[str, NDArray[Any]]
+    sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoint, arrays: dict[str, NDArray[Any]]
 ) -> RigidTransform:
     """Where the camera stands in the volume: above the ground that was measured, where nobody knows it exactly."""
-    if "ground" in arrays and sequence.provenance.get("source") != TOWNS:
+    if "ground" in arrays and sequence.provenance.get("source") not in (TOWNS, ROOMS):
         row, column = np.nonzero(np.isfinite(arrays["ground"]))
         places = (np.stack([row, column], axis=-1) + 0.5) * arrays["origin"][3] + arrays["origin"][:2]
         ground = np.column_stack([places, arrays["ground"][row, column].astype(np.float64)])
@@ -196,7 +196,7 @@ def _stands(
         found = mounting_above(truth_from_camera.inverse().apply(ground))
         if found is not None:
             return volume_pose(found, viewpoint.height_above_ground)
-    return level_pose(sequence, camera, viewpoint)
+    return level_pose(sequence, camera, viewpoint, index)
 
 
 def _labelled(sequence: PosedSequence, index: int, camera: str) -> bool:
@@ -236,7 +236,7 @@ def _of_stereo(
     baseline = stereo_pair(sequence)[2]
     depth = _nearest(measured_depth(sequence, index), camera, canonical)
     deviation = depth_deviation(depth, camera.fx * baseline)
-    pose = level_pose(sequence, name, viewpoint)
+    pose = level_pose(sequence, name, viewpoint, index)
     label, ground = voxels_of_pixels(depth, deviation, classes, canonical, grid, pose)
     if sequence.pose_source != UNKNOWN_POSES:
         label = voxels_of_drive(sequence, index, label, depth, classes, canonical, viewpoint.volume, pose)
@@ -301,9 +301,9 @@ def lidar_ground(sequence: PosedSequence, index: int, camera: str, truth: VoxelT
         return np.asarray((total / np.where(count > 0, count, np.nan)).reshape(grid.shape[:2]), np.float32)
 
 
-def level_pose(sequence: PosedSequence, camera: str, viewpoint: Viewpoint) -> RigidTransform:
+def level_pose(sequence: PosedSequence, camera: str, viewpoint: Viewpoint, index: int = 0) -> RigidTransform:
     """Pose of a camera in a volume that stands upright on the ground; the usual one where nobody knows it."""
-    stated = mounting(sequence, camera)
+    stated = mounting(sequence, camera, index)
     return DEFAULT_GRID_FROM_CAMERA if stated is None else volume_pose(stated, viewpoint.height_above_ground)
 
 
@@ -324,7 +324,8 @@ def _pixels(
         depth = _nearest(known.depth.astype(np.float32), known.camera, small)
     label = sequence.asset(index, "label")
     if label is not None:
-        common = np.where(label == 0, SKY, SEMANTIC_KITTI_TO_COMMON.apply(label)).astype(np.uint8)
+        known_classes = stored_classes(sequence)
+        common = np.where(label == 0, len(known_classes.target), known_classes.apply(label)).astype(np.uint8)
         classes = canonical_classes(common, sequence.cameras[name], small)
     elif classes_of is not None:
         classes = np.asarray(cv2.resize(classes_of(image), size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
@@ -594,10 +595,11 @@ class CompletionData(TrainingData):
             if role == "training":
                 self.shares.append(source.share)
                 self.focal_ratios.append(camera.fx / camera.width)
-                stated = mounting(sequence, reference_camera(sequence))
-                if stated is not None:
-                    self.heights.append(float(stated.translation[2]))
-                    self.pitches.append(-float(np.arcsin(np.clip(stated.rotation[2, 2], -1.0, 1.0))))
+                for index in range(0, len(sequence), source.every):
+                    stated = mounting(sequence, reference_camera(sequence), index)
+                    if stated is not None:
+                        self.heights.append(float(stated.translation[2]))
+                        self.pitches.append(-float(np.arcsin(np.clip(stated.rotation[2, 2], -1.0, 1.0))))
             yield prepare_samples(
                 sequence,
                 range(0, len(sequence), source.every),

@@ -19,12 +19,14 @@ from scene_completion_training.networks.sight import PixelView
 STRIDE = 2
 """Voxels to a cell of the volume, along every axis."""
 _DISTANCES_M = (0.5, 2.0, 8.0)
-"""Scales on which a place is compared with the surface that its pixel sees: its own, that of a car, of a house."""
+"""Scales on which a place is compared with the surface that its pixel sees: its own, that of a car, of a house. As all
+lengths here they are those of a street; voxels of another size bring their own measure."""
 _GEOMETRY = 2 * len(_DISTANCES_M) + 3
 _PRIOR_CELLS = 4
 """Cells, along each axis of the bird's-eye view, to one of the learned mean."""
 _FARTHEST_FROM_LEVEL = 1.5
 """Of a ground that pixels see, metres."""
+_STREET_VOXEL_M = 0.2
 _CERTAIN = 1e-4
 """Least probability of a voxel and of its contrary, while it is trained."""
 
@@ -92,6 +94,7 @@ class SceneDecoder(nn.Module):
         super().__init__()
         self.mixed: torch.dtype | None = None
         self.grid, self.spec, self.classes = grid, spec, classes
+        self.measure = grid.voxel_size / _STREET_VOXEL_M
         self.cells = tuple(-(-count // STRIDE) for count in grid.shape)
         count_x, count_y, heights = self.cells
         self.reduce = nn.Conv2d(classes + 1, reduced, 1)
@@ -141,7 +144,7 @@ class SceneDecoder(nn.Module):
         sampled = functional.grid_sample(
             seen, where.pixels, mode="bilinear", padding_mode="border", align_corners=False
         )  # [B, C, z, x y]
-        beside = _beside_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:])
+        beside = _beside_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:], self.measure)
         surfaces = self._surfaces(seen[:, -2:], voxels)
         kind = self.mixed or sampled.dtype
         in_view = where.in_view.to(kind)
@@ -197,7 +200,11 @@ class SceneDecoder(nn.Module):
         found = functional.grid_sample(seen, voxels.pixels, mode="nearest", padding_mode="border", align_corners=False)
         size = self.grid.voxel_size
         near, far = (
-            0.5 * (1.0 + torch.erf((edge.clamp_min(0.1).log() - found[:, :1]) / (found[:, 1:] * math.sqrt(2.0))))
+            0.5
+            * (
+                1.0
+                + torch.erf((edge.clamp_min(0.1 * self.measure).log() - found[:, :1]) / (found[:, 1:] * math.sqrt(2.0)))
+            )
             for edge in (voxels.depth - size, voxels.depth + size)
         )
         shape = (len(seen), self.grid.shape[2], self.grid.shape[0], self.grid.shape[1])
@@ -210,10 +217,11 @@ class SceneDecoder(nn.Module):
         What is not behind a surface is before it: over a column of road, the share that is behind ends at the road.
         """
         at, behind = surfaces
-        low = round((self.level + _FARTHEST_FROM_LEVEL - self.grid.origin[2]) / self.grid.voxel_size)
+        farthest = _FARTHEST_FROM_LEVEL * self.measure
+        low = round((self.level + farthest - self.grid.origin[2]) / self.grid.voxel_size)
         depth = self.grid.voxel_size * (behind + 0.5 * at)[..., :low].sum(dim=3)
         lowest = self.grid.origin[2] + functional.avg_pool2d(depth[:, None], STRIDE, ceil_mode=True) - self.level
-        return lowest.clamp(-_FARTHEST_FROM_LEVEL, _FARTHEST_FROM_LEVEL)
+        return lowest.clamp(-farthest, farthest)
 
     def _beside_what_is_seen(
         self, hidden: Tensor, before: Tensor, there: Tensor, surfaces: tuple[Tensor, Tensor]
@@ -240,11 +248,11 @@ class SceneDecoder(nn.Module):
         return torch.log(occupied) - torch.log1p(-occupied)
 
 
-def _beside_surface(depth: Tensor, log_surface: Tensor, deviation: Tensor) -> Tensor:
+def _beside_surface(depth: Tensor, log_surface: Tensor, deviation: Tensor, measure: float) -> Tensor:
     """Where places lie against the surfaces that their pixels see: [B, G, z, N] of logarithms of depth [B, 1, z, N]."""
     behind = depth - log_surface.exp()
-    off = (depth.clamp_min(0.5).log() - log_surface) / deviation
+    off = (depth.clamp_min(0.5 * measure).log() - log_surface) / deviation
     parts = [torch.sigmoid(1.7 * off), torch.exp(-0.5 * off**2), deviation * 4.0]
-    for distance in _DISTANCES_M:
+    for distance in (measure * length for length in _DISTANCES_M):
         parts += [torch.tanh(behind / distance), torch.exp(-((behind / distance) ** 2))]
     return torch.cat(parts, dim=1)

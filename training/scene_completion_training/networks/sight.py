@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.networks.encoder_decoder import MetricDecoder, pixel_places
 
@@ -23,9 +22,9 @@ FAR_OFF = 0.005
 """By how much depth is off beside that, for each metre of it: heads are too sure of streets that they did not learn
 from. With it, the mean of |error| / σ at 12 to 60 m of window 04 is 0.7 and 0.9, as without it of window 05, which they
 learned from."""
-_ROAD = COMMON_CLASSES.index("road") - 1
-_GROUND_FROM, _GROUND_TO = 2.0, 12.0
-"""Where a road is taken to be level with the place of the camera, metres: a grade or a pitch matters little there."""
+_GROUND_FROM, _GROUND_TO = 2.0 / 3.0, 4.0
+"""Where a road or floor is taken to be level with the place of the camera, in nearest depths of the code: 2 to 12 m on
+a street. A grade or a pitch matters little there."""
 _LEAST_GROUND = 0.01
 """Mean weight of the pixels of an image, its nearest road 1, at which the road says half of what it can say."""
 _LOG_DEVIATION = -2.3
@@ -134,7 +133,7 @@ class PixelHead(nn.Module):
         )
 
 
-def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor) -> PixelView:
+def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, road: int) -> PixelView:
     """The view with all depths scaled so that the road before a camera lies where its mounting says.
 
     Eyes are off by a factor on streets that they do not know; the height of a camera above the road gives metres (the
@@ -144,15 +143,16 @@ def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor) -> Pi
 
     Args:
         ground: As `PixelHead.forward` has it.
+        road: Which class is the ground that cameras stand on: a road, or a floor.
     """
     inverse = spec.inverse_depth(view.code)
     level = spec.inverse_depth(ground[:, :1])
     off = (inverse.clamp_min(1e-3) / level.clamp_min(1e-3)).log().clamp(-0.5, 0.5)
-    near = ((level > 1.0 / _GROUND_TO) & (level < 1.0 / _GROUND_FROM)) * ground[:, 1:]
+    near = ((level > 1.0 / (_GROUND_TO * spec.near)) & (level < 1.0 / (_GROUND_FROM * spec.near))) * ground[:, 1:]
     places = (1, 2, 3)
     nearness = (level / level.amax(dim=places, keepdim=True).clamp_min(1e-3)) ** 2
-    road = view.classes.detach().softmax(dim=1)[:, _ROAD : _ROAD + 1]
-    weight = near * road * nearness
+    shown = view.classes.detach().softmax(dim=1)[:, road : road + 1]
+    weight = near * shown * nearness
     total = weight.sum(dim=places, keepdim=True).clamp_min(1e-6)
     mean = (weight * off).sum(dim=places, keepdim=True) / total
     for _ in range(2):  # what stands on the road is not the road

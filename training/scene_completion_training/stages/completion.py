@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code
@@ -43,7 +43,8 @@ from scene_completion_training.networks.sight import PixelHead, PixelView, scale
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 
-CLASSES = len(COMMON_CLASSES) - 1
+GROUNDS = {COMMON_CLASSES[1:]: "road", ROOM_CLASSES[1:]: "floor"}
+"""Classes of streets and of rooms, and which of them is the ground that cameras stand on."""
 EXACT_DEVIATION = 0.03
 """Of the logarithm of true depth, once it is off as `CompletionSamples` draws it."""
 WHOLE = 0.95
@@ -79,8 +80,10 @@ class CompletionConfiguration(TrainingConfiguration):
 
     Attributes:
         stage: Name of the stage.
-        eyes: Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml).
+        eyes: Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml). Without one, the trunk
+            is as it was published, and the head for pixels learns metres from the start.
         encoder_weights: Folder or hub name of the model that its trunk is one of; by default Depth Anything V2 Small.
+        world: Whose classes it learns, those of streets or of rooms.
         only_pixels: Train the head for pixels alone: no volume is completed, and steps are several times faster.
         pixels_from: Checkpoint of another training on the same eyes, or its bundle: its head for pixels is taken as it
             is, and goes on learning with `only_pixels`.
@@ -102,6 +105,7 @@ class CompletionConfiguration(TrainingConfiguration):
     learning_rate: float = 1e-3
     eyes: str = ""
     encoder_weights: str = ""
+    world: Literal["streets", "rooms"] = "streets"
     only_pixels: bool = False
     pixels_from: str = ""
     data: CompletionDataSettings = field(default_factory=CompletionDataSettings)
@@ -126,15 +130,10 @@ class CompletionConfiguration(TrainingConfiguration):
         """The canonical camera, and the volume that is completed."""
         return Viewpoint.of_settings(self.camera, self.volume)
 
-    def check(self) -> None:
-        """Refuses a training without eyes."""
-        super().check()
-        if not self.eyes:
-            raise ConfigurationError(
-                "no encoder is named that sees depth",
-                where="eyes",
-                cure="Name a checkpoint of training/configs/eyes.yaml",
-            )
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes behind "empty"."""
+        return (ROOM_CLASSES if self.world == "rooms" else COMMON_CLASSES)[1:]
 
 
 class SceneField(nn.Module):
@@ -142,6 +141,7 @@ class SceneField(nn.Module):
 
     Args:
         viewpoint: Canonical camera, and the volume.
+        names: Classes behind "empty": those of streets, or of rooms.
         channels: Channels of the trunk's fused map.
         tokens: Channels of its tokens.
         widths: Channels of the decoder's U-Net, the finest first.
@@ -153,6 +153,7 @@ class SceneField(nn.Module):
         self,
         viewpoint: Viewpoint,
         *,
+        names: tuple[str, ...] = COMMON_CLASSES[1:],
         channels: int = 64,
         tokens: int = 384,
         widths: tuple[int, ...] = (64, 128, 192, 256),
@@ -160,16 +161,17 @@ class SceneField(nn.Module):
         reduced: int = 16,
     ) -> None:
         super().__init__()
-        self.viewpoint = viewpoint
+        self.viewpoint, self.names = viewpoint, names
+        self.road = names.index(GROUNDS[names])
         self.camera: Camera = viewpoint.camera
         self.small = self.camera.resized(self.camera.width // 2, self.camera.height // 2)
         self.spec: PointCodeSpec = viewpoint.volume.point_code
         size = (self.small.height, self.small.width)
-        self.pixels = PixelHead(size, self.spec, channels=channels, tokens=tokens, classes=CLASSES)
+        self.pixels = PixelHead(size, self.spec, channels=channels, tokens=tokens, classes=len(names))
         self.spatial = SceneDecoder(
             viewpoint.volume.grid,
             self.spec,
-            classes=CLASSES,
+            classes=len(names),
             widths=widths,
             context=context,
             reduced=reduced,
@@ -183,8 +185,10 @@ class SceneField(nn.Module):
         reduce, context = state["spatial.reduce.weight"], state["spatial.context.weight"]
         coarser = sorted(name for name in state if name.startswith("spatial.down.") and name.endswith(".0.0.weight"))
         heights = -(-viewpoint.volume.grid.shape[2] // STRIDE)
+        classes = len(state["pixels.classes.weight"]) - 1
         return cls(
             viewpoint,
+            names=next(names for names in GROUNDS if len(names) == classes),
             channels=metric.shape[1] - 4,
             tokens=tokens.shape[1],
             widths=(context.shape[1], *(len(state[name]) for name in coarser)),
@@ -201,7 +205,7 @@ class SceneField(nn.Module):
 
     def look(self, maps: list[Tensor], ground: Tensor) -> PixelView:
         """What the decoder is given of the maps of a trunk."""
-        return scaled_by_ground(self.pixels(*maps, ground), self.spec, ground)
+        return scaled_by_ground(self.pixels(*maps, ground), self.spec, ground, self.road)
 
     def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
         """What the volume holds."""
@@ -232,6 +236,7 @@ class CompletionStage(Stage):
         encoder, trunk, self.eyes = read_eyes(settings.eyes, settings.encoder_weights, self.viewpoint)
         self.field = SceneField(
             self.viewpoint,
+            names=settings.class_names,
             channels=trunk.channels[0],
             tokens=trunk.token_width,
             widths=tuple(settings.widths),
@@ -242,7 +247,7 @@ class CompletionStage(Stage):
         self.near: Tensor
         self.register_buffer("near", 1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [X, Y, 1]
         self.seen: Tensor
-        self.register_buffer("seen", torch.zeros(CLASSES))
+        self.register_buffer("seen", torch.zeros(len(settings.class_names)))
         self.field.spatial.requires_grad_(not settings.only_pixels)
         self.field.pixels.requires_grad_(settings.only_pixels or not settings.pixels_from)
         self._encoder = [encoder]  # in a list: no module of the stage, no checkpoint needs it
@@ -271,7 +276,7 @@ class CompletionStage(Stage):
                     where="pixels_from",
                     cure="Name a checkpoint of stage completion, for the same camera",
                 ) from error
-        else:
+        elif self.settings.eyes:
             self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
 
     def callbacks(self) -> list[lightning.Callback]:
@@ -320,19 +325,20 @@ class CompletionStage(Stage):
         deviation = torch.where(exact, spread, view.deviation.detach())
         classes = batch["classes"].long()
         named = exact & (classes != INVALID)[:, None]
-        hot = functional.one_hot((classes - 1).clamp(0, CLASSES), CLASSES + 1).permute(0, 3, 1, 2)
+        count = len(self.field.names)
+        hot = functional.one_hot((classes - 1).clamp(0, count), count + 1).permute(0, 3, 1, 2)
         shown = view._replace(
             code=spec.depth_code_of_inverse(inverse),
             deviation=deviation,
             classes=torch.where(named, CERTAIN * hot, view.classes),
         )
-        return scaled_by_ground(shown, spec, ground)
+        return scaled_by_ground(shown, spec, ground, self.field.road)
 
     def _of_pixels(self, view: PixelView, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inverse = self.field.spec.inverse_depth(view.code)[:, 0].clamp_min(1e-3)
         classes = batch["classes"].long()
         known = classes != INVALID
-        ones = torch.ones(CLASSES + 1, device=classes.device)
+        ones = torch.ones(len(self.field.names) + 1, device=classes.device)
         return {
             "depth": depth_likelihood(-inverse.log(), view.deviation[:, 0], batch["depth"]),
             "pixels": class_terms(view.classes.permute(0, 2, 3, 1)[known], classes[known] - 1, ones),
@@ -356,7 +362,7 @@ class CompletionStage(Stage):
         b, x, y, z = chosen.unbind(dim=1)
         classes = label[b, x, y, z].long() - 1
         if self.training:
-            self.seen += torch.bincount(classes, minlength=CLASSES).float()
+            self.seen += torch.bincount(classes, minlength=len(self.seen)).float()
         share = (self.seen + 1.0) / (self.seen + 1.0).sum()
         weights = share.clamp_min(1e-4) ** -self.settings.rare
         return class_terms(logits[b, :, z // 2, x // 2, y // 2], classes, weights)
@@ -384,20 +390,22 @@ def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderD
     """The encoder of a checkpoint of `eyes.yaml`, or of the weights of a student, that stays as it is.
 
     Args:
-        source: The checkpoint; a bundle; or a file of weights whose names are those of the encoder.
+        source: The checkpoint; a bundle; a file of weights whose names are those of the encoder; or nothing, for the
+            trunk as it was published.
         weights: Folder or hub name of the model that the trunk is one of.
 
     Raises:
         BundleError: It holds no such encoder.
     """
-    file = Path(source)
-    if file.suffix == ".safetensors":
+    file, size = Path(source), (viewpoint.camera.height, viewpoint.camera.width)
+    encoder = EncoderDecoder(size, trunk="depth_anything", pretrained=not source, weights=weights)
+    if not source:
+        state = encoder.state_dict()
+    elif file.suffix == ".safetensors":
         tensors = read_tensors(file, BundleError, cure="Name a checkpoint of training/configs/eyes.yaml")
         state = {name: torch.from_numpy(value.astype(np.float32)) for name, value in tensors.items()}
     else:
         state = TrainedWeights.read(file).under("encoder.")
-    size = (viewpoint.camera.height, viewpoint.camera.width)
-    encoder = EncoderDecoder(size, trunk="depth_anything", pretrained=False, weights=weights)
     try:
         encoder.load_state_dict(state)
     except RuntimeError as error:
@@ -416,7 +424,7 @@ def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderD
         return [part.float() for part in maps]
 
     digest = hashlib.sha256()
-    for name in sorted(state):
+    for name in sorted(name for name in state if source or name.startswith("trunk.")):
         digest.update(name.encode())
         digest.update(state[name].half().numpy().tobytes())
     return encoder, trunk, Eyes(see, digest.hexdigest()[:16])

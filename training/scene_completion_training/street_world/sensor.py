@@ -15,6 +15,7 @@ Floats = NDArray[np.float32]
 
 MIDDLE_GREY = 0.45  # display value that the contrast turns about
 REFERENCE_WIDTH = 1242
+GREY = 0.22  # linear light that an image which is exposed by itself has on average, of its logarithms
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class CameraLook:
     """How a drive's cameras render light.
 
     Args:
-        exposure: Factor on linear light.
+        exposure: Factor on linear light; 0 exposes each image by itself.
         white_balance: Factors on red, green and blue.
         contrast: Exponent about middle grey; above 1 shadows drown, as in most driving recordings.
         saturation: 1 keeps colours, 0 is grey.
@@ -65,7 +66,8 @@ def expose(linear: Floats, look: CameraLook, seed: tuple[int, ...]) -> NDArray[n
     sigma = look.blur * width / REFERENCE_WIDTH
     if sigma > 0.05:
         light = np.asarray(cv2.GaussianBlur(light, (0, 0), sigma), np.float32)
-    gain = look.exposure * np.asarray(look.white_balance, np.float32)
+    exposure = look.exposure or GREY / max(float(np.exp(np.log(light.mean(axis=-1) + 1e-3).mean())), 1e-3)
+    gain = exposure * np.asarray(look.white_balance, np.float32)
     light = light * (gain * _vignette(height, width, look.vignetting)[..., None])
     grey = light.mean(axis=-1, keepdims=True)
     light = np.maximum(grey + look.saturation * (light - grey), 0.0)

@@ -59,13 +59,13 @@ class Town:
         return self.plan.look
 
 
-def role_of_seed(seed: int) -> Role:
-    """Role of a town's seed; a `ValueError` if it belongs to no role."""
+def role_of_seed(seed: int, worlds: str = "towns") -> Role:
+    """Role of a world's seed; a `ValueError` if it belongs to no role."""
     for role, seeds in SEEDS_OF_ROLE.items():
         if seed in seeds:
             return role
     known = ", ".join(f"{role} {seeds[0]}-{seeds[-1]}" for role, seeds in SEEDS_OF_ROLE.items())
-    raise ValueError(f"seed {seed} belongs to no role: towns are {known}")
+    raise ValueError(f"seed {seed} belongs to no role: {worlds} are {known}")
 
 
 def profile_of(seed: int, kind: StreetKind | None = None) -> StreetProfile:

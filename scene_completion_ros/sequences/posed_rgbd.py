@@ -1,0 +1,322 @@
+"""Folders of posed colour and depth images: 7-Scenes (Shotton et al., CVPR 2013), and what is laid out like it.
+
+Files are frame-000000.color.jpg (or .png), .depth.png and .pose.txt, world_from_camera. Their intrinsics are in
+camera-intrinsics.txt; without it they are those of 7-Scenes. The world of such recordings hangs somehow in space: it is
+set upright by the floor and the walls that depth shows, and its floor lies at height 0.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from functools import lru_cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SceneCompletionError, SequenceError
+from scene_completion_ros.evaluation.fused_depth import fuse_depth, resampled
+from scene_completion_ros.evaluation.truth import VoxelTruth, labelled_truth
+from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.grids import ROOM_GRID
+from scene_completion_ros.picture_files import decode_picture, read_size
+from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
+
+CAMERA = "camera"
+INTRINSICS = "camera-intrinsics.txt"
+FUSED = "fused_voxels"
+"""Asset: voxels of `ROOM_GRID`, upright below the camera, that all depth images of the recording know of."""
+FINE_M = 0.025
+FUSED_FRAMES = 250  # most depth images that are fused
+PERIOD_NS = 33_333_333
+KINECT_FOCAL = 585.0 / 640.0
+LEAST_M, MOST_M = 0.15, 8.0
+_NAME = re.compile(r"frame-(\d{1,9})\.color\.(?:jpg|png)")
+_LOOKED_AT = 40  # frames that say where up is
+_PLAUSIBLE_M = (0.2, 15.0)
+_LEAST_FLOOR = 0.02  # of the level places
+_SEEN_TWICE_M = 0.1
+
+
+def _folder(path: Path) -> Path | None:
+    """Where the images lie: in the folder itself, or in `data/` of it."""
+    for folder in (path, path / "data"):
+        if next(folder.glob("frame-*.pose.txt"), None) is not None:
+            return folder
+    return None
+
+
+def read_depth(file: Path) -> NDArray[np.float32]:
+    """A depth image of 16 bits in millimetres, as metres [H, W]; 0 where unknown.
+
+    Raises:
+        SequenceError: It is none.
+    """
+    cure = "Restore it: 16 bits of depth in millimetres"
+    try:
+        image = decode_picture(np.frombuffer(file.read_bytes(), np.uint8), "png", where=str(file))
+    except OSError as error:
+        raise SequenceError(f"cannot be read ({error.strerror})", where=str(file), cure=cure) from error
+    if image.dtype != np.uint16 or image.ndim != 2:
+        raise SequenceError(f"is a picture of {image.dtype} {image.shape}", where=str(file), cure=cure)
+    metres = image.astype(np.float32) / np.float32(1000.0)
+    metres[(metres < LEAST_M) | (metres > MOST_M)] = 0.0
+    return metres
+
+
+def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
+    """Opens a folder.
+
+    Raises:
+        SequenceError: Files are missing or damaged, depth is not in millimetres or belongs to another image, poses are
+            camera_from_world, or nothing shows where up is.
+    """
+    folder = _folder(path)
+    assert folder is not None
+    numbers = sorted(int(found[1]) for file in folder.iterdir() if (found := _NAME.fullmatch(file.name)))
+    if not numbers:
+        raise SequenceError("has poses without images", where=str(folder), cure="Unpack frame-*.color.jpg, too")
+    found_poses = {number: _pose(folder / f"frame-{number:06d}.pose.txt") for number in numbers}
+    lost = [number for number, pose in found_poses.items() if pose is None]
+    kept = {number: pose for number, pose in found_poses.items() if pose is not None}
+    if not kept:
+        raise SequenceError("no frame has a pose", where=str(folder), cure="Name a recording that was tracked")
+    first = next(iter(kept))
+    camera = _camera(folder, first)
+    matrices = list(kept.values())
+    depths = [partial(read_depth, folder / f"frame-{number:06d}.depth.png") for number in kept]
+    _check_depth(folder, camera, depths[0]())
+    _check_poses(folder, camera, matrices, depths)
+    level_from_world = _upright(folder, camera, matrices, depths)
+    recording = _Recording(camera, tuple(level_from_world @ pose for pose in matrices), tuple(depths))
+    unrelated = poses == UNKNOWN_POSES
+    frames = [
+        Frame(
+            stamp_ns=number * PERIOD_NS,
+            images={CAMERA: _image(folder, number)},
+            world_from_rig=RigidTransform.identity() if unrelated else recording.poses[index],
+            assets={"depth": depths[index], FUSED: partial(recording.voxels, index)},
+        )
+        for index, number in enumerate(kept)
+    ]
+    return PosedSequence(
+        name=path.resolve().name,
+        cameras={CAMERA: camera},
+        rig_from_camera={CAMERA: RigidTransform.identity()},
+        frames=frames,
+        pose_source=poses or "poses of the recording",
+        metric_scale=True,
+        provenance={
+            "dataset": "posed RGB-D",
+            "floor": 0.0,
+            FRAME_NUMBERS: list(kept),
+            "voxel_grid": {
+                "origin": list(ROOM_GRID.origin),
+                "voxel_size": ROOM_GRID.voxel_size,
+                "shape": list(ROOM_GRID.shape),
+                "around": CAMERA,
+                "grid_from_camera": "level",
+            },
+            **({"frames_without_pose": lost} if lost else {}),
+        },
+    )
+
+
+class _Recording:
+    """All depth images of one recording in one upright world."""
+
+    def __init__(
+        self, camera: Camera, poses: tuple[RigidTransform, ...], depths: tuple[partial[NDArray[np.float32]], ...]
+    ) -> None:
+        self.camera, self.poses, self._depths = camera, poses, depths
+
+    def voxels(self, index: int) -> NDArray[np.uint8]:
+        """Labels of `ROOM_GRID` below the camera of a frame."""
+        grid, labels = self._fused()
+        return np.asarray(
+            resampled(labels, grid, ROOM_GRID, self.poses[index] @ self.poses[index].levelled().inverse())
+        )
+
+    @lru_cache(maxsize=1)  # noqa: B019 - a recording lives as long as its sequence
+    def _fused(self) -> tuple[VoxelGrid, NDArray[np.uint8]]:
+        chosen = range(0, len(self.poses), -(-len(self.poses) // FUSED_FRAMES))
+        images = [
+            (_depth_camera(self.camera, depth), self.poses[index], depth)
+            for index in chosen
+            for depth in [self._depths[index]()]
+        ]
+        places = np.concatenate([pose.apply(_points(camera, depth, 16)) for camera, pose, depth in images])
+        low, high = np.percentile(places, 0.1, axis=0) - 0.2, np.percentile(places, 99.9, axis=0) + 0.2
+        shape = np.ceil((high - low) / FINE_M).astype(int)
+        grid = VoxelGrid(
+            (float(low[0]), float(low[1]), float(low[2])), FINE_M, (int(shape[0]), int(shape[1]), int(shape[2]))
+        )
+        return grid, fuse_depth(images, grid).labels
+
+
+def fused_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth | None:
+    """The voxels that all depth images of the recording know of, around a frame's camera."""
+    label = np.asarray(sequence.frames[index].assets[FUSED]())
+    nothing = np.zeros(label.shape, np.bool_)
+    pose = sequence.grid_from_camera(index)
+    truth = labelled_truth("fused depth", label, nothing, ROOM_GRID, pose, sequence.cameras[camera])
+    return VoxelTruth(truth.source, truth.grid, pose, truth.occupied, truth.known, truth.in_view, truth.sight)
+
+
+def _image(folder: Path, number: int) -> Path:
+    stem = f"frame-{number:06d}.color"
+    return next(file for suffix in (".jpg", ".png") if (file := folder / (stem + suffix)).is_file())
+
+
+def _pose(file: Path) -> RigidTransform | None:
+    """world_from_camera; None where tracking was lost, which files say with numbers that are not finite."""
+    cure = "Restore it: a row-major 4x4 matrix, world_from_camera"
+    try:
+        matrix = np.array(file.read_text(encoding="ascii").split(), np.float64).reshape(4, 4)
+    except (OSError, ValueError) as error:
+        raise SequenceError(f"holds no pose ({error})", where=str(file), cure=cure) from error
+    if not np.isfinite(matrix).all():
+        return None
+    try:
+        return RigidTransform.from_matrix(matrix)
+    except SceneCompletionError as error:
+        raise SequenceError(f"is no rigid transform: {error}", where=str(file), cure=cure) from error
+
+
+def _camera(folder: Path, number: int) -> Camera:
+    width, height = read_size(_image(folder, number))
+    file = folder / INTRINSICS
+    if not file.is_file():
+        focal = KINECT_FOCAL * width
+        return Camera(focal, focal, 0.5 * width, 0.5 * height, width, height)
+    try:
+        matrix = np.array(file.read_text(encoding="ascii").split(), np.float64).reshape(3, 3)
+        fx, fy, cx, cy = matrix[[0, 1, 0, 1], [0, 1, 2, 2]].tolist()
+        return Camera(fx, fy, cx, cy, width, height)
+    except (ValueError, SceneCompletionError) as error:
+        cure = "Restore it: a row-major 3x3 matrix, in pixels"
+        raise SequenceError(f"holds no intrinsics ({error})", where=str(file), cure=cure) from error
+
+
+def _depth_camera(camera: Camera, depth: NDArray[np.float32]) -> Camera:
+    return camera.resized(depth.shape[1], depth.shape[0])
+
+
+def _points(camera: Camera, depth: NDArray[np.float32], step: int) -> NDArray[np.float64]:
+    """Points of every so many-th pixel whose depth is known [N, 3], optical frame."""
+    pixels = camera.pixel_centres()[::step, ::step]
+    known = depth[::step, ::step] > 0.0
+    return np.asarray(camera.unproject(pixels[known]) * depth[::step, ::step][known][:, None], np.float64)
+
+
+def _check_depth(folder: Path, camera: Camera, depth: NDArray[np.float32]) -> None:
+    where = f"depth images of {folder}"
+    if abs(depth.shape[1] / depth.shape[0] - camera.width / camera.height) > 0.02:
+        what = f"they have {depth.shape[1]}x{depth.shape[0]} pixels, the colour images {camera.width}x{camera.height}"
+        cure = "Register depth to the colour image: each pixel must show the same place"
+        raise SequenceError(what, where=where, cure=cure)
+    known = depth[depth > 0.0]
+    low, high = _PLAUSIBLE_M
+    if len(known) < 0.01 * depth.size or not low < float(np.median(known)) < high:
+        middle = "next to nothing" if len(known) < 0.01 * depth.size else f"a median of {np.median(known):.3g} m"
+        what = f"in millimetres the first holds {middle} between {LEAST_M:g} and {MOST_M:g} m"
+        raise SequenceError(what, where=where, cure="Write millimetres as 16 bits")
+
+
+def _check_poses(
+    folder: Path, camera: Camera, poses: list[RigidTransform], depths: list[partial[NDArray[np.float32]]]
+) -> None:
+    """Refuses poses whose inverses bring the surfaces of two frames together, where they themselves do not."""
+    step = max(1, len(poses) // 12)
+    given: list[float] = []
+    inverse: list[float] = []
+    for first, second in itertools.pairwise(range(0, len(poses), step)):
+        points, seen = _points(_depth_camera(camera, one := depths[first]()), one, 24), depths[second]()
+        for found, turn in (
+            (given, poses[second].inverse() @ poses[first]),
+            (inverse, poses[second] @ poses[first].inverse()),
+        ):
+            found.append(_agreement(turn.apply(points), _depth_camera(camera, seen), seen))
+    if given and np.mean(inverse) > np.mean(given) + 0.2:
+        what = (
+            f"{np.mean(given):.0%} of the places that two frames show agree, with inverted poses {np.mean(inverse):.0%}"
+        )
+        raise SequenceError(what, where=f"poses of {folder}", cure="Write world_from_camera, not camera_from_world")
+
+
+def _agreement(points: NDArray[np.float64], camera: Camera, depth: NDArray[np.float32]) -> float:
+    """Share of points that another depth image shows where they are; of all, so that one that sees none says 0."""
+    pixels, inside = (np.asarray(part) for part in camera.project(points))
+    column, row = np.rint(pixels[inside]).astype(int).T
+    there = depth[row.clip(0, depth.shape[0] - 1), column.clip(0, depth.shape[1] - 1)]
+    return float((np.abs(there - points[inside, 2]) < _SEEN_TWICE_M).sum() / max(len(points), 1))
+
+
+def _upright(
+    folder: Path, camera: Camera, poses: list[RigidTransform], depths: list[partial[NDArray[np.float32]]]
+) -> RigidTransform:
+    """The pose of the world in one that stands upright, with the floor at height 0.
+
+    Up is the direction that most surfaces face or stand along (a Manhattan world without its two level axes), near to
+    what is up in the images; the floor is the lowest level surface of some extent.
+    """
+    places, normals, ups = [], [], []
+    for index in range(0, len(poses), max(1, len(poses) // _LOOKED_AT)):
+        found, facing = _surfaces(_depth_camera(camera, depth := depths[index]()), depth)
+        places.append(poses[index].apply(found))
+        normals.append(facing @ poses[index].rotation.T)
+        ups.append(-poses[index].rotation[:, 1])
+    place, normal = np.concatenate(places), np.concatenate(normals)
+    mean, aside = np.mean(ups, axis=0), np.mean([pose.rotation[:, 0] for pose in poses], axis=0)
+    best, most = mean, -1.0
+    for tilt in np.radians(np.arange(-50.0, 51.0, 10.0)):
+        up = np.asarray(cv2.Rodrigues(tilt * aside / max(np.linalg.norm(aside), 1e-9))[0]) @ mean
+        for within in (0.9, 0.97, 0.99, 0.99):
+            facing_up = normal[normal @ (up / np.linalg.norm(up)) > within]
+            up = facing_up.mean(axis=0) if len(facing_up) else up
+        up = up / np.linalg.norm(up)
+        along = normal @ up
+        score = float((along > 0.99).mean() + 0.5 * (np.abs(along) < 0.1).mean())
+        if score > most:
+            best, most = up, score
+    level = (normal @ best) > 0.97
+    heights = place[level] @ best
+    counts, edges = np.histogram(heights, np.arange(heights.min(initial=0.0), heights.max(initial=0.0) + 0.05, 0.04))
+    floors = np.flatnonzero(counts > _LEAST_FLOOR * max(level.sum(), 1))
+    if level.mean() < 0.01 or not len(floors):
+        cure = "Name a recording that shows some floor"
+        raise SequenceError("nothing shows where up is, and where the floor is", where=str(folder), cure=cure)
+    near = np.abs(heights - edges[floors[0]] - 0.03) < 0.05
+    ahead = np.cross(np.eye(3)[np.argmin(np.abs(best))], best)
+    axis = ahead / np.linalg.norm(ahead)
+    turn = np.stack([axis, np.cross(best, axis), best])
+    return RigidTransform(turn, np.array([0.0, 0.0, -float(np.median(heights[near]))]))
+
+
+def _surfaces(camera: Camera, depth: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Places and unit normals [N, 3] of every eighth pixel, by its neighbours of four pixels on; optical frame."""
+    points = np.asarray(camera.unproject(camera.pixel_centres()) * depth[..., None])
+    low, high = points[:-8:8, 4:-4:8], points[8::8, 4:-4:8]
+    left, right = points[4:-4:8, :-8:8], points[4:-4:8, 8::8]
+    middle = points[4:-4:8, 4:-4:8]
+    rows, columns = (min(part.shape[axis] for part in (low, high, left, right, middle)) for axis in (0, 1))
+    low, high, left, right, middle = (part[:rows, :columns] for part in (low, high, left, right, middle))
+    normal = np.cross(right - left, high - low)
+    length = np.linalg.norm(normal, axis=-1)
+    reach = np.stack([part[..., 2] for part in (low, high, left, right, middle)])
+    smooth = (reach.min(axis=0) > 0.0) & (np.ptp(reach, axis=0) < 0.1 * middle[..., 2]) & (length > 1e-9)
+    normal, middle = normal[smooth] / length[smooth][:, None], middle[smooth]
+    return middle, normal * -np.sign((normal * middle).sum(axis=1))[:, None]
+
+
+SOURCE = Source(
+    "a folder of frame-000000.color.jpg, .depth.png and .pose.txt",
+    lambda path: path.is_dir() and _folder(path) is not None,
+    lambda path, poses: posed_rgbd(path, poses=poses),
+    (FUSED,),
+    fused_voxels,
+)

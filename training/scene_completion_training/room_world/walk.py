@@ -1,0 +1,173 @@
+"""Walks through rooms: a small robot's camera that is fixed and level, or one in a hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS
+from scene_completion_ros.evaluation.truth import VoxelTruth
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform
+from scene_completion_ros.geometry.grids import ROOM_GRID
+from scene_completion_ros.sequences.rigs import ROOMS
+from scene_completion_training.room_world.light import RoomShader
+from scene_completion_training.room_world.plan import FloorPlan, Room
+from scene_completion_training.street_world.camera_rig import rotation
+from scene_completion_training.street_world.drive import RenderedDrive
+from scene_completion_training.street_world.ground_truth import voxel_truth
+from scene_completion_training.street_world.render import Renderer
+from scene_completion_training.street_world.scene import Scene, build_scene
+from scene_completion_training.street_world.trajectory import stamps_ns
+
+ASSETS = ("depth", "label", "instance", "voxels")
+CAMERA = "camera"
+CARRIERS = ("robot", "hand")
+ROBOT_HEIGHT_M, ROBOT_PITCH = (0.15, 0.7), (-0.06, 0.3)
+HAND_HEIGHT_M, HAND_PITCH, HAND_ROLL = (1.1, 1.7), (0.0, 0.61), 0.12
+LENS = (0.95, 1.6)  # horizontal field of view, radians
+CLEARANCE_M = 0.22
+DIRECTIONS = 16  # that a camera may look in from a station
+LEAST_SEEN = 0.05
+"""Share of a room's free voxels in view that a camera sees at least: what happens behind a closed door is no truth that
+an image could tell."""
+
+
+class RoomWalk(RenderedDrive):
+    """A camera that moves through the floor plan of a seed.
+
+    Args:
+        frames: Images.
+        size: Width and height, pixels.
+        leg: Frames from one station to the next; at stations the camera turns to something else. 1 gives views that
+            have nothing in common.
+        carrier: "robot": level, low, at one height and pitch. "hand": higher, and pitch and roll change. By default the
+            seed decides.
+    """
+
+    kind = ROOMS
+
+    def __init__(
+        self,
+        seed: int,
+        frames: int,
+        size: tuple[int, int] = (640, 480),
+        leg: int = 8,
+        carrier: str | None = None,
+        supersampling: int = 2,
+        rate_hz: float = 5.0,
+    ) -> None:
+        rng = np.random.default_rng([seed, 31])
+        self.carrier = carrier or CARRIERS[int(rng.integers(2))]
+        width, height = size
+        focal = 0.5 * width / np.tan(0.5 * rng.uniform(*LENS))
+        camera = Camera(focal, focal, 0.5 * (width - 1), 0.5 * (height - 1), width, height)
+        self.plan = FloorPlan(seed)
+        self._scene: Scene = build_scene(self.plan)
+        self._renderer = Renderer(self._scene, RoomShader(self._scene), supersampling)
+        poses = self._poses(rng, frames, leg)
+        places = {CAMERA: RigidTransform.identity()}
+        super().__init__(seed, {CAMERA: camera}, places, poses, stamps_ns(frames, rate_hz), ROOM_GRID)
+
+    def scene_at(self, index: int) -> Scene:
+        """The whole floor plan."""
+        return self._scene
+
+    def renderer_at(self, index: int) -> Renderer:
+        """What renders it."""
+        return self._renderer
+
+    def grid_from_camera(self, index: int) -> RigidTransform:
+        """The grid stands upright on the floor below the camera, and looks where that looks."""
+        return self.world_from_camera(index, CAMERA).levelled()
+
+    def assets_of(self, index: int) -> dict[str, Any]:
+        """With the things that pixels show."""
+        return {**super().assets_of(index), "instance": lambda: {"instance": self.view(index, CAMERA).instance}}
+
+    def provenance(self) -> dict[str, Any]:
+        """With the height of the floor, by which every frame's grid stands."""
+        made = {**super().provenance(), "floor": 0.0, "carrier": self.carrier}
+        made["rooms"] = [room.kind for room in self.plan.rooms]
+        made["voxel_grid"]["grid_from_camera"] = "level"
+        return made
+
+    def truth_of(self, index: int) -> VoxelTruth:
+        """Voxels of the rooms that the camera looks into; those of others are unknown, as is what walls are made of."""
+        pose = self.world_from_camera(index, CAMERA)
+        grid_from_camera = self.grid_from_camera(index)
+        truth = voxel_truth(self._scene, self.cameras[CAMERA], pose, self.grid, grid_from_camera)
+        assert truth.visible is not None
+        centres = truth.grid.centres()
+        world = (pose @ grid_from_camera.inverse()).apply(centres.reshape(-1, 3)).reshape(centres.shape)
+        number = self.plan.room_at(world[..., 0], world[..., 1])
+        free = truth.free & truth.in_view
+        count = len(self.plan.rooms)
+        seen, there = (np.bincount(number[mask] + 1, minlength=count + 1) for mask in (free & truth.visible, free))
+        open_rooms = np.flatnonzero(seen[1:] > LEAST_SEEN * np.maximum(there[1:], 1))
+        indoors = np.isin(number, open_rooms) | truth.visible
+        inside = (world[..., 2] < self.plan.height + self.grid.voxel_size) & (indoors | truth.occupied & (number < 0))
+        return VoxelTruth(
+            truth.source,
+            truth.grid,
+            grid_from_camera,
+            truth.occupied,
+            truth.known & inside,
+            truth.in_view,
+            truth.visible,
+            interior=truth.interior,
+            label=truth.labels,
+            class_map=ROOM_IDS,
+            ground=truth.ground,
+        )
+
+    def _poses(self, rng: np.random.Generator, frames: int, leg: int) -> list[RigidTransform]:
+        """Of the camera's optical frame in the world: stations in turn in all rooms, and the way between them."""
+        stations = -(-frames // leg) + 1
+        areas = np.array([room.area for room in self.plan.rooms])
+        counts = np.maximum(1, np.round(stations * areas / areas.sum())).astype(int)
+        rooms = [room for room, count in zip(self.plan.rooms, counts, strict=True) for _ in range(count)]
+        rooms = (rooms * stations)[:stations]
+        robot = self.carrier == "robot"
+        height, pitch = rng.uniform(*ROBOT_HEIGHT_M), rng.uniform(*ROBOT_PITCH)
+        places, angles = np.empty((stations, 3)), np.empty((stations, 3))
+        for number, room in enumerate(rooms):
+            tall = height if robot else rng.uniform(*HAND_HEIGHT_M)
+            places[number] = self._free_place(rng, room, tall)
+            yaw = self._worth_seeing(rng, places[number])
+            roll = 0.0 if robot else float(np.clip(rng.normal(0.0, HAND_ROLL), -0.3, 0.3))
+            angles[number] = yaw, pitch if robot else rng.uniform(*HAND_PITCH), roll
+        axes = OPTICAL_FROM_FORWARD.inverse().rotation
+        poses = []
+        for index in range(frames):
+            station, share = index // leg, index % leg / leg
+            turn = (angles[station + 1] - angles[station] + np.pi) % (2.0 * np.pi) - np.pi
+            place = (1.0 - share) * places[station] + share * places[station + 1]
+            yaw, down, roll = angles[station] + share * turn
+            poses.append(RigidTransform(rotation(yaw, down, roll) @ axes, place))
+        return poses
+
+    def _worth_seeing(self, rng: np.random.Generator, place: NDArray[np.float64]) -> float:
+        """A direction to look in, the more probably the farther one sees there."""
+        yaw = rng.uniform(0.0, 2.0 * np.pi) + np.arange(DIRECTIONS) * 2.0 * np.pi / DIRECTIONS
+        flat = np.stack([np.cos(yaw), np.sin(yaw), np.zeros(DIRECTIONS)], axis=1)
+        hits = self._scene.rays.first_hits(np.broadcast_to(place, flat.shape), flat)
+        far = np.minimum(hits.distance, 5.0).astype(np.float64)
+        far = np.minimum(far, 0.5 * (np.roll(far, 1) + np.roll(far, -1))) ** 2
+        return float(rng.choice(yaw, p=far / far.sum()))
+
+    def _free_place(self, rng: np.random.Generator, room: Room, tall: float) -> NDArray[np.float64]:
+        x0, x1, y0, y1 = room.inside
+        best = np.array([(x0 + x1) / 2, (y0 + y1) / 2, tall])
+        for _ in range(200):
+            x, y = rng.uniform((x0 + 0.15, y0 + 0.15), (x1 - 0.15, y1 - 0.15))
+            around = (x - CLEARANCE_M, x + CLEARANCE_M, y - CLEARANCE_M, y + CLEARANCE_M)
+            clear = not any(high > tall - 0.25 and high < 5.0 and _meets(around, taken) for taken, high in room.taken)
+            if clear:
+                return np.array([x, y, tall])
+        return best
+
+
+def _meets(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return first[0] < second[1] and second[0] < first[1] and first[2] < second[3] and second[2] < first[3]
