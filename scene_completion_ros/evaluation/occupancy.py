@@ -212,7 +212,7 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def ranges_within(grid: VoxelGrid) -> tuple[float, ...]:
-    """The ranges of SSCBench that a grid holds, or its own where it is smaller than them all.
+    """The ranges of SSCBench that a grid holds; a quarter, a half and all of its own where it is smaller than them all.
 
     Raises:
         GridError: It holds none, and is no square.
@@ -221,7 +221,8 @@ def ranges_within(grid: VoxelGrid) -> tuple[float, ...]:
     whole = round(min(grid.shape[:2]) * grid.voxel_size, 6)
     if not fitting and not _fits(grid, whole):
         raise GridError(f"no range fits into {grid.shape} voxels", where="ground truth", cure="Give a square grid")
-    return tuple(fitting) or (whole,)
+    parts = [round(whole / share, 6) for share in (4, 2, 1)]
+    return tuple(fitting) or tuple(part for part in parts if _fits(grid, part))
 
 
 def _fits(grid: VoxelGrid, range_m: float) -> bool:

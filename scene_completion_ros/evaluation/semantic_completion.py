@@ -23,7 +23,7 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, class_confusion, class_iou, mean_iou, renamed
 from scene_completion_ros.evaluation.cluster_assignment import match_one_to_one
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
-from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, ConfusionCounts
+from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, ConfusionCounts, ranges_within
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, COMMON_SHARES, EMPTY, INVALID
 from scene_completion_ros.geometry.grids import VoxelGrid
 
@@ -208,7 +208,8 @@ class SemanticTally(Tally):
         """Count the labels of a frame: `labels` and true `classes`, [X, Y, Z], of its voxels in view."""
         truth = answer.truth.voxels
         if self._metric is None:
-            self._metric = SemanticCompletionMetric(grid=truth.grid, labels=self._method.labels)
+            names, ranges = truth.class_map.target, ranges_within(truth.grid)
+            self._metric = SemanticCompletionMetric(truth.grid, self._method.labels, names, ranges)
         self._metric.update(answer.labels, answer.classes, truth.everything)
         self.frames += 1
 

@@ -272,6 +272,9 @@ def _upright(
         ups.append(-poses[index].rotation[:, 1])
     place, normal = np.concatenate(places), np.concatenate(normals)
     mean, aside = np.mean(ups, axis=0), np.mean([pose.rotation[:, 0] for pose in poses], axis=0)
+    cure = "Name a recording that shows some floor"
+    if not len(normal):
+        raise SequenceError("depth shows no surface", where=str(folder), cure=cure)
     best, most = mean, -1.0
     for tilt in np.radians(np.arange(-50.0, 51.0, 10.0)):
         up = np.asarray(cv2.Rodrigues(tilt * aside / max(np.linalg.norm(aside), 1e-9))[0]) @ mean
@@ -288,7 +291,6 @@ def _upright(
     counts, edges = np.histogram(heights, np.arange(heights.min(initial=0.0), heights.max(initial=0.0) + 0.05, 0.04))
     floors = np.flatnonzero(counts > _LEAST_FLOOR * max(level.sum(), 1))
     if level.mean() < 0.01 or not len(floors):
-        cure = "Name a recording that shows some floor"
         raise SequenceError("nothing shows where up is, and where the floor is", where=str(folder), cure=cure)
     near = np.abs(heights - edges[floors[0]] - 0.03) < 0.05
     ahead = np.cross(np.eye(3)[np.argmin(np.abs(best))], best)

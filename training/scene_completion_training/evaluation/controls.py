@@ -86,10 +86,11 @@ class SurfaceControl(_Control):
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Fill the voxels behind the pixels of a frame."""
         camera, grid = sequence.cameras[reference_camera(sequence)], stored_grid(sequence)
+        pose = level_grid(sequence, index) or DEFAULT_GRID_FROM_CAMERA
         thickness = self._thickness * grid.shape[0] * grid.voxel_size / STREET_AHEAD_M
-        occupied = surface_voxels(self._depth(sequence, index), camera, thickness, grid)
+        occupied = surface_voxels(self._depth(sequence, index), camera, thickness, grid, pose)
         density = np.where(occupied, np.float32(OPAQUE), np.float32(0.0))
-        return Observation(camera, grid_density(density, grid, DEFAULT_GRID_FROM_CAMERA))
+        return Observation(camera, grid_density(density, grid, pose))
 
 
 class PriorControl(_Control):
@@ -115,18 +116,25 @@ class PriorControl(_Control):
         # Over any one length: it cancels out.
         scale = PUBLISHED_CUTOFF / density_of_opacity(np.clip(threshold, 1e-4, 1.0 - 1e-4), 1.0)
         density = scale * density_of_opacity(np.minimum(mean, np.float32(1.0 - 1e-6)), 1.0)
-        self._density = grid_density(density.astype(np.float32), grid, grid_from_camera)
+        self._density, self._grid, self._pose = density.astype(np.float32), grid, grid_from_camera
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
-        """The same field at every frame."""
-        return Observation(sequence.cameras[reference_camera(sequence)], self._density)
+        """The same field at every frame, upright on the floor where the grids of the sequence are."""
+        pose = level_grid(sequence, index) or self._pose
+        camera = sequence.cameras[reference_camera(sequence)]
+        return Observation(camera, grid_density(self._density, self._grid, pose))
+
+
+def level_grid(sequence: PosedSequence, index: int) -> RigidTransform | None:
+    """Pose of the camera in a grid that stands upright on the floor; None where a sequence knows of no floor."""
+    return None if sequence.floor is None else sequence.grid_from_camera(index)
 
 
 def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = PRIOR_SIGMA) -> PriorControl:
     """Average voxels of training frames, and fit the threshold with the largest IoU on the same frames.
 
     Args:
-        truths: Ground truths of training frames, all on one grid, whose pose is the default.
+        truths: Ground truths of training frames, all on one grid, whose pose is the default or upright on the floor.
         sigma: Standard deviation of the smoothing along x, y, z, voxels.
 
     Raises:
@@ -228,14 +236,19 @@ def depth_of_model(model: DensityModel) -> DepthSource:
 
 
 def surface_voxels(
-    depth: NDArray[np.float32], camera: Camera, thickness: float = 0.0, grid: VoxelGrid = DEFAULT_GRID
+    depth: NDArray[np.float32],
+    camera: Camera,
+    thickness: float = 0.0,
+    grid: VoxelGrid = DEFAULT_GRID,
+    grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
 ) -> NDArray[np.bool_]:
     """Voxels that a depth image fills.
 
     Args:
         depth: z-depth [H, W], metres.
         thickness: Metres along the rays behind the surface that are filled too.
-        grid: The voxels, around the camera as in the default grid.
+        grid: The voxels.
+        grid_from_camera: Pose of the camera in them.
 
     Returns:
         bool [X, Y, Z].
@@ -246,7 +259,7 @@ def surface_voxels(
     surface = rays * depth[wanted].astype(np.float64)[:, None]
     occupied = np.zeros(grid.shape, dtype=np.bool_)
     for behind in np.arange(0.0, thickness + 1e-6, grid.voxel_size / 2.0):
-        index, inside = grid.index_of(DEFAULT_GRID_FROM_CAMERA.apply(surface + behind * direction))
+        index, inside = grid.index_of(grid_from_camera.apply(surface + behind * direction))
         occupied[tuple(np.asarray(index)[np.asarray(inside)].T)] = True
     return occupied
 

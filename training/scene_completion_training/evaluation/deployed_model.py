@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -48,7 +48,7 @@ class DeployedModel:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
         camera = sequence.cameras[name]
-        stated = mounting(sequence, name) if self.bundle.takes_pose else None
+        stated = mounting(sequence, name, index) if self.bundle.takes_pose else None
         pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
         field, beside = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
         encoded = self._encoder.encode(self._resampler(camera)(sequence.image(index, name)), beside)
@@ -90,8 +90,8 @@ class DeployedModel:
 class DeployedLabels:
     """A student bundle with classes (a `ScoredModel`): occupied from its own threshold on, called by its own names.
 
-    It is called like its folder. A class counts under its name among the common ones; what is called something else is
-    never right.
+    It is called like its folder. A class counts under its name among the common ones, or those of rooms, whichever hold
+    more of its names; what is called something else is never right.
 
     Raises:
         BundleError: The folder holds none, or a damaged one.
@@ -104,10 +104,12 @@ class DeployedLabels:
         self.labels = 1 + len(bundle.class_names)
         self._bundle, self._engine = bundle, engine
         self._completers: dict[tuple[object, ...], Completer] = {}
-        common = {name: number for number, name in enumerate(COMMON_CLASSES)}
+        both = (COMMON_CLASSES, ROOM_CLASSES)
+        known = max(both, key=lambda classes: len(set(classes) & set(bundle.class_names)))
+        common = {name: number for number, name in enumerate(known)}
         self._names = np.array([EMPTY, *(common.get(name, -1) for name in bundle.class_names)], dtype=np.int64)
         if not (self._names > EMPTY).any():
-            what = f"none of its classes ({', '.join(bundle.class_names)}) is one of {', '.join(COMMON_CLASSES[1:])}"
+            what = f"none of its classes ({', '.join(bundle.class_names)}) is one of {', '.join(known[1:])}"
             cure = "Name its clusters with scene-completion classes, or score the checkpoint with --checkpoint"
             raise ConfigurationError(what, where=f"bundle {self.name}", cure=cure)
 
@@ -118,12 +120,12 @@ class DeployedLabels:
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Labels of the voxels of a frame: uint8 [X, Y, Z], 0 empty, class k as k + 1."""
         camera = reference_camera(sequence)
-        completion = self._completer(sequence, camera, truth).complete(sequence.image(index, camera))
+        completion = self._completer(sequence, index, camera, truth).complete(sequence.image(index, camera))
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
         volume[tuple(completion.voxels.index.T)] = 1 + completion.voxels.label
         return volume
 
-    def _completer(self, sequence: PosedSequence, camera: str, truth: VoxelTruth) -> Completer:
+    def _completer(self, sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> Completer:
         pose = truth.grid_from_camera
         key = (sequence.cameras[camera], truth.grid, pose.rotation.tobytes(), pose.translation.tobytes())
         if key not in self._completers:
@@ -134,6 +136,6 @@ class DeployedLabels:
                 grid=truth.grid,
                 grid_from_camera=pose,
                 engine=self._engine,
-                upright_from_camera=mounting(sequence, camera),
+                upright_from_camera=mounting(sequence, camera, index),
             )
         return self._completers[key]

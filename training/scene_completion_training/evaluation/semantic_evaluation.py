@@ -31,7 +31,7 @@ from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTr
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import Clusters, fit_clusters
-from scene_completion_training.evaluation.controls import PRIOR_SIGMA
+from scene_completion_training.evaluation.controls import PRIOR_SIGMA, level_grid
 from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.geometry import Frame, voxel_frames
 from scene_completion_training.evaluation.scene_probe import LinearProbe
@@ -199,7 +199,6 @@ class ClassPrior:
     """
 
     name = "class prior of the voxel"
-    labels = len(COMMON_CLASSES)
 
     def __init__(self, density: DensityModel, cutoff: float, labelled: Sequence[PosedSequence]) -> None:
         from scipy.ndimage import gaussian_filter
@@ -210,6 +209,7 @@ class ClassPrior:
         if not found:
             raise no_voxels(labelled)
         self._grid, self._grid_from_camera = found[0].grid, found[0].grid_from_camera
+        self.labels = len(found[0].class_map.target)
         classes = [voxel_classes(truth) for truth in found]
         best = np.zeros(self._grid.shape, np.float32)
         self._class = np.ones(self._grid.shape, np.uint8)
@@ -229,7 +229,8 @@ class ClassPrior:
         requested = truth.counted
         points = truth.centres(requested)
         occupied = self._density.observe(sequence, index).density(points) > self._cutoff
-        place, _ = self._grid.index_of(self._grid_from_camera.apply(points[occupied].astype(np.float64)))
+        pose = level_grid(sequence, index) or self._grid_from_camera
+        place, _ = self._grid.index_of(pose.apply(points[occupied].astype(np.float64)))
         place = np.clip(np.asarray(place), 0, np.array(self._grid.shape) - 1)  # beyond its grid, the class of its edge
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
         volume.reshape(-1)[np.flatnonzero(requested.reshape(-1))[occupied]] = self._class[tuple(place.T)]

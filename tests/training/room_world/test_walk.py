@@ -1,0 +1,116 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.sequences.opening import depth_truth, open_recording, voxel_truth
+from scene_completion_ros.sequences.rigs import mounting
+from scene_completion_training.room_world.classes import RoomClass
+from scene_completion_training.room_world.plan import FloorPlan
+from scene_completion_training.room_world.walk import CAMERA, HAND_HEIGHT_M, HAND_PITCH, ROBOT_HEIGHT_M, RoomWalk
+from scene_completion_training.street_world.parts import box
+from scene_completion_training.street_world.scene import build_scene
+
+
+def test_classes_are_those_of_rooms() -> None:
+    assert [one.name.lower().replace("_", "-") for one in RoomClass][1:] == [
+        name.replace(" ", "-") for name in ROOM_CLASSES[1:]
+    ]
+
+
+def test_the_seed_decides_and_no_two_are_alike() -> None:
+    first, again, other = FloorPlan(3), FloorPlan(3), FloorPlan(4)
+    assert [part.corners.tolist() for part in first.parts] == [part.corners.tolist() for part in again.parts]
+    assert first.outline != other.outline
+
+
+@pytest.mark.parametrize("seed", range(40, 48))
+def test_rooms_share_no_place_and_things_stay_inside(seed: int) -> None:
+    plan = FloorPlan(seed)
+    x0, x1, y0, y1 = plan.outline
+    for number, room in enumerate(plan.rooms):
+        for other in plan.rooms[:number]:
+            a, b = room.inside, other.inside
+            assert a[0] >= b[1] or b[0] >= a[1] or a[2] >= b[3] or b[2] >= a[3]
+    for part in plan.parts:
+        low, high = part.corners.min(axis=(0, 1)), part.corners.max(axis=(0, 1))
+        assert (low > (x0 - 0.3, y0 - 0.3, -0.06)).all() and (high < (x1 + 0.3, y1 + 0.3, plan.height + 0.31)).all()
+
+
+def test_a_robot_is_level_and_low_and_a_hand_is_neither(walk: RoomWalk) -> None:
+    robot = RoomWalk(8, 6, (64, 48), leg=2, carrier="robot", supersampling=1)
+    heights = [pose.translation[2] for pose in robot.poses]
+    assert np.ptp(heights) == 0.0 and ROBOT_HEIGHT_M[0] <= heights[0] <= ROBOT_HEIGHT_M[1]
+    assert np.ptp([pose.rotation[2, 2] for pose in robot.poses]) < 1e-9
+    assert max(abs(pose.rotation[2, 0]) for pose in robot.poses) < 1e-9  # x of the image stays level
+    downs = np.array([-np.arcsin(pose.rotation[2, 2]) for pose in walk.poses])
+    assert all(HAND_HEIGHT_M[0] <= pose.translation[2] <= HAND_HEIGHT_M[1] for pose in walk.poses)
+    assert downs.min() >= HAND_PITCH[0] - 1e-9 and downs.max() <= HAND_PITCH[1] + 1e-9 and np.ptp(downs) > 0.1
+
+
+def test_what_pixels_show_lies_in_voxels_of_its_class(walk: RoomWalk) -> None:
+    """Depth, labels and voxels of a frame say the same, but for the rims of voxels that two classes share."""
+    right = total = 0
+    for index in range(0, 12, 3):
+        view, truth = walk.view(index, CAMERA), walk.truth(index)
+        camera = walk.cameras[CAMERA]
+        points = camera.unproject(camera.pixel_centres().reshape(-1, 2)) * view.depth.reshape(-1, 1)
+        place, inside = (np.asarray(part) for part in truth.grid.index_of(truth.grid_from_camera.apply(points)))
+        found = truth.labels[tuple(place[inside].T)]
+        right += int((found == view.label.reshape(-1)[inside]).sum())
+        total += int(inside.sum())
+        assert truth.occupied[tuple(place[inside].T)].mean() > 0.97
+    assert right > 0.9 * total
+
+
+def test_the_grid_stands_upright_on_the_floor_below_each_frame(walk: RoomWalk) -> None:
+    for index in (0, 5):
+        truth = walk.truth(index)
+        ground = truth.ground
+        assert ground is not None and np.nanmedian(ground[np.isfinite(ground)]) == pytest.approx(0.0, abs=1e-5)
+        assert truth.grid_from_camera.translation[2] == pytest.approx(walk.poses[index].translation[2])
+        assert truth.grid_from_camera.rotation[1, 2] == pytest.approx(0.0, abs=1e-9)  # it looks along x
+
+
+def test_rooms_behind_closed_doors_are_unknown() -> None:
+    """Two rooms with a wall between them: the one without the camera is nobody's guess."""
+    walk = RoomWalk(7, 1, (64, 48), leg=1, carrier="robot", supersampling=1)
+    plan = walk.plan
+    x0, x1, y0, y1 = plan.outline
+    plan.rooms = [replace(plan.rooms[0], inside=(x0, 2.0, y0, y1)), replace(plan.rooms[0], inside=(2.2, x1, y0, y1))]
+    floor = [part for part in plan.parts if part.label == RoomClass.FLOOR]
+    wall = box((0.2, y1 - y0, plan.height), (2.1, (y0 + y1) / 2, plan.height / 2), "wall_0", RoomClass.WALL)
+    plan.parts = [*floor, wall]
+    walk._scene = build_scene(plan)
+    ahead = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    walk.poses = [RigidTransform(ahead, np.array([0.5, (y0 + y1) / 2, 0.5]))]
+    truth = walk.truth_of(0)
+    at = int(1.5 / 0.05)  # the front of the wall, metres ahead
+    assert truth.known[: at - 1, 64, 10:40].all()
+    assert not truth.known[at + 6 :, 64, 10:40].any()
+
+
+def test_a_walk_that_was_written_is_read_with_its_truth(tmp_path: Path, walk: RoomWalk) -> None:
+    size = ["--size", "160", "120"]
+    command = ["room-world", "--seed", "7", "--frames", "3", "--leg", "1", "--carrier", "hand", "--supersampling", "1"]
+    assert main([*command, *size, "--output", str(tmp_path / "out")]) == 0
+    sequence = open_recording(tmp_path / "out")
+    truth, exact = voxel_truth(sequence, 2), RoomWalk(7, 3, (160, 120), 1, "hand", 1).truth(2)
+    assert truth is not None and truth.class_map.target == ROOM_CLASSES
+    assert np.array_equal(truth.labels, exact.labels) and np.array_equal(truth.known, exact.known)
+    assert truth.grid_from_camera.matrix == pytest.approx(exact.grid_from_camera.matrix)
+    stands = mounting(sequence, CAMERA, 2)
+    assert stands is not None and stands.translation[2] == pytest.approx(exact.grid_from_camera.translation[2])
+    depth = depth_truth(sequence, 1)
+    assert depth is not None and np.isfinite(depth.depth).mean() > 0.99
+    assert main([*command, *size, "--output", str(tmp_path / "out")]) == 2  # it is there already
+
+
+def test_what_cannot_be_rendered_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, words in ((["--seed", "5000"], "rooms are training 0-999"), (["--seed", "1", "--leg", "0"], "--leg")):
+        assert main(["room-world", *wrong, "--output", str(tmp_path / "out")]) == 2
+        assert words in capsys.readouterr().err
