@@ -130,8 +130,10 @@ class VoxelGrid:
         return grid, (slice(0, count), slice(first, first + count), slice(0, self.shape[2]))
 
 
-ROOM_GRID = VoxelGrid((0.0, -3.2, -0.2), 0.05, (128, 128, 64))
-"""Rooms: 6.4 m ahead of the camera and 3.2 m to each side, from below the floor to 3 m above it."""
+ROOM_GRID = VoxelGrid((0.0, -3.2, -0.225), 0.05, (128, 128, 64))
+"""Rooms: 6.4 m ahead of the camera and 3.2 m to each side, from below the floor to 3 m above it.
+
+The floor lies in the middle of its voxels: on their border, rounding would say in which."""
 DEFAULT_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, (256, 256, 32), "camera_forward")
 """51.2 m ahead, 25.6 m to each side, from 2.2 m below the camera to 4.2 m above it."""
 

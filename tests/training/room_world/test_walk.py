@@ -43,10 +43,11 @@ def test_rooms_share_no_place_and_things_stay_inside(seed: int) -> None:
 
 def test_a_robot_is_level_and_low_and_a_hand_is_neither(walk: RoomWalk) -> None:
     robot = RoomWalk(8, 6, (64, 48), leg=2, carrier="robot", supersampling=1)
-    heights = [pose.translation[2] for pose in robot.poses]
-    assert np.ptp(heights) == 0.0 and ROBOT_HEIGHT_M[0] <= heights[0] <= ROBOT_HEIGHT_M[1]
-    assert np.ptp([pose.rotation[2, 2] for pose in robot.poses]) < 1e-9
-    assert max(abs(pose.rotation[2, 0]) for pose in robot.poses) < 1e-9  # x of the image stays level
+    mounted = robot.rig_from_camera[CAMERA]
+    assert ROBOT_HEIGHT_M[0] <= mounted.translation[2] <= ROBOT_HEIGHT_M[1]
+    assert abs(mounted.rotation[2, 0]) < 1e-9  # x of the image stays level
+    for pose in robot.poses:  # the rig moves on the floor
+        assert pose.translation[2] == pytest.approx(0.0, abs=1e-9) and pose.rotation[2, 2] == pytest.approx(1.0)
     downs = np.array([-np.arcsin(pose.rotation[2, 2]) for pose in walk.poses])
     assert all(HAND_HEIGHT_M[0] <= pose.translation[2] <= HAND_HEIGHT_M[1] for pose in walk.poses)
     assert downs.min() >= HAND_PITCH[0] - 1e-9 and downs.max() <= HAND_PITCH[1] + 1e-9 and np.ptp(downs) > 0.1

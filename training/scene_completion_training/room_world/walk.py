@@ -67,8 +67,10 @@ class RoomWalk(RenderedDrive):
         self._scene: Scene = build_scene(self.plan)
         self._renderer = Renderer(self._scene, RoomShader(self._scene), supersampling)
         poses = self._poses(rng, frames, leg)
-        places = {CAMERA: RigidTransform.identity()}
-        super().__init__(seed, {CAMERA: camera}, places, poses, stamps_ns(frames, rate_hz), ROOM_GRID)
+        # A robot's rig stands on the floor, and its camera is mounted there; in a hand the camera is the rig.
+        stands = poses[0].levelled() if self.carrier == "robot" else RigidTransform.identity()
+        rig = [pose @ stands.inverse() for pose in poses]
+        super().__init__(seed, {CAMERA: camera}, {CAMERA: stands}, rig, stamps_ns(frames, rate_hz), ROOM_GRID)
 
     def scene_at(self, index: int) -> Scene:
         """The whole floor plan."""

@@ -44,10 +44,9 @@ def write_drive_bag(
         BagError: The folder exists already.
     """
     namespace = {name: "/camera" if len(cameras) == 1 else f"/{name}" for name in cameras}
-    base_from_lidar = sequence.rig_from_sensor[LIDAR]
     with BagWriter(path) as bag:
         static = [(BASE, optical_frame(name), sequence.rig_from_camera[name]) for name in cameras]
-        static.append((BASE, LIDAR, base_from_lidar))
+        static += [(BASE, sensor, pose) for sensor, pose in sequence.rig_from_sensor.items()]
 
         def write(topic: str, kind: str, fields: dict[str, Any], stamp_ns: int) -> None:
             bag.write(topic, kind, _message(bag.typestore, kind, fields), stamp_ns)
@@ -66,7 +65,7 @@ def write_drive_bag(
                 image = {"header": _header(stamp, optical), "format": "jpeg", "data": jpeg}
                 write(f"{topic}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", image, stamp)
             if lidar_every and index % lidar_every == 0 and (measured := sequence.lidar(index)) is not None:
-                points = base_from_lidar.inverse().apply(measured)
+                points = sequence.rig_from_sensor[LIDAR].inverse().apply(measured)
                 # Sensors count in steps of millimetres; round numbers also compress well.
                 rounded = np.rint(points / POINT_ROUNDING_M).astype(np.float32) * np.float32(POINT_ROUNDING_M)
                 write("/velodyne_points", "sensor_msgs/msg/PointCloud2", _cloud(stamp, rounded), stamp)
