@@ -39,6 +39,7 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.occupancy_link import link_calibration
 
 OPSET = 18
+_LARGE = 20_000  # numbers from which a weight is worth rounding
 SMALLEST_INVERSE_DEPTH = 1e-3
 """Per metre: what lies farther is said to lie at a kilometre."""
 _PLACES = ("output", "start_from", "pixels_from", "teacher", "features_from", "encoder_weights")
@@ -124,9 +125,17 @@ def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
 
 
 def graph_of(
-    module: nn.Module, camera: Camera, outputs: list[str], beside: Mapping[str, Tensor] | None = None
+    module: nn.Module,
+    camera: Camera,
+    outputs: list[str],
+    beside: Mapping[str, Tensor] | None = None,
+    *,
+    eight_bit: bool = False,
 ) -> bytes:
-    """Exports a module as ONNX, of an image of a canonical camera; weights are fp16, cast to fp32 in the graph."""
+    """Exports a module as ONNX, of an image of a canonical camera; weights are fp16, cast to fp32 in the graph.
+
+    With `eight_bit` the large ones are int8, with a scale for each channel of what they make.
+    """
     image = torch.zeros(1, 3, camera.height, camera.width)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
@@ -141,10 +150,37 @@ def graph_of(
             dynamo=False,
         )
         model = onnx.load(file)
+    if eight_bit:
+        _store_eight_bit(model.graph)
     _store_half(model.graph)
     onnx.checker.check_model(model)
     serialised: bytes = model.SerializeToString()
     return serialised
+
+
+def _store_eight_bit(graph: onnx.GraphProto) -> None:
+    """Replaces large weights of products and convolutions by rounded ones and their dequantisation."""
+    made_along = {"Conv": 0, "MatMul": 1, "Gemm": 0}  # the axis of what they make; torch exports Gemm with transB
+    readers = {node.input[1]: made_along[node.op_type] for node in graph.node if node.op_type in made_along}
+    nodes = []
+    for tensor in list(graph.initializer):
+        axis = readers.get(tensor.name)
+        if axis is None or tensor.data_type != TensorProto.FLOAT or int(np.prod(tensor.dims)) < _LARGE:
+            continue
+        values, name = numpy_helper.to_array(tensor), tensor.name
+        others = tuple(number for number in range(values.ndim) if number != axis)
+        scale = (np.maximum(np.abs(values).max(axis=others, keepdims=True), 1e-8) / 127.0).astype(np.float32)
+        rounded = np.rint(values / scale).astype(np.int8)
+        kept = (
+            numpy_helper.from_array(rounded, f"{name}.int8"),
+            numpy_helper.from_array(scale.ravel(), f"{name}.scale"),
+        )
+        graph.initializer.remove(tensor)
+        graph.initializer.extend(kept)
+        nodes.append(helper.make_node("DequantizeLinear", [one.name for one in kept], [name], axis=axis))
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _store_half(graph: onnx.GraphProto) -> None:

@@ -101,11 +101,22 @@ class ExportedScene(nn.Module):
 
 
 def export_scene(
-    file: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any], keep_weights: bool = True
+    file: Path,
+    folder: Path,
+    *,
+    name: str,
+    licence: str,
+    provenance: Mapping[str, Any],
+    keep_weights: bool = True,
+    eight_bit: bool = False,
 ) -> StudentBundle:
     """Exports a checkpoint of stage `completion`, and the eyes that it names; arguments as of `export_bundle`.
 
-    Its probabilities are those that it was trained to say.
+    Its probabilities are those that it was trained to say. Of a trunk as it was published the bundle keeps no weights:
+    whoever trains on reads them where they were published.
+
+    Args:
+        eight_bit: Large weights of the graph are int8: half the size.
     """
     stored = Checkpoint.read(file)
     settings, viewpoint = stored.configuration, stored.viewpoint
@@ -146,10 +157,17 @@ def export_scene(
         licence=licence,
     )
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
-    weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    if settings["eyes"]:
+        weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
     beside = {name: torch.from_numpy(values) for name, values in bundle.graph_inputs().items()}
-    graph = graph_of(ExportedScene(field, encoder), field.camera, ["features", "volume", "depth", "surface"], beside)
+    graph = graph_of(
+        ExportedScene(field, encoder),
+        field.camera,
+        ["features", "volume", "depth", "surface"],
+        beside,
+        eight_bit=eight_bit,
+    )
     return bundle.save(folder, graph, stored_weights if keep_weights else None)
 
 

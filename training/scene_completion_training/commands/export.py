@@ -12,6 +12,7 @@ needed. The first form takes --gpu, too.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
     meaning = "leave out weights.safetensors, which nothing but further training needs: half the size"
     parser.add_argument("--without-weights", action="store_true", help=meaning)
+    meaning = "of a checkpoint of stage completion: large weights of encoder.onnx as int8, half the size"
+    parser.add_argument("--int8-weights", action="store_true", help=meaning)
     parser.add_argument("--trained-on", default="", help="what it was trained on, for the bundle's provenance")
     gpu = parser.add_argument_group("encoders for GPUs")
     meaning = "which encoders to make, of fp32 and fp16; others that are there already stay"
@@ -80,7 +83,10 @@ def _export(args: argparse.Namespace) -> None:
         raise ConfigurationError(
             "such a student has no words", where="--vocabulary", cure="Give it with --classes, or leave it out"
         )
-    bundle = (export_scene if of_scene else export_bundle)(
+    if args.int8_weights and not of_scene:
+        cure = "Leave it out"
+        raise ConfigurationError("is for checkpoints of stage completion", where="--int8-weights", cure=cure)
+    bundle = (partial(export_scene, eight_bit=args.int8_weights) if of_scene else export_bundle)(
         args.source,
         args.bundle,
         name=args.name,
