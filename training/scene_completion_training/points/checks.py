@@ -1,0 +1,169 @@
+"""What may be wrong with a scene or its views, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_training.points.scene import PointScene, RgbdView
+
+LEAST_POINTS = 1000
+NEAREST_MEDIAN, FARTHEST_MEDIAN = 0.2, 20.0  # metres, of the depth of a room
+PROPORTIONS = 0.02  # by which those of depth and image may differ: ScanNet's do by 0.4 %
+UPRIGHT = 0.3  # least mean cosine between cameras' upper side and z
+_STARTS, _GAPS = 4, (1, 4, 16)  # views of a scene that are checked, each with those so many places behind it
+_GRID = 40  # pixels along a side that are compared from view to view
+_AGREES = 0.05  # of its depth, by which a surface may differ between views that agree
+
+
+def require(scene: PointScene, *fields: str, least: int = LEAST_POINTS) -> None:
+    """Make sure that a scene has enough points, and what a task needs.
+
+    Args:
+        fields: Names of fields of `PointScene` that must be there.
+        least: Fewest points.
+
+    Raises:
+        SequenceError: It has not: says what it lacks.
+    """
+    if len(scene) < least:
+        raise SequenceError(
+            f"has {len(scene)} points, fewer than {least}", where=scene.name, cure="Leave this scene out"
+        )
+    for name in fields:
+        value = getattr(scene, name)
+        if value is None or (isinstance(value, tuple) and not value):
+            raise SequenceError(
+                f"has no {name}",
+                where=scene.name,
+                cure=f"Choose settings that need no {name}, or scenes that have them",
+            )
+
+
+def check_views(views: Sequence[RgbdView], where: str) -> None:
+    """Look at the depth of some views.
+
+    Raises:
+        SequenceError: Depth has another scale than metres, belongs to another camera than the image, or the poses are
+            those of the world in the cameras.
+    """
+    count = len(views)
+    starts = range(0, count, -(-count // _STARTS))
+    pairs = [(start, start + gap) for start in starts for gap in _GAPS if start + gap < count]
+    depths = {index: _depth_of(views[index], where) for index in {*starts, *(second for _, second in pairs)}}
+    known = np.concatenate([depth[depth > 0.0][::7] for depth in depths.values()])
+    median = float(np.median(known)) if len(known) else 0.0
+    if not NEAREST_MEDIAN <= median <= FARTHEST_MEDIAN:
+        what = f"the median of its depth is {median:.4g} m" if len(known) else "its depth images hold no depth"
+        scale = "they look like millimetres" if median > 100.0 else "they may be divided twice"
+        raise SequenceError(
+            what, where=where, cure=f"Give z-depth in metres, 0 where unknown{f': {scale}' if len(known) else ''}"
+        )
+    agreeing, pixels = [0, 0], 0
+    for one, other in pairs:
+        poses = views[one].world_from_camera, views[other].world_from_camera
+        for inverse, relative in enumerate((poses[1].inverse() @ poses[0], poses[1] @ poses[0].inverse())):
+            agreeing[inverse] += _agreeing(views[one], depths[one], views[other], depths[other], relative)
+        pixels += int((_grid(depths[one]) > 0.0).sum())
+    as_given, inverted = agreeing
+    if inverted > 0.3 * pixels and as_given < 0.5 * inverted:
+        raise SequenceError(
+            f"{inverted / pixels:.0%} of its depth agrees between views with inverted poses, {as_given / pixels:.0%} "
+            "with the given ones",
+            where=where,
+            cure="Poses must be world_from_camera; these are camera_from_world: invert them",
+        )
+
+
+def _depth_of(view: RgbdView, where: str) -> NDArray[np.float32]:
+    depth = view.depth()
+    camera = view.camera
+    if depth.ndim != 2 or abs(depth.shape[1] * camera.height / (depth.shape[0] * camera.width) - 1.0) > PROPORTIONS:
+        size = "x".join(map(str, depth.shape[::-1]))
+        raise SequenceError(
+            f"the depth of view {view.name} is {size}, its image {camera.width}x{camera.height}: other proportions",
+            where=where,
+            cure="Depth must be registered to the image: take the aligned depth, or warp it to the image's camera",
+        )
+    return depth
+
+
+def rays_of(view: RgbdView, depth: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Points at z = 1 on the rays of the pixels of a depth image, [h, w, 3]; NaN where the lens has none."""
+    camera = view.camera.resized(depth.shape[1], depth.shape[0])
+    return np.asarray(camera.unproject(camera.pixel_centres()))
+
+
+def _grid(depth: NDArray[Any]) -> NDArray[Any]:
+    return depth[:: -(-depth.shape[0] // _GRID), :: -(-depth.shape[1] // _GRID)]
+
+
+def _agreeing(
+    one: RgbdView,
+    depth: NDArray[np.float32],
+    other: RgbdView,
+    other_depth: NDArray[np.float32],
+    other_from_one: RigidTransform,
+) -> int:
+    """Pixels of a grid in one view whose surface the other view sees where the pose puts it."""
+    sampled = _grid(depth)
+    rays = _grid(np.nan_to_num(rays_of(one, depth)))
+    placed = np.asarray(other_from_one.apply((rays * sampled[..., None])[sampled > 0.0]))
+    height, width = other_depth.shape
+    pixels, inside = other.camera.resized(width, height).project(placed)
+    column, row = np.floor(np.asarray(pixels)[np.asarray(inside)] + 0.5).astype(np.int64).T
+    there, expected = other_depth[row, column], placed[np.asarray(inside), 2]
+    return int(((there > 0.0) & (np.abs(there - expected) < _AGREES * there)).sum())
+
+
+def mean_up(views: Sequence[RgbdView]) -> NDArray[np.float64]:
+    """Mean of the directions in the world [3] to which the upper sides of the cameras look; not of unit length."""
+    return np.asarray(np.mean([-view.world_from_camera.rotation[:, 1] for view in views], axis=0))
+
+
+def rotation_to_z(up: str, views: Sequence[RgbdView], where: str) -> NDArray[np.float64]:
+    """The rotation [3, 3] that takes a direction of the world to z.
+
+    Args:
+        up: "x", "-x", "y", "-y", "z", "-z", or "cameras" for that of `mean_up`.
+
+    Raises:
+        ConfigurationError: It is none of them, or there are no cameras.
+    """
+    axes = {f"{sign}{axis}": factor * row for axis, row in zip("xyz", np.eye(3), strict=True) for sign, factor in
+            (("", 1.0), ("-", -1.0))}  # fmt: skip
+    if up == "cameras" and views:
+        axes[up] = mean_up(views)
+    if up not in axes or np.linalg.norm(axes[up]) < UPRIGHT:
+        raise ConfigurationError(f"nothing says where {up!r} is", where=where, cure=f"Name one of {', '.join(axes)}")
+    target = axes[up] / np.linalg.norm(axes[up])
+    aside = np.cross(target, np.eye(3)[np.abs(target).argmin()])
+    aside /= np.linalg.norm(aside)
+    return np.stack([aside, np.cross(target, aside), target])
+
+
+def check_upright(points: NDArray[np.float32], views: Sequence[RgbdView], where: str) -> None:
+    """Make sure that z is up: by the cameras, which nobody holds upside down, or by a floor where there are none.
+
+    A floor is a layer of 10 cm in the lower half that is 2.5 times as dense as the mean of all layers.
+
+    Raises:
+        SequenceError: It is not.
+    """
+    cure = "Name the axis of its world that points up ('-y' for that of a first camera), or 'cameras', as up"
+    if views:
+        if (cosine := float(mean_up(views)[2])) < UPRIGHT:
+            raise SequenceError(
+                f"z is not up: its cameras have it to their upper side by {cosine:.2f}", where=where, cure=cure
+            )
+        return
+    z = points[:, 2]
+    low, high = np.quantile(z, [0.005, 0.995])
+    counts, _ = np.histogram(z, max(int((high - low) / 0.1), 1), (low, high))
+    if not counts[: len(counts) // 2].max(initial=0) > 2.5 * counts.mean():
+        raise SequenceError("no floor stands out below: nothing says that z is up", where=where, cure=cure)
