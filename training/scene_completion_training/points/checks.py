@@ -64,17 +64,16 @@ def check_views(views: Sequence[RgbdView], where: str) -> None:
         raise SequenceError(
             what, where=where, cure=f"Give z-depth in metres, 0 where unknown{f': {scale}' if len(known) else ''}"
         )
-    agreeing, pixels = [0, 0], 0
+    agreeing, pixels = np.zeros((2, 2), np.int64), 0
     for one, other in pairs:
         poses = views[one].world_from_camera, views[other].world_from_camera
         for inverse, relative in enumerate((poses[1].inverse() @ poses[0], poses[1] @ poses[0].inverse())):
             agreeing[inverse] += _agreeing(views[one], depths[one], views[other], depths[other], relative)
         pixels += int((_grid(depths[one]) > 0.0).sum())
-    as_given, inverted = agreeing
-    if inverted > 0.3 * pixels and as_given < 0.5 * inverted:
+    as_given, inverted = agreeing[:, 0] / np.maximum(agreeing[:, 1], 1)
+    if agreeing[1, 1] > 0.1 * pixels and inverted > max(0.6, as_given + 0.2):
         raise SequenceError(
-            f"{inverted / pixels:.0%} of its depth agrees between views with inverted poses, {as_given / pixels:.0%} "
-            "with the given ones",
+            f"{inverted:.0%} of its depth agrees between views with inverted poses, {as_given:.0%} with the given ones",
             where=where,
             cure="Poses must be world_from_camera; these are camera_from_world: invert them",
         )
@@ -109,8 +108,8 @@ def _agreeing(
     other: RgbdView,
     other_depth: NDArray[np.float32],
     other_from_one: RigidTransform,
-) -> int:
-    """Pixels of a grid in one view whose surface the other view sees where the pose puts it."""
+) -> NDArray[np.int64]:
+    """Pixels of a grid in one view whose surface the other view sees where the pose puts it, and those compared."""
     sampled = _grid(depth)
     rays = _grid(np.nan_to_num(rays_of(one, depth)))
     placed = np.asarray(other_from_one.apply((rays * sampled[..., None])[sampled > 0.0]))
@@ -118,7 +117,7 @@ def _agreeing(
     pixels, inside = other.camera.resized(width, height).project(placed)
     column, row = np.floor(np.asarray(pixels)[np.asarray(inside)] + 0.5).astype(np.int64).T
     there, expected = other_depth[row, column], placed[np.asarray(inside), 2]
-    return int(((there > 0.0) & (np.abs(there - expected) < _AGREES * there)).sum())
+    return np.array([((there > 0.0) & (np.abs(there - expected) < _AGREES * there)).sum(), (there > 0.0).sum()])
 
 
 def mean_up(views: Sequence[RgbdView]) -> NDArray[np.float64]:

@@ -18,8 +18,12 @@ from scene_completion_training.points.label_sets import LabelSet, label_set
 from scene_completion_training.points.scene import PointScene
 
 SPLITS = ("train", "val", "test")
-_BESIDE = ("", "..", "../..", "metadata", "Tasks/Benchmark", "tasks/benchmark")
-"""Where a data set's tables and lists lie, from its folder of scenes."""
+_BESIDE = [
+    f"{above}/{folder}"
+    for above in (".", "..", "../..")
+    for folder in ("", "scans", "metadata", "Tasks/Benchmark", "tasks/benchmark")
+]
+"""Where a data set's tables and lists may lie, from the folder that was named."""
 _NO_LABELS = LabelSet("", ())
 
 
@@ -99,11 +103,11 @@ def _found(
     folders = [root, *inside, *chain.from_iterable(sorted((root / name).glob("*")) for name in ("scans", "scans_test"))]
     if scans := [folder for folder in folders if scannet.is_scan(folder)]:
         known = label_set(labels or "scannet20", "scannet")
-        table = _beside(scans[0].parent, scannet.TABLE)
+        table = _beside(root, scannet.TABLE)
         return "ScanNet", known, {one.name: partial(scannet.read_scan, one, known, table, every) for one in scans}
     if regions := [file for folder in folders for file in matterport.region_files(folder)]:
         known = label_set(labels or "matterport21", "matterport")
-        table = _beside(regions[0].parent.parent.parent, matterport.TABLE)
+        table = _beside(root, matterport.TABLE)
         if table is None:
             raise SequenceError(
                 f"there is no {matterport.TABLE} in or beside it",
@@ -155,10 +159,9 @@ def _names(root: Path, source: str, split: str, listed: Path | str | None) -> se
         if split not in SPLITS:
             raise SequenceError(f"no split {split!r}", where=str(root), cure=f"Name one of {', '.join(SPLITS)}")
         if source == "S3DIS" and split != "val":
-            areas = {f"Area_{number}" for number in range(1, 7)}
-            return {s3dis.TEST_AREA} if split == "test" else areas - {s3dis.TEST_AREA}
-        name = {"ScanNet": "scannetv2", "Matterport3D": "scenes"}.get(source, "scenes") + f"_{split}.txt"
-        listed = next((found for place in (root, root / "scans") if (found := _beside(place, name))), None)
+            return {name for name in s3dis.AREAS if (name == s3dis.TEST_AREA) == (split == "test")}
+        name = f"{'scannetv2' if source == 'ScanNet' else 'scenes'}_{split}.txt"
+        listed = _beside(root, name)
         if listed is None:
             raise SequenceError(
                 f"there is no list {name} in or beside it",

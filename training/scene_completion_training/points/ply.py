@@ -64,7 +64,7 @@ def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArr
                 if len(found) == len(set(wanted)):
                     break
             return found
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, LookupError) as problem:
         what = getattr(problem, "strerror", None) or problem
         raise SequenceError(f"cannot be read as PLY: {what}", where=str(path), cure=_CURE) from problem
 

@@ -12,6 +12,7 @@ from scene_completion_training.points.label_sets import LabelSet
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.points.voxel_means import MOST_POINTS
 
+AREAS = tuple(f"Area_{number}" for number in range(1, 7))
 TEST_AREA = "Area_5"
 """Of the usual split; the other areas are for training."""
 _RENAMED = {"stairs": "clutter"}  # a class of some rooms that the 13 lack

@@ -12,6 +12,8 @@ from scene_completion_ros.errors import SequenceError
 
 MOST_POINTS = 20_000_000
 """Of a scene: its arrays take a gigabyte then."""
+SHIFT = 0.382
+"""By which voxels are moved, in sides: floors and walls at round coordinates would lie on their borders."""
 _PENDING = 2_000_000  # rows that wait for being summed up
 _BITS = 21  # of a coordinate in a key
 _HALF = 1 << (_BITS - 1)
@@ -80,7 +82,7 @@ class VoxelMeans:
         Raises:
             SequenceError: A point is not finite or too far away, or there are more voxels than `MOST_POINTS`.
         """
-        cells = np.floor(np.asarray(points, np.float64) / self.voxel)
+        cells = np.floor(np.asarray(points, np.float64) / self.voxel + SHIFT)
         if not (np.abs(cells) < _HALF).all():
             raise SequenceError(
                 f"has points beyond {_HALF * self.voxel / 1000:.0f} km, or without a place",
