@@ -110,8 +110,9 @@ def scannet(root: Path, *, scan: str = SCAN, labelled: bool = True, table: bool 
     """A scan of six vertices in three segments: a wall, a mattress, and a stack of paper of no class; its folder."""
     folder = root / "scans" / scan
     folder.mkdir(parents=True)
-    points = np.arange(18.0).reshape(6, 3)
-    write_ply(folder / f"{scan}_vh_clean_2.ply", {"vertex": vertices(points)})
+    points = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [2, 0, 0], [0, 3, 0]])
+    faces = np.array([([0, 1, 2],), ([0, 3, 1],)], [("vertex_indices", "<i4", (3,))])
+    write_ply(folder / f"{scan}_vh_clean_2.ply", {"vertex": vertices(points), "face": faces})
     if labelled:
         ids = np.array([1, 1, 4, 4, 0, 40], np.uint16)
         write_ply(folder / f"{scan}_vh_clean_2.labels.ply", {"vertex": vertices(points, label=ids)})

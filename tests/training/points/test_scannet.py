@@ -23,7 +23,10 @@ def scan(root: Path, labels: str = "") -> PointScene:
 def test_points_labels_things_and_segments(tmp_path: Path) -> None:
     layouts.scannet(tmp_path)
     found = scan(tmp_path)
-    assert found.points[2].tolist() == [6, 7, 8] and found.normals is None and found.views == ()
+    assert found.points[5].tolist() == [0, 3, 0] and found.normals is not None and found.views == ()
+    # a triangle looks along z, the other one, of the same size, along y
+    expected = [[0, 0.5**0.5, 0.5**0.5], [0, 0.5**0.5, 0.5**0.5], [0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    np.testing.assert_allclose(found.normals, expected, atol=1e-6)
     assert found.colours is not None and found.colours[5, 0] == pytest.approx(5 / 255)
     assert found.label is not None and found.instance is not None and found.segment is not None
     assert [found.classes[k] for k in found.label[:4]] == ["wall", "wall", "bed", "bed"]

@@ -32,17 +32,13 @@ def require(scene: PointScene, *fields: str, least: int = LEAST_POINTS) -> None:
         SequenceError: It has not: says what it lacks.
     """
     if len(scene) < least:
-        raise SequenceError(
-            f"has {len(scene)} points, fewer than {least}", where=scene.name, cure="Leave this scene out"
-        )
+        cure = "Leave this scene out"
+        raise SequenceError(f"has {len(scene)} points, fewer than {least}", where=scene.name, cure=cure)
     for name in fields:
         value = getattr(scene, name)
         if value is None or (isinstance(value, tuple) and not value):
-            raise SequenceError(
-                f"has no {name}",
-                where=scene.name,
-                cure=f"Choose settings that need no {name}, or scenes that have them",
-            )
+            cure = f"Choose settings that need no {name}, or scenes that have them"
+            raise SequenceError(f"has no {name}", where=scene.name, cure=cure)
 
 
 def check_views(views: Sequence[RgbdView], where: str) -> None:
@@ -84,11 +80,9 @@ def _depth_of(view: RgbdView, where: str) -> NDArray[np.float32]:
     camera = view.camera
     if depth.ndim != 2 or abs(depth.shape[1] * camera.height / (depth.shape[0] * camera.width) - 1.0) > PROPORTIONS:
         size = "x".join(map(str, depth.shape[::-1]))
-        raise SequenceError(
-            f"the depth of view {view.name} is {size}, its image {camera.width}x{camera.height}: other proportions",
-            where=where,
-            cure="Depth must be registered to the image: take the aligned depth, or warp it to the image's camera",
-        )
+        what = f"the depth of view {view.name} is {size}, its image {camera.width}x{camera.height}: other proportions"
+        cure = "Depth must be registered to the image: take the aligned depth, or warp it to the image's camera"
+        raise SequenceError(what, where=where, cure=cure)
     return depth
 
 
@@ -157,9 +151,8 @@ def check_upright(points: NDArray[np.float32], views: Sequence[RgbdView], where:
     cure = "Name the axis of its world that points up ('-y' for that of a first camera), or 'cameras', as up"
     if views:
         if (cosine := float(mean_up(views)[2])) < UPRIGHT:
-            raise SequenceError(
-                f"z is not up: its cameras have it to their upper side by {cosine:.2f}", where=where, cure=cure
-            )
+            what = f"z is not up: its cameras have it to their upper side by {cosine:.2f}"
+            raise SequenceError(what, where=where, cure=cure)
         return
     z = points[:, 2]
     low, high = np.quantile(z, [0.005, 0.995])

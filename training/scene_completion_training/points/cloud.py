@@ -37,11 +37,8 @@ def read_cloud(file: Path, classes: tuple[str, ...] = (), voxel: float | None = 
         raise SequenceError("has no points", where=where, cure="Export its vertices with x, y and z")
     if voxel is None:
         if len(rows) > MOST_POINTS:
-            raise SequenceError(
-                f"has {len(rows):,} points, more than {MOST_POINTS:,}",
-                where=where,
-                cure="Crop it, or name a voxel (such as 0.02), which downsamples while it is read",
-            )
+            cure = "Crop it, or name a voxel (such as 0.02), which downsamples while it is read"
+            raise SequenceError(f"has {len(rows):,} points, more than {MOST_POINTS:,}", where=where, cure=cure)
         points, means, votes = _read(rows, classes, where)
         if not np.isfinite(points).all():
             raise SequenceError("has points without a place", where=where, cure="Drop them")

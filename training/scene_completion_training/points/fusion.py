@@ -60,11 +60,8 @@ def fused_scene(
     camera = reference_camera(sequence)
     frames = [frame for frame in sequence.frames if "depth" in frame.assets and camera in frame.images][::every]
     if not frames:
-        raise SequenceError(
-            "no frame has depth",
-            where=where,
-            cure="Record depth that is registered to the image, or name a data set with points",
-        )
+        cure = "Record depth that is registered to the image, or name a data set with points"
+        raise SequenceError("no frame has depth", where=where, cure=cure)
     if not sequence.metric_scale:
         raise SequenceError("its poses are not in metres", where=where, cure="Scale them: depth is in metres")
     views = tuple(
@@ -99,11 +96,8 @@ def _fused(
     """Points [N, 3], colours and normals [N, 6], and labels and instances [N] where any frame has them."""
     there = [name for name in _IMAGES if any(name in of for of in assets)]
     if "label" in there and not classes:
-        raise SequenceError(
-            "its labels have no names",
-            where=where,
-            cure="Name the label set, or list them as classes in its provenance",
-        )
+        cure = "Name the label set, or list them as classes in its provenance"
+        raise SequenceError("its labels have no names", where=where, cure=cure)
     sums = VoxelMeans(voxel, where)
     table = np.arange(len(classes))
     for view, of in zip(views, assets, strict=True):
@@ -161,9 +155,8 @@ def _ids(load: ArrayLoader | None, depth: NDArray[np.float32], where: str) -> ND
         return np.full(depth.shape, UNLABELLED)
     found = load()
     if found.ndim != 2 or found.dtype.kind not in "iu":
-        raise SequenceError(
-            f"is {found.dtype} of shape {list(found.shape)}", where=where, cure="Give whole numbers [h, w]"
-        )
+        cure = "Give whole numbers [h, w]"
+        raise SequenceError(f"is {found.dtype} of shape {list(found.shape)}", where=where, cure=cure)
     ids = found.astype(np.int64)
     if found.dtype.kind == "u":
         ids[found == np.iinfo(found.dtype).max] = UNLABELLED

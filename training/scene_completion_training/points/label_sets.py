@@ -52,11 +52,8 @@ def looked_up(table: NDArray[np.int64], ids: NDArray[Any], where: str) -> NDArra
     beyond = (ids < UNLABELLED) | (ids >= len(table))
     if beyond.any():
         some = ", ".join(map(str, np.unique(ids[beyond])[:5].tolist()))
-        raise SequenceError(
-            f"has labels {some}, but its list ends at {len(table) - 1}",
-            where=where,
-            cure="These are ids of another list: name the label set that they belong to",
-        )
+        cure = "These are ids of another list: name the label set that they belong to"
+        raise SequenceError(f"has labels {some}, but its list ends at {len(table) - 1}", where=where, cure=cure)
     return np.where(ids < 0, UNLABELLED, table[np.maximum(ids, 0).astype(np.int64)])
 
 

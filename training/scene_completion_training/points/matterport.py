@@ -129,15 +129,8 @@ def house_views(house: Path) -> tuple[RgbdView, ...]:
                     if size is None:
                         size = read_size(images / image)
                         camera = Camera(camera.fx, camera.fy, camera.cx, size[1] - 1 - camera.cy, *size)
-                    views.append(
-                        RgbdView(
-                            Path(image).stem,
-                            camera,
-                            pose,
-                            partial(read_rgb, images / image),
-                            partial(depth_png, depths / depth, _PER_METRE),
-                        )
-                    )
+                    loaders = partial(read_rgb, images / image), partial(depth_png, depths / depth, _PER_METRE)
+                    views.append(RgbdView(Path(image).stem, camera, pose, *loaders))
         except (ValueError, SceneCompletionError) as problem:
             raise SequenceError(f"cannot be used: {problem}", where=f"{conf}, line {place}", cure=_CURE) from problem
     return tuple(views)

@@ -80,18 +80,13 @@ def open_scenes(
         wanted = _names(root, source, split, listed)
         groups = {_group(source, name) for name in found} | found.keys()
         if missing := sorted(wanted - groups) if source != "S3DIS" or listed else []:
-            raise SequenceError(
-                f"{len(missing)} of the {len(wanted)} listed scenes are not there, such as {missing[0]}",
-                where=str(root),
-                cure="Download them, or name a list of those that are there",
-            )
+            what = f"{len(missing)} of the {len(wanted)} listed scenes are not there, such as {missing[0]}"
+            raise SequenceError(what, where=str(root), cure="Download them, or name a list of those that are there")
         found = {name: read for name, read in found.items() if {name, _group(source, name)} & wanted}
     if not found:
-        raise SequenceError(
-            "holds no scenes of points" if root.exists() else "no such file or folder",
-            where=str(root),
-            cure="Name a folder of ScanNet v2, Matterport3D or S3DIS, PLY files, or a recording with depth",
-        )
+        what = "holds no scenes of points" if root.exists() else "no such file or folder"
+        cure = "Name a folder of ScanNet v2, Matterport3D or S3DIS, PLY files, or a recording with depth"
+        raise SequenceError(what, where=str(root), cure=cure)
     return Scenes(source, known.classes, found)
 
 
@@ -109,11 +104,8 @@ def _found(
         known = label_set(labels or "matterport21", "matterport")
         table = _beside(root, matterport.TABLE)
         if table is None:
-            raise SequenceError(
-                f"there is no {matterport.TABLE} in or beside it",
-                where=str(root),
-                cure="Take it from github.com/niessner/Matterport, folder metadata",
-            )
+            cure = "Take it from github.com/niessner/Matterport, folder metadata"
+            raise SequenceError(f"there is no {matterport.TABLE} in or beside it", where=str(root), cure=cure)
         return "Matterport3D", known, {
             f"{file.parent.parent.name}_{file.stem}": partial(matterport.read_region, file, known, table, every)
             for file in regions
@@ -163,10 +155,7 @@ def _names(root: Path, source: str, split: str, listed: Path | str | None) -> se
         name = f"{'scannetv2' if source == 'ScanNet' else 'scenes'}_{split}.txt"
         listed = _beside(root, name)
         if listed is None:
-            raise SequenceError(
-                f"there is no list {name} in or beside it",
-                where=str(root),
-                cure="Take the official lists from the data set's repository on GitHub, or name a list of your own",
-            )
+            cure = "Take the official lists from the data set's repository on GitHub, or name a list of your own"
+            raise SequenceError(f"there is no list {name} in or beside it", where=str(root), cure=cure)
     text = read_text(listed, SequenceError, cure="Name a list with one scene a line")
     return {line.strip() for line in text.splitlines() if line.strip()}

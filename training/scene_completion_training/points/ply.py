@@ -106,6 +106,25 @@ def colours_of(rows: NDArray[Any]) -> NDArray[np.float32] | None:
     return found / np.float32(255.0) if found is not None and rows.dtype["red"].kind in "iu" else found
 
 
+def vertex_normals(points: NDArray[np.float32], faces: NDArray[Any]) -> NDArray[np.float32]:
+    """Normals [N, 3] of the vertices of a mesh: means of those of their triangles by area, zero of a lonely vertex.
+
+    Args:
+        points: [N, 3].
+        faces: Rows with "vertex_indices", counter-clockwise seen from outside.
+
+    Raises:
+        SequenceError: These are no triangles of the points.
+    """
+    corners = np.asarray(faces["vertex_indices"], np.int64)
+    if corners.shape[1:] != (3,) or (corners.size and not 0 <= corners.min() <= corners.max() < len(points)):
+        raise SequenceError(f"has faces that are no triangles of its {len(points)} vertices", where="mesh", cure=_CURE)
+    first, second, third = np.moveaxis(points[corners].astype(np.float64), 1, 0)
+    area = np.repeat(np.cross(second - first, third - first), 3, axis=0)
+    sums = np.stack([np.bincount(corners.ravel(), column, len(points)) for column in area.T], axis=-1)
+    return np.asarray(sums / np.maximum(np.linalg.norm(sums, axis=-1, keepdims=True), 1e-12), np.float32)
+
+
 def _damaged(what: str, path: Path) -> SequenceError:
     return SequenceError(what, where=str(path), cure=_CURE)
 

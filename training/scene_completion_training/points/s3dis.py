@@ -60,9 +60,6 @@ def _lines(file: Path) -> NDArray[np.float32]:
         if values.shape[1:] != (6,) or not np.isfinite(values).all():
             raise ValueError(f"rows of {values.shape[1]} numbers, or no numbers")
     except (OSError, ValueError) as problem:
-        raise SequenceError(
-            f"cannot be read: {problem}",
-            where=str(file),
-            cure="Correct the line: older archives have stray characters in Area_5/hallway_6 and Area_5/office_19",
-        ) from problem
+        cure = "Correct the line: older archives have stray characters in Area_5/hallway_6 and Area_5/office_19"
+        raise SequenceError(f"cannot be read: {problem}", where=str(file), cure=cure) from problem
     return values

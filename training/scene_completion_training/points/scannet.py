@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.untrusted_files import read_json, read_text
 from scene_completion_training.points.label_sets import LabelSet
-from scene_completion_training.points.ply import colours_of, columns, read_ply
+from scene_completion_training.points.ply import colours_of, columns, read_ply, vertex_normals
 from scene_completion_training.points.scene import UNLABELLED, PointScene
 from scene_completion_training.points.sens import exported_views, sens_views
 
@@ -32,6 +33,7 @@ TABLE = "scannetv2-labels.combined.tsv"
 _MESH = "_vh_clean_2"
 _NYU40 = 40
 _MOST_BYTES = 1 << 28
+_Thing: TypeAlias = tuple[str, NDArray[np.int64]]  # its name and segments
 _CURE = "Download the scan again"
 
 
@@ -70,8 +72,8 @@ def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1
         SequenceError: A file is missing or damaged, or files contradict each other.
     """
     stem = folder / folder.name
-    vertices = read_ply(folder / f"{folder.name}{_MESH}.ply")["vertex"]
-    points = columns(vertices, ("x", "y", "z"))
+    mesh = read_ply(Path(f"{stem}{_MESH}.ply"), ("vertex", "face"))
+    points = columns(mesh["vertex"], ("x", "y", "z")) if "vertex" in mesh else None
     if points is None:
         raise SequenceError("has no points", where=f"{stem}{_MESH}.ply", cure=_CURE)
     label, instance, segment = None, None, None
@@ -80,7 +82,7 @@ def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1
         segment = _segments(segments, len(points))
     if segment is not None and things.is_file():
         groups = _groups(things)
-        instance = _of_groups(segment, groups, [one for one, _, _ in groups])
+        instance = _of_groups(segment, groups, range(len(groups)))
         if table is not None:
             ids = _ids(groups, table, "nyu40id" if labels.name == "scannet20" else "id", things)
             known = max(*labels.ids, *ids, 0)
@@ -92,17 +94,14 @@ def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1
             raise SequenceError(f"does not label {len(points)} vertices", where=str(labelled), cure=_CURE)
         label = labels.labels(np.asarray(rows["label"], np.int64), _NYU40, str(labelled))
     elif label is None and things.is_file():
-        raise SequenceError(
-            f"labels need {TABLE}",
-            where=str(folder.parent),
-            cure="Download it: download-scannet.py -o DATA --label_map",
-        )
+        cure = "Download it: download-scannet.py -o DATA --label_map"
+        raise SequenceError(f"labels need {TABLE}", where=str(folder.parent), cure=cure)
     views = sens_views(Path(f"{stem}.sens"), every) if Path(f"{stem}.sens").is_file() else exported_views(folder, every)
     return PointScene(
         folder.name,
         points,
-        colours_of(vertices),
-        columns(vertices, ("nx", "ny", "nz")),
+        colours_of(mesh["vertex"]),
+        vertex_normals(points, mesh["face"]) if "face" in mesh else None,
         labels.classes if label is not None else (),
         label,
         instance,
@@ -124,39 +123,34 @@ def whole_numbers(stored: Any, count: int, where: str) -> NDArray[np.int64]:
     return np.array(stored, np.int64)
 
 
-def _groups(path: Path) -> list[tuple[int, str, NDArray[np.int64]]]:
-    """Number, name and segments of each thing."""
+def _groups(path: Path) -> list[_Thing]:
+    """Name and segments of each thing."""
     stored = read_json(path, SequenceError, cure=_CURE, kind=dict, most_bytes=_MOST_BYTES).get("segGroups")
     groups = []
     for place, group in enumerate(stored if isinstance(stored, list) else [None]):
         match group:
             case {"segments": list(segments), "label": str(label)}:
                 where = f"{path}, segGroups[{place}]"
-                groups.append((place, label, whole_numbers(segments, len(segments), where)))
+                groups.append((label, whole_numbers(segments, len(segments), where)))
             case _:
                 raise SequenceError(f"segGroups[{place}] has no segments and label", where=str(path), cure=_CURE)
     return groups
 
 
-def _of_groups(
-    segment: NDArray[np.int64], groups: list[tuple[int, str, NDArray[np.int64]]], values: list[int]
-) -> NDArray[np.int64]:
+def _of_groups(segment: NDArray[np.int64], groups: list[_Thing], values: Sequence[int]) -> NDArray[np.int64]:
     """The value of each point's thing; `UNLABELLED` where it is of none."""
     known, inverse = np.unique(segment, return_inverse=True)
     of_segment = np.full(len(known), UNLABELLED, np.int64)
-    for (_, _, segments), value in zip(groups, values, strict=True):
+    for (_, segments), value in zip(groups, values, strict=True):
         of_segment[np.isin(known, segments)] = value
     return of_segment[inverse]
 
 
-def _ids(groups: list[tuple[int, str, NDArray[np.int64]]], table: Path, column: str, where: Path) -> list[int]:
+def _ids(groups: list[_Thing], table: Path, column: str, where: Path) -> list[int]:
     """The id of each thing, 0 where the table does not know its name."""
     ids = {row["raw_category"]: number(row[column]) for row in reversed(read_table(table, "raw_category", column))}
-    found = [ids.get(label, 0) for _, label, _ in groups]
-    if groups and not any(label in ids for _, label, _ in groups):
-        raise SequenceError(
-            f"{table.name} knows none of its {len(groups)} things",
-            where=str(where),
-            cure="Name the table of ScanNet v2: download-scannet.py -o DATA --label_map",
-        )
+    found = [ids.get(label, 0) for label, _ in groups]
+    if groups and not any(label in ids for label, _ in groups):
+        cure = "Name the table of ScanNet v2: download-scannet.py -o DATA --label_map"
+        raise SequenceError(f"{table.name} knows none of its {len(groups)} things", where=str(where), cure=cure)
     return found

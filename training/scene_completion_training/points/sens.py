@@ -44,11 +44,8 @@ def sens_views(path: Path, every: int = 1) -> tuple[RgbdView, ...]:
         intrinsics = np.array(_MATRICES.unpack(_read(file, _MATRICES.size, path))[:16], np.float64).reshape(4, 4)
         colour, depth, width, height, columns, rows, scale, count = _SIZES.unpack(_read(file, _SIZES.size, path))
         if colour not in _JPEG_PNG or depth not in (_RAW, _ZLIB):
-            raise SequenceError(
-                f"has compressions {colour} of colour and {depth} of depth",
-                where=str(path),
-                cure="Export its frames with ScanNet's SensReader",
-            )
+            cure = "Export its frames with ScanNet's SensReader"
+            raise SequenceError(f"has compressions {colour} of colour and {depth} of depth", where=str(path), cure=cure)
         fits = 0 < rows * columns <= LARGEST_IMAGE and 0.0 < scale < np.inf
         if not fits or count > (size - file.tell()) // _FRAME.size:
             what = f"promises {count} frames of {columns}x{rows}, {scale:g} to a metre, in {size:,} bytes"
@@ -62,15 +59,11 @@ def sens_views(path: Path, every: int = 1) -> tuple[RgbdView, ...]:
                 raise SequenceError(f"ends within frame {number} of {count}", where=str(path), cure=_CURE)
             file.seek(start + picture + measured)
             if number % every == 0 and np.isfinite(pose).all():
-                views.append(
-                    RgbdView(
-                        f"{number:06d}",
-                        camera,
-                        _pose(np.array(pose).reshape(4, 4), f"{path}, frame {number}"),
-                        partial(_sens_image, path, start, picture),
-                        partial(_sens_depth, path, start + picture, measured, (rows, columns), scale, depth == _ZLIB),
-                    )
-                )
+                at = _pose(np.array(pose).reshape(4, 4), f"{path}, frame {number}")
+                image = partial(_sens_image, path, start, picture)
+                shape = rows, columns
+                there = partial(_sens_depth, path, start + picture, measured, shape, scale, depth == _ZLIB)
+                views.append(RgbdView(f"{number:06d}", camera, at, image, there))
     return tuple(views)
 
 
@@ -92,16 +85,8 @@ def exported_views(folder: Path, every: int = 1) -> tuple[RgbdView, ...]:
         if camera is None:
             intrinsics = folder / "intrinsic" / "intrinsic_color.txt"
             camera = _camera(_matrix(intrinsics), *read_size(image), intrinsics)
-        depth = folder / "depth" / f"{number}.png"
-        views.append(
-            RgbdView(
-                f"{number:06d}",
-                camera,
-                _pose(pose, str(at)),
-                partial(read_rgb, image),
-                partial(depth_png, depth, _MILLIMETRES),
-            )
-        )
+        depth = partial(depth_png, folder / "depth" / f"{number}.png", _MILLIMETRES)
+        views.append(RgbdView(f"{number:06d}", camera, _pose(pose, str(at)), partial(read_rgb, image), depth))
     return tuple(views)
 
 

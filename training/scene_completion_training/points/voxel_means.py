@@ -84,11 +84,9 @@ class VoxelMeans:
         """
         cells = np.floor(np.asarray(points, np.float64) / self.voxel + SHIFT)
         if not (np.abs(cells) < _HALF).all():
-            raise SequenceError(
-                f"has points beyond {_HALF * self.voxel / 1000:.0f} km, or without a place",
-                where=self.where,
-                cure="Drop them, or move the scene to its origin: coordinates are metres",
-            )
+            what = f"has points beyond {_HALF * self.voxel / 1000:.0f} km, or without a place"
+            cure = "Drop them, or move the scene to its origin: coordinates are metres"
+            raise SequenceError(what, where=self.where, cure=cure)
         x, y, z = (cells.astype(np.int64) + _HALF).T
         keys = (x << 2 * _BITS) | (y << _BITS) | z
         ones = np.ones((len(keys), 1))
@@ -108,11 +106,8 @@ class VoxelMeans:
         }
         self._waiting = 0
         if len(self._sums[0][0]) > MOST_POINTS:
-            raise SequenceError(
-                f"has more than {MOST_POINTS:,} voxels of {self.voxel:g} m",
-                where=self.where,
-                cure="Crop it, or choose a larger voxel",
-            )
+            what = f"has more than {MOST_POINTS:,} voxels of {self.voxel:g} m"
+            raise SequenceError(what, where=self.where, cure="Crop it, or choose a larger voxel")
 
     def result(self) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[np.int64]]]:
         """Means of points [N, 3] and of what came beside them [N, C], and the votes [N]; sorted by voxels."""
