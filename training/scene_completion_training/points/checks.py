@@ -56,10 +56,9 @@ def check_views(views: Sequence[RgbdView], where: str) -> None:
     median = float(np.median(known)) if len(known) else 0.0
     if not NEAREST_MEDIAN <= median <= FARTHEST_MEDIAN:
         what = f"the median of its depth is {median:.4g} m" if len(known) else "its depth images hold no depth"
-        scale = "they look like millimetres" if median > 100.0 else "they may be divided twice"
-        raise SequenceError(
-            what, where=where, cure=f"Give z-depth in metres, 0 where unknown{f': {scale}' if len(known) else ''}"
-        )
+        scale = "millimetres, it seems" if median > FARTHEST_MEDIAN else "divided twice, it seems"
+        cure = f"Give z-depth in metres, 0 where unknown{f'; these are {scale}' if len(known) else ''}"
+        raise SequenceError(what, where=where, cure=cure)
     agreeing, pixels = np.zeros((2, 2), np.int64), 0
     for one, other in pairs:
         poses = views[one].world_from_camera, views[other].world_from_camera
@@ -68,11 +67,9 @@ def check_views(views: Sequence[RgbdView], where: str) -> None:
         pixels += int((_grid(depths[one]) > 0.0).sum())
     as_given, inverted = agreeing[:, 0] / np.maximum(agreeing[:, 1], 1)
     if agreeing[1, 1] > 0.1 * pixels and inverted > max(0.6, as_given + 0.2):
-        raise SequenceError(
-            f"{inverted:.0%} of its depth agrees between views with inverted poses, {as_given:.0%} with the given ones",
-            where=where,
-            cure="Poses must be world_from_camera; these are camera_from_world: invert them",
-        )
+        what = f"{inverted:.0%} of its depth agrees between views if poses are inverted, {as_given:.0%} as they are"
+        cure = "Poses must be world_from_camera; these are camera_from_world: invert them"
+        raise SequenceError(what, where=where, cure=cure)
 
 
 def _depth_of(view: RgbdView, where: str) -> NDArray[np.float32]:
@@ -128,13 +125,13 @@ def rotation_to_z(up: str, views: Sequence[RgbdView], where: str) -> NDArray[np.
     Raises:
         ConfigurationError: It is none of them, or there are no cameras.
     """
-    axes = {f"{sign}{axis}": factor * row for axis, row in zip("xyz", np.eye(3), strict=True) for sign, factor in
-            (("", 1.0), ("-", -1.0))}  # fmt: skip
-    if up == "cameras" and views:
-        axes[up] = mean_up(views)
-    if up not in axes or np.linalg.norm(axes[up]) < UPRIGHT:
-        raise ConfigurationError(f"nothing says where {up!r} is", where=where, cure=f"Name one of {', '.join(axes)}")
-    target = axes[up] / np.linalg.norm(axes[up])
+    target = mean_up(views) if up == "cameras" and views else np.zeros(3)
+    if up.removeprefix("-") in ("x", "y", "z"):
+        target = (-1.0 if up.startswith("-") else 1.0) * np.eye(3)["xyz".index(up[-1])]
+    if np.linalg.norm(target) < UPRIGHT:
+        cure = f"Name one of x, -x, y, -y, z, -z{', cameras' if views else ''}"
+        raise ConfigurationError(f"nothing says where {up!r} is", where=where, cure=cure)
+    target /= np.linalg.norm(target)
     aside = np.cross(target, np.eye(3)[np.abs(target).argmin()])
     aside /= np.linalg.norm(aside)
     return np.stack([aside, np.cross(target, aside), target])
@@ -148,11 +145,10 @@ def check_upright(points: NDArray[np.float32], views: Sequence[RgbdView], where:
     Raises:
         SequenceError: It is not.
     """
-    cure = "Name the axis of its world that points up ('-y' for that of a first camera), or 'cameras', as up"
+    cure = "Name what points up as up: an axis ('-y' in the world of a first camera), or 'cameras'"
     if views:
-        if (cosine := float(mean_up(views)[2])) < UPRIGHT:
-            what = f"z is not up: its cameras have it to their upper side by {cosine:.2f}"
-            raise SequenceError(what, where=where, cure=cure)
+        if mean_up(views)[2] < UPRIGHT:
+            raise SequenceError("z is not up in its cameras", where=where, cure=cure)
         return
     z = points[:, 2]
     low, high = np.quantile(z, [0.005, 0.995])

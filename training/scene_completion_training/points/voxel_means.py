@@ -19,52 +19,42 @@ _BITS = 21  # of a coordinate in a key
 _HALF = 1 << (_BITS - 1)
 
 
-def majority(keys: NDArray[np.int64], values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def grouped(ids: NDArray[np.int64], values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Distinct rows of ids [M, W], sorted, and the sums of the values [M, C] of each."""
+    order = np.lexsort(ids.T[::-1])
+    ids = ids[order]
+    starts = np.flatnonzero(np.append(True, (ids[1:] != ids[:-1]).any(axis=1))[: len(ids)])
+    return ids[starts], np.add.reduceat(values[order], starts, axis=0) if len(starts) else values[:0]
+
+
+def majority(
+    keys: NDArray[np.int64], values: NDArray[np.int64], counts: NDArray[Any] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The most frequent value of each key; of several the smallest.
 
     Args:
         keys, values: [M].
+        counts: How often each row counts [M]; once by default.
 
     Returns:
         Keys, ascending, and their values.
     """
-    return _winners(*_counted(keys, values, np.ones(len(keys), np.int64)))
-
-
-def _counted(*rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of key, value and count, each pair of key and value once, sorted."""
-    keys, values, counts = rows
-    order = np.lexsort((values, keys))
-    keys, values = keys[order], values[order]
-    new = np.ones(len(keys), bool)
-    new[1:] = (keys[1:] != keys[:-1]) | (values[1:] != values[:-1])
-    starts = np.flatnonzero(new)
-    return keys[starts], values[starts], np.add.reduceat(counts[order], starts) if len(starts) else counts[:0]
-
-
-def _winners(
-    keys: NDArray[np.int64], values: NDArray[np.int64], counts: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    order = np.lexsort((-values, counts, keys))
-    last = np.ones(len(keys), bool)
-    last[:-1] = keys[order][1:] != keys[order][:-1]
-    return keys[order][last], values[order][last]
+    rows = np.ones(len(keys)) if counts is None else counts
+    pairs, often = grouped(np.stack([keys, values], axis=-1), rows[:, None])
+    pairs = pairs[np.lexsort((-pairs[:, 1], often[:, 0], pairs[:, 0]))]
+    last = np.append(pairs[1:, 0] != pairs[:-1, 0], True)[: len(pairs)]
+    return pairs[last, 0], pairs[last, 1]
 
 
 @dataclass
 class VoxelMeans:
-    """Sums up points by voxels.
+    """Sums up points by voxels."""
 
-    Args:
-        voxel: Side, metres.
-        where: What the points are of, for errors.
-    """
-
-    voxel: float
-    where: str
-    _sums: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = field(default_factory=list)
-    _votes: dict[str, list[tuple[NDArray[np.int64], ...]]] = field(default_factory=dict)
-    _waiting: int = 0
+    voxel: float  # side, metres
+    where: str  # what the points are of, for errors
+    # Key of the voxel and votes; count, points and what comes beside them. Each pair is summed up already.
+    _rows: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = field(default_factory=list)
+    _votes: tuple[str, ...] = ()
 
     def add(
         self,
@@ -76,8 +66,8 @@ class VoxelMeans:
 
         Args:
             points: [M, 3], metres.
-            means: [M, C], what is averaged beside them; C is the same in each call.
-            votes: [M] by name, of which the most frequent is kept.
+            means: [M, C], what is averaged beside them.
+            votes: [M] by name, of which the most frequent is kept. C and the names are the same in each call.
 
         Raises:
             SequenceError: A point is not finite or too far away, or there are more voxels than `MOST_POINTS`.
@@ -88,43 +78,27 @@ class VoxelMeans:
             cure = "Drop them, or move the scene to its origin: coordinates are metres"
             raise SequenceError(what, where=self.where, cure=cure)
         x, y, z = (cells.astype(np.int64) + _HALF).T
-        keys = (x << 2 * _BITS) | (y << _BITS) | z
-        ones = np.ones((len(keys), 1))
-        self._sums.append(_summed(keys, np.hstack([ones, points, means])))
-        for name, values in votes.items():
-            self._votes.setdefault(name, []).append(_counted(keys, values, np.ones(len(keys), np.int64)))
-        self._waiting += len(self._sums[-1][0])
-        if self._waiting > _PENDING:
+        ids = np.stack([(x << 2 * _BITS) | (y << _BITS) | z, *votes.values()], axis=-1)
+        self._rows.append(grouped(ids, np.hstack([np.ones((len(ids), 1)), points, means])))
+        self._votes = tuple(votes)
+        if sum(len(rows) for rows, _ in self._rows[1:]) > _PENDING:
             self._sum_up()
 
     def _sum_up(self) -> None:
-        keys, values = zip(*self._sums, strict=True)
-        self._sums = [_summed(np.concatenate(keys), np.concatenate(values))]
-        self._votes = {
-            name: [_counted(*(np.concatenate(column) for column in zip(*rows, strict=True)))]
-            for name, rows in self._votes.items()
-        }
-        self._waiting = 0
-        if len(self._sums[0][0]) > MOST_POINTS:
+        ids, values = (np.concatenate(column) for column in zip(*self._rows, strict=True))
+        self._rows = [grouped(ids, values)]
+        if len(self._rows[0][0]) > MOST_POINTS:
             what = f"has more than {MOST_POINTS:,} voxels of {self.voxel:g} m"
             raise SequenceError(what, where=self.where, cure="Crop it, or choose a larger voxel")
 
     def result(self) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[np.int64]]]:
         """Means of points [N, 3] and of what came beside them [N, C], and the votes [N]; sorted by voxels."""
-        if not self._sums:
-            return np.empty((0, 3), np.float32), np.empty((0, 0), np.float32), {}
         self._sum_up()
-        sums = self._sums[0][1]
+        ids, values = self._rows[0]
+        _, sums = grouped(ids[:, :1], values)
         means = (sums[:, 1:] / sums[:, :1]).astype(np.float32)
-        votes = {name: _winners(*rows[0])[1] for name, rows in self._votes.items()}  # type: ignore[call-arg]
+        votes = {name: majority(ids[:, 0], ids[:, k], values[:, 0])[1] for k, name in enumerate(self._votes, start=1)}
         return means[:, :3], means[:, 3:], votes
-
-
-def _summed(keys: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)])
-    return keys[starts], np.add.reduceat(values[order], starts, axis=0) if len(starts) else values[:0]
 
 
 def unit(normals: NDArray[np.float32]) -> NDArray[np.float32]:
