@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -57,7 +58,7 @@ def read_table(path: Path, *needed: str) -> list[dict[str, str]]:
 
 def number(word: str | None) -> int:
     """A whole number of a table, 0 where there is none."""
-    return int(word) if word and word.isdecimal() and len(word) < 10 else 0
+    return int(word) if word and word.isdecimal() and len(word) < 7 else 0
 
 
 def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1) -> PointScene:
@@ -76,26 +77,24 @@ def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1
     points = columns(mesh["vertex"], ("x", "y", "z")) if "vertex" in mesh else None
     if points is None:
         raise SequenceError("has no points", where=f"{stem}{_MESH}.ply", cure=_CURE)
-    label, instance, segment = None, None, None
+    label, segment = None, None
     segments, things = Path(f"{stem}{_MESH}.0.010000.segs.json"), Path(f"{stem}.aggregation.json")
     if segments.is_file():
         segment = _segments(segments, len(points))
-    if segment is not None and things.is_file():
-        groups = _groups(things)
-        instance = _of_groups(segment, groups, range(len(groups)))
-        if table is not None:
-            ids = _ids(groups, table, "nyu40id" if labels.name == "scannet20" else "id", things)
-            known = max(*labels.ids, *ids, 0)
-            label = labels.labels(np.maximum(_of_groups(segment, groups, ids), 0), known, str(things))
+    groups = _groups(things) if segment is not None and things.is_file() else []
     labelled = Path(f"{stem}{_MESH}.labels.ply")
     if labels.name == "scannet20" and labelled.is_file():
         rows = read_ply(labelled)["vertex"]
         if len(rows) != len(points) or "label" not in (rows.dtype.names or ()):
             raise SequenceError(f"does not label {len(points)} vertices", where=str(labelled), cure=_CURE)
         label = labels.labels(np.asarray(rows["label"], np.int64), _NYU40, str(labelled))
-    elif label is None and things.is_file():
-        cure = "Download it: download-scannet.py -o DATA --label_map"
-        raise SequenceError(f"labels need {TABLE}", where=str(folder.parent), cure=cure)
+    elif segment is not None and groups:
+        if table is None:
+            cure = "Download it: download-scannet.py -o DATA --label_map"
+            raise SequenceError(f"labels need {TABLE}", where=str(folder.parent), cure=cure)
+        ids = _ids(groups, table, "nyu40id" if labels.name == "scannet20" else "id", things)
+        label = labels.labels(np.maximum(_of_groups(segment, groups, ids), 0), max(*labels.ids, *ids), str(things))
+    instance = None if segment is None or not groups else _of_groups(segment, groups, range(len(groups)))
     views = sens_views(Path(f"{stem}.sens"), every) if Path(f"{stem}.sens").is_file() else exported_views(folder, every)
     return PointScene(
         folder.name,
@@ -146,9 +145,14 @@ def _of_groups(segment: NDArray[np.int64], groups: list[_Thing], values: Sequenc
     return of_segment[inverse]
 
 
+@lru_cache(maxsize=4)
+def _ids_by_name(table: Path, column: str) -> dict[str, int]:
+    return {row["raw_category"]: number(row[column]) for row in reversed(read_table(table, "raw_category", column))}
+
+
 def _ids(groups: list[_Thing], table: Path, column: str, where: Path) -> list[int]:
     """The id of each thing, 0 where the table does not know its name."""
-    ids = {row["raw_category"]: number(row[column]) for row in reversed(read_table(table, "raw_category", column))}
+    ids = _ids_by_name(table, column)
     found = [ids.get(label, 0) for label, _ in groups]
     if groups and not any(label in ids for label, _ in groups):
         cure = "Name the table of ScanNet v2: download-scannet.py -o DATA --label_map"
