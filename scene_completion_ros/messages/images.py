@@ -107,7 +107,7 @@ def decode_depth(message: Any) -> NDArray[np.float32]:
     if str(message.encoding).lower() == "16uc1":
         return np.asarray(_pixels(message, 1, "u2") / np.float32(1000.0), dtype=np.float32)
     if str(message.encoding).lower() != "32fc1":
-        cure = f"Name a topic of {' or '.join(DEPTH_ENCODINGS).upper()}"
+        cure = f"Name a topic of {' or '.join(map(str.upper, DEPTH_ENCODINGS))}"
         raise ImageError(f"encoding {message.encoding!r} is no depth", where="image", cure=cure)
     return decode_published_depth(message)
 

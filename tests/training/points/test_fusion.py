@@ -79,6 +79,7 @@ def test_label_images_of_half_the_size_fit_and_names_may_be_given() -> None:
         ({"scale": np.nan}, "hold no depth"),
         ({"depth": np.ones((60, 60), np.float32)}, "is 60x60, its image 80x60: other proportions.*registered"),
         ({"depth": np.ones(5, np.float32)}, "is 5, its image 80x60"),
+        ({"depth": np.array([["far"]])}, "depth is <U3. Give z-depth in metres"),
         ({"depth": None}, "no frame has depth"),
         ({"classes": ("floor", "ceiling")}, "has labels 2, but its list ends at 1"),
         ({"label": np.zeros((60, 80))}, r"room, label of view 0: is float64 of shape \[60, 80\]"),

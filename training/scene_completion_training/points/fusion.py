@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import RigidTransform
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource, PosedSequence, read_source
+from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequence, read_source
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.points.checks import check_upright, check_views, rays_of, rotation_to_z
 from scene_completion_training.points.label_sets import looked_up
@@ -69,7 +69,7 @@ def fused_scene(
             f"{frame.stamp_ns}",
             sequence.cameras[camera],
             frame.world_from_rig @ sequence.rig_from_camera[camera],
-            partial(_image, frame.images[camera]),
+            partial(read_source, frame.images[camera]),
             partial(_depth, frame.assets["depth"]),
         )
         for frame in frames
@@ -77,7 +77,8 @@ def fused_scene(
     check_views(views, where)
     turn = RigidTransform(rotation_to_z(up, views, where) if up else np.eye(3), np.zeros(3))
     views = tuple(dataclasses.replace(view, world_from_camera=turn @ view.world_from_camera) for view in views)
-    names = tuple(classes) or tuple(map(str, sequence.provenance.get("classes", ())))
+    named = sequence.provenance.get("classes")
+    names = tuple(classes) or tuple(map(str, named if isinstance(named, list) else ()))
     points, means, votes = _fused(views, [frame.assets for frame in frames], names, voxel, where)
     if not up:
         check_upright(points, views, where)
@@ -140,12 +141,11 @@ def normals_of(positions: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return normals
 
 
-def _image(source: ImageSource) -> NDArray[np.uint8]:
-    return read_source(source)
-
-
 def _depth(load: Callable[[], NDArray[Any]]) -> NDArray[np.float32]:
-    depth = np.asarray(load(), np.float32)
+    stored = load()
+    if stored.dtype.kind not in "fiu":
+        raise SequenceError(f"depth is {stored.dtype}", cure="Give z-depth in metres, 0 where unknown")
+    depth = np.asarray(stored, np.float32)
     return np.where(np.isfinite(depth), depth, np.float32(0.0))
 
 

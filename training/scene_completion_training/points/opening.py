@@ -27,7 +27,7 @@ _BESIDE = [
 _NO_LABELS = LabelSet("", ())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scenes(Mapping[str, PointScene]):
     """Scenes by name, in order; each is read when it is asked for."""
 
