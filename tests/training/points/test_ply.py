@@ -32,6 +32,9 @@ def test_what_is_written_is_read_and_text_says_the_same(tmp_path: Path) -> None:
         same(found["vertex"], VERTICES)
         same(found["face"], FACES)
     assert read_ply(tmp_path / "a.ply", ("face",)).keys() == {"face"}
+    features = np.ones(2, [("feature", "<f4", (928,))])
+    write_ply(tmp_path / "d.ply", {"vertex": features})
+    same(read_ply(tmp_path / "d.ply")["vertex"], features)
     assert columns(VERTICES, ("x", "y")) is None and colours_of(VERTICES) is None
 
 
@@ -50,7 +53,7 @@ def test_what_is_written_is_read_and_text_says_the_same(tmp_path: Path) -> None:
         ("1.5 2\n", "1.5\n", "different lengths"),
         ("3 0 1 2 -7", "3 0 1 2", "cannot be read as PLY"),
         ("3 0 1 2 -7", "3 0 1 2 -7 5", "rows of 6 numbers"),
-        ("3 0 1 2 -7", "9999 0 1 2 -7", "different lengths"),
+        ("3 0 1 2 -7", "99999 0 1 2 -7", "different lengths"),
     ],
 )
 def test_a_damaged_text_is_refused_in_a_sentence(tmp_path: Path, old: str, new: str, message: str) -> None:

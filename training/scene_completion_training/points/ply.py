@@ -24,7 +24,7 @@ _KINDS = {
 _NAMES = {kind: name for name, kind in reversed(_KINDS.items())}
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _LONGEST_HEADER = 1 << 16  # bytes
-_LONGEST_LIST = 1000  # numbers of a list property: corners of a face
+_LONGEST_LIST = 1 << 16  # numbers of a list property: corners of a face, features of a vertex
 _CURE = "Restore the file, or export it once more as binary little endian PLY"
 
 
@@ -70,7 +70,12 @@ def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArr
 
 
 def write_ply(path: Path, elements: Mapping[str, NDArray[Any]]) -> None:
-    """Write structured arrays as the elements of a binary PLY file; a field of shape [n] becomes a list property."""
+    """Write structured arrays as the elements of a binary PLY file.
+
+    Args:
+        elements: Rows by name, "vertex" first. Fields are of 8 to 32 bits, or floats of 32 or 64; one of shape [n]
+            becomes a list property.
+    """
     lines, blocks = ["ply", "format binary_little_endian 1.0"], []
     for name, rows in elements.items():
         lines.append(f"element {name} {len(rows)}")
@@ -79,9 +84,10 @@ def write_ply(path: Path, elements: Mapping[str, NDArray[Any]]) -> None:
             kind = rows.dtype[field]
             name_of = _NAMES[kind.base.str[1:]]
             if kind.shape:
-                fields.append((f"{field} length", "u1"))
+                fields.append((f"{field} length", "u1" if kind.shape[0] < 256 else "<i4"))
             fields.append((field, kind.base.newbyteorder("<"), kind.shape))
-            lines.append(f"property {'list uchar ' if kind.shape else ''}{name_of} {field}")
+            listed = f"list {'uchar' if kind.shape[0] < 256 else 'int'} " if kind.shape else ""
+            lines.append(f"property {listed}{name_of} {field}")
         block = np.empty(len(rows), np.dtype(fields))
         for field in block.dtype.names or ():
             of = field.removesuffix(" length")
