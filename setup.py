@@ -117,6 +117,7 @@ setup(
         f"{PACKAGE}.ros": ["*.xml"],
         f"{PACKAGE}.report": ["assets/**/*"],
         f"{TRAINING}.street_world": ["*.yaml"],
+        f"{TRAINING}.points": ["*.yaml"],
         **{package: ["*.yaml", "*/*.yaml"] for package in CONFIGS},
     },
     # 57 MB that only a training reads: a wheel with them would be larger than the Python index takes.

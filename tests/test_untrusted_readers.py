@@ -148,6 +148,12 @@ READERS = {
         " licence: none}",
         by(f"{TRAINING}foundation.phrases:read_phrases"),
     ),
+    "segments": Reader("scene.segs.json", "{segIndices: [1, 1, 2, 3]}", by(f"{TRAINING}points.scannet:_segments", 4)),
+    "things": Reader(
+        "scene.aggregation.json",
+        "{segGroups: [{id: 0, objectId: 0, segments: [1, 2], label: couch}, {id: 1, segments: [3], label: wall}]}",
+        by(f"{TRAINING}points.scannet:_groups"),
+    ),
     "words": Reader(
         "words.yaml",
         (ROOT / "training/configs/vocabularies/unseen_words.yaml").read_text(encoding="utf-8"),

@@ -95,6 +95,23 @@ def decode_published_depth(message: Any) -> NDArray[np.float32]:
     return np.asarray(_pixels(message, 1, "f4"), dtype=np.float32)
 
 
+def decode_depth(message: Any) -> NDArray[np.float32]:
+    """Decode the depth image of a camera, 16UC1 in millimetres or 32FC1 in metres, to float32 [H, W] in metres.
+
+    Returns:
+        0 or what is not finite where nothing was measured (REP 118).
+
+    Raises:
+        ImageError: Another encoding, or too little data.
+    """
+    if str(message.encoding).lower() == "16uc1":
+        return np.asarray(_pixels(message, 1, "u2") / np.float32(1000.0), dtype=np.float32)
+    if str(message.encoding).lower() != "32fc1":
+        cure = f"Name a topic of {' or '.join(map(str.upper, DEPTH_ENCODINGS))}"
+        raise ImageError(f"encoding {message.encoding!r} is no depth", where="image", cure=cure)
+    return decode_published_depth(message)
+
+
 def check_image(message: Any) -> None:
     """Find out cheaply, without decoding, whether an image message can be decoded.
 

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.reader import CLOUD_TYPE, BagMessage, BagReader
+from scene_completion_ros.bags.reader import CLOUD_TYPE, IMAGE_TYPES, BagMessage, BagReader
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.clouds import coordinates, read_xyz
-from scene_completion_ros.messages.images import decode_image
+from scene_completion_ros.messages.images import DEPTH_ENCODINGS, decode_depth, decode_image
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader
 
+DEPTH_TOLERANCE_NS = 20_000_000  # less than half the time between the images of a camera of 20 Hz
 LIDAR_TOLERANCE_NS = 60_000_000  # half a revolution of a 10 Hz LiDAR, and a little
 
 
@@ -87,6 +88,40 @@ class BagCloud:
     def __call__(self) -> NDArray[np.float32]:
         """Read and move into the rig frame."""
         return np.asarray(self.rig_from_lidar.apply(read_xyz(self.recorded.message())), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class BagDepth:
+    """Loader of a depth image of a bag: float32 [H, W] in metres."""
+
+    recorded: RecordedMessage
+
+    def __call__(self) -> NDArray[np.float32]:
+        """Read and decode."""
+        return decode_depth(self.recorded.message())
+
+
+def list_depths(reader: BagReader, frame_id: str) -> list[tuple[int, RecordedMessage]]:
+    """Stamps and addresses of depth images in the frame of a camera, sorted by stamp; of several topics the first."""
+    for topic in reader.topics_of_type(IMAGE_TYPES[0]):
+        first = reader.first(topic)
+        if first is None or str(first.encoding).lower() not in DEPTH_ENCODINGS:
+            continue
+        if str(first.header.frame_id).strip("/") == frame_id:
+            depths = [
+                (stamp_of(recorded.message.header) or recorded.stamp_ns, RecordedMessage.of(reader, recorded))
+                for recorded, _ in reader.readable([topic], decode_depth)
+            ]
+            return sorted(depths, key=lambda depth: depth[0])
+    return []
+
+
+def depth_asset(depths: Sequence[tuple[int, RecordedMessage]], stamp_ns: int) -> dict[str, ArrayLoader]:
+    """The depth image that was taken with an image, as "depth"."""
+    index = bisect_left(depths, stamp_ns, key=lambda depth: depth[0])
+    around = depths[max(index - 1, 0) : index + 1]
+    near = [one for one in around if abs(one[0] - stamp_ns) <= DEPTH_TOLERANCE_NS]
+    return {"depth": BagDepth(min(near, key=lambda one: abs(one[0] - stamp_ns))[1])} if near else {}
 
 
 def list_clouds(reader: BagReader, lidar_topic: str | None) -> list[tuple[int, str, RecordedMessage]]:

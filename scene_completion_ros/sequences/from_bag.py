@@ -9,7 +9,7 @@ from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagReader
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.transform_buffer import TransformBuffer
-from scene_completion_ros.sequences.bag_messages import lidar_asset, list_clouds
+from scene_completion_ros.sequences.bag_messages import depth_asset, lidar_asset, list_clouds, list_depths
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.sequences.recording import Recording, counted, read_recordings
 from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
@@ -53,7 +53,8 @@ def posed_recording(
     The rig frame is the optical frame of the first image topic. The world is the topmost frame above it in tf. Where tf
     does not say how the camera moves, it is the fixed frame of the odometry. Images that come at one time (1 ms) make
     one frame. Images and clouds stay in the bag and are read when asked for. The LiDAR, of whatever make, is the sensor
-    "velodyne" of the rig.
+    "velodyne" of the rig. Depth images (16UC1, 32FC1) in the frame of the first camera, which are registered to it, are
+    the asset "depth".
 
     Args:
         max_gap_s: Largest distance in time of the two poses between which is interpolated. Images without are dropped.
@@ -69,6 +70,7 @@ def posed_recording(
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}
     max_gap_ns = round(max_gap_s * 1e9)
     clouds = list_clouds(reader, lidar_topic)
+    depths = list_depths(reader, rig_frame)
     rig_from_sensor = {}
     for stamp_ns, frame_id, _ in clouds[:1]:
         try:
@@ -83,6 +85,7 @@ def posed_recording(
             dropped[f"no pose: {error.where}"] += len(images)
             continue
         assets = lidar_asset(clouds, buffer, world, world_from_rig, stamp_ns, max_gap_ns)
+        assets |= depth_asset(depths, stamp_ns) if recording.first_camera in images else {}
         frames.append(Frame(stamp_ns, images, world_from_rig, assets))
     if not frames:
         raise SequenceError(

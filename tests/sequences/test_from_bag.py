@@ -14,7 +14,7 @@ from scene_completion_ros.sequences.from_bag import posed_recording, sequence_fr
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.recording import read_recordings
-from tests.bags.recordings import HEIGHT, START, WIDTH, Drive, odometry, record, recorded
+from tests.bags.recordings import HEIGHT, SECOND, START, WIDTH, Drive, image, odometry, record, recorded
 
 
 def sequence_of(path: Path, fill: Callable[[Drive], Any], **arguments: Any) -> PosedSequence:
@@ -111,6 +111,33 @@ def test_cameras_that_are_not_synchronous_make_frames_of_their_own(tmp_path: Pat
 
     sequence = sequence_of(tmp_path / "bag", fill)
     assert [sorted(frame.images) for frame in sequence.frames] == [["left", "right"]] * 3 + [["right"]]
+
+
+def depth(
+    drive: Drive, index: int, *, frame: str = "camera_optical", millimetres: bool = True, late_ns: int = 0
+) -> None:
+    """A depth image of so many metres as its number and a half."""
+    stamp = START + index * SECOND // 10 + late_ns
+    metres = np.full((HEIGHT // 2, WIDTH // 2), index + 0.5, np.float32)
+    data, encoding = ((1000 * metres).astype("<u2"), "16UC1") if millimetres else (metres, "32FC1")
+    size = {"width": WIDTH // 2, "height": HEIGHT // 2}
+    message = image(data, encoding, stamp_ns=stamp, frame_id=frame, **size)
+    drive.writer.write(f"/{frame}/aligned_depth/image_raw", "sensor_msgs/msg/Image", message, stamp)
+
+
+@pytest.mark.parametrize("millimetres", [True, False])
+def test_depth_in_the_frame_of_the_camera_comes_with_its_images(tmp_path: Path, millimetres: bool) -> None:
+    def fill(drive: Drive) -> None:
+        drive.static()
+        for index in range(3):
+            drive.moment(index)
+            depth(drive, index, frame="another_optical")
+            depth(drive, index, millimetres=millimetres, late_ns=30_000_000 if index == 1 else 5_000_000)
+
+    sequence = pickle.loads(pickle.dumps(sequence_of(tmp_path / "bag", fill)))
+    assert list(sequence.cameras) == ["camera"] and sequence.asset(1, "depth") is None
+    for index in (0, 2):
+        np.testing.assert_array_equal(sequence.asset(index, "depth"), np.full((24, 32), index + 0.5, np.float32))
 
 
 def no_poses(drive: Drive) -> None:

@@ -1,0 +1,160 @@
+"""ScanNet v2 in a small folder of its layout."""
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import ImageError, SequenceError
+from scene_completion_training.points.opening import open_scenes
+from scene_completion_training.points.scene import PointScene
+from scene_completion_training.points.sens import exported_views, sens_views
+from tests import room_layouts as layouts
+
+WALK = layouts.walk(3)
+
+
+def scan(root: Path, labels: str = "") -> PointScene:
+    return open_scenes(root, labels=labels)[layouts.SCAN]
+
+
+def test_points_labels_things_and_segments(tmp_path: Path) -> None:
+    layouts.scannet(tmp_path)
+    found = scan(tmp_path)
+    assert found.points[5].tolist() == [0, 3, 0] and found.normals is not None and found.views == ()
+    # a triangle looks along z, the other one, of the same size, along y
+    expected = [[0, 0.5**0.5, 0.5**0.5], [0, 0.5**0.5, 0.5**0.5], [0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    np.testing.assert_allclose(found.normals, expected, atol=1e-6)
+    assert found.colours is not None and found.colours[5, 0] == pytest.approx(5 / 255)
+    assert found.label is not None and found.instance is not None and found.segment is not None
+    assert [found.classes[k] for k in found.label[:4]] == ["wall", "wall", "bed", "bed"]
+    assert found.label[4:].tolist() == [-1, -1]  # 0, and NYU's 'otherprop', which is none of the 20
+    assert found.instance.tolist() == [0, 0, 1, 1, 2, -1]
+    assert found.segment.tolist() == [7, 7, 9, 9, 30, 31]
+
+
+def test_labels_of_scannet200_come_by_the_table(tmp_path: Path) -> None:
+    folder = layouts.scannet(tmp_path)
+    found = scan(tmp_path, "scannet200")
+    assert found.label is not None
+    assert [found.classes[k] for k in found.label[:4]] == ["wall", "wall", "mattress", "mattress"]
+    assert found.label[4:].tolist() == [-1, -1]  # the table gives 'paper stack' an id that is none of the 200
+    (folder / f"{layouts.SCAN}_vh_clean_2.labels.ply").unlink()
+    by_table = scan(tmp_path).label
+    assert by_table is not None and by_table.tolist() == [0, 0, 3, 3, -1, -1]
+
+
+def test_a_scan_of_the_test_split_has_no_labels(tmp_path: Path) -> None:
+    layouts.scannet(tmp_path, labelled=False)
+    found = scan(tmp_path)
+    assert found.label is None and found.instance is None and found.segment is None and found.classes == ()
+
+
+def change(folder: Path, suffix: str, old: str, new: str) -> None:
+    file = folder / f"{layouts.SCAN}{suffix}"
+    file.write_bytes(file.read_bytes().replace(old.encode("latin-1"), new.encode("latin-1"), 1))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new", "message"),
+    [
+        ("_vh_clean_2.0.010000.segs.json", "31]", "31, 5]", "no list of 6 numbers"),
+        ("_vh_clean_2.0.010000.segs.json", "31]", "-4]", "no list of 6 numbers"),
+        (".aggregation.json", '"label"', '"name"', r"segGroups\[0\] has no segments and label"),
+        (".aggregation.json", "[7]", '["7"]', r"segGroups\[0\]: is no list of 1 numbers"),
+        ("_vh_clean_2.labels.ply", "vertex 6", "vertex 5", "does not label 6 vertices"),
+        ("_vh_clean_2.labels.ply", "\x28\x00", "\x29\x00", "labels 41, but its list ends at 40"),
+    ],
+)
+def test_files_that_contradict_each_other_are_named(
+    tmp_path: Path, suffix: str, old: str, new: str, message: str
+) -> None:
+    folder = layouts.scannet(tmp_path)
+    change(folder, suffix, old, new)
+    with pytest.raises(SequenceError, match=message):
+        scan(tmp_path)
+
+
+def test_a_table_that_is_missing_or_of_something_else_is_named(tmp_path: Path) -> None:
+    layouts.scannet(tmp_path, table=False)
+    with pytest.raises(SequenceError, match="labels need scannetv2-labels.combined.tsv.*--label_map"):
+        scan(tmp_path, "scannet200")
+    table = tmp_path / "scannetv2-labels.combined.tsv"
+    for text, message in ((layouts.MATTERPORT_TABLE, "has no columns raw_category, id"), ("", "no columns")):
+        table.write_text(text)
+        with pytest.raises(SequenceError, match=message):
+            scan(tmp_path, "scannet200")
+    table.write_text("id\traw_category\tnyu40id\n5\tlamp\t35\n")
+    with pytest.raises(SequenceError, match="knows none of its 3 things"):
+        scan(tmp_path, "scannet200")
+
+
+def test_views_are_those_of_the_stream_and_of_its_exported_frames(tmp_path: Path) -> None:
+    folder = layouts.scannet(tmp_path / "a")
+    layouts.sens(folder / f"{layouts.SCAN}.sens", [WALK[0], None, WALK[2]])
+    other = layouts.scannet(tmp_path / "b")
+    layouts.exported_frames(other, WALK)
+    streamed, exported = scan(tmp_path / "a").views, scan(tmp_path / "b").views
+    assert [view.name for view in streamed] == ["000000", "000002"] and len(exported) == 3  # tracking was lost in one
+    assert [view.name for view in open_scenes(tmp_path / "b", every=2)[layouts.SCAN].views] == ["000000", "000002"]
+    for one, same in zip(streamed, exported[::2], strict=True):
+        assert one.camera == same.camera == layouts.CAMERA.resized(160, 120)
+        np.testing.assert_allclose(one.world_from_camera.matrix, same.world_from_camera.matrix, atol=1e-5)
+        assert one.image().shape == (120, 160, 3) and np.abs(one.image() - same.image().astype(int)).max() == 0
+        np.testing.assert_array_equal(one.depth(), same.depth())
+    np.testing.assert_allclose(streamed[1].depth(), layouts.seen(WALK[2])[0], atol=6e-4)
+    assert streamed[0].image()[118, 80].tolist() == pytest.approx([200, 100, 50], abs=8)  # the floor, RGB
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, struct.pack("<I", 3), "is version 3 of .sens"),
+        (4, struct.pack("<Q", 1 << 40), "is version 4"),
+        (27 + 256, struct.pack("<2i", 2, 2), "compressions 2 of colour and 2 of depth"),
+        (27 + 256 + 16, struct.pack("<2I", 80, 1 << 31), "promises 2 frames of 80x2147483648"),
+        (27 + 256 + 24, struct.pack("<f", 0.0), "0 to a metre"),
+        (27 + 256 + 28, struct.pack("<Q", 1 << 60), "promises 1152921504606846976 frames"),
+        (27 + 256 + 36, struct.pack("<f", 3.0), "frame 0: has no pose"),
+        (27 + 256 + 36 + 80, struct.pack("<Q", 1 << 40), "ends within frame 0 of 2"),
+    ],
+)
+def test_a_damaged_stream_is_refused_in_a_sentence(tmp_path: Path, place: int, value: bytes, message: str) -> None:
+    file = layouts.sens(tmp_path / "a.sens", WALK[:2])
+    content = bytearray(file.read_bytes())
+    content[place : place + len(value)] = value
+    file.write_bytes(content)
+    with pytest.raises(SequenceError, match=message):
+        sens_views(file)
+
+
+def test_a_stream_that_ends_early_and_depth_of_another_size_are_refused(tmp_path: Path) -> None:
+    file = layouts.sens(tmp_path / "a.sens", WALK[:1])
+    content = file.read_bytes()
+    for end in (5, 100, 300):
+        file.write_bytes(content[:end])
+        with pytest.raises(SequenceError, match="ends early"):
+            sens_views(file)
+    file.write_bytes(content[: 27 + 256 + 16] + struct.pack("<2I", 80, 59) + content[27 + 256 + 24 :])
+    with pytest.raises(ImageError, match="no depth of 80x59"):
+        sens_views(file)[0].depth()
+
+
+def test_exported_frames_that_are_damaged_are_named(tmp_path: Path) -> None:
+    folder = layouts.exported_frames(tmp_path / "scan", WALK[:1])
+    (folder / "depth" / "0.png").write_bytes((folder / "color" / "0.jpg").read_bytes())
+    with pytest.raises(ImageError, match="no depth image of 16 bits"):
+        exported_views(folder)[0].depth()
+    (folder / "pose" / "0.txt").write_text("1 0 0")
+    with pytest.raises(SequenceError, match=r"0\.txt: is no matrix of 4x4"):
+        exported_views(folder)
+
+
+def test_segments_are_read_as_json_alone(tmp_path: Path) -> None:
+    folder = layouts.scannet(tmp_path)
+    document = {"segIndices": [[1]] * 6}
+    (folder / f"{layouts.SCAN}_vh_clean_2.0.010000.segs.json").write_text(json.dumps(document))
+    with pytest.raises(SequenceError, match="no list of 6 numbers"):
+        scan(tmp_path)

@@ -1,0 +1,221 @@
+"""PLY files of points and meshes, ascii or binary: no code is executed, sizes are checked before memory is taken."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.untrusted_files import shown
+from scene_completion_ros.whole_files import whole_file
+
+_KINDS = {
+    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
+    "float": "f4", "double": "f8",
+    "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
+    "float32": "f4", "float64": "f8",
+}  # fmt: skip
+_NAMES = {kind: name for name, kind in reversed(_KINDS.items())}
+_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_LONGEST_HEADER = 1 << 16  # bytes
+_LONGEST_LIST = 1 << 16  # numbers of a list property: corners of a face, features of a vertex
+_CURE = "Restore the file, or export it once more as binary little endian PLY"
+
+
+@dataclass
+class _Element:
+    name: str
+    rows: int
+    properties: list[tuple[str, str, str]]  # name, kind, and kind of the length of a list ("" of a number)
+
+
+def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArray[Any]]:
+    """Read elements of a PLY file.
+
+    Args:
+        wanted: Their names; the others are passed over.
+
+    Returns:
+        For each that is there a structured array of its rows, one field a property, in native or the file's byte order.
+        A list is a field of shape [n]. Those of a binary file stay on the disk until they are used.
+
+    Raises:
+        SequenceError: It is no PLY, promises more than it holds, or has lists of different lengths.
+    """
+    try:
+        with path.open("rb") as file:
+            order, elements = _header(file, path)
+            size = path.stat().st_size
+            found = {}
+            for element in elements:
+                if element.rows and (not element.properties or element.rows > size - file.tell()):
+                    raise _damaged(f"cannot hold {element.rows:,} rows of {element.name!r} in {size:,} bytes", path)
+                rows = (
+                    _text_rows(file, element, path) if order == "" else _binary_rows(file, element, order, size, path)
+                )
+                if element.name in wanted:
+                    found[element.name] = rows
+                if len(found) == len(set(wanted)):
+                    break
+            return found
+    except (OSError, ValueError, LookupError) as problem:
+        what = getattr(problem, "strerror", None) or problem
+        raise SequenceError(f"cannot be read as PLY: {what}", where=str(path), cure=_CURE) from problem
+
+
+def write_ply(path: Path, elements: Mapping[str, NDArray[Any]]) -> None:
+    """Write structured arrays as the elements of a binary PLY file.
+
+    Args:
+        elements: Rows by name, "vertex" first. Fields are of 8 to 32 bits, or floats of 32 or 64; one of shape [n]
+            becomes a list property.
+    """
+    lines, blocks = ["ply", "format binary_little_endian 1.0"], []
+    for name, rows in elements.items():
+        lines.append(f"element {name} {len(rows)}")
+        fields: list[tuple[Any, ...]] = []
+        for field in rows.dtype.names or ():
+            kind = rows.dtype[field]
+            name_of = _NAMES[kind.base.str[1:]]
+            if kind.shape:
+                fields.append((f"{field} length", "u1" if kind.shape[0] < 256 else "<i4"))
+            fields.append((field, kind.base.newbyteorder("<"), kind.shape))
+            listed = f"list {'uchar' if kind.shape[0] < 256 else 'int'} " if kind.shape else ""
+            lines.append(f"property {listed}{name_of} {field}")
+        block = np.empty(len(rows), np.dtype(fields))
+        for field in block.dtype.names or ():
+            of = field.removesuffix(" length")
+            block[field] = rows[of] if of == field else rows.dtype[of].shape[0]
+        blocks.append(block)
+    with whole_file(path) as part, part.open("wb") as file:
+        file.write(("\n".join([*lines, "end_header"]) + "\n").encode("ascii"))
+        for block in blocks:
+            file.write(block.tobytes())
+
+
+def columns(rows: NDArray[Any], names: Sequence[str]) -> NDArray[np.float32] | None:
+    """Fields of a structured array side by side, float32 [N, len(names)]; None where it lacks one."""
+    if not set(names) <= set(rows.dtype.names or ()):
+        return None
+    return np.stack([np.asarray(rows[name], np.float32) for name in names], axis=-1)
+
+
+def colours_of(rows: NDArray[Any]) -> NDArray[np.float32] | None:
+    """Colours [N, 3] in 0..1 of vertices, None where they have none; whole numbers are of 255, others as they are."""
+    found = columns(rows, ("red", "green", "blue"))
+    return found / np.float32(255.0) if found is not None and rows.dtype["red"].kind in "iu" else found
+
+
+def vertex_normals(points: NDArray[np.float32], faces: NDArray[Any]) -> NDArray[np.float32]:
+    """Normals [N, 3] of the vertices of a mesh: means of those of their triangles by area, zero of a lonely vertex.
+
+    Args:
+        points: [N, 3].
+        faces: Rows with "vertex_indices", counter-clockwise seen from outside.
+
+    Raises:
+        SequenceError: These are no triangles of the points.
+    """
+    corners = np.asarray(faces["vertex_indices"], np.int64)
+    if corners.shape[1:] != (3,) or (corners.size and not 0 <= corners.min() <= corners.max() < len(points)):
+        raise SequenceError(f"has faces that are no triangles of its {len(points)} vertices", where="mesh", cure=_CURE)
+    first, second, third = np.moveaxis(points[corners].astype(np.float64), 1, 0)
+    area = np.repeat(np.cross(second - first, third - first), 3, axis=0)
+    sums = np.stack([np.bincount(corners.ravel(), column, len(points)) for column in area.T], axis=-1)
+    return np.asarray(sums / np.maximum(np.linalg.norm(sums, axis=-1, keepdims=True), 1e-12), np.float32)
+
+
+def _damaged(what: str, path: Path) -> SequenceError:
+    return SequenceError(what, where=str(path), cure=_CURE)
+
+
+def _header(file: BinaryIO, path: Path) -> tuple[str, list[_Element]]:
+    """Byte order ("" of text) and elements; the file stands behind its header then."""
+    text = file.read(_LONGEST_HEADER)
+    end = text.find(b"\nend_header")
+    behind = text.find(b"\n", end + 1)
+    if not text.startswith(b"ply") or end < 0 or behind < 0:
+        raise _damaged("has no header of a PLY file", path)
+    file.seek(behind + 1)
+    order, elements = "", list[_Element]()
+    for line in text[:end].decode("ascii", "replace").splitlines()[1:]:
+        match line.split():
+            case ["format", kind, "1.0"] if kind in _ORDERS:
+                order = _ORDERS[kind]
+            case ["element", name, rows] if rows.isdecimal() and len(rows) < 16:
+                elements.append(_Element(name, int(rows), []))
+            case ["property", "list", length, kind, name] if elements and _KINDS.get(length, "f")[0] in "iu":
+                elements[-1].properties.append((name, _KINDS.get(kind, ""), _KINDS[length]))
+            case ["property", kind, name] if elements:
+                elements[-1].properties.append((name, _KINDS.get(kind, ""), ""))
+            case [] | ["comment" | "obj_info", *_]:
+                continue
+            case _:
+                raise _damaged(f"has the line {shown(line)} in its header", path)
+        if elements and elements[-1].properties and not elements[-1].properties[-1][1]:
+            raise _damaged(f"has the line {shown(line)} in its header", path)
+    return order, elements
+
+
+def _binary_rows(file: BinaryIO, element: _Element, order: str, size: int, path: Path) -> NDArray[Any]:
+    start = file.tell()
+    fields: list[tuple[Any, ...]] = []
+    for name, kind, length in element.properties:
+        if length:
+            file.seek(start + np.dtype(fields).itemsize)
+            first = np.frombuffer(file.read(int(length[1])), order + length) if element.rows else np.zeros(1, np.int8)
+            if len(first) != 1 or not 0 <= first[0] <= _LONGEST_LIST:
+                raise _damaged(f"has a list {name!r} of impossible length", path)
+            fields += [(f"{name} length", order + length), (name, order + kind, (int(first[0]),))]
+        else:
+            fields.append((name, order + kind))
+    dtype = np.dtype(fields)
+    if start + element.rows * dtype.itemsize > size:
+        raise _damaged(f"ends within its {element.rows:,} rows of {element.name!r}", path)
+    file.seek(start + element.rows * dtype.itemsize)
+    if not element.rows:
+        return np.empty(0, dtype)
+    rows = np.memmap(path, dtype, "r", start, (element.rows,))
+    for name, _, length in element.properties:
+        if length and (rows[f"{name} length"] != dtype[name].shape[0]).any():
+            raise _of_different_lengths(name, path)
+    return rows
+
+
+def _of_different_lengths(name: str, path: Path) -> SequenceError:
+    return SequenceError(
+        f"its lists {name!r} have different lengths", where=str(path), cure="Export the mesh as triangles alone"
+    )
+
+
+def _text_rows(file: BinaryIO, element: _Element, path: Path) -> NDArray[Any]:
+    lines = [line.decode("ascii", "replace") for line in itertools.islice(file, element.rows)]
+    if len(lines) < element.rows:
+        raise _damaged(f"ends within its {element.rows:,} rows of {element.name!r}", path)
+    if len({len(line.split()) for line in lines}) > 1:
+        raise _of_different_lengths(element.name, path)
+    values = np.loadtxt(lines, np.float64, comments=None, ndmin=2) if lines else np.empty((0, 0))
+    fields: dict[str, NDArray[Any]] = {}
+    at = 0
+    for name, kind, length in element.properties:
+        many = int(values[0, at]) if length and len(values) and at < values.shape[1] else 0
+        if not 0 <= many <= _LONGEST_LIST or (length and len(values) and (values[:, at] != many).any()):
+            raise _of_different_lengths(name, path)
+        found = values[:, at + 1 : at + 1 + many] if length else values[:, at]
+        at += 1 + (many if length else 0)
+        with np.errstate(invalid="ignore"):
+            fields[name] = found.astype(kind)
+        if kind[0] in "iu" and (fields[name] != found).any():
+            raise _damaged(f"has values of {name!r} that are no whole numbers of its kind", path)
+    if len(values) and at != values.shape[1]:
+        raise _damaged(f"has rows of {values.shape[1]} numbers in {element.name!r}, not {at}", path)
+    rows = np.empty(len(lines), [(name, of.dtype, of.shape[1:]) for name, of in fields.items()])
+    for name, of in fields.items():
+        rows[name] = of
+    return rows

@@ -1,0 +1,107 @@
+"""One point per voxel of what comes block by block, in memory that grows with the voxels alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+
+MOST_POINTS = 20_000_000
+"""Of a scene: its arrays take a gigabyte then."""
+SHIFT = 0.382
+"""By which voxels are moved, in sides: floors and walls at round coordinates would lie on their borders."""
+_PENDING = 2_000_000  # rows that wait for being summed up
+_BITS = 21  # of a coordinate in a key
+_HALF = 1 << (_BITS - 1)
+
+
+def grouped(ids: NDArray[np.int64], values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Distinct rows of ids [M, W], sorted, and the sums of the values [M, C] of each."""
+    order = np.lexsort(ids.T[::-1])
+    ids = ids[order]
+    starts = np.flatnonzero(np.append(True, (ids[1:] != ids[:-1]).any(axis=1))[: len(ids)])
+    return ids[starts], np.add.reduceat(values[order], starts, axis=0) if len(starts) else values[:0]
+
+
+def majority(
+    keys: NDArray[np.int64], values: NDArray[np.int64], counts: NDArray[Any] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The most frequent value of each key; of several the smallest.
+
+    Args:
+        keys, values: [M].
+        counts: How often each row counts [M]; once by default.
+
+    Returns:
+        Keys, ascending, and their values.
+    """
+    rows = np.ones(len(keys)) if counts is None else counts
+    pairs, often = grouped(np.stack([keys, values], axis=-1), rows[:, None])
+    pairs = pairs[np.lexsort((-pairs[:, 1], often[:, 0], pairs[:, 0]))]
+    last = np.append(pairs[1:, 0] != pairs[:-1, 0], True)[: len(pairs)]
+    return pairs[last, 0], pairs[last, 1]
+
+
+@dataclass
+class VoxelMeans:
+    """Sums up points by voxels."""
+
+    voxel: float  # side, metres
+    where: str  # what the points are of, for errors
+    # Key of the voxel and votes; count, points and what comes beside them. Each pair is summed up already.
+    _rows: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = field(default_factory=list)
+    _votes: tuple[str, ...] = ()
+
+    def add(
+        self,
+        points: NDArray[np.floating[Any]],
+        means: NDArray[np.floating[Any]],
+        votes: dict[str, NDArray[np.int64]],
+    ) -> None:
+        """Add points.
+
+        Args:
+            points: [M, 3], metres.
+            means: [M, C], what is averaged beside them.
+            votes: [M] by name, of which the most frequent is kept. C and the names are the same in each call.
+
+        Raises:
+            SequenceError: A point is not finite or too far away, or there are more voxels than `MOST_POINTS`.
+        """
+        cells = np.floor(np.asarray(points, np.float64) / self.voxel + SHIFT)
+        if not (np.abs(cells) < _HALF).all():
+            what = f"has points beyond {_HALF * self.voxel / 1000:.0f} km, or without a place"
+            cure = "Drop them, or move the scene to its origin: coordinates are metres"
+            raise SequenceError(what, where=self.where, cure=cure)
+        x, y, z = (cells.astype(np.int64) + _HALF).T
+        ids = np.stack([(x << 2 * _BITS) | (y << _BITS) | z, *votes.values()], axis=-1)
+        self._rows.append(grouped(ids, np.hstack([np.ones((len(ids), 1)), points, means])))
+        self._votes = tuple(votes)
+        if sum(len(rows) for rows, _ in self._rows[1:]) > _PENDING:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        ids, values = (np.concatenate(column) for column in zip(*self._rows, strict=True))
+        self._rows = [grouped(ids, values)]
+        if len(self._rows[0][0]) > MOST_POINTS:
+            what = f"has more than {MOST_POINTS:,} voxels of {self.voxel:g} m"
+            raise SequenceError(what, where=self.where, cure="Crop it, or choose a larger voxel")
+
+    def result(self) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[np.int64]]]:
+        """Means of points [N, 3] and of what came beside them [N, C], and the votes [N]; sorted by voxels."""
+        self._sum_up()
+        ids, values = self._rows[0]
+        _, sums = grouped(ids[:, :1], values)
+        means = (sums[:, 1:] / sums[:, :1]).astype(np.float32)
+        votes = {name: majority(ids[:, 0], ids[:, k], values[:, 0])[1] for k, name in enumerate(self._votes, start=1)}
+        return means[:, :3], means[:, 3:], votes
+
+
+def unit(normals: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Normals [N, 3] of unit length; zero where they are shorter than 0.2: what they are means of disagrees."""
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    return np.where(length > 0.2, normals / np.maximum(length, 1e-9), 0.0).astype(np.float32)
