@@ -9,6 +9,7 @@ from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.sequences.opening import depth_truth, open_recording, voxel_truth
 from scene_completion_ros.sequences.rigs import mounting
+from scene_completion_training.points.opening import open_scenes
 from scene_completion_training.room_world.classes import RoomClass
 from scene_completion_training.room_world.plan import FloorPlan
 from scene_completion_training.room_world.walk import CAMERA, HAND_HEIGHT_M, HAND_PITCH, ROBOT_HEIGHT_M, RoomWalk
@@ -79,7 +80,7 @@ def test_the_grid_stands_upright_on_the_floor_below_each_frame(walk: RoomWalk) -
 
 def test_rooms_behind_closed_doors_are_unknown() -> None:
     """Two rooms with a wall between them: the one without the camera is nobody's guess."""
-    walk = RoomWalk(7, 1, (64, 48), leg=1, carrier="robot", supersampling=1)
+    walk = RoomWalk(7, 1, (64, 48), leg=1, carrier="hand", supersampling=1)
     plan = walk.plan
     x0, x1, y0, y1 = plan.outline
     plan.rooms = [replace(plan.rooms[0], inside=(x0, 2.0, y0, y1)), replace(plan.rooms[0], inside=(2.2, x1, y0, y1))]
@@ -115,3 +116,14 @@ def test_what_cannot_be_rendered_is_refused(tmp_path: Path, capsys: pytest.Captu
     for wrong, words in ((["--seed", "5000"], "rooms are training 0-999"), (["--seed", "1", "--leg", "0"], "--leg")):
         assert main(["room-world", *wrong, "--output", str(tmp_path / "out")]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_rooms_are_scenes_of_points_with_the_classes_of_a_benchmark(tmp_path: Path, walk: RoomWalk) -> None:
+    """Labels are found by name: what ScanNet does not know has none."""
+    walk.sequence(("depth", "label", "instance")).save(tmp_path / "rooms")
+    scene = open_scenes(tmp_path / "rooms", labels="scannet20", voxel=0.05)["rooms"]
+    assert scene.classes == ROOM_CLASSES[1:21] and scene.label is not None and scene.instance is not None
+    floor = scene.points[scene.label == 1]
+    assert len(floor) > 200 and np.abs(floor[:, 2]).max() < 0.1
+    ceiling = scene.points[:, 2] > walk.plan.height - 0.02
+    assert ceiling.any() and (scene.label[ceiling] == -1).mean() > 0.9

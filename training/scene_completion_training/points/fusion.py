@@ -45,7 +45,8 @@ def fused_scene(
     and the largest value of unsigned numbers stand for unknown.
 
     Args:
-        classes: Names of labels; those that the sequence's provenance lists as "classes" by default.
+        classes: Names of labels. Where the sequence's provenance lists "classes", its own are found among them by name;
+            by default they are all of its own.
         voxel: Side, metres.
         up: Direction that points up in the world of the poses, see `rotation_to_z`; z where it is "", which is checked.
         every: Take every n-th view.
@@ -77,9 +78,12 @@ def fused_scene(
     check_views(views, where)
     turn = RigidTransform(rotation_to_z(up, views, where) if up else np.eye(3), np.zeros(3))
     views = tuple(dataclasses.replace(view, world_from_camera=turn @ view.world_from_camera) for view in views)
-    named = sequence.provenance.get("classes")
-    names = tuple(classes) or tuple(map(str, named if isinstance(named, list) else ()))
-    points, means, votes = _fused(views, [frame.assets for frame in frames], names, voxel, where)
+    listed = sequence.provenance.get("classes")
+    own = tuple(map(str, listed)) if isinstance(listed, list) else ()
+    names = tuple(classes) or own
+    place = {label: number for number, label in enumerate(names)}
+    table = np.array([place.get(label, UNLABELLED) for label in own or names], np.int64)
+    points, means, votes = _fused(views, [frame.assets for frame in frames], table, voxel, where)
     if not up:
         check_upright(points, views, where)
     return PointScene(
@@ -90,17 +94,16 @@ def fused_scene(
 def _fused(
     views: Sequence[RgbdView],
     assets: Sequence[Mapping[str, ArrayLoader]],
-    classes: tuple[str, ...],
+    classes: NDArray[np.int64],
     voxel: float,
     where: str,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[np.int64]]]:
     """Points [N, 3], colours and normals [N, 6], and labels and instances [N] where any frame has them."""
     there = [name for name in _IMAGES if any(name in of for of in assets)]
-    if "label" in there and not classes:
+    if "label" in there and not len(classes):
         cure = "Name the label set, or list them as classes in its provenance"
         raise SequenceError("its labels have no names", where=where, cure=cure)
     sums = VoxelMeans(voxel, where)
-    table = np.arange(len(classes))
     for view, of in zip(views, assets, strict=True):
         depth = view.depth()
         positions = rays_of(view, depth) * depth[..., None]
@@ -111,7 +114,7 @@ def _fused(
         votes = {}
         for name in there:
             ids = _ids(of.get(name), depth, f"{where}, {name} of view {view.name}")[chosen]
-            votes[name] = looked_up(table, ids, where) if name == "label" else np.where(ids > 0, ids, UNLABELLED)
+            votes[name] = looked_up(classes, ids, where) if name == "label" else np.where(ids > 0, ids, UNLABELLED)
         sums.add(np.asarray(pose.apply(positions[chosen])), np.hstack([colours, normals]), votes)
     return sums.result()
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS
+from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES, ROOM_IDS
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform
 from scene_completion_ros.geometry.grids import ROOM_GRID
@@ -91,6 +91,7 @@ class RoomWalk(RenderedDrive):
     def provenance(self) -> dict[str, Any]:
         """With the height of the floor, by which every frame's grid stands."""
         made = {**super().provenance(), "floor": 0.0, "carrier": self.carrier}
+        made["classes"] = list(ROOM_CLASSES)
         made["rooms"] = [room.kind for room in self.plan.rooms]
         made["voxel_grid"]["grid_from_camera"] = "level"
         return made
