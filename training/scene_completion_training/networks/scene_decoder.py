@@ -20,7 +20,7 @@ STRIDE = 2
 """Voxels to a cell of the volume, along every axis."""
 _DISTANCES_M = (0.5, 2.0, 8.0)
 """Scales on which a place is compared with the surface that its pixel sees: its own, that of a car, of a house. As all
-lengths here they are those of a street; voxels of another size bring their own measure."""
+lengths here they are those of a street; smaller voxels bring their own measure."""
 _GEOMETRY = 2 * len(_DISTANCES_M) + 3
 _PRIOR_CELLS = 4
 """Cells, along each axis of the bird's-eye view, to one of the learned mean."""
@@ -94,7 +94,7 @@ class SceneDecoder(nn.Module):
         super().__init__()
         self.mixed: torch.dtype | None = None
         self.grid, self.spec, self.classes = grid, spec, classes
-        self.measure = grid.voxel_size / _STREET_VOXEL_M
+        self.measure = min(1.0, grid.voxel_size / _STREET_VOXEL_M)
         self.cells = tuple(-(-count // STRIDE) for count in grid.shape)
         count_x, count_y, heights = self.cells
         self.reduce = nn.Conv2d(classes + 1, reduced, 1)

@@ -13,6 +13,8 @@ from scene_completion_training.networks.encoder_decoder import MetricDecoder, pi
 
 TOKEN_WIDTH = 48
 """Channels that the tokens of the trunk are reduced to before they are brought to the size of the map."""
+SHIFT = 0.1
+"""Unit of the shift of an image's inverse depths, in the nearest one."""
 MOST_ASIDE = 0.5
 """Largest logarithm of the factor on the depth of one pixel."""
 EYES_OFF, STATED_OFF = 0.1, 0.03
@@ -51,8 +53,9 @@ class PixelHead(nn.Module):
     """From the maps of a `DepthAnythingTrunk` to a `PixelView` at half the resolution of the image.
 
     Depth is that of a `MetricDecoder`, which begins as that of the eyes, times a factor for each image and a smaller
-    one for each pixel: eyes know one height above the ground, and see all streets from there. Where the camera is said
-    to stand, each pixel is told how far it would see if the ground were a plane; tokens of the last block know what
+    one for each pixel: eyes know one height above the ground, and see all streets from there. In rooms inverse depths
+    are shifted as well: a trunk that nobody trained on knows them up to both. Where the camera is said to stand, each
+    pixel is told how far it would see if the ground were a plane; tokens of the last block know what
     things are.
 
     Args:
@@ -62,6 +65,7 @@ class PixelHead(nn.Module):
         tokens: Channels of its tokens.
         classes: Classes behind "empty".
         width: Channels inside.
+        shifted: Inverse depths of an image get a shift beside their factor.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class PixelHead(nn.Module):
         tokens: int = 384,
         classes: int = 15,
         width: int = 64,
+        shifted: bool = False,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -88,7 +93,7 @@ class PixelHead(nn.Module):
             nn.ELU(inplace=True),
         )
         self.attention = nn.Conv2d(width, 1, 1)
-        self.factor = nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 1))
+        self.factor = nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 1 + shifted))
         self.aside = nn.Conv2d(width, 1, 1)
         self.deviation = nn.Conv2d(width, 1, 1)
         self.classes = nn.Conv2d(width, classes + 1, 1)
@@ -122,9 +127,10 @@ class PixelHead(nn.Module):
         known = functional.interpolate(self.tokens(tokens), size, mode="bilinear", align_corners=False)
         merged = self.merge(torch.cat([metric, code, pixel_places(relative)[:, 1:], ground, known], dim=1))
         attention = self.attention(merged).flatten(2).float().softmax(dim=2)
-        factor = self.factor((attention @ merged.flatten(2).transpose(1, 2).float())[:, 0])[..., None, None].float()
-        factor = factor + MOST_ASIDE * torch.tanh(self.aside(merged).float())
-        nearer = self.spec.depth_code_of_inverse(self.spec.inverse_depth(code) * factor.exp())
+        image = self.factor((attention @ merged.flatten(2).transpose(1, 2).float())[:, 0])[..., None, None].float()
+        factor = image[:, :1] + MOST_ASIDE * torch.tanh(self.aside(merged).float())
+        shift = SHIFT / self.spec.near * image[:, 1:].sum(dim=1, keepdim=True)
+        nearer = self.spec.depth_code_of_inverse(self.spec.inverse_depth(code) * factor.exp() + shift)
         return PixelView(
             nearer,
             self.deviation(merged).float().clamp(-4.0, 0.0).exp(),

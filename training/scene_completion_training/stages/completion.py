@@ -142,6 +142,7 @@ class SceneField(nn.Module):
     Args:
         viewpoint: Canonical camera, and the volume.
         names: Classes behind "empty": those of streets, or of rooms.
+        shifted: As `PixelHead`.
         channels: Channels of the trunk's fused map.
         tokens: Channels of its tokens.
         widths: Channels of the decoder's U-Net, the finest first.
@@ -154,6 +155,7 @@ class SceneField(nn.Module):
         viewpoint: Viewpoint,
         *,
         names: tuple[str, ...] = COMMON_CLASSES[1:],
+        shifted: bool = False,
         channels: int = 64,
         tokens: int = 384,
         widths: tuple[int, ...] = (64, 128, 192, 256),
@@ -167,7 +169,7 @@ class SceneField(nn.Module):
         self.small = self.camera.resized(self.camera.width // 2, self.camera.height // 2)
         self.spec: PointCodeSpec = viewpoint.volume.point_code
         size = (self.small.height, self.small.width)
-        self.pixels = PixelHead(size, self.spec, channels=channels, tokens=tokens, classes=len(names))
+        self.pixels = PixelHead(size, self.spec, channels=channels, tokens=tokens, classes=len(names), shifted=shifted)
         self.spatial = SceneDecoder(
             viewpoint.volume.grid,
             self.spec,
@@ -189,6 +191,7 @@ class SceneField(nn.Module):
         return cls(
             viewpoint,
             names=next(names for names in GROUNDS if len(names) == classes),
+            shifted=len(state["pixels.factor.2.weight"]) > 1,
             channels=metric.shape[1] - 4,
             tokens=tokens.shape[1],
             widths=(context.shape[1], *(len(state[name]) for name in coarser)),
@@ -237,6 +240,7 @@ class CompletionStage(Stage):
         self.field = SceneField(
             self.viewpoint,
             names=settings.class_names,
+            shifted=not settings.eyes,
             channels=trunk.channels[0],
             tokens=trunk.token_width,
             widths=tuple(settings.widths),
