@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from scene_completion_training.sparse.kept_library import gpu_library, spconv_submanifold
 from scene_completion_training.sparse.voxel_set import VoxelSet
 
 
@@ -30,6 +31,8 @@ def submanifold(features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
         voxels: The set of N voxels.
     """
     with torch.autocast(features.device.type, enabled=False):  # in the precision of the features
+        if features.is_cuda and gpu_library():
+            return spconv_submanifold(features, weight.to(features.dtype), voxels)
         return _Submanifold.apply(features, weight.to(features.dtype), voxels)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -158,6 +158,11 @@ class VoxelSet:
             return self._table[keys].long()
         rows = torch.searchsorted(self.keys, keys).clamp_(max=len(self) - 1)
         return torch.where(self.keys[rows] == keys, rows, -1)
+
+    @functools.cached_property
+    def kept(self) -> dict[str, Any]:
+        """What a library remembers of the set."""
+        return {}
 
     @functools.cached_property
     def _neighbours(self) -> dict[int, tuple[Block, ...]]:
