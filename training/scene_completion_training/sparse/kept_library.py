@@ -35,7 +35,7 @@ def spconv_submanifold(features: Tensor, weight: Tensor, voxels: VoxelSet) -> Te
     place = voxels.index.int(), list(voxels.shape), voxels.scenes
     given: Any = spconv.SparseConvTensor(features, *place, indice_dict=voxels.kept)
     layer = _layer(edge, *weight.shape[1:], native=not features.is_cuda or len(weight) > SIZE_LIMIT)
-    kernel = weight.unflatten(0, (edge, edge, edge)).permute(4, 0, 1, 2, 3).contiguous()  # [D, x, y, z, C]
+    kernel = weight.reshape(edge, edge, edge, *weight.shape[1:]).permute(4, 0, 1, 2, 3).contiguous()  # [D, x, y, z, C]
     out = torch.func.functional_call(layer, {"weight": kernel}, (given,))
     voxels.kept.update(out.indice_dict)
     return out.features  # type: ignore[no-any-return]

@@ -41,10 +41,10 @@ class MinkUNet18A(nn.Module):
         self.inputs, self.channels = inputs, decoder[-1]
         skips = (stem, *encoder[:-1])  # of each level but the coarsest
         self.stem = Convolution(125, 10, inputs, stem)
-        self.downs = nn.ModuleList(Convolution(8, 8 / 3, width, width) for width in skips)
+        self.downs = nn.ModuleList(map(Down, skips))
         self.encoders = nn.ModuleList(Stage(c, d) for c, d in itertools.pairwise((stem, *encoder)))
         coarse = (encoder[-1], *decoder[:-1])
-        self.ups = nn.ModuleList(Convolution(8, 1, c, d) for c, d in zip(coarse, decoder, strict=True))
+        self.ups = nn.ModuleList(map(Up, coarse, decoder))
         self.decoders = nn.ModuleList(Stage(d + s, d) for d, s in zip(decoder, skips[::-1], strict=True))
 
     def forward(self, features: Tensor, pyramid: Pyramid) -> Tensor:
@@ -57,16 +57,13 @@ class MinkUNet18A(nn.Module):
         if features.shape != shape or len(pyramid.levels) != levels:
             what = f"features {tuple(features.shape)} on {len(pyramid.levels)} levels, not {shape} on {levels}"
             raise GridError(what, where="sparse U-net", cure="Give one row to each voxel of such a pyramid")
-        x = self.stem(submanifold(features, self.stem.weight, pyramid.levels[0]))
+        x: Tensor = self.stem(features, pyramid.levels[0])
         skips = []
         for level, (step, stage) in enumerate(zip(self.downs, self.encoders, strict=True)):
             skips.append(x)
-            fine, coarse = pyramid.levels[level : level + 2]
-            x = stage(step(down(x, step.weight, fine, coarse, pyramid.parents[level])), coarse)
+            x = stage(step(x, pyramid, level), pyramid.levels[level + 1])
         for level, step, stage in zip(reversed(range(len(skips))), self.ups, self.decoders, strict=True):
-            fine = pyramid.levels[level]
-            risen = step(up(x, step.weight, fine, pyramid.parents[level]))
-            x = stage(torch.cat([risen, skips[level]], dim=1), fine)
+            x = stage(torch.cat([step(x, pyramid, level), skips[level]], dim=1), pyramid.levels[level])
         return x
 
 
@@ -78,10 +75,36 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(random_kernel(offsets, taken, inputs, outputs))
         self.norm, self.relu = nn.BatchNorm1d(outputs), relu
 
-    def forward(self, convolved: Tensor) -> Tensor:
-        """What follows a convolution [N, D] with the weights."""
-        out: Tensor = self.norm(convolved)
+    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
+        """Features [N, C] to features [N, D] of the same voxels."""
+        return self.finished(submanifold(x, self.weight, voxels))
+
+    def finished(self, x: Tensor) -> Tensor:
+        """What follows the convolution, [N, D] to [N, D]."""
+        out: Tensor = self.norm(x)
         return functional.relu(out) if self.relu else out
+
+
+class Down(Convolution):
+    """To the coarser level."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(8, 8 / 3, width, width)
+
+    def forward(self, x: Tensor, pyramid: Pyramid, level: int) -> Tensor:  # type: ignore[override]
+        """Features [N, C] of a level to [M, C] of the next."""
+        return self.finished(down(x, self.weight, *pyramid.levels[level : level + 2], pyramid.parents[level]))
+
+
+class Up(Convolution):
+    """To the finer level."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(8, 1, inputs, outputs)
+
+    def forward(self, x: Tensor, pyramid: Pyramid, level: int) -> Tensor:  # type: ignore[override]
+        """Features [M, C] of the level behind to [N, D] of a level."""
+        return self.finished(up(x, self.weight, pyramid.levels[level], pyramid.parents[level]))
 
 
 class Stage(nn.Sequential):
@@ -109,5 +132,4 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
         """Features [N, C] to features [N, D]."""
-        hidden = self.first(submanifold(x, self.first.weight, voxels))
-        return functional.relu(self.skip(x) + self.second(submanifold(hidden, self.second.weight, voxels)))
+        return functional.relu(self.skip(x) + self.second(self.first(x, voxels), voxels))
