@@ -93,7 +93,8 @@ class Down(Convolution):
 
     def forward(self, x: Tensor, pyramid: Pyramid, level: int) -> Tensor:  # type: ignore[override]
         """Features [N, C] of a level to [M, C] of the next."""
-        return self.finished(down(x, self.weight, *pyramid.levels[level : level + 2], pyramid.parents[level]))
+        fine, coarse = pyramid.levels[level : level + 2]
+        return self.finished(down(x, self.weight, fine, coarse, pyramid.parents[level]))
 
 
 class Up(Convolution):
