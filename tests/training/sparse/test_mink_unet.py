@@ -19,8 +19,8 @@ def small(inputs: int = 3) -> MinkUNet18A:
     network = MinkUNet18A(inputs, 6, (6, 8, 10, 12), (10, 8, 6, 7))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d):  # so that it says something when it is frozen
-            module.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]
-            module.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 2.0)
     return network.eval()
 
 
@@ -64,7 +64,7 @@ def dense_twin(network: MinkUNet18A, features: Tensor, pyramid: Pyramid) -> Tens
         return get(functional.conv3d(put(x, level), kernel(weight), padding="same"), level)
 
     def stage(blocks: nn.Module, x: Tensor, level: int) -> Tensor:
-        for block in blocks:  # type: ignore[attr-defined]
+        for block in blocks:
             hidden = functional.relu(block.first.norm(same(x, block.first.weight, level)))
             x = functional.relu(block.skip(x) + block.second.norm(same(hidden, block.second.weight, level)))
         return x
@@ -73,12 +73,12 @@ def dense_twin(network: MinkUNet18A, features: Tensor, pyramid: Pyramid) -> Tens
     skips = []
     for level, (step, blocks) in enumerate(zip(network.downs, network.encoders, strict=True)):
         skips.append(x)
-        coarse = get(functional.conv3d(put(x, level), kernel(step.weight), stride=2), level + 1)  # type: ignore[arg-type]
-        x = stage(blocks, functional.relu(step.norm(coarse)), level + 1)  # type: ignore[operator]
+        coarse = get(functional.conv3d(put(x, level), kernel(step.weight), stride=2), level + 1)
+        x = stage(blocks, functional.relu(step.norm(coarse)), level + 1)
     for level, step, blocks in zip((3, 2, 1, 0), network.ups, network.decoders, strict=True):
-        weight = kernel(step.weight).transpose(0, 1)  # type: ignore[arg-type]
+        weight = kernel(step.weight).transpose(0, 1)
         fine = get(functional.conv_transpose3d(put(x, level + 1), weight, stride=2), level)
-        x = stage(blocks, torch.cat([functional.relu(step.norm(fine)), skips[level]], dim=1), level)  # type: ignore[operator]
+        x = stage(blocks, torch.cat([functional.relu(step.norm(fine)), skips[level]], dim=1), level)
     return x
 
 

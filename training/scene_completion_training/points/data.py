@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.masked_scene.data import in_one
+from scene_completion_training.networks.agglomerated_points import INPUTS
 from scene_completion_training.points.lifting import LiftedScene, LiftingSettings, keep_lifted
 from scene_completion_training.points.opening import Scenes, open_scenes
-from scene_completion_training.points.pixel_teachers import PixelTeacher
+from scene_completion_training.points.pixel_teachers import PixelFeatures, PixelTeacher
 from scene_completion_training.points.voxelisation import turned, voxelised
 
 Input: TypeAlias = Literal["ones", "colour"]
-INPUTS = 3
 
 
 @dataclass
@@ -63,6 +63,16 @@ class PointDataSettings:
     cache: str = "lifted"
     batch_size: int = 4
     workers: int = 1
+
+
+def lifted_scenes(
+    root: Path, source: PointSource, teachers: Mapping[str, PixelFeatures], lifting: LiftingSettings, cache: Path
+) -> Iterator[tuple[str, LiftedScene]]:
+    """Each scene of a source by name, lifted; see `keep_lifted`."""
+    scenes = source.open(root)
+    place = asdict(source) | {"folder": str((root / source.folder).resolve())}
+    for name in scenes:
+        yield name, keep_lifted({**place, "scene": name}, partial(scenes.__getitem__, name), teachers, lifting, cache)
 
 
 def voxel_inputs(colours: NDArray[np.float32], chosen: NDArray[np.int64], kind: Input) -> NDArray[np.float32]:
@@ -130,9 +140,12 @@ class PointData(TrainingData):
             return
         if not self.settings.sources:
             raise ConfigurationError("names no scenes", where="data.sources", cure="Name folders of scenes")
-        opened = {teacher.name: teacher.open("cuda" if torch.cuda.is_available() else "cpu") for teacher in self.teachers}
+        opened = {
+            teacher.name: teacher.open("cuda" if torch.cuda.is_available() else "cpu") for teacher in self.teachers
+        }
         for source in self.settings.sources:
-            for name, lifted in lifted_scenes(self.settings, source, opened, self.lifting):
+            root, cache = Path(self.settings.root), Path(self.settings.cache)
+            for name, lifted in lifted_scenes(root, source, opened, self.lifting, cache):
                 self.scenes[f"{source.folder}/{name}"] = lifted
                 for teacher in self.teachers:
                     dim = lifted.features[teacher.name].shape[1]

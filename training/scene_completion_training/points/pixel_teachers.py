@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +20,12 @@ from scene_completion_ros.untrusted_files import read_array, read_tensors
 from scene_completion_training.foundation.dense_extractor import DenseExtractor
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
 from scene_completion_training.foundation.teachers import open_teacher
+from scene_completion_training.foundation.text_encoder import BARE
 from scene_completion_training.losses.agglomeration import TeacherSpec
+from scene_completion_training.points.label_sets import OTHERS
 from scene_completion_training.points.scene import PointScene, RgbdView
 
 LABELS, FILES = "labels", "files:"
-BARE = ("other", "otherfurniture")
-"""Classes of what is none of the others, whose phrase is "other"; they are found by name, wherever they stand."""
 
 
 @dataclass
@@ -33,6 +33,7 @@ class PixelTeacher(TeacherSpec):
     """A foundation model whose features of pixels are lifted to points.
 
     Attributes:
+        dim: Numbers of one of its features.
         model: What `open_teacher` opens; `files:FOLDER` for `FeatureFiles`, or "labels" for `ExactLabels`.
         layer: See `open_teacher`.
         cell: Pixels of the resized image along the side of a token of a model.
@@ -40,6 +41,7 @@ class PixelTeacher(TeacherSpec):
         noise: Of "labels", standard deviation of the noise in each channel.
     """
 
+    dim: int = 0
     model: str = ""
     layer: int = -1
     cell: int = 14
@@ -145,11 +147,11 @@ class ExactLabels:
         return found + torch.from_numpy(noise[of].astype(np.float32) * (shown >= 0)[:, None])
 
 
-def phrase_rows(bank: TextBank, classes: tuple[str, ...]) -> NDArray[np.float32]:
+def phrase_rows(bank: TextBank, classes: Sequence[str]) -> NDArray[np.float32]:
     """The embedding of each class, float32 [K, D], of length one; a `VocabularyError` if the bank lacks a phrase."""
-    return bank.rows(list(phrases(classes)))
+    return bank.rows(phrases(classes))
 
 
-def phrases(classes: tuple[str, ...]) -> Iterator[str]:
-    """What classes are called in a sentence."""
-    return ("other" if name in BARE else name for name in classes)
+def phrases(classes: Sequence[str]) -> list[str]:
+    """What classes are called in a sentence: what is none of the others is "other", wherever it stands."""
+    return [BARE if name in OTHERS else name for name in classes]

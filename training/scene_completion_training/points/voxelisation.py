@@ -34,7 +34,9 @@ def voxelised(points: NDArray[np.float32], edge: float, generator: np.random.Gen
     low = points.min(axis=0, initial=np.inf).astype(np.float64)
     places = np.floor((points[order] - low) / edge + generator.uniform(0.0, OFFSETS, 3)).astype(np.int64)
     extent = tuple(places.max(axis=0, initial=0) + 1)
-    keys, first, voxel = np.unique(np.ravel_multi_index(tuple(places.T), extent), return_index=True, return_inverse=True)
+    keys, first, voxel = np.unique(
+        np.ravel_multi_index(tuple(places.T), extent), return_index=True, return_inverse=True
+    )
     of_points = np.empty(len(points), np.int64)
     of_points[order] = voxel
     return VoxelisedPoints(np.stack(np.unravel_index(keys, extent), axis=1), of_points, order[first])
