@@ -1,16 +1,21 @@
 """The agglomeration on points learns what teachers say of rooms, resumes, and is scored as CUA-O3D is."""
 
+import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_training import CONFIGS
+from scene_completion_training.configuration import read_configuration
 from scene_completion_training.evaluation.point_semantics import PointModel, fit_point_probes
 from scene_completion_training.points.data import PointDataSettings, PointSamples, PointSource
 from scene_completion_training.points.lifting import LiftingSettings
@@ -153,3 +158,27 @@ def test_what_cannot_be_is_refused(tmp_path: Path, tiny_dinov2: Path) -> None:
     torch.save({"state_dict": {"field.x": torch.zeros(1)}, "scene_completion_training": {}}, other)
     with pytest.raises(BundleError, match="no network of points in it"):
         PointModel(other)
+
+
+@pytest.mark.usefixtures("two_rooms")
+@pytest.mark.parametrize("name", ["full_size/cua_o3d_scannet.yaml", "rooms_agglomeration.yaml"])
+def test_configurations_train_on_small_rooms(name: str, tmp_path: Path, tiny_dinov2: Path) -> None:
+    """With their own comparisons; models are small, and what no model says here lies in files."""
+    small = training(tmp_path, tiny_dinov2)
+    given = read_configuration(CONFIGS / name, [], PointAgglomerationConfiguration)
+    maps = np.random.default_rng(0).normal(size=(5, 6, 8)).astype(np.float16)
+    for seed, number in itertools.product((0, 1), range(3)):
+        file = tmp_path / "maps" / f"room_{seed}" / f"view_{number}.npy"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, maps)
+    in_files = 5, f"files:{tmp_path / 'maps'}"
+    models = {"labels": (DIM, "labels"), "files": in_files, "diffusion": in_files}
+    teachers = []
+    for teacher in given.teachers:
+        dim, model = models.get(teacher.model.partition(":")[0], (32, str(tiny_dinov2)))
+        teachers.append(replace(teacher, dim=dim, model=model, layer=-1, text_bank=str(tmp_path / "bank")))
+    assert [teacher.loss for teacher in teachers] == ["cosine", "l1", "demeaned_cosine"]
+    lifting = replace(given.lifting, width=CAMERA.width, border=2)
+    changes = {"steps": 2, "checkpoint_every": 2, "teachers": teachers, "lifting": lifting, "output": small.output}
+    checkpoint = train(replace(given, data=replace(small.data, input=given.data.input), **changes), threads=1)
+    assert list(PointModel(checkpoint).teachers) == [teacher.name for teacher in given.teachers]
