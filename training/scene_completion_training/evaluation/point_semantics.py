@@ -22,13 +22,11 @@ from scene_completion_ros.evaluation.metric import Metric, Row
 from scene_completion_ros.evaluation.zero_shot import ZERO_SHOT, Part, ZeroShotMetric, best_classes, cosines
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.scene_probe import LinearProbe, fit_linear_probe
-from scene_completion_training.masked_scene.objective import SceneView
 from scene_completion_training.networks.agglomerated_points import AgglomeratedPoints
 from scene_completion_training.points.data import voxel_inputs
 from scene_completion_training.points.lifting import LiftedScene
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.points.voxelisation import VoxelisedPoints, voxelised
-from scene_completion_training.sparse.mink_unet import LEVELS
 
 REPEATS = 5
 PROBE_STEPS = 1000
@@ -71,10 +69,7 @@ class PointModel:
         colours = np.zeros_like(scene.points) if scene.colours is None else scene.colours
         index = functional.pad(torch.from_numpy(found.index), (1, 0)).to(self._device)  # all of scene 0
         inputs = torch.from_numpy(voxel_inputs(colours, found.chosen, self._input)).to(self._device)
-        x, y, z = (found.index.max(axis=0) + 1).tolist()
-        view = SceneView(index, inputs, (x, y, z), LEVELS)
-        features = torch.empty(len(index), self.network.trunk.channels, device=self._device)
-        features[view.order] = self.network(view.features, view.pyramid)
+        features: Tensor = self.network(index, inputs)
         return found, features
 
     def head(self, teacher: str, trunk: Tensor) -> NDArray[np.float32]:

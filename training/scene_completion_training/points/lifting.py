@@ -120,6 +120,9 @@ def keep_lifted(
 
     Args:
         place: What names the scene: its source, how that is read, its name.
+
+    Raises:
+        SequenceError: What lies there is damaged; or see `lift`.
     """
     folder = cache / _digest({**place, **asdict(settings)})
     files = {name: folder / f"{_digest({'teacher': teacher.key})}.npy" for name, teacher in teachers.items()}
@@ -134,20 +137,11 @@ def keep_lifted(
         colours = np.zeros_like(scene.points) if scene.colours is None else scene.colours
         with whole_file(folder / _POINTS) as part:
             safetensors.numpy.save_file({"points": scene.points, "colours": colours, "rows": rows}, part)
-    return read_lifted(folder / _POINTS, files)
-
-
-def read_lifted(points: Path, files: Mapping[str, Path]) -> LiftedScene:
-    """Reads what `keep_lifted` wrote.
-
-    Raises:
-        SequenceError: It is damaged.
-    """
     cure = "Delete it: it is made again at the next start"
-    found = read_tensors(points, SequenceError, cure=cure)
+    found = read_tensors(folder / _POINTS, SequenceError, cure=cure)
     features = {name: read_array(file, SequenceError, cure=cure) for name, file in files.items()}
     if {"points", "colours", "rows"} - set(found) or any(len(of) != len(found["rows"]) for of in features.values()):
-        raise SequenceError("holds no lifted scene, or that of other points", where=str(points), cure=cure)
+        raise SequenceError("holds no lifted scene, or that of other points", where=str(folder), cure=cure)
     return LiftedScene(found["points"], found["colours"], found["rows"], features)
 
 

@@ -12,13 +12,11 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.losses.agglomeration import agglomeration_terms, check_teachers, term_weights
 from scene_completion_training.losses.uncertainty import UncertaintyWeights
-from scene_completion_training.masked_scene.objective import SceneView
 from scene_completion_training.networks.agglomerated_points import AgglomeratedPoints
 from scene_completion_training.networks.feature_heads import HeadKind
 from scene_completion_training.points.data import PointData, PointDataSettings
 from scene_completion_training.points.lifting import LiftingSettings
 from scene_completion_training.points.pixel_teachers import PixelTeacher
-from scene_completion_training.sparse.mink_unet import LEVELS
 from scene_completion_training.stage import Stage
 
 POWER = 0.9
@@ -62,7 +60,7 @@ class PointAgglomerationStage(Stage):
 
     configuration_class = PointAgglomerationConfiguration
     field_class = AgglomeratedPoints
-    next_command = "scene-completion evaluate points --checkpoint {checkpoint} --data FOLDER --bank BANK"
+    next_command = "scene-completion evaluate points --checkpoint {checkpoint} --data FOLDER --bank BANK ..."
     settings: PointAgglomerationConfiguration
 
     def __init__(self, settings: PointAgglomerationConfiguration) -> None:
@@ -86,12 +84,7 @@ class PointAgglomerationStage(Stage):
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """How far the features of voxels are from what the teachers say of a point in each."""
-        index = batch["voxel_index"]
-        x, y, z = (index[:, 1:].amax(dim=0) + 1).tolist()
-        scene = SceneView(index, batch["inputs"], (x, y, z), LEVELS)
-        place = torch.empty_like(scene.order)
-        place[scene.order] = torch.arange(len(place), device=place.device)
-        features = self.field(scene.features, scene.pyramid)[place[batch["known"]]]
+        features = self.field(batch["voxel_index"], batch["inputs"])[batch["known"]]
         names = [teacher.name for teacher in self.settings.teachers]
         targets = {name: batch[f"target/{name}"].float() for name in names}
         shared = torch.stack([target.any(dim=1) for target in targets.values()]).all(dim=0)
