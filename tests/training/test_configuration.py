@@ -24,6 +24,7 @@ OF_STAGE = {
     "s4c_kitti_360": "semantic_field",
     "scenedino_kitti_360": "feature_field",
     "scenedino_semantics_kitti_360": "semantics",
+    **dict.fromkeys(("cua_o3d_scannet", "rooms_agglomeration"), "point_agglomeration"),
 }
 
 

@@ -31,12 +31,13 @@ def kernel(weight: Tensor, edge: int) -> Tensor:
     return weight.unflatten(0, (edge, edge, edge)).permute(4, 3, 0, 1, 2)
 
 
-def test_submanifold_is_dense_where_voxels_are(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("edge", [3, 5])
+def test_submanifold_is_dense_where_voxels_are(edge: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxel_set, "BLOCK", 50)
-    voxels, weight = random_set(), torch.randn(27, 5, 8)
+    voxels, weight = random_set(), torch.randn(edge**3, 5, 8)
     features = torch.randn(len(voxels), 5)
-    expected = at(functional.conv3d(dense(features, voxels), kernel(weight, 3), padding=1), voxels)
-    torch.testing.assert_close(submanifold(features, weight, voxels), expected, rtol=1e-5, atol=1e-5)
+    expected = at(functional.conv3d(dense(features, voxels), kernel(weight, edge), padding=edge // 2), voxels)
+    torch.testing.assert_close(submanifold(features, weight, voxels), expected, rtol=1e-5, atol=3e-5)
 
 
 def test_down_is_dense_where_voxels_are() -> None:
@@ -67,5 +68,6 @@ def test_gradients() -> None:
         assert torch.autograd.gradcheck(lambda x, w: function(x, w, *sets), (features, weight))
 
     check(submanifold, len(fine), 27, fine)
+    check(submanifold, len(fine), 125, fine)
     check(down, len(fine), 8, fine, coarse, parent)
     check(up, len(coarse), 8, fine, parent)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from scene_completion_ros.errors import GridError
 from scene_completion_training.sparse import voxel_set
-from scene_completion_training.sparse.voxel_set import CELL, CUBE, VoxelSet
+from scene_completion_training.sparse.voxel_set import CELL, VoxelSet, cube
 from tests.training.sparse.voxel_sets import SHAPE, random_set
 
 
@@ -20,8 +20,8 @@ def way_to_find(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(voxel_set, "TABLE_CELLS", -1)
 
 
-@pytest.mark.parametrize("block", [7, 4096])
-def test_neighbours_are_those_of_a_plain_search(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("block", "edge"), [(7, 3), (4096, 3), (7, 5)])
+def test_neighbours_are_those_of_a_plain_search(block: int, edge: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxel_set, "BLOCK", block)
     voxels = random_set()
     places = as_tuples(voxels.index)
@@ -29,12 +29,12 @@ def test_neighbours_are_those_of_a_plain_search(block: int, monkeypatch: pytest.
     expected = {
         (row, offset, other)
         for row, (scene, x, y, z) in enumerate(places)
-        for offset, (dx, dy, dz) in enumerate(CUBE)
+        for offset, (dx, dy, dz) in enumerate(cube(edge))
         if (other := rows.get((scene, x + dx, y + dy, z + dz))) is not None
     }
     found = [
         (start + int(row), offset, int(other))
-        for start, _, pairs in voxels.neighbours
+        for start, _, pairs in voxels.neighbours(edge)
         for offset, sides in enumerate(pairs)
         for row, other in zip(*sides, strict=True)
     ]

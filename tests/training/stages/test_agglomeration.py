@@ -23,7 +23,7 @@ from scene_completion_training.stages.agglomeration import (
     AgglomerationConfiguration,
     AgglomerationSettings,
     AgglomerationStage,
-    TeacherSpec,
+    StoredTeacher,
 )
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.small_trainings import HIDDEN, batches, learn, small_data, small_training
@@ -32,8 +32,8 @@ from tests.training.small_trainings import HIDDEN, batches, learn, small_data, s
 @pytest.fixture(scope="module")
 def settings(targets: Path, text_targets: Path) -> AgglomerationSettings:
     """Two teachers: one in the space of a text encoder, one not."""
-    text = TeacherSpec("text", str(text_targets))
-    return AgglomerationSettings([text, TeacherSpec("dino", str(targets), centre="targets")], points=256)
+    text = StoredTeacher("text", targets=str(text_targets))
+    return AgglomerationSettings([text, StoredTeacher("dino", targets=str(targets), centre="targets")], points=256)
 
 
 def training(drive: Path, output: Path, settings: AgglomerationSettings, **changes: Any) -> AgglomerationConfiguration:
@@ -114,12 +114,12 @@ def test_the_units_see_the_surface(field: AgglomeratedField) -> None:
 
 
 def test_what_cannot_be_trained_is_refused(synthetic_drive: Path, targets: Path, student: Path, tmp_path: Path) -> None:
-    def refused(match: str, teachers: list[TeacherSpec], **changes: Any) -> None:
+    def refused(match: str, teachers: list[StoredTeacher], **changes: Any) -> None:
         asked = AgglomerationSettings(teachers, **changes)
         with pytest.raises(ConfigurationError, match=match):
             make_stage(training(synthetic_drive, tmp_path, asked, start_from=str(student)))
 
-    plain = TeacherSpec("a", str(targets))
+    plain = StoredTeacher("a", targets=str(targets))
     refused("teachers", [])
     refused("teachers", [plain, plain])
     refused("teachers", [dataclasses.replace(plain, name="a.b")])
@@ -128,6 +128,6 @@ def test_what_cannot_be_trained_is_refused(synthetic_drive: Path, targets: Path,
     store = FeatureStore.open(targets)
     one_variant.mkdir()
     dataclasses.replace(store.manifest, variants=1).write(one_variant / "manifest.json")
-    refused("mirrored", [TeacherSpec("a", str(one_variant))])
+    refused("mirrored", [StoredTeacher("a", targets=str(one_variant))])
     with pytest.raises(ConfigurationError, match="start_from"):
         make_stage(training(synthetic_drive, tmp_path, AgglomerationSettings([plain])))

@@ -12,7 +12,7 @@ from torch.nn import functional
 from scene_completion_ros.geometry import Camera
 
 RELATIVE_TOLERANCE = 0.25
-"""Largest share of its depth by which a visible point may lie before or behind the surface (ScanNet's in OpenScene)."""
+"""ScanNet's in OpenScene, which takes 0.02 for Matterport3D."""
 FAR_TOLERANCE = 0.05
 NEAREST = 1e-3
 
@@ -24,12 +24,12 @@ class TokenMaps:
     Attributes:
         values: [V, D, h, w], any floating type.
         offsets: Left and upper edge (x, y) of token (0, 0) in each view, pixels [V, 2].
-        cell: Pixels along a token's side.
+        cell: Pixels along a token's side; along x and y [2] where they differ.
     """
 
     values: Tensor
     offsets: Tensor
-    cell: int
+    cell: int | Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +50,21 @@ class FeatureLifter:
 
     A view sees a point that lies before its camera and inside its image. The point is not farther than a tolerance from
     the surface that the view's depth shows. The tolerance of the published code, a quarter of the depth, is 12 m at 50
-    m; here it is capped.
+    m; outdoors it is capped.
 
     Args:
         camera: Camera of all views.
-        voxel_size: The cap is two voxels and 5 % of the depth, metres.
+        voxel_size: The cap is two voxels and 5 % of the depth, metres; none for infinite ones.
+        tolerance: Largest share of its depth by which a visible point may lie before or behind the surface.
+        border: Pixels along the edges of images that see nothing.
     """
 
-    def __init__(self, camera: Camera, voxel_size: float) -> None:
+    def __init__(
+        self, camera: Camera, voxel_size: float, *, tolerance: float = RELATIVE_TOLERANCE, border: int = 0
+    ) -> None:
         self.camera = camera
         self.cap = 2.0 * voxel_size
+        self.tolerance, self.border = tolerance, border
 
     def pixels(self, points: Tensor, reference_from_view: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [V, N, 2] and z-depth [V, N] of points [N, 3] in views with poses [V, 4, 4]."""
@@ -82,13 +87,14 @@ class FeatureLifter:
                 None if nothing hides anything.
             shown: Pixels that show the world, bool [V, H, W]; None for all.
         """
-        width, height = self.camera.width, self.camera.height
+        width, height, border = self.camera.width, self.camera.height, self.border
         column, row = pixels.round().long().unbind(dim=-1)
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (depth > NEAREST)
+        inside = (column >= border) & (column < width - border) & (row >= border) & (row < height - border)
+        inside &= depth > NEAREST
         at = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
         if surface is not None:
             there = surface.flatten(1).gather(1, at)
-            tolerance = torch.minimum(RELATIVE_TOLERANCE * there, self.cap + FAR_TOLERANCE * there)
+            tolerance = torch.minimum(self.tolerance * there, self.cap + FAR_TOLERANCE * there)
             inside &= (there > 0.0) & ((there - depth).abs() <= tolerance)
         return inside if shown is None else inside & shown.flatten(1).gather(1, at)
 
@@ -121,7 +127,8 @@ class FeatureLifter:
         views = seen.sum(dim=0)
         return LiftedFeatures(total * (1.0 / views.clamp_min(1)[:, None]), views)
 
-    def sampled(self, maps: TokenMaps, view: int, pixels: Tensor) -> Tensor:
+    @staticmethod
+    def sampled(maps: TokenMaps, view: int, pixels: Tensor) -> Tensor:
         """Tokens of a view, interpolated at pixels [M, 2]: [M, D]; beyond the outermost ones their values hold."""
         place = (pixels - maps.offsets[view] + 0.5) / maps.cell  # (0, 0) is the corner of token (0, 0)
         values = maps.values[view]

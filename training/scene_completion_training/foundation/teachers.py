@@ -8,11 +8,12 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher, read_class_texts
 from scene_completion_training.foundation.dense_extractor import DenseExtractor
+from scene_completion_training.foundation.diffusion import DiffusionTeacher
 from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
 from scene_completion_training.foundation.model_files import description_folder, read_config
 from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder
 
-_ESPNETV2 = "espnetv2:"
+_ESPNETV2, _DIFFUSION = "espnetv2:", "diffusion:"
 _IMAGE_TEXT: dict[str, type[ClipTeacher | SiglipTeacher]] = {
     "clip": ClipTeacher,
     "siglip": SiglipTeacher,
@@ -32,8 +33,8 @@ def open_teacher(
     """Opens a teacher.
 
     Args:
-        spec: `espnetv2:FILE_OR_FOLDER`; or a local folder, or a name on the hub, of a DINO, DINOv2, DINOv3, Depth
-            Anything, CLIP or SigLIP: its configuration says which.
+        spec: `espnetv2:FILE_OR_FOLDER`; `diffusion:FOLDER_OR_HUB_NAME` of a Stable Diffusion; or a local folder, or a
+            name on the hub, of a DINO, DINOv2, DINOv3, Depth Anything, CLIP or SigLIP: its configuration says which.
         layer: Hidden state that is taken, of transformers of the DINO family and Depth Anything, see `Backbone`.
         device: Where it runs.
         text_encoder: Folder or hub name of the text encoder that the class names of ESPNetv2 are tied to.
@@ -56,6 +57,9 @@ def open_teacher(
         return ClassProbabilityTeacher(spec.removeprefix(_ESPNETV2), encoder, template, device, described)
     _refuse(text_encoder is not None, "a text encoder", spec)
     _refuse(class_texts is not None, "class texts", spec)
+    if spec.startswith(_DIFFUSION):
+        _refuse(layer != -1, "a layer", spec)
+        return DiffusionTeacher(spec.removeprefix(_DIFFUSION), device)
     kind = read_config(description_folder(spec)).get("model_type")
     if isinstance(kind, str) and kind in _IMAGE_TEXT:
         _refuse(layer != -1, "a layer", spec)

@@ -25,6 +25,16 @@ def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return weighted_mean(distance, weight)
 
 
+def demeaned_cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """As `cosine_loss`, with targets less their mean over the channels (CUA-O3D, for Stable Diffusion)."""
+    return cosine_loss(predicted, target - target.mean(dim=-1, keepdim=True), weight)
+
+
+def l1_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """|F − F*|, mean over the channels and weighted mean over rows; arguments as of `cosine_loss`."""
+    return weighted_mean((predicted - target).abs().mean(dim=-1), weight)
+
+
 def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
     """mean_c |∂x F| e^{−25 |∂x I|} + the same along y: features change where the image does (SceneDINO).
 

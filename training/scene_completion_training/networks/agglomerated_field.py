@@ -14,33 +14,11 @@ from torch.nn import functional
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation
+from scene_completion_training.networks.feature_heads import FeatureHeads
 from scene_completion_training.viewpoint import Viewpoint
 
 SURFACE_UNITS = tuple(itertools.product((5.0, 20.0), (-0.2, -0.07, 0.0, 0.07, 0.2)))
 """Slope and offset of the first units: ramps in inverse depth around the depth of the pixel's surface."""
-
-
-class FeatureHeads(nn.Module):
-    """From the feature of a point to the features of several teachers, by name and dimension: a linear head each.
-
-    They have no bias, as those that CUA-O3D released (section 3.1); the paper speaks of MLPs. All of them together say
-    no more than the feature does: their outputs have its rank. A robot asks for words without ever computing them, see
-    `inference.feature_space`.
-    """
-
-    def __init__(self, channels: int, dims: Mapping[str, int]) -> None:
-        super().__init__()
-        self.dims = dict(dims)
-        self.heads = nn.ModuleDict({name: nn.Linear(channels, dim, bias=False) for name, dim in dims.items()})
-
-    def of(self, name: str, features: Tensor) -> Tensor:
-        """A teacher's features [..., D] as they are learned, of features [..., C]."""
-        out: Tensor = self.heads[name](features)
-        return out
-
-    def forward(self, features: Tensor) -> Tensor:
-        """All teachers' features side by side, each of length one [..., ΣD]."""
-        return torch.cat([functional.normalize(self.of(name, features), dim=-1) for name in self.dims], dim=-1)
 
 
 class AgglomeratedField(FeatureField):

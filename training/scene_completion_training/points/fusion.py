@@ -65,6 +65,11 @@ def fused_scene(
         raise SequenceError("no frame has depth", where=where, cure=cure)
     if not sequence.metric_scale:
         raise SequenceError("its poses are not in metres", where=where, cure="Scale them: depth is in metres")
+    listed = sequence.provenance.get("classes")
+    own = tuple(map(str, listed)) if isinstance(listed, list) else ()
+    names = tuple(classes) or own
+    place = {label: number for number, label in enumerate(names)}
+    table = np.array([place.get(label, UNLABELLED) for label in own or names], np.int64)
     views = tuple(
         RgbdView(
             f"{frame.stamp_ns}",
@@ -72,17 +77,13 @@ def fused_scene(
             frame.world_from_rig @ sequence.rig_from_camera[camera],
             partial(read_source, frame.images[camera]),
             partial(_depth, frame.assets["depth"]),
+            partial(_named, frame.assets["label"], table, where) if len(table) and "label" in frame.assets else None,
         )
         for frame in frames
     )
     check_views(views, where)
     turn = RigidTransform(rotation_to_z(up, views, where) if up else np.eye(3), np.zeros(3))
     views = tuple(dataclasses.replace(view, world_from_camera=turn @ view.world_from_camera) for view in views)
-    listed = sequence.provenance.get("classes")
-    own = tuple(map(str, listed)) if isinstance(listed, list) else ()
-    names = tuple(classes) or own
-    place = {label: number for number, label in enumerate(names)}
-    table = np.array([place.get(label, UNLABELLED) for label in own or names], np.int64)
     points, means, votes = _fused(views, [frame.assets for frame in frames], table, voxel, where)
     if not up:
         check_upright(points, views, where)
@@ -152,10 +153,24 @@ def _depth(load: Callable[[], NDArray[Any]]) -> NDArray[np.float32]:
     return np.where(np.isfinite(depth), depth, np.float32(0.0))
 
 
+def _named(load: ArrayLoader, classes: NDArray[np.int64], where: str) -> NDArray[np.int64]:
+    """Classes of pixels [h, w] of a frame."""
+    return looked_up(classes, _whole_numbers(load, where), where)
+
+
 def _ids(load: ArrayLoader | None, depth: NDArray[np.float32], where: str) -> NDArray[np.int64]:
     """Whole numbers [h, w] of a frame, in the size of its depth."""
     if load is None:
         return np.full(depth.shape, UNLABELLED)
+    ids = _whole_numbers(load, where)
+    if ids.shape != depth.shape:
+        rows = (np.arange(depth.shape[0]) * ids.shape[0]) // depth.shape[0]
+        ids = ids[rows][:, (np.arange(depth.shape[1]) * ids.shape[1]) // depth.shape[1]]
+    return ids
+
+
+def _whole_numbers(load: ArrayLoader, where: str) -> NDArray[np.int64]:
+    """The numbers of an image; `UNLABELLED` for the largest of unsigned ones."""
     found = load()
     if found.ndim != 2 or found.dtype.kind not in "iu":
         cure = "Give whole numbers [h, w]"
@@ -163,7 +178,4 @@ def _ids(load: ArrayLoader | None, depth: NDArray[np.float32], where: str) -> ND
     ids = found.astype(np.int64)
     if found.dtype.kind == "u":
         ids[found == np.iinfo(found.dtype).max] = UNLABELLED
-    if found.shape != depth.shape:
-        rows = (np.arange(depth.shape[0]) * found.shape[0]) // depth.shape[0]
-        ids = ids[rows][:, (np.arange(depth.shape[1]) * found.shape[1]) // depth.shape[1]]
     return ids

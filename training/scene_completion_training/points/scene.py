@@ -20,6 +20,8 @@ class RgbdView:
     world_from_camera: RigidTransform  # optical frame: x right, y down, z ahead
     image: Callable[[], NDArray[np.uint8]]  # RGB [H, W, 3]
     depth: Callable[[], NDArray[np.float32]]  # z-depth [h, w], metres; 0 where unknown
+    # Classes of pixels [h, w], of any size, `UNLABELLED` where nobody knows; None where there are none.
+    label: Callable[[], NDArray[np.int64]] | None = None
 
 
 @dataclass(frozen=True, eq=False)

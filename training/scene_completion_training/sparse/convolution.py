@@ -1,32 +1,38 @@
 """Convolutions on sets of voxels in plain torch: submanifold, to the coarser level, and back.
 
-All are differentiable in features and weight, and have no bias. Weights list the offsets of `CUBE` or the children of
+All are differentiable in features and weight, and have no bias. Weights list the offsets of a `cube` or the children of
 `CELL`, x, y, z-lexicographic.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from scene_completion_training.sparse.kept_library import gpu_library, spconv_submanifold
 from scene_completion_training.sparse.voxel_set import VoxelSet
 
-CENTRE = 13
-"""Where a voxel itself stands in `CUBE`."""
+
+def random_kernel(offsets: int, taken: float, inputs: int, outputs: int) -> Tensor:
+    """Random weights [offsets, inputs, outputs] that keep the variance where so many offsets are occupied."""
+    return torch.randn(offsets, inputs, outputs) / math.sqrt(taken * inputs)
 
 
 def submanifold(features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
-    """Submanifold convolution of edge 3 [N, D]: y_i = Σ_o x_(i + o) W_o over the neighbours that are in the set.
+    """Submanifold convolution [N, D]: y_i = Σ_o x_(i + o) W_o over the neighbours that are in the set.
 
     Args:
         features: [N, C].
-        weight: [27, C, D].
+        weight: [27, C, D], or [125, C, D] for edge 5.
         voxels: The set of N voxels.
     """
     with torch.autocast(features.device.type, enabled=False):  # in the precision of the features
+        if features.is_cuda and gpu_library():
+            return spconv_submanifold(features, weight.to(features.dtype), voxels)
         return _Submanifold.apply(features, weight.to(features.dtype), voxels)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -53,11 +59,12 @@ class _Submanifold(torch.autograd.Function):
     def forward(ctx: FunctionCtx, features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.voxels = voxels  # type: ignore[attr-defined]
-        out = features @ weight[CENTRE]
-        for start, size, pairs in voxels.neighbours:
+        centre = len(weight) // 2
+        out = features @ weight[centre]
+        for start, size, pairs in voxels.neighbours(round(len(weight) ** (1 / 3))):
             block = out[start : start + size]
             for offset, (rows, others) in enumerate(pairs):
-                if offset != CENTRE and len(rows):
+                if offset != centre and len(rows):
                     block.index_add_(0, rows, features.index_select(0, others) @ weight[offset])
         return out
 
@@ -65,15 +72,16 @@ class _Submanifold(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         features, weight = ctx.saved_tensors
-        of_features = gradient @ weight[CENTRE].t()
+        last, centre = len(weight) - 1, len(weight) // 2
+        of_features = gradient @ weight[centre].t()
         of_weight = torch.zeros_like(weight)
-        of_weight[CENTRE] = features.t() @ gradient
-        for start, size, pairs in ctx.voxels.neighbours:
+        of_weight[centre] = features.t() @ gradient
+        for start, size, pairs in ctx.voxels.neighbours(round(len(weight) ** (1 / 3))):
             block, inputs = of_features[start : start + size], features[start : start + size]
             for offset, (rows, others) in enumerate(pairs):
-                if offset != CENTRE and len(rows):
+                if offset != centre and len(rows):
                     # The neighbour at this offset took the row with the opposite offset's weight.
                     back = gradient.index_select(0, others)
-                    block.index_add_(0, rows, back @ weight[26 - offset].t())
-                    of_weight[26 - offset].addmm_(inputs.index_select(0, rows).t(), back)
+                    block.index_add_(0, rows, back @ weight[last - offset].t())
+                    of_weight[last - offset].addmm_(inputs.index_select(0, rows).t(), back)
         return of_features, of_weight, None

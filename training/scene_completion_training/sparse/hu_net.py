@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, GridError
-from scene_completion_training.sparse.convolution import down, submanifold, up
+from scene_completion_training.sparse.convolution import down, random_kernel, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
 LAYER_SCALE = 0.1
@@ -166,7 +165,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.before, self.after = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.first, self.second = (nn.Parameter(_kernel(27, 9, width, width)) for _ in range(2))
+        self.first, self.second = (nn.Parameter(random_kernel(27, 9, width, width)) for _ in range(2))
         self.scale = nn.Parameter(torch.full((width,), LAYER_SCALE))
 
     def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
@@ -182,7 +181,7 @@ class Down(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(inputs)
-        self.weight = nn.Parameter(_kernel(8, 8 / 3, inputs, outputs))
+        self.weight = nn.Parameter(random_kernel(8, 8 / 3, inputs, outputs))
 
     def forward(self, x: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
         """Features [N, C] of the fine voxels to [M, D] of the coarse ones."""
@@ -195,16 +194,11 @@ class Up(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(inputs)
-        self.weight = nn.Parameter(_kernel(8, 1, inputs, outputs))
+        self.weight = nn.Parameter(random_kernel(8, 1, inputs, outputs))
 
     def forward(self, x: Tensor, fine: VoxelSet, parent: Tensor) -> Tensor:
         """Features [M, C] of the coarse voxels to [N, D] of the fine ones."""
         return up(self.norm(x), self.weight, fine, parent)
-
-
-def _kernel(offsets: int, taken: float, inputs: int, outputs: int) -> Tensor:
-    """Random weights [offsets, inputs, outputs] that keep the variance where so many offsets are occupied."""
-    return torch.randn(offsets, inputs, outputs) / math.sqrt(taken * inputs)
 
 
 def _with_token(features: Tensor, token: Tensor, some: VoxelSet, every: VoxelSet) -> Tensor:

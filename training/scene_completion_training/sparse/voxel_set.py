@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +17,16 @@ from scene_completion_ros.errors import GridError
 Shape = tuple[int, int, int]
 CELL = tuple(itertools.product((0, 1), repeat=3))
 """The eight children of a voxel, or corners of a cell, x, y, z-lexicographic."""
-CUBE = tuple(itertools.product((-1, 0, 1), repeat=3))
-"""The 27 offsets of a kernel of edge 3, x, y, z-lexicographic: the opposite of offset i is offset 26 - i."""
+Offsets = tuple[tuple[int, ...], ...]
 
+
+@functools.cache
+def cube(edge: int) -> Offsets:
+    """The edge³ offsets of a kernel of odd edge, x, y, z-lexicographic: the opposite of offset i is the i-th last."""
+    return tuple(itertools.product(range(-(edge // 2), edge // 2 + 1), repeat=3))
+
+
+CUBE = cube(3)
 BORDER = 2
 """Cells on every side of the grid that have a number: neighbours of neighbours of the grid."""
 BLOCK = 4096
@@ -32,7 +39,7 @@ class Block(NamedTuple):
     """Rows of a set that follow each other, and their neighbours.
 
     Attributes:
-        pairs: For each offset of `CUBE`, rows counted from the first [K], ascending, and the rows of their neighbours
+        pairs: For each offset of a cube, rows counted from the first [K], ascending, and the rows of their neighbours
             at this offset in the whole set [K].
     """
 
@@ -120,7 +127,7 @@ class VoxelSet:
     def around(self, index: Tensor, offsets: Sequence[tuple[int, ...]]) -> Tensor:
         """Rows [len(offsets), M] of voxels (scene, x, y, z) at offsets from others [M, 4]; -1 where the set has none.
 
-        Others may lie outside of the grid; offsets are −1, 0 or 1 along each axis.
+        Others may lie one cell outside of the grid, and no offset leads farther than `BORDER` cells from it.
         """
         edges = torch.tensor(self.shape, device=index.device)
         scene, place = index[:, 0], index[:, 1:]
@@ -153,17 +160,27 @@ class VoxelSet:
         return torch.where(self.keys[rows] == keys, rows, -1)
 
     @functools.cached_property
-    def neighbours(self) -> tuple[Block, ...]:
-        """Who is whose neighbour, in blocks of rows."""
-        found = self.around(self.index, CUBE)
-        blocks = []
-        for start in range(0, len(self), BLOCK):
-            part = found[:, start : start + BLOCK]
-            offset, row = (part >= 0).nonzero(as_tuple=True)
-            sizes = torch.bincount(offset, minlength=27).tolist()
-            pairs = zip(row.split_with_sizes(sizes), part[offset, row].split_with_sizes(sizes), strict=True)
-            blocks.append(Block(start, part.shape[1], tuple(pairs)))
-        return tuple(blocks)
+    def kept(self) -> dict[str, Any]:
+        """What a library remembers of the set."""
+        return {}
+
+    @functools.cached_property
+    def _neighbours(self) -> dict[int, tuple[Block, ...]]:
+        return {}
+
+    def neighbours(self, edge: int = 3) -> tuple[Block, ...]:
+        """Who is whose neighbour within a cube of edge 3 or 5, in blocks of rows; looked up once."""
+        if edge not in self._neighbours:
+            parts = ((start, self.index[start : start + BLOCK]) for start in range(0, len(self), BLOCK))
+            self._neighbours[edge] = tuple(self._block(start, part, cube(edge)) for start, part in parts)
+        return self._neighbours[edge]
+
+    def _block(self, start: int, index: Tensor, offsets: Offsets) -> Block:
+        found = self.around(index, offsets)
+        offset, row = (found >= 0).nonzero(as_tuple=True)
+        sizes = torch.bincount(offset, minlength=len(offsets)).tolist()
+        pairs = zip(row.split_with_sizes(sizes), found[offset, row].split_with_sizes(sizes), strict=True)
+        return Block(start, len(index), tuple(pairs))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ STAGES = {
     "student": "scene_completion_training.stages.student:StudentStage",
     "feature_field": "scene_completion_training.stages.feature_field:FeatureFieldStage",
     "agglomeration": "scene_completion_training.stages.agglomeration:AgglomerationStage",
+    "point_agglomeration": "scene_completion_training.stages.point_agglomeration:PointAgglomerationStage",
     "semantics": "scene_completion_training.stages.semantics:SemanticsStage",
     "supervised": "scene_completion_training.stages.supervised:SupervisedStage",
     "semantic_field": "scene_completion_training.stages.semantic_field:SemanticFieldStage",

@@ -18,7 +18,12 @@ from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, LiftedFeatures, TokenMaps
 from scene_completion_training.foundation.feature_store import mirrored_targets
-from scene_completion_training.losses.feature_agreement import cosine_loss
+from scene_completion_training.losses.agglomeration import (
+    TeacherSpec,
+    agglomeration_terms,
+    check_teachers,
+    term_weights,
+)
 from scene_completion_training.losses.stereo_depth import positive_inverse_depth
 from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
@@ -39,11 +44,10 @@ FARTHEST = 1.2
 
 
 @dataclass
-class TeacherSpec:
-    """A foundation model that the field learns from.
+class StoredTeacher(TeacherSpec):
+    """A foundation model that the field learns from, by features on disk.
 
     Attributes:
-        name: Its name, letters, digits, "_" and "-".
         targets: Folder of its precomputed features, see `scene-completion features`.
         centre: Take from each of its features the mean of all of them ("targets"), or that of the classes of
             `text_bank` ("texts"). What all have in common hides what tells them apart. Features that are asked in words
@@ -52,8 +56,7 @@ class TeacherSpec:
         rarity: Power of the weight that a rare kind of target has, see `TargetRarity`; 0 weighs all alike, as CUA-O3D.
     """
 
-    name: str
-    targets: str
+    targets: str = ""
     centre: Literal["none", "targets", "texts"] = "none"
     text_bank: str = ""
     rarity: float = 0.0
@@ -72,7 +75,7 @@ class AgglomerationSettings:
         shared_mask: Compare a point with all teachers or none, as CUA-O3D does; otherwise with those that saw it.
     """
 
-    teachers: list[TeacherSpec] = field(default_factory=list)
+    teachers: list[StoredTeacher] = field(default_factory=list)
     channels: int = 64
     units: int = 64
     points: int = 4096
@@ -92,10 +95,7 @@ class AgglomerationConfiguration(SingleImageConfiguration):
         super().check()
         self.check_start()
         settings = self.agglomeration
-        names = [teacher.name for teacher in settings.teachers]
-        if not names or len(set(names)) < len(names) or not all(n.replace("-", "_").isidentifier() for n in names):
-            cure = "Name one teacher or more, each another, with letters, digits, _ and -"
-            raise ConfigurationError(f"teachers {names}", where="agglomeration.teachers", cure=cure)
+        check_teachers(settings.teachers, "agglomeration.teachers")
         if not all(0.0 <= teacher.rarity <= 1.0 for teacher in settings.teachers):
             what = f"{[teacher.rarity for teacher in settings.teachers]}"
             raise ConfigurationError(what, where="agglomeration.teachers: rarity", cure="Take powers from 0 to 1")
@@ -188,8 +188,8 @@ class AgglomerationStage(BesideDensityStage):
             rarity.fit(every - centre, self.settings.seed)
 
     def weights(self) -> dict[str, float]:
-        """The weighed total is the loss; what each teacher says is only watched."""
-        return {"agglomeration": 1.0, **{f"teacher_{name}": 0.0 for name in self.stores}}
+        """See `term_weights`."""
+        return term_weights(self.settings.agglomeration.teachers)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One step; the uncertainties are curves of their own."""
@@ -204,13 +204,11 @@ class AgglomerationStage(BesideDensityStage):
         if self.settings.agglomeration.shared_mask:
             shared = torch.stack(list(known.values())).all(dim=0)
             known = dict.fromkeys(known, shared)
-        losses = {}
-        for spec in self.settings.agglomeration.teachers:
-            target = targets[spec.name] - self.field.centres[spec.name]
-            weight = known[spec.name] * self.rarity[spec.name](target)
-            losses[spec.name] = cosine_loss(self.field.original(spec.name, features), target, weight)
-        total = self.uncertainty(losses)
-        return {"agglomeration": total, **{f"teacher_{name}": loss.detach() for name, loss in losses.items()}}
+        teachers = self.settings.agglomeration.teachers
+        predicted = {spec.name: self.field.original(spec.name, features) for spec in teachers}
+        targets = {spec.name: targets[spec.name] - self.field.centres[spec.name] for spec in teachers}
+        weights = {spec.name: known[spec.name] * self.rarity[spec.name](targets[spec.name]) for spec in teachers}
+        return agglomeration_terms(teachers, self.uncertainty, predicted, targets, weights)
 
     @torch.no_grad()
     def _compared(
@@ -271,7 +269,7 @@ class AgglomerationStage(BesideDensityStage):
         return (rotation @ seen[..., None])[..., 0] + place, known[drawn]
 
 
-def text_centre(spec: TeacherSpec, dim: int) -> Tensor:
+def text_centre(spec: StoredTeacher, dim: int) -> Tensor:
     """Mean [D] of the classes of a teacher's text bank.
 
     Raises:

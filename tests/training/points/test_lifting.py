@@ -1,0 +1,166 @@
+"""Features of pixels at points: who sees what, plain means, what is kept on disk, and what teachers say."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.inference.text_bank import TextBank
+from scene_completion_training.points.lifting import LiftingSettings, keep_lifted, lift
+from scene_completion_training.points.pixel_teachers import ExactLabels, FeatureFiles, PixelTeacher, phrase_rows
+from scene_completion_training.points.scene import PointScene, RgbdView
+from tests.training.points.small_rooms import CAMERA, CLASSES, cast, small_room
+
+SETTINGS = LiftingSettings(width=CAMERA.width, tolerance=0.05, border=2, points=0)
+
+
+class Constant:
+    """Says the same of every pixel of a view: its number, and one."""
+
+    key = "constant"
+
+    def at(self, scene: PointScene, view: RgbdView, image: NDArray[np.uint8], pixels: Tensor) -> Tensor:
+        return torch.tensor([float(view.name[-1]), 1.0]).expand(len(pixels), 2)
+
+
+def bank(dim: int = 8) -> TextBank:
+    rows = np.random.default_rng(0).normal(size=(len(CLASSES), dim))
+    return TextBank(
+        CLASSES, rows.astype(np.float16), text_encoder="tiny", text_encoder_sha256="0" * 64, template="a {} in a scene"
+    )
+
+
+def views_that_see(room: PointScene, row: int) -> list[int]:
+    """The readable twin: a ray to the point ends there, and not in the border of the image."""
+    found = []
+    for number, view in enumerate(room.views):
+        x, y, z = np.asarray(view.world_from_camera.inverse().apply(room.points[row].astype(np.float64)))
+        if z <= 0.0:
+            continue
+        u, v = round(CAMERA.fx * x / z + CAMERA.cx), round(CAMERA.fy * y / z + CAMERA.cy)
+        if not (2 <= u < CAMERA.width - 2 and 2 <= v < CAMERA.height - 2):
+            continue
+        ray = np.array([(u - CAMERA.cx) / CAMERA.fx, (v - CAMERA.cy) / CAMERA.fy, 1.0])
+        depth, _ = cast(view.world_from_camera.translation, (view.world_from_camera.rotation @ ray)[None], 0)
+        if abs(float(depth[0]) - z) <= 0.05 * float(depth[0]):
+            found.append(number)
+    return found
+
+
+def test_a_point_gets_the_plain_mean_of_the_views_that_see_it() -> None:
+    room = small_room()
+    rows, features = lift(room, {"constant": Constant()}, SETTINGS)
+    seen = {row: views_that_see(room, row) for row in range(0, len(room), 9)}
+    assert [row for row in rows.tolist() if row in seen] == [row for row, views in seen.items() if views]
+    assert 0.2 < len(rows) / len(room) < 0.9 and max(map(len, seen.values())) == 3
+    for row, found in zip(rows.tolist(), features["constant"], strict=True):
+        assert row not in seen or found.tolist() == pytest.approx([np.mean(seen[row]), 1.0], abs=1e-3)
+    assert features["constant"].dtype == np.float16
+
+
+def test_some_points_are_drawn_where_there_are_too_many() -> None:
+    rows, _ = lift(small_room(), {"constant": Constant()}, dataclasses.replace(SETTINGS, points=500))
+    assert 100 < len(rows) < 500 and (np.diff(rows) > 0).all()
+
+
+def test_what_no_view_sees_cannot_be_lifted() -> None:
+    with pytest.raises(SequenceError, match="scene room_0: none of its 0 views sees a point"):
+        lift(small_room(views=0), {"constant": Constant()}, SETTINGS)
+
+
+def test_lifted_features_are_made_once_and_by_teacher(tmp_path: Path) -> None:
+    room, asked = small_room(), []
+
+    def read() -> PointScene:
+        asked.append(1)
+        return room
+
+    labels = ExactLabels(bank(), 0.0)
+    first = keep_lifted({"scene": "a"}, read, {"constant": Constant()}, SETTINGS, tmp_path)
+    again = keep_lifted({"scene": "a"}, read, {"other name": Constant()}, SETTINGS, tmp_path)
+    assert len(asked) == 1
+    both = keep_lifted({"scene": "a"}, read, {"constant": Constant(), "labels": labels}, SETTINGS, tmp_path)
+    assert len(asked) == 2 and len(list(tmp_path.glob("*/*.npy"))) == 2
+    np.testing.assert_array_equal(first.points, room.points)
+    np.testing.assert_array_equal(again.features["other name"], both.features["constant"])
+    hidden = np.setdiff1d(np.arange(len(room)), both.rows)[:1]
+    found = both.at("constant", np.array([both.rows[5], hidden[0]]))
+    assert found[0].tolist() == both.features["constant"][5].tolist() and not found[1].any()
+    keep_lifted({"scene": "a"}, read, {"constant": Constant()}, dataclasses.replace(SETTINGS, border=3), tmp_path)
+    assert len(asked) == 3
+    for file in tmp_path.glob("*/points.safetensors"):
+        file.write_bytes(b"\0" * 50)
+    with pytest.raises(SequenceError, match="Delete it"):
+        keep_lifted({"scene": "a"}, read, {"constant": Constant()}, SETTINGS, tmp_path)
+
+
+def test_exact_labels_are_embeddings_with_the_noise_that_is_asked_for() -> None:
+    room = small_room()
+    view = room.views[2]
+    assert view.label is not None
+    shown, image = view.label(), view.image()
+    row, column = (grid.reshape(-1) for grid in np.indices(shown.shape))
+    pixels = torch.from_numpy(np.stack([column, row], axis=1)).float()
+    exact = ExactLabels(bank(), 0.0).at(room, view, image, pixels).numpy()
+    known = shown.reshape(-1) >= 0
+    np.testing.assert_allclose(exact[known], phrase_rows(bank(), CLASSES)[shown.reshape(-1)[known]])
+    assert not exact[~known].any() and not known.all()
+    noisy = ExactLabels(bank(), 0.3)
+    first, again = (noisy.at(room, view, image, pixels).numpy() for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert (first - exact)[known].std() == pytest.approx(0.3, rel=0.03) and not first[~known].any()
+    twice = noisy.at(room, view, image, pixels[[700, 700]])
+    assert torch.equal(twice[0], twice[1])  # what a pixel says, it says to every point behind it
+    assert not np.allclose(first, noisy.at(room, room.views[1], room.views[1].image(), pixels).numpy())
+    with pytest.raises(ConfigurationError, match="scene room_0: its views have no labels"):
+        noisy.at(room, dataclasses.replace(view, label=None), image, pixels)
+
+
+@pytest.mark.parametrize("ending", ["npy", "safetensors"])
+def test_files_of_views_cover_their_images_evenly(ending: str, tmp_path: Path) -> None:
+    """Two columns of features over 64 pixels: their centres are the pixels 15.5 and 47.5."""
+    room = small_room()
+    folder = tmp_path / room.name
+    folder.mkdir()
+    features = np.array([[[1.0, 3.0]], [[5.0, 5.0]]], np.float16)
+    if ending == "npy":
+        np.save(folder / "view_0.npy", features)
+    else:
+        safetensors.numpy.save_file({"features": features}, folder / "view_0.safetensors")
+    pixels = torch.tensor([[15.5, 20.0], [31.5, 3.0], [63.0, 47.0]])
+    found = (
+        PixelTeacher("lseg", model=f"files:{tmp_path}").open().at(room, room.views[0], room.views[0].image(), pixels)
+    )
+    torch.testing.assert_close(found, torch.tensor([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]))
+
+
+def test_files_that_hold_no_features_are_refused(tmp_path: Path) -> None:
+    room = small_room()
+    (tmp_path / room.name).mkdir()
+    teacher, image = FeatureFiles(tmp_path), room.views[0].image()
+    with pytest.raises(ConfigurationError, match=r"view_0.safetensors: cannot be read.*docs/reproduce.md"):
+        teacher.at(room, room.views[0], image, torch.zeros(1, 2))
+    np.save(tmp_path / room.name / "view_0.npy", np.zeros((4, 4)))
+    with pytest.raises(ConfigurationError, match=r"holds float64 \(4, 4\)"):
+        teacher.at(room, room.views[0], image, torch.zeros(1, 2))
+    np.save(tmp_path / room.name / "view_0.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(ConfigurationError, match="cannot be read as arrays"):
+        teacher.at(room, room.views[0], image, torch.zeros(1, 2))
+
+
+def test_tokens_of_a_model_are_read_where_they_lie(tiny_dinov2: Path) -> None:
+    room = small_room()
+    teacher = PixelTeacher("dino", model=str(tiny_dinov2), cell=16)
+    opened, image = teacher.open(), room.views[0].image()
+    tokens = opened._extractor.features(torch.from_numpy(image).permute(2, 0, 1)[None], 16)
+    found = opened.at(room, room.views[0], image, torch.tensor([[7.5, 7.5], [23.5, 39.5]]))
+    torch.testing.assert_close(found, torch.stack([tokens[0, :, 0, 0], tokens[0, :, 2, 1]]), rtol=1e-4, atol=1e-4)
+    assert "cells of 16" in opened.key and opened.key == teacher.open().key != PixelTeacher(
+        "dino", model=str(tiny_dinov2), cell=8
+    ).open().key  # fmt: skip

@@ -1,0 +1,184 @@
+"""The agglomeration on points learns what teachers say of rooms, resumes, and is scored as CUA-O3D is."""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_training import CONFIGS
+from scene_completion_training.configuration import read_configuration
+from scene_completion_training.evaluation.point_semantics import PointModel, fit_point_probes
+from scene_completion_training.points.data import PointDataSettings, PointSamples, PointSource
+from scene_completion_training.points.lifting import LiftingSettings
+from scene_completion_training.points.pixel_teachers import PixelTeacher
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.sparse.mink_unet import MinkUNet18A
+from scene_completion_training.stages.point_agglomeration import PointAgglomerationConfiguration
+from tests.training.points.small_rooms import CAMERA, small_room
+from tests.training.points.test_lifting import bank
+
+DIM = 8
+
+
+def training(folder: Path, tiny: Path, **changes: Any) -> PointAgglomerationConfiguration:
+    """Few steps on two rooms, with a teacher that knows words and one that sees pixels."""
+    bank(DIM).save(folder / "bank")
+    labels = PixelTeacher("text", dim=DIM, model="labels", text_bank=str(folder / "bank"), noise=0.05)
+    settings: dict[str, Any] = {
+        "steps": 2,
+        "checkpoint_every": 1,
+        "log_every": 1,
+        "seed": 3,
+        "learning_rate": 2e-3,
+        "data": PointDataSettings(
+            sources=[PointSource("train")], voxel_size=0.15, cache=str(folder / "lifted"), batch_size=1, workers=0
+        ),
+        "lifting": LiftingSettings(width=CAMERA.width, tolerance=0.05, border=2),
+        "teachers": [labels, PixelTeacher("dino", "l1", dim=32, model=str(tiny), cell=8)],
+        "output": str(folder / "run"),
+    }
+    return PointAgglomerationConfiguration(**settings | changes)
+
+
+@pytest.fixture(autouse=True)
+def small_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the channels, for the patience of those who run the tests."""
+    small = partial(MinkUNet18A, stem=8, encoder=(8, 8, 12, 16), decoder=(16, 16, 16, 24))
+    monkeypatch.setattr("scene_completion_training.networks.agglomerated_points.MinkUNet18A", small)
+
+
+@pytest.fixture
+def two_rooms(rooms: Callable[..., None]) -> None:
+    rooms("train", 0, 1, edge=0.15)
+    rooms("test", 2, edge=0.15)
+
+
+@pytest.mark.usefixtures("two_rooms")
+def test_a_training_learns_both_teachers_and_doubts_the_noisy_one(tmp_path: Path, tiny_dinov2: Path) -> None:
+    text = {"dim": DIM, "model": "labels", "text_bank": str(tmp_path / "bank")}
+    teachers = [PixelTeacher("clean", **text), PixelTeacher("noisy", noise=1.0, **text)]
+    stage = make_stage(training(tmp_path, tiny_dinov2, teachers=teachers))
+    data = stage.make_data()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    rates = [{"params": stage.field.parameters()}, {"params": stage.uncertainty.parameters(), "lr": 0.05}]
+    optimiser = torch.optim.Adam(rates, 5e-3)
+    losses = []
+    for _ in range(40):
+        terms = stage.terms(batch, torch.Generator())
+        optimiser.zero_grad()
+        terms["agglomeration"].backward()
+        optimiser.step()
+        losses.append(terms)
+    assert losses[-1]["teacher_clean"] < 0.3 * losses[0]["teacher_clean"]
+    doubts = stage.uncertainty.uncertainties
+    assert doubts["noisy"] > doubts["clean"] + 0.02
+
+
+@pytest.mark.usefixtures("two_rooms")
+def test_a_sample_follows_from_its_number(tmp_path: Path, tiny_dinov2: Path) -> None:
+    data = make_stage(training(tmp_path, tiny_dinov2)).make_data()
+    data.setup("fit")
+    scenes = list(data.scenes.values())
+    samples = PointSamples(scenes, data.settings, seed=0, length=8)
+    sample, again = samples[5], samples[5]
+    assert all(torch.equal(sample[name], again[name]) for name in sample)
+    assert len(sample["inputs"]) == len(sample["voxel_index"]) and (sample["inputs"] == 1.0).all()
+    assert (
+        0
+        < int(sample["known"].sum())
+        == len(sample["target/text"])
+        == len(sample["target/dino"])
+        < len(sample["known"])
+    )
+    boxes = [{len(scene.rows): number for number, scene in enumerate(scenes)}]
+    assert len(boxes[0]) == 2
+
+
+@pytest.mark.usefixtures("two_rooms")
+def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
+    tmp_path: Path, tiny_dinov2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scene_completion_training.evaluation.point_semantics.PROBE_STEPS", 40)
+    checkpoint = train(training(tmp_path, tiny_dinov2), threads=1)
+    before = PointModel(checkpoint)
+    arguments = ["evaluate", "points", "--checkpoint", str(checkpoint), "--data", str(tmp_path / "test"), "--bank"]
+    arguments += [str(tmp_path / "bank"), "--cache", str(tmp_path / "lifted"), "--probe-on", str(tmp_path / "train")]
+    arguments += ["--probe-points", "60", "--repeats", "2", "--output", str(tmp_path / "scores")]
+    assert main(arguments) == 0
+    rows = {
+        row["method"]: row for row in json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]["points"]
+    }
+    probes = ["trunk", "head text", "head dino", "concatenation", "average of the heads' logits"]
+    assert set(rows) == {"3D", "2D and 3D, mean", "2D and 3D, max", "2D, lifted", *(f"probe, {one}" for one in probes)}
+    room = small_room(2, edge=0.15)
+    lifted = rows["2D, lifted"]
+    assert lifted["voxels"] == len(room) and 0 < lifted["without_feature"] < len(room)
+    assert lifted["released_mean_iou"] > 0.9 > lifted["mean_iou"]  # labels are nearly exact where a view sees
+    assert rows["2D and 3D, mean"]["without_feature"] == rows["3D"]["without_feature"] == 0
+    assert rows["2D and 3D, max"]["accuracy"] > rows["3D"]["accuracy"]
+    probes = fit_point_probes(before, iter([room]), 50)
+    assert len(probes) == 5
+    unchanged = PointModel(checkpoint).network.state_dict()
+    assert all(torch.equal(value, unchanged[name]) for name, value in before.network.state_dict().items())  # S6
+
+
+def test_the_rate_falls_by_a_power_of_what_is_left(tmp_path: Path, tiny_dinov2: Path) -> None:
+    stage = make_stage(training(tmp_path, tiny_dinov2, steps=100, checkpoint_every=100))
+    factors = [stage.polynomial(step) for step in (0, 50, 100)]
+    assert factors == pytest.approx([1.0, 0.5**0.9, 0.0])
+
+
+@pytest.mark.usefixtures("two_rooms")
+def test_what_cannot_be_is_refused(tmp_path: Path, tiny_dinov2: Path) -> None:
+    for changes, expected in (
+        ({"teachers": []}, "teachers"),
+        ({"lifting": LiftingSettings(width=0)}, "lifting"),
+        ({"data": PointDataSettings(voxel_size=0.0)}, "data.voxel_size"),
+        ({"teachers": [PixelTeacher("a", dim=0)]}, "teachers: dim"),
+    ):
+        with pytest.raises(ConfigurationError, match=expected):
+            make_stage(training(tmp_path, tiny_dinov2, **changes))
+    wrong = training(tmp_path, tiny_dinov2)
+    wrong.teachers[1].dim = 31
+    with pytest.raises(ConfigurationError, match="32 numbers, not 31"):
+        make_stage(wrong).make_data().setup("fit")
+    with pytest.raises(ConfigurationError, match="names no scenes"):
+        make_stage(training(tmp_path, tiny_dinov2, data=PointDataSettings())).make_data().setup("fit")
+    other = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {"field.x": torch.zeros(1)}, "scene_completion_training": {}}, other)
+    with pytest.raises(BundleError, match="no network of points in it"):
+        PointModel(other)
+
+
+@pytest.mark.usefixtures("two_rooms")
+@pytest.mark.parametrize("name", ["full_size/cua_o3d_scannet.yaml", "rooms_agglomeration.yaml"])
+def test_configurations_train_on_small_rooms(name: str, tmp_path: Path, tiny_dinov2: Path) -> None:
+    """With their own comparisons; models are small, and what no model says here lies in files."""
+    small = training(tmp_path, tiny_dinov2)
+    given = read_configuration(CONFIGS / name, [], PointAgglomerationConfiguration)
+    maps = np.random.default_rng(0).normal(size=(5, 6, 8)).astype(np.float16)
+    for seed, number in itertools.product((0, 1), range(3)):
+        file = tmp_path / "maps" / f"room_{seed}" / f"view_{number}.npy"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, maps)
+    in_files = 5, f"files:{tmp_path / 'maps'}"
+    models = {"labels": (DIM, "labels"), "files": in_files, "diffusion": in_files}
+    teachers = []
+    for teacher in given.teachers:
+        dim, model = models.get(teacher.model.partition(":")[0], (32, str(tiny_dinov2)))
+        teachers.append(replace(teacher, dim=dim, model=model, layer=-1, text_bank=str(tmp_path / "bank")))
+    assert [teacher.loss for teacher in teachers] == ["cosine", "l1", "demeaned_cosine"]
+    lifting = replace(given.lifting, width=CAMERA.width, border=2)
+    changes = {"steps": 2, "checkpoint_every": 2, "teachers": teachers, "lifting": lifting, "output": small.output}
+    checkpoint = train(replace(given, data=replace(small.data, input=given.data.input), **changes), threads=1)
+    assert list(PointModel(checkpoint).teachers) == [teacher.name for teacher in given.teachers]

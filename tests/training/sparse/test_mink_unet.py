@@ -1,0 +1,137 @@
+"""MinkUNet18A: its size, that it is the dense network where voxels are, and scenes of a batch."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.errors import GridError
+from scene_completion_training.sparse.convolution import submanifold
+from scene_completion_training.sparse.mink_unet import LEVELS, MinkUNet18A
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+from tests.training.sparse.voxel_sets import random_set
+
+GRID = (16, 16, 16)
+
+
+def small(inputs: int = 3) -> MinkUNet18A:
+    torch.manual_seed(0)
+    network = MinkUNet18A(inputs, 6, (6, 8, 10, 12), (10, 8, 6, 7))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d):  # so that it says something when it is frozen
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    return network.eval()
+
+
+def test_the_published_network_has_its_number_of_parameters() -> None:
+    """Counted from the architecture: kernels, two numbers a channel for each norm, linear skips where widths change."""
+
+    def block(c: int, d: int) -> int:
+        return 27 * (c * d + d * d) + 4 * d + (c * d + 2 * d if c != d else 0)
+
+    def stage(c: int, d: int) -> int:
+        return block(c, d) + block(d, d)
+
+    stem = 125 * 3 * 32 + 2 * 32
+    downs = sum(8 * c * c + 2 * c for c in (32, 32, 64, 128))
+    encoder = stage(32, 32) + stage(32, 64) + stage(64, 128) + stage(128, 256)
+    ups = sum(8 * c * d + 2 * d for c, d in ((256, 128), (128, 128), (128, 96), (96, 96)))
+    decoder = stage(128 + 128, 128) + stage(128 + 64, 128) + stage(96 + 32, 96) + stage(96 + 32, 96)
+    network = MinkUNet18A(3)
+    assert sum(p.numel() for p in network.parameters()) == stem + downs + encoder + ups + decoder == 15_491_232
+    assert network.channels == 96
+
+
+def dense_twin(network: MinkUNet18A, features: Tensor, pyramid: Pyramid) -> Tensor:
+    """The readable twin: the same network by dense convolutions, everything but voxels set to zero."""
+    levels = pyramid.levels
+
+    def put(x: Tensor, level: int) -> Tensor:
+        voxels = levels[level]
+        grid = x.new_zeros(voxels.scenes, *voxels.shape, x.shape[1])
+        grid[tuple(voxels.index.t())] = x
+        return grid.movedim(-1, 1)
+
+    def get(grid: Tensor, level: int) -> Tensor:
+        return grid.movedim(1, -1)[tuple(levels[level].index.t())]
+
+    def kernel(weight: Tensor) -> Tensor:
+        edge = round(len(weight) ** (1 / 3))
+        return weight.unflatten(0, (edge,) * 3).permute(4, 3, 0, 1, 2)
+
+    def same(x: Tensor, weight: Tensor, level: int) -> Tensor:
+        return get(functional.conv3d(put(x, level), kernel(weight), padding="same"), level)
+
+    def stage(blocks: nn.Module, x: Tensor, level: int) -> Tensor:
+        for block in blocks:
+            hidden = functional.relu(block.first.norm(same(x, block.first.weight, level)))
+            x = functional.relu(block.skip(x) + block.second.norm(same(hidden, block.second.weight, level)))
+        return x
+
+    x = functional.relu(network.stem.norm(same(features, network.stem.weight, 0)))
+    skips = []
+    for level, (step, blocks) in enumerate(zip(network.downs, network.encoders, strict=True)):
+        skips.append(x)
+        coarse = get(functional.conv3d(put(x, level), kernel(step.weight), stride=2), level + 1)
+        x = stage(blocks, functional.relu(step.norm(coarse)), level + 1)
+    for level, step, blocks in zip((3, 2, 1, 0), network.ups, network.decoders, strict=True):
+        weight = kernel(step.weight).transpose(0, 1)
+        fine = get(functional.conv_transpose3d(put(x, level + 1), weight, stride=2), level)
+        x = stage(blocks, torch.cat([functional.relu(step.norm(fine)), skips[level]], dim=1), level)
+    return x
+
+
+def test_it_is_the_dense_network_where_voxels_are() -> None:
+    network, pyramid = small(), Pyramid.of(random_set(GRID, 2, 0.1), LEVELS)
+    features = torch.randn(len(pyramid.levels[0]), 3)
+    with torch.no_grad():
+        found, expected = network(features, pyramid), dense_twin(network, features, pyramid)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_scenes_of_a_batch_do_not_know_each_other_once_it_is_trained() -> None:
+    network, pyramid = small(), Pyramid.of(random_set(GRID, 2, 0.1), LEVELS)
+    index, features = pyramid.levels[0].index, torch.randn(len(pyramid.levels[0]), 3)
+    with torch.no_grad():
+        together = network(features, pyramid)
+        for number in range(2):
+            mine = index[:, 0] == number
+            alone = VoxelSet.of(index[mine] * torch.tensor([0, 1, 1, 1]), GRID)[0]
+            found = network(features[mine], Pyramid.of(alone, LEVELS))
+            torch.testing.assert_close(found, together[mine], rtol=1e-4, atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    pyramid = Pyramid.of(random_set(GRID), LEVELS - 1)
+    with pytest.raises(GridError, match="on 4 levels, not .* on 5"):
+        small()(torch.zeros(len(pyramid.levels[0]), 3), pyramid)
+
+
+def test_a_kept_library_convolves_like_the_reference() -> None:
+    """The wheel of spconv for CPUs computes the forward pass."""
+    pytest.importorskip("spconv.pytorch")
+    from scene_completion_training.sparse.kept_library import spconv_submanifold
+
+    voxels = random_set(GRID, 2, 0.1)
+    features = torch.randn(len(voxels), 5)
+    for edge in (3, 5):
+        weight = torch.randn(edge**3, 5, 8)
+        found = spconv_submanifold(features, weight, voxels)
+        torch.testing.assert_close(found, submanifold(features, weight, voxels), rtol=1e-4, atol=1e-4)
+    assert sorted(voxels.kept) == ["edge 3", "edge 5"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_the_kept_library_gives_the_same_features_and_gradients() -> None:
+    pytest.importorskip("spconv.pytorch")
+    voxels = random_set(GRID, 2, 0.1)
+    on_gpu = VoxelSet(voxels.index.cuda(), voxels.shape)
+    features, weight = torch.randn(len(voxels), 32), torch.randn(27, 32, 32)
+    results = []
+    for where, held in (("cpu", voxels), ("cuda", on_gpu)):
+        inputs = [value.to(where).requires_grad_() for value in (features, weight)]
+        out = submanifold(*inputs, held)
+        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))

@@ -1,0 +1,232 @@
+"""Classes of points, as CUA-O3D is scored: zero-shot by lifted features, the network and both, and linear probes.
+
+Scores are cosines with the embedding of each class; those of a network are summed over several voxelisations at random
+offsets. CUA-O3D takes products with features of any length, and averages those of pixels and network as they are (S4):
+here both are brought to length one before. Probes leave the network as it is, running statistics included (S6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.evaluation.metric import Metric, Row
+from scene_completion_ros.evaluation.zero_shot import ZERO_SHOT, Part, ZeroShotMetric, best_classes, cosines
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.evaluation.scene_probe import LinearProbe, fit_linear_probe
+from scene_completion_training.networks.agglomerated_points import AgglomeratedPoints
+from scene_completion_training.points.data import voxel_inputs
+from scene_completion_training.points.lifting import LiftedScene
+from scene_completion_training.points.scene import PointScene
+from scene_completion_training.points.voxelisation import VoxelisedPoints, voxelised
+
+REPEATS = 5
+PROBE_STEPS = 1000
+TRUNK, CONCATENATION, AVERAGE = "trunk", "concatenation", "average of the heads' logits"
+Scores = NDArray[np.float32]  # [N, K]
+Say = Callable[[Tensor], Scores]  # scores of voxels by their features of the trunk
+_ALL: Part = (float("inf"), "all")
+
+
+class PointModel:
+    """The network of a checkpoint of stage `point_agglomeration`, in eval mode.
+
+    Attributes:
+        teachers: What each teacher was, plain values by name.
+
+    Raises:
+        BundleError: It is no checkpoint of that stage.
+    """
+
+    def __init__(self, file: Path, device: str = "cpu") -> None:
+        stored = Checkpoint.read(file)
+        try:
+            self.configuration = stored.configuration
+            self.network = AgglomeratedPoints.of(self.configuration)
+            self.network.load_state_dict(dict(stored.state))
+            data = self.configuration["data"]
+            self._voxel_size, self._input = float(data["voxel_size"]), data["input"]
+        except (KeyError, TypeError, RuntimeError) as error:
+            what = f"no network of points in it: its stage is {stored.stage} ({str(error)[:200]})"
+            cure = "Name the checkpoint of a training with stage `point_agglomeration`"
+            raise BundleError(what, where=str(file), cure=cure) from error
+        self.network.to(device).eval().requires_grad_(False)
+        self.teachers = {teacher["name"]: teacher for teacher in self.configuration["teachers"]}
+        self._device = device
+
+    @torch.inference_mode()
+    def trunk(self, scene: PointScene, generator: np.random.Generator) -> tuple[VoxelisedPoints, Tensor]:
+        """Voxels of a scene at a random offset, and their features [V, 96] of the trunk."""
+        found = voxelised(scene.points, self._voxel_size, generator)
+        colours = np.zeros_like(scene.points) if scene.colours is None else scene.colours
+        index = functional.pad(torch.from_numpy(found.index), (1, 0)).to(self._device)  # all of scene 0
+        inputs = torch.from_numpy(voxel_inputs(colours, found.chosen, self._input)).to(self._device)
+        features: Tensor = self.network(index, inputs)
+        return found, features
+
+    def head(self, teacher: str, trunk: Tensor) -> NDArray[np.float32]:
+        """A teacher's features [V, D], of those of the trunk [V, 96]."""
+        return self.network.heads.of(teacher, trunk).cpu().numpy()
+
+    def by_words(self, teacher: str, rows: NDArray[np.float32]) -> Say:
+        """Cosines of a teacher's features with the embedding of each class [K, D].
+
+        Raises:
+            ConfigurationError: The embeddings have another dimension.
+        """
+        if rows.shape[1] != self.teachers[teacher]["dim"]:
+            what = f"embeddings of {rows.shape[1]} numbers, features of {self.teachers[teacher]['dim']}"
+            cure = "Name the text encoder, or its bank, that the teacher is aligned to"
+            raise ConfigurationError(what, where=f"teacher {teacher}", cure=cure)
+        return lambda trunk: cosines(self.head(teacher, trunk), rows)
+
+
+def lifted_scores(kept: LiftedScene, teacher: str, rows: NDArray[np.float32]) -> Scores:
+    """Cosines [N, K] of the lifted features of points with embeddings [K, D]; -inf where no view sees a point."""
+    return cosines(kept.at(teacher, np.arange(len(kept.points))), rows)
+
+
+def ensembled(network: Scores, lifted: Scores) -> dict[str, Scores]:
+    """Scores [N, K] of network and pixels together, each by cosines of its own; the network alone where no view sees.
+
+    "mean": of the mean of both features, each of length one (CUA-O3D has those of any length). "max": of the feature
+    whose best class is nearer, point by point (OpenScene).
+    """
+    known = ~np.isneginf(lifted).all(axis=1, keepdims=True)
+    nearer = network.max(axis=1, keepdims=True) >= lifted.max(axis=1, keepdims=True)
+    mean = np.where(known, 0.5 * (network + np.where(known, lifted, 0.0)), network)
+    return {"mean": np.asarray(mean, np.float32), "max": np.where(nearer, network, lifted)}
+
+
+def point_labels(
+    model: PointModel,
+    scene: PointScene,
+    says: Mapping[str, Say],
+    lifted: Scores | None = None,
+    words: str = "",
+    repeats: int = REPEATS,
+) -> dict[str, NDArray[np.int64]]:
+    """Classes of points [N] by each that says something of them, K for none.
+
+    Args:
+        lifted: Scores by the features of pixels [N, K], -inf where no view sees a point.
+        words: Which of those that say something goes into the ensembles.
+    """
+    total: dict[str, Scores] = {}
+    generator = np.random.default_rng(0)  # the same voxelisations for every model
+    for _ in range(repeats):
+        found, trunk = model.trunk(scene, generator)
+        scores = {name: say(trunk)[found.voxel] for name, say in says.items()}
+        if lifted is not None:
+            both = ensembled(scores[words], lifted)
+            scores |= {f"2D and 3D, {rule}": of_both for rule, of_both in both.items()}
+        for name, of_points in scores.items():
+            total[name] = total[name] + of_points if name in total else of_points
+    if lifted is not None:
+        total["2D, lifted"] = lifted
+    return {name: best_classes(of_points) for name, of_points in total.items()}
+
+
+def probed_spaces(model: PointModel, trunk: Tensor) -> dict[str, NDArray[np.float32]]:
+    """What linear probes look at, [V, E] by name: the trunk, each head, and all heads side by side.
+
+    Linear heads say no more than the trunk does: all these probes choose from the same classes of functions, and differ
+    by how fast they learn (S5).
+    """
+    heads = {f"head {teacher}": model.head(teacher, trunk) for teacher in model.teachers}
+    return {TRUNK: trunk.cpu().numpy(), **heads, CONCATENATION: np.concatenate(list(heads.values()), axis=1)}
+
+
+def fit_point_probes(model: PointModel, scenes: Iterable[PointScene], most: int, *, seed: int = 0) -> dict[str, Say]:
+    """Linear probes of each space of a network, and of the average over its heads, that say something of voxels.
+
+    Args:
+        most: Labelled points of a scene, at most.
+
+    Raises:
+        ConfigurationError: Scenes have no labels, or those of several lists.
+    """
+    values: dict[str, list[NDArray[np.float32]]] = {}
+    labels, lists = [], set()
+    for number, scene in enumerate(scenes):
+        generator = np.random.default_rng((seed, number))
+        rows = generator.permutation(np.flatnonzero(true_classes(scene) >= 0))[:most]
+        found, trunk = model.trunk(scene, generator)
+        for name, space in probed_spaces(model, trunk[found.voxel[rows]]).items():
+            values.setdefault(name, []).append(space)
+        labels.append(true_classes(scene)[rows])
+        lists.add(scene.classes)
+    if len(lists) != 1:
+        raise ConfigurationError(f"{len(lists)} lists of classes", where="probes", cure="Name scenes of one data set")
+    count, known = len(lists.pop()), np.concatenate(labels)
+    probes = {
+        name: fit_linear_probe(np.concatenate(found), known, count, seed=seed, steps=PROBE_STEPS)
+        for name, found in values.items()
+    }
+    heads = [name for name in probes if name not in (TRUNK, CONCATENATION)]
+
+    def average(trunk: Tensor) -> Scores:
+        spaces = probed_spaces(model, trunk)
+        return np.asarray(np.mean([probes[name].logits(spaces[name]) for name in heads], axis=0), np.float32)
+
+    def by(name: str, probe: LinearProbe) -> Say:
+        return lambda trunk: probe.logits(probed_spaces(model, trunk)[name])
+
+    return {**{f"probe, {name}": by(name, probe) for name, probe in probes.items()}, f"probe, {AVERAGE}": average}
+
+
+def true_classes(scene: PointScene) -> NDArray[np.int64]:
+    """Classes of points [N], -1 where nobody knows; a `ConfigurationError` where the scene has none."""
+    if scene.label is None or not scene.classes:
+        cure = "Name scenes with labels, and with --labels what they are called"
+        raise ConfigurationError("has no labels", where=f"scene {scene.name}", cure=cure)
+    return scene.label
+
+
+@dataclass(frozen=True)
+class PointMethod:
+    """What gives classes, for tables."""
+
+    name: str
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PointAnswer:
+    """Classes of the points of a scene, K for none, and the true ones [N]."""
+
+    predicted: NDArray[np.int64]
+    true: NDArray[np.int64]
+
+
+class PointTally(ZeroShotMetric):
+    """Scores over all points of all scenes."""
+
+    def add(self, answer: PointAnswer) -> None:
+        """Count a scene."""
+        self.update(answer.predicted, answer.true, {_ALL: np.ones(answer.true.shape, np.bool_)})
+        self.frames += 1
+
+    def rows(self) -> Iterator[Row]:
+        """One row."""
+        for scores in self.compute().values():
+            yield asdict(scores)
+
+
+POINTS = Metric(
+    "points",
+    "Classes of points, in percent; scenes stand under `frames`. `of all` divides by the number of all classes, as "
+    "CUA-O3D does. As released, points that no view sees leave the count. Probes of linear heads have the same "
+    "hypotheses as that of the trunk.",
+    ZERO_SHOT.columns,
+    lambda method: PointTally(method.class_names),
+    classes="class_iou",
+)

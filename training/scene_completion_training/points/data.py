@@ -1,0 +1,167 @@
+"""Lightning data module: scenes of points with lifted features, in samples of voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.data.module import TrainingData
+from scene_completion_training.masked_scene.data import in_one
+from scene_completion_training.networks.agglomerated_points import INPUTS
+from scene_completion_training.points.lifting import LiftedScene, LiftingSettings, keep_lifted
+from scene_completion_training.points.opening import Scenes, open_scenes
+from scene_completion_training.points.pixel_teachers import PixelFeatures, PixelTeacher
+from scene_completion_training.points.voxelisation import turned, voxelised
+
+Input: TypeAlias = Literal["ones", "colour"]
+
+
+@dataclass
+class PointSource:
+    """Scenes of a training, see `open_scenes`; the folder is relative to the data root."""
+
+    folder: str
+    labels: str = ""
+    split: str = ""
+    listed: str = ""
+    every: int = 1
+    voxel: float | None = None
+    up: str = ""
+
+    def open(self, root: Path) -> Scenes:
+        """Its scenes; errors as of `open_scenes`."""
+        options = {name: value for name, value in vars(self).items() if name not in ("folder", "listed")}
+        return open_scenes(root / self.folder, listed=self.listed or None, **options)
+
+
+@dataclass
+class PointDataSettings:
+    """Scenes of a training.
+
+    Attributes:
+        root: Folder the sources are relative to.
+        voxel_size: Edge of the voxels that the network is made for, metres.
+        input: What a voxel says of itself: "ones", so that geometry alone is seen (CUA-O3D), or its colour.
+        cache: Folder for lifted features.
+        batch_size: Scenes a step.
+    """
+
+    root: str = "."
+    sources: list[PointSource] = field(default_factory=list)
+    voxel_size: float = 0.02
+    input: Input = "ones"
+    cache: str = "lifted"
+    batch_size: int = 4
+    workers: int = 1
+
+
+def lifted_scenes(
+    root: Path, source: PointSource, teachers: Mapping[str, PixelFeatures], lifting: LiftingSettings, cache: Path
+) -> Iterator[tuple[str, LiftedScene]]:
+    """Each scene of a source by name, lifted; see `keep_lifted`."""
+    scenes = source.open(root)
+    place = asdict(source) | {"folder": str((root / source.folder).resolve())}
+    for name in scenes:
+        yield name, keep_lifted({**place, "scene": name}, partial(scenes.__getitem__, name), teachers, lifting, cache)
+
+
+def voxel_inputs(colours: NDArray[np.float32], chosen: NDArray[np.int64], kind: Input) -> NDArray[np.float32]:
+    """What goes into the network for voxels, float32 [V, 3]: ones, or the colours, -1..1, of chosen points."""
+    return np.ones((len(chosen), INPUTS), np.float32) if kind == "ones" else 2.0 * colours[chosen] - 1.0
+
+
+class PointSamples(Dataset[dict[str, Tensor]]):
+    """Samples of a training by number, each scene once an epoch; everything random follows from seed and number."""
+
+    def __init__(self, scenes: Sequence[LiftedScene], settings: PointDataSettings, *, seed: int, length: int) -> None:
+        self.scenes, self.settings, self.seed, self.length = scenes, settings, seed, length
+
+    def __len__(self) -> int:
+        """Samples of the whole training."""
+        return self.length
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """Voxels int64 [V, 3], inputs float32 [V, 3], which have targets, bool [V], and of each teacher these [K, D].
+
+        The target of a voxel is that of one of its points.
+        """
+        epoch, place = divmod(number, len(self.scenes))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.scenes))
+        scene, generator = self.scenes[order[place]], np.random.default_rng((self.seed, epoch, place))
+        found = voxelised(turned(scene.points, generator), self.settings.voxel_size, generator)
+        known = np.isin(found.chosen, scene.rows)
+        sample = {
+            "voxel_index": torch.from_numpy(found.index),
+            "inputs": torch.from_numpy(voxel_inputs(scene.colours, found.chosen, self.settings.input)),
+            "known": torch.from_numpy(known),
+        }
+        rows = np.searchsorted(scene.rows, found.chosen[known])
+        return sample | {f"target/{name}": torch.from_numpy(of[rows]) for name, of in scene.features.items()}
+
+
+class PointData(TrainingData):
+    """Serves `PointSamples` of the sources of a configuration."""
+
+    def __init__(
+        self,
+        settings: PointDataSettings,
+        teachers: Sequence[PixelTeacher],
+        lifting: LiftingSettings,
+        *,
+        steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.settings, self.teachers, self.lifting = settings, teachers, lifting
+        self.steps, self.seed = steps, seed
+        self.scenes: dict[str, LiftedScene] = {}
+
+    def record(self) -> dict[str, Any]:
+        """Which scenes there were."""
+        return {"scenes": list(self.scenes)}
+
+    def setup(self, stage: str) -> None:
+        """Lifts what is missing in the cache.
+
+        Raises:
+            ConfigurationError: There is no source, or a teacher has features of another dimension.
+        """
+        if self.scenes:
+            return
+        if not self.settings.sources:
+            raise ConfigurationError("names no scenes", where="data.sources", cure="Name folders of scenes")
+        opened = {
+            teacher.name: teacher.open("cuda" if torch.cuda.is_available() else "cpu") for teacher in self.teachers
+        }
+        for source in self.settings.sources:
+            root, cache = Path(self.settings.root), Path(self.settings.cache)
+            for name, lifted in lifted_scenes(root, source, opened, self.lifting, cache):
+                self.scenes[f"{source.folder}/{name}"] = lifted
+                for teacher in self.teachers:
+                    dim = lifted.features[teacher.name].shape[1]
+                    if dim != teacher.dim:
+                        what = f"its features have {dim} numbers, not {teacher.dim}"
+                        raise ConfigurationError(what, where=f"teachers: {teacher.name}", cure=f"Set dim to {dim}")
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Serves the samples from the trainer's current step on."""
+        settings = self.settings
+        length = self.steps * settings.batch_size * self.processes
+        samples = PointSamples(list(self.scenes.values()), settings, seed=self.seed, length=length)
+        return DataLoader(
+            samples,
+            batch_size=settings.batch_size,
+            sampler=self.sampler(length, settings.batch_size),
+            num_workers=settings.workers,
+            collate_fn=in_one,
+        )

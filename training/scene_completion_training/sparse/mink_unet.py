@@ -1,0 +1,136 @@
+"""MinkUNet18A: the sparse residual U-net that OpenScene and CUA-O3D distil into (Choy et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.errors import GridError
+from scene_completion_training.sparse.convolution import down, random_kernel, submanifold, up
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+
+STEM = 32
+ENCODER, DECODER = (32, 64, 128, 256), (128, 128, 96, 96)
+"""Channels of the stages behind each step down, finest first, and behind each step up, coarsest first."""
+LEVELS = len(ENCODER) + 1
+BLOCKS = 2
+"""Blocks of a stage."""
+
+
+class MinkUNet18A(nn.Module):
+    """A stem with a kernel of edge 5, four steps down and four up with concatenated skips, two blocks a stage.
+
+    BatchNorm and ReLU follow each convolution, and none of them has a bias.
+
+    Args:
+        inputs: Features of a voxel.
+        encoder, decoder: Channels, as `ENCODER` and `DECODER`, of which tests take fewer.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        stem: int = STEM,
+        encoder: tuple[int, ...] = ENCODER,
+        decoder: tuple[int, ...] = DECODER,
+    ) -> None:
+        super().__init__()
+        self.inputs, self.channels = inputs, decoder[-1]
+        skips = (stem, *encoder[:-1])  # of each level but the coarsest
+        self.stem = Convolution(125, 10, inputs, stem)
+        self.downs = nn.ModuleList(map(Down, skips))
+        self.encoders = nn.ModuleList(Stage(c, d) for c, d in itertools.pairwise((stem, *encoder)))
+        coarse = (encoder[-1], *decoder[:-1])
+        self.ups = nn.ModuleList(map(Up, coarse, decoder))
+        self.decoders = nn.ModuleList(Stage(d + s, d) for d, s in zip(decoder, skips[::-1], strict=True))
+
+    def forward(self, features: Tensor, pyramid: Pyramid) -> Tensor:
+        """Features [N, channels] of the finest voxels, of inputs [N, inputs].
+
+        Raises:
+            GridError: The pyramid has another number of levels, or the features another shape.
+        """
+        shape, levels = (len(pyramid.levels[0]), self.inputs), len(self.encoders) + 1
+        if features.shape != shape or len(pyramid.levels) != levels:
+            what = f"features {tuple(features.shape)} on {len(pyramid.levels)} levels, not {shape} on {levels}"
+            raise GridError(what, where="sparse U-net", cure="Give one row to each voxel of such a pyramid")
+        x: Tensor = self.stem(features, pyramid.levels[0])
+        skips = []
+        for level, (step, stage) in enumerate(zip(self.downs, self.encoders, strict=True)):
+            skips.append(x)
+            x = stage(step(x, pyramid, level), pyramid.levels[level + 1])
+        for level, step, stage in zip(reversed(range(len(skips))), self.ups, self.decoders, strict=True):
+            x = stage(torch.cat([step(x, pyramid, level), skips[level]], dim=1), pyramid.levels[level])
+        return x
+
+
+class Convolution(nn.Module):
+    """Weights of a convolution [offsets, C, D], and what follows it: BatchNorm, and ReLU if wanted."""
+
+    def __init__(self, offsets: int, taken: float, inputs: int, outputs: int, *, relu: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(random_kernel(offsets, taken, inputs, outputs))
+        self.norm, self.relu = nn.BatchNorm1d(outputs), relu
+
+    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
+        """Features [N, C] to features [N, D] of the same voxels."""
+        return self.finished(submanifold(x, self.weight, voxels))
+
+    def finished(self, x: Tensor) -> Tensor:
+        """What follows the convolution, [N, D] to [N, D]."""
+        out: Tensor = self.norm(x)
+        return functional.relu(out) if self.relu else out
+
+
+class Down(Convolution):
+    """To the coarser level."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(8, 8 / 3, width, width)
+
+    def forward(self, x: Tensor, pyramid: Pyramid, level: int) -> Tensor:  # type: ignore[override]
+        """Features [N, C] of a level to [M, C] of the next."""
+        fine, coarse = pyramid.levels[level : level + 2]
+        return self.finished(down(x, self.weight, fine, coarse, pyramid.parents[level]))
+
+
+class Up(Convolution):
+    """To the finer level."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(8, 1, inputs, outputs)
+
+    def forward(self, x: Tensor, pyramid: Pyramid, level: int) -> Tensor:  # type: ignore[override]
+        """Features [M, C] of the level behind to [N, D] of a level."""
+        return self.finished(up(x, self.weight, pyramid.levels[level], pyramid.parents[level]))
+
+
+class Stage(nn.Sequential):
+    """Basic blocks of one level, of which the first may widen."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(*(BasicBlock(inputs if number == 0 else outputs, outputs) for number in range(BLOCKS)))
+
+    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:  # type: ignore[override]
+        """Features [N, C] to features [N, D]."""
+        for block in self:
+            x = block(x, voxels)
+        return x
+
+
+class BasicBlock(nn.Module):
+    """ReLU(skip(x) + norm(conv(ReLU(norm(conv(x)))))); the skip is linear with a norm where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = Convolution(27, 9, inputs, outputs)
+        self.second = Convolution(27, 9, outputs, outputs, relu=False)
+        narrow = nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs))
+        self.skip = nn.Identity() if inputs == outputs else narrow
+
+    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
+        """Features [N, C] to features [N, D]."""
+        return functional.relu(self.skip(x) + self.second(self.first(x, voxels), voxels))
