@@ -66,9 +66,12 @@ def test_unknown_labels_and_frames_without_them_stay_unlabelled() -> None:
     assert bare.label is None and bare.instance is None and bare.classes == ()
 
 
-def test_label_images_of_half_the_size_fit_and_names_may_be_given() -> None:
-    scene = fused(label=np.zeros((30, 40), np.uint8), classes=("thing",))
-    assert scene.classes == ("thing",) and (scene.label == 0).all()
+def test_label_images_of_half_the_size_fit_and_classes_are_found_by_name_in_another_list() -> None:
+    scene = fused(label=np.zeros((30, 40), np.uint8), classes=("thing", "floor"))
+    assert scene.classes == ("thing", "floor") and (scene.label == 1).all()
+    assert (scene.views[0].label() == 1).all()
+    ceilings = fused(classes=("ceiling",))
+    assert (ceilings.points[ceilings.label == 0, 2] > 2.3).all() and (ceilings.label == -1).any()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,6 @@ def test_label_images_of_half_the_size_fit_and_names_may_be_given() -> None:
         ({"depth": np.ones(5, np.float32)}, "is 5, its image 80x60"),
         ({"depth": np.array([["far"]])}, "depth is <U3. Give z-depth in metres"),
         ({"depth": None}, "no frame has depth"),
-        ({"classes": ("floor", "ceiling")}, "has labels 2, but its list ends at 1"),
         ({"label": np.zeros((60, 80))}, r"room, label of view 0: is float64 of shape \[60, 80\]"),
     ],
 )
@@ -94,6 +96,9 @@ def test_labels_without_names_and_poses_without_scale_are_refused() -> None:
     sequence = layouts.room_sequence(WALK)
     sequence.provenance = {}
     with pytest.raises(SequenceError, match="its labels have no names"):
+        fused_scene(sequence)
+    sequence.provenance = {"classes": ["floor", "wall"]}
+    with pytest.raises(SequenceError, match="has labels 2, but its list ends at 1"):
         fused_scene(sequence)
     sequence.metric_scale = False
     with pytest.raises(SequenceError, match="not in metres"):
