@@ -141,9 +141,10 @@ class NetworkFeatures:
         scene = dataclasses.replace(scene, features=scene.features[:, taken], columns=columns)
         self.record.check(scene)
         index = functional.pad(torch.from_numpy(scene.index.astype(np.int64)), (1, 0))  # of scene 0
-        view = SceneView(index, torch.from_numpy(scene.features), scene.grid.shape, len(self._network.dims))
+        view = SceneView(index, torch.from_numpy(scene.features), len(self._network.dims))
+        centres = index[torch.from_numpy(rows)] + torch.tensor([0.0, 0.5, 0.5, 0.5])
         with torch.inference_mode():
-            levels = sampled(self._network(view.features, view.pyramid), view, index[torch.from_numpy(rows)])
+            levels = sampled(self._network(view.features, view.pyramid), view, centres)
             return tuple(standardised(level).numpy() for level in levels)
 
 
