@@ -1,7 +1,6 @@
 """Scenes of points become views with the same points in the same order, each voxelised by itself."""
 
 import dataclasses
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +20,7 @@ PLAIN = SceneViewSettings(jitter=0.0, dropped=0.0, scale=0.0)
 
 
 def kept(cache: Path, *scenes: PointScene) -> list[Path]:
-    return keep_points(cache / "rooms", cache, lambda folder: scenes)
+    return keep_points({scene.name: scene for scene in scenes}, cache)
 
 
 def views(file: Path, settings: SceneViewSettings = PLAIN, seed: int = 0) -> tuple[View, View]:
@@ -116,17 +115,9 @@ def test_samples_of_points_are_masked_and_batched(tmp_path: Path) -> None:
 
 
 def test_scenes_are_kept_once(tmp_path: Path) -> None:
-    opened = []
-
-    def scenes(folder: Path) -> Iterator[PointScene]:
-        opened.append(folder)
-        yield room(0)
-
-    for _ in range(2):
-        files = keep_points(tmp_path, tmp_path / "cache", scenes)
-    assert len(files) == len(opened) == 1
-    files[0].write_bytes(b"no scene")
-    with pytest.raises(SequenceError, match=r"is not a valid safetensors file.*Delete its folder"):
-        views(files[0])
-    with pytest.raises(SequenceError, match="holds no scene of points"):
-        keep_points(tmp_path / "other", tmp_path / "cache", lambda folder: [])
+    (file,) = kept(tmp_path, dataclasses.replace(room(0), name="Area_1/office"))
+    assert kept(tmp_path, dataclasses.replace(room(1), name="Area_1/office")) == [file]
+    assert len(views(file)[0].points) == len(room(0))
+    file.write_bytes(b"no scene")
+    with pytest.raises(SequenceError, match=r"is not a valid safetensors file.*Delete it"):
+        views(file)

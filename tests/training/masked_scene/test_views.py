@@ -27,8 +27,9 @@ def test_rows_keep_their_voxels() -> None:
     pair = scene.index[:-1].astype(int) - scene.index[1:]
     found = set()
     for seed in range(60):
-        place, _, points, voxel = view(scene.index, scene.features, EDGE, SETTINGS, np.random.default_rng(seed))
-        np.testing.assert_array_equal(np.floor(points), place[voxel])
+        shown = view(scene.index, scene.features, EDGE, SETTINGS, np.random.default_rng(seed))
+        place = shown.index
+        np.testing.assert_array_equal(np.floor(shown.points), place[shown.voxel])
         turned = place[:-1] - place[1:]
         np.testing.assert_array_equal((turned[:, :2] ** 2).sum(axis=1), (pair[:, :2] ** 2).sum(axis=1))
         np.testing.assert_array_equal(place[:, 2], scene.index[:, 2])

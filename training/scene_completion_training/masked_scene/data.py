@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,10 +33,12 @@ class SceneSource(DataSource):
             depth, or "lidar"; or "points" of rooms, see `open_scenes`. Each kind of a recording has its own share of
             the samples. A training has scenes of points alone, or none.
         frames: Frames that are used, by default all: LiDAR labels belong to the first of a KITTI window.
+        split: "train", "val" or "test" of scenes of points, by the official lists; by default all.
     """
 
     kinds: list[Kind] = field(default_factory=lambda: list[Kind](["predicted"]))
     frames: list[int] | None = None
+    split: str = ""
 
 
 @dataclass
@@ -185,9 +188,12 @@ class SceneData(TrainingData):
         if settings.of_points:
             from scene_completion_training.points.opening import open_scenes
 
-            sources, cache = matching(root, settings.sources), Path(settings.cache)
-            self.groups = [keep_points(source.place(root), cache, open_scenes) for source in sources]
-            self.shares = [source.share for source in sources]
+            for source in matching(root, settings.sources):
+                folder = source.place(root)
+                key = hashlib.sha256(f"{folder} {source.split}".encode()).hexdigest()[:12]
+                kept = Path(settings.cache) / f"{folder.name}-points-{key}"
+                self.groups.append(keep_points(open_scenes(folder, split=source.split), kept))
+                self.shares.append(source.share)
             self.make_views = partial(
                 point_views, settings=self.views, voxel_size=settings.voxel_size, shift=self.mask.edge
             )

@@ -5,9 +5,7 @@ As in the source, a voxel has the colour and the normal of one of its points, dr
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +13,15 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.untrusted_files import read_json, read_tensors
-from scene_completion_ros.whole_files import whole_file, write_whole
+from scene_completion_ros.untrusted_files import read_tensors
+from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.masked_scene.views import SceneViewSettings, View, distinct
 from scene_completion_training.points.scene import PointScene
 
 POINT_FEATURES = ("red", "green", "blue", "normal_x", "normal_y", "normal_z")
 """Columns of features: colours in -1..1, x/127.5 - 1 of bytes as published, and normals; zeros for what is unknown."""
 _COLOURS, _NORMALS = slice(0, 3), slice(3, 6)
-_LIST = "scenes.json"
-_CURE = "Delete its folder: it is made again at the next start"
-_VERSION = 1
+_CURE = "Delete it: it is made again at the next start"
 
 
 def point_features(
@@ -75,7 +71,8 @@ def point_views(
         away = np.square(points - points[generator.integers(len(points))]).sum(axis=1)
         rows = np.sort(np.argpartition(away, settings.points)[: settings.points])
         points, features = points[rows], features[rows]
-    one, other = (_view(points / voxel_size, features, settings, shift, generator) for _ in range(2))
+    place = np.asarray(points / voxel_size, np.float32)
+    one, other = (_view(place, features, settings, shift, generator) for _ in range(2))
     return one, other
 
 
@@ -104,28 +101,15 @@ def _view(
     return View(index, changed, place, voxel)
 
 
-def keep_points(folder: Path, cache: Path, scenes: Callable[[Path], Iterable[PointScene]]) -> list[Path]:
-    """Files of the scenes of a folder, in order, once they are kept in a cache.
-
-    Args:
-        scenes: Opens the folder; it is asked only if the cache lacks something.
-
-    Raises:
-        SequenceError: There is no scene, or the cache is damaged.
-    """
-    key = hashlib.sha256(f"{_VERSION} {folder.resolve()}".encode()).hexdigest()[:12]
-    kept = cache / f"{folder.resolve().name}-points-{key}"
-    if not (kept / _LIST).exists():
-        kept.mkdir(parents=True, exist_ok=True)
-        names = []
-        for number, scene in enumerate(scenes(folder)):
-            names.append(f"{number:05d}.safetensors")
-            if not (kept / names[-1]).exists():
-                features = point_features(len(scene), scene.colours, scene.normals).astype(np.float16)
-                arrays = {"points": scene.points - scene.points.min(axis=0), "features": features}
-                with whole_file(kept / names[-1]) as part:
-                    safetensors.numpy.save_file(arrays, part)
-        if not names:
-            raise SequenceError("holds no scene of points", where=str(folder), cure="Name another folder")
-        write_whole(kept / _LIST, json.dumps(names).encode())
-    return [kept / str(name) for name in read_json(kept / _LIST, SequenceError, cure=_CURE, kind=list)]
+def keep_points(scenes: Mapping[str, PointScene], cache: Path) -> list[Path]:
+    """Files of scenes, by name and in order, once all are kept in a folder; those that are there are not read again."""
+    cache.mkdir(parents=True, exist_ok=True)
+    files = [cache / f"{name.replace('/', '-')}.safetensors" for name in scenes]
+    for name, file in zip(scenes, files, strict=True):
+        if not file.exists():
+            scene = scenes[name]
+            features = point_features(len(scene), scene.colours, scene.normals).astype(np.float16)
+            with whole_file(file) as part:
+                points = scene.points - scene.points.min(axis=0)
+                safetensors.numpy.save_file({"points": points, "features": features}, part)
+    return files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +50,8 @@ class SceneViewSettings:
             raise ConfigurationError(f"{self}", where="views", cure="Take shares below 1, and at least one voxel")
 
 
-class View(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class View:
     """The voxels of one view, and places in it that another view of the sample has in the same order."""
 
     index: NDArray[np.int64]  # [N, 3]
