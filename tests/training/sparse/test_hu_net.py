@@ -109,8 +109,10 @@ def test_voxels_of_the_coarsest_levels_attend_to_each_other() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     net, (features, pyramid) = network(), scene()
-    with pytest.raises(ConfigurationError, match="no more attending levels than there are"):
+    with pytest.raises(ConfigurationError, match="no more attending levels than levels"):
         dataclasses.replace(SMALL, attending=4)
+    with pytest.raises(ConfigurationError, match="at most 16 levels and blocks"):
+        dataclasses.replace(SMALL, blocks=10**9)
     voxels = pyramid.levels[0]
     with pytest.raises(GridError, match="pyramid of all voxels has 2 levels, the network 3"):
         net(features, Pyramid.of(voxels, 2))

@@ -25,7 +25,7 @@ _CURE = "Delete it: it is made again at the next start"
 
 
 def point_features(
-    count: int, colours: NDArray[np.float32] | None, normals: NDArray[np.float32] | None
+    count: int, colours: NDArray[np.floating] | None, normals: NDArray[np.floating] | None
 ) -> NDArray[np.float32]:
     """What a network takes of points, [N, 6], of colours [N, 3] in 0..1 and normals [N, 3]; see `POINT_FEATURES`."""
     found = np.zeros((count, len(POINT_FEATURES)), np.float32)

@@ -17,6 +17,9 @@ from scene_completion_training.sparse.attention import LAYER_SCALE, SerialisedAt
 from scene_completion_training.sparse.convolution import down, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
+MOST = 16
+"""Levels, and blocks of a level: files that name more are refused before memory is taken."""
+
 
 @dataclass(frozen=True)
 class HUNetSettings:
@@ -42,8 +45,9 @@ class HUNetSettings:
             what = f"the encoder has {len(self.encoder)} levels, the decoder {len(self.decoder)}"
             cure = "Give both the same number of channels, at least one"
             raise ConfigurationError(what, where="masked scene network", cure=cure)
-        if min(self.inputs, self.blocks, *self.encoder, *self.decoder) < 1 or not 0 <= self.attending <= self.levels:
-            cure = "Give positive numbers, and no more attending levels than there are"
+        least, most = min(self.inputs, self.blocks, *self.encoder, *self.decoder), max(self.levels, self.blocks)
+        if least < 1 or most > MOST or not 0 <= self.attending <= self.levels:
+            cure = f"Give positive numbers, at most {MOST} levels and blocks, and no more attending levels than levels"
             raise ConfigurationError(f"sizes that cannot be in {self}", where="masked scene network", cure=cure)
 
     @property
