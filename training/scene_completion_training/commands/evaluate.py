@@ -17,6 +17,9 @@ the image: by clusters that validation images name, and by linear probes that tr
 
 `evaluate features` asks what classes a linear probe finds in features of voxels.
 
+`evaluate points` asks the same of features of points, level by level and with few labels, of linear and nearest
+neighbour probes. It also has them find things (--instances) and what sentences mean (--phrases).
+
 `evaluate views` renders what another camera sees from what checkpoints saw in one image, and scores it by PSNR, SSIM
 and LPIPS, as Behind the Scenes is scored. With --consistency it compares features and classes from view to view.
 """
@@ -28,6 +31,7 @@ import argparse
 from scene_completion_training.commands import (
     evaluate_features,
     evaluate_geometry,
+    evaluate_points,
     evaluate_segmentation,
     evaluate_semantics,
     evaluate_views,
@@ -38,6 +42,7 @@ PROTOCOLS = {
     "semantics": (evaluate_semantics, "semantic completion, protocol of S4C; or zero-shot labels and words of voxels"),
     "segmentation": (evaluate_segmentation, "classes of pixels by rendered features: clusters and linear probes"),
     "features": (evaluate_features, "linear probes of features of voxels"),
+    "points": (evaluate_points, "classes, things and sentences by off-the-shelf features of points"),
     "views": (evaluate_views, "novel views by PSNR, SSIM and LPIPS; or features and classes from view to view"),
 }
 

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         what, cure = f"holds {len(scenes)} scenes, such as {', '.join([*scenes][:3])}", "Name one of them"
         raise SequenceError(what, where=str(args.cloud), cure=cure)
     (scene,) = scenes.values()
-    found = np.concatenate(network.levels(scene.points, scene.colours, scene.normals), axis=1)
+    found = np.concatenate(network.of_scene(scene), axis=1)
     widths = json.dumps(network.network.dims)
     metadata = {"levels": widths, "network": network.name, "voxel_size": f"{network.voxel_size:g}"}
     content = safetensors.numpy.save({"features": found, "points": scene.points.copy()}, metadata=metadata)

@@ -17,6 +17,7 @@ from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_training.evaluation.voxel_features import open_network, untrained
 from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
 from scene_completion_training.masked_scene.points import POINT_FEATURES, point_features, voxelised
+from scene_completion_training.points.scene import PointScene
 from scene_completion_training.sparse.hu_net import VoxelHUNet
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -77,6 +78,10 @@ class PointNetwork:
     def untrained(self, seed: int) -> PointNetwork:
         """A network of the same size that has learned nothing."""
         return PointNetwork(untrained(self.network, seed), self.voxel_size, "random weights")
+
+    def of_scene(self, scene: PointScene, rows: NDArray[np.int64] | None = None) -> tuple[NDArray[np.float16], ...]:
+        """Features of the points of a scene, see `levels`."""
+        return self.levels(scene.points, scene.colours, scene.normals, rows)
 
     def levels(
         self,
