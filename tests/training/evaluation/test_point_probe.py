@@ -82,12 +82,8 @@ def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: py
         probe.name: float((probe.probe.labels(labelled.values(probe.levels)) == labelled.classes).mean())
         for probe in probes
     }
-    assert (
-        right["mine, linear"]
-        == right["mine, 1 nearest, level 2 alone"]
-        == right["mine, linear, 1 % of the scenes"]
-        == 1
-    )
+    assert right["mine, linear"] == right["mine, linear, 1 % of the scenes"] == 1.0
+    assert right["mine, 1 nearest, level 2 alone"] == 1.0
     assert right["mine, linear, level 1 alone"] < 0.7
     with pytest.raises(ConfigurationError, match="mine, 1 points a scene: labels of fewer than two classes"):
         list(fit_probes("mine", labelled, ("a", "b"), each_level=False, shares=[], points=[1], seed=0, steps=1))
