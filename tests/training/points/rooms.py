@@ -1,8 +1,12 @@
 """Small furnished rooms of points: a floor, walls, and boxes of three kinds that geometry and colour tell apart."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_training.points.ply import write_ply
 from scene_completion_training.points.scene import UNLABELLED, PointScene
 
 CLASSES = ("floor", "wall", "table", "chair", "cabinet")
@@ -56,3 +60,22 @@ def room(seed: int, *, step: float = 0.05, edge: float = 4.0, objects: int = 6) 
         label=np.concatenate(labels).astype(np.int64),
         instance=np.concatenate(instances).astype(np.int64),
     )
+
+
+def save_rooms(folder: Path, seeds: Iterable[int], step: float = 0.05) -> Path:
+    """Rooms as PLY files, whose labels are those of ScanNet-20."""
+    names = ("wall", "floor", "cabinet", "bed", "chair", "sofa", "table")
+    number = np.array([names.index(name) for name in CLASSES])
+    kinds = [(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")]
+    kinds += [(name, "u1") for name in ("red", "green", "blue")]
+    folder.mkdir(parents=True)
+    for seed in seeds:
+        scene = room(seed, step=step)
+        assert scene.colours is not None and scene.normals is not None and scene.label is not None
+        rows = np.empty(len(scene), [*kinds, ("label", "<i4"), ("instance", "<i4")])
+        columns = np.concatenate([scene.points, scene.normals, np.rint(255 * scene.colours)], axis=1)
+        for (name, _), values in zip(kinds, columns.T, strict=True):
+            rows[name] = values
+        rows["label"], rows["instance"] = number[scene.label], scene.instance
+        write_ply(folder / f"{scene.name.replace(' ', '_')}.ply", {"vertex": rows})
+    return folder

@@ -17,10 +17,10 @@ from scene_completion_training.masked_scene.points import POINT_FEATURES
 from scene_completion_training.points import features as module
 from scene_completion_training.points.features import PointNetwork, features
 from scene_completion_training.points.pictures import principal_colours, seen_from_a_corner, seen_from_above
-from scene_completion_training.points.ply import read_ply, write_ply
+from scene_completion_training.points.ply import read_ply
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
-from tests.training.points.rooms import room
+from tests.training.points.rooms import room, save_rooms
 from tests.training.saved_checkpoint import save_checkpoint
 
 SETTINGS = HUNetSettings(6, (8, 12), (8, 12), attending=1)
@@ -129,15 +129,9 @@ def test_near_points_hide_far_ones() -> None:
 def test_the_command_writes_features_of_a_cloud(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scene = room(0, step=0.1)
-    assert scene.colours is not None and scene.normals is not None
-    columns = np.concatenate([scene.points, scene.normals, np.rint(255 * scene.colours)], axis=1).T
-    names = ("x", "y", "z", "nx", "ny", "nz", "red", "green", "blue")
-    rows = np.empty(len(scene), [(name, "<f4" if len(name) < 3 else "u1") for name in names])
-    for name, values in zip(names, columns, strict=True):
-        rows[name] = values
-    write_ply(tmp_path / "room.ply", {"vertex": rows})
-    command = ["points-features", str(tmp_path / "room.ply"), "--network", str(checkpoint)]
+    scene, rooms = room(0, step=0.1), save_rooms(tmp_path / "rooms", range(2), step=0.1)
+    assert scene.colours is not None
+    command = ["points-features", str(rooms / "room_0.ply"), "--network", str(checkpoint)]
     command += ["--output", str(tmp_path / "room.safetensors"), "--pca", str(tmp_path / "pca.ply")]
     assert main([*command, "--pictures", str(tmp_path / "pictures")]) == 0
     with safetensors.safe_open(tmp_path / "room.safetensors", framework="np") as stored:
@@ -150,8 +144,5 @@ def test_the_command_writes_features_of_a_cloud(
     assert vertex["red"].tolist() == principal_colours(found)[:, 0].tolist()
     for name in ("above", "corner"):
         assert read_rgb(tmp_path / "pictures" / f"{name}.png").shape[1] == 800
-    (tmp_path / "more").mkdir()
-    for name in "ab":
-        write_ply(tmp_path / "more" / f"{name}.ply", {"vertex": rows})
-    assert main(["points-features", str(tmp_path / "more"), *command[2:]]) == 2
-    assert "holds 2 scenes, such as a, b. Name one of them" in capsys.readouterr().err
+    assert main(["points-features", str(rooms), *command[2:]]) == 2
+    assert "holds 2 scenes, such as room_0, room_1. Name one of them" in capsys.readouterr().err

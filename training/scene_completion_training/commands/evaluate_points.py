@@ -88,9 +88,10 @@ def _score(
     encode: Encoder | None,
 ) -> None:
     """Fits what reads the features of a method, and scores it; seeds are its own and its place among those."""
-    from scene_completion_training.evaluation.grounding import Questions, fit_grounding
-    from scene_completion_training.evaluation.instances import Instances, fit_instances, true_things
+    from scene_completion_training.evaluation.grounding import GROUNDING, Questions, fit_grounding
+    from scene_completion_training.evaluation.instances import INSTANCES, Instances, fit_instances, true_things
     from scene_completion_training.evaluation.point_probe import (
+        POINTS,
         PointLabels,
         drawn_rows,
         fit_probes,
@@ -121,12 +122,13 @@ def _score(
         drawn = tuple(level[rows] for level in whole) or method.features(scene, rows)
         for probe in probes:
             predicted = probe.probe.labels(side_by_side(drawn, probe.levels))
-            scores.add(GROUP, probe, PointLabels(predicted, scene.label[rows]), seed=number)
+            scores.add(GROUP, probe, PointLabels(predicted, scene.label[rows]), seed=number, metrics=[POINTS])
         if finder and args.instances:
             true = list(true_things(scene).values())
-            scores.add(GROUP, finder, Instances(finder.things(scene.points, whole), true, len(scene)), seed=number)
+            found = Instances(finder.things(scene.points, whole), true, len(scene))
+            scores.add(GROUP, finder, found, seed=number, metrics=[INSTANCES])
         if head and encode and (question := asked.about(scene, whole)):
-            scores.add(GROUP, head, head.answers(question, encode), seed=number)
+            scores.add(GROUP, head, head.answers(question, encode), seed=number, metrics=[GROUNDING])
 
 
 def _opened(args: argparse.Namespace, folder: Path, split: str) -> Scenes:
