@@ -17,7 +17,7 @@ the image: by clusters that validation images name, and by linear probes that tr
 
 `evaluate features` asks what classes a linear probe finds in features of voxels.
 
-`evaluate points` asks the same of features of points, level by level and with few labels, of linear and nearest
+`evaluate point-features` asks the same of features of points, level by level and with few labels, of linear and nearest
 neighbour probes. It also has them find things (--instances) and what sentences mean (--phrases).
 
 `evaluate views` renders what another camera sees from what checkpoints saw in one image, and scores it by PSNR, SSIM
@@ -31,7 +31,7 @@ import argparse
 from scene_completion_training.commands import (
     evaluate_features,
     evaluate_geometry,
-    evaluate_points,
+    evaluate_point_features,
     evaluate_segmentation,
     evaluate_semantics,
     evaluate_views,
@@ -42,7 +42,7 @@ PROTOCOLS = {
     "semantics": (evaluate_semantics, "semantic completion, protocol of S4C; or zero-shot labels and words of voxels"),
     "segmentation": (evaluate_segmentation, "classes of pixels by rendered features: clusters and linear probes"),
     "features": (evaluate_features, "linear probes of features of voxels"),
-    "points": (evaluate_points, "classes, things and sentences by off-the-shelf features of points"),
+    "point-features": (evaluate_point_features, "classes, things and sentences by off-the-shelf features of points"),
     "views": (evaluate_views, "novel views by PSNR, SSIM and LPIPS; or features and classes from view to view"),
 }
 

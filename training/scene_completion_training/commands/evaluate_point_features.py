@@ -1,4 +1,4 @@
-"""`evaluate points`: what off-the-shelf features of points hold of classes, things and sentences.
+"""`evaluate point-features`: what off-the-shelf features of points hold of classes, things and sentences.
 
 Probes are fitted to labelled scenes of --train and scored on those of --data. Beside each network that is named come
 the same network with random weights and colour alone: of what a probe finds, much lies in these.
@@ -28,7 +28,7 @@ GROUP = "scenes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``scene-completion evaluate points``."""
+    """Declare the arguments of ``scene-completion evaluate point-features``."""
     for flag, split, use in (("--train", "train", "fitted to"), ("--data", "val", "scored on")):
         parser.add_argument(flag, type=Path, required=True, metavar="SCENES", help=f"scenes that probes are {use}")
         meaning = f"official split of it: train, val or test (e.g. {split}; default: all scenes)"
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_methods("--method", args.method)
     if not args.method:
-        raise ConfigurationError("no network is named", where="evaluate points", cure="Give --method")
+        raise ConfigurationError("no network is named", where="evaluate point-features", cure="Give --method")
     if bool(args.phrases) != bool(args.text_encoder):
         what, cure = "one is given without the other", "Give both, or neither"
         raise ConfigurationError(what, where="--phrases, --text-encoder", cure=cure)

@@ -9,7 +9,7 @@ import torch
 from scene_completion_ros.cli import main
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.commands import evaluate_points
+from scene_completion_training.commands import evaluate_point_features
 from scene_completion_training.configuration import TrainingConfiguration, read_configuration
 from scene_completion_training.foundation import text_encoder
 from scene_completion_training.points.features import PointNetwork
@@ -65,13 +65,13 @@ def test_every_score_is_written(trained: Path, rooms: Path, monkeypatch: pytest.
             self.encode = words
 
     monkeypatch.setattr(text_encoder, "TextEncoder", Encoder)
-    monkeypatch.setattr(evaluate_points, "PROBE_STEPS", 3)
+    monkeypatch.setattr(evaluate_point_features, "PROBE_STEPS", 3)
     phrases = []
     for name, seeds in (("train", range(3)), ("test", [7])):
         told = [{"scene_id": f"room_{seed}", "object_id": "0", "description": "the left table"} for seed in seeds]
         phrases.append(tmp_path / f"{name}.json")
         phrases[-1].write_text(json.dumps(told))
-    command = ["evaluate", "points", "--train", str(rooms / "train"), "--train-split", "train"]
+    command = ["evaluate", "point-features", "--train", str(rooms / "train"), "--train-split", "train"]
     command += ["--data", str(rooms / "test"), "--labels", "scannet20", "--train-points", "300"]
     command += ["--method", "mine", str(trained), "--test-points", "1000"]
     command += ["--levels", "--shares", "34", "--points", "20", "--instances"]
@@ -92,7 +92,7 @@ def test_every_score_is_written(trained: Path, rooms: Path, monkeypatch: pytest.
 def test_what_cannot_be_scored_is_refused(
     rooms: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["evaluate", "points", "--train", str(rooms / "train"), "--data", str(rooms / "test")]
+    command = ["evaluate", "point-features", "--train", str(rooms / "train"), "--data", str(rooms / "test")]
     command += ["--output", str(tmp_path)]
     for more, said in (
         ([], "no network is named"),
