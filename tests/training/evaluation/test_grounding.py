@@ -1,5 +1,6 @@
 """Sentences about things: overlaps and accuracies worked by hand, and relations that a head can learn."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.evaluation.grounding import (
     Grounded,
     GroundingTally,
-    Questions,
+    asked,
     box_overlap,
     described,
     fit_grounding,
@@ -70,21 +71,24 @@ def sentences(file: Path, seeds: range) -> Path:
 
 def test_a_head_learns_what_sentences_mean(tmp_path: Path) -> None:
     """By class alone half of them would be right: each room has two things of a class."""
-    learned, asked = (Questions(sentences(tmp_path / "one.json", seeds)) for seeds in (range(24), range(24, 32)))
-    scenes = [room(seed, step=0.2) for seed in range(32)]
-    questions = [found for scene in scenes[:24] if (found := learned.about(scene, told(scene, None)))]
+    learned, tested = (read_phrases(sentences(tmp_path / "one.json", seeds)) for seeds in (range(24), range(24, 32)))
+    scenes = {f"room {seed}": room(seed, step=0.2) for seed in range(32)}
+    questions = [asked(scenes[name], told(scenes[name], None), phrases) for name, phrases in learned.items()]
     head = fit_grounding("told", questions, words, seed=0)
     tally = GroundingTally()
-    for scene in scenes[24:]:
-        question = asked.about(scene, told(scene, None))
-        assert question is not None and not question.unique.any()
+    for name, phrases in tested.items():
+        question = asked(scenes[name], told(scenes[name], None), phrases)
+        assert not question.unique.any()
         tally.add(head.answers(question, words))
-    assert asked.about(scenes[0], told(scenes[0], None)) is None
+    with pytest.raises(SequenceError, match="room 1: has no thing 9, which a sentence is about"):
+        asked(scenes["room 1"], told(scenes["room 1"], None), [("the ninth", 9)])
     rows = {row["things"]: row for row in tally.rows()}
     assert rows["overall"]["accuracy50"] > 0.6 and rows["overall"]["sentences"] == 48
     assert np.isnan(rows["unique"]["accuracy25"])
+    nothing = dataclasses.replace(question, boxes=np.zeros((0, 6), np.float32), described=np.zeros((0, 3), np.float32))
+    assert head.answers(nothing, words).overlap.tolist() == [0.0] * 6  # what is not found counts as a miss
     with pytest.raises(ConfigurationError, match="no sentence is about a thing"):
-        fit_grounding("told", [], words, seed=0)
+        fit_grounding("told", [nothing], words, seed=0)
 
 
 def test_what_is_no_list_of_sentences_is_refused(tmp_path: Path) -> None:

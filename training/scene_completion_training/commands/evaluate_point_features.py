@@ -88,7 +88,7 @@ def _score(
     encode: Encoder | None,
 ) -> None:
     """Fits what reads the features of a method, and scores it; seeds are its own and its place among those."""
-    from scene_completion_training.evaluation.grounding import GROUNDING, Questions, fit_grounding
+    from scene_completion_training.evaluation.grounding import GROUNDING, asked, fit_grounding, read_phrases
     from scene_completion_training.evaluation.instances import INSTANCES, Instances, fit_instances, true_things
     from scene_completion_training.evaluation.point_probe import (
         POINTS,
@@ -107,10 +107,11 @@ def _score(
     finder = head = None
     if args.instances or args.offered == "found":
         finder = fit_instances(method.name, labelled, names, seed=seed, steps=PROBE_STEPS)
+    offered = finder if args.offered == "found" else None
+    learned, tested = (read_phrases(file) for file in args.phrases or ()) if encode else ({}, {})
     if encode:
-        learned, asked = (Questions(file, finder if args.offered == "found" else None) for file in args.phrases)
-        told = (train[name] for name in learned.phrases if name in train)
-        known = [found for scene in told if (found := learned.about(scene, method.features(scene, None)))]
+        told = ((train[name], phrases) for name, phrases in learned.items() if name in train)
+        known = [asked(scene, method.features(scene, None), phrases, offered) for scene, phrases in told]
         head = fit_grounding(method.name, known, encode, seed=seed)
     for name, scene in data.items():
         if scene.classes != names:
@@ -127,8 +128,9 @@ def _score(
             true = list(true_things(scene).values())
             found = Instances(finder.things(scene.points, whole), true, len(scene))
             scores.add(GROUP, finder, found, seed=number, metrics=[INSTANCES])
-        if head and encode and (question := asked.about(scene, whole)):
-            scores.add(GROUP, head, head.answers(question, encode), seed=number, metrics=[GROUNDING])
+        if head and encode and name in tested:
+            answer = head.answers(asked(scene, whole, tested[name], offered), encode)
+            scores.add(GROUP, head, answer, seed=number, metrics=[GROUNDING])
 
 
 def _opened(args: argparse.Namespace, folder: Path, split: str) -> Scenes:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.untrusted_files import read_json
-from scene_completion_training.evaluation.instances import InstanceHead, true_things
+from scene_completion_training.evaluation.instances import InstanceHead, Thing, true_things
 from scene_completion_training.evaluation.point_probe import Levels, side_by_side
 from scene_completion_training.points.scene import PointScene
 
@@ -34,39 +34,26 @@ _CURE = "Name a file in the layout of ScanRefer: a list of objects with scene_id
 Encoder = Callable[[Sequence[str]], Tensor]
 
 
-@dataclass(frozen=True)
-class Phrase:
-    """A sentence that means one thing of a scene."""
-
-    text: str
-    thing: int  # number of the true thing, as `PointScene.instance` has it
-
-
-def read_phrases(file: Path) -> dict[str, list[Phrase]]:
-    """Sentences of a JSON file in ScanRefer's layout, by the name of their scene.
+def read_phrases(file: Path) -> dict[str, list[tuple[str, int]]]:
+    """Sentences of a JSON file in ScanRefer's layout, by the name of their scene, each with the number of its thing.
 
     Raises:
         SequenceError: It is none.
     """
-    found: dict[str, list[Phrase]] = {}
-    for place, entry in enumerate(read_json(file, SequenceError, cure=_CURE, kind=list, most_bytes=_MOST_BYTES)):
+    found: dict[str, list[tuple[str, int]]] = {}
+    for number, entry in enumerate(read_json(file, SequenceError, cure=_CURE, kind=list, most_bytes=_MOST_BYTES)):
         match entry:
             case {"scene_id": str(scene), "object_id": str() | int() as thing, "description": str(text)} if (
                 str(thing).isdecimal() and text.strip()
             ):
-                found.setdefault(scene, []).append(Phrase(text, int(thing)))
+                found.setdefault(scene, []).append((text, int(thing)))
             case _:
-                raise SequenceError(f"entry {place} is no sentence about a thing", where=str(file), cure=_CURE)
+                raise SequenceError(f"entry {number} is no sentence about a thing", where=str(file), cure=_CURE)
     return found
 
 
-def box_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Lower and upper corner of the box around points [N, 3], along the axes, [6]."""
-    return np.concatenate([points.min(axis=0), points.max(axis=0)])
-
-
 def box_overlap(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Intersection over union of boxes [..., 6], see `box_of`; 0 where a box has no volume."""
+    """Intersection over union of boxes [..., 6], lower corner and upper; 0 where a box has no volume."""
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
     shared = np.minimum(one[..., 3:], other[..., 3:]) - np.maximum(one[..., :3], other[..., :3])
     inside = np.clip(shared, 0.0, None).prod(axis=-1)
@@ -85,35 +72,35 @@ class Asked:
     unique: NDArray[np.bool_]  # [Q], whether the scene has one thing of the class that is meant
 
 
-class Questions:
-    """What the sentences of a file ask about scenes.
+def asked(
+    scene: PointScene, levels: Levels, phrases: Sequence[tuple[str, int]], finder: InstanceHead | None = None
+) -> Asked:
+    """Questions about a scene, of sentences of `read_phrases`.
 
     Args:
-        file: See `read_phrases`.
+        levels: Features of all points.
         finder: Finds the things on offer; by default the true ones are.
+
+    Raises:
+        SequenceError: The scene has not all things that the sentences are about.
     """
+    true, whole = true_things(scene), side_by_side(levels, range(len(levels)))
+    if missing := sorted({thing for _, thing in phrases} - true.keys()):
+        what, cure = f"has no thing {missing[0]}, which a sentence is about", "Name the scenes of the sentences"
+        raise SequenceError(what, where=scene.name, cure=cure)
+    offered = list(true.values()) if finder is None else finder.things(scene.points, levels)
+    boxes = _boxes(scene.points, offered)
+    true_boxes = _boxes(scene.points, [true[thing] for _, thing in phrases])
+    features = np.array([whole[thing.rows].mean(axis=0) for thing in offered], np.float32)
+    labels = [thing.label for thing in true.values()]
+    unique = np.array([labels.count(true[thing].label) == 1 for _, thing in phrases], np.bool_)
+    about = described(boxes, features) if offered else features
+    return Asked(boxes, about, tuple(text for text, _ in phrases), true_boxes, unique)
 
-    def __init__(self, file: Path, finder: InstanceHead | None = None) -> None:
-        self.phrases, self.finder = read_phrases(file), finder
 
-    def about(self, scene: PointScene, levels: Levels) -> Asked | None:
-        """What is asked about a scene, by the features of all its points; None if nothing, or nothing is on offer."""
-        true = true_things(scene)
-        offered = list(true.values()) if self.finder is None else self.finder.things(scene.points, levels)
-        known = [phrase for phrase in self.phrases.get(scene.name, []) if phrase.thing in true]
-        if not known or not offered:
-            return None
-        labels = [thing.label for thing in true.values()]
-        boxes = np.stack([box_of(scene.points[thing.rows]) for thing in offered])
-        whole = side_by_side(levels, range(len(levels)))
-        features = [whole[thing.rows].mean(axis=0) for thing in offered]
-        return Asked(
-            boxes,
-            described(boxes, np.stack(features)),
-            tuple(phrase.text for phrase in known),
-            np.stack([box_of(scene.points[true[phrase.thing].rows]) for phrase in known]),
-            np.array([labels.count(true[phrase.thing].label) == 1 for phrase in known]),
-        )
+def _boxes(points: NDArray[np.float32], things: Sequence[Thing]) -> NDArray[np.float32]:
+    corners = [(points[thing.rows].min(axis=0), points[thing.rows].max(axis=0)) for thing in things]
+    return np.array(corners, np.float32).reshape(-1, 6)
 
 
 def described(boxes: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -131,10 +118,10 @@ def described(boxes: NDArray[np.float32], features: NDArray[np.float32]) -> NDAr
 class GroundingHead(nn.Module):
     """Says which of the things on offer a sentence means."""
 
-    def __init__(self, name: str, things: NDArray[np.float32], text_size: int) -> None:
+    def __init__(self, name: str, things: Tensor, text_size: int) -> None:
         super().__init__()
         self.name = name
-        self.mean, self.scale = torch.from_numpy(things.mean(axis=0)), torch.from_numpy(things.std(axis=0) + 1e-6)
+        self.mean, self.scale = things.mean(dim=0), things.std(dim=0, correction=0) + 1e-6
         self.thing, self.text = nn.Linear(things.shape[1], WIDTH), nn.Linear(text_size, WIDTH)
 
     def forward(self, things: Tensor, texts: Tensor) -> Tensor:
@@ -143,12 +130,12 @@ class GroundingHead(nn.Module):
         return answer
 
     def answers(self, scene: Asked, encode: Encoder) -> Grounded:
-        """What it takes the sentences about a scene to mean."""
+        """What it takes the sentences about a scene to mean; nothing is on offer where nothing was found."""
+        if not len(scene.boxes):
+            return Grounded(np.zeros(len(scene.texts)), scene.unique)
         with torch.no_grad():
-            chosen: NDArray[np.int64] = (
-                self(torch.from_numpy(scene.described), encode(scene.texts)).argmax(dim=1).numpy()
-            )
-        return Grounded(box_overlap(scene.boxes[chosen], scene.true_boxes), scene.unique)
+            logits: Tensor = self(torch.from_numpy(scene.described), encode(scene.texts))
+        return Grounded(box_overlap(scene.boxes[logits.argmax(dim=1).numpy()], scene.true_boxes), scene.unique)
 
 
 def fit_grounding(name: str, scenes: Sequence[Asked], encode: Encoder, *, seed: int) -> GroundingHead:
@@ -157,24 +144,25 @@ def fit_grounding(name: str, scenes: Sequence[Asked], encode: Encoder, *, seed: 
     Raises:
         ConfigurationError: There is no sentence.
     """
-    if not scenes:
+    samples = []
+    for scene in scenes:
+        overlap = box_overlap(scene.true_boxes[:, None], scene.boxes) if len(scene.boxes) else np.zeros((1, 1))
+        if (there := overlap.max(axis=1) >= OVERLAPS[0]).any():  # what was not found teaches nothing
+            meant = torch.from_numpy(overlap.argmax(axis=1)[there])
+            samples.append((torch.from_numpy(scene.described), encode(scene.texts)[torch.from_numpy(there)], meant))
+    if not samples:
         cure = "Name the sentences of these scenes, by their names and the numbers of their instances"
         raise ConfigurationError("no sentence is about a thing of --train", where="--phrases", cure=cure)
-    texts = [encode(scene.texts) for scene in scenes]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = GroundingHead(name, np.concatenate([scene.described for scene in scenes]), texts[0].shape[1])
+        head = GroundingHead(name, torch.cat([things for things, _, _ in samples]), samples[0][1].shape[1])
     optimiser = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     order = np.random.default_rng(seed)
     for _ in range(EPOCHS):
-        for number in order.permutation(len(scenes)).tolist():
-            scene = scenes[number]
-            meant = box_overlap(scene.true_boxes[:, None], scene.boxes).argmax(axis=1)
-            loss = functional.cross_entropy(
-                head(torch.from_numpy(scene.described), texts[number]), torch.from_numpy(meant)
-            )
+        for number in order.permutation(len(samples)).tolist():
+            things, texts, meant = samples[number]
             optimiser.zero_grad()
-            torch.autograd.backward(loss)
+            torch.autograd.backward(functional.cross_entropy(head(things, texts), meant))
             optimiser.step()
     return head.eval()
 

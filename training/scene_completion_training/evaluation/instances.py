@@ -51,17 +51,14 @@ def without_stuff(read: Callable[[], PointScene], stuff: Sequence[str]) -> Point
 
 
 def true_things(scene: PointScene) -> dict[int, Thing]:
-    """The true things of a scene by their number, each of the class of most of its points; none without labels."""
+    """The true things of a scene by their number, each of the class of most of its points, or `UNLABELLED`."""
     if scene.instance is None or scene.label is None:
         return {}
     found = {}
-    order = np.argsort(scene.instance, kind="stable")
-    numbers, first = np.unique(scene.instance[order], return_index=True)
-    for number, rows in zip(numbers.tolist(), np.split(order, first[1:]), strict=True):
-        labels = scene.label[rows]
-        known = np.bincount(labels[labels != UNLABELLED], minlength=1)
-        if number != UNLABELLED and known.any():
-            found[number] = Thing(int(known.argmax()), 1.0, rows)
+    for number in np.unique(scene.instance[scene.instance != UNLABELLED]).tolist():
+        rows = np.flatnonzero(scene.instance == number)
+        known = np.bincount(scene.label[rows] + 1, minlength=1)[1:]
+        found[number] = Thing(int(known.argmax()) if known.any() else UNLABELLED, 1.0, rows)
     return found
 
 
@@ -148,7 +145,7 @@ def matched(answer: Instances, label: int, overlap: float) -> tuple[list[float],
     true = [thing for thing in answer.true if thing.label == label]
     number, ignored = np.full(answer.count, len(true)), np.ones(answer.count, np.bool_)
     for thing in answer.true:
-        ignored[thing.rows] = thing.label == label and len(thing.rows) < LEAST_TRUE
+        ignored[thing.rows] = thing.label == UNLABELLED or (thing.label == label and len(thing.rows) < LEAST_TRUE)
     for place, thing in enumerate(true):
         number[thing.rows] = place
     shared = np.array([np.bincount(number[one.rows], minlength=len(true) + 1)[:-1] for one in found])
@@ -161,10 +158,9 @@ def matched(answer: Instances, label: int, overlap: float) -> tuple[list[float],
             continue
         rivals = [one for one in np.flatnonzero(enough[:, place]).tolist() if one not in taken]
         taken.update(rivals[:1])
-        sure = sorted((found[one].score for one in rivals), reverse=True)
-        scores += sure
-        right += [rank == 0 for rank in range(len(sure))]
-        missed += not sure
+        scores += sorted((found[one].score for one in rivals), reverse=True)
+        right += [rank == 0 for rank in range(len(rivals))]
+        missed += not rivals
     for one, thing in enumerate(found):
         if not enough[one].any() and ignored[thing.rows].mean() <= overlap:
             scores.append(thing.score)
