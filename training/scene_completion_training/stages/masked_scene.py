@@ -77,7 +77,7 @@ class MaskedSceneStage(Stage):
 
     configuration_class = MaskedSceneConfiguration
     field_class = VoxelHUNet
-    next_command = "scene-completion evaluate features --method masked {checkpoint} --train ... --data ..."
+    next_command = "scene-completion evaluate features --method masked {checkpoint} ...  # of points: point-features"
     settings: MaskedSceneConfiguration
 
     def __init__(self, settings: MaskedSceneConfiguration) -> None:
