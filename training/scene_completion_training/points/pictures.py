@@ -74,7 +74,7 @@ def _painted(
     picture = np.full((height, width, 3), 255, np.uint8)
     rows = np.flatnonzero(shown)
     rows = rows[np.argsort(-depth[rows], kind="stable")]
-    half = int(np.clip(np.sqrt(width * height / max(len(rows), 1)), 1, 8)) // 2
+    half = int(np.clip(1.5 * np.sqrt(width * height / max(len(rows), 1)), 1, 12)) // 2
     steps = np.stack(np.meshgrid(*[np.arange(-half, half + 1)] * 2), axis=-1).reshape(-1, 2)
     places = (np.rint(pixels[rows]).astype(np.int64)[:, None] + steps).reshape(-1, 2)
     inside = ((places >= 0) & (places < (width, height))).all(axis=1)
