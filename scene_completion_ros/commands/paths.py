@@ -57,7 +57,7 @@ class Output:
 
 
 FILE = Output()
-BUNDLE = Output(("student.json", "*.onnx", "*.safetensors"))
+BUNDLE = Output(("student.json", "network.json", "*.onnx", "*.safetensors"))
 RESULTS = Output(("results.json", "results.md", "*.png"))
 
 

@@ -109,9 +109,11 @@ class Scores:
                 names.append(method.name)
         return count
 
-    def add(self, group: str, method: Any, answer: Any, *, seed: int = 0) -> None:
-        """Count the answer of a method to a frame of a group of recordings."""
-        for metric in self.metrics:
+    def add(
+        self, group: str, method: Any, answer: Any, *, seed: int = 0, metrics: Sequence[Metric] | None = None
+    ) -> None:
+        """Count the answer of a method to a frame of a group of recordings, by some of the metrics or by all."""
+        for metric in self.metrics if metrics is None else metrics:
             key = (metric.name, group, method.name, seed)
             if key not in self._tallies:
                 self._tallies[key] = metric.tally(method)

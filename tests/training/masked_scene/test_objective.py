@@ -43,7 +43,7 @@ def batch(count: int = 500) -> tuple[Tensor, Tensor, Tensor]:
 
 def answers(network: VoxelHUNet, index: Tensor, features: Tensor, masked: Tensor) -> list[Tensor]:
     with torch.no_grad():
-        view = SceneView(index, features, SHAPE, LEVELS)
+        view = SceneView(index, features, LEVELS)
         return student_features(network, view, masked)
 
 
@@ -60,13 +60,13 @@ def test_hidden_features_tell_the_student_nothing(network: VoxelHUNet) -> None:
         assert not torch.allclose(one, other)
 
 
-def test_features_are_sampled_at_the_voxels_asked_for(network: VoxelHUNet) -> None:
+def test_features_are_sampled_at_the_points_asked_for(network: VoxelHUNet) -> None:
     """On the finest level a voxel's centre has the voxel's own feature, in whatever order voxels were given."""
     index, features, _ = batch(60)
-    view = SceneView(index, features, SHAPE, LEVELS)
+    view = SceneView(index, features, LEVELS)
     with torch.no_grad():
         levels = network(view.features, view.pyramid)
-        found = sampled(levels, view, index)[0]
+        found = sampled(levels, view, index + torch.tensor([0.0, 0.5, 0.5, 0.5]))[0]
     torch.testing.assert_close(found[view.order], levels[0])
     torch.testing.assert_close(VoxelSet.of(index, SHAPE)[0].index, index[view.order])
 

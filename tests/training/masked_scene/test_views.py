@@ -27,7 +27,9 @@ def test_rows_keep_their_voxels() -> None:
     pair = scene.index[:-1].astype(int) - scene.index[1:]
     found = set()
     for seed in range(60):
-        place, _ = view(scene.index, scene.features, EDGE, SETTINGS, np.random.default_rng(seed))
+        shown = view(scene.index, scene.features, EDGE, SETTINGS, np.random.default_rng(seed))
+        place = shown.index
+        np.testing.assert_array_equal(np.floor(shown.points), place[shown.voxel])
         turned = place[:-1] - place[1:]
         np.testing.assert_array_equal((turned[:, :2] ** 2).sum(axis=1), (pair[:, :2] ** 2).sum(axis=1))
         np.testing.assert_array_equal(place[:, 2], scene.index[:, 2])
@@ -39,20 +41,21 @@ def test_rows_keep_their_voxels() -> None:
 def test_colours_change_where_there_are_any() -> None:
     scene = coloured()
     plain = dataclasses.replace(SETTINGS, dropped=0.0)
-    _, changed = view(scene.index, scene.features, EDGE, plain, np.random.default_rng(0))
+    changed = view(scene.index, scene.features, EDGE, plain, np.random.default_rng(0)).features
     seen = scene.features[:, SEEN] == 1.0
     assert (
         not changed[~seen][:, COLOURS].any() and (changed[seen][:, COLOURS] != scene.features[seen][:, COLOURS]).all()
     )
     assert changed[:, COLOURS].min() >= 0.0 and changed[:, COLOURS].max() <= 1.0
     np.testing.assert_array_equal(changed[:, [0, SEEN]], scene.features[:, [0, SEEN]])
-    _, same = view(scene.index, scene.features, EDGE, dataclasses.replace(plain, jitter=0.0), np.random.default_rng(0))
-    np.testing.assert_allclose(same, scene.features, atol=1e-6)
+    still = dataclasses.replace(plain, jitter=0.0)
+    same = view(scene.index, scene.features, EDGE, still, np.random.default_rng(0))
+    np.testing.assert_allclose(same.features, scene.features, atol=1e-6)
 
 
 def test_some_voxels_lose_their_features() -> None:
     scene = coloured(2000)
-    _, changed = view(scene.index, scene.features, EDGE, SETTINGS, np.random.default_rng(0))
+    changed = view(scene.index, scene.features, EDGE, SETTINGS, np.random.default_rng(0)).features
     assert 0.15 < (changed == 0.0).all(axis=1).mean() < 0.25
 
 

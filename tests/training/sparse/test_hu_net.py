@@ -1,15 +1,18 @@
 """The network: shapes, what it may know, equivariance, no leakage of what is masked, bad input."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from scene_completion_ros.errors import GridError
+from scene_completion_ros.errors import ConfigurationError, GridError
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 from tests.training.sparse.voxel_sets import random_set
 
 SMALL = HUNetSettings(3, encoder=(8, 12, 16), decoder=(10, 12, 16))
+ATTENDING = pytest.mark.parametrize("settings", [SMALL, dataclasses.replace(SMALL, attending=2)])
 GRID = (16, 16, 12)  # multiples of the coarsest voxels
 
 
@@ -50,8 +53,9 @@ def test_m4_a_network_does_not_know_where_voxels_are() -> None:
     assert len(aside) != len(here) or (aside - here).abs().max() > 0.01  # other voxels share a parent
 
 
-def test_masked_voxels_do_not_leak() -> None:
-    net, (features, pyramid) = network(), scene()
+@ATTENDING
+def test_masked_voxels_do_not_leak(settings: HUNetSettings) -> None:
+    net, (features, pyramid) = network(settings), scene()
     voxels = pyramid.levels[0]
     seen = ~patch_is_masked(voxels)
     visible = Pyramid.of(VoxelSet.of(voxels.index[seen], voxels.shape)[0], SMALL.levels)
@@ -78,8 +82,9 @@ def test_masked_voxels_do_not_leak() -> None:
     assert (of_all(net(features, pyramid))[: len(answer)] - answer).abs().max() > 0.01
 
 
-def test_scenes_of_a_batch_do_not_know_each_other() -> None:
-    net, (features, pyramid) = network(), scene(2)
+@ATTENDING
+def test_scenes_of_a_batch_do_not_know_each_other(settings: HUNetSettings) -> None:
+    net, (features, pyramid) = network(settings), scene(2)
     together = net(features, pyramid)
     for number in range(2):
         index = pyramid.levels[0].index
@@ -89,8 +94,25 @@ def test_scenes_of_a_batch_do_not_know_each_other() -> None:
             torch.testing.assert_close(one, both[level.index[:, 0] == number], rtol=1e-4, atol=1e-4)
 
 
+def test_voxels_of_the_coarsest_levels_attend_to_each_other() -> None:
+    """As published: two blocks behind the residual ones, in encoder and decoder; they see further than convolutions."""
+    attending = network(dataclasses.replace(SMALL, attending=2))
+    assert [len(level.blocks) for side in (attending.encoders, attending.decoders) for level in side] == [1, 3, 3] * 2
+    features, pyramid = scene()
+    finest, other = Pyramid.of(pyramid.levels[0], 1), features.clone()
+    other[0] += 5.0
+    for count in (0, 1):
+        net = network(HUNetSettings(3, (8,), (8,), attending=count))
+        changed = (net(other, finest)[0] - net(features, finest)[0]).abs().sum(dim=1) > 1e-6
+        assert bool(changed.all()) == bool(count)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     net, (features, pyramid) = network(), scene()
+    with pytest.raises(ConfigurationError, match="no more attending levels than levels"):
+        dataclasses.replace(SMALL, attending=4)
+    with pytest.raises(ConfigurationError, match="at most 16 levels and blocks"):
+        dataclasses.replace(SMALL, blocks=10**9)
     voxels = pyramid.levels[0]
     with pytest.raises(GridError, match="pyramid of all voxels has 2 levels, the network 3"):
         net(features, Pyramid.of(voxels, 2))

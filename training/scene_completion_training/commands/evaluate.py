@@ -20,6 +20,9 @@ the image: by clusters that validation images name, and by linear probes that tr
 `evaluate points` gives points of rooms classes by sentences, from the pixels that show them and from networks that
 several 2D models were distilled into (CUA-O3D), or by linear probes.
 
+`evaluate point-features` asks the same of features of points, level by level and with few labels, of linear and nearest
+neighbour probes. It also has them find things (--instances) and what sentences mean (--phrases).
+
 `evaluate views` renders what another camera sees from what checkpoints saw in one image, and scores it by PSNR, SSIM
 and LPIPS, as Behind the Scenes is scored. With --consistency it compares features and classes from view to view.
 """
@@ -31,6 +34,7 @@ import argparse
 from scene_completion_training.commands import (
     evaluate_features,
     evaluate_geometry,
+    evaluate_point_features,
     evaluate_points,
     evaluate_segmentation,
     evaluate_semantics,
@@ -43,6 +47,7 @@ PROTOCOLS = {
     "segmentation": (evaluate_segmentation, "classes of pixels by rendered features: clusters and linear probes"),
     "features": (evaluate_features, "linear probes of features of voxels"),
     "points": (evaluate_points, "classes of points of rooms: zero-shot by pixels, network and both; linear probes"),
+    "point-features": (evaluate_point_features, "classes, things and sentences by off-the-shelf features of points"),
     "views": (evaluate_views, "novel views by PSNR, SSIM and LPIPS; or features and classes from view to view"),
 }
 

@@ -3,6 +3,8 @@
     scene-completion export CHECKPOINT BUNDLE --licence ...
     scene-completion export BUNDLE --gpu fp32 fp16
 
+The network of a checkpoint of stage masked_scene becomes a folder that `points-features` takes.
+
 Encoders for GPUs are ONNX graphs that TensorRT builds engines of. The command compares each with the student in torch
 on real images. It compares feature map, volume and depth, and density, occupied voxels and labels of the default grid.
 One that misses what is allowed of its precision makes the command fail, and the bundle stays as it was. No GPU is
@@ -73,11 +75,18 @@ def run(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> None:
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_training.checkpoints import Checkpoint
+    from scene_completion_training.evaluation.voxel_features import export_network
     from scene_completion_training.export import export_bundle
     from scene_completion_training.scene_export import export_scene, space_of_classes
+    from scene_completion_training.sparse.hu_net import VoxelHUNet
     from scene_completion_training.stages.completion import SceneField
 
-    of_scene = Checkpoint.read(args.source).stage_class.field_class is SceneField
+    trained = Checkpoint.read(args.source).stage_class.field_class
+    if trained is VoxelHUNet:
+        export_network(args.source, args.bundle, name=args.name, licence=args.licence, trained_on=args.trained_on)
+        _print_files(args.bundle)
+        return
+    of_scene = trained is SceneField
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     if bank and not of_scene:
         raise ConfigurationError(

@@ -79,6 +79,10 @@ class DataSource:
     poses: str | None = None
     share: float = 1.0
 
+    def place(self, root: Path) -> Path:
+        """Where it lies; absolute, as processes on other machines begin elsewhere."""
+        return (Path() if self.folder.startswith("./") else root).absolute() / self.folder
+
 
 @dataclass
 class SequenceSource(DataSource):
@@ -118,8 +122,7 @@ def load_sequence(root: Path, source: DataSource, role: str = "training") -> Pos
         SequenceError: It is no recording, it is held out, or nothing can be learned from it (see
             `check_for_training`).
     """
-    # Absolute, as processes on other machines begin elsewhere.
-    folder = (Path() if source.folder.startswith("./") else root).absolute() / source.folder
+    folder = source.place(root)
     sequence = open_recording(folder, poses=source.poses)
     if sequence.provenance.get("role", role) != role:
         cure = "Take towns of other seeds: what a model has seen cannot test it"

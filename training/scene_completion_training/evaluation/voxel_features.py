@@ -6,21 +6,27 @@ All of them speak of the same voxels of the same frame, so that probes of them c
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.untrusted_files import read_json, read_tensors
+from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
+
+NETWORK, WEIGHTS = "network.json", "network.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,25 +67,64 @@ class SceneRecord:
             raise ConfigurationError(what, where=f"scene {scene.name}", cure=cure)
 
 
-def open_network(file: Path) -> tuple[VoxelHUNet, SceneRecord]:
-    """The network of a checkpoint and what it remembers of its scenes.
+def open_network(source: Path) -> tuple[VoxelHUNet, SceneRecord]:
+    """The network of a checkpoint or of a folder that `export_network` wrote, and what it remembers of its scenes.
 
     Of stage `masked_scene` it is the teacher, the average of all that its student was.
 
     Raises:
-        BundleError: It is no checkpoint of that stage.
+        BundleError: It is neither.
     """
-    stored = Checkpoint.read(file)
-    remembered = stored.configuration
+    cure = "Name the checkpoint of a training with stage `masked_scene`, or what `scene-completion export` made of it"
+    if source.is_dir():
+        remembered = read_json(source / NETWORK, BundleError, cure=cure, kind=dict)
+        arrays = read_tensors(source / WEIGHTS, BundleError, cure=cure)
+        state = {name: torch.from_numpy(np.asarray(values, np.float32)) for name, values in arrays.items()}
+        stage = str(remembered.get("stage"))
+    else:
+        stored = Checkpoint.read(source)
+        remembered, state, stage = dict(stored.configuration), dict(stored.state), stored.stage
     try:
         record = SceneRecord(tuple(remembered["columns"]), float(remembered["data"]["voxel_size"]))
-        network = VoxelHUNet(HUNetSettings.of(remembered["network"]))
-        network.load_state_dict(dict(stored.state))
-    except (KeyError, TypeError, RuntimeError) as error:
-        what = f"no network of voxels in it: its stage is {stored.stage} ({str(error)[:200]})"
-        cure = "Name the checkpoint of a training with stage `masked_scene`"
-        raise BundleError(what, where=str(file), cure=cure) from error
+        with torch.device("meta"):  # memory is taken for the weights that are there alone
+            network = VoxelHUNet(HUNetSettings.of(remembered["network"]))
+        network.load_state_dict(state, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        what = f"no network of voxels in it: its stage is {stage} ({str(error)[:200]})"
+        raise BundleError(what, where=str(source), cure=cure) from error
+    if not 1e-4 < record.voxel_size < 1e4:
+        raise BundleError(f"voxels of {record.voxel_size:g} m", where=str(source), cure=cure)
     return network.eval().requires_grad_(False), record
+
+
+def export_network(file: Path, folder: Path, *, name: str, licence: str, trained_on: str) -> None:
+    """Writes the network of a checkpoint as JSON and safetensors, with weights in half precision.
+
+    Raises:
+        BundleError: See `open_network`.
+    """
+    network, record = open_network(file)
+    weights = {key: value.numpy().astype(np.float16) for key, value in network.state_dict().items()}
+    about = {
+        "schema_version": 1,
+        "name": name,
+        "licence": licence,
+        "stage": "masked_scene",
+        "columns": list(record.columns),
+        "data": {"voxel_size": record.voxel_size},
+        "network": network.settings.plain(),
+        "provenance": {"trained_on": trained_on, "checkpoint": file.name},
+    }
+    with whole_folder(folder, without=None) as part:
+        (part / WEIGHTS).write_bytes(safetensors.numpy.save(weights))
+        (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def untrained(network: VoxelHUNet, seed: int) -> VoxelHUNet:
+    """A network of the same size that has learned nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VoxelHUNet(network.settings).eval().requires_grad_(False)
 
 
 class SceneColumns:
@@ -124,10 +169,7 @@ class NetworkFeatures:
 
     def untrained(self, seed: int, name: str) -> NetworkFeatures:
         """A network of the same size that has learned nothing."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = VoxelHUNet(self._network.settings)
-        return NetworkFeatures(network, self.record, name)
+        return NetworkFeatures(untrained(self._network, seed), self.record, name)
 
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
         """Features of each level, float32 [n, D_l], of the voxels at some rows [n] of the scene.
@@ -141,9 +183,10 @@ class NetworkFeatures:
         scene = dataclasses.replace(scene, features=scene.features[:, taken], columns=columns)
         self.record.check(scene)
         index = functional.pad(torch.from_numpy(scene.index.astype(np.int64)), (1, 0))  # of scene 0
-        view = SceneView(index, torch.from_numpy(scene.features), scene.grid.shape, len(self._network.dims))
+        view = SceneView(index, torch.from_numpy(scene.features), len(self._network.dims))
+        centres = index[torch.from_numpy(rows)] + torch.tensor([0.0, 0.5, 0.5, 0.5])
         with torch.inference_mode():
-            levels = sampled(self._network(view.features, view.pyramid), view, index[torch.from_numpy(rows)])
+            levels = sampled(self._network(view.features, view.pyramid), view, centres)
             return tuple(standardised(level).numpy() for level in levels)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +17,28 @@ from torch.utils.data import DataLoader, Dataset
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
-from scene_completion_training.masked_scene.scenes import Kind, SceneMaker, VoxelScene, keep_scenes
-from scene_completion_training.masked_scene.views import SceneViewSettings, masked_voxels, sample_rows, view
+from scene_completion_training.masked_scene.points import POINT_FEATURES, keep_points, point_views
+from scene_completion_training.masked_scene.scenes import FEATURES, Kind, SceneMaker, VoxelScene, keep_scenes
+from scene_completion_training.masked_scene.views import SceneViewSettings, View, masked_voxels, voxel_views
+
+MakeViews = Callable[[Path, np.random.Generator], tuple[View, View]]
 
 
 @dataclass
 class SceneSource(DataSource):
-    """A recording whose frames become scenes.
+    """A recording whose frames become scenes, or a folder of scenes of points.
 
     Attributes:
         kinds: Where the voxels come from: "predicted" by the student, "exact" of a rendered town, fused from "stereo"
-            depth, or "lidar". Each kind of a recording has its own share of the samples.
+            depth, or "lidar"; or "points" of rooms, see `open_scenes`. Each kind of a recording has its own share of
+            the samples. A training has scenes of points alone, or none.
         frames: Frames that are used, by default all: LiDAR labels belong to the first of a KITTI window.
+        split: "train", "val" or "test" of scenes of points, by the official lists; by default all.
     """
 
     kinds: list[Kind] = field(default_factory=lambda: list[Kind](["predicted"]))
     frames: list[int] | None = None
+    split: str = ""
 
 
 @dataclass
@@ -53,6 +61,24 @@ class SceneDataSettings:
     batch_size: int = 2
     workers: int = 1
 
+    @property
+    def of_points(self) -> bool:
+        """Whether scenes are of points.
+
+        Raises:
+            ConfigurationError: Some are, some are not.
+        """
+        kinds = {kind for source in self.sources for kind in source.kinds}
+        if "points" in kinds and len(kinds) > 1:
+            what = f"scenes of {', '.join(sorted(kinds))} have different features"
+            raise ConfigurationError(what, where="data.sources", cure="Train on scenes of points alone, or on none")
+        return "points" in kinds
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the features of voxels."""
+        return POINT_FEATURES if self.of_points else FEATURES
+
 
 @dataclass(frozen=True)
 class MaskSettings:
@@ -68,21 +94,20 @@ class SceneSamples(Dataset[dict[str, Tensor]]):
     Args:
         groups: Files of scenes of each recording and kind.
         shares: Factor on the share of samples of each group, which grows with the square root of its length.
-        edge: Voxels along x and along y of the square in which views are turned.
+        views: Makes two views of the scene of a file.
     """
 
     def __init__(
         self,
         groups: Sequence[Sequence[Path]],
         shares: Sequence[float],
-        settings: SceneViewSettings,
+        views: MakeViews,
         mask: MaskSettings,
         *,
-        edge: int,
         seed: int,
         length: int,
     ) -> None:
-        self.groups, self.settings, self.mask, self.edge = groups, settings, mask, edge
+        self.groups, self.views, self.mask = groups, views, mask
         self.seed, self.length = seed, length
         weights = np.array([share * len(files) ** 0.5 for share, files in zip(shares, groups, strict=True)])
         self.probability = weights / weights.sum()
@@ -92,26 +117,29 @@ class SceneSamples(Dataset[dict[str, Tensor]]):
         return self.length
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """Places int64 [N, 3] and features float32 [N, F] of both views, and what is masked in the student's, [N]."""
+        """What the two views show, what the student's hides, and the P places in it, which both views have.
+
+        Of each view, `*_index` int64 [N, 3], `*_features` float32 [N, F] and `*_points` float32 [P, 3], see `View`;
+        `masked` bool [N] are the hidden voxels of the student's.
+        """
         generator = np.random.default_rng((self.seed, number))
         files = self.groups[int(generator.choice(len(self.groups), p=self.probability))]
-        scene = VoxelScene.load(files[int(generator.integers(len(files)))])
-        rows = sample_rows(scene, self.settings, generator)
-        index, features = scene.index[rows], scene.features[rows]
-        sample: dict[str, Tensor] = {}
-        for name in ("student", "teacher"):
-            place, seen = view(index, features, self.edge, self.settings, generator)
-            sample |= {f"{name}_index": torch.from_numpy(place), f"{name}_features": torch.from_numpy(seen)}
-        masked = masked_voxels(sample["student_index"].numpy(), self.mask.edge, self.mask.ratio, generator)
-        return sample | {"masked": torch.from_numpy(masked)}
+        views = self.views(files[int(generator.integers(len(files)))], generator)
+        masked = masked_voxels(views[0].index, self.mask.edge, self.mask.ratio, generator)
+        hidden = masked[views[0].voxel]
+        sample = {"masked": torch.from_numpy(masked)}
+        for name, one in zip(("student", "teacher"), views, strict=True):
+            arrays = {"index": one.index, "features": one.features, "points": one.points[hidden]}
+            sample |= {f"{name}_{kind}": torch.from_numpy(array) for kind, array in arrays.items()}
+        return sample
 
 
 def in_one(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """A batch: places become [N, 4] with the number of the scene in front, of all scenes one behind the other."""
+    """A batch: all scenes one behind the other; places become [N, 4] with the number of the scene in front."""
     batch = {}
     for name in samples[0]:
         parts = [sample[name] for sample in samples]
-        if name.endswith("_index"):
+        if name.endswith(("_index", "_points")):
             parts = [torch.nn.functional.pad(part, (1, 0), value=number) for number, part in enumerate(parts)]
         batch[name] = torch.cat(parts)
     return batch
@@ -123,9 +151,6 @@ class SceneData(TrainingData):
     Args:
         step: Voxels along an edge of the coarsest level's voxels.
         steps: Optimiser steps of the whole training.
-
-    Attributes:
-        shape: Voxels of the grid that holds every view along x, y, z, once it is set up.
     """
 
     def __init__(
@@ -143,7 +168,7 @@ class SceneData(TrainingData):
         self.step, self.steps, self.seed = step, steps, seed
         self.groups: list[list[Path]] = []
         self.shares: list[float] = []
-        self.shape = (0, 0, 0)
+        self.make_views: MakeViews
 
     def record(self) -> dict[str, Any]:
         """How many scenes there were, by recording and kind."""
@@ -160,6 +185,19 @@ class SceneData(TrainingData):
         settings, root = self.settings, Path(self.settings.root)
         if not settings.sources:
             raise ConfigurationError("names no recording", where="data.sources", cure="Name folders of sequences")
+        if settings.of_points:
+            from scene_completion_training.points.opening import open_scenes
+
+            for source in matching(root, settings.sources):
+                folder = source.place(root)
+                key = hashlib.sha256(f"{folder} {source.split}".encode()).hexdigest()[:12]
+                kept = Path(settings.cache) / f"{folder.name}-points-{key}"
+                self.groups.append(keep_points(open_scenes(folder, split=source.split), kept))
+                self.shares.append(source.share)
+            self.make_views = partial(
+                point_views, settings=self.views, voxel_size=settings.voxel_size, shift=self.mask.edge
+            )
+            return
         for source in matching(root, settings.sources):
             sequence = load_sequence(root, source)
             for kind in source.kinds:
@@ -175,7 +213,7 @@ class SceneData(TrainingData):
                 cure = "Set it to the voxels of the recordings, which have to be the same for all"
                 raise ConfigurationError(what, where="data.voxel_size", cure=cure)
         edge = -(-max(max(scene.grid.shape[:2]) for scene in first) // self.step) * self.step
-        self.shape = (edge, edge, max(scene.grid.shape[2] for scene in first))
+        self.make_views = partial(voxel_views, settings=self.views, edge=edge)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
@@ -183,9 +221,8 @@ class SceneData(TrainingData):
         samples = SceneSamples(
             self.groups,
             self.shares,
-            self.views,
+            self.make_views,
             self.mask,
-            edge=self.shape[0],
             seed=self.seed,
             length=self.steps * settings.batch_size * self.processes,
         )

@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from scene_completion_training.sparse.hu_net import VoxelHUNet
 from scene_completion_training.sparse.sampling import sample_levels
-from scene_completion_training.sparse.voxel_set import Pyramid, Shape, VoxelSet
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
 
 class SceneView:
-    """Voxels of a batch of scenes in one view, ready for a network.
+    """Voxels [N, 4] of a batch of scenes in one view, of which there is one at least, ready for a network.
 
     Attributes:
         pyramid: The voxels and their coarser levels.
@@ -29,8 +29,9 @@ class SceneView:
         order: [N], which of the given voxels stands in each row.
     """
 
-    def __init__(self, index: Tensor, features: Tensor, shape: Shape, levels: int) -> None:
-        voxels, self.order = VoxelSet.of(index, shape)
+    def __init__(self, index: Tensor, features: Tensor, levels: int) -> None:
+        x, y, z = (index[:, 1:].amax(dim=0) + 1).tolist()
+        voxels, self.order = VoxelSet.of(index, (x, y, z))
         self.pyramid = Pyramid.of(voxels, levels)
         self.features = features[self.order]
         self.levels = levels
@@ -47,10 +48,8 @@ def student_features(network: VoxelHUNet, scene: SceneView, masked: Tensor) -> l
     return made
 
 
-def sampled(levels: Sequence[Tensor], scene: SceneView, index: Tensor) -> list[Tensor]:
-    """Features [P, D_l] of every level at the centres of voxels [P, 4]."""
-    points = index.to(levels[0].dtype)
-    points[:, 1:] += 0.5
+def sampled(levels: Sequence[Tensor], scene: SceneView, points: Tensor) -> list[Tensor]:
+    """Features [P, D_l] of every level at points [P, 4] of (scene, x, y, z), in edges of the finest voxels."""
     return sample_levels(levels, scene.pyramid, points)[0]
 
 

@@ -45,8 +45,9 @@ from scene_completion_training.data.student_units import DeployedUnits
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
-Kind = Literal["predicted", "exact", "stereo", "lidar"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = Literal["predicted", "exact", "stereo", "lidar", "points"]
+KINDS: tuple[Kind, ...] = get_args(Kind)[:-1]
+"""Those of recordings; a folder of scenes of points has no frames."""
 FEATURES = ("probability", "red", "green", "blue", "seen")
 """Columns of features: occupancy probability; colour of the image, 0..1, and 1, where the camera sees the voxel."""
 LEAST_POINTS = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,18 @@ class SceneViewSettings:
         jitter: Largest change of brightness and contrast of each colour, as a share.
         dropped: Share of the voxels whose features become zero.
         voxels: Most voxels of a sample.
+        points: Most points of a sample, of scenes of points.
+        scale: Largest change of the size of a scene of points, as a share.
+        blind: Share of the views of points that lose all colours, and of those that lose all normals: for clouds that
+            have none.
     """
 
     jitter: float = 0.3
     dropped: float = 0.2
     voxels: int = 24_000
+    points: int = 240_000
+    scale: float = 0.1
+    blind: float = 0.0
 
     def check(self) -> None:
         """Refuses what is no view.
@@ -37,8 +45,29 @@ class SceneViewSettings:
         Raises:
             ConfigurationError: A number that cannot be.
         """
-        if not (0.0 <= self.jitter < 1.0 and 0.0 <= self.dropped < 1.0 and self.voxels > 0):
+        shares = (self.jitter, self.dropped, self.scale, self.blind)
+        if not (all(0.0 <= share < 1.0 for share in shares) and min(self.voxels, self.points) > 0):
             raise ConfigurationError(f"{self}", where="views", cure="Take shares below 1, and at least one voxel")
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The voxels of one view, and places in it that another view of the sample has in the same order."""
+
+    index: NDArray[np.int64]  # [N, 3]
+    features: NDArray[np.float32]  # [N, F]
+    points: NDArray[np.float32]  # [P, 3], in edges of voxels: voxel i spans i to i + 1
+    voxel: NDArray[np.int64]  # [P], row of the voxel that each point lies in
+
+
+def voxel_views(
+    file: Path, generator: np.random.Generator, settings: SceneViewSettings, edge: int
+) -> tuple[View, View]:
+    """Two views of the `VoxelScene` of a file, whose points are the centres of its voxels; arguments as of `view`."""
+    scene = VoxelScene.load(file)
+    rows = sample_rows(scene, settings, generator)
+    index, features = scene.index[rows], scene.features[rows]
+    return view(index, features, edge, settings, generator), view(index, features, edge, settings, generator)
 
 
 def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -65,16 +94,13 @@ def view(
     edge: int,
     settings: SceneViewSettings,
     generator: np.random.Generator,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+) -> View:
     """One view of voxels, row by row those that were given: turned by quarter turns, half of the time mirrored.
 
     Args:
         index: [N, 3], within [0, edge) along x and y.
         features: [N, F], the first of them `FEATURES`.
         edge: Voxels along x and along y of the square that is turned.
-
-    Returns:
-        int64 [N, 3], float32 [N, F].
     """
     x, y, z = index.astype(np.int64).T
     for _ in range(generator.integers(4)):
@@ -87,7 +113,7 @@ def view(
     colours = (changed[:, COLOURS] - 0.5) * contrast + 0.5 * brightness
     changed[:, COLOURS] = np.clip(colours, 0.0, 1.0) * changed[:, SEEN : SEEN + 1]
     changed[generator.random(len(changed)) < settings.dropped] = 0.0
-    return place, changed
+    return View(place, changed, (place + 0.5).astype(np.float32), np.arange(len(place)))
 
 
 def masked_voxels(
@@ -102,9 +128,15 @@ def masked_voxels(
         edge: Voxels along the edge of a patch.
         ratio: Share of the patches; their number is rounded.
     """
-    _, patch = np.unique(index.astype(np.int64) // edge, axis=0, return_inverse=True)
-    patch = patch.reshape(-1)
+    patch = distinct(index.astype(np.int64) // edge)[1]
     count = int(patch.max(initial=-1)) + 1
     hidden = np.zeros(count, np.bool_)
     hidden[generator.permutation(count)[: round(ratio * count)]] = True
     return hidden[patch]
+
+
+def distinct(cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each of cells [N, 3], none below 0, comes first [M], by x, y, z, and which of these every cell is [N]."""
+    keys = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(axis=0, initial=0) + 1))
+    _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+    return first, number.reshape(-1)

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, GridError
+from scene_completion_training.sparse.attention import LAYER_SCALE, SerialisedAttention
 from scene_completion_training.sparse.convolution import down, random_kernel, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
-LAYER_SCALE = 0.1
+MOST = 16
+"""Levels, and blocks of a level: files that name more are refused before memory is taken."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class HUNetSettings:
         encoder: Channels of the encoder's levels, finest first.
         decoder: Channels of the decoder's levels, finest first.
         blocks: Residual blocks a level, in the encoder and in the decoder.
+        attending: Of the levels, so many of the coarsest have two blocks of attention behind these; 2 as published.
     """
 
     inputs: int
     encoder: tuple[int, ...] = (32, 64, 128, 192)
     decoder: tuple[int, ...] = (64, 96, 128, 192)
     blocks: int = 1
+    attending: int = 0
 
     def __post_init__(self) -> None:
         """Raises `ConfigurationError` where no network can have this size."""
@@ -40,10 +44,10 @@ class HUNetSettings:
             what = f"the encoder has {len(self.encoder)} levels, the decoder {len(self.decoder)}"
             cure = "Give both the same number of channels, at least one"
             raise ConfigurationError(what, where="masked scene network", cure=cure)
-        if min(self.inputs, self.blocks, *self.encoder, *self.decoder) < 1:
-            raise ConfigurationError(
-                f"sizes below one in {self}", where="masked scene network", cure="Give positive numbers"
-            )
+        least, most = min(self.inputs, self.blocks, *self.encoder, *self.decoder), max(self.levels, self.blocks)
+        if least < 1 or most > MOST or not 0 <= self.attending <= self.levels:
+            cure = f"Give positive numbers, at most {MOST} levels and blocks, and no more attending levels than levels"
+            raise ConfigurationError(f"sizes that cannot be in {self}", where="masked scene network", cure=cure)
 
     @property
     def levels(self) -> int:
@@ -74,8 +78,8 @@ class HUNetSettings:
 class VoxelHUNet(nn.Module):
     """A sparse U-net whose decoder gives features on every level (HUNet of Masked Scene Modeling, its supplement).
 
-    Blocks, norms and scales are those of the release, widths are of this project; there is no drop path. Voxels enter
-    without coordinates, as there: features say what is around a voxel, not where it is.
+    Blocks, norms and scales are those of the release, the default widths are of this project; there is no drop path.
+    Voxels enter without coordinates, as there: features say what is around a voxel, not where it is.
     """
 
     def __init__(self, settings: HUNetSettings) -> None:
@@ -85,8 +89,11 @@ class VoxelHUNet(nn.Module):
         self.stem = nn.Sequential(nn.Linear(settings.inputs, encoder[0]), nn.RMSNorm(encoder[0]))
         self.downs = nn.ModuleList(Down(c, d) for c, d in itertools.pairwise(encoder))
         self.ups = nn.ModuleList(Up(c, d) for d, c in itertools.pairwise(decoder))
-        self.encoders = nn.ModuleList(Level(settings.blocks, width) for width in encoder)
-        self.decoders = nn.ModuleList(Level(settings.blocks, width) for width in decoder)
+        first = settings.levels - settings.attending
+        self.encoders, self.decoders = (
+            nn.ModuleList(Level(settings.blocks, width, level >= first) for level, width in enumerate(widths))
+            for widths in (encoder, decoder)
+        )
         self.skips = nn.ModuleList(
             nn.Sequential(nn.RMSNorm(c), nn.Linear(c, d)) for c, d in zip(encoder, decoder, strict=True)
         )
@@ -146,11 +153,12 @@ class VoxelHUNet(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one level."""
+    """Residual blocks of one level, and attention behind them where voxels attend to each other."""
 
-    def __init__(self, blocks: int, width: int) -> None:
+    def __init__(self, blocks: int, width: int, attends: bool = False) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
+        self.blocks.extend(SerialisedAttention(width, exchanged) for exchanged in (False, True) if attends)
 
     def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
         """Features [N, C] to features [N, C]."""

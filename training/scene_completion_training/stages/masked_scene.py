@@ -1,4 +1,4 @@
-"""Stage `masked_scene`: what hidden parts of a scene of voxels are like, told by the visible ones (MSM)."""
+"""Stage `masked_scene`: what hidden parts of a scene of voxels, or of points, are like, by the visible ones (MSM)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.stage import Stage
 
 POINTS = 8192
-"""Most hidden voxels of a step that are compared."""
+"""Most hidden points of a step that are compared; of scenes of voxels, their centres."""
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.05
 """Of AdamW, as in the source (MSM, T14)."""
 LEAST_SPREAD, PATIENCE = 0.1, 50
@@ -63,6 +63,9 @@ class MaskedSceneConfiguration(TrainingConfiguration):
             shared = f"patches of {self.patch} voxels share the coarsest of {levels} levels with their neighbours"
             what = f"{shared}, which tell what is in them"
             raise ConfigurationError(what, where="patch", cure=f"Take a multiple of {coarsest}")
+        if self.network.inputs != len(self.data.columns):
+            what = f"{self.network.inputs} inputs, where voxels have {', '.join(self.data.columns)}"
+            raise ConfigurationError(what, where="network.inputs", cure=f"Set it to {len(self.data.columns)}")
         if not (0.0 < self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0):
             what = f"ratio {self.ratio}, momentum {self.momentum}"
             cure = "Take a share above 0, and a momentum from 0 to 1"
@@ -74,7 +77,7 @@ class MaskedSceneStage(Stage):
 
     configuration_class = MaskedSceneConfiguration
     field_class = VoxelHUNet
-    next_command = "scene-completion evaluate features --method masked {checkpoint} --train ... --data ..."
+    next_command = "scene-completion evaluate features --method masked {checkpoint} ...  # of points: point-features"
     settings: MaskedSceneConfiguration
 
     def __init__(self, settings: MaskedSceneConfiguration) -> None:
@@ -83,13 +86,12 @@ class MaskedSceneStage(Stage):
         self.field = copy.deepcopy(self.student).requires_grad_(False)
         self.collapsed: Tensor
         self.register_buffer("collapsed", torch.zeros(settings.network.levels, dtype=torch.int64))
-        self._data: SceneData | None = None
         self._ended: float | None = None
 
     def make_data(self) -> SceneData:
         """Views of scenes."""
         settings = self.settings
-        self._data = SceneData(
+        return SceneData(
             settings.data,
             settings.views,
             MaskSettings(settings.patch, settings.ratio),
@@ -97,31 +99,28 @@ class MaskedSceneStage(Stage):
             steps=settings.steps,
             seed=settings.seed,
         )
-        return self._data
 
     def remembered(self) -> dict[str, Any]:
         """What the features are, and the network in plain values."""
-        return {"columns": list(FEATURES), "network": self.settings.network.plain()}
+        return {"columns": list(self.settings.data.columns), "network": self.settings.network.plain()}
 
     def weights(self) -> dict[str, float]:
         """Every level weighs the same."""
         return {f"level_{level}": 1.0 for level in range(self.settings.network.levels)}
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Distance of the student's features of hidden voxels to the teacher's, a level each."""
+        """Distance of the student's features at hidden points to the teacher's, a level each."""
         levels = self.settings.network.levels
-        assert self._data is not None
-        shape = self._data.shape
-        hidden = SceneView(batch["student_index"], batch["student_features"], shape, levels)
-        whole = SceneView(batch["teacher_index"], batch["teacher_features"], shape, levels)
-        rows = batch["masked"].nonzero()[:, 0]
-        chosen = rows[torch.randperm(len(rows), generator=generator)[:POINTS].to(rows.device)]
+        hidden = SceneView(batch["student_index"], batch["student_features"], levels)
+        whole = SceneView(batch["teacher_index"], batch["teacher_features"], levels)
+        places, others = batch["student_points"], batch["teacher_points"]
+        chosen = torch.randperm(len(places), generator=generator)[:POINTS].to(places.device)
         made = student_features(self.student, hidden, batch["masked"])
         with torch.no_grad():
             taught = self.field(whole.features, whole.pyramid)
-            targets = sampled(taught, whole, batch["teacher_index"][chosen])
+            targets = sampled(taught, whole, others[chosen])
         self._watch(targets)
-        answers = sampled(made, hidden, batch["student_index"][chosen])
+        answers = sampled(made, hidden, places[chosen])
         return {f"level_{level}": distance(answers[level], targets[level]) for level in range(levels)}
 
     def _watch(self, targets: list[Tensor]) -> None:

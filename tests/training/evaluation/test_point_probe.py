@@ -1,0 +1,113 @@
+"""Probes of points: what the nearest say, and which labels and levels each probe was shown."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_training.evaluation import point_probe
+from scene_completion_training.evaluation.point_probe import (
+    Labelled,
+    NearestProbe,
+    PointMethod,
+    colour_alone,
+    drawn_rows,
+    fit_nearest,
+    fit_probes,
+    labelled_points,
+    offsets,
+)
+from scene_completion_training.points.scene import UNLABELLED
+from tests.training.points.rooms import room
+
+
+def unit(*degrees: float) -> np.ndarray:
+    angle = np.deg2rad(degrees)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+
+
+def test_votes_worked_by_hand() -> None:
+    """At 0 degrees the nearest is of class 0, at 10; of the three nearest, two of class 1 at 20 and -20 outweigh it:
+    2 exp(cos 20 / 0.07) > exp(cos 10 / 0.07), as 2 * exp(13.42) > exp(14.07)."""
+    bank, classes = unit(10, 20, -20, 90), np.array([0, 1, 1, 2])
+    values = 5.0 * unit(0, 80)  # length does not matter
+    assert NearestProbe(bank, classes, 3, 1).labels(values).tolist() == [0, 2]
+    assert NearestProbe(bank, classes, 3, 3).labels(values).tolist() == [1, 2]
+    assert NearestProbe(bank, classes, 3, 20).labels(values).tolist() == [1, 2]
+
+
+def test_a_bank_has_as_many_features_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(point_probe, "BANK", 30)
+    classes = np.repeat([0, 1, 2], [500, 40, 5])
+    bank = fit_nearest(np.random.default_rng(0).normal(size=(545, 4)).astype(np.float32), classes, 4, 1, seed=0)
+    assert np.bincount(bank.classes, minlength=4).tolist() == [30, 30, 5, 0]
+    np.testing.assert_allclose(np.linalg.norm(bank.bank, axis=1), 1.0, atol=1e-5)
+
+
+def separable(scenes: int = 10, points: int = 40) -> Labelled:
+    """Level 1 says nothing; level 2 tells two classes apart."""
+    random = np.random.default_rng(0)
+    classes = np.tile([0, 1], scenes * points // 2)
+    said = np.stack([classes * 2.0 - 1.0, random.normal(0.0, 0.1, len(classes))], axis=1)
+    noise = random.normal(size=(len(classes), 2))
+    scene, rank = np.repeat(np.arange(scenes), points), np.tile(np.arange(points), scenes)
+    return Labelled((noise, said), classes, np.zeros((len(classes), 3), np.float32), scene, rank)
+
+
+def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled, seen = separable(), {}
+    original = point_probe.fit_nearest
+
+    def note(values: np.ndarray, classes: np.ndarray, *args: int, seed: int) -> NearestProbe:
+        seen[len(seen)] = values.shape
+        return original(values, classes, *args, seed=seed)
+
+    monkeypatch.setattr(point_probe, "fit_nearest", note)
+    wanted = {"each_level": True, "shares": [1.0, 50.0], "points": [4]}
+    probes = list(fit_probes("mine", labelled, ("a", "b"), **wanted, seed=0, steps=60))  # type: ignore[arg-type]
+    linear = [probe for probe in probes if ", linear" in probe.name]
+    assert [probe.name.removeprefix("mine, linear") for probe in linear] == [
+        "",
+        ", level 1 alone",
+        ", all but level 1",
+        ", level 2 alone",
+        ", all but level 2",
+        ", 1 % of the scenes",
+        ", 50 % of the scenes",
+        ", 4 points a scene",
+    ]
+    assert list(seen.values())[::2] == [(400, 4), (400, 2), (400, 2), (400, 2), (400, 2), (40, 4), (200, 4), (40, 4)]
+    right = {
+        probe.name: float((probe.probe.labels(labelled.values(probe.levels)) == labelled.classes).mean())
+        for probe in probes
+    }
+    assert right["mine, linear"] == right["mine, linear, 1 % of the scenes"] == 1.0
+    assert right["mine, 1 nearest, level 2 alone"] == 1.0
+    assert right["mine, linear, level 1 alone"] < 0.7
+    with pytest.raises(ConfigurationError, match="mine, 1 points a scene: labels of fewer than two classes"):
+        list(fit_probes("mine", labelled, ("a", "b"), each_level=False, shares=[], points=[1], seed=0, steps=1))
+
+
+def test_labelled_points_are_drawn_by_scene() -> None:
+    scenes = {name: room(number, objects=3) for number, name in enumerate("ab")}
+    assert scenes["a"].label is not None
+    scenes["a"].label[:1000] = UNLABELLED
+    labelled = labelled_points(PointMethod("colour", colour_alone), scenes, 50, seed=3)
+    assert labelled.scene.tolist() == [0] * 50 + [1] * 50 and labelled.rank.tolist() == [*range(50)] * 2
+    rows = drawn_rows(scenes["a"], 50, 3)
+    assert rows.min() >= 1000 and scenes["a"].colours is not None
+    np.testing.assert_allclose(labelled.levels[0][:50], 2.0 * scenes["a"].colours[rows] - 1.0, atol=1e-3)
+    np.testing.assert_array_equal(labelled.classes[:50], scenes["a"].label[rows])
+    with pytest.raises(SequenceError, match="room 1: has no labels"):
+        drawn_rows(dataclasses.replace(scenes["b"], label=None), 1, 0)
+
+
+def test_offsets_lead_to_the_middle_of_a_thing() -> None:
+    scene = room(0)
+    found = offsets(scene)
+    assert scene.instance is not None
+    mine = scene.instance == 2
+    middle = scene.points[mine].mean(axis=0)
+    np.testing.assert_allclose(scene.points[mine] + found[mine], np.tile(middle, (int(mine.sum()), 1)), atol=1e-4)
+    assert np.isnan(found[scene.instance == UNLABELLED]).all()

@@ -1,0 +1,123 @@
+"""Scenes of points become views with the same points in the same order, each voxelised by itself."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_training.masked_scene.data import MaskSettings, SceneSamples, in_one
+from scene_completion_training.masked_scene.points import keep_points, point_features, point_views, voxelised
+from scene_completion_training.masked_scene.views import SceneViewSettings, View
+from scene_completion_training.points.scene import PointScene
+from tests.training.points.rooms import room
+
+SIZE = 0.1
+PLAIN = SceneViewSettings(jitter=0.0, dropped=0.0, scale=0.0)
+
+
+def kept(cache: Path, *scenes: PointScene) -> list[Path]:
+    return keep_points({scene.name: scene for scene in scenes}, cache)
+
+
+def views(file: Path, settings: SceneViewSettings = PLAIN, seed: int = 0) -> tuple[View, View]:
+    return point_views(file, np.random.default_rng(seed), settings, SIZE, shift=8)
+
+
+def test_features_are_those_of_the_release() -> None:
+    """Colours x / 127.5 - 1 of bytes, then normals; zeros for what a cloud has not."""
+    colours = np.array([[0, 51, 255]], np.float32) / 255
+    normals = np.array([[0.0, 0.6, 0.8]], np.float32)
+    np.testing.assert_allclose(point_features(1, colours, normals), [[-1, -0.6, 1, 0, 0.6, 0.8]], atol=1e-6)
+    np.testing.assert_array_equal(point_features(2, None, None), np.zeros((2, 6)))
+
+
+def test_a_voxel_has_one_of_its_points_by_chance() -> None:
+    place = np.array([[0.1, 0, 0], [5.5, 0, 0], [0.9, 0, 0]], np.float32)
+    seen = set()
+    for seed in range(20):
+        index, row, voxel = voxelised(place, np.random.default_rng(seed))
+        assert index.tolist() == [[0, 0, 0], [5, 0, 0]] and voxel.tolist() == [0, 1, 0] and row[1] == 1
+        seen.add(int(row[0]))
+    assert seen == {0, 2}
+
+
+def test_both_views_have_the_same_points_turned_about_the_vertical(tmp_path: Path) -> None:
+    scene = room(0)
+    one, other = views(kept(tmp_path, scene)[0])
+    assert len(one.points) == len(other.points) == len(scene) and len(one.index) != len(other.index)
+    pairs = np.random.default_rng(0).integers(len(scene), size=(200, 2)).T
+    distance = np.linalg.norm(scene.points[pairs[0]] - scene.points[pairs[1]], axis=1) / SIZE
+    for view in (one, other):
+        np.testing.assert_array_equal(np.floor(view.points), view.index[view.voxel])
+        np.testing.assert_allclose(
+            np.linalg.norm(view.points[pairs[0]] - view.points[pairs[1]], axis=1), distance, atol=1e-3
+        )
+        step = (view.points - view.points[0])[:, 2] - (scene.points - scene.points[0])[:, 2] / SIZE
+        np.testing.assert_allclose(step, 0.0, atol=1e-3)
+        assert scene.normals is not None
+        only = np.bincount(view.voxel, weights=scene.normals[:, 2] < 0.9) == 0  # voxels of horizontal points alone
+        np.testing.assert_allclose(view.features[only, 5], 1.0, atol=1e-3)
+    assert one.index.min() >= 0
+
+
+def test_normals_turn_with_the_points(tmp_path: Path) -> None:
+    """The normals of a wall stay at right angles to it, in every view."""
+    scene = room(0, objects=0)
+    file = kept(tmp_path, scene)[0]
+    assert scene.normals is not None
+    wall = np.flatnonzero(scene.normals[:, 1] == 1.0)[:200]
+    angles = set()
+    for seed in range(8):
+        view = views(file, seed=seed)[0]
+        rows = view.voxel[wall]
+        normal = np.median(view.features[rows, 3:], axis=0)
+        along = view.points[wall[1:]] - view.points[wall[0]]
+        np.testing.assert_allclose(along @ normal, 0.0, atol=0.05)
+        angles.add(round(float(normal[0]), 2))
+    assert len(angles) > 4
+
+
+def test_colours_change_and_features_are_dropped(tmp_path: Path) -> None:
+    file = kept(tmp_path, room(0))[0]
+    changed = views(file, dataclasses.replace(PLAIN, jitter=0.5, dropped=0.3))[0].features
+    assert np.abs(changed[:, :3]).max() <= 1.0
+    assert 0.25 < (changed == 0.0).all(axis=1).mean() < 0.35
+    blind = [views(file, dataclasses.replace(PLAIN, blind=0.5), seed)[0].features for seed in range(12)]
+    without = {(bool(one[:, :3].any()), bool(one[:, 3:].any())) for one in blind}
+    assert without == {(True, True), (True, False), (False, True), (False, False)}
+
+
+def test_a_sample_is_the_neighbourhood_of_a_point(tmp_path: Path) -> None:
+    scene = room(0)
+    view = views(kept(tmp_path, scene)[0], dataclasses.replace(PLAIN, points=500))[0]
+    assert len(view.points) == 500
+    radius = np.linalg.norm(view.points - view.points.mean(axis=0), axis=1).max() * SIZE
+    assert radius < 1.5 < np.linalg.norm(scene.points - scene.points.mean(axis=0), axis=1).max()
+
+
+def test_samples_of_points_are_masked_and_batched(tmp_path: Path) -> None:
+    """The places that are compared are those whose voxel is hidden in the student's view."""
+    files = kept(tmp_path, room(0), room(1))
+    make = partial(point_views, settings=PLAIN, voxel_size=SIZE, shift=8)
+    samples = SceneSamples([files], [1.0], make, MaskSettings(8, 0.4), seed=0, length=4)
+    sample = samples[0]
+    hidden = {tuple(place) for place in sample["student_index"][sample["masked"]].tolist()}
+    assert {tuple(place) for place in sample["student_points"].floor().long().tolist()} == hidden
+    assert len(sample["student_points"]) == len(sample["teacher_points"])
+    batch = in_one([sample, samples[1]])
+    first = batch["teacher_points"][:, 0] == 0
+    assert torch.equal(batch["teacher_points"][first, 1:], sample["teacher_points"])
+    assert batch["student_index"].dtype == torch.int64
+
+
+def test_scenes_are_kept_once(tmp_path: Path) -> None:
+    (file,) = kept(tmp_path, dataclasses.replace(room(0), name="Area_1/office"))
+    assert kept(tmp_path, dataclasses.replace(room(1), name="Area_1/office")) == [file]
+    assert len(views(file)[0].points) == len(room(0))
+    file.write_bytes(b"no scene")
+    with pytest.raises(SequenceError, match=r"is not a valid safetensors file.*Delete it"):
+        views(file)

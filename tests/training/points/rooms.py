@@ -1,0 +1,81 @@
+"""Small furnished rooms of points: a floor, walls, and boxes of three kinds that geometry and colour tell apart."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_training.points.ply import write_ply
+from scene_completion_training.points.scene import UNLABELLED, PointScene
+
+CLASSES = ("floor", "wall", "table", "chair", "cabinet")
+SIZES = {2: (1.2, 0.8, 0.75), 3: (0.45, 0.45, 0.45), 4: (0.6, 0.4, 1.6)}
+"""Of the boxes of a class, metres."""
+PAINT = {0: (0.5, 0.4, 0.3), 1: (0.8, 0.8, 0.75), 2: (0.6, 0.4, 0.2), 3: (0.3, 0.3, 0.6), 4: (0.55, 0.45, 0.3)}
+
+
+def plane(origin: tuple[float, ...], u: tuple[float, ...], v: tuple[float, ...], step: float) -> NDArray[np.float32]:
+    """Points on a rectangle that two edges span."""
+    count = [max(2, round(float(np.linalg.norm(edge)) / step)) for edge in (u, v)]
+    a, b = np.meshgrid(*[(np.arange(n) + 0.5) / n for n in count], indexing="ij")
+    return (np.array(origin) + a[..., None] * np.array(u) + b[..., None] * np.array(v)).reshape(-1, 3)  # type: ignore[no-any-return]
+
+
+def room(seed: int, *, step: float = 0.05, edge: float = 4.0, objects: int = 6) -> PointScene:
+    """A room of edge x edge metres with so many boxes, which may touch; their colours vary by themselves."""
+    random = np.random.default_rng(seed)
+    parts, normals, labels, instances, paint = [], [], [], [], []
+
+    def add(points: NDArray[np.float32], normal: tuple[float, ...], label: int, instance: int, shade: float) -> None:
+        parts.append(points)
+        normals.append(np.tile(normal, (len(points), 1)))
+        labels.append(np.full(len(points), label))
+        instances.append(np.full(len(points), instance))
+        paint.append(np.array(PAINT[label]) * shade + random.normal(0.0, 0.03, (len(points), 3)))
+
+    add(plane((0, 0, 0), (edge, 0, 0), (0, edge, 0), step), (0, 0, 1), 0, UNLABELLED, random.uniform(0.7, 1.2))
+    shade = random.uniform(0.7, 1.2)
+    add(plane((0, 0, 0), (edge, 0, 0), (0, 0, 2.4), step), (0, 1, 0), 1, UNLABELLED, shade)
+    add(plane((0, 0, 0), (0, edge, 0), (0, 0, 2.4), step), (1, 0, 0), 1, UNLABELLED, shade)
+    for number in range(objects):
+        label = 2 + number % 3
+        x, y, z = SIZES[label]
+        left, front = random.uniform(0.1, edge - 1.4, 2)
+        shade = random.uniform(0.7, 1.2)
+        add(plane((left, front, z), (x, 0, 0), (0, y, 0), step), (0, 0, 1), label, number, shade)
+        for start, along, normal in (
+            ((left, front, 0), (x, 0, 0), (0, -1, 0)),
+            ((left, front + y, 0), (x, 0, 0), (0, 1, 0)),
+            ((left, front, 0), (0, y, 0), (-1, 0, 0)),
+            ((left + x, front, 0), (0, y, 0), (1, 0, 0)),
+        ):
+            add(plane(start, along, (0, 0, z), step), normal, label, number, shade)
+    return PointScene(
+        name=f"room {seed}",
+        points=np.concatenate(parts).astype(np.float32),
+        colours=np.clip(np.concatenate(paint), 0.0, 1.0).astype(np.float32),
+        normals=np.concatenate(normals).astype(np.float32),
+        classes=CLASSES,
+        label=np.concatenate(labels).astype(np.int64),
+        instance=np.concatenate(instances).astype(np.int64),
+    )
+
+
+def save_rooms(folder: Path, seeds: Iterable[int], step: float = 0.05) -> Path:
+    """Rooms as PLY files, whose labels are those of ScanNet-20."""
+    names = ("wall", "floor", "cabinet", "bed", "chair", "sofa", "table")
+    number = np.array([names.index(name) for name in CLASSES])
+    kinds = [(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")]
+    kinds += [(name, "u1") for name in ("red", "green", "blue")]
+    folder.mkdir(parents=True)
+    for seed in seeds:
+        scene = room(seed, step=step)
+        assert scene.colours is not None and scene.normals is not None and scene.label is not None
+        rows = np.empty(len(scene), [*kinds, ("label", "<i4"), ("instance", "<i4")])
+        columns = np.concatenate([scene.points, scene.normals, np.rint(255 * scene.colours)], axis=1)
+        for (name, _), values in zip(kinds, columns.T, strict=True):
+            rows[name] = values
+        rows["label"], rows["instance"] = number[scene.label], scene.instance
+        write_ply(folder / f"{scene.name.replace(' ', '_')}.ply", {"vertex": rows})
+    return folder

@@ -1,0 +1,148 @@
+"""Off-the-shelf features of points: by Python and by command line, from a checkpoint or what it was exported to."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.errors import BundleError, SequenceError
+from scene_completion_ros.picture_files import read_rgb
+from scene_completion_training.evaluation.voxel_features import NETWORK, WEIGHTS, open_network
+from scene_completion_training.masked_scene.points import POINT_FEATURES
+from scene_completion_training.points import features as module
+from scene_completion_training.points.features import PointNetwork, features
+from scene_completion_training.points.pictures import principal_colours, seen_from_a_corner, seen_from_above
+from scene_completion_training.points.ply import read_ply
+from scene_completion_training.points.scene import PointScene
+from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
+from tests.training.points.rooms import room, save_rooms
+from tests.training.saved_checkpoint import save_checkpoint
+
+SETTINGS = HUNetSettings(6, (8, 12), (8, 12), attending=1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with random weights, as a training on points leaves it."""
+    torch.manual_seed(0)
+    remembered = {"columns": list(POINT_FEATURES), "network": SETTINGS.plain(), "data": {"voxel_size": 0.1}, "steps": 7}
+    file = tmp_path_factory.mktemp("runs") / "last.ckpt"
+    return save_checkpoint(file, VoxelHUNet(SETTINGS), "masked_scene", **remembered)
+
+
+def of(scene: PointScene, network: Path) -> np.ndarray:
+    return features(scene.points, scene.colours, scene.normals, network=network)
+
+
+def test_features_of_points_stand_in_their_order(checkpoint: Path) -> None:
+    """They follow from what is around a point, not from where the cloud lies."""
+    network, scene = PointNetwork.open(checkpoint), room(0, step=0.1, objects=2)  # nothing on the border of two voxels
+    found = of(scene, checkpoint)
+    assert found.shape == (len(scene), 20) and found.dtype == np.float16 and np.isfinite(found).all()
+    rows = np.array([700, 3, 3])
+    some = network.levels(scene.points, scene.colours, scene.normals, rows)
+    np.testing.assert_array_equal(np.concatenate(some, axis=1), found[rows])
+    moved = dataclasses.replace(scene, points=scene.points + np.float32(32.0))
+    np.testing.assert_allclose(of(moved, checkpoint), found, atol=2e-2)
+    assert not np.allclose(features(scene.points, network=checkpoint), found, atol=0.1)
+    assert not np.allclose(np.concatenate(network.untrained(5).levels(scene.points), axis=1), found, atol=0.1)
+
+
+def test_an_exported_network_ships(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name once its folder lies among the models of the package; with weights in half precision."""
+    command = ["export", str(checkpoint), str(tmp_path / "small"), "--licence", "Apache-2.0", "--name", "small"]
+    assert main([*command, "--trained-on", "two rooms"]) == 0
+    monkeypatch.setattr(module, "MODELS", tmp_path)
+    scene = room(0, step=0.1)
+    np.testing.assert_allclose(of(scene, Path("small")), of(scene, checkpoint), atol=0.05)
+    about = json.loads((tmp_path / "small" / NETWORK).read_text())
+    assert (about["licence"], about["provenance"]["trained_on"]) == ("Apache-2.0", "two rooms")
+    with pytest.raises(BundleError, match=r"no such network of points.*comes with the package \(small\)"):
+        PointNetwork.open("large")
+
+
+def test_a_foreign_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    assert main(["export", str(checkpoint), str(tmp_path / "net"), "--licence", "none"]) == 0
+    about = json.loads((tmp_path / "net" / NETWORK).read_text())
+    for changed, said in (
+        ({"network": {**about["network"], "encoder": [10**7, 10**7]}}, "size mismatch"),
+        ({"network": {**about["network"], "blocks": 10**9}}, "at most 16 levels and blocks"),
+        ({"network": 3}, "no network of voxels"),
+        ({"data": {"voxel_size": 0}}, "voxels of 0 m"),
+        ({"columns": ["probability"]}, "it was not trained on points"),
+    ):
+        (tmp_path / "net" / NETWORK).write_text(json.dumps(about | changed))
+        with pytest.raises(Exception, match=said) as caught:
+            PointNetwork.open(tmp_path / "net")
+        assert type(caught.value).__module__ == "scene_completion_ros.errors"
+    (tmp_path / "net" / WEIGHTS).unlink()
+    with pytest.raises(BundleError, match="cannot be read"):
+        open_network(tmp_path / "net")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"points": np.zeros((0, 3), np.float32)}, "arrays of"),
+        ({"colours": np.zeros((2, 3), np.float32)}, "of the same points"),
+        ({"colours": np.full((4, 3), 255.0)}, "colours are up to 255.*divide bytes by 255"),
+        ({"points": np.array([[0, 0, np.nan]] * 4)}, "not finite"),
+        ({"points": np.array([[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 2e5, 0]])}, "they span 200000 m.*Give metres"),
+    ],
+)
+def test_what_is_no_cloud_is_refused(checkpoint: Path, changes: dict[str, np.ndarray], said: str) -> None:
+    given = {"points": np.zeros((4, 3)), "colours": np.zeros((4, 3)), "normals": None, **changes}
+    with pytest.raises(SequenceError, match=said):
+        PointNetwork.open(checkpoint).levels(given["points"], given["colours"], given["normals"])
+
+
+def test_principal_components_worked_by_hand() -> None:
+    """Features vary most along (1, 1), then along (1, -1); the third component there is not, and stays grey."""
+    steps = np.linspace(-1.0, 1.0, 201)
+    features = np.concatenate([4.0 * steps[:, None] * [1, 1], steps[:, None] * [1, -1]])
+    colours = principal_colours(features).astype(int)
+    assert colours[[0, 100, 200], 0].tolist() == [0, 127, 255] and (np.diff(colours[:201, 0]) >= 0).all()
+    assert (colours[:201, 1] == 127).all() and abs(colours[201, 1] - colours[401, 1]) == 255
+    assert (colours[:, 2] == 127).all()
+
+
+def test_near_points_hide_far_ones() -> None:
+    """From above: the floor is red, a table green, the ceiling blue, which is left out."""
+    axis = np.linspace(0.0, 4.0, 41)
+    floor = np.stack([*np.meshgrid(axis, axis), np.zeros((41, 41))], axis=-1).reshape(-1, 3)
+    table = floor[(floor[:, :2] < 1.0).all(axis=1)] + [0.0, 0.0, 0.7]
+    points = np.concatenate([table, floor, floor + [0.0, 0.0, 2.5]]).astype(np.float32)
+    colours = np.eye(3, dtype=np.uint8)[np.repeat([1, 0, 2], [len(table), len(floor), len(floor)])] * 255
+    picture = seen_from_above(points, colours, width=100)
+    assert picture.shape == (100, 100, 3)
+    assert picture[95, 5].tolist() == [0, 255, 0] and picture[5, 95].tolist() == [255, 0, 0]  # y is up
+    corner = seen_from_a_corner(points, colours, width=120)
+    red, green, blue = (int((corner == colour).all(axis=-1).sum()) for colour in np.eye(3, dtype=np.uint8) * 255)
+    assert corner.shape == (90, 120, 3) and red > 5 * green > 0 and not blue
+
+
+def test_the_command_writes_features_of_a_cloud(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene, rooms = room(0, step=0.1), save_rooms(tmp_path / "rooms", range(2), step=0.1)
+    assert scene.colours is not None
+    command = ["points-features", str(rooms / "room_0.ply"), "--network", str(checkpoint)]
+    command += ["--output", str(tmp_path / "room.safetensors"), "--pca", str(tmp_path / "pca.ply")]
+    assert main([*command, "--pictures", str(tmp_path / "pictures")]) == 0
+    with safetensors.safe_open(tmp_path / "room.safetensors", framework="np") as stored:
+        assert json.loads(stored.metadata()["levels"]) == [8, 12]
+        found = stored.get_tensor("features")
+    assert found.dtype == np.float16
+    bytes_of = np.rint(255 * scene.colours).astype(np.float32) / 255
+    np.testing.assert_allclose(found, features(scene.points, bytes_of, scene.normals, network=checkpoint), atol=5e-3)
+    vertex = read_ply(tmp_path / "pca.ply")["vertex"]
+    assert vertex["red"].tolist() == principal_colours(found)[:, 0].tolist()
+    for name in ("above", "corner"):
+        assert read_rgb(tmp_path / "pictures" / f"{name}.png").shape[1] == 800
+    assert main(["points-features", str(rooms), *command[2:]]) == 2
+    assert "holds 2 scenes, such as room_0, room_1. Name one of them" in capsys.readouterr().err
