@@ -5,8 +5,6 @@ without and with words. It compares the encoder engines, and the fused voxel que
 projection, point code, grid_sample and the head over all voxels. Rows whose package is missing say which they need.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import importlib.util

@@ -9,8 +9,6 @@
   and the table says so.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import functools

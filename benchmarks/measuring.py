@@ -1,7 +1,5 @@
 """What benchmarks share: the machine in a line, the bundled drive, times of several works as a table of ratios."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import os

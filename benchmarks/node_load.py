@@ -10,8 +10,6 @@ a reader behind it. It prints Markdown tables:
   and whether memory grows.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The bundled drive in a loop before a running node, and what goes wrong on the way: cameras, poses, words, bundles."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable

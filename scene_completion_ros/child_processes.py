@@ -1,7 +1,5 @@
 """Processes that end when the process that started them has died, however it did."""
 
-from __future__ import annotations
-
 import ctypes
 import signal
 import sys

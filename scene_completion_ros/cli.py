@@ -1,7 +1,5 @@
 """The command ``scene-completion``; its subcommands are the entry points of the group ``scene_completion.commands``."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

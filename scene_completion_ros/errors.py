@@ -1,7 +1,5 @@
 """Errors of the package: each says what was wrong, where, and what to do about it."""
 
-from __future__ import annotations
-
 LONGEST = 2000  # characters of each part of an error
 
 

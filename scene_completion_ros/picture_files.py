@@ -3,8 +3,6 @@
 The size is read before anything is decoded: a file of some kilobytes can hold a picture whose pixels take gigabytes.
 """
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ comes out of here is neither: it can be walked, compared and printed, and its nu
 the safe loader, and arrays hold no pickles: nothing is executed.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -5,8 +5,6 @@ when it is on the disk, so that of several writers of one name each writes all o
 folder locked. The next writer of the same name removes those that nobody has locked, which killed writers have left.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import fcntl

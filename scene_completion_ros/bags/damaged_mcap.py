@@ -1,7 +1,5 @@
 """Reading an MCAP file without its index: every record up to the damage (https://mcap.dev/spec)."""
 
-from __future__ import annotations
-
 import struct
 import sys
 from enum import IntEnum

@@ -1,7 +1,5 @@
 """Reading the sqlite3 file of a rosbag2 recording that was cut or never closed."""
 
-from __future__ import annotations
-
 import shutil
 import sqlite3
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Opening a recording: intact through rosbags, damaged through recovery."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 from typing import Any

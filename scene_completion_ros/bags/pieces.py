@@ -4,8 +4,6 @@ A piece is written in a hidden folder, and gets its name when it is whole. Only 
 and only they are deleted. A hidden folder has a JSON as well, from its beginning: the next recorder knows it by that.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json
@@ -60,7 +58,7 @@ class PieceStore:
         self._lock = -1
         self.kept: list[KeptPiece] = []  # what is there
 
-    def __enter__(self) -> PieceStore:
+    def __enter__(self) -> "PieceStore":
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)

@@ -3,8 +3,6 @@
 Intact recordings are read by rosbags. A damaged one yields what it holds, and `losses` says what is missing.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -107,7 +105,7 @@ class BagReader:
         self._counted: set[tuple[str, int, int, str]] = set()
         self._storage: Storage | None = None
 
-    def __enter__(self) -> BagReader:
+    def __enter__(self) -> "BagReader":
         self.open()
         return self
 

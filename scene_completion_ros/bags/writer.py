@@ -1,7 +1,5 @@
 """`BagWriter`: writes rosbag2 recordings whose content survives the death of the process."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +51,7 @@ class BagWriter:
         self._connections: dict[str, Connection] = {}
         self._writer: Writer | None = None
 
-    def __enter__(self) -> BagWriter:
+    def __enter__(self) -> "BagWriter":
         self.open()
         return self
 

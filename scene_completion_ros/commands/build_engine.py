@@ -8,8 +8,6 @@ With --no-device, TensorRT-RTX builds on a machine without a GPU. Such an engine
 takes it: it shows that the encoder of the bundle can be built.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 from collections.abc import Iterator
@@ -60,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _build(bundle: StudentBundle, options: EngineOptions) -> list[Provided]:
+def _build(bundle: "StudentBundle", options: "EngineOptions") -> "list[Provided]":
     """Engine and kernels, each compared with the CPU's."""
     from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
     from scene_completion_ros.inference.gpu.device import PrimaryContext

@@ -8,8 +8,6 @@ picture.png shows no depth where most of the ray leaves the grid (transmittance 
 probability and opacity are extrapolated from the image border and mean little; the state there stays unobserved.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_image(path: Path, bits: int | None = None) -> tuple[NDArray[np.uint8], str]:
+def read_image(path: Path, bits: int | None = None) -> "tuple[NDArray[np.uint8], str]":
     """Read an image file as it was taken: a calibration knows nothing of an orientation tag.
 
     Args:
@@ -138,7 +136,7 @@ def read_image(path: Path, bits: int | None = None) -> tuple[NDArray[np.uint8], 
     return to_rgb(pixels, bits), assumption if bits < 16 else ""
 
 
-def details_of(completion: Completion, bundle: StudentBundle) -> ImageDetails:
+def details_of(completion: "Completion", bundle: "StudentBundle") -> "ImageDetails":
     """What is stored of one image beside its voxels; the probability is also given outside of the view."""
     import numpy as np
 

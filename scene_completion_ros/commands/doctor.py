@@ -9,8 +9,6 @@ With --json the standard output is one object: version, python, counts by status
 status, found, cure and details.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
@@ -75,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if counts[Status.FAILED.value] else 0
 
 
-def as_text(name: str, finding: Finding) -> str:
+def as_text(name: str, finding: "Finding") -> str:
     """What people read of a check: status, name and what was found, and below it the cure."""
     lines = [f"{finding.status.value:<{COLUMN}}{name}: {finding.found}"]
     if finding.cure:

@@ -1,7 +1,5 @@
 """What fails by the machine, its disk or its packages, and not by the program: in sentences with a cure."""
 
-from __future__ import annotations
-
 import errno
 
 from scene_completion_ros.errors import SceneCompletionError

@@ -1,7 +1,5 @@
 """Complete the images of a recording in this process, without ROS."""
 
-from __future__ import annotations
-
 import resource
 import sys
 from collections import Counter

@@ -3,8 +3,6 @@
 An argument of `type=Path` or `type=place` is an input. What a command writes has an `Output` as its type.
 """
 
-from __future__ import annotations
-
 import argparse
 import glob
 import os

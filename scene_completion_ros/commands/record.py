@@ -9,8 +9,6 @@ piece is a bag, as `scene-completion improve` and `replay` take it. Where pieces
 ones are deleted. A signal (Ctrl-C) ends the recorder. docs/record.md says more.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 

@@ -21,8 +21,6 @@ scene_completion/query and scene_completion/vocabulary. All four can be remapped
 ROS. Give the bank that the node uses with --bank: its template and its background hold for free text as well.
 """
 
-from __future__ import annotations
-
 import argparse
 from importlib.metadata import entry_points
 from pathlib import Path

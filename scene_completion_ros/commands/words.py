@@ -1,7 +1,5 @@
 """The option --words of several commands: what the voxels are asked for."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -42,7 +40,7 @@ def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, defaul
     )
 
 
-def chosen_words(text: str | None, bundle: StudentBundle, default: Sequence[str] = ()) -> tuple[str, ...]:
+def chosen_words(text: str | None, bundle: "StudentBundle", default: Sequence[str] = ()) -> tuple[str, ...]:
     """The words to ask for.
 
     Args:
@@ -71,7 +69,7 @@ def chosen_words(text: str | None, bundle: StudentBundle, default: Sequence[str]
     return words
 
 
-def ask_words(completer: Completer, words: Sequence[str]) -> None:
+def ask_words(completer: "Completer", words: Sequence[str]) -> None:
     """Have a completer say where words are, as `chosen_words` gave them; nothing changes where there are none."""
     bank = completer.bundle.text_bank()
     if words and bank is not None:

@@ -1,7 +1,5 @@
 """All checks of an installation."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

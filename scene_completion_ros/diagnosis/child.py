@@ -1,7 +1,5 @@
 """Probes run in processes of their own, so that what crashes or hangs there becomes a finding here."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

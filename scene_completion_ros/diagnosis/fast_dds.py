@@ -1,7 +1,5 @@
 """Fast DDS: the profile that large images need."""
 
-from __future__ import annotations
-
 import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Python and the packages that this one requires, as its own metadata state them."""
 
-from __future__ import annotations
-
 import operator
 import platform
 import re

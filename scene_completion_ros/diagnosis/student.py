@@ -1,7 +1,5 @@
 """The student bundle, and whether the package does with it what it is for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from scene_completion_ros.diagnosis.child import run_probe

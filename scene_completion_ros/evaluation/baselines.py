@@ -1,7 +1,5 @@
 """What knows no image: the prior grid and the mean depth of the training data. A model has to beat both."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -32,7 +30,7 @@ class PriorGrid:
         self.occupied += occupied & known
         self.known += known
 
-    def add(self, other: PriorGrid) -> None:
+    def add(self, other: "PriorGrid") -> None:
         """Count what another one has counted, of the same shape."""
         self.occupied += other.occupied
         self.known += other.known

@@ -1,7 +1,5 @@
 """From scores to probabilities, and how far stated probabilities are from observed frequencies."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple

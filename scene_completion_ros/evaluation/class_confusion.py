@@ -4,8 +4,6 @@ Every confusion matrix here has a row for each predicted label and a column for 
 clusters without a name; `renamed` gives them one afterwards, exactly as if the predictions themselves were renamed.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -8,8 +8,6 @@ The more clusters, the more a many-to-one assignment such as `match_covering` fl
 and a robot's classes cover.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeAlias
 

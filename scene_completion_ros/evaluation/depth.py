@@ -4,8 +4,6 @@ The errors are those of Eigen et al., "Depth Map Prediction from a Single Image 
 (NeurIPS 2014). The crop is that of Garg et al., "Unsupervised CNN for Single View Depth Estimation" (ECCV 2016).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any

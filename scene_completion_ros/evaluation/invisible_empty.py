@@ -10,8 +10,6 @@ and over frames the mean of those in which a score is defined. Read no score wit
 behind it. Under the original protocol an empty field has no occluded points at all and an O_acc of 1.
 """
 
-from __future__ import annotations
-
 from dataclasses import astuple, dataclass, fields
 
 import numpy as np

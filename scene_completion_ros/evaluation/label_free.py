@@ -13,8 +13,6 @@ Depth has an error, and the verdict knows it. Every measurement comes with its s
 - Views that contradict each other outvote a minority of a quarter; otherwise something moved, and nothing is known.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
@@ -85,7 +83,7 @@ class Verdict:
         """Voxels with a verdict, bool [X, Y, Z]."""
         return self.free | self.occupied
 
-    def only(self, wanted: NDArray[np.bool_]) -> Verdict:
+    def only(self, wanted: NDArray[np.bool_]) -> "Verdict":
         """The verdict of some voxels, bool [X, Y, Z]; the others are unknown."""
         return Verdict(self.free & wanted, self.occupied & wanted)
 
@@ -274,7 +272,7 @@ class LabelFreeScores:
         place = len(self._frames) if place is None else place
         self._frames.append(_FrameCounts(sums, histogram, _depth_sums(depth), place))
 
-    def extend(self, other: LabelFreeScores) -> None:
+    def extend(self, other: "LabelFreeScores") -> None:
         """Counts the frames that another one has counted, with their places, as if they were added now.
 
         Raises:

@@ -16,8 +16,6 @@ camera of KITTI-360 looks 5 degrees down, other rigs need another `camera_pitch`
 0.8 to 1.55 m above the road for KITTI-360's camera, 0.9 to 1.65 m for KITTI's.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any

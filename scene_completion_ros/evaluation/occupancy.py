@@ -5,8 +5,6 @@ Average precision and best IoU need every score. They are kept as a histogram ov
 for scores rounded to half precision (11 significant bits).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ Labels are classes, or clusters with names from other images than the scored one
 names clusters by the scored images themselves: that row is an upper bound, and says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol

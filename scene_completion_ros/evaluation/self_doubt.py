@@ -3,8 +3,6 @@
 Both are cheap enough for a robot that drives. Neither is a measure of quality: both find moments worth recording.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 

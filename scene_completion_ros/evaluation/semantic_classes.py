@@ -5,8 +5,6 @@ common classes and their order are those of S4C (Hayler et al., 3DV 2024) and
 SceneDINO (Jevtić et al., ICCV 2025).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

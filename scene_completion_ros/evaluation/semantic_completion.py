@@ -10,8 +10,6 @@ Hayler et al., "S4C" (3DV 2024); Jevtić et al., "Feed-Forward SceneDINO" (ICCV 
 2306.09001). Unlike in the published code, renamed clusters carry their class's name into every row of a result.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any

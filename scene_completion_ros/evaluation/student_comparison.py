@@ -5,8 +5,6 @@ students are their own witnesses. What both of them see alike counts as measured
 favours neither. It says nothing where the two differ, and it is wrong where both are wrong alike.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -98,7 +96,7 @@ class ComparedFrame:
     # Pose of the grid in a frame in which the world stands still; None where nothing says it.
     odometry_from_grid: RigidTransform | None
 
-    def at(self, odometry_from_grid: RigidTransform | None) -> ComparedFrame:
+    def at(self, odometry_from_grid: RigidTransform | None) -> "ComparedFrame":
         """The frame at a pose that became known later."""
         return replace(self, odometry_from_grid=odometry_from_grid)
 

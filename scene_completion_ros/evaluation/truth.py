@@ -1,7 +1,5 @@
 """What is true of one image, whatever measured it: voxels around its camera, depth of its pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial

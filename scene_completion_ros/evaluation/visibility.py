@@ -7,8 +7,6 @@ visible also where it touches (26 neighbours) a seen voxel that is not occupied.
 camera hits, three in four are then visible; the rest are mostly foliage. Voxels of unknown content are transparent.
 """
 
-from __future__ import annotations
-
 import numba
 import numpy as np
 from numpy.typing import NDArray

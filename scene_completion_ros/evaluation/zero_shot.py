@@ -6,8 +6,6 @@ number of classes. Such voxels count as misses here. In the released code of Ope
 CUA-O3D (Li et al., CVPR 2025) they leave the confusion matrix. That figure has a name of its own here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias

@@ -1,7 +1,5 @@
 """The checks that a calibration passes before it becomes a camera, wherever it comes from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Cameras from CameraInfo messages, KITTI calibration files and the YAML of camera_calibration."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

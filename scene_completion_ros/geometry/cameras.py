@@ -5,8 +5,6 @@ of the top-left pixel, so that an image covers [-0.5, width - 0.5) horizontally.
 between the pixel edges (`align_corners=False`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -188,7 +186,7 @@ class Camera:
         u, v = np.meshgrid(np.arange(self.width, dtype=np.float64), np.arange(self.height, dtype=np.float64))
         return np.stack([u, v], axis=-1)
 
-    def resized(self, width: int, height: int) -> Camera:
+    def resized(self, width: int, height: int) -> "Camera":
         """Return the camera of the same image scaled to another size."""
         scale_x, scale_y = width / self.width, height / self.height
         return dataclasses.replace(
@@ -201,7 +199,7 @@ class Camera:
             height=height,
         )
 
-    def of_resized_image(self, width: int, height: int) -> Camera:
+    def of_resized_image(self, width: int, height: int) -> "Camera":
         """Return the camera of images that were published in another size than they were calibrated in.
 
         Raises:
@@ -220,11 +218,11 @@ class Camera:
             )
         return self.resized(width, height)
 
-    def cropped(self, left: int, top: int, width: int, height: int) -> Camera:
+    def cropped(self, left: int, top: int, width: int, height: int) -> "Camera":
         """Return the camera of the part that starts at pixel (left, top); it may reach beyond the image."""
         return dataclasses.replace(self, cx=self.cx - left, cy=self.cy - top, width=width, height=height)
 
-    def without_distortion(self) -> Camera:
+    def without_distortion(self) -> "Camera":
         """Return the ideal pinhole camera with the same intrinsics."""
         return dataclasses.replace(self, distortion_model="none", distortion=())
 

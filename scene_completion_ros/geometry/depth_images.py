@@ -1,7 +1,5 @@
 """Depth images: made of LiDAR points, and looked up from another camera at the same place."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

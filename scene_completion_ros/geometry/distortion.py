@@ -5,8 +5,6 @@ radius at which it stops growing it folds distant points back into the image. Bo
 points lie inside that radius.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Regular voxel grids and where the camera stands in them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,7 +97,7 @@ class VoxelGrid:
         inside = xp.all((steps >= 0) & (steps < size), axis=-1)
         return xp.astype(steps, xp.int64), inside
 
-    def cropped(self, range_m: float) -> tuple[VoxelGrid, tuple[slice, slice, slice]]:
+    def cropped(self, range_m: float) -> "tuple[VoxelGrid, tuple[slice, slice, slice]]":
         """Crop to the part within a range, as SSCBench does for 12.8, 25.6 and 51.2 m.
 
         Args:

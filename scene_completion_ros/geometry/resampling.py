@@ -1,7 +1,5 @@
 """Resampling of images between cameras, undistortion included."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A tree of static and time-stamped transforms between named frames, with interpolated look-ups."""
 
-from __future__ import annotations
-
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ them into density and, where the student knows classes, into labels. Nothing in 
 pickled.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -192,7 +190,7 @@ class StudentBundle:
             )
         return _read_graph(where / encoder.file, encoder.sha256, export_cure(where, precision))
 
-    def add_gpu_encoders(self, made: Mapping[str, tuple[bytes, GpuEncoder]]) -> StudentBundle:
+    def add_gpu_encoders(self, made: Mapping[str, tuple[bytes, GpuEncoder]]) -> "StudentBundle":
         """Adds encoders for GPUs to the saved bundle, and returns it as loaded from there.
 
         All else stays as it is, variants of other precisions included. The folder changes at once.
@@ -243,7 +241,7 @@ class StudentBundle:
         """
         return feature_space.feature_space_for(self.feature_spaces, bank, self.name)
 
-    def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> StudentBundle:
+    def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> "StudentBundle":
         """Gives the saved bundle feature spaces and a bank, in place of those it has; returns it as loaded from there.
 
         All else stays as it is. The folder changes at once.
@@ -281,7 +279,7 @@ class StudentBundle:
         return {name: self.sha256[name] for name in (ENCODER, HEAD)}
 
     @classmethod
-    def load(cls, folder: str | Path) -> StudentBundle:
+    def load(cls, folder: str | Path) -> "StudentBundle":
         """Reads a bundle and checks it: schema, hashes, fields, tensors.
 
         Raises:
@@ -308,7 +306,7 @@ class StudentBundle:
 
     def save(
         self, folder: str | Path, encoder_onnx: bytes, weights: Mapping[str, NDArray[Any]] | None = None
-    ) -> StudentBundle:
+    ) -> "StudentBundle":
         """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
 
         Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise

@@ -1,7 +1,5 @@
 """From one camera image to completed voxels: resample, encode, query, march, assemble, label."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import time
@@ -144,7 +142,7 @@ class Completer:
         engine: str = "auto",
         threads: int | None = None,
         extrapolate: bool = False,
-        encoder_of: Completer | None = None,
+        encoder_of: "Completer | None" = None,
         gpu: EngineOptions | None = None,
         upright_from_camera: RigidTransform | None = None,
     ) -> None:
@@ -243,13 +241,13 @@ class Completer:
             )
         return words
 
-    def placed(self, grid_from_camera: RigidTransform) -> Completer:
+    def placed(self, grid_from_camera: RigidTransform) -> "Completer":
         """The completer of the same camera elsewhere in the grid; it shares the encoder, and has the same words."""
         moved = copy.copy(self)
         moved._place(grid_from_camera)
         return moved
 
-    def mounted(self, upright_from_camera: RigidTransform | None) -> Completer:
+    def mounted(self, upright_from_camera: RigidTransform | None) -> "Completer":
         """The completer of the same camera that is known to be mounted otherwise; the same where no student is told."""
         if not self.bundle.takes_pose:
             return self

@@ -6,8 +6,6 @@ place: conversion and transposition become part of the graph. In float32 it is a
 of its own, see `gpu`.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import logging

@@ -4,8 +4,6 @@ A feature has hundreds of numbers, the label units E = 64. Since it is linear in
 embedding can be computed from the units alone: exactly, see `FeatureSpace.folded`.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence

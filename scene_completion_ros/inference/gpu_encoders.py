@@ -7,8 +7,6 @@ A variant is an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [1
 read from untrusted files: every field is checked.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ in float32 and leaves out all roundings in between. So every result passes throu
 float16. Sums are accumulated in float32, as tensor cores do. It is slow: no engine for a robot.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any

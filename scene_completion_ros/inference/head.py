@@ -1,7 +1,5 @@
 """The weights of the student's head, checked when they are loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +153,7 @@ class HeadWeights:
         prior_knots: tuple[int, ...] = (),
         volume_knots: tuple[int, ...] = (),
         unit_stride: int = 0,
-    ) -> HeadWeights:
+    ) -> "HeadWeights":
         """Reads ``head.safetensors``.
 
         Args:

@@ -5,8 +5,6 @@ Only files are fetched that have the name of a bundle's file. A bundle that is l
 imported only where a name of this form is used.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +30,7 @@ class HubName:
     revision: str = ""  # branch, tag or commit; empty for the main branch
 
     @staticmethod
-    def parse(named: str | Path) -> HubName:
+    def parse(named: str | Path) -> "HubName":
         """Reads ``hf:owner/name@revision``.
 
         Raises:

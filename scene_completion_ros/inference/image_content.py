@@ -1,7 +1,5 @@
 """Whether an image shows anything. Of a covered lens, darkness or glare a network says something all the same."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray

@@ -11,8 +11,6 @@ before leave behind, grid order takes a third longer. Units that are 0 at all of
 the layer.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

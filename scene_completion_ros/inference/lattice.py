@@ -1,7 +1,5 @@
 """Regular lattices of values that move with the camera, read between their knots."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass

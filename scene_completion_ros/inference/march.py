@@ -18,8 +18,6 @@ A student may say the depth of each pixel itself, which knows more of it than vo
 it ends there, or at the first occupied voxel before (`sight`).
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

@@ -10,8 +10,6 @@ units, a row a phrase and a triangle for the norm. `class_cosines_reference` and
 twins.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,7 +40,7 @@ class FoldedVocabulary:
     temperature: float  # of the softmax
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, space: FeatureSpace) -> FoldedVocabulary:
+    def of(cls, vocabulary: Vocabulary, space: FeatureSpace) -> "FoldedVocabulary":
         """Folds a vocabulary whose rows lie in a space."""
         group = np.where(vocabulary.group == BACKGROUND, len(vocabulary.names), vocabulary.group).astype(np.int32)
         order = np.argsort(group, kind="stable")

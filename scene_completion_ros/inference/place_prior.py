@@ -1,7 +1,5 @@
 """Where things are before any image is seen: what a place ahead of the camera adds to the logit of its density."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast

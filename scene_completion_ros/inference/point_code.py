@@ -3,8 +3,6 @@
 One definition for NumPy and torch (array API), so that training and the robot cannot drift apart.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -5,8 +5,6 @@ sampled densely enough that linear interpolation is exact to a few 1e-5 in densi
 range have the same rows.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -41,7 +39,7 @@ class PositionalTables:
         code: PointCodeSpec,
         low: NDArray[np.float64],
         high: NDArray[np.float64],
-    ) -> PositionalTables:
+    ) -> "PositionalTables":
         """Tables of units.
 
         Args:

@@ -4,8 +4,6 @@ A student may say it itself. Otherwise it is rendered from the density field at 
 distance (Behind the Scenes, section 3).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """From a canonical image to what is known of every voxel: what is prepared for it, and how the CPU does it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -57,7 +55,7 @@ class PreparedScene:
         extrapolate: bool = False,
         coverage: NDArray[np.bool_] | None = None,
         volume_from_camera: RigidTransform | None = None,
-    ) -> PreparedScene:
+    ) -> "PreparedScene":
         """Prepare a grid.
 
         Args:

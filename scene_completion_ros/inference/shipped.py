@@ -1,7 +1,5 @@
 """Students by folder, by name and on the hub, and which of the shipped ones keeps a camera's rate on this machine."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -5,8 +5,6 @@ nothing in them is executed, sizes are checked before memory is taken, and a has
 A `Vocabulary` is what voxels are compared with: rows of a bank, each of a class or of the background.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json
@@ -223,7 +221,7 @@ class TextBank:
         write_whole(Path(path), self.to_bytes())
 
     @classmethod
-    def load(cls, path: str | Path) -> TextBank:
+    def load(cls, path: str | Path) -> "TextBank":
         """Reads a bank and checks it.
 
         Raises:
@@ -233,7 +231,7 @@ class TextBank:
         return cls.from_bytes(content, str(path))
 
     @classmethod
-    def from_bytes(cls, content: bytes, where: str = "text bank") -> TextBank:
+    def from_bytes(cls, content: bytes, where: str = "text bank") -> "TextBank":
         """The bank of a file's content; errors are those of `load`."""
         try:
             ((name, tensor),) = safetensors.deserialize(content)  # type: ignore[no-untyped-call]

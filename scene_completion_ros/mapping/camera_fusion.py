@@ -14,8 +14,6 @@ The rule, voxel by voxel:
 A single view stays as it is, and the order of the views changes nothing but rounding.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace

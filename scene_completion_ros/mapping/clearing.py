@@ -8,8 +8,6 @@ touches an edge does not count.
 `free_distances_reference` is the readable twin of the compiled `free_distances`.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import replace

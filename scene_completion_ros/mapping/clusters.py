@@ -4,8 +4,6 @@ Voxels that share a face, an edge or a corner are connected, if they belong to t
 twin of `connect_reference`.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ A byte holds the state and, of an occupied voxel, the class:
 so that 1 alone may clear, everything from 3 on is occupied, and of a grid without classes the byte is the `VoxelState`.
 """
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

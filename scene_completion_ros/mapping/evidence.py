@@ -15,8 +15,6 @@ in different voxels, and their mean would be smeared. n fades with its age. A vo
 This module is the readable reference; ``evidence_kernel`` is its fast twin with the same signatures.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -7,8 +7,6 @@ so that none is lost between cells. Free space is looked up backward, from point
 lie in, so that no cell stays empty. Without rotation both are the same, and a cell is a column of voxels.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The voxels that answer a query, of all images of one moment."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Voxels as plain points, by default in the camera's optical frame: obstacles, and free space that was seen."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

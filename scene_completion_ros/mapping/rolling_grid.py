@@ -6,8 +6,6 @@ holds besides. Where the box moves, voxels that stay keep their place. One that 
 leaves.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable

@@ -6,8 +6,6 @@ well. Work and traffic of a frame grow with the voxels that it is about and with
 box.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from types import EllipsisType

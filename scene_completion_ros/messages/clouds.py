@@ -1,7 +1,5 @@
 """Coordinates out of `sensor_msgs/PointCloud2` messages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

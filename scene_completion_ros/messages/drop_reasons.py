@@ -1,7 +1,5 @@
 """Why messages are dropped: one list for the running node and for the offline replay, and the notice of a drop."""
 
-from __future__ import annotations
-
 import json
 from enum import Enum
 from typing import Literal
@@ -19,7 +17,7 @@ class DropReason(str, Enum):
     judged_by: JudgedBy  # who reports it
     meaning: str  # what has happened, in a few words
 
-    def __new__(cls, text: str, judged_by: JudgedBy, meaning: str) -> DropReason:
+    def __new__(cls, text: str, judged_by: JudgedBy, meaning: str) -> "DropReason":
         """A reason of this text."""
         reason = str.__new__(cls, text)
         reason._value_, reason.judged_by, reason.meaning = text, judged_by, meaning

@@ -4,8 +4,6 @@ Messages are duck-typed: those of rosbags and of rclpy both work. Whatever the e
 [H, W, 3]; a depth image of the node is float32 [H, W] in metres.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

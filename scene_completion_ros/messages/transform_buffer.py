@@ -1,7 +1,5 @@
 """The transforms of messages: those recorded on /tf, /tf_static and in odometry, and those of live topics."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

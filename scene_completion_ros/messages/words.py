@@ -4,8 +4,6 @@ A text is phrases with commas or line ends between them, a JSON list of phrases,
 untrusted sources: sizes are checked before much is made of them. Banks, messages and commands have the same phrases.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import difflib

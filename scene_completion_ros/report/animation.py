@@ -5,8 +5,6 @@ encodes still WebP pictures, and the few bytes around them are written here, as 
 them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Script and style lie in ``assets`` beside this module and are put into the page when it is written.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import json

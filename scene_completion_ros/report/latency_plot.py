@@ -1,7 +1,5 @@
 """Latency of every frame as an inline SVG picture, and its percentiles."""
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Mapping, Sequence

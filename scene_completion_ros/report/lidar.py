@@ -1,7 +1,5 @@
 """LiDAR of a recording, brought into the grid's frame at the time of an image, to compare voxels with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +31,7 @@ class LidarOfBag:
         self._before: CloudFrame | None = None
         self._after: CloudFrame | None = None
 
-    def __enter__(self) -> LidarOfBag:
+    def __enter__(self) -> "LidarOfBag":
         self._reader.open()
         counts = self._reader.counts
         topics = sorted(self._reader.topics_of_type(CLOUD_TYPE), key=lambda topic: -counts[topic])

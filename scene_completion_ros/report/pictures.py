@@ -3,8 +3,6 @@
 Where the student knows several classes, the panel says which colour is which.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

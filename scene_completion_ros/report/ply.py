@@ -1,7 +1,5 @@
 """Occupied voxels as a coloured triangle mesh in a binary PLY file, which MeshLab, Blender and CloudCompare open."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

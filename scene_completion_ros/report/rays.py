@@ -1,7 +1,5 @@
 """Which voxel each pixel's ray meets first: tables that a camera and a grid share over a whole drive."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """A report folder that grows frame by frame and loses nothing when its process is interrupted."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +76,7 @@ class ReportWriter:
                 stale.unlink()
         self.animation.unlink(missing_ok=True)
 
-    def __enter__(self) -> ReportWriter:
+    def __enter__(self) -> "ReportWriter":
         return self
 
     def __exit__(

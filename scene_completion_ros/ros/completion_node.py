@@ -1,7 +1,5 @@
 """The managed node: what is held in which state, and the transitions between them."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import gc

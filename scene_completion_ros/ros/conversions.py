@@ -4,8 +4,6 @@ An installation from wheels has neither, and neither can do all that robots send
 place, with the same result: `messages.images` and `voxels.cloud`, which also read all recordings.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ creates its first participant, so it has to be in the environment before rclpy i
 not import rclpy.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Which of two students is deployed: the second one is made while the first goes on, and they change places."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError

@@ -4,8 +4,6 @@
 `config/scene_completion.yaml`, the policy of SROS 2 and the tables of `docs/node.md`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import textwrap

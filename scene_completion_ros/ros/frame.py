@@ -4,8 +4,6 @@ The stages fill them in, one after the other: `receive`, `place`, `complete`, `j
 has not set yet cannot be read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -111,7 +109,7 @@ def names_of_labels(student: Student, vocabulary: FoldedVocabulary | None) -> tu
     return student.bundle.class_names if vocabulary is None else vocabulary.vocabulary.legend_names
 
 
-PoseToCome: TypeAlias = "Future[RigidTransform | NotYetError]"
+PoseToCome: TypeAlias = Future[RigidTransform | NotYetError]
 """Pose of the grid in the odometry frame at the stamp of an image, or why there is none, once that is known."""
 
 

@@ -1,7 +1,5 @@
 """The thread in which a scene goes through the stages: completed, joined with earlier ones, published."""
 
-from __future__ import annotations
-
 import functools
 import threading
 import time

@@ -1,7 +1,5 @@
 """All that the active node hears: cameras and transforms, brought together for the inference thread."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """Conversion between the package's types and ROS messages."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module

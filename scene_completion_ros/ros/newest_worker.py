@@ -1,7 +1,5 @@
 """One inference thread that always takes the newest item."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

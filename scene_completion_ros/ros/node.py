@@ -1,7 +1,5 @@
 """`scene_completion_node`: completed semantic occupancy from a camera, as a ROS 2 node."""
 
-from __future__ import annotations
-
 import gc
 import os
 import signal

@@ -3,8 +3,6 @@
 It is a process of its own. Whatever becomes of its disk, no other node learns of it.
 """
 
-from __future__ import annotations
-
 import functools
 import signal
 import time

@@ -1,7 +1,5 @@
 """A student with its models of the node's cameras, built when a camera or its pose in the grid is new."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Subscriptions: one whose QoS follows that of the publishers, and those that note what the middleware says of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any

@@ -3,8 +3,6 @@
 It needs no ROS. Names are those without namespace and remappings; a constant is the name of its topic.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Where images wait, without blocking a thread, for what they need and may still come: transforms, calibration."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable

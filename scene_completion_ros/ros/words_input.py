@@ -1,7 +1,5 @@
 """Hears what voxels are to be called and what is looked for: two topics and a parameter."""
 
-from __future__ import annotations
-
 import functools
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What was published, brought to where ground truth lies: voxels to its grid, depth to the pixels of its camera."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

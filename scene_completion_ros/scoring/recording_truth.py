@@ -1,7 +1,5 @@
 """Ground truth of recordings: the voxels of an earlier replay, and the LiDAR of the recording itself."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +41,7 @@ class RecordedTruth:
         self._clouds: Iterator[_Cloud] = iter(())
         self._next: _Cloud | None = None
 
-    def __enter__(self) -> RecordedTruth:
+    def __enter__(self) -> "RecordedTruth":
         self._reader.open()
         try:
             self._clouds = self._read(self._voxel_topic())
@@ -105,7 +103,7 @@ class LidarTruth:
         self._camera = camera
         self._camera_from_lidar = camera_from_lidar
 
-    def __enter__(self) -> LidarTruth:
+    def __enter__(self) -> "LidarTruth":
         self._lidar.__enter__()
         return self
 

@@ -1,7 +1,5 @@
 """Scores of a replay: what the node published against every ground truth there is, image by image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

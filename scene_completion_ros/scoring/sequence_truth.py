@@ -1,7 +1,5 @@
 """Ground truth of a recording on disk, found by stamp: a town of `scene-completion street-world`, a KITTI window."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

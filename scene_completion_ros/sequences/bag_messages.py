@@ -1,7 +1,5 @@
 """Images and point clouds that stay in their bag until they are asked for."""
 
-from __future__ import annotations
-
 import os
 import threading
 from bisect import bisect_left
@@ -35,7 +33,7 @@ class RecordedMessage:
     occurrence: int  # of several messages of the topic with one bag time
 
     @staticmethod
-    def of(reader: BagReader, recorded: BagMessage) -> RecordedMessage:
+    def of(reader: BagReader, recorded: BagMessage) -> "RecordedMessage":
         """The address of a message that a reader found."""
         return RecordedMessage(reader.path.resolve(), recorded.topic, recorded.stamp_ns, recorded.occurrence)
 

@@ -1,7 +1,5 @@
 """The frame lists that published splits consist of, and which frames of recordings they name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -16,8 +16,6 @@ the car stood, so that "ten frames later" is no fixed time. The asset "lidar" is
 are not corrected for the motion within a revolution), "lidar_reflectance" float32 [N].
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

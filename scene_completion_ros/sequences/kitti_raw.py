@@ -12,8 +12,6 @@ packet. Both are as in KITTI odometry. The asset "lidar" is float32 [N, 3] in th
 [N].
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path

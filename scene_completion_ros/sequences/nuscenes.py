@@ -9,8 +9,6 @@ took its picture. The LiDAR turned at another moment; the vehicle's motion in be
 float32 [N, 3] in the rig frame. The world is that of the map, metres.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Poses from the GPS/IMU packets (OXTS) of KITTI's raw recordings."""
 
-from __future__ import annotations
-
 import math
 from datetime import datetime, timezone
 from pathlib import Path

@@ -3,8 +3,6 @@
 As a folder it is images and assets as files, and everything else in `sequence.json` (schema 1).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -244,7 +242,7 @@ class PosedSequence:
             ) from error
 
     @staticmethod
-    def load(folder: Path | str) -> PosedSequence:
+    def load(folder: Path | str) -> "PosedSequence":
         """Read a folder written by `save`; images and assets are read when asked for.
 
         Raises:

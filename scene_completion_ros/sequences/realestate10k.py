@@ -10,8 +10,6 @@ row-major 3x4 `camera_from_world`. Poses come from a SLAM, whose unit of length 
 (x right, y down, z forward). Published splits name a frame by its place among the lines.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`Recording`: the images of a bag by camera and time, before anything is known of poses."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a kind of recording tells `open_recording` of itself."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -13,8 +13,6 @@ issue 9); its folder `unified` has other ids again, up to 12. Vegetation is 13 h
 Li et al., "SSCBench" (arXiv 2306.09001); Hayler et al., "S4C" (3DV 2024).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path

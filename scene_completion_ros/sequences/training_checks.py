@@ -1,7 +1,5 @@
 """What a posed sequence must fulfil before a network is trained on it, or scored."""
 
-from __future__ import annotations
-
 from itertools import combinations, pairwise
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Scans, labels and voxel grids as KITTI, KITTI-360 and SemanticKITTI publish them: plain binary files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

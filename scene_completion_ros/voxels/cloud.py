@@ -4,8 +4,6 @@ Knows nothing of ROS. The fields are named and numbered as ``sensor_msgs/PointFi
 structured array whose bytes are the message's ``data``. ``cloud_kernel`` is the fast twin of `voxels_to_cloud_array`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

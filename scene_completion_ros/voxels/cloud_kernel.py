@@ -1,7 +1,5 @@
 """The points of ``cloud``, compiled: one pass over the voxels into memory that a message can keep."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Colours of depth, height and voxel states, without a plotting library at run time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from types import MappingProxyType

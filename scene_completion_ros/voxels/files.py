@@ -27,8 +27,6 @@
 | ``depth_intrinsics`` | float64 [3, 3] | of the pinhole camera of ``depth`` |
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from io import BytesIO

@@ -15,8 +15,6 @@ What a training learns of the step from logit to probability is `OccupancyLink` 
 it as its calibration.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """The compiled twins of ``occupancy``: density and opacity for other kernels, probability and state of every voxel."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

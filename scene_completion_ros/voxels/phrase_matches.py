@@ -1,7 +1,5 @@
 """What a query with phrases says of the occupied voxels of one frame: from a completer, or from a node's cloud."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Completed semantic occupancy of one image: what crosses the wall between inference, mapping, reports and ROS."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import IntEnum
 

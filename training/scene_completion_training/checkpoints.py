@@ -1,7 +1,5 @@
 """Checkpoints of trainings: what they remember of it, what was trained, and the field in them."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -125,7 +123,7 @@ class Checkpoint:
     head: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
-    def read(file: Path) -> Checkpoint:
+    def read(file: Path) -> "Checkpoint":
         """Reads a file without executing any of it; a `BundleError` if it is none, or of a later version."""
         # Tensors and plain containers are all we accept.
         try:
@@ -156,7 +154,7 @@ class Checkpoint:
         return str(self.configuration.get("stage", DEFAULT_STAGE))
 
     @property
-    def stage_class(self) -> type[Stage]:
+    def stage_class(self) -> "type[Stage]":
         """The stage it comes from; a `BundleError` if there is none of its name."""
         try:
             return stage_class(self.stage)
@@ -275,7 +273,7 @@ class TrainedWeights:
     link: Mapping[str, Tensor]
 
     @staticmethod
-    def read(source: Path) -> TrainedWeights:
+    def read(source: Path) -> "TrainedWeights":
         """Reads a student bundle (its folder, or one of the hub), or a checkpoint of any stage.
 
         Raises:
@@ -288,7 +286,7 @@ class TrainedWeights:
         stored = Checkpoint.read(source)
         return TrainedWeights(stored.state, stored.link)
 
-    def with_prior_of(self, encoder: EncoderDecoder) -> TrainedWeights:
+    def with_prior_of(self, encoder: EncoderDecoder) -> "TrainedWeights":
         """The weights with their mean depth at the resolution of an encoder, whose camera may be another one."""
         name = next((name for name in self.field if name.endswith("encoder.prior")), None)
         if name is None or self.field[name].shape == encoder.prior.shape or self.field[name].ndim != 4:

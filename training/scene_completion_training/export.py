@@ -1,7 +1,5 @@
 """Turns a training checkpoint into a student bundle: folded ONNX encoder, head and unfolded weights."""
 
-from __future__ import annotations
-
 import dataclasses
 import tempfile
 from collections.abc import Mapping

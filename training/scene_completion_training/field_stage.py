@@ -1,7 +1,5 @@
 """What the stages of density fields have in common: data, first weights, losses, rates, and how one resumes."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Mapping

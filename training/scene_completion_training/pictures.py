@@ -1,7 +1,5 @@
 """TensorBoard pictures during training: the encoder's image and the depth the field renders for it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import lightning

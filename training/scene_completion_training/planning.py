@@ -1,7 +1,5 @@
 """What a training will take: frames, steps, disk and hours, from a few steps in a temporary folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

@@ -5,8 +5,6 @@ et al., 3DV 2024) and SceneDINO (Jevtić et al., ICCV 2025): `model` beside the 
 trainings use is left out, and so are prediction layers that the published models never use.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import re

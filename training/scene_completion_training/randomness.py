@@ -1,7 +1,5 @@
 """What is random in a step of a training, however many processes share it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,7 +12,7 @@ class StepGenerator(torch.Generator):
     Two processes with a batch each so draw what one process draws for both batches.
     """
 
-    def __new__(cls, *_: int) -> StepGenerator:
+    def __new__(cls, *_: int) -> "StepGenerator":
         """Makes one on the CPU, so that a training goes the same way on any device."""
         return super().__new__(cls)
 

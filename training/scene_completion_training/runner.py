@@ -1,7 +1,5 @@
 """Runs the stage of a configuration on Lightning."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path

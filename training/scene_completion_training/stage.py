@@ -1,7 +1,5 @@
 """What all stages of training have in common: losses and their weights, steps, rates, and how one resumes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

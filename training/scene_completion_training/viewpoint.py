@@ -5,8 +5,6 @@ is fused in, and where points are sampled. The default is the street student's; 
 checkpoint and bundle carry it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,7 +71,7 @@ class Volume:
                 raise ConfigurationError(what, where="volume", cure=cure)
 
     @staticmethod
-    def to_measure(height_above_ground: float, **given: float) -> Volume:
+    def to_measure(height_above_ground: float, **given: float) -> "Volume":
         """The street's volume for a camera at its height; half of everything for one that is half as high, and so on.
 
         Voxels are 0.2 m, or that halved. What lies a little lower or higher shifts the grid, by whole voxels, as far as
@@ -256,7 +254,7 @@ class Viewpoint:
             raise ConfigurationError(f"[{low}, {high}] is no range of pitches", where="camera.pitch_range", cure=cure)
 
     @staticmethod
-    def of_settings(camera: CameraSettings, volume: VolumeSettings) -> Viewpoint:
+    def of_settings(camera: CameraSettings, volume: VolumeSettings) -> "Viewpoint":
         """The viewpoint that settings name which leave nothing to the recordings."""
         tall = camera.height_above_ground
         assert tall != "auto"
@@ -265,7 +263,7 @@ class Viewpoint:
         return Viewpoint(camera.camera(), tall, (low, high), volume.volume(tall))
 
     @staticmethod
-    def of_record(configuration: Mapping[str, Any]) -> Viewpoint:
+    def of_record(configuration: Mapping[str, Any]) -> "Viewpoint":
         """The viewpoint that a checkpoint's configuration names; without one, as before there were any, the street's.
 
         Raises:
@@ -282,7 +280,7 @@ class Viewpoint:
             ) from error
 
     @staticmethod
-    def of_bundle(bundle: StudentBundle) -> Viewpoint:
+    def of_bundle(bundle: StudentBundle) -> "Viewpoint":
         """The viewpoint that a student was trained for.
 
         Raises:

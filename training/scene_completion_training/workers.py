@@ -1,7 +1,5 @@
 """Where independent tasks run: in turn in this process, in processes of this machine, or on a Ray cluster."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -65,7 +63,7 @@ class Workers:
         self.processes, self.ray_address, self.threads = processes, ray_address, threads
         self._ray: Any = None
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> "Workers":
         if self.ray_address is not None:
             self._joined()
         return self

@@ -5,8 +5,6 @@ beside it would cost memory and make handles of one invalid in the other. It is 
 ``__enter__`` and ``__exit__``, so that it disturbs no other user of CUDA in the same thread.
 """
 
-from __future__ import annotations
-
 import ctypes
 import logging
 from collections.abc import Iterator
@@ -83,7 +81,7 @@ class PrimaryContext:
             self._context: Any = device.retain_primary_context()
         self._holders = 1
 
-    def __enter__(self) -> PrimaryContext:
+    def __enter__(self) -> "PrimaryContext":
         self._context.push()
         return self
 
@@ -96,7 +94,7 @@ class PrimaryContext:
         with gpu_errors(doing), self, gpu_errors(doing, self):  # entering may fail, too
             yield
 
-    def hold(self) -> PrimaryContext:
+    def hold(self) -> "PrimaryContext":
         """Hold it once more, so that it takes one more `close`: for whoever has memory in it."""
         self._holders += 1
         return self

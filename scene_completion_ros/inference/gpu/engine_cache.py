@@ -5,8 +5,6 @@ line is the record as JSON, what was noted when it was made. A file that is dama
 made again. The hash finds mistakes, not malice, and engines are programs: files that others may write are not read.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

@@ -5,8 +5,6 @@ decide the precision, as TensorRT 11 has it and 10 can. No flag of the builder t
 builds without a GPU; TensorRT measures kernels on the one that the plan is for.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import platform

@@ -1,7 +1,5 @@
 """The kernels of one student on a GPU, through pycuda: memory for them, and one stream on which all is in order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The kernels of a student for a GPU: from the cache, or compiled, compared with the CPU's and kept."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import platform

@@ -3,8 +3,6 @@
 NVRTC is a library (the package nvidia-cuda-nvrtc, or a CUDA toolkit, as JetPack has) and compiles in this process.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -47,7 +45,7 @@ class KernelSizes:
             )
 
     @staticmethod
-    def of(head: HeadWeights, *, half_features: bool) -> KernelSizes:
+    def of(head: HeadWeights, *, half_features: bool) -> "KernelSizes":
         """The sizes of a student's head."""
         return KernelSizes(head.hidden, head.label_hidden, head.classes, half_features, head.volume is not None)
 

@@ -1,7 +1,5 @@
 """What an engine is asked for, and what is too large for one."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

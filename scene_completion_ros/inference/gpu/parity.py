@@ -6,8 +6,6 @@ wrong alone does not hide in the others, nor does a value in its channel. Channe
 height. Of a depth the error counts as a share of the right depth; its channels are the rows of the image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

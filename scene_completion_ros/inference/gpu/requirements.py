@@ -1,7 +1,5 @@
 """What a GPU engine needs, what of it is missing here, and how to install that. Starts no CUDA context."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib
 import importlib.util

@@ -3,8 +3,6 @@
 What the encoder says stays on the GPU for the kernels: nothing comes back but states, depth and occupied voxels.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import time

@@ -3,8 +3,6 @@
 This is the one place that imports them, and that hears what they log.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import logging

@@ -5,8 +5,6 @@ stream, and is waited for once. Over the bus go the depth image, the state of ev
 and confidence of the occupied voxels. Opacity and probability of all voxels stay on the device.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

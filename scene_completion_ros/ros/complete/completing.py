@@ -1,7 +1,5 @@
 """One image after the other: decoded, and completed by the student that was deployed when it arrived."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

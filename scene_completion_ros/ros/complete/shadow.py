@@ -1,7 +1,5 @@
 """A second student behind the deployed one: it completes every n-th image, and their answers are compared."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor

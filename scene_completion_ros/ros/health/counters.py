@@ -1,7 +1,5 @@
 """What the node received and what became of it, with warnings that do not flood the log."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter

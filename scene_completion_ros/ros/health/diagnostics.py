@@ -1,7 +1,5 @@
 """`/diagnostics`: what the node records of itself, judged and published about once a second, in every state."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping

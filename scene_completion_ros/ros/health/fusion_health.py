@@ -1,7 +1,5 @@
 """The fusion of successive images, as recorded and as judged: its map, what went into it, what had to do without."""
 
-from __future__ import annotations
-
 import threading
 import time
 from dataclasses import dataclass, replace

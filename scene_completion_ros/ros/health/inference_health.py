@@ -1,7 +1,5 @@
 """The inference thread, as recorded and as judged: the state of its model, the time it took, its last result."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque

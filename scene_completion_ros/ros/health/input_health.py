@@ -4,8 +4,6 @@ The cases are those that users meet. Nobody publishes, or another message type, 
 loses large messages without a word. A CameraInfo is missing, late or of another image size.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Levels are OK, WARN and ERROR. STALE is left to whoever listens. diagnostic_aggr
 cease, and takes a group with one stale part for broken. A node that was deactivated on purpose is not broken.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum

@@ -1,7 +1,5 @@
 """What voxels are compared with, as recorded and as judged: the vocabulary, the query, and what was refused."""
 
-from __future__ import annotations
-
 import threading
 import time
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """When the node asks for a recording: where the student is unsure, and where the next image proves it wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Voxels of the images of one moment become one scene: of several cameras together, and with earlier moments."""
 
-from __future__ import annotations
-
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.text_bank import UNKNOWN

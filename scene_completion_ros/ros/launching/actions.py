@@ -1,7 +1,5 @@
 """What the launch files start, each in one way; the only module that needs launch and launch_ros."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `multi_camera.launch.py` starts: names and topics of the cameras, parameters of the node that fuses them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

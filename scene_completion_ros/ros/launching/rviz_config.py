@@ -4,8 +4,6 @@ RViz looks for the transport in the name of an image topic before it remaps that
 put into a file for this start, with the names that the window of RViz then shows.
 """
 
-from __future__ import annotations
-
 import atexit
 import tempfile
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """The schema of the parameters on a running rclpy node: declared, read, checked at every change."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Values of the node's parameters from a ROS parameter file, whatever namespace it is written for; needs no ROS."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any

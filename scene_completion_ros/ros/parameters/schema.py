@@ -4,8 +4,6 @@
 parameter file.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import os

@@ -1,7 +1,5 @@
 """Where the voxels of an image lie: the camera in the grid, the grid in what is published, the grid in the map."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

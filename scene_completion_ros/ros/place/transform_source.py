@@ -1,7 +1,5 @@
 """Where transforms come from: tf2, topics of transforms and odometry, or a file of fixed ones."""
 
-from __future__ import annotations
-
 import functools
 from collections import Counter
 from collections.abc import Callable

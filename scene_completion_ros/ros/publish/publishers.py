@@ -3,8 +3,6 @@
 A new result is an entry in `topics`, a method here that makes its message, and a line in `makers`.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack

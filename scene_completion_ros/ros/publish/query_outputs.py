@@ -1,7 +1,5 @@
 """What the node answers to a query: the voxels that match it, the middles of their clusters, and the phrases."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Images and the calibration that goes with them, from the topics of one camera: here a frame begins its way."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The words that a node knows: those of a text bank, and those that messages bring along. Needs no ROS."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Images of several cameras that belong together, by their stamps; without ROS."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Sequence

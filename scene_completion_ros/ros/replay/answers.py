@@ -1,7 +1,5 @@
 """Puts together what the node says of one image; the result is recorded, counted and handed on."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Collection
 from dataclasses import dataclass, field

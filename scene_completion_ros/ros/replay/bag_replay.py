@@ -1,7 +1,5 @@
 """Play a bag through the running node in another process, over DDS, and collect what it publishes."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Results wait in a temporary file, so that drawing them takes no time from a recording that plays in real time."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace

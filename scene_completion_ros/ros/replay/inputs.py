@@ -1,7 +1,5 @@
 """What a replay publishes: images and their calibration, and further recorded topics."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """How a recording is played; knows nothing of rclpy."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

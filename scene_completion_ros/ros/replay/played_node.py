@@ -1,7 +1,5 @@
 """The completion node that a replay plays to: a child process, started, watched and ended."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -41,7 +39,7 @@ class NodeProcess:
             preexec_fn=ending_with_parent(),
         )
 
-    def __enter__(self) -> NodeProcess:
+    def __enter__(self) -> "NodeProcess":
         return self
 
     def __exit__(self, *_: object) -> None:

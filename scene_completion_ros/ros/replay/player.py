@@ -1,7 +1,5 @@
 """The publishing and collecting end of a replay; importing it imports rclpy, so choose the Fast DDS profile before."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence

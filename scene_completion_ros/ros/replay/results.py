@@ -1,7 +1,5 @@
 """What a replay yields: one result a frame, and statistics at the end."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -49,7 +47,7 @@ class Percentiles:
     p99: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Percentiles | None:
+    def of(cls, values: Sequence[float]) -> "Percentiles | None":
         """Percentiles of some values; None where there are none."""
         if not values:
             return None

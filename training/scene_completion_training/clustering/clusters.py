@@ -1,7 +1,5 @@
 """Cosine clusters of points: fitted, named, on disk, and the head that gives their classes on the robot."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

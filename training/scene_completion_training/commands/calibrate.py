@@ -9,8 +9,6 @@ beside it. They stretch its densities to the right depth, and give its probabili
 With --labelled depth is fitted to LiDAR and probabilities to labelled voxels instead, and there is no prior.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say(bundle: StudentBundle, what: str) -> None:
+def _say(bundle: "StudentBundle", what: str) -> None:
     record = bundle.provenance["calibration"]
     stretch = record["density_stretch"]
     print(

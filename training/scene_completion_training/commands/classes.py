@@ -10,8 +10,6 @@ encoder goes with. Then
     scene-completion export CHECKPOINT BUNDLE --classes DIR --student STUDENT --licence ...
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -21,8 +21,6 @@ the image: by clusters that validation images name, and by linear probes that tr
 and LPIPS, as Behind the Scenes is scored. With --consistency it compares features and classes from view to view.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from scene_completion_training.commands import (

@@ -1,7 +1,5 @@
 """`evaluate views`: novel views against the pictures of their cameras, or features and classes from view to view."""
 
-from __future__ import annotations
-
 import argparse
 from typing import TYPE_CHECKING
 
@@ -110,7 +108,7 @@ def _methods(args: argparse.Namespace) -> list[object]:
     return methods
 
 
-def _classes(args: argparse.Namespace, model: FeatureFieldModel) -> Classify | None:
+def _classes(args: argparse.Namespace, model: "FeatureFieldModel") -> "Classify | None":
     """Classes of codes: the largest logit where labels were learned, else the nearest cluster, where there are any."""
     import numpy as np
 

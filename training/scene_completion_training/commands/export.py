@@ -9,8 +9,6 @@ One that misses what is allowed of its precision makes the command fail, and the
 needed. The first form takes --gpu, too.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,7 +147,7 @@ def _add_encoders(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_parity(precision: str, size: int, parity: Parity) -> None:
+def _print_parity(precision: str, size: int, parity: "Parity") -> None:
     volume = ""
     if parity.volume_relative > 0.0:
         volume = f"volume by {100 * parity.volume_relative:.3g} %, depth by {100 * parity.depth_relative:.3g} %; "

@@ -13,8 +13,6 @@ training refuses it.
 The exit code is 0 when at least one sequence exists (with --strict: when every bag gave one), otherwise 1.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Mapping, Sequence

@@ -13,8 +13,6 @@ every other one is mirrored. A training that mirrors scenes needs two variants o
 An interrupted command goes on where it was; several may work on the same DIR at a time.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

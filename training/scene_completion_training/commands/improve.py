@@ -13,8 +13,6 @@ Bags and drives go to several processes with --workers, or to a Ray cluster with
     scene-completion improve monday.mcap tuesday.mcap --bundle CURRENT --output NEW --keep old/drive
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

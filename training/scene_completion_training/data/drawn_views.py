@@ -1,7 +1,5 @@
 """The views of a sample: which frames and cameras they are, and what they show in the canonical camera."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """What the weights that never learn make of each sample, kept on disk, so that it is computed once."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable
@@ -38,7 +36,7 @@ class KeptMaps:
         self._known: NDArray[np.bool_] = np.load(folder / KNOWN_FILE, mmap_mode="r+")
         self._maps: list[NDArray[np.float16]] = []
 
-    def __deepcopy__(self, memo: object) -> KeptMaps:
+    def __deepcopy__(self, memo: object) -> "KeptMaps":
         return self  # an average of the weights has the same maps
 
     def get(self, numbers: Tensor, make: Callable[[], list[Tensor]]) -> list[Tensor]:

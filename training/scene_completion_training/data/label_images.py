@@ -12,8 +12,6 @@
 Whatever the ids of a file, labels come out by Cityscapes' train id, 255 where they do not count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Lightning data module: prepares posed stereo sequences and serves samples, resumable at any step."""
 
-from __future__ import annotations
-
 import dataclasses
 import glob
 from collections.abc import Callable, Iterator, Sequence

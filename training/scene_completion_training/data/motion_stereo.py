@@ -8,8 +8,6 @@ What moves, what has no texture, and what lies around the focus of expansion sho
 counts therefore only where a neighbour measures the same by itself, and where its error is small beside it.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterable
@@ -55,7 +53,7 @@ _CORNERS, _FEWEST_TRACKS = 1500, 50
 
 
 @lru_cache(2)
-def depth_meter(sequence: PosedSequence, reach: float) -> DepthMeter:
+def depth_meter(sequence: PosedSequence, reach: float) -> "DepthMeter":
     """The best that a drive has: its stereo pair, or the motion of the camera ahead, of use for so many metres."""
     ahead = cameras_ahead(sequence)
     return StereoPair(sequence) if len(ahead) == 2 else MotionStereo(sequence, ahead[0], reach)

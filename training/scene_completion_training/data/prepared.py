@@ -1,7 +1,5 @@
 """Prepares training frames (images at the canonical focal length, depth, fused occupancy) in a cache on disk."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

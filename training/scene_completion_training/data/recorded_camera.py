@@ -1,7 +1,5 @@
 """The viewpoint that a configuration asks for; what it leaves to the recordings is taken from them, and said."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence

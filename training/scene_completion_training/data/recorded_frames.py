@@ -4,8 +4,6 @@ The published trainings are of this kind: their losses compare images. Images ar
 small as the canonical camera sees them (`cache`). Then a frame with four cameras takes about 0.7 MB.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

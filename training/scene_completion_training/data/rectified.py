@@ -1,7 +1,5 @@
 """Sequences whose cameras ahead have lenses: they are looked through by pinholes, as wide as the canonical camera."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

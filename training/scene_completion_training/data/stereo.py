@@ -1,7 +1,5 @@
 """Depth of rectified stereo pairs by semi-global matching (Hirschmüller 2008), a label-free depth target."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal

@@ -1,7 +1,5 @@
 """What stereo knows of the voxels before a camera: the ground, what stands close by, and what a drive sees of them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

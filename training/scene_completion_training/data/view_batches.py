@@ -3,8 +3,6 @@
 Sample i is a function of (seed, i) alone, so that a training resumed at a step sees exactly what it would have seen.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -123,7 +121,7 @@ class DataNeeds:
     """
 
     encoder_views: int = 1
-    targets: FeatureStore | Mapping[str, FeatureStore] | None = None
+    targets: "FeatureStore | Mapping[str, FeatureStore] | None" = None
     label_points: int = 0
     rendered: bool = True
     classes: bool = False
@@ -234,7 +232,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return int(np.random.default_rng((self.seed, epoch)).permutation(self.distinct)[place])
 
     def _features(
-        self, entry: str, targets: FeatureStore, views: DrawnViews, generator: np.random.Generator
+        self, entry: str, targets: "FeatureStore", views: DrawnViews, generator: np.random.Generator
     ) -> dict[str, Tensor]:
         """Targets of the views, each with a grid of its own; `entry` follows the names of what is returned."""
         found = []
@@ -294,7 +292,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
                     names.append(unused_frame(frames, further, name, names))
         return names
 
-    def unmirrored(self) -> ViewSamples:
+    def unmirrored(self) -> "ViewSamples":
         """Returns the same samples, none of them mirrored: where things are in streets differs from left to right.
 
         A sample keeps its frame, side and small rotation.
@@ -424,7 +422,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
 
 
-def named_targets(targets: FeatureStore | Mapping[str, FeatureStore] | None) -> dict[str, FeatureStore]:
+def named_targets(targets: "FeatureStore | Mapping[str, FeatureStore] | None") -> "dict[str, FeatureStore]":
     """Targets by what follows the names of their entries in a sample: nothing for those of a single model."""
     if targets is None:
         return {}

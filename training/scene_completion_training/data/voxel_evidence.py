@@ -6,8 +6,6 @@ stereo depth grows with the square of the distance. This sees behind the obstacl
 drive passes them, without LiDAR and without labels.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

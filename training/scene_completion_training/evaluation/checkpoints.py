@@ -1,7 +1,5 @@
 """Training checkpoints as density models."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,7 +58,7 @@ class EncodedView:
     aside: bool = False
 
 
-def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> list[FieldModel]:
+def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldModel]":
     """Open a checkpoint, once for each choice of encoded views.
 
     Args:

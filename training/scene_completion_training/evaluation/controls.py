@@ -3,8 +3,6 @@
 Each is a density model. Occupied points have a density at which a voxel is opaque, free ones have none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

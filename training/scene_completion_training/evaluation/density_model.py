@@ -1,7 +1,5 @@
 """What occupancy is evaluated on: anything that looks at a sequence and then has a density everywhere."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

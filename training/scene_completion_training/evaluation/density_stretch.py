@@ -5,8 +5,6 @@ densities `softplus(k x + c)` instead of `softplus(x)`, x its logit, calls the s
 sharper for k > 1.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The deployed student: as a density model, and as what its completer says."""
 
-from __future__ import annotations
-
 import functools
 from functools import lru_cache
 from pathlib import Path

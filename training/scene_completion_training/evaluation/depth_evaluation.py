@@ -9,8 +9,6 @@ depth in the camera's frame, which counts here as it does for Behind the Scenes.
 Models that encode several views take further frames of the drive, listed or not: unpack whole drives for them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby

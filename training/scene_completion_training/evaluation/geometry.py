@@ -1,7 +1,5 @@
 """Density models against voxels, depth and LiDAR: what they answer to frames, and which frames are scored."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property

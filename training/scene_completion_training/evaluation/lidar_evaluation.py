@@ -1,7 +1,5 @@
 """Density models under the LiDAR protocols of `scene_completion_ros.evaluation.lidar_occupancy`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace

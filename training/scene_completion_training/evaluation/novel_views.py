@@ -6,8 +6,6 @@ their edges. Samples along rays lie in the middle of their intervals instead of 
 ends at its last one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual M
 0.1 of its weights. They are read from files that the user names, which are not a part of this package.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +47,7 @@ class PerceptualDistance:
         self(*np.zeros((2, 64, 64, 3), np.float32))  # other shapes fail here
 
     @staticmethod
-    def open(files: Sequence[Path]) -> PerceptualDistance:
+    def open(files: Sequence[Path]) -> "PerceptualDistance":
         """Reads the weights from one file or two, safetensors or torch's, without executing anything.
 
         Raises:

@@ -9,8 +9,6 @@ and BDD100K to its width at half as many rows, of which the middle is seen. Clus
 beside the head; here centres are k-means of the finished features, and probes are trained after it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

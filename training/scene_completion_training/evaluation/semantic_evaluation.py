@@ -4,8 +4,6 @@ Clusters are fitted to surfaces in training recordings, without labels. Their na
 training recordings as well. Test labels are only ever compared with.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What semantics are evaluated on: anything that gives a density and, for clustering, a vector to every point."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +111,7 @@ class FeatureFieldModel:
         density: DensityModel | None = None,
         kind: type[FeatureField] = FeatureField,
         teacher: str = "",
-    ) -> FeatureFieldModel:
+    ) -> "FeatureFieldModel":
         """Opens a checkpoint that holds a feature field, with its head where it has one.
 
         Args:

@@ -9,8 +9,6 @@ on x and prior gives the weights, which change with the distance. They differ be
 that stands in this one, and only the student counts.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -165,7 +163,7 @@ class _DriveReader:
             counts.update(known & (score > OCCUPIED), known)
         return counts
 
-    def evidence(self, drive: PosedSequence, progress: Progress) -> list[FrameEvidence]:
+    def evidence(self, drive: PosedSequence, progress: Progress) -> "list[FrameEvidence]":
         frames = []
         for index, meter in self._frames(drive, progress):
             fused = self._fused(drive, index, meter)
@@ -207,7 +205,7 @@ def _files(drive: PosedSequence) -> list[Path]:
 
 
 def prior_choices(
-    groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
+    groups: "Sequence[Sequence[FrameEvidence]]", mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
 ) -> Mapping[str, PlacePrior | None]:
     """Priors that a student may get, by name; without an earlier one, the fitted mean of its training drives alone.
 
@@ -235,19 +233,19 @@ def prior_choices(
     return choices
 
 
-def mean_average_precision(groups: Sequence[Sequence[FrameEvidence]], prior: PlacePrior | None = None) -> float:
+def mean_average_precision(groups: "Sequence[Sequence[FrameEvidence]]", prior: PlacePrior | None = None) -> float:
     """Mean over groups of the average precision of all their voxels."""
     found = [average_precision(np.sum([_histogram(frame, prior) for frame in group], axis=0)) for group in groups]
     return float(np.mean(found))
 
 
-def _histogram(frame: FrameEvidence, prior: PlacePrior | None) -> NDArray[np.int64]:
+def _histogram(frame: "FrameEvidence", prior: PlacePrior | None) -> NDArray[np.int64]:
     gain, logit = prior.at(frame.points).T if prior else (1.0, 0.0)
     probability = probability_of_log_odds(gain * frame.logit + logit)
     return score_histogram(probability.astype(np.float32), frame.target > OCCUPIED)
 
 
-def _best_threshold(frames: Sequence[FrameEvidence], prior: PlacePrior | None) -> tuple[float, float]:
+def _best_threshold(frames: "Sequence[FrameEvidence]", prior: PlacePrior | None) -> tuple[float, float]:
     """Largest IoU over the voxels of frames, and the probability at which they have to be called occupied for it."""
     return best_iou(np.sum([_histogram(frame, prior) for frame in frames], axis=0))
 

@@ -1,7 +1,5 @@
 """A survey of training recordings, and contact sheets of it: where a cluster lies, so that somebody can name it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

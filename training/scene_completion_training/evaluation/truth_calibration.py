@@ -1,7 +1,5 @@
 """Calibrates a student on recordings with LiDAR and labelled voxels: who has these needs no stereo for it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ from OpenCV's DIS (Kroeger et al., ECCV 2016), where the paper takes RAFT, and t
 "Dense Point Trajectories by GPU-accelerated Large Displacement Optical Flow" (ECCV 2010), equation 5.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import cv2

@@ -1,7 +1,5 @@
 """Bags to posed sequences: everything usable in one, and many at once."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

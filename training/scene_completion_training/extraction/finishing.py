@@ -1,7 +1,5 @@
 """From posed frames to a training sequence: keyframes, rectified images, validity and ego masks."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence

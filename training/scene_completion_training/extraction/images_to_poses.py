@@ -1,7 +1,5 @@
 """Sequences of recordings without poses: structure from motion over the rectified images, then its scale."""
 
-from __future__ import annotations
-
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence

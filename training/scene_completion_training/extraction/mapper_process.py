@@ -6,8 +6,6 @@ raise. Nothing but NumPy is imported here beside it. The folder holds `problem.j
 m_observations [K, 2] (index of the image, index of the point).
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Undistorted pinhole images: fisheyes looked through by a pinhole camera, stereo pairs turned parallel."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What became of a bag: `report.json` beside its sequences, and a table over all bags."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

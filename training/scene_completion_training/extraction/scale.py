@@ -1,7 +1,5 @@
 """Metres for reconstructions that have none: from odometry, or from the height of the camera above the ground."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What an extraction is asked for: each setting is a field, and says which option of the command it is."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields

@@ -1,7 +1,5 @@
 """Poses out of the images themselves, by incremental structure from motion (Schönberger and Frahm 2016, COLMAP)."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -38,7 +36,7 @@ class Model:
     seen: dict[int, NDArray[np.int64]]
     shared: dict[int, int] = field(default_factory=dict)
 
-    def scaled(self, factor: float) -> Model:
+    def scaled(self, factor: float) -> "Model":
         """Return the model with another unit of length."""
         poses = {
             index: RigidTransform(pose.rotation, factor * pose.translation)

@@ -1,7 +1,5 @@
 """Tokens of a vision transformer of the DINO family, each of which covers a square of pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

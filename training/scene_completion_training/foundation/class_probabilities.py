@@ -5,8 +5,6 @@ embedding, of length 1, of its name in a sentence. Its cosine with other sentenc
 to. A class may be described by several phrases: e(c) is then the direction of the mean of their embeddings.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property

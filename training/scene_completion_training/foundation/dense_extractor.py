@@ -1,7 +1,5 @@
 """What all dense teachers share: images come in, cells are whole, colours are normalised, tokens go out."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field

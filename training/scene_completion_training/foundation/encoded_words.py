@@ -3,8 +3,6 @@
 `scene-completion vocabulary` loads this module by its name in `setup.py`: the robot side knows no torch.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Mehta et al., ESPNetv2 (CVPR 2019), https://arxiv.org/abs/1811.11431. Modules ar
 sacmehta/EdgeNets, which are loaded strictly.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ A store is a folder with `manifest.json` and `features/<key>.safetensors`, which
 features float16 [V, D, h, w], shift int32 [V, 2] and mirrored bool [V].
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -89,7 +87,7 @@ class FeatureManifest:
         file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     @staticmethod
-    def read(file: Path) -> FeatureManifest:
+    def read(file: Path) -> "FeatureManifest":
         """Reads what `write` wrote; a `SequenceError` if there is none, it is damaged, or of another version."""
         if not file.is_file():
             raise SequenceError(
@@ -153,7 +151,7 @@ class FeatureStore:
         self.dim, self.cell, self.variants = manifest.model.dim, manifest.cell, manifest.variants
 
     @classmethod
-    def create(cls, folder: Path, manifest: FeatureManifest) -> FeatureStore:
+    def create(cls, folder: Path, manifest: FeatureManifest) -> "FeatureStore":
         """Makes a store, or goes on with one that was made for the same.
 
         Raises:
@@ -175,7 +173,7 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open(cls, folder: Path, *, cell: int | None = None) -> FeatureStore:
+    def open(cls, folder: Path, *, cell: int | None = None) -> "FeatureStore":
         """Opens a store to read from, of tokens that cover squares of so many pixels; of any if not given.
 
         Raises:

@@ -5,8 +5,6 @@ values of patches, and the values of each patch alone lie in the same space. Tha
 2022, https://arxiv.org/abs/2112.01071.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from abc import abstractmethod
 from functools import cached_property

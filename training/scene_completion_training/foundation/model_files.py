@@ -1,7 +1,5 @@
 """Files of a foundation model, in a local folder or on the model hub, and what they say without being run."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 from collections.abc import Sequence

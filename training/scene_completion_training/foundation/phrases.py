@@ -1,7 +1,5 @@
 """Lists of phrases as people write them, and the text banks that an encoder makes of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any

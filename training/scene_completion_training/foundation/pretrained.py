@@ -1,7 +1,5 @@
 """Networks of transformers with the weights of safetensors files, and nothing else from outside."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Teachers by name: one word says which network gives the features."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from scene_completion_ros.errors import ConfigurationError

@@ -1,7 +1,5 @@
 """Sentences to vectors: sentence-transformers of the BERT family, and the text towers of CLIP and SigLIP."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Sequence
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Makes the encoders for GPUs of a bundle, measures each, and adds them where all pass."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ The other precisions are made from it, see `precisions`. What a GPU gains: no sh
 along with the image into a convolution, and channels stay multiples of what tensor cores take.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Real images for parity, resampled into the canonical camera."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

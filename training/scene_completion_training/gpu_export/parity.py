@@ -1,7 +1,5 @@
 """Parity of a variant with the student: how far outputs, densities, decisions and labels are off; what is allowed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast, get_args

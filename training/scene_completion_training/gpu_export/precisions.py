@@ -4,8 +4,6 @@ It is typed strongly: every tensor has the type it says, and every change of typ
 graphs, and 10 takes them as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np

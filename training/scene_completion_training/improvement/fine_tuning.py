@@ -1,7 +1,5 @@
 """A student learns from new drives and old ones: its training, its export with the labels it had, its parity check."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence

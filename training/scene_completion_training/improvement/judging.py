@@ -1,7 +1,5 @@
 """Old and new student on the same frames, judged by what later frames saw; whether the new one is accepted."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +58,7 @@ class Judgement:
     seen: Sequence[Any] = ()
 
     @classmethod
-    def of(cls, scored: Scored) -> Judgement:
+    def of(cls, scored: "Scored") -> "Judgement":
         """That of an old and a new student, in this order."""
         old, new = scored.scores
         return cls(old, new, scored.drives, scored.seen)

@@ -1,7 +1,5 @@
 """From bags and a student to a better student and its report card, in steps that an interrupted run does not repeat."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import itertools

@@ -1,7 +1,5 @@
 """The report card of an improvement: one HTML file that says what was decided, why, and shows both students' work."""
 
-from __future__ import annotations
-
 import html
 import shutil
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Drives into what a student learns from, what it is calibrated on, and what it is scored on: by place and time."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The steps of an improvement: each is done once, and remembered with a fingerprint of what it was done with."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Which drives a student can be improved with, and which drives show the same place at the same time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -118,7 +116,7 @@ class DriveLook:
     world: str
 
     @staticmethod
-    def of(sequence: PosedSequence) -> DriveLook:
+    def of(sequence: PosedSequence) -> "DriveLook":
         """Looks at all frames of a drive, with its first camera ahead."""
         left = cameras_ahead(sequence)[0]
         pictures, places = [], []

@@ -1,7 +1,5 @@
 """Agreement of predicted classes with labels."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 

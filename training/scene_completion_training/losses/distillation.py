@@ -1,7 +1,5 @@
 """Knowledge distillation between density fields (KDBTS; Han et al. 2024)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 

@@ -1,7 +1,5 @@
 """What rendered features must agree with: the tokens of a 2D foundation model, and each other within a surface."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 

@@ -1,7 +1,5 @@
 """Distils which points look alike into which points belong together (STEGO, equation 4; SceneDINO, section 3.2)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """Means over what counts of a batch, also of a batch that several processes share."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, distributed
 

@@ -1,7 +1,5 @@
 """Occupancy of points: against what the stereo depth of many frames says, and where no view has any evidence."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 

@@ -1,7 +1,5 @@
 """Losses of a completed scene: occupied voxels, their classes, the ground, and what its pixels say."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Depth against that of semi-global matching: of rendered rays, and of every pixel to supervise the encoder."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """A field whose points carry one feature for several 2D foundation models, with a head for each (CUA-O3D)."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Mapping
@@ -74,7 +72,7 @@ class AgglomeratedField(FeatureField):
                 self.position_layer.bias[unit] = slope * offset
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> AgglomeratedField:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "AgglomeratedField":
         """An untrained field that weights fit, see `TrainedField`."""
         density, heads = (
             {name.removeprefix(part): v for name, v in state.items() if name.startswith(part)}

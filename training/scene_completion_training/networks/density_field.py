@@ -1,7 +1,5 @@
 """The single-view density field: pixel-aligned features and a point code, one hidden layer, softplus density."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping
@@ -95,7 +93,7 @@ class DensityField(nn.Module):
         nn.init.constant_(self.density_layer.bias, -2.0)
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> DensityField:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "DensityField":
         """An untrained field that weights fit, see `TrainedField`."""
         camera, spec = viewpoint.camera, viewpoint.volume.point_code
         return cls(camera, spec, encoder=encoder, hidden=len(state["position_layer.weight"]))
@@ -116,11 +114,11 @@ class DensityField(nn.Module):
             return
         self.density_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
 
-    def observe_maps(self, maps: list[Tensor]) -> SingleViewObservation:
+    def observe_maps(self, maps: list[Tensor]) -> "SingleViewObservation":
         """What `observe` gives, of the trunk's maps of the images."""
         return self._observed(self.encoder.decode(maps))
 
-    def _observed(self, raw: Tensor) -> SingleViewObservation:
+    def _observed(self, raw: Tensor) -> "SingleViewObservation":
         # Where channel 0 is a depth, gradients through the steep depth units would drown those of the loss that makes
         # it one.
         read = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
@@ -130,11 +128,11 @@ class DensityField(nn.Module):
         """What weights of the encoder that never learn make of images: see `EncoderDecoder.fixed`."""
         return self.encoder.fixed(image)
 
-    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> SingleViewObservation:
+    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> "SingleViewObservation":
         """What `observe` gives, of what `fixed` gave for images of a size (H, W)."""
         return self._observed(self.encoder.from_fixed(kept, size))
 
-    def observe(self, image: Tensor) -> SingleViewObservation:
+    def observe(self, image: Tensor) -> "SingleViewObservation":
         """Encodes RGB images [B, 3, H, W] in 0..255."""
         return self._observed(self.encoder(image))
 

@@ -1,7 +1,5 @@
 """The trunk that sees depth: Depth Anything V2, whose relative inverse depth and maps the decoder makes metric."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Image encoder-decoder: a pretrained trunk and its decoder, one feature map."""
 
-from __future__ import annotations
-
 from typing import Literal, TypeAlias
 
 import torch

@@ -1,7 +1,5 @@
 """The feature field: a density field whose points also carry a feature (SceneDINO, section 3.1)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -97,7 +95,7 @@ class FeatureField(nn.Module):
         self.register_buffer("target_mean", torch.zeros(target_size))
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> FeatureField:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "FeatureField":
         """An untrained field that weights fit, see `TrainedField`."""
         output = state["output_layer.weight"]
         target, expansion = (state.get(f"expansion.{layer}.weight") for layer in (2, 0))
@@ -130,7 +128,7 @@ class FeatureField(nn.Module):
         """Encoder of the density."""
         return self.density.encoder
 
-    def observe(self, image: Tensor) -> FeatureObservation:
+    def observe(self, image: Tensor) -> "FeatureObservation":
         """Encodes RGB images [B, 3, H, W] in 0..255."""
         maps = self.density.encoder.trunk_maps(image)
         return self._observed(maps, self.density.observe_maps(maps))
@@ -139,11 +137,11 @@ class FeatureField(nn.Module):
         """What a density that never learns makes of images [B, 3, H, W]: to be kept, and given to `observe_fixed`."""
         return self.density.encoder.trunk_maps(image)
 
-    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> FeatureObservation:
+    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> "FeatureObservation":
         """What `observe` gives, of what `fixed` gave for images of a size (H, W)."""
         return self._observed(kept, self.density.observe_maps(kept))
 
-    def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> FeatureObservation:
+    def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> "FeatureObservation":
         if self.reads == "units":
             units = seen.hidden_map
         elif self.reads == "map":

@@ -5,8 +5,6 @@ fusion is the one that was trained in the end, without attention. It has view-wi
 softmax over the views, and a small network on the weighted sum.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,7 +119,7 @@ class MultiViewField(nn.Module):
         self.fusion = FusionHead(self.encoder.channels, self.spec.size, hidden=hidden, depth_channel=depth_channel)
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> MultiViewField:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "MultiViewField":
         """An untrained field that weights fit, see `TrainedField`."""
         hidden = len(state["fusion.position_layer.weight"])
         return cls(viewpoint.camera, viewpoint.volume.point_code, encoder=encoder, hidden=hidden)
@@ -146,7 +144,7 @@ class MultiViewField(nn.Module):
 
     def observe(
         self, images: Tensor, encoder_from_view: Tensor, generator: torch.Generator | None = None
-    ) -> MultiViewObservation:
+    ) -> "MultiViewObservation":
         """Encodes the views.
 
         Args:

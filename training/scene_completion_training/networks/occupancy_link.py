@@ -1,7 +1,5 @@
 """From density logits to occupancy: what a training learns of it, and the calibration (α → probability) of a bundle."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The distillation head of unsupervised semantics, and the buffer of crops it compares with (STEGO; SceneDINO)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """How much a target counts by how rare its kind is: most of a street is road, leaves and walls."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Image trunks: maps at strides 2 to 32 for the decoder, and a normalisation of their own."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterable
@@ -42,7 +40,7 @@ class Trunk(nn.Module):
 
     batch_statistics = False
 
-    def train(self, mode: bool = True) -> Trunk:
+    def train(self, mode: bool = True) -> "Trunk":
         """Sets the training mode of everything but BatchNorm that keeps its statistics, or its weights.
 
         Trunks call it when they are made: a trainer need not, and BatchNorm would then start in its training mode.

@@ -1,7 +1,5 @@
 """The full-size trunk of SceneDINO: a vision transformer of the DINO family, whose tokens become a pyramid of maps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from functools import partial

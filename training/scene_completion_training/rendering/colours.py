@@ -1,7 +1,5 @@
 """Colours of 3D points, and of rendered patches, sampled from posed source views: the field predicts density only."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Depth and features rendered from a field at evaluation: no jitter, pinhole rays of the encoder view."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

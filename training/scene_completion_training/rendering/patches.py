@@ -1,7 +1,5 @@
 """Patches of loss views rendered through an observed density field."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Patch rays through posed pinhole views."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Where a field is asked: along rays, anywhere in the view, and around surfaces."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

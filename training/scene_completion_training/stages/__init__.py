@@ -1,7 +1,5 @@
 """The stages of training, one file each. A line in `STAGES` makes a stage known; nothing else names one."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
@@ -35,7 +33,7 @@ def known_stages() -> dict[str, str]:
     return {entry.name: entry.value for entry in entry_points(group=GROUP)} | STAGES
 
 
-def stage_class(name: object, where: str = "stage") -> type[Stage]:
+def stage_class(name: object, where: str = "stage") -> "type[Stage]":
     """The class of a stage; `where` is what names it.
 
     Raises:

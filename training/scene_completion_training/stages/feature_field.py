@@ -1,7 +1,5 @@
 """Stage `feature_field`: features of a 2D foundation model lifted into the density field by rendering (SceneDINO)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field

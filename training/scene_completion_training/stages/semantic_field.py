@@ -1,7 +1,5 @@
 """Stage `semantic_field`: density and classes learned together, from images and pseudo-labels of their pixels (S4C)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Stage `semantics`: what looks alike in 3D is drawn together until it falls into clusters (SceneDINO, stage 2)."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +69,7 @@ class SemanticsConfiguration(Configuration):
         """The feature field."""
         return self.features_from
 
-    def completed(self) -> SemanticsConfiguration:
+    def completed(self) -> "SemanticsConfiguration":
         """They look through a trained field: its network and the size of its images are what they are there."""
         completed = super().completed()
         if not self.features_from:
@@ -127,7 +125,7 @@ class SemanticsStage(SingleImageStage):
     def first_weights(self, data: SequencesData) -> None:
         """Its field is trained."""
 
-    def train(self, mode: bool = True) -> SemanticsStage:
+    def train(self, mode: bool = True) -> "SemanticsStage":
         """Sets the training mode of the head; the field always evaluates."""
         super().train(mode)
         self.field.eval()

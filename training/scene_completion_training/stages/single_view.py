@@ -1,7 +1,5 @@
 """Stage `single_view`: the Behind-the-Scenes density field, self-supervised from posed stereo video."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 
@@ -45,7 +43,7 @@ class Forerunner:
     field: DensityField
     link: OccupancyLink
 
-    def __deepcopy__(self, memo: object) -> Forerunner:
+    def __deepcopy__(self, memo: object) -> "Forerunner":
         return self
 
 

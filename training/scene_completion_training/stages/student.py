@@ -1,7 +1,5 @@
 """Stage `student`: a single-view density field learns from the multi-view teacher (KDBTS)."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Mapping
@@ -100,11 +98,11 @@ class Teacher:
     half_resolution: bool = False
     says_depth: bool = True
 
-    def __deepcopy__(self, memo: object) -> Teacher:
+    def __deepcopy__(self, memo: object) -> "Teacher":
         return self  # an average of the student's weights needs no teacher of its own
 
     @staticmethod
-    def read(settings: StudentConfiguration) -> Teacher:
+    def read(settings: StudentConfiguration) -> "Teacher":
         """The teacher that a configuration names; see `StudentStage` for errors."""
         stored = Checkpoint.read(Path(settings.teacher))
         field = stored.field_of(MultiViewField)
