@@ -230,10 +230,7 @@ def measure_naive(bundle: StudentBundle, prepared: PreparedScene, features: NDAr
     return float(np.median(timed(run_query, 10).wall))
 
 
-OpenedEncoder: TypeAlias = (
-    "tuple[str, Callable[[NDArray[np.uint8]], None], Callable[[], EncodedOnDevice], Callable[[], None]]"
-)
-"""Its name, what takes images [1, H, W, 3], what asks for what it says of them, and what ends it."""
+OpenedEncoder: TypeAlias = "tuple[str, Callable[[NDArray[np.uint8]], None], Callable[[], EncodedOnDevice], Callable[[], None]]"  # its name, what takes images [1, H, W, 3], what asks for what it says of them, and what ends it
 
 
 def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelDevice, precision: str) -> OpenedEncoder:

@@ -275,13 +275,11 @@ FAULTS: dict[str, Fault] = {
     "images are no images": named(_set(damage=lambda data: data[1:50]), "input", "bad image", _set(damage=None)),
     "a stamp goes back": named(Drive.turn_back, "input", "stamp went back"),
     "a calibration is none": named(Drive.bad_calibration, "calibration", "bad CameraInfo"),
-}
-"""By name."""
+}  # by name
 
 VOCABULARY = Fault(
     lambda drive: drive.ask_for("car, tree"),
     lambda drive: drive.values("vocabulary").get("classes", "those of the bundle"),
     "vocabulary: its classes",
     lambda drive: drive.ask_for(""),
-)
-"""Only where the student has a text bank."""
+)  # only where the student has a text bank

@@ -31,8 +31,7 @@ COMMANDS = {
     "improve": "scene_completion_training.commands.improve",
     "street-world": "scene_completion_training.commands.street_world",
     "train": "scene_completion_training.commands.train",
-}
-"""The commands of this package and their modules. `setup.py` reads this text: it makes entry points of them."""
+}  # the commands of this package and their modules. `setup.py` reads this text: it makes entry points of them
 
 
 class Command(Protocol):

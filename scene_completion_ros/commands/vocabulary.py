@@ -30,8 +30,8 @@ from scene_completion_ros.commands.paths import FILE, place
 from scene_completion_ros.errors import ConfigurationError
 
 EXTRA = "text"
+# Entry points: a module with `make_bank_of` and `EncodedAnswers`, as `setup.py` names the one of the training side.
 GROUP = "scene_completion.text_encoders"
-"""Entry points: a module with `make_bank_of` and `EncodedAnswers`, as `setup.py` names the one of the training side."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

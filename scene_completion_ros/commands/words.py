@@ -22,8 +22,7 @@ DEMO_WORDS = (
     "lamp post",
     "traffic sign",
     "parking lot",
-)
-"""What the demo asks for, as far as the student's text bank holds it."""
+)  # what the demo asks for, as far as the student's text bank holds it
 
 
 def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, default: str) -> None:

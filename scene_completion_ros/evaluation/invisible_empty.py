@@ -15,8 +15,8 @@ from dataclasses import astuple, dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+# Share of predicted points above which a field has filled the street; even a town's is free for the most part.
 MOST_PREDICTED = 0.9
-"""Share of predicted points above which a field has filled the street; even a town's is free for the most part."""
 
 
 @dataclass(frozen=True)

@@ -33,15 +33,15 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 Measure: TypeAlias = Literal["average_precision", "iou", "brier", "log_loss", "depth_abs_rel"]
 
 DEVIATIONS = 2.0  # standard deviations that a measured depth has to lie behind a voxel, for the voxel to be free
+# Points of a view in a voxel from which it counts as hit: a single one is a speckle as often as a surface.
 LEAST_PIXELS = 2
-"""Points of a view in a voxel from which it counts as hit: a single one is a speckle as often as a surface."""
 AGREEMENT = 0.75  # share of the views with something to say that has to agree
 REGIONS = ("seen now", "hidden now", "all")
+# What two models are compared by. Of the last three, less is better.
 MEASURES: tuple[Measure, ...] = ("average_precision", "iou", "brier", "log_loss", "depth_abs_rel")
-"""What two models are compared by. Of the last three, less is better."""
 LEAST_BLOCKS = 4  # independent places below which no uncertainty can be stated
+# Probabilities are clipped to this and its complement before their logarithm is taken: no model is that sure.
 SMALLEST_PROBABILITY = 1e-3
-"""Probabilities are clipped to this and its complement before their logarithm is taken: no model is that sure."""
 _REACHES = (1, 2, 4, 8, 16, 32)  # pixels to each side of a centre over which the nearest depth is prepared
 _LOGIT_BINS, _LOGIT_STEP = 385, 1.0 / 16.0  # of the log odds, from -12 to 12: what average precision is computed of
 _TRUE_POSITIVE, _FALSE_NEGATIVE, _VOXELS = 0, 2, 3  # places in the sums of a frame, see `_sums`
@@ -194,8 +194,7 @@ COLUMNS = (
     Column("average_precision", "AP"),
     Column("iou", "IoU"),
     Column("brier", "Brier"),
-)
-"""The figures of `LabelFreeScore` that tables show."""
+)  # the figures of `LabelFreeScore` that tables show
 
 
 class _FrameCounts(NamedTuple):

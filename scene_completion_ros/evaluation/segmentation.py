@@ -17,8 +17,8 @@ from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 
 CLASSES = len(CITYSCAPES_CLASSES)
+# Where the labels of a method have their classes from.
 NAMED_BEFORE, NAMED_BY_SCORED, LEARNED = "validation images", "the scored images (upper bound)", "learned from labels"
-"""Where the labels of a method have their classes from."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
+# Distance from the later camera up to which voxels are compared: farther away its depth is off by many of them.
 REACH_M = 25.6
-"""Distance from the later camera up to which voxels are compared: farther away its depth is off by many of them."""
 MOST_POINTS = 10_000  # voxels that are compared, spread evenly over all that there are
 
 

@@ -32,14 +32,14 @@ OBSERVERS = 8  # later frames that judge one
 SPACING = 3.0 / 51.2  # way between frames that are scored, as a part of the volume's reach: 3 m of a street's 51.2 m
 PLACE = 0.5  # length of road that counts as one independent place, as a part of the reach
 ALIKE = 0.05  # difference of two depths, as a part of their mean, up to which two students see the same
+# Standard deviation of a depth that two students agree on, as a part of it, where they do not differ by more.
 DEVIATION = 0.02
-"""Standard deviation of a depth that two students agree on, as a part of it, where they do not differ by more."""
 MOST_VOXELS = 1 << 17  # voxels of a frame that a robot scores: evenly spread ones of all
 MOST_FRAMES = 300  # frames that a robot remembers the scores of
+# What a better student has to gain, of average precision or IoU: seeds of one training differ by 0.001 to 0.012.
 MARGIN = 0.01
-"""What a better student has to gain, of average precision or IoU: seeds of one training differ by 0.001 to 0.012."""
+# What says which student is better: how it ranks voxels, and what it calls occupied.
 DECIDING: tuple[Measure, ...] = ("average_precision", "iou")
-"""What says which student is better: how it ranks voxels, and what it calls occupied."""
 
 
 def score_frame(

@@ -16,12 +16,12 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelG
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 FREE, UNKNOWN = 0, 255  # labels of what is nothing, and of what nobody knows
+# Bits of the flags that are stored beside the labels of a rendered frame's voxels.
 IN_VIEW, SEEN, BELOW_GROUND, INTERIOR = 1, 2, 4, 8
-"""Bits of the flags that are stored beside the labels of a rendered frame's voxels."""
+# Regions, parts of what lies in the image: `all` is what is visible or occluded.
 VISIBLE, OCCLUDED, ALL = "visible", "occluded", "all"
-"""Regions, parts of what lies in the image: `all` is what is visible or occluded."""
+# Regions that count the hidden insides of things, by their names alone.
 INTERIORS, OCCLUDED_AND_INTERIORS, ALL_AND_INTERIORS = "interiors", "occluded + interiors", "all + interiors"
-"""Regions that count the hidden insides of things, by their names alone."""
 
 Mask = NDArray[np.bool_]
 

@@ -17,6 +17,8 @@ from scene_completion_ros.geometry.arrays import Array, Namespace, floating
 
 DistortionModel = Literal["none", "plumb_bob", "rational_polynomial", "equidistant", "mei"]
 
+# plumb_bob: k1 k2 p1 p2 k3. rational_polynomial: the same and k4 k5 k6. equidistant: k1 … k4 (Kannala-Brandt). mei: xi
+# k1 k2 p1 p2 (unified omnidirectional model, Mei and Rives 2007; the focal lengths are its gammas).
 COEFFICIENT_COUNTS: dict[DistortionModel, int] = {
     "none": 0,
     "plumb_bob": 5,
@@ -24,9 +26,6 @@ COEFFICIENT_COUNTS: dict[DistortionModel, int] = {
     "equidistant": 4,
     "mei": 5,
 }
-"""plumb_bob: k1 k2 p1 p2 k3. rational_polynomial: the same and k4 k5 k6. equidistant: k1 … k4 (Kannala-Brandt). mei: xi
-k1 k2 p1 p2 (unified omnidirectional model, Mei and Rives 2007; the focal lengths are its gammas).
-"""
 
 _LARGEST_RADIUS = 1e3  # 89.94° off axis; no lens is described by x/z further out
 _LARGEST_ANGLE = math.atan(_LARGEST_RADIUS)

@@ -128,11 +128,11 @@ class VoxelGrid:
         return grid, (slice(0, count), slice(first, first + count), slice(0, self.shape[2]))
 
 
+# 51.2 m ahead, 25.6 m to each side, from 2.2 m below the camera to 4.2 m above it.
 DEFAULT_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, (256, 256, 32), "camera_forward")
-"""51.2 m ahead, 25.6 m to each side, from 2.2 m below the camera to 4.2 m above it."""
 
+# The camera stands at the origin of the default grid and looks along its x axis.
 DEFAULT_GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
-"""The camera stands at the origin of the default grid and looks along its x axis."""
 
 
 def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:

@@ -10,17 +10,16 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
 
+# Images are averaged down before sampling when the target resolves less than this part of the source.
 _SHRINK_FROM = 0.9
-"""Images are averaged down before sampling when the target resolves less than this part of the source."""
 
 _LARGEST_SIDE = 32766  # OpenCV's maps count pixels in 16 bits
 
 _SHRINKS = (8, 4, 2)  # by what a JPEG decoder can divide the sides of an image for less work than decoding all of it
 
+# The target's resolution over that of a shrunk image, at most. A decoder keeps sharper edges than the mean that the
+# network was trained with. Averaging its result once more by about two takes them away.
 _LARGEST_AFTER_SHRINK = 0.55
-"""The target's resolution over that of a shrunk image, at most. A decoder keeps sharper edges than the mean that the
-network was trained with. Averaging its result once more by about two takes them away.
-"""
 
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 

@@ -204,5 +204,5 @@ def _slerp(first: NDArray[np.float64], second: NDArray[np.float64], fraction: fl
     return np.asarray(blended / np.linalg.norm(blended), dtype=np.float64)
 
 
+# Takes axes x forward, y left, z up (grids, REP-103) to optical axes x right, y down, z forward.
 OPTICAL_FROM_FORWARD = RigidTransform(np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]]), np.zeros(3))
-"""Takes axes x forward, y left, z up (grids, REP-103) to optical axes x right, y down, z forward."""

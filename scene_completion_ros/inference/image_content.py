@@ -6,10 +6,10 @@ from numpy.typing import NDArray
 
 ROWS = 24  # square cells that an image is cut into from top to bottom; two by two of them are looked at together
 LEAST_EDGE = 4  # pixels along the side of a cell, at least
+# Standard deviation of the grey values (0..255) from which a window shows something; sensors are less noisy.
 FAINTEST = 2.0
-"""Standard deviation of the grey values (0..255) from which a window shows something; sensors are less noisy."""
+# Share of windows from which an image counts as whole. Streets by day had 0.71 to 1, half covered 0.36 to 0.51.
 MOSTLY = 0.6
-"""Share of windows from which an image counts as whole. Streets by day had 0.71 to 1, half covered 0.36 to 0.51."""
 BLIND = 0.3  # share of windows below which nothing counts as seen. The same streets, 25 times darker, had 0.05 to 0.26
 
 

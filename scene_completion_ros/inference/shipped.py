@@ -14,15 +14,13 @@ from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.hub import fetch, is_hub_name
 
 AUTO = "auto"
-LARGE = "street"
-"""The one that `auto` takes where it can; a package may come without it."""
-CAMERA_RATE_HZ = 10.0
-"""Taken for the rate of a camera of which nothing is known."""
+LARGE = "street"  # the one that `auto` takes where it can; a package may come without it
+CAMERA_RATE_HZ = 10.0  # taken for the rate of a camera of which nothing is known
+# Of the time from one image to the next, what the encoder may take: voxels, messages and other nodes need the rest.
 SHARE_OF_PERIOD = 0.6
-"""Of the time from one image to the next, what the encoder may take: voxels, messages and other nodes need the rest."""
+# Seconds of one thread that an image costs the large one's encoder at least: half of what was measured (0.9, see
+# docs/benchmarks.md). Where less is allowed, nothing is tried: opening it takes seconds and half a gigabyte.
 LEAST_WORK_S = 0.45
-"""Seconds of one thread that an image costs the large one's encoder at least: half of what was measured (0.9, see
-docs/benchmarks.md). Where less is allowed, nothing is tried: opening it takes seconds and half a gigabyte."""
 
 
 def shipped_students(models: Path = DEFAULT_BUNDLE.parent) -> tuple[str, ...]:

@@ -15,22 +15,15 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelG
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
-LOOK_LIMIT = 2.0
-"""Cells beyond so many half widths of the image look at its border from there."""
+LOOK_LIMIT = 2.0  # cells beyond so many half widths of the image look at its border from there
 
 
 class Lookups(NamedTuple):
-    """Where the cells of a volume look at an image: x y cells of the bird's-eye view, z heights.
+    """Where the cells of a volume look at an image: x y cells of the bird's-eye view, z heights."""
 
-    Attributes:
-        pixels: Normalised coordinates [B, z, x y, 2], from -1 to 1 at the edges of the image.
-        depth: z-depth of the cells [B, 1, z, x y], metres.
-        in_view: 1 where a cell lies in the image [B, 1, z, x y].
-    """
-
-    pixels: Any
-    depth: Any
-    in_view: Any
+    pixels: Any  # normalised coordinates [B, z, x y, 2], from -1 to 1 at the edges of the image
+    depth: Any  # z-depth of the cells [B, 1, z, x y], metres
+    in_view: Any  # 1 where a cell lies in the image [B, 1, z, x y]
 
 
 def cell_lookups(
@@ -94,16 +87,12 @@ def volume_pose(upright_from_camera: RigidTransform, height: float) -> RigidTran
 
 @dataclass(frozen=True, eq=False)
 class GroundSurface:
-    """The ground ahead of a camera, on a regular grid that looks where the camera looks.
+    """The ground ahead of a camera, on a regular grid that looks where the camera looks."""
 
-    Attributes:
-        points: float32 [x, y, 3], metres, in the camera's optical frame. Rows lead away from the camera, columns from
-            right to left. NaN where the image does not show its place.
-        deviation: float32 [x, y], standard deviation of its height, metres.
-    """
-
+    # float32 [x, y, 3], metres, in the camera's optical frame. Rows lead away from the camera, columns from right to
+    # left. NaN where the image does not show its place.
     points: NDArray[np.float32]
-    deviation: NDArray[np.float32]
+    deviation: NDArray[np.float32]  # float32 [x, y], standard deviation of its height, metres
 
 
 def ground_surface(

@@ -28,8 +28,8 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelSta
 TOUCH = 1e-6
 # A clearing point lies this far before the end of seen free space, in voxel edges: nothing rounds it over.
 MARGIN = 0.5
+# Metres before the camera in which unobserved voxels end no ray: in 2 m, a voxel of 0.2 m takes 6 degrees.
 BLIND_ZONE = 2.0
-"""Metres before the camera in which unobserved voxels end no ray: in 2 m, a voxel of 0.2 m takes 6 degrees."""
 
 UNOBSERVED, FREE_SEEN = np.uint8(VoxelState.UNOBSERVED), np.uint8(VoxelState.FREE_SEEN)
 

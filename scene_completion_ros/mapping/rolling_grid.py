@@ -17,8 +17,8 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
+# How much the tilt of a grid may change while driving, radians: slopes, and a vehicle that nods.
 LARGEST_TILT = math.radians(3.0)
-"""How much the tilt of a grid may change while driving, radians: slopes, and a vehicle that nods."""
 
 
 class RollingGrid:

@@ -7,8 +7,8 @@ from typing import Literal
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.untrusted_files import parse_json, shown
 
+# The part of `/diagnostics` that reports a reason; nobody where it is normal work.
 JudgedBy = Literal["input", "calibration", "inference", "nobody"]
-"""The part of `/diagnostics` that reports a reason; nobody where it is normal work."""
 
 
 class DropReason(str, Enum):

@@ -18,11 +18,11 @@ from std_msgs.msg import Header
 from scene_completion_ros.messages.images import check_image, decode_image
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, match_array_from_message
 
+# Encodings that `CvBridge` decodes right in all distributions, and bytes a pixel. It misreads padded rows, fails at 16
+# bits of the other byte order with NumPy 2, lacks some YUV encodings, and cannot decode a JPEG at a smaller size.
 BY_CV_BRIDGE = {"mono8": 1, "rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4} | {
     f"bayer_{pattern}8": 1 for pattern in ("rggb", "bggr", "gbrg", "grbg")
 }
-"""Encodings that `CvBridge` decodes right in all distributions, and bytes a pixel. It misreads padded rows, fails at
-16 bits of the other byte order with NumPy 2, lacks some YUV encodings, and cannot decode a JPEG at a smaller size."""
 
 
 def to_rgb(message: Any, shrink: int = 1) -> NDArray[np.uint8]:

@@ -33,8 +33,8 @@ from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 MARKER_NAMESPACE = "voxels"
+# What describes something that stays: late readers that ask for it get the last message.
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-"""What describes something that stays: late readers that ask for it get the last message."""
 
 
 def message_class(kind: str, topic: str) -> Any:

@@ -29,8 +29,8 @@ from scene_completion_ros.ros.messages import message_class, stamp_nanoseconds
 from scene_completion_ros.ros.subscriptions import AdaptiveSubscription
 
 NAME = "scene_completion_recorder"
+# What is recorded where no topics are named: what `scene-completion extract` makes sequences of.
 RECORDED_TYPES = (*IMAGE_TYPES, CAMERA_INFO_TYPE, ODOMETRY_TYPE, TRANSFORM_TYPE)
-"""What is recorded where no topics are named: what `scene-completion extract` makes sequences of."""
 QUEUE = 100  # messages of a topic; a latched one may have as many publishers
 SPIN_S = 0.1
 LOOK_PERIOD_S = 1.0

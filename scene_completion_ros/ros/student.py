@@ -18,8 +18,8 @@ from scene_completion_ros.inference.encoder import cpu_engine
 from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 
+# Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel.
 LARGEST_SHIFT = 0.05
-"""Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel."""
 _MOUNTING = ("camera_height", "camera_pitch", "camera_roll")
 _MadeFor: TypeAlias = tuple[Camera, int]
 
@@ -38,19 +38,12 @@ ModelState = Literal["waiting for a calibration", "building", "ready", "unusable
 
 @dataclass(frozen=True)
 class ModelReport:
-    """The model for a camera.
+    """The model for a camera."""
 
-    Attributes:
-        state: What it is doing.
-        engine: What runs the encoder; empty where none does.
-        error: Why it cannot be used.
-        warnings: What about the camera lies outside of what the student was trained for.
-    """
-
-    state: ModelState = "waiting for a calibration"
-    engine: str = ""
-    error: str = ""
-    warnings: tuple[str, ...] = ()
+    state: ModelState = "waiting for a calibration"  # what it is doing
+    engine: str = ""  # what runs the encoder; empty where none does
+    error: str = ""  # why it cannot be used
+    warnings: tuple[str, ...] = ()  # what about the camera lies outside of what the student was trained for
 
 
 class ModelRecord:

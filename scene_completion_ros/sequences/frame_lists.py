@@ -11,8 +11,8 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, reference_camera
 
 SIDES = ("l", "r")
+# Provenance of a sequence whose images are not called by the numbers that lists have: the number of each frame.
 FRAME_NUMBERS = "frame_numbers"
-"""Provenance of a sequence whose images are not called by the numbers that lists have: the number of each frame."""
 _SHOWN = 5  # of the frames that are missing
 
 

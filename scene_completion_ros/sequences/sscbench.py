@@ -30,8 +30,8 @@ from scene_completion_ros.untrusted_files import read_array
 FOLDERS = ("preprocess/labels", "voxel_gt")  # where labels are looked for in the root of KITTI-360
 ASSET = "sscbench_label"
 SUFFIX = "_1_1.npy"
+# Labelled frames of the drives that SSCBench validates and tests on.
 PUBLISHED = {"2013_05_28_drive_0006_sync": 1812, "2013_05_28_drive_0009_sync": 2566}
-"""Labelled frames of the drives that SSCBench validates and tests on."""
 UNUSED = 19  # an id that S4C reads as empty
 VEGETATION = SSCBENCH_CLASSES.index("vegetation")
 _LOOKED_AT = 16

@@ -13,8 +13,8 @@ from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
 SMALLEST_BASELINE_M = 0.01
 SMALLEST_PATH_M = 0.5
 STEP_M = 0.2  # shorter steps of a car say nothing about where its cameras look
+# Points that a pair has to share before their order counts, and how far apart their rows may be.
 MATCHES, SAME_ROW_PX = 40, 2.0
-"""Points that a pair has to share before their order counts, and how far apart their rows may be."""
 
 
 def check_for_training(sequence: PosedSequence, where: str) -> None:

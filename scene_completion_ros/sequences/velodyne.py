@@ -48,8 +48,7 @@ SEMANTIC_KITTI_LEARNING_IDS: dict[int, int] = {
     257: 5,  # moving bus
     258: 4,  # moving truck
     259: 5,  # moving other vehicle
-}
-"""Raw id -> learning id of SemanticKITTI's voxels: 1..19, 0 empty, 255 without a class."""
+}  # raw id -> learning id of SemanticKITTI's voxels: 1..19, 0 empty, 255 without a class
 
 
 def load_scan(path: Path, rig_from_velodyne: RigidTransform, columns: int = 4) -> NDArray[np.float32]:

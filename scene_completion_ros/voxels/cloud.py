@@ -36,8 +36,7 @@ MATCH_CLOUD_DTYPE = np.dtype(
         "offsets": [0, 4, 8, 12, 16, 20],
         "itemsize": 24,
     }
-)
-"""Voxels that answer a query: centre, contrast with the phrase, probability, and the number of the phrase."""
+)  # voxels that answer a query: centre, contrast with the phrase, probability, and the number of the phrase
 
 
 def _fields(layout: np.dtype[Any]) -> tuple[tuple[str, int, int, int], ...]:

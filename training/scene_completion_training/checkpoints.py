@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from scene_completion_training.stage import Stage
 
 KEY = "scene_completion_training"
-FORMAT = 1
-"""Version of what a checkpoint holds; those written before it was counted are 0, and hold the same."""
+FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
 _MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every", "devices", "nodes")
 _DATA_MAY_CHANGE = ("cache", "workers", "ray_address")
 Field = TypeVar("Field", bound=TrainedField)
@@ -106,20 +105,14 @@ def _differ(before: Any, now: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A checkpoint of `train`, of any stage.
+    """A checkpoint of `train`, of any stage."""
 
-    Attributes:
-        file: Where it lies.
-        state: Name -> weights of the (averaged) field.
-        link: Weights of the `OccupancyLink`, empty where none was trained.
-        record: What `TrainingRecord` wrote: the configuration, the range of focal lengths.
-        head: Weights of a head that codes of points come from, empty where there is none.
-    """
-
-    file: Path
-    state: Mapping[str, Tensor]
-    record: Mapping[str, Any]
+    file: Path  # where it lies
+    state: Mapping[str, Tensor]  # name -> weights of the (averaged) field
+    record: Mapping[str, Any]  # what `TrainingRecord` wrote: the configuration, the range of focal lengths
+    # Weights of the `OccupancyLink`, empty where none was trained.
     link: Mapping[str, Tensor] = field(default_factory=dict)
+    # Weights of a head that codes of points come from, empty where there is none.
     head: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
@@ -262,14 +255,10 @@ def _is_student(source: Path) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class TrainedWeights:
-    """What a training starts from.
+    """What a training starts from."""
 
-    Attributes:
-        field: Name -> weights of the field.
-        link: Weights of the `OccupancyLink`; they belong to the head: what its logits mean. Empty where there are none.
-    """
-
-    field: Mapping[str, Tensor]
+    field: Mapping[str, Tensor]  # name -> weights of the field
+    # Weights of the `OccupancyLink`; they belong to the head: what its logits mean. Empty where there are none.
     link: Mapping[str, Tensor]
 
     @staticmethod

@@ -37,10 +37,9 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.occupancy_link import link_calibration
 
 OPSET = 18
-SMALLEST_INVERSE_DEPTH = 1e-3
-"""Per metre: what lies farther is said to lie at a kilometre."""
+SMALLEST_INVERSE_DEPTH = 1e-3  # per metre: what lies farther is said to lie at a kilometre
+# Settings that name files of the machine that trained.
 _PLACES = ("output", "start_from", "pixels_from", "teacher", "features_from", "encoder_weights")
-"""Settings that name files of the machine that trained."""
 
 
 class FoldedEncoder(nn.Module):

@@ -41,8 +41,8 @@ from scene_completion_training.rendering.patches import RenderedPatches, render_
 from scene_completion_training.rendering.sampling import sample_view_volume
 from scene_completion_training.stage import Stage
 
+# Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher.
 VOLUME_POINTS = 2048
-"""Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher."""
 
 
 def half_size(images: Tensor) -> Tensor:

@@ -30,41 +30,28 @@ from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.runner import make_stage
 from scene_completion_training.workers import Progress
 
-WARM_UP, TIMED = 2, 3
-"""Steps that are taken, and those of them that count."""
-TRIED = 6
-"""Frames that are prepared, to see what one takes."""
+WARM_UP, TIMED = 2, 3  # steps that are taken, and those of them that count
+TRIED = 6  # frames that are prepared, to see what one takes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training will take.
-
-    Attributes:
-        listed: What of the frame list of the training is there, where it has one.
-        epochs: How often that is every listed frame, every distinct sample, or every frame of the training.
-        cache: Folder of the cache; "" where images are read as they lie.
-        frame_bytes: Of the cache, a frame.
-        frame_s: Seconds to prepare a frame, in one process.
-        loading_s: Seconds to load the samples of a step, in one process.
-        computing_s: Seconds to compute a step.
-        workers: Processes that load samples beside the training, as far as there are cores for them; 0 for none.
-        gpu: Name of the GPU, its memory and the most that was used of it, bytes; None on a CPU.
-    """
+    """What a training will take."""
 
     steps: int
     frames: int
-    listed: SplitCount | None
+    listed: SplitCount | None  # what of the frame list of the training is there, where it has one
     samples: int
-    epochs: float
-    cache: str
+    epochs: float  # how often that is every listed frame, every distinct sample, or every frame of the training
+    cache: str  # folder of the cache; "" where images are read as they lie
     prepared: int
-    frame_bytes: float
-    frame_s: float
+    frame_bytes: float  # of the cache, a frame
+    frame_s: float  # seconds to prepare a frame, in one process
     processors: int
-    loading_s: float
-    computing_s: float
-    workers: int
+    loading_s: float  # seconds to load the samples of a step, in one process
+    computing_s: float  # seconds to compute a step
+    workers: int  # processes that load samples beside the training, as far as there are cores for them; 0 for none
+    # Name of the GPU, its memory and the most that was used of it, bytes; None on a CPU.
     gpu: tuple[str, int, int] | None
 
     @property

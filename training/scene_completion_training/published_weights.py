@@ -28,8 +28,8 @@ from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.semantic_head import DistillationHead
 from scene_completion_training.stages.semantics import CHANNELS, SemanticsConfiguration
 
+# Names by which a ResNet and a transformer are known, whatever wraps the model in its file.
 _FIRST = ("encoder.encoder.encoder.conv1.weight", "encoder.encoder.model.vit.cls_token")
-"""Names by which a ResNet and a transformer are known, whatever wraps the model in its file."""
 _UNUSED = re.compile(
     r"code_xyz\.|encoder\.encoder\.encoder\.fc\.|encoder\.decoder\.decoder\.1[123]\.|"  # codes, ImageNet, other scales
     r"encoder\.(?:gt_encoder|downsampler|visualization)\.|downstream_head\.\w+_(?:cluster|linear)_head\."
@@ -41,8 +41,7 @@ _HEADS = {
     "semantic_field": "mlp_coarse",
     "feature_field": "heads.normal_head",
     "semantics": "heads.normal_head",
-}
-"""Stage of ours -> head of the public network that says the density."""
+}  # stage of ours -> head of the public network that says the density
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.(\w+)")
 _TRANSFORMER = (
     (r"encoder\.encoder\.model\.vit\.(.+)", r"encoder.trunk.network.\1"),
@@ -62,8 +61,7 @@ _TRANSFORMER = (
     (r"body\.c2", "body.3"),
     (r"encoder\.decoder\.fusion_blocks", "encoder.decoder.fuse"),
     (r"encoder\.decoder\.output_head\.head_modules", "encoder.decoder.head"),
-)
-"""Names of timm's transformer and of SceneDINO's decoder, piece by piece, and ours of a density field."""
+)  # names of timm's transformer and of SceneDINO's decoder, piece by piece, and ours of a density field
 _FEATURES = {
     "encoder.dim_reduction.linear_in": "expansion.0",
     "encoder.dim_reduction.linear_out": "expansion.2",

@@ -15,14 +15,12 @@ from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
+# Canonical camera of the street student: KITTI's field of view at 192×640.
 STREET_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, height=192)
-"""Canonical camera of the street student: KITTI's field of view at 192×640."""
 STREET_HEIGHT_M = 1.65
 STREET_AHEAD_M = 51.2
-ENCODER_STEP = 32
-"""Images have multiples of so many pixels on each side: the coarsest map of every trunk."""
-_FARTHEST_M = 64.0
-"""Prepared frames store voxel centres in 16 bits, ±65 m."""
+ENCODER_STEP = 32  # images have multiples of so many pixels on each side: the coarsest map of every trunk
+_FARTHEST_M = 64.0  # prepared frames store voxel centres in 16 bits, ±65 m
 _STEEPEST = 0.5  # radians
 
 
@@ -30,26 +28,17 @@ _STEEPEST = 0.5  # radians
 class Volume:
     """The space that is completed, as it lies around the camera.
 
-    Attributes:
-        near: Depth at which the inverse depth code is 1, and where rays begin, metres.
-        far: Depth at which it is −1, and where rays end, metres.
-        ahead: How far the grid reaches ahead of the camera, metres.
-        sideways: How far to each side, metres.
-        below: How far down from the camera, metres.
-        above: How far up, metres.
-        voxel_size: Edge of a voxel, and δ of the opacity, metres.
-
     Raises:
         ConfigurationError: It is empty, too large, or no whole number of voxels.
     """
 
-    near: float = 3.0
-    far: float = 80.0
-    ahead: float = STREET_AHEAD_M
-    sideways: float = 25.6
-    below: float = 2.2
-    above: float = 4.2
-    voxel_size: float = 0.2
+    near: float = 3.0  # depth at which the inverse depth code is 1, and where rays begin, metres
+    far: float = 80.0  # depth at which it is −1, and where rays end, metres
+    ahead: float = STREET_AHEAD_M  # how far the grid reaches ahead of the camera, metres
+    sideways: float = 25.6  # how far to each side, metres
+    below: float = 2.2  # how far down from the camera, metres
+    above: float = 4.2  # how far up, metres
+    voxel_size: float = 0.2  # edge of a voxel, and δ of the opacity, metres
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -159,28 +148,18 @@ class VolumeSettings:
 
 @dataclass
 class CameraSettings:
-    """The canonical camera, a pinhole; what is left out follows from the rest, or is that of the street.
+    """The canonical camera, a pinhole; what is left out follows from the rest, or is that of the street."""
 
-    Attributes:
-        width: Image width, pixels (640).
-        height: Image height, pixels (192).
-        fx: Focal length along x, pixels (370 for 640 pixels of width).
-        fy: Focal length along y, pixels (as fx).
-        cx: Principal point x, pixels; 0 is the centre of the leftmost one (the middle).
-        cy: Principal point y, pixels (a little above the middle).
-        field_of_view: Horizontal, degrees, instead of fx; or "auto", as wide as the recordings are.
-        height_above_ground: Metres, or "auto", as the recordings say.
-        pitch_range: Smallest and largest pitch of the cameras, radians, down positive.
-    """
-
-    width: int | None = None
-    height: int | None = None
-    fx: float | None = None
-    fy: float | None = None
-    cx: float | None = None
-    cy: float | None = None
+    width: int | None = None  # image width, pixels (640)
+    height: int | None = None  # image height, pixels (192)
+    fx: float | None = None  # focal length along x, pixels (370 for 640 pixels of width)
+    fy: float | None = None  # focal length along y, pixels (as fx)
+    cx: float | None = None  # principal point x, pixels; 0 is the centre of the leftmost one (the middle)
+    cy: float | None = None  # principal point y, pixels (a little above the middle)
+    # Horizontal, degrees, instead of fx; or "auto", as wide as the recordings are.
     field_of_view: float | Literal["auto"] | None = None
-    height_above_ground: float | Literal["auto"] = STREET_HEIGHT_M
+    height_above_ground: float | Literal["auto"] = STREET_HEIGHT_M  # metres, or "auto", as the recordings say
+    # Smallest and largest pitch of the cameras, radians, down positive.
     pitch_range: tuple[float, float] = (-0.05, 0.05)
 
     def camera(self) -> Camera:
@@ -222,17 +201,13 @@ class CameraSettings:
 class Viewpoint:
     """Camera, place and volume, as they were chosen.
 
-    Attributes:
-        height_above_ground: Its height above the ground, metres.
-        pitch_range: Smallest and largest pitch, radians, down positive.
-
     Raises:
         ConfigurationError: No network can have this camera, or the ground is not in the volume.
     """
 
     camera: Camera = STREET_CAMERA
-    height_above_ground: float = STREET_HEIGHT_M
-    pitch_range: tuple[float, float] = (-0.05, 0.05)
+    height_above_ground: float = STREET_HEIGHT_M  # its height above the ground, metres
+    pitch_range: tuple[float, float] = (-0.05, 0.05)  # smallest and largest pitch, radians, down positive
     volume: Volume = field(default_factory=Volume)
 
     def __post_init__(self) -> None:

@@ -26,8 +26,7 @@ ENVIRONMENT = {
     "RAY_worker_register_timeout_seconds": "300",
 }
 STARTS = 5  # of 30 s each, which nothing can change
-ANSWER_S = 10.0
-"""Seconds that a cluster has to take a connection; Ray itself would try for minutes."""
+ANSWER_S = 10.0  # seconds that a cluster has to take a connection; Ray itself would try for minutes
 _NOT_IMPORTED = re.compile(r"No module named \S+|failed to import on the worker")
 
 

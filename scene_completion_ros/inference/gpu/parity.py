@@ -30,8 +30,7 @@ LIMITS: Mapping[str, Mapping[str, tuple[float, float, float]]] = {
     # Ten times and more what small untrained students are off, that say 3 to 11 m: of what is farther away, an error of
     # inverse depth is a larger share. A depth of zero misses.
     "depth": {"fp32": (1e-4, 1e-3, 5e-3), "fp16": (5e-3, 0.02, 0.1)},
-}
-"""Largest errors that pass, by output, precision and `KINDS`; docs/gpu_engine.md has what was measured."""
+}  # largest errors that pass, by output, precision and `KINDS`; docs/gpu_engine.md has what was measured
 
 
 def check_parity(reference: Sequence[EncodedImage], found: Sequence[EncodedImage], precision: str) -> list[str]:

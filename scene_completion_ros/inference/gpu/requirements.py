@@ -12,8 +12,7 @@ from scene_completion_ros.inference.gpu.options import FLAVOURS, Flavour
 VERSIONS: dict[Flavour, tuple[tuple[int, int], tuple[int, int]]] = {
     "tensorrt": ((10, 3), (11, 4)),
     "tensorrt_rtx": ((1, 0), (1, 7)),
-}
-"""Oldest and newest version of each flavour that the code is written for; newer ones of the same generation may do."""
+}  # oldest and newest version of each flavour that the code is written for; newer ones of the same generation may do
 
 DRIVER = (
     "Ubuntu: sudo ubuntu-drivers install; a Jetson has it from JetPack; in a container: docker run --gpus all, on a "

@@ -37,8 +37,7 @@ SCENE = np.dtype(
         ("pose", np.float32, 12),
         ("camera", np.float32, 3),
     ]
-)
-"""``struct Scene``: numbers of four bytes each, without gaps."""
+)  # ``struct Scene``: numbers of four bytes each, without gaps
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ from scene_completion_ros.ros.frame import Epoch, NotYetError, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
+# Time between two images that are compared, at least: a robot in motion then sees more of what it had guessed.
 APART_NS = 1_000_000_000
-"""Time between two images that are compared, at least: a robot in motion then sees more of what it had guessed."""
+# Time after which an image is not compared any more: the street has changed, and odometry has drifted.
 LARGEST_GAP_NS = 3_000_000_000
-"""Time after which an image is not compared any more: the street has changed, and odometry has drifted."""
 
 EVERY_NS = 10_000_000_000  # time between two requests, at least, by the stamps of images
 

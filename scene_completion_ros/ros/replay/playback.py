@@ -8,8 +8,8 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.parameters.schema import names_in
 
 ANSWER_TIMEOUT_S = 60.0
+# In lock step further topics run this far ahead of the images: what an image needs must be there before it.
 LEAD_NS = 500_000_000
-"""In lock step further topics run this far ahead of the images: what an image needs must be there before it."""
 
 
 @dataclass(frozen=True)

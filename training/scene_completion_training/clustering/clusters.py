@@ -18,8 +18,7 @@ from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_ros.whole_files import write_whole
 
 CLUSTER_FILE = "clusters.safetensors"
-HELD_OUT = 5
-"""Every so many-th point is kept out of the fit, and says how well it does."""
+HELD_OUT = 5  # every so many-th point is kept out of the fit, and says how well it does
 CLASS_FILE = "classes.json"
 SCHEMA = 1
 UNNAMED = "cluster_{:02d}"
@@ -39,8 +38,7 @@ CLASS_COLOURS: dict[str, tuple[int, int, int]] = {
     "pole": (200, 200, 140),
     "traffic-sign": (235, 60, 40),
     "other-object": (120, 120, 120),
-}
-"""Colours of the classes that clusters are usually named after; those of others follow from their number."""
+}  # colours of the classes that clusters are usually named after; those of others follow from their number
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +93,11 @@ def read_clusters(file: Path) -> tuple[Clusters, NDArray[np.float16], NDArray[np
 
 @dataclass(frozen=True, eq=False)
 class LabelHead:
-    """Logits of the classes: weight · units + bias.
+    """Logits of the classes: weight · units + bias."""
 
-    Attributes:
-        weight: float32 [K, E].
-        bias: float32 [K].
-        agreement: Share of the held-out points to which it gives the class that their cluster has.
-    """
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    agreement: float
+    weight: NDArray[np.float32]  # float32 [K, E]
+    bias: NDArray[np.float32]  # float32 [K]
+    agreement: float  # share of the held-out points to which it gives the class that their cluster has
 
     def assign(self, units: NDArray[np.floating]) -> NDArray[np.int64]:
         """The class [N] of each point with units [N, E]: that of the largest logit."""
@@ -150,17 +142,11 @@ def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], coun
 
 @dataclass(frozen=True)
 class NamedClusters:
-    """Clusters with their classes.
+    """Clusters with their classes."""
 
-    Attributes:
-        class_names: Names of the classes, in the order of their first cluster; each once.
-        class_colours: RGB of each class, 0..255.
-        class_of_cluster: The class of each cluster.
-    """
-
-    class_names: tuple[str, ...]
-    class_colours: tuple[tuple[int, int, int], ...]
-    class_of_cluster: tuple[int, ...]
+    class_names: tuple[str, ...]  # names of the classes, in the order of their first cluster; each once
+    class_colours: tuple[tuple[int, int, int], ...]  # RGB of each class, 0..255
+    class_of_cluster: tuple[int, ...]  # the class of each cluster
 
     def classes(self, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
         """Classes [...] of clusters [...]."""

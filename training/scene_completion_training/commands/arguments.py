@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.density_model import DensityModel
 
-SHARED_DATA = "SCENE_COMPLETION_DATA"
-"""Environment variable that names the folder of the recordings."""
+SHARED_DATA = "SCENE_COMPLETION_DATA"  # environment variable that names the folder of the recordings
 
 
 def add_paths(

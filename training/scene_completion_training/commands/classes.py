@@ -17,8 +17,7 @@ from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths
 
-POINTS = 500
-"""Points of a frame that are clustered."""
+POINTS = 500  # points of a frame that are clustered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

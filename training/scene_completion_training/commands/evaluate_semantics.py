@@ -40,10 +40,9 @@ if TYPE_CHECKING:
     from scene_completion_training.evaluation.semantic_evaluation import ScoredModel
     from scene_completion_training.evaluation.semantic_models import SemanticModel
 
-CLUSTERS = 19
-"""As many as SemanticKITTI has classes."""
+CLUSTERS = 19  # as many as SemanticKITTI has classes
+# Pixels along a token's side: of the clustered tokens, and of the teacher that is asked for words.
 CLUSTER_CELL, WORD_CELL = 16, 8
-"""Pixels along a token's side: of the clustered tokens, and of the teacher that is asked for words."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

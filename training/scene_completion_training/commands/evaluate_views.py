@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
     from scene_completion_training.evaluation.view_consistency import Classify
 
-CLUSTERS, CLUSTERED_POINTS = 19, 500
-"""Classes of features, and points of a frame that they are found among."""
+CLUSTERS, CLUSTERED_POINTS = 19, 500  # classes of features, and points of a frame that they are found among
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

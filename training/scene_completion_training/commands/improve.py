@@ -21,8 +21,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths, add_workers
 from scene_completion_training.commands.extract import SETTINGS, described, settings_of
 
-STAYS = 3
-"""Exit code where the old student stays."""
+STAYS = 3  # exit code where the old student stays
 OF_EXTRACTION = "extraction."
 
 

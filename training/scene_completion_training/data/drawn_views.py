@@ -15,8 +15,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.data.prepared import PreparedFrame
 
 _Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
-_SAME = 0.01
-"""Pixels: an image whose camera is the canonical one, but for less, is taken as it is."""
+_SAME = 0.01  # pixels: an image whose camera is the canonical one, but for less, is taken as it is
 
 
 def homography(source: Camera, target: Camera, turn: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -106,16 +105,12 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class DrawnViews:
-    """The views of a sample in the canonical camera: images, stereo depth, poses in the encoder's frame.
-
-    Attributes:
-        names: Frame and camera of each view.
-        jitter: The colour jitter, the same for all views; without one they keep their colours.
-    """
+    """The views of a sample in the canonical camera: images, stereo depth, poses in the encoder's frame."""
 
     draw: Draw
-    names: list[tuple[int, str]]
+    names: list[tuple[int, str]]  # frame and camera of each view
     camera: Camera
+    # The colour jitter, the same for all views; without one they keep their colours.
     jitter: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
 
     @property

@@ -37,24 +37,18 @@ from scene_completion_ros.sequences.kitti import numbered_images
 from scene_completion_ros.sequences.kitti_raw import rectified_camera
 from scene_completion_ros.untrusted_files import read_json
 
-_LOOKED_AT = 8
-"""Label files of a folder that are read before any work begins."""
+_LOOKED_AT = 8  # label files of a folder that are read before any work begins
 _RED = 2  # of pixels as `read_picture` has them
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImage:
-    """An image and the classes of its pixels.
-
-    Attributes:
-        ids: What the label file holds.
-        calibration: Gives its camera; None where the data set has none.
-    """
+    """An image and the classes of its pixels."""
 
     image_file: Path
     label_file: Path
-    ids: ClassMap
-    calibration: Callable[[], Camera] | None = None
+    ids: ClassMap  # what the label file holds
+    calibration: Callable[[], Camera] | None = None  # gives its camera; None where the data set has none
 
     def image(self) -> NDArray[np.uint8]:
         """Pixels, RGB [H, W, 3]."""

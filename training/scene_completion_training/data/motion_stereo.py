@@ -26,20 +26,14 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_training.data.rectified import has_lens
 from scene_completion_training.data.stereo import MeasuredDepth, StereoPair
 
-PIXELS = 115_000
-"""Of the images that are matched: half the size of KITTI's."""
-PLANES = 112
-"""Inverse depths that are tried, evenly from 0 to that of `NEAREST`."""
-NEAREST = 0.05
-"""Smallest depth that is looked for, as a part of the reach: 2.6 m of a street's 51.2 m."""
+PIXELS = 115_000  # of the images that are matched: half the size of KITTI's
+PLANES = 112  # inverse depths that are tried, evenly from 0 to that of `NEAREST`
+NEAREST = 0.05  # smallest depth that is looked for, as a part of the reach: 2.6 m of a street's 51.2 m
+# Ways to a neighbour, at least, as parts of the reach, in each direction: 1.2 and 2.4 m on a street.
 BASELINES = (0.023, 0.046)
-"""Ways to a neighbour, at least, as parts of the reach, in each direction: 1.2 and 2.4 m on a street."""
-FARTHEST = 0.125
-"""Longest way to a neighbour, as a part of the reach: beyond it too little looks alike."""
-MATCHING_ERROR = 0.35
-"""Standard deviation of a match along the epipolar line, pixels of the image that is matched."""
-LARGEST_ERROR = 0.25
-"""Standard deviation, as a part of the inverse depth, from which nothing counts as measured."""
+FARTHEST = 0.125  # longest way to a neighbour, as a part of the reach: beyond it too little looks alike
+MATCHING_ERROR = 0.35  # standard deviation of a match along the epipolar line, pixels of the image that is matched
+LARGEST_ERROR = 0.25  # standard deviation, as a part of the inverse depth, from which nothing counts as measured
 _STEP_ERROR = 0.25  # standard deviation within the step between two planes, as a part of it
 _RADIUS = 3  # of the window in which signs are compared, pixels
 _COST = 100.0  # of a pixel in which all signs differ
@@ -201,13 +195,12 @@ class MotionStereo:
         return cost
 
 
+# What measures the depth of the frames of a drive: its `kind`, in words, and the `camera` whose depth it is.
 DepthMeter: TypeAlias = StereoPair | MotionStereo
-"""What measures the depth of the frames of a drive: its `kind`, in words, and the `camera` whose depth it is."""
 
 _OFFSETS = np.array(
     [place for place in itertools.product(range(-_RADIUS, _RADIUS + 1), repeat=2) if place > (0, 0)], np.int64
-)
-"""Row and column of one half of a window around its centre; the other half lies opposite."""
+)  # row and column of one half of a window around its centre; the other half lies opposite
 
 
 def _signs(padded: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -39,16 +39,13 @@ from scene_completion_training.data.voxel_evidence import (
 from scene_completion_training.viewpoint import Viewpoint, Volume
 from scene_completion_training.workers import Progress, Workers, progress_bar
 
+# Names of safetensors, for the arrays of prepared frames and feature targets.
 _DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "F16": "<f2", "F64": "<f8"}
-"""Names of safetensors, for the arrays of prepared frames and feature targets."""
+# Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are.
 DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
-"""Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
-_FRAMES_A_PROCESS = 8
-"""Fewer are not worth a process of their own, which first imports all that this one has."""
-_FRAMES_A_TASK = 128
-"""Of a cluster. At the ends of a task, frames are measured that another one measures as well."""
-_LOOK_S = 0.5
-"""Seconds between looks at what processes have written."""
+_FRAMES_A_PROCESS = 8  # fewer are not worth a process of their own, which first imports all that this one has
+_FRAMES_A_TASK = 128  # of a cluster. At the ends of a task, frames are measured that another one measures as well
+_LOOK_S = 0.5  # seconds between looks at what processes have written
 _VERSION = 6
 _USED_ASSETS = ("validity_", "ego_")
 
@@ -81,35 +78,25 @@ def mapped_arrays(file: Path, cure: str) -> dict[str, NDArray[Any]]:
 
 @dataclass(frozen=True, eq=False)
 class PreparedFrame:
-    """One instant, ready for training.
+    """One instant, ready for training."""
 
-    Attributes:
-        images: Camera -> uint8 RGB [h, w, 3] at about the canonical focal length: "left" and "right" of the pair. Also
-            what cameras looking elsewhere see, rectified into the canonical camera. A rig with one camera ahead has
-            only "left"; its motion measures the depth.
-        depths: "left", "right" -> z-depth of stereo float16 [h, w], metres, 0 unknown.
-        cameras: Camera -> intrinsics of the image.
-        world_from_camera: Camera -> pose.
-        masks: Camera -> bool [h, w], false outside of what was recorded and on the vehicle itself; cameras that lack it
-            show the world everywhere.
-        points: Voxel centres int16 [N, 3] in units of `POINT_UNIT`, left camera's optical frame.
-        target: Occupancy uint8 [N], 255 = certainly occupied.
-        evidence: float16 [N].
-        name: Folder and stem of its file: what is stored elsewhere about a frame is found by it.
-        class_images: Camera -> classes of its pixels uint8 [h, w], Cityscapes' train ids, 255 unknown.
-        label: Classes of the voxels uint8 [N], `COMMON_CLASSES`, 0 free, 255 unknown; None where no voxel has one.
-    """
-
+    # Camera -> uint8 RGB [h, w, 3] at about the canonical focal length: "left" and "right" of the pair. Also what
+    # cameras looking elsewhere see, rectified into the canonical camera. A rig with one camera ahead has only "left";
+    # its motion measures the depth.
     images: Mapping[str, NDArray[np.uint8]]
-    depths: Mapping[str, NDArray[np.float16]]
-    cameras: Mapping[str, Camera]
-    world_from_camera: Mapping[str, RigidTransform]
+    depths: Mapping[str, NDArray[np.float16]]  # "left", "right" -> z-depth of stereo float16 [h, w], metres, 0 unknown
+    cameras: Mapping[str, Camera]  # camera -> intrinsics of the image
+    world_from_camera: Mapping[str, RigidTransform]  # camera -> pose
+    # Camera -> bool [h, w], false outside of what was recorded and on the vehicle itself; cameras that lack it show the
+    # world everywhere.
     masks: Mapping[str, NDArray[np.bool_]]
-    points: NDArray[np.int16]
-    target: NDArray[np.uint8]
-    evidence: NDArray[np.float16]
-    name: str = ""
+    points: NDArray[np.int16]  # voxel centres int16 [N, 3] in units of `POINT_UNIT`, left camera's optical frame
+    target: NDArray[np.uint8]  # occupancy uint8 [N], 255 = certainly occupied
+    evidence: NDArray[np.float16]  # float16 [N]
+    name: str = ""  # folder and stem of its file: what is stored elsewhere about a frame is found by it
+    # Camera -> classes of its pixels uint8 [h, w], Cityscapes' train ids, 255 unknown.
     class_images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    # Classes of the voxels uint8 [N], `COMMON_CLASSES`, 0 free, 255 unknown; None where no voxel has one.
     label: NDArray[np.uint8] | None = None
 
     def mask(self, name: str) -> NDArray[np.bool_]:

@@ -18,10 +18,9 @@ from scene_completion_training.data.stereo import stereo_depth
 from scene_completion_training.extraction.scale import ground_plane
 from scene_completion_training.viewpoint import ENCODER_STEP, STREET_CAMERA, CameraSettings, Viewpoint, VolumeSettings
 
+# A pinhole stretches what lies further beyond all use; above and below lies little that a robot drives into.
 WIDEST, TALLEST = math.radians(100.0), math.radians(60.0)
-"""A pinhole stretches what lies further beyond all use; above and below lies little that a robot drives into."""
-_STEP = 2 * ENCODER_STEP
-"""Sizes are multiples of this, so that images of half the size will do as well."""
+_STEP = 2 * ENCODER_STEP  # sizes are multiples of this, so that images of half the size will do as well
 _MOUNTED_M = {"KITTI": 1.65, "KITTI raw": 1.65, "KITTI-360": 1.55}
 _FRAMES = 8  # of a recording, whose ground is looked at
 _POINTS = 4000  # of a frame

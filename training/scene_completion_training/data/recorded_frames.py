@@ -37,16 +37,14 @@ from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint
 from scene_completion_training.workers import Progress, progress_bar
 
+# Folder of a camera's classes, of one ahead and of one that looks aside (S4C).
 _CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
-"""Folder of a camera's classes, of one ahead and of one that looks aside (S4C)."""
-_CHUNK = 32
-"""Frames that a process makes small before it says so."""
+_CHUNK = 32  # frames that a process makes small before it says so
 _NOTHING: tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float16]] = (
     np.zeros((0, 3), np.int16),
     np.zeros(0, np.uint8),
     np.zeros(0, np.float16),
-)
-"""Voxel centres, their occupancy and its evidence, where nobody measures them."""
+)  # voxel centres, their occupancy and its evidence, where nobody measures them
 
 
 class OnDemand(Mapping[str, Any]):
@@ -280,8 +278,7 @@ def _write_png(file: Path, image: NDArray[np.uint8]) -> None:
         raise SequenceError(f"a resized image cannot be written ({error})", where=str(file), cure=cure) from error
 
 
-_frames: RecordedFrames
-"""Those that a process of the pool makes small."""
+_frames: RecordedFrames  # those that a process of the pool makes small
 
 
 def _take(frames: RecordedFrames) -> None:

@@ -15,8 +15,8 @@ from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_training.extraction.rectification import RectifiedImage
 
+# Seen to each side beyond the canonical camera, which is turned a little against the real one in training.
 _MARGIN = math.radians(8.0)
-"""Seen to each side beyond the canonical camera, which is turned a little against the real one in training."""
 _STEEPEST = math.radians(75.0)  # off the axis; a pinhole stretches what lies further beyond all use
 
 

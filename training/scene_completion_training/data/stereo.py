@@ -14,26 +14,18 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import stereo_pair
 from scene_completion_training.data.rectified import has_lens
 
-DISPARITIES = 160
-"""Searched disparities in pixels: at KITTI's 387 px·m, depths down to 2.4 m."""
-LARGEST_DISAGREEMENT = 1.0
-"""Pixels between the disparities of a pair and of the pair upside down."""
+DISPARITIES = 160  # searched disparities in pixels: at KITTI's 387 px·m, depths down to 2.4 m
+LARGEST_DISAGREEMENT = 1.0  # pixels between the disparities of a pair and of the pair upside down
 _REMEMBERED = 32  # frames
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredDepth:
-    """Depth of one frame.
+    """Depth of one frame."""
 
-    Attributes:
-        depth: z-depth [H, W], metres, 0 where none was measured.
-        deviation: Its standard deviation [H, W], metres.
-        camera: The camera of the depth image, at the place of the recorded one; it may have fewer pixels.
-    """
-
-    depth: NDArray[np.float32]
-    deviation: NDArray[np.float32]
-    camera: Camera
+    depth: NDArray[np.float32]  # z-depth [H, W], metres, 0 where none was measured
+    deviation: NDArray[np.float32]  # its standard deviation [H, W], metres
+    camera: Camera  # the camera of the depth image, at the place of the recorded one; it may have fewer pixels
 
 
 def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -16,26 +16,20 @@ from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy, fusion_views
 from scene_completion_training.viewpoint import Volume
 
-SKY = len(COMMON_CLASSES)
-"""Class of pixels that no voxel can hold."""
-OF_NO_CLASS = 254
-"""A voxel that is occupied, nobody knows by what."""
-OCCUPIED = 0.5
-"""Share of the evidence that has to speak for "occupied"."""
+SKY = len(COMMON_CLASSES)  # class of pixels that no voxel can hold
+OF_NO_CLASS = 254  # a voxel that is occupied, nobody knows by what
+OCCUPIED = 0.5  # share of the evidence that has to speak for "occupied"
+# A place is what its pixel sees if their depths differ by no more, metres and a share of the depth.
 _SAME_M, _SAME = 0.4, 0.05
-"""A place is what its pixel sees if their depths differ by no more, metres and a share of the depth."""
 GROUND_CLASSES = tuple(COMMON_CLASSES.index(name) for name in ("road", "sidewalk", "terrain"))
 _FARTHEST_GROUND_M = 40.0
-_SURE_M = 0.15
-"""Standard deviation of depth up to which a voxel of 0.2 m is known to hold what its pixel sees."""
-_CELL = 4
-"""Voxels to a side of the cells whose median height counts."""
+_SURE_M = 0.15  # standard deviation of depth up to which a voxel of 0.2 m is known to hold what its pixel sees
+_CELL = 4  # voxels to a side of the cells whose median height counts
+# The ground that a car stands on: no farther ahead and to the sides, of so many points at least.
 _NEAR_M, _ASIDE_M, _LEAST_POINTS = 18.0, 4.0, 60
-"""The ground that a car stands on: no farther ahead and to the sides, of so many points at least."""
 _LEAST_PIXELS = 6
 _LEAST_CELLS = 12
-_OFF_SURFACE_M = 0.25
-"""Cells farther from the fitted surface hold no ground: a hedge, a wrong match."""
+_OFF_SURFACE_M = 0.25  # cells farther from the fitted surface hold no ground: a hedge, a wrong match
 
 
 def voxels_of_pixels(

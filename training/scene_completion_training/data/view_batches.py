@@ -43,10 +43,8 @@ if TYPE_CHECKING:
     from scene_completion_training.foundation.feature_store import FeatureStore
 
 MOST_ENCODER_VIEWS = 4
-HIT_SHARE = 0.25
-"""Share of the voxel centres of a sample that has hit evidence."""
-_MEAN_FRAMES = 200
-"""Most frames of a sequence that the mean depth is taken from."""
+HIT_SHARE = 0.25  # share of the voxel centres of a sample that has hit evidence
+_MEAN_FRAMES = 200  # most frames of a sequence that the mean depth is taken from
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 _OTHER = {"left": "right", "right": "left"}
 
@@ -107,24 +105,18 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class DataNeeds:
-    """What a stage needs of its samples.
+    """What a stage needs of its samples."""
 
-    Attributes:
-        encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras
-            ahead so many less one from further along the drive.
-        targets: Features of a foundation model that the views get, or of several by name.
-        label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
-        rendered: The views that a field is rendered for: most of the time that a sample takes.
-        classes: And the classes of their pixels, of frames that are not measured.
-        measured: Stereo depth of its images, and voxels that evidence was fused in; otherwise frames are images, see
-            `RecordedFrames`.
-    """
-
+    # Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras ahead so many less
+    # one from further along the drive.
     encoder_views: int = 1
+    # Features of a foundation model that the views get, or of several by name.
     targets: "FeatureStore | Mapping[str, FeatureStore] | None" = None
-    label_points: int = 0
-    rendered: bool = True
-    classes: bool = False
+    label_points: int = 0  # labelled voxel centres a sample, of frames that all have some; 0 for none
+    rendered: bool = True  # the views that a field is rendered for: most of the time that a sample takes
+    classes: bool = False  # and the classes of their pixels, of frames that are not measured
+    # Stereo depth of its images, and voxels that evidence was fused in; otherwise frames are images, see
+    # `RecordedFrames`.
     measured: bool = True
 
 

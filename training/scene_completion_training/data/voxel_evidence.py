@@ -25,8 +25,7 @@ from scene_completion_training.data.stereo import MeasuredDepth
 from scene_completion_training.viewpoint import Volume
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-POINT_UNIT = 0.002
-"""Metres per step of the stored voxel centres (int16: ±65 m)."""
+POINT_UNIT = 0.002  # metres per step of the stored voxel centres (int16: ±65 m)
 _FREE_FACTOR = 0.3  # of free against hit evidence: rays that graze a surface pass through its voxels too
 
 
@@ -37,21 +36,14 @@ def _jit(function: _Function) -> _Function:
 
 @dataclass(frozen=True, eq=False)
 class DepthView:
-    """Depth seen from one pose.
+    """Depth seen from one pose."""
 
-    Attributes:
-        depth: z-depth [H, W] in metres, 0 where unknown.
-        matrix: Intrinsics [3, 3] of the depth image.
-        grid_from_camera: Pose of the view in the grid's frame.
-        deviation: Standard deviation of the depth [H, W], metres.
-        trust: Factor on this view's evidence for free space; above one for the frame the grid belongs to, whose view
-            of moving objects counts more.
-    """
-
-    depth: NDArray[np.float32]
-    matrix: NDArray[np.float64]
-    grid_from_camera: RigidTransform
-    deviation: NDArray[np.float32]
+    depth: NDArray[np.float32]  # z-depth [H, W] in metres, 0 where unknown
+    matrix: NDArray[np.float64]  # intrinsics [3, 3] of the depth image
+    grid_from_camera: RigidTransform  # pose of the view in the grid's frame
+    deviation: NDArray[np.float32]  # standard deviation of the depth [H, W], metres
+    # Factor on this view's evidence for free space; above one for the frame the grid belongs to, whose view of moving
+    # objects counts more.
     trust: float = 1.0
 
 
@@ -186,17 +178,11 @@ def metres_around(volume: Volume) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class FusionSettings:
-    """How far around a frame its sequence is fused.
+    """How far around a frame its sequence is fused."""
 
-    Attributes:
-        views: Most views used.
-        free_samples: Voxels tested for free space.
-        kept: Most voxels kept a frame, half of them with hits.
-    """
-
-    views: int = 14
-    free_samples: int = 300_000
-    kept: int = 120_000
+    views: int = 14  # most views used
+    free_samples: int = 300_000  # voxels tested for free space
+    kept: int = 120_000  # most voxels kept a frame, half of them with hits
 
 
 def fusion_views(

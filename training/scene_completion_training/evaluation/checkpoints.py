@@ -26,11 +26,10 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.observed_field import ObservedField
 
+# Places along the drive of the first, second, and further views that a multi-view field encodes. The first is at the
+# evaluated frame. The others are at these shares of the way from the least to the most metres (`encoder_metres`) that
+# it was trained with.
 VIEW_SHARES = (0.0, 2 / 3, 1 / 3, 1.0)
-"""Places along the drive of the first, second, and further views that a multi-view field encodes. The first is at the
-evaluated frame. The others are at these shares of the way from the least to the most metres (`encoder_metres`) that it
-was trained with.
-"""
 PUBLISHED_VIEWS: dict[str, tuple[int, ...]] = {
     "mono": (0,),
     "temporal": (0, 1),
@@ -38,8 +37,7 @@ PUBLISHED_VIEWS: dict[str, tuple[int, ...]] = {
     "stereo-temporal": (0, 1, 2, 3),
     "fisheyes": (0, 2, 4, 6),
     "all": tuple(range(8)),
-}
-"""Rows of MVBTS: which it encodes of left now and a frame later, right likewise, and the fisheyes ten frames later."""
+}  # rows of MVBTS: which it encodes of left now and a frame later, right likewise, and the fisheyes ten frames later
 FISHEYE_FRAMES = 10
 _CHUNK = 1 << 16  # points in memory at a time
 

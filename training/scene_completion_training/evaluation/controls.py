@@ -44,8 +44,8 @@ OPAQUE = 50.0  # per metre: an opacity of 0.99995 over a voxel
 THICKNESS = 4.0
 _DEPTH_STRIDE = 4  # pixels between rendered rays of a model's own depth
 
+# z-depth [H, W] of the reference camera at a frame, metres; 0 or not finite where there is none.
 DepthSource: TypeAlias = Callable[[PosedSequence, int], NDArray[np.float32]]
-"""z-depth [H, W] of the reference camera at a frame, metres; 0 or not finite where there is none."""
 
 
 @dataclass

@@ -23,11 +23,9 @@ from scene_completion_training.evaluation.density_model import DensityModel, Obs
 from scene_completion_training.evaluation.geometry import counted_depth
 from scene_completion_training.networks.density_field import LAST_WEIGHTS
 
-PIXELS = 2000
-"""Pixels of a frame that are looked at, drawn from those with a depth."""
+PIXELS = 2000  # pixels of a frame that are looked at, drawn from those with a depth
 SAMPLES = 64
-BOUNDS = ((-np.log(4.0), np.log(4.0)), (-4.0, 4.0))
-"""Of ln k and c; who needs more has not learned depth."""
+BOUNDS = ((-np.log(4.0), np.log(4.0)), (-4.0, 4.0))  # of ln k and c; who needs more has not learned depth
 
 
 @dataclass(frozen=True)
@@ -63,19 +61,12 @@ class DensityStretch:
 
 @dataclass(frozen=True, eq=False)
 class RayLogits:
-    """Logits along the rays of some pixels of one frame.
+    """Logits along the rays of some pixels of one frame."""
 
-    Attributes:
-        logits: [R, K] at the distances of `inverse_distance_samples`.
-        length: Distance along the ray of z-depth 1 [R].
-        truth: True z-depth [R], metres.
-        distances: [K], metres.
-    """
-
-    logits: NDArray[np.float64]
-    length: NDArray[np.float64]
-    truth: NDArray[np.float64]
-    distances: NDArray[np.float64]
+    logits: NDArray[np.float64]  # [R, K] at the distances of `inverse_distance_samples`
+    length: NDArray[np.float64]  # distance along the ray of z-depth 1 [R]
+    truth: NDArray[np.float64]  # true z-depth [R], metres
+    distances: NDArray[np.float64]  # [K], metres
 
     def squared_log_error(self, stretch: DensityStretch) -> float:
         """Mean of (ln d − ln d*)², d the rendered z-depth."""

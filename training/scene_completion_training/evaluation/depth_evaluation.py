@@ -33,29 +33,19 @@ NO_SCAN = "no LiDAR scan"
 
 @dataclass(frozen=True, order=True)
 class LeftOutFrame:
-    """A frame that was asked for and is not scored.
+    """A frame that was asked for and is not scored."""
 
-    Attributes:
-        reason: Why, in words.
-        drive: Name of its drive, without a date in front.
-        frame: Number of its image file.
-    """
-
-    reason: str
-    drive: str
-    frame: int
+    reason: str  # why, in words
+    drive: str  # name of its drive, without a date in front
+    frame: int  # number of its image file
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Frames of one drive that are to be scored.
-
-    Attributes:
-        numbers: Index of a frame in the sequence -> number of its image file.
-    """
+    """Frames of one drive that are to be scored."""
 
     sequence: PosedSequence
-    numbers: Mapping[int, int]
+    numbers: Mapping[int, int]  # index of a frame in the sequence -> number of its image file
 
 
 def select_frames(

@@ -35,8 +35,8 @@ from scene_completion_training.evaluation.lidar_evaluation import (
     slabs_of,
 )
 
+# What is stated: the opacity itself, and the probability where a calibration was fitted.
 BEFORE, AFTER = "before", "after"
-"""What is stated: the opacity itself, and the probability where a calibration was fitted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,18 +111,13 @@ def predicted_depth(observation: Observation, truth: NDArray[np.float32]) -> NDA
 
 @dataclass(frozen=True)
 class ScoredFrames:
-    """Which frames of a recording are scored, and against what.
+    """Which frames of a recording are scored, and against what."""
 
-    Attributes:
-        scans: Scans N that the LiDAR protocols accumulate.
-        every: Frames between scored ones; of those with voxels, images between them.
-        split: A frame list instead; of the frames near the end of a drive, which have fewer scans ahead, it has some.
-        pitch: How far the reference camera looks down, radians; None for what is known of the recording.
-    """
-
-    scans: int = 20
-    every: int = 5
+    scans: int = 20  # scans N that the LiDAR protocols accumulate
+    every: int = 5  # frames between scored ones; of those with voxels, images between them
+    # A frame list instead; of the frames near the end of a drive, which have fewer scans ahead, it has some.
     split: FrameSplit | None = None
+    # How far the reference camera looks down, radians; None for what is known of the recording.
     pitch: float | None = None
 
     def scanned(self, sequence: PosedSequence) -> Sequence[int]:

@@ -29,22 +29,17 @@ from scene_completion_training.evaluation.density_model import Observation
 
 PROTOCOLS = {"original": ORIGINAL, "LiDAR only": LIDAR_ONLY_NEAR, "LiDAR only, far": LIDAR_ONLY}
 LIDAR = "velodyne"
-SAME_M = 1e-4
-"""Poses of a LiDAR that differ by less are those of one scan, or of one that stood still."""
+SAME_M = 1e-4  # poses of a LiDAR that differ by less are those of one scan, or of one that stood still
 
 
 @dataclass(frozen=True, eq=False)
 class Slab:
-    """What scans say of the points of a protocol, as it was applied.
-
-    Attributes:
-        pitch_degrees: How far the camera was taken to look down.
-    """
+    """What scans say of the points of a protocol, as it was applied."""
 
     name: str
     protocol: SlabProtocol
     truth: SlabTruth
-    pitch_degrees: float
+    pitch_degrees: float  # how far the camera was taken to look down
 
 
 def slabs_of(scans: Iterable[Scan], pitch: float) -> tuple[Slab, ...]:

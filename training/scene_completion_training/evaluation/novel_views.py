@@ -25,23 +25,17 @@ from scene_completion_training.rendering.colours import sample_colours
 from scene_completion_training.rendering.patches import render_rays
 from scene_completion_training.rendering.rays import image_rays
 
-STEREO = "stereo"
-"""As target: the other camera of the pair, at the same time."""
+STEREO = "stereo"  # as target: the other camera of the pair, at the same time
 
 
 @dataclass(frozen=True, eq=False)
 class NovelView:
-    """A view beside a frame whose image a model sees.
-
-    Attributes:
-        target: How the command line names the view: `STEREO`, or frames later.
-        seen: Frame of the view.
-    """
+    """A view beside a frame whose image a model sees."""
 
     sequence: PosedSequence
     index: int
-    target: str
-    seen: int
+    target: str  # how the command line names the view: `STEREO`, or frames later
+    seen: int  # frame of the view
     camera: str
 
 

@@ -17,10 +17,9 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.untrusted_files import read_tensors
 
-SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""Of the channels of pictures in -1..1."""
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the channels of pictures in -1..1
+# AlexNet's convolutions by their place in torchvision: stride and padding. The second and third are pooled before.
 _CONVOLUTIONS = {0: (4, 2), 3: (1, 2), 6: (1, 1), 8: (1, 1), 10: (1, 1)}
-"""AlexNet's convolutions by their place in torchvision: stride and padding. The second and third are pooled before."""
 _POOLED = (3, 6)
 _NAMES = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(weight|bias)|lin(\d)\.model\.1\.(weight)")
 

@@ -36,16 +36,13 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.semantic_head import DROPOUT
 from scene_completion_training.rendering.depth import rendered_features
 
-POINTS = 200
-"""Pixels of an image that are clustered."""
+POINTS = 200  # pixels of an image that are clustered
+# Published are 1000 steps of four images, of which every other one looks aside, where no pixel has a label.
 PROBE_STEPS, PROBE_BATCH, PROBE_RATE = 500, 4, 5e-3
-"""Published are 1000 steps of four images, of which every other one looks aside, where no pixel has a label."""
-COVERED = 0.9
-"""Share of the network's image that a calibrated camera has to see."""
+COVERED = 0.9  # share of the network's image that a calibrated camera has to see
 _CHUNK = 1 << 14  # pixels in memory at a time, with their expanded features
 
-Space: TypeAlias = Callable[[Tensor], Tensor]
-"""Features of rays [N, channels] -> what pixels are told apart by [N, D]."""
+Space: TypeAlias = Callable[[Tensor], Tensor]  # features of rays [N, channels] -> what pixels are told apart by [N, D]
 
 
 class RenderedField:
@@ -132,19 +129,14 @@ def labels_through(labels: NDArray[np.uint8], source: Camera, target: Camera) ->
 
 @dataclass(frozen=True, eq=False)
 class PixelLabels:
-    """Labels of pixels by what is rendered, as a method that is scored (a `Segmentation`).
-
-    Attributes:
-        labels: How many different ones there are.
-        naming: The class of each label; None where labels are classes.
-    """
+    """Labels of pixels by what is rendered, as a method that is scored (a `Segmentation`)."""
 
     name: str
     rendered: RenderedField
     space: str
     assign: Callable[[NDArray[np.float32]], NDArray[np.int64]]
-    labels: int = CLASSES
-    naming: NDArray[np.int64] | None = None
+    labels: int = CLASSES  # how many different ones there are
+    naming: NDArray[np.int64] | None = None  # the class of each label; None where labels are classes
 
     def answer(self, image: LabelledImage) -> SegmentationAnswer:
         """Label an image."""

@@ -37,8 +37,7 @@ from scene_completion_training.evaluation.semantic_models import FeatureFieldMod
 from scene_completion_training.evaluation.voxel_sampling import Sampling
 from scene_completion_training.networks.feature_field import SemanticField
 
-NAMED_WITHIN = 51.2
-"""Range in which clusters are named, metres: the largest."""
+NAMED_WITHIN = 51.2  # range in which clusters are named, metres: the largest
 
 
 class ScoredModel(Protocol):
@@ -85,18 +84,14 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class FittedModel:
-    """A model whose clusters have been found and named.
-
-    Attributes:
-        confusion: Clusters against classes on the labelled training recordings, int64 [1 + K, classes], empty first.
-        match: How they get names, by default.
-    """
+    """A model whose clusters have been found and named."""
 
     model: SemanticModel
     sampling: Sampling
     clusters: Clusters
+    # Clusters against classes on the labelled training recordings, int64 [1 + K, classes], empty first.
     confusion: NDArray[np.int64]
-    match: Match = match_one_to_one
+    match: Match = match_one_to_one  # how they get names, by default
 
     @property
     def name(self) -> str:
@@ -248,8 +243,8 @@ def voxel_classes(truth: VoxelTruth, class_map: ClassMap | None = None) -> NDArr
 
 
 COMMON = np.arange(1, len(COMMON_CLASSES))
+# The common class of each logit of a model: of one of the common classes themselves, and of Cityscapes' train ids.
 CITYSCAPES = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int64)
-"""The common class of each logit of a model: of one of the common classes themselves, and of Cityscapes' train ids."""
 
 
 class ClassifiedModel:

@@ -33,25 +33,20 @@ from scene_completion_training.networks.semantic_head import DistillationHead
 
 CodeFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _CHUNK = 1 << 14  # points in memory at a time
-FARTHEST_SURFACE = 51.2
-"""Pixels that see nothing within the largest range are not clustered, metres."""
-_MEAN_EVERY = 5
-"""Of each recording every so many frames give the mean of the tokens."""
+FARTHEST_SURFACE = 51.2  # pixels that see nothing within the largest range are not clustered, metres
+_MEAN_EVERY = 5  # of each recording every so many frames give the mean of the tokens
 
 
 @dataclass(frozen=True, eq=False)
 class SemanticObservation:
-    """A model that has seen the image of a frame.
-
-    Attributes:
-        codes: Vectors [N, C] of points [N, 3], metres, optical frame of the reference camera. What lies together in
-            their space is called alike. Those that are clustered have length one; those that are asked for words lie in
-            the space of the text encoder, and are zeros where there is nothing.
-        units: Hidden units of the features [N, E] of points, where the model has some: what is deployed.
-    """
+    """A model that has seen the image of a frame."""
 
     observation: Observation
+    # Vectors [N, C] of points [N, 3], metres, optical frame of the reference camera. What lies together in their space
+    # is called alike. Those that are clustered have length one; those that are asked for words lie in the space of the
+    # text encoder, and are zeros where there is nothing.
     codes: CodeFunction
+    # Hidden units of the features [N, E] of points, where the model has some: what is deployed.
     units: CodeFunction | None = None
 
 

@@ -40,18 +40,15 @@ from scene_completion_training.networks.occupancy_link import link_calibration
 from scene_completion_training.viewpoint import Viewpoint, Volume
 from scene_completion_training.workers import Progress, Workers
 
+# Metres ahead at which the weights are fitted, where the volume reaches as far as a street's, and in proportion
+# elsewhere. Between them they are linear in the logarithm.
 DISTANCES = (4.0, 12.8, 25.6, 51.2)
-"""Metres ahead at which the weights are fitted, where the volume reaches as far as a street's, and in proportion
-elsewhere. Between them they are linear in the logarithm."""
-BLOCK = (8, 8, 1)
-"""Voxels between knots of the lattice along x, y, z: half of the standard deviation of the smoothing."""
-POINTS = 60_000
-"""Voxels of a frame that take part, drawn from those with evidence."""
+BLOCK = (8, 8, 1)  # voxels between knots of the lattice along x, y, z: half of the standard deviation of the smoothing
+POINTS = 60_000  # voxels of a frame that take part, drawn from those with evidence
 LARGEST_LOGIT = 25.0
+# Log odds of the prior (a mean of 12 %) around which something is expected there, and how sharply that changes.
 EXPECTED_FROM, EXPECTED_SLOPE = -2.0, 2.0
-"""Log odds of the prior (a mean of 12 %) around which something is expected there, and how sharply that changes."""
-RAREST = 1e-3
-"""Smallest and, as its complement, largest mean occupancy."""
+RAREST = 1e-3  # smallest and, as its complement, largest mean occupancy
 _GAINS = 2 * len(DISTANCES)
 
 
@@ -252,17 +249,11 @@ def _best_threshold(frames: "Sequence[FrameEvidence]", prior: PlacePrior | None)
 
 @dataclass(frozen=True, eq=False)
 class FrameEvidence:
-    """Some voxels of a frame that the student has never seen.
+    """Some voxels of a frame that the student has never seen."""
 
-    Attributes:
-        points: [N, 3], centres in the camera's optical frame, metres.
-        logit: Logit x of the student's density [N].
-        target: Share of the stereo evidence that speaks for "occupied" [N], 0..1.
-    """
-
-    points: NDArray[np.float32]
-    logit: NDArray[np.float64]
-    target: NDArray[np.float32]
+    points: NDArray[np.float32]  # [N, 3], centres in the camera's optical frame, metres
+    logit: NDArray[np.float64]  # logit x of the student's density [N]
+    target: NDArray[np.float32]  # share of the stereo evidence that speaks for "occupied" [N], 0..1
 
 
 def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:

@@ -19,8 +19,7 @@ from scene_completion_training.evaluation.novel_views import Figures, NovelView,
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.rendering.depth import rendered_features
 
-RELATIVE, ABSOLUTE = 0.01, 0.5
-"""Of the squared flows, and squared pixels: how far forward and backward may disagree."""
+RELATIVE, ABSOLUTE = 0.01, 0.5  # of the squared flows, and squared pixels: how far forward and backward may disagree
 Classify = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 

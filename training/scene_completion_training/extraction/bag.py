@@ -27,15 +27,10 @@ Phase = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One bag to be extracted.
+    """One bag to be extracted."""
 
-    Attributes:
-        bag: Its absolute path, links followed.
-        folder: Folder for its sequences and its report.
-    """
-
-    bag: Path
-    folder: Path
+    bag: Path  # its absolute path, links followed
+    folder: Path  # folder for its sequences and its report
     settings: ExtractionSettings
     threads: int = 1
 

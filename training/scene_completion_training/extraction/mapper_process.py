@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ENOUGH = 0.6
-"""Share of the frames that a rig's reconstruction should hold before its images are tried one by one."""
+ENOUGH = 0.6  # share of the frames that a rig's reconstruction should hold before its images are tried one by one
 
 
 def main(folder: Path) -> None:

@@ -16,14 +16,11 @@ _SMALLEST_BASELINE_M = 0.01
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A camera as it will be in the sequence.
-
-    Attributes:
-        resampler: Makes its images out of the recorded ones; None where they are kept as they are.
-    """
+    """A camera as it will be in the sequence."""
 
     camera: Camera
     rig_from_camera: RigidTransform
+    # Makes its images out of the recorded ones; None where they are kept as they are.
     resampler: Resampler | None = None
 
     def image(self, source: ImageSource) -> ImageSource:

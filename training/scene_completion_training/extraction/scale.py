@@ -22,17 +22,11 @@ _LARGEST_SPREAD = 0.25
 
 @dataclass(frozen=True)
 class Scale:
-    """A factor from a reconstruction's unit to metres, and what speaks for it.
+    """A factor from a reconstruction's unit to metres, and what speaks for it."""
 
-    Attributes:
-        source: "stereo", "odometry", "camera height", "recorded" or "unknown".
-        factor: Metres per unit; 1 where unknown.
-        support: In words.
-    """
-
-    source: str
-    factor: float
-    support: str
+    source: str  # "stereo", "odometry", "camera height", "recorded" or "unknown"
+    factor: float  # metres per unit; 1 where unknown
+    support: str  # in words
 
     @property
     def metric(self) -> bool:

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from scene_completion_ros.errors import ConfigurationError
 
 PoseSource = Literal["auto", "recorded", "sfm"]
-EXTRACTION_VERSION = 1
-"""Part of the digest: raised when the same settings give other sequences."""
+EXTRACTION_VERSION = 1  # part of the digest: raised when the same settings give other sequences
 
 
 def _option(

@@ -15,25 +15,18 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
 
-OVERLAP = 6
-"""Keyframes that each one is matched with."""
+OVERLAP = 6  # keyframes that each one is matched with
 FEATURES = 3000
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One connected reconstruction; its unit of length is arbitrary unless the rig's baseline fixes it.
+    """One connected reconstruction; its unit of length is arbitrary unless the rig's baseline fixes it."""
 
-    Attributes:
-        world_from_first: Frame index -> pose of the first camera.
-        points: Sparse points [P, 3] in the world.
-        seen: Frame index -> indices of the points that the first camera sees in it.
-        shared: Frame index -> number of points that several cameras see in it: they carry the scale of a rig.
-    """
-
-    world_from_first: dict[int, RigidTransform]
-    points: NDArray[np.float64]
-    seen: dict[int, NDArray[np.int64]]
+    world_from_first: dict[int, RigidTransform]  # frame index -> pose of the first camera
+    points: NDArray[np.float64]  # sparse points [P, 3] in the world
+    seen: dict[int, NDArray[np.int64]]  # frame index -> indices of the points that the first camera sees in it
+    # Frame index -> number of points that several cameras see in it: they carry the scale of a rig.
     shared: dict[int, int] = field(default_factory=dict)
 
     def scaled(self, factor: float) -> "Model":

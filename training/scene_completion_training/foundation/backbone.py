@@ -31,22 +31,16 @@ _DEPTH = {"depth_anything": "DepthAnythingForDepthEstimation"}
 
 @dataclass(frozen=True, eq=False)
 class LoadedNetwork:
-    """A transformer with what is needed to use it.
-
-    Attributes:
-        patch: Edge of a patch, pixels.
-        extra_tokens: Class and register tokens before the others.
-        options: What its forward pass has to be told.
-    """
+    """A transformer with what is needed to use it."""
 
     network: Any
     type: str
     normalisation: Normalisation
-    patch: int
+    patch: int  # edge of a patch, pixels
     dim: int
     blocks: int
-    extra_tokens: int
-    options: dict[str, bool]
+    extra_tokens: int  # class and register tokens before the others
+    options: dict[str, bool]  # what its forward pass has to be told
     files: list[Path]
 
 

@@ -23,8 +23,7 @@ from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, ST
 from scene_completion_training.foundation.model_files import IMAGENET_MEAN, IMAGENET_STD, Normalisation
 from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder, prompt
 
-LONG_EDGE = 1024
-"""Of the images that the network was trained with, pixels; others are resized to it."""
+LONG_EDGE = 1024  # of the images that the network was trained with, pixels; others are resized to it
 
 
 def read_class_texts(file: Path) -> dict[str, tuple[str, ...]]:
@@ -102,8 +101,8 @@ class ClassProbabilityTeacher(DenseExtractor):
         self._described = dict(described or {})
         texts = [[prompt(phrase, template) for phrase in self._described.get(name, (name,))] for name in self.classes]
         means = torch.stack([encoder.encode(of_class).mean(dim=0) for of_class in texts])
+        # float32 [20, D], of length 1, of what the classes are called.
         self.embeddings = functional.normalize(means, dim=-1).to(self._device)
-        """float32 [20, D], of length 1, of what the classes are called."""
 
     @cached_property
     def identity(self) -> ModelIdentity:

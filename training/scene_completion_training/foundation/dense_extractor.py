@@ -16,26 +16,18 @@ from scene_completion_training.foundation.model_files import Normalisation, sha2
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What features follow from, besides the image.
+    """What features follow from, besides the image."""
 
-    Attributes:
-        name: Name of the folder, or on the hub; for people, two names may mean the same model.
-        type: Type of the model, as in its configuration.
-        weights: File -> SHA-256.
-        layer: Hidden state that is taken, 0 what goes into the first block.
-        text_encoder: Name of the model whose sentences lie in the space of the features; empty where there is none.
-        settings: What else they follow from, name -> value.
-    """
-
-    name: str
-    type: str
-    weights: dict[str, str]
-    layer: int
+    name: str  # name of the folder, or on the hub; for people, two names may mean the same model
+    type: str  # type of the model, as in its configuration
+    weights: dict[str, str]  # file -> SHA-256
+    layer: int  # hidden state that is taken, 0 what goes into the first block
     dim: int
     normalisation: Normalisation
+    # Name of the model whose sentences lie in the space of the features; empty where there is none.
     text_encoder: str = ""
     text_encoder_sha256: str = ""
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)  # what else they follow from, name -> value
 
 
 class DenseExtractor(ABC):

@@ -15,14 +15,12 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES as TRAIN_IDS
 
-CITYSCAPES_CLASSES = (*TRAIN_IDS, "background")
-"""Names of the outputs, in the order of Cityscapes' train ids."""
-STRIDE = 32
-"""Edges of images are multiples of it."""
+CITYSCAPES_CLASSES = (*TRAIN_IDS, "background")  # names of the outputs, in the order of Cityscapes' train ids
+STRIDE = 32  # edges of images are multiples of it
 _BRANCHES = 4
 _LEVEL_3, _LEVEL_4 = 3, 7
+# Dilations of the branches: where the receptive field may be 9 × 9 or larger, and where at most 7 × 7.
 _WIDE, _NARROW = (1, 2, 3, 4), (1, 1, 2, 3)
-"""Dilations of the branches: where the receptive field may be 9 × 9 or larger, and where at most 7 × 7."""
 _SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
 
 

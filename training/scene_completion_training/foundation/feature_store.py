@@ -35,34 +35,22 @@ _AGAIN = "Make the features once more, in another folder"
 
 
 class FeatureTarget(NamedTuple):
-    """Features of one variant of an image.
+    """Features of one variant of an image."""
 
-    Attributes:
-        features: float16 [D, h, w].
-        shift: (dy, dx) of the grid in the (mirrored) image, see `foundation.targets`.
-        mirrored: Whether left and right of the image were swapped, before the shift.
-    """
-
-    features: Tensor
-    shift: tuple[int, int]
-    mirrored: bool
+    features: Tensor  # float16 [D, h, w]
+    shift: tuple[int, int]  # (dy, dx) of the grid in the (mirrored) image, see `foundation.targets`
+    mirrored: bool  # whether left and right of the image were swapped, before the shift
 
 
 @dataclass(frozen=True)
 class FeatureManifest:
-    """What all feature targets of a store have in common.
-
-    Attributes:
-        cell: Edge of the square of pixels that a token covers.
-        image_size: Height and width of the images.
-        seed: Seed of the variants.
-    """
+    """What all feature targets of a store have in common."""
 
     model: ModelIdentity
-    cell: int
-    image_size: tuple[int, int]
+    cell: int  # edge of the square of pixels that a token covers
+    image_size: tuple[int, int]  # height and width of the images
     variants: int
-    seed: int
+    seed: int  # seed of the variants
 
     @property
     def grid(self) -> tuple[int, int]:

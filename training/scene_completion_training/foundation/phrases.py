@@ -19,21 +19,13 @@ _CLASS_KEYS = {"phrases", "colour"}
 
 @dataclass(frozen=True)
 class PhraseList:
-    """What a text bank is made of.
+    """What a text bank is made of."""
 
-    Attributes:
-        classes: Classes of the vocabulary; may be none.
-        background: Phrases that voxels of no class should be nearest to.
-        phrases: Further phrases that the bank should know.
-        template: Sentence that each phrase stands in; "other" alone stays bare.
-        licence: Of the text encoder's weights.
-    """
-
-    classes: tuple[BankClass, ...] = ()
-    background: tuple[str, ...] = ()
-    phrases: tuple[str, ...] = ()
-    template: str = STREET_TEMPLATE
-    licence: str = ""
+    classes: tuple[BankClass, ...] = ()  # classes of the vocabulary; may be none
+    background: tuple[str, ...] = ()  # phrases that voxels of no class should be nearest to
+    phrases: tuple[str, ...] = ()  # further phrases that the bank should know
+    template: str = STREET_TEMPLATE  # sentence that each phrase stands in; "other" alone stays bare
+    licence: str = ""  # of the text encoder's weights
 
     @property
     def all_phrases(self) -> tuple[str, ...]:

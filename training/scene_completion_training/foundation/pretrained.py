@@ -11,8 +11,8 @@ import torch
 
 from scene_completion_ros.errors import BundleError
 
+# Entries of a configuration that count its blocks, and do not matter here.
 _DERIVED = ("out_features", "out_indices", "stage_names")
-"""Entries of a configuration that count its blocks, and do not matter here."""
 _UNUSED = "mask_token"
 _TOKENIZERS = (
     "tokenizer.json",

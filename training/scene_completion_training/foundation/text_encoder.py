@@ -24,8 +24,7 @@ from scene_completion_training.foundation.model_files import (
 from scene_completion_training.foundation.pretrained import frozen_network, read_tokenizer
 
 STREET_TEMPLATE = "a photo of a {} on the street"
-BARE = "other"
-"""The phrase that no template is put around: "a photo of a other" says nothing."""
+BARE = "other"  # the phrase that no template is put around: "a photo of a other" says nothing
 _SENTENCES = {"bert": "BertModel", "mpnet": "MPNetModel", "xlm-roberta": "XLMRobertaModel"}
 _TOWERS = {"clip": "CLIPTextModelWithProjection", "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
 _TOWERS_ALONE = {"clip_text_model": "clip", "siglip_text_model": "siglip", "siglip2_text_model": "siglip2"}

@@ -13,8 +13,7 @@ from scene_completion_training.gpu_export.images import canonical_images
 from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck, Reference
 from scene_completion_training.gpu_export.precisions import to_half
 
-PARITY_IMAGES = 8
-"""Images that every variant is compared on, in all."""
+PARITY_IMAGES = 8  # images that every variant is compared on, in all
 
 
 def export_for_gpus(

@@ -18,8 +18,7 @@ from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 
-Encode = Callable[[NDArray[np.uint8]], EncodedImage]
-"""Of a canonical image uint8 [H, W, 3]."""
+Encode = Callable[[NDArray[np.uint8]], EncodedImage]  # of a canonical image uint8 [H, W, 3]
 
 TORCH, ONNX = "weights.safetensors in torch", "encoder.onnx in ONNX Runtime, float32"
 
@@ -49,26 +48,16 @@ GATES: Mapping[str, Gate] = {
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a variant is off; densities, decisions and labels are those of the default grid's voxels in view.
-
-    Attributes:
-        features_relative: Mean difference of the map, as a share of its mean size.
-        density_relative: Mean difference of the density, as a share of its mean.
-        occupied_agreement: Share of the voxels in view with the same decision.
-        occupied_iou: Intersection over union of the occupied voxels; 1 where there are none.
-        labels_agreement: Share of voxels, occupied in both, with the same label; 1 without labels.
-        volume_relative: Mean difference of the volume, as a share of its mean size; 0 without one.
-        depth_relative: Mean error of a pixel's depth as a share of its depth; 0 without one.
-    """
+    """How far a variant is off; densities, decisions and labels are those of the default grid's voxels in view."""
 
     images: int
-    features_relative: float
-    density_relative: float
-    occupied_agreement: float
-    occupied_iou: float
-    labels_agreement: float
-    volume_relative: float
-    depth_relative: float
+    features_relative: float  # mean difference of the map, as a share of its mean size
+    density_relative: float  # mean difference of the density, as a share of its mean
+    occupied_agreement: float  # share of the voxels in view with the same decision
+    occupied_iou: float  # intersection over union of the occupied voxels; 1 where there are none
+    labels_agreement: float  # share of voxels, occupied in both, with the same label; 1 without labels
+    volume_relative: float  # mean difference of the volume, as a share of its mean size; 0 without one
+    depth_relative: float  # mean error of a pixel's depth as a share of its depth; 0 without one
 
     def failures(self, gate: Gate) -> list[str]:
         """What the gate does not allow, in words with numbers; empty where it passes."""

@@ -17,8 +17,7 @@ from scene_completion_ros.report.pictures import birds_eye_view, encode_picture,
 from scene_completion_ros.whole_files import write_whole
 from scene_completion_training.improvement.judging import ScoredFrame
 
-SHOWN = ("largest gain", "in the middle", "smallest gain or largest loss")
-"""The frames in pictures."""
+SHOWN = ("largest gain", "in the middle", "smallest gain or largest loss")  # the frames in pictures
 RIGHT, GHOST, MISSED, FREE, UNKNOWN = (46, 125, 50), (211, 47, 47), (25, 118, 210), (238, 242, 238), (200, 200, 204)
 _WIDTH = 900
 _STYLE = """

@@ -15,27 +15,18 @@ from scene_completion_training.data.drawn_views import metres_travelled
 from scene_completion_training.improvement.steps import UNFINISHED
 
 PARTS = ("training", "calibration", "held_out")
-SHARES = (0.6, 0.2, 0.2)
-"""Of the distance of a drive that is cut, gaps not counted."""
-CALIBRATING = 5
-"""Of so many replayed drives, one calibrates."""
-LEAST_FRAMES = 4
-"""Frames of a part."""
+SHARES = (0.6, 0.2, 0.2)  # of the distance of a drive that is cut, gaps not counted
+CALIBRATING = 5  # of so many replayed drives, one calibrates
+LEAST_FRAMES = 4  # frames of a part
 
 
 @dataclass(frozen=True)
 class Split:
-    """Folders of posed sequences.
+    """Folders of posed sequences."""
 
-    Attributes:
-        training: What the student learns from.
-        calibration: What its probabilities and its threshold are fitted to.
-        held_out: What old and new student are compared on.
-    """
-
-    training: list[Path]
-    calibration: list[Path]
-    held_out: list[Path]
+    training: list[Path]  # what the student learns from
+    calibration: list[Path]  # what its probabilities and its threshold are fitted to
+    held_out: list[Path]  # what old and new student are compared on
 
 
 def split_drives(drives: Sequence[Path], named: Sequence[Path], gap: float, folder: Path) -> Split:

@@ -16,8 +16,7 @@ from scene_completion_ros.untrusted_files import read_json
 from scene_completion_ros.whole_files import write_whole
 
 STATE = "state.json"
-UNFINISHED = ".part"
-"""Ending of files and folders that are still written."""
+UNFINISHED = ".part"  # ending of files and folders that are still written
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_TEXT = "No space left on device"
 

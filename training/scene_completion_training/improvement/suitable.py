@@ -19,20 +19,14 @@ from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.recorded_camera import recorded_height
 from scene_completion_training.gpu_export.images import spread
 
-LEAST_MEASURED = 0.1
-"""Share of the image with a measured depth below which nothing can be judged."""
-LEAST_METRES = 2.0
-"""A rig that travels less stands still."""
-DARKEST = 25.0
-"""Mean grey value (0..255) of an image below which it is night."""
+LEAST_MEASURED = 0.1  # share of the image with a measured depth below which nothing can be judged
+LEAST_METRES = 2.0  # a rig that travels less stands still
+DARKEST = 25.0  # mean grey value (0..255) of an image below which it is night
+# Correlation of small grey pictures from which they are the same recording, compressed once more or not.
 SAME_PICTURE = 0.995
-"""Correlation of small grey pictures from which they are the same recording, compressed once more or not."""
-SAME_VIEW = 0.9
-"""Correlation from which two pictures of one place in one map show the same things."""
-NEAR_M = 10.0
-"""Distance in one map below which two frames stand at one place."""
-SHARED = 0.1
-"""Share of frames that may be alike before two drives overlap."""
+SAME_VIEW = 0.9  # correlation from which two pictures of one place in one map show the same things
+NEAR_M = 10.0  # distance in one map below which two frames stand at one place
+SHARED = 0.1  # share of frames that may be alike before two drives overlap
 _LOOKED_AT = 24  # frames of a drive
 _PICTURE = (48, 16)  # width and height of the small pictures
 
@@ -102,18 +96,12 @@ def _check_pictures(sequence: PosedSequence, camera: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class DriveLook:
-    """What is compared of a drive.
-
-    Attributes:
-        pictures: Small grey pictures of its frames [N, P], mean 0 and length 1 each.
-        places: Positions of the camera in its map [N, 3], metres.
-        world: What its poses come from; positions of one source alone can be compared.
-    """
+    """What is compared of a drive."""
 
     name: str
-    pictures: NDArray[np.float32]
-    places: NDArray[np.float64]
-    world: str
+    pictures: NDArray[np.float32]  # small grey pictures of its frames [N, P], mean 0 and length 1 each
+    places: NDArray[np.float64]  # positions of the camera in its map [N, 3], metres
+    world: str  # what its poses come from; positions of one source alone can be compared
 
     @staticmethod
     def of(sequence: PosedSequence) -> "DriveLook":

@@ -6,8 +6,7 @@ from torch.nn import functional
 from scene_completion_ros.voxels.occupancy import probability_of_log_odds
 from scene_completion_training.losses.means import weighted_mean
 
-LIMIT = 2.0
-"""Density above which both count as the same, per metre, as in KDBTS."""
+LIMIT = 2.0  # density above which both count as the same, per metre, as in KDBTS
 
 
 def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:

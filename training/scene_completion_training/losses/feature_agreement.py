@@ -5,8 +5,7 @@ from torch.nn import functional
 
 from scene_completion_training.losses.means import weighted_mean
 
-EDGE_TEMPERATURE = 25.0
-"""How quickly the smoothness of features ends at an edge of the image (SceneDINO)."""
+EDGE_TEMPERATURE = 25.0  # how quickly the smoothness of features ends at an edge of the image (SceneDINO)
 
 
 def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:

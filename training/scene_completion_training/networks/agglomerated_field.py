@@ -14,8 +14,8 @@ from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation
 from scene_completion_training.viewpoint import Viewpoint
 
+# Slope and offset of the first units: ramps in inverse depth around the depth of the pixel's surface.
 SURFACE_UNITS = tuple(itertools.product((5.0, 20.0), (-0.2, -0.07, 0.0, 0.07, 0.2)))
-"""Slope and offset of the first units: ramps in inverse depth around the depth of the pixel's surface."""
 
 
 class FeatureHeads(nn.Module):

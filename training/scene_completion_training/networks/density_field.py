@@ -15,12 +15,12 @@ from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.viewpoint import Viewpoint
 
+# Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0.
 DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
-"""Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0."""
 
 
+# Weights that the logit is linear in: who scales them and the logit's offset stretches the densities.
 LAST_WEIGHTS = ("density_layer.weight", "density_layer.bias")
-"""Weights that the logit is linear in: who scales them and the logit's offset stretches the densities."""
 
 
 def sample_map(values: Tensor, coordinates: Tensor) -> Tensor:
@@ -154,16 +154,11 @@ class DensityField(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class SingleViewObservation(ObservedField):
-    """A `DensityField` that has seen its image (an `ObservedField`).
-
-    Attributes:
-        hidden_map: Pre-activation map [B, hidden, h, w].
-        raw: The encoder's feature map [B, C, h, w].
-    """
+    """A `DensityField` that has seen its image (an `ObservedField`)."""
 
     field: DensityField
-    hidden_map: Tensor
-    raw: Tensor
+    hidden_map: Tensor  # pre-activation map [B, hidden, h, w]
+    raw: Tensor  # the encoder's feature map [B, C, h, w]
 
     @property
     def depth_code(self) -> Tensor:

@@ -9,10 +9,9 @@ from torch.nn import functional
 from scene_completion_training.foundation.backbone import load_network
 from scene_completion_training.networks.trunk import Trunk
 
+# On the model hub; a local folder of the same layout does as well, and larger ones of the family.
 PRETRAINED = "depth-anything/Depth-Anything-V2-Small-hf"
-"""On the model hub; a local folder of the same layout does as well, and larger ones of the family."""
-STRIDE = 2
-"""Pixels of the image to one of the maps."""
+STRIDE = 2  # pixels of the image to one of the maps
 
 
 class DepthAnythingTrunk(Trunk):

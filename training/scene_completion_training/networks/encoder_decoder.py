@@ -13,10 +13,9 @@ from scene_completion_training.networks.vision_transformer_trunk import PRETRAIN
 from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
 
 TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer", "depth_anything"]
-DECODER_WIDTHS = (48, 64, 96, 160)
-"""Channels of the decoder of EfficientNet-Lite0 at strides 2, 4, 8 and 16."""
+DECODER_WIDTHS = (48, 64, 96, 160)  # channels of the decoder of EfficientNet-Lite0 at strides 2, 4, 8 and 16
+# Channels of the decoder of Behind the Scenes at strides 1 to 16; each is raised to those of the feature map.
 MONODEPTH_WIDTHS = (32, 32, 64, 128, 256)
-"""Channels of the decoder of Behind the Scenes at strides 1 to 16; each is raised to those of the feature map."""
 
 
 def make_trunk(

@@ -21,10 +21,10 @@ from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.randomness import drawn
 from scene_completion_training.viewpoint import Viewpoint
 
+# Probability with which a point does without a view in training, drawn for each point and view but the first.
 VIEW_DROPOUT = 0.5
-"""Probability with which a point does without a view in training, drawn for each point and view but the first."""
+# Confidence of a view that does not see a point; finite, so that the softmax stays finite where none sees it.
 NEVER = -1e9
-"""Confidence of a view that does not see a point; finite, so that the softmax stays finite where none sees it."""
 
 
 class FusionHead(nn.Module):
@@ -163,20 +163,13 @@ class MultiViewField(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class MultiViewObservation(ObservedField):
-    """A `MultiViewField` that has seen its views (an `ObservedField`).
-
-    Attributes:
-        maps: Prepared features [B·V, hidden, h, w].
-        depth_codes: Inverse depth code of each pixel [B, V, h, w].
-        view_from_encoder: Poses [B, V, 4, 4].
-        generator: Source of the view dropout, in training.
-    """
+    """A `MultiViewField` that has seen its views (an `ObservedField`)."""
 
     field: MultiViewField
-    maps: Tensor
-    depth_codes: Tensor
-    view_from_encoder: Tensor
-    generator: torch.Generator | None = None
+    maps: Tensor  # prepared features [B·V, hidden, h, w]
+    depth_codes: Tensor  # inverse depth code of each pixel [B, V, h, w]
+    view_from_encoder: Tensor  # poses [B, V, 4, 4]
+    generator: torch.Generator | None = None  # source of the view dropout, in training
 
     def density_logit(self, points: Tensor) -> Tensor:
         """Density before softplus [B, N] at points [B, N, 3], metres, first view's optical frame."""

@@ -16,8 +16,7 @@ from scene_completion_ros.voxels.occupancy import (
 )
 
 _LOGITS = np.linspace(-12.0, 8.0, 41)
-_CERTAIN = 0.98
-"""Probabilities beyond this, and below its complement, say little of a slope."""
+_CERTAIN = 0.98  # probabilities beyond this, and below its complement, say little of a slope
 
 
 class OccupancyLink(nn.Module):

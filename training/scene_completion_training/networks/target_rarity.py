@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-KINDS = 48
-"""Clusters that targets are told apart by."""
+KINDS = 48  # clusters that targets are told apart by
 MOST_FITTED = 16_384
 
 

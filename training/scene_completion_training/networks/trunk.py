@@ -7,12 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-RESNET = "microsoft/resnet-50"
-"""ImageNet weights on the model hub; a local folder of the same layout does as well."""
-_TAPS = (0, 2, 4, 10, 15)
-"""Blocks after which the trunk is tapped for strides 2, 4, 8, 16 and 32."""
+RESNET = "microsoft/resnet-50"  # ImageNet weights on the model hub; a local folder of the same layout does as well
+_TAPS = (0, 2, 4, 10, 15)  # blocks after which the trunk is tapped for strides 2, 4, 8, 16 and 32
+# Brings the trunk's linear bottlenecks (standard deviation 6 to 8) to the scale of the decoder's other inputs.
 TAP_SCALE = 1.0 / 6.0
-"""Brings the trunk's linear bottlenecks (standard deviation 6 to 8) to the scale of the decoder's other inputs."""
 
 
 class Trunk(nn.Module):

@@ -13,12 +13,12 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.foundation.backbone import load_network
 from scene_completion_training.networks.trunk import Trunk
 
+# DINO ViT-B/8 on the model hub; a local folder of the same layout does as well, and others of the family.
 PRETRAINED = "facebook/dino-vitb8"
-"""DINO ViT-B/8 on the model hub; a local folder of the same layout does as well, and others of the family."""
+# Channels of the maps at a quarter of, half of, once and twice the patch size (DPT as SceneDINO has it).
 PYRAMID = (64, 64, 128, 256)
-"""Channels of the maps at a quarter of, half of, once and twice the patch size (DPT as SceneDINO has it)."""
+# Patch size -> edge of the square of pixels that a patch covers: images for DINOv2 are resized by 14/16.
 CELLS = {8: 8, 14: 16, 16: 16}
-"""Patch size -> edge of the square of pixels that a patch covers: images for DINOv2 are resized by 14/16."""
 
 
 class VisionTransformerTrunk(Trunk):

@@ -48,19 +48,12 @@ def sample_colours(
 
 @dataclass(frozen=True, eq=False)
 class SynthesisedPatches:
-    """Patches of loss views as they were seen, and as other views show what the field says of them.
+    """Patches of loss views as they were seen, and as other views show what the field says of them."""
 
-    Attributes:
-        observed: Colours of the loss views [P, 3, h, w] in 0..1.
-        rendered: The same from each source view [P, S, 3, h, w].
-        invalid: Rays that no source view can supervise, or whose pixel does not show the world [P, h, w].
-        depth: Expected z-depth [P, h, w], metres.
-    """
-
-    observed: Tensor
-    rendered: Tensor
-    invalid: Tensor
-    depth: Tensor
+    observed: Tensor  # colours of the loss views [P, 3, h, w] in 0..1
+    rendered: Tensor  # the same from each source view [P, S, 3, h, w]
+    invalid: Tensor  # rays that no source view can supervise, or whose pixel does not show the world [P, h, w]
+    depth: Tensor  # expected z-depth [P, h, w], metres
 
 
 def synthesised_patches(

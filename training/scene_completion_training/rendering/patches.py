@@ -14,22 +14,14 @@ from scene_completion_training.rendering.sampling import inverse_depth_samples
 
 @dataclass(frozen=True, eq=False)
 class RenderedPatches:
-    """Rays of patches and what the field says along them.
-
-    Attributes:
-        distances: Samples along them [B, R, K], metres.
-        points: The samples [B, R·K, 3], first encoder view's optical frame, metres.
-        logit: Density before softplus of the samples [B, R, K].
-        weights: Compositing weights [B, R, K].
-        depth: Expected z-depth of each ray in its view [B, R], metres.
-    """
+    """Rays of patches and what the field says along them."""
 
     rays: Rays
-    distances: Tensor
-    points: Tensor
-    logit: Tensor
-    weights: Tensor
-    depth: Tensor
+    distances: Tensor  # samples along them [B, R, K], metres
+    points: Tensor  # the samples [B, R·K, 3], first encoder view's optical frame, metres
+    logit: Tensor  # density before softplus of the samples [B, R, K]
+    weights: Tensor  # compositing weights [B, R, K]
+    depth: Tensor  # expected z-depth of each ray in its view [B, R], metres
 
 
 def render_patches(

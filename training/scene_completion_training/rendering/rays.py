@@ -10,31 +10,20 @@ from torch import Tensor
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.randomness import drawn
 
-PATCH = 8
-"""Edge of a patch of `sample_patch_rays`, pixels."""
-RAYS_AT_ONCE = 1 << 11
-"""Of a whole image, so that memory lasts."""
+PATCH = 8  # edge of a patch of `sample_patch_rays`, pixels
+RAYS_AT_ONCE = 1 << 11  # of a whole image, so that memory lasts
 
 
 @dataclass(frozen=True)
 class Rays:
-    """Rays of pixel patches.
+    """Rays of pixel patches."""
 
-    Attributes:
-        origin: [B, R, 3], metres, in the encoder view's optical frame.
-        direction: [B, R, 3], unit vectors in the same frame.
-        cosine: [B, R], cosine to the view's optical axis: z-depth = distance × cosine.
-        view: [B, R], index of the view a ray belongs to.
-        pixel: [B, R, 2], pixel coordinates (u, v): integers, but for patches that begin between pixels.
-        patch_size: Rays come patch by patch, row-major inside a patch.
-    """
-
-    origin: Tensor
-    direction: Tensor
-    cosine: Tensor
-    view: Tensor
-    pixel: Tensor
-    patch_size: int
+    origin: Tensor  # [B, R, 3], metres, in the encoder view's optical frame
+    direction: Tensor  # [B, R, 3], unit vectors in the same frame
+    cosine: Tensor  # [B, R], cosine to the view's optical axis: z-depth = distance × cosine
+    view: Tensor  # [B, R], index of the view a ray belongs to
+    pixel: Tensor  # [B, R, 2], pixel coordinates (u, v): integers, but for patches that begin between pixels
+    patch_size: int  # rays come patch by patch, row-major inside a patch
 
 
 def sample_patch_rays(

@@ -7,10 +7,8 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.render import inverse_distance
 from scene_completion_training.randomness import drawn
 
-FARTHEST = 100.0
-"""Pixels that see nothing nearer are no surface, metres."""
-CANDIDATES = 32
-"""Pixels of a depth bin that may become its centre, so that one may lie apart from the others."""
+FARTHEST = 100.0  # pixels that see nothing nearer are no surface, metres
+CANDIDATES = 32  # pixels of a depth bin that may become its centre, so that one may lie apart from the others
 
 
 def inverse_depth_samples(

@@ -20,12 +20,9 @@ STAGES = {
     "semantic_field": "scene_completion_training.stages.semantic_field:SemanticFieldStage",
     "completion": "scene_completion_training.stages.completion:CompletionStage",
     "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
-}
-"""Name, as `stage` in a configuration gives it -> module and class."""
-GROUP = "scene_completion.stages"
-"""Entry points of this group are stages of other packages, written as in `STAGES`."""
-DEFAULT_STAGE = next(iter(STAGES))
-"""Stage of configurations and checkpoints that name none."""
+}  # name, as `stage` in a configuration gives it -> module and class
+GROUP = "scene_completion.stages"  # entry points of this group are stages of other packages, written as in `STAGES`
+DEFAULT_STAGE = next(iter(STAGES))  # stage of configurations and checkpoints that name none
 
 
 def known_stages() -> dict[str, str]:

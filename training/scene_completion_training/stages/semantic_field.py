@@ -19,16 +19,12 @@ CLASSES = len(CITYSCAPES_CLASSES)
 
 @dataclass
 class SemanticFieldConfiguration(SingleImageConfiguration):
-    """What S4C needs.
-
-    Attributes:
-        class_weight: Weight of the classes beside the losses of the density.
-        weights_of_classes: Weights of Cityscapes' train ids among each other, by default those of S4C: 10 for sidewalk,
-            pole and traffic sign, 5 for traffic light and person.
-    """
+    """What S4C needs."""
 
     stage: str = "semantic_field"
-    class_weight: float = 0.02
+    class_weight: float = 0.02  # weight of the classes beside the losses of the density
+    # Weights of Cityscapes' train ids among each other, by default those of S4C: 10 for sidewalk, pole and traffic
+    # sign, 5 for traffic light and person.
     weights_of_classes: tuple[float, ...] = (1, 10, 1, 1, 1, 10, 5, 10, 1, 1, 1, 5, 1, 1, 1, 1, 1, 1, 1)
 
     def check(self) -> None:

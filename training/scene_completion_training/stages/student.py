@@ -26,36 +26,26 @@ from scene_completion_training.rendering.patches import RenderedPatches
 
 @dataclass
 class DistillationSettings:
-    """What the student learns from the teacher.
+    """What the student learns from the teacher."""
 
-    Attributes:
-        weight: Weight of the loss (0.01 in KDBTS).
-        space: What is compared: clipped densities as in KDBTS, or the occupancy probability. A teacher has the latter
-            if it was trained with `losses.occupancy`.
-        along_rays: Compare along the rendered rays too, not only at voxels and in the view at large. It costs as much
-            as the rest, and holds the student to the teacher's surfaces, which are softer than its own.
-        in_volume: Compare at voxels and in the view at large. In KDBTS it is the rays alone.
-        freeze_encoder: The encoder stays that of the teacher, and only the student's head learns.
-    """
-
-    weight: float = 0.01
+    weight: float = 0.01  # weight of the loss (0.01 in KDBTS)
+    # What is compared: clipped densities as in KDBTS, or the occupancy probability. A teacher has the latter if it was
+    # trained with `losses.occupancy`.
     space: Literal["density", "occupancy"] = "density"
+    # Compare along the rendered rays too, not only at voxels and in the view at large. It costs as much as the rest,
+    # and holds the student to the teacher's surfaces, which are softer than its own.
     along_rays: bool = True
-    in_volume: bool = True
-    freeze_encoder: bool = False
+    in_volume: bool = True  # compare at voxels and in the view at large. In KDBTS it is the rays alone
+    freeze_encoder: bool = False  # the encoder stays that of the teacher, and only the student's head learns
 
 
 @dataclass
 class StudentConfiguration(MultiViewConfiguration, SingleImageConfiguration):
-    """What the distilled student needs; its encoder views are those that a multi-view teacher encodes.
-
-    Attributes:
-        teacher: Checkpoint of the teacher, of stage `teacher`.
-    """
+    """What the distilled student needs; its encoder views are those that a multi-view teacher encodes."""
 
     keeps_maps = False
     stage: str = "student"
-    teacher: str = ""
+    teacher: str = ""  # checkpoint of the teacher, of stage `teacher`
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
     @property
@@ -85,18 +75,12 @@ class StudentConfiguration(MultiViewConfiguration, SingleImageConfiguration):
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """What a student learns from. No module of the stage: it never learns, and no checkpoint needs it.
-
-    Attributes:
-        link: From its logit to its occupancy probability, where it has one.
-        half_resolution: It was trained on images of half the size, and keeps seeing such.
-        says_depth: Channel 0 of its encoder is a depth.
-    """
+    """What a student learns from. No module of the stage: it never learns, and no checkpoint needs it."""
 
     field: MultiViewField
-    link: OccupancyLink | None = None
-    half_resolution: bool = False
-    says_depth: bool = True
+    link: OccupancyLink | None = None  # from its logit to its occupancy probability, where it has one
+    half_resolution: bool = False  # it was trained on images of half the size, and keeps seeing such
+    says_depth: bool = True  # channel 0 of its encoder is a depth
 
     def __deepcopy__(self, memo: object) -> "Teacher":
         return self  # an average of the student's weights needs no teacher of its own
