@@ -156,13 +156,11 @@ def naive_query(
 ) -> Callable[[Any], Any]:
     """The query as one writes it in PyTorch: every voxel, 64 sampled features and 39 code values, two linear layers.
 
-    The folded feature weights are the identity here, which costs what any feature weights cost.
+    The folded feature weights are the identity here, which costs what any feature weights cost. What is returned takes
+    features [h, w, C + E], an array or a tensor on the device, and gives densities [N], a tensor there.
 
     Args:
         points: float32 [N, 3] in the camera's optical frame.
-
-    Returns:
-        Takes features [h, w, C + E], an array or a tensor on the device, and gives densities [N], a tensor there.
     """
     import torch
 

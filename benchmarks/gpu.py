@@ -115,7 +115,7 @@ def measure_kernels(
     load: Callable[[], None] = lambda: None,
     busy: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, NDArray[np.float64]], int]:
-    """Run frames, one after the other, of which those after `WARM_UP_S` count.
+    """Run frames, one after the other, of which those after `WARM_UP_S` count. Raises GpuError where the device failed.
 
     Args:
         encode: Gives the encoder's outputs, or asks for them.
@@ -123,9 +123,6 @@ def measure_kernels(
         load: Gives the host's part of what `encode` asks for.
         busy: Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to
             ask for them.
-
-    Raises:
-        GpuError: The device failed.
 
     Returns:
         Milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host. The latter
@@ -230,7 +227,10 @@ def measure_naive(bundle: StudentBundle, prepared: PreparedScene, features: NDAr
     return float(np.median(timed(run_query, 10).wall))
 
 
-OpenedEncoder: TypeAlias = "tuple[str, Callable[[NDArray[np.uint8]], None], Callable[[], EncodedOnDevice], Callable[[], None]]"  # its name, what takes images [1, H, W, 3], what asks for what it says of them, and what ends it
+# Its name, what takes images [1, H, W, 3], what asks for what it says of them, and what ends it.
+OpenedEncoder: TypeAlias = (
+    "tuple[str, Callable[[NDArray[np.uint8]], None], Callable[[], EncodedOnDevice], Callable[[], None]]"
+)
 
 
 def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelDevice, precision: str) -> OpenedEncoder:

@@ -14,6 +14,7 @@ from scene_completion_ros.errors import SceneCompletionError
 GROUP = "scene_completion.commands"
 BAD_INPUT, INTERRUPTED = 2, 130
 
+# The commands of this package and their modules. `setup.py` reads this text: it makes entry points of them.
 COMMANDS = {
     "build-engine": "scene_completion_ros.commands.build_engine",
     "complete": "scene_completion_ros.commands.complete",
@@ -31,7 +32,7 @@ COMMANDS = {
     "improve": "scene_completion_training.commands.improve",
     "street-world": "scene_completion_training.commands.street_world",
     "train": "scene_completion_training.commands.train",
-}  # the commands of this package and their modules. `setup.py` reads this text: it makes entry points of them
+}
 
 
 class Command(Protocol):

@@ -40,15 +40,12 @@ _UNREADABLE = (
 
 
 def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int) -> bytes:
-    """Reads a file.
+    """Reads a file. Raises error where it is missing, too large or cannot be read.
 
     Args:
         error: What is raised where it cannot be used.
         cure: What the user can do then.
         most_bytes: A larger file is refused before it is read whole.
-
-    Raises:
-        error: It is missing, too large or cannot be read.
     """
     try:
         with Path(path).open("rb") as file:

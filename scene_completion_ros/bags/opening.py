@@ -16,10 +16,7 @@ ROS1 = ".bag"
 
 
 def open_storage(path: Path) -> tuple[Storage, list[str]]:
-    """Open a recording.
-
-    Returns:
-        The storage and what is lost of it (nothing, for an intact recording).
+    """Open a recording. Returns the storage and what is lost of it (nothing, for an intact recording).
 
     Raises:
         BagError: Nothing there, or not a recording.

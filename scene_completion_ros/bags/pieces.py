@@ -43,14 +43,12 @@ class KeptPiece:
 class PieceStore:
     """Writes pieces, and deletes the least valuable ones where they would exceed the budget; of equals the oldest.
 
-    Use it as a context manager, from one thread at a time.
+    Use it as a context manager, from one thread at a time. Raises BagError: (on entering) Another recorder writes
+    there, or the folder cannot be written to.
 
     Args:
         folder: Where pieces are; made where it is missing.
         budget: Bytes that all pieces may take.
-
-    Raises:
-        BagError: (on entering) Another recorder writes there, or the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, budget: int) -> None:

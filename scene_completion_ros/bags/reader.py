@@ -46,11 +46,7 @@ class BagMessage:
 
     @cached_property
     def message(self) -> Any:
-        """The deserialised message.
-
-        Raises:
-            BagError: The bytes do not fit the type, or its stamp is none.
-        """
+        """The deserialised message. Raises BagError where the bytes do not fit the type, or its stamp is none."""
         try:
             message = self._decoder.decode(self.raw, self.type)
             stamp = getattr(getattr(message, "header", None), "stamp", None)
@@ -91,10 +87,8 @@ class CloudFrame(NamedTuple):
 class BagReader:
     """Reads a rosbag2 folder, a single `.mcap` or `.db3` file, or a ROS 1 `.bag`.
 
-    Use it as a context manager. Messages come in the order of bag time, whatever their header stamps do.
-
-    Raises:
-        BagError: (on opening) Nothing there, no bag, or no message in it.
+    Use it as a context manager. Messages come in the order of bag time, whatever their header stamps do. Raises
+    BagError: (on opening) Nothing there, no bag, or no message in it.
     """
 
     def __init__(self, path: Path | str) -> None:

@@ -36,13 +36,10 @@ class BagWriter:
     Use it as a context manager. What `write` has taken is with the operating system when it returns. If the process is
     killed at any time after, `BagReader` still finds it, without index and metadata.yaml, which `close` writes. Losing
     power can cost the last seconds, as with any file. When an exception ends the `with` block, the recording is closed
-    properly as well.
+    properly as well. Raises BagError where the folder exists already.
 
     Args:
         path: Folder to be made; it must not exist.
-
-    Raises:
-        BagError: The folder exists already.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -59,11 +56,7 @@ class BagWriter:
         self.close()
 
     def open(self) -> None:
-        """Make the folder.
-
-        Raises:
-            BagError: It exists already: nothing is overwritten.
-        """
+        """Make the folder. Raises BagError where it exists already: nothing is overwritten."""
         try:
             self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()

@@ -363,11 +363,7 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def playback_of(args: argparse.Namespace) -> Playback:
-    """What the options ask for.
-
-    Raises:
-        SceneCompletionError: An option makes no sense: names it.
-    """
+    """What the options ask for. Raises SceneCompletionError where an option makes no sense: names it."""
     from scene_completion_ros.ros.replay.playback import ANSWER_TIMEOUT_S, Playback
 
     timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
@@ -375,11 +371,7 @@ def playback_of(args: argparse.Namespace) -> Playback:
 
 
 def refuse_offline(args: argparse.Namespace) -> None:
-    """Refuse the options where there is no node.
-
-    Raises:
-        SceneCompletionError: One of them was given: names it.
-    """
+    """Refuse the options where there is no node. Raises SceneCompletionError where one of them was given: names it."""
     from scene_completion_ros.errors import SceneCompletionError
 
     for name in _ONLY_THROUGH_THE_NODE:

@@ -25,14 +25,11 @@ class ProbeError(SceneCompletionError):
 def run_probe(
     name: str, *arguments: str, limit_s: float, environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Run a function of `probes` in a new process.
+    """Run a function of `probes` in a new process. Raises ProbeError: it raised, ended otherwise, or was killed.
 
     Args:
         limit_s: The process is killed when it takes longer.
         environment: Its environment, by default that of this process.
-
-    Raises:
-        ProbeError: It raised, ended otherwise, or was killed.
     """
     command = [sys.executable, "-m", "scene_completion_ros.diagnosis.probes", name, *arguments]
     variables = with_package(os.environ if environment is None else environment)

@@ -36,13 +36,10 @@ class PriorGrid:
         self.known += other.known
 
     def compute(self, sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.float32]:
-        """Smoothed mean occupancy.
+        """Smoothed mean occupancy. Returns float32 [X, Y, Z], 0..1; 0 where nothing is known anywhere near.
 
         Args:
             sigma: Standard deviation of the Gaussian along x, y, z, voxels; 0 for none.
-
-        Returns:
-            float32 [X, Y, Z], 0..1; 0 where nothing is known anywhere near.
         """
         from scipy.ndimage import gaussian_filter  # training and tests have SciPy, a robot need not
 
@@ -75,11 +72,7 @@ class MeanDepth:
         np.add.at(self.counts, cell, 1.0)
 
     def compute(self) -> NDArray[np.float32]:
-        """Mean depth float32 [height, width], metres.
-
-        Raises:
-            GridError: Nothing was counted.
-        """
+        """Mean depth float32 [height, width], metres. Raises GridError where nothing was counted."""
         from scipy.ndimage import distance_transform_edt  # training and tests have SciPy, a robot need not
 
         empty = self.counts == 0.0

@@ -38,14 +38,12 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     of the groups monotone; each block of equal frequency becomes a knot at its mean score. The map is linear and
     strictly increasing between knots, and from them to the ends of the range. At the ends, scores 0 and 1, it is half
     way to certainty. So thresholds on the score keep their meaning, and the probability ranks voxels as the score does.
-    Where the outermost block is certain already, what lies beyond it is as certain.
+    Where the outermost block is certain already, what lies beyond it is as certain. Raises GridError where there are no
+    free or no occupied voxels, or all scores are equal.
 
     Args:
         histogram: int64 [2, SCORE_BINS] of `score_histogram`, of validation data only.
         knots: Largest number of knots between the ends.
-
-    Raises:
-        GridError: There are no free or no occupied voxels, or all scores are equal.
     """
     from scipy.optimize import isotonic_regression  # training and tests have SciPy, a robot need not
 

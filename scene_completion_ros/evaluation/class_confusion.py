@@ -23,15 +23,12 @@ def class_confusion(
     classes: int,
     counted: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """Count pixels or voxels by predicted label and true class.
+    """Count pixels or voxels by predicted label and true class. Returns int64 [labels, classes].
 
     Args:
         predicted: Labels [...] in 0 .. labels - 1, where the truth counts; anything elsewhere.
         truth: Classes [...] in 0 .. classes - 1; -1 and 255 do not count.
         counted: bool [...], what else does not count; all by default.
-
-    Returns:
-        int64 [labels, classes].
 
     Raises:
         GridError: The shapes differ, or a label or class that counts is out of range.
@@ -57,18 +54,13 @@ def renamed(
     """Give the predicted labels of a confusion matrix the names of classes.
 
     Rows of one class add up, so that row and column i are both class i. So no table made from the result can show a
-    class under another one's name.
+    class under another one's name. Returns int64 [classes + 1, classes]; the last row holds predictions of no class.
+    Raises GridError where there is not one class for each label, or one is out of range.
 
     Args:
         confusion: int64 [labels, classes].
         class_of_label: [labels], classes or `UNASSIGNED`.
         unassigned: Class that labels without one count as; by default they are no class's, and wrong everywhere.
-
-    Returns:
-        int64 [classes + 1, classes]; the last row holds predictions of no class.
-
-    Raises:
-        GridError: There is not one class for each label, or one is out of range.
     """
     labels, classes = confusion.shape
     names = np.asarray(class_of_label, dtype=np.int64)

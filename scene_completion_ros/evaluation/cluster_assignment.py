@@ -42,13 +42,11 @@ def match_covering(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Assign every cluster a class and every class at least one cluster, so that most pixels or voxels agree.
 
     The naming of SceneDINO for more clusters than classes. There it is an integer program. Its exact solution takes
-    away from the majority assignment what it costs least to give each class a cluster of its own.
+    away from the majority assignment what it costs least to give each class a cluster of its own. Raises GridError
+    where there are fewer clusters than classes.
 
     Args:
         confusion: [clusters, classes], at least as many clusters as classes.
-
-    Raises:
-        GridError: There are fewer clusters than classes.
     """
     _check(confusion)
     if confusion.shape[0] < confusion.shape[1]:
@@ -84,14 +82,11 @@ def match_occupied(confusion: NDArray[np.integer[Any]], match: Match = match_one
     """Name the clusters of voxels by what is occupied in prediction and truth; empty stays empty.
 
     There is far more free space than anything else: with it, a cluster that spreads a little beyond surfaces would be
-    called empty.
+    called empty. Returns int64 [1 + clusters].
 
     Args:
         confusion: [1 + clusters, classes]; row and column 0 are empty.
         match: How the other rows are matched with the other columns.
-
-    Returns:
-        int64 [1 + clusters].
     """
     named = match(confusion[1:, 1:])
     return np.concatenate([[0], np.where(named == UNASSIGNED, UNASSIGNED, named + 1)]).astype(np.int64)

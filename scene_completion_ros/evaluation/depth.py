@@ -59,15 +59,12 @@ def depth_errors(
     minimum: float = MINIMUM_M,
     maximum: float = MAXIMUM_M,
 ) -> DepthErrors | None:
-    """Errors of one predicted depth image.
+    """Errors of one predicted depth image. Returns the errors, or None where no pixel counts.
 
     Args:
         predicted: Depth [h, w], metres; resized to the size of the ground truth, then clamped to minimum..maximum.
         truth: True depth [H, W], metres, 0 where nothing was measured. Pixels outside minimum..maximum do not count.
         crop: Count only pixels in the Garg crop.
-
-    Returns:
-        The errors, or None where no pixel counts.
 
     Raises:
         ImageError: The prediction holds a number that is not finite, or the images are not two-dimensional.

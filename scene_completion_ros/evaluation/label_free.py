@@ -381,15 +381,13 @@ def compare(
     """Compares two models on the same frames, with the uncertainty of a block bootstrap over their places.
 
     Places are drawn with replacement, with all their frames, for both models alike. See Künsch, "The Jackknife and the
-    Bootstrap for General Stationary Observations", Annals of Statistics 1989.
+    Bootstrap for General Stationary Observations", Annals of Statistics 1989. Raises GridError where the frames of the
+    two are not the same.
 
     Args:
         new: Scores of the new one, frame by frame in the same order.
         region: One of `REGIONS`.
         reach: One of the ranges, metres; the longest if left out.
-
-    Raises:
-        GridError: The frames of the two are not the same.
     """
     if old.places != new.places or old.ranges != new.ranges or not len(old):
         raise GridError(

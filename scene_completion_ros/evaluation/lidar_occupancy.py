@@ -143,14 +143,11 @@ def surface_distance(profile: NDArray[np.float64], angle: NDArray[np.float64]) -
 def not_seen_free(
     points_level: NDArray[np.float64], scan: Scan, profile: NDArray[np.float64], protocol: SlabProtocol
 ) -> NDArray[np.bool_]:
-    """Whether points lie behind the surface that a scan measured, or too near to its sensor.
+    """Whether points lie behind the surface that a scan measured, or too near to its sensor. Returns bool [...].
 
     Args:
         points_level: Points [..., 3], level frame, metres.
         profile: Its `surface_profile`, in the sensor's plane; the points' distances to the sensor are spatial.
-
-    Returns:
-        bool [...].
     """
     points = scan.level_from_sensor.inverse().apply(points_level)
     distance = np.linalg.norm(points, axis=-1)
@@ -180,11 +177,7 @@ class SlabCounter:
         self.scans += 1
 
     def compute(self) -> SlabTruth:
-        """What the scans say.
-
-        Raises:
-            GridError: There were fewer than three: everything would be occupied.
-        """
+        """What the scans say. Raises GridError where there were fewer than three: everything would be occupied."""
         if self.scans < 3:
             raise GridError(
                 f"{self.scans} scans",

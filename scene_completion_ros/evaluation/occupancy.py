@@ -71,15 +71,12 @@ def confusion(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_]) -> Conf
 
 
 def score_histogram(score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Histogram of scores rounded to half precision.
+    """Histogram of scores rounded to half precision. Returns int64 [2, SCORE_BINS]: free and occupied voxels by score.
 
     Args:
         score: Scores [...], larger is more occupied: opacity, probability or density, not negative. Scores above 65504
             share the last bin.
         occupied: Truth, bool [...].
-
-    Returns:
-        int64 [2, SCORE_BINS]: free and occupied voxels by score.
 
     Raises:
         GridError: A score is negative or not a number, or the shapes differ.

@@ -52,13 +52,10 @@ class CompletionScores:
 def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """Empty voxels of the lowest layers that have no occupied voxel below them in their column.
 
-    LiDAR sees no ground through the ground: below it, free is only what was never measured.
+    LiDAR sees no ground through the ground: below it, free is only what was never measured. Returns bool [X, Y, Z].
 
     Args:
         truth: Classes [X, Y, Z], z up, after they are mapped; 255 does not count and is not occupied.
-
-    Returns:
-        bool [X, Y, Z].
     """
     low = truth[..., :GROUND_LAYERS]
     occupied = (low != EMPTY) & (low != INVALID)
@@ -75,7 +72,7 @@ def completion_confusion(
     labels: int = len(COMMON_CLASSES),
     classes: int = len(COMMON_CLASSES),
 ) -> NDArray[np.int64]:
-    """Count the voxels of one grid, or of a part of it that has its full height.
+    """Count the voxels of one grid, or of a part of it that has its full height. Returns int64 [labels, classes].
 
     Args:
         predicted: Labels [X, Y, Z], 0 empty: classes, or clusters from 1 on.
@@ -83,9 +80,6 @@ def completion_confusion(
         field_of_view: bool [X, Y, Z], where the image covers the voxel.
         labels: Number of predicted labels, "empty" among them.
         classes: Number of classes, "empty" among them.
-
-    Returns:
-        int64 [labels, classes].
 
     Raises:
         GridError: Shapes differ, or labels are out of range.

@@ -52,7 +52,7 @@ def score_frame(
     depths: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]] | None = None,
     place: Hashable = None,
 ) -> Verdict:
-    """Adds a frame to the scores of students by what it and later frames saw.
+    """Adds a frame to the scores of students by what it and later frames saw. Returns what was found.
 
     Args:
         probabilities: Of each student, float32 [X, Y, Z].
@@ -61,9 +61,6 @@ def score_frame(
         wanted: Voxels that count, bool [X, Y, Z]: those that all students say something of.
         depths: Predicted and measured depth of each, see `LabelFreeScores.add`.
         place: See there.
-
-    Returns:
-        What was found.
 
     Raises:
         GridError: A shape is not that of the grid.

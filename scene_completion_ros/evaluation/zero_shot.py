@@ -80,14 +80,11 @@ class ZeroShotScores:
 
 
 def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> ZeroShotScores:
-    """Score a confusion matrix.
+    """Score a confusion matrix. Raises GridError where the matrix has another shape.
 
     Args:
         confusion: int64 [K + 1, K] of `class_confusion`; the last row holds voxels without a label.
         names: The K classes.
-
-    Raises:
-        GridError: The matrix has another shape.
     """
     classes = len(names)
     if confusion.shape != (classes + 1, classes):
@@ -131,15 +128,12 @@ class ZeroShotMetric(Tally):
     def update(
         self, labels: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], parts: Mapping[Part, NDArray[np.bool_]]
     ) -> None:
-        """Count voxels.
+        """Count voxels. Raises GridError: shapes differ, or a class is out of range.
 
         Args:
             labels: Said classes [N], K for none.
             truth: True classes [N]; -1 and 255 do not count.
             parts: Part -> which voxels are in it, bool [N]. Parts may overlap.
-
-        Raises:
-            GridError: Shapes differ, or a class is out of range.
         """
         for part, mask in parts.items():
             counts = class_confusion(labels, truth, len(self.names) + 1, len(self.names), mask)
@@ -163,17 +157,12 @@ class ZeroShotMetric(Tally):
 def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
     """Precision summed over the steps of recall, voxels with equal scores taken together; exact.
 
-    Equal scores everywhere give the share of positives, and a random ranking does so but for O(log N / N).
+    Equal scores everywhere give the share of positives, and a random ranking does so but for O(log N / N). Returns
+    0..1; NaN without positives. Raises GridError where the shapes differ, or a score is not a number.
 
     Args:
         score: float [N], larger is more likely; minus infinity is last.
         positive: bool [N].
-
-    Returns:
-        0..1; NaN without positives.
-
-    Raises:
-        GridError: The shapes differ, or a score is not a number.
     """
     if score.shape != positive.shape or np.isnan(score).any():
         raise GridError(

@@ -136,14 +136,11 @@ DEFAULT_GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
 
 
 def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
-    """Read a voxel grid and the camera's pose in it from a YAML file.
+    """Read a voxel grid and the camera's pose in it from a YAML file. Returns the grid and `grid_from_camera`.
 
     Args:
         path: File with `origin` (3 numbers), `voxel_size`, `shape` (3), `grid_from_camera` and optionally `frame`. The
             pose has 16 numbers row by row, or four rows of four; the camera is in optical axes.
-
-    Returns:
-        The grid and `grid_from_camera`.
 
     Raises:
         GridError: The file is missing or no YAML mapping, a key is missing, unknown or malformed.

@@ -28,7 +28,8 @@ class Resampler:
     """Turns images of one camera into those of another one at the same place, usually the canonical pinhole camera.
 
     The maps are computed once. Bilinear sampling alone would skip source pixels when shrinking; the image is therefore
-    first averaged down to about the target's focal length.
+    first averaged down to about the target's focal length. Raises CameraError where the source has more pixels in a row
+    or a column than can be mapped.
 
     Args:
         source_from_target_rotation: Rotation [3, 3] between the optical frames, identity if left out.
@@ -36,9 +37,6 @@ class Resampler:
     Attributes:
         shrink: Images may also come averaged down already, their sides divided by this (`decoder_shrink`).
         validity: Where the source covers the target's pixel, bool [H_t, W_t].
-
-    Raises:
-        CameraError: The source has more pixels in a row or a column than can be mapped.
     """
 
     def __init__(
@@ -125,19 +123,15 @@ def virtual_pinhole(
     """Look through a fisheye with a virtual pinhole camera at the same place, turned against it.
 
     The literature of density fields sees KITTI-360's side cameras this way: with the front camera's intrinsics and
-    `view_rotation(pitch=-15°)`.
+    `view_rotation(pitch=-15°)`. Returns the image [H_t, W_t] or [H_t, W_t, C], and where the fisheye covers it, bool
+    [H_t, W_t]. Raises ImageError where the image has another size than the fisheye was calibrated for, or another
+    dtype.
 
     Args:
         image: [H, W] or [H, W, C] of the fisheye; uint8, uint16 or float32.
         fisheye_camera: The fisheye ("equidistant" or "mei"; any other model works too).
         target_camera: The virtual camera, without distortion.
         fisheye_from_target_rotation: Rotation [3, 3] from the virtual into the fisheye's optical frame.
-
-    Returns:
-        The image [H_t, W_t] or [H_t, W_t, C], and where the fisheye covers it, bool [H_t, W_t].
-
-    Raises:
-        ImageError: The image has another size than the fisheye was calibrated for, or another dtype.
     """
     rotation = np.asarray(fisheye_from_target_rotation, dtype=np.float64)
     resampler = _virtual_view(fisheye_camera, target_camera, tuple(rotation.reshape(-1).tolist()))

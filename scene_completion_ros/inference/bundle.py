@@ -169,14 +169,12 @@ class StudentBundle:
     def read_gpu_encoder(self, precision: str) -> bytes:
         """The encoder for GPUs, an ONNX graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` [1, h, w, C + E].
 
-        Where the head reads a volume, ``volume`` [1, X, Y, Z] follows, and then ``depth`` [1, h', w'].
+        Where the head reads a volume, ``volume`` [1, X, Y, Z] follows, and then ``depth`` [1, h', w']. Raises
+        BundleError where there is none, it was made from another encoder or head, or its file is gone or was replaced.
 
         Args:
             precision: One of `gpu_precisions`. Outputs are float32 for ``fp32``, otherwise float16; depth is always
                 float32.
-
-        Raises:
-            BundleError: There is none, it was made from another encoder or head, or its file is gone or was replaced.
         """
         where = self.encoder_path.parent
         if precision not in self.gpu_encoders:
@@ -193,13 +191,11 @@ class StudentBundle:
     def add_gpu_encoders(self, made: Mapping[str, tuple[bytes, GpuEncoder]]) -> "StudentBundle":
         """Adds encoders for GPUs to the saved bundle, and returns it as loaded from there.
 
-        All else stays as it is, variants of other precisions included. The folder changes at once.
+        All else stays as it is, variants of other precisions included. The folder changes at once. Raises BundleError
+        where the bundle was replaced since it was loaded.
 
         Args:
             made: Precision -> ONNX graph, and what is known of it; ``sha256`` and ``made_from`` are put in here.
-
-        Raises:
-            BundleError: The bundle was replaced since it was loaded.
         """
         folder, manifest = self._manifest_of_folder()
         kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self.made_from()}
@@ -244,15 +240,12 @@ class StudentBundle:
     def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> "StudentBundle":
         """Gives the saved bundle feature spaces and a bank, in place of those it has; returns it as loaded from there.
 
-        All else stays as it is. The folder changes at once.
+        All else stays as it is. The folder changes at once. Raises BundleError where the bundle was replaced since it
+        was loaded, or the spaces do not fit its head; VocabularyError where the bank is in none of the spaces.
 
         Args:
             spaces: Spaces that follow from the label units; without any, the bank must be None.
             bank: Phrases in one of the spaces; None for no bank.
-
-        Raises:
-            BundleError: The bundle was replaced since it was loaded, or the spaces do not fit its head.
-            VocabularyError: The bank is in none of the spaces.
         """
         changed = dataclasses.replace(self, feature_spaces=tuple(spaces))
         if bank is not None:

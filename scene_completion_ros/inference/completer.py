@@ -105,7 +105,9 @@ class Completer:
     """Completes the scene in front of one camera.
 
     It computes all that depends on the camera and the grid, and runs everything once, so that the first image is as
-    fast as any. May be used from any thread, one image at a time.
+    fast as any. May be used from any thread, one image at a time. Raises CameraError where the camera sees nothing of
+    the canonical image; BundleError where the engine cannot run the bundle, or gives no finite numbers; GridError where
+    there is not enough memory for the grid; GpuError: TensorRT was asked for and cannot run, or failed.
 
     Args:
         camera: The camera that takes the images, distortion included.
@@ -124,12 +126,6 @@ class Completer:
     Attributes:
         warnings: What about the camera lies outside of what the student was trained for, with numbers.
         in_view: Voxels, bool [X, Y, Z], that the camera's image covers; all others are unobserved.
-
-    Raises:
-        CameraError: The camera sees nothing of the canonical image.
-        BundleError: The engine cannot run the bundle, or gives no finite numbers.
-        GridError: There is not enough memory for the grid.
-        GpuError: TensorRT was asked for and cannot run, or failed.
     """
 
     def __init__(
@@ -199,10 +195,8 @@ class Completer:
     def prepare_vocabulary(self, vocabulary: Vocabulary) -> FoldedVocabulary:
         """Makes a vocabulary ready for `use` and `ask`, of this and all completers of the same bundle.
 
-        It takes milliseconds and may be called from any thread, also while an image is completed.
-
-        Raises:
-            VocabularyError: It was made by another text encoder than those of the student's feature spaces.
+        It takes milliseconds and may be called from any thread, also while an image is completed. Raises
+        VocabularyError where it was made by another text encoder than those of the student's feature spaces.
         """
         return FoldedVocabulary.of(vocabulary, self.bundle.feature_space_for(vocabulary))
 
@@ -306,15 +300,13 @@ class Completer:
     def complete(self, image_rgb: NDArray[np.uint8], stamp_ns: int = 0, *, labels: bool = True) -> Completion:
         """Completes the scene of one image.
 
+        Raises ImageError where the image has another size than the calibration, or is no RGB image; BundleError where
+        the results are no finite numbers; GpuError where the GPU failed.
+
         Args:
             image_rgb: uint8 [H, W, 3] RGB, of the size the camera was calibrated with, or averaged down as
                 `resampling.decoder_shrink` allows.
             labels: Whether labels are wanted. Without them, which saves their time, every voxel is ``unlabelled``.
-
-        Raises:
-            ImageError: The image has another size than the calibration, or is no RGB image.
-            BundleError: The results are no finite numbers.
-            GpuError: The GPU failed.
         """
         started_s, clock = time.perf_counter(), StageClock()
         image = self._resampler(image_rgb)

@@ -156,16 +156,14 @@ def make_encoder(
 ) -> Encoder:
     """The encoder of a bundle on an engine.
 
+    Raises SceneCompletionError where the engine is unknown or not installed; BundleError where it cannot run the graph;
+    GpuError: TensorRT was asked for and cannot run.
+
     Args:
         engine: One of `ENGINES`. ``auto`` takes TensorRT where there is a GPU, all that it needs, and a bundle that has
             an encoder for it. Otherwise it takes the CPU (`cpu_engine`), with a warning where a GPU was there to be
             used. For measurements also one of `PRECISION_OF_ENGINE`.
         threads: CPU threads; None for all that this process may use.
-
-    Raises:
-        SceneCompletionError: The engine is unknown or not installed.
-        BundleError: It cannot run the graph.
-        GpuError: TensorRT was asked for and cannot run.
     """
     if engine in PRECISION_OF_ENGINE:
         return GpuGraphEncoder(bundle, PRECISION_OF_ENGINE[engine], threads=threads)
@@ -211,14 +209,12 @@ def gpu_is_offered(bundle: StudentBundle) -> bool:
 def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: VoxelGrid) -> None:
     """Refuse an engine that cannot run here, before anything is built. CPU engines are not looked at.
 
+    Raises BundleError where the bundle has no encoder for TensorRT in this precision, or images or features are too
+    large; GpuError: something is missing that TensorRT or the kernels need; it names what, and how to install it. Or
+    the kernels cannot have as many units as the student; GridError where the grid is too large.
+
     Args:
         engine: One of `ENGINES`.
-
-    Raises:
-        BundleError: The bundle has no encoder for TensorRT in this precision, or images or features are too large.
-        GpuError: Something is missing that TensorRT or the kernels need; it names what, and how to install it. Or the
-            kernels cannot have as many units as the student.
-        GridError: The grid is too large.
     """
     if engine == "tensorrt":
         require(installed_flavour())

@@ -102,13 +102,10 @@ class FeatureSpace:
 def feature_space_for(spaces: Sequence[FeatureSpace], bank: TextBank | Vocabulary, student: str) -> FeatureSpace:
     """The first space in which the texts of a bank lie: same weights of the text encoder, same dimension.
 
-    The encoder's name is for people: two names may mean the same weights.
+    The encoder's name is for people: two names may mean the same weights. Raises VocabularyError where there is none.
 
     Args:
         student: Name of the student whose spaces these are, for messages.
-
-    Raises:
-        VocabularyError: There is none.
     """
     of_encoder = [space for space in spaces if space.text_encoder_sha256 == bank.text_encoder_sha256]
     for space in of_encoder:

@@ -22,14 +22,11 @@ PRECISION_OF_ENGINE = {engine: precision for precision, engine in ENGINE_OF_PREC
 
 
 class GpuGraphEncoder(Encoder):
-    """A variant of a bundle's encoder.
+    """A variant of a bundle's encoder. Raises BundleError where the bundle has no such variant, or it cannot be run.
 
     Args:
         precision: One of its `gpu_precisions`.
         threads: CPU threads; None for all.
-
-    Raises:
-        BundleError: The bundle has no such variant, or it cannot be run.
     """
 
     def __init__(self, bundle: StudentBundle, precision: str, *, threads: int | None = None) -> None:
@@ -50,13 +47,11 @@ class GpuGraphEncoder(Encoder):
 class GpuGraph:
     """An ONNX graph made for GPUs, run as described above.
 
+    Raises BundleError: ONNX Runtime cannot run it; SceneCompletionError: onnx or onnxruntime is not installed.
+
     Args:
         where: What it is, for messages.
         threads: CPU threads; None for all.
-
-    Raises:
-        BundleError: ONNX Runtime cannot run it.
-        SceneCompletionError: onnx or onnxruntime is not installed.
     """
 
     def __init__(self, graph: bytes, where: str, *, threads: int | None = None) -> None:
@@ -78,16 +73,13 @@ class GpuGraph:
 def open_session(
     graph: bytes | Callable[[], bytes], where: str, cure: str, threads: int | None, *, exact: bool = False
 ) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU.
+    """An `onnxruntime.InferenceSession` on the CPU. Raises BundleError: ONNX Runtime cannot run it.
 
     Args:
         graph: The ONNX graph, or what makes it.
         where, cure: For messages.
         threads: CPU threads; None for all.
         exact: Compute node by node: optimised, roundings between them would be gone.
-
-    Raises:
-        BundleError: ONNX Runtime cannot run it.
     """
     import onnxruntime
 

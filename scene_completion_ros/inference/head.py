@@ -76,11 +76,7 @@ class HeadWeights:
 
     @property
     def unit_cells(self) -> tuple[int, int, int]:
-        """Cells (x, y, z) that have label units.
-
-        Raises:
-            ValueError: Pixels have them.
-        """
+        """Cells (x, y, z) that have label units. Raises ValueError: pixels have them."""
         if self.volume is None or not self.unit_stride:
             raise ValueError("pixels have the label units")
         x, y, z = (-(-count // self.unit_stride) for count in self.volume.knots)
@@ -117,11 +113,7 @@ class HeadWeights:
         return 1 if self.label_bias is None else int(self.label_bias.shape[0])
 
     def label_layers(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """W_l [E, 39], b_l [E], V [K, E], v [K].
-
-        Raises:
-            ValueError: The head has no labels.
-        """
+        """W_l [E, 39], b_l [E], V [K, E], v [K]. Raises ValueError where the head has no labels."""
         positional_weight, hidden_bias = self.label_positional_weight, self.label_hidden_bias
         weight, bias = self.label_weight, self.label_bias
         if positional_weight is None or hidden_bias is None or weight is None or bias is None:

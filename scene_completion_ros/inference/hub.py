@@ -31,11 +31,7 @@ class HubName:
 
     @staticmethod
     def parse(named: str | Path) -> "HubName":
-        """Reads ``hf:owner/name@revision``.
-
-        Raises:
-            BundleError: It has another form.
-        """
+        """Reads ``hf:owner/name@revision``. Raises BundleError where it has another form."""
         found = _NAME.fullmatch(str(named))
         if found is None or ".." in str(named):
             raise BundleError("is no name of a bundle on the hub", where=str(named), cure=f"Write {FORM}.")

@@ -227,15 +227,12 @@ def label_logits_reference(
     code: PointCodeSpec,
     canonical: Camera,
 ) -> NDArray[np.float64]:
-    """Logits V . ReLU(F_l(u, v) + W_l gamma(c) + b_l) + v of all classes.
+    """Logits V . ReLU(F_l(u, v) + W_l gamma(c) + b_l) + v of all classes. Returns float64 [N, K].
 
     Args:
         features: float32 [h, w, C + E], the encoder's output; F_l are the last E channels.
         points_camera: [N, 3], optical frame, metres; anywhere, also outside the view.
         head: Weights of the head, labels among them.
-
-    Returns:
-        float64 [N, K].
 
     Raises:
         ValueError: The head has no labels.

@@ -100,13 +100,10 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
     """The voxels of each phrase: those that have at least a share `MATCHING` of its largest contrast, see `Contrast`.
 
     Phrases do not compete with each other: a voxel may be a tree and a hedge. `LabelQuery` finds the same without
-    writing cosines down.
+    writing cosines down. Raises ValueError where it is no query, but a vocabulary of labels.
 
     Args:
         cosines: [N, K + 1], see `LabelQuery.cosines`.
-
-    Raises:
-        ValueError: It is no query, but a vocabulary of labels.
     """
     contrast = queried.vocabulary.contrast
     if contrast is None:

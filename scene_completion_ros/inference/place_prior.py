@@ -19,11 +19,8 @@ class PlacePrior:
 
     With the gain 1 this is Bayes' rule for independent evidence: log odds add up. A gain below 1 says that the network
     is too sure of that place. Both are given at the knots of a regular lattice that moves with the camera, trilinear
-    between knots, constant beyond the outer ones.
-
-    Raises:
-        BundleError: Fewer than two knots along an axis, shapes that differ, numbers that are not finite, negative gains
-            or distances that are not positive.
+    between knots, constant beyond the outer ones. Raises BundleError: fewer than two knots along an axis, shapes that
+    differ, numbers that are not finite, negative gains or distances that are not positive.
     """
 
     gain: NDArray[np.float32]  # float32 [A, B, C], at least 0

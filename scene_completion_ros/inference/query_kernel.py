@@ -287,14 +287,11 @@ def _ordered(parts: list[FieldSamples]) -> FieldSamples:
 
 
 def sample_bilinear(features: NDArray[np.floating], xy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bilinear samples of a map with taps clamped to its border.
+    """Bilinear samples of a map with taps clamped to its border. Returns float64 [N, C].
 
     Args:
         features: [h, w, C].
         xy: [N, 2] normalised coordinates, -1 and 1 at the outer pixel edges (align_corners false).
-
-    Returns:
-        float64 [N, C].
     """
     height, width, _ = features.shape
     u = np.clip(((xy[:, 0] + 1.0) * width - 1.0) / 2.0, 0.0, width - 1.0)
@@ -315,16 +312,13 @@ def hidden_reference(
     code: PointCodeSpec,
     canonical: Camera,
 ) -> NDArray[np.float64]:
-    """Hidden units h = ReLU(F(u, v) + W_gamma gamma(c) + b) of points.
+    """Hidden units h = ReLU(F(u, v) + W_gamma gamma(c) + b) of points. Returns float64 [N, C].
 
     Args:
         features: F, float32 [h, w, C], the channels of these units.
         points_camera: [N, 3], optical frame, metres.
         weight: W_gamma, float32 [C, 39].
         bias: b, float32 [C].
-
-    Returns:
-        float64 [N, C].
     """
     coordinates = code.coordinates(points_camera.astype(np.float64), canonical)  # [N, 3]
     sampled = sample_bilinear(features, coordinates[:, :2])  # [N, C]
@@ -345,16 +339,13 @@ def density_reference(
     """Density sigma = softplus(g (w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d + k v) + l), per metre.
 
     Gain g and logit l are those of the place prior at the point, 1 and 0 where the head has none. v is the volume
-    there, k the factor that the head reads it with.
+    there, k the factor that the head reads it with. Returns float64 [N].
 
     Args:
         features: float32 [h, w, C + E], the encoder's output; F are the first C channels.
         points_camera: [N, 3], optical frame, metres; anywhere, also outside the view.
         volume: float32 [X, Y, Z], the encoder's second output, where the head reads one.
         chunk: Points held in memory at a time.
-
-    Returns:
-        float64 [N].
     """
     density, map_of_density = np.empty(len(points_camera)), features[..., : head.hidden]
     for start in range(0, len(points_camera), chunk):

@@ -71,11 +71,9 @@ class Contrast:
 class Vocabulary:
     """What voxels are compared with: rows of unit length, each of a class or of the background.
 
-    The score of a class is the largest cosine of its rows.
-
-    Raises:
-        VocabularyError: No class or more than `MOST_CLASSES`, more than `MOST_ROWS` rows, a class without rows, or a
-            name twice. Rows that are not finite or not of unit length, or numbers that cannot be.
+    The score of a class is the largest cosine of its rows. Raises VocabularyError: no class or more than
+    `MOST_CLASSES`, more than `MOST_ROWS` rows, a class without rows, or a name twice. Rows that are not finite or not
+    of unit length, or numbers that cannot be.
     """
 
     names: tuple[str, ...]  # names of the K classes, each another, without ``unknown``
@@ -134,11 +132,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, eq=False)
 class TextBank:
-    """Phrases with their embeddings.
-
-    Raises:
-        VocabularyError: What is wrong, where, and the cure.
-    """
+    """Phrases with their embeddings. Raises VocabularyError: what is wrong, where, and the cure."""
 
     phrases: tuple[str, ...]  # P phrases as typed, each another, without the template
     # float16 [P, D], as in the file. Other floating-point numbers are normalised and rounded to that.

@@ -84,17 +84,15 @@ def free_distances_reference(
     """How far to clear along every ray.
 
     A ray is followed as long as its voxels were seen free. Near the camera they may also be unobserved. There the ray
-    lies in the image, but not the centres of all the voxels that it passes.
+    lies in the image, but not the centres of all the voxels that it passes. Returns distance of the clearing point from
+    the camera [R], voxel edges. It is half an edge before the last voxel that was seen free ends, and 0 where a ray has
+    none.
 
     Args:
         state: uint8 [X, Y, Z], values of `VoxelState`.
         origin: The camera [3], voxel edges.
         direction: Unit vectors [R, 3].
         blind: Distance from the camera in which voxels may be unobserved, or lie before the grid, voxel edges.
-
-    Returns:
-        Distance of the clearing point from the camera [R], voxel edges. It is half an edge before the last voxel that
-        was seen free ends, and 0 where a ray has none.
     """
     distances = np.zeros(len(direction))
     for ray in range(len(direction)):
@@ -221,19 +219,13 @@ def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxel
 
     Memory must not clear, for something may have entered the space that it calls free. But it must not keep the frame
     from clearing what it sees itself. Close to the camera rays lie in the image where the centres of voxels do not, and
-    there only memory says anything.
+    there only memory says anything. Returns the fused voxels with other states: `FREE_SEEN` is left only where the
+    frame alone says so too. What memory calls free is unobserved where the frame does not observe it, and inferred free
+    elsewhere. What is occupied stays so, remembered or not. Raises GridError where the two are on different grids.
 
     Args:
         fused: A frame joined with memory.
         now: The same frame alone.
-
-    Returns:
-        The fused voxels with other states: `FREE_SEEN` is left only where the frame alone says so too. What memory
-        calls free is unobserved where the frame does not observe it, and inferred free elsewhere. What is occupied
-        stays so, remembered or not.
-
-    Raises:
-        GridError: The two are on different grids.
     """
     if fused.grid != now.grid:
         raise GridError("the fused voxels are on another grid than the frame", where="clearing_voxels")

@@ -161,10 +161,7 @@ def integrate(
     """Remember a frame.
 
     Every voxel of the box takes what the frame says of the voxel that its centre lies in. So each is counted once
-    whatever the heading. Arguments as for `recall`.
-
-    Returns:
-        Number of voxels that the frame had something to say about.
+    whatever the heading. Arguments as for `recall`. Returns number of voxels that the frame had something to say about.
     """
     sizes = np.array(memory.weight.shape, dtype=np.int64)
     local = np.moveaxis(np.indices(tuple(sizes)), 0, -1)

@@ -42,15 +42,12 @@ class GroundMap:
 
 
 def ignored_labels(ignored: str, class_names: tuple[str, ...], *, where: str = "ignored classes") -> list[int]:
-    """Labels of the classes that are no obstacles.
+    """Labels of the classes that are no obstacles. Raises SceneCompletionError where there is no class of such a name.
 
     Args:
         ignored: Names of classes with commas between them; ``auto`` for those of `GROUND_CLASSES` that there are.
         class_names: All names, by label.
         where: What to call the source of the names in an error.
-
-    Raises:
-        SceneCompletionError: There is no class of such a name.
     """
     names = ignored_names(ignored)
     unknown = [name for name in names if name not in class_names]
@@ -112,8 +109,8 @@ class GroundProjection:
     ) -> GroundMap:
         """The map of one image.
 
-        A cell is occupied where a voxel of the band over it is, seen or completed. It is free where all of the band
-        was seen free, and unknown everywhere else.
+        A cell is occupied where a voxel of the band over it is, seen or completed. It is free where all of the band was
+        seen free, and unknown everywhere else. Raises GridError where the voxels are on another grid.
 
         Args:
             voxels: Completed voxels on this projection's grid.
@@ -122,9 +119,6 @@ class GroundProjection:
             inferred_is_free: Inferred free space counts as free too.
             ground: Points [N, 3] of the ground in the upright frame, half a metre apart or less; where there are none
                 it is the plane z = 0.
-
-        Raises:
-            GridError: The voxels are on another grid.
         """
         if voxels.grid != self.grid:
             raise GridError("the voxels are on another grid than the projection", where="GroundProjection")

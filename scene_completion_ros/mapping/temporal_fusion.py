@@ -164,16 +164,14 @@ class TemporalFusion:
         """Join a frame with the map, and remember it.
 
         The map starts anew, and the result says why, where stamps go back or stay away for too long. It also does where
-        the pose is farther from the last one than the robot can drive.
+        the pose is farther from the last one than the robot can drive. Raises GridError where the voxels are on another
+        grid, or the probability has another shape.
 
         Args:
             voxels: What one image became.
             probability: float32 [X, Y, Z], `Completion.probability`, calibrated. What is no number counts as the prior.
             odometry_from_grid: Pose of the grid at the stamp of the image, in a frame with z up that is continuous.
                 That is odometry, not a map that jumps when a loop is closed.
-
-        Raises:
-            GridError: The voxels are on another grid, or the probability has another shape.
         """
         if voxels.grid != self.grid:
             raise GridError("the voxels are on another grid than the map", where="TemporalFusion")

@@ -99,10 +99,7 @@ def read_vocabulary(text: str) -> RequestedWords | None:
     An object may hold ``classes`` (phrases by name, or a list of phrases), ``margin``, ``pooling`` (``max`` or
     ``mean``) and ``background``. It may hold ``embeddings`` (base64 of little-endian float16 by phrase) with their
     ``encoder`` (``id``, ``sha256``). Without ``classes`` every phrase with an embedding is one, but for those of the
-    background.
-
-    Raises:
-        VocabularyError: What is wrong, and the cure.
+    background. Raises VocabularyError: what is wrong, and the cure.
     """
     return _read(text, "~/vocabulary", "classes", _OF_VOCABULARY, _classes)
 
@@ -111,9 +108,7 @@ def read_query(text: str) -> RequestedWords | None:
     """The query that a text asks for; None for an empty one, which ends it.
 
     An object may hold ``phrases``, ``background``, and ``embeddings`` with their ``encoder``, see `read_vocabulary`.
-
-    Raises:
-        VocabularyError: What is wrong, and the cure.
+    Raises VocabularyError: what is wrong, and the cure.
     """
     return _read(text, "~/query", "phrases", _OF_QUERY, _list)
 

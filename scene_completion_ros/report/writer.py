@@ -111,7 +111,7 @@ class ReportWriter:
         timings_ms: Mapping[str, float] | None = None,
         matches: Sequence[PhraseMatches] = (),
     ) -> None:
-        """Write one frame.
+        """Write one frame. Raises GridError where the matches are of other words, or of voxels that are not there.
 
         Args:
             image: RGB image [H, W, 3].
@@ -121,9 +121,6 @@ class ReportWriter:
             lidar_grid: LiDAR points in the grid frame, metres [M, 3].
             timings_ms: Milliseconds by stage; ``total`` is drawn as the line.
             matches: What each word of the report matches among the voxels; none where there was no answer.
-
-        Raises:
-            GridError: The matches are of other words, or of voxels that are not there.
         """
         farthest = max((int(found.voxels.max(initial=-1)) for found in matches), default=-1)
         if matches and (tuple(found.phrase for found in matches) != self._words or farthest >= len(voxels)):

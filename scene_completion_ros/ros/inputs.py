@@ -43,13 +43,11 @@ class Inputs:
     in a queue while the inference thread goes on with what it has. Of several cameras, images of one moment are brought
     together first; one whose transforms do not come does not keep the others back. Where time goes back (stamps of
     images or the clock, in a recording that begins anew), whatever is remembered of the time before is forgotten.
+    Raises SceneCompletionError where the source of transforms cannot be had.
 
     Args:
         orders: Stamps of the images so far, by camera.
         grid_from_camera: Pose of the camera's optical frame in a grid that is attached to it.
-
-    Raises:
-        SceneCompletionError: The source of transforms cannot be had.
     """
 
     def __init__(

@@ -108,7 +108,8 @@ def voxels_message(
 ) -> Any:
     """Occupied voxels as a PointCloud2 of 24-byte points (see `voxels.cloud`).
 
-    The colour is that of the class, or of the height where there is only one class.
+    The colour is that of the class, or of the height where there is only one class. Returns sensor_msgs/PointCloud2
+    with N points.
 
     Args:
         voxels: Completed voxels, N of them occupied; their stamp becomes the message's.
@@ -116,9 +117,6 @@ def voxels_message(
         threads: CPU threads; None for all that this process may use.
         into: An older message of this function that nobody needs any more: its memory is used again, which the system
             would otherwise have to clear.
-
-    Returns:
-        sensor_msgs/PointCloud2 with N points.
     """
     count, point_step = len(voxels), VOXEL_CLOUD_DTYPE.itemsize
     message = into or PointCloud2(
@@ -249,15 +247,12 @@ def voxel_grid_info_message(grid: VoxelGrid, grid_from_camera: RigidTransform | 
 def occupancy_grid_message(
     ground: GroundMap, stamp_ns: int, frame_id: str, frame_from_upright: RigidTransform | None = None
 ) -> Any:
-    """A map of the ground.
+    """A map of the ground. Returns nav_msgs/OccupancyGrid.
 
     Args:
         frame_id: The frame that the map is published in.
         frame_from_upright: Pose of the map's upright frame in that frame; None where they are the same. Readers such
             as Nav2's StaticLayer understand nothing but a shift in x and y.
-
-    Returns:
-        nav_msgs/OccupancyGrid.
     """
     stamp = stamp_message(stamp_ns)
     rows, columns = ground.cells.shape

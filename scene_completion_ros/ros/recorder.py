@@ -83,9 +83,7 @@ class Recorder:
     def step(self) -> None:
         """Hand over a piece that is ready.
 
-        Raises:
-            SceneCompletionError: It exceeds the budget.
-            OSError: The last one could not be written.
+        Raises SceneCompletionError: it exceeds the budget; OSError: the last one could not be written.
         """
         if self._writing is not None:
             if not self._writing.done():

@@ -134,13 +134,11 @@ class Student:
 
         Moving one costs the preparation of the voxel query, not that of the encoder. It is not moved as long as no
         corner of the grid is off by more than `LARGEST_SHIFT`; nor is what a student is told of the camera's mounting.
+        Returns None where the camera cannot be used; why was logged.
 
         Args:
             parameters: Those of the image.
             upright_from_camera: Pose of the camera in an upright frame on the ground; None where nobody knows.
-
-        Returns:
-            None where the camera cannot be used; why was logged.
         """
         wanted = _made_for(camera, parameters)
         made = self._made.get(name)

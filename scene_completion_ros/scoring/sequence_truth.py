@@ -18,14 +18,12 @@ class SequenceTruth:
 
     Voxels and depth are those that its source knows of, see `sequences.opening`; without a depth of its own it is that
     of the LiDAR. Insides of solid things, which no sensor ever sees, do not count, nor does what is below the ground,
-    unknown, or officially invalid.
+    unknown, or officially invalid. Raises SequenceError where the folder is no recording, is damaged, has no such
+    camera, or no ground truth at all.
 
     Args:
         camera: Name of the camera in it that took the images; see `reference_camera` for the default.
         offset_ns: Added to the stamps of the folder, so that they are those of the recording.
-
-    Raises:
-        SequenceError: The folder is no recording, is damaged, has no such camera, or no ground truth at all.
     """
 
     def __init__(self, folder: Path | str, *, camera: str | None = None, offset_ns: int = 0) -> None:

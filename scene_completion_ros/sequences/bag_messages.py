@@ -38,11 +38,7 @@ class RecordedMessage:
         return RecordedMessage(reader.path.resolve(), recorded.topic, recorded.stamp_ns, recorded.occurrence)
 
     def message(self) -> Any:
-        """Read and decode it.
-
-        Raises:
-            BagError: The bag does not hold it any more.
-        """
+        """Read and decode it. Raises BagError where the bag does not hold it any more."""
         with _READING:
             reader = _shared_reader(self.path, os.getpid())
             found = reader.messages([self.topic], start_ns=self.bag_stamp_ns, stop_ns=self.bag_stamp_ns + 1)

@@ -29,10 +29,8 @@ class ListedFrame(NamedTuple):
 def read_frame_list(path: Path | str) -> list[ListedFrame]:
     """Read a list of `drive frame side` lines, the form of the published splits of KITTI raw and KITTI-360.
 
-    Where no line has a side (RealEstate10K) it is the left one.
-
-    Raises:
-        SequenceError: The file is missing, empty, or a line is of another form: names the line.
+    Where no line has a side (RealEstate10K) it is the left one. Raises SequenceError where the file is missing, empty,
+    or a line is of another form: names the line.
     """
     path = Path(path)
     listed = []
@@ -100,11 +98,7 @@ class SplitCount:
 
 
 class FrameSplit:
-    """A frame list, and what recordings hold of it.
-
-    Raises:
-        SequenceError: See `read_frame_list`.
-    """
+    """A frame list, and what recordings hold of it. Raises SequenceError: see `read_frame_list`."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)

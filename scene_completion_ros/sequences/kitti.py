@@ -58,9 +58,10 @@ def kitti_odometry(
 ) -> PosedSequence:
     """Read a sequence in the layout of KITTI odometry or of a repacked raw drive.
 
-    The official layout is `sequences/XX/{calib.txt, times.txt, image_2/, velodyne/}` with the poses in
-    `poses/XX.txt` (of KITTI) or `sequences/XX/poses.txt` (of SemanticKITTI, beside `labels/` and `voxels/`). The two
-    are different trajectories: name the file where both exist and it matters.
+    The official layout is `sequences/XX/{calib.txt, times.txt, image_2/, velodyne/}` with the poses in `poses/XX.txt`
+    (of KITTI) or `sequences/XX/poses.txt` (of SemanticKITTI, beside `labels/` and `voxels/`). The two are different
+    trajectories: name the file where both exist and it matters. Raises SequenceError where a file is missing or
+    malformed: names file and line.
 
     Args:
         folder: Holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them).
@@ -69,9 +70,6 @@ def kitti_odometry(
             first. Line i belongs to frame i. "none" says that there are none: every frame gets the identity, and the
             frames are unrelated.
         name: Name of the sequence; the last two folder names by default.
-
-    Raises:
-        SequenceError: A file is missing or malformed: names file and line.
     """
     root = Path(folder)
     chosen = list(cameras) if cameras is not None else [c for c in PROJECTIONS if (root / c).is_dir()]
@@ -168,10 +166,7 @@ def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[n
     """Load the points of a packed scan into the rig frame.
 
     The coordinates are stored as differences along the scan, in steps of 4 mm (odometry) or 20 mm (raw drives, which
-    store no reflectance).
-
-    Returns:
-        float32 [N, 3], rig frame.
+    store no reflectance). Returns float32 [N, 3], rig frame.
     """
     data = _arrays(path, "dxyz")
     if "refl" in data:  # sums wrap around in 16 bits by design

@@ -104,10 +104,7 @@ class PosedSequence:
         return len(self.frames)
 
     def image(self, index: int, camera: str) -> NDArray[np.uint8]:
-        """Read one image.
-
-        Returns:
-            uint8 RGB [H, W, 3].
+        """Read one image. Returns uint8 RGB [H, W, 3].
 
         Raises:
             SequenceError: No such camera or no image of it in this frame.
@@ -151,13 +148,11 @@ class PosedSequence:
         """Write the sequence as a folder of images plus `sequence.json` (schema 1).
 
         Image files and compressed messages are copied byte for byte, raw images become PNG. `sequence.json` is written
-        last: a folder without it is an interrupted extraction.
+        last: a folder without it is an interrupted extraction. Raises SequenceError where the folder already holds
+        something.
 
         Args:
             folder: A new or empty folder.
-
-        Raises:
-            SequenceError: The folder already holds something.
         """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

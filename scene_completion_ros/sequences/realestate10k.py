@@ -30,14 +30,12 @@ _COLUMNS = 19
 def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSequence:
     """Read a video of RealEstate10K; frames whose picture is not there are left out and listed in the provenance.
 
+    Raises SequenceError where the camera file is missing or malformed, its poses are no rotations, its intrinsics
+    change, or no line has a picture: names it; CameraError where the intrinsics are none.
+
     Args:
         folder: `ROOT/frames/SPLIT/NAME`, with the pictures.
         poses: "none" says that the frames are unrelated.
-
-    Raises:
-        SequenceError: The camera file is missing or malformed, its poses are no rotations, its intrinsics change, or no
-            line has a picture: names it.
-        CameraError: The intrinsics are none.
     """
     root = Path(folder).resolve()
     file = _camera_file(root)

@@ -106,7 +106,7 @@ def read_recordings(
     split_at_clock_jumps: bool = False,
     calibration: Mapping[str, str] | None = None,
 ) -> list[Recording]:
-    """List the images of a bag.
+    """List the images of a bag. Returns one recording for every window of the clock.
 
     Args:
         image_topics: Topics to use; by default all with a CameraInfo or a file, of raw and compressed twins the
@@ -115,9 +115,6 @@ def read_recordings(
         split_at_clock_jumps: Whether stamps that fall back by a second or more begin another recording; otherwise
             those images are dropped.
         calibration: Image topic -> calibration file (see `read_camera`), instead of its CameraInfo.
-
-    Returns:
-        One recording for every window of the clock.
 
     Raises:
         BagError: No usable image topic, or no calibration for a named one: says what to record.

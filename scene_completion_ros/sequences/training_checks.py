@@ -20,12 +20,10 @@ MATCHES, SAME_ROW_PX = 40, 2.0
 def check_for_training(sequence: PosedSequence, where: str) -> None:
     """Refuse a sequence from which a network would learn something wrong, or break on the way.
 
-    Poses with NaN never get this far: a transform cannot hold them, and opening the sequence names the frame.
-
-    Raises:
-        SequenceError: Unknown scale, a missing image file, a frame without one of the cameras, two cameras at one
-            place, a rig that does not move, a car that drives to where its cameras do not look, or a pair whose left
-            and right are swapped.
+    Poses with NaN never get this far: a transform cannot hold them, and opening the sequence names the frame. Raises
+    SequenceError: unknown scale, a missing image file, a frame without one of the cameras, two cameras at one place, a
+    rig that does not move, a car that drives to where its cameras do not look, or a pair whose left and right are
+    swapped.
     """
     if not sequence.metric_scale:
         raise SequenceError(

@@ -133,14 +133,11 @@ def cloud_array_to_voxels(
     """Put received points back onto their grid.
 
     A cloud holds only occupied voxels, so every other voxel of the result is ``UNOBSERVED``: it serves reports and
-    tests, not free space.
+    tests, not free space. Returns the voxels inside the grid.
 
     Args:
         cloud: Structured array [N] of ``VOXEL_CLOUD_DTYPE``, optical frame.
         grid: Grid the sender queried.
-
-    Returns:
-        The voxels inside the grid.
     """
     points_camera = np.stack([cloud["x"], cloud["y"], cloud["z"]], axis=-1).astype(np.float64)
     index, inside = grid.index_of(grid_from_camera.apply(points_camera))

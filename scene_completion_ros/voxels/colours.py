@@ -53,15 +53,12 @@ def depth_colours(depth: ArrayLike) -> NDArray[np.uint8]:
 def height_colours(
     height: ArrayLike, *, low: float = HEIGHT_RANGE[0], high: float = HEIGHT_RANGE[1]
 ) -> NDArray[np.uint8]:
-    """Colour heights from blue (low) over green and yellow to red (high).
+    """Colour heights from blue (low) over green and yellow to red (high). Returns RGB colours, uint8 [..., 3].
 
     Args:
         height: Heights in metres along the grid's z axis, any shape [...].
         low: Height in metres of the first colour.
         high: Height in metres of the last colour.
-
-    Returns:
-        RGB colours, uint8 [..., 3].
     """
     values = np.asarray(height, dtype=np.float64)
     return _look_up("TURBO", (values - low) / (high - low))
@@ -94,14 +91,12 @@ def voxel_colours(
 ) -> NDArray[np.uint8]:
     """Colour voxels by class, or by height while the student knows only one class.
 
-    A student without semantics would otherwise publish a uniformly grey cloud in which no shape can be read.
+    A student without semantics would otherwise publish a uniformly grey cloud in which no shape can be read. Returns
+    RGB colours, uint8 [N, 3].
 
     Args:
         label: Labels [N].
         height: Heights in metres [N] along the grid's z axis.
-
-    Returns:
-        RGB colours, uint8 [N, 3].
     """
     if len(class_colours) > 1:
         return class_colour_table(class_colours)[label]

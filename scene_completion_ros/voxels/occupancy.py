@@ -112,9 +112,7 @@ class Calibration:
     """A monotone map alpha -> probability, fitted on validation data only.
 
     alpha itself is no probability: training by rendering keeps it far below 1. ``identity`` says that none was fitted.
-
-    Raises:
-        BundleError: The knots are not monotone, not finite or outside 0..1.
+    Raises BundleError where the knots are not monotone, not finite or outside 0..1.
     """
 
     kind: Literal["identity", "piecewise_linear"] = "identity"  # ``identity`` or ``piecewise_linear``
@@ -209,16 +207,14 @@ def states(
 
     A free voxel is seen if its centre lies no farther than half a voxel beyond the half distance of the nearest ray.
     That is strict, because seen free space clears costmaps. An occupied voxel is also seen if a ray reaches one of its
-    faces that are turned to the camera. Rays that graze a road enter it a metre before its voxels' centres.
+    faces that are turned to the camera. Rays that graze a road enter it a metre before its voxels' centres. Returns
+    uint8 [X, Y, Z].
 
     Args:
         occupied: bool [X, Y, Z], calibrated probability at or above the threshold.
         in_view: bool [X, Y, Z], everything else is unobserved.
         half_distance: [h, w] of `march` with the same ``occupied``.
         camera: The ray camera of `march`, without distortion.
-
-    Returns:
-        uint8 [X, Y, Z].
     """
     index = np.argwhere(in_view)
     centres_grid = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size

@@ -17,11 +17,7 @@ OTHER, OTHER_COLOUR = "other", (196, 196, 204)
 
 @dataclass(frozen=True, eq=False)
 class PhraseMatches:
-    """Where a phrase of a query was found.
-
-    Raises:
-        GridError: Shapes contradict each other.
-    """
+    """Where a phrase of a query was found. Raises GridError: shapes contradict each other."""
 
     phrase: str  # the phrase, or the name of a class of phrases
     voxels: NDArray[np.int32]  # int32 [M], which of the N occupied voxels, each another

@@ -241,9 +241,7 @@ class Checkpoint:
 def trained_viewpoint(source: Path) -> Viewpoint:
     """The viewpoint of a student bundle (see `open_student`) or a checkpoint.
 
-    Raises:
-        BundleError: It is neither.
-        ConfigurationError: The bundle's grid is none of a training.
+    Raises BundleError where it is neither; ConfigurationError where the bundle's grid is none of a training.
     """
     return Viewpoint.of_bundle(open_student(source)) if _is_student(source) else Checkpoint.read(source).viewpoint
 

@@ -199,10 +199,8 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> Pl
     """Tries a few steps of a training in a temporary folder, on this machine; nothing else is written.
 
     Half of the size, and depth alone, are left out where they are not for all steps: the other steps take longer.
-
-    Raises:
-        ConfigurationError: Its stage trains no density field; or see `make_stage`.
-        SequenceError: Recordings cannot be opened, or listed frames are missing.
+    Raises ConfigurationError: its stage trains no density field; or see `make_stage`; SequenceError: recordings cannot
+    be opened, or listed frames are missing.
     """
     if not isinstance(configuration, Configuration):
         raise ConfigurationError(

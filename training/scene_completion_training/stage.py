@@ -65,11 +65,7 @@ class Stage(lightning.LightningModule):
         raise NotImplementedError
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        """One step.
-
-        Raises:
-            TrainingError: The loss is not finite; the batch is saved for inspection.
-        """
+        """One step. Raises TrainingError where the loss is not finite; the batch is saved for inspection."""
         terms = self._computed(batch, self.generator())
         total = self._total(terms)
         if not torch.isfinite(total):

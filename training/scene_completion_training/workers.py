@@ -95,6 +95,9 @@ class Workers:
     ) -> Iterator[tuple[int, Result]]:
         """Yields the number of each task with its result, as they come; a bar shows how long the others will take.
 
+        Raises SceneCompletionError: Ray is missing, its cluster does not answer, its machines do not see the files, or
+        workers died; Exception: what a task raises.
+
         Args:
             do: Does a task. It runs in other processes, and what it changes there is not seen here.
             unit: What the bar counts.
@@ -103,11 +106,6 @@ class Workers:
             sizes: Steps of each task; one if left out.
             needs: Files and folders that a worker has to see for a task, absolute.
             written: Folder in which workers write.
-
-        Raises:
-            SceneCompletionError: Ray is missing, its cluster does not answer, its machines do not see the files, or
-                workers died.
-            Exception: What a task raises.
         """
         sizes = [1] * len(tasks) if sizes is None else sizes
         with progress_bar(sum(sizes), unit) as bar:

@@ -59,10 +59,8 @@ class PrimaryContext:
     """The primary context of the first GPU that CUDA_VISIBLE_DEVICES leaves, held until all who hold it have closed it.
 
     Made, used and closed in one thread. With it as a context manager it is current in the thread; so must be whatever
-    allocates, launches or frees. May be entered within itself.
-
-    Raises:
-        GpuError: There is no such GPU, or it cannot be used.
+    allocates, launches or frees. May be entered within itself. Raises GpuError where there is no such GPU, or it cannot
+    be used.
     """
 
     def __init__(self) -> None:

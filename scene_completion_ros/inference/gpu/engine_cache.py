@@ -40,13 +40,10 @@ class Provided(NamedTuple):
 
 
 class EngineCache:
-    """A folder of engines and kernels.
+    """A folder of engines and kernels. Raises GpuError where the folder cannot be made, or others may write to it.
 
     Args:
         folder: The folder, made if needed; None for the user's, see `default_folder`.
-
-    Raises:
-        GpuError: The folder cannot be made, or others may write to it.
     """
 
     def __init__(self, folder: Path | None = None) -> None:

@@ -90,11 +90,8 @@ def provide_engine(
 def build_without_device(bundle: StudentBundle, options: EngineOptions) -> Provided:
     """Build an engine with TensorRT-RTX, which can on a machine without a GPU; it is compared with nothing.
 
-    Its key names no GPU, so that nobody who has one takes it.
-
-    Raises:
-        BundleError: The graph cannot be used.
-        GpuError: It cannot be built.
+    Its key names no GPU, so that nobody who has one takes it. Raises BundleError where the graph cannot be used;
+    GpuError where it cannot be built.
     """
     tensorrt, precision = load_tensorrt("tensorrt_rtx"), options.precision
     onnx, ports = bundle.read_gpu_encoder(precision), ports_of(bundle, precision)
@@ -108,15 +105,13 @@ def build_without_device(bundle: StudentBundle, options: EngineOptions) -> Provi
 def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt, *, exact: bool = False) -> bytes:
     """Build an engine for one image at a time.
 
+    Raises BundleError where the graph cannot be parsed, or has other ports; GpuError where it cannot be built;
+    KeyboardInterrupt where it was interrupted.
+
     Args:
         onnx: The encoder, see `StudentBundle.read_gpu_encoder`.
         ports: What it must take and give.
         exact: Compute float32 as such; otherwise its products may be of numbers with a mantissa of 10 bits (TF32).
-
-    Raises:
-        BundleError: The graph cannot be parsed, or has other ports.
-        GpuError: It cannot be built.
-        KeyboardInterrupt: It was interrupted.
     """
     api, where = tensorrt.api, f"engine {tensorrt.flavour} {tensorrt.version}"
     tensorrt.forget_errors()

@@ -24,11 +24,7 @@ CURE = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your drive
 
 @dataclass(frozen=True)
 class KernelSizes:
-    """For which student kernels are compiled.
-
-    Raises:
-        GpuError: The kernels cannot have so many units.
-    """
+    """For which student kernels are compiled. Raises GpuError where the kernels cannot have so many units."""
 
     channels: int  # hidden units of the density
     units: int  # hidden units of the labels, 0 for none
@@ -107,7 +103,7 @@ def compile_kernels(
 def nvrtc_cubin(
     library: Path, source: bytes, name: str, compute_capability: tuple[int, int], definitions: Sequence[str] = ()
 ) -> tuple[bytes, str]:
-    """Machine code of any source, and what the compiler says of it.
+    """Machine code of any source, and what the compiler says of it. Raises GpuError where it does not compile.
 
     Args:
         library: NVRTC, see `nvrtc_libraries`.
@@ -115,9 +111,6 @@ def nvrtc_cubin(
         name: What to call it in messages.
         compute_capability: Of the GPU, e.g. (8, 7).
         definitions: More options.
-
-    Raises:
-        GpuError: It does not compile.
     """
     architecture = "sm_{}{}".format(*compute_capability)
     options = [f"--gpu-architecture={architecture}", STANDARD, "--ptxas-options=-v", *definitions]

@@ -34,15 +34,12 @@ LIMITS: Mapping[str, Mapping[str, tuple[float, float, float]]] = {
 
 
 def check_parity(reference: Sequence[EncodedImage], found: Sequence[EncodedImage], precision: str) -> list[str]:
-    """Compare what two engines say of the same images.
+    """Compare what two engines say of the same images. Returns the errors of each output in words, with their limits.
 
     Args:
         reference: Of the CPU engine in fp32.
         found: Of the GPU engine.
         precision: That of the GPU engine.
-
-    Returns:
-        The errors of each output in words, with their limits.
 
     Raises:
         GpuError: One is beyond its limit, with the numbers.
@@ -58,11 +55,7 @@ def check_parity(reference: Sequence[EncodedImage], found: Sequence[EncodedImage
 
 
 def require_within(numbers: Mapping[str, float], limits: Mapping[str, float], what: str) -> list[str]:
-    """All numbers in words, each with its limit.
-
-    Raises:
-        GpuError: Those beyond their limits.
-    """
+    """All numbers in words, each with its limit. Raises GpuError: those beyond their limits."""
     lines = {name: f"{name} {value:.2e} (allowed {limits[name]:g})" for name, value in numbers.items()}
     missed = [lines[name] for name, value in numbers.items() if not value <= limits[name]]  # NaN misses, too
     if missed:
@@ -79,10 +72,7 @@ def errors(
 ) -> NDArray[np.float64]:
     """The worst of each of `KINDS` over pairs of a right map [h, w, C] and another; NaN or infinite where one is.
 
-    A depth is a map [h, w].
-
-    Raises:
-        ValueError: The maps of a pair differ in shape.
+    A depth is a map [h, w]. Raises ValueError where the maps of a pair differ in shape.
     """
     worst = np.zeros(len(KINDS))
     for one, other in pairs:
@@ -102,13 +92,8 @@ def errors(
 def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:
     """Images for the gate: streets, cut to the proportions that are wanted, and scaled.
 
-    Streets, because on noise of the same spectrum the error of fp16 was ten times as large.
-
-    Returns:
-        uint8 [height, width, 3] RGB each.
-
-    Raises:
-        GpuError: They are missing from the installation.
+    Streets, because on noise of the same spectrum the error of fp16 was ten times as large. Returns uint8 [height,
+    width, 3] RGB each. Raises GpuError where they are missing from the installation.
     """
     images = []
     for path in sorted(GATE_IMAGES.glob("*.jpg")):

@@ -92,11 +92,7 @@ def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
 
 
 def require(flavour: Flavour, *, device: bool = True) -> None:
-    """Raise where something is missing.
-
-    Raises:
-        GpuError: It names all that is missing, and how to install it.
-    """
+    """Raises GpuError where something is missing: names all of it, and how to install it."""
     missing = missing_parts(flavour, device=device)
     if missing:
         raise GpuError(

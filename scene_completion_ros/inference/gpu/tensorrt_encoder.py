@@ -34,14 +34,11 @@ class TensorRtEncoder(Encoder):
     """The encoder on an NVIDIA GPU.
 
     Belongs to the thread that makes it, which holds the GPU's primary context; the last reference to it is to go there,
-    too.
+    too. Raises BundleError where the bundle has no encoder for GPUs in this precision, or one that cannot be used;
+    GpuError: something is missing, or engine or kernels cannot be built, miss the gate or cannot be run.
 
     Args:
         reference: Makes the CPU's encoder of the same bundle, for the parity gates of what is built.
-
-    Raises:
-        BundleError: The bundle has no encoder for GPUs in this precision, or one that cannot be used.
-        GpuError: Something is missing, or engine or kernels cannot be built, miss the gate or cannot be run.
     """
 
     def __init__(self, bundle: StudentBundle, options: EngineOptions, reference: Callable[[], Encoder]) -> None:
@@ -78,11 +75,7 @@ class TensorRtEncoder(Encoder):
         return EncodedImage.of(self._outputs)
 
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
-        """See `DeviceEncoder`.
-
-        Raises:
-            GpuError: The grid is too large for it, or there is not enough memory.
-        """
+        """See `DeviceEncoder`. Raises GpuError where the grid is too large for it, or there is not enough memory."""
         check_limits(self._bundle, self._options, prepared.query.grid)
         with self._context.work("loading the kernels"):
             device = KernelDevice(self._context, self._kernels, self._engine.stream)
@@ -92,13 +85,11 @@ class TensorRtEncoder(Encoder):
 class DeviceSceneQuery:
     """Encoder and kernels on one stream, waited for once.
 
-    Belongs to the thread of the engine; so does its end, which frees what it has on the device.
+    Belongs to the thread of the engine; so does its end, which frees what it has on the device. Raises GpuError where
+    there is not enough memory.
 
     Args:
         device: What runs the kernels; it becomes this one's, which closes it.
-
-    Raises:
-        GpuError: There is not enough memory.
     """
 
     def __init__(

@@ -113,15 +113,13 @@ def check_ports(found: Iterable[tuple[str, bool, Any, Sequence[int]]], ports: Po
 class TensorRtEngine:
     """An engine that is ready to run, with memory for its ports; made, run and closed with the context current.
 
-    Errors of a run are those of pycuda, too: callers do their work in `PrimaryContext.work`.
+    Errors of a run are those of pycuda, too: callers do their work in `PrimaryContext.work`. Raises UnusableError:
+    TensorRT refuses it, or it takes or gives something else; GpuError where there is not enough memory for it, or the
+    GPU fails.
 
     Args:
         plan: The serialised engine. It has to come from this process's builder or through `EngineCache`, which checks
             whose it is and for which device and version: a plan is a program.
-
-    Raises:
-        UnusableError: TensorRT refuses it, or it takes or gives something else.
-        GpuError: There is not enough memory for it, or the GPU fails.
     """
 
     def __init__(self, plan: bytes, ports: Ports, tensorrt: TensorRt, context: PrimaryContext) -> None:

@@ -178,15 +178,12 @@ class VoxelPipeline:
     def compare(self, words: Words) -> None:
         """Asks for labels and cosines by words of the frame that was asked for last; does not wait for them.
 
-        The encoder's map must still be where it was; where that is does not change from frame to frame. What words
-        need of the device's memory is taken when they are given for the first time.
+        The encoder's map must still be where it was; where that is does not change from frame to frame. What words need
+        of the device's memory is taken when they are given for the first time. Raises ValueError where the student
+        knows no classes, or no frame was asked for; GpuError where there is not enough memory.
 
         Args:
             words: A query in it has at most `MOST_ASKED` phrases.
-
-        Raises:
-            ValueError: The student knows no classes, or no frame was asked for.
-            GpuError: There is not enough memory.
         """
         self._device.lap("copied")
         if words.vocabulary is not None:

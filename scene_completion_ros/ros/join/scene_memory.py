@@ -57,10 +57,8 @@ class SceneMemory:
         """Set the voxels of a scene whose frames are completed: those of its cameras, joined with what is remembered.
 
         Where they cannot be joined, they are those of this moment alone, which is counted and warned about. The map is
-        not asked where that is not wanted, or where the images came before it was.
-
-        Raises:
-            GpuError: What is known of all voxels could not be fetched from a GPU.
+        not asked where that is not wanted, or where the images came before it was. Raises GpuError: what is known of
+        all voxels could not be fetched from a GPU.
         """
         parameters = scene.parameters
         scene.voxels, probability = self._of_all_cameras(scene)

@@ -43,14 +43,11 @@ def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> 
 
 
 def for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
-    """A launch argument for every camera.
+    """A launch argument for every camera. Raises SceneCompletionError where there are more or fewer.
 
     Args:
         value: One value in which `{camera}` stands for the name, or one a camera, with commas between them.
         argument: Name of the argument, for the error.
-
-    Raises:
-        SceneCompletionError: There are more or fewer.
     """
     given = names_in(value)
     if len(given) == 1 and PLACEHOLDER in given[0]:

@@ -48,14 +48,12 @@ class DeclaredParameters:
 
     A warning names what was given for this node (parameter file, command line) under a name that no parameter has. A
     value at the start may be no choice or no existing path: the node may have to exist before its folders do. It stays
-    in the node until `checked` is asked for it.
+    in the node until `checked` is asked for it. Raises SceneCompletionError where a given value is of another type or
+    out of range, so that a node cannot hold it.
 
     Args:
         check_change: Called with what the values would be after a live change, in the thread that asks for it; raises
             SceneCompletionError to refuse it.
-
-    Raises:
-        SceneCompletionError: A given value is of another type or out of range, so that a node cannot hold it.
     """
 
     def __init__(self, node: Any, check_change: Callable[[NodeParameters], None] = lambda _: None) -> None:
@@ -106,10 +104,7 @@ class DeclaredParameters:
 
 
 def declare(node: Any, spec: ParameterSpec) -> ParameterValue:
-    """Declare one parameter.
-
-    Returns:
-        Its value: what was given for the node, otherwise the default.
+    """Declare one parameter. Returns its value: what was given for the node, otherwise the default.
 
     Raises:
         SceneCompletionError: The given value is of another type or out of range.

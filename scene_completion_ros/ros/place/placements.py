@@ -45,13 +45,10 @@ class Placements:
         return camera_pose(parameters) if known else self._default
 
     def place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
-        """Where the voxels of an image lie.
+        """Where the voxels of an image lie. Raises NotYetError where there is no transform for that.
 
         Args:
             parameters: Those of when it arrived.
-
-        Raises:
-            NotYetError: There is no transform for that.
         """
         placement = self._place(frame_id, stamp_ns, parameters)
         if not (parameters.fusion_enabled or parameters.record_wrong):
@@ -199,11 +196,8 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
 def _check_odometry(parameters: NodeParameters) -> None:
     """Find out whether something can say where the grid is in the odometry frame, if images are to be joined.
 
-    They are joined by `fusion.enabled`, and compared for `record.wrong`.
-
-    Raises:
-        SceneCompletionError: Nothing can: says what to name.
-        TransformError: The file of fixed transforms is malformed.
+    They are joined by `fusion.enabled`, and compared for `record.wrong`. Raises SceneCompletionError where nothing can:
+    says what to name; TransformError where the file of fixed transforms is malformed.
     """
     odometry = parameters.odometry_frame.strip("/")
     asking = "fusion.enabled" if parameters.fusion_enabled else "record.wrong" if parameters.record_wrong else ""

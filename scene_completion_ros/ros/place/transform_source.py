@@ -116,14 +116,12 @@ class TopicTransforms:
 class Tf2Transforms:
     """Transforms that tf2 knows, and fixed ones.
 
-    tf2 interpolates over any gap; `LARGEST_GAP_NS` says nothing to it.
+    tf2 interpolates over any gap; `LARGEST_GAP_NS` says nothing to it. Raises SceneCompletionError: tf2_ros cannot be
+    imported.
 
     Args:
         node: The rclpy node; its executor serves the listener too.
         on_demand: Subscribe to /tf and /tf_static no sooner than a transform is asked for.
-
-    Raises:
-        SceneCompletionError: tf2_ros cannot be imported.
     """
 
     def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack, *, on_demand: bool) -> None:
@@ -269,11 +267,7 @@ def make_transform_source(
 
 
 def fixed_transforms(parameters: NodeParameters) -> list[Extrinsic]:
-    """Those of `extrinsics_file`; none where it is empty.
-
-    Raises:
-        TransformError: The file is malformed.
-    """
+    """Those of `extrinsics_file`; none where it is empty. Raises TransformError where the file is malformed."""
     if not parameters.extrinsics_file:
         return []
     try:

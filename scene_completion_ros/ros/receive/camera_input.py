@@ -281,25 +281,18 @@ class CameraInfoMatch:
         self._kept.append((stamp_ns, message))
 
     def exact(self, stamp_ns: int) -> Any:
-        """The message of a stamp.
-
-        Raises:
-            NotYetError: There is none; it may come, unless a later one has.
-        """
+        """The message of a stamp. Raises NotYetError where there is none; it may come, unless a later one has."""
         for stamp, message in reversed(self._kept):
             if stamp == stamp_ns:
                 return message
         raise self._missing(f"none with the stamp {stamp_ns} ns", may_come=self._before(stamp_ns))
 
     def nearest(self, stamp_ns: int, tolerance_ns: int, *, final: bool) -> Any:
-        """The message nearest to a stamp.
+        """The message nearest to a stamp. Raises NotYetError where there is none that near, or a nearer one may come.
 
         Args:
             tolerance_ns: How far it may be from that.
             final: Whether to take what is there, even if a nearer one may still come.
-
-        Raises:
-            NotYetError: There is none that near, or a nearer one may come.
         """
         may_come = self._before(stamp_ns)
         if may_come and not final:

@@ -145,13 +145,10 @@ class ResultCollector:
         self._end_to_end = array("d")
 
     def take(self, sent: SentImage, source: BagMessage, legend: Any) -> ReplayResult:
-        """Take the result of an image.
+        """Take the result of an image. Returns what the node made of the image.
 
         Args:
             sent: With all its wanted answers.
-
-        Returns:
-            What the node made of the image.
         """
         statistics = self._statistics
         voxels: NDArray[np.void] = cloud_array_from_message(sent.answers[topics.VOXELS])

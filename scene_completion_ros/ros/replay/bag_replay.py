@@ -36,7 +36,10 @@ def replay_over_dds(
     """Publish one image topic of a bag to the node, and collect its voxels, depth and processing times.
 
     In lock step (see `Playback`) the outcome does not depend on the speed of the machine. The node completes every
-    image, or drops it for a reason that is counted. At a rate the node drops what it cannot keep up with.
+    image, or drops it for a reason that is counted. At a rate the node drops what it cannot keep up with. Raises
+    BagError where there is no such image topic, or no usable CameraInfo and no camera was given; SceneCompletionError
+    where the node did not start, ended, stopped answering in lock step, or publishes voxels in another frame than that
+    of the images. Or the playback does not fit the recording. What came before is in the output bag.
 
     Args:
         topic: Its image topic, raw or compressed.
@@ -53,12 +56,6 @@ def replay_over_dds(
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
         words: What the node is asked for in all images; an image is then complete with that answer only. At the end the
             question is taken back.
-
-    Raises:
-        BagError: There is no such image topic, or no usable CameraInfo and no camera was given.
-        SceneCompletionError: The node did not start, ended, stopped answering in lock step, or publishes voxels in
-            another frame than that of the images. Or the playback does not fit the recording. What came before is in
-            the output bag.
     """
     playback = playback or Playback()
     dds.use_shipped_profile()

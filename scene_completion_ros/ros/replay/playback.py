@@ -14,11 +14,7 @@ LEAD_NS = 500_000_000
 
 @dataclass(frozen=True)
 class Playback:
-    """How a recording is played.
-
-    Raises:
-        SceneCompletionError: A number makes no sense: names the option.
-    """
+    """How a recording is played. Raises SceneCompletionError where a number makes no sense: names the option."""
 
     # None plays in lock step. The next image is sent when the node has published the result of the last one or said
     # that it dropped it. A number plays in real time, that many times as fast as recorded.

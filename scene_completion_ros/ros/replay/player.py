@@ -134,10 +134,8 @@ class Player:
     def warm_up(self) -> None:
         """Send grey images until the newest of them is answered on every topic and the legend is there.
 
-        Then the node has been discovered, is loaded and compiled, and has nothing left to say of earlier ones.
-
-        Raises:
-            SceneCompletionError: The node ended, or gave no answer in a long time.
+        Then the node has been discovered, is loaded and compiled, and has nothing left to say of earlier ones. Raises
+        SceneCompletionError: the node ended, or gave no answer in a long time.
         """
         camera = self._source.camera
         grey = np.full((camera.height, camera.width, 3), 128, np.uint8)

@@ -56,10 +56,8 @@ def fit_clusters(codes: NDArray[np.float32], count: int, *, seed: int = 0) -> Cl
     """K-means of codes of length one [N, C], with centres of length one: the best of several starts.
 
     On the sphere the squared Euclidean distance is two minus twice the cosine. So ordinary k-means with centres brought
-    back to length one is cosine k-means but for the centres' steps in between.
-
-    Raises:
-        ConfigurationError: There are fewer codes than clusters.
+    back to length one is cosine k-means but for the centres' steps in between. Raises ConfigurationError where there
+    are fewer codes than clusters.
     """
     from sklearn.cluster import KMeans
 
@@ -108,15 +106,13 @@ def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], coun
     """Multinomial logistic regression of the classes of points on their standardised hidden units.
 
     Between units and clusters lie two networks, of which nothing is left on the robot. A map from the units alone gives
-    the same labels but for the points that lie between two clusters.
+    the same labels but for the points that lie between two clusters. Raises ConfigurationError where there are fewer
+    than two classes among the points.
 
     Args:
         units: Hidden units of the features [N, E], in random order.
         classes: Class of each point [N].
         count: Number of classes K; those that no point has stay improbable.
-
-    Raises:
-        ConfigurationError: There are fewer than two classes among the points.
     """
     from sklearn.linear_model import LogisticRegression
 

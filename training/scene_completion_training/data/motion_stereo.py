@@ -300,15 +300,13 @@ def epipolar_refined(
 
     Wheels know how far a robot went, but nothing of its pitch. The tracks know all but the length, which stays. Their
     Sampson distances from the epipolar lines become small (Hartley & Zisserman 2004, 11.4.3), with a robust loss.
+    Returns the pose, as it was where there is too little to track.
 
     Args:
         pose: Of the first frame in the second one.
         first: Grey image [h, w].
         second: Grey image [h, w].
         camera: Of both, without distortion.
-
-    Returns:
-        The pose, as it was where there is too little to track.
     """
     tracks = _tracks(first, second)
     length = float(np.linalg.norm(pose.translation))

@@ -54,11 +54,8 @@ def mapped_arrays(file: Path, cure: str) -> dict[str, NDArray[Any]]:
     """Arrays of a safetensors file that are read from disk when they are looked at.
 
     The mapping outlives the file's descriptor, where NumPy's would keep one a file. A process may have 1024
-    descriptors, and a training has more frames. Of mappings Linux allows 65 530.
-
-    Raises:
-        SequenceError: The file is damaged.
-        OSError: It cannot be read.
+    descriptors, and a training has more frames. Of mappings Linux allows 65 530. Raises SequenceError where the file is
+    damaged; OSError where it cannot be read.
     """
     import torch  # what only writes frames, in processes of its own, does without
 
@@ -140,7 +137,8 @@ def prepare_sequence(
 ) -> list[Path]:
     """Prepares every frame of a sequence, one file each, in order; those that are already in the cache are left alone.
 
-    A terminal shows how far it is.
+    A terminal shows how far it is. Raises SequenceError: ground truth is asked for and there is none;
+    SceneCompletionError where the cluster cannot do it.
 
     Args:
         sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead; lenses are rectified.
@@ -149,10 +147,6 @@ def prepare_sequence(
             of the left camera where it has one.
         viewpoint: What the network is trained for; part of the cache key.
         workers: Processes, if there are enough frames for so many.
-
-    Raises:
-        SequenceError: Ground truth is asked for and there is none.
-        SceneCompletionError: The cluster cannot do it.
     """
     settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):
@@ -365,10 +359,8 @@ def load_prepared(file: Path) -> PreparedFrame:
     """Opens one prepared frame.
 
     Its arrays are the file's own bytes, mapped. They come into memory when they are looked at, and leave it when other
-    things need the room. So a training may have more frames than memory.
-
-    Raises:
-        SequenceError: The file is damaged.
+    things need the room. So a training may have more frames than memory. Raises SequenceError where the file is
+    damaged.
     """
     cure = "Delete it: it is prepared again at the next start"
     data = mapped_arrays(file, cure)

@@ -135,14 +135,9 @@ class RecordedFrames(Sequence[PreparedFrame]):
     def resize(self, wanted: NDArray[np.bool_], workers: int = 2, ray_address: str = "") -> int:
         """Makes the images of wanted frames [N] small, where that is not done; a terminal shows how far it is.
 
-        They are made by so many processes, or by a Ray cluster instead, see `Workers`.
-
-        Returns:
-            Number of frames that were missing.
-
-        Raises:
-            SceneCompletionError: The cluster cannot do it.
-            SequenceError: An image is damaged, or cannot be written: nothing half-written has its name.
+        They are made by so many processes, or by a Ray cluster instead, see `Workers`. Returns number of frames that
+        were missing. Raises SceneCompletionError where the cluster cannot do it; SequenceError where an image is
+        damaged, or cannot be written: nothing half-written has its name.
         """
         if self.folder is None:
             return 0

@@ -45,13 +45,11 @@ def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical:
     """The sequence with some cameras as pinholes at their place, as wide as the canonical camera and a little wider.
 
     They keep the resolution that the lens has in its middle; cameras that are pinholes stay as they are. Masks, and the
-    depth of the first camera, are taken at the nearest pixels.
+    depth of the first camera, are taken at the nearest pixels. Raises ConfigurationError where the canonical camera is
+    wider than a pinhole can usefully be.
 
     Args:
         names: Cameras that look ahead.
-
-    Raises:
-        ConfigurationError: The canonical camera is wider than a pinhole can usefully be.
     """
     bent = [name for name in names if has_lens(sequence.cameras[name])]
     if not bent:

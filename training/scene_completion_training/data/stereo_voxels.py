@@ -44,7 +44,8 @@ def voxels_of_pixels(
 
     A voxel is occupied if it holds ground, or a surface that was measured to within a voxel. All else is unknown. One
     pair sees free space as well, but no far surface to within a voxel: whoever learns from that learns that nothing
-    stands anywhere.
+    stands anywhere. Returns labels [X, Y, Z]: a class, 255 unknown. Heights of the ground [X, Y] in the grid, metres;
+    NaN where nobody knows it.
 
     Args:
         depth: z-depth [H, W], metres, 0 where unknown.
@@ -53,10 +54,6 @@ def voxels_of_pixels(
         camera: Camera of the three.
         grid: The voxels.
         grid_from_camera: Pose of the camera in them; z points up.
-
-    Returns:
-        Labels [X, Y, Z]: a class, 255 unknown. Heights of the ground [X, Y] in the grid, metres; NaN where nobody
-        knows it.
     """
     v, u = np.nonzero(depth > 0.0)
     rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.matrix).T

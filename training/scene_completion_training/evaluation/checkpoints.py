@@ -59,12 +59,10 @@ class EncodedView:
 def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldModel]":
     """Open a checkpoint, once for each choice of encoded views.
 
+    Raises BundleError where the file is no such checkpoint; ConfigurationError where it cannot encode so many views.
+
     Args:
         views: Numbers of views, of which the first of `VIEW_SHARES` are encoded, or names of `PUBLISHED_VIEWS`.
-
-    Raises:
-        BundleError: The file is no such checkpoint.
-        ConfigurationError: It cannot encode so many views.
     """
     checkpoint = Checkpoint.read(path)
     multi_view = checkpoint.stage_class.field_class is MultiViewField
@@ -211,13 +209,11 @@ def views_along(sequence: PosedSequence, index: int, along: Sequence[float]) -> 
     """Frame and camera of each view: what the reference camera sees from so many metres along the drive.
 
     Where a drive is too short for one of them, the function takes the frame that comes nearest to it and is not taken
-    yet. Of two as near, it takes the one further along.
+    yet. Of two as near, it takes the one further along. Raises SequenceError where the sequence has fewer frames than
+    that.
 
     Args:
         along: Metres from there of the first (ignored), second, ... view.
-
-    Raises:
-        SequenceError: The sequence has fewer frames than that.
     """
     count = len(along)
     if count > len(sequence):

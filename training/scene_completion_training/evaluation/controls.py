@@ -123,13 +123,11 @@ class PriorControl(_Control):
 def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = PRIOR_SIGMA) -> PriorControl:
     """Average voxels of training frames, and fit the threshold with the largest IoU on the same frames.
 
+    Raises SequenceError where there are none; GridError where their grids differ.
+
     Args:
         truths: Ground truths of training frames, all on one grid, whose pose is the default.
         sigma: Standard deviation of the smoothing along x, y, z, voxels.
-
-    Raises:
-        SequenceError: There are none.
-        GridError: Their grids differ.
     """
     prior, grid = None, DEFAULT_GRID
     frames = []
@@ -228,15 +226,12 @@ def depth_of_model(model: DensityModel) -> DepthSource:
 def surface_voxels(
     depth: NDArray[np.float32], camera: Camera, thickness: float = 0.0, grid: VoxelGrid = DEFAULT_GRID
 ) -> NDArray[np.bool_]:
-    """Voxels that a depth image fills.
+    """Voxels that a depth image fills. Returns bool [X, Y, Z].
 
     Args:
         depth: z-depth [H, W], metres.
         thickness: Metres along the rays behind the surface that are filled too.
         grid: The voxels, around the camera as in the default grid.
-
-    Returns:
-        bool [X, Y, Z].
     """
     wanted = np.isfinite(depth) & (depth > 0.0)
     rays = camera.unproject(camera.pixel_centres()[wanted])

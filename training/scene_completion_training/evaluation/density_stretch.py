@@ -96,10 +96,8 @@ def rays_to_depth(
 ) -> list[RayLogits]:
     """Logits of a student along rays to measured depths, at some of the pixels that have one.
 
-    Of frames and their reference camera's depth [H, W], metres, 0 where there is none.
-
-    Raises:
-        SequenceError: No frame has a depth that counts.
+    Of frames and their reference camera's depth [H, W], metres, 0 where there is none. Raises SequenceError where no
+    frame has a depth that counts.
     """
     generator = np.random.default_rng(0)
     frames = []

@@ -89,11 +89,8 @@ class DeployedLabels:
     """A student bundle with classes (a `ScoredModel`): occupied from its own threshold on, called by its own names.
 
     It is called like its folder. A class counts under its name among the common ones; what is called something else is
-    never right.
-
-    Raises:
-        BundleError: The folder holds none, or a damaged one.
-        ConfigurationError: None of its classes is one of the common ones.
+    never right. Raises BundleError where the folder holds none, or a damaged one; ConfigurationError where None of its
+    classes is one of the common ones.
     """
 
     def __init__(self, folder: Path, *, engine: str) -> None:

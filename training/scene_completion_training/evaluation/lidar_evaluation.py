@@ -144,10 +144,8 @@ def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, R
 def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[Scan]:
     """Scans of a frame and of those after it, as far as there are any, in the frame's level frame, one at a time.
 
-    Whose scans count, `scan_poses` says. The reference camera looks down by a pitch, radians.
-
-    Raises:
-        SequenceError: A frame has no scan, or the LiDAR's place is not known.
+    Whose scans count, `scan_poses` says. The reference camera looks down by a pitch, radians. Raises SequenceError
+    where a frame has no scan, or the LiDAR's place is not known.
     """
     if LIDAR not in sequence.rig_from_sensor:
         raise SequenceError(

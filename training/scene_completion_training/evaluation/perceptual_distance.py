@@ -25,14 +25,11 @@ _NAMES = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(weight|bias)|lin(\d)\.m
 
 
 class PerceptualDistance:
-    """LPIPS with AlexNet.
+    """LPIPS with AlexNet. Raises KeyError where one is missing; names it.
 
     Args:
         weights: Name -> weights: those of AlexNet's convolutions in torchvision's names (`features.0.weight`) or those
             of the package `lpips` (`net.slice1.0.weight`), and the linear ones (`lin0.model.1.weight`).
-
-    Raises:
-        KeyError: One is missing; names it.
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:

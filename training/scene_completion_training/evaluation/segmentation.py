@@ -49,16 +49,13 @@ class RenderedField:
     """A feature field that renders its features into labelled images.
 
     An image is resampled by its calibration, if its camera sees what the network is to see; others, which are narrower
-    or not calibrated, count as taken by `stand_in_camera`.
+    or not calibrated, count as taken by `stand_in_camera`. Raises BundleError where it holds no feature field.
 
     Args:
         path: Checkpoint of stage feature_field or semantics.
 
     Attributes:
         spaces: "features" are the expanded ones, of length one; "head" is what the second stage makes of them.
-
-    Raises:
-        BundleError: It holds no feature field.
     """
 
     def __init__(self, path: Path) -> None:
@@ -183,10 +180,8 @@ def fit_pixel_probes(
 ) -> Mapping[str, LinearProbe]:
     """Linear probes of each space of a field: cross entropy of all labelled pixels of four images a step, by Adam.
 
-    As in SceneDINO, channels of the expanded features are left out at random while their probe is trained.
-
-    Raises:
-        ConfigurationError: A step sees no pixel that counts: too little is labelled.
+    As in SceneDINO, channels of the expanded features are left out at random while their probe is trained. Raises
+    ConfigurationError where a step sees no pixel that counts: too little is labelled.
     """
     generator = torch.Generator().manual_seed(seed)
     layers: dict[str, nn.Linear] = {}

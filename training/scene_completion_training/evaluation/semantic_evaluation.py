@@ -127,15 +127,13 @@ def fit_models(
 ) -> list[FittedModel]:
     """Finds clusters without labels, and counts how they fall together with classes.
 
-    All models look at the same pixels, frame by frame, so that what they share is computed once.
+    All models look at the same pixels, frame by frame, so that what they share is computed once. Raises
+    ConfigurationError: fewer points than clusters, or no labelled frame.
 
     Args:
         frames: Those of training recordings whose surfaces are clustered.
         labelled: Frames of training recordings with ground truth voxels, for the names.
         match: How clusters are named by them.
-
-    Raises:
-        ConfigurationError: Fewer points than clusters, or no labelled frame.
     """
     generators = [np.random.default_rng(seed) for _ in models]
     codes: list[list[NDArray[np.float32]]] = [[] for _ in models]

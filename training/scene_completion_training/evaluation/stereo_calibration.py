@@ -259,10 +259,8 @@ class FrameEvidence:
 def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
     """The log odds of the smoothed mean occupancy, as a prior beside which the student counts in full.
 
-    Of how often each voxel of the grid (see `Volume.grid`) was occupied, and known, over all frames.
-
-    Raises:
-        SequenceError: There is no frame.
+    Of how often each voxel of the grid (see `Volume.grid`) was occupied, and known, over all frames. Raises
+    SequenceError where there is no frame.
     """
     if not counts.known.any():
         raise SequenceError("no frame says anything", where="training drives", cure="Name drives that move")
@@ -280,18 +278,13 @@ def fit_place_prior(
     """Believes student and prior as far as frames that the student was not trained on bear them out.
 
     logit P(occupied) = s (a x + b prior + c) + (1 - s) (a' x + c'), with the smallest cross-entropy. s goes from 0 to 1
-    with the prior, see `EXPECTED_FROM`; the five weights change with the distance ahead; a, a', b ≥ 0.
+    with the prior, see `EXPECTED_FROM`; the five weights change with the distance ahead; a, a', b ≥ 0. Returns the
+    prior by which the density's logit is that of the probability. Raises SequenceError where a group has no frame.
 
     Args:
         groups: Frames; groups count equally, whatever the number of their frames.
         mean: The prior beside which the student counts in full, see `mean_prior`.
         volume: The space that is completed; a street's if left out.
-
-    Returns:
-        The prior by which the density's logit is that of the probability.
-
-    Raises:
-        SequenceError: A group has no frame.
     """
     _check_groups(groups)
     knots = np.log(np.array(DISTANCES) * (volume or Volume()).scale)

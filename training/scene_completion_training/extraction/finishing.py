@@ -175,10 +175,8 @@ def is_readable(images: Mapping[str, ImageSource], cameras: Mapping[str, Camera]
 def read_ego_mask(path: Path, camera: Camera, view: View) -> NDArray[np.bool_]:
     """Read an ego mask drawn on a recorded image as one of the view, bool [H, W], True on the own vehicle.
 
-    The file is a picture of the recorded size, white where the camera sees its own vehicle.
-
-    Raises:
-        ImageError: The file is no image or has another size.
+    The file is a picture of the recorded size, white where the camera sees its own vehicle. Raises ImageError where the
+    file is no image or has another size.
     """
     mask = (read_rgb(path).max(axis=-1) > 127).astype(np.float32)
     if mask.shape != (camera.height, camera.width):

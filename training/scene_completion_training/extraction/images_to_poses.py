@@ -36,7 +36,7 @@ class _Part:
 def sequences_from_images(
     recording: Recording, settings: ExtractionSettings, threads: int, report: BagReport, progress: Callable[[str], None]
 ) -> list[PosedSequence]:
-    """Reconstruct the poses of a recording.
+    """Reconstruct the poses of a recording. Raises SequenceError where the reconstruction cannot run.
 
     Args:
         recording: Frames of which every camera has an image and a place on the rig.
@@ -44,9 +44,6 @@ def sequences_from_images(
 
     Returns:
         One sequence for every part that hangs together, rectified already; metric where a scale was found.
-
-    Raises:
-        SequenceError: The reconstruction cannot run.
     """
     buffer = recording.transforms()
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}

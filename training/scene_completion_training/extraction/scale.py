@@ -64,13 +64,11 @@ def scale_from_camera_height(model: Model, height: float) -> Scale:
     """Fit the ground under the camera and compare its distance with the known height of the camera, metres.
 
     For every keyframe a plane is fitted by random samples (Fischler and Bolles 1981) to the sparse points around it.
-    Planes that are tilted against the camera's horizontal plane, as walls are, do not count.
+    Planes that are tilted against the camera's horizontal plane, as walls are, do not count. Returns the scale; unknown
+    where too few keyframes show enough ground or their heights contradict each other.
 
     Args:
         model: Reconstruction of unknown scale; the first camera looks about horizontally.
-
-    Returns:
-        The scale; unknown where too few keyframes show enough ground or their heights contradict each other.
     """
     generator = np.random.default_rng(0)
     heights, supports = [], []

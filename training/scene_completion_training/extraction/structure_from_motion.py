@@ -49,7 +49,7 @@ def reconstruct(
     threads: int = 1,
     smallest_model: int = 5,
 ) -> list[Model]:
-    """Reconstruct a drive.
+    """Reconstruct a drive. Raises SequenceError: pycolmap is not installed, or failed: says how.
 
     Args:
         frames: Camera -> grey images [H, W], one of every camera a frame, in order of time; taken one by one.
@@ -61,9 +61,6 @@ def reconstruct(
 
     Returns:
         Models, the largest first, empty where nothing fits together. A frame may be in several.
-
-    Raises:
-        SequenceError: pycolmap is not installed, or failed: says how.
     """
     if find_spec("pycolmap") is None:
         raise SequenceError(

@@ -71,18 +71,13 @@ class DenseExtractor(ABC):
         """Tokens of images; token (i, j) covers the pixels [i·cell, (i+1)·cell) × [j·cell, (j+1)·cell).
 
         Where the size of an image is no multiple of `cell`, its last row and column are repeated before. So every pixel
-        is in a cell, and cells stay where they are.
+        is in a cell, and cells stay where they are. Returns float32 [B, D, ⌈H / cell⌉, ⌈W / cell⌉] on the network's
+        device, not normalised in length. Raises ImageError: images of another shape; ConfigurationError: `cell` is not
+        positive.
 
         Args:
             images: RGB [B, 3, H, W] in 0..255, of any type.
             cell: Edge of the square of pixels that a token covers.
-
-        Returns:
-            float32 [B, D, ⌈H / cell⌉, ⌈W / cell⌉] on the network's device, not normalised in length.
-
-        Raises:
-            ImageError: Images of another shape.
-            ConfigurationError: `cell` is not positive.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ImageError(f"shape {tuple(images.shape)}", where="images", cure="Give [B, 3, H, W]")

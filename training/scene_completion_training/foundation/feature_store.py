@@ -142,10 +142,8 @@ class FeatureStore:
     def create(cls, folder: Path, manifest: FeatureManifest) -> "FeatureStore":
         """Makes a store, or goes on with one that was made for the same.
 
-        Raises:
-            ConfigurationError: Variants, cell or seed make no sense, or the folder holds features of another model,
-                layer, cell, image size, number of variants or seed.
-            SequenceError: Its manifest is damaged.
+        Raises ConfigurationError: variants, cell or seed make no sense, or the folder holds features of another model,
+        layer, cell, image size, number of variants or seed; SequenceError where its manifest is damaged.
         """
         if manifest.variants < 1 or manifest.cell < 1 or manifest.seed < 0:
             what = f"{manifest.variants} variants, cells of {manifest.cell} pixels, seed {manifest.seed}"
@@ -281,10 +279,7 @@ def precompute(frames: Sequence[PreparedFrame], camera: Camera, teacher: DenseEx
     """Computes the features of every image of frames that the store lacks; their number.
 
     The images are those that trainings compare with: in the canonical camera that the frames were prepared for,
-    unturned, with their own colours.
-
-    Raises:
-        ConfigurationError: float16 cannot hold them.
+    unturned, with their own colours. Raises ConfigurationError: float16 cannot hold them.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 

@@ -39,10 +39,8 @@ def read_phrases(file: Path) -> PhraseList:
 
     The file is YAML: a list of phrases, or an object with any of `template`, `classes`, `background`, `phrases` and
     `licence`. `classes` is a list of names, or an object: name -> `{phrases: [...], colour: [r, g, b]}`. A class
-    without phrases is its own phrase, and one without colour gets one.
-
-    Raises:
-        VocabularyError: It cannot be read, or something in it is not as it should be.
+    without phrases is its own phrase, and one without colour gets one. Raises VocabularyError where it cannot be read,
+    or something in it is not as it should be.
     """
     content = read_yaml(file, VocabularyError, cure="Give a file of YAML")
     if isinstance(content, list):
@@ -65,11 +63,9 @@ def read_phrases(file: Path) -> PhraseList:
 def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
     """The text bank of a list of phrases, with a progress bar.
 
-    Every phrase is encoded by itself, so that its embedding follows from nothing else.
-
-    Raises:
-        VocabularyError: There are no phrases, or they or the classes cannot be used, see `TextBank`.
-        ConfigurationError: The template has no place for a phrase.
+    Every phrase is encoded by itself, so that its embedding follows from nothing else. Raises VocabularyError where
+    there are no phrases, or they or the classes cannot be used, see `TextBank`; ConfigurationError where the template
+    has no place for a phrase.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 

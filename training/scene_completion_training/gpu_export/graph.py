@@ -28,11 +28,8 @@ _CURE = "Report this encoder and how it was made."
 def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     """The float32 graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` float32 [1, h, w, C + E].
 
-    Where the head reads a volume, ``volume`` float32 [1, X, Y, Z] is the second output, and ``depth`` float32
-    [1, h', w'] the third.
-
-    Raises:
-        BundleError: Its encoder is none.
+    Where the head reads a volume, ``volume`` float32 [1, X, Y, Z] is the second output, and ``depth`` float32 [1, h',
+    w'] the third. Raises BundleError where its encoder is none.
     """
     where = str(bundle.encoder_path)
     model = simplified(bundle.read_encoder(), where)

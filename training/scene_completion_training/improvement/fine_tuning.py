@@ -139,16 +139,14 @@ def export_improved(
 def encoder_with_new_density(labelled: bytes, before: DensityField, after: DensityField, camera: Camera) -> bytes:
     """An encoder with labels whose density is another one.
 
-    The graphs of the density before and after have the same names. What differs between them is looked up by its
-    values in the graph with labels, and replaced there. Label units that read the depth of a pixel read the new one.
+    The graphs of the density before and after have the same names. What differs between them is looked up by its values
+    in the graph with labels, and replaced there. Label units that read the depth of a pixel read the new one. Raises
+    BundleError where the graph with labels lacks a part of the density.
 
     Args:
         before: Its density, without labels.
         after: The new density, of the same trunk.
         camera: Of the images that encoders take.
-
-    Raises:
-        BundleError: The graph with labels lacks a part of the density.
     """
     graph = onnx.load_from_string(labelled)
     places = {tensor.name: number for number, tensor in enumerate(graph.graph.initializer)}

@@ -34,16 +34,13 @@ def split_drives(drives: Sequence[Path], named: Sequence[Path], gap: float, fold
 
     Three drives or more stay whole: the last is held out, the one before calibrates. Of fewer, each is cut into three
     parts along its way. Between parts a gap stays unused. A drive may return to a place: frames of an earlier part that
-    come nearer than the gap to a later one stay unused too.
+    come nearer than the gap to a later one stay unused too. Raises ImprovementError where the drives are too short.
 
     Args:
         drives: Folders of posed sequences.
         named: Folders that the user holds out; none to choose by time.
         gap: Metres between parts: as far as a frame looks ahead.
         folder: Where parts of drives are written, anew.
-
-    Raises:
-        ImprovementError: The drives are too short.
     """
     if folder.exists():
         shutil.rmtree(folder)

@@ -24,13 +24,11 @@ FULL_TEXT = "No space left on device"
 class Steps:
     """Runs steps in order, and leaves out those that an earlier run has done with the same inputs.
 
-    The fingerprint of a step holds that of the step before it: where one is done anew, all that follow are.
+    The fingerprint of a step holds that of the step before it: where one is done anew, all that follow are. Raises
+    ImprovementError where the folder holds something else: steps remove what is in their way.
 
     Args:
         folder: Where the improvement works; made if needed.
-
-    Raises:
-        ImprovementError: The folder holds something else: steps remove what is in their way.
     """
 
     def __init__(self, folder: Path, total: int) -> None:
@@ -47,15 +45,12 @@ class Steps:
         self._done = _read(folder / STATE)
 
     def run(self, name: str, inputs: Mapping[str, Any], do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result of a step: remembered, or of `do`.
+        """The result of a step: remembered, or of `do`. Raises ImprovementError where the disk is full.
 
         Args:
             name: What it does, in words: it stands in messages and in the state.
             inputs: What it depends on besides the steps before it, plain values.
             do: Does it and returns plain values.
-
-        Raises:
-            ImprovementError: The disk is full.
         """
         self._number += 1
         content = json.dumps([self._chain, name, inputs], sort_keys=True)

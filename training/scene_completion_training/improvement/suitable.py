@@ -124,10 +124,7 @@ def refuse_overlap(
 
     Two drives overlap where more than a tenth of the frames of one are alike in the other. Frames are alike where their
     pictures are the same, or where they stand at one place of one map and look alike. Maps of odometry begin at zero
-    everywhere, therefore a place alone says nothing.
-
-    Raises:
-        ImprovementError: Names both.
+    everywhere, therefore a place alone says nothing. Raises ImprovementError: names both.
     """
     for scored in held_out:
         for learned in training:

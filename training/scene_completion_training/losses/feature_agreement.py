@@ -26,14 +26,12 @@ def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
     """mean_c |∂x F| e^{−25 |∂x I|} + the same along y: features change where the image does (SceneDINO).
 
     Features are brought to a root mean square of one a channel. Otherwise the loss falls as well when they all shrink,
-    to which the cosine loss is blind.
+    to which the cosine loss is blind. Returns mean over all h × w pixels; the forward differences of the last column
+    and row are zero.
 
     Args:
         features: Expanded features of patches [P, h, w, D], of any length.
         image: Patches [P, 3, h, w] in 0..1.
-
-    Returns:
-        Mean over all h × w pixels; the forward differences of the last column and row are zero.
     """
     features = functional.normalize(features, dim=-1, eps=1e-6) * features.shape[-1] ** 0.5
     dx = (features[:, :, 1:] - features[:, :, :-1]).abs().mean(dim=-1)

@@ -8,14 +8,12 @@ def shared_count(count: Tensor, least: float = 1.0) -> Tensor:
     """What a process divides its sum by, so that the mean over the processes is the mean over all their samples.
 
     A trainer averages the gradients of its processes. Of values that count here and not there, a mean in each would
-    give those more weight whose process has few. Every process has to call it, as often as the others.
+    give those more weight whose process has few. Every process has to call it, as often as the others. Returns the mean
+    of the counts over the processes of a training, in a step; the count itself elsewhere.
 
     Args:
         count: Number of values that count in this process's batch, or the sum of their weights [].
         least: The sum over all processes is taken for at least as much.
-
-    Returns:
-        The mean of the counts over the processes of a training, in a step; the count itself elsewhere.
     """
     if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
         return count.clamp_min(least)

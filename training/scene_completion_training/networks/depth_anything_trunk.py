@@ -17,16 +17,13 @@ STRIDE = 2  # pixels of the image to one of the maps
 class DepthAnythingTrunk(Trunk):
     """Depth Anything (Yang et al. 2024): a transformer of the DINOv2 family, its DPT neck and its head.
 
-    The image is resized to the nearest whole number of patches.
+    The image is resized to the nearest whole number of patches. Raises ConfigurationError: no such model, or one of
+    another type; BundleError: weights that are missing, damaged, of another network, or only pickled.
 
     Args:
         pretrained: Start from its weights; otherwise only its configuration is read.
         frozen_blocks: The embedding and so many first blocks keep their weights; neck and head always learn.
         weights: Hub name or local folder.
-
-    Raises:
-        ConfigurationError: No such model, or one of another type.
-        BundleError: Weights that are missing, damaged, of another network, or only pickled.
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 12, weights: str = PRETRAINED) -> None:

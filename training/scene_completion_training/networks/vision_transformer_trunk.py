@@ -25,16 +25,13 @@ class VisionTransformerTrunk(Trunk):
     """Tokens after blocks 4, 7, 10 and 12, or as far into another depth, reassembled into four maps (DPT; SceneDINO).
 
     The last tokens have passed the final LayerNorm, and have length one. Positions are embedded, and learned, in the
-    grid of the image; those of images of another size are interpolated.
+    grid of the image; those of images of another size are interpolated. Raises ConfigurationError where its patches are
+    not 8, 14 or 16 pixels wide; BundleError: weights that are missing, damaged, of another network, or only pickled.
 
     Args:
         size: Height and width of the images.
         pretrained: Start from its weights; otherwise only its configuration is read.
         frozen_blocks: The embedding and so many first blocks keep their weights.
-
-    Raises:
-        ConfigurationError: Its patches are not 8, 14 or 16 pixels wide.
-        BundleError: Weights that are missing, damaged, of another network, or only pickled.
     """
 
     def __init__(

@@ -65,14 +65,12 @@ def sample_view_volume(
 def surface_centres(depth: Tensor, camera: Camera, bins: int, apart: float, generator: torch.Generator) -> Tensor:
     """Draws one surface point from each quantile bin of the depth, apart from those drawn before.
 
-    The paper wants the centres far apart; its code only stratifies by depth.
+    The paper wants the centres far apart; its code only stratifies by depth. Returns centres [N, 3] in the optical
+    frame, metres, N ≤ bins.
 
     Args:
         depth: z-depth [h, w] of the pixels of `camera`, metres.
         apart: Wanted distance between two centres, metres; where a bin has no such candidate, the farthest is taken.
-
-    Returns:
-        Centres [N, 3] in the optical frame, metres, N ≤ bins.
     """
     flat = depth.flatten()
     known = torch.nonzero((flat > 0) & (flat < FARTHEST))[:, 0]

@@ -31,11 +31,7 @@ def known_stages() -> dict[str, str]:
 
 
 def stage_class(name: object, where: str = "stage") -> "type[Stage]":
-    """The class of a stage; `where` is what names it.
-
-    Raises:
-        ConfigurationError: There is none of this name.
-    """
+    """The class of a stage; `where` is what names it. Raises ConfigurationError where there is none of this name."""
     known = known_stages()
     if not isinstance(name, str) or name not in known:
         raise ConfigurationError(f"stage {name!r} does not exist", where=where, cure=f"There are {', '.join(known)}")

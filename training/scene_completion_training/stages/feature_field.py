@@ -94,13 +94,10 @@ class FeatureFieldStage(BesideDensityStage):
     """Trains a `FeatureField` from batches of `ViewSamples` with feature targets.
 
     A patch of rays covers exactly one token of its loss view. Its features are composited, expanded to the size of the
-    token, downsampled to one, and compared with it.
+    token, downsampled to one, and compared with it. Raises ConfigurationError: see `feature_targets`.
 
     Args:
         targets: Tokens of images, where they are not those that the configuration names.
-
-    Raises:
-        ConfigurationError: See `feature_targets`.
     """
 
     configuration_class = FeatureFieldConfiguration

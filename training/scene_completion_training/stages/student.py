@@ -103,10 +103,8 @@ class StudentStage(SingleImageStage):
 
     The teacher keeps an encoder of its own: in the published code it shares the student's, and its targets drift with
     the student's gradient. With `freeze_encoder` the two are the same weights, of which only the student's head learns.
-
-    Raises:
-        ConfigurationError: Occupancy is to be distilled, and the teacher has none; or its encoder is another one.
-        BundleError: The teacher's checkpoint holds none.
+    Raises ConfigurationError: occupancy is to be distilled, and the teacher has none; or its encoder is another one;
+    BundleError where the teacher's checkpoint holds none.
     """
 
     configuration_class = StudentConfiguration
