@@ -157,10 +157,8 @@ def naive_query(
     """The query as one writes it in PyTorch: every voxel, 64 sampled features and 39 code values, two linear layers.
 
     The folded feature weights are the identity here, which costs what any feature weights cost. What is returned takes
-    features [h, w, C + E], an array or a tensor on the device, and gives densities [N], a tensor there.
-
-    Args:
-        points: float32 [N, 3] in the camera's optical frame.
+    features [h, w, C + E], an array or a tensor on the device, and gives densities [N], a tensor there. `points`:
+    float32 [N, 3] in the camera's optical frame.
     """
     import torch
 

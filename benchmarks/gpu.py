@@ -289,10 +289,8 @@ def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -
 def torch_outputs(bundle: StudentBundle, device: str, *, half: bool) -> Callable[[Any], list[Any]]:
     """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3], for a student without a volume.
 
-    Bundles hold no unfolded weights of the label units: their channels are zeros.
-
-    Args:
-        half: Convolutions in float16, with sums in float32 where torch has it so, and outputs but depth in float16.
+    Bundles hold no unfolded weights of the label units: their channels are zeros. `half`: convolutions in float16, with
+    sums in float32 where torch has it so, and outputs but depth in float16.
     """
     import torch
 

@@ -59,10 +59,7 @@ def picture_size(data: NDArray[np.uint8], name: str, where: str = "image") -> tu
     OpenCV fills the missing part of a cut JPEG with grey and only prints a warning: the end marker is looked for.
     Raises ImageError: neither JPEG nor PNG, cut short, without a size or of more pixels than can be had.
 
-    Args:
-        data: The file, uint8 [N].
-        name: What its format is called, for errors.
-        where: What holds it, for errors.
+    `data`: the file, uint8 [N]; `name`: what its format is called, for errors; `where`: what holds it, for errors.
     """
     return _checked_frame(data, name, where)[:2]
 
@@ -73,10 +70,8 @@ def decode_picture(data: NDArray[np.uint8], name: str, shrink: int = 1, where: s
     A JPEG can be had smaller for less work, from the lower frequencies of its blocks alone. Each pixel is then about
     the mean of those that it stands for. Where a side is no multiple of `shrink`, or the file is no such JPEG, it comes
     whole. Returns the pixels [H, W] or [H, W, C], uint8 or uint16, in OpenCV's order: BGR or BGRA. Raises ImageError:
-    as of `picture_size`, or it cannot be decoded.
-
-    Args:
-        shrink: 1, 2, 4 or 8: a JPEG may come with its sides divided by this.
+    as of `picture_size`, or it cannot be decoded. `shrink`: 1, 2, 4 or 8: a JPEG may come with its sides divided by
+    this.
     """
     width, height, components = _checked_frame(data, name, where)
     flags = cv2.IMREAD_UNCHANGED
@@ -100,9 +95,7 @@ def to_rgb(pixels: NDArray[Any], bits: int = 16) -> NDArray[np.uint8]:
 def to_8_bit(pixels: NDArray[Any], bits: int = 16) -> NDArray[np.uint8]:
     """Pixels as uint8; those of uint16 are scaled. Raises ImageError where a value needs more bits.
 
-    Args:
-        pixels: uint8 or uint16.
-        bits: How many bits of 16 the camera uses, 8 to 16.
+    `pixels`: uint8 or uint16; `bits`: how many bits of 16 the camera uses, 8 to 16.
     """
     if pixels.dtype != np.uint16:
         return pixels.astype(np.uint8, copy=False)

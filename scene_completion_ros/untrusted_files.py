@@ -42,10 +42,8 @@ _UNREADABLE = (
 def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int) -> bytes:
     """Reads a file. Raises error where it is missing, too large or cannot be read.
 
-    Args:
-        error: What is raised where it cannot be used.
-        cure: What the user can do then.
-        most_bytes: A larger file is refused before it is read whole.
+    `error`: what is raised where it cannot be used; `cure`: what the user can do then; `most_bytes`: a larger file is
+    refused before it is read whole.
     """
     try:
         with Path(path).open("rb") as file:
@@ -89,10 +87,7 @@ def read_yaml(path: Path | str, error: type[SceneCompletionError], *, cure: str,
 def parse_json(
     text: str | bytes, error: type[SceneCompletionError], *, where: str, cure: str, kind: type | None = None
 ) -> Any:
-    """What a JSON document holds.
-
-    Args:
-        kind: `dict` or `list`, where it must be one.
+    """What a JSON document holds. `kind`: `dict` or `list`, where it must be one.
 
     Raises:
         error: It is no JSON, a name stands twice in an object, it is nested deeper than `DEEPEST`, or holds a whole
@@ -134,12 +129,8 @@ def read_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Reads the arrays of a NumPy archive (.npz), none of which may hold Python objects.
 
-    Args:
-        path, error, cure: As of `read_bytes`.
-        needed: Arrays that must be in it.
-
-    Raises:
-        error: It cannot be read, is none, lacks an array, or promises more than it holds or than `MOST_ARRAY_BYTES`.
+    `path`, `error`, `cure`: as of `read_bytes`; `needed`: arrays that must be in it. Raises error where it cannot be
+    read, is none, lacks an array, or promises more than it holds or than `MOST_ARRAY_BYTES`.
     """
     try:
         with Path(path).open("rb") as file:
@@ -199,12 +190,8 @@ def tensor_header(
 ) -> tuple[dict[str, Any], int]:
     """The header of a safetensors file, and where its tensors begin.
 
-    Args:
-        content: All bytes of the file.
-        most_bytes: A longer header is refused.
-
-    Raises:
-        error: The header is longer than that or than the file, or no JSON object.
+    `content`: all bytes of the file; `most_bytes`: a longer header is refused. Raises error where the header is longer
+    than that or than the file, or no JSON object.
     """
     length = int.from_bytes(content[:8], "little")
     if not 0 < length <= min(len(content) - 8, most_bytes):

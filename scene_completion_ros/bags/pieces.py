@@ -46,9 +46,7 @@ class PieceStore:
     Use it as a context manager, from one thread at a time. Raises BagError: (on entering) Another recorder writes
     there, or the folder cannot be written to.
 
-    Args:
-        folder: Where pieces are; made where it is missing.
-        budget: Bytes that all pieces may take.
+    `folder`: where pieces are; made where it is missing; `budget`: bytes that all pieces may take.
     """
 
     def __init__(self, folder: Path, budget: int) -> None:

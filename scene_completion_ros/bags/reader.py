@@ -150,10 +150,8 @@ class BagReader:
     ) -> Iterator[BagMessage]:
         """Yield messages in the order of bag time.
 
-        Args:
-            topics: Only these topics; all by default.
-            start_ns: First bag time.
-            stop_ns: First bag time no longer wanted.
+        `topics`: only these topics; all by default; `start_ns`: first bag time; `stop_ns`: first bag time no longer
+        wanted.
         """
         for stored, occurrence in self._stored(topics, start_ns, stop_ns):
             topic, decoder = stored.topic, self._opened.decoder

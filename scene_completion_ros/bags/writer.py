@@ -36,10 +36,7 @@ class BagWriter:
     Use it as a context manager. What `write` has taken is with the operating system when it returns. If the process is
     killed at any time after, `BagReader` still finds it, without index and metadata.yaml, which `close` writes. Losing
     power can cost the last seconds, as with any file. When an exception ends the `with` block, the recording is closed
-    properly as well. Raises BagError where the folder exists already.
-
-    Args:
-        path: Folder to be made; it must not exist.
+    properly as well. Raises BagError where the folder exists already. `path`: folder to be made; it must not exist.
     """
 
     def __init__(self, path: Path | str) -> None:

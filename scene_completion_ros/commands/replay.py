@@ -300,10 +300,8 @@ def answer_of(
 ) -> tuple[SemanticVoxels, tuple[PhraseMatches, ...]]:
     """The voxels that a node published of an image, and where it found the words; nothing where it was asked none.
 
-    Args:
-        bundle: Bundle that the node uses, for its classes.
-        place: Grid of the node and the camera's pose in it.
-        words: What the node was asked for.
+    `bundle`: bundle that the node uses, for its classes; `place`: grid of the node and the camera's pose in it;
+    `words`: what the node was asked for.
     """
     import numpy as np
 

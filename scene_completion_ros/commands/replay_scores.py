@@ -54,12 +54,8 @@ def open_scores(
 ) -> ReplayScores:
     """Open what ground truth there is.
 
-    Args:
-        camera: Calibration given instead of the recorded one.
-        published: Grid of the node.
-
-    Raises:
-        SceneCompletionError: The folder cannot be used, or none of its frames belongs to the recording.
+    `camera`: calibration given instead of the recorded one; `published`: grid of the node. Raises SceneCompletionError
+    where the folder cannot be used, or none of its frames belongs to the recording.
     """
     from scene_completion_ros.bags.reader import CLOUD_TYPE
     from scene_completion_ros.evaluation.truth import TruthSource

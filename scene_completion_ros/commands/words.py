@@ -28,9 +28,7 @@ DEMO_WORDS = (
 def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, default: str) -> None:
     """Declare the option.
 
-    Args:
-        answered_by: What shows the answers, for the help.
-        default: What happens without the option, for the help.
+    `answered_by`: what shows the answers, for the help; `default`: what happens without the option, for the help.
     """
     parser.add_argument(
         "--words",
@@ -42,14 +40,10 @@ def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, defaul
 def chosen_words(text: str | None, bundle: "StudentBundle", default: Sequence[str] = ()) -> tuple[str, ...]:
     """The words to ask for.
 
-    Args:
-        text: What the option said; None where it was not given.
-        bundle: The student whose text bank holds them.
-        default: Taken without the option, as far as the bank holds them; a student without a bank is asked nothing.
-
-    Raises:
-        VocabularyError: The option names no word, or one twice; the student has no bank, it does not hold a word, or
-            there are too many words.
+    `text`: what the option said; None where it was not given; `bundle`: the student whose text bank holds them;
+    `default`: taken without the option, as far as the bank holds them; a student without a bank is asked nothing.
+    Raises VocabularyError where the option names no word, or one twice; the student has no bank, it does not hold a
+    word, or there are too many words.
     """
     from scene_completion_ros.errors import VocabularyError
     from scene_completion_ros.messages.words import read_phrases

@@ -92,9 +92,7 @@ def module_of(distribution: str) -> str:
 def how_to_install(module: str, preferred: str) -> str:
     """What to do where a module cannot be imported.
 
-    Args:
-        module: Its name, without those within it.
-        preferred: The extra to install where several bring the module.
+    `module`: its name, without those within it; `preferred`: the extra to install where several bring the module.
     """
     try:
         declared = requires(PACKAGE) or []

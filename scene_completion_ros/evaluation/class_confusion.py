@@ -57,10 +57,8 @@ def renamed(
     class under another one's name. Returns int64 [classes + 1, classes]; the last row holds predictions of no class.
     Raises GridError where there is not one class for each label, or one is out of range.
 
-    Args:
-        confusion: int64 [labels, classes].
-        class_of_label: [labels], classes or `UNASSIGNED`.
-        unassigned: Class that labels without one count as; by default they are no class's, and wrong everywhere.
+    `confusion`: int64 [labels, classes]; `class_of_label`: [labels], classes or `UNASSIGNED`; `unassigned`: class that
+    labels without one count as; by default they are no class's, and wrong everywhere.
     """
     labels, classes = confusion.shape
     names = np.asarray(class_of_label, dtype=np.int64)

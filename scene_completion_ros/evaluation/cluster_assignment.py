@@ -43,10 +43,7 @@ def match_covering(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
 
     The naming of SceneDINO for more clusters than classes. There it is an integer program. Its exact solution takes
     away from the majority assignment what it costs least to give each class a cluster of its own. Raises GridError
-    where there are fewer clusters than classes.
-
-    Args:
-        confusion: [clusters, classes], at least as many clusters as classes.
+    where there are fewer clusters than classes. `confusion`: [clusters, classes], at least as many clusters as classes.
     """
     _check(confusion)
     if confusion.shape[0] < confusion.shape[1]:
@@ -67,10 +64,8 @@ def match_cityscapes(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Assign clusters Cityscapes' classes, each at most once, and by them the common classes that these count as.
 
     So SceneDINO's 19 clusters are named. Two of them may be buildings (one stands for the walls), two other vehicles
-    (buses, trains). Sky and rider count as empty: whoever would be one of them is `UNASSIGNED`.
-
-    Args:
-        confusion: [clusters, common classes without "empty"].
+    (buses, trains). Sky and rider count as empty: whoever would be one of them is `UNASSIGNED`. `confusion`: [clusters,
+    common classes without "empty"].
     """
     found = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int64)
     columns = found[found != EMPTY] - 1

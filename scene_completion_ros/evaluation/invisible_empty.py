@@ -83,10 +83,8 @@ def invisible_empty_scores(
 ) -> InvisibleEmptyScores:
     """Scores of one frame.
 
-    Args:
-        predicted: What the model calls occupied, bool [...].
-        occupied: Truth, bool [...]; visible points are not occupied.
-        visible: bool [...].
+    `predicted`: what the model calls occupied, bool [...]; `occupied`: truth, bool [...]; visible points are not
+    occupied; `visible`: bool [...].
     """
     right = predicted == occupied
     return InvisibleEmptyScores(

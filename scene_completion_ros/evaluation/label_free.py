@@ -384,10 +384,8 @@ def compare(
     Bootstrap for General Stationary Observations", Annals of Statistics 1989. Raises GridError where the frames of the
     two are not the same.
 
-    Args:
-        new: Scores of the new one, frame by frame in the same order.
-        region: One of `REGIONS`.
-        reach: One of the ranges, metres; the longest if left out.
+    `new`: scores of the new one, frame by frame in the same order; `region`: one of `REGIONS`; `reach`: one of the
+    ranges, metres; the longest if left out.
     """
     if old.places != new.places or old.ranges != new.ranges or not len(old):
         raise GridError(

@@ -137,10 +137,8 @@ class OccupancyMetric:
     ) -> None:
         """Count voxels.
 
-        Args:
-            score: Scores [...], see `score_histogram`.
-            occupied: Truth, bool [...].
-            predicted: What counts as occupied, bool [...]: by some threshold, of the score or of what ranks alike.
+        `score`: scores [...], see `score_histogram`; `occupied`: truth, bool [...]; `predicted`: what counts as
+        occupied, bool [...]: by some threshold, of the score or of what ranks alike.
         """
         self.histogram += score_histogram(score, occupied)
         self.counts += confusion(predicted, occupied)
@@ -165,9 +163,7 @@ class OccupancyMetric:
 class OccupancyByRange:
     """`OccupancyMetric` for each range and each region of a grid.
 
-    Args:
-        grid: The grid that scores and truth lie on.
-        ranges: Ranges in metres, see `VoxelGrid.cropped`.
+    `grid`: the grid that scores and truth lie on; `ranges`: ranges in metres, see `VoxelGrid.cropped`.
     """
 
     def __init__(self, grid: VoxelGrid, ranges: tuple[float, ...] = SSCBENCH_RANGES) -> None:

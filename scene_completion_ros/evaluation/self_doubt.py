@@ -33,10 +33,7 @@ def wrong_share(then: SemanticVoxels, now: SemanticVoxels, now_from_then: RigidT
     known at all. Surfaces that the earlier one had missed do not count: on drives with stereo, their share was the
     smaller the worse the completion.
 
-    Args:
-        then: Of the earlier image.
-        now: Of the later image.
-        now_from_then: Pose of the earlier grid in the later one.
+    `then`: of the earlier image; `now`: of the later image; `now_from_then`: pose of the earlier grid in the later one.
     """
     points = then.points_in(now_from_then)
     near = points[np.linalg.norm(points - now.grid_from_camera.translation, axis=1) < REACH_M]

@@ -53,9 +53,7 @@ def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """Empty voxels of the lowest layers that have no occupied voxel below them in their column.
 
     LiDAR sees no ground through the ground: below it, free is only what was never measured. Returns bool [X, Y, Z].
-
-    Args:
-        truth: Classes [X, Y, Z], z up, after they are mapped; 255 does not count and is not occupied.
+    `truth`: classes [X, Y, Z], z up, after they are mapped; 255 does not count and is not occupied.
     """
     low = truth[..., :GROUND_LAYERS]
     occupied = (low != EMPTY) & (low != INVALID)

@@ -156,9 +156,7 @@ class StudentComparison:
     Frames a few metres apart wait until `OBSERVERS` later ones have come, or the robot has left their volume. Those of
     a robot that stands still are compared, but judge nothing. Memory is bounded: see `MOST_FRAMES`.
 
-    Args:
-        grid: The voxels of all frames.
-        thresholds: Probability from which a voxel is occupied, of each student.
+    `grid`: the voxels of all frames; `thresholds`: probability from which a voxel is occupied, of each student.
     """
 
     def __init__(self, grid: VoxelGrid, thresholds: tuple[float, float]) -> None:

@@ -115,10 +115,8 @@ def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Zero
 class ZeroShotMetric(Tally):
     """Scores over all voxels of all updates, within each part.
 
-    A method has `class_names`; its answers have `predicted` and `true` classes [N], and `parts`.
-
-    Args:
-        names: The K classes.
+    A method has `class_names`; its answers have `predicted` and `true` classes [N], and `parts`. `names`: the K
+    classes.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -160,9 +158,7 @@ def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.boo
     Equal scores everywhere give the share of positives, and a random ranking does so but for O(log N / N). Returns
     0..1; NaN without positives. Raises GridError where the shapes differ, or a score is not a number.
 
-    Args:
-        score: float [N], larger is more likely; minus infinity is last.
-        positive: bool [N].
+    `score`: float [N], larger is more likely; minus infinity is last; `positive`: bool [N].
     """
     if score.shape != positive.shape or np.isnan(score).any():
         raise GridError(
@@ -199,10 +195,7 @@ class WordMetric(Tally):
     """Average precision of words over all voxels of all updates, within each part.
 
     It keeps every score, 4 bytes for each voxel and word: ranks are exact. A method has `words`; its answers have
-    `cosine`, `common`, true `ids`, and `parts`.
-
-    Args:
-        words: Word -> the true classes that it means.
+    `cosine`, `common`, true `ids`, and `parts`. `words`: word -> the true classes that it means.
     """
 
     def __init__(self, words: Mapping[str, Sequence[int]]) -> None:

@@ -152,10 +152,7 @@ def read_kitti360_fisheye(path: str | Path) -> Camera:
 
 
 def camera_from_projection(projection: NDArray[np.float64], width: int, height: int) -> tuple[Camera, RigidTransform]:
-    """Split a projection matrix of rectified images into camera and position.
-
-    Args:
-        projection: P = K [I | t], [3, 4].
+    """Split a projection matrix of rectified images into camera and position. `projection`: P = K [I | t], [3, 4].
 
     Returns:
         The camera and `camera_from_rectified0`, the translation t = K⁻¹ p₄ from the rectified reference camera. All

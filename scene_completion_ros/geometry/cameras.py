@@ -132,10 +132,7 @@ class Camera:
         return math.atan(float(ideal[0]))
 
     def project(self, points_optical: Array) -> tuple[Array, Array]:
-        """Project points into the image.
-
-        Args:
-            points_optical: Points [..., 3] in the optical frame, metres.
+        """Project points into the image. `points_optical`: points [..., 3] in the optical frame, metres.
 
         Returns:
             Pixels [..., 2] and a mask [...] (bool) of the points that the camera shows. Those lie in front of it,

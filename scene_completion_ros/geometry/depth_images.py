@@ -13,10 +13,8 @@ def sparse_depth(points_camera: NDArray[np.floating[Any]], camera: Camera) -> ND
     """Project LiDAR points into an image; where several fall into one pixel, the nearest stays.
 
     Points that the camera cannot see past a nearer surface between the pixels (the LiDAR stands elsewhere) stay in.
-    Returns z-depth float32 [H, W], metres, 0 where no point fell.
-
-    Args:
-        points_camera: Points [N, 3] in the camera's optical frame, metres.
+    Returns z-depth float32 [H, W], metres, 0 where no point fell. `points_camera`: points [N, 3] in the camera's
+    optical frame, metres.
     """
     pixels, valid = camera.project(points_camera)
     column, row = np.floor(np.asarray(pixels)[np.asarray(valid)] + 0.5).astype(np.int64).T

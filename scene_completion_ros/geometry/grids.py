@@ -80,10 +80,7 @@ class VoxelGrid:
         return out
 
     def index_of(self, points: Array) -> tuple[Array, Array]:
-        """Return the voxels that points lie in.
-
-        Args:
-            points: Points [..., 3] in the grid frame, metres.
+        """Return the voxels that points lie in. `points`: points [..., 3] in the grid frame, metres.
 
         Returns:
             Indices int64 [..., 3] and whether the point lies in the grid [...] (bool). Indices of points outside

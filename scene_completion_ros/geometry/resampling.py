@@ -29,10 +29,8 @@ class Resampler:
 
     The maps are computed once. Bilinear sampling alone would skip source pixels when shrinking; the image is therefore
     first averaged down to about the target's focal length. Raises CameraError where the source has more pixels in a row
-    or a column than can be mapped.
-
-    Args:
-        source_from_target_rotation: Rotation [3, 3] between the optical frames, identity if left out.
+    or a column than can be mapped. `source_from_target_rotation`: rotation [3, 3] between the optical frames, identity
+    if left out.
 
     Attributes:
         shrink: Images may also come averaged down already, their sides divided by this (`decoder_shrink`).

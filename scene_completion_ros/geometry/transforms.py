@@ -119,12 +119,8 @@ class RigidTransform:
     def interpolate(self, other: RigidTransform, fraction: float) -> RigidTransform:
         """Move from this transform to another one: shortest rotation (slerp), straight translation.
 
-        Args:
-            other: Transform between the same frames.
-            fraction: 0 gives this transform, 1 the other one.
-
-        Raises:
-            TransformError: The fraction is outside 0…1: poses are not extrapolated.
+        `other`: transform between the same frames; `fraction`: 0 gives this transform, 1 the other one. Raises
+        TransformError where the fraction is outside 0…1: poses are not extrapolated.
         """
         if not 0.0 <= fraction <= 1.0:
             raise TransformError(

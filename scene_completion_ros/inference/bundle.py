@@ -171,10 +171,8 @@ class StudentBundle:
 
         Where the head reads a volume, ``volume`` [1, X, Y, Z] follows, and then ``depth`` [1, h', w']. Raises
         BundleError where there is none, it was made from another encoder or head, or its file is gone or was replaced.
-
-        Args:
-            precision: One of `gpu_precisions`. Outputs are float32 for ``fp32``, otherwise float16; depth is always
-                float32.
+        `precision`: one of `gpu_precisions`. Outputs are float32 for ``fp32``, otherwise float16; depth is always
+        float32.
         """
         where = self.encoder_path.parent
         if precision not in self.gpu_encoders:
@@ -192,10 +190,8 @@ class StudentBundle:
         """Adds encoders for GPUs to the saved bundle, and returns it as loaded from there.
 
         All else stays as it is, variants of other precisions included. The folder changes at once. Raises BundleError
-        where the bundle was replaced since it was loaded.
-
-        Args:
-            made: Precision -> ONNX graph, and what is known of it; ``sha256`` and ``made_from`` are put in here.
+        where the bundle was replaced since it was loaded. `made`: precision -> ONNX graph, and what is known of it;
+        ``sha256`` and ``made_from`` are put in here.
         """
         folder, manifest = self._manifest_of_folder()
         kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self.made_from()}
@@ -305,10 +301,8 @@ class StudentBundle:
         Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise
         they are dropped, with their files. So is a text bank that is in none of the feature spaces.
 
-        Args:
-            folder: Where to; files of an older bundle are replaced.
-            encoder_onnx: The serialised ONNX graph.
-            weights: Unfolded weights for later training, stored as ``weights.safetensors``.
+        `folder`: where to; files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`:
+        unfolded weights for later training, stored as ``weights.safetensors``.
         """
         folder = Path(folder)
         head = self.head

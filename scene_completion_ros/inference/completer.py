@@ -372,9 +372,7 @@ def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform
     """What about the place of a camera lies outside of what the student was trained for, with numbers.
 
     Depth follows from the height: seen from half as high, the same image shows a street half as large.
-
-    Args:
-        upright_from_camera: Pose of the optical frame in a frame whose z axis points up and begins on the ground.
+    `upright_from_camera`: pose of the optical frame in a frame whose z axis points up and begins on the ground.
     """
     warnings = []
     height, trained = float(upright_from_camera.translation[2]), bundle.height_above_ground

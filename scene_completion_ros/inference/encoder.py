@@ -58,12 +58,8 @@ class DeviceEncoder(Encoder, Protocol):
 class OpenVinoEncoder(Encoder):
     """The encoder on OpenVINO's CPU plugin.
 
-    Args:
-        threads: CPU threads; None for all.
-        bf16: Compute in bfloat16 where the CPU can.
-
-    Raises:
-        BundleError: The graph cannot be read or has other inputs or outputs than the bundle says.
+    `threads`: CPU threads; None for all; `bf16`: compute in bfloat16 where the CPU can. Raises BundleError where the
+    graph cannot be read or has other inputs or outputs than the bundle says.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None, bf16: bool = False) -> None:
@@ -122,10 +118,7 @@ class OpenVinoEncoder(Encoder):
 
 
 class OnnxRuntimeEncoder(Encoder):
-    """The encoder on ONNX Runtime's CPU provider.
-
-    Args:
-        threads: CPU threads; None for all.
+    """The encoder on ONNX Runtime's CPU provider. `threads`: CPU threads; None for all.
 
     Raises:
         BundleError: The graph cannot be read or has other inputs or outputs than the bundle says.
@@ -211,10 +204,8 @@ def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: V
 
     Raises BundleError where the bundle has no encoder for TensorRT in this precision, or images or features are too
     large; GpuError: something is missing that TensorRT or the kernels need; it names what, and how to install it. Or
-    the kernels cannot have as many units as the student; GridError where the grid is too large.
-
-    Args:
-        engine: One of `ENGINES`.
+    the kernels cannot have as many units as the student; GridError where the grid is too large. `engine`: one of
+    `ENGINES`.
     """
     if engine == "tensorrt":
         require(installed_flavour())

@@ -103,9 +103,7 @@ def feature_space_for(spaces: Sequence[FeatureSpace], bank: TextBank | Vocabular
     """The first space in which the texts of a bank lie: same weights of the text encoder, same dimension.
 
     The encoder's name is for people: two names may mean the same weights. Raises VocabularyError where there is none.
-
-    Args:
-        student: Name of the student whose spaces these are, for messages.
+    `student`: name of the student whose spaces these are, for messages.
     """
     of_encoder = [space for space in spaces if space.text_encoder_sha256 == bank.text_encoder_sha256]
     for space in of_encoder:
@@ -167,12 +165,8 @@ def parse_feature_spaces(
 ) -> tuple[FeatureSpace, ...]:
     """The spaces that a manifest names; none where it has no such field.
 
-    Args:
-        label_hidden: E of the head.
-        read: Gives the checked content of `FILE`, of a largest size in bytes.
-
-    Raises:
-        BundleError: A field is malformed, or a tensor is missing, of another shape or type, or not finite.
+    `label_hidden`: E of the head; `read`: gives the checked content of `FILE`, of a largest size in bytes. Raises
+    BundleError where a field is malformed, or a tensor is missing, of another shape or type, or not finite.
     """
     if FIELD not in manifest.values:
         return ()

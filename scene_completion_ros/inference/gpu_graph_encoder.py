@@ -24,9 +24,7 @@ PRECISION_OF_ENGINE = {engine: precision for precision, engine in ENGINE_OF_PREC
 class GpuGraphEncoder(Encoder):
     """A variant of a bundle's encoder. Raises BundleError where the bundle has no such variant, or it cannot be run.
 
-    Args:
-        precision: One of its `gpu_precisions`.
-        threads: CPU threads; None for all.
+    `precision`: one of its `gpu_precisions`; `threads`: CPU threads; None for all.
     """
 
     def __init__(self, bundle: StudentBundle, precision: str, *, threads: int | None = None) -> None:
@@ -49,9 +47,7 @@ class GpuGraph:
 
     Raises BundleError: ONNX Runtime cannot run it; SceneCompletionError: onnx or onnxruntime is not installed.
 
-    Args:
-        where: What it is, for messages.
-        threads: CPU threads; None for all.
+    `where`: what it is, for messages; `threads`: CPU threads; None for all.
     """
 
     def __init__(self, graph: bytes, where: str, *, threads: int | None = None) -> None:

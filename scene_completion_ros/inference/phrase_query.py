@@ -100,10 +100,8 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
     """The voxels of each phrase: those that have at least a share `MATCHING` of its largest contrast, see `Contrast`.
 
     Phrases do not compete with each other: a voxel may be a tree and a hedge. `LabelQuery` finds the same without
-    writing cosines down. Raises ValueError where it is no query, but a vocabulary of labels.
-
-    Args:
-        cosines: [N, K + 1], see `LabelQuery.cosines`.
+    writing cosines down. Raises ValueError where it is no query, but a vocabulary of labels. `cosines`: [N, K + 1], see
+    `LabelQuery.cosines`.
     """
     contrast = queried.vocabulary.contrast
     if contrast is None:
@@ -147,10 +145,7 @@ def labels_reference(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Label, uint8 [N], and confidence, float64 [N], of scores [N, K or K + 1], see the head of this module.
 
-    A voxel all of whose scores are 0 has no feature.
-
-    Args:
-        classes: K.
+    A voxel all of whose scores are 0 has no feature. `classes`: K.
     """
     best = cosines.argmax(axis=1)
     ranked = np.sort(cosines, axis=1)[:, ::-1]

@@ -42,10 +42,7 @@ class PositionalTables:
     ) -> "PositionalTables":
         """Tables of units.
 
-        Args:
-            weight: W_gamma, float32 [C, 39].
-            bias: b, float32 [C].
-            low, high: Range of code inputs [3] they cover.
+        `weight`: W_gamma, float32 [C, 39]; `bias`: b, float32 [C]; `low`, `high`: range of code inputs [3] they cover.
         """
         tables = []
         scale = np.empty(3)

@@ -45,10 +45,8 @@ class FieldSamples:
 class FieldKernel:
     """Evaluates the field of one student at prepared points.
 
-    Args:
-        feature_size: (h, w) of the feature map.
-        low, high: Range of code inputs [3] the tables must cover.
-        volume_from_camera: Pose of the camera in the volume that the head reads; None for one that turns with it.
+    `feature_size`: (h, w) of the feature map; `low`, `high`: range of code inputs [3] the tables must cover;
+    `volume_from_camera`: pose of the camera in the volume that the head reads; None for one that turns with it.
     """
 
     def __init__(
@@ -224,9 +222,7 @@ class VoxelQuery:
     def density(self, features: NDArray[np.float32], volume: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Density sigma per metre of every voxel, float32 [X, Y, Z]; 0 outside the view unless extrapolating.
 
-        Args:
-            features: float32 [h, w, C + E], the encoder's output.
-            volume: Its volume, where the head reads one.
+        `features`: float32 [h, w, C + E], the encoder's output; `volume`: its volume, where the head reads one.
         """
         return self.opacity(features, volume, length=0.0)
 
@@ -289,9 +285,7 @@ def _ordered(parts: list[FieldSamples]) -> FieldSamples:
 def sample_bilinear(features: NDArray[np.floating], xy: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bilinear samples of a map with taps clamped to its border. Returns float64 [N, C].
 
-    Args:
-        features: [h, w, C].
-        xy: [N, 2] normalised coordinates, -1 and 1 at the outer pixel edges (align_corners false).
+    `features`: [h, w, C]; `xy`: [N, 2] normalised coordinates, -1 and 1 at the outer pixel edges (align_corners false).
     """
     height, width, _ = features.shape
     u = np.clip(((xy[:, 0] + 1.0) * width - 1.0) / 2.0, 0.0, width - 1.0)

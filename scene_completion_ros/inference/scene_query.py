@@ -145,9 +145,7 @@ class HostField:
 class HostSceneQuery:
     """The kernels of the CPU behind an encoder that gives its features to the host.
 
-    Args:
-        encode: See `Encoder.encode`.
-        threads: CPU threads of the kernels; None for all that this process may use.
+    `encode`: see `Encoder.encode`; `threads`: CPU threads of the kernels; None for all that this process may use.
     """
 
     def __init__(

@@ -341,13 +341,9 @@ class TextBank:
     def query(self, phrases: Sequence[str], background: Sequence[str] | None = None) -> Vocabulary:
         """A vocabulary that asks where phrases are: by their contrast with phrases in general.
 
-        Args:
-            phrases: As `vocabulary` takes them in a list.
-            background: Phrases in general; None for all of the bank.
-
-        Raises:
-            VocabularyError: A phrase is not in the bank, there is none or there are too many, or there is no other
-                phrase to tell them from.
+        `phrases`: as `vocabulary` takes them in a list; `background`: phrases in general; None for all of the bank.
+        Raises VocabularyError where a phrase is not in the bank, there is none or there are too many, or there is no
+        other phrase to tell them from.
         """
         if len(phrases) > MOST_ASKED:
             raise VocabularyError(

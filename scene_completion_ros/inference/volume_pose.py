@@ -31,10 +31,8 @@ def cell_lookups(
 ) -> Lookups:
     """Where the cells of a volume look at the image, for each pose of the camera in it.
 
-    Args:
-        stride: Voxels to a cell along each axis.
-        volume_from_camera: Poses [B, 4, 4]; the volume is that of `grid`.
-        side: 1, or -1 for scenes [B] whose image and volume are mirrored from left to right.
+    `stride`: voxels to a cell along each axis; `volume_from_camera`: poses [B, 4, 4]; the volume is that of `grid`;
+    `side`: 1, or -1 for scenes [B] whose image and volume are mirrored from left to right.
     """
     xp = array_api_compat.array_namespace(volume_from_camera)
     device, kind = array_api_compat.device(volume_from_camera), volume_from_camera.dtype
@@ -123,10 +121,8 @@ def graph_inputs(
 ) -> dict[str, NDArray[np.float32]]:
     """What a graph is given beside the image, by name.
 
-    Args:
-        camera: Canonical camera.
-        height: Of the volume's origin above the ground, metres.
-        volume_from_camera: As `volume_pose` says; where nobody knows it the usual one is taken, and told apart.
+    `camera`: canonical camera; `height`: of the volume's origin above the ground, metres; `volume_from_camera`: as
+    `volume_pose` says; where nobody knows it the usual one is taken, and told apart.
     """
     known = volume_from_camera is not None
     pose = np.asarray((volume_from_camera or DEFAULT_GRID_FROM_CAMERA).matrix, np.float32)[None]

@@ -43,11 +43,7 @@ class DenseVoxels(NamedTuple):
 
 
 def fuse_dense_reference(views: DenseVoxels, threshold: float) -> DenseVoxels:
-    """The rule, readable.
-
-    Args:
-        threshold: Probability from which a voxel is occupied.
-    """
+    """The rule, readable. `threshold`: probability from which a voxel is occupied."""
     state, probability = views.state, views.probability
     seen = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
     observed = state != VoxelState.UNOBSERVED

@@ -55,13 +55,9 @@ def voxels_along(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The voxels of a grid that a ray passes, in order.
 
-    Args:
-        origin: Where the ray begins [3], voxel edges.
-        direction: Unit vector [3].
-        shape: Number of voxels along x, y, z.
-
-    Returns:
-        Where the ray enters and leaves each voxel [N, 2], in voxel edges from its origin, and their indices [N, 3].
+    `origin`: where the ray begins [3], voxel edges; `direction`: unit vector [3]; `shape`: number of voxels along x, y,
+    z. Returns where the ray enters and leaves each voxel [N, 2], in voxel edges from its origin, and their indices [N,
+    3].
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         crossings = [(np.arange(size + 1) - o) / d for size, o, d in zip(shape, origin, direction, strict=True)]
@@ -223,9 +219,7 @@ def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxel
     frame alone says so too. What memory calls free is unobserved where the frame does not observe it, and inferred free
     elsewhere. What is occupied stays so, remembered or not. Raises GridError where the two are on different grids.
 
-    Args:
-        fused: A frame joined with memory.
-        now: The same frame alone.
+    `fused`: a frame joined with memory; `now`: the same frame alone.
     """
     if fused.grid != now.grid:
         raise GridError("the fused voxels are on another grid than the frame", where="clearing_voxels")

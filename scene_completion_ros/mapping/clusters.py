@@ -29,11 +29,7 @@ class Clusters:
 
 
 class VoxelClusters:
-    """Finds clusters on one grid; keeps 4 bytes a voxel of it.
-
-    Args:
-        most: Clusters at most that are told of each group.
-    """
+    """Finds clusters on one grid; keeps 4 bytes a voxel of it. `most`: clusters at most that are told of each group."""
 
     def __init__(self, grid: VoxelGrid, most: int = MOST_CLUSTERS) -> None:
         self.grid = grid
@@ -43,9 +39,7 @@ class VoxelClusters:
     def __call__(self, index: NDArray[np.int32], group: NDArray[np.uint8]) -> Clusters:
         """The largest clusters of each group.
 
-        Args:
-            index: int32 [N, 3], voxels of the grid, each another.
-            group: uint8 [N], what each belongs to.
+        `index`: int32 [N, 3], voxels of the grid, each another; `group`: uint8 [N], what each belongs to.
         """
         cluster = connect(np.ascontiguousarray(index), np.ascontiguousarray(group), self._number)
         begins = cluster == np.arange(len(cluster))
@@ -84,11 +78,7 @@ def connect_reference(index: NDArray[np.int32], group: NDArray[np.uint8]) -> NDA
 
 
 def connect(index: NDArray[np.int32], group: NDArray[np.uint8], number: NDArray[np.int32]) -> NDArray[np.int32]:
-    """See `connect_reference`.
-
-    Args:
-        number: int32 [X, Y, Z], all -1, and so it is afterwards.
-    """
+    """See `connect_reference`. `number`: int32 [X, Y, Z], all -1, and so it is afterwards."""
     first = np.arange(len(index), dtype=np.int32)
     _kernel()(index, group, number, first)
     return first

@@ -44,10 +44,8 @@ class GroundMap:
 def ignored_labels(ignored: str, class_names: tuple[str, ...], *, where: str = "ignored classes") -> list[int]:
     """Labels of the classes that are no obstacles. Raises SceneCompletionError where there is no class of such a name.
 
-    Args:
-        ignored: Names of classes with commas between them; ``auto`` for those of `GROUND_CLASSES` that there are.
-        class_names: All names, by label.
-        where: What to call the source of the names in an error.
+    `ignored`: names of classes with commas between them; ``auto`` for those of `GROUND_CLASSES` that there are;
+    `class_names`: all names, by label; `where`: what to call the source of the names in an error.
     """
     names = ignored_names(ignored)
     unknown = [name for name in names if name not in class_names]

@@ -22,11 +22,7 @@ LARGEST_TILT = math.radians(3.0)
 
 
 class RollingGrid:
-    """Which voxels of an odometry frame a box of memory holds.
-
-    Args:
-        shape: Voxels along x, y, z.
-    """
+    """Which voxels of an odometry frame a box of memory holds. `shape`: voxels along x, y, z."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         if min(shape) < 1:
@@ -35,10 +31,7 @@ class RollingGrid:
         self.lower = np.zeros(3, dtype=np.int64)  # int64 [3], number of the lowest voxel that the box holds
 
     def move_to(self, lower: NDArray[np.int64]) -> list[tuple[slice, slice, slice]]:
-        """Let the box hold the voxels from `lower` on.
-
-        Args:
-            lower: int64 [3].
+        """Let the box hold the voxels from `lower` on. `lower`: int64 [3].
 
         Returns:
             The places in memory that now stand for other voxels than before, as disjoint boxes: they are to be cleared.

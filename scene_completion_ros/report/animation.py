@@ -172,10 +172,8 @@ def can_write_webp() -> bool:
 def animated_webp(stills: Sequence[bytes], durations_ms: Sequence[int], size: tuple[int, int]) -> bytes:
     """An animation that starts again when it ends.
 
-    Args:
-        stills: WebP files of one size, in order.
-        durations_ms: How long each is shown, milliseconds.
-        size: Width and height of all of them, pixels.
+    `stills`: WebP files of one size, in order; `durations_ms`: how long each is shown, milliseconds; `size`: width and
+    height of all of them, pixels.
     """
     extent = _number(size[0] - 1, 3) + _number(size[1] - 1, 3)
     chunks = [

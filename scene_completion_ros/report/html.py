@@ -239,10 +239,7 @@ def _byte_planes(values: NDArray[np.uint32] | NDArray[np.uint16]) -> bytes:
 
 
 def pack_voxels(voxels: SemanticVoxels) -> bytes:
-    """Occupied voxels as zlib-compressed planes.
-
-    Args:
-        voxels: Completed voxels with N occupied ones.
+    """Occupied voxels as zlib-compressed planes. `voxels`: completed voxels with N occupied ones.
 
     Returns:
         Compressed bytes of: four planes [N] of the differences between successive flat indices ((x·Y + y)·Z + z,
@@ -267,13 +264,9 @@ def _page_order(voxels: SemanticVoxels) -> tuple[NDArray[np.int64], NDArray[np.i
 def pack_matches(matches: Sequence[PhraseMatches], voxels: SemanticVoxels) -> bytes:
     """What phrases match the occupied voxels, as zlib-compressed planes.
 
-    Args:
-        matches: Of P phrases.
-        voxels: The frame that they are of, with N occupied voxels.
-
-    Returns:
-        Compressed bytes of a plane [N] a phrase, in the order of `pack_voxels`: 0 where the phrase does not match, else
-        1 .. `MATCH_STEPS`, even steps from `LEAST_PROBABILITY` to 1.
+    `matches`: of P phrases; `voxels`: the frame that they are of, with N occupied voxels. Returns compressed bytes of a
+    plane [N] a phrase, in the order of `pack_voxels`: 0 where the phrase does not match, else 1 .. `MATCH_STEPS`, even
+    steps from `LEAST_PROBABILITY` to 1.
     """
     planes = np.zeros((len(matches), len(voxels)), dtype=np.uint8)
     for plane, found in zip(planes, matches, strict=True):
@@ -286,13 +279,9 @@ def pack_matches(matches: Sequence[PhraseMatches], voxels: SemanticVoxels) -> by
 def pack_lidar(points_grid: NDArray[np.float32], voxels: SemanticVoxels) -> bytes:
     """LiDAR points inside the grid's box, thinned, as zlib-compressed planes.
 
-    Args:
-        points_grid: Points in the grid frame, metres [M, 3].
-        voxels: Completed voxels whose grid bounds the points.
-
-    Returns:
-        Compressed bytes of six planes [K] (x low, x high, y low, …): distance from the grid's origin in steps of
-        ``LIDAR_RESOLUTION`` as uint16.
+    `points_grid`: points in the grid frame, metres [M, 3]; `voxels`: completed voxels whose grid bounds the points.
+    Returns compressed bytes of six planes [K] (x low, x high, y low, …): distance from the grid's origin in steps of
+    ``LIDAR_RESOLUTION`` as uint16.
     """
     origin = np.asarray(voxels.grid.origin)
     extent = np.asarray(voxels.grid.shape) * voxels.grid.voxel_size

@@ -17,10 +17,8 @@ _LARGEST_GAP_NS = 200_000_000  # between scan and image, and between two recorde
 class LidarOfBag:
     """The scan nearest in time to each image of a recording; holds two scans at a time.
 
-    Has a reader of its own, so that scans can be read alongside the images. Use it as a context manager.
-
-    Args:
-        path: The recording; of its PointCloud2 topics the one with the most messages is taken.
+    Has a reader of its own, so that scans can be read alongside the images. Use it as a context manager. `path`: the
+    recording; of its PointCloud2 topics the one with the most messages is taken.
     """
 
     def __init__(self, path: str | Path) -> None:

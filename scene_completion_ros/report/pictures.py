@@ -233,9 +233,7 @@ def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, 
 def beside_map(left: Sequence[tuple[str, Picture]], birds_eye: Picture, *, title: str, width: int) -> Picture:
     """Pictures with their names, one below the other, and the bird's-eye view on their right.
 
-    Args:
-        left: Name and RGB picture of each.
-        width: Width of the pictures on the left, pixels.
+    `left`: name and RGB picture of each; `width`: width of the pictures on the left, pixels.
     """
     heading = 34 if title else _GAP
     height = heading + max(birds_eye.shape[0], sum(tile.shape[0] + 24 for _, tile in left)) + _GAP

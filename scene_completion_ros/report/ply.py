@@ -24,10 +24,7 @@ _FACES: tuple[tuple[tuple[int, int, int], tuple[tuple[int, int, int], ...]], ...
 
 
 def exposed_faces(voxels: SemanticVoxels) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Faces between an occupied voxel and one that is not.
-
-    Args:
-        voxels: Completed voxels with N occupied ones.
+    """Faces between an occupied voxel and one that is not. `voxels`: completed voxels with N occupied ones.
 
     Returns:
         Corners of the faces, float32 [F, 4, 3], metres in the grid frame, counter-clockwise seen from outside; and the

@@ -48,10 +48,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     | active | and the subscriptions to the image and its CameraInfo, and the calibration |
 
     A transition that meets bad input leaves the state as it was, any other error leads to unconfigured; both are
-    logged. Raises SceneCompletionError where a parameter was given with a value that a node cannot hold.
-
-    Args:
-        node: The managed rclpy node (`rclpy.lifecycle.LifecycleNode`) that this does the work of.
+    logged. Raises SceneCompletionError where a parameter was given with a value that a node cannot hold. `node`: the
+    managed rclpy node (`rclpy.lifecycle.LifecycleNode`) that this does the work of.
     """
 
     def __init__(self, node: Any) -> None:

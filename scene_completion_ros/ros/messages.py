@@ -281,15 +281,11 @@ def voxels_marker(
 ) -> Any:
     """Occupied voxels as cubes in the colours of their classes (of heights where there is one class only).
 
-    Args:
-        voxels: Completed voxels; their stamp becomes the message's.
-        limit: Cubes at most: those nearest to the camera.
-        frame_from_grid: Pose of the grid in the marker's frame; None where that is the optical frame of the image.
-
-    Returns:
-        visualization_msgs/Marker, CUBE_LIST (which replaces the last one), as opaque as each voxel is probable. Its
-        ``text``, which RViz does not show for cubes, says if voxels were left out, and is empty otherwise. Where no
-        voxel is occupied, it deletes the last one.
+    `voxels`: completed voxels; their stamp becomes the message's; `limit`: cubes at most: those nearest to the camera;
+    `frame_from_grid`: pose of the grid in the marker's frame; None where that is the optical frame of the image.
+    Returns visualization_msgs/Marker, CUBE_LIST (which replaces the last one), as opaque as each voxel is probable. Its
+    ``text``, which RViz does not show for cubes, says if voxels were left out, and is empty otherwise. Where no voxel
+    is occupied, it deletes the last one.
     """
     count = len(voxels)
     header = Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id)

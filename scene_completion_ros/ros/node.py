@@ -36,10 +36,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     This function handles the signals, and rclpy does not. The handler of rclpy shuts the context down under the running
     inference, races with its own executor and skips the transition to the state `finalized`. Returns exit status: 0
-    after a signal, 1 where the node could not start (with `autostart`: be configured).
-
-    Args:
-        arguments: Command line with its `--ros-args`, by default that of the process.
+    after a signal, 1 where the node could not start (with `autostart`: be configured). `arguments`: command line with
+    its `--ros-args`, by default that of the process.
     """
     stopped = False
 

@@ -194,15 +194,9 @@ def wanted_topics(found: Mapping[str, str], names: Collection[str], node: str, r
 def record(settings: RecordSettings, folder: Path, budget: int) -> int:
     """Record until SIGINT or SIGTERM; what is in hand then is written.
 
-    Args:
-        folder: Where pieces go.
-        budget: Bytes that they may take.
-
-    Returns:
-        Exit code: 0 after a signal, 1 where the disk is full or the folder gone.
-
-    Raises:
-        SceneCompletionError: The folder cannot be used, or the budget is smaller than a piece.
+    `folder`: where pieces go; `budget`: bytes that they may take. Returns exit code: 0 after a signal, 1 where the disk
+    is full or the folder gone. Raises SceneCompletionError where the folder cannot be used, or the budget is smaller
+    than a piece.
     """
     stopped = False
 

@@ -184,9 +184,7 @@ class Student:
         """Warn of a camera that stands otherwise than those of the training, or sees nothing of the grid.
 
         It is looked at when the first image is placed, and again when parameters say something else of its place.
-
-        Args:
-            upright_from_camera: Pose of the camera in an upright frame on the ground; None where nobody knows.
+        `upright_from_camera`: pose of the camera in an upright frame on the ground; None where nobody knows.
         """
         made = self._made.get(name)
         if made is None:

@@ -34,10 +34,8 @@ class WordsInput:
 
     Each of the two topics has a thread, in which messages are read, checked and folded: neither images nor other
     callbacks wait for that. What cannot be used changes nothing; it is warned about and counted. The parameter
-    `vocabulary` is looked at twice a second (by a steady clock), after `check` has seen its change.
-
-    Args:
-        dictionary: That of the parameter's value at first.
+    `vocabulary` is looked at twice a second (by a steady clock), after `check` has seen its change. `dictionary`: that
+    of the parameter's value at first.
     """
 
     _requested_vocabulary: RequestedWords | None = None

@@ -27,10 +27,8 @@ class RecordedTruth:
 
     All voxels of the grid count, also those that nobody sees.
 
-    Args:
-        bag: The recording; its first PointCloud2 topic in the layout of published voxels is taken.
-        published: Grid that they lie on: that of the node.
-        offset_ns: Added to the stamps of the recording.
+    `bag`: the recording; its first PointCloud2 topic in the layout of published voxels is taken; `published`: grid that
+    they lie on: that of the node; `offset_ns`: added to the stamps of the recording.
     """
 
     def __init__(self, bag: Path | str, published: PublishedGrid, *, offset_ns: int = 0) -> None:
@@ -91,10 +89,8 @@ class LidarTruth:
     """The scan nearest to each image, moved into the camera by the recorded transforms. Use it as a context manager.
 
     Without transforms between the frames of LiDAR and camera, recorded or given, there is no ground truth.
-
-    Args:
-        camera_from_lidar: Pose of the LiDAR in the camera's optical frame, instead of the recorded transforms. What the
-            car moved between scan and image is then left in.
+    `camera_from_lidar`: pose of the LiDAR in the camera's optical frame, instead of the recorded transforms. What the
+    car moved between scan and image is then left in.
     """
 
     def __init__(self, bag: Path | str, camera: Camera, camera_from_lidar: RigidTransform | None = None) -> None:

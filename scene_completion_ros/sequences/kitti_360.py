@@ -113,10 +113,7 @@ def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None, label
 def read_kitti360_rig(
     folder: Path, cameras: Sequence[str]
 ) -> tuple[dict[str, Camera], dict[str, RigidTransform], dict[str, RigidTransform]]:
-    """Read the folder `calibration`.
-
-    Args:
-        cameras: Some of image_00 … image_03.
+    """Read the folder `calibration`. `cameras`: some of image_00 … image_03.
 
     Returns:
         Camera models, their poses in the rig, and those of "velodyne", "imu" (KITTI-360's "pose" frame) and, where its

@@ -90,12 +90,7 @@ def complete_frames(
 ) -> tuple[list[int], dict[str, Any]]:
     """Frame numbers of which every camera has an image, and what was left out.
 
-    Args:
-        images: Camera -> frame numbers.
-        wanted: Only these, where given.
-
-    Raises:
-        SequenceError: No frame is left.
+    `images`: camera -> frame numbers; `wanted`: only these, where given. Raises SequenceError where no frame is left.
     """
     asked = set().union(*images.values()) if wanted is None else set(wanted)
     complete = asked.intersection(*(set(numbers) for numbers in images.values()))

@@ -44,12 +44,8 @@ def mercator_scale(latitude: float) -> float:
 def world_from_imu(packet: NDArray[np.float64], scale: float) -> RigidTransform:
     """Pose of the IMU by the Mercator projection of KITTI's development kit (Geiger et al. 2013).
 
-    Args:
-        packet: Latitude, longitude, altitude, roll, pitch, yaw [6].
-        scale: `mercator_scale` of the drive.
-
-    Returns:
-        Pose in a frame x east, y north, z up whose origin is far away.
+    `packet`: latitude, longitude, altitude, roll, pitch, yaw [6]; `scale`: `mercator_scale` of the drive. Returns pose
+    in a frame x east, y north, z up whose origin is far away.
     """
     latitude, longitude, altitude, roll, pitch, yaw = packet.tolist()
     east = scale * EARTH_RADIUS * math.radians(longitude)

@@ -149,10 +149,7 @@ class PosedSequence:
 
         Image files and compressed messages are copied byte for byte, raw images become PNG. `sequence.json` is written
         last: a folder without it is an interrupted extraction. Raises SequenceError where the folder already holds
-        something.
-
-        Args:
-            folder: A new or empty folder.
+        something. `folder`: a new or empty folder.
         """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

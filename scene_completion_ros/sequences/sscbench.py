@@ -41,12 +41,8 @@ _DOWNLOAD = "Restore it, from SSCBench's preprocess/labels or from S4C's voxel_g
 def label_files(folder: Path, posed: Sequence[int]) -> dict[int, Path]:
     """KITTI-360's frame number -> file of its labels, of one drive.
 
-    Args:
-        folder: `LABELS/DRIVE`.
-        posed: Frame numbers of the lines of `poses.txt`, in their order.
-
-    Raises:
-        SequenceError: The folder is missing, holds no labels, or those of a longer drive.
+    `folder`: `LABELS/DRIVE`; `posed`: frame numbers of the lines of `poses.txt`, in their order. Raises SequenceError
+    where the folder is missing, holds no labels, or those of a longer drive.
     """
     files = {int(path.name[: -len(SUFFIX)]): path for path in sorted(folder.glob(f"[0-9]*{SUFFIX}"))}
     if not files:

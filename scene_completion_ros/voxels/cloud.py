@@ -135,9 +135,7 @@ def cloud_array_to_voxels(
     A cloud holds only occupied voxels, so every other voxel of the result is ``UNOBSERVED``: it serves reports and
     tests, not free space. Returns the voxels inside the grid.
 
-    Args:
-        cloud: Structured array [N] of ``VOXEL_CLOUD_DTYPE``, optical frame.
-        grid: Grid the sender queried.
+    `cloud`: structured array [N] of ``VOXEL_CLOUD_DTYPE``, optical frame; `grid`: grid the sender queried.
     """
     points_camera = np.stack([cloud["x"], cloud["y"], cloud["z"]], axis=-1).astype(np.float64)
     index, inside = grid.index_of(grid_from_camera.apply(points_camera))

@@ -55,10 +55,8 @@ def height_colours(
 ) -> NDArray[np.uint8]:
     """Colour heights from blue (low) over green and yellow to red (high). Returns RGB colours, uint8 [..., 3].
 
-    Args:
-        height: Heights in metres along the grid's z axis, any shape [...].
-        low: Height in metres of the first colour.
-        high: Height in metres of the last colour.
+    `height`: heights in metres along the grid's z axis, any shape [...]; `low`: height in metres of the first colour;
+    `high`: height in metres of the last colour.
     """
     values = np.asarray(height, dtype=np.float64)
     return _look_up("TURBO", (values - low) / (high - low))
@@ -94,9 +92,7 @@ def voxel_colours(
     A student without semantics would otherwise publish a uniformly grey cloud in which no shape can be read. Returns
     RGB colours, uint8 [N, 3].
 
-    Args:
-        label: Labels [N].
-        height: Heights in metres [N] along the grid's z axis.
+    `label`: labels [N]; `height`: heights in metres [N] along the grid's z axis.
     """
     if len(class_colours) > 1:
         return class_colour_table(class_colours)[label]

@@ -94,10 +94,7 @@ def npz_bytes(saved: SavedVoxels) -> bytes:
 
 
 def read_npz(path: str | Path) -> SavedVoxels:
-    """Read an archive that `npz_bytes` made.
-
-    Args:
-        path: The file; it may come from anywhere, as nothing in it is executed.
+    """Read an archive that `npz_bytes` made. `path`: the file; it may come from anywhere, as nothing in it is executed.
 
     Raises:
         SceneCompletionError: It cannot be read, is of a later version, is no such archive, or contradicts itself.

@@ -94,9 +94,7 @@ def composite(density: Array, distances: Array) -> Composite:
     alpha_i = 1 - exp(-sigma_i (t_{i+1} - t_i)), w_i = alpha_i prod_{j<i} (1 - alpha_j). The last alpha is 1: what is
     left of a ray ends at its last sample.
 
-    Args:
-        density: sigma [..., K], per metre.
-        distances: t [..., K] or [K], metres along the ray, increasing.
+    `density`: sigma [..., K], per metre; `distances`: t [..., K] or [K], metres along the ray, increasing.
     """
     xp, density = floating(density)
     optical = density[..., :-1] * (distances[..., 1:] - distances[..., :-1])

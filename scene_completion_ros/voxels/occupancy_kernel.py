@@ -108,9 +108,7 @@ class VoxelClassifier:
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Probability float32 [X, Y, Z] and state uint8 [X, Y, Z].
 
-        Args:
-            alpha: float32 [X, Y, Z].
-            half_distance: float32 [h, w] of the march.
+        `alpha`: float32 [X, Y, Z]; `half_distance`: float32 [h, w] of the march.
         """
         probability = np.zeros(self.grid.shape, dtype=np.float32)
         state = np.zeros(self.grid.shape, dtype=np.uint8)
@@ -223,9 +221,7 @@ def _classify_kernel() -> Callable[..., None]:
 def axis_indices(flat: NDArray[np.integer], shape: tuple[int, int, int]) -> NDArray[np.int32]:
     """What ``np.unravel_index`` gives of ascending indices, int32 [N, 3], without a division a voxel.
 
-    Args:
-        flat: [N] within the grid, ascending.
-        shape: X, Y, Z.
+    `flat`: [N] within the grid, ascending; `shape`: X, Y, Z.
     """
     index = np.empty((len(flat), 3), dtype=np.int32)
     _index_kernel()(flat, shape[1], shape[2], index)

@@ -67,9 +67,7 @@ def matches_of_points(
 def as_classes(voxels: SemanticVoxels, matches: Sequence[PhraseMatches]) -> SemanticVoxels:
     """The voxels with their most likely phrase as their class, for pictures; ``other`` where none matches.
 
-    Args:
-        voxels: The frame that was asked about.
-        matches: Its answer, at most 255 phrases.
+    `voxels`: the frame that was asked about; `matches`: its answer, at most 255 phrases.
     """
     label, confidence = np.zeros(len(voxels), dtype=np.uint8), np.zeros(len(voxels), dtype=np.float32)
     for number, found in enumerate(matches, start=1):

@@ -39,10 +39,8 @@ def samples_of(generator: torch.Generator, count: int) -> Sequence[torch.Generat
 def drawn(draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
     """What a function such as `torch.rand` draws for a batch [B, ...]: each sample from a generator of its own.
 
-    Args:
-        draw: Takes a shape and a `generator`.
-        shape: Its first axis is that of the samples.
-        generator: One that is no `StepGenerator` draws all at once.
+    `draw`: takes a shape and a `generator`; `shape`: its first axis is that of the samples; `generator`: one that is no
+    `StepGenerator` draws all at once.
     """
     if not isinstance(generator, StepGenerator):
         return draw(tuple(shape), generator=generator)

@@ -66,9 +66,7 @@ class Volume:
         Voxels are 0.2 m, or that halved. What lies a little lower or higher shifts the grid, by whole voxels, as far as
         it goes. For a camera more than 6 m above the ground, give `below` and `above`.
 
-        Args:
-            height_above_ground: Height of the camera, metres.
-            **given: Fields that are other ones.
+        `height_above_ground`: height of the camera, metres; `**given`: fields that are other ones.
         """
         factor = min(1.0, 2.0 ** round(math.log2(height_above_ground / STREET_HEIGHT_M)))
         scaled = {name: value * factor for name, value in vars(Volume()).items()}

@@ -107,12 +107,8 @@ class PrimaryContext:
     def allocate(self, size: int, what: str) -> Any:
         """Memory of the GPU (`pycuda.driver.DeviceAllocation`; ``int`` of it is the pointer, ``free`` frees it).
 
-        Args:
-            size: Bytes.
-            what: What it is for, for the message where there is not enough.
-
-        Raises:
-            GpuError: There is not enough, with the numbers.
+        `size`: bytes; `what`: what it is for, for the message where there is not enough. Raises GpuError where there is
+        not enough, with the numbers.
         """
         with gpu_errors(f"allocating {size / 2**20:.0f} MiB for {what}", self):
             return self.cuda.mem_alloc(max(size, 1))
@@ -151,9 +147,7 @@ def gpu_errors(doing: str, context: PrimaryContext | None = None) -> Iterator[No
     """Turns whatever goes wrong into a `GpuError`, for whoever gets one knows how to go on without a GPU.
 
     That includes what only another version of pycuda or TensorRT raises, such as a TypeError for a changed signature.
-
-    Args:
-        context: Where given, which must be current, the message says how much memory is free.
+    `context`: where given, which must be current, the message says how much memory is free.
     """
     try:
         yield

@@ -45,10 +45,8 @@ class KernelDevice:
     """Runs kernels on a GPU, in the primary context.
 
     Made, used and closed with the context current, in one thread. Errors are those of pycuda unless stated: callers do
-    their work in `PrimaryContext.work`. Raises GpuError where the kernels cannot be loaded.
-
-    Args:
-        stream: What all is done on (`pycuda.driver.Stream`), for example an encoder's; a new one by default.
+    their work in `PrimaryContext.work`. Raises GpuError where the kernels cannot be loaded. `stream`: what all is done
+    on (`pycuda.driver.Stream`), for example an encoder's; a new one by default.
     """
 
     def __init__(self, context: PrimaryContext, kernels: CompiledKernels, stream: Any = None) -> None:

@@ -36,13 +36,8 @@ LIMITS: Mapping[str, Mapping[str, tuple[float, float, float]]] = {
 def check_parity(reference: Sequence[EncodedImage], found: Sequence[EncodedImage], precision: str) -> list[str]:
     """Compare what two engines say of the same images. Returns the errors of each output in words, with their limits.
 
-    Args:
-        reference: Of the CPU engine in fp32.
-        found: Of the GPU engine.
-        precision: That of the GPU engine.
-
-    Raises:
-        GpuError: One is beyond its limit, with the numbers.
+    `reference`: of the CPU engine in fp32; `found`: of the GPU engine; `precision`: that of the GPU engine. Raises
+    GpuError where one is beyond its limit, with the numbers.
     """
     numbers: dict[str, float] = {}
     limits: dict[str, float] = {}

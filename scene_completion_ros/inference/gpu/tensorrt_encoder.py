@@ -35,10 +35,8 @@ class TensorRtEncoder(Encoder):
 
     Belongs to the thread that makes it, which holds the GPU's primary context; the last reference to it is to go there,
     too. Raises BundleError where the bundle has no encoder for GPUs in this precision, or one that cannot be used;
-    GpuError: something is missing, or engine or kernels cannot be built, miss the gate or cannot be run.
-
-    Args:
-        reference: Makes the CPU's encoder of the same bundle, for the parity gates of what is built.
+    GpuError: something is missing, or engine or kernels cannot be built, miss the gate or cannot be run. `reference`:
+    makes the CPU's encoder of the same bundle, for the parity gates of what is built.
     """
 
     def __init__(self, bundle: StudentBundle, options: EngineOptions, reference: Callable[[], Encoder]) -> None:
@@ -86,10 +84,7 @@ class DeviceSceneQuery:
     """Encoder and kernels on one stream, waited for once.
 
     Belongs to the thread of the engine; so does its end, which frees what it has on the device. Raises GpuError where
-    there is not enough memory.
-
-    Args:
-        device: What runs the kernels; it becomes this one's, which closes it.
+    there is not enough memory. `device`: what runs the kernels; it becomes this one's, which closes it.
     """
 
     def __init__(
@@ -147,12 +142,8 @@ class DeviceSceneQuery:
     def fetch(self, which: str, answer: int) -> NDArray[np.float32]:
         """Opacity or probability of all voxels.
 
-        Args:
-            which: "alpha" or "probability".
-            answer: Number of the answer that it belongs to.
-
-        Raises:
-            GpuError: It was overwritten by a later answer, or cannot be copied.
+        `which`: "alpha" or "probability"; `answer`: number of the answer that it belongs to. Raises GpuError where it
+        was overwritten by a later answer, or cannot be copied.
         """
         if answer != self._answers:
             raise GpuError(

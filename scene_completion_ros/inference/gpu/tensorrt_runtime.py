@@ -115,11 +115,8 @@ class TensorRtEngine:
 
     Errors of a run are those of pycuda, too: callers do their work in `PrimaryContext.work`. Raises UnusableError:
     TensorRT refuses it, or it takes or gives something else; GpuError where there is not enough memory for it, or the
-    GPU fails.
-
-    Args:
-        plan: The serialised engine. It has to come from this process's builder or through `EngineCache`, which checks
-            whose it is and for which device and version: a plan is a program.
+    GPU fails. `plan`: the serialised engine. It has to come from this process's builder or through `EngineCache`, which
+    checks whose it is and for which device and version: a plan is a program.
     """
 
     def __init__(self, plan: bytes, ports: Ports, tensorrt: TensorRt, context: PrimaryContext) -> None:

@@ -57,9 +57,7 @@ class VoxelPipeline:
     """Runs the kernels of one camera and grid on a device.
 
     What stays there of a frame is an attribute: opacity and probability of all voxels, and half distance of the rays.
-
-    Args:
-        labels: The prepared labels; None where the student knows no classes.
+    `labels`: the prepared labels; None where the student knows no classes.
     """
 
     def __init__(
@@ -180,10 +178,8 @@ class VoxelPipeline:
 
         The encoder's map must still be where it was; where that is does not change from frame to frame. What words need
         of the device's memory is taken when they are given for the first time. Raises ValueError where the student
-        knows no classes, or no frame was asked for; GpuError where there is not enough memory.
-
-        Args:
-            words: A query in it has at most `MOST_ASKED` phrases.
+        knows no classes, or no frame was asked for; GpuError where there is not enough memory. `words`: a query in it
+        has at most `MOST_ASKED` phrases.
         """
         self._device.lap("copied")
         if words.vocabulary is not None:

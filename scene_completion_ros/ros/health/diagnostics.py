@@ -66,9 +66,7 @@ class Diagnostics:
     Lives as long as its node. Names are "<node>: <part>", as diagnostic_aggregator's analyzers match them; a node in a
     namespace has it before its name, without the leading slash.
 
-    Args:
-        observe: Gives the node of now.
-        warn: Called with a key and a text where something went wrong here.
+    `observe`: gives the node of now; `warn`: called with a key and a text where something went wrong here.
     """
 
     def __init__(self, node: Any, observe: Callable[[], Observed], warn: Callable[[str, str], None]) -> None:

@@ -74,10 +74,8 @@ class FusionRecord:
 def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted: bool) -> Status:
     """The map of earlier images, and whether images are joined with it.
 
-    Args:
-        now_s: Now, by `time.perf_counter`.
-        recent_s: How long an image that had to do without the map is a warning, seconds.
-        wanted: Parameter `fusion.enabled`.
+    `now_s`: now, by `time.perf_counter`; `recent_s`: how long an image that had to do without the map is a warning,
+    seconds; `wanted`: parameter `fusion.enabled`.
     """
     values = {
         "images joined": str(report.joined),

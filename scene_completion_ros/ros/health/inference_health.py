@@ -77,11 +77,7 @@ class InferenceRecord:
 
 
 def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, unwanted: int) -> Status:
-    """The model, and how long images take.
-
-    Args:
-        processed: Images completed since the node started.
-    """
+    """The model, and how long images take. `processed`: images completed since the node started."""
     models, times = record.models, record.times()
     values = {
         "student": record.student.title,

@@ -136,11 +136,7 @@ class CameraFacts:
 
 
 def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "input") -> Status:
-    """How images arrive.
-
-    Args:
-        received: Images received since the node started.
-    """
+    """How images arrive. `received`: images received since the node started."""
     record, now_s = camera.record, camera.now_s
     values = _input_values(camera, received, drops)
     silent_s = camera.silent_s(record.images.last_s)

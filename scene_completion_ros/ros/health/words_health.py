@@ -67,9 +67,7 @@ def _meaning(vocabulary: Vocabulary | None) -> dict[str, Any]:
 def words_status(report: WordsReport, now_s: float, recent_s: float) -> Status:
     """What voxels are compared with, and what was refused lately.
 
-    Args:
-        now_s: Now, by `time.perf_counter`.
-        recent_s: How long what was refused is a warning, seconds.
+    `now_s`: now, by `time.perf_counter`; `recent_s`: how long what was refused is a warning, seconds.
     """
     values = {
         "classes": ", ".join(report.classes) or "those of the bundle",

@@ -42,10 +42,7 @@ def is_optical(frame: str) -> bool:
 
 
 def adapted(shipped: str, shown: Shown) -> str:
-    """The shipped configuration for what runs.
-
-    Args:
-        shipped: Text of `config/scene_completion.rviz`.
+    """The shipped configuration for what runs. `shipped`: text of `config/scene_completion.rviz`.
 
     Raises:
         SceneCompletionError: The text is not that of such a configuration.

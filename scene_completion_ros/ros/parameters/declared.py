@@ -49,11 +49,8 @@ class DeclaredParameters:
     A warning names what was given for this node (parameter file, command line) under a name that no parameter has. A
     value at the start may be no choice or no existing path: the node may have to exist before its folders do. It stays
     in the node until `checked` is asked for it. Raises SceneCompletionError where a given value is of another type or
-    out of range, so that a node cannot hold it.
-
-    Args:
-        check_change: Called with what the values would be after a live change, in the thread that asks for it; raises
-            SceneCompletionError to refuse it.
+    out of range, so that a node cannot hold it. `check_change`: called with what the values would be after a live
+    change, in the thread that asks for it; raises SceneCompletionError to refuse it.
     """
 
     def __init__(self, node: Any, check_change: Callable[[NodeParameters], None] = lambda _: None) -> None:

@@ -33,10 +33,7 @@ class TransformSource(Protocol):
     """Transforms between frames at a time. Nothing here waits: see `WaitingRoom`."""
 
     def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
-        """Find target_from_source.
-
-        Args:
-            tolerance_ns: How long after the last transform that one still holds.
+        """Find target_from_source. `tolerance_ns`: how long after the last transform that one still holds.
 
         Raises:
             NotYetError: There is none: says what is missing, and whether it may still come.

@@ -55,9 +55,7 @@ class ImageSets(Generic[Item]):
     def add(self, name: str, stamp_ns: int, item: Item, *, tolerance_ns: int, timeout_s: float) -> None:
         """Take an image.
 
-        Args:
-            tolerance_ns: Largest difference of stamps in a set.
-            timeout_s: How long it waits for the other cameras.
+        `tolerance_ns`: largest difference of stamps in a set; `timeout_s`: how long it waits for the other cameras.
         """
         self._absent.discard(name)
         self._tolerance_ns = tolerance_ns

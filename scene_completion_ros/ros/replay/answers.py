@@ -115,9 +115,7 @@ class Answers:
 
         An image whose wanted answers are all there waits up to `PATIENCE_S` for the rest.
 
-        Args:
-            now_s: `time.perf_counter`.
-            patient: False waits for nothing but wanted answers any more.
+        `now_s`: `time.perf_counter`; `patient`: False waits for nothing but wanted answers any more.
         """
         answered = [sent for sent in self.waiting if self.answered(sent)]
         if not answered:
@@ -132,10 +130,8 @@ class Answers:
 class ResultCollector:
     """Takes complete results, in the order of the node.
 
-    Args:
-        bag: Where answers are written; None writes nothing.
-        statistics: Filled.
-        with_times: Write the processing times, too, which differ from run to run.
+    `bag`: where answers are written; None writes nothing; `statistics`: filled; `with_times`: write the processing
+    times, too, which differ from run to run.
     """
 
     def __init__(self, bag: BagWriter | None, statistics: ReplayStatistics, *, with_times: bool = False) -> None:
@@ -145,11 +141,7 @@ class ResultCollector:
         self._end_to_end = array("d")
 
     def take(self, sent: SentImage, source: BagMessage, legend: Any) -> ReplayResult:
-        """Take the result of an image. Returns what the node made of the image.
-
-        Args:
-            sent: With all its wanted answers.
-        """
+        """Take the result of an image. Returns what the node made of the image. `sent`: with all its wanted answers."""
         statistics = self._statistics
         voxels: NDArray[np.void] = cloud_array_from_message(sent.answers[topics.VOXELS])
         if self._bag is not None:

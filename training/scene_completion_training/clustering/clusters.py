@@ -109,10 +109,8 @@ def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], coun
     the same labels but for the points that lie between two clusters. Raises ConfigurationError where there are fewer
     than two classes among the points.
 
-    Args:
-        units: Hidden units of the features [N, E], in random order.
-        classes: Class of each point [N].
-        count: Number of classes K; those that no point has stay improbable.
+    `units`: hidden units of the features [N, E], in random order; `classes`: class of each point [N]; `count`: number
+    of classes K; those that no point has stay improbable.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -162,10 +160,8 @@ def write_class_file(
 ) -> None:
     """Writes a class file.
 
-    Args:
-        names: Class of each cluster; None for those without a name.
-        shares: Share of the voxels of each cluster, for the reader.
-        colours: Colours of classes; those that it lacks have their usual one.
+    `names`: class of each cluster; None for those without a name; `shares`: share of the voxels of each cluster, for
+    the reader; `colours`: colours of classes; those that it lacks have their usual one.
     """
     clusters = []
     for number, (name, share) in enumerate(zip(names, shares, strict=True)):

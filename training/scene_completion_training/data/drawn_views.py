@@ -249,10 +249,8 @@ def metres_travelled(places: ArrayLike) -> NDArray[np.float64]:
 def nearest_along(travelled: NDArray[np.float64], index: int, metres: float) -> int:
     """The place whose distance along the drive from another one is nearest to the wanted one, which may be negative.
 
-    Args:
-        travelled: See `metres_travelled`.
-        index: The place that distances are measured from.
-        metres: The wanted distance; the last place where the drive ends before.
+    `travelled`: see `metres_travelled`; `index`: the place that distances are measured from; `metres`: the wanted
+    distance; the last place where the drive ends before.
     """
     return int(np.argmin(np.abs(travelled - travelled[index] - metres)))
 

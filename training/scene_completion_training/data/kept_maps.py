@@ -18,10 +18,8 @@ KEY_FILE, KNOWN_FILE = "key.txt", "known.npy"
 class KeptMaps:
     """Maps of a training's samples, float16, one array a map, mapped into memory. They belong to one process.
 
-    Args:
-        folder: Where they are kept; what another key left there is deleted.
-        samples: Number of different samples.
-        key: Names what they follow from.
+    `folder`: where they are kept; what another key left there is deleted; `samples`: number of different samples;
+    `key`: names what they follow from.
     """
 
     def __init__(self, folder: Path, samples: int, key: str) -> None:

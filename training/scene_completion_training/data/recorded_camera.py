@@ -32,16 +32,10 @@ def viewpoint_of(
 ) -> tuple[Viewpoint, list[str]]:
     """The viewpoint that settings ask for, of recordings where they say so.
 
-    Args:
-        camera: The canonical camera; its field of view, its height, or both may be "auto".
-        volume: The space to be completed.
-        sequences: Training recordings; only looked at where something is "auto".
-
-    Returns:
-        The viewpoint, and lines for people that say what was taken from the recordings.
-
-    Raises:
-        ConfigurationError: The settings contradict each other, or the recordings do not say how high the camera stands.
+    `camera`: the canonical camera; its field of view, its height, or both may be "auto"; `volume`: the space to be
+    completed; `sequences`: training recordings; only looked at where something is "auto". Returns the viewpoint, and
+    lines for people that say what was taken from the recordings. Raises ConfigurationError where the settings
+    contradict each other, or the recordings do not say how high the camera stands.
     """
     lines = []
     if camera.height_above_ground == "auto":

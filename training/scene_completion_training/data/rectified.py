@@ -46,10 +46,7 @@ def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical:
 
     They keep the resolution that the lens has in its middle; cameras that are pinholes stay as they are. Masks, and the
     depth of the first camera, are taken at the nearest pixels. Raises ConfigurationError where the canonical camera is
-    wider than a pinhole can usefully be.
-
-    Args:
-        names: Cameras that look ahead.
+    wider than a pinhole can usefully be. `names`: cameras that look ahead.
     """
     bent = [name for name in names if has_lens(sequence.cameras[name])]
     if not bent:

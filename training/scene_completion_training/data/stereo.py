@@ -65,10 +65,7 @@ def stereo_depth(
 ) -> NDArray[np.float32]:
     """Matches a rectified pair (focal length in pixels, baseline in metres): z-depth [H, W], metres, 0 where it failed.
 
-    Args:
-        left: Grey image [H, W].
-        right: Grey image [H, W].
-        reference: Image whose depth is wanted, "left" or "right".
+    `left`: grey image [H, W]; `right`: grey image [H, W]; `reference`: image whose depth is wanted, "left" or "right".
     """
     if reference == "left":
         disparity = _disparity(left, right)

@@ -122,10 +122,8 @@ def stereo_evidence(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z].
 
-    Args:
-        grid_from_left: Pose of the camera whose depth is measured in the grid.
-        meter: Measures that of the drive; by default what `depth_meter` chooses.
-        volume: The space that is completed; a street's if left out.
+    `grid_from_left`: pose of the camera whose depth is measured in the grid; `meter`: measures that of the drive; by
+    default what `depth_meter` chooses; `volume`: the space that is completed; a street's if left out.
     """
     volume = volume or Volume()
     meter = meter or depth_meter(sequence, volume.ahead)

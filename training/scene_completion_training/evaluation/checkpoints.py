@@ -60,9 +60,7 @@ def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldMod
     """Open a checkpoint, once for each choice of encoded views.
 
     Raises BundleError where the file is no such checkpoint; ConfigurationError where it cannot encode so many views.
-
-    Args:
-        views: Numbers of views, of which the first of `VIEW_SHARES` are encoded, or names of `PUBLISHED_VIEWS`.
+    `views`: numbers of views, of which the first of `VIEW_SHARES` are encoded, or names of `PUBLISHED_VIEWS`.
     """
     checkpoint = Checkpoint.read(path)
     multi_view = checkpoint.stage_class.field_class is MultiViewField
@@ -210,10 +208,7 @@ def views_along(sequence: PosedSequence, index: int, along: Sequence[float]) -> 
 
     Where a drive is too short for one of them, the function takes the frame that comes nearest to it and is not taken
     yet. Of two as near, it takes the one further along. Raises SequenceError where the sequence has fewer frames than
-    that.
-
-    Args:
-        along: Metres from there of the first (ignored), second, ... view.
+    that. `along`: metres from there of the first (ignored), second, ... view.
     """
     count = len(along)
     if count > len(sequence):

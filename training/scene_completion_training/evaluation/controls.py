@@ -228,10 +228,8 @@ def surface_voxels(
 ) -> NDArray[np.bool_]:
     """Voxels that a depth image fills. Returns bool [X, Y, Z].
 
-    Args:
-        depth: z-depth [H, W], metres.
-        thickness: Metres along the rays behind the surface that are filled too.
-        grid: The voxels, around the camera as in the default grid.
+    `depth`: z-depth [H, W], metres; `thickness`: metres along the rays behind the surface that are filled too; `grid`:
+    the voxels, around the camera as in the default grid.
     """
     wanted = np.isfinite(depth) & (depth > 0.0)
     rays = camera.unproject(camera.pixel_centres()[wanted])

@@ -77,10 +77,8 @@ def render_view(
 ) -> Tensor:
     """What a view sees, in the colours that the first encoder view has there: [3, H, W] in 0..1.
 
-    Args:
-        seen: The field with its images encoded.
-        source: Image of the first encoder view [3, H, W] in 0..1; beyond its edges their colours hold.
-        encoder_from_view: Pose [4, 4] of the view in the encoder view's frame.
+    `seen`: the field with its images encoded; `source`: image of the first encoder view [3, H, W] in 0..1; beyond its
+    edges their colours hold; `encoder_from_view`: pose [4, 4] of the view in the encoder view's frame.
     """
     camera, spec = model.camera, model.field.spec
     source = source.to(model.device)

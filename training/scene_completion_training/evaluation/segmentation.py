@@ -49,10 +49,8 @@ class RenderedField:
     """A feature field that renders its features into labelled images.
 
     An image is resampled by its calibration, if its camera sees what the network is to see; others, which are narrower
-    or not calibrated, count as taken by `stand_in_camera`. Raises BundleError where it holds no feature field.
-
-    Args:
-        path: Checkpoint of stage feature_field or semantics.
+    or not calibrated, count as taken by `stand_in_camera`. Raises BundleError where it holds no feature field. `path`:
+    checkpoint of stage feature_field or semantics.
 
     Attributes:
         spaces: "features" are the expanded ones, of length one; "head" is what the second stage makes of them.

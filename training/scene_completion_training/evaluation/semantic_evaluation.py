@@ -130,10 +130,8 @@ def fit_models(
     All models look at the same pixels, frame by frame, so that what they share is computed once. Raises
     ConfigurationError: fewer points than clusters, or no labelled frame.
 
-    Args:
-        frames: Those of training recordings whose surfaces are clustered.
-        labelled: Frames of training recordings with ground truth voxels, for the names.
-        match: How clusters are named by them.
+    `frames`: those of training recordings whose surfaces are clustered; `labelled`: frames of training recordings with
+    ground truth voxels, for the names; `match`: how clusters are named by them.
     """
     generators = [np.random.default_rng(seed) for _ in models]
     codes: list[list[NDArray[np.float32]]] = [[] for _ in models]
@@ -248,10 +246,8 @@ CITYSCAPES = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int
 class ClassifiedModel:
     """A model whose points get classes right away, with no clusters to be named (a `ScoredModel`).
 
-    Args:
-        model: Gives the codes of points.
-        classes: The common class of each of its logits [K].
-        logits: From codes [N, C] to logits [N, K]; codes are logits by default.
+    `model`: gives the codes of points; `classes`: the common class of each of its logits [K]; `logits`: from codes [N,
+    C] to logits [N, K]; codes are logits by default.
     """
 
     def __init__(

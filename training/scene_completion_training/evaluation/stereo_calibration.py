@@ -281,10 +281,8 @@ def fit_place_prior(
     with the prior, see `EXPECTED_FROM`; the five weights change with the distance ahead; a, a', b ≥ 0. Returns the
     prior by which the density's logit is that of the probability. Raises SequenceError where a group has no frame.
 
-    Args:
-        groups: Frames; groups count equally, whatever the number of their frames.
-        mean: The prior beside which the student counts in full, see `mean_prior`.
-        volume: The space that is completed; a street's if left out.
+    `groups`: frames; groups count equally, whatever the number of their frames; `mean`: the prior beside which the
+    student counts in full, see `mean_prior`; `volume`: the space that is completed; a street's if left out.
     """
     _check_groups(groups)
     knots = np.log(np.array(DISTANCES) * (volume or Volume()).scale)
@@ -370,10 +368,8 @@ def drawn_evidence(
 def _terms(ahead: NDArray[np.float64], prior: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
     """What the weights of `fit_place_prior` are multiplied by, [N, 5 K]: those of a, a', b, c and c'.
 
-    Args:
-        ahead: Distances ahead [N], metres.
-        prior: Log odds of the mean there [N].
-        knots: Logarithms of the distances that have weights of their own [K].
+    `ahead`: distances ahead [N], metres; `prior`: log odds of the mean there [N]; `knots`: logarithms of the distances
+    that have weights of their own [K].
     """
     near = _shares(ahead, knots)
     expected = near / (1.0 + np.exp(-EXPECTED_SLOPE * (prior - EXPECTED_FROM)))[:, None]

@@ -25,9 +25,7 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     is, and a student that says depth itself needs none. Then α → probability and the threshold with the largest IoU, on
     the voxels that count. Raises BundleError where the bundle was never saved; SequenceError where the recordings have
     no LiDAR, no frame has voxels, or one is a window of KITTI that the shipped students are trained or tested on.
-
-    Args:
-        recordings: Neither training nor testing uses them.
+    `recordings`: neither training nor testing uses them.
     """
     names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
     if used := {sequence.name for sequence in recordings} & names_of_windows:

@@ -26,10 +26,7 @@ _SMALLEST_SHARE = 0.4  # of the corners that must still be tracked, or the view 
 def select_by_motion(poses: Sequence[RigidTransform], metres: float, degrees: float) -> list[int]:
     """Indices of frames that lie `metres` or are turned by `degrees` from the last one kept; the first is kept.
 
-    Args:
-        poses: world_from_rig of every frame.
-        metres: Distance, in the units of the poses.
-        degrees: Angle.
+    `poses`: world_from_rig of every frame; `metres`: distance, in the units of the poses; `degrees`: angle.
     """
     kept: list[int] = []
     for index, pose in enumerate(poses):

@@ -41,9 +41,7 @@ def scale_from_odometry(
 
     It is unknown where odometry covers less than three distances, or they contradict each other.
 
-    Args:
-        stamps: Frame index -> time, ns.
-        position_at: Position [3] in metres at a time, None where odometry has none.
+    `stamps`: frame index -> time, ns; `position_at`: position [3] in metres at a time, None where odometry has none.
     """
     frames = list(model.world_from_first)
     places = {frame: position_at(stamps[frame]) for frame in frames}
@@ -65,10 +63,8 @@ def scale_from_camera_height(model: Model, height: float) -> Scale:
 
     For every keyframe a plane is fitted by random samples (Fischler and Bolles 1981) to the sparse points around it.
     Planes that are tilted against the camera's horizontal plane, as walls are, do not count. Returns the scale; unknown
-    where too few keyframes show enough ground or their heights contradict each other.
-
-    Args:
-        model: Reconstruction of unknown scale; the first camera looks about horizontally.
+    where too few keyframes show enough ground or their heights contradict each other. `model`: reconstruction of
+    unknown scale; the first camera looks about horizontally.
     """
     generator = np.random.default_rng(0)
     heights, supports = [], []

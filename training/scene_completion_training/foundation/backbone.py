@@ -95,10 +95,8 @@ class Backbone(DenseExtractor):
     Images are resized by patch / cell (bilinear, antialiased). Class and register tokens are dropped. Blocks after the
     hidden state are not even loaded. See `load_network` for models and errors.
 
-    Args:
-        layer: Index into the hidden states: 0 is what goes into the first block, −1 (or the number of blocks) what
-            comes out of the last.
-        device: Where it runs, in single precision.
+    `layer`: index into the hidden states: 0 is what goes into the first block, −1 (or the number of blocks) what comes
+    out of the last; `device`: where it runs, in single precision.
     """
 
     def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:

@@ -33,10 +33,7 @@ class ModelIdentity:
 class DenseExtractor(ABC):
     """A frozen network that gives one token for each square of pixels: `dim` numbers of a hidden `layer`.
 
-    Args:
-        name: Of the model, for people.
-        weights: Files that were read.
-        device: Where it runs, in single precision.
+    `name`: of the model, for people; `weights`: files that were read; `device`: where it runs, in single precision.
     """
 
     type: str
@@ -75,9 +72,7 @@ class DenseExtractor(ABC):
         device, not normalised in length. Raises ImageError: images of another shape; ConfigurationError: `cell` is not
         positive.
 
-        Args:
-            images: RGB [B, 3, H, W] in 0..255, of any type.
-            cell: Edge of the square of pixels that a token covers.
+        `images`: RGB [B, 3, H, W] in 0..255, of any type; `cell`: edge of the square of pixels that a token covers.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ImageError(f"shape {tuple(images.shape)}", where="images", cure="Give [B, 3, H, W]")

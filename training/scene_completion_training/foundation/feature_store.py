@@ -200,13 +200,9 @@ class FeatureStore:
     def get(self, key: str, variant: int) -> FeatureTarget:
         """Features of a variant of an image.
 
-        Args:
-            key: Name of the image, see `PreparedFrame.key`.
-            variant: Its number, see `variant_of`.
-
-        Raises:
-            SequenceError: They are not in the store, or their file is damaged.
-            ConfigurationError: There are not so many variants.
+        `key`: name of the image, see `PreparedFrame.key`; `variant`: its number, see `variant_of`. Raises SequenceError
+        where they are not in the store, or their file is damaged; ConfigurationError where there are not so many
+        variants.
         """
         if not 0 <= variant < self.variants:
             what = f"no variant {variant}, there are 0 to {self.variants - 1}"

@@ -32,13 +32,9 @@ class Normalisation:
 def description_folder(model: str, wanted: Sequence[str] = ()) -> Path:
     """Folder with the configuration of a model, without its weights.
 
-    Args:
-        model: Local folder, `package:NAME/FOLDER` for a folder of an installed package (which is not imported), or name
-            on the hub, from which it is downloaded.
-        wanted: Patterns of further files.
-
-    Raises:
-        ConfigurationError: There is neither such a folder nor such a model on the hub.
+    `model`: local folder, `package:NAME/FOLDER` for a folder of an installed package (which is not imported), or name
+    on the hub, from which it is downloaded; `wanted`: patterns of further files. Raises ConfigurationError where there
+    is neither such a folder nor such a model on the hub.
     """
     return hub_folder(model, (*_DESCRIPTION_FILES, *wanted))
 

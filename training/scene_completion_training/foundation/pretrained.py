@@ -27,12 +27,8 @@ _TOKENIZERS = (
 def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part: str = "", **options: Any) -> Any:
     """The network, a class of transformers, with the weights of its files, or random ones where there are none, frozen.
 
-    Args:
-        part: Prefix of its weights, where they are part of a larger network.
-        options: What else the class takes.
-
-    Raises:
-        BundleError: They are damaged, or those of another network.
+    `part`: prefix of its weights, where they are part of a larger network; `options`: what else the class takes. Raises
+    BundleError where they are damaged, or those of another network.
     """
     import transformers
 

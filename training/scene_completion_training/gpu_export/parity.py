@@ -155,10 +155,8 @@ class Reference:
     The channels of the density come from ``weights.safetensors`` through torch. A bundle holds no unfolded weights of
     its label units, and may hold none at all. What is missing comes from ``encoder.onnx``, in float32, and so does all
     that a student with a volume says. Raises BundleError where the unfolded weights are not those of a network that is
-    known; ConfigurationError where the configuration of a transformer is not there.
-
-    Args:
-        encoder_weights: Folder or hub name of a transformer trunk, whose configuration is read; see `make_trunk`.
+    known; ConfigurationError where the configuration of a transformer is not there. `encoder_weights`: folder or hub
+    name of a transformer trunk, whose configuration is read; see `make_trunk`.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None, encoder_weights: str = "") -> None:

@@ -53,9 +53,7 @@ def write_configuration(
 
     The network is that of the student. One with labels keeps the trunk of its encoder: they read it, and so do words.
 
-    Args:
-        sources: Folders of the new drives.
-        replay: Folders of old ones, which the student is not to forget.
+    `sources`: folders of the new drives; `replay`: folders of old ones, which the student is not to forget.
     """
     trained = bundle.provenance.get("configuration", {})
     halved = Viewpoint.of_bundle(bundle).camera.width > bundle.canonical.width
@@ -93,9 +91,7 @@ def mix_checkpoint(checkpoint: Path, old: StudentBundle, share: float, file: Pat
 
     Weights are rounded as a bundle rounds them, so that its encoder and its weights are the same network.
 
-    Args:
-        share: Of the trained weights, 0..1.
-        encoder_weights: See `density_field`.
+    `share`: of the trained weights, 0..1; `encoder_weights`: see `density_field`.
     """
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     state = content["state_dict"]
@@ -143,10 +139,8 @@ def encoder_with_new_density(labelled: bytes, before: DensityField, after: Densi
     in the graph with labels, and replaced there. Label units that read the depth of a pixel read the new one. Raises
     BundleError where the graph with labels lacks a part of the density.
 
-    Args:
-        before: Its density, without labels.
-        after: The new density, of the same trunk.
-        camera: Of the images that encoders take.
+    `before`: its density, without labels; `after`: the new density, of the same trunk; `camera`: of the images that
+    encoders take.
     """
     graph = onnx.load_from_string(labelled)
     places = {tensor.name: number for number, tensor in enumerate(graph.graph.initializer)}
@@ -239,16 +233,9 @@ def check_parity(
 ) -> dict[str, float]:
     """Compares the exported student with its weights in torch, and its labels with those before.
 
-    Args:
-        images_of: Recordings whose images are looked at.
-        encoder_weights: See `Reference`.
-
-    Returns:
-        What was measured: name -> value.
-
-    Raises:
-        ImprovementError: The export is farther off than rounding explains, or its labels changed by more than its depth
-            explains.
+    `images_of`: recordings whose images are looked at; `encoder_weights`: see `Reference`. Returns what was measured:
+    name -> value. Raises ImprovementError where the export is farther off than rounding explains, or its labels changed
+    by more than its depth explains.
     """
     images = canonical_images(images_of, new.canonical, PARITY_IMAGES)
     reference = Reference(new, threads=threads, encoder_weights=encoder_weights)

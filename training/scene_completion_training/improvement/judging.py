@@ -108,10 +108,8 @@ def score_students(
 
     The scores are the same wherever a drive is scored.
 
-    Args:
-        drives: Recordings that no student was trained on.
-        seen: Is shown every frame, by the worker that scores it; what it says travels back.
-        workers: Where drives are scored, one a task; in this process if left out.
+    `drives`: recordings that no student was trained on; `seen`: is shown every frame, by the worker that scores it;
+    what it says travels back; `workers`: where drives are scored, one a task; in this process if left out.
     """
     scorer = _DriveScorer(tuple(students), threads, seen)
     tasks = [_Drive(number, folder, scorer.frames(folder)) for number, folder in enumerate(drives)]
@@ -238,9 +236,7 @@ def best_share(mixtures: Sequence[Mixture], tolerance: float) -> float:
 
     Where all lose more, the one that loses least.
 
-    Args:
-        mixtures: One of them the old student.
-        tolerance: Loss in average precision that is allowed.
+    `mixtures`: one of them the old student; `tolerance`: loss in average precision that is allowed.
     """
     (old,) = (mixture for mixture in mixtures if mixture.share == OLD)
     tried = [mixture for mixture in mixtures if mixture.share != OLD]

@@ -25,10 +25,8 @@ class Steps:
     """Runs steps in order, and leaves out those that an earlier run has done with the same inputs.
 
     The fingerprint of a step holds that of the step before it: where one is done anew, all that follow are. Raises
-    ImprovementError where the folder holds something else: steps remove what is in their way.
-
-    Args:
-        folder: Where the improvement works; made if needed.
+    ImprovementError where the folder holds something else: steps remove what is in their way. `folder`: where the
+    improvement works; made if needed.
     """
 
     def __init__(self, folder: Path, total: int) -> None:
@@ -47,10 +45,8 @@ class Steps:
     def run(self, name: str, inputs: Mapping[str, Any], do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result of a step: remembered, or of `do`. Raises ImprovementError where the disk is full.
 
-        Args:
-            name: What it does, in words: it stands in messages and in the state.
-            inputs: What it depends on besides the steps before it, plain values.
-            do: Does it and returns plain values.
+        `name`: what it does, in words: it stands in messages and in the state; `inputs`: what it depends on besides the
+        steps before it, plain values; `do`: does it and returns plain values.
         """
         self._number += 1
         content = json.dumps([self._chain, name, inputs], sort_keys=True)
@@ -73,10 +69,8 @@ class Steps:
 def disk_watched(doing: str, folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Context in which a full disk becomes an error with a cure, and what is half written goes.
 
-    Args:
-        doing: What is done, in words.
-        folder: Where; what ends in `UNFINISHED` directly in it is removed on any failure.
-        shared: It also belongs to others: nothing is removed.
+    `doing`: what is done, in words; `folder`: where; what ends in `UNFINISHED` directly in it is removed on any
+    failure; `shared`: it also belongs to others: nothing is removed.
     """
     try:
         yield

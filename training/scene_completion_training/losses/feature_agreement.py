@@ -13,10 +13,7 @@ def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
     The published code has no mask: rays that end where no encoder view looks are drawn to what others see there.
 
-    Args:
-        predicted: [P, D].
-        target: [P, D].
-        weight: Of each row [P]; booleans say which are valid.
+    `predicted`: [P, D]; `target`: [P, D]; `weight`: of each row [P]; booleans say which are valid.
     """
     distance = 1.0 - functional.cosine_similarity(predicted, target, dim=-1, eps=1e-6)
     return weighted_mean(distance, weight)
@@ -29,9 +26,7 @@ def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
     to which the cosine loss is blind. Returns mean over all h × w pixels; the forward differences of the last column
     and row are zero.
 
-    Args:
-        features: Expanded features of patches [P, h, w, D], of any length.
-        image: Patches [P, 3, h, w] in 0..1.
+    `features`: expanded features of patches [P, h, w, D], of any length; `image`: patches [P, 3, h, w] in 0..1.
     """
     features = functional.normalize(features, dim=-1, eps=1e-6) * features.shape[-1] ** 0.5
     dx = (features[:, :, 1:] - features[:, :, :-1]).abs().mean(dim=-1)

@@ -48,9 +48,7 @@ def estimate_forces(similarities: dict[Pair, Tensor]) -> dict[Pair, Force]:
 
     The shift of a kind is the quantile of its cosines that lets the share `ATTRACTED` attract. The weights make the
     three kinds act equally strongly: each is the inverse of the mean distance to its shift; they sum to one.
-
-    Args:
-        similarities: Cosines of pairs of points of each kind, any shape.
+    `similarities`: cosines of pairs of points of each kind, any shape.
     """
     values = {pair: found.flatten().float() for pair, found in similarities.items()}
     shifts = {pair: float(found.quantile(1.0 - ATTRACTED[pair])) for pair, found in values.items()}

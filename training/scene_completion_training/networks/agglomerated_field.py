@@ -45,10 +45,7 @@ class AgglomeratedField(FeatureField):
     """A feature field with a head for each teacher in place of the expansion.
 
     Its units also see the depth of the pixel's surface, channel 0 of the density's encoder. Whether a point lies on
-    that surface or behind it decides what it may be.
-
-    Args:
-        dims: Dimension of each teacher's features by name.
+    that surface or behind it decides what it may be. `dims`: dimension of each teacher's features by name.
 
     Attributes:
         centres: What each teacher's features [D] are learned and said without, by name; zero unless it is set.

@@ -20,10 +20,8 @@ class DepthAnythingTrunk(Trunk):
     The image is resized to the nearest whole number of patches. Raises ConfigurationError: no such model, or one of
     another type; BundleError: weights that are missing, damaged, of another network, or only pickled.
 
-    Args:
-        pretrained: Start from its weights; otherwise only its configuration is read.
-        frozen_blocks: The embedding and so many first blocks keep their weights; neck and head always learn.
-        weights: Hub name or local folder.
+    `pretrained`: start from its weights; otherwise only its configuration is read; `frozen_blocks`: the embedding and
+    so many first blocks keep their weights; neck and head always learn; `weights`: hub name or local folder.
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 12, weights: str = PRETRAINED) -> None:

@@ -23,10 +23,8 @@ def make_trunk(
 ) -> Trunk:
     """Makes a trunk by its name.
 
-    Args:
-        pretrained: Start from its weights.
-        frozen_blocks: First blocks that keep them.
-        weights: Local folder or hub name of the weights; by default those that the trunk is known by.
+    `pretrained`: start from its weights; `frozen_blocks`: first blocks that keep them; `weights`: local folder or hub
+    name of the weights; by default those that the trunk is known by.
     """
     if name == "resnet50":
         return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or RESNET)

@@ -34,10 +34,8 @@ class FusionHead(nn.Module):
     views' features are averaged under softmax(confidence). Views that do not see the point are left out; where none
     does, all count the same. Then `σ = softplus(w · ReLU(W3 g + b3) + c)`.
 
-    Args:
-        hidden: Width of the hidden layer of each view (128 in MVBTS; half of it costs half as much).
-        fused: Features of a view that are averaged (16 in MVBTS).
-        depth_channel: See `DensityField`.
+    `hidden`: width of the hidden layer of each view (128 in MVBTS; half of it costs half as much); `fused`: features of
+    a view that are averaged (16 in MVBTS); `depth_channel`: see `DensityField`.
     """
 
     def __init__(
@@ -147,10 +145,8 @@ class MultiViewField(nn.Module):
     ) -> "MultiViewObservation":
         """Encodes the views.
 
-        Args:
-            images: RGB images [B, V, 3, H, W] in 0..255, V at least one; H and W multiples of 32.
-            encoder_from_view: Poses [B, V, 4, 4] in the first view's optical frame.
-            generator: Source of the view dropout, in training.
+        `images`: RGB images [B, V, 3, H, W] in 0..255, V at least one; H and W multiples of 32; `encoder_from_view`:
+        poses [B, V, 4, 4] in the first view's optical frame; `generator`: source of the view dropout, in training.
         """
         batch, count = images.shape[:2]
         raw = self.encoder(images.flatten(0, 1))

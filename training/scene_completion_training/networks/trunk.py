@@ -18,10 +18,8 @@ class Trunk(nn.Module):
 
     Training runs at batches of few images, where batch statistics are noise; the affine parameters still learn.
 
-    Args:
-        channels: Channels of the maps: at strides 2, 4, 8, 16 and 32, where a trunk does not say otherwise.
-        mean: Subtracted from RGB in 0..255.
-        scale: What the difference is divided by.
+    `channels`: channels of the maps: at strides 2, 4, 8, 16 and 32, where a trunk does not say otherwise; `mean`:
+    subtracted from RGB in 0..255; `scale`: what the difference is divided by.
     """
 
     def __init__(
@@ -91,10 +89,8 @@ class ResNetTrunk(Trunk):
 
     BatchNorm learns from the statistics of its batches, as it does there.
 
-    Args:
-        pretrained: Start from ImageNet weights.
-        frozen_blocks: The stem and so many of the four stages keep them (only when pretrained).
-        weights: Hub name or local folder they are read from.
+    `pretrained`: start from ImageNet weights; `frozen_blocks`: the stem and so many of the four stages keep them (only
+    when pretrained); `weights`: hub name or local folder they are read from.
     """
 
     batch_statistics = True

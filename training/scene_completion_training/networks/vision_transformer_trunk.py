@@ -28,10 +28,8 @@ class VisionTransformerTrunk(Trunk):
     grid of the image; those of images of another size are interpolated. Raises ConfigurationError where its patches are
     not 8, 14 or 16 pixels wide; BundleError: weights that are missing, damaged, of another network, or only pickled.
 
-    Args:
-        size: Height and width of the images.
-        pretrained: Start from its weights; otherwise only its configuration is read.
-        frozen_blocks: The embedding and so many first blocks keep their weights.
+    `size`: height and width of the images; `pretrained`: start from its weights; otherwise only its configuration is
+    read; `frozen_blocks`: the embedding and so many first blocks keep their weights.
     """
 
     def __init__(

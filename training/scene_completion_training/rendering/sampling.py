@@ -50,10 +50,8 @@ def sample_view_volume(
 ) -> Tensor:
     """Points [B, N, 3] drawn uniformly in depth and pixel from the view between two heights; optical frame, metres.
 
-    Args:
-        near: Nearest depth, metres.
-        far: Farthest depth, metres.
-        heights: Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
+    `near`: nearest depth, metres; `far`: farthest depth, metres; `heights`: lowest and highest y (down) in metres that
+    a point may have; points beyond are clamped.
     """
     unit = drawn(torch.rand, (batch, count, 3), generator).to(device)
     depth = near + (far - near) * unit[..., 2]

@@ -94,10 +94,8 @@ class FeatureFieldStage(BesideDensityStage):
     """Trains a `FeatureField` from batches of `ViewSamples` with feature targets.
 
     A patch of rays covers exactly one token of its loss view. Its features are composited, expanded to the size of the
-    token, downsampled to one, and compared with it. Raises ConfigurationError: see `feature_targets`.
-
-    Args:
-        targets: Tokens of images, where they are not those that the configuration names.
+    token, downsampled to one, and compared with it. Raises ConfigurationError: see `feature_targets`. `targets`: tokens
+    of images, where they are not those that the configuration names.
     """
 
     configuration_class = FeatureFieldConfiguration
