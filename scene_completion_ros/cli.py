@@ -58,11 +58,9 @@ class _MissingCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Say what is missing."""
-        raise SceneCompletionError(
-            f"its module cannot be imported: {self._error}",
-            where=f"command {self._entry.name}",
-            cure="Install the package that provides it",
-        ) from self._error
+        what = f"its module cannot be imported: {self._error}"
+        cure = "Install the package that provides it"
+        raise SceneCompletionError(what, where=f"command {self._entry.name}", cure=cure) from self._error
 
 
 def find_commands() -> dict[str, Command]:

@@ -101,11 +101,8 @@ def to_8_bit(pixels: NDArray[Any], bits: int = 16) -> NDArray[np.uint8]:
         return pixels.astype(np.uint8, copy=False)
     white = 2**bits - 1
     if bits < 16 and (largest := int(pixels.max())) > white:
-        raise ImageError(
-            f"its largest value is {largest}, more than {bits} bits hold",
-            where="image",
-            cure="Give the number of bits that the camera uses",
-        )
+        what = f"its largest value is {largest}, more than {bits} bits hold"
+        raise ImageError(what, where="image", cure="Give the number of bits that the camera uses")
     return np.asarray(cv2.convertScaleAbs(np.ascontiguousarray(pixels), alpha=255.0 / white), dtype=np.uint8)
 
 
@@ -128,11 +125,8 @@ def _checked_frame(data: NDArray[np.uint8], name: str, where: str) -> tuple[int,
     elif head.startswith(_PNG_START):
         complete = _PNG_END in tail
     else:
-        raise ImageError(
-            f"is neither JPEG nor PNG: format {name!r}, begins with {head.hex(' ') or 'nothing'}",
-            where=where,
-            cure="Give JPEG or PNG: a conversion to PNG loses nothing",
-        )
+        what = f"is neither JPEG nor PNG: format {name!r}, begins with {head.hex(' ') or 'nothing'}"
+        raise ImageError(what, where=where, cure="Give JPEG or PNG: a conversion to PNG loses nothing")
     if not complete:
         raise ImageError(
             f"{name!r} data end early ({data.size} bytes)", where=where, cure="It was cut short: record or copy it anew"
@@ -142,11 +136,8 @@ def _checked_frame(data: NDArray[np.uint8], name: str, where: str) -> tuple[int,
     if min(width, height) <= 0:
         raise _damaged(data, name, where)
     if width * height > LARGEST_IMAGE:
-        raise ImageError(
-            f"a picture of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels",
-            where=where,
-            cure="The data are damaged, or meant to fill the memory",
-        )
+        what = f"a picture of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
+        raise ImageError(what, where=where, cure="The data are damaged, or meant to fill the memory")
     return width, height, components
 
 

@@ -51,11 +51,8 @@ def recover_storage(path: Path, reason: str) -> tuple[RecoveredStorage, list[str
     with contextlib.suppress(BagError):
         information = _metadata(path)
     if mode := information.get("compression_mode"):
-        raise BagError(
-            f"{reason}; recovery does not support compression_mode {shown(mode)}",
-            where=str(path),
-            cure="Repair it with `ros2 bag reindex`",
-        )
+        what = f"{reason}; recovery does not support compression_mode {shown(mode)}"
+        raise BagError(what, where=str(path), cure="Repair it with `ros2 bag reindex`")
     named, present = information.get("relative_file_paths"), {file.name for file in path.glob("*")}
     missing = [str(name) for name in named if Path(str(name)).name not in present] if isinstance(named, list) else []
     storage = RecoveredStorage([FORMATS[file.suffix](file) for file in files])
@@ -75,11 +72,8 @@ def _storage_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (*FORMATS, ROS1) and file.is_file())
         if not files:
-            raise BagError(
-                "the folder holds no .mcap, .db3 or .bag file",
-                where=str(path),
-                cure="Name the folder of a rosbag2 recording",
-            )
+            what = "the folder holds no .mcap, .db3 or .bag file"
+            raise BagError(what, where=str(path), cure="Name the folder of a rosbag2 recording")
     elif path.suffix in (*FORMATS, ROS1):
         files = [path]
     else:

@@ -53,11 +53,9 @@ class BagMessage:
             if stamp is not None and stamp.nanosec >= _SECOND_NS:
                 raise ValueError(f"a stamp of {stamp.nanosec} nanoseconds to its second")
         except Exception as error:  # the decoder is generated code: whatever broken bytes make it raise
-            raise BagError(
-                f"damaged message ({len(self.raw)} bytes cannot be decoded as {self.type}: {error})",
-                where=f"topic {self.topic}, bag time {self.stamp_ns} ns",
-                cure="Record it again",
-            ) from error
+            what = f"damaged message ({len(self.raw)} bytes cannot be decoded as {self.type}: {error})"
+            cure = "Record it again"
+            raise BagError(what, where=f"topic {self.topic}, bag time {self.stamp_ns} ns", cure=cure) from error
         return message
 
     @cached_property
@@ -274,11 +272,9 @@ class BagReader:
         message = self.camera_info(image_topic)
         if message is None:
             infos = ", ".join(self.topics_of_type(CAMERA_INFO_TYPE)) or "none"
-            raise BagError(
-                f"no CameraInfo for {image_topic} (CameraInfo topics: {infos})",
-                where=str(self.path),
-                cure="Record the camera_info topic of this camera, or give a calibration file",
-            )
+            what = f"no CameraInfo for {image_topic} (CameraInfo topics: {infos})"
+            cure = "Record the camera_info topic of this camera, or give a calibration file"
+            raise BagError(what, where=str(self.path), cure=cure)
         topic = self.camera_info_topic(image_topic)
         try:
             camera = camera_from_camera_info(message, rectified="image_rect" in image_topic)
@@ -393,11 +389,8 @@ class ThinnedBagReader(BagReader):
             return super().camera_info_topic(image_topic)
         infos = self.topics_of_type(CAMERA_INFO_TYPE)
         if self._camera_info_topic not in infos:
-            raise BagError(
-                f"no CameraInfo topic {self._camera_info_topic!r}",
-                where=str(self.path),
-                cure=f"Name one of: {', '.join(infos) or 'none is recorded'}",
-            )
+            what = f"no CameraInfo topic {self._camera_info_topic!r}"
+            raise BagError(what, where=str(self.path), cure=f"Name one of: {', '.join(infos) or 'none is recorded'}")
         return self._camera_info_topic
 
     def messages(

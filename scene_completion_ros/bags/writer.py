@@ -118,9 +118,6 @@ class BagWriter:
             connection = self._opened.add_connection(topic, msgtype, typestore=self.typestore, offered_qos_profiles=qos)
             self._connections[topic] = connection
         elif connection.msgtype != msgtype:
-            raise BagError(
-                f"type {msgtype}, but the topic was written as {connection.msgtype}",
-                where=f"topic {topic}",
-                cure="Use another topic name",
-            )
+            what = f"type {msgtype}, but the topic was written as {connection.msgtype}"
+            raise BagError(what, where=f"topic {topic}", cure="Use another topic name")
         return connection

@@ -25,12 +25,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion build-engine``."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="student bundle with encoders for GPUs")
-    parser.add_argument(
-        "--precision",
-        choices=["fp16", "fp32"],
-        default="fp16",
-        help="of those that the bundle has (default: %(default)s)",
-    )
+    meaning = "of those that the bundle has (default: %(default)s)"
+    parser.add_argument("--precision", choices=["fp16", "fp32"], default="fp16", help=meaning)
     parser.add_argument("--cache", type=Output(()), metavar="DIR", help="folder of the engines (default: the user's)")
     parser.add_argument(
         "--no-device", action="store_true", help="build without a GPU, which TensorRT-RTX alone can, and only build"

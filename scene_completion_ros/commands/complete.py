@@ -27,39 +27,18 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion complete``."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="PNG or JPEG")
-    parser.add_argument(
-        "--camera",
-        type=place,
-        required=True,
-        metavar="FILE",
-        help="its calibration: KITTI's calib.txt with the camera, as in calib.txt:P2, or camera_calibration's YAML",
-    )
+    meaning = "its calibration: KITTI's calib.txt with the camera, as in calib.txt:P2, or camera_calibration's YAML"
+    parser.add_argument("--camera", type=place, required=True, metavar="FILE", help=meaning)
     results = Output(("voxels.npz", "voxels.ply", "picture.png", "words.png"))
     parser.add_argument("--output", required=True, type=results, metavar="DIR", help="folder for the results")
-    parser.add_argument(
-        "--bits",
-        type=int,
-        choices=range(8, 17),
-        metavar="N",
-        help="how many bits the camera uses of the 16 of such a PNG, 8 to 16 (default: judged by the largest value)",
-    )
-    parser.add_argument(
-        "--grid",
-        type=Path,
-        metavar="FILE",
-        help="YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query",
-    )
-    parser.add_argument(
-        "--bundle",
-        type=Path,
-        metavar="DIR",
-        help="folder, name or hf:owner/name@revision of a student (default: kitti_student)",
-    )
-    parser.add_argument(
-        "--engine",
-        default="auto",
-        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)",
-    )
+    meaning = "how many bits the camera uses of the 16 of such a PNG, 8 to 16 (default: judged by the largest value)"
+    parser.add_argument("--bits", type=int, choices=range(8, 17), metavar="N", help=meaning)
+    meaning = "YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query"
+    parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
+    meaning = "folder, name or hf:owner/name@revision of a student (default: kitti_student)"
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
+    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
+    parser.add_argument("--engine", default="auto", help=meaning)
     add_words_argument(parser, "words.png shows", "none, and no such picture")
 
 

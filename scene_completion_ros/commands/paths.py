@@ -47,11 +47,9 @@ class Output:
         for argument, read in inputs:
             over = any(_holds(one, read) for one in written) or (is_folder and path.exists() and path.samefile(read))
             if over or (path.is_file() and _holds(read, path)):
-                raise SceneCompletionError(
-                    f"would overwrite {read}, which is read ({argument})",
-                    where=f"{where} {path}",
-                    cure="Name another folder" if is_folder else "Name another file",
-                )
+                what = f"would overwrite {read}, which is read ({argument})"
+                cure = "Name another folder" if is_folder else "Name another file"
+                raise SceneCompletionError(what, where=f"{where} {path}", cure=cure)
 
 
 FILE = Output()

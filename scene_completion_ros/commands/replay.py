@@ -63,42 +63,22 @@ _OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion replay``."""
-    parser.add_argument(
-        "bag",
-        type=Path,
-        nargs="?",
-        metavar="BAG",
-        help="rosbag2 folder, .mcap, .db3, or ROS 1 .bag (default: the bundled drive)",
-    )
+    meaning = "rosbag2 folder, .mcap, .db3, or ROS 1 .bag (default: the bundled drive)"
+    parser.add_argument("bag", type=Path, nargs="?", metavar="BAG", help=meaning)
     parser.add_argument("--offline", action="store_true", help="without ROS, in this process")
     parser.add_argument("--image-topic", metavar="TOPIC", help="which images, where the recording has several topics")
     parser.add_argument("--camera-info-topic", metavar="TOPIC", help="which CameraInfo (default: by the image's name)")
-    parser.add_argument(
-        "--camera",
-        type=place,
-        metavar="FILE",
-        help="calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2",
-    )
+    meaning = "calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2"
+    parser.add_argument("--camera", type=place, metavar="FILE", help=meaning)
     results = Output(("bag", "report", "statistics.json", "scores.json", "scores.md"))
     parser.add_argument("--output", type=results, default=Path("replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
-    parser.add_argument(
-        "--bundle",
-        type=Path,
-        metavar="DIR",
-        help="folder, name or hf:owner/name@revision of a student (default: kitti_student)",
-    )
-    parser.add_argument(
-        "--engine",
-        default="auto",
-        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--grid",
-        type=Path,
-        metavar="FILE",
-        help="voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)",
-    )
+    meaning = "folder, name or hf:owner/name@revision of a student (default: kitti_student)"
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
+    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
+    parser.add_argument("--engine", default="auto", help=meaning)
+    meaning = "voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)"
+    parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
     add_playback_arguments(parser)
     add_score_arguments(parser)
@@ -375,8 +355,5 @@ def refuse_offline(args: argparse.Namespace) -> None:
     for name in _ONLY_THROUGH_THE_NODE:
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
-            raise SceneCompletionError(
-                "an offline replay has no node to play to: it completes every image in this process",
-                where=option,
-                cure=f"Leave out {option} or --offline",
-            )
+            what = "an offline replay has no node to play to: it completes every image in this process"
+            raise SceneCompletionError(what, where=option, cure=f"Leave out {option} or --offline")

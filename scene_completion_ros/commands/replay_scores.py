@@ -28,20 +28,11 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         "KITTI-360. Or score against the voxels of another bag, such as bag/ of an earlier replay. Stamps "
         "say which frames belong together",
     )
-    group.add_argument(
-        "--camera-from-lidar",
-        type=Path,
-        metavar="FILE",
-        help="YAML with camera_from_lidar, 16 numbers, where the recording has no transforms between the two",
-    )
+    meaning = "YAML with camera_from_lidar, 16 numbers, where the recording has no transforms between the two"
+    group.add_argument("--camera-from-lidar", type=Path, metavar="FILE", help=meaning)
     group.add_argument("--ground-truth-camera", metavar="NAME", help="which camera of the folder took the images")
-    group.add_argument(
-        "--ground-truth-offset",
-        type=float,
-        default=0.0,
-        metavar="SECONDS",
-        help="added to the stamps of the folder (default: %(default)s)",
-    )
+    meaning = "added to the stamps of the folder (default: %(default)s)"
+    group.add_argument("--ground-truth-offset", type=float, default=0.0, metavar="SECONDS", help=meaning)
 
 
 def open_scores(

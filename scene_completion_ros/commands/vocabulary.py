@@ -39,10 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("phrases", nargs="*", metavar="PHRASE", help="phrases that the bank should know")
     parser.add_argument("--file", type=Path, metavar="YAML", help="phrases, classes and background of the bank")
     parser.add_argument("--encoder", type=place, required=True, metavar="MODEL", help="text encoder")
-    parser.add_argument(
-        "--template",
-        help='sentence that phrases stand in (default: that of file or bank, or "a photo of a {} on the street")',
-    )
+    meaning = 'sentence that phrases stand in (default: that of file or bank, or "a photo of a {} on the street")'
+    parser.add_argument("--template", help=meaning)
     parser.add_argument("--licence", help="licence of the text encoder, to be kept in the bank")
     parser.add_argument("--output", type=FILE, metavar="FILE", help="text bank, bank.safetensors")
     parser.add_argument("--bank", type=Path, metavar="FILE", help="text bank of the node, made by the same encoder")
@@ -53,11 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """Make a bank; or load the encoder, and answer until SIGINT or SIGTERM."""
     of_banks, of_nodes = (args.phrases or args.file or args.licence), (args.bank or args.ros_args)
     if of_nodes if args.output else of_banks:
-        raise ConfigurationError(
-            "a bank is made, or a node is answered",
-            where="--output",
-            cure="Give phrases, --file and --licence with --output, or --bank and --ros-args without it",
-        )
+        cure = "Give phrases, --file and --licence with --output, or --bank and --ros-args without it"
+        raise ConfigurationError("a bank is made, or a node is answered", where="--output", cure=cure)
     encoders = _encoders()
     if args.output is None:
         from scene_completion_ros.inference.text_bank import TextBank

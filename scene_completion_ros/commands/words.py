@@ -30,11 +30,8 @@ def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, defaul
 
     `answered_by`: what shows the answers, for the help; `default`: what happens without the option, for the help.
     """
-    parser.add_argument(
-        "--words",
-        metavar="WORD,WORD,...",
-        help=f"what {answered_by}: phrases of the student's text bank, as in car,zebra crossing (default: {default})",
-    )
+    meaning = f"what {answered_by}: phrases of the student's text bank, as in car,zebra crossing (default: {default})"
+    parser.add_argument("--words", metavar="WORD,WORD,...", help=meaning)
 
 
 def chosen_words(text: str | None, bundle: "StudentBundle", default: Sequence[str] = ()) -> tuple[str, ...]:
@@ -53,11 +50,8 @@ def chosen_words(text: str | None, bundle: "StudentBundle", default: Sequence[st
         return tuple(word for word in default if bank is not None and word in bank.phrases)
     words = read_phrases(text, "--words")
     if bank is None:
-        raise VocabularyError(
-            f"the student {bundle.name} has no text bank, so that it knows no words",
-            where="--words",
-            cure="Take a student with a bank, or leave out --words",
-        )
+        what = f"the student {bundle.name} has no text bank, so that it knows no words"
+        raise VocabularyError(what, where="--words", cure="Take a student with a bank, or leave out --words")
     bank.query(words)
     return words
 

@@ -22,11 +22,8 @@ class PriorGrid:
     def update(self, occupied: NDArray[np.bool_], known: NDArray[np.bool_]) -> None:
         """Count one grid: truth and where it is known, bool [X, Y, Z] each."""
         if occupied.shape != self.known.shape or known.shape != self.known.shape:
-            raise GridError(
-                f"shapes {occupied.shape} and {known.shape} instead of {self.known.shape}",
-                where="prior grid",
-                cure="Count grids of one shape",
-            )
+            what = f"shapes {occupied.shape} and {known.shape} instead of {self.known.shape}"
+            raise GridError(what, where="prior grid", cure="Count grids of one shape")
         self.occupied += occupied & known
         self.known += known
 

@@ -63,11 +63,9 @@ def renamed(
     labels, classes = confusion.shape
     names = np.asarray(class_of_label, dtype=np.int64)
     if names.shape != (labels,) or (names < UNASSIGNED).any() or (names >= classes).any():
-        raise GridError(
-            f"{names.tolist()} for {labels} labels and {classes} classes",
-            where="class_of_label",
-            cure=f"Give every label a class in 0..{classes - 1} or {UNASSIGNED}",
-        )
+        what = f"{names.tolist()} for {labels} labels and {classes} classes"
+        cure = f"Give every label a class in 0..{classes - 1} or {UNASSIGNED}"
+        raise GridError(what, where="class_of_label", cure=cure)
     rows = np.where(names == UNASSIGNED, classes if unassigned is None else unassigned, names)
     result = np.zeros((classes + 1, classes), dtype=np.int64)
     np.add.at(result, rows, confusion)

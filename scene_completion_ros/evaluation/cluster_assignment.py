@@ -47,11 +47,8 @@ def match_covering(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """
     _check(confusion)
     if confusion.shape[0] < confusion.shape[1]:
-        raise GridError(
-            f"{confusion.shape[0]} clusters for {confusion.shape[1]} classes",
-            where="confusion",
-            cure="Match them one to one",
-        )
+        what = f"{confusion.shape[0]} clusters for {confusion.shape[1]} classes"
+        raise GridError(what, where="confusion", cure="Match them one to one")
     counts = confusion.astype(np.int64)
     regret = counts - counts.max(axis=1, keepdims=True)  # at most 0
     clusters, classes = _linear_sum_assignment(regret)

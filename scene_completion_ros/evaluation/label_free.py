@@ -59,11 +59,8 @@ class DepthObservation:
     def __post_init__(self) -> None:
         size = (self.camera.height, self.camera.width)
         if self.depth.shape != size or self.deviation.shape != size:
-            raise GridError(
-                f"depth {self.depth.shape} and deviation {self.deviation.shape}, camera {size}",
-                where="depth observation",
-                cure="Give both in the size of the camera's image",
-            )
+            what = f"depth {self.depth.shape} and deviation {self.deviation.shape}, camera {size}"
+            raise GridError(what, where="depth observation", cure="Give both in the size of the camera's image")
 
     @property
     def measured(self) -> NDArray[np.bool_]:

@@ -179,11 +179,8 @@ class SlabCounter:
     def compute(self) -> SlabTruth:
         """What the scans say. Raises GridError where there were fewer than three: everything would be occupied."""
         if self.scans < 3:
-            raise GridError(
-                f"{self.scans} scans",
-                where="LiDAR occupancy",
-                cure="A point is free if three scans saw it so: evaluate a frame with more scans ahead",
-            )
+            cure = "A point is free if three scans saw it so: evaluate a frame with more scans ahead"
+            raise GridError(f"{self.scans} scans", where="LiDAR occupancy", cure=cure)
         return SlabTruth(self.not_seen_free, self.first_saw_free, self.scans)
 
 

@@ -162,11 +162,8 @@ class SemanticCompletionMetric:
     ) -> None:
         """Count one grid [X, Y, Z]; see `completion_confusion`."""
         if predicted.shape != self.grid.shape or truth.shape != self.grid.shape:
-            raise GridError(
-                f"shapes {predicted.shape} and {truth.shape} instead of {self.grid.shape}",
-                where="labels",
-                cure="Give whole grids",
-            )
+            what = f"shapes {predicted.shape} and {truth.shape} instead of {self.grid.shape}"
+            raise GridError(what, where="labels", cure="Give whole grids")
         for range_m, crop in self.crops.items():
             found = predicted[crop], truth[crop], field_of_view[crop]
             self.confusion[range_m] += completion_confusion(*found, self.labels, len(self.class_names))

@@ -88,11 +88,8 @@ def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Zero
     """
     classes = len(names)
     if confusion.shape != (classes + 1, classes):
-        raise GridError(
-            f"shape {confusion.shape} for {classes} classes",
-            where="confusion",
-            cure="Give a row for each class and one for voxels without a label",
-        )
+        what = f"shape {confusion.shape} for {classes} classes"
+        raise GridError(what, where="confusion", cure="Give a row for each class and one for voxels without a label")
     true = confusion.sum(axis=0)
     present = true > 0
     iou = class_iou(confusion)
@@ -161,11 +158,8 @@ def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.boo
     `score`: float [N], larger is more likely; minus infinity is last; `positive`: bool [N].
     """
     if score.shape != positive.shape or np.isnan(score).any():
-        raise GridError(
-            f"scores {score.shape} of which {int(np.isnan(score).sum())} are not numbers, truth {positive.shape}",
-            where="score",
-            cure="Give one number a voxel",
-        )
+        what = f"scores {score.shape} of which {int(np.isnan(score).sum())} are not numbers, truth {positive.shape}"
+        raise GridError(what, where="score", cure="Give one number a voxel")
     if not positive.any():
         return float("nan")
     order = np.argsort(-score, kind="stable")

@@ -78,11 +78,8 @@ def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None) 
     elif path.suffix.lower() == ".txt":
         camera = _read_kitti(path, name, image_size)
     else:
-        raise CameraError(
-            "is no known kind of calibration file",
-            where=str(spec),
-            cure="Give the YAML of camera_calibration or KITTI's calib.txt with a camera, such as calib.txt:P2",
-        )
+        cure = "Give the YAML of camera_calibration or KITTI's calib.txt with a camera, such as calib.txt:P2"
+        raise CameraError("is no known kind of calibration file", where=str(spec), cure=cure)
     if image_size is not None and tuple(image_size) != (camera.width, camera.height):
         raise CameraError(
             f"is the calibration of {camera.width}x{camera.height} images, but the image is "
@@ -180,11 +177,9 @@ def _region(camera: Camera, message: Any, where: str) -> Camera:
         return camera
     left, top, width, height = int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)
     if min(width, height) <= 0 or left + width > camera.width or top + height > camera.height:
-        raise CameraError(
-            f"region {width}x{height} at ({left}, {top}) does not fit into the {camera.width}x{camera.height} image",
-            where=f"{where}, roi",
-            cure="Set width and height of the full sensor, and roi in its pixels",
-        )
+        what = f"region {width}x{height} at ({left}, {top}) does not fit into the {camera.width}x{camera.height} image"
+        cure = "Set width and height of the full sensor, and roi in its pixels"
+        raise CameraError(what, where=f"{where}, roi", cure=cure)
     return camera.cropped(left, top, width, height)
 
 
@@ -192,11 +187,9 @@ def _binned(camera: Camera, message: Any, where: str) -> Camera:
     factors = [max(1, int(getattr(message, name, 0))) for name in ("binning_x", "binning_y")]
     width, height = camera.width // factors[0], camera.height // factors[1]
     if width == 0 or height == 0:
-        raise CameraError(
-            f"binning {factors[0]}x{factors[1]} leaves nothing of the image",
-            where=f"{where}, binning",
-            cure="Set the binning that the driver applies, 0 or 1 for none",
-        )
+        what = f"binning {factors[0]}x{factors[1]} leaves nothing of the image"
+        cure = "Set the binning that the driver applies, 0 or 1 for none"
+        raise CameraError(what, where=f"{where}, binning", cure=cure)
     whole = camera.cropped(0, 0, width * factors[0], height * factors[1])  # the driver drops incomplete bins
     return whole.resized(width, height)
 
@@ -297,9 +290,6 @@ def _kitti_image_size(
     folder = path.parent / f"image_{number}"
     images = sorted(entry for entry in folder.glob("*") if entry.suffix.lower() in _IMAGE_SUFFIXES)
     if not images:
-        raise CameraError(
-            f"the size of the images is unknown: the file does not hold it and {folder} has no image",
-            where=str(path),
-            cure="Give the image size as well",
-        )
+        what = f"the size of the images is unknown: the file does not hold it and {folder} has no image"
+        raise CameraError(what, where=str(path), cure="Give the image size as well")
     return read_size(images[0])

@@ -70,34 +70,22 @@ class Camera:
             if values[name] <= 0.0:
                 raise CameraError(f"focal length {name} = {values[name]} is not positive", where="K", cure=_CALIBRATE)
             if not smallest <= values[name] <= largest:
-                raise CameraError(
-                    f"focal length {name} = {values[name]} lies outside of {smallest:g} to {largest:g} pixels",
-                    where="K",
-                    cure=_CALIBRATE,
-                )
+                what = f"focal length {name} = {values[name]} lies outside of {smallest:g} to {largest:g} pixels"
+                raise CameraError(what, where="K", cure=_CALIBRATE)
         if self.width <= 0 or self.height <= 0:
-            raise CameraError(
-                f"image size {self.width}x{self.height} is empty",
-                where="width, height",
-                cure="Set the size of the image that the camera was calibrated with",
-            )
+            cure = "Set the size of the image that the camera was calibrated with"
+            raise CameraError(f"image size {self.width}x{self.height} is empty", where="width, height", cure=cure)
 
     def _check_distortion(self) -> None:
         if self.distortion_model not in COEFFICIENT_COUNTS:
-            raise CameraError(
-                f"unknown distortion model {self.distortion_model!r}",
-                where="distortion_model",
-                cure=f"Use one of {', '.join(COEFFICIENT_COUNTS)}",
-            )
+            what = f"unknown distortion model {self.distortion_model!r}"
+            raise CameraError(what, where="distortion_model", cure=f"Use one of {', '.join(COEFFICIENT_COUNTS)}")
         if self.distortion_model == "plumb_bob" and len(self.distortion) == 4:
             object.__setattr__(self, "distortion", (*self.distortion, 0.0))
         expected = COEFFICIENT_COUNTS[self.distortion_model]
         if len(self.distortion) != expected:
-            raise CameraError(
-                f"{self.distortion_model} has {expected} coefficients, not {len(self.distortion)}: {self.distortion}",
-                where="distortion",
-                cure="Give the model that the coefficients were fitted with",
-            )
+            what = f"{self.distortion_model} has {expected} coefficients, not {len(self.distortion)}: {self.distortion}"
+            raise CameraError(what, where="distortion", cure="Give the model that the coefficients were fitted with")
         if not all(math.isfinite(value) for value in self.distortion):
             raise CameraError(f"coefficients are not finite: {self.distortion}", where="distortion", cure=_CALIBRATE)
         if any(abs(value) > LARGEST_COEFFICIENT for value in self.distortion):

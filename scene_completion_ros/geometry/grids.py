@@ -36,28 +36,19 @@ class VoxelGrid:
     def __post_init__(self) -> None:
         origin, shape = tuple(self.origin), tuple(self.shape)
         if len(origin) != 3 or not all(abs(value) <= FARTHEST for value in origin):
-            raise GridError(
-                f"{list(origin)} is not three numbers within ±{FARTHEST:g}",
-                where="origin",
-                cure="Give x, y, z in metres",
-            )
+            what = f"{list(origin)} is not three numbers within ±{FARTHEST:g}"
+            raise GridError(what, where="origin", cure="Give x, y, z in metres")
         smallest, largest = EDGES
         if not smallest <= self.voxel_size <= largest:
-            raise GridError(
-                f"{self.voxel_size} is not a length from {smallest:g} to {largest:g} m",
-                where="voxel_size",
-                cure="Give metres",
-            )
+            what = f"{self.voxel_size} is not a length from {smallest:g} to {largest:g} m"
+            raise GridError(what, where="voxel_size", cure="Give metres")
         if len(shape) != 3 or not all(math.isfinite(size) and int(size) == size > 0 for size in shape):
             raise GridError(
                 f"{list(shape)} is not three positive whole numbers", where="shape", cure="Give voxels along x, y, z"
             )
         if math.prod(map(int, shape)) > MOST_VOXELS:
-            raise GridError(
-                f"{'x'.join(f'{size:.0f}' for size in shape)} are more than {MOST_VOXELS:,} voxels",
-                where="shape",
-                cure="Take larger voxels, or a smaller part of the space",
-            )
+            what = f"{'x'.join(f'{size:.0f}' for size in shape)} are more than {MOST_VOXELS:,} voxels"
+            raise GridError(what, where="shape", cure="Take larger voxels, or a smaller part of the space")
         object.__setattr__(self, "origin", tuple(float(value) for value in origin))
         object.__setattr__(self, "voxel_size", float(self.voxel_size))
         object.__setattr__(self, "shape", tuple(int(size) for size in shape))
@@ -113,10 +104,8 @@ class VoxelGrid:
             )
         spare = self.shape[1] - count
         if count > self.shape[0] or spare < 0 or spare % 2:
-            raise GridError(
-                f"a square of {count} voxels does not fit centrally into a grid of {self.shape[0]}x{self.shape[1]}",
-                cure="Choose a range within the grid that leaves equally many voxels on both sides",
-            )
+            what = f"a square of {count} voxels does not fit centrally into a grid of {self.shape[0]}x{self.shape[1]}"
+            raise GridError(what, cure="Choose a range within the grid that leaves equally many voxels on both sides")
         first = spare // 2
         x, y, z = self.origin
         grid = VoxelGrid(

@@ -86,10 +86,8 @@ class Resampler:
 
     def _check(self, image: NDArray[Any]) -> None:
         if image.ndim not in (2, 3) or image.dtype not in _DTYPES:
-            raise ImageError(
-                f"cannot resample an image of shape {list(image.shape)} and type {image.dtype}",
-                cure="Decode it to [H, W] or [H, W, 3] of uint8 first",
-            )
+            what = f"cannot resample an image of shape {list(image.shape)} and type {image.dtype}"
+            raise ImageError(what, cure="Decode it to [H, W] or [H, W, 3] of uint8 first")
         if image.shape[:2] not in ((self.source.height, self.source.width), self._shrunk):
             raise ImageError(
                 f"the image is {image.shape[1]}x{image.shape[0]} pixels, but the camera is calibrated for "

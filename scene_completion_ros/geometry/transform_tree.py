@@ -67,18 +67,12 @@ class _Edge:
             if 0 < stamp_ns - nearest <= tolerance_ns:
                 return self.samples[nearest]
             side = "before the first" if index == 0 else "after the last"
-            raise NoTransformError(
-                f"no transform at {stamp_ns} ns: {abs(nearest - stamp_ns) / 1e9:.3f} s {side}",
-                "before" if index == 0 else "after",
-                where=f"transform {name}",
-            )
+            what = f"no transform at {stamp_ns} ns: {abs(nearest - stamp_ns) / 1e9:.3f} s {side}"
+            raise NoTransformError(what, "before" if index == 0 else "after", where=f"transform {name}")
         before, after = self.stamps[index - 1], self.stamps[index]
         if after - before > max_gap_ns:
-            raise NoTransformError(
-                f"gap of {(after - before) / 1e9:.3f} s around {stamp_ns} ns, {max_gap_ns / 1e9:.3f} s are allowed",
-                "gap",
-                where=f"transform {name}",
-            )
+            what = f"gap of {(after - before) / 1e9:.3f} s around {stamp_ns} ns, {max_gap_ns / 1e9:.3f} s are allowed"
+            raise NoTransformError(what, "gap", where=f"transform {name}")
         fraction = (stamp_ns - before) / (after - before)
         return self.samples[before].interpolate(self.samples[after], fraction)
 

@@ -64,10 +64,8 @@ class RigidTransform:
             raise TransformError(f"a rigid transform is a 4x4 or 3x4 matrix, not {_shape_text(array)}")
         _check_array(array, array.shape, "matrix")
         if array.shape == (4, 4) and not np.allclose(array[3], (0.0, 0.0, 0.0, 1.0), atol=ROUNDING):
-            raise TransformError(
-                f"the last row of the matrix is {array[3].tolist()} instead of [0, 0, 0, 1]",
-                cure="Write the matrix row by row, the translation in the last column",
-            )
+            what = f"the last row of the matrix is {array[3].tolist()} instead of [0, 0, 0, 1]"
+            raise TransformError(what, cure="Write the matrix row by row, the translation in the last column")
         return cls(_nearest_rotation(array[:3, :3]), array[:3, 3])
 
     @classmethod
@@ -81,10 +79,8 @@ class RigidTransform:
         _check_array(quaternion, (4,), "quaternion")
         norm = float(np.linalg.norm(quaternion))
         if abs(norm - 1.0) > QUATERNION_NORM_TOLERANCE:
-            raise TransformError(
-                f"the quaternion {quaternion.tolist()} has length {norm:.4g} instead of 1",
-                cure="Normalise it; a zero quaternion is a message that was never filled in",
-            )
+            what = f"the quaternion {quaternion.tolist()} has length {norm:.4g} instead of 1"
+            raise TransformError(what, cure="Normalise it; a zero quaternion is a message that was never filled in")
         return cls(_rotation_of(quaternion / norm), np.asarray(translation, dtype=np.float64))
 
     @property
@@ -139,20 +135,16 @@ def _check_array(array: NDArray[np.float64], shape: Sequence[int], name: str) ->
     if array.shape != tuple(shape):
         raise TransformError(f"{name} has shape {list(array.shape)} instead of {list(shape)}")
     if not (np.abs(array) <= LARGEST).all():
-        raise TransformError(
-            f"{name} holds NaN or numbers beyond {LARGEST:g}: {array.tolist()}",
-            cure="Drop this pose: its source (odometry, tf, poses file) had no valid estimate",
-        )
+        what = f"{name} holds NaN or numbers beyond {LARGEST:g}: {array.tolist()}"
+        raise TransformError(what, cure="Drop this pose: its source (odometry, tf, poses file) had no valid estimate")
 
 
 def _nearest_rotation(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
     """Project on the rotations (orthogonal Procrustes), refusing what is further away than rounding explains."""
     deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
     if deviation > ROUNDING:
-        raise TransformError(
-            f"the 3x3 part is not a rotation: RᵀR differs from the identity by {deviation:.3g}",
-            cure=f"Scale and shear are not rigid; at most {ROUNDING:g} is taken as rounding",
-        )
+        what = f"the 3x3 part is not a rotation: RᵀR differs from the identity by {deviation:.3g}"
+        raise TransformError(what, cure=f"Scale and shear are not rigid; at most {ROUNDING:g} is taken as rounding")
     if np.linalg.det(rotation) < 0.0:
         raise TransformError(
             "the 3x3 part is a reflection (determinant -1)", cure="Flip one axis: both frames must be right-handed"

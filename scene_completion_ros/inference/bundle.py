@@ -179,11 +179,8 @@ class StudentBundle:
             raise missing(precision, self.gpu_precisions, str(where))
         encoder = self.gpu_encoders[precision]
         if encoder.made_from != self.made_from():
-            raise BundleError(
-                "was made from another encoder or head than the bundle has",
-                where=str(where / encoder.file),
-                cure=export_cure(where, precision),
-            )
+            what = "was made from another encoder or head than the bundle has"
+            raise BundleError(what, where=str(where / encoder.file), cure=export_cure(where, precision))
         return _read_graph(where / encoder.file, encoder.sha256, export_cure(where, precision))
 
     def add_gpu_encoders(self, made: Mapping[str, tuple[bytes, GpuEncoder]]) -> "StudentBundle":
@@ -393,11 +390,9 @@ def check_image(bundle: StudentBundle, image: NDArray[np.uint8]) -> None:
     """Raise ImageError unless an image is uint8 [H, W, 3] of the canonical camera's size."""
     expected = (bundle.canonical.height, bundle.canonical.width, 3)
     if image.shape != expected or image.dtype != np.uint8:
-        raise ImageError(
-            f"is {image.dtype} {image.shape} where uint8 {expected} is needed",
-            where="canonical image",
-            cure="Resample the camera image into the canonical camera first.",
-        )
+        what = f"is {image.dtype} {image.shape} where uint8 {expected} is needed"
+        cure = "Resample the camera image into the canonical camera first."
+        raise ImageError(what, where="canonical image", cure=cure)
 
 
 def _serialised(manifest: Mapping[str, Any]) -> bytes:
@@ -420,11 +415,8 @@ def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest
     content = read_bytes(file, BundleError, cure=cure or CURE, most_bytes=largest)
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise BundleError(
-            f"sha256 is {found[:12]}…, {MANIFEST} says {expected[:12]}…: the file is damaged or was replaced",
-            where=str(file),
-            cure=cure or _FETCH,
-        )
+        what = f"sha256 is {found[:12]}…, {MANIFEST} says {expected[:12]}…: the file is damaged or was replaced"
+        raise BundleError(what, where=str(file), cure=cure or _FETCH)
     return content
 
 
@@ -432,11 +424,8 @@ def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
     """The content of an ONNX file, see `_read_checked`, refused where an engine would look for weights elsewhere."""
     content = _read_checked(file, expected, cure)
     if b"location" in content and _OTHER_FILE.search(content):
-        raise BundleError(
-            "has weights in another file, which no hash of the bundle covers",
-            where=str(file),
-            cure=cure or "Export the encoder with its weights inside.",
-        )
+        what = "has weights in another file, which no hash of the bundle covers"
+        raise BundleError(what, where=str(file), cure=cure or "Export the encoder with its weights inside.")
     return content
 
 

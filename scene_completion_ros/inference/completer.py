@@ -228,11 +228,8 @@ class Completer:
 
     def _own(self, words: FoldedVocabulary | None) -> FoldedVocabulary | None:
         if words is not None and not any(words.space is space for space in self.bundle.feature_spaces):
-            raise VocabularyError(
-                f"was prepared for another student than {self.bundle.name}",
-                where="vocabulary",
-                cure="Prepare it with the completer that uses it.",
-            )
+            what = f"was prepared for another student than {self.bundle.name}"
+            raise VocabularyError(what, where="vocabulary", cure="Prepare it with the completer that uses it.")
         return words
 
     def placed(self, grid_from_camera: RigidTransform) -> "Completer":
@@ -266,11 +263,8 @@ class Completer:
                 volume_from_camera=self._volume_from_camera,
             )
         except MemoryError as error:
-            raise GridError(
-                f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels",
-                where="grid",
-                cure="Take larger voxels, or a smaller part of the space",
-            ) from error
+            what = f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels"
+            raise GridError(what, where="grid", cure="Take larger voxels, or a smaller part of the space") from error
         self.in_view: NDArray[np.bool_] = prepared.query.in_view
         self._query: SceneQuery = (
             self._encoder.scene_query(prepared)

@@ -129,11 +129,9 @@ def check_feature_spaces(spaces: Sequence[FeatureSpace], label_hidden: int) -> N
     for i, space in enumerate(spaces):
         where = f"{FIELD}.{space.name}"
         if not label_hidden or space.weight.shape[1] != label_hidden:
-            raise BundleError(
-                f"reads {space.weight.shape[1]} label units, the head has {label_hidden or 'none'}",
-                where=where,
-                cure="A space belongs to the label units that it was trained on: export it with them.",
-            )
+            what = f"reads {space.weight.shape[1]} label units, the head has {label_hidden or 'none'}"
+            cure = "A space belongs to the label units that it was trained on: export it with them."
+            raise BundleError(what, where=where, cure=cure)
         if space.name in (other.name for other in spaces[:i]):
             raise BundleError("comes twice", where=where, cure=CURE)
     if len(spaces) > MOST_SPACES:

@@ -203,33 +203,21 @@ def expected_shapes(
 def _check(tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
     for name in _SIZES:
         if name in tensors and name not in expected:
-            raise BundleError(
-                "belongs to labels, but no head.label_hidden says how many units they have",
-                where=f"{where}: tensor {name}",
-                cure=CURE,
-            )
+            what = "belongs to labels, but no head.label_hidden says how many units they have"
+            raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
     for part, names in (("prior", _OF_PRIOR), ("volume", _OF_VOLUME)):
         thing = "place prior" if part == "prior" else part
         for name in (f"{part}_{name}" for name in names):
             if name in tensors and name not in expected:
-                raise BundleError(
-                    f"belongs to a {thing}, but no head.{part}_knots says how large that is",
-                    where=f"{where}: tensor {name}",
-                    cure=CURE,
-                )
+                what = f"belongs to a {thing}, but no head.{part}_knots says how large that is"
+                raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
     for name, shape in expected.items():
         if name not in tensors:
             raise BundleError("is missing", where=f"{where}: tensor {name}", cure=CURE)
         tensor = tensors[name]
         if tensor.dtype != np.float32 or tensor.shape != shape:
-            raise BundleError(
-                f"is {tensor.dtype} {tensor.shape} where float32 {shape} is needed{_SIZES.get(name, '')}",
-                where=f"{where}: tensor {name}",
-                cure=CURE,
-            )
+            what = f"is {tensor.dtype} {tensor.shape} where float32 {shape} is needed{_SIZES.get(name, '')}"
+            raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
         if not np.all(np.abs(tensor) <= LARGEST_WEIGHT):
-            raise BundleError(
-                f"holds NaN, or values beyond {LARGEST_WEIGHT:g}",
-                where=f"{where}: tensor {name}",
-                cure="The training diverged: export again.",
-            )
+            what = f"holds NaN, or values beyond {LARGEST_WEIGHT:g}"
+            raise BundleError(what, where=f"{where}: tensor {name}", cure="The training diverged: export again.")

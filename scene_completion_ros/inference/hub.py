@@ -53,17 +53,12 @@ def fetch(named: str | Path) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise BundleError(
-            f"needs the package huggingface-hub ({error})",
-            where=str(named),
-            cure="pip install 'scene_completion_ros[hub]', or name a folder.",
-        ) from error
+        cure = "pip install 'scene_completion_ros[hub]', or name a folder."
+        raise BundleError(f"needs the package huggingface-hub ({error})", where=str(named), cure=cure) from error
     try:
         return Path(snapshot_download(name.repository, revision=name.revision or None, allow_patterns=list(FILES)))
     except Exception as error:  # the client's generations raise the errors of three different HTTP libraries
         said = " ".join(str(error).split())[:300].rstrip(".")
-        raise BundleError(
-            f"the hub does not give it ({type(error).__name__}: {said})",
-            where=str(named),
-            cure="Check the name and the network; for a private one, log in with: hf auth login, or set HF_TOKEN.",
-        ) from error
+        what = f"the hub does not give it ({type(error).__name__}: {said})"
+        cure = "Check the name and the network; for a private one, log in with: hf auth login, or set HF_TOKEN."
+        raise BundleError(what, where=str(named), cure=cure) from error

@@ -60,11 +60,8 @@ def own_student(named: str | Path) -> StudentBundle:
     """
     bundle = open_student(named)
     if is_hub_name(named):
-        raise BundleError(
-            f"the command does not change what the hub's client has fetched into {bundle.folder}",
-            where=str(named),
-            cure="Copy it (cp -rL) into a folder of your own, and name that one.",
-        )
+        what = f"the command does not change what the hub's client has fetched into {bundle.folder}"
+        raise BundleError(what, where=str(named), cure="Copy it (cp -rL) into a folder of your own, and name that one.")
     return bundle
 
 

@@ -251,11 +251,8 @@ class TextBank:
         stored = np.frombuffer(tensor["data"], dtype="<f2").reshape(tensor["shape"]).astype(np.float16)
         bank = cls(**parsed, stored=stored, where=where)
         if bank.sha256 != expected:
-            raise VocabularyError(
-                f"sha256 is {bank.sha256[:12]}…, the file says {shown(expected[:12])}…: it is damaged or was changed",
-                where=where,
-                cure=_CURE,
-            )
+            what = f"sha256 is {bank.sha256[:12]}…, the file says {shown(expected[:12])}…: it is damaged or was changed"
+            raise VocabularyError(what, where=where, cure=_CURE)
         return bank
 
     def _rows_of(self, phrases: Sequence[str]) -> list[int]:
@@ -263,11 +260,8 @@ class TextBank:
         if unknown:
             suggestions = "; ".join(self._near(phrase) for phrase in unknown[:_SUGGESTED])
             more = f"; and {len(unknown) - _SUGGESTED} more" if len(unknown) > _SUGGESTED else ""
-            raise VocabularyError(
-                f"does not hold {suggestions}{more}",
-                where=self.where,
-                cure="Use a phrase that it holds, or make a bank with yours with: scene-completion vocabulary",
-            )
+            cure = "Use a phrase that it holds, or make a bank with yours with: scene-completion vocabulary"
+            raise VocabularyError(f"does not hold {suggestions}{more}", where=self.where, cure=cure)
         return [self._row_of[phrase] for phrase in phrases]
 
     def _near(self, phrase: str) -> str:
@@ -312,11 +306,8 @@ class TextBank:
         for name, phrases in phrases_of.items():
             for phrase in phrases:
                 if class_of.setdefault(phrase, name) != name:
-                    raise VocabularyError(
-                        f"{shown(phrase)} stands for {shown(class_of[phrase])} and for {shown(name)}",
-                        where="vocabulary",
-                        cure="Give it to one of them.",
-                    )
+                    what = f"{shown(phrase)} stands for {shown(class_of[phrase])} and for {shown(name)}"
+                    raise VocabularyError(what, where="vocabulary", cure="Give it to one of them.")
         rows, group = [], []
         for number, phrases in enumerate(phrases_of.values()):
             of_class = self.rows(phrases)
@@ -346,22 +337,17 @@ class TextBank:
         other phrase to tell them from.
         """
         if len(phrases) > MOST_ASKED:
-            raise VocabularyError(
-                f"{len(phrases)} phrases, where at most {MOST_ASKED} can be looked for at a time",
-                where="query",
-                cure="Ask for fewer; a vocabulary may have more.",
-            )
+            what = f"{len(phrases)} phrases, where at most {MOST_ASKED} can be looked for at a time"
+            raise VocabularyError(what, where="query", cure="Ask for fewer; a vocabulary may have more.")
         queried = self.vocabulary(phrases, margin=0.0)
         rows = queried.rows[queried.group != BACKGROUND]
         general = self.rows(tuple(background or self.phrases)).astype(np.float64)
         mean = general.mean(axis=0)
         common = float(np.linalg.norm(mean))
         if common < 1e-6 or (background is None and len(np.unique(general, axis=0)) < 2):
-            raise VocabularyError(
-                "nothing is left to tell the phrases from",
-                where=f"{self.where}: background",
-                cure="Make a bank with further phrases, or with a background.",
-            )
+            what = "nothing is left to tell the phrases from"
+            cure = "Make a bank with further phrases, or with a background."
+            raise VocabularyError(what, where=f"{self.where}: background", cure=cure)
         known = self.rows([phrase for proposed in self.classes for phrase in proposed.phrases] or self.phrases)
         group = queried.group[queried.group != BACKGROUND]
         reach = [self._reach(rows[group == number], mean, known) for number in range(len(queried.names))]
@@ -406,11 +392,8 @@ def _check_count(classes: int, rows: int) -> None:
     if not classes:
         raise VocabularyError("is empty", where="vocabulary", cure="Name at least one phrase.")
     if classes > MOST_CLASSES or rows > MOST_ROWS:
-        raise VocabularyError(
-            f"has {classes} classes and {rows} phrases, where at most {MOST_CLASSES} and {MOST_ROWS} are possible",
-            where="vocabulary",
-            cure="Name fewer, or group phrases into classes.",
-        )
+        what = f"has {classes} classes and {rows} phrases, where at most {MOST_CLASSES} and {MOST_ROWS} are possible"
+        raise VocabularyError(what, where="vocabulary", cure="Name fewer, or group phrases into classes.")
 
 
 def _check_phrases_of_class(phrases: Sequence[str], where: str) -> None:
@@ -421,11 +404,8 @@ def _check_phrases_of_class(phrases: Sequence[str], where: str) -> None:
 
 def _check_shape(shape: tuple[int, ...], phrases: int, where: str) -> None:
     if len(shape) != 2 or shape[0] != phrases or not phrases or not 1 <= shape[1] <= LARGEST_DIMENSION:
-        raise VocabularyError(
-            f"has shape {shape} where [{phrases or 'at least 1'}, 1..{LARGEST_DIMENSION}] is needed, a row a phrase",
-            where=f"{where}: {EMBEDDINGS}",
-            cure=_CURE,
-        )
+        what = f"has shape {shape} where [{phrases or 'at least 1'}, 1..{LARGEST_DIMENSION}] is needed, a row a phrase"
+        raise VocabularyError(what, where=f"{where}: {EMBEDDINGS}", cure=_CURE)
 
 
 def _parse(fields: JsonObject) -> dict[str, Any]:

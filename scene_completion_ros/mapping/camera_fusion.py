@@ -92,11 +92,8 @@ def fuse_views(
     first = views[0]
     for view in views[1:]:
         if view.grid != first.grid or view.class_names != first.class_names:
-            raise GridError(
-                "views on different grids or of different classes cannot be fused",
-                where="fuse_views",
-                cure="Complete them with one bundle and one grid",
-            )
+            what = "views on different grids or of different classes cannot be fused"
+            raise GridError(what, where="fuse_views", cure="Complete them with one bundle and one grid")
     stamp_ns = min(view.stamp_ns for view in views)
     if len(views) == 1:
         return first, probabilities[0]

@@ -35,11 +35,8 @@ def voxels_to_bytes(voxels: SemanticVoxels) -> NDArray[np.uint8]:
         GridError: There are more classes than a byte can hold.
     """
     if len(voxels.class_names) > _LARGEST_LABEL + 1:
-        raise GridError(
-            f"{len(voxels.class_names)} classes where a byte of the dense grid holds at most {_LARGEST_LABEL + 1}",
-            where="voxel grid",
-            cure="Read the labels from the point cloud of the voxels",
-        )
+        what = f"{len(voxels.class_names)} classes where a byte of the dense grid holds at most {_LARGEST_LABEL + 1}"
+        raise GridError(what, where="voxel grid", cure="Read the labels from the point cloud of the voxels")
     dense = voxels.state.copy()
     dense[tuple(voxels.index.T)] += 2 * voxels.label
     return dense

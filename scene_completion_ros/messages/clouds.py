@@ -51,17 +51,11 @@ def coordinates(message: Any) -> list[NDArray[Any]]:
     if height * width == 0:
         return [np.zeros((0, 0), dtype=np.float32)] * 3
     if point_step <= 0 or row_step < point_step * width or data.size < row_step * (height - 1) + point_step * width:
-        raise BagError(
-            f"too little data ({data.size} bytes; {height}x{width} points of {point_step} bytes, rows of {row_step})",
-            where="PointCloud2, field data",
-            cure="The message was cut short or its header is wrong",
-        )
+        what = f"too little data ({data.size} bytes; {height}x{width} points of {point_step} bytes, rows of {row_step})"
+        raise BagError(what, where="PointCloud2, field data", cure="The message was cut short or its header is wrong")
     if any(offset + np.dtype(kind).itemsize > point_step for offset, kind in zip(offsets, formats, strict=True)):
-        raise BagError(
-            f"offsets {offsets} leave a point of {point_step} bytes",
-            where="PointCloud2, field fields",
-            cure="Check the driver that published it",
-        )
+        what = f"offsets {offsets} leave a point of {point_step} bytes"
+        raise BagError(what, where="PointCloud2, field fields", cure="Check the driver that published it")
     strides = (row_step, point_step)
     return [
         np.ndarray((height, width), kind, buffer=data, offset=offset, strides=strides)

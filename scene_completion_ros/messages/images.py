@@ -136,11 +136,8 @@ def _encoding_of(message: Any) -> Encoding:
             f"unknown encoding {name!r}", where="image", cure=f"Publish one of {', '.join(sorted(ENCODINGS))}"
         )
     if encoding.layout == "yuv422" and int(message.width) % 2:
-        raise ImageError(
-            f"an image of {message.width} pixels in a row, but two of {name} share their colours",
-            where="image",
-            cure="Check the driver that published it",
-        )
+        what = f"an image of {message.width} pixels in a row, but two of {name} share their colours"
+        raise ImageError(what, where="image", cure="Check the driver that published it")
     return encoding
 
 
@@ -156,11 +153,8 @@ def _pixels(message: Any, channels: int, dtype: str) -> NDArray[Any]:
             f"it is empty: {width}x{height} pixels", where="image", cure="Check the driver that published it"
         )
     if step < row:
-        raise ImageError(
-            f"step is {step} bytes, but a row of {width} {message.encoding} pixels needs {row}",
-            where="image",
-            cure="Check the driver that published it",
-        )
+        what = f"step is {step} bytes, but a row of {width} {message.encoding} pixels needs {row}"
+        raise ImageError(what, where="image", cure="Check the driver that published it")
     if data.size < step * (height - 1) + row:  # the padding of the last row may be missing
         raise ImageError(
             f"{data.size} bytes of data, but {width}x{height} {message.encoding} with step {step} needs "
@@ -191,11 +185,8 @@ def _nv_planes(message: Any) -> NDArray[np.uint8]:
         for rows in (height * 3 // 2, height):
             if rows > 0 and rows % 3 == 0 and data.size >= step * (rows - 1) + width:
                 return np.ndarray((rows, width), np.uint8, buffer=data, strides=(step, 1))
-    raise ImageError(
-        f"{data.size} bytes of data do not fit {width}x{height} {message.encoding} with step {step}",
-        where="image",
-        cure="Expected even sizes and height * 3 / 2 rows",
-    )
+    what = f"{data.size} bytes of data do not fit {width}x{height} {message.encoding} with step {step}"
+    raise ImageError(what, where="image", cure="Expected even sizes and height * 3 / 2 rows")
 
 
 def _picture_format(message: Any) -> str:

@@ -68,11 +68,8 @@ class TransformBuffer(TransformTree):
         try:
             return self.find(target, source, stamp_ns, max_gap_ns=max_gap_ns)
         except NoTransformError as error:
-            raise BagError(
-                error.what,
-                where=error.where or "/tf, /tf_static",
-                cure=f"{error.cure}. Record them for the whole drive",
-            ) from None
+            cure = f"{error.cure}. Record them for the whole drive"
+            raise BagError(error.what, where=error.where or "/tf, /tf_static", cure=cure) from None
 
     def _parse(self, translation: Any, rotation: Any, name: str) -> RigidTransform | None:
         position = np.array([translation.x, translation.y, translation.z], dtype=np.float64)

@@ -53,11 +53,8 @@ class RequestedWords:
 def check_phrase(text: object, where: str) -> None:
     """Raise VocabularyError where something is no phrase."""
     if not (isinstance(text, str) and text == text.strip() and text.isprintable() and 0 < len(text) <= LONGEST_PHRASE):
-        raise VocabularyError(
-            f"{shown(text)} is no text of 1 to {LONGEST_PHRASE} printable characters without spaces around it",
-            where=where,
-            cure="Write it again.",
-        )
+        what = f"{shown(text)} is no text of 1 to {LONGEST_PHRASE} printable characters without spaces around it"
+        raise VocabularyError(what, where=where, cure="Write it again.")
 
 
 def check_phrases(texts: Sequence[object], where: str, *, forbidden: str | None = None) -> None:
@@ -185,19 +182,13 @@ def _given(content: Mapping[str, Any], where: str) -> GivenEmbeddings | None:
     if not isinstance(embeddings, dict) or not embeddings:
         raise VocabularyError("is no object with embeddings by phrase", where=f"{where}: embeddings", cure=_MEANT)
     if not isinstance(encoder, dict) or [type(encoder.get(name)) for name in ("id", "sha256")] != [str, str]:
-        raise VocabularyError(
-            f"{shown(encoder)} does not say the id and the sha256 of the encoder",
-            where=f"{where}: encoder",
-            cure=_MEANT,
-        )
+        what = f"{shown(encoder)} does not say the id and the sha256 of the encoder"
+        raise VocabularyError(what, where=f"{where}: encoder", cure=_MEANT)
     rows = [_row(text, f"{where}: embeddings: {shown(phrase)}") for phrase, text in embeddings.items()]
     sizes = sorted({row.size for row in rows})
     if len(sizes) > 1:
-        raise VocabularyError(
-            f"they differ in length, {sizes[0]} to {sizes[-1]} numbers",
-            where=f"{where}: embeddings",
-            cure="Take one encoder",
-        )
+        what = f"they differ in length, {sizes[0]} to {sizes[-1]} numbers"
+        raise VocabularyError(what, where=f"{where}: embeddings", cure="Take one encoder")
     return GivenEmbeddings(encoder["id"], encoder["sha256"], tuple(embeddings), np.stack(rows))
 
 

@@ -327,8 +327,6 @@ def _check_ignored(parameters: NodeParameters, class_names: tuple[str, ...]) -> 
 
 def _check_band(parameters: NodeParameters) -> None:
     if parameters.obstacle_min_height > parameters.obstacle_max_height:
-        raise SceneCompletionError(
-            f"{parameters.obstacle_min_height} m is above {parameters.obstacle_max_height} m",
-            where="parameters obstacle.min_height, obstacle.max_height",
-            cure="Take a lowest height below the largest",
-        )
+        what = f"{parameters.obstacle_min_height} m is above {parameters.obstacle_max_height} m"
+        cure = "Take a lowest height below the largest"
+        raise SceneCompletionError(what, where="parameters obstacle.min_height, obstacle.max_height", cure=cure)

@@ -77,10 +77,8 @@ def join_graph(make_node: Callable[[Any], Any], arguments: Sequence[str] | None 
         raise
     except Exception as error:  # rclpy's have no common base class
         context.try_shutdown()
-        raise SceneCompletionError(
-            f"ROS 2 does not start ({error})",
-            cure="Check what follows --ros-args and the variables ROS_*; ROS_LOG_DIR names a folder for the log",
-        ) from error
+        cure = "Check what follows --ros-args and the variables ROS_*; ROS_LOG_DIR names a folder for the log"
+        raise SceneCompletionError(f"ROS 2 does not start ({error})", cure=cure) from error
 
 
 def middleware_of_a_node(name: str) -> str:

@@ -140,11 +140,8 @@ def with_tables(page: str) -> str:
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in after or END in after:
-        raise SceneCompletionError(
-            "does not have the markers of the tables once each",
-            where=str(NODE_PAGE),
-            cure=f"Write {BEGIN} and {END} into it",
-        )
+        what = "does not have the markers of the tables once each"
+        raise SceneCompletionError(what, where=str(NODE_PAGE), cure=f"Write {BEGIN} and {END} into it")
     return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
 
 

@@ -47,11 +47,9 @@ def message_class(kind: str, topic: str) -> Any:
     try:
         return getattr(import_module(f"{package}.msg"), name)
     except (ImportError, AttributeError):
-        raise SceneCompletionError(
-            f"messages of type {kind} are not installed",
-            where=f"topic {topic}",
-            cure=f"Install the package {package}, or leave the topic out",
-        ) from None
+        what = f"messages of type {kind} are not installed"
+        cure = f"Install the package {package}, or leave the topic out"
+        raise SceneCompletionError(what, where=f"topic {topic}", cure=cure) from None
 
 
 def stamp_nanoseconds(stamp: Any) -> int:

@@ -70,11 +70,8 @@ class RecordedTruth:
             except SceneCompletionError:  # another layout
                 continue
             return topic
-        raise BagError(
-            "no topic with published voxels",
-            where=str(self._reader.path),
-            cure="Name the folder bag/ of an earlier replay, or a folder with ground truth",
-        )
+        cure = "Name the folder bag/ of an earlier replay, or a folder with ground truth"
+        raise BagError("no topic with published voxels", where=str(self._reader.path), cure=cure)
 
     def _read(self, topic: str) -> Iterator[_Cloud]:
         for recorded in self._reader.messages([topic]):

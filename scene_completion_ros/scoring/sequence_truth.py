@@ -36,11 +36,9 @@ class SequenceTruth:
         known = {name for frame in self.sequence.frames for name in frame.assets}
         voxels = any(holds_voxels(self.sequence, index) for index in range(len(self.sequence)))
         if not (voxels or known & {"depth", "lidar"}):
-            raise SequenceError(
-                f"no ground truth among its assets ({', '.join(sorted(known)) or 'none'})",
-                where=str(root),
-                cure="Write voxel_label with voxel_flags, ssc_label with ssc_invalid, depth or lidar",
-            )
+            what = f"no ground truth among its assets ({', '.join(sorted(known)) or 'none'})"
+            cure = "Write voxel_label with voxel_flags, ssc_label with ssc_invalid, depth or lidar"
+            raise SequenceError(what, where=str(root), cure=cure)
 
     def check_times(self, start_ns: int, end_ns: int) -> None:
         """Refuse a folder of which no frame lies in the time of the recording.

@@ -45,11 +45,8 @@ class RecordedMessage:
             for recorded in found:
                 if recorded.occurrence == self.occurrence:
                     return recorded.message
-        raise BagError(
-            f"no message {self.occurrence} of {self.topic} at bag time {self.bag_stamp_ns} ns",
-            where=str(self.path),
-            cure="The bag was changed since the sequence was made from it",
-        )
+        what = f"no message {self.occurrence} of {self.topic} at bag time {self.bag_stamp_ns} ns"
+        raise BagError(what, where=str(self.path), cure="The bag was changed since the sequence was made from it")
 
 
 @dataclass(frozen=True)
@@ -88,11 +85,8 @@ def list_clouds(reader: BagReader, lidar_topic: str | None) -> list[tuple[int, s
     topics = reader.topics_of_type(CLOUD_TYPE)
     if lidar_topic is not None:
         if lidar_topic not in topics:
-            raise BagError(
-                f"no PointCloud2 topic {lidar_topic!r}",
-                where=str(reader.path),
-                cure=f"Name one of: {', '.join(topics) or 'none'}",
-            )
+            what = f"no PointCloud2 topic {lidar_topic!r}"
+            raise BagError(what, where=str(reader.path), cure=f"Name one of: {', '.join(topics) or 'none'}")
         topics = [lidar_topic]
     if len(topics) != 1:
         return []

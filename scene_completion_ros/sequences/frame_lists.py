@@ -40,11 +40,8 @@ def read_frame_list(path: Path | str) -> list[ListedFrame]:
         words = line.split()
         side = words[2] if len(words) == 3 else SIDES[0]
         if len(words) != columns or not words[1].isdigit() or side not in SIDES:
-            raise SequenceError(
-                f"not `drive frame side`: {line[:80]!r}",
-                where=f"{path}, line {number}",
-                cure="Expected a line like `2013_05_28_drive_0000_sync 0000000386 l`",
-            )
+            cure = "Expected a line like `2013_05_28_drive_0000_sync 0000000386 l`"
+            raise SequenceError(f"not `drive frame side`: {line[:80]!r}", where=f"{path}, line {number}", cure=cure)
         listed.append(ListedFrame(words[0], int(words[1]), side))
     if not listed:
         raise SequenceError("frame list is empty", where=str(path), cure="Name another list")

@@ -115,11 +115,8 @@ def kitti_odometry(
 def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> None:
     """Raise SequenceError where a file with a line for each frame ends before the last frame that has an image."""
     if len(values) <= last:
-        raise SequenceError(
-            f"{len(values)} {what}, but images up to frame {last}",
-            where=str(path),
-            cure=f"Every image needs its {what} on line (number + 1): restore the file",
-        )
+        cure = f"Every image needs its {what} on line (number + 1): restore the file"
+        raise SequenceError(f"{len(values)} {what}, but images up to frame {last}", where=str(path), cure=cure)
 
 
 def read_kitti_poses(path: Path) -> list[RigidTransform]:
@@ -136,11 +133,9 @@ def read_kitti_poses(path: Path) -> list[RigidTransform]:
         except ValueError:
             raise SequenceError(f"not numbers: {line[:60]!r}", where=where, cure="Expected 12 numbers") from None
         if values.size != 12 or not np.isfinite(values).all():
-            raise SequenceError(
-                f"{values.size} numbers, {int((~np.isfinite(values)).sum())} of them not finite",
-                where=where,
-                cure="Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix",
-            )
+            what = f"{values.size} numbers, {int((~np.isfinite(values)).sum())} of them not finite"
+            cure = "Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix"
+            raise SequenceError(what, where=where, cure=cure)
         try:
             poses.append(RigidTransform.from_matrix(values.reshape(3, 4)))
         except Exception as error:
@@ -277,11 +272,8 @@ def _default_pose_file(root: Path) -> Path:
     for candidate in (root / "poses.txt", root / "poses_gt.txt", official):
         if candidate.is_file():
             return candidate
-    raise SequenceError(
-        "no poses.txt or poses_gt.txt",
-        where=str(root),
-        cure=f"Name the pose file, or unpack KITTI's poses to {official}",
-    )
+    what = "no poses.txt or poses_gt.txt"
+    raise SequenceError(what, where=str(root), cure=f"Name the pose file, or unpack KITTI's poses to {official}")
 
 
 def numbered_images(folder: Path) -> dict[int, Path]:

@@ -73,11 +73,9 @@ def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None, label
         raise SequenceError("no images", where=str(images_root), cure=f"Unpack some of {list(IMAGE_FOLDERS.values())}")
     images = {name: numbered_images(images_root / IMAGE_FOLDERS[name]) for name in chosen}
     if any(len(path.stem) == SSCBENCH_DIGITS for found in images.values() for path in found.values()):
-        raise SequenceError(
-            "images numbered as SSCBench numbers them, which belong to other poses",
-            where=str(images_root),
-            cure="Unpack KITTI-360's own images, with numbers of ten digits, and leave SSCBench's labels beside them",
-        )
+        what = "images numbered as SSCBench numbers them, which belong to other poses"
+        cure = "Unpack KITTI-360's own images, with numbers of ten digits, and leave SSCBench's labels beside them"
+        raise SequenceError(what, where=str(images_root), cure=cure)
     models, rig_from_camera, rig_from_sensor = read_kitti360_rig(root / "calibration", chosen)
     pose_folder = (Path(poses) if poses else root / "data_poses") / drive
     world_from_rig, source = _poses(pose_folder, rig_from_sensor["imu"])

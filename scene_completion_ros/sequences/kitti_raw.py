@@ -51,11 +51,8 @@ def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None, poses
     root = Path(folder)
     chosen = list(cameras) if cameras is not None else [name for name in CAMERAS if (root / name / "data").is_dir()]
     if not chosen or not set(chosen) <= set(CAMERAS):
-        raise SequenceError(
-            f"{chosen or 'none'} are not cameras of a KITTI raw drive",
-            where=str(root),
-            cure=f"Name a drive with some of {list(CAMERAS)}",
-        )
+        what = f"{chosen or 'none'} are not cameras of a KITTI raw drive"
+        raise SequenceError(what, where=str(root), cure=f"Name a drive with some of {list(CAMERAS)}")
     images = {name: numbered_images(root / name / "data") for name in chosen}
     listed = None if poses in (None, UNKNOWN_POSES) else _listed_poses(Path(str(poses)), root.resolve())
     numbers, provenance = complete_frames(images, listed, str(root))
@@ -95,11 +92,8 @@ def complete_frames(
     asked = set().union(*images.values()) if wanted is None else set(wanted)
     complete = asked.intersection(*(set(numbers) for numbers in images.values()))
     if not complete:
-        raise SequenceError(
-            f"none of {len(asked)} frames has an image of all of {sorted(images)}",
-            where=where,
-            cure="Unpack the images of this drive, or name other cameras or frames",
-        )
+        what = f"none of {len(asked)} frames has an image of all of {sorted(images)}"
+        raise SequenceError(what, where=where, cure="Unpack the images of this drive, or name other cameras or frames")
     missing = sorted(asked - complete)
     return sorted(complete), {"missing_images": missing} if missing else {}
 

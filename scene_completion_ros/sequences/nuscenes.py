@@ -45,11 +45,8 @@ def nuscenes(scene: Path | str, *, poses: str | None = None) -> PosedSequence:
         token = {row["name"]: row["token"] for row in _table(tables, "scene")}
         if name not in token:
             known = sorted(map(str, token))
-            raise SequenceError(
-                f"no scene {shown(name)}",
-                where=str(tables / "scene.json"),
-                cure=f"Name one of {len(known)} scenes, such as {', '.join(known[:5])}",
-            )
+            cure = f"Name one of {len(known)} scenes, such as {', '.join(known[:5])}"
+            raise SequenceError(f"no scene {shown(name)}", where=str(tables / "scene.json"), cure=cure)
         return _sequence(tables, name, str(token[name]), unrelated=poses == UNKNOWN_POSES)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise SequenceError(
@@ -77,11 +74,8 @@ def _sequence(tables: Path, name: str, scene: str, *, unrelated: bool) -> PosedS
         pose = RigidTransform.identity() if unrelated else world_from_rig
         frames.append(Frame(int(front["timestamp"]) * 1000, {FRONT: picture}, pose, assets))
     if not frames:
-        raise SequenceError(
-            f"none of {missing} keyframes has a picture of {FRONT}",
-            where=where,
-            cure="Unpack samples/CAM_FRONT beside the tables",
-        )
+        what = f"none of {missing} keyframes has a picture of {FRONT}"
+        raise SequenceError(what, where=where, cure="Unpack samples/CAM_FRONT beside the tables")
     (fx, _, cx), (_, fy, cy), _ = sensors[FRONT]["camera_intrinsic"]
     return PosedSequence(
         name=name,

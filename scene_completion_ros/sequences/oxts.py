@@ -28,11 +28,8 @@ def read_oxts(path: Path) -> NDArray[np.float64]:
     except ValueError:
         values = np.zeros(0)
     if values.size != _FIELDS or not np.isfinite(values[:6]).all():
-        raise SequenceError(
-            f"no packet of {_FIELDS} numbers with finite position and angles: {text[:60]!r}",
-            where=str(path),
-            cure="Restore the file from the data set",
-        )
+        what = f"no packet of {_FIELDS} numbers with finite position and angles: {text[:60]!r}"
+        raise SequenceError(what, where=str(path), cure="Restore the file from the data set")
     return values[:6]
 
 

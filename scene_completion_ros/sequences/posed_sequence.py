@@ -78,22 +78,17 @@ class PosedSequence:
         if not self.cameras:
             raise SequenceError("sequence has no camera", where=self.name, cure="Name at least one camera")
         if set(self.cameras) != set(self.rig_from_camera):
-            raise SequenceError(
-                f"cameras {sorted(self.cameras)} but poses in the rig for {sorted(self.rig_from_camera)}",
-                where=self.name,
-                cure="Give rig_from_camera for exactly the cameras of the sequence",
-            )
+            what = f"cameras {sorted(self.cameras)} but poses in the rig for {sorted(self.rig_from_camera)}"
+            cure = "Give rig_from_camera for exactly the cameras of the sequence"
+            raise SequenceError(what, where=self.name, cure=cure)
         if not self.frames:
             raise SequenceError("sequence has no frame", where=self.name, cure="Check that its source holds images")
         previous: int | None = None
         for index, frame in enumerate(self.frames):
             where = f"{self.name}, frame {index}"
             if previous is not None and frame.stamp_ns <= previous:
-                raise SequenceError(
-                    f"stamp {frame.stamp_ns} ns does not follow {previous} ns",
-                    where=where,
-                    cure="Sort the frames by time and drop repeated stamps",
-                )
+                what = f"stamp {frame.stamp_ns} ns does not follow {previous} ns"
+                raise SequenceError(what, where=where, cure="Sort the frames by time and drop repeated stamps")
             previous = frame.stamp_ns
             if unknown := set(frame.images) - set(self.cameras):
                 raise SequenceError(
@@ -153,11 +148,8 @@ class PosedSequence:
         """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise SequenceError(
-                "folder is not empty",
-                where=str(folder),
-                cure="Name a new folder: nothing already written is overwritten",
-            )
+            cure = "Name a new folder: nothing already written is overwritten"
+            raise SequenceError("folder is not empty", where=str(folder), cure=cure)
         folder.mkdir(parents=True, exist_ok=True)
         folder_of = _folder_names([*self.cameras, *(name for frame in self.frames for name in frame.assets)])
         entries = []
@@ -209,11 +201,8 @@ class PosedSequence:
             a, b, c = (int(value) for value in stored["shape"])
             return VoxelGrid((x, y, z), float(stored["voxel_size"]), (a, b, c))
         except (KeyError, TypeError, ValueError, OverflowError, GridError) as error:
-            raise SequenceError(
-                f"provenance.voxel_grid is {shown(stored)}",
-                where=self.name,
-                cure="Voxels need origin, voxel_size and shape there: write the sequence again",
-            ) from error
+            cure = "Voxels need origin, voxel_size and shape there: write the sequence again"
+            raise SequenceError(f"provenance.voxel_grid is {shown(stored)}", where=self.name, cure=cure) from error
 
     def grid_from_camera(self) -> RigidTransform:
         """Pose of the camera's optical frame in `voxel_grid`; a grid of which nothing is said turns with the camera.
@@ -227,11 +216,8 @@ class PosedSequence:
         try:
             return RigidTransform.from_matrix(np.array(stored, np.float64))
         except (TypeError, ValueError, SceneCompletionError) as error:
-            raise SequenceError(
-                f"provenance.voxel_grid.grid_from_camera is {shown(stored)}",
-                where=self.name,
-                cure="Write the sequence again",
-            ) from error
+            what = f"provenance.voxel_grid.grid_from_camera is {shown(stored)}"
+            raise SequenceError(what, where=self.name, cure="Write the sequence again") from error
 
     @staticmethod
     def load(folder: Path | str) -> "PosedSequence":
@@ -275,11 +261,8 @@ def _check_version(version: object, index: Path) -> None:
     if version == SCHEMA_VERSION:
         return
     newer = isinstance(version, int) and version > SCHEMA_VERSION
-    raise SequenceError(
-        f"schema_version is {shown(version)}, this program reads {SCHEMA_VERSION}",
-        where=str(index),
-        cure="Update scene_completion_ros" if newer else _AGAIN,
-    )
+    what = f"schema_version is {shown(version)}, this program reads {SCHEMA_VERSION}"
+    raise SequenceError(what, where=str(index), cure="Update scene_completion_ros" if newer else _AGAIN)
 
 
 def _frame_from_json(entry: Any, folder: Path, where: str) -> Frame:

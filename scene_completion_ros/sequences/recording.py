@@ -80,11 +80,9 @@ class Recording:
         by_projection = _rig_from_camera_by_projection(reader, self.topics[self.first_camera], topic)
         if frame_id == self.rig_frame:
             if by_projection is None:
-                raise BagError(
-                    f"two cameras in one frame {self.rig_frame!r}, and field p of their CameraInfo gives no baseline",
-                    where=f"{reader.path}, topic {topic}",
-                    cure="Give each camera its own frame in /tf_static, or publish P of the stereo calibration",
-                )
+                what = f"two cameras in one frame {self.rig_frame!r}, and field p of their CameraInfo gives no baseline"
+                cure = "Give each camera its own frame in /tf_static, or publish P of the stereo calibration"
+                raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure)
             return by_projection
         if not buffer.has_path(self.rig_frame, frame_id) and by_projection is not None:
             return by_projection
@@ -149,11 +147,8 @@ def choose_topics(reader: BagReader, named: Sequence[str] | None, calibrated: Ma
     if named is not None:
         chosen = [reader.choose_image_topic(name) for name in named]
         if len(set(chosen)) != len(chosen) or not chosen:
-            raise BagError(
-                f"{list(named)} names no image topic, or one of them twice",
-                where=str(reader.path),
-                cure="Name each once",
-            )
+            what = f"{list(named)} names no image topic, or one of them twice"
+            raise BagError(what, where=str(reader.path), cure="Name each once")
         return chosen
     found = reader.image_topics()
     single = [topic for topic in found if f"{topic}/compressed" not in found]
@@ -194,11 +189,9 @@ def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Str
     camera = reader.camera_for(topic) if calibration is None else read_camera(calibration)
     images, frame_ids = _images(reader, topic)
     if len(frame_ids) > 1 or not next(iter(frame_ids)):
-        raise BagError(
-            f"field header.frame_id of the images is {sorted(frame_ids)}",
-            where=f"{reader.path}, topic {topic}",
-            cure="Images of one camera need one frame name that is not empty",
-        )
+        what = f"field header.frame_id of the images is {sorted(frame_ids)}"
+        cure = "Images of one camera need one frame name that is not empty"
+        raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure)
     return _Stream(camera, frame_ids.pop(), images)
 
 

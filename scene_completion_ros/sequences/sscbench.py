@@ -54,11 +54,9 @@ def label_files(folder: Path, posed: Sequence[int]) -> dict[int, Path]:
             "S4C's voxel_gt",
         )
     if (last := max(files)) >= len(posed):
-        raise SequenceError(
-            f"labels up to number {last}, but the drive has {len(posed)} poses",
-            where=str(folder),
-            cure="Put the labels of this drive there, and KITTI-360's own poses.txt into data_poses",
-        )
+        what = f"labels up to number {last}, but the drive has {len(posed)} poses"
+        cure = "Put the labels of this drive there, and KITTI-360's own poses.txt into data_poses"
+        raise SequenceError(what, where=str(folder), cure=cure)
     return {posed[number]: path for number, path in files.items()}
 
 
@@ -66,11 +64,8 @@ def check_complete(sequence: PosedSequence) -> None:
     """Raise a `SequenceError` where a drive that SSCBench validates or tests on lacks some of its labelled frames."""
     found = sum(ASSET in frame.assets for frame in sequence.frames)
     if found < (published := PUBLISHED.get(sequence.name, 1)):
-        raise SequenceError(
-            f"{found} of {published} labelled frames are there",
-            where=sequence.name,
-            cure="Download its labels and images to the end, or go on without: --allow-missing",
-        )
+        cure = "Download its labels and images to the end, or go on without: --allow-missing"
+        raise SequenceError(f"{found} of {published} labelled frames are there", where=sequence.name, cure=cure)
 
 
 def load_labels(path: Path) -> NDArray[np.uint8]:
@@ -110,11 +105,9 @@ def _stored(path: Path) -> NDArray[np.uint8]:
     labels = np.where(counted, stored, 0).astype(np.uint8)
     if not np.array_equal(labels, stored):
         wrong = np.unique(stored[labels != stored])[:8].tolist()
-        raise SequenceError(
-            f"ids {wrong} are none of SSCBench-KITTI-360's 0 to {UNUSED} and {UNKNOWN}",
-            where=str(path),
-            cure="Take the labels that are preprocessed: voxels/*.label hold raw ids",
-        )
+        what = f"ids {wrong} are none of SSCBench-KITTI-360's 0 to {UNUSED} and {UNKNOWN}"
+        cure = "Take the labels that are preprocessed: voxels/*.label hold raw ids"
+        raise SequenceError(what, where=str(path), cure=cure)
     return labels
 
 

@@ -138,9 +138,6 @@ def _numbers(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
     except OSError as error:
         raise SequenceError(f"cannot be read: {error.strerror}", where=str(path), cure="Restore the file") from error
     if len(content) % kind.itemsize:
-        raise SequenceError(
-            f"{len(content)} bytes, no multiple of {kind.itemsize}",
-            where=str(path),
-            cure="Restore the file, it is cut short",
-        )
+        what = f"{len(content)} bytes, no multiple of {kind.itemsize}"
+        raise SequenceError(what, where=str(path), cure="Restore the file, it is cut short")
     return np.frombuffer(content, kind)

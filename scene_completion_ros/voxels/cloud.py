@@ -113,11 +113,9 @@ def match_array_from_message(message: Any) -> NDArray[np.void]:
 def _points_of(message: Any, dtype: np.dtype[Any], layout: Sequence[tuple[str, int, int, int]]) -> NDArray[np.void]:
     fields = tuple((field.name, field.offset, field.datatype, field.count) for field in message.fields)
     if message.point_step != dtype.itemsize or fields != layout or message.is_bigendian:
-        raise SceneCompletionError(
-            f"the cloud has {message.point_step} bytes a point and the fields {[name for name, *_ in fields]}",
-            where="PointCloud2.fields",
-            cure="Only clouds published by scene_completion_node have the voxel layout; check the topic",
-        )
+        what = f"the cloud has {message.point_step} bytes a point and the fields {[name for name, *_ in fields]}"
+        cure = "Only clouds published by scene_completion_node have the voxel layout; check the topic"
+        raise SceneCompletionError(what, where="PointCloud2.fields", cure=cure)
     return np.frombuffer(bytes(memoryview(message.data)), dtype=dtype)
 
 

@@ -104,11 +104,9 @@ def read_npz(path: str | Path) -> SavedVoxels:
     try:
         format_, version = str(arrays["format"]), int(arrays["version"])
         if format_ != FORMAT or version > VERSION:
-            raise SceneCompletionError(
-                f"is version {version} of {format_!r}; this program reads {FORMAT!r} up to {VERSION}",
-                where=str(path),
-                cure=f"Update scene_completion_ros, or read it with numpy.load. {cure}",
-            )
+            what = f"is version {version} of {format_!r}; this program reads {FORMAT!r} up to {VERSION}"
+            cure = f"Update scene_completion_ros, or read it with numpy.load. {cure}"
+            raise SceneCompletionError(what, where=str(path), cure=cure)
         return _parsed(arrays)
     except SceneCompletionError as error:
         if error.where == str(path):

@@ -34,11 +34,9 @@ class KernelSizes:
 
     def __post_init__(self) -> None:
         if self.channels < CHANNEL_TILE or self.channels % CHANNEL_TILE or self.units % CHANNEL_TILE:
-            raise GpuError(
-                f"{self.channels} hidden units and {self.units} of labels are no multiples of {CHANNEL_TILE}",
-                where="GPU kernels",
-                cure="Train a student with such sizes, or use an engine of the CPU.",
-            )
+            what = f"{self.channels} hidden units and {self.units} of labels are no multiples of {CHANNEL_TILE}"
+            cure = "Train a student with such sizes, or use an engine of the CPU."
+            raise GpuError(what, where="GPU kernels", cure=cure)
 
     @staticmethod
     def of(head: HeadWeights, *, half_features: bool) -> "KernelSizes":
@@ -128,11 +126,9 @@ def nvrtc_cubin(
         status, log = -1, str(error)
     if status:
         lines = [line for line in log.splitlines() if "error" in line] or log.splitlines()
-        raise GpuError(
-            f"{library} failed for {architecture} ({'; '.join(lines[:3])[:300]})",
-            where="GPU kernels",
-            cure=f"The compiler may be older than the GPU, or newer than what it still supports: {CURE}",
-        )
+        what = f"{library} failed for {architecture} ({'; '.join(lines[:3])[:300]})"
+        cure = f"The compiler may be older than the GPU, or newer than what it still supports: {CURE}"
+        raise GpuError(what, where="GPU kernels", cure=cure)
     return cubin, log
 
 

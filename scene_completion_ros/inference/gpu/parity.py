@@ -54,10 +54,9 @@ def require_within(numbers: Mapping[str, float], limits: Mapping[str, float], wh
     lines = {name: f"{name} {value:.2e} (allowed {limits[name]:g})" for name, value in numbers.items()}
     missed = [lines[name] for name, value in numbers.items() if not value <= limits[name]]  # NaN misses, too
     if missed:
+        cure = "It was discarded. Take another precision, or a CPU engine, and report this with all versions."
         raise GpuError(
-            f"{what} does not compute what the CPU computes: {'; '.join(missed)}",
-            where="parity gate",
-            cure="It was discarded. Take another precision, or a CPU engine, and report this with all versions.",
+            f"{what} does not compute what the CPU computes: {'; '.join(missed)}", where="parity gate", cure=cure
         )
     return list(lines.values())
 

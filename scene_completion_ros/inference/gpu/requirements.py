@@ -95,11 +95,8 @@ def require(flavour: Flavour, *, device: bool = True) -> None:
     """Raises GpuError where something is missing: names all of it, and how to install it."""
     missing = missing_parts(flavour, device=device)
     if missing:
-        raise GpuError(
-            "; ".join(f"{part.part} {part.what}" for part in missing),
-            where=f"engine {flavour}",
-            cure=". ".join(f"To get {part.part}: {part.cure}" for part in missing) + ".",
-        )
+        cure = ". ".join(f"To get {part.part}: {part.cure}" for part in missing) + "."
+        raise GpuError("; ".join(f"{part.part} {part.what}" for part in missing), where=f"engine {flavour}", cure=cure)
 
 
 def version_problem(flavour: Flavour, version: str) -> str:

@@ -146,11 +146,8 @@ class DeviceSceneQuery:
         was overwritten by a later answer, or cannot be copied.
         """
         if answer != self._answers:
-            raise GpuError(
-                f"the {which} of all voxels was overwritten by the next image",
-                where="GPU",
-                cure="Ask for it before the next image is completed.",
-            )
+            what = f"the {which} of all voxels was overwritten by the next image"
+            raise GpuError(what, where="GPU", cure="Ask for it before the next image is completed.")
         with self._context.work(f"copying the {which} to the host"):
             values: NDArray[np.float32] = self._device.download(getattr(self._pipeline, which))
         return values

@@ -192,11 +192,9 @@ class TensorRtEngine:
         """
         shape, kind = self.ports[INPUT]
         if images.shape != shape or images.dtype != kind:
-            raise ImageError(
-                f"is {images.dtype} {images.shape[1:]} where uint8 {shape[1:]} is needed",
-                where="canonical image",
-                cure="Resample the camera image into the canonical camera first.",
-            )
+            what = f"is {images.dtype} {images.shape[1:]} where uint8 {shape[1:]} is needed"
+            cure = "Resample the camera image into the canonical camera first."
+            raise ImageError(what, where="canonical image", cure=cure)
         self._pinned[INPUT][:] = images
 
     def enqueue(self) -> EncodedOnDevice:

@@ -32,11 +32,9 @@ def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> 
     """
     cameras = names_in(names)
     if not cameras or len(set(cameras)) < len(cameras):
-        raise SceneCompletionError(
-            f"{names!r} names no cameras, or one of them twice",
-            where="launch argument cameras",
-            cure="Write their names, with commas between them, such as cameras:=front,left,right",
-        )
+        what = f"{names!r} names no cameras, or one of them twice"
+        cure = "Write their names, with commas between them, such as cameras:=front,left,right"
+        raise SceneCompletionError(what, where="launch argument cameras", cure=cure)
     images = for_each(cameras, image_topics, "image_topics")
     camera_infos = for_each(cameras, camera_info_topics, "camera_info_topics")
     return [LaunchedCamera(*each) for each in zip(cameras, images, camera_infos, strict=True)]
@@ -53,11 +51,9 @@ def for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
     if len(given) == 1 and PLACEHOLDER in given[0]:
         return [given[0].replace(PLACEHOLDER, camera) for camera in cameras]
     if len(given) != len(cameras):
-        raise SceneCompletionError(
-            f"{value!r} does not give one value for each of the cameras {', '.join(cameras)}",
-            where=f"launch argument {argument}",
-            cure=f"Write one for each, with commas between them, or one in which {PLACEHOLDER} is the name",
-        )
+        what = f"{value!r} does not give one value for each of the cameras {', '.join(cameras)}"
+        cure = f"Write one for each, with commas between them, or one in which {PLACEHOLDER} is the name"
+        raise SceneCompletionError(what, where=f"launch argument {argument}", cure=cure)
     return list(given)
 
 

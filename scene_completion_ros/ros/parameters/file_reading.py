@@ -29,11 +29,9 @@ def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, o
     sections = list(_sections(document, ""))
     of_node = [values for name, values in sections if name.rpartition("/")[2] in (NODE_NAME, "*", "**")]
     if not of_node:
-        raise SceneCompletionError(
-            f"has no parameters of the node {NODE_NAME}, but of {', '.join(name for name, _ in sections) or 'none'}",
-            where=where,
-            cure=f"Write them under /**: {_VALUES}:, as in config/scene_completion.yaml",
-        )
+        what = f"has no parameters of the node {NODE_NAME}, but of {', '.join(name for name, _ in sections) or 'none'}"
+        cure = f"Write them under /**: {_VALUES}:, as in config/scene_completion.yaml"
+        raise SceneCompletionError(what, where=where, cure=cure)
     specs = {spec.name: spec for spec in SCHEMA}
     found: dict[str, object] = {}
     for name, value in (pair for values in of_node for pair in _flat(values)):

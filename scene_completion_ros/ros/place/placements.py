@@ -138,11 +138,9 @@ def check_frames(parameters: NodeParameters) -> None:
     if kind != "parameters" or fixed:
         return
     if cameras:
-        raise SceneCompletionError(
-            "camera.x to camera.yaw are those of one camera",
-            where="parameters cameras, transform.source",
-            cure="Name an extrinsics_file, or let topics or tf2 say where the cameras are",
-        )
+        what = "camera.x to camera.yaw are those of one camera"
+        cure = "Name an extrinsics_file, or let topics or tf2 say where the cameras are"
+        raise SceneCompletionError(what, where="parameters cameras, transform.source", cure=cure)
     if parameters.base_frame and parameters.grid_frame and parameters.base_frame != parameters.grid_frame:
         raise SceneCompletionError(
             f"camera.x to camera.yaw say where the camera is in {parameters.base_frame}, not in "
@@ -164,17 +162,13 @@ def check_frames(parameters: NodeParameters) -> None:
 def _check_cameras(names: tuple[str, ...], grid_frame: str) -> None:
     wrong = [name for name in names if not _CAMERA_NAME.fullmatch(name)]
     if wrong or len(set(names)) < len(names):
-        raise SceneCompletionError(
-            f"{', '.join(map(repr, wrong or names))} cannot be names of cameras",
-            where="parameter cameras",
-            cure="Give each a name of its own, of letters, digits and _, such as: front, left",
-        )
+        what = f"{', '.join(map(repr, wrong or names))} cannot be names of cameras"
+        cure = "Give each a name of its own, of letters, digits and _, such as: front, left"
+        raise SceneCompletionError(what, where="parameter cameras", cure=cure)
     if names and not grid_frame:
-        raise SceneCompletionError(
-            "several cameras share one grid, which must be attached to a frame",
-            where="parameters cameras, grid.frame",
-            cure="Name the frame of the robot, such as base_link, in grid.frame",
-        )
+        what = "several cameras share one grid, which must be attached to a frame"
+        cure = "Name the frame of the robot, such as base_link, in grid.frame"
+        raise SceneCompletionError(what, where="parameters cameras, grid.frame", cure=cure)
 
 
 def camera_pose(parameters: NodeParameters) -> RigidTransform:
@@ -204,11 +198,9 @@ def _check_odometry(parameters: NodeParameters) -> None:
     if not asking or (odometry and odometry == parameters.grid_frame.strip("/")):
         return
     if not odometry:
-        raise SceneCompletionError(
-            f"{asking} has no frame to join images in",
-            where=f"parameters {asking}, odometry.frame",
-            cure="Name the frame in which the robot moves without jumps, such as odom",
-        )
+        what = f"{asking} has no frame to join images in"
+        cure = "Name the frame in which the robot moves without jumps, such as odom"
+        raise SceneCompletionError(what, where=f"parameters {asking}, odometry.frame", cure=cure)
     kind = source_kind(parameters)
     if kind == "tf2" or (kind == "topics" and names_in(f"{parameters.transform_topics},{parameters.odometry_topics}")):
         return

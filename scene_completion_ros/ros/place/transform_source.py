@@ -125,11 +125,9 @@ class Tf2Transforms:
         try:
             import tf2_ros
         except ImportError as error:
-            raise SceneCompletionError(
-                f"tf2_ros cannot be imported ({error})",
-                where="parameter transform.source",
-                cure="Source a ROS 2 distribution, or use `topics` or an extrinsics_file",
-            ) from error
+            what = f"tf2_ros cannot be imported ({error})"
+            cure = "Source a ROS 2 distribution, or use `topics` or an extrinsics_file"
+            raise SceneCompletionError(what, where="parameter transform.source", cure=cure) from error
         self._tf2: Any = tf2_ros
         self._buffer = tf2_ros.Buffer()
         for extrinsic in fixed:

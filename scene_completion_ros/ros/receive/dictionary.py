@@ -33,11 +33,9 @@ class Dictionary:
         # The text bank; without a name that of the bundle, None where it has none.
         self.bank = bundle.text_bank() if name in ("", SHIPPED) else TextBank.load(name)
         if name and self.bank is None:
-            raise VocabularyError(
-                f"the student {bundle.name} has no text bank",
-                where=f"parameter vocabulary: {SHIPPED}",
-                cure="Name a file, made with: scene-completion vocabulary",
-            )
+            what = f"the student {bundle.name} has no text bank"
+            cure = "Name a file, made with: scene-completion vocabulary"
+            raise VocabularyError(what, where=f"parameter vocabulary: {SHIPPED}", cure=cure)
         # What the parameter asks for; None for the labels of the bundle.
         self.vocabulary = self._folded(self.bank.vocabulary()) if name and self.bank else None
 
@@ -76,11 +74,9 @@ class Dictionary:
             bank = self.bank
         else:
             quoted = ", ".join(map(shown, list(asked.phrases)[:_QUOTED]))
-            raise VocabularyError(
-                f"{quoted} without embeddings, and the student {self._bundle.name} has no text bank",
-                where=where,
-                cure="Name a bank in parameter vocabulary, or run scene-completion vocabulary",
-            )
+            what = f"{quoted} without embeddings, and the student {self._bundle.name} has no text bank"
+            cure = "Name a bank in parameter vocabulary, or run scene-completion vocabulary"
+            raise VocabularyError(what, where=where, cure=cure)
         return bank if asked.background is None else replace(bank, background=asked.background)
 
 

@@ -58,8 +58,6 @@ def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) ->
     heard = {"topics": names, "tf2": "/tf"}.get(str(source), "")
     wanted, played = names_in(heard), set(playback.also)
     if parameters.get("fusion.enabled") and wanted and played.isdisjoint(wanted):
-        raise SceneCompletionError(
-            f"fusion.enabled needs {', '.join(wanted)}, which the replay does not play",
-            where="parameter fusion.enabled",
-            cure="Play the recorded topic too, with --also, under the full name that the parameter has",
-        )
+        what = f"fusion.enabled needs {', '.join(wanted)}, which the replay does not play"
+        cure = "Play the recorded topic too, with --also, under the full name that the parameter has"
+        raise SceneCompletionError(what, where="parameter fusion.enabled", cure=cure)
