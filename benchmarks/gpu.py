@@ -117,16 +117,15 @@ def measure_kernels(
 ) -> tuple[dict[str, NDArray[np.float64]], int]:
     """Run frames, one after the other, of which those after `WARM_UP_S` count. Raises GpuError where the device failed.
 
+    Returns milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host. The
+    latter is from before `load` until the voxels are there. Then the number of occupied voxels.
+
     Args:
         encode: Gives the encoder's outputs, or asks for them.
         first: Name of the stage that `encode` is; None for none.
         load: Gives the host's part of what `encode` asks for.
         busy: Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to
             ask for them.
-
-    Returns:
-        Milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host. The latter
-        is from before `load` until the voxels are there. Then the number of occupied voxels.
     """
 
     def ask() -> None:
@@ -257,8 +256,7 @@ def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelD
 def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -> OpenedEncoder:
     """The student's network in torch, in mixed precision but for fp32, where TensorRT or its graph is missing.
 
-    Raises:
-        GpuError: torch sees no GPU.
+    Raises GpuError: torch sees no GPU.
     """
     if not torch_sees_gpu():
         raise GpuError("torch sees no GPU", where="encoder", cure="Install it for CUDA, or TensorRT and its graph.")

@@ -49,9 +49,8 @@ NO_IMAGES = DropReason.BAD_TRANSFORM, DropReason.BAD_CAMERA_INFO  # dropped mess
 class RunningNode:
     """A completion node that gets images of one camera and whose voxels are read.
 
-    Args:
-        picture: What it sees, uint8 RGB [H, W, 3].
-        reliable: Publish images so that none is lost; the parameter `image.qos` has to be `reliable`, too.
+    `picture`: what it sees, uint8 RGB [H, W, 3]; `reliable`: publish images so that none is lost; the parameter
+    `image.qos` has to be `reliable`, too.
 
     Attributes:
         image: The message that `send` stamps and publishes.
@@ -140,8 +139,7 @@ class RunningNode:
     def start(self) -> None:
         """Wait until images are completed; what was measured until then is forgotten.
 
-        Raises:
-            SceneCompletionError: They are not, for too long, or the node has ended.
+        Raises SceneCompletionError where they are not, for too long, or the node has ended.
         """
         self.playing = True
         answered = self.until(lambda: len(self.clouds) >= 3 and all(self.times_ms.values()), PATIENCE_S)
@@ -259,8 +257,7 @@ class RunningNode:
     def call(self, service_type: Any, name: str, request: Any) -> Any:
         """Call a service of the node; its response.
 
-        Raises:
-            SceneCompletionError: It does not answer, for too long, or the node has ended.
+        Raises SceneCompletionError where it does not answer, for too long, or the node has ended.
         """
         client = self.node.create_client(service_type, f"{self._process.full_name}/{name}")
         answer = None

@@ -34,8 +34,7 @@ LONGEST_DISCOVERY_S = 60.0
 class Drive(RunningNode):
     """A running node that gets the images of the bundled drive, with poses, again and again.
 
-    Args:
-        bundle: Folder of the student, which this may write to.
+    `bundle`: folder of the student, which this may write to.
 
     Attributes:
         posing: Poses are published with them.

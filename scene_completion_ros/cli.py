@@ -96,9 +96,8 @@ def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. `argv`: arguments without the program's name; those of the process by default.
 
-    Returns:
-        Exit code: that of the command, 2 on bad input and where disk, memory or packages do not suffice (said in one
-        line on stderr), 130 after an interruption. A defect is raised.
+    Returns exit code: that of the command, 2 on bad input and where disk, memory or packages do not suffice (said in
+    one line on stderr), 130 after an interruption. A defect is raised.
     """
     commands = find_commands()
     parser = build_parser(commands)

@@ -89,9 +89,8 @@ def parse_json(
 ) -> Any:
     """What a JSON document holds. `kind`: `dict` or `list`, where it must be one.
 
-    Raises:
-        error: It is no JSON, a name stands twice in an object, it is nested deeper than `DEEPEST`, or holds a whole
-            number beyond all floats or half a character.
+    Raises error where it is no JSON, a name stands twice in an object, it is nested deeper than `DEEPEST`, or holds a
+    whole number beyond all floats or half a character.
     """
     try:
         document = json.loads(text, object_pairs_hook=_distinct)
@@ -108,8 +107,7 @@ def parse_json(
 def parse_yaml(text: str, error: type[SceneCompletionError], *, where: str, cure: str, kind: type | None = None) -> Any:
     """What a YAML document holds; arguments and errors as of `parse_json`.
 
-    Raises:
-        error: Besides, its aliases unfold to more than `MOST_VALUES`.
+    Raises error: besides, its aliases unfold to more than `MOST_VALUES`.
     """
     try:
         document = yaml.load(text, _Loader)  # noqa: S506 # a safe loader
@@ -157,8 +155,7 @@ def _unreadable(
 def read_array(path: Path | str, error: type[SceneCompletionError], *, cure: str) -> NDArray[Any]:
     """Reads one array of NumPy's own format (.npy), without copying it to memory; arguments as of `read_bytes`.
 
-    Raises:
-        error: It cannot be read, holds Python objects, is an archive, or is cut short.
+    Raises error where it cannot be read, holds Python objects, is an archive, or is cut short.
     """
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)

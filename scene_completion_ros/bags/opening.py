@@ -18,8 +18,7 @@ ROS1 = ".bag"
 def open_storage(path: Path) -> tuple[Storage, list[str]]:
     """Open a recording. Returns the storage and what is lost of it (nothing, for an intact recording).
 
-    Raises:
-        BagError: Nothing there, or not a recording.
+    Raises BagError: nothing there, or not a recording.
     """
     if not path.exists():
         raise BagError("no such file or folder", where=str(path), cure="Check the path of the bag")
@@ -38,11 +37,7 @@ def open_storage(path: Path) -> tuple[Storage, list[str]]:
 def recover_storage(path: Path, reason: str) -> tuple[RecoveredStorage, list[str]]:
     """Scan the files of a recording that cannot be read in the ordinary way.
 
-    Args:
-        reason: Why it cannot, for the error and the list of losses.
-
-    Raises:
-        BagError: No file holds a message.
+    Raises BagError where no file holds a message. `reason`: why it cannot, for the error and the list of losses.
     """
     files = _storage_files(path)
     if files[0].suffix == ROS1:

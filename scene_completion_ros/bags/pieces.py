@@ -89,12 +89,8 @@ class PieceStore:
     def write(self, piece: RolledPiece) -> KeptPiece | None:
         """Keep a piece, in the place of less valuable ones where there is not enough room.
 
-        Returns:
-            Where it is; None where all that it would have to replace is worth more.
-
-        Raises:
-            BagError: It alone exceeds the budget.
-            OSError: The disk is full, or the folder is gone; nothing of the piece is left.
+        Returns where it is; None where all that it would have to replace is worth more. Raises BagError where it alone
+        exceeds the budget; OSError where the disk is full, or the folder is gone; nothing of the piece is left.
         """
         need = expected_size(piece.messages)
         if need > self.budget:

@@ -107,8 +107,7 @@ class BagReader:
     def open(self) -> None:
         """Open the recording; a damaged one is searched for what it holds.
 
-        Raises:
-            BagError: Nothing there, no bag, or no message in it: names the file.
+        Raises BagError: nothing there, no bag, or no message in it: names the file.
         """
         self._storage, self.losses = open_storage(self.path)
         if not sum(self._storage.counts.values()):
@@ -163,9 +162,8 @@ class BagReader:
     ) -> Iterator[tuple[BagMessage, _Value]]:
         """Yield messages and what can be read out of them; where it cannot, they are counted in `skipped`.
 
-        Args:
-            read: Takes a deserialised message; raises a `SceneCompletionError` if it cannot be used.
-            wanted: Which messages to look at.
+        `read`: takes a deserialised message; raises a `SceneCompletionError` if it cannot be used; `wanted`: which
+        messages to look at.
         """
         for recorded in filter(wanted, self.messages(topics)):
             try:
@@ -199,8 +197,7 @@ class BagReader:
     def choose_image_topic(self, name: str | None = None) -> str:
         """Return the image topic to use: the named one, or the only one.
 
-        Raises:
-            BagError: There is none, several and none named, or the name is wrong: lists what there is.
+        Raises BagError where there is none, several and none named, or the name is wrong: lists what there is.
         """
         found = self.image_topics()
         listed = ", ".join(found) or "none"
@@ -239,8 +236,7 @@ class BagReader:
     def camera_info(self, image_topic: str) -> Any | None:
         """Return the first usable CameraInfo of an image topic, else the first one; None where there is none.
 
-        Raises:
-            BagError: Its calibration changes within the recording: names the field.
+        Raises BagError where its calibration changes within the recording: names the field.
         """
         topic = self.camera_info_topic(image_topic)
         if topic is None:
@@ -266,8 +262,7 @@ class BagReader:
     def camera_for(self, image_topic: str) -> Camera:
         """Build the camera of an image topic from its CameraInfo (P without distortion where it is `image_rect…`).
 
-        Raises:
-            BagError: No CameraInfo, one that contradicts itself or the images: names topic, field and cure.
+        Raises BagError: no CameraInfo, one that contradicts itself or the images: names topic, field and cure.
         """
         message = self.camera_info(image_topic)
         if message is None:
@@ -311,9 +306,8 @@ class BagReader:
 
         Transforms with NaN or broken quaternions are left out and counted in `skipped`.
 
-        Args:
-            within: Whether to take what was recorded at a bag time; /tf_static is always taken.
-            with_tf: Whether to take /tf and /tf_static.
+        `within`: whether to take what was recorded at a bag time; /tf_static is always taken; `with_tf`: whether to
+        take /tf and /tf_static.
         """
         buffer = TransformBuffer()
         topics = self.topics_of_type(TRANSFORM_TYPE) if with_tf else []
@@ -370,8 +364,7 @@ class BagReader:
 class ThinnedBagReader(BagReader):
     """A recording of which only every n-th image (of each image topic) is read.
 
-    Args:
-        camera_info_topic: Topic of the CameraInfo of all images; found by its name where it is None.
+    `camera_info_topic`: topic of the CameraInfo of all images; found by its name where it is None.
     """
 
     def __init__(self, path: Path | str, every: int = 1, *, camera_info_topic: str | None = None) -> None:
@@ -382,8 +375,7 @@ class ThinnedBagReader(BagReader):
     def camera_info_topic(self, image_topic: str) -> str | None:
         """The CameraInfo topic that was named, or else the one that belongs to an image topic.
 
-        Raises:
-            BagError: There is none of the name: lists what there is.
+        Raises BagError where there is none of the name: lists what there is.
         """
         if self._camera_info_topic is None:
             return super().camera_info_topic(image_topic)

@@ -93,14 +93,9 @@ def run(args: argparse.Namespace) -> int:
 def read_image(path: Path, bits: int | None = None) -> "tuple[NDArray[np.uint8], str]":
     """Read an image file as it was taken: a calibration knows nothing of an orientation tag.
 
-    Args:
-        bits: How many of its bits the camera uses, where the file has 16; None judges by the largest value.
-
-    Returns:
-        RGB image [H, W, 3], and what was assumed of it, in a sentence; empty where nothing was.
-
-    Raises:
-        ImageError: The file is missing, no JPEG or PNG, too large, or has values of more bits.
+    Returns RGB image [H, W, 3], and what was assumed of it, in a sentence; empty where nothing was. Raises ImageError
+    where the file is missing, no JPEG or PNG, too large, or has values of more bits. `bits`: how many of its bits the
+    camera uses, where the file has 16; None judges by the largest value.
     """
     from scene_completion_ros.picture_files import bits_in_use, read_picture, to_rgb
 

@@ -121,8 +121,7 @@ def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with
 def cloud_message(writer: BagWriter, voxels: SemanticVoxels, frame_id: str) -> Any:
     """Occupied voxels as a PointCloud2 for a recording. `writer`: the recording; its types are used.
 
-    Returns:
-        A ``sensor_msgs/PointCloud2`` of rosbags in the 24-byte layout.
+    Returns a ``sensor_msgs/PointCloud2`` of rosbags in the 24-byte layout.
     """
     types = writer.typestore.types
     points = voxels_to_cloud_array(voxels)

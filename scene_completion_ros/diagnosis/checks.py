@@ -13,8 +13,7 @@ _ROS = "Install ROS 2 again, or leave this shell's ROS_* and FASTDDS_* variables
 def checks(bundle: Path | None, drive: Path) -> list[Check]:
     """The checks, in the order in which they are to be run.
 
-    Args:
-        bundle: Folder of the student to look at; None for the shipped one.
+    `bundle`: folder of the student to look at; None for the shipped one.
     """
     of_bundle = "Export the bundle again, or fetch it again" if bundle else _REINSTALL
     optional = [Check(name, partial(ros_environment.check_optional, name), _ROS) for name in ros_environment.OPTIONAL]

@@ -27,9 +27,8 @@ def run_probe(
 ) -> dict[str, Any]:
     """Run a function of `probes` in a new process. Raises ProbeError: it raised, ended otherwise, or was killed.
 
-    Args:
-        limit_s: The process is killed when it takes longer.
-        environment: Its environment, by default that of this process.
+    `limit_s`: the process is killed when it takes longer; `environment`: its environment, by default that of this
+    process.
     """
     command = [sys.executable, "-m", "scene_completion_ros.diagnosis.probes", name, *arguments]
     variables = with_package(os.environ if environment is None else environment)

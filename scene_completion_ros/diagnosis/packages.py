@@ -71,8 +71,7 @@ def check_packages() -> Finding:
 def requirements(declared: list[str], extra: str | None = None) -> dict[str, str]:
     """Version specifiers by name, of the requirements that hold without an extra, or of those of an extra.
 
-    Raises:
-        ValueError: A requirement is written in a way that this function does not know.
+    Raises ValueError where a requirement is written in a way that this function does not know.
     """
     found = {}
     for text in declared:
@@ -126,8 +125,7 @@ def installed_version(name: str) -> str | None:
 def satisfies(number: str, specifier: str) -> bool:
     """Whether a version satisfies all clauses of a specifier, by the numbers of the release alone.
 
-    Raises:
-        ValueError: The specifier has a clause that this function does not know.
+    Raises ValueError where the specifier has a clause that this function does not know.
     """
     release = _release(number)
     for clause in filter(str.strip, specifier.split(",")):

@@ -35,8 +35,7 @@ class PriorGrid:
     def compute(self, sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.float32]:
         """Smoothed mean occupancy. Returns float32 [X, Y, Z], 0..1; 0 where nothing is known anywhere near.
 
-        Args:
-            sigma: Standard deviation of the Gaussian along x, y, z, voxels; 0 for none.
+        `sigma`: standard deviation of the Gaussian along x, y, z, voxels; 0 for none.
         """
         from scipy.ndimage import gaussian_filter  # training and tests have SciPy, a robot need not
 

@@ -41,9 +41,8 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     Where the outermost block is certain already, what lies beyond it is as certain. Raises GridError where there are no
     free or no occupied voxels, or all scores are equal.
 
-    Args:
-        histogram: int64 [2, SCORE_BINS] of `score_histogram`, of validation data only.
-        knots: Largest number of knots between the ends.
+    `histogram`: int64 [2, SCORE_BINS] of `score_histogram`, of validation data only; `knots`: largest number of knots
+    between the ends.
     """
     from scipy.optimize import isotonic_regression  # training and tests have SciPy, a robot need not
 
@@ -81,8 +80,7 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
 class CalibrationMetric:
     """Expected calibration error, Brier score and reliability over all voxels of all updates.
 
-    Args:
-        bins: Number of bins of equal width.
+    `bins`: number of bins of equal width.
     """
 
     def __init__(self, bins: int = 15) -> None:
@@ -92,8 +90,7 @@ class CalibrationMetric:
     def update(self, probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> None:
         """Count voxels: probability [...] in 0..1 and truth, bool [...].
 
-        Raises:
-            GridError: A probability lies outside 0..1 or is not a number.
+        Raises GridError where a probability lies outside 0..1 or is not a number.
         """
         stated = probability.astype(np.float64).ravel()
         if stated.size and not (stated.min() >= 0.0 and stated.max() <= 1.0):

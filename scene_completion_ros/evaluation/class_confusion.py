@@ -25,13 +25,12 @@ def class_confusion(
 ) -> NDArray[np.int64]:
     """Count pixels or voxels by predicted label and true class. Returns int64 [labels, classes].
 
+    Raises GridError where the shapes differ, or a label or class that counts is out of range.
+
     Args:
         predicted: Labels [...] in 0 .. labels - 1, where the truth counts; anything elsewhere.
         truth: Classes [...] in 0 .. classes - 1; -1 and 255 do not count.
         counted: bool [...], what else does not count; all by default.
-
-    Raises:
-        GridError: The shapes differ, or a label or class that counts is out of range.
     """
     if predicted.shape != truth.shape or (counted is not None and counted.shape != truth.shape):
         shapes = [array.shape for array in (predicted, truth, counted) if array is not None]
@@ -75,12 +74,8 @@ def renamed(
 def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Intersection over union of every class: TP / (row + column - TP).
 
-    Args:
-        confusion: int64 [rows, classes], rows >= classes; row i is what was predicted as class i, further rows are
-            predictions of no class.
-
-    Returns:
-        float64 [classes]; NaN where a class is neither predicted nor true.
+    Returns float64 [classes]; NaN where a class is neither predicted nor true. `confusion`: int64 [rows, classes], rows
+    >= classes; row i is what was predicted as class i, further rows are predictions of no class.
     """
     classes = confusion.shape[1]
     hit = np.diagonal(confusion[:classes])

@@ -24,12 +24,9 @@ Match: TypeAlias = Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]
 def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Assign each class to at most one cluster so that most pixels or voxels agree (Hungarian method).
 
-    Args:
-        confusion: [clusters, classes], see `class_confusion`.
-
-    Returns:
-        int64 [clusters]. With more clusters than classes the leftover ones are `UNASSIGNED`; with fewer, some classes
-        have no cluster. A cluster may get a class it never falls together with, where only such ones are left.
+    Returns int64 [clusters]. With more clusters than classes the leftover ones are `UNASSIGNED`; with fewer, some
+    classes have no cluster. A cluster may get a class it never falls together with, where only such ones are left.
+    `confusion`: [clusters, classes], see `class_confusion`.
     """
     _check(confusion)
     clusters, classes = _linear_sum_assignment(confusion)
@@ -76,9 +73,8 @@ def match_occupied(confusion: NDArray[np.integer[Any]], match: Match = match_one
     There is far more free space than anything else: with it, a cluster that spreads a little beyond surfaces would be
     called empty. Returns int64 [1 + clusters].
 
-    Args:
-        confusion: [1 + clusters, classes]; row and column 0 are empty.
-        match: How the other rows are matched with the other columns.
+    `confusion`: [1 + clusters, classes]; row and column 0 are empty; `match`: how the other rows are matched with the
+    other columns.
     """
     named = match(confusion[1:, 1:])
     return np.concatenate([[0], np.where(named == UNASSIGNED, UNASSIGNED, named + 1)]).astype(np.int64)

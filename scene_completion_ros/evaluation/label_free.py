@@ -206,9 +206,8 @@ class _FrameCounts(NamedTuple):
 class LabelFreeScores:
     """Accumulates scores of one model over frames, and keeps each frame's share for `compare`.
 
-    Args:
-        ranges: Metres ahead of the grid's lower x, half of it to each side of y = 0: those of the street by default.
-        most_frames: How many of the last frames count; None for all.
+    `ranges`: metres ahead of the grid's lower x, half of it to each side of y = 0: those of the street by default;
+    `most_frames`: how many of the last frames count; None for all.
     """
 
     def __init__(
@@ -237,6 +236,8 @@ class LabelFreeScores:
     ) -> None:
         """Counts one frame.
 
+        Raises GridError where a shape is not that of the grid, or a probability lies outside of 0..1.
+
         Args:
             probability: Of being occupied [X, Y, Z], 0..1, as the model said it at the frame.
             seen_now: Voxels that the frame itself saw [X, Y, Z]; all others with a verdict count as hidden.
@@ -244,9 +245,6 @@ class LabelFreeScores:
             depth: Predicted and measured z-depth, [H, W] each, metres; measured is 0 where there is none.
             place: Frames of one place are drawn together in `compare`: a stretch of road, a drive. By default each
                 frame counts as a place of its own, which states too small an uncertainty for successive frames.
-
-        Raises:
-            GridError: A shape is not that of the grid, or a probability lies outside of 0..1.
         """
         shapes = {array.shape for array in (probability, seen_now, verdict.free, verdict.occupied)}
         if shapes != {self.grid.shape}:
@@ -271,8 +269,7 @@ class LabelFreeScores:
     def extend(self, other: "LabelFreeScores") -> None:
         """Counts the frames that another one has counted, with their places, as if they were added now.
 
-        Raises:
-            GridError: Grid, threshold or ranges are others.
+        Raises GridError: grid, threshold or ranges are others.
         """
         if (other.grid, other.threshold, other.ranges) != (self.grid, self.threshold, self.ranges):
             raise GridError("another grid, threshold or range", where="label-free scores", cure="Score with the same")
@@ -328,8 +325,7 @@ class LabelFreeScores:
     def totals(self, measure: Measure, region: str, reach: float, draws: NDArray[np.float64]) -> NDArray[np.float64]:
         """A measure [B] over frames that count several times or not at all.
 
-        Args:
-            draws: How often each frame counts, [B, frames].
+        `draws`: how often each frame counts, [B, frames].
         """
         if measure == "depth_abs_rel":
             drawn = draws @ np.stack([frame.depth for frame in self._frames])

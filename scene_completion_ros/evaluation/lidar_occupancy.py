@@ -145,9 +145,8 @@ def not_seen_free(
 ) -> NDArray[np.bool_]:
     """Whether points lie behind the surface that a scan measured, or too near to its sensor. Returns bool [...].
 
-    Args:
-        points_level: Points [..., 3], level frame, metres.
-        profile: Its `surface_profile`, in the sensor's plane; the points' distances to the sensor are spatial.
+    `points_level`: points [..., 3], level frame, metres; `profile`: its `surface_profile`, in the sensor's plane; the
+    points' distances to the sensor are spatial.
     """
     points = scan.level_from_sensor.inverse().apply(points_level)
     distance = np.linalg.norm(points, axis=-1)
@@ -187,12 +186,8 @@ class SlabCounter:
 def slab_masks(truth: SlabTruth, protocol: SlabProtocol, shown_by_model: NDArray[np.bool_] | None = None) -> SlabMasks:
     """The points that are scored under a protocol, and what is true of them.
 
-    Args:
-        shown_by_model: Points whose z-depth does not exceed the model's own depth at their pixel, bool [Z, X]; needed
-            by the original protocol, ignored by the other.
-
-    Raises:
-        GridError: The model's depth is missing.
+    Raises GridError where the model's depth is missing. `shown_by_model`: points whose z-depth does not exceed the
+    model's own depth at their pixel, bool [Z, X]; needed by the original protocol, ignored by the other.
     """
     visible = truth.first_saw_free
     if protocol.model_depth_shows:

@@ -73,13 +73,12 @@ def confusion(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_]) -> Conf
 def score_histogram(score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Histogram of scores rounded to half precision. Returns int64 [2, SCORE_BINS]: free and occupied voxels by score.
 
+    Raises GridError where a score is negative or not a number, or the shapes differ.
+
     Args:
         score: Scores [...], larger is more occupied: opacity, probability or density, not negative. Scores above 65504
             share the last bin.
         occupied: Truth, bool [...].
-
-    Raises:
-        GridError: A score is negative or not a number, or the shapes differ.
     """
     if score.shape != occupied.shape:
         raise GridError(f"scores {score.shape}, truth {occupied.shape}", where="score", cure="Give equal shapes")
@@ -205,8 +204,7 @@ def _ratio(part: int, whole: int) -> float:
 def ranges_within(grid: VoxelGrid) -> tuple[float, ...]:
     """The ranges of SSCBench that a grid holds, or its own where it is smaller than them all.
 
-    Raises:
-        GridError: It holds none, and is no square.
+    Raises GridError where it holds none, and is no square.
     """
     fitting = [range_m for range_m in SSCBENCH_RANGES if _fits(grid, range_m)]
     whole = round(min(grid.shape[:2]) * grid.voxel_size, 6)
@@ -234,8 +232,7 @@ class OccupancyTally(Tally):
     def add(self, answer: Answer) -> None:
         """Count the voxels of a frame.
 
-        Raises:
-            GridError: The grid is another one than before, or of no size that ranges are scored in.
+        Raises GridError where the grid is another one than before, or of no size that ranges are scored in.
         """
         truth, found = answer.truth.voxels, answer.voxels
         if truth is None or found is None:

@@ -100,8 +100,7 @@ class ClassMap:
     def apply(self, labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Map labels [...] of the source (-1 and 255 do not count): uint8 [...], 255 where they do not count.
 
-        Raises:
-            GridError: A label is none of the vocabulary.
+        Raises GridError where a label is none of the vocabulary.
         """
         index = labels.astype(np.int64)
         index[index == -1] = INVALID

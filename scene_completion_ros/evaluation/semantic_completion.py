@@ -72,15 +72,14 @@ def completion_confusion(
 ) -> NDArray[np.int64]:
     """Count the voxels of one grid, or of a part of it that has its full height. Returns int64 [labels, classes].
 
+    Raises GridError where shapes differ, or labels are out of range.
+
     Args:
         predicted: Labels [X, Y, Z], 0 empty: classes, or clusters from 1 on.
         truth: Classes [X, Y, Z], 255 does not count.
         field_of_view: bool [X, Y, Z], where the image covers the voxel.
         labels: Number of predicted labels, "empty" among them.
         classes: Number of classes, "empty" among them.
-
-    Raises:
-        GridError: Shapes differ, or labels are out of range.
     """
     return class_confusion(predicted, truth, labels, classes, field_of_view & ~additional_invalid(truth))
 
@@ -92,14 +91,13 @@ def completion_scores(
 ) -> CompletionScores:
     """Score a confusion matrix.
 
+    Raises GridError where there are as many labels as classes and no names, or other names than labels.
+
     Args:
         confusion: int64 [labels, classes] of `completion_confusion`.
         class_of_label: int [labels], the class of each predicted label, see `cluster_assignment`; by default labels are
             classes. Labels without a class count as empty.
         class_names: Names by id; 0 is "empty".
-
-    Raises:
-        GridError: There are as many labels as classes and no names, or other names than labels.
     """
     classes = len(class_names)
     if class_of_label is None and confusion.shape[0] != classes:

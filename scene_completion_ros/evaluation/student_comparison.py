@@ -54,6 +54,8 @@ def score_frame(
 ) -> Verdict:
     """Adds a frame to the scores of students by what it and later frames saw. Returns what was found.
 
+    Raises GridError where a shape is not that of the grid.
+
     Args:
         probabilities: Of each student, float32 [X, Y, Z].
         own: Depth of the frame itself.
@@ -61,9 +63,6 @@ def score_frame(
         wanted: Voxels that count, bool [X, Y, Z]: those that all students say something of.
         depths: Predicted and measured depth of each, see `LabelFreeScores.add`.
         place: See there.
-
-    Raises:
-        GridError: A shape is not that of the grid.
     """
     grid = scores[0].grid
     visible, hidden = in_sight(own, grid, wanted)
@@ -106,8 +105,7 @@ class ComparedFrame:
     def agreed_depth(self, grid_from_camera: RigidTransform | None = None) -> DepthObservation:
         """What both students see alike: the mean of their depths, at the rays of the first.
 
-        Args:
-            grid_from_camera: Pose of the view in the judged grid; by default that of this frame.
+        `grid_from_camera`: pose of the view in the judged grid; by default that of this frame.
         """
         first, second = self._depths()
         mean, off = 0.5 * (first + second), np.abs(first - second)
@@ -171,8 +169,7 @@ class StudentComparison:
     def add(self, frame: ComparedFrame) -> None:
         """Compares a frame, and judges earlier ones by it.
 
-        Raises:
-            GridError: A depth has another size than its camera.
+        Raises GridError where a depth has another size than its camera.
         """
         self._frames += 1
         self._alike.append(self._agreement(frame))

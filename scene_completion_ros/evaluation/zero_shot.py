@@ -39,13 +39,12 @@ def class_scores(
 ) -> NDArray[np.float32]:
     """Best cosine of the phrases of each class.
 
+    Returns float32 [N, classes]; minus infinity where there is no feature, and for classes without phrases.
+
     Args:
         features: float [N, D].
         rows: Embeddings of the phrases, float32 [R, D], of length one.
         group: Class of each row [R]; rows of others than 0 .. classes - 1 are left out.
-
-    Returns:
-        float32 [N, classes]; minus infinity where there is no feature, and for classes without phrases.
     """
     found = cosines(features, rows)
     scores = np.full((len(features), classes), -np.inf, np.float32)
@@ -82,9 +81,8 @@ class ZeroShotScores:
 def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> ZeroShotScores:
     """Score a confusion matrix. Raises GridError where the matrix has another shape.
 
-    Args:
-        confusion: int64 [K + 1, K] of `class_confusion`; the last row holds voxels without a label.
-        names: The K classes.
+    `confusion`: int64 [K + 1, K] of `class_confusion`; the last row holds voxels without a label; `names`: the K
+    classes.
     """
     classes = len(names)
     if confusion.shape != (classes + 1, classes):

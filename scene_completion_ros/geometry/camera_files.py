@@ -28,17 +28,14 @@ _MEI_INTRINSICS = ("gamma1", "gamma2", "u0", "v0")
 def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str = "CameraInfo") -> Camera:
     """Build the camera of the images that come with a CameraInfo.
 
+    Returns the camera of the published image: `width` and `height` are those of the full sensor, region of interest and
+    binning are applied. Raises CameraError: not calibrated (K all zero), not finite, or contradicting itself; names
+    field and cure.
+
     Args:
         message: sensor_msgs/CameraInfo of ROS 2 (fields k, d, p) or ROS 1 (K, D, P), from rclpy or rosbags.
         rectified: Whether the images are rectified (`image_rect`): P is used, without distortion, instead of K and D.
         where: What to call the message in errors, for instance its topic.
-
-    Returns:
-        The camera of the published image: `width` and `height` are those of the full sensor, region of interest and
-        binning are applied.
-
-    Raises:
-        CameraError: Not calibrated (K all zero), not finite, or contradicting itself; names field and cure.
     """
     names = {name: name if hasattr(message, name) else name.upper() for name in ("k", "d", "p")}
     for name in (*names.values(), "width", "height", "distortion_model"):
@@ -61,14 +58,13 @@ def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str
 def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None) -> Camera:
     """Read a camera from a file.
 
+    Raises CameraError where the file cannot be read, lacks something, or was made for another image size.
+
     Args:
         spec: YAML file of camera_calibration, or KITTI calibration with the name of the projection matrix after a
             colon: `calib.txt:P2`, `calib_cam_to_cam.txt:P_rect_02`.
         image_size: (width, height) of the images in use. KITTI's calib.txt does not hold it: if left out there, the
             first image of the folder beside the file is looked at (`image_2` for P2).
-
-    Raises:
-        CameraError: The file cannot be read, lacks something, or was made for another image size.
     """
     path, name = _split(str(spec))
     if path.suffix.lower() in (".yaml", ".yml"):
@@ -93,15 +89,9 @@ def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None) 
 def read_kitti_calibration(path: str | Path) -> dict[str, NDArray[np.float64]]:
     """Read a KITTI calibration file, lines of `name: numbers`.
 
-    Args:
-        path: `calib.txt` of the odometry or object benchmark, or `calib_*_to_*.txt` of the raw recordings.
-
-    Returns:
-        By name: [3, 4] of twelve numbers (P0…P3, Tr, P_rect_02), [3, 3] of nine (R_rect_00), else as many as there
-        are. Dates are left out.
-
-    Raises:
-        CameraError: The file cannot be read or a line is malformed; names file and line.
+    Returns by name: [3, 4] of twelve numbers (P0…P3, Tr, P_rect_02), [3, 3] of nine (R_rect_00), else as many as there
+    are. Dates are left out. Raises CameraError where the file cannot be read or a line is malformed; names file and
+    line. `path`: `calib.txt` of the odometry or object benchmark, or `calib_*_to_*.txt` of the raw recordings.
     """
     matrices: dict[str, NDArray[np.float64]] = {}
     for number, line in enumerate(read_text(path, CameraError, cure="Check the path").splitlines(), start=1):
@@ -123,11 +113,8 @@ def read_kitti_calibration(path: str | Path) -> dict[str, NDArray[np.float64]]:
 def read_kitti360_fisheye(path: str | Path) -> Camera:
     """Read the calibration of a KITTI-360 fisheye (`image_02.yaml`), as camodocal writes it.
 
-    Returns:
-        Camera of model "mei".
-
-    Raises:
-        CameraError: The file cannot be read, is of another model or lacks a number; names it.
+    Returns camera of model "mei". Raises CameraError where the file cannot be read, is of another model or lacks a
+    number; names it.
     """
     path = Path(path)
     # OpenCV's storage begins with "%YAML:1.0", which is no directive of YAML.
@@ -151,12 +138,8 @@ def read_kitti360_fisheye(path: str | Path) -> Camera:
 def camera_from_projection(projection: NDArray[np.float64], width: int, height: int) -> tuple[Camera, RigidTransform]:
     """Split a projection matrix of rectified images into camera and position. `projection`: P = K [I | t], [3, 4].
 
-    Returns:
-        The camera and `camera_from_rectified0`, the translation t = K⁻¹ p₄ from the rectified reference camera. All
-        three components are kept: KITTI's P2 has some millimetres along y and z.
-
-    Raises:
-        CameraError: P is not of this form.
+    Returns the camera and `camera_from_rectified0`, the translation t = K⁻¹ p₄ from the rectified reference camera. All
+    three components are kept: KITTI's P2 has some millimetres along y and z. Raises CameraError: P is not of this form.
     """
     matrix = np.asarray(projection, dtype=np.float64)
     if matrix.shape != (3, 4) or not np.isfinite(matrix).all():

@@ -35,8 +35,7 @@ _CALIBRATE = "Calibrate the camera (for example with camera_calibration) or give
 class Camera:
     """A calibrated camera; sizes and places in its image are in pixels.
 
-    Raises:
-        CameraError: Zero or non-finite intrinsics, an empty image, an unknown model, a wrong number of coefficients.
+    Raises CameraError: zero or non-finite intrinsics, an empty image, an unknown model, a wrong number of coefficients.
     """
 
     fx: float  # focal length along x, pixels
@@ -122,10 +121,9 @@ class Camera:
     def project(self, points_optical: Array) -> tuple[Array, Array]:
         """Project points into the image. `points_optical`: points [..., 3] in the optical frame, metres.
 
-        Returns:
-            Pixels [..., 2] and a mask [...] (bool) of the points that the camera shows. Those lie in front of it,
-            within the valid radius of the lens model, and inside the pixel edges, `[-0.5, width - 0.5)` by `[-0.5,
-            height - 0.5)`. Pixels of points behind the camera are finite and mean nothing.
+        Returns pixels [..., 2] and a mask [...] (bool) of the points that the camera shows. Those lie in front of it,
+        within the valid radius of the lens model, and inside the pixel edges, `[-0.5, width - 0.5)` by `[-0.5, height -
+        0.5)`. Pixels of points behind the camera are finite and mean nothing.
         """
         xp, points = floating(points_optical)
         z = points[..., 2]
@@ -143,12 +141,9 @@ class Camera:
     def unproject(self, pixels: Array) -> Array:
         """Return the viewing rays of pixels.
 
-        Args:
-            pixels: Pixel coordinates [..., 2], also between pixel centres and outside the image.
-
-        Returns:
-            Points [..., 3] on the rays at z = 1 in the optical frame. NaN where the lens model has no such ray, as at
-            pixels of a fisheye that look more than 90° away.
+        Returns points [..., 3] on the rays at z = 1 in the optical frame. NaN where the lens model has no such ray, as
+        at pixels of a fisheye that look more than 90° away. `pixels`: pixel coordinates [..., 2], also between pixel
+        centres and outside the image.
         """
         xp, pixels = floating(pixels)
         xy = xp.stack([(pixels[..., 0] - self.cx) / self.fx, (pixels[..., 1] - self.cy) / self.fy], axis=-1)
@@ -187,9 +182,8 @@ class Camera:
     def of_resized_image(self, width: int, height: int) -> "Camera":
         """Return the camera of images that were published in another size than they were calibrated in.
 
-        Raises:
-            CameraError: They do not have exactly the proportions of the calibrated ones: not resized alone, but cropped
-                or stretched, which no size tells.
+        Raises CameraError where they do not have exactly the proportions of the calibrated ones: not resized alone, but
+        cropped or stretched, which no size tells.
         """
         if (width, height) == (self.width, self.height):
             return self

@@ -28,8 +28,7 @@ def sparse_depth(points_camera: NDArray[np.floating[Any]], camera: Camera) -> ND
 def nearest_pixels(camera: Camera, rays: Camera) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """The pixel of a camera that sees most nearly what each pixel of another one at the same place sees.
 
-    Returns:
-        Rows and columns [h, w] of the camera, and bool [h, w], whether its image shows that direction at all.
+    Returns rows and columns [h, w] of the camera, and bool [h, w], whether its image shows that direction at all.
     """
     pixels, valid = camera.project(np.asarray(rays.unproject(rays.pixel_centres())))
     inside = np.asarray(valid) & np.isfinite(np.asarray(pixels)).all(axis=-1)
@@ -41,11 +40,8 @@ def nearest_pixels(camera: Camera, rays: Camera) -> tuple[NDArray[np.int64], NDA
 def depth_at_rays(depth: NDArray[np.float32], camera: Camera, rays: Camera) -> NDArray[np.float32]:
     """Depth of one camera at the rays of another at the same place.
 
-    Args:
-        depth: z-depth [H, W], metres; 0 or not finite where there is none.
-
-    Returns:
-        That of the nearest pixel [h, w], 0 where there is none.
+    Returns that of the nearest pixel [h, w], 0 where there is none. `depth`: z-depth [H, W], metres; 0 or not finite
+    where there is none.
     """
     rows, columns, inside = nearest_pixels(camera, rays)
     found = depth[rows, columns]

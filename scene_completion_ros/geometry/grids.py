@@ -24,8 +24,7 @@ _GRID_KEYS = ("origin", "voxel_size", "shape", "grid_from_camera", "frame")
 class VoxelGrid:
     """A box of cubic voxels; by convention its frame has x forward, y left, z up.
 
-    Raises:
-        GridError: A number is missing, not finite or not positive, or there are more voxels than `MOST_VOXELS`.
+    Raises GridError where a number is missing, not finite or not positive, or there are more voxels than `MOST_VOXELS`.
     """
 
     origin: tuple[float, float, float]  # lower corner of voxel (0, 0, 0) in the grid frame, metres
@@ -73,9 +72,8 @@ class VoxelGrid:
     def index_of(self, points: Array) -> tuple[Array, Array]:
         """Return the voxels that points lie in. `points`: points [..., 3] in the grid frame, metres.
 
-        Returns:
-            Indices int64 [..., 3] and whether the point lies in the grid [...] (bool). Indices of points outside
-            are clamped to one voxel beyond the grid; those of non-finite points are -1.
+        Returns indices int64 [..., 3] and whether the point lies in the grid [...] (bool). Indices of points outside
+        are clamped to one voxel beyond the grid; those of non-finite points are -1.
         """
         xp, points = floating(points)
         steps = xp.floor((points - constant_like(list(self.origin), points)) / self.voxel_size)
@@ -88,14 +86,9 @@ class VoxelGrid:
     def cropped(self, range_m: float) -> "tuple[VoxelGrid, tuple[slice, slice, slice]]":
         """Crop to the part within a range, as SSCBench does for 12.8, 25.6 and 51.2 m.
 
-        Args:
-            range_m: Edge of the square part in metres: that much ahead, half of it to each side, the full height.
-
-        Returns:
-            The cropped grid and the slices that cut it out of an array [X, Y, Z].
-
-        Raises:
-            GridError: The range is no whole number of voxels, larger than the grid, or cannot be centred.
+        Returns the cropped grid and the slices that cut it out of an array [X, Y, Z]. Raises GridError where the range
+        is no whole number of voxels, larger than the grid, or cannot be centred. `range_m`: edge of the square part in
+        metres: that much ahead, half of it to each side, the full height.
         """
         count = round(range_m / self.voxel_size) if math.isfinite(range_m) else 0
         if count <= 0 or abs(count * self.voxel_size - range_m) > 1e-6 * self.voxel_size * max(count, 1):
@@ -124,12 +117,9 @@ DEFAULT_GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
 def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
     """Read a voxel grid and the camera's pose in it from a YAML file. Returns the grid and `grid_from_camera`.
 
-    Args:
-        path: File with `origin` (3 numbers), `voxel_size`, `shape` (3), `grid_from_camera` and optionally `frame`. The
-            pose has 16 numbers row by row, or four rows of four; the camera is in optical axes.
-
-    Raises:
-        GridError: The file is missing or no YAML mapping, a key is missing, unknown or malformed.
+    Raises GridError where the file is missing or no YAML mapping, a key is missing, unknown or malformed. `path`: file
+    with `origin` (3 numbers), `voxel_size`, `shape` (3), `grid_from_camera` and optionally `frame`. The pose has 16
+    numbers row by row, or four rows of four; the camera is in optical axes.
     """
     where = str(path)
     document = read_yaml(path, GridError, cure=f"Write the keys {', '.join(_GRID_KEYS[:4])}", kind=dict)

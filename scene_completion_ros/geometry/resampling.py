@@ -66,14 +66,9 @@ class Resampler:
     def __call__(self, image: NDArray[Any]) -> NDArray[Any]:
         """Resample an image.
 
-        Args:
-            image: [H, W] or [H, W, C] of the source camera, or [H / shrink, W / shrink, ...]; uint8, uint16 or float32.
-
-        Returns:
-            [H_t, W_t] or [H_t, W_t, C] of the same dtype; outside `validity` the source's border is repeated.
-
-        Raises:
-            ImageError: The image has another size than the source camera was calibrated for, or another dtype.
+        Returns [H_t, W_t] or [H_t, W_t, C] of the same dtype; outside `validity` the source's border is repeated.
+        Raises ImageError where the image has another size than the source camera was calibrated for, or another dtype.
+        `image`: [H, W] or [H, W, C] of the source camera, or [H / shrink, W / shrink, ...]; uint8, uint16 or float32.
         """
         self._check(image)
         reduced = self._reduced
@@ -100,8 +95,7 @@ class Resampler:
 def decoder_shrink(source: Camera, target: Camera) -> int:
     """By what the sides of an image can be divided while it is decoded, with detail enough left for the target.
 
-    Returns:
-        8, 4, 2 or 1, of which both sides are a multiple.
+    Returns 8, 4, 2 or 1, of which both sides are a multiple.
     """
     finest = max(_resolution(source, target))
     for shrink in _SHRINKS:
@@ -137,9 +131,8 @@ def virtual_pinhole(
 def view_rotation(yaw: float = 0.0, pitch: float = 0.0) -> NDArray[np.float64]:
     """Rotation [3, 3] from a turned view into the camera: pitched first, then turned about the camera's own y axis.
 
-    Args:
-        yaw: Angle about y (down) in radians; positive turns the view to the right.
-        pitch: Angle about x (right) in radians; negative turns the view down.
+    `yaw`: angle about y (down) in radians; positive turns the view to the right; `pitch`: angle about x (right) in
+    radians; negative turns the view down.
     """
     cos_yaw, sin_yaw, cos_pitch, sin_pitch = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     about_y = np.array([[cos_yaw, 0.0, sin_yaw], [0.0, 1.0, 0.0], [-sin_yaw, 0.0, cos_yaw]])

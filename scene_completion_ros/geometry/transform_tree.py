@@ -99,14 +99,13 @@ class TransformTree:
     def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: RigidTransform, *, static: bool) -> None:
         """Add one transform. A later static one replaces an earlier; of two with one stamp the first is kept.
 
+        Raises TransformError where a frame has no name, or is its own parent.
+
         Args:
             parent: Frame that it maps into.
             child: Frame that it maps from.
             stamp_ns: Its time, nanoseconds; of no meaning for a static one.
             static: Whether it holds for all time.
-
-        Raises:
-            TransformError: A frame has no name, or is its own parent.
         """
         parent, child = parent.strip("/"), child.strip("/")
         if parent == child or not parent or not child:

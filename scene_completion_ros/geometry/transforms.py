@@ -30,8 +30,7 @@ LARGEST = 1e12  # of the numbers of a transform; what is computed of them stays 
 class RigidTransform:
     """A rotation followed by a translation: `p_target = rotation @ p_source + translation`.
 
-    Raises:
-        TransformError: An array has another shape or holds NaN or infinity.
+    Raises TransformError where an array has another shape or holds NaN or infinity.
     """
 
     rotation: NDArray[np.float64]  # matrix [3, 3]
@@ -53,11 +52,8 @@ class RigidTransform:
     def from_matrix(cls, matrix: ArrayLike) -> RigidTransform:
         """Build a transform from a homogeneous matrix; its rotation is made exactly orthonormal.
 
-        Args:
-            matrix: Row-major [4, 4] or [3, 4].
-
-        Raises:
-            TransformError: Not finite, not orthonormal within `ROUNDING`, a reflection, or a wrong last row.
+        Raises TransformError: not finite, not orthonormal within `ROUNDING`, a reflection, or a wrong last row.
+        `matrix`: row-major [4, 4] or [3, 4].
         """
         array = np.asarray(matrix, dtype=np.float64)
         if array.shape not in ((3, 4), (4, 4)):
@@ -72,8 +68,7 @@ class RigidTransform:
     def from_quaternion(cls, quaternion_xyzw: ArrayLike, translation: ArrayLike) -> RigidTransform:
         """Build a transform from a unit quaternion (x, y, z, w, the order of ROS) and a translation [3] in metres.
 
-        Raises:
-            TransformError: Not finite, or the quaternion is not of unit length (zero in messages never filled).
+        Raises TransformError: not finite, or the quaternion is not of unit length (zero in messages never filled).
         """
         quaternion = np.asarray(quaternion_xyzw, dtype=np.float64)
         _check_array(quaternion, (4,), "quaternion")

@@ -73,8 +73,7 @@ class Normalisation:
 class StudentBundle:
     """A trained student.
 
-    Raises:
-        BundleError: Names, colours and labels of the head, or label units and feature spaces, contradict each other.
+    Raises BundleError: names, colours and labels of the head, or label units and feature spaces, contradict each other.
     """
 
     name: str
@@ -139,8 +138,7 @@ class StudentBundle:
     def graph_inputs(self, volume_from_camera: RigidTransform | None = None) -> dict[str, NDArray[np.float32]]:
         """What the graph is given beside the image, by name; nothing where it `takes_pose` not.
 
-        Args:
-            volume_from_camera: As `volume_pose.volume_pose` says; None where nobody knows.
+        `volume_from_camera`: as `volume_pose.volume_pose` says; None where nobody knows.
         """
         if not self.takes_pose:
             return {}
@@ -156,8 +154,7 @@ class StudentBundle:
     def read_encoder(self) -> bytes:
         """The ONNX encoder, as it was when the bundle was loaded; a later one would not fit the head in memory.
 
-        Raises:
-            BundleError: The file is gone or was replaced since.
+        Raises BundleError where the file is gone or was replaced since.
         """
         return _read_graph(self.encoder_path, self.sha256[ENCODER])
 
@@ -213,9 +210,8 @@ class StudentBundle:
     def text_bank(self) -> TextBank | None:
         """The bank of phrases that comes with the student; None where there is none.
 
-        Raises:
-            BundleError: Its file is gone or was replaced since the bundle was loaded.
-            VocabularyError: It is no bank.
+        Raises BundleError where its file is gone or was replaced since the bundle was loaded; VocabularyError where it
+        is no bank.
         """
         if self.folder is None or TEXT_BANK not in self.sha256:
             return None
@@ -225,8 +221,7 @@ class StudentBundle:
     def feature_space_for(self, bank: TextBank | Vocabulary) -> FeatureSpace:
         """The feature space in which the texts of a bank lie.
 
-        Raises:
-            VocabularyError: The bank was made by another text encoder than those of the student's spaces.
+        Raises VocabularyError where the bank was made by another text encoder than those of the student's spaces.
         """
         return feature_space.feature_space_for(self.feature_spaces, bank, self.name)
 
@@ -236,9 +231,8 @@ class StudentBundle:
         All else stays as it is. The folder changes at once. Raises BundleError where the bundle was replaced since it
         was loaded, or the spaces do not fit its head; VocabularyError where the bank is in none of the spaces.
 
-        Args:
-            spaces: Spaces that follow from the label units; without any, the bank must be None.
-            bank: Phrases in one of the spaces; None for no bank.
+        `spaces`: spaces that follow from the label units; without any, the bank must be None; `bank`: phrases in one of
+        the spaces; None for no bank.
         """
         changed = dataclasses.replace(self, feature_spaces=tuple(spaces))
         if bank is not None:
@@ -268,8 +262,7 @@ class StudentBundle:
     def load(cls, folder: str | Path) -> "StudentBundle":
         """Reads a bundle and checks it: schema, hashes, fields, tensors.
 
-        Raises:
-            BundleError: Naming file, field and cure.
+        Raises BundleError: naming file, field and cure.
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
@@ -337,8 +330,7 @@ class StudentBundle:
     def load_weights(self) -> dict[str, NDArray[Any]]:
         """The unfolded weights for later training.
 
-        Raises:
-            BundleError: The bundle has none, or the file is not the one it was saved with.
+        Raises BundleError where the bundle has none, or the file is not the one it was saved with.
         """
         where = str(self.folder / WEIGHTS) if self.folder else f"bundle {self.name}"
         if self.folder is None or WEIGHTS not in self.sha256 or not (self.folder / WEIGHTS).is_file():
@@ -409,8 +401,7 @@ def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None
 def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest: int = MOST_ARRAY_BYTES) -> bytes:
     """The content of a file; the cure is another one where the bundle itself is whole without it.
 
-    Args:
-        largest: Bytes that it may have.
+    `largest`: bytes that it may have.
     """
     content = read_bytes(file, BundleError, cure=cure or CURE, most_bytes=largest)
     found = hashlib.sha256(content).hexdigest()

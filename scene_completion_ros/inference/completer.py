@@ -203,19 +203,15 @@ class Completer:
     def use(self, vocabulary: FoldedVocabulary | None) -> None:
         """From the next image on, labels are those of a prepared vocabulary; None for the classes of the student.
 
-        Raises:
-            VocabularyError: It was prepared for another student.
+        Raises VocabularyError where it was prepared for another student.
         """
         self._vocabulary = self._own(vocabulary)
 
     def ask(self, query: FoldedVocabulary | None) -> None:
         """From the next image on, completions say where the phrases of a query are; None for none any more.
 
-        Args:
-            query: Prepared from `TextBank.query`.
-
-        Raises:
-            VocabularyError: It was prepared for another student, is a vocabulary of labels or has too many phrases.
+        `query`: prepared from `TextBank.query`. Raises VocabularyError where it was prepared for another student, is a
+        vocabulary of labels or has too many phrases.
         """
         if query is not None and (query.vocabulary.contrast is None or query.classes > MOST_ASKED):
             raise VocabularyError(
@@ -390,8 +386,7 @@ def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform
 def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> list[str]:
     """What about a camera lies outside of what the student was trained for, with numbers.
 
-    Args:
-        coverage: Part of the canonical image that it covers, 0..1.
+    `coverage`: part of the canonical image that it covers, 0..1.
     """
     warnings = []
     ratio, (low, high) = camera.fx / camera.width, bundle.focal_range

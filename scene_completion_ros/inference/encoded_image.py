@@ -40,12 +40,8 @@ class Encoder(Protocol):
     ) -> EncodedImage:
         """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
 
-        Args:
-            beside: What a graph is given that takes the camera's pose, see `StudentBundle.graph_inputs`; None where it
-                takes none, or nobody knows the pose.
-
-        Raises:
-            ImageError: The image has another size or type.
+        Raises ImageError where the image has another size or type. `beside`: what a graph is given that takes the
+        camera's pose, see `StudentBundle.graph_inputs`; None where it takes none, or nobody knows the pose.
         """
         ...
 

@@ -49,8 +49,7 @@ class DeviceEncoder(Encoder, Protocol):
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
         """All of it on the device, for one scene.
 
-        Raises:
-            GpuError: There is not enough memory, or the GPU fails.
+        Raises GpuError where there is not enough memory, or the GPU fails.
         """
         ...
 
@@ -120,8 +119,7 @@ class OpenVinoEncoder(Encoder):
 class OnnxRuntimeEncoder(Encoder):
     """The encoder on ONNX Runtime's CPU provider. `threads`: CPU threads; None for all.
 
-    Raises:
-        BundleError: The graph cannot be read or has other inputs or outputs than the bundle says.
+    Raises BundleError where the graph cannot be read or has other inputs or outputs than the bundle says.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None) -> None:

@@ -42,8 +42,7 @@ class FoldedRows:
 class FeatureSpace:
     """f(x) = A h(x) + b: the features of one teacher, in its own space, of label units h.
 
-    Raises:
-        BundleError: A name or number that cannot be, or tensors of other shapes or types, or not finite.
+    Raises BundleError where a name or number that cannot be, or tensors of other shapes or types, or not finite.
     """
 
     name: str  # name of the teacher: letters, digits, ``_`` and ``-``

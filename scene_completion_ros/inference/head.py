@@ -29,8 +29,7 @@ _OF_VOLUME = ("gain", "lattice")
 class VolumeReading:
     """How the head reads the volume that the encoder gives beside its features: logits at knots before the camera.
 
-    Raises:
-        BundleError: Fewer than two knots along an axis, or numbers that cannot be.
+    Raises BundleError: fewer than two knots along an axis, or numbers that cannot be.
     """
 
     gain: NDArray[np.float32]  # factor on the logits, float32 [1]
@@ -148,6 +147,9 @@ class HeadWeights:
     ) -> "HeadWeights":
         """Reads ``head.safetensors``.
 
+        Raises BundleError where a tensor is missing, not float32, of another shape or not finite. A tensor belongs to
+        labels, a prior or a volume where there are none. The file is no safetensors.
+
         Args:
             hidden: C.
             code_size: Length of the point code.
@@ -156,10 +158,6 @@ class HeadWeights:
             prior_knots: (A, B, C) of the place prior; none where there is no prior.
             volume_knots: (X, Y, Z) of the encoder's volume; none where it gives none.
             unit_stride: Knots of the volume to a cell that has label units; 0 where pixels have them.
-
-        Raises:
-            BundleError: A tensor is missing, not float32, of another shape or not finite. A tensor belongs to labels, a
-                prior or a volume where there are none. The file is no safetensors.
         """
         tensors = read_tensors(file, BundleError, cure=CURE)
         expected = expected_shapes(hidden, code_size, label_hidden, classes, prior_knots, volume_knots)

@@ -46,8 +46,7 @@ def is_hub_name(named: str | Path) -> bool:
 def fetch(named: str | Path) -> Path:
     """The folder of a bundle of the hub, in the hub's cache; what is not there yet is downloaded.
 
-    Raises:
-        BundleError: The name has another form, the client is not installed, or it does not get the files.
+    Raises BundleError where the name has another form, the client is not installed, or it does not get the files.
     """
     name = HubName.parse(named)
     try:

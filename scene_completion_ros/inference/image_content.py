@@ -16,8 +16,7 @@ BLIND = 0.3  # share of windows below which nothing counts as seen. The same str
 def shown_share(image_rgb: NDArray[np.uint8], covered: NDArray[np.bool_] | None = None) -> float:
     """Share of the windows of an image, uint8 [H, W, 3] RGB, that show something, 0..1.
 
-    Args:
-        covered: bool [H, W], the pixels that the camera covers: windows with others do not count. None for all.
+    `covered`: bool [H, W], the pixels that the camera covers: windows with others do not count. None for all.
     """
     grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     grey -= grey.mean()  # so that the difference of the squares keeps its digits in float32

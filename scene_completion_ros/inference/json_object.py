@@ -23,8 +23,7 @@ class JsonObject:
     def read(cls, file: Path) -> "JsonObject":
         """Reads a file that holds one JSON object.
 
-        Raises:
-            BundleError: It cannot be read, is no JSON or no object.
+        Raises BundleError where it cannot be read, is no JSON or no object.
         """
         return cls(read_json(file, BundleError, cure=CURE, kind=dict), file)
 

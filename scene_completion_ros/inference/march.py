@@ -188,9 +188,8 @@ def sight(
 class March:
     """Marches the rays of one camera through one grid; the same result as `march`, or `sight`, up to float32.
 
-    Args:
-        occupied_from: alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
-        far: Depth, metres, from which on a student that says depth itself sees nothing.
+    `occupied_from`: alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold; `far`:
+    depth, metres, from which on a student that says depth itself sees nothing.
     """
 
     def __init__(

@@ -124,11 +124,7 @@ def class_cosines_reference(
 ) -> NDArray[np.float64]:
     """Score of each class, and of the background behind them where there is one; 0 where there is no feature.
 
-    Args:
-        hidden: [N, E], label units, see `query_kernel.hidden_reference`.
-
-    Returns:
-        float64 [N, K or K + 1].
+    Returns float64 [N, K or K + 1]. `hidden`: [N, E], label units, see `query_kernel.hidden_reference`.
     """
     folded = space.folded(vocabulary.rows)
     product = hidden @ folded.weight.T + folded.bias  # [N, R]

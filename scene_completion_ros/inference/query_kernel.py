@@ -108,14 +108,13 @@ class FieldKernel:
     ) -> None:
         """Writes the density sigma per metre, or the opacity alpha over a length, to ``out[target]``.
 
+        Raises ValueError: features or volume have another size or type.
+
         Args:
             features: float32 [h, w, C + E], contiguous.
             out: float32 [M], flat.
             length: Metres; alpha = 1 - exp(-sigma length) is written where it is positive.
             volume: float32 [X, Y, Z], of a student whose head reads one.
-
-        Raises:
-            ValueError: Features or volume have another size or type.
         """
         knots, gain = (1, 1, 1), np.float32(0.0)
         if self.head.volume is not None:
@@ -155,8 +154,7 @@ class FieldKernel:
     def flat_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """The feature map [h, w, C + E] as the kernels take it, [h * w, C + E].
 
-        Raises:
-            ValueError: It has another size or type.
+        Raises ValueError where it has another size or type.
         """
         expected = (*self.feature_size, self.head.channels)
         if features.shape != expected or features.dtype != np.float32:

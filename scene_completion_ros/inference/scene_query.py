@@ -125,11 +125,8 @@ class SceneQuery(Protocol):
     def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
         """What is known after a canonical image, uint8 [H, W, 3] RGB.
 
-        Args:
-            words: What the voxels are compared with, in a feature space of the student.
-
-        Raises:
-            ImageError: The image has another size or type.
+        Raises ImageError where the image has another size or type. `words`: what the voxels are compared with, in a
+        feature space of the student.
         """
         ...
 

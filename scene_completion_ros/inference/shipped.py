@@ -31,8 +31,7 @@ def shipped_students(models: Path = DEFAULT_BUNDLE.parent) -> tuple[str, ...]:
 def open_student(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.parent) -> StudentBundle:
     """The student of a folder, of a name or of the hub; the default one where nothing, or "auto", is named.
 
-    Raises:
-        BundleError: It is none, or the hub does not give it.
+    Raises BundleError where it is none, or the hub does not give it.
     """
     return StudentBundle.load(student_folder(named, models=models))
 
@@ -40,8 +39,7 @@ def open_student(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.pare
 def student_folder(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.parent) -> Path:
     """The folder of a student, see `open_student`; of one of the hub, the folder in the hub's cache.
 
-    Raises:
-        BundleError: The hub does not give it.
+    Raises BundleError where the hub does not give it.
     """
     if named is None or str(named) in ("", AUTO):
         return DEFAULT_BUNDLE
@@ -55,8 +53,7 @@ def student_folder(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.pa
 def own_student(named: str | Path) -> StudentBundle:
     """The student of a folder that will be written into.
 
-    Raises:
-        BundleError: It is none, or one of the hub, whose cache must stay as the hub has it.
+    Raises BundleError where it is none, or one of the hub, whose cache must stay as the hub has it.
     """
     bundle = open_student(named)
     if is_hub_name(named):
@@ -77,6 +74,8 @@ def choose_student(
 ) -> tuple[StudentBundle, str]:
     """The student that was asked for; with "auto", or nothing, the large one where this machine keeps a camera's rate.
 
+    Returns the bundle, and why it was taken, in words. Raises BundleError where what is named is no bundle.
+
     Args:
         named: Folder, name of a shipped student or of one of the hub, "auto", or nothing.
         engine: Encoder engine that will run it.
@@ -85,12 +84,6 @@ def choose_student(
         rate_hz: Images a second that are wanted, of all cameras together; 0 where nothing is known.
         models: Folder of the shipped students.
         clock: Seconds.
-
-    Returns:
-        The bundle, and why it was taken, in words.
-
-    Raises:
-        BundleError: What is named is no bundle.
     """
     if named not in ("", AUTO):
         return open_student(named, models=models), "it is named"

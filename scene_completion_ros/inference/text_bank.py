@@ -218,8 +218,7 @@ class TextBank:
     def load(cls, path: str | Path) -> "TextBank":
         """Reads a bank and checks it.
 
-        Raises:
-            VocabularyError: It cannot be read, is damaged, or contradicts itself.
+        Raises VocabularyError where it cannot be read, is damaged, or contradicts itself.
         """
         content = read_bytes(path, VocabularyError, cure="Name a text bank.", most_bytes=LARGEST_FILE)
         return cls.from_bytes(content, str(path))
@@ -272,8 +271,7 @@ class TextBank:
     def rows(self, phrases: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings of phrases as typed when the bank was made, float32 [R, D], L2-normalised.
 
-        Raises:
-            VocabularyError: The bank does not hold a phrase; near ones are named.
+        Raises VocabularyError where the bank does not hold a phrase; near ones are named.
         """
         return self.embeddings[self._rows_of(phrases)]
 
@@ -287,6 +285,8 @@ class TextBank:
         """A vocabulary of the bank's phrases.
 
         A class that the bank names too keeps its colour. The bank's background goes along, less what classes say.
+        Raises VocabularyError where a phrase is not in the bank or is of two classes; or there are no classes, or too
+        many.
 
         Args:
             classes: Phrases, a class each, or the phrases of each class by its name. Among the former, the name of a
@@ -294,9 +294,6 @@ class TextBank:
                 classes; where it has none, for every phrase that is not of the background.
             pooling: ``max``: a class is as near as its nearest phrase. ``mean``: as the mean of its phrases.
             margin: See `Vocabulary`.
-
-        Raises:
-            VocabularyError: A phrase is not in the bank or is of two classes; or there are no classes, or too many.
         """
         phrases_of = self._phrases_of(classes)
         for name, phrases in phrases_of.items():

@@ -71,9 +71,8 @@ def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, le
 def volume_pose(upright_from_camera: RigidTransform, height: float) -> RigidTransform:
     """Pose of a camera in a volume that stands upright below it and looks where the camera looks.
 
-    Args:
-        upright_from_camera: Its pose in a frame whose z axis points up and begins on the ground.
-        height: Of the volume's origin above the ground, metres: that of the cameras of the training.
+    `upright_from_camera`: its pose in a frame whose z axis points up and begins on the ground; `height`: of the
+    volume's origin above the ground, metres: that of the cameras of the training.
     """
     ahead = upright_from_camera.rotation[:, 2]
     yaw = float(np.arctan2(ahead[1], ahead[0]))

@@ -77,17 +77,14 @@ def fuse_views(
 ) -> tuple[SemanticVoxels, NDArray[np.float32]]:
     """Fuse what several cameras see of one grid.
 
+    Returns the fused voxels, with the oldest stamp and the ``grid_from_camera`` of the first view. Then the fused
+    probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones. Raises GridError where the views are on
+    different grids, or of different classes.
+
     Args:
         views: Voxels of each camera on the same grid, of about the same time; at least one.
         probabilities: Calibrated probabilities of all voxels, float32 [X, Y, Z], for each view.
         threshold: Probability from which a voxel is occupied.
-
-    Returns:
-        The fused voxels, with the oldest stamp and the ``grid_from_camera`` of the first view. Then the fused
-        probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones.
-
-    Raises:
-        GridError: The views are on different grids, or of different classes.
     """
     first = views[0]
     for view in views[1:]:

@@ -39,9 +39,8 @@ def clearing_rays(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Rays through the pixel centres of a camera, in voxel edges, where voxel (i, j, k) begins at (i, j, k).
 
-    Returns:
-        The camera's position [3], unit vectors [R, 3] in the grid and the same unit vectors [R, 3] in the optical
-        frame. Pixels that the lens does not map are left out.
+    Returns the camera's position [3], unit vectors [R, 3] in the grid and the same unit vectors [R, 3] in the optical
+    frame. Pixels that the lens does not map are left out.
     """
     rays = camera.unproject(camera.pixel_centres()).reshape(-1, 3)
     rays = rays[np.isfinite(rays).all(axis=1)]
@@ -129,8 +128,7 @@ class ClearingRays:
     def __call__(self, voxels: SemanticVoxels) -> NDArray[np.float32]:
         """Clearing points of one image in the camera's optical frame, metres, float32 [N, 3], N at most one a ray.
 
-        Raises:
-            GridError: The voxels are on another grid.
+        Raises GridError where the voxels are on another grid.
         """
         if voxels.grid != self.grid:
             raise GridError("the voxels are on another grid than the rays", where="ClearingRays")

@@ -65,13 +65,12 @@ def ignored_names(ignored: str) -> tuple[str, ...]:
 class GroundProjection:
     """Projects voxels within a band of heights to the ground; all that depends on the pose alone is computed once.
 
+    Raises GridError where no voxel of the grid lies in the band.
+
     Args:
         upright_from_grid: Its pose in the upright frame.
         lowest: Lower end of the band above the ground, metres. A voxel belongs to the band if its centre does.
         highest: Upper end of the band, metres.
-
-    Raises:
-        GridError: No voxel of the grid lies in the band.
     """
 
     def __init__(self, grid: VoxelGrid, upright_from_grid: RigidTransform, lowest: float, highest: float) -> None:
@@ -156,8 +155,7 @@ class GroundProjection:
     def _voxels_at(self, ground: NDArray[np.float64]) -> NDArray[np.intp]:
         """Flat indices of the voxels that points over the cells lie in, [levels, H, W]; one beyond for outside.
 
-        Args:
-            ground: Height of the ground [H, W].
+        `ground`: height of the ground [H, W].
         """
         x, y, z = self._axes
         above = z[self._in_band(z)][:, None, None] + ground

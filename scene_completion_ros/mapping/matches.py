@@ -23,9 +23,8 @@ class Matches:
 def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, Sequence[PhraseMatches]]]) -> Matches:
     """What answers a query among voxels.
 
-    Args:
-        voxels: Those that count: of several images fused, or joined with earlier ones.
-        answers: The voxels of each image on the same grid, and which of them each phrase was found in.
+    `voxels`: those that count: of several images fused, or joined with earlier ones; `answers`: the voxels of each
+    image on the same grid, and which of them each phrase was found in.
     """
     if len(answers) == 1 and answers[0][0] is voxels:  # as they were completed: all of them count
         phrases = answers[0][1]

@@ -14,9 +14,8 @@ def obstacle_points(
 ) -> NDArray[np.float32]:
     """Centres of the occupied voxels, seen and completed. Returns points, metres, float32 [N, 3].
 
-    Args:
-        frame_from_grid: Pose of the grid in the frame of the points; None for the camera's optical frame.
-        ignored: Labels of classes that are no obstacles (see `ground_map.ignored_labels`).
+    `frame_from_grid`: pose of the grid in the frame of the points; None for the camera's optical frame; `ignored`:
+    labels of classes that are no obstacles (see `ground_map.ignored_labels`).
     """
     points = voxels.points_camera() if frame_from_grid is None else voxels.points_in(frame_from_grid)
     return points[~np.isin(voxels.label, np.fromiter(ignored, dtype=np.uint8))]

@@ -33,9 +33,8 @@ class RollingGrid:
     def move_to(self, lower: NDArray[np.int64]) -> list[tuple[slice, slice, slice]]:
         """Let the box hold the voxels from `lower` on. `lower`: int64 [3].
 
-        Returns:
-            The places in memory that now stand for other voxels than before, as disjoint boxes: they are to be cleared.
-            All of memory where old and new box have no voxel in common.
+        Returns the places in memory that now stand for other voxels than before, as disjoint boxes: they are to be
+        cleared. All of memory where old and new box have no voxel in common.
         """
         step, self.lower = lower - self.lower, lower.copy()
         if (np.abs(step) >= self.shape).any():

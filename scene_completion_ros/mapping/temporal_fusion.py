@@ -152,8 +152,7 @@ class TemporalFusion:
     def relabel(self, label: int) -> None:
         """Forget the labels of all that is remembered: labels have another meaning from now on. Occupancy stays.
 
-        Args:
-            label: What remembered voxels count as, with next to no confidence, until a frame says what they are.
+        `label`: what remembered voxels count as, with next to no confidence, until a frame says what they are.
         """
         self.memory.label[...] = label
         self.memory.agreement[...] = HEARSAY

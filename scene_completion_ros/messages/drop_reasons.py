@@ -63,8 +63,7 @@ def drop_notice(reason: DropReason, stamp_ns: int, frame_id: str) -> str:
 def read_drop_notice(text: str) -> tuple[int, str, str]:
     """Stamp in nanoseconds, frame and reason of a notice, which may be one that this version does not know.
 
-    Raises:
-        SceneCompletionError: It is no notice.
+    Raises SceneCompletionError where it is no notice.
     """
     cure = "Take a node of this version"
     notice = parse_json(text, SceneCompletionError, where=shown(text), cure=cure, kind=dict)

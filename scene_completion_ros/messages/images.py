@@ -65,15 +65,11 @@ _TO_RGB = {"mono": cv2.COLOR_GRAY2RGB, "bgr": cv2.COLOR_BGR2RGB, "rgba": cv2.COL
 def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
     """Decode a raw or compressed image message to RGB; grey is replicated, alpha dropped, 16 bits scaled to 8.
 
-    Args:
-        message: `sensor_msgs/Image` or `sensor_msgs/CompressedImage`.
-        shrink: A JPEG may come with its sides divided by this (1, 2, 4 or 8), which is less work (`decode_picture`).
+    Returns uint8 RGB [H, W, 3], contiguous, not sharing memory with the message. Raises ImageError: unknown encoding,
+    too little data, a step shorter than a row, or a broken JPEG/PNG.
 
-    Returns:
-        uint8 RGB [H, W, 3], contiguous, not sharing memory with the message.
-
-    Raises:
-        ImageError: Unknown encoding, too little data, a step shorter than a row, or a broken JPEG/PNG.
+    `message`: `sensor_msgs/Image` or `sensor_msgs/CompressedImage`; `shrink`: a JPEG may come with its sides divided by
+    this (1, 2, 4 or 8), which is less work (`decode_picture`).
     """
     if hasattr(message, "format"):
         return to_rgb(decode_picture(_bytes(message), _picture_format(message), shrink))
@@ -96,8 +92,7 @@ def decode_published_depth(message: Any) -> NDArray[np.float32]:
 def check_image(message: Any) -> None:
     """Find out cheaply, without decoding, whether an image message can be decoded.
 
-    Raises:
-        ImageError: As `decode_image`, except for damage inside compressed data.
+    Raises ImageError: as `decode_image`, except for damage inside compressed data.
     """
     if hasattr(message, "format"):
         picture_size(_bytes(message), _picture_format(message))
@@ -112,8 +107,7 @@ def check_image(message: Any) -> None:
 def announced_size(message: Any) -> tuple[int, int]:
     """Width and height in pixels of an image message, of a compressed one as its header has them: nothing is decoded.
 
-    Raises:
-        ImageError: As `check_image`.
+    Raises ImageError: as `check_image`.
     """
     if hasattr(message, "format"):
         return picture_size(_bytes(message), _picture_format(message))

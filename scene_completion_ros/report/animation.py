@@ -74,9 +74,8 @@ class DriveAnimation:
     ) -> None:
         """Draw a frame, unless the drive is so long that it is left out.
 
-        Args:
-            image: RGB image [H, W, 3], if there is one.
-            camera: Camera that the voxels are seen through; without it only the bird's-eye view shows them.
+        `image`: RGB image [H, W, 3], if there is one; `camera`: camera that the voxels are seen through; without it
+        only the bird's-eye view shows them.
         """
         self._seen += 1
         if not self._possible or (self._seen - 1) % self._every:

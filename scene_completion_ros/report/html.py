@@ -241,9 +241,8 @@ def _byte_planes(values: NDArray[np.uint32] | NDArray[np.uint16]) -> bytes:
 def pack_voxels(voxels: SemanticVoxels) -> bytes:
     """Occupied voxels as zlib-compressed planes. `voxels`: completed voxels with N occupied ones.
 
-    Returns:
-        Compressed bytes of: four planes [N] of the differences between successive flat indices ((x·Y + y)·Z + z,
-        ascending), then the labels [N], the states [N], and the probabilities times 255 [N].
+    Returns compressed bytes of: four planes [N] of the differences between successive flat indices ((x·Y + y)·Z + z,
+    ascending), then the labels [N], the states [N], and the probabilities times 255 [N].
     """
     flat, order = _page_order(voxels)
     steps = np.diff(flat[order], prepend=0).astype(np.uint32)

@@ -48,12 +48,10 @@ class LidarOfBag:
     ) -> NDArray[np.float32] | None:
         """The scan nearest to an image, moved to where the car was when the image was taken.
 
-        Args:
-            stamp_ns: Its time in nanoseconds; later calls should not go back in time.
-            grid_from_camera: Pose of the camera in the grid.
+        Returns points in the grid frame, metres, float32 [N, 3]; none without a scan and transforms near that time.
 
-        Returns:
-            Points in the grid frame, metres, float32 [N, 3]; none without a scan and transforms near that time.
+        `stamp_ns`: its time in nanoseconds; later calls should not go back in time; `grid_from_camera`: pose of the
+        camera in the grid.
         """
         scan = self.nearest_scan(stamp_ns)
         if scan is None:

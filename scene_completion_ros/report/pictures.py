@@ -59,9 +59,8 @@ def scaled_down(picture: Picture, width: int) -> Picture:
 def depth_picture(depth: NDArray[np.float32], *, width: int = _PANEL_WIDTH) -> Picture:
     """Depth in colours, near bright and far dark, with a scale below.
 
-    Args:
-        depth: Depth along the optical axis in metres [H, W]; not finite where there is none.
-        width: Width of the picture in pixels.
+    `depth`: depth along the optical axis in metres [H, W]; not finite where there is none; `width`: width of the
+    picture in pixels.
     """
     coloured = fit_width(depth_colours(depth), width, cv2.INTER_LINEAR)
     # The bar is even in the logarithm of depth, as the colours are.
@@ -152,12 +151,10 @@ def birds_eye_view(voxels: SemanticVoxels, *, camera: Camera | None = None, heig
 def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[np.float32]) -> Picture:
     """A bird's-eye view with LiDAR points on top in black, those standing out of the ground.
 
-    Args:
-        birds_eye: What ``birds_eye_view`` made of the voxels.
-        lidar_grid: LiDAR points in the grid frame, metres [N, 3].
+    Returns RGB picture, a new one.
 
-    Returns:
-        RGB picture, a new one.
+    `birds_eye`: what ``birds_eye_view`` made of the voxels; `lidar_grid`: LiDAR points in the grid frame, metres [N,
+    3].
     """
     picture = birds_eye.copy()
     _draw_lidar(picture, _scale_of(voxels, (len(picture) - 2 * MARGIN) // voxels.grid.shape[0]), lidar_grid)
@@ -167,12 +164,10 @@ def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[n
 def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 160) -> NDArray[np.float32]:
     """Depth of the first occupied voxel along each ray, for voxels that arrived without their depth image.
 
-    Args:
-        camera: Camera that took the image; lens distortion is ignored.
-        columns: Width of the result; the height follows the camera's aspect.
+    Returns depth along the optical axis in metres, float32 [h, w]; infinite where a ray meets no occupied voxel.
 
-    Returns:
-        Depth along the optical axis in metres, float32 [h, w]; infinite where a ray meets no occupied voxel.
+    `camera`: camera that took the image; lens distortion is ignored; `columns`: width of the result; the height follows
+    the camera's aspect.
     """
     rays = voxel_rays(voxels.grid, voxels.grid_from_camera, camera, columns)
     hit = rays.first_hits(voxels)
@@ -184,12 +179,10 @@ def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 16
 def voxel_view(voxels: SemanticVoxels, camera: Camera, *, width: int) -> Picture:
     """The voxels from where the camera is: along each ray the first occupied one in its colour, its sides darker.
 
-    Args:
-        camera: Camera that took the image; lens distortion is ignored.
-        width: Width of the picture in pixels, two a ray.
+    Returns RGB picture; light grey where there is no voxel.
 
-    Returns:
-        RGB picture; light grey where there is no voxel.
+    `camera`: camera that took the image; lens distortion is ignored; `width`: width of the picture in pixels, two a
+    ray.
     """
     rays = voxel_rays(voxels.grid, voxels.grid_from_camera, camera, width // 2)
     hit = rays.first_hits(voxels)
@@ -207,9 +200,8 @@ def voxel_view(voxels: SemanticVoxels, camera: Camera, *, width: int) -> Picture
 def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]], *, width: int) -> Picture:
     """Colours and names of classes in as many rows as they need.
 
-    Args:
-        class_names: Names by label; the font knows ASCII only, other characters become question marks.
-        width: Width of the picture in pixels.
+    `class_names`: names by label; the font knows ASCII only, other characters become question marks; `width`: width of
+    the picture in pixels.
     """
     side, gap, row_height = 12, 18, 20
     drawable = [name.encode("ascii", "replace").decode() for name in class_names]
@@ -275,8 +267,7 @@ def words_panel(
 ) -> Picture:
     """Camera image, voxels as the camera sees them and from above, each in the colour of its most likely word.
 
-    Args:
-        camera: Camera that took the image; lens distortion is ignored.
+    `camera`: camera that took the image; lens distortion is ignored.
     """
     lit = as_classes(voxels, matches)
     return panel(

@@ -36,9 +36,8 @@ class VoxelRays:
 def voxel_rays(grid: VoxelGrid, grid_from_camera: RigidTransform, camera: Camera, columns: int) -> VoxelRays:
     """Follow the rays of a small picture through a grid, in steps of half a voxel of depth.
 
-    Args:
-        camera: Camera that took the image; lens distortion is ignored.
-        columns: Width of the picture; its height follows the camera's aspect.
+    `camera`: camera that took the image; lens distortion is ignored; `columns`: width of the picture; its height
+    follows the camera's aspect.
     """
     small = camera.without_distortion().resized(columns, max(1, round(camera.height * columns / camera.width)))
     rays = np.asarray(small.unproject(small.pixel_centres()), dtype=np.float64)  # [h, w, 3], z = 1

@@ -173,8 +173,7 @@ class ReportWriter:
     def close(self, statistics: Mapping[str, Any] | None = None) -> Path:
         """Write ``index.html`` and ``drive.webp`` with everything added so far; more frames may follow.
 
-        Args:
-            statistics: Numbers for the table of the page; nested mappings are flattened.
+        `statistics`: numbers for the table of the page; nested mappings are flattened.
         """
         self._statistics = dict(statistics or self._statistics)
         every = max(1, -(-self._frame_count // self._most_frames))

@@ -75,8 +75,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def start(self) -> None:
         """Configure and activate, or leave that to others, as parameter `autostart` says.
 
-        Raises:
-            SceneCompletionError: It cannot be configured or activated.
+        Raises SceneCompletionError where it cannot be configured or activated.
         """
         if not self._parameters.snapshot().autostart:
             self._logger.info("unconfigured: waiting for the manager of this node (parameter autostart is false)")
@@ -126,8 +125,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def to_swap(self) -> Callable[[], str]:
         """What exchanges the two students, in any thread, and says which one is deployed then (see `Deployment.swap`).
 
-        Raises:
-            SceneCompletionError: The node is not configured.
+        Raises SceneCompletionError where the node is not configured.
         """
         self._configured_thread()
         assert self._deployment is not None
@@ -136,8 +134,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def reset(self) -> None:
         """Forget what the images so far have left behind; parameters, model, calibration and counts stay.
 
-        Raises:
-            SceneCompletionError: The node is not configured.
+        Raises SceneCompletionError where the node is not configured.
         """
         self._configured_thread().reset()
         for order in self._orders.values():
@@ -148,8 +145,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def set_enabled(self, enabled: bool) -> None:
         """Complete images, or drop them until this is called again or the node is cleaned up.
 
-        Raises:
-            SceneCompletionError: The node is not configured.
+        Raises SceneCompletionError where the node is not configured.
         """
         self._configured_thread().set_enabled(enabled)
         if self.inputs is not None and not enabled:

@@ -32,12 +32,9 @@ def second_student(
 ) -> StudentBundle | None:
     """The student of `shadow.bundle`; None where none is named.
 
-    Args:
-        grid: The voxels that the node publishes.
-        grid_from_camera: Pose of the camera in them; None where the grid is attached to another frame.
-
-    Raises:
-        SceneCompletionError: It cannot be loaded, has another grid than the node, or its engine cannot run here.
+    `grid`: the voxels that the node publishes; `grid_from_camera`: pose of the camera in them; None where the grid is
+    attached to another frame. Raises SceneCompletionError where it cannot be loaded, has another grid than the node, or
+    its engine cannot run here.
     """
     if not parameters.shadow_bundle:
         return None
@@ -104,11 +101,8 @@ class Deployment:
     def swap(self, parameters: NodeParameters) -> str:
         """Deploy the student that is not deployed, for images that arrive from then on; making it takes seconds.
 
-        Returns:
-            Which student is deployed now, in words.
-
-        Raises:
-            SceneCompletionError: The other one cannot be; the deployed one goes on.
+        Returns which student is deployed now, in words. Raises SceneCompletionError where the other one cannot be; the
+        deployed one goes on.
         """
         if self._second is None:
             cure = "Start the node with a folder, a shipped student or hf:owner/name@revision in it"
@@ -154,8 +148,7 @@ class Deployment:
     def _prepare(self, student: Student) -> None:
         """Make the models of a student that is not deployed, for all cameras.
 
-        Raises:
-            SceneCompletionError: One cannot be used.
+        Raises SceneCompletionError where one cannot be used.
         """
         for name, (camera, grid_from_camera, parameters) in self._thread.cameras.items():
 

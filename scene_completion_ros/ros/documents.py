@@ -134,8 +134,7 @@ def tables() -> str:
 def with_tables(page: str) -> str:
     """The text of the node's page with the tables of now between their markers.
 
-    Raises:
-        SceneCompletionError: It does not have both markers once, in order.
+    Raises SceneCompletionError where it does not have both markers once, in order.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -148,8 +147,7 @@ def with_tables(page: str) -> str:
 def write(root: Path) -> None:
     """Write all of them into a checkout.
 
-    Raises:
-        SceneCompletionError: There are no such folders, or the node's page is missing or has no markers.
+    Raises SceneCompletionError where there are no such folders, or the node's page is missing or has no markers.
     """
     page = root / NODE_PAGE
     cure = "Name the root of a checkout of this repository."

@@ -36,9 +36,8 @@ class InferenceThread:
 
     A scene brings along calibration, pose and parameters, of when its images arrived, and gets student and words here.
 
-    Args:
-        outputs: Where results go; they must outlive this thread.
-        vocabulary: What labels mean at first; None for the classes of the bundle.
+    `outputs`: where results go; they must outlive this thread; `vocabulary`: what labels mean at first; None for the
+    classes of the bundle.
     """
 
     def __init__(

@@ -45,9 +45,8 @@ class Inputs:
     images or the clock, in a recording that begins anew), whatever is remembered of the time before is forgotten.
     Raises SceneCompletionError where the source of transforms cannot be had.
 
-    Args:
-        orders: Stamps of the images so far, by camera.
-        grid_from_camera: Pose of the camera's optical frame in a grid that is attached to it.
+    `orders`: stamps of the images so far, by camera; `grid_from_camera`: pose of the camera's optical frame in a grid
+    that is attached to it.
     """
 
     def __init__(
@@ -114,8 +113,7 @@ class Inputs:
     def restart(self, reason: DropReason = DropReason.TIME_WENT_BACK) -> None:
         """Time begins anew, for all cameras: one that is heard a little later must not begin it once more.
 
-        Args:
-            reason: That images which wait are dropped for.
+        `reason`: that images which wait are dropped for.
         """
         for order in self._orders.values():
             order.forget()

@@ -40,8 +40,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 def message_class(kind: str, topic: str) -> Any:
     """The rclpy class of a message type such as "sensor_msgs/msg/Imu".
 
-    Raises:
-        SceneCompletionError: Its package is not installed, or has no such message.
+    Raises SceneCompletionError where its package is not installed, or has no such message.
     """
     package, _, name = kind.partition("/msg/")
     try:
@@ -140,9 +139,8 @@ def legend_message(
 def elevation_message(ground: GroundSurface, stamp_ns: int, frame_id: str) -> Any:
     """The ground ahead of a camera.
 
-    Returns:
-        sensor_msgs/PointCloud2 of x, y, z and deviation (float32), organised: a row for each distance from the camera,
-        a column for each place from right to left. NaN where there is no ground, or nothing is known of it.
+    Returns sensor_msgs/PointCloud2 of x, y, z and deviation (float32), organised: a row for each distance from the
+    camera, a column for each place from right to left. NaN where there is no ground, or nothing is known of it.
     """
     points = np.concatenate([ground.points, ground.deviation[..., None]], axis=-1).astype("<f4")
     names = ("x", "y", "z", "deviation")
@@ -223,15 +221,10 @@ def copied_camera_info(message: Any, stamp_ns: int) -> Any:
 def voxel_grid_message(voxels: SemanticVoxels, frame_id: str) -> Any:
     """All voxels, one byte each (see `dense_grid`), as an image of X rows and Y * Z columns.
 
-    Args:
-        voxels: Completed voxels; their stamp becomes the message's.
-        frame_id: The frame in which `voxel_grid_info_message` places them.
+    Returns sensor_msgs/Image, mono8. Raises GridError where there are more classes than a byte can hold.
 
-    Returns:
-        sensor_msgs/Image, mono8.
-
-    Raises:
-        GridError: There are more classes than a byte can hold.
+    `voxels`: completed voxels; their stamp becomes the message's; `frame_id`: the frame in which
+    `voxel_grid_info_message` places them.
     """
     header = Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id)
     return conversions.image_message(voxels_to_bytes(voxels).reshape(voxels.grid.shape[0], -1), "mono8", header)

@@ -70,8 +70,7 @@ class NewestWorker(Generic[Item]):
     def give_up(self) -> Item | None:
         """Forget what is waiting; what is being done now goes on.
 
-        Returns:
-            The item that was waiting, if there was one.
+        Returns the item that was waiting, if there was one.
         """
         with self._condition:
             given_up, self._newest, self._preparation = self._newest, None, None
@@ -80,8 +79,7 @@ class NewestWorker(Generic[Item]):
     def close(self, timeout_s: float) -> bool:
         """End the thread after what it is doing now; waiting ones are given up.
 
-        Returns:
-            Whether the thread ended within the timeout.
+        Returns whether the thread ended within the timeout.
         """
         with self._condition:
             self._closed = True

@@ -53,8 +53,7 @@ class RecordSettings:
 class Recorder:
     """Hears topics and requests, and hands pieces to a thread that writes them, one at a time.
 
-    Args:
-        store: Where pieces go.
+    `store`: where pieces go.
     """
 
     def __init__(self, node: Any, settings: RecordSettings, store: PieceStore, resources: ExitStack) -> None:

@@ -115,9 +115,8 @@ class Student:
     def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Build the completer of a camera before an image needs it, at a pose that is a guess: it moves none.
 
-        Args:
-            grid_from_camera: The guess, unless a better one is known from images.
-            parameters: Those that images will have.
+        `grid_from_camera`: the guess, unless a better one is known from images; `parameters`: those that images will
+        have.
         """
         known = self._made[name].grid_from_camera if name in self._made else grid_from_camera
         self.get(name, camera, known, parameters)
@@ -136,9 +135,8 @@ class Student:
         corner of the grid is off by more than `LARGEST_SHIFT`; nor is what a student is told of the camera's mounting.
         Returns None where the camera cannot be used; why was logged.
 
-        Args:
-            parameters: Those of the image.
-            upright_from_camera: Pose of the camera in an upright frame on the ground; None where nobody knows.
+        `parameters`: those of the image; `upright_from_camera`: pose of the camera in an upright frame on the ground;
+        None where nobody knows.
         """
         wanted = _made_for(camera, parameters)
         made = self._made.get(name)

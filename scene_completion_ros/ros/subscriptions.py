@@ -87,8 +87,7 @@ class AdaptiveSubscription:
 def common_offer(offers: Sequence[Any]) -> tuple[Any, Any]:
     """The strictest reliability and durability that match all offered ones.
 
-    Args:
-        offers: QoS profiles of the publishers, at least one.
+    `offers`: QoS profiles of the publishers, at least one.
     """
     reliable = all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
     latched = reliable and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)

@@ -48,9 +48,8 @@ class WaitingRoom(Generic[Item]):
     def enter(self, item: Item, timeout_s: float) -> None:
         """Let an item through, at once if it needs nothing and none waits before it.
 
-        Args:
-            timeout_s: How long it may wait. Beyond `CAPACITY` waiting ones the newest is refused: were it the oldest,
-                none might ever live to see what it waits for.
+        `timeout_s`: how long it may wait. Beyond `CAPACITY` waiting ones the newest is refused: were it the oldest,
+        none might ever live to see what it waits for.
         """
         deadline_s = self._clock() + timeout_s
         if self._waiting:
@@ -87,8 +86,7 @@ class WaitingRoom(Generic[Item]):
 class Poll:
     """Looks a hundred times a second, by a steady clock, from a start until nothing is left to look for.
 
-    Args:
-        look: Looks; whether there is still something to look for.
+    `look`: looks; whether there is still something to look for.
     """
 
     def __init__(self, node: Any, look: Callable[[], bool], resources: ExitStack) -> None:

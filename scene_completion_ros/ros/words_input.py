@@ -70,8 +70,7 @@ class WordsInput:
     def deploy(self, student: Student) -> None:
         """Deploy a student with the words that are in use.
 
-        Raises:
-            VocabularyError: They are not for it: the other one stays.
+        Raises VocabularyError where they are not for it: the other one stays.
         """
         with self._folding:
             dictionary = Dictionary(student.bundle, self._dictionary.name)

@@ -27,8 +27,7 @@ class PublishedGrid:
     def at(self, cloud: NDArray[np.void], grid: VoxelGrid, grid_from_camera: RigidTransform) -> VoxelAnswer:
         """Published voxels at another grid: probability 0 where nothing was published, covered within the node's grid.
 
-        Args:
-            cloud: Structured array [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
+        `cloud`: structured array [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
         """
         points = np.stack([cloud["x"], cloud["y"], cloud["z"]], axis=-1).astype(np.float64)
         index, inside = self.grid.index_of(self.grid_from_camera.apply(points))
@@ -56,12 +55,10 @@ class PublishedGrid:
 def published_depth(depth: NDArray[np.float32], depth_camera: Camera, camera: Camera) -> NDArray[np.float32]:
     """Depth of the nearest published pixel; both cameras are at the same place and look the same way.
 
-    Args:
-        depth: float32 [h, w], metres along the optical axis, `+inf` too far, NaN unknown (REP 118).
-        camera: Camera whose pixels are wanted.
+    Returns the same [H, W] of that camera; NaN beside the published image.
 
-    Returns:
-        The same [H, W] of that camera; NaN beside the published image.
+    `depth`: float32 [h, w], metres along the optical axis, `+inf` too far, NaN unknown (REP 118); `camera`: camera
+    whose pixels are wanted.
     """
     rows, columns, inside = nearest_pixels(depth_camera, camera)
     return np.where(inside, depth[rows, columns], np.float32(np.nan)).astype(np.float32)

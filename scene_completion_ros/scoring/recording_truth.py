@@ -120,8 +120,7 @@ class LidarTruth:
 def read_camera_from_lidar(path: Path) -> RigidTransform:
     """Read the pose of a LiDAR in a camera's optical frame from YAML: `camera_from_lidar`, 16 numbers row by row.
 
-    Raises:
-        SequenceError: The file is missing, is no such YAML, or holds no rigid transform.
+    Raises SequenceError where the file is missing, is no such YAML, or holds no rigid transform.
     """
     cure = "Write camera_from_lidar: with the 16 numbers of the matrix, row by row"
     document = read_yaml(path, SequenceError, cure=cure, kind=dict)

@@ -57,9 +57,8 @@ class ReplayScores:
     ) -> None:
         """Score one image.
 
-        Args:
-            cloud: Published voxels [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
-            depth: Published depth float32 [h, w], metres.
+        `cloud`: published voxels [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame; `depth`:
+        published depth float32 [h, w], metres.
         """
         for source in self._sources:
             truth = source.at(stamp_ns, frame_id)

@@ -21,9 +21,8 @@ class SequenceTruth:
     unknown, or officially invalid. Raises SequenceError where the folder is no recording, is damaged, has no such
     camera, or no ground truth at all.
 
-    Args:
-        camera: Name of the camera in it that took the images; see `reference_camera` for the default.
-        offset_ns: Added to the stamps of the folder, so that they are those of the recording.
+    `camera`: name of the camera in it that took the images; see `reference_camera` for the default; `offset_ns`: added
+    to the stamps of the folder, so that they are those of the recording.
     """
 
     def __init__(self, folder: Path | str, *, camera: str | None = None, offset_ns: int = 0) -> None:
@@ -43,8 +42,7 @@ class SequenceTruth:
     def check_times(self, start_ns: int, end_ns: int) -> None:
         """Refuse a folder of which no frame lies in the time of the recording.
 
-        Raises:
-            SequenceError: Says what offset would bring the first frames together.
+        Raises SequenceError: says what offset would bring the first frames together.
         """
         inside = (self._stamps >= start_ns - TOLERANCE_NS) & (self._stamps <= end_ns + TOLERANCE_NS)
         if not inside.any():

@@ -51,8 +51,7 @@ def read_frame_list(path: Path | str) -> list[ListedFrame]:
 def frames_of_drive(listed: Iterable[ListedFrame], drive: str) -> dict[int, tuple[str, ...]]:
     """Frame number -> listed sides ("l" before "r") of one drive.
 
-    Args:
-        drive: Name of the drive's folder; a date in front of the listed name is ignored.
+    `drive`: name of the drive's folder; a date in front of the listed name is ignored.
     """
     sides: dict[int, set[str]] = {}
     for name, frame, side in listed:
@@ -126,8 +125,7 @@ class FrameSplit:
     def counted(self, *, allow_missing: bool = False) -> SplitCount:
         """What was found, after all recordings have been asked.
 
-        Raises:
-            SequenceError: Listed frames are missing, and that is not allowed; or none was found at all.
+        Raises SequenceError: listed frames are missing, and that is not allowed; or none was found at all.
         """
         missing = [*self._missing, *(line for lines in self._open.values() for line in lines)]
         listed = sum(map(len, self._listed.values()))

@@ -122,8 +122,7 @@ def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> N
 def read_kitti_poses(path: Path) -> list[RigidTransform]:
     """Read a KITTI pose file: one row-major 3x4 `world_from_cam0` per line.
 
-    Raises:
-        SequenceError: The file is missing or a line is not a finite rigid transform: names the line.
+    Raises SequenceError where the file is missing or a line is not a finite rigid transform: names the line.
     """
     poses = []
     for line_number, line in enumerate(text_lines(path, "pose file"), start=1):
@@ -279,8 +278,7 @@ def _default_pose_file(root: Path) -> Path:
 def numbered_images(folder: Path) -> dict[int, Path]:
     """Number -> image file of a folder of numbered images, sorted.
 
-    Raises:
-        SequenceError: There is no such folder.
+    Raises SequenceError where there is no such folder.
     """
     if not folder.is_dir():
         raise SequenceError("image folder is missing", where=str(folder), cure="Name the cameras that the folder has")

@@ -38,15 +38,14 @@ _RESTORE = "Restore the file from the data set"
 def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None, poses: str | None = None) -> PosedSequence:
     """Read a drive of KITTI's raw recordings; poses come from OXTS where no others are named.
 
+    Raises SequenceError where a file is missing or malformed, or no frame is left: names it; CameraError where a
+    calibration file is malformed.
+
     Args:
         folder: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above.
         cameras: Names of the image folders to use; all that exist by default.
         poses: Folder with the poses of a SLAM as Behind the Scenes publishes them, `DATE/DRIVE.txt`, or such a file:
             line i is the 3x4 `world_from_cam0` of frame i. "none" says that the frames are unrelated.
-
-    Raises:
-        SequenceError: A file is missing or malformed, or no frame is left: names it.
-        CameraError: A calibration file is malformed.
     """
     root = Path(folder)
     chosen = list(cameras) if cameras is not None else [name for name in CAMERAS if (root / name / "data").is_dir()]
@@ -124,8 +123,7 @@ def entry(
 ) -> NDArray[np.float64]:
     """An entry of a calibration file that must be there.
 
-    Raises:
-        SequenceError: It is missing or of another shape.
+    Raises SequenceError where it is missing or of another shape.
     """
     if key not in calibration or calibration[key].size != np.prod(shape):
         raise SequenceError(f"no {key} of {np.prod(shape)} numbers", where=str(path), cure=_RESTORE)

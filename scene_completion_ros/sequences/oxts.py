@@ -19,8 +19,7 @@ _FIELDS = 30
 def read_oxts(path: Path) -> NDArray[np.float64]:
     """Read latitude, longitude (degrees), altitude (metres), roll, pitch, yaw (radians) of a packet: [6].
 
-    Raises:
-        SequenceError: The file is missing or holds no packet of finite numbers.
+    Raises SequenceError where the file is missing or holds no packet of finite numbers.
     """
     text = " ".join(text_lines(path, "OXTS packet"))
     try:
@@ -53,8 +52,7 @@ def world_from_imu(packet: NDArray[np.float64], scale: float) -> RigidTransform:
 def read_timestamps(path: Path) -> list[int]:
     """Read a `timestamps.txt` of KITTI raw or KITTI-360 (`2011-09-26 13:02:25.594360375`, taken as UTC): nanoseconds.
 
-    Raises:
-        SequenceError: The file is missing or a line is no time: names the line.
+    Raises SequenceError where the file is missing or a line is no time: names the line.
     """
     stamps = []
     for number, line in enumerate(text_lines(path, "time file"), start=1):

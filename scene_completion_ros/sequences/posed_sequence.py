@@ -101,9 +101,8 @@ class PosedSequence:
     def image(self, index: int, camera: str) -> NDArray[np.uint8]:
         """Read one image. Returns uint8 RGB [H, W, 3].
 
-        Raises:
-            SequenceError: No such camera or no image of it in this frame.
-            ImageError: The image cannot be read or has another size than its camera.
+        Raises SequenceError: no such camera or no image of it in this frame; ImageError where the image cannot be read
+        or has another size than its camera.
         """
         frame = self.frames[index]
         where = f"{self.name}, frame {index}, camera {camera!r}"
@@ -192,8 +191,7 @@ class PosedSequence:
     def voxel_grid(self) -> VoxelGrid:
         """The grid of the exact voxels of a rendered town.
 
-        Raises:
-            SequenceError: Its provenance names none, or one that cannot be.
+        Raises SequenceError where its provenance names none, or one that cannot be.
         """
         stored: Any = self.provenance.get("voxel_grid")
         try:
@@ -207,8 +205,7 @@ class PosedSequence:
     def grid_from_camera(self) -> RigidTransform:
         """Pose of the camera's optical frame in `voxel_grid`; a grid of which nothing is said turns with the camera.
 
-        Raises:
-            SequenceError: Its provenance names what is no pose.
+        Raises SequenceError where its provenance names what is no pose.
         """
         stored: Any = (self.provenance.get("voxel_grid") or {}).get("grid_from_camera")
         if stored is None:
@@ -223,8 +220,7 @@ class PosedSequence:
     def load(folder: Path | str) -> "PosedSequence":
         """Read a folder written by `save`; images and assets are read when asked for.
 
-        Raises:
-            SequenceError: No `sequence.json`, another schema, a missing field or file: names it.
+        Raises SequenceError: no `sequence.json`, another schema, a missing field or file: names it.
         """
         folder = Path(folder)
         index = folder / INDEX_NAME

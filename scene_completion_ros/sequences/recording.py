@@ -71,8 +71,7 @@ class Recording:
     def rig_from_camera(self, buffer: TransformBuffer, camera: str) -> RigidTransform:
         """Pose of a camera in the rig: from tf, or from P of a rectified stereo pair (whose images share one frame).
 
-        Raises:
-            BagError: Neither says it: names the topic.
+        Raises BagError where neither says it: names the topic.
         """
         if camera == self.first_camera:
             return RigidTransform.identity()
@@ -106,6 +105,9 @@ def read_recordings(
 ) -> list[Recording]:
     """List the images of a bag. Returns one recording for every window of the clock.
 
+    Raises BagError: no usable image topic, or no calibration for a named one: says what to record; SequenceError where
+    a topic has no usable image.
+
     Args:
         image_topics: Topics to use; by default all with a CameraInfo or a file, of raw and compressed twins the
             compressed one.
@@ -113,10 +115,6 @@ def read_recordings(
         split_at_clock_jumps: Whether stamps that fall back by a second or more begin another recording; otherwise
             those images are dropped.
         calibration: Image topic -> calibration file (see `read_camera`), instead of its CameraInfo.
-
-    Raises:
-        BagError: No usable image topic, or no calibration for a named one: says what to record.
-        SequenceError: A topic has no usable image.
     """
     files = dict(calibration or {})
     topics = choose_topics(reader, image_topics, files)
@@ -141,8 +139,7 @@ def read_recordings(
 def choose_topics(reader: BagReader, named: Sequence[str] | None, calibrated: Mapping[str, str]) -> list[str]:
     """Image topics to use: the named ones, or all that have a calibration.
 
-    Raises:
-        BagError: A name is wrong or twice there, or no topic has a calibration.
+    Raises BagError where a name is wrong or twice there, or no topic has a calibration.
     """
     if named is not None:
         chosen = [reader.choose_image_topic(name) for name in named]

@@ -54,8 +54,7 @@ SEMANTIC_KITTI_LEARNING_IDS: dict[int, int] = {
 def load_scan(path: Path, rig_from_velodyne: RigidTransform, columns: int = 4) -> NDArray[np.float32]:
     """Load the points of a `velodyne*/*.bin` scan: float32 [N, 3] in the rig frame.
 
-    Args:
-        columns: Numbers of a point, of which x, y and z come first.
+    `columns`: numbers of a point, of which x, y and z come first.
     """
     points_velodyne = _scan(path, columns)[:, :3].astype(np.float64)
     return np.asarray(rig_from_velodyne.apply(points_velodyne), dtype=np.float32)
@@ -94,12 +93,9 @@ def load_voxel_ids(path: Path) -> NDArray[np.uint16]:
 def load_semantic_kitti_labels(path: Path) -> NDArray[np.uint8]:
     """Load a SemanticKITTI `voxels/*.label` with the `.invalid` beside it, as the benchmark evaluates them.
 
-    Returns:
-        Learning ids, uint8 [256, 256, 32]: 0 empty, 255 does not count. The latter is what is invalid, labelled or not,
-        and what is occupied by something without a class.
-
-    Raises:
-        SequenceError: A file is missing, too short or too long, or holds ids that SemanticKITTI has not.
+    Returns learning ids, uint8 [256, 256, 32]: 0 empty, 255 does not count. The latter is what is invalid, labelled or
+    not, and what is occupied by something without a class. Raises SequenceError where a file is missing, too short or
+    too long, or holds ids that SemanticKITTI has not.
     """
     raw = load_voxel_ids(path)
     table = np.full(np.iinfo(np.uint16).max + 1, -1, dtype=np.int16)

@@ -40,15 +40,14 @@ def matches_of_points(
 ) -> tuple[PhraseMatches, ...]:
     """Put matches that arrived as points onto the voxels of their frame.
 
+    Returns one for each of the phrases. Points outside of occupied voxels, and of no phrase, are left out.
+
     Args:
         voxels: The frame, with N occupied voxels.
         points_grid: Centres of matching voxels in the grid frame, metres [M, 3].
         phrase: Of each, a place in ``phrases`` [M].
         score: Of each [M].
         probability: Of each [M].
-
-    Returns:
-        One for each of the phrases. Points outside of occupied voxels, and of no phrase, are left out.
     """
     row = np.full(voxels.grid.shape, -1, dtype=np.int32)
     row[tuple(voxels.index.T)] = np.arange(len(voxels))

@@ -31,8 +31,7 @@ class VoxelState(IntEnum):
 class SemanticVoxels:
     """A dense state grid, and sparse arrays over the occupied voxels.
 
-    Raises:
-        GridError: Array shapes contradict each other or the grid.
+    Raises GridError: array shapes contradict each other or the grid.
     """
 
     grid: VoxelGrid  # where the voxels lie; axes x forward, y left, z up

@@ -63,9 +63,8 @@ class TrainingRecord(lightning.Callback):
     def on_load_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Compares the record.
 
-        Raises:
-            BundleError: A later version wrote the checkpoint.
-            SequenceError: It belongs to a training of another configuration.
+        Raises BundleError: a later version wrote the checkpoint; SequenceError where it belongs to a training of
+        another configuration.
         """
         record = checkpoint.get(KEY, {})
         refuse_later(record, str(self.configuration["output"]))
@@ -182,8 +181,7 @@ class Checkpoint:
     def field_of(self, kind: type[Field]) -> Field:
         """The trained field, of one kind.
 
-        Raises:
-            BundleError: It holds one of another kind, or other weights than its stage has.
+        Raises BundleError where it holds one of another kind, or other weights than its stage has.
         """
         found = self.stage_class.field_class
         if kind not in (found, *getattr(found, "stands_for", ())):
@@ -263,8 +261,7 @@ class TrainedWeights:
     def read(source: Path) -> "TrainedWeights":
         """Reads a student bundle (its folder, or one of the hub), or a checkpoint of any stage.
 
-        Raises:
-            BundleError: It is neither.
+        Raises BundleError where it is neither.
         """
         if _is_student(source):
             bundle = open_student(source)

@@ -92,8 +92,7 @@ class TrainingConfiguration:
     def check(self) -> None:
         """Refuses what cannot be trained; a stage adds checks of its own.
 
-        Raises:
-            ConfigurationError: Settings contradict each other.
+        Raises ConfigurationError: settings contradict each other.
         """
         if self.steps % self.checkpoint_every:
             multiple = f"{self.steps} is no multiple of checkpoint_every = {self.checkpoint_every}"
@@ -161,8 +160,7 @@ class Configuration(TrainingConfiguration):
     def viewpoint(self) -> Viewpoint:
         """The canonical camera, and the volume that is completed.
 
-        Raises:
-            ConfigurationError: They contradict each other, or are left to recordings: see `completed`.
+        Raises ConfigurationError where they contradict each other, or are left to recordings: see `completed`.
         """
         camera = self.camera or CameraSettings()
         if camera == "auto" or "auto" in (camera.field_of_view, camera.height_above_ground):
@@ -176,9 +174,8 @@ class Configuration(TrainingConfiguration):
     def completed(self: Chosen) -> Chosen:
         """The configuration with what follows from recordings, and from other trainings that it names.
 
-        Raises:
-            ConfigurationError: Camera and volume contradict each other, the recordings, or the other trainings.
-            BundleError: The other training is none.
+        Raises ConfigurationError: camera and volume contradict each other, the recordings, or the other trainings;
+        BundleError where the other training is none.
         """
         viewpoint = self._chosen()
         camera, volume = viewpoint.settings
@@ -271,8 +268,7 @@ class Configuration(TrainingConfiguration):
     def check_start(self, otherwise: str = "") -> None:
         """Refuses a training that names no density to start from, for stages that leave the density as it is.
 
-        Raises:
-            ConfigurationError: None is named; `otherwise` says what else the user can do.
+        Raises ConfigurationError where None is named; `otherwise` says what else the user can do.
         """
         if not self.start_from:
             what = "the density is to stay as it is, but none is named"
@@ -304,12 +300,9 @@ class MultiViewConfiguration(Configuration):
 def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) -> Completed:
     """Reads a YAML configuration; `KEY=VALUE` overrides replace its values. Unknown keys are refused.
 
-    Args:
-        kind: What its stage has to train: `TrainingConfiguration` for anything, `Configuration` for a density field.
-
-    Raises:
-        ConfigurationError: The file cannot be read, or names no stage there is, or one of another kind. A key is
-            unknown, or a value cannot be used.
+    Raises ConfigurationError where the file cannot be read, or names no stage there is, or one of another kind. A key
+    is unknown, or a value cannot be used. `kind`: what its stage has to train: `TrainingConfiguration` for anything,
+    `Configuration` for a density field.
     """
     content = read_yaml(path, ConfigurationError, cure="Name a YAML file")
     named = [override.partition("=")[2] for override in overrides if override.startswith("stage=")]

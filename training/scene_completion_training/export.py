@@ -276,17 +276,14 @@ def export_labelled(
 ) -> tuple[StudentBundle, float]:
     """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
 
+    Returns the bundle, and the share of points to which its label head gives the class of their cluster. Raises
+    BundleError where the checkpoint is none of these, or its density is another one than the student's;
+    ConfigurationError where the classes are damaged, or those of another checkpoint.
+
     Args:
         checkpoint: Checkpoint of stage `feature_field`, `semantics` or `agglomeration` whose density is that of the
             student. Of an agglomeration the spaces of the teachers that can be asked in words go along.
         classes: Folder that `scene-completion classes` made of that checkpoint, its file of names edited or not.
-
-    Returns:
-        The bundle, and the share of points to which its label head gives the class of their cluster.
-
-    Raises:
-        BundleError: The checkpoint is none of these, or its density is another one than the student's.
-        ConfigurationError: The classes are damaged, or those of another checkpoint.
     """
     stored = Checkpoint.read(checkpoint)
     field = stored.field_of(FeatureField)
@@ -331,9 +328,8 @@ def feature_spaces(stored: Checkpoint, field: AgglomeratedField) -> tuple[Featur
 def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
     """The teacher of an agglomeration in whose space the texts of a bank lie.
 
-    Raises:
-        BundleError: The checkpoint is none of an agglomeration.
-        VocabularyError: The bank was made with the encoder of none of its teachers.
+    Raises BundleError where the checkpoint is none of an agglomeration; VocabularyError where the bank was made with
+    the encoder of none of its teachers.
     """
     spaces = feature_spaces(stored, stored.field_of(AgglomeratedField))
     return feature_space_for(spaces, bank, str(stored.file)).name

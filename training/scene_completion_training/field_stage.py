@@ -142,8 +142,7 @@ class FieldStage(Stage):
     def load(self, source: str) -> None:
         """Starts from what was trained before: a student bundle, by its folder, or a checkpoint of any stage.
 
-        Raises:
-            BundleError: The weights are those of another network.
+        Raises BundleError where the weights are those of another network.
         """
         weights = TrainedWeights.read(Path(source)).with_prior_of(self.encoder)
         try:
@@ -248,8 +247,7 @@ class FieldStage(Stage):
     def maps_to_keep(self, *, halved: bool) -> KeptMaps:
         """Maps of the samples (of half the size), which follow from the frames of the training and from fixed weights.
 
-        Raises:
-            ConfigurationError: All of the encoder's weights learn, or its trunk cannot go on in the middle.
+        Raises ConfigurationError: all of the encoder's weights learn, or its trunk cannot go on in the middle.
         """
         settings, encoder = self.settings, self.encoder
         if not (encoder.frozen or encoder.trunk.keeps):

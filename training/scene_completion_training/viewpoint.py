@@ -28,8 +28,7 @@ _STEEPEST = 0.5  # radians
 class Volume:
     """The space that is completed, as it lies around the camera.
 
-    Raises:
-        ConfigurationError: It is empty, too large, or no whole number of voxels.
+    Raises ConfigurationError where it is empty, too large, or no whole number of voxels.
     """
 
     near: float = 3.0  # depth at which the inverse depth code is 1, and where rays begin, metres
@@ -163,9 +162,8 @@ class CameraSettings:
     def camera(self) -> Camera:
         """The camera that they describe without looking at a recording.
 
-        Raises:
-            ConfigurationError: They contradict each other, or no pinhole has such a field of view.
-            CameraError: A number is not finite, or not positive.
+        Raises ConfigurationError where they contradict each other, or no pinhole has such a field of view; CameraError
+        where a number is not finite, or not positive.
         """
         fov = self.field_of_view
         assert fov != "auto"
@@ -199,8 +197,7 @@ class CameraSettings:
 class Viewpoint:
     """Camera, place and volume, as they were chosen.
 
-    Raises:
-        ConfigurationError: No network can have this camera, or the ground is not in the volume.
+    Raises ConfigurationError where no network can have this camera, or the ground is not in the volume.
     """
 
     camera: Camera = STREET_CAMERA
@@ -239,8 +236,7 @@ class Viewpoint:
     def of_record(configuration: Mapping[str, Any]) -> "Viewpoint":
         """The viewpoint that a checkpoint's configuration names; without one, as before there were any, the street's.
 
-        Raises:
-            ConfigurationError: It names something else.
+        Raises ConfigurationError: it names something else.
         """
         camera, volume = configuration.get("camera"), configuration.get("volume")
         if camera is None and volume is None:
@@ -256,8 +252,7 @@ class Viewpoint:
     def of_bundle(bundle: StudentBundle) -> "Viewpoint":
         """The viewpoint that a student was trained for.
 
-        Raises:
-            ConfigurationError: Its grid does not begin at the camera, as those of trainings do.
+        Raises ConfigurationError where its grid does not begin at the camera, as those of trainings do.
         """
         grid, code, camera = bundle.grid, bundle.point_code, bundle.canonical
         trained = bundle.provenance.get("configuration", {})

@@ -50,12 +50,8 @@ def provide_engine(
 ) -> ProvidedEngine:
     """The engine of a bundle for this GPU; with the context current.
 
-    Args:
-        reference: Makes the CPU's encoder, which an engine is compared with when it is built.
-
-    Raises:
-        BundleError: The graph cannot be used.
-        GpuError: It cannot be built, misses the parity gate, or cannot be run.
+    Raises BundleError where the graph cannot be used; GpuError where it cannot be built, misses the parity gate, or
+    cannot be run. `reference`: makes the CPU's encoder, which an engine is compared with when it is built.
     """
     tensorrt, precision = load_tensorrt(installed_flavour()), options.precision
     onnx, ports = bundle.read_gpu_encoder(precision), ports_of(bundle, precision)

@@ -73,13 +73,12 @@ def compile_kernels(
 ) -> CompiledKernels:
     """Compiles the kernels with the first NVRTC whose kernels can be used.
 
+    Raises GpuError where there is none, or each one fails.
+
     Args:
         compute_capability: Of the GPU, e.g. (8, 7).
         check: Raises GpuError for kernels that cannot be used. A package's NVRTC may be newer than the driver. The
             driver then does not take what that one makes, but takes what the toolkit's makes.
-
-    Raises:
-        GpuError: There is none, or each one fails.
     """
     failures: list[GpuError] = []
     for library in nvrtc_libraries():

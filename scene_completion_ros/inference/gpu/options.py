@@ -28,9 +28,8 @@ class EngineOptions:
 def check_limits(bundle: StudentBundle, options: EngineOptions, grid: VoxelGrid | None = None) -> None:
     """Refuse what no engine, or no kernel, can be made for.
 
-    Raises:
-        BundleError: There is no encoder in this precision, or features or volume are too large.
-        GpuError: The grid has too many voxels for the kernels.
+    Raises BundleError where there is no encoder in this precision, or features or volume are too large; GpuError where
+    the grid has too many voxels for the kernels.
     """
     if options.precision not in bundle.gpu_precisions:
         raise missing(options.precision, bundle.gpu_precisions, str(bundle.folder))

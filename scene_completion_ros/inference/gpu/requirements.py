@@ -69,8 +69,7 @@ def installed_flavour() -> Flavour:
 def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
     """What of driver, GPU, pycuda and TensorRT is missing; packages are imported where the driver sees a GPU.
 
-    Args:
-        device: Whether a GPU is needed, or the builder alone.
+    `device`: whether a GPU is needed, or the builder alone.
     """
     missing: list[Missing] = []
     if device:

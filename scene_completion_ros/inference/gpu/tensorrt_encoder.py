@@ -63,8 +63,7 @@ class TensorRtEncoder(Encoder):
     ) -> EncodedImage:
         """See `Encoder`; no graph for GPUs takes anything beside the image yet.
 
-        Raises:
-            GpuError: The GPU failed; after the loss of the device nothing on it works any more in this process.
+        Raises GpuError where the GPU failed; after the loss of the device nothing on it works any more in this process.
         """
         del beside
         with self._context.work("running the encoder"):

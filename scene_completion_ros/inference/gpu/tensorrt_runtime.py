@@ -93,12 +93,8 @@ def ports_of(bundle: StudentBundle, precision: str) -> Ports:
 def check_ports(found: Iterable[tuple[str, bool, Any, Sequence[int]]], ports: Ports, api: Any) -> str:
     """Whether a network or an engine takes and gives what it has to.
 
-    Args:
-        found: Of each port of it its name, whether it is an input, TensorRT's type, and the shape. The number of images
-            may be open (-1).
-
-    Returns:
-        What is otherwise, in words; empty where nothing is.
+    Returns what is otherwise, in words; empty where nothing is. `found`: of each port of it its name, whether it is an
+    input, TensorRT's type, and the shape. The number of images may be open (-1).
     """
     kinds: dict[Any, Any] = {
         np.uint8: api.DataType.UINT8,
@@ -173,8 +169,7 @@ class TensorRtEngine:
     def __call__(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """Outputs for an image, uint8 [1, H, W, 3] RGB, in the order and types of the ports; the next call overwrites.
 
-        Raises:
-            GpuError: TensorRT refuses to run.
+        Raises GpuError: TensorRT refuses to run.
         """
         self.load(images)
         self.enqueue()
@@ -187,8 +182,7 @@ class TensorRtEngine:
     def load(self, images: NDArray[np.uint8]) -> None:
         """Put an image [1, H, W, 3] where it is copied from; outputs of the former one must have been waited for.
 
-        Raises:
-            ImageError: It has another size or type.
+        Raises ImageError where it has another size or type.
         """
         shape, kind = self.ports[INPUT]
         if images.shape != shape or images.dtype != kind:
@@ -200,11 +194,8 @@ class TensorRtEngine:
     def enqueue(self) -> EncodedOnDevice:
         """Ask for the outputs of the image that was loaded, in the order of the stream; returns before they are there.
 
-        Returns:
-            Where features, volume and depth go on the GPU, always the same places.
-
-        Raises:
-            GpuError: TensorRT refuses to run.
+        Returns where features, volume and depth go on the GPU, always the same places. Raises GpuError: TensorRT
+        refuses to run.
         """
         self._gpu.cuda.memcpy_htod_async(self._device[INPUT].pointer, self._pinned[INPUT], self.stream)
         self._tensorrt.forget_errors()

@@ -96,8 +96,7 @@ class Shadow:
     def _completed(self, frame: Frame, deployed: Student, student: Student, place: int) -> ComparedFrame | None:
         """What both students say of an image; None where one of them is not prepared for it.
 
-        Args:
-            place: Of the deployed student among the two.
+        `place`: of the deployed student among the two.
         """
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()

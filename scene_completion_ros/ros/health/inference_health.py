@@ -30,8 +30,7 @@ class StageTime:
 class InferenceRecord:
     """Written by the inference thread, read by others.
 
-    Args:
-        vocabulary: What labels mean at first; None for the classes of the bundle.
+    `vocabulary`: what labels mean at first; None for the classes of the bundle.
     """
 
     def __init__(self, student: Student, vocabulary: Vocabulary | None = None) -> None:

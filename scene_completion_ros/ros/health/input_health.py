@@ -164,8 +164,7 @@ def calibration_status(
 ) -> Status:
     """Whether the CameraInfo is there, recent, and fits images and student.
 
-    Args:
-        warnings: What about the camera lies outside of what the student was trained for.
+    `warnings`: what about the camera lies outside of what the student was trained for.
     """
     record, topic = camera.record, camera.record.camera_info_topic
     values = _calibration_values(camera)

@@ -27,8 +27,7 @@ class WordsReport:
 class WordsRecord:
     """Written by the inference thread and by those that hear words, read by others.
 
-    Args:
-        vocabulary: The one at first; None for the labels of the bundle.
+    `vocabulary`: the one at first; None for the labels of the bundle.
     """
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:

@@ -28,9 +28,8 @@ class _Earlier(NamedTuple):
 class RecordTriggers:
     """Scores completions that were published, and asks for a recording; belongs to the inference thread.
 
-    Args:
-        ask: Called with the reasons, and the stamp and the frame of the image.
-        counters: Warn where images cannot be compared.
+    `ask`: called with the reasons, and the stamp and the frame of the image; `counters`: warn where images cannot be
+    compared.
     """
 
     def __init__(self, ask: Ask, counters: FrameCounters) -> None:

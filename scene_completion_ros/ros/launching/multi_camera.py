@@ -23,12 +23,10 @@ class LaunchedCamera:
 def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> list[LaunchedCamera]:
     """The cameras that launch arguments name.
 
-    Args:
-        image_topics: One topic in which `{camera}` stands for the name, or a topic a camera, with commas between them.
-        camera_info_topics: Likewise.
+    Raises SceneCompletionError where there are no names, some name is there twice, or there are more or fewer topics.
 
-    Raises:
-        SceneCompletionError: There are no names, some name is there twice, or there are more or fewer topics.
+    `image_topics`: one topic in which `{camera}` stands for the name, or a topic a camera, with commas between them;
+    `camera_info_topics`: likewise.
     """
     cameras = names_in(names)
     if not cameras or len(set(cameras)) < len(cameras):
@@ -43,9 +41,8 @@ def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> 
 def for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
     """A launch argument for every camera. Raises SceneCompletionError where there are more or fewer.
 
-    Args:
-        value: One value in which `{camera}` stands for the name, or one a camera, with commas between them.
-        argument: Name of the argument, for the error.
+    `value`: one value in which `{camera}` stands for the name, or one a camera, with commas between them; `argument`:
+    name of the argument, for the error.
     """
     given = names_in(value)
     if len(given) == 1 and PLACEHOLDER in given[0]:
@@ -60,8 +57,7 @@ def for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
 def fused_parameters(cameras: Sequence[LaunchedCamera], given: Mapping[str, str]) -> dict[str, bool | str]:
     """Parameters of the one node that fuses several cameras, beside those of its parameter file.
 
-    Args:
-        given: Launch arguments; with an `extrinsics_file`, transforms are those of that file alone.
+    `given`: launch arguments; with an `extrinsics_file`, transforms are those of that file alone.
     """
     parameters = given_parameters(
         given, "image_transport", "bundle", "autostart", "grid_file", "grid_frame", "extrinsics_file"

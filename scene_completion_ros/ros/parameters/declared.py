@@ -75,8 +75,7 @@ class DeclaredParameters:
     def checked(self) -> NodeParameters:
         """The values of now, all of which are allowed.
 
-        Raises:
-            SceneCompletionError: A value is none of the choices or no existing path.
+        Raises SceneCompletionError where a value is none of the choices or no existing path.
         """
         parameters = self.snapshot()
         for spec in SCHEMA:
@@ -103,8 +102,7 @@ class DeclaredParameters:
 def declare(node: Any, spec: ParameterSpec) -> ParameterValue:
     """Declare one parameter. Returns its value: what was given for the node, otherwise the default.
 
-    Raises:
-        SceneCompletionError: The given value is of another type or out of range.
+    Raises SceneCompletionError where the given value is of another type or out of range.
     """
     try:
         value: ParameterValue = node.declare_parameter(spec.name, spec.default, descriptor(spec)).value
@@ -130,8 +128,7 @@ def descriptor(spec: ParameterSpec) -> Any:
 def unknown_parameters(node: Any) -> list[str]:
     """Warnings about what was given for a node under names that it has not declared.
 
-    Args:
-        node: The rclpy node, with all its parameters declared.
+    `node`: the rclpy node, with all its parameters declared.
     """
     # rclpy has no public way to ask what was given; rclcpp calls it get_parameter_overrides.
     given = getattr(node, "_parameter_overrides", {})

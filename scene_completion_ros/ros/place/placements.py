@@ -47,8 +47,7 @@ class Placements:
     def place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
         """Where the voxels of an image lie. Raises NotYetError where there is no transform for that.
 
-        Args:
-            parameters: Those of when it arrived.
+        `parameters`: those of when it arrived.
         """
         placement = self._place(frame_id, stamp_ns, parameters)
         if not (parameters.fusion_enabled or parameters.record_wrong):
@@ -65,8 +64,7 @@ class Placements:
     def in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform:
         """Pose of the grid in the odometry frame at the stamp of an image.
 
-        Raises:
-            NotYetError: There is no transform for that.
+        Raises NotYetError where there is no transform for that.
         """
         odometry, grid_frame = parameters.odometry_frame.strip("/"), parameters.grid_frame.strip("/")
         if odometry == grid_frame:
@@ -121,8 +119,7 @@ def _tolerance_ns(parameters: NodeParameters) -> int:
 def check_frames(parameters: NodeParameters) -> None:
     """Find out whether the parameters about frames fit each other.
 
-    Raises:
-        SceneCompletionError: They do not: names them.
+    Raises SceneCompletionError where they do not: names them.
     """
     kind = source_kind(parameters)
     _check_odometry(parameters)

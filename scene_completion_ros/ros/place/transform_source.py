@@ -35,8 +35,7 @@ class TransformSource(Protocol):
     def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
         """Find target_from_source. `tolerance_ns`: how long after the last transform that one still holds.
 
-        Raises:
-            NotYetError: There is none: says what is missing, and whether it may still come.
+        Raises NotYetError where there is none: says what is missing, and whether it may still come.
         """
 
     def forget(self) -> None:
@@ -48,10 +47,9 @@ class TopicTransforms:
 
     A TransformStamped of a topic whose publishers are all latched (transient local) is fixed, as those of /tf_static.
 
-    Args:
-        transform_topics: Topics of geometry_msgs/TransformStamped.
-        odometry_topics: Topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id.
-        on_rejected: Called with the reason for each transform that is left out.
+    `transform_topics`: topics of geometry_msgs/TransformStamped; `odometry_topics`: topics of nav_msgs/Odometry: the
+    pose of child_frame_id in header.frame_id; `on_rejected`: called with the reason for each transform that is left
+    out.
     """
 
     def __init__(
@@ -116,9 +114,8 @@ class Tf2Transforms:
     tf2 interpolates over any gap; `LARGEST_GAP_NS` says nothing to it. Raises SceneCompletionError: tf2_ros cannot be
     imported.
 
-    Args:
-        node: The rclpy node; its executor serves the listener too.
-        on_demand: Subscribe to /tf and /tf_static no sooner than a transform is asked for.
+    `node`: the rclpy node; its executor serves the listener too; `on_demand`: subscribe to /tf and /tf_static no sooner
+    than a transform is asked for.
     """
 
     def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack, *, on_demand: bool) -> None:
@@ -231,16 +228,12 @@ def make_transform_source(
 ) -> TransformSource | None:
     """The source that the parameters ask for.
 
-    Args:
-        on_arrival: Called after new transforms, where the source can tell.
-        on_rejected: Called with the reason for each transform that is left out, where the source can tell.
+    Returns None where nothing but the parameters `camera.x` to `camera.yaw` can say where the camera is. Of those with
+    `auto`, `camera.height` may be given and taken back while the node runs: see `camera_by_parameters`. Raises
+    SceneCompletionError: tf2_ros or the file of fixed transforms cannot be had.
 
-    Returns:
-        None where nothing but the parameters `camera.x` to `camera.yaw` can say where the camera is. Of those with
-        `auto`, `camera.height` may be given and taken back while the node runs: see `camera_by_parameters`.
-
-    Raises:
-        SceneCompletionError: tf2_ros or the file of fixed transforms cannot be had.
+    `on_arrival`: called after new transforms, where the source can tell; `on_rejected`: called with the reason for each
+    transform that is left out, where the source can tell.
     """
     fixed = fixed_transforms(parameters)
     automatic = parameters.transform_source == "auto"

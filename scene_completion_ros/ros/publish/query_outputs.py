@@ -21,8 +21,7 @@ from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
 class QueryOutputs:
     """Publishers of a query's answers; they belong to the inference thread.
 
-    Args:
-        create: Makes the publisher of a topic.
+    `create`: makes the publisher of a topic.
     """
 
     def __init__(self, create: Callable[[str], Any], grid: VoxelGrid) -> None:

@@ -290,9 +290,8 @@ class CameraInfoMatch:
     def nearest(self, stamp_ns: int, tolerance_ns: int, *, final: bool) -> Any:
         """The message nearest to a stamp. Raises NotYetError where there is none that near, or a nearer one may come.
 
-        Args:
-            tolerance_ns: How far it may be from that.
-            final: Whether to take what is there, even if a nearer one may still come.
+        `tolerance_ns`: how far it may be from that; `final`: whether to take what is there, even if a nearer one may
+        still come.
         """
         may_come = self._before(stamp_ns)
         if may_come and not final:

@@ -20,11 +20,8 @@ _QUOTED = 3  # phrases that a message quotes
 class Dictionary:
     """The words that the parameter `vocabulary` names, for a student.
 
-    Args:
-        name: Value of the parameter: a file, `SHIPPED`, or empty.
-
-    Raises:
-        VocabularyError: The bank cannot be used, or belongs to another student.
+    Raises VocabularyError where the bank cannot be used, or belongs to another student. `name`: value of the parameter:
+    a file, `SHIPPED`, or empty.
     """
 
     def __init__(self, bundle: StudentBundle, name: str) -> None:
@@ -42,8 +39,7 @@ class Dictionary:
     def vocabulary_of(self, asked: RequestedWords | None) -> FoldedVocabulary | None:
         """The vocabulary that is asked for; for nothing that of the parameter.
 
-        Raises:
-            VocabularyError: What is wrong, where, and the cure.
+        Raises VocabularyError where what is wrong, where, and the cure.
         """
         if asked is None:
             return self.vocabulary
@@ -54,8 +50,7 @@ class Dictionary:
     def query_of(self, asked: RequestedWords) -> FoldedVocabulary:
         """What is looked for, and what phrases have in common, see `TextBank.query`.
 
-        Raises:
-            VocabularyError: What is wrong, where, and the cure.
+        Raises VocabularyError where what is wrong, where, and the cure.
         """
         return self._made(self._bank_for(asked, QUERY).query(tuple(asked.phrases), asked.background), asked)
 

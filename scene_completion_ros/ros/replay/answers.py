@@ -55,9 +55,8 @@ class SentImage:
 class Answers:
     """Assigns answers to images by stamp and frame.
 
-    Args:
-        wanted: Topics of the answers that make an image complete, `topics.VOXELS` among them.
-        welcome: Topics of answers besides that are waited for a little: without them an image is handed over later.
+    `wanted`: topics of the answers that make an image complete, `topics.VOXELS` among them; `welcome`: topics of
+    answers besides that are waited for a little: without them an image is handed over later.
     """
 
     def __init__(self, wanted: Collection[str], welcome: Collection[str] = ()) -> None:

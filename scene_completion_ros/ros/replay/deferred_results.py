@@ -26,8 +26,7 @@ class DeferredResults:
     def put(self, result: ReplayResult, source: BagMessage) -> None:
         """Keep a result and the recorded image that it is of.
 
-        Raises:
-            OSError: The temporary file cannot be written, e.g. on a full disk.
+        Raises OSError where the temporary file cannot be written, e.g. on a full disk.
         """
         for array in (np.frombuffer(source.raw, np.uint8), result.voxels, result.depth, result.matches):
             if array is not None:

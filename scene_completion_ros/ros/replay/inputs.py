@@ -29,8 +29,7 @@ class Source:
 class InputPublishers:
     """Publishers of a replay, in the namespace of its node.
 
-    Raises:
-        SceneCompletionError: The message package of a further topic is not installed.
+    Raises SceneCompletionError where the message package of a further topic is not installed.
     """
 
     def __init__(self, node: Any, source: Source) -> None:

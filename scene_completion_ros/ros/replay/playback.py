@@ -35,8 +35,7 @@ class Playback:
 def check_topics(playback: Playback, recorded: Collection[str], image_topic: str) -> None:
     """Refuse further topics that are not in the recording, or that are played anyway.
 
-    Raises:
-        SceneCompletionError: Such a topic: names it and lists what is recorded.
+    Raises SceneCompletionError: such a topic: names it and lists what is recorded.
     """
     for topic in playback.also:
         if topic not in recorded or topic == image_topic:
@@ -47,8 +46,7 @@ def check_topics(playback: Playback, recorded: Collection[str], image_topic: str
 def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) -> None:
     """Refuse to play to a node that is to join successive images, but would not hear where they were taken.
 
-    Raises:
-        SceneCompletionError: It listens to topics for that, none of which is played: names them.
+    Raises SceneCompletionError: it listens to topics for that, none of which is played: names them.
     """
     names = ",".join(str(parameters.get(name, "")) for name in ("transform.topics", "odometry.topics"))
     source = parameters.get("transform.source", "auto")

@@ -43,14 +43,13 @@ COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMER
 class Player:
     """Publishes frames to the node and puts its answers together, by stamp.
 
+    Raises SceneCompletionError where a further topic cannot be published.
+
     Args:
         on_result: Called with every frame whose answers are complete. In lock step that is at once. In real time,
             which would go on meanwhile, it is at the end.
         statistics: Filled while frames are played.
         words: What the node is asked for; may be none.
-
-    Raises:
-        SceneCompletionError: A further topic cannot be published.
     """
 
     def __init__(
@@ -181,8 +180,7 @@ class Player:
     def play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage]) -> None:
         """Publish the recording, in lock step or at a rate, and wait for the results.
 
-        Raises:
-            SceneCompletionError: The node ended, or in lock step neither answered nor dropped an image in time.
+        Raises SceneCompletionError: the node ended, or in lock step neither answered nor dropped an image in time.
         """
         begun_s = self._last_result_s = time.perf_counter()
         try:

@@ -175,9 +175,8 @@ def write_class_file(
 def read_class_file(file: Path, count: int) -> NamedClusters:
     """Reads the class file of `count` clusters; those of one name become a class with the colour of the first of them.
 
-    Raises:
-        ConfigurationError: The file is damaged, leaves out a cluster or has one twice or one there is not. A name is
-            empty, or two of one name have different colours.
+    Raises ConfigurationError where the file is damaged, leaves out a cluster or has one twice or one there is not. A
+    name is empty, or two of one name have different colours.
     """
     content = read_json(file, ConfigurationError, cure="Correct it, or make it anew", kind=dict)
     try:

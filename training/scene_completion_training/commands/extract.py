@@ -67,8 +67,7 @@ def described(settings: Mapping[str, Field[Any]]) -> str:
 def settings_of(assignments: Sequence[str], **others: Any) -> ExtractionSettings:
     """The settings of an extraction: others, and those of KEY=VALUE, a field of `ExtractionSettings` and YAML.
 
-    Raises:
-        ConfigurationError: There is no such setting, or its value cannot be used.
+    Raises ConfigurationError where there is no such setting, or its value cannot be used.
     """
     for assignment in assignments:
         name, equals, value = assignment.partition("=")

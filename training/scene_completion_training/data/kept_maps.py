@@ -40,8 +40,7 @@ class KeptMaps:
     def get(self, numbers: Tensor, make: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Maps [B, ...], float32, of samples of these numbers [B]; `make` computes those of a batch with unknown ones.
 
-        Raises:
-            TrainingError: They cannot be written.
+        Raises TrainingError where they cannot be written.
         """
         rows = numbers.cpu().numpy()
         if self._known[rows].all():

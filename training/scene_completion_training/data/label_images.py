@@ -57,8 +57,7 @@ class LabelledImage:
     def labels(self) -> NDArray[np.uint8]:
         """Train id of each pixel [H, W], 255 where none counts.
 
-        Raises:
-            ImageError: The file holds no labels, other ids, or those of an image of another size.
+        Raises ImageError where the file holds no labels, other ids, or those of an image of another size.
         """
         labels = read_classes(self.label_file, self.ids)
         width, height = read_size(self.image_file)
@@ -71,8 +70,7 @@ class LabelledImage:
 def read_classes(file: Path, ids: ClassMap) -> NDArray[np.uint8]:
     """Classes [H, W] of a picture of ids, 255 where none counts.
 
-    Raises:
-        ImageError: It is missing or damaged, or holds no ids, or others.
+    Raises ImageError where it is missing or damaged, or holds no ids, or others.
     """
     where, cure = str(file), f"Give a picture with {ids.vocabulary}"
     pixels = _ids(file, ids)
@@ -102,14 +100,13 @@ class LabelledImages:
 def labelled_images(folder: Path, split: FrameSplit | None = None) -> LabelledImages:
     """Finds the labelled images of a folder, see the module.
 
+    Raises SequenceError where it is no such folder, or images or labels are missing; ImageError where the labels are of
+    another kind.
+
     Args:
         folder: `data_2d_raw/DRIVE` of KITTI-360, `leftImg8bit/SPLIT` of Cityscapes, `images/10k/SPLIT` of BDD100K.
         split: Frames of KITTI-360 that are wanted, those of the left camera; all that have labels if left out. Other
             data sets do not mind it.
-
-    Raises:
-        SequenceError: It is no such folder, or images or labels are missing.
-        ImageError: The labels are of another kind.
     """
     folder = folder.resolve()
     above, top = folder.parent, folder.parent.parent

@@ -36,9 +36,8 @@ class StepSampler(Sampler[int]):
 
     Of several processes each takes every so many-th batch.
 
-    Args:
-        length: Number of samples of the whole training, of all processes together.
-        done: Says how many samples have been used when the iteration starts.
+    `length`: number of samples of the whole training, of all processes together; `done`: says how many samples have
+    been used when the iteration starts.
     """
 
     def __init__(
@@ -105,9 +104,8 @@ def matching(root: Path, sources: Sequence[Source]) -> list[Source]:
 def load_sequence(root: Path, source: DataSource, role: str = "training") -> PosedSequence:
     """Opens a sequence to train on (or to validate with, by its role).
 
-    Raises:
-        SequenceError: It is no recording, it is held out, or nothing can be learned from it (see
-            `check_for_training`).
+    Raises SequenceError where it is no recording, it is held out, or nothing can be learned from it (see
+    `check_for_training`).
     """
     # Absolute, as processes on other machines begin elsewhere.
     folder = (Path() if source.folder.startswith("./") else root).absolute() / source.folder
@@ -165,11 +163,7 @@ def prepare_source(
 ) -> tuple[PosedSequence, list[Path]]:
     """Opens a sequence, and prepares those of its frames that the cache lacks; see `prepare_sequence`.
 
-    Args:
-        most: Take so many of its frames alone, from the middle.
-
-    Raises:
-        SequenceError: See `load_sequence`.
+    Raises SequenceError: see `load_sequence`. `most`: take so many of its frames alone, from the middle.
     """
     sequence = load_sequence(Path(settings.root), source, role)
     if most is not None:

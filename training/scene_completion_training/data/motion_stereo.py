@@ -61,8 +61,7 @@ def told_depths(sequences: Iterable[PosedSequence], reach: float) -> dict[str, s
 class MotionStereo:
     """Measures the depth of the frames of one camera of a drive with poses in metres; remembers some of them.
 
-    Args:
-        reach: Metres ahead that are of interest.
+    `reach`: metres ahead that are of interest.
     """
 
     kind = "motion stereo"

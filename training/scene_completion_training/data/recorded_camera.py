@@ -127,8 +127,7 @@ def _fitting(camera: CameraSettings, seen: RecordedView) -> CameraSettings:
 def recorded_height(sequences: Sequence[PosedSequence]) -> tuple[float, str]:
     """Height of the cameras ahead above the ground, metres, and where it is known from.
 
-    Raises:
-        ConfigurationError: No recording says it, or they contradict each other.
+    Raises ConfigurationError where no recording says it, or they contradict each other.
     """
     found = [known for sequence in sequences if (known := _height(sequence)) is not None]
     if not found:

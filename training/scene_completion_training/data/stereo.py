@@ -86,8 +86,7 @@ def depth_deviation(depth: NDArray[np.float32], focal_baseline: float) -> NDArra
 def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "right"] = "left") -> NDArray[np.float32]:
     """Depth of a side of the stereo pair by semi-global matching.
 
-    Raises:
-        SequenceError: The pair has lenses: their rows do not match.
+    Raises SequenceError where the pair has lenses: their rows do not match.
     """
     left, right, baseline = stereo_pair(sequence)
     if has_lens(sequence.cameras[left]):
@@ -101,8 +100,7 @@ def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "r
 class StereoPair:
     """Measures the depth of the left camera of a drive's stereo pair; remembers some frames.
 
-    Raises:
-        SequenceError: There is no pair.
+    Raises SequenceError where there is no pair.
     """
 
     kind = "stereo pair"

@@ -89,6 +89,8 @@ def voxels_of_drive(
 ) -> NDArray[np.uint8]:
     """Labels of voxels that several frames of a drive know, hidden ones among them.
 
+    Returns labels [X, Y, Z]: 0 free, a class or `OF_NO_CLASS`, 255 unknown.
+
     Args:
         seen: Labels [X, Y, Z] of the frame itself, which count first, see `voxels_of_pixels`.
         depth: z-depth [H, W] of the frame, metres, 0 where unknown.
@@ -96,9 +98,6 @@ def voxels_of_drive(
         camera: Camera of both.
         volume: The space that is completed.
         grid_from_left: Pose of the left camera in its grid.
-
-    Returns:
-        Labels [X, Y, Z]: 0 free, a class or `OF_NO_CLASS`, 255 unknown.
     """
     share, known = stereo_evidence(sequence, index, volume.grid, grid_from_left, volume=volume)
     label = np.where(known, EMPTY, INVALID).astype(np.uint8)
@@ -145,11 +144,8 @@ def stereo_evidence(
 def mounting_above(ground: NDArray[np.floating[Any]]) -> RigidTransform | None:
     """How a camera is mounted on what stands on this ground: its pose in a frame with z up that begins below it.
 
-    Args:
-        ground: Points of the ground [N, 3] in the camera's optical frame, metres.
-
-    Returns:
-        Its pose above the plane nearest to those close by; None where there are too few.
+    Returns its pose above the plane nearest to those close by; None where there are too few. `ground`: points of the
+    ground [N, 3] in the camera's optical frame, metres.
     """
     x, y, z = ground[(ground[:, 2] < _NEAR_M) & (np.abs(ground[:, 0]) < _ASIDE_M)].T
     if len(x) < _LEAST_POINTS:

@@ -170,18 +170,17 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """Returns sample `number`.
 
-        Returns:
-            image [3, H, W] (0..255, augmented) and hint [H, W] (its stereo z-depth, 0 unknown). Of the views: views
-            [V, 3, H, W] (0..1), masks [V, H, W] (whether the view shows the world there), encoder_from_view [V, 4, 4]
-            and hints [V, H, W] (stereo z-depth, 0 unknown), and with classes view_classes [V, H, W] (uint8, 255
-            unknown). Then roles [V] (the first half render, the others supply colours) and the entries of `occupancy`.
-            V is 4, or 8 with far views. Where more than one view is encoded, encoder_images [E, 3, H, W] (0..255,
-            augmented alike), encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). With
-            feature targets features [V, D, h, w] (float16) and feature_offsets [V, 2]. An offset is the left and upper
-            edge (x, y) of token (0, 0) in the view, pixels. Targets of several models are each under its name,
-            features/NAME. With labels label_points [M, 3] and label_classes [M]. The points are occupied voxel centres
-            in the recorded image, seen or hidden; encoder frame, metres. The classes are `COMMON_CLASSES` without
-            "empty", from 0. Of so many different samples, sample_number [] is which of them it is.
+        Returns image [3, H, W] (0..255, augmented) and hint [H, W] (its stereo z-depth, 0 unknown). Of the views: views
+        [V, 3, H, W] (0..1), masks [V, H, W] (whether the view shows the world there), encoder_from_view [V, 4, 4] and
+        hints [V, H, W] (stereo z-depth, 0 unknown), and with classes view_classes [V, H, W] (uint8, 255 unknown). Then
+        roles [V] (the first half render, the others supply colours) and the entries of `occupancy`. V is 4, or 8 with
+        far views. Where more than one view is encoded, encoder_images [E, 3, H, W] (0..255, augmented alike),
+        encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). With feature targets features
+        [V, D, h, w] (float16) and feature_offsets [V, 2]. An offset is the left and upper edge (x, y) of token (0, 0)
+        in the view, pixels. Targets of several models are each under its name, features/NAME. With labels label_points
+        [M, 3] and label_classes [M]. The points are occupied voxel centres in the recorded image, seen or hidden;
+        encoder frame, metres. The classes are `COMMON_CLASSES` without "empty", from 0. Of so many different samples,
+        sample_number [] is which of them it is.
         """
         number = self._which(number)
         generator = np.random.default_rng((self.seed, number))

@@ -119,12 +119,10 @@ def fuse_occupancy(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Fuses depth views into evidence at voxel centres.
 
-    Args:
-        free_samples: Voxels that are tested for free space, drawn at random; all, if they are no more.
-        depths: Nearest and farthest depth pixels that count, metres.
+    Returns voxel centres [N, 3] in the grid's frame, occupancy target [N] in 0..1 and evidence [N] (sum of weights).
 
-    Returns:
-        Voxel centres [N, 3] in the grid's frame, occupancy target [N] in 0..1 and evidence [N] (sum of weights).
+    `free_samples`: voxels that are tested for free space, drawn at random; all, if they are no more; `depths`: nearest
+    and farthest depth pixels that count, metres.
     """
     hits = np.zeros(grid.shape, np.float32)
     last = np.full(grid.shape, -1, np.int16)
@@ -245,9 +243,8 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
     What no sensor could ever tell is left out: what lies below the ground, and insides of houses, cars and crowns. A
     class (`COMMON_CLASSES`, 0 free, 255 unknown) is known of what lies in the image, seen or hidden.
 
-    Args:
-        sequence: Sequence with the assets "voxel_label" and "voxel_flags".
-        kept: Most voxels kept, half of them occupied.
+    `sequence`: sequence with the assets "voxel_label" and "voxel_flags"; `kept`: most voxels kept, half of them
+    occupied.
     """
     truth = voxel_truth(sequence, index, left)
     if truth is None or truth.interior is None or truth.label is None:

@@ -181,8 +181,7 @@ def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec, d
 def published_views(sequence: PosedSequence, index: int, choice: str) -> list[EncodedView]:
     """The views of a row of MVBTS, see `PUBLISHED_VIEWS`; beyond the end of the drive its last frame stands in.
 
-    Raises:
-        SequenceError: The rig has no stereo pair, or no two cameras that look aside, and the row needs them.
+    Raises SequenceError where the rig has no stereo pair, or no two cameras that look aside, and the row needs them.
     """
     wanted, last = PUBLISHED_VIEWS[choice], len(sequence) - 1
     left = reference_camera(sequence)

@@ -125,9 +125,8 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
 
     Raises SequenceError where there are none; GridError where their grids differ.
 
-    Args:
-        truths: Ground truths of training frames, all on one grid, whose pose is the default.
-        sigma: Standard deviation of the smoothing along x, y, z, voxels.
+    `truths`: ground truths of training frames, all on one grid, whose pose is the default; `sigma`: standard deviation
+    of the smoothing along x, y, z, voxels.
     """
     prior, grid = None, DEFAULT_GRID
     frames = []
@@ -200,8 +199,7 @@ def surface_controls(sequence: PosedSequence, model: DensityModel | None = None)
 def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
     """The exact depth of a rendered sequence, which belongs to its left camera.
 
-    Raises:
-        SequenceError: The frame has none.
+    Raises SequenceError where the frame has none.
     """
     depth = sequence.asset(index, "depth")
     if depth is None:

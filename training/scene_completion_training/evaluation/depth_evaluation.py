@@ -53,14 +53,8 @@ def select_frames(
 ) -> tuple[list[Selection], list[LeftOutFrame]]:
     """Choose what is scored: all frames with a scan, or those of them that a frame list names.
 
-    Args:
-        listed: A frame list, whose numbers are those of the image files.
-
-    Returns:
-        The frames of each drive that has any, and all others that were asked for.
-
-    Raises:
-        SequenceError: No frame is left.
+    Returns the frames of each drive that has any, and all others that were asked for. Raises SequenceError where no
+    frame is left. `listed`: a frame list, whose numbers are those of the image files.
     """
     names = [drive_name(sequence.name) for sequence in sequences]
     left_out = _frames_elsewhere(listed or (), names)
@@ -82,8 +76,7 @@ def scored_share(
 ) -> SplitCount:
     """How many of the listed frames of left cameras are scored.
 
-    Raises:
-        SequenceError: Some are missing, and that is not allowed.
+    Raises SequenceError where some are missing, and that is not allowed.
     """
     wanted = len({(drive_name(line.drive), line.frame) for line in listed if line.side == LEFT})
     missing = [frame for frame in left_out if frame.reason != RIGHT_ONLY]

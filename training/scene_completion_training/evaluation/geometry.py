@@ -209,8 +209,7 @@ def depth_frames(sequence: PosedSequence, indices: Iterable[int]) -> Iterator[Fr
 class MeanDepthModel:
     """A control that knows no image: the mean LiDAR depth of each pixel over all scans of other drives.
 
-    Raises:
-        SequenceError: No frame has a scan.
+    Raises SequenceError where no frame has a scan.
     """
 
     name = "mean depth"
@@ -253,8 +252,7 @@ class CalibratedModel:
 def calibrate_model(model: DensityModel, frames: Iterable[Frame]) -> CalibratedModel:
     """Fit a calibration and the threshold with the largest IoU on frames that a model is not scored on.
 
-    Raises:
-        GridError: There is no ground truth, or the model does not tell occupied from free voxels.
+    Raises GridError where there is no ground truth, or the model does not tell occupied from free voxels.
     """
     empty = np.zeros(0, dtype=np.float32)
     histogram = score_histogram(empty, empty > 0.0)

@@ -94,8 +94,7 @@ def render_view(
 def novel_views(sequence: PosedSequence, indices: Iterable[int], targets: Sequence[str]) -> Iterator[NovelView]:
     """The target views of frames; those before the first and behind the last frame are left out.
 
-    Raises:
-        SequenceError: The recording has no stereo pair, and its other camera is a target.
+    Raises SequenceError where the recording has no stereo pair, and its other camera is a target.
     """
     left = reference_camera(sequence)
     for index in indices:

@@ -27,9 +27,8 @@ _NAMES = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(weight|bias)|lin(\d)\.m
 class PerceptualDistance:
     """LPIPS with AlexNet. Raises KeyError where one is missing; names it.
 
-    Args:
-        weights: Name -> weights: those of AlexNet's convolutions in torchvision's names (`features.0.weight`) or those
-            of the package `lpips` (`net.slice1.0.weight`), and the linear ones (`lin0.model.1.weight`).
+    `weights`: name -> weights: those of AlexNet's convolutions in torchvision's names (`features.0.weight`) or those of
+    the package `lpips` (`net.slice1.0.weight`), and the linear ones (`lin0.model.1.weight`).
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
@@ -46,8 +45,7 @@ class PerceptualDistance:
     def open(files: Sequence[Path]) -> "PerceptualDistance":
         """Reads the weights from one file or two, safetensors or torch's, without executing anything.
 
-        Raises:
-            BundleError: A file cannot be read, or they do not hold all weights.
+        Raises BundleError where a file cannot be read, or they do not hold all weights.
         """
         cure = (
             "Give alexnet-owt-*.pth of torchvision and weights/v0.1/alex.pth of the package lpips, or one file with "

@@ -144,8 +144,7 @@ class PixelLabels:
 def cluster_pixels(rendered: RenderedField, images: Sequence[LabelledImage], *, seed: int) -> PixelLabels:
     """As many clusters as there are classes, of pixels of training images; whatever these are labelled, it is not read.
 
-    Raises:
-        ConfigurationError: There are fewer pixels than clusters.
+    Raises ConfigurationError where there are fewer pixels than clusters.
     """
     generator = torch.Generator().manual_seed(seed)
     codes = []
@@ -162,8 +161,7 @@ def cluster_pixels(rendered: RenderedField, images: Sequence[LabelledImage], *, 
 def named_by_images(clusters: PixelLabels, images: Sequence[LabelledImage]) -> PixelLabels:
     """The clusters with the classes that they fall together with most in labelled images, one to one.
 
-    Raises:
-        ConfigurationError: No pixel of them counts.
+    Raises ConfigurationError: no pixel of them counts.
     """
     tally = SegmentationTally(clusters)
     for image in images:

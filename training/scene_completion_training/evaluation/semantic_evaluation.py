@@ -180,11 +180,8 @@ def no_voxels(recordings: Sequence[PosedSequence] | str) -> ConfigurationError:
 class ClassPrior:
     """A control: of every voxel the class that is most frequent around it in labelled recordings, whatever it shows.
 
-    Args:
-        labelled: Training recordings with ground truth voxels on one grid.
-
-    Raises:
-        ConfigurationError: No frame is labelled.
+    Raises ConfigurationError where no frame is labelled. `labelled`: training recordings with ground truth voxels on
+    one grid.
     """
 
     name = "class prior of the voxel"
@@ -228,8 +225,7 @@ class ClassPrior:
 def voxel_classes(truth: VoxelTruth, class_map: ClassMap | None = None) -> NDArray[np.uint8]:
     """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees.
 
-    Raises:
-        GridError: A map was given, which is one of SemanticKITTI's ids, and the truth has others.
+    Raises GridError where a map was given, which is one of SemanticKITTI's ids, and the truth has others.
     """
     if class_map is not None and truth.class_map is not SEMANTIC_KITTI_TO_COMMON:
         what = f"has {truth.class_map.vocabulary}, and words are scored by SemanticKITTI's"
@@ -281,8 +277,7 @@ class ClassifiedModel:
 def open_supervised(path: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a checkpoint of a field that has learned classes from labels: what the same network could reach.
 
-    Raises:
-        BundleError: It is none.
+    Raises BundleError where it is none.
     """
     name = f"{path.resolve().parent.parent.name} (learned from labels)"
     model = FeatureFieldModel.open(path, name, density, Checkpoint.read(path).stage_class.field_class)
@@ -292,9 +287,8 @@ def open_supervised(path: Path, density: DensityModel | None, sampling: Sampling
 def open_probed(path: Path, probe_file: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a feature field with a linear probe that `evaluate segmentation` trained on images: classes of points.
 
-    Raises:
-        BundleError: The checkpoint holds no feature field.
-        ConfigurationError: The file holds no probe, or one of another field.
+    Raises BundleError where the checkpoint holds no feature field; ConfigurationError where the file holds no probe, or
+    one of another field.
     """
     probe, model = LinearProbe.read(probe_file), FeatureFieldModel.open(path, density=density)
     size = probe.weight.shape[1]

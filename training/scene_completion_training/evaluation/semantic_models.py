@@ -64,6 +64,8 @@ class SemanticModel(Protocol):
 class FeatureFieldModel:
     """A trained feature field; its points are clustered by their expanded features, or by what a head makes of them.
 
+    Raises ConfigurationError where the field has no such teacher.
+
     Args:
         head: The head of the second stage; without one the expanded features themselves are clustered.
         density: Whose density says what is occupied: the student that the field was made from, as it is deployed; the
@@ -71,9 +73,6 @@ class FeatureFieldModel:
         half_resolution: It was trained on images of half the size.
         teacher: Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left
             out.
-
-    Raises:
-        ConfigurationError: The field has no such teacher.
     """
 
     def __init__(
@@ -109,12 +108,10 @@ class FeatureFieldModel:
     ) -> "FeatureFieldModel":
         """Opens a checkpoint that holds a feature field, with its head where it has one.
 
-        Args:
-            name: Short name for tables; that of the run if left out.
-            kind: Which feature field: `ClassField` for one that has learned from labels, whose codes are logits.
+        Raises BundleError where it holds none.
 
-        Raises:
-            BundleError: It holds none.
+        `name`: short name for tables; that of the run if left out; `kind`: which feature field: `ClassField` for one
+        that has learned from labels, whose codes are logits.
         """
         stored = Checkpoint.read(path)
         return FeatureFieldModel(
@@ -202,8 +199,7 @@ class LiftedTokens:
 def student_density(folder: Path) -> tuple[DensityModel, float]:
     """A deployed student that models share, and the density per metre that what it calls occupied exceeds.
 
-    Raises:
-        BundleError: The folder holds no bundle.
+    Raises BundleError where the folder holds no bundle.
     """
     model = RememberedDensity(DeployedModel(open_student(folder)))
     return model, model.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)

@@ -38,8 +38,7 @@ class Job:
 def finished_report(job: Job) -> BagReport | None:
     """The report of an earlier extraction of the same bag, unchanged, with the same settings; None where there is none.
 
-    Raises:
-        SequenceError: The folder holds another bag or something else.
+    Raises SequenceError where the folder holds another bag or something else.
     """
     if not job.folder.exists():
         return None
@@ -225,12 +224,9 @@ def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, pr
 def extract_bags(jobs: Sequence[Job], workers: Workers | None = None) -> list[BagReport]:
     """Extract bags, a report each, in order; those extracted before, unchanged and with equal settings, are left alone.
 
-    Args:
-        workers: Where it is done; in this process if left out. On a cluster bags and output must lie under the same
-            paths on all machines. A worker that dies fails its bag only.
-
-    Raises:
-        SceneCompletionError: Ray is asked for and not installed, or its cluster does not answer.
+    Raises SceneCompletionError: Ray is asked for and not installed, or its cluster does not answer. `workers`: where it
+    is done; in this process if left out. On a cluster bags and output must lie under the same paths on all machines. A
+    worker that dies fails its bag only.
     """
     reports: dict[int, BagReport] = {}
     waiting: list[int] = []

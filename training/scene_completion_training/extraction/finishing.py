@@ -109,9 +109,8 @@ def masks_of(
 ) -> dict[str, ArrayLoader]:
     """Validity and ego masks by asset name, but for those that are present.
 
-    Raises:
-        ConfigurationError: An ego mask was given for a camera that does not exist.
-        ImageError: The file of one cannot be used.
+    Raises ConfigurationError where an ego mask was given for a camera that does not exist; ImageError where the file of
+    one cannot be used.
     """
     files = dict(settings.ego_masks)
     if unknown := sorted(set(files) - set(views)):

@@ -38,12 +38,10 @@ def sequences_from_images(
 ) -> list[PosedSequence]:
     """Reconstruct the poses of a recording. Raises SequenceError where the reconstruction cannot run.
 
-    Args:
-        recording: Frames of which every camera has an image and a place on the rig.
-        report: Gets a line for every frame that is lost, and for the scale.
+    Returns one sequence for every part that hangs together, rectified already; metric where a scale was found.
 
-    Returns:
-        One sequence for every part that hangs together, rectified already; metric where a scale was found.
+    `recording`: frames of which every camera has an image and a place on the rig; `report`: gets a line for every frame
+    that is lost, and for the scale.
     """
     buffer = recording.transforms()
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}

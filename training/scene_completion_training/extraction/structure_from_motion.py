@@ -51,6 +51,8 @@ def reconstruct(
 ) -> list[Model]:
     """Reconstruct a drive. Raises SequenceError: pycolmap is not installed, or failed: says how.
 
+    Returns models, the largest first, empty where nothing fits together. A frame may be in several.
+
     Args:
         frames: Camera -> grey images [H, W], one of every camera a frame, in order of time; taken one by one.
         cameras: Camera -> pinhole camera; the first is the origin.
@@ -58,9 +60,6 @@ def reconstruct(
         folder: An empty folder for images and the database.
         masks: Camera -> pixels to be used, bool [H, W].
         width: Images are reduced to at most this width.
-
-    Returns:
-        Models, the largest first, empty where nothing fits together. A frame may be in several.
     """
     if find_spec("pycolmap") is None:
         raise SequenceError(

@@ -47,15 +47,14 @@ class LoadedNetwork:
 def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole: bool = False) -> LoadedNetwork:
     """Loads a transformer of the DINO family, alone or out of a Depth Anything, without the blocks after a layer.
 
+    Raises ConfigurationError: no such model, of another type, or without this layer; found before weights are read;
+    BundleError where weights that are missing, damaged, of another network, or only pickled.
+
     Args:
         model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
         layer: Hidden state that its last block gives.
         pretrained: Read its weights; otherwise they are random, and only its configuration is read.
         whole: Load a Depth Anything with neck and head, and nothing else.
-
-    Raises:
-        ConfigurationError: No such model, of another type, or without this layer; found before weights are read.
-        BundleError: Weights that are missing, damaged, of another network, or only pickled.
     """
     folder = description_folder(model)
     config = read_config(folder)

@@ -29,8 +29,7 @@ LONG_EDGE = 1024  # of the images that the network was trained with, pixels; oth
 def read_class_texts(file: Path) -> dict[str, tuple[str, ...]]:
     """Reads phrases that describe classes of Cityscapes, from YAML: class -> list of phrases.
 
-    Raises:
-        ConfigurationError: It is no such file, or names a class that there is not.
+    Raises ConfigurationError where it is no such file, or names a class that there is not.
     """
     content = read_yaml(file, ConfigurationError, cure="Write it as class_texts.yaml", kind=dict)
     found = {str(name): tuple(map(str, phrases)) for name, phrases in content.items() if isinstance(phrases, list)}
@@ -70,16 +69,15 @@ def city_segmentation(weights: str | Path) -> Callable[[NDArray[np.uint8]], NDAr
 class ClassProbabilityTeacher(DenseExtractor):
     """ESPNetv2's probabilities of the classes of Cityscapes, as vectors in the space of a text encoder.
 
+    Raises ConfigurationError: no such weights, or a template without a place for a phrase; BundleError where the
+    weights are damaged, or of another network.
+
     Args:
         weights: Of ESPNetv2, see `load_espnetv2`.
         encoder: Gives the embeddings of the class names.
         template: Sentence that the names stand in.
         device: Where the network runs, in single precision.
         described: Class -> phrases that say what it is; its name alone where it is left out.
-
-    Raises:
-        ConfigurationError: No such weights, or a template without a place for a phrase.
-        BundleError: The weights are damaged, or of another network.
     """
 
     classes = CITYSCAPES_CLASSES

@@ -242,9 +242,8 @@ def _doubled(x: Tensor) -> Tensor:
 def load_espnetv2(model: str | Path) -> tuple[ESPNetv2, Path]:
     """Loads a network of any width, frozen, from a state dict of tensors (.pth) or a folder with one; and its file.
 
-    Raises:
-        ConfigurationError: There is no such file, or several, or it has another number of classes than Cityscapes.
-        BundleError: It holds other things than tensors, is damaged, or is of another network.
+    Raises ConfigurationError where there is no such file, or several, or it has another number of classes than
+    Cityscapes; BundleError where it holds other things than tensors, is damaged, or is of another network.
     """
     path = Path(model).expanduser()
     files = sorted(path.glob("*.pth")) if path.is_dir() else [path]

@@ -162,9 +162,8 @@ class FeatureStore:
     def open(cls, folder: Path, *, cell: int | None = None) -> "FeatureStore":
         """Opens a store to read from, of tokens that cover squares of so many pixels; of any if not given.
 
-        Raises:
-            ConfigurationError: It holds features of other cells.
-            SequenceError: There is none, or its manifest is damaged.
+        Raises ConfigurationError where it holds features of other cells; SequenceError where there is none, or its
+        manifest is damaged.
         """
         manifest = FeatureManifest.read(folder / _MANIFEST)
         _refuse_difference(folder, manifest, dataclasses.replace(manifest, cell=cell or manifest.cell))
@@ -180,8 +179,7 @@ class FeatureStore:
     def save(self, key: str, features: Tensor) -> None:
         """Stores the features [V, D, h, w] of the variants of an image.
 
-        Raises:
-            ConfigurationError: float16 cannot hold them, or they have another shape than the manifest says.
+        Raises ConfigurationError: float16 cannot hold them, or they have another shape than the manifest says.
         """
         shape = (self.variants, self.dim, *self.manifest.grid)
         if tuple(features.shape) != shape:
@@ -237,8 +235,7 @@ class FeatureStore:
 def mirrored_targets(folder: str, where: str, cell: int | None = None) -> FeatureStore:
     """The targets of a training that mirrors scenes, named by `where`; see `FeatureStore.open` for further errors.
 
-    Raises:
-        ConfigurationError: They have no mirrored variant.
+    Raises ConfigurationError where they have no mirrored variant.
     """
     store = FeatureStore.open(Path(folder), cell=cell)
     if store.variants < 2:

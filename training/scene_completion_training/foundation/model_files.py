@@ -48,9 +48,8 @@ def model_name(model: str) -> str:
 def weight_files(model: str) -> list[Path]:
     """The safetensors files that hold the weights of a model, downloaded where it is on the hub.
 
-    Raises:
-        BundleError: There are none, or they are not as their index says. Pickled ones are never opened.
-        ConfigurationError: See `description_folder`.
+    Raises BundleError where there are none, or they are not as their index says. Pickled ones are never opened;
+    ConfigurationError: see `description_folder`.
     """
     folder = hub_folder(model, (*_DESCRIPTION_FILES, *_WEIGHT_FILES))
     if (folder / _WEIGHTS).is_file():

@@ -29,6 +29,10 @@ def open_teacher(
 ) -> DenseExtractor:
     """Opens a teacher.
 
+    Raises ConfigurationError: no such model, or of a type that is not supported. A text encoder is lacking, or there is
+    no choice of a layer or text encoder; BundleError where weights that are missing, damaged, of another network, or
+    only pickled.
+
     Args:
         spec: `espnetv2:FILE_OR_FOLDER`; or a local folder, or a name on the hub, of a DINO, DINOv2, DINOv3, Depth
             Anything, CLIP or SigLIP: its configuration says which.
@@ -37,11 +41,6 @@ def open_teacher(
         text_encoder: Folder or hub name of the text encoder that the class names of ESPNetv2 are tied to.
         template: Sentence that these names stand in.
         class_texts: File of phrases that describe its classes, see `read_class_texts`.
-
-    Raises:
-        ConfigurationError: No such model, or of a type that is not supported. A text encoder is lacking, or there is no
-            choice of a layer or text encoder.
-        BundleError: Weights that are missing, damaged, of another network, or only pickled.
     """
     if spec.startswith(_ESPNETV2):
         _refuse(layer != -1, "a layer", spec)

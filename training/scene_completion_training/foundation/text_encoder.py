@@ -55,14 +55,13 @@ def canonical_text(text: str) -> str:
 class TextEncoder:
     """A frozen text encoder.
 
+    Raises ConfigurationError: no such model, or of another type; BundleError where weights or tokenizer are missing,
+    damaged, of another network, or only pickled.
+
     Args:
         model: Local folder as of `save_pretrained`, name on the hub, or `package:NAME/FOLDER` for a folder of an
             installed package. Of CLIP and SigLIP the folder has the whole model, or the text tower alone.
         device: Where it runs, in single precision.
-
-    Raises:
-        ConfigurationError: No such model, or of another type.
-        BundleError: Weights or tokenizer are missing, damaged, of another network, or only pickled.
     """
 
     def __init__(self, model: str | Path, device: str = "cpu") -> None:
@@ -107,8 +106,7 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Vectors float32 [N, D] of texts, of length 1, on the CPU. Texts that are too long are cut.
 
-        Raises:
-            ConfigurationError: There is an empty text, or a vector is no number or zero.
+        Raises ConfigurationError where there is an empty text, or a vector is no number or zero.
         """
         if not all(text.strip() for text in texts):
             raise ConfigurationError("an empty text", where="phrases", cure="Leave it out")

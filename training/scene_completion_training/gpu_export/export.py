@@ -28,15 +28,14 @@ def export_for_gpus(
 ) -> StudentBundle:
     """Adds encoders for GPUs to a bundle, all of them or none, and returns it as written.
 
+    Raises ConfigurationError where the configuration of a transformer is not there; BundleError: a variant misses its
+    gate, or cannot be made; the bundle stays as it was.
+
     Args:
         bundle: The student, saved; its folder is written.
         parity: Places of the images that every variant is compared on.
         encoder_weights: Folder or hub name of a transformer trunk, see `Reference`.
         report: Called for every variant with its precision, bytes and parity, also where it fails.
-
-    Raises:
-        ConfigurationError: The configuration of a transformer is not there.
-        BundleError: A variant misses its gate, or cannot be made; the bundle stays as it was.
     """
     single = gpu_graph(bundle)
     reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)

@@ -80,8 +80,7 @@ def finished(model: onnx.ModelProto) -> onnx.ModelProto:
 def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
     """An encoder with all constants computed, of standard operators; still for one image.
 
-    Raises:
-        BundleError: ONNX Runtime cannot run it, or it has operators of its own.
+    Raises BundleError: ONNX Runtime cannot run it, or it has operators of its own.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

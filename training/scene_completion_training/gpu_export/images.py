@@ -20,13 +20,12 @@ _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
 def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> NDArray[np.uint8]:
     """Images of several places, at most so many, spread evenly over each: uint8 [K, H, W, 3] RGB.
 
+    Raises SequenceError where a place holds no image, or is none.
+
     Args:
         sources: Sequence folders, drives of KITTI, bags, or folders of images. Those of the first three are resampled
             by their calibration; an image without one is cut to the canonical camera's shape and scaled.
         most: How many images to take in all; each place gives its share.
-
-    Raises:
-        SequenceError: A place holds no image, or is none.
     """
     share = max(1, most // len(sources))
     images = [image for source in sources for image in _of(source, canonical, share)]

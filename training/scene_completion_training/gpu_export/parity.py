@@ -80,8 +80,7 @@ class Parity:
 class ParityCheck:
     """Measures variants on the same canonical images, uint8 [K, H, W, 3] RGB, against the same reference.
 
-    Raises:
-        BundleError: The reference sees nothing occupied in any image: then agreement says nothing.
+    Raises BundleError where the reference sees nothing occupied in any image: then agreement says nothing.
     """
 
     def __init__(self, bundle: StudentBundle, images: NDArray[np.uint8], reference: Encode) -> None:
@@ -181,8 +180,7 @@ class Reference:
 def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityField:
     """A bundle's density field of its unfolded weights; see `Reference` for `encoder_weights`, and for further errors.
 
-    Raises:
-        BundleError: They are missing, or another network's.
+    Raises BundleError where they are missing, or another network's.
     """
     weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in bundle.load_weights().items()}
     where = f"{bundle.folder}/{WEIGHTS}"

@@ -108,8 +108,7 @@ def export_improved(
 ) -> StudentBundle:
     """Exports a fine-tuned student; labels, words and licence are those of the old one.
 
-    Raises:
-        BundleError: The labels of the old student cannot be kept beside the new density.
+    Raises BundleError where the labels of the old student cannot be kept beside the new density.
     """
     history = {**provenance, "improved_from": {"name": old.name, "sha256": dict(old.sha256)}}
     new = export_bundle(checkpoint, folder, name=name, licence=old.licence, provenance=history)

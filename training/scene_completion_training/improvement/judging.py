@@ -293,8 +293,7 @@ def observations(
 ) -> tuple[DepthObservation, list[DepthObservation]]:
     """What was measured at a frame, and at later frames within reach, posed in the grid of the frame.
 
-    Args:
-        reach: Metres ahead that the grid reaches.
+    `reach`: metres ahead that the grid reaches.
     """
     meter = depth_meter(sequence, reach)
     ahead = np.flatnonzero((travelled > travelled[index]) & (travelled <= travelled[index] + reach))

@@ -89,10 +89,9 @@ class Outcome:
 def improve(improvement: Improvement) -> Outcome:
     """Does all steps, or those that an earlier run has left.
 
-    Raises:
-        ImprovementError: The recordings are of no use, or the held-out drive was learned from. The disk is full, the
-            training failed, or the new student is not what was trained.
-        SceneCompletionError: Anything else that is wrong with what was named, or with the cluster.
+    Raises ImprovementError where the recordings are of no use, or the held-out drive was learned from. The disk is
+    full, the training failed, or the new student is not what was trained; SceneCompletionError: anything else that is
+    wrong with what was named, or with the cluster.
     """
     improvement = _absolute(improvement)
     old = _checked(improvement)

@@ -47,8 +47,7 @@ class DrawnFrame(NamedTuple):
 class ShownFrames:
     """Draws the frames that are judged, wherever that is done, and keeps the pictures of those that the card shows.
 
-    Args:
-        folder: Where the pictures lie; it is emptied.
+    `folder`: where the pictures lie; it is emptied.
     """
 
     def __init__(self, folder: Path) -> None:

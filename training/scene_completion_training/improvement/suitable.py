@@ -34,10 +34,9 @@ _PICTURE = (48, 16)  # width and height of the small pictures
 def check_suitable(sequence: PosedSequence, bundle: StudentBundle) -> None:
     """Refuses a drive from which a student learns nothing, or something wrong.
 
-    Raises:
-        ImprovementError: The rig does not move, neither a stereo pair nor its motion measures depth, or the scale is
-            unknown. The camera is another one than the student's, the lens is covered, or it is night. The message says
-            which.
+    Raises ImprovementError where the rig does not move, neither a stereo pair nor its motion measures depth, or the
+    scale is unknown. The camera is another one than the student's, the lens is covered, or it is night. The message
+    says which.
     """
     name = sequence.name
     try:

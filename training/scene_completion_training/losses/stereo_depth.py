@@ -17,9 +17,8 @@ def block_depth(depth: Tensor, size: int) -> Tensor:
 
     It is the depth at the block's centre, exact for planes.
 
-    Args:
-        depth: z-depth [B, H, W], metres; 0 where unknown.
-        size: Edge of a block in pixels; a feature map of stride `size` has its pixel centres at the blocks' centres.
+    `depth`: z-depth [B, H, W], metres; 0 where unknown; `size`: edge of a block in pixels; a feature map of stride
+    `size` has its pixel centres at the blocks' centres.
     """
     known = (depth > 0).to(depth.dtype)
     inverse = torch.where(depth > 0, 1.0 / depth.clamp_min(1e-3), torch.zeros_like(depth))

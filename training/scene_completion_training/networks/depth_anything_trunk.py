@@ -57,9 +57,8 @@ class DepthAnythingTrunk(Trunk):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps of images [B, 3, H, W] in 0..255.
 
-        Returns:
-            At half the resolution of the image: what DPT fuses [B, C, H/2, W/2], and the inverse depth
-            [B, 1, H/2, W/2] ≥ 0, known up to scale and shift.
+        Returns at half the resolution of the image: what DPT fuses [B, C, H/2, W/2], and the inverse depth [B, 1, H/2,
+        W/2] ≥ 0, known up to scale and shift.
         """
         height, width = (int(size) for size in image.shape[-2:])  # numbers, also where an export traces them
         return self.maps_of_fixed(self.fixed(image), (height, width))

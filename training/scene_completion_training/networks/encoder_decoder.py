@@ -63,9 +63,8 @@ class UNetDecoder(nn.Module):
     How deep a pixel of a street lies depends first of all on its row. Convolutions know their place only from the
     padding at the border, so they are told (CoordConv, Liu et al. 2018).
 
-    Args:
-        trunk_channels: Channels of the trunk's maps at strides 2 to 32.
-        widths: Channels of the decoder at strides 2, 4, 8 and 16.
+    `trunk_channels`: channels of the trunk's maps at strides 2 to 32; `widths`: channels of the decoder at strides 2,
+    4, 8 and 16.
     """
 
     stride = 2

@@ -44,9 +44,8 @@ def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibrati
     It stands in until one is fitted on a drive that took no part: training voxels are drawn, not counted, a quarter of
     them occupied.
 
-    Args:
-        link: Weights of the `OccupancyLink`; the identity is returned where there are none.
-        voxel_size: δ of the opacity, metres.
+    `link`: weights of the `OccupancyLink`; the identity is returned where there are none; `voxel_size`: δ of the
+    opacity, metres.
     """
     if not link:
         return Calibration()

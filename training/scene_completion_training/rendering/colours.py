@@ -16,15 +16,14 @@ def sample_colours(
 ) -> tuple[Tensor, Tensor]:
     """Samples source images at the projections of points.
 
+    Returns colours [B, S, N, 3] and a flag [B, S, N], true where the point does not project into the source image, or
+    to where that does not show the world.
+
     Args:
         images: Source images [B, S, 3, H, W] in 0..1.
         masks: Where they show the world, bool [B, S, H, W].
         view_from_encoder: Poses [B, S, 4, 4]: source view from encoder view.
         points: Points [B, N, 3], metres, encoder view's optical frame.
-
-    Returns:
-        Colours [B, S, N, 3] and a flag [B, S, N], true where the point does not project into the source image, or to
-        where that does not show the world.
     """
     batch, sources = images.shape[:2]
     local = (

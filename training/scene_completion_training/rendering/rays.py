@@ -36,9 +36,8 @@ def sample_patch_rays(
 ) -> Rays:
     """Samples patches at random positions in randomly chosen loss views (BTS `PatchRaySampler`).
 
-    Args:
-        encoder_from_view: Poses [B, V, 4, 4] of the views in the encoder view's frame.
-        loss_views: Indices [B, L] of the views that may be rendered.
+    `encoder_from_view`: poses [B, V, 4, 4] of the views in the encoder view's frame; `loss_views`: indices [B, L] of
+    the views that may be rendered.
     """
     batch = encoder_from_view.shape[0]
     # Drawn on the CPU, so that a training goes the same way on any device.
@@ -60,13 +59,12 @@ def sample_cell_rays(
 ) -> tuple[Rays, Tensor]:
     """Samples patches that are cells of a grid over randomly chosen loss views: the tokens of a vision transformer.
 
+    Returns the rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.
+
     Args:
         encoder_from_view: Poses [B, V, 4, 4] of the views in the encoder view's frame.
         loss_views: Indices [B, L] of the views that may be rendered.
         offsets: Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels or parts of them, of any sign.
-
-    Returns:
-        The rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.
     """
     batch = encoder_from_view.shape[0]
     chosen = drawn(partial(torch.randint, loss_views.shape[1]), (batch, patches), generator)

@@ -88,8 +88,7 @@ class SemanticsConfiguration(Configuration):
 class SemanticsStage(SingleImageStage):
     """Trains a `DistillationHead` on points of a frozen `FeatureField`.
 
-    Raises:
-        BundleError: The checkpoint that it names holds no feature field.
+    Raises BundleError where the checkpoint that it names holds no feature field.
     """
 
     configuration_class = SemanticsConfiguration
