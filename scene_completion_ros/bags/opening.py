@@ -4,8 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from scene_completion_ros.bags.damaged_mcap import DamagedMcap
-from scene_completion_ros.bags.damaged_sqlite import DamagedSqlite, unfinished_journal
+from scene_completion_ros.bags.damaged import DamagedMcap, DamagedSqlite, unfinished_journal
 from scene_completion_ros.bags.recovery import DamagedFile, RecoveredStorage
 from scene_completion_ros.bags.storage import IntactStorage, Storage
 from scene_completion_ros.errors import BagError

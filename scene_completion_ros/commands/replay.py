@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
     from scene_completion_ros.ros.replay.results import ReplayStatistics
-    from scene_completion_ros.scoring.published import PublishedGrid
+    from scene_completion_ros.scoring.scores import PublishedGrid
 
     if args.every < 1:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")

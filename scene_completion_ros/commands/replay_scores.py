@@ -13,8 +13,7 @@ from scene_completion_ros.whole_files import write_whole
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.geometry.cameras import Camera
-    from scene_completion_ros.scoring.published import PublishedGrid
-    from scene_completion_ros.scoring.scores import ReplayScores
+    from scene_completion_ros.scoring.scores import PublishedGrid, ReplayScores
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +49,13 @@ def open_scores(
     """
     from scene_completion_ros.bags.reader import CLOUD_TYPE
     from scene_completion_ros.evaluation.truth import TruthSource
-    from scene_completion_ros.scoring.recording_truth import LidarTruth, RecordedTruth, read_camera_from_lidar
+    from scene_completion_ros.scoring.recording_truth import (
+        LidarTruth,
+        RecordedTruth,
+        SequenceTruth,
+        read_camera_from_lidar,
+    )
     from scene_completion_ros.scoring.scores import ReplayScores
-    from scene_completion_ros.scoring.sequence_truth import SequenceTruth
     from scene_completion_ros.sequences.from_bag import is_bag
 
     sources: list[TruthSource] = []

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.json_object import CURE
-from scene_completion_ros.inference.lattice import Lattice
-from scene_completion_ros.inference.place_prior import PlacePrior
+from scene_completion_ros.inference.lattice import Lattice, PlacePrior
 from scene_completion_ros.untrusted_files import read_tensors
 
 # What the sizes of tensors that belong to labels have to agree with.

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from scene_completion_training.rendering.depth import render_depth
+from scene_completion_training.rendering.patches import render_depth
 
 
 class TrainingPictures(lightning.Callback):

@@ -13,9 +13,13 @@ from rclpy.utilities import get_rmw_implementation_identifier
 
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.health.counters import Counts
-from scene_completion_ros.ros.health.fusion_health import NAME as FUSION
-from scene_completion_ros.ros.health.fusion_health import FusionReport, fusion_status
-from scene_completion_ros.ros.health.inference_health import InferenceRecord, inference_status
+from scene_completion_ros.ros.health.inference_health import NAME as FUSION
+from scene_completion_ros.ros.health.inference_health import (
+    FusionReport,
+    InferenceRecord,
+    fusion_status,
+    inference_status,
+)
 from scene_completion_ros.ros.health.input_health import (
     CameraFacts,
     InputRecord,

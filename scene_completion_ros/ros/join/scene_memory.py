@@ -9,7 +9,7 @@ from scene_completion_ros.mapping.ground_map import ignored_names
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion, compile_fusion
 from scene_completion_ros.ros.frame import Epoch, NotYetError, Probability, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
-from scene_completion_ros.ros.health.fusion_health import FusionRecord
+from scene_completion_ros.ros.health.inference_health import FusionRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 

@@ -10,8 +10,7 @@ from std_msgs.msg import String
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.text_bank import Vocabulary
-from scene_completion_ros.mapping.clusters import VoxelClusters
-from scene_completion_ros.mapping.matches import all_matches
+from scene_completion_ros.mapping.clusters import VoxelClusters, all_matches
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.frame import Scene
 from scene_completion_ros.ros.messages import matches_message, poses_message

@@ -22,11 +22,10 @@ from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import dds, messages, topics
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
-from scene_completion_ros.ros.replay.deferred_results import DeferredResults
 from scene_completion_ros.ros.replay.inputs import QUEUE, InputPublishers, Source
 from scene_completion_ros.ros.replay.playback import LEAD_NS, Playback
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.replay.results import DeferredResults, ReplayResult, ReplayStatistics
 
 STARTUP_TIMEOUT_S = 180.0  # a first start may compile the voxel query and the encoder
 WARM_UP_PERIOD_S = 5.0

@@ -34,7 +34,7 @@ from scene_completion_training.evaluation.checkpoints import CanonicalImages, ac
 from scene_completion_training.evaluation.scene_probe import LinearProbe
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.semantic_head import DROPOUT
-from scene_completion_training.rendering.depth import rendered_features
+from scene_completion_training.rendering.patches import rendered_features
 
 POINTS = 200  # pixels of an image that are clustered
 # Published are 1000 steps of four images, of which every other one looks aside, where no pixel has a label.

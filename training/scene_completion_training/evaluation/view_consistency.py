@@ -17,7 +17,7 @@ from torch import Tensor
 from scene_completion_ros.evaluation.metric import Column, Metric
 from scene_completion_training.evaluation.novel_views import Figures, NovelView, ViewTally
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
-from scene_completion_training.rendering.depth import rendered_features
+from scene_completion_training.rendering.patches import rendered_features
 
 RELATIVE, ABSOLUTE = 0.01, 0.5  # of the squared flows, and squared pixels: how far forward and backward may disagree
 Classify = Callable[[NDArray[np.float32]], NDArray[np.int64]]

@@ -9,8 +9,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.gpu_export.graph import gpu_graph
-from scene_completion_training.gpu_export.images import canonical_images
-from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck, Reference
+from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck, Reference, canonical_images
 from scene_completion_training.gpu_export.precisions import to_half
 
 PARITY_IMAGES = 8  # images that every variant is compared on, in all

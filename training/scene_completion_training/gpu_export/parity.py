@@ -1,19 +1,26 @@
 """Parity of a variant with the student: how far outputs, densities, decisions and labels are off; what is allowed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast, get_args
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError
+from scene_completion_ros.errors import BundleError, SequenceError
+from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.picture_files import read_rgb
+from scene_completion_ros.sequences.opening import open_recording
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
@@ -210,3 +217,54 @@ def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityFi
     except (KeyError, IndexError, RuntimeError) as error:
         raise BundleError(f"are weights of another network ({str(error)[:200]})", where=where, cure=cure) from error
     return field.eval()
+
+
+_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
+
+
+def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> NDArray[np.uint8]:
+    """Images of several places, at most so many, spread evenly over each: uint8 [K, H, W, 3] RGB.
+
+    Raises SequenceError where a place holds no image, or is none.
+
+    Args:
+        sources: Sequence folders, drives of KITTI, bags, or folders of images. Those of the first three are resampled
+            by their calibration; an image without one is cut to the canonical camera's shape and scaled.
+        most: How many images to take in all; each place gives its share.
+    """
+    share = max(1, most // len(sources))
+    images = [image for source in sources for image in _of(source, canonical, share)]
+    if not images:
+        raise SequenceError(
+            "holds no image that can be read", where=", ".join(map(str, sources)), cure="Name other recordings"
+        )
+    return np.stack(images[:most])
+
+
+def _of(source: Path, canonical: Camera, most: int) -> Iterator[NDArray[np.uint8]]:
+    files = sorted(path for path in source.glob("*") if path.suffix.lower() in _SUFFIXES)
+    if files:
+        for index in spread(len(files), most):
+            yield _cut(read_rgb(files[index]), canonical)
+        return
+    sequence = open_recording(source, poses=UNKNOWN_POSES)  # a bag may have none
+    camera = reference_camera(sequence)
+    resample = Resampler(sequence.cameras[camera], canonical)
+    for index in spread(len(sequence), most):
+        yield resample(sequence.image(index, camera))
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Numbers of at most so many among 0 ... count - 1, spread evenly, the first and the last among them."""
+    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most)).round()})
+
+
+def _cut(image: NDArray[np.uint8], canonical: Camera) -> NDArray[np.uint8]:
+    """The middle of an image of the canonical camera's proportions, scaled to its size."""
+    height, width = image.shape[:2]
+    scale = min(width / canonical.width, height / canonical.height)
+    rows, columns = round(canonical.height * scale), round(canonical.width * scale)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    part = image[top : top + rows, left : left + columns]
+    size = (canonical.width, canonical.height)
+    return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -21,8 +21,7 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import encoder_onnx, export_bundle, labelled_parts_kept
-from scene_completion_training.gpu_export.images import canonical_images
-from scene_completion_training.gpu_export.parity import GATES, ParityCheck, Reference, density_field
+from scene_completion_training.gpu_export.parity import GATES, ParityCheck, Reference, canonical_images, density_field
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.viewpoint import Viewpoint
 

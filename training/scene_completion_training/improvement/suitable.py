@@ -17,7 +17,7 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.training_checks import check_for_training
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.recorded_camera import recorded_height
-from scene_completion_training.gpu_export.images import spread
+from scene_completion_training.gpu_export.parity import spread
 
 LEAST_MEASURED = 0.1  # share of the image with a measured depth below which nothing can be judged
 LEAST_METRES = 2.0  # a rig that travels less stands still

@@ -28,7 +28,7 @@ from scene_completion_training.losses.means import gathered, shared_count
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
 from scene_completion_training.networks.semantic_head import CropBuffer, DistillationHead
 from scene_completion_training.randomness import samples_of
-from scene_completion_training.rendering.depth import render_depth
+from scene_completion_training.rendering.patches import render_depth
 from scene_completion_training.rendering.sampling import points_in_balls, surface_centres
 
 OVERSAMPLING = 4  # points drawn in a ball for each that is kept: those that are not occupied are left out
