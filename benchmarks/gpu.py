@@ -108,24 +108,19 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
 def measure_kernels(
     device: KernelDevice,
     pipeline: VoxelPipeline,
-    encode: Callable[[], EncodedOnDevice],
+    encode: Callable[[], EncodedOnDevice],  # gives the encoder's outputs, or asks for them
     frames: int,
     *,
-    first: str | None = None,
-    load: Callable[[], None] = lambda: None,
+    first: str | None = None,  # name of the stage that `encode` is; None for none
+    load: Callable[[], None] = lambda: None,  # gives the host's part of what `encode` asks for
+    # Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to ask for
+    # them.
     busy: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, NDArray[np.float64]], int]:
     """Run frames, one after the other, of which those after `WARM_UP_S` count. Raises GpuError where the device failed.
 
     Returns milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host. The
     latter is from before `load` until the voxels are there. Then the number of occupied voxels.
-
-    Args:
-        encode: Gives the encoder's outputs, or asks for them.
-        first: Name of the stage that `encode` is; None for none.
-        load: Gives the host's part of what `encode` asks for.
-        busy: Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to
-            ask for them.
     """
 
     def ask() -> None:

@@ -49,9 +49,6 @@ NO_IMAGES = DropReason.BAD_TRANSFORM, DropReason.BAD_CAMERA_INFO  # dropped mess
 class RunningNode:
     """A completion node that gets images of one camera and whose voxels are read.
 
-    `picture`: what it sees, uint8 RGB [H, W, 3]; `reliable`: publish images so that none is lost; the parameter
-    `image.qos` has to be `reliable`, too.
-
     Attributes:
         image: The message that `send` stamps and publishes.
         statuses: The newest status of each part of the node, by its name.
@@ -64,10 +61,11 @@ class RunningNode:
     def __init__(
         self,
         camera: Camera,
-        picture: NDArray[np.uint8],
+        picture: NDArray[np.uint8],  # what it sees, uint8 RGB [H, W, 3]
         *,
         compressed: bool,
         parameters: Mapping[str, object],
+        # Publish images so that none is lost; the parameter `image.qos` has to be `reliable`, too.
         reliable: bool = False,
     ) -> None:
         # All of this is read when the first participant of a process is created.

@@ -157,14 +157,11 @@ class BagReader:
     def readable(
         self,
         topics: Collection[str],
+        # Takes a deserialised message; raises a `SceneCompletionError` if it cannot be used.
         read: Callable[[Any], _Value],
-        wanted: Callable[[BagMessage], bool] = lambda _: True,
+        wanted: Callable[[BagMessage], bool] = lambda _: True,  # which messages to look at
     ) -> Iterator[tuple[BagMessage, _Value]]:
-        """Yield messages and what can be read out of them; where it cannot, they are counted in `skipped`.
-
-        `read`: takes a deserialised message; raises a `SceneCompletionError` if it cannot be used; `wanted`: which
-        messages to look at.
-        """
+        """Yield messages and what can be read out of them; where it cannot, they are counted in `skipped`."""
         for recorded in filter(wanted, self.messages(topics)):
             try:
                 value = read(recorded.message)

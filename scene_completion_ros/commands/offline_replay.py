@@ -63,19 +63,17 @@ def replay_offline(
     topic: str,
     completer: Completer,
     *,
+    # Recording to write the voxels to, at the bag times of the images, beside these, the transforms, and the legend of
+    # the labels.
     output: BagWriter | None = None,
     on_result: Callable[[ImageFrame, Completion], None] | None = None,
+    # Filled while the replay goes on, for whoever wants to see it after an interruption.
     statistics: OfflineStatistics | None = None,
 ) -> OfflineStatistics:
     """Complete every image of a topic.
 
     Images that cannot be decoded, have another size than calibrated, or are late (see `StampOrder`) are dropped and
     counted, as the node does.
-
-    Args:
-        output: Recording to write the voxels to, at the bag times of the images, beside these, the transforms, and the
-            legend of the labels.
-        statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
     """
     statistics = statistics or OfflineStatistics(topic)
     order = StampOrder()

@@ -38,14 +38,13 @@ def open_scores(
     args: argparse.Namespace,
     reader: BagReader,
     topic: str,
-    camera: Camera | None,
-    published: PublishedGrid,
+    camera: Camera | None,  # calibration given instead of the recorded one
+    published: PublishedGrid,  # grid of the node
     stack: ExitStack,
 ) -> ReplayScores:
     """Open what ground truth there is.
 
-    `camera`: calibration given instead of the recorded one; `published`: grid of the node. Raises SceneCompletionError
-    where the folder cannot be used, or none of its frames belongs to the recording.
+    Raises SceneCompletionError where the folder cannot be used, or none of its frames belongs to the recording.
     """
     from scene_completion_ros.bags.reader import CLOUD_TYPE
     from scene_completion_ros.evaluation.truth import TruthSource

@@ -17,20 +17,15 @@ UNASSIGNED = -1  # class of a cluster that got none
 
 
 def class_confusion(
-    predicted: NDArray[np.integer[Any]],
-    truth: NDArray[np.integer[Any]],
+    predicted: NDArray[np.integer[Any]],  # labels [...] in 0 .. labels - 1, where the truth counts; anything elsewhere
+    truth: NDArray[np.integer[Any]],  # classes [...] in 0 .. classes - 1; -1 and 255 do not count
     labels: int,
     classes: int,
-    counted: NDArray[np.bool_] | None = None,
+    counted: NDArray[np.bool_] | None = None,  # bool [...], what else does not count; all by default
 ) -> NDArray[np.int64]:
     """Count pixels or voxels by predicted label and true class. Returns int64 [labels, classes].
 
     Raises GridError where the shapes differ, or a label or class that counts is out of range.
-
-    Args:
-        predicted: Labels [...] in 0 .. labels - 1, where the truth counts; anything elsewhere.
-        truth: Classes [...] in 0 .. classes - 1; -1 and 255 do not count.
-        counted: bool [...], what else does not count; all by default.
     """
     if predicted.shape != truth.shape or (counted is not None and counted.shape != truth.shape):
         shapes = [array.shape for array in (predicted, truth, counted) if array is not None]

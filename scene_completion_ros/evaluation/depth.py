@@ -52,21 +52,18 @@ def resize_depth(depth: NDArray[np.floating[Any]], height: int, width: int) -> N
 
 
 def depth_errors(
+    # Depth [h, w], metres; resized to the size of the ground truth, then clamped to minimum..maximum.
     predicted: NDArray[np.floating[Any]],
+    # True depth [H, W], metres, 0 where nothing was measured. Pixels outside minimum..maximum do not count.
     truth: NDArray[np.floating[Any]],
     *,
-    crop: bool = True,
+    crop: bool = True,  # count only pixels in the Garg crop
     minimum: float = MINIMUM_M,
     maximum: float = MAXIMUM_M,
 ) -> DepthErrors | None:
     """Errors of one predicted depth image. Returns the errors, or None where no pixel counts.
 
     Raises ImageError where the prediction holds a number that is not finite, or the images are not two-dimensional.
-
-    Args:
-        predicted: Depth [h, w], metres; resized to the size of the ground truth, then clamped to minimum..maximum.
-        truth: True depth [H, W], metres, 0 where nothing was measured. Pixels outside minimum..maximum do not count.
-        crop: Count only pixels in the Garg crop.
     """
     if predicted.ndim != 2 or truth.ndim != 2:
         raise ImageError(f"shapes {predicted.shape} and {truth.shape}", where="depth", cure="Give images [H, W]")

@@ -204,19 +204,16 @@ class _FrameCounts(NamedTuple):
 
 
 class LabelFreeScores:
-    """Accumulates scores of one model over frames, and keeps each frame's share for `compare`.
-
-    `ranges`: metres ahead of the grid's lower x, half of it to each side of y = 0: those of the street by default;
-    `most_frames`: how many of the last frames count; None for all.
-    """
+    """Accumulates scores of one model over frames, and keeps each frame's share for `compare`."""
 
     def __init__(
         self,
         grid: VoxelGrid,
         threshold: float,
+        # Metres ahead of the grid's lower x, half of it to each side of y = 0: those of the street by default.
         ranges: tuple[float, ...] = SSCBENCH_RANGES,
         *,
-        most_frames: int | None = None,
+        most_frames: int | None = None,  # how many of the last frames count; None for all
     ) -> None:
         self.grid, self.threshold, self.ranges = grid, threshold, tuple(ranges)
         self._within = [_within(grid, reach) for reach in self.ranges]
@@ -227,24 +224,20 @@ class LabelFreeScores:
 
     def add(
         self,
-        probability: NDArray[np.float32],
+        probability: NDArray[np.float32],  # of being occupied [X, Y, Z], 0..1, as the model said it at the frame
+        # Voxels that the frame itself saw [X, Y, Z]; all others with a verdict count as hidden.
         seen_now: NDArray[np.bool_],
-        verdict: Verdict,
+        verdict: Verdict,  # what later frames found; unknown outside of the frame's view
         *,
+        # Predicted and measured z-depth, [H, W] each, metres; measured is 0 where there is none.
         depth: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+        # Frames of one place are drawn together in `compare`: a stretch of road, a drive. By default each frame counts
+        # as a place of its own, which states too small an uncertainty for successive frames.
         place: Hashable = None,
     ) -> None:
         """Counts one frame.
 
         Raises GridError where a shape is not that of the grid, or a probability lies outside of 0..1.
-
-        Args:
-            probability: Of being occupied [X, Y, Z], 0..1, as the model said it at the frame.
-            seen_now: Voxels that the frame itself saw [X, Y, Z]; all others with a verdict count as hidden.
-            verdict: What later frames found; unknown outside of the frame's view.
-            depth: Predicted and measured z-depth, [H, W] each, metres; measured is 0 where there is none.
-            place: Frames of one place are drawn together in `compare`: a stretch of road, a drive. By default each
-                frame counts as a place of its own, which states too small an uncertainty for successive frames.
         """
         shapes = {array.shape for array in (probability, seen_now, verdict.free, verdict.occupied)}
         if shapes != {self.grid.shape}:
@@ -363,11 +356,11 @@ class Comparison:
 
 def compare(
     old: LabelFreeScores,
-    new: LabelFreeScores,
+    new: LabelFreeScores,  # scores of the new one, frame by frame in the same order
     measure: Measure = "average_precision",
     *,
-    region: str = "all",
-    reach: float | None = None,
+    region: str = "all",  # one of `REGIONS`
+    reach: float | None = None,  # one of the ranges, metres; the longest if left out
     draws: int = 1000,
     seed: int = 0,
 ) -> Comparison:
@@ -376,9 +369,6 @@ def compare(
     Places are drawn with replacement, with all their frames, for both models alike. See Künsch, "The Jackknife and the
     Bootstrap for General Stationary Observations", Annals of Statistics 1989. Raises GridError where the frames of the
     two are not the same.
-
-    `new`: scores of the new one, frame by frame in the same order; `region`: one of `REGIONS`; `reach`: one of the
-    ranges, metres; the longest if left out.
     """
     if old.places != new.places or old.ranges != new.ranges or not len(old):
         raise GridError(

@@ -171,21 +171,13 @@ class OccupancyByRange:
 
     def update(
         self,
-        score: NDArray[np.floating[Any]],
-        occupied: NDArray[np.bool_],
-        known: NDArray[np.bool_],
-        regions: Mapping[str, NDArray[np.bool_]],
-        predicted: NDArray[np.bool_],
+        score: NDArray[np.floating[Any]],  # scores [X, Y, Z]
+        occupied: NDArray[np.bool_],  # truth, bool [X, Y, Z]
+        known: NDArray[np.bool_],  # voxels whose truth is known, bool [X, Y, Z]; no other voxel counts
+        regions: Mapping[str, NDArray[np.bool_]],  # name -> bool [X, Y, Z]. Regions may overlap
+        predicted: NDArray[np.bool_],  # bool [X, Y, Z], see `OccupancyMetric.update`
     ) -> None:
-        """Count a grid.
-
-        Args:
-            score: Scores [X, Y, Z].
-            occupied: Truth, bool [X, Y, Z].
-            known: Voxels whose truth is known, bool [X, Y, Z]; no other voxel counts.
-            regions: Name -> bool [X, Y, Z]. Regions may overlap.
-            predicted: bool [X, Y, Z], see `OccupancyMetric.update`.
-        """
+        """Count a grid."""
         for range_m, crop in self.crops.items():
             for region, mask in regions.items():
                 counted = known[crop] & mask[crop]

@@ -64,40 +64,29 @@ def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
 
 
 def completion_confusion(
-    predicted: NDArray[np.integer[Any]],
-    truth: NDArray[np.integer[Any]],
-    field_of_view: NDArray[np.bool_],
-    labels: int = len(COMMON_CLASSES),
-    classes: int = len(COMMON_CLASSES),
+    predicted: NDArray[np.integer[Any]],  # labels [X, Y, Z], 0 empty: classes, or clusters from 1 on
+    truth: NDArray[np.integer[Any]],  # classes [X, Y, Z], 255 does not count
+    field_of_view: NDArray[np.bool_],  # bool [X, Y, Z], where the image covers the voxel
+    labels: int = len(COMMON_CLASSES),  # number of predicted labels, "empty" among them
+    classes: int = len(COMMON_CLASSES),  # number of classes, "empty" among them
 ) -> NDArray[np.int64]:
     """Count the voxels of one grid, or of a part of it that has its full height. Returns int64 [labels, classes].
 
     Raises GridError where shapes differ, or labels are out of range.
-
-    Args:
-        predicted: Labels [X, Y, Z], 0 empty: classes, or clusters from 1 on.
-        truth: Classes [X, Y, Z], 255 does not count.
-        field_of_view: bool [X, Y, Z], where the image covers the voxel.
-        labels: Number of predicted labels, "empty" among them.
-        classes: Number of classes, "empty" among them.
     """
     return class_confusion(predicted, truth, labels, classes, field_of_view & ~additional_invalid(truth))
 
 
 def completion_scores(
-    confusion: NDArray[np.int64],
+    confusion: NDArray[np.int64],  # int64 [labels, classes] of `completion_confusion`
+    # int [labels], the class of each predicted label, see `cluster_assignment`; by default labels are classes. Labels
+    # without a class count as empty.
     class_of_label: NDArray[np.integer[Any]] | None = None,
-    class_names: tuple[str, ...] = COMMON_CLASSES,
+    class_names: tuple[str, ...] = COMMON_CLASSES,  # names by id; 0 is "empty"
 ) -> CompletionScores:
     """Score a confusion matrix.
 
     Raises GridError where there are as many labels as classes and no names, or other names than labels.
-
-    Args:
-        confusion: int64 [labels, classes] of `completion_confusion`.
-        class_of_label: int [labels], the class of each predicted label, see `cluster_assignment`; by default labels are
-            classes. Labels without a class count as empty.
-        class_names: Names by id; 0 is "empty".
     """
     classes = len(class_names)
     if class_of_label is None and confusion.shape[0] != classes:
@@ -132,21 +121,14 @@ def _mean_iou_of_found(found: NDArray[np.int64]) -> float:
 
 
 class SemanticCompletionMetric:
-    """Scores over all grids of all updates, within each range.
-
-    Args:
-        grid: Where truth and predictions lie; it has to hold the ranges.
-        labels: Number of predicted labels, "empty" among them; by default the classes.
-        class_names: Names by id; 0 is "empty".
-        ranges: Metres.
-    """
+    """Scores over all grids of all updates, within each range."""
 
     def __init__(
         self,
-        grid: VoxelGrid = SSCBENCH_GRID,
-        labels: int | None = None,
-        class_names: tuple[str, ...] = COMMON_CLASSES,
-        ranges: tuple[float, ...] = SSCBENCH_RANGES,
+        grid: VoxelGrid = SSCBENCH_GRID,  # where truth and predictions lie; it has to hold the ranges
+        labels: int | None = None,  # number of predicted labels, "empty" among them; by default the classes
+        class_names: tuple[str, ...] = COMMON_CLASSES,  # names by id; 0 is "empty"
+        ranges: tuple[float, ...] = SSCBENCH_RANGES,  # metres
     ) -> None:
         self.grid = grid
         self.class_names = class_names

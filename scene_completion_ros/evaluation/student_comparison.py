@@ -44,25 +44,18 @@ DECIDING: tuple[Measure, ...] = ("average_precision", "iou")
 
 def score_frame(
     scores: Sequence[LabelFreeScores],
-    probabilities: Sequence[NDArray[np.float32]],
-    own: DepthObservation,
-    later: Iterable[DepthObservation],
-    wanted: NDArray[np.bool_],
+    probabilities: Sequence[NDArray[np.float32]],  # of each student, float32 [X, Y, Z]
+    own: DepthObservation,  # depth of the frame itself
+    later: Iterable[DepthObservation],  # depth of later frames, posed in the grid of this one
+    wanted: NDArray[np.bool_],  # voxels that count, bool [X, Y, Z]: those that all students say something of
     *,
+    # Predicted and measured depth of each, see `LabelFreeScores.add`.
     depths: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]] | None = None,
-    place: Hashable = None,
+    place: Hashable = None,  # see there
 ) -> Verdict:
     """Adds a frame to the scores of students by what it and later frames saw. Returns what was found.
 
     Raises GridError where a shape is not that of the grid.
-
-    Args:
-        probabilities: Of each student, float32 [X, Y, Z].
-        own: Depth of the frame itself.
-        later: Depth of later frames, posed in the grid of this one.
-        wanted: Voxels that count, bool [X, Y, Z]: those that all students say something of.
-        depths: Predicted and measured depth of each, see `LabelFreeScores.add`.
-        place: See there.
     """
     grid = scores[0].grid
     visible, hidden = in_sight(own, grid, wanted)

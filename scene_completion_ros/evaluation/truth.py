@@ -109,20 +109,14 @@ class VoxelTruth:
 
 
 def exact_truth(
-    label: NDArray[np.uint8],
-    flags: NDArray[np.uint8],
+    label: NDArray[np.uint8],  # uint8 [X, Y, Z], 0 is free
+    flags: NDArray[np.uint8],  # uint8 [X, Y, Z], bits `IN_VIEW`, `SEEN`, `BELOW_GROUND`, `INTERIOR`
     grid: VoxelGrid,
+    # Pose of the reference camera's optical frame in the grid.
     grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
-    ground: NDArray[np.float32] | None = None,
+    ground: NDArray[np.float32] | None = None,  # height of the ground in the grid [X, Y], metres
 ) -> VoxelTruth:
-    """Truth of a rendered frame from the arrays that are stored of it.
-
-    Args:
-        label: uint8 [X, Y, Z], 0 is free.
-        flags: uint8 [X, Y, Z], bits `IN_VIEW`, `SEEN`, `BELOW_GROUND`, `INTERIOR`.
-        grid_from_camera: Pose of the reference camera's optical frame in the grid.
-        ground: Height of the ground in the grid [X, Y], metres.
-    """
+    """Truth of a rendered frame from the arrays that are stored of it."""
     in_view, seen, below, interior = ((flags & bit) > 0 for bit in (IN_VIEW, SEEN, BELOW_GROUND, INTERIOR))
     return VoxelTruth(
         "exact",
@@ -149,21 +143,14 @@ def stored_flags(truth: VoxelTruth) -> NDArray[np.uint8]:
 
 def labelled_truth(
     source: str,
-    label: NDArray[np.uint8],
-    invalid: Mask,
+    label: NDArray[np.uint8],  # uint8 [X, Y, Z], `FREE` and `UNKNOWN` among them
+    invalid: Mask,  # voxels that do not count for another reason, bool [X, Y, Z]
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
-    camera: Camera,
-    class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON,
+    camera: Camera,  # whose image says what is in view
+    class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON,  # from the ids of the labels to the common classes
 ) -> VoxelTruth:
-    """Truth of measured voxels with classes, which know no insides; what hides what follows from them.
-
-    Args:
-        label: uint8 [X, Y, Z], `FREE` and `UNKNOWN` among them.
-        invalid: Voxels that do not count for another reason, bool [X, Y, Z].
-        camera: Whose image says what is in view.
-        class_map: From the ids of the labels to the common classes.
-    """
+    """Truth of measured voxels with classes, which know no insides; what hides what follows from them."""
     occupied, known = (label != FREE) & (label != UNKNOWN), (label != UNKNOWN) & ~invalid
     in_view = np.asarray(camera.project(grid_from_camera.inverse().apply(grid.centres()))[1])
     sight = partial(visible_voxels, occupied, grid_from_camera.translation, grid, known & in_view)

@@ -197,19 +197,14 @@ class WordMetric(Tally):
 
     def update(
         self,
+        # Cosine of each word, float32 [N, W], in the order of the words; minus infinity without a feature.
         cosine: NDArray[np.float32],
-        common: NDArray[np.float32],
-        truth: NDArray[np.integer[Any]],
+        common: NDArray[np.float32],  # mean cosine of all phrases of the vocabulary, float32 [N]
+        truth: NDArray[np.integer[Any]],  # True classes [N], all of them known
+        # Part -> which voxels are in it, bool [N]; the same parts with every update.
         parts: Mapping[Part, NDArray[np.bool_]],
     ) -> None:
-        """Keep voxels.
-
-        Args:
-            cosine: Cosine of each word, float32 [N, W], in the order of the words; minus infinity without a feature.
-            common: Mean cosine of all phrases of the vocabulary, float32 [N].
-            truth: True classes [N], all of them known.
-            parts: Part -> which voxels are in it, bool [N]; the same parts with every update.
-        """
+        """Keep voxels."""
         self._kept.append((cosine, common, truth))
         for part, mask in parts.items():
             self._parts.setdefault(part, []).append(mask)

@@ -105,9 +105,10 @@ def decoder_shrink(source: Camera, target: Camera) -> int:
 
 
 def virtual_pinhole(
-    image: NDArray[Any],
-    fisheye_camera: Camera,
-    target_camera: Camera,
+    image: NDArray[Any],  # [H, W] or [H, W, C] of the fisheye; uint8, uint16 or float32
+    fisheye_camera: Camera,  # the fisheye ("equidistant" or "mei"; any other model works too)
+    target_camera: Camera,  # the virtual camera, without distortion
+    # Rotation [3, 3] from the virtual into the fisheye's optical frame.
     fisheye_from_target_rotation: NDArray[np.floating[Any]],
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Look through a fisheye with a virtual pinhole camera at the same place, turned against it.
@@ -116,12 +117,6 @@ def virtual_pinhole(
     `view_rotation(pitch=-15°)`. Returns the image [H_t, W_t] or [H_t, W_t, C], and where the fisheye covers it, bool
     [H_t, W_t]. Raises ImageError where the image has another size than the fisheye was calibrated for, or another
     dtype.
-
-    Args:
-        image: [H, W] or [H, W, C] of the fisheye; uint8, uint16 or float32.
-        fisheye_camera: The fisheye ("equidistant" or "mei"; any other model works too).
-        target_camera: The virtual camera, without distortion.
-        fisheye_from_target_rotation: Rotation [3, 3] from the virtual into the fisheye's optical frame.
     """
     rotation = np.asarray(fisheye_from_target_rotation, dtype=np.float64)
     resampler = _virtual_view(fisheye_camera, target_camera, tuple(rotation.reshape(-1).tolist()))

@@ -109,20 +109,6 @@ class Completer:
     the canonical image; BundleError where the engine cannot run the bundle, or gives no finite numbers; GridError where
     there is not enough memory for the grid; GpuError: TensorRT was asked for and cannot run, or failed.
 
-    Args:
-        camera: The camera that takes the images, distortion included.
-        grid: Where voxels are wanted; None for the bundle's grid.
-        grid_from_camera: Pose of the camera's optical frame in the grid, any rigid transform; None for the bundle's.
-        engine: Encoder engine, see `encoder.make_encoder`; with ``auto`` the CPU also takes over where the GPU has not
-            enough memory for the rest.
-        threads: CPU threads of encoder and kernels; None for all that this process may use.
-        extrapolate: Predict opacity outside the view too (it stays unobserved).
-        encoder_of: A completer of the same bundle, engine and threads whose encoder this one uses too; both then belong
-            to one thread.
-        gpu: What TensorRT is asked for, where it runs the encoder.
-        upright_from_camera: Pose of the optical frame in a frame whose z axis points up and begins on the ground, for
-            students that are told it; None where nobody knows.
-
     Attributes:
         warnings: What about the camera lies outside of what the student was trained for, with numbers.
         in_view: Voxels, bool [X, Y, Z], that the camera's image covers; all others are unobserved.
@@ -131,15 +117,22 @@ class Completer:
     def __init__(
         self,
         bundle: StudentBundle,
-        camera: Camera,
+        camera: Camera,  # the camera that takes the images, distortion included
         *,
-        grid: VoxelGrid | None = None,
+        grid: VoxelGrid | None = None,  # where voxels are wanted; None for the bundle's grid
+        # Pose of the camera's optical frame in the grid, any rigid transform; None for the bundle's.
         grid_from_camera: RigidTransform | None = None,
+        # Encoder engine, see `encoder.make_encoder`; with ``auto`` the CPU also takes over where the GPU has not enough
+        # memory for the rest.
         engine: str = "auto",
-        threads: int | None = None,
-        extrapolate: bool = False,
+        threads: int | None = None,  # CPU threads of encoder and kernels; None for all that this process may use
+        extrapolate: bool = False,  # predict opacity outside the view too (it stays unobserved)
+        # A completer of the same bundle, engine and threads whose encoder this one uses too; both then belong to one
+        # thread.
         encoder_of: "Completer | None" = None,
-        gpu: EngineOptions | None = None,
+        gpu: EngineOptions | None = None,  # what TensorRT is asked for, where it runs the encoder
+        # Pose of the optical frame in a frame whose z axis points up and begins on the ground, for students that are
+        # told it; None where nobody knows.
         upright_from_camera: RigidTransform | None = None,
     ) -> None:
         self.bundle = bundle

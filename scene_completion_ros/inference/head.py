@@ -136,27 +136,18 @@ class HeadWeights:
     def load(
         cls,
         file: Path,
-        hidden: int,
-        code_size: int,
-        label_hidden: int = 0,
-        classes: int = 1,
-        prior_knots: tuple[int, ...] = (),
-        volume_knots: tuple[int, ...] = (),
-        unit_stride: int = 0,
+        hidden: int,  # C
+        code_size: int,  # length of the point code
+        label_hidden: int = 0,  # E; 0 where the student knows no classes
+        classes: int = 1,  # K
+        prior_knots: tuple[int, ...] = (),  # (A, B, C) of the place prior; none where there is no prior
+        volume_knots: tuple[int, ...] = (),  # (X, Y, Z) of the encoder's volume; none where it gives none
+        unit_stride: int = 0,  # knots of the volume to a cell that has label units; 0 where pixels have them
     ) -> "HeadWeights":
         """Reads ``head.safetensors``.
 
         Raises BundleError where a tensor is missing, not float32, of another shape or not finite. A tensor belongs to
         labels, a prior or a volume where there are none. The file is no safetensors.
-
-        Args:
-            hidden: C.
-            code_size: Length of the point code.
-            label_hidden: E; 0 where the student knows no classes.
-            classes: K.
-            prior_knots: (A, B, C) of the place prior; none where there is no prior.
-            volume_knots: (X, Y, Z) of the encoder's volume; none where it gives none.
-            unit_stride: Knots of the volume to a cell that has label units; 0 where pixels have them.
         """
         tensors = read_tensors(file, BundleError, cure=CURE)
         expected = expected_shapes(hidden, code_size, label_hidden, classes, prior_knots, volume_knots)

@@ -213,17 +213,15 @@ class _Found:
 
 
 def label_logits_reference(
-    features: NDArray[np.float32],
-    points_camera: NDArray[np.floating],
-    head: HeadWeights,
+    features: NDArray[np.float32],  # float32 [h, w, C + E], the encoder's output; F_l are the last E channels
+    points_camera: NDArray[np.floating],  # [N, 3], optical frame, metres; anywhere, also outside the view
+    head: HeadWeights,  # weights of the head, labels among them
     code: PointCodeSpec,
     canonical: Camera,
 ) -> NDArray[np.float64]:
     """Logits V . ReLU(F_l(u, v) + W_l gamma(c) + b_l) + v of all classes. Returns float64 [N, K].
 
-    `features`: float32 [h, w, C + E], the encoder's output; F_l are the last E channels; `points_camera`: [N, 3],
-    optical frame, metres; anywhere, also outside the view; `head`: weights of the head, labels among them. Raises
-    ValueError where the head has no labels.
+    Raises ValueError where the head has no labels.
     """
     positional_weight, hidden_bias, weight, bias = head.label_layers()
     map_of_labels = features[..., head.hidden :]

@@ -99,22 +99,16 @@ class FieldKernel:
 
     def __call__(
         self,
-        features: NDArray[np.float32],
+        features: NDArray[np.float32],  # float32 [h, w, C + E], contiguous
         samples: FieldSamples,
-        out: NDArray[np.float32],
-        length: float = 0.0,
+        out: NDArray[np.float32],  # float32 [M], flat
+        length: float = 0.0,  # metres; alpha = 1 - exp(-sigma length) is written where it is positive
         *,
-        volume: NDArray[np.float32] | None = None,
+        volume: NDArray[np.float32] | None = None,  # float32 [X, Y, Z], of a student whose head reads one
     ) -> None:
         """Writes the density sigma per metre, or the opacity alpha over a length, to ``out[target]``.
 
         Raises ValueError: features or volume have another size or type.
-
-        Args:
-            features: float32 [h, w, C + E], contiguous.
-            out: float32 [M], flat.
-            length: Metres; alpha = 1 - exp(-sigma length) is written where it is positive.
-            volume: float32 [X, Y, Z], of a student whose head reads one.
         """
         knots, gain = (1, 1, 1), np.float32(0.0)
         if self.head.volume is not None:
@@ -169,28 +163,21 @@ def _unit_position(head: HeadWeights, lowest: NDArray[np.int64], share: NDArray[
 
 
 class VoxelQuery:
-    """The field on a voxel grid.
-
-    Args:
-        feature_size: (h, w) of the feature map.
-        camera_from_grid: Its pose; any rigid transform.
-        extrapolate: Evaluate voxels outside the view too, with the features of the image's border.
-        coverage: bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view.
-        volume_from_camera: See `FieldKernel`.
-    """
+    """The field on a voxel grid."""
 
     def __init__(
         self,
         head: HeadWeights,
         code: PointCodeSpec,
         canonical: Camera,
-        feature_size: tuple[int, int],
+        feature_size: tuple[int, int],  # (h, w) of the feature map
         grid: VoxelGrid,
-        camera_from_grid: RigidTransform,
+        camera_from_grid: RigidTransform,  # its pose; any rigid transform
         *,
-        extrapolate: bool = False,
+        extrapolate: bool = False,  # evaluate voxels outside the view too, with the features of the image's border
+        # bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view.
         coverage: NDArray[np.bool_] | None = None,
-        volume_from_camera: RigidTransform | None = None,
+        volume_from_camera: RigidTransform | None = None,  # see `FieldKernel`
     ) -> None:
         self.grid = grid
         # bool [X, Y, Z], the centre projects inside the pixel edges, in front of the camera, and is covered.
@@ -297,21 +284,14 @@ def sample_bilinear(features: NDArray[np.floating], xy: NDArray[np.float64]) -> 
 
 
 def hidden_reference(
-    features: NDArray[np.float32],
-    points_camera: NDArray[np.floating],
-    weight: NDArray[np.float32],
-    bias: NDArray[np.float32],
+    features: NDArray[np.float32],  # F, float32 [h, w, C], the channels of these units
+    points_camera: NDArray[np.floating],  # [N, 3], optical frame, metres
+    weight: NDArray[np.float32],  # W_gamma, float32 [C, 39]
+    bias: NDArray[np.float32],  # b, float32 [C]
     code: PointCodeSpec,
     canonical: Camera,
 ) -> NDArray[np.float64]:
-    """Hidden units h = ReLU(F(u, v) + W_gamma gamma(c) + b) of points. Returns float64 [N, C].
-
-    Args:
-        features: F, float32 [h, w, C], the channels of these units.
-        points_camera: [N, 3], optical frame, metres.
-        weight: W_gamma, float32 [C, 39].
-        bias: b, float32 [C].
-    """
+    """Hidden units h = ReLU(F(u, v) + W_gamma gamma(c) + b) of points. Returns float64 [N, C]."""
     coordinates = code.coordinates(points_camera.astype(np.float64), canonical)  # [N, 3]
     sampled = sample_bilinear(features, coordinates[:, :2])  # [N, C]
     positional = code.encode(coordinates) @ weight.T.astype(np.float64)
@@ -319,25 +299,20 @@ def hidden_reference(
 
 
 def density_reference(
-    features: NDArray[np.float32],
-    points_camera: NDArray[np.floating],
+    features: NDArray[np.float32],  # float32 [h, w, C + E], the encoder's output; F are the first C channels
+    points_camera: NDArray[np.floating],  # [N, 3], optical frame, metres; anywhere, also outside the view
     head: HeadWeights,
     code: PointCodeSpec,
     canonical: Camera,
     *,
+    # float32 [X, Y, Z], the encoder's second output, where the head reads one.
     volume: NDArray[np.float32] | None = None,
-    chunk: int = 65536,
+    chunk: int = 65536,  # points held in memory at a time
 ) -> NDArray[np.float64]:
     """Density sigma = softplus(g (w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d + k v) + l), per metre.
 
     Gain g and logit l are those of the place prior at the point, 1 and 0 where the head has none. v is the volume
     there, k the factor that the head reads it with. Returns float64 [N].
-
-    Args:
-        features: float32 [h, w, C + E], the encoder's output; F are the first C channels.
-        points_camera: [N, 3], optical frame, metres; anywhere, also outside the view.
-        volume: float32 [X, Y, Z], the encoder's second output, where the head reads one.
-        chunk: Points held in memory at a time.
     """
     density, map_of_density = np.empty(len(points_camera)), features[..., : head.hidden]
     for start in range(0, len(points_camera), chunk):

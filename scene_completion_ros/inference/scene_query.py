@@ -50,20 +50,15 @@ class PreparedScene:
         bundle: StudentBundle,
         grid: VoxelGrid,
         grid_from_camera: RigidTransform,
-        ray_camera: Camera,
+        ray_camera: Camera,  # the camera of the depth image, without distortion
         *,
-        extrapolate: bool = False,
+        extrapolate: bool = False,  # predict opacity outside the view too
+        # bool [H, W], the pixels of the canonical image that the camera covers; None for all.
         coverage: NDArray[np.bool_] | None = None,
+        # How the camera stands in the volume of a student that is told so; None where unknown.
         volume_from_camera: RigidTransform | None = None,
     ) -> "PreparedScene":
-        """Prepare a grid.
-
-        Args:
-            ray_camera: The camera of the depth image, without distortion.
-            extrapolate: Predict opacity outside the view too.
-            coverage: bool [H, W], the pixels of the canonical image that the camera covers; None for all.
-            volume_from_camera: How the camera stands in the volume of a student that is told so; None where unknown.
-        """
+        """Prepare a grid."""
         camera_from_grid = grid_from_camera.inverse()
         query = VoxelQuery(
             bundle.head,
@@ -140,16 +135,13 @@ class HostField:
 
 
 class HostSceneQuery:
-    """The kernels of the CPU behind an encoder that gives its features to the host.
-
-    `encode`: see `Encoder.encode`; `threads`: CPU threads of the kernels; None for all that this process may use.
-    """
+    """The kernels of the CPU behind an encoder that gives its features to the host."""
 
     def __init__(
         self,
-        encode: Callable[[NDArray[np.uint8], Mapping[str, NDArray[np.float32]]], EncodedImage],
+        encode: Callable[[NDArray[np.uint8], Mapping[str, NDArray[np.float32]]], EncodedImage],  # see `Encoder.encode`
         prepared: PreparedScene,
-        threads: int | None = None,
+        threads: int | None = None,  # CPU threads of the kernels; None for all that this process may use
     ) -> None:
         self._encode = encode
         self._prepared = prepared

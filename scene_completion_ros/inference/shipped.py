@@ -63,27 +63,18 @@ def own_student(named: str | Path) -> StudentBundle:
 
 
 def choose_student(
-    named: str,
+    named: str,  # folder, name of a shipped student or of one of the hub, "auto", or nothing
     *,
-    engine: str = "auto",
-    gpu: EngineOptions | None = None,
-    threads: int | None = None,
-    rate_hz: float = 0.0,
-    models: Path = DEFAULT_BUNDLE.parent,
-    clock: Callable[[], float] = time.perf_counter,
+    engine: str = "auto",  # encoder engine that will run it
+    gpu: EngineOptions | None = None,  # what TensorRT will be asked for
+    threads: int | None = None,  # CPU threads of the encoder; None for all
+    rate_hz: float = 0.0,  # images a second that are wanted, of all cameras together; 0 where nothing is known
+    models: Path = DEFAULT_BUNDLE.parent,  # folder of the shipped students
+    clock: Callable[[], float] = time.perf_counter,  # seconds
 ) -> tuple[StudentBundle, str]:
     """The student that was asked for; with "auto", or nothing, the large one where this machine keeps a camera's rate.
 
     Returns the bundle, and why it was taken, in words. Raises BundleError where what is named is no bundle.
-
-    Args:
-        named: Folder, name of a shipped student or of one of the hub, "auto", or nothing.
-        engine: Encoder engine that will run it.
-        gpu: What TensorRT will be asked for.
-        threads: CPU threads of the encoder; None for all.
-        rate_hz: Images a second that are wanted, of all cameras together; 0 where nothing is known.
-        models: Folder of the shipped students.
-        clock: Seconds.
     """
     if named not in ("", AUTO):
         return open_student(named, models=models), "it is named"

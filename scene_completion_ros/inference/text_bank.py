@@ -277,23 +277,20 @@ class TextBank:
 
     def vocabulary(
         self,
+        # Phrases, a class each, or the phrases of each class by its name. Among the former, the name of a class of the
+        # bank that is no phrase stands for all phrases of that class. None for the bank's own classes; where it has
+        # none, for every phrase that is not of the background.
         classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         *,
+        # ``max``: a class is as near as its nearest phrase. ``mean``: as the mean of its phrases.
         pooling: Pooling = "max",
-        margin: float = MARGIN,
+        margin: float = MARGIN,  # see `Vocabulary`
     ) -> Vocabulary:
         """A vocabulary of the bank's phrases.
 
         A class that the bank names too keeps its colour. The bank's background goes along, less what classes say.
         Raises VocabularyError where a phrase is not in the bank or is of two classes; or there are no classes, or too
         many.
-
-        Args:
-            classes: Phrases, a class each, or the phrases of each class by its name. Among the former, the name of a
-                class of the bank that is no phrase stands for all phrases of that class. None for the bank's own
-                classes; where it has none, for every phrase that is not of the background.
-            pooling: ``max``: a class is as near as its nearest phrase. ``mean``: as the mean of its phrases.
-            margin: See `Vocabulary`.
         """
         phrases_of = self._phrases_of(classes)
         for name, phrases in phrases_of.items():

@@ -113,16 +113,13 @@ def ground_surface(
 def graph_inputs(
     grid: VoxelGrid,
     stride: int,
-    camera: Camera,
+    camera: Camera,  # canonical camera
     spec: PointCodeSpec,
-    height: float,
+    height: float,  # of the volume's origin above the ground, metres
+    # As `volume_pose` says; where nobody knows it the usual one is taken, and told apart.
     volume_from_camera: RigidTransform | None,
 ) -> dict[str, NDArray[np.float32]]:
-    """What a graph is given beside the image, by name.
-
-    `camera`: canonical camera; `height`: of the volume's origin above the ground, metres; `volume_from_camera`: as
-    `volume_pose` says; where nobody knows it the usual one is taken, and told apart.
-    """
+    """What a graph is given beside the image, by name."""
     known = volume_from_camera is not None
     pose = np.asarray((volume_from_camera or DEFAULT_GRID_FROM_CAMERA).matrix, np.float32)[None]
     given: dict[str, NDArray[np.float32]] = {}

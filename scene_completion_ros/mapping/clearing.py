@@ -103,22 +103,17 @@ def free_distances_reference(
 
 
 class ClearingRays:
-    """Makes the clearing points of one camera; what depends on camera and grid alone is computed once.
-
-    Args:
-        camera: Its pixels are the rays; `Completion.depth_camera` has those by which voxels were seen or not.
-        blind_zone: Distance from the camera in which voxels may be unobserved, or lie before the grid, metres.
-        threads: CPU threads; None for all that this process may use.
-    """
+    """Makes the clearing points of one camera; what depends on camera and grid alone is computed once."""
 
     def __init__(
         self,
         grid: VoxelGrid,
         grid_from_camera: RigidTransform,
-        camera: Camera,
+        camera: Camera,  # its pixels are the rays; `Completion.depth_camera` has those by which voxels were seen or not
         *,
+        # Distance from the camera in which voxels may be unobserved, or lie before the grid, metres.
         blind_zone: float = BLIND_ZONE,
-        threads: int | None = None,
+        threads: int | None = None,  # CPU threads; None for all that this process may use
     ) -> None:
         self.grid = grid
         self.threads = threads

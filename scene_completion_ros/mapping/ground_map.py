@@ -95,24 +95,20 @@ class GroundProjection:
 
     def __call__(
         self,
-        voxels: SemanticVoxels,
+        voxels: SemanticVoxels,  # completed voxels on this projection's grid
         *,
+        # Labels of classes that are no obstacles (see `ignored_labels`). Where such a voxel was seen, it counts as seen
+        # free; where it was completed, as inferred free.
         ignored: Iterable[int] = (),
-        inferred_is_free: bool = False,
+        inferred_is_free: bool = False,  # inferred free space counts as free too
+        # Points [N, 3] of the ground in the upright frame, half a metre apart or less; where there are none it is the
+        # plane z = 0.
         ground: NDArray[np.floating] | None = None,
     ) -> GroundMap:
         """The map of one image.
 
         A cell is occupied where a voxel of the band over it is, seen or completed. It is free where all of the band was
         seen free, and unknown everywhere else. Raises GridError where the voxels are on another grid.
-
-        Args:
-            voxels: Completed voxels on this projection's grid.
-            ignored: Labels of classes that are no obstacles (see `ignored_labels`). Where such a voxel was seen, it
-                counts as seen free; where it was completed, as inferred free.
-            inferred_is_free: Inferred free space counts as free too.
-            ground: Points [N, 3] of the ground in the upright frame, half a metre apart or less; where there are none
-                it is the plane z = 0.
         """
         if voxels.grid != self.grid:
             raise GridError("the voxels are on another grid than the projection", where="GroundProjection")

@@ -100,23 +100,18 @@ class TemporalFusion:
     Memory is allocated once: 22 bytes a voxel of a box that holds the grid at any heading, 155 MB for the default grid.
     Where the first frame, or the first after a reset, shows the grid tilted (a camera that looks down), the box becomes
     higher. One image at a time; any thread.
-
-    Args:
-        grid: The grid of the voxels, z up.
-        grid_from_camera: Pose of the camera in it: memory counts less the farther away a voxel is. It is followed
-            where frames have another one.
-        threshold: Calibrated probability from which a voxel counts as occupied, that of the student bundle.
-        threads: CPU threads; None for all that this process may use.
     """
 
     def __init__(
         self,
-        grid: VoxelGrid,
+        grid: VoxelGrid,  # the grid of the voxels, z up
+        # Pose of the camera in it: memory counts less the farther away a voxel is. It is followed where frames have
+        # another one.
         grid_from_camera: RigidTransform,
-        threshold: float,
+        threshold: float,  # calibrated probability from which a voxel counts as occupied, that of the student bundle
         settings: FusionSettings | None = None,
         *,
-        threads: int | None = None,
+        threads: int | None = None,  # CPU threads; None for all that this process may use
     ) -> None:
         self.grid = grid
         self.settings = settings = FusionSettings() if settings is None else settings

@@ -66,17 +66,14 @@ class DriveAnimation:
     def add(
         self,
         voxels: SemanticVoxels,
-        image: NDArray[np.uint8] | None,
+        image: NDArray[np.uint8] | None,  # RGB image [H, W, 3], if there is one
         birds_eye: Picture,
         *,
         title: str,
+        # Camera that the voxels are seen through; without it only the bird's-eye view shows them.
         camera: Camera | None,
     ) -> None:
-        """Draw a frame, unless the drive is so long that it is left out.
-
-        `image`: RGB image [H, W, 3], if there is one; `camera`: camera that the voxels are seen through; without it
-        only the bird's-eye view shows them.
-        """
+        """Draw a frame, unless the drive is so long that it is left out."""
         self._seen += 1
         if not self._possible or (self._seen - 1) % self._every:
             return

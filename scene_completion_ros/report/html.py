@@ -149,26 +149,19 @@ def write_page(
     out: TextIO,
     *,
     title: str,
-    frames: Iterable[Mapping[str, Any]],
-    frame_count: int,
+    frames: Iterable[Mapping[str, Any]],  # what the viewer shows of each frame (see ``ReportWriter``), lazily read
+    frame_count: int,  # number of entries in ``frames``
     class_names: Sequence[str],
     class_colours: Colours,
     timings_ms: Sequence[Mapping[str, float]],
+    # Numbers for the table; nested mappings are flattened. What is said of a ``shadow``, of a second student that ran
+    # behind the first, has a section of its own.
     statistics: Mapping[str, Any],
-    notes: Sequence[str],
+    notes: Sequence[str],  # sentences shown above the pictures
     animation: AnimatedPicture | None = None,
-    words: Sequence[str] = (),
+    words: Sequence[str] = (),  # what the frames' ``matches`` are of, in their order: a button each
 ) -> None:
-    """Write the page, one frame after the other, so that memory holds one frame.
-
-    Args:
-        frames: What the viewer shows of each frame (see ``ReportWriter``), lazily read.
-        frame_count: Number of entries in ``frames``.
-        statistics: Numbers for the table; nested mappings are flattened. What is said of a ``shadow``, of a second
-            student that ran behind the first, has a section of its own.
-        notes: Sentences shown above the pictures.
-        words: What the frames' ``matches`` are of, in their order: a button each.
-    """
+    """Write the page, one frame after the other, so that memory holds one frame."""
     palettes = {
         "class": class_colour_table(class_colours),
         "state": state_colours(range(256)),

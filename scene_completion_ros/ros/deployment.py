@@ -60,22 +60,17 @@ class Deployment:
 
     The thread of whoever asks for the second one makes its models. The shadow has one of its own for that. The
     inference thread makes models on a GPU. A steady clock looks twice a second for what the shadow lacks.
-
-    Args:
-        thread: Where the first student is deployed.
-        second: The second student; None where there is none.
-        grid: The voxels that the node publishes.
-        deploy: Called with a student to be deployed; raises SceneCompletionError where words or classes that are in use
-            do not fit it, and otherwise deploys it.
     """
 
     def __init__(
         self,
         node: Any,
         parameters: DeclaredParameters,
-        thread: InferenceThread,
-        second: StudentBundle | None,
-        grid: VoxelGrid,
+        thread: InferenceThread,  # where the first student is deployed
+        second: StudentBundle | None,  # the second student; None where there is none
+        grid: VoxelGrid,  # the voxels that the node publishes
+        # Called with a student to be deployed; raises SceneCompletionError where words or classes that are in use do
+        # not fit it, and otherwise deploys it.
         deploy: Callable[[Student, NodeParameters], None],
         resources: ExitStack,
     ) -> None:

@@ -44,9 +44,6 @@ class Inputs:
     together first; one whose transforms do not come does not keep the others back. Where time goes back (stamps of
     images or the clock, in a recording that begins anew), whatever is remembered of the time before is forgotten.
     Raises SceneCompletionError where the source of transforms cannot be had.
-
-    `orders`: stamps of the images so far, by camera; `grid_from_camera`: pose of the camera's optical frame in a grid
-    that is attached to it.
     """
 
     def __init__(
@@ -55,8 +52,8 @@ class Inputs:
         parameters: DeclaredParameters,
         thread: InferenceThread,
         counters: FrameCounters,
-        orders: dict[str, StampOrder],
-        grid_from_camera: RigidTransform,
+        orders: dict[str, StampOrder],  # stamps of the images so far, by camera
+        grid_from_camera: RigidTransform,  # pose of the camera's optical frame in a grid that is attached to it
         resources: ExitStack,
     ) -> None:
         at_start = parameters.snapshot()

@@ -96,24 +96,20 @@ def processing_times(message: Any) -> dict[str, float]:
 
 
 def voxels_message(
-    voxels: SemanticVoxels,
+    voxels: SemanticVoxels,  # completed voxels, N of them occupied; their stamp becomes the message's
     frame_id: str,
+    # Pose of the grid in the frame of the points; None where that is the optical frame of the image.
     frame_from_grid: RigidTransform | None = None,
     *,
-    threads: int | None = None,
+    threads: int | None = None,  # CPU threads; None for all that this process may use
+    # An older message of this function that nobody needs any more: its memory is used again, which the system would
+    # otherwise have to clear.
     into: Any = None,
 ) -> Any:
     """Occupied voxels as a PointCloud2 of 24-byte points (see `voxels.cloud`).
 
     The colour is that of the class, or of the height where there is only one class. Returns sensor_msgs/PointCloud2
     with N points.
-
-    Args:
-        voxels: Completed voxels, N of them occupied; their stamp becomes the message's.
-        frame_from_grid: Pose of the grid in the frame of the points; None where that is the optical frame of the image.
-        threads: CPU threads; None for all that this process may use.
-        into: An older message of this function that nobody needs any more: its memory is used again, which the system
-            would otherwise have to clear.
     """
     count, point_step = len(voxels), VOXEL_CLOUD_DTYPE.itemsize
     message = into or PointCloud2(

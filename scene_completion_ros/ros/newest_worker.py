@@ -16,20 +16,17 @@ class NewestWorker(Generic[Item]):
 
     Engines and their contexts belong to one thread, so everything that touches them runs here. That is items, and
     preparations for items to come, such as building the engine for another camera. Never more than one of each waits.
-
-    Args:
-        on_replaced: Called in the submitting thread with an item that a newer one has replaced.
-        on_error: Called in the thread with an exception that `handle` or a preparation let through; the thread
-            lives on.
-        on_end: Called as the last thing in the thread, so that what belongs to it is released there.
     """
 
     def __init__(
         self,
         handle: Callable[[Item], None],
         *,
+        # Called in the submitting thread with an item that a newer one has replaced.
         on_replaced: Callable[[Item], None],
+        # Called in the thread with an exception that `handle` or a preparation let through; the thread lives on.
         on_error: Callable[[Exception], None],
+        # Called as the last thing in the thread, so that what belongs to it is released there.
         on_end: Callable[[], None] = lambda: None,
         name: str = "inference",
     ) -> None:

@@ -126,7 +126,8 @@ class Student:
         name: str,
         camera: Camera,
         grid_from_camera: RigidTransform,
-        parameters: NodeParameters,
+        parameters: NodeParameters,  # those of the image
+        # Pose of the camera in an upright frame on the ground; None where nobody knows.
         upright_from_camera: RigidTransform | None = None,
     ) -> Completer | None:
         """The completer of a camera, built or moved if need be.
@@ -134,9 +135,6 @@ class Student:
         Moving one costs the preparation of the voxel query, not that of the encoder. It is not moved as long as no
         corner of the grid is off by more than `LARGEST_SHIFT`; nor is what a student is told of the camera's mounting.
         Returns None where the camera cannot be used; why was logged.
-
-        `parameters`: those of the image; `upright_from_camera`: pose of the camera in an upright frame on the ground;
-        None where nobody knows.
         """
         wanted = _made_for(camera, parameters)
         made = self._made.get(name)

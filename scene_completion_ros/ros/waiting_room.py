@@ -16,21 +16,16 @@ LOOK_PERIOD_S = 0.01
 
 
 class WaitingRoom(Generic[Item]):
-    """Lets items through in the order in which they came, each once it has what it needs or its time is over.
-
-    Args:
-        admit: Called with an item; raises NotYetError to let it wait.
-        turn_away: Called with an item that waited in vain, or for what cannot come any more, and why.
-        refuse: Called with an item for which there is no room.
-        on_waiting: Called when the first one begins to wait: from then on `look` has to be called now and then.
-    """
+    """Lets items through in the order in which they came, each once it has what it needs or its time is over."""
 
     def __init__(
         self,
-        admit: Callable[[Item], None],
+        admit: Callable[[Item], None],  # called with an item; raises NotYetError to let it wait
+        # Called with an item that waited in vain, or for what cannot come any more, and why.
         turn_away: Callable[[Item, NotYetError], None],
-        refuse: Callable[[Item], None],
+        refuse: Callable[[Item], None],  # called with an item for which there is no room
         *,
+        # Called when the first one begins to wait: from then on `look` has to be called now and then.
         on_waiting: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

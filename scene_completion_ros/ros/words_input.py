@@ -34,8 +34,7 @@ class WordsInput:
 
     Each of the two topics has a thread, in which messages are read, checked and folded: neither images nor other
     callbacks wait for that. What cannot be used changes nothing; it is warned about and counted. The parameter
-    `vocabulary` is looked at twice a second (by a steady clock), after `check` has seen its change. `dictionary`: that
-    of the parameter's value at first.
+    `vocabulary` is looked at twice a second (by a steady clock), after `check` has seen its change.
     """
 
     _requested_vocabulary: RequestedWords | None = None
@@ -46,7 +45,7 @@ class WordsInput:
         node: Any,
         parameters: DeclaredParameters,
         bundle: StudentBundle,
-        dictionary: Dictionary,
+        dictionary: Dictionary,  # that of the parameter's value at first
         thread: InferenceThread,
         counters: FrameCounters,
         resources: ExitStack,

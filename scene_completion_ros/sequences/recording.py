@@ -97,24 +97,19 @@ class Recording:
 
 def read_recordings(
     reader: BagReader,
+    # Topics to use; by default all with a CameraInfo or a file, of raw and compressed twins the compressed one.
     image_topics: Sequence[str] | None = None,
     *,
-    sync_tolerance_ns: int = SYNC_TOLERANCE_NS,
+    sync_tolerance_ns: int = SYNC_TOLERANCE_NS,  # images of several cameras no further apart in time make one frame
+    # Whether stamps that fall back by a second or more begin another recording; otherwise those images are dropped.
     split_at_clock_jumps: bool = False,
+    # Image topic -> calibration file (see `read_camera`), instead of its CameraInfo.
     calibration: Mapping[str, str] | None = None,
 ) -> list[Recording]:
     """List the images of a bag. Returns one recording for every window of the clock.
 
     Raises BagError: no usable image topic, or no calibration for a named one: says what to record; SequenceError where
     a topic has no usable image.
-
-    Args:
-        image_topics: Topics to use; by default all with a CameraInfo or a file, of raw and compressed twins the
-            compressed one.
-        sync_tolerance_ns: Images of several cameras no further apart in time make one frame.
-        split_at_clock_jumps: Whether stamps that fall back by a second or more begin another recording; otherwise
-            those images are dropped.
-        calibration: Image topic -> calibration file (see `read_camera`), instead of its CameraInfo.
     """
     files = dict(calibration or {})
     topics = choose_topics(reader, image_topics, files)

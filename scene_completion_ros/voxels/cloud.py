@@ -113,8 +113,8 @@ def _points_of(message: Any, dtype: np.dtype[Any], layout: Sequence[tuple[str, i
 
 
 def cloud_array_to_voxels(
-    cloud: NDArray[np.void],
-    grid: VoxelGrid,
+    cloud: NDArray[np.void],  # structured array [N] of ``VOXEL_CLOUD_DTYPE``, optical frame
+    grid: VoxelGrid,  # grid the sender queried
     grid_from_camera: RigidTransform,
     *,
     stamp_ns: int = 0,
@@ -125,8 +125,6 @@ def cloud_array_to_voxels(
 
     A cloud holds only occupied voxels, so every other voxel of the result is ``UNOBSERVED``: it serves reports and
     tests, not free space. Returns the voxels inside the grid.
-
-    `cloud`: structured array [N] of ``VOXEL_CLOUD_DTYPE``, optical frame; `grid`: grid the sender queried.
     """
     points_camera = np.stack([cloud["x"], cloud["y"], cloud["z"]], axis=-1).astype(np.float64)
     index, inside = grid.index_of(grid_from_camera.apply(points_camera))

@@ -194,12 +194,12 @@ def farthest_of_four(
 
 
 def states(
-    occupied: NDArray[np.bool_],
-    in_view: NDArray[np.bool_],
-    half_distance: NDArray[np.float32],
+    occupied: NDArray[np.bool_],  # bool [X, Y, Z], calibrated probability at or above the threshold
+    in_view: NDArray[np.bool_],  # bool [X, Y, Z], everything else is unobserved
+    half_distance: NDArray[np.float32],  # [h, w] of `march` with the same ``occupied``
     grid: VoxelGrid,
     camera_from_grid: RigidTransform,
-    camera: Camera,
+    camera: Camera,  # the ray camera of `march`, without distortion
 ) -> NDArray[np.uint8]:
     """State of every voxel (`VoxelState`), by whether a ray reaches it with T_state >= 0.5.
 
@@ -207,12 +207,6 @@ def states(
     That is strict, because seen free space clears costmaps. An occupied voxel is also seen if a ray reaches one of its
     faces that are turned to the camera. Rays that graze a road enter it a metre before its voxels' centres. Returns
     uint8 [X, Y, Z].
-
-    Args:
-        occupied: bool [X, Y, Z], calibrated probability at or above the threshold.
-        in_view: bool [X, Y, Z], everything else is unobserved.
-        half_distance: [h, w] of `march` with the same ``occupied``.
-        camera: The ray camera of `march`, without distortion.
     """
     index = np.argwhere(in_view)
     centres_grid = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size

@@ -62,23 +62,16 @@ def opacity(density: Any, length: Any) -> Any:
 
 
 class VoxelClassifier:
-    """Probability and state of every voxel; the same result as `Calibration.apply` and `states`.
-
-    Args:
-        camera: The ray camera of the march, without distortion.
-        in_view: bool [X, Y, Z]; everything else stays unobserved, with probability 0.
-        calibration: alpha -> probability.
-        threshold: Probability from which a voxel counts as occupied.
-    """
+    """Probability and state of every voxel; the same result as `Calibration.apply` and `states`."""
 
     def __init__(
         self,
         grid: VoxelGrid,
         camera_from_grid: RigidTransform,
-        camera: Camera,
-        in_view: NDArray[np.bool_],
-        calibration: Calibration,
-        threshold: float,
+        camera: Camera,  # the ray camera of the march, without distortion
+        in_view: NDArray[np.bool_],  # bool [X, Y, Z]; everything else stays unobserved, with probability 0
+        calibration: Calibration,  # alpha -> probability
+        threshold: float,  # probability from which a voxel counts as occupied
     ) -> None:
         self.grid = grid
         self.threshold = threshold

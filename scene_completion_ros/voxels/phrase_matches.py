@@ -32,22 +32,15 @@ class PhraseMatches:
 
 def matches_of_points(
     phrases: Sequence[str],
-    voxels: SemanticVoxels,
-    points_grid: NDArray[np.floating],
-    phrase: NDArray[np.integer],
-    score: NDArray[np.floating],
-    probability: NDArray[np.floating],
+    voxels: SemanticVoxels,  # the frame, with N occupied voxels
+    points_grid: NDArray[np.floating],  # centres of matching voxels in the grid frame, metres [M, 3]
+    phrase: NDArray[np.integer],  # of each, a place in ``phrases`` [M]
+    score: NDArray[np.floating],  # of each [M]
+    probability: NDArray[np.floating],  # of each [M]
 ) -> tuple[PhraseMatches, ...]:
     """Put matches that arrived as points onto the voxels of their frame.
 
     Returns one for each of the phrases. Points outside of occupied voxels, and of no phrase, are left out.
-
-    Args:
-        voxels: The frame, with N occupied voxels.
-        points_grid: Centres of matching voxels in the grid frame, metres [M, 3].
-        phrase: Of each, a place in ``phrases`` [M].
-        score: Of each [M].
-        probability: Of each [M].
     """
     row = np.full(voxels.grid.shape, -1, dtype=np.int32)
     row[tuple(voxels.index.T)] = np.arange(len(voxels))

@@ -265,9 +265,11 @@ def export_bundle(
 
 
 def export_labelled(
+    # Checkpoint of stage `feature_field`, `semantics` or `agglomeration` whose density is that of the student. Of an
+    # agglomeration the spaces of the teachers that can be asked in words go along.
     checkpoint: Path,
     student: StudentBundle,
-    classes: Path,
+    classes: Path,  # folder that `scene-completion classes` made of that checkpoint, its file of names edited or not
     folder: Path,
     *,
     name: str,
@@ -279,11 +281,6 @@ def export_labelled(
     Returns the bundle, and the share of points to which its label head gives the class of their cluster. Raises
     BundleError where the checkpoint is none of these, or its density is another one than the student's;
     ConfigurationError where the classes are damaged, or those of another checkpoint.
-
-    Args:
-        checkpoint: Checkpoint of stage `feature_field`, `semantics` or `agglomeration` whose density is that of the
-            student. Of an agglomeration the spaces of the teachers that can be asked in words go along.
-        classes: Folder that `scene-completion classes` made of that checkpoint, its file of names edited or not.
     """
     stored = Checkpoint.read(checkpoint)
     field = stored.field_of(FeatureField)

@@ -83,29 +83,23 @@ class Workers:
 
     def run(
         self,
+        # Does a task. It runs in other processes, and what it changes there is not seen here.
         do: Callable[[Task, Progress], Result],
         tasks: Sequence[Task],
         *,
-        unit: str,
-        name: Callable[[Task], str],
+        unit: str,  # what the bar counts
+        name: Callable[[Task], str],  # name of a task, for people
+        # From a task whose two workers have died, and the reason, its result; an error if left out.
         lost: Callable[[Task, str], Result] | None = None,
-        sizes: Sequence[int] | None = None,
+        sizes: Sequence[int] | None = None,  # steps of each task; one if left out
+        # Files and folders that a worker has to see for a task, absolute.
         needs: Callable[[Task], Sequence[Path]] = lambda _: (),
-        written: Path | None = None,
+        written: Path | None = None,  # folder in which workers write
     ) -> Iterator[tuple[int, Result]]:
         """Yields the number of each task with its result, as they come; a bar shows how long the others will take.
 
         Raises SceneCompletionError: Ray is missing, its cluster does not answer, its machines do not see the files, or
         workers died; Exception: what a task raises.
-
-        Args:
-            do: Does a task. It runs in other processes, and what it changes there is not seen here.
-            unit: What the bar counts.
-            name: Name of a task, for people.
-            lost: From a task whose two workers have died, and the reason, its result; an error if left out.
-            sizes: Steps of each task; one if left out.
-            needs: Files and folders that a worker has to see for a task, absolute.
-            written: Folder in which workers write.
         """
         sizes = [1] * len(tasks) if sizes is None else sizes
         with progress_bar(sum(sizes), unit) as bar:

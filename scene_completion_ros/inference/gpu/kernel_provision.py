@@ -154,16 +154,13 @@ def measure_kernel_parity(
     bundle: StudentBundle,
     kernels: CompiledKernels,
     make_device: MakeDevice,
-    maps: Sequence[EncodedImage],
+    maps: Sequence[EncodedImage],  # outputs of the encoder to compare them on
     *,
-    half_features: bool,
+    half_features: bool,  # the encoder's map and volume are float16, not float32
 ) -> dict[str, float]:
     """Compare kernels with the CPU's, in the grid of a bundle; where it has a volume, also with voxels between knots.
 
     Returns the numbers that `KERNEL_LIMITS` limits.
-
-    `maps`: outputs of the encoder to compare them on; `half_features`: the encoder's map and volume are float16, not
-    float32.
     """
     poses = [bundle.grid_from_camera]
     if bundle.head.volume is not None:

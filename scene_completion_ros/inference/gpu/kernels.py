@@ -67,18 +67,15 @@ class CompiledKernels:
 
 def compile_kernels(
     sizes: KernelSizes,
-    compute_capability: tuple[int, int],
+    compute_capability: tuple[int, int],  # of the GPU, e.g. (8, 7)
     *,
+    # Raises GpuError for kernels that cannot be used. A package's NVRTC may be newer than the driver. The driver then
+    # does not take what that one makes, but takes what the toolkit's makes.
     check: Callable[[CompiledKernels], None] = lambda _: None,
 ) -> CompiledKernels:
     """Compiles the kernels with the first NVRTC whose kernels can be used.
 
     Raises GpuError where there is none, or each one fails.
-
-    Args:
-        compute_capability: Of the GPU, e.g. (8, 7).
-        check: Raises GpuError for kernels that cannot be used. A package's NVRTC may be newer than the driver. The
-            driver then does not take what that one makes, but takes what the toolkit's makes.
     """
     failures: list[GpuError] = []
     for library in nvrtc_libraries():

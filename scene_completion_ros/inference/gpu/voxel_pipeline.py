@@ -57,7 +57,6 @@ class VoxelPipeline:
     """Runs the kernels of one camera and grid on a device.
 
     What stays there of a frame is an attribute: opacity and probability of all voxels, and half distance of the rays.
-    `labels`: the prepared labels; None where the student knows no classes.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class VoxelPipeline:
         query: VoxelQuery,
         march: March,
         classifier: VoxelClassifier,
-        labels: LabelQuery | None,
+        labels: LabelQuery | None,  # the prepared labels; None where the student knows no classes
     ) -> None:
         self._device = device
         head, grid = query.field.head, query.grid

@@ -46,20 +46,16 @@ class TopicTransforms:
     """Transforms from topics of TransformStamped and Odometry, and fixed ones.
 
     A TransformStamped of a topic whose publishers are all latched (transient local) is fixed, as those of /tf_static.
-
-    `transform_topics`: topics of geometry_msgs/TransformStamped; `odometry_topics`: topics of nav_msgs/Odometry: the
-    pose of child_frame_id in header.frame_id; `on_rejected`: called with the reason for each transform that is left
-    out.
     """
 
     def __init__(
         self,
         node: Any,
-        transform_topics: tuple[str, ...],
-        odometry_topics: tuple[str, ...],
+        transform_topics: tuple[str, ...],  # topics of geometry_msgs/TransformStamped
+        odometry_topics: tuple[str, ...],  # topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id
         fixed: list[Extrinsic],
         on_arrival: Callable[[], None],
-        on_rejected: Callable[[str], None],
+        on_rejected: Callable[[str], None],  # called with the reason for each transform that is left out
         resources: ExitStack,
     ) -> None:
         self._on_arrival = on_arrival
@@ -222,7 +218,8 @@ def _names_topics(parameters: NodeParameters) -> bool:
 def make_transform_source(
     node: Any,
     parameters: NodeParameters,
-    on_arrival: Callable[[], None],
+    on_arrival: Callable[[], None],  # called after new transforms, where the source can tell
+    # Called with the reason for each transform that is left out, where the source can tell.
     on_rejected: Callable[[str], None],
     resources: ExitStack,
 ) -> TransformSource | None:
@@ -231,9 +228,6 @@ def make_transform_source(
     Returns None where nothing but the parameters `camera.x` to `camera.yaw` can say where the camera is. Of those with
     `auto`, `camera.height` may be given and taken back while the node runs: see `camera_by_parameters`. Raises
     SceneCompletionError: tf2_ros or the file of fixed transforms cannot be had.
-
-    `on_arrival`: called after new transforms, where the source can tell; `on_rejected`: called with the reason for each
-    transform that is left out, where the source can tell.
     """
     fixed = fixed_transforms(parameters)
     automatic = parameters.transform_source == "auto"

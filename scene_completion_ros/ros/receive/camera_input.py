@@ -34,11 +34,6 @@ class CameraInput:
     Callbacks run in the executor's thread. They only hand an image, with the calibration and the parameters of that
     moment, on. A message that cannot be used is dropped, counted and warned about.
 
-    Args:
-        name: Name of the camera, before the names of its topics; empty where there is one camera only.
-        prepare: Called with calibration and parameters before an image needs them.
-        restart: Called when stamps jumped back, before the first image of the new time.
-
     Attributes:
         record: What arrived.
     """
@@ -47,10 +42,11 @@ class CameraInput:
         self,
         node: Any,
         parameters: DeclaredParameters,
-        name: str,
+        name: str,  # name of the camera, before the names of its topics; empty where there is one camera only
         deliver: Callable[[Frame], None],
+        # Called with calibration and parameters before an image needs them.
         prepare: Callable[[Camera, NodeParameters], None],
-        restart: Callable[[], None],
+        restart: Callable[[], None],  # called when stamps jumped back, before the first image of the new time
         counters: FrameCounters,
         order: StampOrder,
         resources: ExitStack,

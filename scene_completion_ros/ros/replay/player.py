@@ -43,12 +43,6 @@ class Player:
     """Publishes frames to the node and puts its answers together, by stamp.
 
     Raises SceneCompletionError where a further topic cannot be published.
-
-    Args:
-        on_result: Called with every frame whose answers are complete. In lock step that is at once. In real time,
-            which would go on meanwhile, it is at the end.
-        statistics: Filled while frames are played.
-        words: What the node is asked for; may be none.
     """
 
     def __init__(
@@ -57,9 +51,11 @@ class Player:
         source: Source,
         playback: Playback,
         bag: BagWriter | None,
+        # Called with every frame whose answers are complete. In lock step that is at once. In real time, which would go
+        # on meanwhile, it is at the end.
         on_result: Callable[[ReplayResult], None] | None,
-        statistics: ReplayStatistics,
-        words: Sequence[str] = (),
+        statistics: ReplayStatistics,  # filled while frames are played
+        words: Sequence[str] = (),  # what the node is asked for; may be none
     ) -> None:
         self._process, self._source, self._playback = process, source, playback
         self._results = ResultCollector(bag, statistics, with_times=playback.rate is not None)

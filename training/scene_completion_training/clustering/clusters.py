@@ -154,15 +154,12 @@ def colour_of(name: str, number: int) -> tuple[int, int, int]:
 
 def write_class_file(
     file: Path,
-    names: Sequence[str | None],
-    shares: Sequence[float],
+    names: Sequence[str | None],  # class of each cluster; None for those without a name
+    shares: Sequence[float],  # share of the voxels of each cluster, for the reader
+    # Colours of classes; those that it lacks have their usual one.
     colours: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> None:
-    """Writes a class file.
-
-    `names`: class of each cluster; None for those without a name; `shares`: share of the voxels of each cluster, for
-    the reader; `colours`: colours of classes; those that it lacks have their usual one.
-    """
+    """Writes a class file."""
     clusters = []
     for number, (name, share) in enumerate(zip(names, shares, strict=True)):
         called = name or UNNAMED.format(number)

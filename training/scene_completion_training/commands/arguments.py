@@ -165,19 +165,12 @@ def requested(args: argparse.Namespace) -> dict[str, Any]:
 def write_results(
     args: argparse.Namespace,
     scores: Scores,
-    recordings: Sequence[str],
-    notes: Sequence[str] = (),
-    counted: SplitCount | None = None,
-    named: SplitCount | None = None,
+    recordings: Sequence[str],  # names of what was scored
+    notes: Sequence[str] = (),  # further paragraphs of the page
+    counted: SplitCount | None = None,  # how much of a frame list was scored
+    named: SplitCount | None = None,  # how much of a frame list gave the names of clusters
 ) -> None:
-    """Print the tables, and where --output names a folder write them as results.md beside results.json.
-
-    Args:
-        recordings: Names of what was scored.
-        notes: Further paragraphs of the page.
-        counted: How much of a frame list was scored.
-        named: How much of a frame list gave the names of clusters.
-    """
+    """Print the tables, and where --output names a folder write them as results.md beside results.json."""
     import dataclasses
     import json
 

@@ -126,27 +126,22 @@ class PreparedFrame:
 
 
 def prepare_sequence(
+    # Sequence with a rectified stereo pair, or with one camera that looks ahead; lenses are rectified.
     sequence: PosedSequence,
     cache: Path,
     *,
-    settings: FusionSettings | None = None,
+    settings: FusionSettings | None = None,  # fusion settings; part of the cache key
+    # Take the sequence's ground truth voxels, with their classes, instead of fused stereo depth, and its depth of the
+    # left camera where it has one.
     exact: bool = False,
-    viewpoint: Viewpoint | None = None,
-    workers: int = 2,
+    viewpoint: Viewpoint | None = None,  # what the network is trained for; part of the cache key
+    workers: int = 2,  # processes, if there are enough frames for so many
     ray_address: str = "",
 ) -> list[Path]:
     """Prepares every frame of a sequence, one file each, in order; those that are already in the cache are left alone.
 
     A terminal shows how far it is. Raises SequenceError: ground truth is asked for and there is none;
     SceneCompletionError where the cluster cannot do it.
-
-    Args:
-        sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead; lenses are rectified.
-        settings: Fusion settings; part of the cache key.
-        exact: Take the sequence's ground truth voxels, with their classes, instead of fused stereo depth, and its depth
-            of the left camera where it has one.
-        viewpoint: What the network is trained for; part of the cache key.
-        workers: Processes, if there are enough frames for so many.
     """
     settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):

@@ -33,12 +33,12 @@ _OFF_SURFACE_M = 0.25  # cells farther from the fitted surface hold no ground: a
 
 
 def voxels_of_pixels(
-    depth: NDArray[np.float32],
-    deviation: NDArray[np.float32],
-    classes: NDArray[np.uint8],
-    camera: Camera,
-    grid: VoxelGrid,
-    grid_from_camera: RigidTransform,
+    depth: NDArray[np.float32],  # z-depth [H, W], metres, 0 where unknown
+    deviation: NDArray[np.float32],  # its standard deviation [H, W], metres
+    classes: NDArray[np.uint8],  # common classes [H, W] of the pixels, `SKY`, or 255
+    camera: Camera,  # camera of the three
+    grid: VoxelGrid,  # the voxels
+    grid_from_camera: RigidTransform,  # pose of the camera in them; z points up
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Labels of voxels that a measured depth knows, and heights of the ground.
 
@@ -46,14 +46,6 @@ def voxels_of_pixels(
     pair sees free space as well, but no far surface to within a voxel: whoever learns from that learns that nothing
     stands anywhere. Returns labels [X, Y, Z]: a class, 255 unknown. Heights of the ground [X, Y] in the grid, metres;
     NaN where nobody knows it.
-
-    Args:
-        depth: z-depth [H, W], metres, 0 where unknown.
-        deviation: Its standard deviation [H, W], metres.
-        classes: Common classes [H, W] of the pixels, `SKY`, or 255.
-        camera: Camera of the three.
-        grid: The voxels.
-        grid_from_camera: Pose of the camera in them; z points up.
     """
     v, u = np.nonzero(depth > 0.0)
     rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.matrix).T
@@ -80,24 +72,16 @@ def voxels_of_pixels(
 def voxels_of_drive(
     sequence: PosedSequence,
     index: int,
-    seen: NDArray[np.uint8],
-    depth: NDArray[np.float32],
-    classes: NDArray[np.uint8],
-    camera: Camera,
-    volume: Volume,
-    grid_from_left: RigidTransform,
+    seen: NDArray[np.uint8],  # labels [X, Y, Z] of the frame itself, which count first, see `voxels_of_pixels`
+    depth: NDArray[np.float32],  # z-depth [H, W] of the frame, metres, 0 where unknown
+    classes: NDArray[np.uint8],  # common classes [H, W] of its pixels, `SKY`, or 255
+    camera: Camera,  # camera of both
+    volume: Volume,  # the space that is completed
+    grid_from_left: RigidTransform,  # pose of the left camera in its grid
 ) -> NDArray[np.uint8]:
     """Labels of voxels that several frames of a drive know, hidden ones among them.
 
     Returns labels [X, Y, Z]: 0 free, a class or `OF_NO_CLASS`, 255 unknown.
-
-    Args:
-        seen: Labels [X, Y, Z] of the frame itself, which count first, see `voxels_of_pixels`.
-        depth: z-depth [H, W] of the frame, metres, 0 where unknown.
-        classes: Common classes [H, W] of its pixels, `SKY`, or 255.
-        camera: Camera of both.
-        volume: The space that is completed.
-        grid_from_left: Pose of the left camera in its grid.
     """
     share, known = stereo_evidence(sequence, index, volume.grid, grid_from_left, volume=volume)
     label = np.where(known, EMPTY, INVALID).astype(np.uint8)
@@ -115,15 +99,11 @@ def stereo_evidence(
     sequence: PosedSequence,
     index: int,
     grid: VoxelGrid,
-    grid_from_left: RigidTransform,
-    meter: DepthMeter | None = None,
-    volume: Volume | None = None,
+    grid_from_left: RigidTransform,  # pose of the camera whose depth is measured in the grid
+    meter: DepthMeter | None = None,  # measures that of the drive; by default what `depth_meter` chooses
+    volume: Volume | None = None,  # the space that is completed; a street's if left out
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z].
-
-    `grid_from_left`: pose of the camera whose depth is measured in the grid; `meter`: measures that of the drive; by
-    default what `depth_meter` chooses; `volume`: the space that is completed; a street's if left out.
-    """
+    """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z]."""
     volume = volume or Volume()
     meter = meter or depth_meter(sequence, volume.ahead)
     grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD

@@ -121,16 +121,7 @@ class DataNeeds:
 
 
 class ViewSamples(Dataset[dict[str, Tensor]]):
-    """Samples drawn from prepared sequences; a sequence's share grows with the square root of its length.
-
-    Args:
-        length: Number of samples (steps × batch size).
-        shares: Factor on each sequence's share.
-        listed: Drive, frame and side of every sample there is: each comes once an epoch, in another order. Without it,
-            any frame may come, and the shares say how often.
-        distinct: Number of different samples, which come again in another order when all have been seen; 0 for as many
-            as there are samples.
-    """
+    """Samples drawn from prepared sequences; a sequence's share grows with the square root of its length."""
 
     def __init__(
         self,
@@ -139,9 +130,13 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         needs: DataNeeds = DataNeeds(),
         *,
         seed: int,
-        length: int,
-        shares: Sequence[float] | None = None,
+        length: int,  # number of samples (steps × batch size)
+        shares: Sequence[float] | None = None,  # factor on each sequence's share
+        # Drive, frame and side of every sample there is: each comes once an epoch, in another order. Without it, any
+        # frame may come, and the shares say how often.
         listed: Sequence[tuple[int, int, str]] = (),
+        # Number of different samples, which come again in another order when all have been seen; 0 for as many as there
+        # are samples.
         distinct: int = 0,
         viewpoint: Viewpoint | None = None,
     ) -> None:

@@ -113,16 +113,13 @@ def fuse_occupancy(
     views: list[DepthView],
     grid: VoxelGrid,
     *,
-    free_samples: int,
+    free_samples: int,  # voxels that are tested for free space, drawn at random; all, if they are no more
     generator: np.random.Generator,
-    depths: tuple[float, float] = (0.5, 60.0),
+    depths: tuple[float, float] = (0.5, 60.0),  # nearest and farthest depth pixels that count, metres
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Fuses depth views into evidence at voxel centres.
 
     Returns voxel centres [N, 3] in the grid's frame, occupancy target [N] in 0..1 and evidence [N] (sum of weights).
-
-    `free_samples`: voxels that are tested for free space, drawn at random; all, if they are no more; `depths`: nearest
-    and farthest depth pixels that count, metres.
     """
     hits = np.zeros(grid.shape, np.float32)
     last = np.full(grid.shape, -1, np.int16)

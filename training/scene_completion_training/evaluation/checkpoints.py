@@ -92,22 +92,17 @@ def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldMod
 
 
 class FieldModel:
-    """A trained density field.
-
-    Args:
-        field: The field, with the weights that would be exported.
-        views: The views that it encodes of a frame of a sequence. The first is that of the reference camera, and only a
-            multi-view field has others.
-        half_resolution: It was trained on images of half the size, and sees such.
-    """
+    """A trained density field."""
 
     def __init__(
         self,
-        field: DensityField | MultiViewField,
+        field: DensityField | MultiViewField,  # the field, with the weights that would be exported
         name: str,
+        # The views that it encodes of a frame of a sequence. The first is that of the reference camera, and only a
+        # multi-view field has others.
         views: Callable[[PosedSequence, int], Sequence[EncodedView]] | None = None,
         *,
-        half_resolution: bool = False,
+        half_resolution: bool = False,  # it was trained on images of half the size, and sees such
     ) -> None:
         self.device = accelerator()
         self.field = field.eval().to(self.device)

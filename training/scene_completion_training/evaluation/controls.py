@@ -94,20 +94,14 @@ class PriorControl(_Control):
     """The mean occupancy of each voxel over training frames, whatever the image shows.
 
     Its density is scaled so that the published cut-off lies at the prior's own threshold.
-
-    Args:
-        mean: Mean occupancy, float32 [X, Y, Z], 0..1.
-        threshold: Mean from which a voxel counts as occupied, 0..1.
-        grid: Its grid.
-        grid_from_camera: Pose of the reference camera in it.
     """
 
     def __init__(
         self,
-        mean: NDArray[np.float32],
-        threshold: float,
-        grid: VoxelGrid = DEFAULT_GRID,
-        grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
+        mean: NDArray[np.float32],  # mean occupancy, float32 [X, Y, Z], 0..1
+        threshold: float,  # mean from which a voxel counts as occupied, 0..1
+        grid: VoxelGrid = DEFAULT_GRID,  # its grid
+        grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,  # pose of the reference camera in it
     ) -> None:
         super().__init__("prior of the training set")
         # Over any one length: it cancels out.

@@ -117,21 +117,18 @@ class FittedModel:
 def fit_models(
     models: Sequence[SemanticModel],
     sampling: Sampling,
-    frames: Iterable[tuple[PosedSequence, int]],
-    labelled: Iterable[Frame],
+    frames: Iterable[tuple[PosedSequence, int]],  # those of training recordings whose surfaces are clustered
+    labelled: Iterable[Frame],  # frames of training recordings with ground truth voxels, for the names
     *,
     clusters: int = 19,
     points_a_frame: int = 500,
     seed: int = 0,
-    match: Match = match_one_to_one,
+    match: Match = match_one_to_one,  # how clusters are named by them
 ) -> list[FittedModel]:
     """Finds clusters without labels, and counts how they fall together with classes.
 
     All models look at the same pixels, frame by frame, so that what they share is computed once. Raises
     ConfigurationError: fewer points than clusters, or no labelled frame.
-
-    `frames`: those of training recordings whose surfaces are clustered; `labelled`: frames of training recordings with
-    ground truth voxels, for the names; `match`: how clusters are named by them.
     """
     generators = [np.random.default_rng(seed) for _ in models]
     codes: list[list[NDArray[np.float32]]] = [[] for _ in models]
@@ -240,17 +237,14 @@ CITYSCAPES = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int
 
 
 class ClassifiedModel:
-    """A model whose points get classes right away, with no clusters to be named (a `ScoredModel`).
-
-    `model`: gives the codes of points; `classes`: the common class of each of its logits [K]; `logits`: from codes [N,
-    C] to logits [N, K]; codes are logits by default.
-    """
+    """A model whose points get classes right away, with no clusters to be named (a `ScoredModel`)."""
 
     def __init__(
         self,
-        model: SemanticModel,
+        model: SemanticModel,  # gives the codes of points
         sampling: Sampling,
-        classes: NDArray[np.int64] = COMMON,
+        classes: NDArray[np.int64] = COMMON,  # the common class of each of its logits [K]
+        # From codes [N, C] to logits [N, K]; codes are logits by default.
         logits: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
     ) -> None:
         self.name = model.name

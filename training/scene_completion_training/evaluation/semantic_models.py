@@ -65,24 +65,20 @@ class FeatureFieldModel:
     """A trained feature field; its points are clustered by their expanded features, or by what a head makes of them.
 
     Raises ConfigurationError where the field has no such teacher.
-
-    Args:
-        head: The head of the second stage; without one the expanded features themselves are clustered.
-        density: Whose density says what is occupied: the student that the field was made from, as it is deployed; the
-            field's own if left out.
-        half_resolution: It was trained on images of half the size.
-        teacher: Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left
-            out.
     """
 
     def __init__(
         self,
         field: FeatureField,
         name: str,
+        # The head of the second stage; without one the expanded features themselves are clustered.
         head: DistillationHead | None = None,
         *,
+        # Whose density says what is occupied: the student that the field was made from, as it is deployed; the field's
+        # own if left out.
         density: DensityModel | None = None,
-        half_resolution: bool = False,
+        half_resolution: bool = False,  # it was trained on images of half the size
+        # Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left out.
         teacher: str = "",
     ) -> None:
         known = field.teachers if isinstance(field, AgglomeratedField) else ()
@@ -101,17 +97,15 @@ class FeatureFieldModel:
     @staticmethod
     def open(
         path: Path,
-        name: str | None = None,
+        name: str | None = None,  # short name for tables; that of the run if left out
         density: DensityModel | None = None,
+        # Which feature field: `ClassField` for one that has learned from labels, whose codes are logits.
         kind: type[FeatureField] = FeatureField,
         teacher: str = "",
     ) -> "FeatureFieldModel":
         """Opens a checkpoint that holds a feature field, with its head where it has one.
 
         Raises BundleError where it holds none.
-
-        `name`: short name for tables; that of the run if left out; `kind`: which feature field: `ClassField` for one
-        that has learned from labels, whose codes are logits.
         """
         stored = Checkpoint.read(path)
         return FeatureFieldModel(

@@ -53,14 +53,14 @@ _GAINS = 2 * len(DISTANCES)
 
 
 def calibrate_on_stereo(
-    bundle: StudentBundle,
-    training: Sequence[PosedSequence],
-    held_out: Sequence[Sequence[PosedSequence]],
+    bundle: StudentBundle,  # the student; a prior that it has is replaced. Its folder is written
+    training: Sequence[PosedSequence],  # drives that the student may have been trained on
+    held_out: Sequence[Sequence[PosedSequence]],  # groups of drives that it was not trained on. Groups count equally
     *,
-    earlier: StudentBundle | None = None,
-    every: int = 1,
-    threads: int | None = None,
-    workers: Workers | None = None,
+    earlier: StudentBundle | None = None,  # the student that this one went on from. It knows more drives than these
+    every: int = 1,  # take every N-th frame
+    threads: int | None = None,  # CPU threads of the encoder
+    workers: Workers | None = None,  # where drives are looked at, one a task; in this process if left out
 ) -> StudentBundle:
     """Gives a student its place prior, its depth and its probabilities, and writes the bundle.
 
@@ -71,15 +71,6 @@ def calibrate_on_stereo(
        voxels stays as it is. A student that says depth itself needs none.
     3. α → probability, which follows from the first two, and the threshold with the largest IoU on the fused stereo
        occupancy of the held-out drives.
-
-    Args:
-        bundle: The student; a prior that it has is replaced. Its folder is written.
-        training: Drives that the student may have been trained on.
-        held_out: Groups of drives that it was not trained on. Groups count equally.
-        earlier: The student that this one went on from. It knows more drives than these.
-        every: Take every N-th frame.
-        threads: CPU threads of the encoder.
-        workers: Where drives are looked at, one a task; in this process if left out.
 
     Returns:
         The bundle as written.

@@ -39,27 +39,21 @@ class Model:
 
 
 def reconstruct(
+    # Camera -> grey images [H, W], one of every camera a frame, in order of time; taken one by one.
     frames: Mapping[str, Iterable[NDArray[np.uint8]]],
-    cameras: Mapping[str, Camera],
+    cameras: Mapping[str, Camera],  # camera -> pinhole camera; the first is the origin
+    # Camera -> pose in the first camera; the distances are taken for metres.
     first_from_camera: Mapping[str, RigidTransform],
-    folder: Path,
+    folder: Path,  # an empty folder for images and the database
     *,
-    masks: Mapping[str, NDArray[np.bool_]] | None = None,
-    width: int = 800,
+    masks: Mapping[str, NDArray[np.bool_]] | None = None,  # camera -> pixels to be used, bool [H, W]
+    width: int = 800,  # images are reduced to at most this width
     threads: int = 1,
     smallest_model: int = 5,
 ) -> list[Model]:
     """Reconstruct a drive. Raises SequenceError: pycolmap is not installed, or failed: says how.
 
     Returns models, the largest first, empty where nothing fits together. A frame may be in several.
-
-    Args:
-        frames: Camera -> grey images [H, W], one of every camera a frame, in order of time; taken one by one.
-        cameras: Camera -> pinhole camera; the first is the origin.
-        first_from_camera: Camera -> pose in the first camera; the distances are taken for metres.
-        folder: An empty folder for images and the database.
-        masks: Camera -> pixels to be used, bool [H, W].
-        width: Images are reduced to at most this width.
     """
     if find_spec("pycolmap") is None:
         raise SequenceError(

@@ -71,13 +71,6 @@ class ClassProbabilityTeacher(DenseExtractor):
 
     Raises ConfigurationError: no such weights, or a template without a place for a phrase; BundleError where the
     weights are damaged, or of another network.
-
-    Args:
-        weights: Of ESPNetv2, see `load_espnetv2`.
-        encoder: Gives the embeddings of the class names.
-        template: Sentence that the names stand in.
-        device: Where the network runs, in single precision.
-        described: Class -> phrases that say what it is; its name alone where it is left out.
     """
 
     classes = CITYSCAPES_CLASSES
@@ -85,10 +78,11 @@ class ClassProbabilityTeacher(DenseExtractor):
 
     def __init__(
         self,
-        weights: str | Path,
-        encoder: TextEncoder,
-        template: str = STREET_TEMPLATE,
-        device: str = "cpu",
+        weights: str | Path,  # of ESPNetv2, see `load_espnetv2`
+        encoder: TextEncoder,  # gives the embeddings of the class names
+        template: str = STREET_TEMPLATE,  # sentence that the names stand in
+        device: str = "cpu",  # where the network runs, in single precision
+        # Class -> phrases that say what it is; its name alone where it is left out.
         described: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         (mr, mg, mb), (dr, dg, db) = ([255.0 * value for value in values] for values in (IMAGENET_MEAN, IMAGENET_STD))

@@ -19,28 +19,23 @@ _IMAGE_TEXT: dict[str, type[ClipTeacher | SiglipTeacher]] = {
 
 
 def open_teacher(
+    # `espnetv2:FILE_OR_FOLDER`; or a local folder, or a name on the hub, of a DINO, DINOv2, DINOv3, Depth Anything,
+    # CLIP or SigLIP: its configuration says which.
     spec: str,
+    # Hidden state that is taken, of transformers of the DINO family and Depth Anything, see `Backbone`.
     layer: int = -1,
-    device: str = "cpu",
+    device: str = "cpu",  # where it runs
     *,
+    # Folder or hub name of the text encoder that the class names of ESPNetv2 are tied to.
     text_encoder: str | None = None,
-    template: str = STREET_TEMPLATE,
-    class_texts: Path | None = None,
+    template: str = STREET_TEMPLATE,  # sentence that these names stand in
+    class_texts: Path | None = None,  # file of phrases that describe its classes, see `read_class_texts`
 ) -> DenseExtractor:
     """Opens a teacher.
 
     Raises ConfigurationError: no such model, or of a type that is not supported. A text encoder is lacking, or there is
     no choice of a layer or text encoder; BundleError where weights that are missing, damaged, of another network, or
     only pickled.
-
-    Args:
-        spec: `espnetv2:FILE_OR_FOLDER`; or a local folder, or a name on the hub, of a DINO, DINOv2, DINOv3, Depth
-            Anything, CLIP or SigLIP: its configuration says which.
-        layer: Hidden state that is taken, of transformers of the DINO family and Depth Anything, see `Backbone`.
-        device: Where it runs.
-        text_encoder: Folder or hub name of the text encoder that the class names of ESPNetv2 are tied to.
-        template: Sentence that these names stand in.
-        class_texts: File of phrases that describe its classes, see `read_class_texts`.
     """
     if spec.startswith(_ESPNETV2):
         _refuse(layer != -1, "a layer", spec)

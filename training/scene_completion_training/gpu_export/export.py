@@ -16,25 +16,20 @@ PARITY_IMAGES = 8  # images that every variant is compared on, in all
 
 
 def export_for_gpus(
-    bundle: StudentBundle,
+    bundle: StudentBundle,  # the student, saved; its folder is written
     precisions: Sequence[str],
     *,
-    parity: Sequence[Path],
+    parity: Sequence[Path],  # places of the images that every variant is compared on
     gates: Mapping[str, Gate] = GATES,
     threads: int | None = None,
-    encoder_weights: str = "",
+    encoder_weights: str = "",  # folder or hub name of a transformer trunk, see `Reference`
+    # Called for every variant with its precision, bytes and parity, also where it fails.
     report: Callable[[str, int, Parity], None] = lambda *_: None,
 ) -> StudentBundle:
     """Adds encoders for GPUs to a bundle, all of them or none, and returns it as written.
 
     Raises ConfigurationError where the configuration of a transformer is not there; BundleError: a variant misses its
     gate, or cannot be made; the bundle stays as it was.
-
-    Args:
-        bundle: The student, saved; its folder is written.
-        parity: Places of the images that every variant is compared on.
-        encoder_weights: Folder or hub name of a transformer trunk, see `Reference`.
-        report: Called for every variant with its precision, bytes and parity, also where it fails.
     """
     single = gpu_graph(bundle)
     reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)

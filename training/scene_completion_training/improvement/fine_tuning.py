@@ -41,8 +41,8 @@ _LABEL_TOLERANCE = 3e-3
 def write_configuration(
     file: Path,
     bundle: StudentBundle,
-    sources: Sequence[Path],
-    replay: Sequence[Path],
+    sources: Sequence[Path],  # folders of the new drives
+    replay: Sequence[Path],  # folders of old ones, which the student is not to forget
     *,
     steps: int,
     output: Path,
@@ -51,8 +51,6 @@ def write_configuration(
     """Writes the configuration of a training that goes on from a student, for `scene-completion train`.
 
     The network is that of the student. One with labels keeps the trunk of its encoder: they read it, and so do words.
-
-    `sources`: folders of the new drives; `replay`: folders of old ones, which the student is not to forget.
     """
     trained = bundle.provenance.get("configuration", {})
     halved = Viewpoint.of_bundle(bundle).camera.width > bundle.canonical.width
@@ -224,16 +222,15 @@ def _constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
 def check_parity(
     new: StudentBundle,
     old: StudentBundle,
-    images_of: Sequence[Path],
+    images_of: Sequence[Path],  # recordings whose images are looked at
     *,
     threads: int | None = None,
-    encoder_weights: str = "",
+    encoder_weights: str = "",  # see `Reference`
 ) -> dict[str, float]:
     """Compares the exported student with its weights in torch, and its labels with those before.
 
-    `images_of`: recordings whose images are looked at; `encoder_weights`: see `Reference`. Returns what was measured:
-    name -> value. Raises ImprovementError where the export is farther off than rounding explains, or its labels changed
-    by more than its depth explains.
+    Returns what was measured: name -> value. Raises ImprovementError where the export is farther off than rounding
+    explains, or its labels changed by more than its depth explains.
     """
     images = canonical_images(images_of, new.canonical, PARITY_IMAGES)
     reference = Reference(new, threads=threads, encoder_weights=encoder_weights)

@@ -98,18 +98,16 @@ class Scored(NamedTuple):
 
 def score_students(
     students: Sequence[StudentBundle],
-    drives: Sequence[Path],
+    drives: Sequence[Path],  # recordings that no student was trained on
     *,
     threads: int | None = None,
+    # Is shown every frame, by the worker that scores it; what it says travels back.
     seen: Callable[[ScoredFrame], Any] = lambda _: None,
-    workers: Workers | None = None,
+    workers: Workers | None = None,  # where drives are scored, one a task; in this process if left out
 ) -> Scored:
     """Completes frames of drives with students of one grid, and scores them by the depth that was measured.
 
     The scores are the same wherever a drive is scored.
-
-    `drives`: recordings that no student was trained on; `seen`: is shown every frame, by the worker that scores it;
-    what it says travels back; `workers`: where drives are scored, one a task; in this process if left out.
     """
     scorer = _DriveScorer(tuple(students), threads, seen)
     tasks = [_Drive(number, folder, scorer.frames(folder)) for number, folder in enumerate(drives)]

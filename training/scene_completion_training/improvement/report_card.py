@@ -118,23 +118,14 @@ def write_card(
     file: Path,
     *,
     title: str,
-    reasons: Sequence[str],
-    judged: Mapping[str, Mapping[str, Any]],
-    frames: Sequence[Mapping[str, str]],
-    pictures: Path,
-    facts: Mapping[str, Mapping[str, Any]],
-    notes: Sequence[str],
+    reasons: Sequence[str],  # why the new student is refused; empty where it is accepted
+    judged: Mapping[str, Mapping[str, Any]],  # name of the drives -> `Judgement.content`
+    frames: Sequence[Mapping[str, str]],  # what `ShownFrames.chosen` gave
+    pictures: Path,  # folder of their pictures
+    facts: Mapping[str, Mapping[str, Any]],  # headings -> names and values of a table
+    notes: Sequence[str],  # sentences about what should be looked at
 ) -> None:
-    """Writes the card, whole or not at all.
-
-    Args:
-        reasons: Why the new student is refused; empty where it is accepted.
-        judged: Name of the drives -> `Judgement.content`.
-        frames: What `ShownFrames.chosen` gave.
-        pictures: Folder of their pictures.
-        facts: Headings -> names and values of a table.
-        notes: Sentences about what should be looked at.
-    """
+    """Writes the card, whole or not at all."""
     accepted = not reasons
     verdict = "The new student is accepted." if accepted else "The old student stays."
     parts = [

@@ -52,11 +52,6 @@ class DensityField(nn.Module):
     Channel 0 of f is trained to hold the pixel's inverse depth. The first hidden units start as
     ramps in (inverse depth of the point − channel 0). A surface is a sum of few such ramps; from a random start they
     take tens of thousands of steps to find.
-
-    Args:
-        encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
-        depth_channel: A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no
-            depth units.
     """
 
     def __init__(
@@ -64,7 +59,8 @@ class DensityField(nn.Module):
         camera: Camera,
         spec: PointCodeSpec | None = None,
         *,
-        encoder: EncoderDecoder | None = None,
+        encoder: EncoderDecoder | None = None,  # encoder-decoder; EfficientNet-Lite0 with random weights if left out
+        # A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no depth units.
         depth_channel: bool = True,
         hidden: int = 64,
     ) -> None:

@@ -161,13 +161,6 @@ class EncoderDecoder(nn.Module):
     Channel 0 starts as `prior`, a map of the mean inverse depth code; the image's share is learned as its correction.
     The published networks end with their decoders, to whose first channel the prior is added.
 
-    Args:
-        channels: Channels of the feature map; those of their decoders (64 in Behind the Scenes, 256 in SceneDINO) where
-            the network is published.
-        pretrained: Start the trunk from its ImageNet weights.
-        frozen_blocks: First blocks of the trunk that keep them.
-        weights: Local folder or hub name of the trunk's weights; by default those that it is known by.
-
     Attributes:
         stride: Pixels of the image to one of the feature map.
         project: From the decoder's map and the prior to features; None where the decoder gives them.
@@ -181,11 +174,13 @@ class EncoderDecoder(nn.Module):
         self,
         size: tuple[int, int] = (192, 640),
         *,
+        # Channels of the feature map; those of their decoders (64 in Behind the Scenes, 256 in SceneDINO) where the
+        # network is published.
         channels: int = 64,
         trunk: TrunkName = "efficientnet_lite0",
-        pretrained: bool = True,
-        frozen_blocks: int = 16,
-        weights: str = "",
+        pretrained: bool = True,  # start the trunk from its ImageNet weights
+        frozen_blocks: int = 16,  # first blocks of the trunk that keep them
+        weights: str = "",  # local folder or hub name of the trunk's weights; by default those that it is known by
     ) -> None:
         super().__init__()
         self.trunk_name = trunk

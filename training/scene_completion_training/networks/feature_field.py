@@ -44,13 +44,6 @@ class FeatureField(nn.Module):
     Features are composited along rays, and then expanded to the dimension of the targets (`expand`). Rendering 64
     numbers instead of hundreds makes the training affordable.
 
-    Args:
-        target_size: Dimension D of the targets.
-        channels: Dimension of the features that are composited.
-        expansion: Hidden width of the expansion, or another network in its place.
-        reads: What the features of a point come from: a decoder of their own; the density's feature map, through units
-            of their own (S4C); or the hidden units of the density itself (SceneDINO).
-
     Attributes:
         target_size: Dimension of the expanded features.
         target_mean: Mean of the targets [D] that is taken from them, zero where they are learned as they are. The
@@ -61,11 +54,13 @@ class FeatureField(nn.Module):
         self,
         density: DensityField,
         *,
-        target_size: int,
-        channels: int = 64,
+        target_size: int,  # dimension D of the targets
+        channels: int = 64,  # dimension of the features that are composited
         units: int = 128,
-        expansion: int | nn.Module = 128,
+        expansion: int | nn.Module = 128,  # hidden width of the expansion, or another network in its place
         map_channels: int = 64,
+        # What the features of a point come from: a decoder of their own; the density's feature map, through units of
+        # their own (S4C); or the hidden units of the density itself (SceneDINO).
         reads: Reads = "decoder",
     ) -> None:
         super().__init__()

@@ -28,17 +28,13 @@ class Rays:
 
 def sample_patch_rays(
     camera: Camera,
-    encoder_from_view: Tensor,
-    loss_views: Tensor,
+    encoder_from_view: Tensor,  # poses [B, V, 4, 4] of the views in the encoder view's frame
+    loss_views: Tensor,  # indices [B, L] of the views that may be rendered
     *,
     patches: int,
     generator: torch.Generator | None = None,
 ) -> Rays:
-    """Samples patches at random positions in randomly chosen loss views (BTS `PatchRaySampler`).
-
-    `encoder_from_view`: poses [B, V, 4, 4] of the views in the encoder view's frame; `loss_views`: indices [B, L] of
-    the views that may be rendered.
-    """
+    """Samples patches at random positions in randomly chosen loss views (BTS `PatchRaySampler`)."""
     batch = encoder_from_view.shape[0]
     # Drawn on the CPU, so that a training goes the same way on any device.
     chosen = drawn(partial(torch.randint, loss_views.shape[1]), (batch, patches), generator)
@@ -49,8 +45,9 @@ def sample_patch_rays(
 
 def sample_cell_rays(
     camera: Camera,
-    encoder_from_view: Tensor,
-    loss_views: Tensor,
+    encoder_from_view: Tensor,  # poses [B, V, 4, 4] of the views in the encoder view's frame
+    loss_views: Tensor,  # indices [B, L] of the views that may be rendered
+    # Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels or parts of them, of any sign.
     offsets: Tensor,
     *,
     patches: int,
@@ -60,11 +57,6 @@ def sample_cell_rays(
     """Samples patches that are cells of a grid over randomly chosen loss views: the tokens of a vision transformer.
 
     Returns the rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.
-
-    Args:
-        encoder_from_view: Poses [B, V, 4, 4] of the views in the encoder view's frame.
-        loss_views: Indices [B, L] of the views that may be rendered.
-        offsets: Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels or parts of them, of any sign.
     """
     batch = encoder_from_view.shape[0]
     chosen = drawn(partial(torch.randint, loss_views.shape[1]), (batch, patches), generator)

@@ -12,23 +12,18 @@ CANDIDATES = 32  # pixels of a depth bin that may become its centre, so that one
 
 
 def inverse_depth_samples(
-    shape: tuple[int, ...],
-    count: int,
+    shape: tuple[int, ...],  # leading shape, e.g. (B, R), samples of the batch first
+    count: int,  # samples K per ray
     near: float,
     far: float,
     *,
     generator: torch.Generator | None = None,
     jitter: bool = True,
-    device: torch.device | None = None,
+    device: torch.device | None = None,  # where the result goes; the jitter is drawn on the CPU
 ) -> Tensor:
     """Distances t_i = 1 / ((1 − s_i)/near + s_i/far), s_i = i/K + U(0, 1/K); the interval's middle without jitter.
 
     They are [*shape, K] in metres, increasing.
-
-    Args:
-        shape: Leading shape, e.g. (B, R), samples of the batch first.
-        count: Samples K per ray.
-        device: Where the result goes; the jitter is drawn on the CPU.
     """
     steps = torch.arange(count, dtype=torch.float32).expand(*shape, count)
     offset = drawn(torch.rand, (*shape, count), generator) if jitter else torch.full((*shape, count), 0.5)
@@ -42,17 +37,14 @@ def sample_view_volume(
     batch: int,
     count: int,
     *,
-    near: float,
-    far: float,
+    near: float,  # nearest depth, metres
+    far: float,  # farthest depth, metres
+    # Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
     heights: tuple[float, float],
     generator: torch.Generator | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Points [B, N, 3] drawn uniformly in depth and pixel from the view between two heights; optical frame, metres.
-
-    `near`: nearest depth, metres; `far`: farthest depth, metres; `heights`: lowest and highest y (down) in metres that
-    a point may have; points beyond are clamped.
-    """
+    """Points [B, N, 3] drawn uniformly in depth and pixel from the view between two heights; optical frame, metres."""
     unit = drawn(torch.rand, (batch, count, 3), generator).to(device)
     depth = near + (far - near) * unit[..., 2]
     x = (unit[..., 0] * camera.width - 0.5 - camera.cx) / camera.fx * depth
