@@ -48,7 +48,7 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole:
     """Loads a transformer of the DINO family, alone or out of a Depth Anything, without the blocks after a layer.
 
     Raises ConfigurationError: no such model, of another type, or without this layer; found before weights are read;
-    BundleError where weights that are missing, damaged, of another network, or only pickled.
+    BundleError: weights that are missing, damaged, of another network, or only pickled.
 
     Args:
         model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.

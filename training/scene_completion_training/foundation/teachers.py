@@ -34,7 +34,7 @@ def open_teacher(
     """Opens a teacher.
 
     Raises ConfigurationError: no such model, or of a type that is not supported. A text encoder is lacking, or there is
-    no choice of a layer or text encoder; BundleError where weights that are missing, damaged, of another network, or
+    no choice of a layer or text encoder; BundleError: weights that are missing, damaged, of another network, or
     only pickled.
     """
     if spec.startswith(_ESPNETV2):

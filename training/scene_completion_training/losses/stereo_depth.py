@@ -42,7 +42,6 @@ def log_inverse_depth_loss(
     Args:
         code: Predicted inverse depth code z~ [...], 1 at `spec.near` and −1 at `spec.far`.
         hint: Stereo z-depth [...], metres; 0 where there is none.
-        hint: Stereo z-depth [...], metres; 0 where there is none.
         cap: Largest error of a pixel, for wrong matches.
         offset: o, per metre: beyond its inverse, distance hardly matters.
 
