@@ -128,9 +128,8 @@ def _checked_frame(data: NDArray[np.uint8], name: str, where: str) -> tuple[int,
         what = f"is neither JPEG nor PNG: format {name!r}, begins with {head.hex(' ') or 'nothing'}"
         raise ImageError(what, where=where, cure="Give JPEG or PNG: a conversion to PNG loses nothing")
     if not complete:
-        raise ImageError(
-            f"{name!r} data end early ({data.size} bytes)", where=where, cure="It was cut short: record or copy it anew"
-        )
+        what = f"{name!r} data end early ({data.size} bytes)"
+        raise ImageError(what, where=where, cure="It was cut short: record or copy it anew")
     jpeg = head.startswith(_JPEG_START)
     width, height, components = _jpeg_frame(data.tobytes()) if jpeg else (*_png_size(data[:24].tobytes()), 0)
     if min(width, height) <= 0:

@@ -71,9 +71,8 @@ def _storage_files(path: Path) -> list[Path]:
     elif path.suffix in (*FORMATS, ROS1):
         files = [path]
     else:
-        raise BagError(
-            f"unknown kind of file {path.suffix!r}", where=str(path), cure="Expected .mcap, .db3, .bag or a folder"
-        )
+        what = f"unknown kind of file {path.suffix!r}"
+        raise BagError(what, where=str(path), cure="Expected .mcap, .db3, .bag or a folder")
     if len({file.suffix for file in files}) > 1:
         raise BagError("the folder holds files of several formats", where=str(path), cure="Name one of the files")
     if empty := [file for file in files if file.stat().st_size == 0]:

@@ -64,14 +64,12 @@ class PieceStore:
                     shutil.rmtree(part)
         except BlockingIOError:
             self.__exit__()
-            raise BagError(
-                "another recorder writes there", where=str(self.folder), cure="Name another folder, or end that one"
-            ) from None
+            what = "another recorder writes there"
+            raise BagError(what, where=str(self.folder), cure="Name another folder, or end that one") from None
         except OSError as error:
             self.__exit__()
-            raise BagError(
-                f"cannot be written to: {error.strerror}", where=str(self.folder), cure="Name another folder"
-            ) from error
+            what = f"cannot be written to: {error.strerror}"
+            raise BagError(what, where=str(self.folder), cure="Name another folder") from error
         found = (_kept(path) for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink())
         self.kept = [piece for piece in found if piece is not None]
         return self

@@ -201,17 +201,15 @@ class BagReader:
         if name is not None:
             if name in found:
                 return name
-            raise BagError(
-                f"no image topic {name!r}", where=str(self.path), cure=f"Name one of its image topics: {listed}"
-            )
+            what = f"no image topic {name!r}"
+            raise BagError(what, where=str(self.path), cure=f"Name one of its image topics: {listed}")
         if len(found) == 1:
             return found[0]
         if not found:
             others = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(self.topics.items()))
             raise BagError("no image topic", where=str(self.path), cure=f"Record one; the bag holds {others}")
-        raise BagError(
-            f"{len(found)} image topics and none named", where=str(self.path), cure=f"Name one of them: {listed}"
-        )
+        what = f"{len(found)} image topics and none named"
+        raise BagError(what, where=str(self.path), cure=f"Name one of them: {listed}")
 
     def camera_info_topic(self, image_topic: str) -> str | None:
         """Find the CameraInfo topic that belongs to an image topic: the nearest `camera_info` above it.

@@ -80,9 +80,8 @@ class BagWriter:
             try:
                 raw = self.typestore.serialize_cdr(message, msgtype)
             except Exception as error:  # generated code: whatever a wrong field makes it raise
-                raise BagError(
-                    f"message does not fit {msgtype}: {error!r}", where=f"topic {topic}", cure="Fill every field"
-                ) from error
+                what = f"message does not fit {msgtype}: {error!r}"
+                raise BagError(what, where=f"topic {topic}", cure="Fill every field") from error
         writer.write(connection, stamp_ns, raw)
         self.flush()
 
@@ -110,9 +109,8 @@ class BagWriter:
         connection = self._connections.get(topic)
         if connection is None:
             if msgtype not in self.typestore.fielddefs:
-                raise BagError(
-                    f"unknown message type {msgtype!r}", where=f"topic {topic}", cure="Use a type of the latest ROS 2"
-                )
+                what = f"unknown message type {msgtype!r}"
+                raise BagError(what, where=f"topic {topic}", cure="Use a type of the latest ROS 2")
             qos = [LATCHED] if latched or topic.endswith("tf_static") else []
             connection = self._opened.add_connection(topic, msgtype, typestore=self.typestore, offered_qos_profiles=qos)
             self._connections[topic] = connection

@@ -28,9 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "of those that the bundle has (default: %(default)s)"
     parser.add_argument("--precision", choices=["fp16", "fp32"], default="fp16", help=meaning)
     parser.add_argument("--cache", type=Output(()), metavar="DIR", help="folder of the engines (default: the user's)")
-    parser.add_argument(
-        "--no-device", action="store_true", help="build without a GPU, which TensorRT-RTX alone can, and only build"
-    )
+    meaning = "build without a GPU, which TensorRT-RTX alone can, and only build"
+    parser.add_argument("--no-device", action="store_true", help=meaning)
 
 
 def run(args: argparse.Namespace) -> int:

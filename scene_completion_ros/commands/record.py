@@ -21,15 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion record``."""
     pieces = Output(())
     parser.add_argument("--output", type=pieces, required=True, metavar="DIR", help="where pieces go; made if missing")
-    parser.add_argument(
-        "--budget", type=_size, required=True, metavar="SIZE", help="what all pieces may take, such as 20GB or 500MB"
-    )
-    parser.add_argument(
-        "--before", type=_seconds, default=5.0, metavar="S", help="seconds before a moment (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--after", type=_seconds, default=5.0, metavar="S", help="seconds after it (default: %(default)g)"
-    )
+    meaning = "what all pieces may take, such as 20GB or 500MB"
+    parser.add_argument("--budget", type=_size, required=True, metavar="SIZE", help=meaning)
+    meaning = "seconds before a moment (default: %(default)g)"
+    parser.add_argument("--before", type=_seconds, default=5.0, metavar="S", help=meaning)
+    meaning = "seconds after it (default: %(default)g)"
+    parser.add_argument("--after", type=_seconds, default=5.0, metavar="S", help=meaning)
     meaning = "seconds from which a piece of successive moments is cut (default: %(default)g)"
     parser.add_argument("--longest", type=_seconds, default=60.0, metavar="S", help=meaning)
     meaning = "most memory that messages may take; half of it holds the last seconds (default: 1GB)"

@@ -325,9 +325,8 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
         help="play in real time, this many times as fast as recorded, and let the node drop what it cannot keep up "
         "with (default: in lock step, where the next image waits until the node has completed or dropped the last one)",
     )
-    group.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="longest wait for the result of an image (default: 60)"
-    )
+    meaning = "longest wait for the result of an image (default: 60)"
+    group.add_argument("--timeout", type=float, metavar="SECONDS", help=meaning)
     group.add_argument(
         "--params-file",
         type=Path,
@@ -335,9 +334,8 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
         help="parameters of the node that is started, as a robot has them (/** and scene_completion of any namespace). "
         "The replay leaves out bundle, engine, grid and what it needs itself",
     )
-    group.add_argument(
-        "--also", action="append", metavar="TOPIC", help="publish this recorded topic as well; may be repeated"
-    )
+    meaning = "publish this recorded topic as well; may be repeated"
+    group.add_argument("--also", action="append", metavar="TOPIC", help=meaning)
 
 
 def playback_of(args: argparse.Namespace) -> Playback:

@@ -76,7 +76,6 @@ def _encoders() -> Any:
     """The module that encodes; what it needs beside this package may be missing."""
     found = next(iter(entry_points(group=GROUP)), None)
     if found is None:
-        raise ConfigurationError(
-            f"no package brings text encoders (entry points {GROUP})", where="vocabulary", cure="Install once more"
-        )
+        what = f"no package brings text encoders (entry points {GROUP})"
+        raise ConfigurationError(what, where="vocabulary", cure="Install once more")
     return found.load()

@@ -48,9 +48,8 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
 
     totals = histogram.sum(axis=1)
     if totals.min() == 0:
-        raise GridError(
-            f"{totals[0]} free and {totals[1]} occupied voxels", where="calibration", cure="Fit on voxels of both kinds"
-        )
+        what = f"{totals[0]} free and {totals[1]} occupied voxels"
+        raise GridError(what, where="calibration", cure="Fit on voxels of both kinds")
     filled = np.flatnonzero(histogram.sum(axis=0))
     free, occupied = histogram[:, filled].astype(np.float64)
     mass = free / totals[0] + occupied / totals[1]  # 2 in sum
@@ -64,9 +63,8 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     block_count = np.bincount(block, weights=count)
     block_score = np.bincount(block, weights=count * score) / block_count
     if block_score.size < 2:
-        raise GridError(
-            "the score does not tell occupied from free voxels", where="calibration", cure="Train the student longer"
-        )
+        what = "the score does not tell occupied from free voxels"
+        raise GridError(what, where="calibration", cure="Train the student longer")
     # Knots half way to certainty at the ends of the range: below the first and above the last block, scores still rank.
     table = [(float(s), float(p)) for s, p in zip(block_score, levels, strict=True)]
     if table[0][0] > 0.0 and table[0][1] > 0.0:
@@ -94,9 +92,8 @@ class CalibrationMetric:
         """
         stated = probability.astype(np.float64).ravel()
         if stated.size and not (stated.min() >= 0.0 and stated.max() <= 1.0):
-            raise GridError(
-                f"probabilities from {stated.min()} to {stated.max()}", where="probability", cure="Give 0..1"
-            )
+            what = f"probabilities from {stated.min()} to {stated.max()}"
+            raise GridError(what, where="probability", cure="Give 0..1")
         truth = occupied.ravel().astype(np.float64)
         bins = self.sums.shape[1]
         index = np.minimum((stated * bins).astype(np.int64), bins - 1)

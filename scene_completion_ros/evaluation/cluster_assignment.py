@@ -89,6 +89,5 @@ def _linear_sum_assignment(benefit: NDArray[np.integer[Any]]) -> tuple[NDArray[n
 
 def _check(confusion: NDArray[np.integer[Any]]) -> None:
     if confusion.ndim != 2 or 0 in confusion.shape or (confusion < 0).any():
-        raise GridError(
-            f"no counts [clusters, classes]: shape {confusion.shape}", where="confusion", cure="Count some pixels first"
-        )
+        what = f"no counts [clusters, classes]: shape {confusion.shape}"
+        raise GridError(what, where="confusion", cure="Count some pixels first")

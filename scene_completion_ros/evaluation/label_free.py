@@ -241,9 +241,8 @@ class LabelFreeScores:
         """
         shapes = {array.shape for array in (probability, seen_now, verdict.free, verdict.occupied)}
         if shapes != {self.grid.shape}:
-            raise GridError(
-                f"shapes {sorted(shapes)}, grid {self.grid.shape}", where="label-free scores", cure="Give one grid"
-            )
+            what = f"shapes {sorted(shapes)}, grid {self.grid.shape}"
+            raise GridError(what, where="label-free scores", cure="Give one grid")
         scored = probability[verdict.known]
         if scored.size and not (scored.min() >= 0.0 and scored.max() <= 1.0):
             raise GridError("probabilities outside of 0..1", where="label-free scores", cure="Give probabilities")
@@ -371,9 +370,8 @@ def compare(
     two are not the same.
     """
     if old.places != new.places or old.ranges != new.ranges or not len(old):
-        raise GridError(
-            f"{len(old)} and {len(new)} frames, or other places", where="comparison", cure="Score both on the same"
-        )
+        what = f"{len(old)} and {len(new)} frames, or other places"
+        raise GridError(what, where="comparison", cure="Score both on the same")
     reach = max(old.ranges) if reach is None else reach
     names = list(dict.fromkeys(old.places))
     member = np.array([[place == name for place in old.places] for name in names], np.float64)  # [places, frames]

@@ -192,9 +192,8 @@ def slab_masks(truth: SlabTruth, protocol: SlabProtocol, shown_by_model: NDArray
     visible = truth.first_saw_free
     if protocol.model_depth_shows:
         if shown_by_model is None:
-            raise GridError(
-                "no model depth", where="original protocol", cure="Give the points in front of the model's depth"
-            )
+            what = "no model depth"
+            raise GridError(what, where="original protocol", cure="Give the points in front of the model's depth")
         visible = visible | shown_by_model
     rows = slice(0, None)
     if protocol.cut_behind is not None:

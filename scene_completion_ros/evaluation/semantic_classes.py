@@ -110,9 +110,8 @@ class ClassMap:
             if not (mapped == _UNDEFINED).any():
                 return np.asarray(mapped, dtype=np.uint8)
         wrong = [label for label in np.unique(index).tolist() if not self._knows(label)]
-        raise GridError(
-            f"ids {wrong[:8]} are none of {self.vocabulary}", where="labels", cure="Map them from their own vocabulary"
-        )
+        what = f"ids {wrong[:8]} are none of {self.vocabulary}"
+        raise GridError(what, where="labels", cure="Map them from their own vocabulary")
 
     def _knows(self, label: int) -> bool:
         return 0 <= label <= INVALID and int(self.table[label]) != _UNDEFINED

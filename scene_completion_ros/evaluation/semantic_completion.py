@@ -90,9 +90,8 @@ def completion_scores(
     """
     classes = len(class_names)
     if class_of_label is None and confusion.shape[0] != classes:
-        raise GridError(
-            f"{confusion.shape[0]} labels for {classes} classes", where="confusion", cure="Assign the labels to classes"
-        )
+        what = f"{confusion.shape[0]} labels for {classes} classes"
+        raise GridError(what, where="confusion", cure="Assign the labels to classes")
     names = np.arange(classes) if class_of_label is None else class_of_label
     named = renamed(confusion, names, unassigned=EMPTY)[:classes]
     geometry = ConfusionCounts(

@@ -45,9 +45,8 @@ def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
     at = {field: f"{calibration.where}, {name}" for field, name in calibration.names.items()}
     width, height = calibration.width, calibration.height
     if width <= 0 or height <= 0:
-        raise CameraError(
-            f"image size {width}x{height} is empty", where=at["size"], cure="Set the calibrated image size"
-        )
+        what = f"image size {width}x{height} is empty"
+        raise CameraError(what, where=at["size"], cure="Set the calibrated image size")
     if width * height > LARGEST_IMAGE:
         what = f"an image of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
         raise CameraError(what, where=at["size"], cure="Set the calibrated image size; the message may be damaged")
@@ -145,7 +144,6 @@ def _distortion(
         cure = "Name the model that they were fitted with; thin-prism and tilt terms are not supported"
         raise CameraError(what, where=where_coefficients, cure=cure)
     if np.abs(calibration.coefficients).max() > LARGEST_COEFFICIENT:
-        raise CameraError(
-            f"beyond {LARGEST_COEFFICIENT:g}: {list(values)}", where=where_coefficients, cure=_UNCALIBRATED
-        )
+        what = f"beyond {LARGEST_COEFFICIENT:g}: {list(values)}"
+        raise CameraError(what, where=where_coefficients, cure=_UNCALIBRATED)
     return model, values

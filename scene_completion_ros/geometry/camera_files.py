@@ -122,9 +122,8 @@ def read_kitti360_fisheye(path: str | Path) -> Camera:
     text = "\n".join(line for line in lines if not line.startswith("%YAML"))
     document = parse_yaml(text, CameraError, where=str(path), cure=_CAMODOCAL, kind=dict)
     if document.get("model_type") != "MEI":
-        raise CameraError(
-            f"model_type is {shown(document.get('model_type'))} instead of MEI", where=str(path), cure=_CAMODOCAL
-        )
+        what = f"model_type is {shown(document.get('model_type'))} instead of MEI"
+        raise CameraError(what, where=str(path), cure=_CAMODOCAL)
     fx, fy, cx, cy = (_nested_number(document, "projection_parameters", key, path) for key in _MEI_INTRINSICS)
     xi = _nested_number(document, "mirror_parameters", "xi", path)
     lens = [_nested_number(document, "distortion_parameters", key, path) for key in ("k1", "k2", "p1", "p2")]
@@ -237,9 +236,8 @@ def _kitti_values(name: str, text: str, where: str) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise CameraError(f"{name} is not finite: {values.tolist()}", where=where)
     if re.fullmatch(r"P\d|P_rect_\d+|Tr\w*", name) and values.size != 12:
-        raise CameraError(
-            f"{name} has {values.size} numbers instead of 12", where=where, cure="Restore the file from the data set"
-        )
+        what = f"{name} has {values.size} numbers instead of 12"
+        raise CameraError(what, where=where, cure="Restore the file from the data set")
     if values.size == 12:
         return values.reshape(3, 4)
     return values.reshape(3, 3) if values.size == 9 else values

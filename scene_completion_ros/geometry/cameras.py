@@ -88,9 +88,8 @@ class Camera:
         if not all(math.isfinite(value) for value in self.distortion):
             raise CameraError(f"coefficients are not finite: {self.distortion}", where="distortion", cure=_CALIBRATE)
         if any(abs(value) > LARGEST_COEFFICIENT for value in self.distortion):
-            raise CameraError(
-                f"coefficients beyond {LARGEST_COEFFICIENT:g}: {self.distortion}", where="distortion", cure=_CALIBRATE
-            )
+            what = f"coefficients beyond {LARGEST_COEFFICIENT:g}: {self.distortion}"
+            raise CameraError(what, where="distortion", cure=_CALIBRATE)
 
     @property
     def matrix(self) -> NDArray[np.float64]:

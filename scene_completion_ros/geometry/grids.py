@@ -42,9 +42,8 @@ class VoxelGrid:
             what = f"{self.voxel_size} is not a length from {smallest:g} to {largest:g} m"
             raise GridError(what, where="voxel_size", cure="Give metres")
         if len(shape) != 3 or not all(math.isfinite(size) and int(size) == size > 0 for size in shape):
-            raise GridError(
-                f"{list(shape)} is not three positive whole numbers", where="shape", cure="Give voxels along x, y, z"
-            )
+            what = f"{list(shape)} is not three positive whole numbers"
+            raise GridError(what, where="shape", cure="Give voxels along x, y, z")
         if math.prod(map(int, shape)) > MOST_VOXELS:
             what = f"{'x'.join(f'{size:.0f}' for size in shape)} are more than {MOST_VOXELS:,} voxels"
             raise GridError(what, where="shape", cure="Take larger voxels, or a smaller part of the space")
@@ -92,9 +91,8 @@ class VoxelGrid:
         """
         count = round(range_m / self.voxel_size) if math.isfinite(range_m) else 0
         if count <= 0 or abs(count * self.voxel_size - range_m) > 1e-6 * self.voxel_size * max(count, 1):
-            raise GridError(
-                f"range {range_m} m is no whole number of {self.voxel_size} m voxels", cure="Choose another range"
-            )
+            what = f"range {range_m} m is no whole number of {self.voxel_size} m voxels"
+            raise GridError(what, cure="Choose another range")
         spare = self.shape[1] - count
         if count > self.shape[0] or spare < 0 or spare % 2:
             what = f"a square of {count} voxels does not fit centrally into a grid of {self.shape[0]}x{self.shape[1]}"

@@ -167,9 +167,8 @@ class TransformTree:
         target, source = target.strip("/"), source.strip("/")
         path = self._path(target, source)
         if path is None:
-            raise NoTransformError(
-                f"no transform from {source!r} to {target!r}", "unconnected", frames=", ".join(self.frames)
-            )
+            what = f"no transform from {source!r} to {target!r}"
+            raise NoTransformError(what, "unconnected", frames=", ".join(self.frames))
         result = RigidTransform.identity()
         for upper, lower in pairwise(path):
             edge, forward = self._edge(upper, lower)

@@ -114,9 +114,8 @@ class RigidTransform:
         TransformError where the fraction is outside 0…1: poses are not extrapolated.
         """
         if not 0.0 <= fraction <= 1.0:
-            raise TransformError(
-                f"cannot interpolate at fraction {fraction}: it is outside 0…1", cure="Poses are never extrapolated"
-            )
+            what = f"cannot interpolate at fraction {fraction}: it is outside 0…1"
+            raise TransformError(what, cure="Poses are never extrapolated")
         quaternion = _slerp(self.quaternion, other.quaternion, fraction)
         translation = (1.0 - fraction) * self.translation + fraction * other.translation
         return RigidTransform(_rotation_of(quaternion), translation)
@@ -141,9 +140,8 @@ def _nearest_rotation(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
         what = f"the 3x3 part is not a rotation: RᵀR differs from the identity by {deviation:.3g}"
         raise TransformError(what, cure=f"Scale and shear are not rigid; at most {ROUNDING:g} is taken as rounding")
     if np.linalg.det(rotation) < 0.0:
-        raise TransformError(
-            "the 3x3 part is a reflection (determinant -1)", cure="Flip one axis: both frames must be right-handed"
-        )
+        what = "the 3x3 part is a reflection (determinant -1)"
+        raise TransformError(what, cure="Flip one axis: both frames must be right-handed")
     left, _, right = np.linalg.svd(rotation)
     return np.asarray(left @ right, dtype=np.float64)
 

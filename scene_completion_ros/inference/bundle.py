@@ -549,14 +549,12 @@ def _check_classes(names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> 
         if name in names[:i]:
             raise BundleError(f"{name!r} comes twice, as {names.index(name)} and {i}", where="class_names", cure=cure)
     if len(colours) != len(names) or not 1 <= len(names) <= MOST_CLASSES:
-        raise BundleError(
-            f"{len(colours)} colours for {len(names)} classes (1..{MOST_CLASSES})", where="class_colours", cure=cure
-        )
+        what = f"{len(colours)} colours for {len(names)} classes (1..{MOST_CLASSES})"
+        raise BundleError(what, where="class_colours", cure=cure)
     for i, colour in enumerate(colours):
         if len(colour) != 3 or not all(0 <= channel <= 255 for channel in colour):
-            raise BundleError(
-                f"{list(colour)} of {names[i]!r} is no RGB colour of 0..255", where=f"class_colours.{i}", cure=cure
-            )
+            what = f"{list(colour)} of {names[i]!r} is no RGB colour of 0..255"
+            raise BundleError(what, where=f"class_colours.{i}", cure=cure)
 
 
 def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> int:

@@ -93,9 +93,8 @@ class OpenVinoEncoder(Encoder):
             for number, array in enumerate(self._outputs):
                 self._request.set_output_tensor(number, openvino.Tensor(array, shared_memory=True))
         except RuntimeError as error:
-            raise BundleError(
-                f"OpenVINO cannot run it ({last_line(error)})", where=str(bundle.encoder_path), cure=CURE
-            ) from error
+            what = f"OpenVINO cannot run it ({last_line(error)})"
+            raise BundleError(what, where=str(bundle.encoder_path), cure=CURE) from error
 
     def encode(
         self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
@@ -159,9 +158,8 @@ def make_encoder(
     if engine in PRECISION_OF_ENGINE:
         return GpuGraphEncoder(bundle, PRECISION_OF_ENGINE[engine], threads=threads)
     if engine not in ENGINES:
-        raise SceneCompletionError(
-            f"unknown engine {engine!r}", where="engine", cure=f"Use one of {', '.join(ENGINES)}."
-        )
+        what = f"unknown engine {engine!r}"
+        raise SceneCompletionError(what, where="engine", cure=f"Use one of {', '.join(ENGINES)}.")
     gpu = gpu or EngineOptions()
     if engine == "auto" and not bundle.gpu_precisions and cuda_devices().names:
         _log.info(
@@ -178,9 +176,8 @@ def make_encoder(
     engine = cpu_engine() if engine in ("auto", "tensorrt") else engine
     package = engine.partition("_")[0]
     if importlib.util.find_spec(package) is None:
-        raise SceneCompletionError(
-            f"the package {package} is not installed", where="engine", cure=f"pip install {package}"
-        )
+        what = f"the package {package} is not installed"
+        raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
     threads = threads or len(os.sched_getaffinity(0))
     if package == "openvino":
         return OpenVinoEncoder(bundle, threads=threads, bf16=engine == "openvino_bf16")
@@ -247,9 +244,8 @@ def _check_ports(
         ("output", outputs, _output_ports(bundle), channels),
     ):
         if found != expected:
-            raise BundleError(
-                f"{kind} is {found} where {expected} is needed{note}", where=str(bundle.encoder_path), cure=CURE
-            )
+            what = f"{kind} is {found} where {expected} is needed{note}"
+            raise BundleError(what, where=str(bundle.encoder_path), cure=CURE)
 
 
 def _output_ports(bundle: StudentBundle) -> list[tuple[str, list[int]]]:

@@ -53,9 +53,8 @@ class GpuGraph:
     def __init__(self, graph: bytes, where: str, *, threads: int | None = None) -> None:
         for package in ("onnx", "onnxruntime"):
             if importlib.util.find_spec(package) is None:
-                raise SceneCompletionError(
-                    f"the package {package} is not installed", where="engine", cure=f"pip install {package}"
-                )
+                what = f"the package {package} is not installed"
+                raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
         self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
         given = {output.name for output in self._session.get_outputs()}
         self._names = [name for name in ("features", "volume", "depth") if name in given]

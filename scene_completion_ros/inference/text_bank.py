@@ -101,9 +101,8 @@ class Vocabulary:
                 where="vocabulary",
             )
         if missing := set(range(classes)) - set(self.group.tolist()):
-            raise VocabularyError(
-                "has no row", where=f"vocabulary: class {self.names[min(missing)]!r}", cure="Give it a phrase."
-            )
+            cure = "Give it a phrase."
+            raise VocabularyError("has no row", where=f"vocabulary: class {self.names[min(missing)]!r}", cure=cure)
         if self.group.min() < BACKGROUND or self.group.max() >= classes:
             raise VocabularyError("names classes that are not there", where="vocabulary: group")
         length = np.linalg.norm(self.rows.astype(np.float64), axis=1)
@@ -229,13 +228,11 @@ class TextBank:
         try:
             ((name, tensor),) = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
         except (safetensors.SafetensorError, ValueError) as error:
-            raise VocabularyError(
-                f"is no text bank ({type(error).__name__}: {str(error)[:LONGEST_PHRASE]})", where=where, cure=_CURE
-            ) from error
+            what = f"is no text bank ({type(error).__name__}: {str(error)[:LONGEST_PHRASE]})"
+            raise VocabularyError(what, where=where, cure=_CURE) from error
         if name != EMBEDDINGS or tensor["dtype"] != "F16":
-            raise VocabularyError(
-                f"holds {tensor['dtype']} {shown(name)} where F16 {EMBEDDINGS!r} is needed", where=where, cure=_CURE
-            )
+            what = f"holds {tensor['dtype']} {shown(name)} where F16 {EMBEDDINGS!r} is needed"
+            raise VocabularyError(what, where=where, cure=_CURE)
         header, _ = tensor_header(
             memoryview(content), VocabularyError, where=where, cure=_CURE, most_bytes=LARGEST_HEADER
         )

@@ -170,9 +170,8 @@ class TemporalFusion:
         if voxels.grid != self.grid:
             raise GridError("the voxels are on another grid than the map", where="TemporalFusion")
         if probability.shape != self.grid.shape:
-            raise GridError(
-                f"probability has shape {probability.shape}, the grid {self.grid.shape}", where="TemporalFusion"
-            )
+            what = f"probability has shape {probability.shape}, the grid {self.grid.shape}"
+            raise GridError(what, where="TemporalFusion")
         if np.linalg.norm(voxels.grid_from_camera.translation - self._camera) > _CAMERA_SLACK:
             self._look_from(voxels.grid_from_camera)
         reason = self._reason_for_reset(voxels.stamp_ns, odometry_from_grid)

@@ -123,12 +123,10 @@ def _encoding_of(message: Any) -> Encoding:
     encoding = ENCODINGS.get(name.lower())
     if encoding is None:
         if name.lower() in DEPTH_ENCODINGS:
-            raise ImageError(
-                f"encoding {name!r} is depth", where="image", cure="Name the topic of a colour or grey image"
-            )
-        raise ImageError(
-            f"unknown encoding {name!r}", where="image", cure=f"Publish one of {', '.join(sorted(ENCODINGS))}"
-        )
+            what = f"encoding {name!r} is depth"
+            raise ImageError(what, where="image", cure="Name the topic of a colour or grey image")
+        what = f"unknown encoding {name!r}"
+        raise ImageError(what, where="image", cure=f"Publish one of {', '.join(sorted(ENCODINGS))}")
     if encoding.layout == "yuv422" and int(message.width) % 2:
         what = f"an image of {message.width} pixels in a row, but two of {name} share their colours"
         raise ImageError(what, where="image", cure="Check the driver that published it")
@@ -143,9 +141,8 @@ def _pixels(message: Any, channels: int, dtype: str) -> NDArray[Any]:
     row = width * channels * stored.itemsize
     step = int(message.step) or row  # some drivers leave 0
     if height <= 0 or width <= 0:
-        raise ImageError(
-            f"it is empty: {width}x{height} pixels", where="image", cure="Check the driver that published it"
-        )
+        what = f"it is empty: {width}x{height} pixels"
+        raise ImageError(what, where="image", cure="Check the driver that published it")
     if step < row:
         what = f"step is {step} bytes, but a row of {width} {message.encoding} pixels needs {row}"
         raise ImageError(what, where="image", cure="Check the driver that published it")

@@ -113,9 +113,8 @@ _ReadWanted: TypeAlias = Callable[[Any, str], "Phrases | dict[str, Phrases]"]
 
 def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted: _ReadWanted) -> RequestedWords | None:
     if len(text) > LARGEST_TEXT:
-        raise VocabularyError(
-            f"a text of {len(text)} characters, where at most {LARGEST_TEXT} are read", where=where, cure="Ask for less"
-        )
+        what = f"a text of {len(text)} characters, where at most {LARGEST_TEXT} are read"
+        raise VocabularyError(what, where=where, cure="Ask for less")
     text = text.strip()
     if not text:
         return None
@@ -199,7 +198,6 @@ def _row(text: object, where: str) -> NDArray[np.float16]:
     except (ValueError, binascii.Error):
         packed = b""
     if not packed or len(packed) % 2 or len(packed) > 2 * _LARGEST_EMBEDDING:
-        raise VocabularyError(
-            f"{shown(text)} is no base64 of 1 to {_LARGEST_EMBEDDING} little-endian float16", where=where, cure=_MEANT
-        )
+        what = f"{shown(text)} is no base64 of 1 to {_LARGEST_EMBEDDING} little-endian float16"
+        raise VocabularyError(what, where=where, cure=_MEANT)
     return np.frombuffer(packed, dtype="<f2").astype(np.float16)

@@ -189,7 +189,6 @@ class SequenceTruth:
 
 def _choose_camera(sequence: PosedSequence, name: str | None, where: str) -> str:
     if name is not None and name not in sequence.cameras:
-        raise SequenceError(
-            f"no camera {name!r}", where=where, cure=f"Its cameras are {', '.join(sorted(sequence.cameras))}"
-        )
+        what = f"no camera {name!r}"
+        raise SequenceError(what, where=where, cure=f"Its cameras are {', '.join(sorted(sequence.cameras))}")
     return name or reference_camera(sequence)

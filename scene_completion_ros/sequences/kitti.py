@@ -150,9 +150,8 @@ def read_kitti_times(path: Path) -> list[int]:
             seconds = float(line)
             times.append(round(seconds * 1e9))
         except (ValueError, OverflowError):
-            raise SequenceError(
-                f"not a time: {line[:60]!r}", where=f"{path}, line {line_number}", cure="Expected seconds"
-            ) from None
+            what = f"not a time: {line[:60]!r}"
+            raise SequenceError(what, where=f"{path}, line {line_number}", cure="Expected seconds") from None
     return times
 
 

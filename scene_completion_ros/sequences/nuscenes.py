@@ -47,9 +47,8 @@ def nuscenes(scene: Path | str, *, poses: str | None = None) -> PosedSequence:
             raise SequenceError(f"no scene {shown(name)}", where=str(tables / "scene.json"), cure=cure)
         return _sequence(tables, name, str(token[name]), unrelated=poses == UNKNOWN_POSES)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise SequenceError(
-            f"its tables do not fit together ({error!r})", where=f"{tables}, {name}", cure=_RESTORE
-        ) from error
+        what = f"its tables do not fit together ({error!r})"
+        raise SequenceError(what, where=f"{tables}, {name}", cure=_RESTORE) from error
 
 
 def _sequence(tables: Path, name: str, scene: str, *, unrelated: bool) -> PosedSequence:

@@ -61,7 +61,6 @@ def read_timestamps(path: Path) -> list[int]:
             seconds = datetime.strptime(whole, "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
             stamps.append(round(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0")[:9]))
         except ValueError:
-            raise SequenceError(
-                f"not a time: {line[:60]!r}", where=f"{path}, line {number}", cure="Restore the file from the data set"
-            ) from None
+            cure = "Restore the file from the data set"
+            raise SequenceError(f"not a time: {line[:60]!r}", where=f"{path}, line {number}", cure=cure) from None
     return stamps

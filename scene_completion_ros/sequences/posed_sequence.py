@@ -91,9 +91,8 @@ class PosedSequence:
                 raise SequenceError(what, where=where, cure="Sort the frames by time and drop repeated stamps")
             previous = frame.stamp_ns
             if unknown := set(frame.images) - set(self.cameras):
-                raise SequenceError(
-                    f"images of unknown cameras {sorted(unknown)}", where=where, cure=f"Known: {sorted(self.cameras)}"
-                )
+                what = f"images of unknown cameras {sorted(unknown)}"
+                raise SequenceError(what, where=where, cure=f"Known: {sorted(self.cameras)}")
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -225,9 +224,8 @@ class PosedSequence:
         folder = Path(folder)
         index = folder / INDEX_NAME
         if not index.is_file():
-            raise SequenceError(
-                f"no {INDEX_NAME}", where=str(folder), cure="Name a complete sequence folder, or extract it again"
-            )
+            what = f"no {INDEX_NAME}"
+            raise SequenceError(what, where=str(folder), cure="Name a complete sequence folder, or extract it again")
         document = read_json(index, SequenceError, cure=_AGAIN, kind=dict, most_bytes=LARGEST_INDEX)
         _check_version(document.get("schema_version"), index)
         frames = [

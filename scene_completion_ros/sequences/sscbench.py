@@ -98,9 +98,8 @@ def _stored(path: Path) -> NDArray[np.uint8]:
     """What a file holds, as whole numbers; S4C's script writes floating-point ones."""
     stored = read_array(path, SequenceError, cure=_DOWNLOAD)
     if stored.shape != SSCBENCH_GRID.shape or stored.dtype.kind not in "uif":
-        raise SequenceError(
-            f"{stored.dtype} {stored.shape} instead of uint8 {SSCBENCH_GRID.shape}", where=str(path), cure=_DOWNLOAD
-        )
+        what = f"{stored.dtype} {stored.shape} instead of uint8 {SSCBENCH_GRID.shape}"
+        raise SequenceError(what, where=str(path), cure=_DOWNLOAD)
     counted = (stored >= 0) & (stored <= UNUSED) | (stored == UNKNOWN)
     labels = np.where(counted, stored, 0).astype(np.uint8)
     if not np.array_equal(labels, stored):

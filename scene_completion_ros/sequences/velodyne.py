@@ -84,9 +84,8 @@ def load_voxel_ids(path: Path) -> NDArray[np.uint16]:
     """Load a SemanticKITTI `voxels/*.label`: raw class ids (0 free), uint16 [256, 256, 32]."""
     labels = _numbers(path, np.dtype("<u2"))
     if labels.size != np.prod(VOXEL_SHAPE):
-        raise SequenceError(
-            f"{labels.size} voxels instead of {np.prod(VOXEL_SHAPE)}", where=str(path), cure="Restore the file"
-        )
+        what = f"{labels.size} voxels instead of {np.prod(VOXEL_SHAPE)}"
+        raise SequenceError(what, where=str(path), cure="Restore the file")
     return np.asarray(labels.reshape(VOXEL_SHAPE), dtype=np.uint16)
 
 

@@ -59,9 +59,8 @@ class SemanticVoxels:
             if found != shape:
                 raise GridError(f"shape {found} where {shape} is needed", where=f"SemanticVoxels.{name}")
         if len(self.class_names) != len(self.class_colours):
-            raise GridError(
-                f"{len(self.class_names)} class names but {len(self.class_colours)} colours", where="SemanticVoxels"
-            )
+            what = f"{len(self.class_names)} class names but {len(self.class_colours)} colours"
+            raise GridError(what, where="SemanticVoxels")
 
     def __len__(self) -> int:
         """Number of occupied voxels N."""

@@ -126,9 +126,8 @@ class Checkpoint:
             )
             record = content.get(KEY, {})
         except Exception as error:
-            raise BundleError(
-                f"not a checkpoint of a density field ({error})", where=str(file), cure="Name a checkpoint of `train`"
-            ) from error
+            what = f"not a checkpoint of a density field ({error})"
+            raise BundleError(what, where=str(file), cure="Name a checkpoint of `train`") from error
         refuse_later(record, str(file))
         stored = Checkpoint(file, state, record, link, head)
         learned = stored.stage_class.learns_link(stored.configuration)

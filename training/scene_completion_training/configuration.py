@@ -242,15 +242,13 @@ class Configuration(TrainingConfiguration):
             cure = "Set data.distinct_samples to what the disk has room for"
             raise ConfigurationError("no sample comes again", where="keep_maps", cure=cure)
         if self.keep_maps and self.flip_features:
-            raise ConfigurationError(
-                "maps that are kept are not flipped", where="flip_features", cure="Set it to false, or keep_maps"
-            )
+            what = "maps that are kept are not flipped"
+            raise ConfigurationError(what, where="flip_features", cure="Set it to false, or keep_maps")
         if self.schedule == "step" and self.decay_every < 1:
             raise ConfigurationError(f"{self.decay_every}", where="decay_every", cure="Take a positive number of steps")
         if self.keep_maps and self.devices * self.nodes > 1:
-            raise ConfigurationError(
-                "only one process can keep maps", where="keep_maps", cure="Set it to false, or devices and nodes to 1"
-            )
+            what = "only one process can keep maps"
+            raise ConfigurationError(what, where="keep_maps", cure="Set it to false, or devices and nodes to 1")
         if self.keep_maps and 0 < self.half_resolution_steps < self.steps:
             what = "maps that are kept of images of half the size are no use for whole ones"
             raise ConfigurationError(what, where="keep_maps", cure="Set half_resolution_steps to 0 or to all steps")
@@ -309,9 +307,8 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
     stage = named[-1] if named else content.get("stage", DEFAULT_STAGE) if isinstance(content, dict) else None
     made = stage_class(stage, where=str(path)).configuration_class
     if not issubclass(made, kind):
-        raise ConfigurationError(
-            f"stage {stage} trains no density field", where=str(path), cure="Name the configuration of another stage"
-        )
+        cure = "Name the configuration of another stage"
+        raise ConfigurationError(f"stage {stage} trains no density field", where=str(path), cure=cure)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(made, None, sub_configs=True)

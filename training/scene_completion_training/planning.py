@@ -203,9 +203,8 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> Pl
     be opened, or listed frames are missing.
     """
     if not isinstance(configuration, Configuration):
-        raise ConfigurationError(
-            f"stage {configuration.stage} trains none", where="--plan", cure="Plan trainings of density fields"
-        )
+        what = f"stage {configuration.stage} trains none"
+        raise ConfigurationError(what, where="--plan", cure="Plan trainings of density fields")
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)

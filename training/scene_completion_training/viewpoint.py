@@ -172,9 +172,8 @@ class CameraSettings:
         fx = self.fx
         if fov is not None:
             if fx is not None:
-                raise ConfigurationError(
-                    f"both fx = {fx} and a field of view of {fov}°", where="camera", cure="Give one of them"
-                )
+                what = f"both fx = {fx} and a field of view of {fov}°"
+                raise ConfigurationError(what, where="camera", cure="Give one of them")
             if not 1.0 <= fov < 180.0:
                 what = f"{fov}°, but the canonical camera is a pinhole, whose field of view is below 180°"
                 cure = "Take 100° or less: wider lenses are resampled, and lose their edges"
@@ -244,9 +243,8 @@ class Viewpoint:
         try:
             return Viewpoint.of_settings(CameraSettings(**(camera or {})), VolumeSettings(**(volume or {})))
         except (TypeError, AttributeError, ValueError, AssertionError) as error:
-            raise ConfigurationError(
-                f"not a camera and a volume ({error})", where="camera, volume", cure="Name a checkpoint of `train`"
-            ) from error
+            what = f"not a camera and a volume ({error})"
+            raise ConfigurationError(what, where="camera, volume", cure="Name a checkpoint of `train`") from error
 
     @staticmethod
     def of_bundle(bundle: StudentBundle) -> "Viewpoint":

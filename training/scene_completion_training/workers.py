@@ -184,9 +184,8 @@ def progress_bar(total: int, unit: str) -> Any:
 
 
 def _refuse_lost(name: Callable[[Task], str], task: Task, reason: str) -> Any:
-    raise SceneCompletionError(
-        reason, where=name(task), cure="Look at that machine's memory, and start the same command again"
-    )
+    cure = "Look at that machine's memory, and start the same command again"
+    raise SceneCompletionError(reason, where=name(task), cure=cure)
 
 
 def _done(do: Callable[[Any, Progress], Any], task: Any, paths: Sequence[Path], version: str) -> Any:
@@ -244,6 +243,5 @@ def _start(ray: Any, cores: int, ray_address: str | None) -> None:
             if not slow and not isinstance(error, known):
                 raise
             where = f"--ray-address {ray_address}" if ray_address else "--workers"
-            raise SceneCompletionError(
-                f"Ray does not start: {error}", where=where, cure="Check `ray status`"
-            ) from error
+            what = f"Ray does not start: {error}"
+            raise SceneCompletionError(what, where=where, cure="Check `ray status`") from error

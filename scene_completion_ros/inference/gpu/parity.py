@@ -103,7 +103,6 @@ def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:
         scaled = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA)
         images.append(np.ascontiguousarray(scaled, dtype=np.uint8))
     if not images:
-        raise GpuError(
-            "there are no images for the parity gate", where=str(GATE_IMAGES), cure="Install the package again."
-        )
+        what = "there are no images for the parity gate"
+        raise GpuError(what, where=str(GATE_IMAGES), cure="Install the package again.")
     return images

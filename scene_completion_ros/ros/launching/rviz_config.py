@@ -57,9 +57,8 @@ def adapted(shipped: str, shown: Shown) -> str:
             "Name": "Current View"
         }
     except (LookupError, TypeError, AttributeError, StopIteration) as error:
-        raise SceneCompletionError(
-            f"is no RViz configuration of this package ({type(error).__name__}: {error})", where=str(LIVE), cure=cure
-        ) from error
+        what = f"is no RViz configuration of this package ({type(error).__name__}: {error})"
+        raise SceneCompletionError(what, where=str(LIVE), cure=cure) from error
     return str(yaml.safe_dump(document, sort_keys=False))
 
 

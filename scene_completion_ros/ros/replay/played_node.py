@@ -56,9 +56,8 @@ class NodeProcess:
         """Raise SceneCompletionError with the end of its log if the node has ended by itself."""
         status = self._process.poll()
         if status is not None:
-            raise SceneCompletionError(
-                f"the node ended with status {status} during the replay", where=self.full_name, cure=self.log()
-            )
+            what = f"the node ended with status {status} during the replay"
+            raise SceneCompletionError(what, where=self.full_name, cure=self.log())
 
     def log(self) -> str:
         """The last lines the node has logged."""

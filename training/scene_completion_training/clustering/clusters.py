@@ -62,9 +62,8 @@ def fit_clusters(codes: NDArray[np.float32], count: int, *, seed: int = 0) -> Cl
     from sklearn.cluster import KMeans
 
     if len(codes) < count:
-        raise ConfigurationError(
-            f"{len(codes)} points for {count} clusters", where="clusters", cure="Take more frames or fewer clusters"
-        )
+        what = f"{len(codes)} points for {count} clusters"
+        raise ConfigurationError(what, where="clusters", cure="Take more frames or fewer clusters")
     found = KMeans(count, n_init=4, random_state=seed).fit(codes).cluster_centers_
     return Clusters((found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-9)).astype(np.float32))
 

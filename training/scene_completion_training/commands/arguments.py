@@ -199,6 +199,5 @@ def refuse_scored(scored: Sequence[Path], others: dict[str, list[Path]]) -> None
     """Raise where the folders of an argument are scored as well."""
     for flag, folders in others.items():
         if shared := {folder.resolve() for folder in scored} & {folder.resolve() for folder in folders}:
-            raise ConfigurationError(
-                f"{', '.join(map(str, sorted(shared)))} is scored as well", where=flag, cure="Name other recordings"
-            )
+            what = f"{', '.join(map(str, sorted(shared)))} is scored as well"
+            raise ConfigurationError(what, where=flag, cure="Name other recordings")

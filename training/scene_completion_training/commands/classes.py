@@ -31,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made = Output(("classes.json", "clusters.safetensors", "cluster_*.png"))
     parser.add_argument("--output", type=made, required=True, metavar="DIR", help="folder for the clusters")
     add_paths(parser, "--labelled", "FOLDER", "training recordings with semantic voxels, for the names")
-    parser.add_argument(
-        "--vocabulary", type=Path, metavar="FILE", help="text bank whose classes are taken, instead of clusters"
-    )
+    meaning = "text bank whose classes are taken, instead of clusters"
+    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
     parser.add_argument("--clusters", type=int, default=19, help="number of clusters (default: %(default)s)")
 
 

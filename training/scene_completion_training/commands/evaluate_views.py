@@ -79,9 +79,8 @@ def run(args: argparse.Namespace) -> int:
         counted += scores.run("recordings", methods, novel_views(sequence, indices, targets))
     names = [sequence.name for sequence in recordings]
     if not counted:
-        raise SequenceError(
-            "no frame has such another view", where=", ".join(names), cure="Choose other --targets, --stride or frames"
-        )
+        what = "no frame has such another view"
+        raise SequenceError(what, where=", ".join(names), cure="Choose other --targets, --stride or frames")
     write_results(args, scores, names, counted=found)
     return 0
 

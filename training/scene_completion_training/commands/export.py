@@ -32,9 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "feature_field, semantics or agglomeration"
     )
     parser.add_argument("--classes", type=Path, metavar="DIR", help=meaning)
-    parser.add_argument(
-        "--student", type=Path, metavar="DIR", help="with --classes: the bundle that the features were trained on"
-    )
+    meaning = "with --classes: the bundle that the features were trained on"
+    parser.add_argument("--student", type=Path, metavar="DIR", help=meaning)
     meaning = (
         "text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
         "agglomeration"
@@ -75,9 +74,8 @@ def _export(args: argparse.Namespace) -> None:
     of_scene = Checkpoint.read(args.source).stage_class.field_class is SceneField
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     if bank and not of_scene:
-        raise ConfigurationError(
-            "such a student has no words", where="--vocabulary", cure="Give it with --classes, or leave it out"
-        )
+        what = "such a student has no words"
+        raise ConfigurationError(what, where="--vocabulary", cure="Give it with --classes, or leave it out")
     bundle = (export_scene if of_scene else export_bundle)(
         args.source,
         args.bundle,
@@ -99,9 +97,8 @@ def _export_labelled(args: argparse.Namespace) -> None:
     from scene_completion_training.export import export_labelled
 
     if not args.student:
-        raise ConfigurationError(
-            "is needed with --classes", where="--student", cure="Name the bundle that the features were trained on"
-        )
+        what = "is needed with --classes"
+        raise ConfigurationError(what, where="--student", cure="Name the bundle that the features were trained on")
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     bundle, agreement = export_labelled(
         args.source,

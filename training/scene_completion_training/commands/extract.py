@@ -53,9 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="see below; may be repeated")
     parser.epilog = "values of --set:\n" + described(others)
     work = add_workers(parser, "bags")
-    work.add_argument(
-        "--threads", type=int, help="threads a bag, for structure from motion (default: all cores, on a cluster one)"
-    )
+    meaning = "threads a bag, for structure from motion (default: all cores, on a cluster one)"
+    work.add_argument("--threads", type=int, help=meaning)
     work.add_argument("--strict", action="store_true", help="fail when any bag gave nothing")
 
 

@@ -145,9 +145,8 @@ def prepare_sequence(
     """
     settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):
-        raise SequenceError(
-            "holds no ground truth voxels", where=sequence.name, cure="Render the town with --assets voxels"
-        )
+        what = "holds no ground truth voxels"
+        raise SequenceError(what, where=sequence.name, cure="Render the town with --assets voxels")
     key = fingerprint(sequence, settings, viewpoint)  # of the lenses, before they are looked through
     sequence = rectified_sequence(sequence, cameras_ahead(sequence), viewpoint.camera)
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""

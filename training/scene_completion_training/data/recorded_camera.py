@@ -44,9 +44,8 @@ def viewpoint_of(
         lines.append(f"camera {height:.2f} m above the ground: {source}")
     if camera.field_of_view == "auto":
         if camera.fx is not None:
-            raise ConfigurationError(
-                f"both fx = {camera.fx} and a field of view of the recordings", where="camera", cure="Give one of them"
-            )
+            what = f"both fx = {camera.fx} and a field of view of the recordings"
+            raise ConfigurationError(what, where="camera", cure="Give one of them")
         if not sequences:
             raise ConfigurationError("there are none to look at", where="data.sources", cure="Name the recordings")
         seen = recorded_view(sequences)

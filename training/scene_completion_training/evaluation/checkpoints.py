@@ -186,9 +186,8 @@ def published_views(sequence: PosedSequence, index: int, choice: str) -> list[En
     if max(wanted) > 3:
         cameras += looking_aside(sequence, left)[:2]
     if max(wanted) > 3 and len(cameras) < 4:
-        raise SequenceError(
-            f"{choice} views, but fewer than two cameras look aside", where=sequence.name, cure="Take other --views"
-        )
+        what = f"{choice} views, but fewer than two cameras look aside"
+        raise SequenceError(what, where=sequence.name, cure="Take other --views")
     views = []
     for number in wanted:
         camera, later = divmod(number, 2)

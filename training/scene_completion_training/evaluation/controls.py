@@ -197,9 +197,8 @@ def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
     """
     depth = sequence.asset(index, "depth")
     if depth is None:
-        raise SequenceError(
-            "no depth", where=f"{sequence.name}, frame {index}", cure="Render the town with the asset depth"
-        )
+        what = "no depth"
+        raise SequenceError(what, where=f"{sequence.name}, frame {index}", cure="Render the town with the asset depth")
     return np.asarray(depth, dtype=np.float32)
 
 

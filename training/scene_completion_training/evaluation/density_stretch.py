@@ -110,9 +110,8 @@ def rays_to_depth(
             pixels = np.stack([column, row], axis=-1).astype(np.float64)
             frames.append(ray_logits(model.observe(sequence, index), pixels, truth[row, column]))
     if not frames:
-        raise SequenceError(
-            "no depth in the image", where=sequence.name, cure="Name a drive with LiDAR scans or a stereo pair"
-        )
+        what = "no depth in the image"
+        raise SequenceError(what, where=sequence.name, cure="Name a drive with LiDAR scans or a stereo pair")
     return frames
 
 

@@ -148,9 +148,8 @@ def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -
     where a frame has no scan, or the LiDAR's place is not known.
     """
     if LIDAR not in sequence.rig_from_sensor:
-        raise SequenceError(
-            f"no pose of the LiDAR {LIDAR!r}", where=sequence.name, cure="Give its calibration with the sequence"
-        )
+        what = f"no pose of the LiDAR {LIDAR!r}"
+        raise SequenceError(what, where=sequence.name, cure="Give its calibration with the sequence")
     level_from_camera = replace(ORIGINAL, camera_pitch=pitch).level_from_camera
     level_from_world = level_from_camera @ sequence.world_from_camera(index, reference_camera(sequence)).inverse()
     for frame, rig_from_sensor in islice(scan_poses(sequence, index), count):

@@ -109,9 +109,8 @@ def check_targets(targets: Sequence[str]) -> None:
     """Raises a `ConfigurationError` for what is neither `STEREO` nor a number of frames other than 0."""
     for target in targets:
         if target != STEREO and not (target.removeprefix("-").isdecimal() and int(target)):
-            raise ConfigurationError(
-                f"{target} is no view", where="--targets", cure=f"Name {STEREO}, or frames later (negative: before)"
-            )
+            what = f"{target} is no view"
+            raise ConfigurationError(what, where="--targets", cure=f"Name {STEREO}, or frames later (negative: before)")
 
 
 def _other_camera(sequence: PosedSequence, left: str) -> str:

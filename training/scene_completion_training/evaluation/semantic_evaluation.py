@@ -137,9 +137,8 @@ def fit_models(
             observed = model.observe(sequence, index)
             found.append(observed.codes(surface_points(observed, generator, points_a_frame)))
     if not codes[0]:
-        raise ConfigurationError(
-            "no frame to cluster", where="clusters", cure="Name recordings and frames that are there"
-        )
+        what = "no frame to cluster"
+        raise ConfigurationError(what, where="clusters", cure="Name recordings and frames that are there")
     fitted = [fit_clusters(np.concatenate(found), clusters, seed=seed) for found in codes]
     return named_by(models, sampling, fitted, labelled, match)
 
@@ -289,8 +288,7 @@ def open_probed(path: Path, probe_file: Path, density: DensityModel | None, samp
     if size == model.field.target_size:
         model.head = None
     elif model.head is None or size != model.head.linear.out_features:
-        raise ConfigurationError(
-            f"is for features of size {size}, which {path} has not", where=str(probe_file), cure="Name its own probe"
-        )
+        what = f"is for features of size {size}, which {path} has not"
+        raise ConfigurationError(what, where=str(probe_file), cure="Name its own probe")
     model.name = f"{model.name}, probe of {'head' if model.head else 'features'}"
     return ClassifiedModel(model, sampling, CITYSCAPES, probe.logits)

@@ -83,9 +83,8 @@ class FeatureFieldModel:
     ) -> None:
         known = field.teachers if isinstance(field, AgglomeratedField) else ()
         if teacher and teacher not in known:
-            raise ConfigurationError(
-                f"no teacher {teacher}", where=name, cure=f"There are {', '.join(known)}" if known else "Leave it out"
-            )
+            cure = f"There are {', '.join(known)}" if known else "Leave it out"
+            raise ConfigurationError(f"no teacher {teacher}", where=name, cure=cure)
         self._teacher = teacher
         self._density = density
         self.device = accelerator()

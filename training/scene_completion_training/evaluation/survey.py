@@ -49,9 +49,8 @@ def survey(
             assert observed.units is not None  # a feature field has some
             parts.append((places, pixels, observed.codes(points), observed.units(points).astype(np.float16)))
     if not sum(len(part[0]) for part in parts):
-        raise ConfigurationError(
-            "no pixel of any frame shows a surface", where="survey", cure="Check the student and the recordings"
-        )
+        what = "no pixel of any frame shows a surface"
+        raise ConfigurationError(what, where="survey", cure="Check the student and the recordings")
     places, pixels, codes, units = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Survey(recordings, places[:, 0], places[:, 1], pixels, codes, units)
 

@@ -45,9 +45,8 @@ def finished_report(job: Job) -> BagReport | None:
     report = read_report(job.folder)
     if report is None or Path(report.bag) != job.bag:
         what = "no extracted bag" if report is None else f"the extraction of {report.bag}"
-        raise SequenceError(
-            f"holds {what}", where=str(job.folder), cure="Name another --output, nothing is overwritten"
-        )
+        what = f"holds {what}"
+        raise SequenceError(what, where=str(job.folder), cure="Name another --output, nothing is overwritten")
     same = report.fingerprint == fingerprint(job.bag) and report.settings == job.settings.digest()
     return report if same and report.status == "complete" else None
 

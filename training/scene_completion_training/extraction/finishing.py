@@ -114,9 +114,8 @@ def masks_of(
     """
     files = dict(settings.ego_masks)
     if unknown := sorted(set(files) - set(views)):
-        raise ConfigurationError(
-            f"no camera {', '.join(unknown)}", where="--ego-mask", cure=f"Name one of {', '.join(views)}"
-        )
+        what = f"no camera {', '.join(unknown)}"
+        raise ConfigurationError(what, where="--ego-mask", cure=f"Name one of {', '.join(views)}")
     masks: dict[str, ArrayLoader] = {}
     for name, view in views.items():
         if view.validity is not None:

@@ -56,9 +56,8 @@ def reconstruct(
     Returns models, the largest first, empty where nothing fits together. A frame may be in several.
     """
     if find_spec("pycolmap") is None:
-        raise SequenceError(
-            "structure from motion needs pycolmap", where="--poses", cure="Install the extra 'train', or record /tf"
-        )
+        what = "structure from motion needs pycolmap"
+        raise SequenceError(what, where="--poses", cure="Install the extra 'train', or record /tf")
     problem = _write_problem(frames, cameras, first_from_camera, folder, masks or {}, width)
     problem |= {"threads": threads, "smallest_model": smallest_model, "features": FEATURES}
     (folder / "problem.json").write_text(json.dumps(problem), encoding="utf-8")

@@ -115,9 +115,8 @@ def _supported_type(config: dict[str, Any], model: str, known: Mapping[str, str]
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in known:
         reason = ": its stages have resolutions of their own" if kind == "dinov3_convnext" else ""
-        raise ConfigurationError(
-            f"model type {kind!r} is not supported{reason}", where=model, cure=f"There are {', '.join(known)}"
-        )
+        what = f"model type {kind!r} is not supported{reason}"
+        raise ConfigurationError(what, where=model, cure=f"There are {', '.join(known)}")
     if config.get("num_channels", 3) != 3:
         raise ConfigurationError(f"takes {config['num_channels']} channels", where=model, cure="Name one for RGB")
     return kind

@@ -259,11 +259,9 @@ def load_espnetv2(model: str | Path) -> tuple[ESPNetv2, Path]:
         network = ESPNetv2(widths, classes)
         network.load_state_dict(weights)
     except Exception as error:  # of whatever kind: the file may say anything
-        raise BundleError(
-            f"no weights of ESPNetv2 ({' '.join(str(error).split())[:300]})", where=str(file), cure="Get it once more"
-        ) from error
+        what = f"no weights of ESPNetv2 ({' '.join(str(error).split())[:300]})"
+        raise BundleError(what, where=str(file), cure="Get it once more") from error
     if classes != len(CITYSCAPES_CLASSES):
-        raise ConfigurationError(
-            f"{classes} classes", where=str(file), cure="Name weights of Cityscapes, with 19 classes and the background"
-        )
+        cure = "Name weights of Cityscapes, with 19 classes and the background"
+        raise ConfigurationError(f"{classes} classes", where=str(file), cure=cure)
     return network.eval().requires_grad_(False), file

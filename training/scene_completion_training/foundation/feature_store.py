@@ -78,15 +78,13 @@ class FeatureManifest:
     def read(file: Path) -> "FeatureManifest":
         """Reads what `write` wrote; a `SequenceError` if there is none, it is damaged, or of another version."""
         if not file.is_file():
-            raise SequenceError(
-                "no feature targets here", where=str(file.parent), cure="Make them with `scene-completion features`"
-            )
+            what = "no feature targets here"
+            raise SequenceError(what, where=str(file.parent), cure="Make them with `scene-completion features`")
         content = read_json(file, SequenceError, cure=_AGAIN, kind=dict)
         try:
             if content["schema"] != SCHEMA:
-                raise SequenceError(
-                    f"schema {shown(content['schema'])}, this version reads {SCHEMA}", where=str(file), cure=_AGAIN
-                )
+                what = f"schema {shown(content['schema'])}, this version reads {SCHEMA}"
+                raise SequenceError(what, where=str(file), cure=_AGAIN)
             return _parsed(content)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise SequenceError(f"damaged ({type(error).__name__}: {error})", where=str(file), cure=_AGAIN) from error
@@ -218,9 +216,8 @@ class FeatureStore:
             dy, dx = (int(pixels) for pixels in shift[variant])
             return FeatureTarget(copied, (dy, dx), bool(mirrored[variant]))
         except FileNotFoundError as error:
-            raise SequenceError(
-                f"no features of {key}", where=str(self.folder), cure="Run `scene-completion features` once more"
-            ) from error
+            cure = "Run `scene-completion features` once more"
+            raise SequenceError(f"no features of {key}", where=str(self.folder), cure=cure) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error
 

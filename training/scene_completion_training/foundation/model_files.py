@@ -69,9 +69,8 @@ def weight_files(model: str) -> list[Path]:
     present = {file.name for file in folder.iterdir() if file.is_file()}
     lacking = [name for name in parts if name not in present]
     if not parts or lacking:
-        raise BundleError(
-            f"names {lacking[0] if lacking else 'no files'}, which are not there", where=str(folder / _INDEX)
-        )
+        what = f"names {lacking[0] if lacking else 'no files'}, which are not there"
+        raise BundleError(what, where=str(folder / _INDEX))
     return [folder / name for name in parts]
 
 
@@ -145,9 +144,8 @@ def read_normalisation(
         if min(dr, dg, db) <= 0.0:
             raise ValueError(f"deviation {deviation}")
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise BundleError(
-            f"no mean and deviation of three channels ({error})", where=str(file), cure="Correct or delete it"
-        ) from error
+        what = f"no mean and deviation of three channels ({error})"
+        raise BundleError(what, where=str(file), cure="Correct or delete it") from error
     return Normalisation((r, g, b), (dr, dg, db))
 
 

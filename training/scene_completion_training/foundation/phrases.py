@@ -106,9 +106,8 @@ def _object(value: object, keys: set[str], where: str) -> dict[str, Any]:
         raise _not(value, f"object with any of {', '.join(sorted(keys))}", where)
     unknown = [key for key in value if key not in keys]
     if unknown:
-        raise VocabularyError(
-            f"unknown entry {shown(unknown[0])}", where=where, cure=f"There are {', '.join(sorted(keys))}"
-        )
+        what = f"unknown entry {shown(unknown[0])}"
+        raise VocabularyError(what, where=where, cure=f"There are {', '.join(sorted(keys))}")
     return value
 
 

@@ -57,9 +57,8 @@ def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part
                 **options,
             )
     except Exception as error:  # of whatever kind: these files may say anything
-        raise BundleError(
-            f"cannot be loaded as {name} ({str(error)[:300]})", where=folder, cure="Get it once more"
-        ) from error
+        what = f"cannot be loaded as {name} ({str(error)[:300]})"
+        raise BundleError(what, where=folder, cure="Get it once more") from error
     missing = [name for name in report["missing_keys"] if not name.endswith(_UNUSED)]
     unfit = sorted([*missing, *(name for name, *_ in report["mismatched_keys"])])
     if unfit:  # they would have random values

@@ -113,9 +113,8 @@ class TextEncoder:
         batches = [self._encoded(list(texts[start : start + _BATCH])) for start in range(0, len(texts), _BATCH)]
         vectors = torch.cat([torch.zeros(0, self.dim), *batches])
         if not (torch.isfinite(vectors).all() and (vectors.norm(dim=-1) > 0.0).all()):
-            raise ConfigurationError(
-                "gives vectors that are no numbers or zero", where=self._model, cure="Name another text encoder"
-            )
+            what = "gives vectors that are no numbers or zero"
+            raise ConfigurationError(what, where=self._model, cure="Name another text encoder")
         return functional.normalize(vectors, dim=-1)
 
     def _encoded(self, texts: list[str]) -> Tensor:

@@ -40,9 +40,8 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
         rays = ray_camera(camera)
         outputs |= {VOLUME: head.volume_knots, DEPTH: (rays.height, rays.width)}
     if [value.name for value in graph.input] != [INPUT] or [value.name for value in graph.output] != [*outputs]:
-        raise BundleError(
-            f"has other inputs and outputs than {INPUT} and {', '.join(outputs)}", where=where, cure=_CURE
-        )
+        what = f"has other inputs and outputs than {INPUT} and {', '.join(outputs)}"
+        raise BundleError(what, where=where, cure=_CURE)
     _take_constants_out(graph)
     for node in graph.node:
         node.input[:] = ["image_planes" if name == INPUT else name for name in node.input]

@@ -235,9 +235,8 @@ def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> N
     share = max(1, most // len(sources))
     images = [image for source in sources for image in _of(source, canonical, share)]
     if not images:
-        raise SequenceError(
-            "holds no image that can be read", where=", ".join(map(str, sources)), cure="Name other recordings"
-        )
+        what = "holds no image that can be read"
+        raise SequenceError(what, where=", ".join(map(str, sources)), cure="Name other recordings")
     return np.stack(images[:most])
 
 

@@ -119,13 +119,11 @@ def _checked(improvement: Improvement) -> StudentBundle:
         raise ImprovementError(what, where=f"student {improvement.current}", cure="Name another student")
     accepted_before = (improvement.output / "student.json").is_file() and (improvement.work / CARD).is_file()
     if improvement.output.exists() and not accepted_before:
-        raise ImprovementError(
-            "exists already", where=str(improvement.output), cure="Name a new folder: no student is overwritten"
-        )
+        what = "exists already"
+        raise ImprovementError(what, where=str(improvement.output), cure="Name a new folder: no student is overwritten")
     if improvement.output.resolve() == improvement.current.resolve():
-        raise ImprovementError(
-            "is the current student", where=str(improvement.output), cure="Name a new folder: the old student stays"
-        )
+        what = "is the current student"
+        raise ImprovementError(what, where=str(improvement.output), cure="Name a new folder: the old student stays")
     again = {bag.resolve() for bag in improvement.bags} & {bag.resolve() for bag in improvement.held_out}
     if again:
         what = f"{', '.join(sorted(map(str, again)))} is learned from as well"

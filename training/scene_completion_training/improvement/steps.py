@@ -36,9 +36,8 @@ class Steps:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / STATE).exists():
                 if any(not path.name.startswith(f".{STATE}") for path in folder.iterdir()):
-                    raise ImprovementError(
-                        f"holds something else, no {STATE}", where=str(folder), cure="Name a new folder with --work"
-                    )
+                    what = f"holds something else, no {STATE}"
+                    raise ImprovementError(what, where=str(folder), cure="Name a new folder with --work")
                 write_whole(folder / STATE, b"{}")
         self._done = _read(folder / STATE)
 

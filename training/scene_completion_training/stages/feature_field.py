@@ -79,9 +79,8 @@ class FeatureFieldConfiguration(SingleImageConfiguration):
             cure = f"Take a multiple of {features.rays} (features.rays) that divides {camera.width} and {camera.height}"
             raise ConfigurationError(f"{features.cell} pixels", where="features.cell", cure=cure)
         if not 0.0 <= features.own_view <= 0.9:
-            raise ConfigurationError(
-                f"{features.own_view}", where="features.own_view", cure="Take a share from 0 to 0.9"
-            )
+            what = f"{features.own_view}"
+            raise ConfigurationError(what, where="features.own_view", cure="Take a share from 0 to 0.9")
         if self.keep_maps and not features.freeze_density:
             what = "the density learns, and its maps of a sample change"
             cure = "Set it to false, or features.freeze_density to true"

@@ -35,9 +35,8 @@ class SemanticFieldConfiguration(SingleImageConfiguration):
             cure = "Name their folder, and set the weights of losses that measure depth or voxels to 0"
             raise ConfigurationError(what, where="data.class_images", cure=cure)
         if len(self.weights_of_classes) != CLASSES or min(self.weights_of_classes) < 0.0:
-            raise ConfigurationError(
-                f"{self.weights_of_classes}", where="weights_of_classes", cure=f"Give {CLASSES} weights, none below 0"
-            )
+            what = f"{self.weights_of_classes}"
+            raise ConfigurationError(what, where="weights_of_classes", cure=f"Give {CLASSES} weights, none below 0")
 
 
 class SemanticFieldStage(BesideDensityStage):

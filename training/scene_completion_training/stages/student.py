@@ -64,13 +64,11 @@ class StudentConfiguration(MultiViewConfiguration, SingleImageConfiguration):
             what = f"{self.depth_only_steps} steps of depth alone, but a student starts with its teacher's depth"
             raise ConfigurationError(what, where="depth_only_steps", cure="Set it to 0")
         if not (self.distillation.along_rays or self.distillation.in_volume):
-            raise ConfigurationError(
-                "nowhere to compare with the teacher", where="distillation", cure="Set along_rays or in_volume"
-            )
+            what = "nowhere to compare with the teacher"
+            raise ConfigurationError(what, where="distillation", cure="Set along_rays or in_volume")
         if not self.teacher:
-            raise ConfigurationError(
-                "no teacher named", where="teacher", cure="Give the checkpoint of a training with stage `teacher`"
-            )
+            cure = "Give the checkpoint of a training with stage `teacher`"
+            raise ConfigurationError("no teacher named", where="teacher", cure=cure)
 
 
 @dataclass(frozen=True, eq=False)
