@@ -51,11 +51,9 @@ class RunningNode:
 
     Attributes:
         image: The message that `send` stamps and publishes.
-        statuses: The newest status of each part of the node, by its name.
         clouds: Stamp of each result and when it was read, seconds of `time.monotonic`.
         times_ms: Processing times of each result, by stage.
         playing: Images are published at `rate_hz` while this listens.
-        on_turn: Called again and again while this listens.
     """
 
     def __init__(
@@ -86,10 +84,10 @@ class RunningNode:
         self._infos = self.node.create_publisher(CameraInfo, topics.CAMERA_INFO, qos_profile_sensor_data)
         self.sent, self.playing, self.rate_hz, self._next_s = 0, False, START_HZ, 0.0
         self._before: tuple[int, int, dict[str, int]] = (0, 0, {})
-        self.on_turn: Callable[[], None] = lambda: None
+        self.on_turn: Callable[[], None] = lambda: None  # called again and again while this listens
         self.clouds: list[tuple[float, float]] = []
         self.times_ms: dict[str, list[float]] = {stage: [] for stage in topics.STAGES}
-        self.statuses: dict[str, DiagnosticStatus] = {}
+        self.statuses: dict[str, DiagnosticStatus] = {}  # the newest status of each part of the node, by its name
         self.make_reader()
         self.subscribe(DiagnosticArray, topics.PROCESSING_TIME, self._on_processing_time)
         self.node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, 10)

@@ -40,7 +40,6 @@ class Drive(RunningNode):
         posing: Poses are published with them.
         poses_late_ns: By how much the stamps of poses are behind those of images.
         jumped: Metres that the robot has jumped forward.
-        damage: What is done to the bytes of every image.
     """
 
     def __init__(self, bundle: Path, rate_hz: float, parameters: dict[str, object]) -> None:
@@ -55,7 +54,7 @@ class Drive(RunningNode):
         }
         self.posing, self.poses_late_ns, self.jumped = True, 0, 0.0
         self._bundle, self._start_s = bundle, time.monotonic()
-        self.damage: Callable[[Any], Any] | None = None
+        self.damage: Callable[[Any], Any] | None = None  # what is done to the bytes of every image
         super().__init__(camera, pictures[0], compressed=True, parameters=given, reliable=True)
         self.rate_hz = rate_hz
         self._frames = [messages.compressed_image_message(picture, 0, FRAME) for picture in pictures]

@@ -52,7 +52,6 @@ class LabelQuery:
     labels.
 
     Attributes:
-        tables: Positional tables of the units.
         weight, bias: float32 [R, E] and [R], rows of zeros behind those of the classes up to a multiple of `TILE`.
         sample_of: int32 [size], the sample of each target; -1 where it has none.
     """
@@ -60,7 +59,7 @@ class LabelQuery:
     def __init__(self, field: FieldKernel, samples: FieldSamples, size: int) -> None:
         positional_weight, hidden_bias, weight, bias = field.head.label_layers()
         self.field = field
-        self.tables = field.positional_tables(positional_weight, hidden_bias)
+        self.tables = field.positional_tables(positional_weight, hidden_bias)  # positional tables of the units
         self.samples = samples
         # 8 MB for the default grid. Filtering all samples by whether they are occupied would take 3 ms a frame.
         self.sample_of = np.full(size, -1, dtype=np.int32)

@@ -88,14 +88,12 @@ class Student:
     soon as the former calibration is back, also if the bundle is gone from the disk by then.
 
     Attributes:
-        bundle: What it was made of.
-        record: Takes note of what is built.
         lock: Held by whoever prepares models of a student that is not deployed, and by the shadow that uses them.
     """
 
     def __init__(self, bundle: StudentBundle, grid: VoxelGrid, logger: Any) -> None:
-        self.bundle = bundle
-        self.record = ModelRecord()
+        self.bundle = bundle  # what it was made of
+        self.record = ModelRecord()  # takes note of what is built
         self.lock = threading.Lock()
         self._grid = grid
         self._logger = logger

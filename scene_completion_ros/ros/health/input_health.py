@@ -82,10 +82,6 @@ class InputRecord:
     Attributes:
         images: Arrivals of images.
         camera_infos: Arrivals of CameraInfo messages, usable or not.
-        shape: The newest image; None before the first.
-        camera: The usable camera of the newest CameraInfo; None before the first.
-        incompatible: By topic, the QoS policy by which a publisher does not match.
-        lost: By topic, how many messages the middleware itself reported as lost.
     """
 
     def __init__(
@@ -96,10 +92,10 @@ class InputRecord:
         self.reliable = reliable
         self.since_s = since_s
         self.images, self.camera_infos = Arrivals(), Arrivals()
-        self.shape: ImageShape | None = None
-        self.camera: Camera | None = None
-        self.incompatible: dict[str, str] = {}
-        self.lost: dict[str, int] = {}
+        self.shape: ImageShape | None = None  # the newest image; None before the first
+        self.camera: Camera | None = None  # the usable camera of the newest CameraInfo; None before the first
+        self.incompatible: dict[str, str] = {}  # by topic, the QoS policy by which a publisher does not match
+        self.lost: dict[str, int] = {}  # by topic, how many messages the middleware itself reported as lost
 
     def image_arrived(self, message: Any, now_s: float) -> None:
         """Take note of a sensor_msgs/Image or CompressedImage."""

@@ -46,9 +46,6 @@ class AgglomeratedField(FeatureField):
 
     Its units also see the depth of the pixel's surface, channel 0 of the density's encoder. Whether a point lies on
     that surface or behind it decides what it may be. `dims`: dimension of each teacher's features by name.
-
-    Attributes:
-        centres: What each teacher's features [D] are learned and said without, by name; zero unless it is set.
     """
 
     stands_for: ClassVar[tuple[type, ...]] = (FeatureField,)
@@ -59,7 +56,7 @@ class AgglomeratedField(FeatureField):
         super().__init__(density, target_size=sum(dims.values()), channels=channels, units=units, expansion=heads)
         self.centres = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(dim), requires_grad=False) for name, dim in dims.items()}
-        )
+        )  # what each teacher's features [D] are learned and said without, by name; zero unless it is set
         self.surface_layer = nn.Conv2d(1, units, 1, bias=False)
         nn.init.zeros_(self.surface_layer.weight)
         with torch.no_grad():

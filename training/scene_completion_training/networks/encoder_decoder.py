@@ -162,7 +162,6 @@ class EncoderDecoder(nn.Module):
     The published networks end with their decoders, to whose first channel the prior is added.
 
     Attributes:
-        stride: Pixels of the image to one of the feature map.
         project: From the decoder's map and the prior to features; None where the decoder gives them.
         mixed: Precision that the network itself computes in, where it is not single. What it returns is single always:
             half a pixel is lost where geometry is computed in bfloat16.
@@ -186,7 +185,7 @@ class EncoderDecoder(nn.Module):
         self.trunk_name = trunk
         self.trunk = make_trunk(trunk, size, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights)
         self.decoder = make_decoder(self.trunk)
-        self.stride = float(self.decoder.stride)
+        self.stride = float(self.decoder.stride)  # pixels of the image to one of the feature map
         self.mixed: torch.dtype | None = None
         self.flipped = False
         self.prior: Tensor

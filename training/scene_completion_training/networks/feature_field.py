@@ -45,7 +45,6 @@ class FeatureField(nn.Module):
     numbers instead of hundreds makes the training affordable.
 
     Attributes:
-        target_size: Dimension of the expanded features.
         target_mean: Mean of the targets [D] that is taken from them, zero where they are learned as they are. The
             expanded features lie in the space of what is left.
     """
@@ -85,7 +84,7 @@ class FeatureField(nn.Module):
             if isinstance(expansion, nn.Module)
             else nn.Sequential(nn.Linear(channels, expansion), nn.ReLU(inplace=True), nn.Linear(expansion, target_size))
         )
-        self.target_size = target_size
+        self.target_size = target_size  # dimension of the expanded features
         self.target_mean: Tensor
         self.register_buffer("target_mean", torch.zeros(target_size))
 
