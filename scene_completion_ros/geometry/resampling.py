@@ -31,10 +31,6 @@ class Resampler:
     first averaged down to about the target's focal length. Raises CameraError where the source has more pixels in a row
     or a column than can be mapped. `source_from_target_rotation`: rotation [3, 3] between the optical frames, identity
     if left out.
-
-    Attributes:
-        shrink: Images may also come averaged down already, their sides divided by this (`decoder_shrink`).
-        validity: Where the source covers the target's pixel, bool [H_t, W_t].
     """
 
     def __init__(
@@ -42,7 +38,7 @@ class Resampler:
     ) -> None:
         self.source = source
         self.target = target
-        self.shrink = decoder_shrink(source, target)
+        self.shrink = decoder_shrink(source, target)  # images may also come averaged down by this already
         self._shrunk = source.height // self.shrink, source.width // self.shrink
         self._reduced = _reduced(source, target)
         if max(self._reduced.width, self._reduced.height) > _LARGEST_SIDE:
@@ -55,7 +51,7 @@ class Resampler:
         rays = target.unproject(target.pixel_centres())  # [H_t, W_t, 3]
         if source_from_target_rotation is not None:
             rays = rays @ np.asarray(source_from_target_rotation, dtype=np.float64).T
-        pixels, self.validity = self._reduced.project(rays)
+        pixels, self.validity = self._reduced.project(rays)  # bool [H_t, W_t], where the source covers the pixel
         limits = (self._reduced.width - 1.0, self._reduced.height - 1.0)
         columns, rows = (
             np.clip(np.nan_to_num(pixels[..., axis]), 0.0, limits[axis]).astype(np.float32) for axis in (0, 1)

@@ -50,10 +50,6 @@ class LabelQuery:
     `field`: the field; its head has labels; `samples`: prepared points, those of `VoxelQuery` for a grid; `size`:
     number of targets, X * Y * Z for a grid: each is at most that of one sample. Raises ValueError where the head has no
     labels.
-
-    Attributes:
-        weight, bias: float32 [R, E] and [R], rows of zeros behind those of the classes up to a multiple of `TILE`.
-        sample_of: int32 [size], the sample of each target; -1 where it has none.
     """
 
     def __init__(self, field: FieldKernel, samples: FieldSamples, size: int) -> None:
@@ -62,8 +58,9 @@ class LabelQuery:
         self.tables = field.positional_tables(positional_weight, hidden_bias)  # positional tables of the units
         self.samples = samples
         # 8 MB for the default grid. Filtering all samples by whether they are occupied would take 3 ms a frame.
-        self.sample_of = np.full(size, -1, dtype=np.int32)
+        self.sample_of = np.full(size, -1, dtype=np.int32)  # the sample of each target; -1 where it has none
         self.sample_of[samples.target] = np.arange(len(samples.target), dtype=np.int32)
+        # float32 [R, E] and [R], rows of zeros behind those of the classes up to a multiple of `TILE`.
         self.weight, self.bias = padded(weight), padded(bias)
         self._group = np.arange(field.head.classes, dtype=np.int32)
         self._found = _Found()

@@ -86,14 +86,12 @@ class Student:
 
     A completer stays until the next one of its camera is ready. Where that one cannot be built, the former goes on as
     soon as the former calibration is back, also if the bundle is gone from the disk by then.
-
-    Attributes:
-        lock: Held by whoever prepares models of a student that is not deployed, and by the shadow that uses them.
     """
 
     def __init__(self, bundle: StudentBundle, grid: VoxelGrid, logger: Any) -> None:
         self.bundle = bundle  # what it was made of
         self.record = ModelRecord()  # takes note of what is built
+        # Held by whoever prepares models of a student that is not deployed, and by the shadow that uses them.
         self.lock = threading.Lock()
         self._grid = grid
         self._logger = logger

@@ -70,28 +70,22 @@ class Publishers:
 
 
 class InputRecord:
-    """The record of one camera in one activation; written and read in the executor's thread.
-
-    Args:
-        image_topic: Resolved topic of the images.
-        image_type: Type asked for, such as "sensor_msgs/msg/Image".
-        camera_info_topic: Resolved topic of the CameraInfo.
-        reliable: Reliable images are asked for.
-        since_s: When the node subscribed, on the steady clock of all times here.
-
-    Attributes:
-        images: Arrivals of images.
-        camera_infos: Arrivals of CameraInfo messages, usable or not.
-    """
+    """The record of one camera in one activation; written and read in the executor's thread."""
 
     def __init__(
-        self, image_topic: str, image_type: str, camera_info_topic: str, *, reliable: bool, since_s: float
+        self,
+        image_topic: str,  # resolved topic of the images
+        image_type: str,  # type asked for, such as "sensor_msgs/msg/Image"
+        camera_info_topic: str,  # resolved topic of the CameraInfo
+        *,
+        reliable: bool,  # reliable images are asked for
+        since_s: float,  # when the node subscribed, on the steady clock of all times here
     ) -> None:
         self.image_topic, self.image_type = image_topic, image_type
         self.camera_info_topic = camera_info_topic
         self.reliable = reliable
         self.since_s = since_s
-        self.images, self.camera_infos = Arrivals(), Arrivals()
+        self.images, self.camera_infos = Arrivals(), Arrivals()  # of images, and of CameraInfo messages, usable or not
         self.shape: ImageShape | None = None  # the newest image; None before the first
         self.camera: Camera | None = None  # the usable camera of the newest CameraInfo; None before the first
         self.incompatible: dict[str, str] = {}  # by topic, the QoS policy by which a publisher does not match

@@ -56,20 +56,14 @@ def viewpoint_of(
 
 @dataclass(frozen=True)
 class RecordedView:
-    """What all cameras ahead see.
+    """What all cameras ahead see."""
 
-    Attributes:
-        left, right, top, bottom: Where their narrowest images end, as tangents of angles off the axis.
-        focal: Pixels per unit of tangent in the middle of the coarsest images.
-        summary: What was taken, for people.
-    """
-
-    left: float
+    left: float  # where their narrowest images end, as a tangent of the angle off the axis; as the next three
     right: float
     top: float
     bottom: float
-    focal: float
-    summary: str
+    focal: float  # pixels per unit of tangent in the middle of the coarsest images
+    summary: str  # what was taken, for people
 
 
 def recorded_view(sequences: Sequence[PosedSequence]) -> RecordedView:

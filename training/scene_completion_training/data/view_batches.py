@@ -51,50 +51,43 @@ _OTHER = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """What a sample holds.
+    """What a sample holds."""
 
-    Attributes:
-        occupancy_points: Voxel centres a sample.
-        yaw, pitch, roll: Largest rotation of the virtual encoder camera against the real one, degrees. Small pitch and
-            roll leave the ground where a fixed camera always has it. That is the best cue of a trunk that sees no
-            horizon. One that does learns to look for it where they are larger than the slopes of roads, 2° and 1°.
-        covered: Most rows at the upper and at the lower edge that repeat the row beside them and have no depth, drawn
-            anew for each edge. A turned camera shows where the recording ends, and so by how much it was turned.
-        colour_jitter: Apply brightness, contrast, saturation and hue (±0.1) jitter, random greyscale and blur.
-        jitter: Strength of the first three (0.2 in BTS).
-        washed: Share of the images that are made grey, and of those that are blurred (0 in BTS).
-        mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
-        aside: Share of the samples whose own camera is one of those that look aside, where the rig has some (0.5 in the
-            second stage of SceneDINO).
-        far_views: Add four views from further along the drive, those of the side cameras where the rig has some. From
-            where the rig will be they see what stands behind an obstacle. BTS takes them ten frames later.
-        far_metres: How far along, least and most, metres; less where the drive ends before. By default 4 to 20 where
-            the volume reaches as far as a street's, and in proportion elsewhere.
-        near_frames: The views of a sample are frames and those so many frames later, as in BTS (1); what a field of
-            several views encodes is drawn from those ahead. With 0, views are chosen by metres.
-        far_frames: With `near_frames`, how many frames further along the far views are, least and most (10 and 10 in
-            BTS, 10 and 40 in S4C and SceneDINO).
-        in_turn: Of eight views, cameras take turns in which of their two frames renders, see `roles_of_views` (BTS).
-        encoder_metres: How far along the further images stand that a field of several views encodes, least and most.
-            Views a metre apart look at the same sides of the same things; what stands behind an obstacle is seen from
-            beside it. By default 0 to 12 on a street, and in proportion elsewhere.
-    """
-
-    occupancy_points: int = 12_288
+    occupancy_points: int = 12_288  # voxel centres a sample
+    # Largest rotation of the virtual encoder camera against the real one, degrees. Small `pitch` and `roll` leave the
+    # ground where a fixed camera always has it. That is the best cue of a trunk that sees no horizon. One that does
+    # learns to look for it where they are larger than the slopes of roads, 2° and 1°.
     yaw: float = 6.0
-    pitch: float = 0.1
-    roll: float = 0.1
+    pitch: float = 0.1  # as `yaw`, degrees
+    roll: float = 0.1  # as `yaw`, degrees
+    # Most rows at the upper and at the lower edge that repeat the row beside them and have no depth, drawn anew for
+    # each edge. A turned camera shows where the recording ends, and so by how much it was turned.
     covered: int = 0
+    # Apply brightness, contrast, saturation and hue (±0.1) jitter, random greyscale and blur.
     colour_jitter: bool = True
-    jitter: float = 0.3
-    washed: float = 0.2
-    mirror: bool = True
+    jitter: float = 0.3  # strength of the first three (0.2 in BTS)
+    washed: float = 0.2  # share of the images that are made grey, and of those that are blurred (0 in BTS)
+    mirror: bool = True  # mirror the whole scene half of the time, and roll it so that the ground lies as before
+    # Share of the samples whose own camera is one of those that look aside, where the rig has some (0.5 in the second
+    # stage of SceneDINO).
     aside: float = 0.0
+    # Add four views from further along the drive, those of the side cameras where the rig has some. From where the rig
+    # will be they see what stands behind an obstacle. BTS takes them ten frames later.
     far_views: bool = False
+    # How far along, least and most, metres; less where the drive ends before. By default 4 to 20 where the volume
+    # reaches as far as a street's, and in proportion elsewhere.
     far_metres: tuple[float, float] | None = None
+    # The views of a sample are frames and those so many frames later, as in BTS (1); what a field of several views
+    # encodes is drawn from those ahead. With 0, views are chosen by metres.
     near_frames: int = 0
+    # With `near_frames`, how many frames further along the far views are, least and most (10 and 10 in BTS, 10 and 40
+    # in S4C and SceneDINO).
     far_frames: tuple[int, int] = (10, 10)
+    # Of eight views, cameras take turns in which of their two frames renders, see `roles_of_views` (BTS).
     in_turn: bool = False
+    # How far along the further images stand that a field of several views encodes, least and most. Views a metre apart
+    # look at the same sides of the same things; what stands behind an obstacle is seen from beside it. By default 0 to
+    # 12 on a street, and in proportion elsewhere.
     encoder_metres: tuple[float, float] | None = None
 
     def metres_along(self, viewpoint: Viewpoint) -> tuple[tuple[float, float], tuple[float, float]]:
