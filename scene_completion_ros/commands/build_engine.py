@@ -9,8 +9,8 @@ takes it: it shows that the encoder of the bundle can be built.
 """
 
 import argparse
-import contextlib
-from collections.abc import Iterator
+import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,11 +38,12 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits
     from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
     from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.ros.health.forwarded_log import package_log
 
     bundle, options = open_student(args.bundle), EngineOptions(args.precision, args.cache)
     check_limits(bundle, options)
     require("tensorrt_rtx" if args.no_device else installed_flavour(), device=not args.no_device)
-    with _log_on_stderr():
+    with package_log(logging.StreamHandler(sys.stderr)):  # it shows how the build goes
         made = [build_without_device(bundle, options)] if args.no_device else _build(bundle, options)
     for provided in made:
         if provided.path is None:
@@ -70,20 +71,3 @@ def _build(bundle: "StudentBundle", options: "EngineOptions") -> "list[Provided]
     finally:
         context.close()
     return [engine.provided, kernels.provided]
-
-
-@contextlib.contextmanager
-def _log_on_stderr() -> Iterator[None]:
-    """Show how the build goes."""
-    import logging
-    import sys
-
-    source, handler = logging.getLogger("scene_completion_ros"), logging.StreamHandler(sys.stderr)
-    level = source.level
-    source.addHandler(handler)
-    source.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        source.setLevel(level)
-        source.removeHandler(handler)
