@@ -3,8 +3,6 @@
 Whichever of them lacks a package or is given something that it cannot use says so, without a traceback.
 """
 
-from __future__ import annotations
-
 import sys
 from types import TracebackType
 

@@ -5,8 +5,6 @@ without and with words. It compares the encoder engines, and the fused voxel que
 projection, point code, grid_sample and the head over all voxels. Rows whose package is missing say which they need.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import importlib.util
@@ -158,13 +156,9 @@ def naive_query(
 ) -> Callable[[Any], Any]:
     """The query as one writes it in PyTorch: every voxel, 64 sampled features and 39 code values, two linear layers.
 
-    The folded feature weights are the identity here, which costs what any feature weights cost.
-
-    Args:
-        points: float32 [N, 3] in the camera's optical frame.
-
-    Returns:
-        Takes features [h, w, C + E], an array or a tensor on the device, and gives densities [N], a tensor there.
+    The folded feature weights are the identity here, which costs what any feature weights cost. What is returned takes
+    features [h, w, C + E], an array or a tensor on the device, and gives densities [N], a tensor there. `points`:
+    float32 [N, 3] in the camera's optical frame.
     """
     import torch
 

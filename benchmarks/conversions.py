@@ -3,8 +3,6 @@
 ``python -m benchmarks.conversions`` needs `sensor_msgs`; rows of `cv_bridge` and `sensor_msgs_py` need those packages.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

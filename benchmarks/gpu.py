@@ -9,8 +9,6 @@
   and the table says so.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import functools
@@ -110,28 +108,19 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
 def measure_kernels(
     device: KernelDevice,
     pipeline: VoxelPipeline,
-    encode: Callable[[], EncodedOnDevice],
+    encode: Callable[[], EncodedOnDevice],  # gives the encoder's outputs, or asks for them
     frames: int,
     *,
-    first: str | None = None,
-    load: Callable[[], None] = lambda: None,
+    first: str | None = None,  # name of the stage that `encode` is; None for none
+    load: Callable[[], None] = lambda: None,  # gives the host's part of what `encode` asks for
+    # Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to ask for
+    # them.
     busy: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, NDArray[np.float64]], int]:
-    """Run frames, one after the other, of which those after `WARM_UP_S` count.
+    """Run frames, one after the other, of which those after `WARM_UP_S` count. Raises GpuError where the device failed.
 
-    Args:
-        encode: Gives the encoder's outputs, or asks for them.
-        first: Name of the stage that `encode` is; None for none.
-        load: Gives the host's part of what `encode` asks for.
-        busy: Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to
-            ask for them.
-
-    Raises:
-        GpuError: The device failed.
-
-    Returns:
-        Milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host. The latter
-        is from before `load` until the voxels are there. Then the number of occupied voxels.
+    Returns milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host. The
+    latter is from before `load` until the voxels are there. Then the number of occupied voxels.
     """
 
     def ask() -> None:
@@ -232,10 +221,10 @@ def measure_naive(bundle: StudentBundle, prepared: PreparedScene, features: NDAr
     return float(np.median(timed(run_query, 10).wall))
 
 
+# Its name, what takes images [1, H, W, 3], what asks for what it says of them, and what ends it.
 OpenedEncoder: TypeAlias = (
     "tuple[str, Callable[[NDArray[np.uint8]], None], Callable[[], EncodedOnDevice], Callable[[], None]]"
 )
-"""Its name, what takes images [1, H, W, 3], what asks for what it says of them, and what ends it."""
 
 
 def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelDevice, precision: str) -> OpenedEncoder:
@@ -262,8 +251,7 @@ def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelD
 def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -> OpenedEncoder:
     """The student's network in torch, in mixed precision but for fp32, where TensorRT or its graph is missing.
 
-    Raises:
-        GpuError: torch sees no GPU.
+    Raises GpuError: torch sees no GPU.
     """
     if not torch_sees_gpu():
         raise GpuError("torch sees no GPU", where="encoder", cure="Install it for CUDA, or TensorRT and its graph.")
@@ -294,10 +282,8 @@ def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -
 def torch_outputs(bundle: StudentBundle, device: str, *, half: bool) -> Callable[[Any], list[Any]]:
     """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3], for a student without a volume.
 
-    Bundles hold no unfolded weights of the label units: their channels are zeros.
-
-    Args:
-        half: Convolutions in float16, with sums in float32 where torch has it so, and outputs but depth in float16.
+    Bundles hold no unfolded weights of the label units: their channels are zeros. `half`: convolutions in float16, with
+    sums in float32 where torch has it so, and outputs but depth in float16.
     """
     import torch
 

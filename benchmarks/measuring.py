@@ -1,7 +1,5 @@
 """What benchmarks share: the machine in a line, the bundled drive, times of several works as a table of ratios."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import os
@@ -47,19 +45,13 @@ def timed(work: Callable[[], object], repeats: int) -> Runs:
 
 
 def ratio_table(
-    title: str,
-    rows: Mapping[str, Runs | str],
-    to: str | None = None,
+    title: str,  # heads the column of names
+    rows: Mapping[str, Runs | str],  # runs by name; or why there are none, in words
+    to: str | None = None,  # name of the row to which the ratios are; None for the first that was measured
+    # More columns by their names: the cell of each row that has one.
     further: Mapping[str, Mapping[str, str]] | None = None,
 ) -> str:
-    """A Markdown table of times, and of ratios to one of the rows.
-
-    Args:
-        title: Heads the column of names.
-        rows: Runs by name; or why there are none, in words.
-        to: Name of the row to which the ratios are; None for the first that was measured.
-        further: More columns by their names: the cell of each row that has one.
-    """
+    """A Markdown table of times, and of ratios to one of the rows."""
     measured = {name: runs for name, runs in rows.items() if isinstance(runs, Runs)}
     base = measured.get(to or next(iter(measured), ""))
     columns = further or {}

@@ -10,8 +10,6 @@ a reader behind it. It prints Markdown tables:
   and whether memory grows.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path
@@ -154,8 +152,7 @@ def node_times(node: RunningNode) -> dict[str, NDArray[np.float64]]:
 def pairs_table(title: str, rows: dict[str, Columns], ratio: str) -> str:
     """A Markdown table; of arrays medians and 95th percentiles.
 
-    Args:
-        ratio: Column of whose medians the last column has the ratios to that of the first row.
+    `ratio`: column of whose medians the last column has the ratios to that of the first row.
     """
     header = (f"{title}, ms p50 / p95", *next(iter(rows.values())), f"times the {ratio}")
     base = np.median(next(iter(rows.values()))[ratio])

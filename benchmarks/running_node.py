@@ -49,26 +49,21 @@ NO_IMAGES = DropReason.BAD_TRANSFORM, DropReason.BAD_CAMERA_INFO  # dropped mess
 class RunningNode:
     """A completion node that gets images of one camera and whose voxels are read.
 
-    Args:
-        picture: What it sees, uint8 RGB [H, W, 3].
-        reliable: Publish images so that none is lost; the parameter `image.qos` has to be `reliable`, too.
-
     Attributes:
         image: The message that `send` stamps and publishes.
-        statuses: The newest status of each part of the node, by its name.
         clouds: Stamp of each result and when it was read, seconds of `time.monotonic`.
         times_ms: Processing times of each result, by stage.
         playing: Images are published at `rate_hz` while this listens.
-        on_turn: Called again and again while this listens.
     """
 
     def __init__(
         self,
         camera: Camera,
-        picture: NDArray[np.uint8],
+        picture: NDArray[np.uint8],  # what it sees, uint8 RGB [H, W, 3]
         *,
         compressed: bool,
         parameters: Mapping[str, object],
+        # Publish images so that none is lost; the parameter `image.qos` has to be `reliable`, too.
         reliable: bool = False,
     ) -> None:
         # All of this is read when the first participant of a process is created.
@@ -89,10 +84,10 @@ class RunningNode:
         self._infos = self.node.create_publisher(CameraInfo, topics.CAMERA_INFO, qos_profile_sensor_data)
         self.sent, self.playing, self.rate_hz, self._next_s = 0, False, START_HZ, 0.0
         self._before: tuple[int, int, dict[str, int]] = (0, 0, {})
-        self.on_turn: Callable[[], None] = lambda: None
+        self.on_turn: Callable[[], None] = lambda: None  # called again and again while this listens
         self.clouds: list[tuple[float, float]] = []
         self.times_ms: dict[str, list[float]] = {stage: [] for stage in topics.STAGES}
-        self.statuses: dict[str, DiagnosticStatus] = {}
+        self.statuses: dict[str, DiagnosticStatus] = {}  # the newest status of each part of the node, by its name
         self.make_reader()
         self.subscribe(DiagnosticArray, topics.PROCESSING_TIME, self._on_processing_time)
         self.node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, 10)
@@ -140,8 +135,7 @@ class RunningNode:
     def start(self) -> None:
         """Wait until images are completed; what was measured until then is forgotten.
 
-        Raises:
-            SceneCompletionError: They are not, for too long, or the node has ended.
+        Raises SceneCompletionError where they are not, for too long, or the node has ended.
         """
         self.playing = True
         answered = self.until(lambda: len(self.clouds) >= 3 and all(self.times_ms.values()), PATIENCE_S)
@@ -259,8 +253,7 @@ class RunningNode:
     def call(self, service_type: Any, name: str, request: Any) -> Any:
         """Call a service of the node; its response.
 
-        Raises:
-            SceneCompletionError: It does not answer, for too long, or the node has ended.
+        Raises SceneCompletionError where it does not answer, for too long, or the node has ended.
         """
         client = self.node.create_client(service_type, f"{self._process.full_name}/{name}")
         answer = None

@@ -10,8 +10,6 @@ memory, threads or open files grew after the warm-up. It does so too where an im
 or where a fault was not named or not forgotten.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """The bundled drive in a loop before a running node, and what goes wrong on the way: cameras, poses, words, bundles."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable
@@ -36,14 +34,12 @@ LONGEST_DISCOVERY_S = 60.0
 class Drive(RunningNode):
     """A running node that gets the images of the bundled drive, with poses, again and again.
 
-    Args:
-        bundle: Folder of the student, which this may write to.
+    `bundle`: folder of the student, which this may write to.
 
     Attributes:
         posing: Poses are published with them.
         poses_late_ns: By how much the stamps of poses are behind those of images.
         jumped: Metres that the robot has jumped forward.
-        damage: What is done to the bytes of every image.
     """
 
     def __init__(self, bundle: Path, rate_hz: float, parameters: dict[str, object]) -> None:
@@ -58,7 +54,7 @@ class Drive(RunningNode):
         }
         self.posing, self.poses_late_ns, self.jumped = True, 0, 0.0
         self._bundle, self._start_s = bundle, time.monotonic()
-        self.damage: Callable[[Any], Any] | None = None
+        self.damage: Callable[[Any], Any] | None = None  # what is done to the bytes of every image
         super().__init__(camera, pictures[0], compressed=True, parameters=given, reliable=True)
         self.rate_hz = rate_hz
         self._frames = [messages.compressed_image_message(picture, 0, FRAME) for picture in pictures]
@@ -277,13 +273,11 @@ FAULTS: dict[str, Fault] = {
     "images are no images": named(_set(damage=lambda data: data[1:50]), "input", "bad image", _set(damage=None)),
     "a stamp goes back": named(Drive.turn_back, "input", "stamp went back"),
     "a calibration is none": named(Drive.bad_calibration, "calibration", "bad CameraInfo"),
-}
-"""By name."""
+}  # by name
 
 VOCABULARY = Fault(
     lambda drive: drive.ask_for("car, tree"),
     lambda drive: drive.values("vocabulary").get("classes", "those of the bundle"),
     "vocabulary: its classes",
     lambda drive: drive.ask_for(""),
-)
-"""Only where the student has a text bank."""
+)  # only where the student has a text bank

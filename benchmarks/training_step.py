@@ -4,8 +4,6 @@
 optimiser.
 """
 
-from __future__ import annotations
-
 import argparse
 import resource
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The command ``scene-completion``; its subcommands are the entry points of the group ``scene_completion.commands``."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from scene_completion_ros.errors import SceneCompletionError
 GROUP = "scene_completion.commands"
 BAD_INPUT, INTERRUPTED = 2, 130
 
+# The commands of this package and their modules. `setup.py` reads this text: it makes entry points of them.
 COMMANDS = {
     "build-engine": "scene_completion_ros.commands.build_engine",
     "complete": "scene_completion_ros.commands.complete",
@@ -36,7 +35,6 @@ COMMANDS = {
     "room-world": "scene_completion_training.commands.room_world",
     "train": "scene_completion_training.commands.train",
 }
-"""The commands of this package and their modules. `setup.py` reads this text: it makes entry points of them."""
 
 
 class Command(Protocol):
@@ -62,11 +60,9 @@ class _MissingCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Say what is missing."""
-        raise SceneCompletionError(
-            f"its module cannot be imported: {self._error}",
-            where=f"command {self._entry.name}",
-            cure="Install the package that provides it",
-        ) from self._error
+        what = f"its module cannot be imported: {self._error}"
+        cure = "Install the package that provides it"
+        raise SceneCompletionError(what, where=f"command {self._entry.name}", cure=cure) from self._error
 
 
 def find_commands() -> dict[str, Command]:
@@ -100,14 +96,10 @@ def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand.
+    """Run a subcommand. `argv`: arguments without the program's name; those of the process by default.
 
-    Args:
-        argv: Arguments without the program's name; those of the process by default.
-
-    Returns:
-        Exit code: that of the command, 2 on bad input and where disk, memory or packages do not suffice (said in one
-        line on stderr), 130 after an interruption. A defect is raised.
+    Returns exit code: that of the command, 2 on bad input and where disk, memory or packages do not suffice (said in
+    one line on stderr), 130 after an interruption. A defect is raised.
     """
     commands = find_commands()
     parser = build_parser(commands)

@@ -1,17 +1,13 @@
 """Errors of the package: each says what was wrong, where, and what to do about it."""
 
-from __future__ import annotations
-
 LONGEST = 2000  # characters of each part of an error
 
 
 class SceneCompletionError(Exception):
     """Base of every error this package raises on bad input.
 
-    Args:
-        what: What was wrong, with the offending value.
-        where: File, topic or field in which it was found.
-        cure: What the user can do about it.
+    `what`: what was wrong, with the offending value; `where`: file, topic or field in which it was found; `cure`: what
+    the user can do about it.
     """
 
     def __init__(self, what: str, *, where: str = "", cure: str = "") -> None:

@@ -1,7 +1,5 @@
 """How the package compiles its CPU kernels: numba, cached on disk, safe to call from several threads."""
 
-from __future__ import annotations
-
 import math
 import threading
 import zlib

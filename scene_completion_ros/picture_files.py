@@ -3,8 +3,6 @@
 The size is read before anything is decoded: a file of some kilobytes can hold a picture whose pixels take gigabytes.
 """
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 from typing import Any
@@ -59,14 +57,9 @@ def picture_size(data: NDArray[np.uint8], name: str, where: str = "image") -> tu
     """Width and height of a file's picture by its header, after cheap checks that need no decoding.
 
     OpenCV fills the missing part of a cut JPEG with grey and only prints a warning: the end marker is looked for.
+    Raises ImageError: neither JPEG nor PNG, cut short, without a size or of more pixels than can be had.
 
-    Args:
-        data: The file, uint8 [N].
-        name: What its format is called, for errors.
-        where: What holds it, for errors.
-
-    Raises:
-        ImageError: Neither JPEG nor PNG, cut short, without a size or of more pixels than can be had.
+    `data`: the file, uint8 [N]; `name`: what its format is called, for errors; `where`: what holds it, for errors.
     """
     return _checked_frame(data, name, where)[:2]
 
@@ -76,16 +69,9 @@ def decode_picture(data: NDArray[np.uint8], name: str, shrink: int = 1, where: s
 
     A JPEG can be had smaller for less work, from the lower frequencies of its blocks alone. Each pixel is then about
     the mean of those that it stands for. Where a side is no multiple of `shrink`, or the file is no such JPEG, it comes
-    whole.
-
-    Args:
-        shrink: 1, 2, 4 or 8: a JPEG may come with its sides divided by this.
-
-    Returns:
-        The pixels [H, W] or [H, W, C], uint8 or uint16, in OpenCV's order: BGR or BGRA.
-
-    Raises:
-        ImageError: As of `picture_size`, or it cannot be decoded.
+    whole. Returns the pixels [H, W] or [H, W, C], uint8 or uint16, in OpenCV's order: BGR or BGRA. Raises ImageError:
+    as of `picture_size`, or it cannot be decoded. `shrink`: 1, 2, 4 or 8: a JPEG may come with its sides divided by
+    this.
     """
     width, height, components = _checked_frame(data, name, where)
     flags = cv2.IMREAD_UNCHANGED
@@ -107,24 +93,16 @@ def to_rgb(pixels: NDArray[Any], bits: int = 16) -> NDArray[np.uint8]:
 
 
 def to_8_bit(pixels: NDArray[Any], bits: int = 16) -> NDArray[np.uint8]:
-    """Pixels as uint8; those of uint16 are scaled.
+    """Pixels as uint8; those of uint16 are scaled. Raises ImageError where a value needs more bits.
 
-    Args:
-        pixels: uint8 or uint16.
-        bits: How many bits of 16 the camera uses, 8 to 16.
-
-    Raises:
-        ImageError: A value needs more bits.
+    `pixels`: uint8 or uint16; `bits`: how many bits of 16 the camera uses, 8 to 16.
     """
     if pixels.dtype != np.uint16:
         return pixels.astype(np.uint8, copy=False)
     white = 2**bits - 1
     if bits < 16 and (largest := int(pixels.max())) > white:
-        raise ImageError(
-            f"its largest value is {largest}, more than {bits} bits hold",
-            where="image",
-            cure="Give the number of bits that the camera uses",
-        )
+        what = f"its largest value is {largest}, more than {bits} bits hold"
+        raise ImageError(what, where="image", cure="Give the number of bits that the camera uses")
     return np.asarray(cv2.convertScaleAbs(np.ascontiguousarray(pixels), alpha=255.0 / white), dtype=np.uint8)
 
 
@@ -147,25 +125,18 @@ def _checked_frame(data: NDArray[np.uint8], name: str, where: str) -> tuple[int,
     elif head.startswith(_PNG_START):
         complete = _PNG_END in tail
     else:
-        raise ImageError(
-            f"is neither JPEG nor PNG: format {name!r}, begins with {head.hex(' ') or 'nothing'}",
-            where=where,
-            cure="Give JPEG or PNG: a conversion to PNG loses nothing",
-        )
+        what = f"is neither JPEG nor PNG: format {name!r}, begins with {head.hex(' ') or 'nothing'}"
+        raise ImageError(what, where=where, cure="Give JPEG or PNG: a conversion to PNG loses nothing")
     if not complete:
-        raise ImageError(
-            f"{name!r} data end early ({data.size} bytes)", where=where, cure="It was cut short: record or copy it anew"
-        )
+        what = f"{name!r} data end early ({data.size} bytes)"
+        raise ImageError(what, where=where, cure="It was cut short: record or copy it anew")
     jpeg = head.startswith(_JPEG_START)
     width, height, components = _jpeg_frame(data.tobytes()) if jpeg else (*_png_size(data[:24].tobytes()), 0)
     if min(width, height) <= 0:
         raise _damaged(data, name, where)
     if width * height > LARGEST_IMAGE:
-        raise ImageError(
-            f"a picture of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels",
-            where=where,
-            cure="The data are damaged, or meant to fill the memory",
-        )
+        what = f"a picture of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
+        raise ImageError(what, where=where, cure="The data are damaged, or meant to fill the memory")
     return width, height, components
 
 

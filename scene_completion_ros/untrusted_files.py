@@ -5,8 +5,6 @@ comes out of here is neither: it can be walked, compared and printed, and its nu
 the safe loader, and arrays hold no pickles: nothing is executed.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -42,15 +40,10 @@ _UNREADABLE = (
 
 
 def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int) -> bytes:
-    """Reads a file.
+    """Reads a file. Raises error where it is missing, too large or cannot be read.
 
-    Args:
-        error: What is raised where it cannot be used.
-        cure: What the user can do then.
-        most_bytes: A larger file is refused before it is read whole.
-
-    Raises:
-        error: It is missing, too large or cannot be read.
+    `error`: what is raised where it cannot be used; `cure`: what the user can do then; `most_bytes`: a larger file is
+    refused before it is read whole.
     """
     try:
         with Path(path).open("rb") as file:
@@ -94,14 +87,10 @@ def read_yaml(path: Path | str, error: type[SceneCompletionError], *, cure: str,
 def parse_json(
     text: str | bytes, error: type[SceneCompletionError], *, where: str, cure: str, kind: type | None = None
 ) -> Any:
-    """What a JSON document holds.
+    """What a JSON document holds. `kind`: `dict` or `list`, where it must be one.
 
-    Args:
-        kind: `dict` or `list`, where it must be one.
-
-    Raises:
-        error: It is no JSON, a name stands twice in an object, it is nested deeper than `DEEPEST`, or holds a whole
-            number beyond all floats or half a character.
+    Raises error where it is no JSON, a name stands twice in an object, it is nested deeper than `DEEPEST`, or holds a
+    whole number beyond all floats or half a character.
     """
     try:
         document = json.loads(text, object_pairs_hook=_distinct)
@@ -118,8 +107,7 @@ def parse_json(
 def parse_yaml(text: str, error: type[SceneCompletionError], *, where: str, cure: str, kind: type | None = None) -> Any:
     """What a YAML document holds; arguments and errors as of `parse_json`.
 
-    Raises:
-        error: Besides, its aliases unfold to more than `MOST_VALUES`.
+    Raises error: besides, its aliases unfold to more than `MOST_VALUES`.
     """
     try:
         document = yaml.load(text, _Loader)  # noqa: S506 # a safe loader
@@ -139,12 +127,8 @@ def read_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Reads the arrays of a NumPy archive (.npz), none of which may hold Python objects.
 
-    Args:
-        path, error, cure: As of `read_bytes`.
-        needed: Arrays that must be in it.
-
-    Raises:
-        error: It cannot be read, is none, lacks an array, or promises more than it holds or than `MOST_ARRAY_BYTES`.
+    `path`, `error`, `cure`: as of `read_bytes`; `needed`: arrays that must be in it. Raises error where it cannot be
+    read, is none, lacks an array, or promises more than it holds or than `MOST_ARRAY_BYTES`.
     """
     try:
         with Path(path).open("rb") as file:
@@ -171,8 +155,7 @@ def _unreadable(
 def read_array(path: Path | str, error: type[SceneCompletionError], *, cure: str) -> NDArray[Any]:
     """Reads one array of NumPy's own format (.npy), without copying it to memory; arguments as of `read_bytes`.
 
-    Raises:
-        error: It cannot be read, holds Python objects, is an archive, or is cut short.
+    Raises error where it cannot be read, holds Python objects, is an archive, or is cut short.
     """
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -204,12 +187,8 @@ def tensor_header(
 ) -> tuple[dict[str, Any], int]:
     """The header of a safetensors file, and where its tensors begin.
 
-    Args:
-        content: All bytes of the file.
-        most_bytes: A longer header is refused.
-
-    Raises:
-        error: The header is longer than that or than the file, or no JSON object.
+    `content`: all bytes of the file; `most_bytes`: a longer header is refused. Raises error where the header is longer
+    than that or than the file, or no JSON object.
     """
     length = int.from_bytes(content[:8], "little")
     if not 0 < length <= min(len(content) - 8, most_bytes):

@@ -5,8 +5,6 @@ when it is on the disk, so that of several writers of one name each writes all o
 folder locked. The next writer of the same name removes those that nobody has locked, which killed writers have left.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import fcntl
@@ -25,8 +23,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file: at every moment its name stands for the former file or for all of this one.
 
-    Raises:
-        OSError: It cannot be written; the former file is as it was.
+    Raises OSError where it cannot be written; the former file is as it was.
     """
     with whole_file(path) as part:
         part.write_bytes(content)
@@ -36,10 +33,8 @@ def write_whole(path: Path, content: bytes) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Gives the hidden path under which the caller writes a file, and moves that file into its place at the end.
 
-    A link stays, and what it leads to is written. A device such as /dev/stdout is written as it is.
-
-    Raises:
-        OSError: It cannot be written; the former file is as it was.
+    A link stays, and what it leads to is written. A device such as /dev/stdout is written as it is. Raises OSError
+    where it cannot be written; the former file is as it was.
     """
     path = path.resolve() if path.is_symlink() else path
     if path.exists() and not path.is_file():
@@ -58,15 +53,13 @@ def whole_folder(folder: Path, without: Set[str] | None) -> Iterator[Path]:
 
     At every moment the name stands for the former folder or for all of the new one. File systems that cannot exchange
     folders are the exception, and folders that are mounted. There the files change one after the other, in the order in
-    which the caller wrote them; where nothing is copied, the former folder goes before the new one comes.
+    which the caller wrote them; where nothing is copied, the former folder goes before the new one comes. Raises
+    OSError where the copy cannot be written; the folder is as it was.
 
     Args:
         folder: It may be missing; then the copy is empty.
         without: Names in it that are not copied. The new folder lacks them unless the caller writes them. None: nothing
             is copied.
-
-    Raises:
-        OSError: The copy cannot be written; the folder is as it was.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -134,10 +127,8 @@ def _locked_folder(path: Path) -> tuple[Path, int | None]:
 def _lock(folder: Path) -> int:
     """Keeps other writers from removing a hidden folder, until the descriptor is closed or the process ends.
 
-    Raises:
-        BlockingIOError: It is another writer's.
-        FileNotFoundError: Another writer has removed it.
-        OSError: It is no folder, or the file system knows no locks.
+    Raises BlockingIOError where it is another writer's; FileNotFoundError: another writer has removed it; OSError where
+    it is no folder, or the file system knows no locks.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

@@ -8,7 +8,7 @@ import pytest
 
 PARENT = """
 import subprocess, sys, time
-from scene_completion_ros.child_processes import ending_with_parent
+from scene_completion_ros.ros.replay.played_node import ending_with_parent
 child = subprocess.Popen([sys.executable, "-c", "import time; print('child', flush=True); time.sleep(600)"],
                          preexec_fn=ending_with_parent())
 time.sleep(600)

@@ -57,6 +57,8 @@ def test_every_document_and_every_room_has_a_page(site: Path) -> None:
     assert 'id="scene_completion_ros.geometry.Camera"' in geometry
     voxels = (site / "reference" / "scene_completion_ros.voxels.html").read_text(encoding="utf-8")
     assert "calibrated probability of being occupied" in voxels  # a comment beside a field
+    metrics = (site / "reference" / "scene_completion_ros.evaluation.html").read_text(encoding="utf-8")
+    assert "count only pixels in the Garg crop" in metrics  # a comment beside a parameter
     assert (site / "reference" / "scene_completion_training.losses.html").is_file()
     assert "optical frame" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
 

@@ -1,13 +1,10 @@
 """Opening a recording: intact through rosbags, damaged through recovery."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 from typing import Any
 
-from scene_completion_ros.bags.damaged_mcap import DamagedMcap
-from scene_completion_ros.bags.damaged_sqlite import DamagedSqlite, unfinished_journal
+from scene_completion_ros.bags.damaged import DamagedMcap, DamagedSqlite, unfinished_journal
 from scene_completion_ros.bags.recovery import DamagedFile, RecoveredStorage
 from scene_completion_ros.bags.storage import IntactStorage, Storage
 from scene_completion_ros.errors import BagError
@@ -18,13 +15,9 @@ ROS1 = ".bag"
 
 
 def open_storage(path: Path) -> tuple[Storage, list[str]]:
-    """Open a recording.
+    """Open a recording. Returns the storage and what is lost of it (nothing, for an intact recording).
 
-    Returns:
-        The storage and what is lost of it (nothing, for an intact recording).
-
-    Raises:
-        BagError: Nothing there, or not a recording.
+    Raises BagError: nothing there, or not a recording.
     """
     if not path.exists():
         raise BagError("no such file or folder", where=str(path), cure="Check the path of the bag")
@@ -43,11 +36,7 @@ def open_storage(path: Path) -> tuple[Storage, list[str]]:
 def recover_storage(path: Path, reason: str) -> tuple[RecoveredStorage, list[str]]:
     """Scan the files of a recording that cannot be read in the ordinary way.
 
-    Args:
-        reason: Why it cannot, for the error and the list of losses.
-
-    Raises:
-        BagError: No file holds a message.
+    Raises BagError where no file holds a message. `reason`: why it cannot, for the error and the list of losses.
     """
     files = _storage_files(path)
     if files[0].suffix == ROS1:
@@ -56,11 +45,8 @@ def recover_storage(path: Path, reason: str) -> tuple[RecoveredStorage, list[str
     with contextlib.suppress(BagError):
         information = _metadata(path)
     if mode := information.get("compression_mode"):
-        raise BagError(
-            f"{reason}; recovery does not support compression_mode {shown(mode)}",
-            where=str(path),
-            cure="Repair it with `ros2 bag reindex`",
-        )
+        what = f"{reason}; recovery does not support compression_mode {shown(mode)}"
+        raise BagError(what, where=str(path), cure="Repair it with `ros2 bag reindex`")
     named, present = information.get("relative_file_paths"), {file.name for file in path.glob("*")}
     missing = [str(name) for name in named if Path(str(name)).name not in present] if isinstance(named, list) else []
     storage = RecoveredStorage([FORMATS[file.suffix](file) for file in files])
@@ -80,17 +66,13 @@ def _storage_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (*FORMATS, ROS1) and file.is_file())
         if not files:
-            raise BagError(
-                "the folder holds no .mcap, .db3 or .bag file",
-                where=str(path),
-                cure="Name the folder of a rosbag2 recording",
-            )
+            what = "the folder holds no .mcap, .db3 or .bag file"
+            raise BagError(what, where=str(path), cure="Name the folder of a rosbag2 recording")
     elif path.suffix in (*FORMATS, ROS1):
         files = [path]
     else:
-        raise BagError(
-            f"unknown kind of file {path.suffix!r}", where=str(path), cure="Expected .mcap, .db3, .bag or a folder"
-        )
+        what = f"unknown kind of file {path.suffix!r}"
+        raise BagError(what, where=str(path), cure="Expected .mcap, .db3, .bag or a folder")
     if len({file.suffix for file in files}) > 1:
         raise BagError("the folder holds files of several formats", where=str(path), cure="Name one of the files")
     if empty := [file for file in files if file.stat().st_size == 0]:

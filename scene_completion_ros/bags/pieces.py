@@ -4,8 +4,6 @@ A piece is written in a hidden folder, and gets its name when it is whole. Only 
 and only they are deleted. A hidden folder has a JSON as well, from its beginning: the next recorder knows it by that.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json
@@ -45,14 +43,10 @@ class KeptPiece:
 class PieceStore:
     """Writes pieces, and deletes the least valuable ones where they would exceed the budget; of equals the oldest.
 
-    Use it as a context manager, from one thread at a time.
+    Use it as a context manager, from one thread at a time. Raises BagError: (on entering) Another recorder writes
+    there, or the folder cannot be written to.
 
-    Args:
-        folder: Where pieces are; made where it is missing.
-        budget: Bytes that all pieces may take.
-
-    Raises:
-        BagError: (on entering) Another recorder writes there, or the folder cannot be written to.
+    `folder`: where pieces are; made where it is missing; `budget`: bytes that all pieces may take.
     """
 
     def __init__(self, folder: Path, budget: int) -> None:
@@ -60,7 +54,7 @@ class PieceStore:
         self._lock = -1
         self.kept: list[KeptPiece] = []  # what is there
 
-    def __enter__(self) -> PieceStore:
+    def __enter__(self) -> "PieceStore":
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -70,14 +64,12 @@ class PieceStore:
                     shutil.rmtree(part)
         except BlockingIOError:
             self.__exit__()
-            raise BagError(
-                "another recorder writes there", where=str(self.folder), cure="Name another folder, or end that one"
-            ) from None
+            what = "another recorder writes there"
+            raise BagError(what, where=str(self.folder), cure="Name another folder, or end that one") from None
         except OSError as error:
             self.__exit__()
-            raise BagError(
-                f"cannot be written to: {error.strerror}", where=str(self.folder), cure="Name another folder"
-            ) from error
+            what = f"cannot be written to: {error.strerror}"
+            raise BagError(what, where=str(self.folder), cure="Name another folder") from error
         found = (_kept(path) for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink())
         self.kept = [piece for piece in found if piece is not None]
         return self
@@ -95,12 +87,8 @@ class PieceStore:
     def write(self, piece: RolledPiece) -> KeptPiece | None:
         """Keep a piece, in the place of less valuable ones where there is not enough room.
 
-        Returns:
-            Where it is; None where all that it would have to replace is worth more.
-
-        Raises:
-            BagError: It alone exceeds the budget.
-            OSError: The disk is full, or the folder is gone; nothing of the piece is left.
+        Returns where it is; None where all that it would have to replace is worth more. Raises BagError where it alone
+        exceeds the budget; OSError where the disk is full, or the folder is gone; nothing of the piece is left.
         """
         need = expected_size(piece.messages)
         if need > self.budget:

@@ -3,8 +3,6 @@
 Intact recordings are read by rosbags. A damaged one yields what it holds, and `losses` says what is missing.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -48,22 +46,16 @@ class BagMessage:
 
     @cached_property
     def message(self) -> Any:
-        """The deserialised message.
-
-        Raises:
-            BagError: The bytes do not fit the type, or its stamp is none.
-        """
+        """The deserialised message. Raises BagError where the bytes do not fit the type, or its stamp is none."""
         try:
             message = self._decoder.decode(self.raw, self.type)
             stamp = getattr(getattr(message, "header", None), "stamp", None)
             if stamp is not None and stamp.nanosec >= _SECOND_NS:
                 raise ValueError(f"a stamp of {stamp.nanosec} nanoseconds to its second")
         except Exception as error:  # the decoder is generated code: whatever broken bytes make it raise
-            raise BagError(
-                f"damaged message ({len(self.raw)} bytes cannot be decoded as {self.type}: {error})",
-                where=f"topic {self.topic}, bag time {self.stamp_ns} ns",
-                cure="Record it again",
-            ) from error
+            what = f"damaged message ({len(self.raw)} bytes cannot be decoded as {self.type}: {error})"
+            cure = "Record it again"
+            raise BagError(what, where=f"topic {self.topic}, bag time {self.stamp_ns} ns", cure=cure) from error
         return message
 
     @cached_property
@@ -93,10 +85,8 @@ class CloudFrame(NamedTuple):
 class BagReader:
     """Reads a rosbag2 folder, a single `.mcap` or `.db3` file, or a ROS 1 `.bag`.
 
-    Use it as a context manager. Messages come in the order of bag time, whatever their header stamps do.
-
-    Raises:
-        BagError: (on opening) Nothing there, no bag, or no message in it.
+    Use it as a context manager. Messages come in the order of bag time, whatever their header stamps do. Raises
+    BagError: (on opening) Nothing there, no bag, or no message in it.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -107,7 +97,7 @@ class BagReader:
         self._counted: set[tuple[str, int, int, str]] = set()
         self._storage: Storage | None = None
 
-    def __enter__(self) -> BagReader:
+    def __enter__(self) -> "BagReader":
         self.open()
         return self
 
@@ -117,8 +107,7 @@ class BagReader:
     def open(self) -> None:
         """Open the recording; a damaged one is searched for what it holds.
 
-        Raises:
-            BagError: Nothing there, no bag, or no message in it: names the file.
+        Raises BagError: nothing there, no bag, or no message in it: names the file.
         """
         self._storage, self.losses = open_storage(self.path)
         if not sum(self._storage.counts.values()):
@@ -158,10 +147,8 @@ class BagReader:
     ) -> Iterator[BagMessage]:
         """Yield messages in the order of bag time.
 
-        Args:
-            topics: Only these topics; all by default.
-            start_ns: First bag time.
-            stop_ns: First bag time no longer wanted.
+        `topics`: only these topics; all by default; `start_ns`: first bag time; `stop_ns`: first bag time no longer
+        wanted.
         """
         for stored, occurrence in self._stored(topics, start_ns, stop_ns):
             topic, decoder = stored.topic, self._opened.decoder
@@ -170,15 +157,11 @@ class BagReader:
     def readable(
         self,
         topics: Collection[str],
+        # Takes a deserialised message; raises a `SceneCompletionError` if it cannot be used.
         read: Callable[[Any], _Value],
-        wanted: Callable[[BagMessage], bool] = lambda _: True,
+        wanted: Callable[[BagMessage], bool] = lambda _: True,  # which messages to look at
     ) -> Iterator[tuple[BagMessage, _Value]]:
-        """Yield messages and what can be read out of them; where it cannot, they are counted in `skipped`.
-
-        Args:
-            read: Takes a deserialised message; raises a `SceneCompletionError` if it cannot be used.
-            wanted: Which messages to look at.
-        """
+        """Yield messages and what can be read out of them; where it cannot, they are counted in `skipped`."""
         for recorded in filter(wanted, self.messages(topics)):
             try:
                 value = read(recorded.message)
@@ -211,25 +194,22 @@ class BagReader:
     def choose_image_topic(self, name: str | None = None) -> str:
         """Return the image topic to use: the named one, or the only one.
 
-        Raises:
-            BagError: There is none, several and none named, or the name is wrong: lists what there is.
+        Raises BagError where there is none, several and none named, or the name is wrong: lists what there is.
         """
         found = self.image_topics()
         listed = ", ".join(found) or "none"
         if name is not None:
             if name in found:
                 return name
-            raise BagError(
-                f"no image topic {name!r}", where=str(self.path), cure=f"Name one of its image topics: {listed}"
-            )
+            what = f"no image topic {name!r}"
+            raise BagError(what, where=str(self.path), cure=f"Name one of its image topics: {listed}")
         if len(found) == 1:
             return found[0]
         if not found:
             others = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(self.topics.items()))
             raise BagError("no image topic", where=str(self.path), cure=f"Record one; the bag holds {others}")
-        raise BagError(
-            f"{len(found)} image topics and none named", where=str(self.path), cure=f"Name one of them: {listed}"
-        )
+        what = f"{len(found)} image topics and none named"
+        raise BagError(what, where=str(self.path), cure=f"Name one of them: {listed}")
 
     def camera_info_topic(self, image_topic: str) -> str | None:
         """Find the CameraInfo topic that belongs to an image topic: the nearest `camera_info` above it.
@@ -251,8 +231,7 @@ class BagReader:
     def camera_info(self, image_topic: str) -> Any | None:
         """Return the first usable CameraInfo of an image topic, else the first one; None where there is none.
 
-        Raises:
-            BagError: Its calibration changes within the recording: names the field.
+        Raises BagError where its calibration changes within the recording: names the field.
         """
         topic = self.camera_info_topic(image_topic)
         if topic is None:
@@ -278,17 +257,14 @@ class BagReader:
     def camera_for(self, image_topic: str) -> Camera:
         """Build the camera of an image topic from its CameraInfo (P without distortion where it is `image_rect…`).
 
-        Raises:
-            BagError: No CameraInfo, one that contradicts itself or the images: names topic, field and cure.
+        Raises BagError: no CameraInfo, one that contradicts itself or the images: names topic, field and cure.
         """
         message = self.camera_info(image_topic)
         if message is None:
             infos = ", ".join(self.topics_of_type(CAMERA_INFO_TYPE)) or "none"
-            raise BagError(
-                f"no CameraInfo for {image_topic} (CameraInfo topics: {infos})",
-                where=str(self.path),
-                cure="Record the camera_info topic of this camera, or give a calibration file",
-            )
+            what = f"no CameraInfo for {image_topic} (CameraInfo topics: {infos})"
+            cure = "Record the camera_info topic of this camera, or give a calibration file"
+            raise BagError(what, where=str(self.path), cure=cure)
         topic = self.camera_info_topic(image_topic)
         try:
             camera = camera_from_camera_info(message, rectified="image_rect" in image_topic)
@@ -325,9 +301,8 @@ class BagReader:
 
         Transforms with NaN or broken quaternions are left out and counted in `skipped`.
 
-        Args:
-            within: Whether to take what was recorded at a bag time; /tf_static is always taken.
-            with_tf: Whether to take /tf and /tf_static.
+        `within`: whether to take what was recorded at a bag time; /tf_static is always taken; `with_tf`: whether to
+        take /tf and /tf_static.
         """
         buffer = TransformBuffer()
         topics = self.topics_of_type(TRANSFORM_TYPE) if with_tf else []
@@ -384,8 +359,7 @@ class BagReader:
 class ThinnedBagReader(BagReader):
     """A recording of which only every n-th image (of each image topic) is read.
 
-    Args:
-        camera_info_topic: Topic of the CameraInfo of all images; found by its name where it is None.
+    `camera_info_topic`: topic of the CameraInfo of all images; found by its name where it is None.
     """
 
     def __init__(self, path: Path | str, every: int = 1, *, camera_info_topic: str | None = None) -> None:
@@ -396,18 +370,14 @@ class ThinnedBagReader(BagReader):
     def camera_info_topic(self, image_topic: str) -> str | None:
         """The CameraInfo topic that was named, or else the one that belongs to an image topic.
 
-        Raises:
-            BagError: There is none of the name: lists what there is.
+        Raises BagError where there is none of the name: lists what there is.
         """
         if self._camera_info_topic is None:
             return super().camera_info_topic(image_topic)
         infos = self.topics_of_type(CAMERA_INFO_TYPE)
         if self._camera_info_topic not in infos:
-            raise BagError(
-                f"no CameraInfo topic {self._camera_info_topic!r}",
-                where=str(self.path),
-                cure=f"Name one of: {', '.join(infos) or 'none is recorded'}",
-            )
+            what = f"no CameraInfo topic {self._camera_info_topic!r}"
+            raise BagError(what, where=str(self.path), cure=f"Name one of: {', '.join(infos) or 'none is recorded'}")
         return self._camera_info_topic
 
     def messages(

@@ -4,8 +4,6 @@ A recording that was killed, copied half or stored on a full disk has no index, 
 before the damage are there: each format is scanned from its beginning, record by record.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterator

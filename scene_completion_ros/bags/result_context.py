@@ -1,7 +1,5 @@
 """What a result takes over from its recording, so that a viewer can open it alone: images and transforms."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from scene_completion_ros.bags.reader import TRANSFORM_TYPE, BagMessage, BagReader

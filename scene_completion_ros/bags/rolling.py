@@ -1,7 +1,5 @@
 """The last seconds of serialised messages, and pieces of them around moments that are worth keeping."""
 
-from __future__ import annotations
-
 import struct
 from collections import deque
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What the bag reader reads from: intact recordings through rosbags, and the types that recovery shares with it."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +44,7 @@ class Storage(Protocol):
 
     topics: list[StoredTopic]
     counts: dict[str, int]
-    decoder: MessageDecoder
+    decoder: "MessageDecoder"
     start_ns: int
     end_ns: int
 

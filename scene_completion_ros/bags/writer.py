@@ -1,7 +1,5 @@
 """`BagWriter`: writes rosbag2 recordings whose content survives the death of the process."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +36,7 @@ class BagWriter:
     Use it as a context manager. What `write` has taken is with the operating system when it returns. If the process is
     killed at any time after, `BagReader` still finds it, without index and metadata.yaml, which `close` writes. Losing
     power can cost the last seconds, as with any file. When an exception ends the `with` block, the recording is closed
-    properly as well.
-
-    Args:
-        path: Folder to be made; it must not exist.
-
-    Raises:
-        BagError: The folder exists already.
+    properly as well. Raises BagError where the folder exists already. `path`: folder to be made; it must not exist.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -53,7 +45,7 @@ class BagWriter:
         self._connections: dict[str, Connection] = {}
         self._writer: Writer | None = None
 
-    def __enter__(self) -> BagWriter:
+    def __enter__(self) -> "BagWriter":
         self.open()
         return self
 
@@ -61,11 +53,7 @@ class BagWriter:
         self.close()
 
     def open(self) -> None:
-        """Make the folder.
-
-        Raises:
-            BagError: It exists already: nothing is overwritten.
-        """
+        """Make the folder. Raises BagError where it exists already: nothing is overwritten."""
         try:
             self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
@@ -75,15 +63,14 @@ class BagWriter:
     def write(self, topic: str, msgtype: str, message: Any, stamp_ns: int, *, latched: bool = False) -> None:
         """Write one message.
 
+        Raises BagError where the writer is not open, the type is unknown, or the message does not fit it.
+
         Args:
             topic: Topic name. A topic has one type.
             msgtype: "sensor_msgs/msg/Image" …
             message: A message object of rosbags, or the serialised message (CDR) as bytes.
             stamp_ns: Bag time.
             latched: Whether a player should offer the topic as transient local; /tf_static always is.
-
-        Raises:
-            BagError: The writer is not open, the type is unknown, or the message does not fit it.
         """
         writer = self._opened
         connection = self._connection(topic, msgtype, latched)
@@ -93,9 +80,8 @@ class BagWriter:
             try:
                 raw = self.typestore.serialize_cdr(message, msgtype)
             except Exception as error:  # generated code: whatever a wrong field makes it raise
-                raise BagError(
-                    f"message does not fit {msgtype}: {error!r}", where=f"topic {topic}", cure="Fill every field"
-                ) from error
+                what = f"message does not fit {msgtype}: {error!r}"
+                raise BagError(what, where=f"topic {topic}", cure="Fill every field") from error
         writer.write(connection, stamp_ns, raw)
         self.flush()
 
@@ -123,16 +109,12 @@ class BagWriter:
         connection = self._connections.get(topic)
         if connection is None:
             if msgtype not in self.typestore.fielddefs:
-                raise BagError(
-                    f"unknown message type {msgtype!r}", where=f"topic {topic}", cure="Use a type of the latest ROS 2"
-                )
+                what = f"unknown message type {msgtype!r}"
+                raise BagError(what, where=f"topic {topic}", cure="Use a type of the latest ROS 2")
             qos = [LATCHED] if latched or topic.endswith("tf_static") else []
             connection = self._opened.add_connection(topic, msgtype, typestore=self.typestore, offered_qos_profiles=qos)
             self._connections[topic] = connection
         elif connection.msgtype != msgtype:
-            raise BagError(
-                f"type {msgtype}, but the topic was written as {connection.msgtype}",
-                where=f"topic {topic}",
-                cure="Use another topic name",
-            )
+            what = f"type {msgtype}, but the topic was written as {connection.msgtype}"
+            raise BagError(what, where=f"topic {topic}", cure="Use another topic name")
         return connection

@@ -8,11 +8,9 @@ With --no-device, TensorRT-RTX builds on a machine without a GPU. Such an engine
 takes it: it shows that the encoder of the bundle can be built.
 """
 
-from __future__ import annotations
-
 import argparse
-import contextlib
-from collections.abc import Iterator
+import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,16 +25,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion build-engine``."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="student bundle with encoders for GPUs")
-    parser.add_argument(
-        "--precision",
-        choices=["fp16", "fp32"],
-        default="fp16",
-        help="of those that the bundle has (default: %(default)s)",
-    )
+    meaning = "of those that the bundle has (default: %(default)s)"
+    parser.add_argument("--precision", choices=["fp16", "fp32"], default="fp16", help=meaning)
     parser.add_argument("--cache", type=Output(()), metavar="DIR", help="folder of the engines (default: the user's)")
-    parser.add_argument(
-        "--no-device", action="store_true", help="build without a GPU, which TensorRT-RTX alone can, and only build"
-    )
+    meaning = "build without a GPU, which TensorRT-RTX alone can, and only build"
+    parser.add_argument("--no-device", action="store_true", help=meaning)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,11 +38,12 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits
     from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
     from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.ros.health.forwarded_log import package_log
 
     bundle, options = open_student(args.bundle), EngineOptions(args.precision, args.cache)
     check_limits(bundle, options)
     require("tensorrt_rtx" if args.no_device else installed_flavour(), device=not args.no_device)
-    with _log_on_stderr():
+    with package_log(logging.StreamHandler(sys.stderr)):  # it shows how the build goes
         made = [build_without_device(bundle, options)] if args.no_device else _build(bundle, options)
     for provided in made:
         if provided.path is None:
@@ -60,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _build(bundle: StudentBundle, options: EngineOptions) -> list[Provided]:
+def _build(bundle: "StudentBundle", options: "EngineOptions") -> "list[Provided]":
     """Engine and kernels, each compared with the CPU's."""
     from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
     from scene_completion_ros.inference.gpu.device import PrimaryContext
@@ -77,20 +71,3 @@ def _build(bundle: StudentBundle, options: EngineOptions) -> list[Provided]:
     finally:
         context.close()
     return [engine.provided, kernels.provided]
-
-
-@contextlib.contextmanager
-def _log_on_stderr() -> Iterator[None]:
-    """Show how the build goes."""
-    import logging
-    import sys
-
-    source, handler = logging.getLogger("scene_completion_ros"), logging.StreamHandler(sys.stderr)
-    level = source.level
-    source.addHandler(handler)
-    source.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        source.setLevel(level)
-        source.removeHandler(handler)

@@ -8,8 +8,6 @@ picture.png shows no depth where most of the ray leaves the grid (transmittance 
 probability and opacity are extrapolated from the image border and mean little; the state there stays unobserved.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,39 +27,18 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion complete``."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="PNG or JPEG")
-    parser.add_argument(
-        "--camera",
-        type=place,
-        required=True,
-        metavar="FILE",
-        help="its calibration: KITTI's calib.txt with the camera, as in calib.txt:P2, or camera_calibration's YAML",
-    )
+    meaning = "its calibration: KITTI's calib.txt with the camera, as in calib.txt:P2, or camera_calibration's YAML"
+    parser.add_argument("--camera", type=place, required=True, metavar="FILE", help=meaning)
     results = Output(("voxels.npz", "voxels.ply", "picture.png", "words.png"))
     parser.add_argument("--output", required=True, type=results, metavar="DIR", help="folder for the results")
-    parser.add_argument(
-        "--bits",
-        type=int,
-        choices=range(8, 17),
-        metavar="N",
-        help="how many bits the camera uses of the 16 of such a PNG, 8 to 16 (default: judged by the largest value)",
-    )
-    parser.add_argument(
-        "--grid",
-        type=Path,
-        metavar="FILE",
-        help="YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query",
-    )
-    parser.add_argument(
-        "--bundle",
-        type=Path,
-        metavar="DIR",
-        help="folder, name or hf:owner/name@revision of a student (default: kitti_student)",
-    )
-    parser.add_argument(
-        "--engine",
-        default="auto",
-        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)",
-    )
+    meaning = "how many bits the camera uses of the 16 of such a PNG, 8 to 16 (default: judged by the largest value)"
+    parser.add_argument("--bits", type=int, choices=range(8, 17), metavar="N", help=meaning)
+    meaning = "YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query"
+    parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
+    meaning = "folder, name or hf:owner/name@revision of a student (default: kitti_student)"
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
+    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
+    parser.add_argument("--engine", default="auto", help=meaning)
     add_words_argument(parser, "words.png shows", "none, and no such picture")
 
 
@@ -113,17 +90,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_image(path: Path, bits: int | None = None) -> tuple[NDArray[np.uint8], str]:
+def read_image(path: Path, bits: int | None = None) -> "tuple[NDArray[np.uint8], str]":
     """Read an image file as it was taken: a calibration knows nothing of an orientation tag.
 
-    Args:
-        bits: How many of its bits the camera uses, where the file has 16; None judges by the largest value.
-
-    Returns:
-        RGB image [H, W, 3], and what was assumed of it, in a sentence; empty where nothing was.
-
-    Raises:
-        ImageError: The file is missing, no JPEG or PNG, too large, or has values of more bits.
+    Returns RGB image [H, W, 3], and what was assumed of it, in a sentence; empty where nothing was. Raises ImageError
+    where the file is missing, no JPEG or PNG, too large, or has values of more bits. `bits`: how many of its bits the
+    camera uses, where the file has 16; None judges by the largest value.
     """
     from scene_completion_ros.picture_files import bits_in_use, read_picture, to_rgb
 
@@ -138,7 +110,7 @@ def read_image(path: Path, bits: int | None = None) -> tuple[NDArray[np.uint8], 
     return to_rgb(pixels, bits), assumption if bits < 16 else ""
 
 
-def details_of(completion: Completion, bundle: StudentBundle) -> ImageDetails:
+def details_of(completion: "Completion", bundle: "StudentBundle") -> "ImageDetails":
     """What is stored of one image beside its voxels; the probability is also given outside of the view."""
     import numpy as np
 

@@ -9,8 +9,6 @@ With --json the standard output is one object: version, python, counts by status
 status, found, cure and details.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
@@ -24,12 +22,8 @@ COLUMN = 15  # where the names begin
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion doctor``."""
-    parser.add_argument(
-        "--bundle",
-        type=Path,
-        metavar="DIR",
-        help="folder, name or hf:owner/name@revision of a student to look at (default: kitti_student)",
-    )
+    meaning = "folder, name or hf:owner/name@revision of a student to look at (default: kitti_student)"
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
     parser.add_argument("--json", action="store_true", help="print one JSON object for programs")
 
 
@@ -75,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if counts[Status.FAILED.value] else 0
 
 
-def as_text(name: str, finding: Finding) -> str:
+def as_text(name: str, finding: "Finding") -> str:
     """What people read of a check: status, name and what was found, and below it the cure."""
     lines = [f"{finding.status.value:<{COLUMN}}{name}: {finding.found}"]
     if finding.cure:

@@ -1,7 +1,5 @@
 """What fails by the machine, its disk or its packages, and not by the program: in sentences with a cure."""
 
-from __future__ import annotations
-
 import errno
 
 from scene_completion_ros.errors import SceneCompletionError
@@ -30,9 +28,8 @@ _CURES = {
 def explained(error: BaseException, *, written: str, extra: str) -> SceneCompletionError | None:
     """The sentence for what a command raised; None where it is a defect, of which the traceback is wanted.
 
-    Args:
-        written: Where the command writes, for errors that name no file.
-        extra: Where its packages come from, if several extras bring one.
+    `written`: where the command writes, for errors that name no file; `extra`: where its packages come from, if several
+    extras bring one.
     """
     if isinstance(error, SceneCompletionError):
         return error

@@ -1,7 +1,5 @@
 """Complete the images of a recording in this process, without ROS."""
 
-from __future__ import annotations
-
 import resource
 import sys
 from collections import Counter
@@ -65,19 +63,17 @@ def replay_offline(
     topic: str,
     completer: Completer,
     *,
+    # Recording to write the voxels to, at the bag times of the images, beside these, the transforms, and the legend of
+    # the labels.
     output: BagWriter | None = None,
     on_result: Callable[[ImageFrame, Completion], None] | None = None,
+    # Filled while the replay goes on, for whoever wants to see it after an interruption.
     statistics: OfflineStatistics | None = None,
 ) -> OfflineStatistics:
     """Complete every image of a topic.
 
     Images that cannot be decoded, have another size than calibrated, or are late (see `StampOrder`) are dropped and
     counted, as the node does.
-
-    Args:
-        output: Recording to write the voxels to, at the bag times of the images, beside these, the transforms, and the
-            legend of the labels.
-        statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
     """
     statistics = statistics or OfflineStatistics(topic)
     order = StampOrder()
@@ -121,13 +117,9 @@ def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with
 
 
 def cloud_message(writer: BagWriter, voxels: SemanticVoxels, frame_id: str) -> Any:
-    """Occupied voxels as a PointCloud2 for a recording.
+    """Occupied voxels as a PointCloud2 for a recording. `writer`: the recording; its types are used.
 
-    Args:
-        writer: The recording; its types are used.
-
-    Returns:
-        A ``sensor_msgs/PointCloud2`` of rosbags in the 24-byte layout.
+    Returns a ``sensor_msgs/PointCloud2`` of rosbags in the 24-byte layout.
     """
     types = writer.typestore.types
     points = voxels_to_cloud_array(voxels)

@@ -3,8 +3,6 @@
 An argument of `type=Path` or `type=place` is an input. What a command writes has an `Output` as its type.
 """
 
-from __future__ import annotations
-
 import argparse
 import glob
 import os
@@ -32,11 +30,8 @@ class Output:
     def check(self, path: Path, where: str, inputs: Sequence[tuple[str, Path]]) -> None:
         """Refuses a path where nothing can be written, or where something would be written over an input.
 
-        Args:
-            inputs: Arguments that name what is read, and what they name.
-
-        Raises:
-            SceneCompletionError: It is such a path.
+        Raises SceneCompletionError where it is such a path. `inputs`: arguments that name what is read, and what they
+        name.
         """
         is_folder = self.names is not None
         above = (path, *path.parents) if is_folder else path.parents
@@ -49,11 +44,9 @@ class Output:
         for argument, read in inputs:
             over = any(_holds(one, read) for one in written) or (is_folder and path.exists() and path.samefile(read))
             if over or (path.is_file() and _holds(read, path)):
-                raise SceneCompletionError(
-                    f"would overwrite {read}, which is read ({argument})",
-                    where=f"{where} {path}",
-                    cure="Name another folder" if is_folder else "Name another file",
-                )
+                what = f"would overwrite {read}, which is read ({argument})"
+                cure = "Name another folder" if is_folder else "Name another file"
+                raise SceneCompletionError(what, where=f"{where} {path}", cure=cure)
 
 
 FILE = Output()
@@ -69,8 +62,7 @@ def place(text: str) -> str:
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses numbers that nothing can be computed with, and outputs that are inputs or cannot be written.
 
-    Raises:
-        SceneCompletionError: There is one: names its argument.
+    Raises SceneCompletionError where there is one: names its argument.
     """
     given = list(_given(parser, args))
     for argument, _, value in given:

@@ -9,8 +9,6 @@ piece is a bag, as `scene-completion improve` and `replay` take it. Where pieces
 ones are deleted. A signal (Ctrl-C) ends the recorder. docs/record.md says more.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 
@@ -23,42 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion record``."""
     pieces = Output(())
     parser.add_argument("--output", type=pieces, required=True, metavar="DIR", help="where pieces go; made if missing")
-    parser.add_argument(
-        "--budget", type=_size, required=True, metavar="SIZE", help="what all pieces may take, such as 20GB or 500MB"
-    )
-    parser.add_argument(
-        "--before", type=_seconds, default=5.0, metavar="S", help="seconds before a moment (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--after", type=_seconds, default=5.0, metavar="S", help="seconds after it (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--longest",
-        type=_seconds,
-        default=60.0,
-        metavar="S",
-        help="seconds from which a piece of successive moments is cut (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--memory",
-        type=_size,
-        default=10**9,
-        metavar="SIZE",
-        help="most memory that messages may take; half of it holds the last seconds (default: 1GB)",
-    )
-    parser.add_argument(
-        "--node",
-        default="/scene_completion",
-        metavar="NAME",
-        help="node whose requests are heard, and whose own topics are left out (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--topics",
-        nargs="+",
-        default=[],
-        metavar="TOPIC",
-        help="record these instead of all images, CameraInfo, tf and odometry",
-    )
+    meaning = "what all pieces may take, such as 20GB or 500MB"
+    parser.add_argument("--budget", type=_size, required=True, metavar="SIZE", help=meaning)
+    meaning = "seconds before a moment (default: %(default)g)"
+    parser.add_argument("--before", type=_seconds, default=5.0, metavar="S", help=meaning)
+    meaning = "seconds after it (default: %(default)g)"
+    parser.add_argument("--after", type=_seconds, default=5.0, metavar="S", help=meaning)
+    meaning = "seconds from which a piece of successive moments is cut (default: %(default)g)"
+    parser.add_argument("--longest", type=_seconds, default=60.0, metavar="S", help=meaning)
+    meaning = "most memory that messages may take; half of it holds the last seconds (default: 1GB)"
+    parser.add_argument("--memory", type=_size, default=10**9, metavar="SIZE", help=meaning)
+    meaning = "node whose requests are heard, and whose own topics are left out (default: %(default)s)"
+    parser.add_argument("--node", default="/scene_completion", metavar="NAME", help=meaning)
+    meaning = "record these instead of all images, CameraInfo, tf and odometry"
+    parser.add_argument("--topics", nargs="+", default=[], metavar="TOPIC", help=meaning)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -63,42 +63,22 @@ _OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion replay``."""
-    parser.add_argument(
-        "bag",
-        type=Path,
-        nargs="?",
-        metavar="BAG",
-        help="rosbag2 folder, .mcap, .db3, or ROS 1 .bag (default: the bundled drive)",
-    )
+    meaning = "rosbag2 folder, .mcap, .db3, or ROS 1 .bag (default: the bundled drive)"
+    parser.add_argument("bag", type=Path, nargs="?", metavar="BAG", help=meaning)
     parser.add_argument("--offline", action="store_true", help="without ROS, in this process")
     parser.add_argument("--image-topic", metavar="TOPIC", help="which images, where the recording has several topics")
     parser.add_argument("--camera-info-topic", metavar="TOPIC", help="which CameraInfo (default: by the image's name)")
-    parser.add_argument(
-        "--camera",
-        type=place,
-        metavar="FILE",
-        help="calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2",
-    )
+    meaning = "calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2"
+    parser.add_argument("--camera", type=place, metavar="FILE", help=meaning)
     results = Output(("bag", "report", "statistics.json", "scores.json", "scores.md"))
     parser.add_argument("--output", type=results, default=Path("replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
-    parser.add_argument(
-        "--bundle",
-        type=Path,
-        metavar="DIR",
-        help="folder, name or hf:owner/name@revision of a student (default: kitti_student)",
-    )
-    parser.add_argument(
-        "--engine",
-        default="auto",
-        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--grid",
-        type=Path,
-        metavar="FILE",
-        help="voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)",
-    )
+    meaning = "folder, name or hf:owner/name@revision of a student (default: kitti_student)"
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
+    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
+    parser.add_argument("--engine", default="auto", help=meaning)
+    meaning = "voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)"
+    parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
     add_playback_arguments(parser)
     add_score_arguments(parser)
@@ -116,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
     from scene_completion_ros.ros.replay.results import ReplayStatistics
-    from scene_completion_ros.scoring.published import PublishedGrid
+    from scene_completion_ros.scoring.scores import PublishedGrid
 
     if args.every < 1:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
@@ -300,10 +280,8 @@ def answer_of(
 ) -> tuple[SemanticVoxels, tuple[PhraseMatches, ...]]:
     """The voxels that a node published of an image, and where it found the words; nothing where it was asked none.
 
-    Args:
-        bundle: Bundle that the node uses, for its classes.
-        place: Grid of the node and the camera's pose in it.
-        words: What the node was asked for.
+    `bundle`: bundle that the node uses, for its classes; `place`: grid of the node and the camera's pose in it;
+    `words`: what the node was asked for.
     """
     import numpy as np
 
@@ -347,9 +325,8 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
         help="play in real time, this many times as fast as recorded, and let the node drop what it cannot keep up "
         "with (default: in lock step, where the next image waits until the node has completed or dropped the last one)",
     )
-    group.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="longest wait for the result of an image (default: 60)"
-    )
+    meaning = "longest wait for the result of an image (default: 60)"
+    group.add_argument("--timeout", type=float, metavar="SECONDS", help=meaning)
     group.add_argument(
         "--params-file",
         type=Path,
@@ -357,17 +334,12 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
         help="parameters of the node that is started, as a robot has them (/** and scene_completion of any namespace). "
         "The replay leaves out bundle, engine, grid and what it needs itself",
     )
-    group.add_argument(
-        "--also", action="append", metavar="TOPIC", help="publish this recorded topic as well; may be repeated"
-    )
+    meaning = "publish this recorded topic as well; may be repeated"
+    group.add_argument("--also", action="append", metavar="TOPIC", help=meaning)
 
 
 def playback_of(args: argparse.Namespace) -> Playback:
-    """What the options ask for.
-
-    Raises:
-        SceneCompletionError: An option makes no sense: names it.
-    """
+    """What the options ask for. Raises SceneCompletionError where an option makes no sense: names it."""
     from scene_completion_ros.ros.replay.playback import ANSWER_TIMEOUT_S, Playback
 
     timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
@@ -375,18 +347,11 @@ def playback_of(args: argparse.Namespace) -> Playback:
 
 
 def refuse_offline(args: argparse.Namespace) -> None:
-    """Refuse the options where there is no node.
-
-    Raises:
-        SceneCompletionError: One of them was given: names it.
-    """
+    """Refuse the options where there is no node. Raises SceneCompletionError where one of them was given: names it."""
     from scene_completion_ros.errors import SceneCompletionError
 
     for name in _ONLY_THROUGH_THE_NODE:
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
-            raise SceneCompletionError(
-                "an offline replay has no node to play to: it completes every image in this process",
-                where=option,
-                cure=f"Leave out {option} or --offline",
-            )
+            what = "an offline replay has no node to play to: it completes every image in this process"
+            raise SceneCompletionError(what, where=option, cure=f"Leave out {option} or --offline")

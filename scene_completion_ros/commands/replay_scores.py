@@ -13,8 +13,7 @@ from scene_completion_ros.whole_files import write_whole
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.geometry.cameras import Camera
-    from scene_completion_ros.scoring.published import PublishedGrid
-    from scene_completion_ros.scoring.scores import ReplayScores
+    from scene_completion_ros.scoring.scores import PublishedGrid, ReplayScores
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,44 +27,34 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         "KITTI-360. Or score against the voxels of another bag, such as bag/ of an earlier replay. Stamps "
         "say which frames belong together",
     )
-    group.add_argument(
-        "--camera-from-lidar",
-        type=Path,
-        metavar="FILE",
-        help="YAML with camera_from_lidar, 16 numbers, where the recording has no transforms between the two",
-    )
+    meaning = "YAML with camera_from_lidar, 16 numbers, where the recording has no transforms between the two"
+    group.add_argument("--camera-from-lidar", type=Path, metavar="FILE", help=meaning)
     group.add_argument("--ground-truth-camera", metavar="NAME", help="which camera of the folder took the images")
-    group.add_argument(
-        "--ground-truth-offset",
-        type=float,
-        default=0.0,
-        metavar="SECONDS",
-        help="added to the stamps of the folder (default: %(default)s)",
-    )
+    meaning = "added to the stamps of the folder (default: %(default)s)"
+    group.add_argument("--ground-truth-offset", type=float, default=0.0, metavar="SECONDS", help=meaning)
 
 
 def open_scores(
     args: argparse.Namespace,
     reader: BagReader,
     topic: str,
-    camera: Camera | None,
-    published: PublishedGrid,
+    camera: Camera | None,  # calibration given instead of the recorded one
+    published: PublishedGrid,  # grid of the node
     stack: ExitStack,
 ) -> ReplayScores:
     """Open what ground truth there is.
 
-    Args:
-        camera: Calibration given instead of the recorded one.
-        published: Grid of the node.
-
-    Raises:
-        SceneCompletionError: The folder cannot be used, or none of its frames belongs to the recording.
+    Raises SceneCompletionError where the folder cannot be used, or none of its frames belongs to the recording.
     """
     from scene_completion_ros.bags.reader import CLOUD_TYPE
     from scene_completion_ros.evaluation.truth import TruthSource
-    from scene_completion_ros.scoring.recording_truth import LidarTruth, RecordedTruth, read_camera_from_lidar
+    from scene_completion_ros.scoring.recording_truth import (
+        LidarTruth,
+        RecordedTruth,
+        SequenceTruth,
+        read_camera_from_lidar,
+    )
     from scene_completion_ros.scoring.scores import ReplayScores
-    from scene_completion_ros.scoring.sequence_truth import SequenceTruth
     from scene_completion_ros.sequences.from_bag import is_bag
 
     sources: list[TruthSource] = []

@@ -21,8 +21,6 @@ scene_completion/query and scene_completion/vocabulary. All four can be remapped
 ROS. Give the bank that the node uses with --bank: its template and its background hold for free text as well.
 """
 
-from __future__ import annotations
-
 import argparse
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -32,8 +30,8 @@ from scene_completion_ros.commands.paths import FILE, place
 from scene_completion_ros.errors import ConfigurationError
 
 EXTRA = "text"
+# Entry points: a module with `make_bank_of` and `EncodedAnswers`, as `setup.py` names the one of the training side.
 GROUP = "scene_completion.text_encoders"
-"""Entry points: a module with `make_bank_of` and `EncodedAnswers`, as `setup.py` names the one of the training side."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,10 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("phrases", nargs="*", metavar="PHRASE", help="phrases that the bank should know")
     parser.add_argument("--file", type=Path, metavar="YAML", help="phrases, classes and background of the bank")
     parser.add_argument("--encoder", type=place, required=True, metavar="MODEL", help="text encoder")
-    parser.add_argument(
-        "--template",
-        help='sentence that phrases stand in (default: that of file or bank, or "a photo of a {} on the street")',
-    )
+    meaning = 'sentence that phrases stand in (default: that of file or bank, or "a photo of a {} on the street")'
+    parser.add_argument("--template", help=meaning)
     parser.add_argument("--licence", help="licence of the text encoder, to be kept in the bank")
     parser.add_argument("--output", type=FILE, metavar="FILE", help="text bank, bank.safetensors")
     parser.add_argument("--bank", type=Path, metavar="FILE", help="text bank of the node, made by the same encoder")
@@ -55,11 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """Make a bank; or load the encoder, and answer until SIGINT or SIGTERM."""
     of_banks, of_nodes = (args.phrases or args.file or args.licence), (args.bank or args.ros_args)
     if of_nodes if args.output else of_banks:
-        raise ConfigurationError(
-            "a bank is made, or a node is answered",
-            where="--output",
-            cure="Give phrases, --file and --licence with --output, or --bank and --ros-args without it",
-        )
+        cure = "Give phrases, --file and --licence with --output, or --bank and --ros-args without it"
+        raise ConfigurationError("a bank is made, or a node is answered", where="--output", cure=cure)
     encoders = _encoders()
     if args.output is None:
         from scene_completion_ros.inference.text_bank import TextBank
@@ -83,7 +76,6 @@ def _encoders() -> Any:
     """The module that encodes; what it needs beside this package may be missing."""
     found = next(iter(entry_points(group=GROUP)), None)
     if found is None:
-        raise ConfigurationError(
-            f"no package brings text encoders (entry points {GROUP})", where="vocabulary", cure="Install once more"
-        )
+        what = f"no package brings text encoders (entry points {GROUP})"
+        raise ConfigurationError(what, where="vocabulary", cure="Install once more")
     return found.load()

@@ -1,7 +1,5 @@
 """The option --words of several commands: what the voxels are asked for."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,35 +22,25 @@ DEMO_WORDS = (
     "lamp post",
     "traffic sign",
     "parking lot",
-)
-"""What the demo asks for, as far as the student's text bank holds it."""
+)  # what the demo asks for, as far as the student's text bank holds it
 
 
 def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, default: str) -> None:
     """Declare the option.
 
-    Args:
-        answered_by: What shows the answers, for the help.
-        default: What happens without the option, for the help.
+    `answered_by`: what shows the answers, for the help; `default`: what happens without the option, for the help.
     """
-    parser.add_argument(
-        "--words",
-        metavar="WORD,WORD,...",
-        help=f"what {answered_by}: phrases of the student's text bank, as in car,zebra crossing (default: {default})",
-    )
+    meaning = f"what {answered_by}: phrases of the student's text bank, as in car,zebra crossing (default: {default})"
+    parser.add_argument("--words", metavar="WORD,WORD,...", help=meaning)
 
 
-def chosen_words(text: str | None, bundle: StudentBundle, default: Sequence[str] = ()) -> tuple[str, ...]:
+def chosen_words(text: str | None, bundle: "StudentBundle", default: Sequence[str] = ()) -> tuple[str, ...]:
     """The words to ask for.
 
-    Args:
-        text: What the option said; None where it was not given.
-        bundle: The student whose text bank holds them.
-        default: Taken without the option, as far as the bank holds them; a student without a bank is asked nothing.
-
-    Raises:
-        VocabularyError: The option names no word, or one twice; the student has no bank, it does not hold a word, or
-            there are too many words.
+    `text`: what the option said; None where it was not given; `bundle`: the student whose text bank holds them;
+    `default`: taken without the option, as far as the bank holds them; a student without a bank is asked nothing.
+    Raises VocabularyError where the option names no word, or one twice; the student has no bank, it does not hold a
+    word, or there are too many words.
     """
     from scene_completion_ros.errors import VocabularyError
     from scene_completion_ros.messages.words import read_phrases
@@ -62,16 +50,13 @@ def chosen_words(text: str | None, bundle: StudentBundle, default: Sequence[str]
         return tuple(word for word in default if bank is not None and word in bank.phrases)
     words = read_phrases(text, "--words")
     if bank is None:
-        raise VocabularyError(
-            f"the student {bundle.name} has no text bank, so that it knows no words",
-            where="--words",
-            cure="Take a student with a bank, or leave out --words",
-        )
+        what = f"the student {bundle.name} has no text bank, so that it knows no words"
+        raise VocabularyError(what, where="--words", cure="Take a student with a bank, or leave out --words")
     bank.query(words)
     return words
 
 
-def ask_words(completer: Completer, words: Sequence[str]) -> None:
+def ask_words(completer: "Completer", words: Sequence[str]) -> None:
     """Have a completer say where words are, as `chosen_words` gave them; nothing changes where there are none."""
     bank = completer.bundle.text_bank()
     if words and bank is not None:

@@ -1,7 +1,5 @@
 """Probes run in processes of their own, so that what crashes or hangs there becomes a finding here."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -27,14 +25,10 @@ class ProbeError(SceneCompletionError):
 def run_probe(
     name: str, *arguments: str, limit_s: float, environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Run a function of `probes` in a new process.
+    """Run a function of `probes` in a new process. Raises ProbeError: it raised, ended otherwise, or was killed.
 
-    Args:
-        limit_s: The process is killed when it takes longer.
-        environment: Its environment, by default that of this process.
-
-    Raises:
-        ProbeError: It raised, ended otherwise, or was killed.
+    `limit_s`: the process is killed when it takes longer; `environment`: its environment, by default that of this
+    process.
     """
     command = [sys.executable, "-m", "scene_completion_ros.diagnosis.probes", name, *arguments]
     variables = with_package(os.environ if environment is None else environment)

@@ -1,7 +1,5 @@
 """Fast DDS: the profile that large images need."""
 
-from __future__ import annotations
-
 import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
@@ -28,10 +26,8 @@ class Profile:
 def read_profile(path: Path) -> Profile:
     """Read a profile file of Fast DDS.
 
-    Raises:
-        OSError: It cannot be read.
-        ElementTree.ParseError: It is no XML.
-        ValueError: A size is no number.
+    Raises OSError where it cannot be read; ElementTree.ParseError where it is no XML; ValueError where a size is no
+    number.
     """
     root = ElementTree.parse(path).getroot()
     for element in root.iter():

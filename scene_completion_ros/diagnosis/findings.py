@@ -1,7 +1,5 @@
 """What a check finds, and how a check is kept from harming the others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum

@@ -1,7 +1,5 @@
 """The machine: shared memory, GPU, CPU and compiled kernels."""
 
-from __future__ import annotations
-
 import os
 import platform
 import sys

@@ -1,7 +1,5 @@
 """Python and the packages that this one requires, as its own metadata state them."""
 
-from __future__ import annotations
-
 import operator
 import platform
 import re
@@ -73,8 +71,7 @@ def check_packages() -> Finding:
 def requirements(declared: list[str], extra: str | None = None) -> dict[str, str]:
     """Version specifiers by name, of the requirements that hold without an extra, or of those of an extra.
 
-    Raises:
-        ValueError: A requirement is written in a way that this function does not know.
+    Raises ValueError where a requirement is written in a way that this function does not know.
     """
     found = {}
     for text in declared:
@@ -94,9 +91,7 @@ def module_of(distribution: str) -> str:
 def how_to_install(module: str, preferred: str) -> str:
     """What to do where a module cannot be imported.
 
-    Args:
-        module: Its name, without those within it.
-        preferred: The extra to install where several bring the module.
+    `module`: its name, without those within it; `preferred`: the extra to install where several bring the module.
     """
     try:
         declared = requires(PACKAGE) or []
@@ -130,8 +125,7 @@ def installed_version(name: str) -> str | None:
 def satisfies(number: str, specifier: str) -> bool:
     """Whether a version satisfies all clauses of a specifier, by the numbers of the release alone.
 
-    Raises:
-        ValueError: The specifier has a clause that this function does not know.
+    Raises ValueError where the specifier has a clause that this function does not know.
     """
     release = _release(number)
     for clause in filter(str.strip, specifier.split(",")):

@@ -3,8 +3,6 @@
 A probe takes texts and returns plain values for ``json.dumps``; see `child.run_probe`.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import os
@@ -150,7 +148,7 @@ def self_test(folder: str, drive: str) -> dict[str, Any]:
     }
 
 
-def _student(folder: str) -> StudentBundle:
+def _student(folder: str) -> "StudentBundle":
     from scene_completion_ros.inference.shipped import open_student
 
     return open_student(folder)

@@ -1,7 +1,5 @@
 """ROS 2: which one is there, whether it loads, and what the environment makes of it."""
 
-from __future__ import annotations
-
 import os
 import platform
 import sys

@@ -1,7 +1,5 @@
 """What knows no image: the prior grid and the mean depth of the training data. A model has to beat both."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -24,27 +22,20 @@ class PriorGrid:
     def update(self, occupied: NDArray[np.bool_], known: NDArray[np.bool_]) -> None:
         """Count one grid: truth and where it is known, bool [X, Y, Z] each."""
         if occupied.shape != self.known.shape or known.shape != self.known.shape:
-            raise GridError(
-                f"shapes {occupied.shape} and {known.shape} instead of {self.known.shape}",
-                where="prior grid",
-                cure="Count grids of one shape",
-            )
+            what = f"shapes {occupied.shape} and {known.shape} instead of {self.known.shape}"
+            raise GridError(what, where="prior grid", cure="Count grids of one shape")
         self.occupied += occupied & known
         self.known += known
 
-    def add(self, other: PriorGrid) -> None:
+    def add(self, other: "PriorGrid") -> None:
         """Count what another one has counted, of the same shape."""
         self.occupied += other.occupied
         self.known += other.known
 
     def compute(self, sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.float32]:
-        """Smoothed mean occupancy.
+        """Smoothed mean occupancy. Returns float32 [X, Y, Z], 0..1; 0 where nothing is known anywhere near.
 
-        Args:
-            sigma: Standard deviation of the Gaussian along x, y, z, voxels; 0 for none.
-
-        Returns:
-            float32 [X, Y, Z], 0..1; 0 where nothing is known anywhere near.
+        `sigma`: standard deviation of the Gaussian along x, y, z, voxels; 0 for none.
         """
         from scipy.ndimage import gaussian_filter  # training and tests have SciPy, a robot need not
 
@@ -77,11 +68,7 @@ class MeanDepth:
         np.add.at(self.counts, cell, 1.0)
 
     def compute(self) -> NDArray[np.float32]:
-        """Mean depth float32 [height, width], metres.
-
-        Raises:
-            GridError: Nothing was counted.
-        """
+        """Mean depth float32 [height, width], metres. Raises GridError where nothing was counted."""
         from scipy.ndimage import distance_transform_edt  # training and tests have SciPy, a robot need not
 
         empty = self.counts == 0.0

@@ -1,7 +1,5 @@
 """From scores to probabilities, and how far stated probabilities are from observed frequencies."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -40,22 +38,18 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     of the groups monotone; each block of equal frequency becomes a knot at its mean score. The map is linear and
     strictly increasing between knots, and from them to the ends of the range. At the ends, scores 0 and 1, it is half
     way to certainty. So thresholds on the score keep their meaning, and the probability ranks voxels as the score does.
-    Where the outermost block is certain already, what lies beyond it is as certain.
+    Where the outermost block is certain already, what lies beyond it is as certain. Raises GridError where there are no
+    free or no occupied voxels, or all scores are equal.
 
-    Args:
-        histogram: int64 [2, SCORE_BINS] of `score_histogram`, of validation data only.
-        knots: Largest number of knots between the ends.
-
-    Raises:
-        GridError: There are no free or no occupied voxels, or all scores are equal.
+    `histogram`: int64 [2, SCORE_BINS] of `score_histogram`, of validation data only; `knots`: largest number of knots
+    between the ends.
     """
     from scipy.optimize import isotonic_regression  # training and tests have SciPy, a robot need not
 
     totals = histogram.sum(axis=1)
     if totals.min() == 0:
-        raise GridError(
-            f"{totals[0]} free and {totals[1]} occupied voxels", where="calibration", cure="Fit on voxels of both kinds"
-        )
+        what = f"{totals[0]} free and {totals[1]} occupied voxels"
+        raise GridError(what, where="calibration", cure="Fit on voxels of both kinds")
     filled = np.flatnonzero(histogram.sum(axis=0))
     free, occupied = histogram[:, filled].astype(np.float64)
     mass = free / totals[0] + occupied / totals[1]  # 2 in sum
@@ -69,9 +63,8 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     block_count = np.bincount(block, weights=count)
     block_score = np.bincount(block, weights=count * score) / block_count
     if block_score.size < 2:
-        raise GridError(
-            "the score does not tell occupied from free voxels", where="calibration", cure="Train the student longer"
-        )
+        what = "the score does not tell occupied from free voxels"
+        raise GridError(what, where="calibration", cure="Train the student longer")
     # Knots half way to certainty at the ends of the range: below the first and above the last block, scores still rank.
     table = [(float(s), float(p)) for s, p in zip(block_score, levels, strict=True)]
     if table[0][0] > 0.0 and table[0][1] > 0.0:
@@ -85,8 +78,7 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
 class CalibrationMetric:
     """Expected calibration error, Brier score and reliability over all voxels of all updates.
 
-    Args:
-        bins: Number of bins of equal width.
+    `bins`: number of bins of equal width.
     """
 
     def __init__(self, bins: int = 15) -> None:
@@ -96,14 +88,12 @@ class CalibrationMetric:
     def update(self, probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> None:
         """Count voxels: probability [...] in 0..1 and truth, bool [...].
 
-        Raises:
-            GridError: A probability lies outside 0..1 or is not a number.
+        Raises GridError where a probability lies outside 0..1 or is not a number.
         """
         stated = probability.astype(np.float64).ravel()
         if stated.size and not (stated.min() >= 0.0 and stated.max() <= 1.0):
-            raise GridError(
-                f"probabilities from {stated.min()} to {stated.max()}", where="probability", cure="Give 0..1"
-            )
+            what = f"probabilities from {stated.min()} to {stated.max()}"
+            raise GridError(what, where="probability", cure="Give 0..1")
         truth = occupied.ravel().astype(np.float64)
         bins = self.sums.shape[1]
         index = np.minimum((stated * bins).astype(np.int64), bins - 1)

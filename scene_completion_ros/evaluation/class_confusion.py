@@ -4,8 +4,6 @@ Every confusion matrix here has a row for each predicted label and a column for 
 clusters without a name; `renamed` gives them one afterwards, exactly as if the predictions themselves were renamed.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -19,24 +17,15 @@ UNASSIGNED = -1  # class of a cluster that got none
 
 
 def class_confusion(
-    predicted: NDArray[np.integer[Any]],
-    truth: NDArray[np.integer[Any]],
+    predicted: NDArray[np.integer[Any]],  # labels [...] in 0 .. labels - 1, where the truth counts; anything elsewhere
+    truth: NDArray[np.integer[Any]],  # classes [...] in 0 .. classes - 1; -1 and 255 do not count
     labels: int,
     classes: int,
-    counted: NDArray[np.bool_] | None = None,
+    counted: NDArray[np.bool_] | None = None,  # bool [...], what else does not count; all by default
 ) -> NDArray[np.int64]:
-    """Count pixels or voxels by predicted label and true class.
+    """Count pixels or voxels by predicted label and true class. Returns int64 [labels, classes].
 
-    Args:
-        predicted: Labels [...] in 0 .. labels - 1, where the truth counts; anything elsewhere.
-        truth: Classes [...] in 0 .. classes - 1; -1 and 255 do not count.
-        counted: bool [...], what else does not count; all by default.
-
-    Returns:
-        int64 [labels, classes].
-
-    Raises:
-        GridError: The shapes differ, or a label or class that counts is out of range.
+    Raises GridError where the shapes differ, or a label or class that counts is out of range.
     """
     if predicted.shape != truth.shape or (counted is not None and counted.shape != truth.shape):
         shapes = [array.shape for array in (predicted, truth, counted) if array is not None]
@@ -59,27 +48,18 @@ def renamed(
     """Give the predicted labels of a confusion matrix the names of classes.
 
     Rows of one class add up, so that row and column i are both class i. So no table made from the result can show a
-    class under another one's name.
+    class under another one's name. Returns int64 [classes + 1, classes]; the last row holds predictions of no class.
+    Raises GridError where there is not one class for each label, or one is out of range.
 
-    Args:
-        confusion: int64 [labels, classes].
-        class_of_label: [labels], classes or `UNASSIGNED`.
-        unassigned: Class that labels without one count as; by default they are no class's, and wrong everywhere.
-
-    Returns:
-        int64 [classes + 1, classes]; the last row holds predictions of no class.
-
-    Raises:
-        GridError: There is not one class for each label, or one is out of range.
+    `confusion`: int64 [labels, classes]; `class_of_label`: [labels], classes or `UNASSIGNED`; `unassigned`: class that
+    labels without one count as; by default they are no class's, and wrong everywhere.
     """
     labels, classes = confusion.shape
     names = np.asarray(class_of_label, dtype=np.int64)
     if names.shape != (labels,) or (names < UNASSIGNED).any() or (names >= classes).any():
-        raise GridError(
-            f"{names.tolist()} for {labels} labels and {classes} classes",
-            where="class_of_label",
-            cure=f"Give every label a class in 0..{classes - 1} or {UNASSIGNED}",
-        )
+        what = f"{names.tolist()} for {labels} labels and {classes} classes"
+        cure = f"Give every label a class in 0..{classes - 1} or {UNASSIGNED}"
+        raise GridError(what, where="class_of_label", cure=cure)
     rows = np.where(names == UNASSIGNED, classes if unassigned is None else unassigned, names)
     result = np.zeros((classes + 1, classes), dtype=np.int64)
     np.add.at(result, rows, confusion)
@@ -89,12 +69,8 @@ def renamed(
 def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Intersection over union of every class: TP / (row + column - TP).
 
-    Args:
-        confusion: int64 [rows, classes], rows >= classes; row i is what was predicted as class i, further rows are
-            predictions of no class.
-
-    Returns:
-        float64 [classes]; NaN where a class is neither predicted nor true.
+    Returns float64 [classes]; NaN where a class is neither predicted nor true. `confusion`: int64 [rows, classes], rows
+    >= classes; row i is what was predicted as class i, further rows are predictions of no class.
     """
     classes = confusion.shape[1]
     hit = np.diagonal(confusion[:classes])

@@ -4,8 +4,6 @@ The errors are those of Eigen et al., "Depth Map Prediction from a Single Image 
 (NeurIPS 2014). The crop is that of Garg et al., "Unsupervised CNN for Single View Depth Estimation" (ECCV 2016).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any
@@ -54,25 +52,18 @@ def resize_depth(depth: NDArray[np.floating[Any]], height: int, width: int) -> N
 
 
 def depth_errors(
+    # Depth [h, w], metres; resized to the size of the ground truth, then clamped to minimum..maximum.
     predicted: NDArray[np.floating[Any]],
+    # True depth [H, W], metres, 0 where nothing was measured. Pixels outside minimum..maximum do not count.
     truth: NDArray[np.floating[Any]],
     *,
-    crop: bool = True,
+    crop: bool = True,  # count only pixels in the Garg crop
     minimum: float = MINIMUM_M,
     maximum: float = MAXIMUM_M,
 ) -> DepthErrors | None:
-    """Errors of one predicted depth image.
+    """Errors of one predicted depth image. Returns the errors, or None where no pixel counts.
 
-    Args:
-        predicted: Depth [h, w], metres; resized to the size of the ground truth, then clamped to minimum..maximum.
-        truth: True depth [H, W], metres, 0 where nothing was measured. Pixels outside minimum..maximum do not count.
-        crop: Count only pixels in the Garg crop.
-
-    Returns:
-        The errors, or None where no pixel counts.
-
-    Raises:
-        ImageError: The prediction holds a number that is not finite, or the images are not two-dimensional.
+    Raises ImageError where the prediction holds a number that is not finite, or the images are not two-dimensional.
     """
     if predicted.ndim != 2 or truth.ndim != 2:
         raise ImageError(f"shapes {predicted.shape} and {truth.shape}", where="depth", cure="Give images [H, W]")

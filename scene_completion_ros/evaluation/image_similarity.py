@@ -5,8 +5,6 @@ with the window that published scores of novel views have: 7x7 pixels that weigh
 (what scikit-image's `structural_similarity` does without further arguments).
 """
 
-from __future__ import annotations
-
 import math
 
 import cv2

@@ -10,15 +10,13 @@ and over frames the mean of those in which a score is defined. Read no score wit
 behind it. Under the original protocol an empty field has no occluded points at all and an O_acc of 1.
 """
 
-from __future__ import annotations
-
 from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+# Share of predicted points above which a field has filled the street; even a town's is free for the most part.
 MOST_PREDICTED = 0.9
-"""Share of predicted points above which a field has filled the street; even a town's is free for the most part."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,8 @@ def invisible_empty_scores(
 ) -> InvisibleEmptyScores:
     """Scores of one frame.
 
-    Args:
-        predicted: What the model calls occupied, bool [...].
-        occupied: Truth, bool [...]; visible points are not occupied.
-        visible: bool [...].
+    `predicted`: what the model calls occupied, bool [...]; `occupied`: truth, bool [...]; visible points are not
+    occupied; `visible`: bool [...].
     """
     right = predicted == occupied
     return InvisibleEmptyScores(

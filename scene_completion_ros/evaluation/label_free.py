@@ -13,8 +13,6 @@ Depth has an error, and the verdict knows it. Every measurement comes with its s
 - Views that contradict each other outvote a minority of a quarter; otherwise something moved, and nothing is known.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
@@ -35,15 +33,15 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 Measure: TypeAlias = Literal["average_precision", "iou", "brier", "log_loss", "depth_abs_rel"]
 
 DEVIATIONS = 2.0  # standard deviations that a measured depth has to lie behind a voxel, for the voxel to be free
+# Points of a view in a voxel from which it counts as hit: a single one is a speckle as often as a surface.
 LEAST_PIXELS = 2
-"""Points of a view in a voxel from which it counts as hit: a single one is a speckle as often as a surface."""
 AGREEMENT = 0.75  # share of the views with something to say that has to agree
 REGIONS = ("seen now", "hidden now", "all")
+# What two models are compared by. Of the last three, less is better.
 MEASURES: tuple[Measure, ...] = ("average_precision", "iou", "brier", "log_loss", "depth_abs_rel")
-"""What two models are compared by. Of the last three, less is better."""
 LEAST_BLOCKS = 4  # independent places below which no uncertainty can be stated
+# Probabilities are clipped to this and its complement before their logarithm is taken: no model is that sure.
 SMALLEST_PROBABILITY = 1e-3
-"""Probabilities are clipped to this and its complement before their logarithm is taken: no model is that sure."""
 _REACHES = (1, 2, 4, 8, 16, 32)  # pixels to each side of a centre over which the nearest depth is prepared
 _LOGIT_BINS, _LOGIT_STEP = 385, 1.0 / 16.0  # of the log odds, from -12 to 12: what average precision is computed of
 _TRUE_POSITIVE, _FALSE_NEGATIVE, _VOXELS = 0, 2, 3  # places in the sums of a frame, see `_sums`
@@ -61,11 +59,8 @@ class DepthObservation:
     def __post_init__(self) -> None:
         size = (self.camera.height, self.camera.width)
         if self.depth.shape != size or self.deviation.shape != size:
-            raise GridError(
-                f"depth {self.depth.shape} and deviation {self.deviation.shape}, camera {size}",
-                where="depth observation",
-                cure="Give both in the size of the camera's image",
-            )
+            what = f"depth {self.depth.shape} and deviation {self.deviation.shape}, camera {size}"
+            raise GridError(what, where="depth observation", cure="Give both in the size of the camera's image")
 
     @property
     def measured(self) -> NDArray[np.bool_]:
@@ -85,7 +80,7 @@ class Verdict:
         """Voxels with a verdict, bool [X, Y, Z]."""
         return self.free | self.occupied
 
-    def only(self, wanted: NDArray[np.bool_]) -> Verdict:
+    def only(self, wanted: NDArray[np.bool_]) -> "Verdict":
         """The verdict of some voxels, bool [X, Y, Z]; the others are unknown."""
         return Verdict(self.free & wanted, self.occupied & wanted)
 
@@ -196,8 +191,7 @@ COLUMNS = (
     Column("average_precision", "AP"),
     Column("iou", "IoU"),
     Column("brier", "Brier"),
-)
-"""The figures of `LabelFreeScore` that tables show."""
+)  # the figures of `LabelFreeScore` that tables show
 
 
 class _FrameCounts(NamedTuple):
@@ -210,20 +204,16 @@ class _FrameCounts(NamedTuple):
 
 
 class LabelFreeScores:
-    """Accumulates scores of one model over frames, and keeps each frame's share for `compare`.
-
-    Args:
-        ranges: Metres ahead of the grid's lower x, half of it to each side of y = 0: those of the street by default.
-        most_frames: How many of the last frames count; None for all.
-    """
+    """Accumulates scores of one model over frames, and keeps each frame's share for `compare`."""
 
     def __init__(
         self,
         grid: VoxelGrid,
         threshold: float,
+        # Metres ahead of the grid's lower x, half of it to each side of y = 0: those of the street by default.
         ranges: tuple[float, ...] = SSCBENCH_RANGES,
         *,
-        most_frames: int | None = None,
+        most_frames: int | None = None,  # how many of the last frames count; None for all
     ) -> None:
         self.grid, self.threshold, self.ranges = grid, threshold, tuple(ranges)
         self._within = [_within(grid, reach) for reach in self.ranges]
@@ -234,31 +224,25 @@ class LabelFreeScores:
 
     def add(
         self,
-        probability: NDArray[np.float32],
+        probability: NDArray[np.float32],  # of being occupied [X, Y, Z], 0..1, as the model said it at the frame
+        # Voxels that the frame itself saw [X, Y, Z]; all others with a verdict count as hidden.
         seen_now: NDArray[np.bool_],
-        verdict: Verdict,
+        verdict: Verdict,  # what later frames found; unknown outside of the frame's view
         *,
+        # Predicted and measured z-depth, [H, W] each, metres; measured is 0 where there is none.
         depth: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+        # Frames of one place are drawn together in `compare`: a stretch of road, a drive. By default each frame counts
+        # as a place of its own, which states too small an uncertainty for successive frames.
         place: Hashable = None,
     ) -> None:
         """Counts one frame.
 
-        Args:
-            probability: Of being occupied [X, Y, Z], 0..1, as the model said it at the frame.
-            seen_now: Voxels that the frame itself saw [X, Y, Z]; all others with a verdict count as hidden.
-            verdict: What later frames found; unknown outside of the frame's view.
-            depth: Predicted and measured z-depth, [H, W] each, metres; measured is 0 where there is none.
-            place: Frames of one place are drawn together in `compare`: a stretch of road, a drive. By default each
-                frame counts as a place of its own, which states too small an uncertainty for successive frames.
-
-        Raises:
-            GridError: A shape is not that of the grid, or a probability lies outside of 0..1.
+        Raises GridError where a shape is not that of the grid, or a probability lies outside of 0..1.
         """
         shapes = {array.shape for array in (probability, seen_now, verdict.free, verdict.occupied)}
         if shapes != {self.grid.shape}:
-            raise GridError(
-                f"shapes {sorted(shapes)}, grid {self.grid.shape}", where="label-free scores", cure="Give one grid"
-            )
+            what = f"shapes {sorted(shapes)}, grid {self.grid.shape}"
+            raise GridError(what, where="label-free scores", cure="Give one grid")
         scored = probability[verdict.known]
         if scored.size and not (scored.min() >= 0.0 and scored.max() <= 1.0):
             raise GridError("probabilities outside of 0..1", where="label-free scores", cure="Give probabilities")
@@ -274,11 +258,10 @@ class LabelFreeScores:
         place = len(self._frames) if place is None else place
         self._frames.append(_FrameCounts(sums, histogram, _depth_sums(depth), place))
 
-    def extend(self, other: LabelFreeScores) -> None:
+    def extend(self, other: "LabelFreeScores") -> None:
         """Counts the frames that another one has counted, with their places, as if they were added now.
 
-        Raises:
-            GridError: Grid, threshold or ranges are others.
+        Raises GridError: grid, threshold or ranges are others.
         """
         if (other.grid, other.threshold, other.ranges) != (self.grid, self.threshold, self.ranges):
             raise GridError("another grid, threshold or range", where="label-free scores", cure="Score with the same")
@@ -334,8 +317,7 @@ class LabelFreeScores:
     def totals(self, measure: Measure, region: str, reach: float, draws: NDArray[np.float64]) -> NDArray[np.float64]:
         """A measure [B] over frames that count several times or not at all.
 
-        Args:
-            draws: How often each frame counts, [B, frames].
+        `draws`: how often each frame counts, [B, frames].
         """
         if measure == "depth_abs_rel":
             drawn = draws @ np.stack([frame.depth for frame in self._frames])
@@ -373,31 +355,23 @@ class Comparison:
 
 def compare(
     old: LabelFreeScores,
-    new: LabelFreeScores,
+    new: LabelFreeScores,  # scores of the new one, frame by frame in the same order
     measure: Measure = "average_precision",
     *,
-    region: str = "all",
-    reach: float | None = None,
+    region: str = "all",  # one of `REGIONS`
+    reach: float | None = None,  # one of the ranges, metres; the longest if left out
     draws: int = 1000,
     seed: int = 0,
 ) -> Comparison:
     """Compares two models on the same frames, with the uncertainty of a block bootstrap over their places.
 
     Places are drawn with replacement, with all their frames, for both models alike. See Künsch, "The Jackknife and the
-    Bootstrap for General Stationary Observations", Annals of Statistics 1989.
-
-    Args:
-        new: Scores of the new one, frame by frame in the same order.
-        region: One of `REGIONS`.
-        reach: One of the ranges, metres; the longest if left out.
-
-    Raises:
-        GridError: The frames of the two are not the same.
+    Bootstrap for General Stationary Observations", Annals of Statistics 1989. Raises GridError where the frames of the
+    two are not the same.
     """
     if old.places != new.places or old.ranges != new.ranges or not len(old):
-        raise GridError(
-            f"{len(old)} and {len(new)} frames, or other places", where="comparison", cure="Score both on the same"
-        )
+        what = f"{len(old)} and {len(new)} frames, or other places"
+        raise GridError(what, where="comparison", cure="Score both on the same")
     reach = max(old.ranges) if reach is None else reach
     names = list(dict.fromkeys(old.places))
     member = np.array([[place == name for place in old.places] for name in names], np.float64)  # [places, frames]

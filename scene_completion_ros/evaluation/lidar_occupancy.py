@@ -16,8 +16,6 @@ camera of KITTI-360 looks 5 degrees down, other rigs need another `camera_pitch`
 0.8 to 1.55 m above the road for KITTI-360's camera, 0.9 to 1.65 m for KITTI's.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,14 +143,10 @@ def surface_distance(profile: NDArray[np.float64], angle: NDArray[np.float64]) -
 def not_seen_free(
     points_level: NDArray[np.float64], scan: Scan, profile: NDArray[np.float64], protocol: SlabProtocol
 ) -> NDArray[np.bool_]:
-    """Whether points lie behind the surface that a scan measured, or too near to its sensor.
+    """Whether points lie behind the surface that a scan measured, or too near to its sensor. Returns bool [...].
 
-    Args:
-        points_level: Points [..., 3], level frame, metres.
-        profile: Its `surface_profile`, in the sensor's plane; the points' distances to the sensor are spatial.
-
-    Returns:
-        bool [...].
+    `points_level`: points [..., 3], level frame, metres; `profile`: its `surface_profile`, in the sensor's plane; the
+    points' distances to the sensor are spatial.
     """
     points = scan.level_from_sensor.inverse().apply(points_level)
     distance = np.linalg.norm(points, axis=-1)
@@ -182,36 +176,24 @@ class SlabCounter:
         self.scans += 1
 
     def compute(self) -> SlabTruth:
-        """What the scans say.
-
-        Raises:
-            GridError: There were fewer than three: everything would be occupied.
-        """
+        """What the scans say. Raises GridError where there were fewer than three: everything would be occupied."""
         if self.scans < 3:
-            raise GridError(
-                f"{self.scans} scans",
-                where="LiDAR occupancy",
-                cure="A point is free if three scans saw it so: evaluate a frame with more scans ahead",
-            )
+            cure = "A point is free if three scans saw it so: evaluate a frame with more scans ahead"
+            raise GridError(f"{self.scans} scans", where="LiDAR occupancy", cure=cure)
         return SlabTruth(self.not_seen_free, self.first_saw_free, self.scans)
 
 
 def slab_masks(truth: SlabTruth, protocol: SlabProtocol, shown_by_model: NDArray[np.bool_] | None = None) -> SlabMasks:
     """The points that are scored under a protocol, and what is true of them.
 
-    Args:
-        shown_by_model: Points whose z-depth does not exceed the model's own depth at their pixel, bool [Z, X]; needed
-            by the original protocol, ignored by the other.
-
-    Raises:
-        GridError: The model's depth is missing.
+    Raises GridError where the model's depth is missing. `shown_by_model`: points whose z-depth does not exceed the
+    model's own depth at their pixel, bool [Z, X]; needed by the original protocol, ignored by the other.
     """
     visible = truth.first_saw_free
     if protocol.model_depth_shows:
         if shown_by_model is None:
-            raise GridError(
-                "no model depth", where="original protocol", cure="Give the points in front of the model's depth"
-            )
+            what = "no model depth"
+            raise GridError(what, where="original protocol", cure="Give the points in front of the model's depth")
         visible = visible | shown_by_model
     rows = slice(0, None)
     if protocol.cut_behind is not None:

@@ -4,8 +4,6 @@ A metric is one file: its functional form, what accumulates it, and at the end i
 scores something (`evaluate`, `replay`, `improve`) gives answers to a `Scores` and asks that for tables or plain values.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

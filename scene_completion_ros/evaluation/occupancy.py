@@ -5,8 +5,6 @@ Average precision and best IoU need every score. They are kept as a histogram ov
 for scores rounded to half precision (11 significant bits).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -73,18 +71,14 @@ def confusion(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_]) -> Conf
 
 
 def score_histogram(score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Histogram of scores rounded to half precision.
+    """Histogram of scores rounded to half precision. Returns int64 [2, SCORE_BINS]: free and occupied voxels by score.
+
+    Raises GridError where a score is negative or not a number, or the shapes differ.
 
     Args:
         score: Scores [...], larger is more occupied: opacity, probability or density, not negative. Scores above 65504
             share the last bin.
         occupied: Truth, bool [...].
-
-    Returns:
-        int64 [2, SCORE_BINS]: free and occupied voxels by score.
-
-    Raises:
-        GridError: A score is negative or not a number, or the shapes differ.
     """
     if score.shape != occupied.shape:
         raise GridError(f"scores {score.shape}, truth {occupied.shape}", where="score", cure="Give equal shapes")
@@ -142,10 +136,8 @@ class OccupancyMetric:
     ) -> None:
         """Count voxels.
 
-        Args:
-            score: Scores [...], see `score_histogram`.
-            occupied: Truth, bool [...].
-            predicted: What counts as occupied, bool [...]: by some threshold, of the score or of what ranks alike.
+        `score`: scores [...], see `score_histogram`; `occupied`: truth, bool [...]; `predicted`: what counts as
+        occupied, bool [...]: by some threshold, of the score or of what ranks alike.
         """
         self.histogram += score_histogram(score, occupied)
         self.counts += confusion(predicted, occupied)
@@ -170,9 +162,7 @@ class OccupancyMetric:
 class OccupancyByRange:
     """`OccupancyMetric` for each range and each region of a grid.
 
-    Args:
-        grid: The grid that scores and truth lie on.
-        ranges: Ranges in metres, see `VoxelGrid.cropped`.
+    `grid`: the grid that scores and truth lie on; `ranges`: ranges in metres, see `VoxelGrid.cropped`.
     """
 
     def __init__(self, grid: VoxelGrid, ranges: tuple[float, ...] = SSCBENCH_RANGES) -> None:
@@ -181,21 +171,13 @@ class OccupancyByRange:
 
     def update(
         self,
-        score: NDArray[np.floating[Any]],
-        occupied: NDArray[np.bool_],
-        known: NDArray[np.bool_],
-        regions: Mapping[str, NDArray[np.bool_]],
-        predicted: NDArray[np.bool_],
+        score: NDArray[np.floating[Any]],  # scores [X, Y, Z]
+        occupied: NDArray[np.bool_],  # truth, bool [X, Y, Z]
+        known: NDArray[np.bool_],  # voxels whose truth is known, bool [X, Y, Z]; no other voxel counts
+        regions: Mapping[str, NDArray[np.bool_]],  # name -> bool [X, Y, Z]. Regions may overlap
+        predicted: NDArray[np.bool_],  # bool [X, Y, Z], see `OccupancyMetric.update`
     ) -> None:
-        """Count a grid.
-
-        Args:
-            score: Scores [X, Y, Z].
-            occupied: Truth, bool [X, Y, Z].
-            known: Voxels whose truth is known, bool [X, Y, Z]; no other voxel counts.
-            regions: Name -> bool [X, Y, Z]. Regions may overlap.
-            predicted: bool [X, Y, Z], see `OccupancyMetric.update`.
-        """
+        """Count a grid."""
         for range_m, crop in self.crops.items():
             for region, mask in regions.items():
                 counted = known[crop] & mask[crop]
@@ -214,8 +196,7 @@ def _ratio(part: int, whole: int) -> float:
 def ranges_within(grid: VoxelGrid) -> tuple[float, ...]:
     """The ranges of SSCBench that a grid holds; a quarter, a half and all of its own where it is smaller than them all.
 
-    Raises:
-        GridError: It holds none, and is no square.
+    Raises GridError where it holds none, and is no square.
     """
     fitting = [range_m for range_m in SSCBENCH_RANGES if _fits(grid, range_m)]
     whole = round(min(grid.shape[:2]) * grid.voxel_size, 6)
@@ -244,8 +225,7 @@ class OccupancyTally(Tally):
     def add(self, answer: Answer) -> None:
         """Count the voxels of a frame.
 
-        Raises:
-            GridError: The grid is another one than before, or of no size that ranges are scored in.
+        Raises GridError where the grid is another one than before, or of no size that ranges are scored in.
         """
         truth, found = answer.truth.voxels, answer.voxels
         if truth is None or found is None:

@@ -4,8 +4,6 @@ Labels are classes, or clusters with names from other images than the scored one
 names clusters by the scored images themselves: that row is an upper bound, and says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,8 +17,8 @@ from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 
 CLASSES = len(CITYSCAPES_CLASSES)
+# Where the labels of a method have their classes from.
 NAMED_BEFORE, NAMED_BY_SCORED, LEARNED = "validation images", "the scored images (upper bound)", "learned from labels"
-"""Where the labels of a method have their classes from."""
 
 
 @dataclass(frozen=True, eq=False)

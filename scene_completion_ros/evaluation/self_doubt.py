@@ -3,8 +3,6 @@
 Both are cheap enough for a robot that drives. Neither is a measure of quality: both find moments worth recording.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 
@@ -14,8 +12,8 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
+# Distance from the later camera up to which voxels are compared: farther away its depth is off by many of them.
 REACH_M = 25.6
-"""Distance from the later camera up to which voxels are compared: farther away its depth is off by many of them."""
 MOST_POINTS = 10_000  # voxels that are compared, spread evenly over all that there are
 
 
@@ -35,10 +33,7 @@ def wrong_share(then: SemanticVoxels, now: SemanticVoxels, now_from_then: RigidT
     known at all. Surfaces that the earlier one had missed do not count: on drives with stereo, their share was the
     smaller the worse the completion.
 
-    Args:
-        then: Of the earlier image.
-        now: Of the later image.
-        now_from_then: Pose of the earlier grid in the later one.
+    `then`: of the earlier image; `now`: of the later image; `now_from_then`: pose of the earlier grid in the later one.
     """
     points = then.points_in(now_from_then)
     near = points[np.linalg.norm(points - now.grid_from_camera.translation, axis=1) < REACH_M]

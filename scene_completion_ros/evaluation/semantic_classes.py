@@ -5,8 +5,6 @@ common classes and their order are those of S4C (Hayler et al., 3DV 2024) and
 SceneDINO (Jevtić et al., ICCV 2025).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +24,7 @@ def _names(listed: str) -> tuple[str, ...]:
 COMMON_CLASSES = _names(
     """empty, car, bicycle, motorcycle, truck, other-vehicle, person, road, sidewalk, building, fence, vegetation,
     terrain, pole, traffic-sign, other-object"""
-)
-"""The 15 classes of S4C and SceneDINO behind "empty", by id."""
+)  # the 15 classes of S4C and SceneDINO behind "empty", by id
 
 SCANNET_CLASSES = _names(
     """wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, desk, curtain,
@@ -35,9 +32,11 @@ SCANNET_CLASSES = _names(
 )
 """The 20 classes of ScanNet's benchmark, in its order (Dai et al., CVPR 2017)."""
 
+# Classes of rooms by id: those of ScanNet, and three that it leaves without a label.
 ROOM_CLASSES = ("empty", *SCANNET_CLASSES, "ceiling", "person", "other-object")
-"""Classes of rooms by id: those of ScanNet, and three that it leaves without a label."""
 
+# Weights of S4C's weighted mean IoU: percent of SSCBench-KITTI-360's occupied voxels, nearly. Those of parking areas,
+# which count as sidewalk, are not in.
 COMMON_SHARES: dict[str, float] = {
     "car": 2.85,
     "bicycle": 0.01,
@@ -55,25 +54,21 @@ COMMON_SHARES: dict[str, float] = {
     "traffic-sign": 0.06,
     "other-object": 0.28,
 }
-"""Weights of S4C's weighted mean IoU: percent of SSCBench-KITTI-360's occupied voxels, nearly. Those of parking areas,
-which count as sidewalk, are not in."""
 
 SSCBENCH_CLASSES = _names(
     """empty, car, bicycle, motorcycle, truck, other-vehicle, person, road, parking, sidewalk, other-ground, building,
     fence, vegetation, terrain, pole, traffic-sign, other-structure, other-object"""
-)
-"""SSCBench-KITTI-360's 18 classes behind "empty", by id (Li et al., arXiv 2306.09001)."""
+)  # SSCBench-KITTI-360's 18 classes behind "empty", by id (Li et al., arXiv 2306.09001)
 
 SEMANTIC_KITTI_CLASSES = _names(
     """empty, car, bicycle, motorcycle, truck, other-vehicle, person, bicyclist, motorcyclist, road, parking, sidewalk,
     other-ground, building, fence, vegetation, trunk, terrain, pole, traffic-sign"""
-)
-"""SemanticKITTI's 19 classes behind "empty", by learning id (Behley et al., ICCV 2019)."""
+)  # SemanticKITTI's 19 classes behind "empty", by learning id (Behley et al., ICCV 2019)
 
 
+# Cityscapes' 19 classes of pixels that are scored, by train id (Cordts et al., CVPR 2016).
 CITYSCAPES_CLASSES = _names("""road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation,
     terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle""")
-"""Cityscapes' 19 classes of pixels that are scored, by train id (Cordts et al., CVPR 2016)."""
 
 _LABEL_NAMES = _names(
     """unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, road, sidewalk, parking, rail
@@ -114,8 +109,7 @@ class ClassMap:
     def apply(self, labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Map labels [...] of the source (-1 and 255 do not count): uint8 [...], 255 where they do not count.
 
-        Raises:
-            GridError: A label is none of the vocabulary.
+        Raises GridError where a label is none of the vocabulary.
         """
         index = labels.astype(np.int64)
         index[index == -1] = INVALID
@@ -125,9 +119,8 @@ class ClassMap:
             if not (mapped == _UNDEFINED).any():
                 return np.asarray(mapped, dtype=np.uint8)
         wrong = [label for label in np.unique(index).tolist() if not self._knows(label)]
-        raise GridError(
-            f"ids {wrong[:8]} are none of {self.vocabulary}", where="labels", cure="Map them from their own vocabulary"
-        )
+        what = f"ids {wrong[:8]} are none of {self.vocabulary}"
+        raise GridError(what, where="labels", cure="Map them from their own vocabulary")
 
     def _knows(self, label: int) -> bool:
         return 0 <= label <= INVALID and int(self.table[label]) != _UNDEFINED
@@ -154,11 +147,10 @@ SSCBENCH_TO_COMMON = ClassMap(
     SSCBENCH_CLASSES,
     COMMON_CLASSES,
     {"parking": "sidewalk", "other-ground": "terrain", "other-structure": "building"},
-)
-"""Ground truth of SSCBench-KITTI-360 in the common classes, as S4C maps it."""
+)  # ground truth of SSCBench-KITTI-360 in the common classes, as S4C maps it
 
+# SemanticKITTI's own 19 classes, as they are.
 SEMANTIC_KITTI_OFFICIAL = ClassMap("SemanticKITTI's learning ids", SEMANTIC_KITTI_CLASSES, SEMANTIC_KITTI_CLASSES, {})
-"""SemanticKITTI's own 19 classes, as they are."""
 
 
 def _to_cityscapes(vocabulary: str, names: tuple[str, ...], **renamed: str) -> ClassMap:
@@ -169,8 +161,7 @@ def _to_cityscapes(vocabulary: str, names: tuple[str, ...], **renamed: str) -> C
 
 LABEL_IDS = _to_cityscapes(
     "the label ids of KITTI-360 and Cityscapes", _LABEL_NAMES, garage="building", gate="fence", smallpole="pole"
-)
-"""Of both: KITTI-360 goes on where Cityscapes' ids end, and counts three more of its names."""
+)  # of both: KITTI-360 goes on where Cityscapes' ids end, and counts three more of its names
 
 TRAIN_IDS = _to_cityscapes("Cityscapes' train ids", CITYSCAPES_CLASSES)  # as they are
 
@@ -189,5 +180,4 @@ CITYSCAPES_TO_COMMON = ClassMap(
         "sky": "empty",
         "rider": "empty",
     },
-)
-"""Pixels as voxels, as S4C and SceneDINO have it: sky and riders are empty."""
+)  # pixels as voxels, as S4C and SceneDINO have it: sky and riders are empty

@@ -10,8 +10,6 @@ Hayler et al., "S4C" (3DV 2024); Jevtić et al., "Feed-Forward SceneDINO" (ICCV 
 2306.09001). Unlike in the published code, renamed clusters carry their class's name into every row of a result.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -54,13 +52,8 @@ class CompletionScores:
 def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """Empty voxels of the lowest layers that have no occupied voxel below them in their column.
 
-    LiDAR sees no ground through the ground: below it, free is only what was never measured.
-
-    Args:
-        truth: Classes [X, Y, Z], z up, after they are mapped; 255 does not count and is not occupied.
-
-    Returns:
-        bool [X, Y, Z].
+    LiDAR sees no ground through the ground: below it, free is only what was never measured. Returns bool [X, Y, Z].
+    `truth`: classes [X, Y, Z], z up, after they are mapped; 255 does not count and is not occupied.
     """
     low = truth[..., :GROUND_LAYERS]
     occupied = (low != EMPTY) & (low != INVALID)
@@ -71,51 +64,34 @@ def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
 
 
 def completion_confusion(
-    predicted: NDArray[np.integer[Any]],
-    truth: NDArray[np.integer[Any]],
-    field_of_view: NDArray[np.bool_],
-    labels: int = len(COMMON_CLASSES),
-    classes: int = len(COMMON_CLASSES),
+    predicted: NDArray[np.integer[Any]],  # labels [X, Y, Z], 0 empty: classes, or clusters from 1 on
+    truth: NDArray[np.integer[Any]],  # classes [X, Y, Z], 255 does not count
+    field_of_view: NDArray[np.bool_],  # bool [X, Y, Z], where the image covers the voxel
+    labels: int = len(COMMON_CLASSES),  # number of predicted labels, "empty" among them
+    classes: int = len(COMMON_CLASSES),  # number of classes, "empty" among them
 ) -> NDArray[np.int64]:
-    """Count the voxels of one grid, or of a part of it that has its full height.
+    """Count the voxels of one grid, or of a part of it that has its full height. Returns int64 [labels, classes].
 
-    Args:
-        predicted: Labels [X, Y, Z], 0 empty: classes, or clusters from 1 on.
-        truth: Classes [X, Y, Z], 255 does not count.
-        field_of_view: bool [X, Y, Z], where the image covers the voxel.
-        labels: Number of predicted labels, "empty" among them.
-        classes: Number of classes, "empty" among them.
-
-    Returns:
-        int64 [labels, classes].
-
-    Raises:
-        GridError: Shapes differ, or labels are out of range.
+    Raises GridError where shapes differ, or labels are out of range.
     """
     return class_confusion(predicted, truth, labels, classes, field_of_view & ~additional_invalid(truth))
 
 
 def completion_scores(
-    confusion: NDArray[np.int64],
+    confusion: NDArray[np.int64],  # int64 [labels, classes] of `completion_confusion`
+    # int [labels], the class of each predicted label, see `cluster_assignment`; by default labels are classes. Labels
+    # without a class count as empty.
     class_of_label: NDArray[np.integer[Any]] | None = None,
-    class_names: tuple[str, ...] = COMMON_CLASSES,
+    class_names: tuple[str, ...] = COMMON_CLASSES,  # names by id; 0 is "empty"
 ) -> CompletionScores:
     """Score a confusion matrix.
 
-    Args:
-        confusion: int64 [labels, classes] of `completion_confusion`.
-        class_of_label: int [labels], the class of each predicted label, see `cluster_assignment`; by default labels are
-            classes. Labels without a class count as empty.
-        class_names: Names by id; 0 is "empty".
-
-    Raises:
-        GridError: There are as many labels as classes and no names, or other names than labels.
+    Raises GridError where there are as many labels as classes and no names, or other names than labels.
     """
     classes = len(class_names)
     if class_of_label is None and confusion.shape[0] != classes:
-        raise GridError(
-            f"{confusion.shape[0]} labels for {classes} classes", where="confusion", cure="Assign the labels to classes"
-        )
+        what = f"{confusion.shape[0]} labels for {classes} classes"
+        raise GridError(what, where="confusion", cure="Assign the labels to classes")
     names = np.arange(classes) if class_of_label is None else class_of_label
     named = renamed(confusion, names, unassigned=EMPTY)[:classes]
     geometry = ConfusionCounts(
@@ -144,21 +120,14 @@ def _mean_iou_of_found(found: NDArray[np.int64]) -> float:
 
 
 class SemanticCompletionMetric:
-    """Scores over all grids of all updates, within each range.
-
-    Args:
-        grid: Where truth and predictions lie; it has to hold the ranges.
-        labels: Number of predicted labels, "empty" among them; by default the classes.
-        class_names: Names by id; 0 is "empty".
-        ranges: Metres.
-    """
+    """Scores over all grids of all updates, within each range."""
 
     def __init__(
         self,
-        grid: VoxelGrid = SSCBENCH_GRID,
-        labels: int | None = None,
-        class_names: tuple[str, ...] = COMMON_CLASSES,
-        ranges: tuple[float, ...] = SSCBENCH_RANGES,
+        grid: VoxelGrid = SSCBENCH_GRID,  # where truth and predictions lie; it has to hold the ranges
+        labels: int | None = None,  # number of predicted labels, "empty" among them; by default the classes
+        class_names: tuple[str, ...] = COMMON_CLASSES,  # names by id; 0 is "empty"
+        ranges: tuple[float, ...] = SSCBENCH_RANGES,  # metres
     ) -> None:
         self.grid = grid
         self.class_names = class_names
@@ -172,11 +141,8 @@ class SemanticCompletionMetric:
     ) -> None:
         """Count one grid [X, Y, Z]; see `completion_confusion`."""
         if predicted.shape != self.grid.shape or truth.shape != self.grid.shape:
-            raise GridError(
-                f"shapes {predicted.shape} and {truth.shape} instead of {self.grid.shape}",
-                where="labels",
-                cure="Give whole grids",
-            )
+            what = f"shapes {predicted.shape} and {truth.shape} instead of {self.grid.shape}"
+            raise GridError(what, where="labels", cure="Give whole grids")
         for range_m, crop in self.crops.items():
             found = predicted[crop], truth[crop], field_of_view[crop]
             self.confusion[range_m] += completion_confusion(*found, self.labels, len(self.class_names))

@@ -5,8 +5,6 @@ students are their own witnesses. What both of them see alike counts as measured
 favours neither. It says nothing where the two differ, and it is wrong where both are wrong alike.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -34,41 +32,30 @@ OBSERVERS = 8  # later frames that judge one
 SPACING = 3.0 / 51.2  # way between frames that are scored, as a part of the volume's reach: 3 m of a street's 51.2 m
 PLACE = 0.5  # length of road that counts as one independent place, as a part of the reach
 ALIKE = 0.05  # difference of two depths, as a part of their mean, up to which two students see the same
+# Standard deviation of a depth that two students agree on, as a part of it, where they do not differ by more.
 DEVIATION = 0.02
-"""Standard deviation of a depth that two students agree on, as a part of it, where they do not differ by more."""
 MOST_VOXELS = 1 << 17  # voxels of a frame that a robot scores: evenly spread ones of all
 MOST_FRAMES = 300  # frames that a robot remembers the scores of
+# What a better student has to gain, of average precision or IoU: seeds of one training differ by 0.001 to 0.012.
 MARGIN = 0.01
-"""What a better student has to gain, of average precision or IoU: seeds of one training differ by 0.001 to 0.012."""
+# What says which student is better: how it ranks voxels, and what it calls occupied.
 DECIDING: tuple[Measure, ...] = ("average_precision", "iou")
-"""What says which student is better: how it ranks voxels, and what it calls occupied."""
 
 
 def score_frame(
     scores: Sequence[LabelFreeScores],
-    probabilities: Sequence[NDArray[np.float32]],
-    own: DepthObservation,
-    later: Iterable[DepthObservation],
-    wanted: NDArray[np.bool_],
+    probabilities: Sequence[NDArray[np.float32]],  # of each student, float32 [X, Y, Z]
+    own: DepthObservation,  # depth of the frame itself
+    later: Iterable[DepthObservation],  # depth of later frames, posed in the grid of this one
+    wanted: NDArray[np.bool_],  # voxels that count, bool [X, Y, Z]: those that all students say something of
     *,
+    # Predicted and measured depth of each, see `LabelFreeScores.add`.
     depths: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]] | None = None,
-    place: Hashable = None,
+    place: Hashable = None,  # see there
 ) -> Verdict:
-    """Adds a frame to the scores of students by what it and later frames saw.
+    """Adds a frame to the scores of students by what it and later frames saw. Returns what was found.
 
-    Args:
-        probabilities: Of each student, float32 [X, Y, Z].
-        own: Depth of the frame itself.
-        later: Depth of later frames, posed in the grid of this one.
-        wanted: Voxels that count, bool [X, Y, Z]: those that all students say something of.
-        depths: Predicted and measured depth of each, see `LabelFreeScores.add`.
-        place: See there.
-
-    Returns:
-        What was found.
-
-    Raises:
-        GridError: A shape is not that of the grid.
+    Raises GridError where a shape is not that of the grid.
     """
     grid = scores[0].grid
     visible, hidden = in_sight(own, grid, wanted)
@@ -98,7 +85,7 @@ class ComparedFrame:
     # Pose of the grid in a frame in which the world stands still; None where nothing says it.
     odometry_from_grid: RigidTransform | None
 
-    def at(self, odometry_from_grid: RigidTransform | None) -> ComparedFrame:
+    def at(self, odometry_from_grid: RigidTransform | None) -> "ComparedFrame":
         """The frame at a pose that became known later."""
         return replace(self, odometry_from_grid=odometry_from_grid)
 
@@ -111,8 +98,7 @@ class ComparedFrame:
     def agreed_depth(self, grid_from_camera: RigidTransform | None = None) -> DepthObservation:
         """What both students see alike: the mean of their depths, at the rays of the first.
 
-        Args:
-            grid_from_camera: Pose of the view in the judged grid; by default that of this frame.
+        `grid_from_camera`: pose of the view in the judged grid; by default that of this frame.
         """
         first, second = self._depths()
         mean, off = 0.5 * (first + second), np.abs(first - second)
@@ -161,9 +147,7 @@ class StudentComparison:
     Frames a few metres apart wait until `OBSERVERS` later ones have come, or the robot has left their volume. Those of
     a robot that stands still are compared, but judge nothing. Memory is bounded: see `MOST_FRAMES`.
 
-    Args:
-        grid: The voxels of all frames.
-        thresholds: Probability from which a voxel is occupied, of each student.
+    `grid`: the voxels of all frames; `thresholds`: probability from which a voxel is occupied, of each student.
     """
 
     def __init__(self, grid: VoxelGrid, thresholds: tuple[float, float]) -> None:
@@ -178,8 +162,7 @@ class StudentComparison:
     def add(self, frame: ComparedFrame) -> None:
         """Compares a frame, and judges earlier ones by it.
 
-        Raises:
-            GridError: A depth has another size than its camera.
+        Raises GridError where a depth has another size than its camera.
         """
         self._frames += 1
         self._alike.append(self._agreement(frame))

@@ -1,7 +1,5 @@
 """What is true of one image, whatever measured it: voxels around its camera, depth of its pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,12 +16,12 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelG
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 FREE, UNKNOWN = 0, 255  # labels of what is nothing, and of what nobody knows
+# Bits of the flags that are stored beside the labels of a rendered frame's voxels.
 IN_VIEW, SEEN, BELOW_GROUND, INTERIOR = 1, 2, 4, 8
-"""Bits of the flags that are stored beside the labels of a rendered frame's voxels."""
+# Regions, parts of what lies in the image: `all` is what is visible or occluded.
 VISIBLE, OCCLUDED, ALL = "visible", "occluded", "all"
-"""Regions, parts of what lies in the image: `all` is what is visible or occluded."""
+# Regions that count the hidden insides of things, by their names alone.
 INTERIORS, OCCLUDED_AND_INTERIORS, ALL_AND_INTERIORS = "interiors", "occluded + interiors", "all + interiors"
-"""Regions that count the hidden insides of things, by their names alone."""
 
 Mask = NDArray[np.bool_]
 
@@ -111,22 +109,15 @@ class VoxelTruth:
 
 
 def exact_truth(
-    label: NDArray[np.uint8],
-    flags: NDArray[np.uint8],
+    label: NDArray[np.uint8],  # uint8 [X, Y, Z], 0 is free
+    flags: NDArray[np.uint8],  # uint8 [X, Y, Z], bits `IN_VIEW`, `SEEN`, `BELOW_GROUND`, `INTERIOR`
     grid: VoxelGrid,
+    # Pose of the reference camera's optical frame in the grid.
     grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
-    ground: NDArray[np.float32] | None = None,
-    class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON,
+    ground: NDArray[np.float32] | None = None,  # height of the ground in the grid [X, Y], metres
+    class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON,  # from the ids of the labels to the classes that are scored
 ) -> VoxelTruth:
-    """Truth of a rendered frame from the arrays that are stored of it.
-
-    Args:
-        label: uint8 [X, Y, Z], 0 is free.
-        flags: uint8 [X, Y, Z], bits `IN_VIEW`, `SEEN`, `BELOW_GROUND`, `INTERIOR`.
-        grid_from_camera: Pose of the reference camera's optical frame in the grid.
-        ground: Height of the ground in the grid [X, Y], metres.
-        class_map: From the ids of the labels to the classes that are scored.
-    """
+    """Truth of a rendered frame from the arrays that are stored of it."""
     in_view, seen, below, interior = ((flags & bit) > 0 for bit in (IN_VIEW, SEEN, BELOW_GROUND, INTERIOR))
     return VoxelTruth(
         "exact",
@@ -154,21 +145,14 @@ def stored_flags(truth: VoxelTruth) -> NDArray[np.uint8]:
 
 def labelled_truth(
     source: str,
-    label: NDArray[np.uint8],
-    invalid: Mask,
+    label: NDArray[np.uint8],  # uint8 [X, Y, Z], `FREE` and `UNKNOWN` among them
+    invalid: Mask,  # voxels that do not count for another reason, bool [X, Y, Z]
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
-    camera: Camera,
-    class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON,
+    camera: Camera,  # whose image says what is in view
+    class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON,  # from the ids of the labels to the common classes
 ) -> VoxelTruth:
-    """Truth of measured voxels with classes, which know no insides; what hides what follows from them.
-
-    Args:
-        label: uint8 [X, Y, Z], `FREE` and `UNKNOWN` among them.
-        invalid: Voxels that do not count for another reason, bool [X, Y, Z].
-        camera: Whose image says what is in view.
-        class_map: From the ids of the labels to the common classes.
-    """
+    """Truth of measured voxels with classes, which know no insides; what hides what follows from them."""
     occupied, known = (label != FREE) & (label != UNKNOWN), (label != UNKNOWN) & ~invalid
     in_view = np.asarray(camera.project(grid_from_camera.inverse().apply(grid.centres()))[1])
     sight = partial(visible_voxels, occupied, grid_from_camera.translation, grid, known & in_view)

@@ -7,8 +7,6 @@ visible also where it touches (26 neighbours) a seen voxel that is not occupied.
 camera hits, three in four are then visible; the rest are mostly foliage. Voxels of unknown content are transparent.
 """
 
-from __future__ import annotations
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +18,16 @@ SIGHT_POINTS = np.concatenate([np.zeros((1, 3)), _FACE * np.eye(3), -_FACE * np.
 
 
 def seen_voxels(
-    occupied: NDArray[np.bool_],
+    occupied: NDArray[np.bool_],  # ground truth, bool [X, Y, Z]
+    # Optical centre in the grid frame, float64 [3], metres. It may lie outside the grid.
     camera_position: NDArray[np.float64],
     grid: VoxelGrid,
+    # Voxels to look at, bool [X, Y, Z], all by default; the others are reported as not seen.
     wanted: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
     """Voxels to whose centre or face centres a line from the camera passes no other occupied voxel.
 
-    Args:
-        occupied: Ground truth, bool [X, Y, Z].
-        camera_position: Optical centre in the grid frame, float64 [3], metres. It may lie outside the grid.
-        wanted: Voxels to look at, bool [X, Y, Z], all by default; the others are reported as not seen.
-
-    Returns:
-        bool [X, Y, Z].
+    Returns bool [X, Y, Z].
     """
     start = (np.asarray(camera_position, dtype=np.float64) - np.asarray(grid.origin)) / grid.voxel_size
     look_at = np.ones(grid.shape, dtype=np.bool_) if wanted is None else np.ascontiguousarray(wanted, dtype=np.bool_)

@@ -6,8 +6,6 @@ number of classes. Such voxels count as misses here. In the released code of Ope
 CUA-O3D (Li et al., CVPR 2025) they leave the confusion matrix. That figure has a name of its own here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -41,13 +39,12 @@ def class_scores(
 ) -> NDArray[np.float32]:
     """Best cosine of the phrases of each class.
 
+    Returns float32 [N, classes]; minus infinity where there is no feature, and for classes without phrases.
+
     Args:
         features: float [N, D].
         rows: Embeddings of the phrases, float32 [R, D], of length one.
         group: Class of each row [R]; rows of others than 0 .. classes - 1 are left out.
-
-    Returns:
-        float32 [N, classes]; minus infinity where there is no feature, and for classes without phrases.
     """
     found = cosines(features, rows)
     scores = np.full((len(features), classes), -np.inf, np.float32)
@@ -82,22 +79,15 @@ class ZeroShotScores:
 
 
 def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> ZeroShotScores:
-    """Score a confusion matrix.
+    """Score a confusion matrix. Raises GridError where the matrix has another shape.
 
-    Args:
-        confusion: int64 [K + 1, K] of `class_confusion`; the last row holds voxels without a label.
-        names: The K classes.
-
-    Raises:
-        GridError: The matrix has another shape.
+    `confusion`: int64 [K + 1, K] of `class_confusion`; the last row holds voxels without a label; `names`: the K
+    classes.
     """
     classes = len(names)
     if confusion.shape != (classes + 1, classes):
-        raise GridError(
-            f"shape {confusion.shape} for {classes} classes",
-            where="confusion",
-            cure="Give a row for each class and one for voxels without a label",
-        )
+        what = f"shape {confusion.shape} for {classes} classes"
+        raise GridError(what, where="confusion", cure="Give a row for each class and one for voxels without a label")
     true = confusion.sum(axis=0)
     present = true > 0
     iou = class_iou(confusion)
@@ -120,10 +110,8 @@ def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Zero
 class ZeroShotMetric(Tally):
     """Scores over all voxels of all updates, within each part.
 
-    A method has `class_names`; its answers have `predicted` and `true` classes [N], and `parts`.
-
-    Args:
-        names: The K classes.
+    A method has `class_names`; its answers have `predicted` and `true` classes [N], and `parts`. `names`: the K
+    classes.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -133,15 +121,12 @@ class ZeroShotMetric(Tally):
     def update(
         self, labels: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], parts: Mapping[Part, NDArray[np.bool_]]
     ) -> None:
-        """Count voxels.
+        """Count voxels. Raises GridError: shapes differ, or a class is out of range.
 
         Args:
             labels: Said classes [N], K for none.
             truth: True classes [N]; -1 and 255 do not count.
             parts: Part -> which voxels are in it, bool [N]. Parts may overlap.
-
-        Raises:
-            GridError: Shapes differ, or a class is out of range.
         """
         for part, mask in parts.items():
             counts = class_confusion(labels, truth, len(self.names) + 1, len(self.names), mask)
@@ -165,24 +150,14 @@ class ZeroShotMetric(Tally):
 def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
     """Precision summed over the steps of recall, voxels with equal scores taken together; exact.
 
-    Equal scores everywhere give the share of positives, and a random ranking does so but for O(log N / N).
+    Equal scores everywhere give the share of positives, and a random ranking does so but for O(log N / N). Returns
+    0..1; NaN without positives. Raises GridError where the shapes differ, or a score is not a number.
 
-    Args:
-        score: float [N], larger is more likely; minus infinity is last.
-        positive: bool [N].
-
-    Returns:
-        0..1; NaN without positives.
-
-    Raises:
-        GridError: The shapes differ, or a score is not a number.
+    `score`: float [N], larger is more likely; minus infinity is last; `positive`: bool [N].
     """
     if score.shape != positive.shape or np.isnan(score).any():
-        raise GridError(
-            f"scores {score.shape} of which {int(np.isnan(score).sum())} are not numbers, truth {positive.shape}",
-            where="score",
-            cure="Give one number a voxel",
-        )
+        what = f"scores {score.shape} of which {int(np.isnan(score).sum())} are not numbers, truth {positive.shape}"
+        raise GridError(what, where="score", cure="Give one number a voxel")
     if not positive.any():
         return float("nan")
     order = np.argsort(-score, kind="stable")
@@ -212,10 +187,7 @@ class WordMetric(Tally):
     """Average precision of words over all voxels of all updates, within each part.
 
     It keeps every score, 4 bytes for each voxel and word: ranks are exact. A method has `words`; its answers have
-    `cosine`, `common`, true `ids`, and `parts`.
-
-    Args:
-        words: Word -> the true classes that it means.
+    `cosine`, `common`, true `ids`, and `parts`. `words`: word -> the true classes that it means.
     """
 
     def __init__(self, words: Mapping[str, Sequence[int]]) -> None:
@@ -225,19 +197,14 @@ class WordMetric(Tally):
 
     def update(
         self,
+        # Cosine of each word, float32 [N, W], in the order of the words; minus infinity without a feature.
         cosine: NDArray[np.float32],
-        common: NDArray[np.float32],
-        truth: NDArray[np.integer[Any]],
+        common: NDArray[np.float32],  # mean cosine of all phrases of the vocabulary, float32 [N]
+        truth: NDArray[np.integer[Any]],  # True classes [N], all of them known
+        # Part -> which voxels are in it, bool [N]; the same parts with every update.
         parts: Mapping[Part, NDArray[np.bool_]],
     ) -> None:
-        """Keep voxels.
-
-        Args:
-            cosine: Cosine of each word, float32 [N, W], in the order of the words; minus infinity without a feature.
-            common: Mean cosine of all phrases of the vocabulary, float32 [N].
-            truth: True classes [N], all of them known.
-            parts: Part -> which voxels are in it, bool [N]; the same parts with every update.
-        """
+        """Keep voxels."""
         self._kept.append((cosine, common, truth))
         for part, mask in parts.items():
             self._parts.setdefault(part, []).append(mask)

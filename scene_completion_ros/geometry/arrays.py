@@ -1,7 +1,5 @@
 """What the geometry functions share to work on NumPy and torch arrays alike."""
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 from array_api_compat import array_namespace, device

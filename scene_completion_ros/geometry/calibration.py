@@ -1,7 +1,5 @@
 """The checks that a calibration passes before it becomes a camera, wherever it comes from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -47,23 +45,16 @@ def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
     at = {field: f"{calibration.where}, {name}" for field, name in calibration.names.items()}
     width, height = calibration.width, calibration.height
     if width <= 0 or height <= 0:
-        raise CameraError(
-            f"image size {width}x{height} is empty", where=at["size"], cure="Set the calibrated image size"
-        )
+        what = f"image size {width}x{height} is empty"
+        raise CameraError(what, where=at["size"], cure="Set the calibrated image size")
     if width * height > LARGEST_IMAGE:
-        raise CameraError(
-            f"an image of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels",
-            where=at["size"],
-            cure="Set the calibrated image size; the message may be damaged",
-        )
+        what = f"an image of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
+        raise CameraError(what, where=at["size"], cure="Set the calibrated image size; the message may be damaged")
     has_projection = bool(calibration.projection.any())
     if rectified:
         if not has_projection:
-            raise CameraError(
-                "P is missing or all zero, so the rectified camera is unknown",
-                where=at["p"],
-                cure="Publish P, or use the unrectified image",
-            )
+            what = "P is missing or all zero, so the rectified camera is unknown"
+            raise CameraError(what, where=at["p"], cure="Publish P, or use the unrectified image")
         projected = _projection_intrinsics(calibration, at["p"])
         check_principal_point(projected, width, height, at["p"])
         return Camera(*projected, width, height)
@@ -89,11 +80,8 @@ def pinhole_intrinsics(matrix: NDArray[np.float64], where: str) -> tuple[float, 
     if min(fx, fy) < FOCAL_LENGTHS[0] or max(fx, fy) > FOCAL_LENGTHS[1]:
         raise CameraError(f"focal lengths {fx} and {fy} are those of no lens", where=where, cure=_UNCALIBRATED)
     if any((zero_a, zero_b, zero_c)) or abs(one - 1.0) > 1e-6 or abs(skew) > 1e-6 * fx:
-        raise CameraError(
-            f"not [fx 0 cx; 0 fy cy; 0 0 1]: {matrix.tolist()}",
-            where=where,
-            cure="Write the matrix row by row; skew is not supported",
-        )
+        what = f"not [fx 0 cx; 0 fy cy; 0 0 1]: {matrix.tolist()}"
+        raise CameraError(what, where=where, cure="Write the matrix row by row; skew is not supported")
     return fx, fy, cx, cy
 
 
@@ -128,11 +116,8 @@ def _check_same_size(
         ratio = float(ratios.mean())
         scaled = abs(ratio - 1.0) > 0.2 and np.abs(ratios / ratio - 1.0).max() < _SAME_SCALE
     if scaled:
-        raise CameraError(
-            f"P is K scaled by {ratio:.3g}: the two were calibrated at different image sizes",
-            where=where,
-            cure=_ONE_CALIBRATION,
-        )
+        what = f"P is K scaled by {ratio:.3g}: the two were calibrated at different image sizes"
+        raise CameraError(what, where=where, cure=_ONE_CALIBRATION)
 
 
 def _distortion(
@@ -140,11 +125,8 @@ def _distortion(
 ) -> tuple[DistortionModel, tuple[float, ...]]:
     name = calibration.model.strip().lower()
     if name not in _MODEL_NAMES:
-        raise CameraError(
-            f"unknown distortion model {calibration.model!r}",
-            where=where_model,
-            cure=f"Use one of {', '.join(filter(None, _MODEL_NAMES))}",
-        )
+        what = f"unknown distortion model {calibration.model!r}"
+        raise CameraError(what, where=where_model, cure=f"Use one of {', '.join(filter(None, _MODEL_NAMES))}")
     model = _MODEL_NAMES[name]
     values = tuple(calibration.coefficients.tolist())
     if not np.isfinite(calibration.coefficients).all():
@@ -152,22 +134,16 @@ def _distortion(
     if not any(values) and model != "equidistant":
         return "none", ()  # drivers of ideal cameras send zeros or nothing, under any model's name
     if model == "none":
-        raise CameraError(
-            f"distortion_model is {calibration.model!r} although there are coefficients {list(values)}",
-            where=where_model,
-            cure="Name the model that they were fitted with, such as plumb_bob",
-        )
+        what = f"distortion_model is {calibration.model!r} although there are coefficients {list(values)}"
+        raise CameraError(what, where=where_model, cure="Name the model that they were fitted with, such as plumb_bob")
     count = COEFFICIENT_COUNTS[model]
     if model == "rational_polynomial" and len(values) > count and not any(values[count:]):
         values = values[:count]  # OpenCV appends thin-prism and tilt terms, zero unless they were asked for
     if len(values) != count and not (model == "plumb_bob" and len(values) == 4):
-        raise CameraError(
-            f"{model} has {count} coefficients, not {len(values)}: {list(values)}",
-            where=where_coefficients,
-            cure="Name the model that they were fitted with; thin-prism and tilt terms are not supported",
-        )
+        what = f"{model} has {count} coefficients, not {len(values)}: {list(values)}"
+        cure = "Name the model that they were fitted with; thin-prism and tilt terms are not supported"
+        raise CameraError(what, where=where_coefficients, cure=cure)
     if np.abs(calibration.coefficients).max() > LARGEST_COEFFICIENT:
-        raise CameraError(
-            f"beyond {LARGEST_COEFFICIENT:g}: {list(values)}", where=where_coefficients, cure=_UNCALIBRATED
-        )
+        what = f"beyond {LARGEST_COEFFICIENT:g}: {list(values)}"
+        raise CameraError(what, where=where_coefficients, cure=_UNCALIBRATED)
     return model, values

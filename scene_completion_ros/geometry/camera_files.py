@@ -1,7 +1,5 @@
 """Cameras from CameraInfo messages, KITTI calibration files and the YAML of camera_calibration."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,17 +28,14 @@ _MEI_INTRINSICS = ("gamma1", "gamma2", "u0", "v0")
 def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str = "CameraInfo") -> Camera:
     """Build the camera of the images that come with a CameraInfo.
 
+    Returns the camera of the published image: `width` and `height` are those of the full sensor, region of interest and
+    binning are applied. Raises CameraError: not calibrated (K all zero), not finite, or contradicting itself; names
+    field and cure.
+
     Args:
         message: sensor_msgs/CameraInfo of ROS 2 (fields k, d, p) or ROS 1 (K, D, P), from rclpy or rosbags.
         rectified: Whether the images are rectified (`image_rect`): P is used, without distortion, instead of K and D.
         where: What to call the message in errors, for instance its topic.
-
-    Returns:
-        The camera of the published image: `width` and `height` are those of the full sensor, region of interest and
-        binning are applied.
-
-    Raises:
-        CameraError: Not calibrated (K all zero), not finite, or contradicting itself; names field and cure.
     """
     names = {name: name if hasattr(message, name) else name.upper() for name in ("k", "d", "p")}
     for name in (*names.values(), "width", "height", "distortion_model"):
@@ -63,14 +58,13 @@ def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str
 def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None) -> Camera:
     """Read a camera from a file.
 
+    Raises CameraError where the file cannot be read, lacks something, or was made for another image size.
+
     Args:
         spec: YAML file of camera_calibration, or KITTI calibration with the name of the projection matrix after a
             colon: `calib.txt:P2`, `calib_cam_to_cam.txt:P_rect_02`.
         image_size: (width, height) of the images in use. KITTI's calib.txt does not hold it: if left out there, the
             first image of the folder beside the file is looked at (`image_2` for P2).
-
-    Raises:
-        CameraError: The file cannot be read, lacks something, or was made for another image size.
     """
     path, name = _split(str(spec))
     if path.suffix.lower() in (".yaml", ".yml"):
@@ -80,11 +74,8 @@ def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None) 
     elif path.suffix.lower() == ".txt":
         camera = _read_kitti(path, name, image_size)
     else:
-        raise CameraError(
-            "is no known kind of calibration file",
-            where=str(spec),
-            cure="Give the YAML of camera_calibration or KITTI's calib.txt with a camera, such as calib.txt:P2",
-        )
+        cure = "Give the YAML of camera_calibration or KITTI's calib.txt with a camera, such as calib.txt:P2"
+        raise CameraError("is no known kind of calibration file", where=str(spec), cure=cure)
     if image_size is not None and tuple(image_size) != (camera.width, camera.height):
         raise CameraError(
             f"is the calibration of {camera.width}x{camera.height} images, but the image is "
@@ -98,15 +89,9 @@ def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None) 
 def read_kitti_calibration(path: str | Path) -> dict[str, NDArray[np.float64]]:
     """Read a KITTI calibration file, lines of `name: numbers`.
 
-    Args:
-        path: `calib.txt` of the odometry or object benchmark, or `calib_*_to_*.txt` of the raw recordings.
-
-    Returns:
-        By name: [3, 4] of twelve numbers (P0…P3, Tr, P_rect_02), [3, 3] of nine (R_rect_00), else as many as there
-        are. Dates are left out.
-
-    Raises:
-        CameraError: The file cannot be read or a line is malformed; names file and line.
+    Returns by name: [3, 4] of twelve numbers (P0…P3, Tr, P_rect_02), [3, 3] of nine (R_rect_00), else as many as there
+    are. Dates are left out. Raises CameraError where the file cannot be read or a line is malformed; names file and
+    line. `path`: `calib.txt` of the odometry or object benchmark, or `calib_*_to_*.txt` of the raw recordings.
     """
     matrices: dict[str, NDArray[np.float64]] = {}
     for number, line in enumerate(read_text(path, CameraError, cure="Check the path").splitlines(), start=1):
@@ -128,11 +113,8 @@ def read_kitti_calibration(path: str | Path) -> dict[str, NDArray[np.float64]]:
 def read_kitti360_fisheye(path: str | Path) -> Camera:
     """Read the calibration of a KITTI-360 fisheye (`image_02.yaml`), as camodocal writes it.
 
-    Returns:
-        Camera of model "mei".
-
-    Raises:
-        CameraError: The file cannot be read, is of another model or lacks a number; names it.
+    Returns camera of model "mei". Raises CameraError where the file cannot be read, is of another model or lacks a
+    number; names it.
     """
     path = Path(path)
     # OpenCV's storage begins with "%YAML:1.0", which is no directive of YAML.
@@ -140,9 +122,8 @@ def read_kitti360_fisheye(path: str | Path) -> Camera:
     text = "\n".join(line for line in lines if not line.startswith("%YAML"))
     document = parse_yaml(text, CameraError, where=str(path), cure=_CAMODOCAL, kind=dict)
     if document.get("model_type") != "MEI":
-        raise CameraError(
-            f"model_type is {shown(document.get('model_type'))} instead of MEI", where=str(path), cure=_CAMODOCAL
-        )
+        what = f"model_type is {shown(document.get('model_type'))} instead of MEI"
+        raise CameraError(what, where=str(path), cure=_CAMODOCAL)
     fx, fy, cx, cy = (_nested_number(document, "projection_parameters", key, path) for key in _MEI_INTRINSICS)
     xi = _nested_number(document, "mirror_parameters", "xi", path)
     lens = [_nested_number(document, "distortion_parameters", key, path) for key in ("k1", "k2", "p1", "p2")]
@@ -154,17 +135,10 @@ def read_kitti360_fisheye(path: str | Path) -> Camera:
 
 
 def camera_from_projection(projection: NDArray[np.float64], width: int, height: int) -> tuple[Camera, RigidTransform]:
-    """Split a projection matrix of rectified images into camera and position.
+    """Split a projection matrix of rectified images into camera and position. `projection`: P = K [I | t], [3, 4].
 
-    Args:
-        projection: P = K [I | t], [3, 4].
-
-    Returns:
-        The camera and `camera_from_rectified0`, the translation t = K⁻¹ p₄ from the rectified reference camera. All
-        three components are kept: KITTI's P2 has some millimetres along y and z.
-
-    Raises:
-        CameraError: P is not of this form.
+    Returns the camera and `camera_from_rectified0`, the translation t = K⁻¹ p₄ from the rectified reference camera. All
+    three components are kept: KITTI's P2 has some millimetres along y and z. Raises CameraError: P is not of this form.
     """
     matrix = np.asarray(projection, dtype=np.float64)
     if matrix.shape != (3, 4) or not np.isfinite(matrix).all():
@@ -185,11 +159,9 @@ def _region(camera: Camera, message: Any, where: str) -> Camera:
         return camera
     left, top, width, height = int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)
     if min(width, height) <= 0 or left + width > camera.width or top + height > camera.height:
-        raise CameraError(
-            f"region {width}x{height} at ({left}, {top}) does not fit into the {camera.width}x{camera.height} image",
-            where=f"{where}, roi",
-            cure="Set width and height of the full sensor, and roi in its pixels",
-        )
+        what = f"region {width}x{height} at ({left}, {top}) does not fit into the {camera.width}x{camera.height} image"
+        cure = "Set width and height of the full sensor, and roi in its pixels"
+        raise CameraError(what, where=f"{where}, roi", cure=cure)
     return camera.cropped(left, top, width, height)
 
 
@@ -197,11 +169,9 @@ def _binned(camera: Camera, message: Any, where: str) -> Camera:
     factors = [max(1, int(getattr(message, name, 0))) for name in ("binning_x", "binning_y")]
     width, height = camera.width // factors[0], camera.height // factors[1]
     if width == 0 or height == 0:
-        raise CameraError(
-            f"binning {factors[0]}x{factors[1]} leaves nothing of the image",
-            where=f"{where}, binning",
-            cure="Set the binning that the driver applies, 0 or 1 for none",
-        )
+        what = f"binning {factors[0]}x{factors[1]} leaves nothing of the image"
+        cure = "Set the binning that the driver applies, 0 or 1 for none"
+        raise CameraError(what, where=f"{where}, binning", cure=cure)
     whole = camera.cropped(0, 0, width * factors[0], height * factors[1])  # the driver drops incomplete bins
     return whole.resized(width, height)
 
@@ -266,9 +236,8 @@ def _kitti_values(name: str, text: str, where: str) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise CameraError(f"{name} is not finite: {values.tolist()}", where=where)
     if re.fullmatch(r"P\d|P_rect_\d+|Tr\w*", name) and values.size != 12:
-        raise CameraError(
-            f"{name} has {values.size} numbers instead of 12", where=where, cure="Restore the file from the data set"
-        )
+        what = f"{name} has {values.size} numbers instead of 12"
+        raise CameraError(what, where=where, cure="Restore the file from the data set")
     if values.size == 12:
         return values.reshape(3, 4)
     return values.reshape(3, 3) if values.size == 9 else values
@@ -302,9 +271,6 @@ def _kitti_image_size(
     folder = path.parent / f"image_{number}"
     images = sorted(entry for entry in folder.glob("*") if entry.suffix.lower() in _IMAGE_SUFFIXES)
     if not images:
-        raise CameraError(
-            f"the size of the images is unknown: the file does not hold it and {folder} has no image",
-            where=str(path),
-            cure="Give the image size as well",
-        )
+        what = f"the size of the images is unknown: the file does not hold it and {folder} has no image"
+        raise CameraError(what, where=str(path), cure="Give the image size as well")
     return read_size(images[0])

@@ -5,8 +5,6 @@ of the top-left pixel, so that an image covers [-0.5, width - 0.5) horizontally.
 between the pixel edges (`align_corners=False`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -37,8 +35,7 @@ _CALIBRATE = "Calibrate the camera (for example with camera_calibration) or give
 class Camera:
     """A calibrated camera; sizes and places in its image are in pixels.
 
-    Raises:
-        CameraError: Zero or non-finite intrinsics, an empty image, an unknown model, a wrong number of coefficients.
+    Raises CameraError: zero or non-finite intrinsics, an empty image, an unknown model, a wrong number of coefficients.
     """
 
     fx: float  # focal length along x, pixels
@@ -72,40 +69,27 @@ class Camera:
             if values[name] <= 0.0:
                 raise CameraError(f"focal length {name} = {values[name]} is not positive", where="K", cure=_CALIBRATE)
             if not smallest <= values[name] <= largest:
-                raise CameraError(
-                    f"focal length {name} = {values[name]} lies outside of {smallest:g} to {largest:g} pixels",
-                    where="K",
-                    cure=_CALIBRATE,
-                )
+                what = f"focal length {name} = {values[name]} lies outside of {smallest:g} to {largest:g} pixels"
+                raise CameraError(what, where="K", cure=_CALIBRATE)
         if self.width <= 0 or self.height <= 0:
-            raise CameraError(
-                f"image size {self.width}x{self.height} is empty",
-                where="width, height",
-                cure="Set the size of the image that the camera was calibrated with",
-            )
+            cure = "Set the size of the image that the camera was calibrated with"
+            raise CameraError(f"image size {self.width}x{self.height} is empty", where="width, height", cure=cure)
 
     def _check_distortion(self) -> None:
         if self.distortion_model not in COEFFICIENT_COUNTS:
-            raise CameraError(
-                f"unknown distortion model {self.distortion_model!r}",
-                where="distortion_model",
-                cure=f"Use one of {', '.join(COEFFICIENT_COUNTS)}",
-            )
+            what = f"unknown distortion model {self.distortion_model!r}"
+            raise CameraError(what, where="distortion_model", cure=f"Use one of {', '.join(COEFFICIENT_COUNTS)}")
         if self.distortion_model == "plumb_bob" and len(self.distortion) == 4:
             object.__setattr__(self, "distortion", (*self.distortion, 0.0))
         expected = COEFFICIENT_COUNTS[self.distortion_model]
         if len(self.distortion) != expected:
-            raise CameraError(
-                f"{self.distortion_model} has {expected} coefficients, not {len(self.distortion)}: {self.distortion}",
-                where="distortion",
-                cure="Give the model that the coefficients were fitted with",
-            )
+            what = f"{self.distortion_model} has {expected} coefficients, not {len(self.distortion)}: {self.distortion}"
+            raise CameraError(what, where="distortion", cure="Give the model that the coefficients were fitted with")
         if not all(math.isfinite(value) for value in self.distortion):
             raise CameraError(f"coefficients are not finite: {self.distortion}", where="distortion", cure=_CALIBRATE)
         if any(abs(value) > LARGEST_COEFFICIENT for value in self.distortion):
-            raise CameraError(
-                f"coefficients beyond {LARGEST_COEFFICIENT:g}: {self.distortion}", where="distortion", cure=_CALIBRATE
-            )
+            what = f"coefficients beyond {LARGEST_COEFFICIENT:g}: {self.distortion}"
+            raise CameraError(what, where="distortion", cure=_CALIBRATE)
 
     @property
     def matrix(self) -> NDArray[np.float64]:
@@ -134,15 +118,11 @@ class Camera:
         return math.atan(float(ideal[0]))
 
     def project(self, points_optical: Array) -> tuple[Array, Array]:
-        """Project points into the image.
+        """Project points into the image. `points_optical`: points [..., 3] in the optical frame, metres.
 
-        Args:
-            points_optical: Points [..., 3] in the optical frame, metres.
-
-        Returns:
-            Pixels [..., 2] and a mask [...] (bool) of the points that the camera shows. Those lie in front of it,
-            within the valid radius of the lens model, and inside the pixel edges, `[-0.5, width - 0.5)` by `[-0.5,
-            height - 0.5)`. Pixels of points behind the camera are finite and mean nothing.
+        Returns pixels [..., 2] and a mask [...] (bool) of the points that the camera shows. Those lie in front of it,
+        within the valid radius of the lens model, and inside the pixel edges, `[-0.5, width - 0.5)` by `[-0.5, height -
+        0.5)`. Pixels of points behind the camera are finite and mean nothing.
         """
         xp, points = floating(points_optical)
         z = points[..., 2]
@@ -160,12 +140,9 @@ class Camera:
     def unproject(self, pixels: Array) -> Array:
         """Return the viewing rays of pixels.
 
-        Args:
-            pixels: Pixel coordinates [..., 2], also between pixel centres and outside the image.
-
-        Returns:
-            Points [..., 3] on the rays at z = 1 in the optical frame. NaN where the lens model has no such ray, as at
-            pixels of a fisheye that look more than 90° away.
+        Returns points [..., 3] on the rays at z = 1 in the optical frame. NaN where the lens model has no such ray, as
+        at pixels of a fisheye that look more than 90° away. `pixels`: pixel coordinates [..., 2], also between pixel
+        centres and outside the image.
         """
         xp, pixels = floating(pixels)
         xy = xp.stack([(pixels[..., 0] - self.cx) / self.fx, (pixels[..., 1] - self.cy) / self.fy], axis=-1)
@@ -188,7 +165,7 @@ class Camera:
         u, v = np.meshgrid(np.arange(self.width, dtype=np.float64), np.arange(self.height, dtype=np.float64))
         return np.stack([u, v], axis=-1)
 
-    def resized(self, width: int, height: int) -> Camera:
+    def resized(self, width: int, height: int) -> "Camera":
         """Return the camera of the same image scaled to another size."""
         scale_x, scale_y = width / self.width, height / self.height
         return dataclasses.replace(
@@ -201,12 +178,11 @@ class Camera:
             height=height,
         )
 
-    def of_resized_image(self, width: int, height: int) -> Camera:
+    def of_resized_image(self, width: int, height: int) -> "Camera":
         """Return the camera of images that were published in another size than they were calibrated in.
 
-        Raises:
-            CameraError: They do not have exactly the proportions of the calibrated ones: not resized alone, but cropped
-                or stretched, which no size tells.
+        Raises CameraError where they do not have exactly the proportions of the calibrated ones: not resized alone, but
+        cropped or stretched, which no size tells.
         """
         if (width, height) == (self.width, self.height):
             return self
@@ -220,11 +196,11 @@ class Camera:
             )
         return self.resized(width, height)
 
-    def cropped(self, left: int, top: int, width: int, height: int) -> Camera:
+    def cropped(self, left: int, top: int, width: int, height: int) -> "Camera":
         """Return the camera of the part that starts at pixel (left, top); it may reach beyond the image."""
         return dataclasses.replace(self, cx=self.cx - left, cy=self.cy - top, width=width, height=height)
 
-    def without_distortion(self) -> Camera:
+    def without_distortion(self) -> "Camera":
         """Return the ideal pinhole camera with the same intrinsics."""
         return dataclasses.replace(self, distortion_model="none", distortion=())
 

@@ -1,7 +1,5 @@
 """Depth images: made of LiDAR points, and looked up from another camera at the same place."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 
@@ -15,12 +13,8 @@ def sparse_depth(points_camera: NDArray[np.floating[Any]], camera: Camera) -> ND
     """Project LiDAR points into an image; where several fall into one pixel, the nearest stays.
 
     Points that the camera cannot see past a nearer surface between the pixels (the LiDAR stands elsewhere) stay in.
-
-    Args:
-        points_camera: Points [N, 3] in the camera's optical frame, metres.
-
-    Returns:
-        z-depth float32 [H, W], metres, 0 where no point fell.
+    Returns z-depth float32 [H, W], metres, 0 where no point fell. `points_camera`: points [N, 3] in the camera's
+    optical frame, metres.
     """
     pixels, valid = camera.project(points_camera)
     column, row = np.floor(np.asarray(pixels)[np.asarray(valid)] + 0.5).astype(np.int64).T
@@ -34,8 +28,7 @@ def sparse_depth(points_camera: NDArray[np.floating[Any]], camera: Camera) -> ND
 def nearest_pixels(camera: Camera, rays: Camera) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """The pixel of a camera that sees most nearly what each pixel of another one at the same place sees.
 
-    Returns:
-        Rows and columns [h, w] of the camera, and bool [h, w], whether its image shows that direction at all.
+    Returns rows and columns [h, w] of the camera, and bool [h, w], whether its image shows that direction at all.
     """
     pixels, valid = camera.project(np.asarray(rays.unproject(rays.pixel_centres())))
     inside = np.asarray(valid) & np.isfinite(np.asarray(pixels)).all(axis=-1)
@@ -47,11 +40,8 @@ def nearest_pixels(camera: Camera, rays: Camera) -> tuple[NDArray[np.int64], NDA
 def depth_at_rays(depth: NDArray[np.float32], camera: Camera, rays: Camera) -> NDArray[np.float32]:
     """Depth of one camera at the rays of another at the same place.
 
-    Args:
-        depth: z-depth [H, W], metres; 0 or not finite where there is none.
-
-    Returns:
-        That of the nearest pixel [h, w], 0 where there is none.
+    Returns that of the nearest pixel [h, w], 0 where there is none. `depth`: z-depth [H, W], metres; 0 or not finite
+    where there is none.
     """
     rows, columns, inside = nearest_pixels(camera, rays)
     found = depth[rows, columns]

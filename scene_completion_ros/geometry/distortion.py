@@ -5,8 +5,6 @@ radius at which it stops growing it folds distant points back into the image. Bo
 points lie inside that radius.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -19,6 +17,8 @@ from scene_completion_ros.geometry.arrays import Array, Namespace, floating
 
 DistortionModel = Literal["none", "plumb_bob", "rational_polynomial", "equidistant", "mei"]
 
+# plumb_bob: k1 k2 p1 p2 k3. rational_polynomial: the same and k4 k5 k6. equidistant: k1 … k4 (Kannala-Brandt). mei: xi
+# k1 k2 p1 p2 (unified omnidirectional model, Mei and Rives 2007; the focal lengths are its gammas).
 COEFFICIENT_COUNTS: dict[DistortionModel, int] = {
     "none": 0,
     "plumb_bob": 5,
@@ -26,9 +26,6 @@ COEFFICIENT_COUNTS: dict[DistortionModel, int] = {
     "equidistant": 4,
     "mei": 5,
 }
-"""plumb_bob: k1 k2 p1 p2 k3. rational_polynomial: the same and k4 k5 k6. equidistant: k1 … k4 (Kannala-Brandt). mei: xi
-k1 k2 p1 p2 (unified omnidirectional model, Mei and Rives 2007; the focal lengths are its gammas).
-"""
 
 _LARGEST_RADIUS = 1e3  # 89.94° off axis; no lens is described by x/z further out
 _LARGEST_ANGLE = math.atan(_LARGEST_RADIUS)
@@ -41,13 +38,9 @@ _RESIDUAL_TOLERANCE = 1e-5  # of normalised coordinates: a hundredth of a pixel 
 def distort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) -> tuple[Array, Array]:
     """Apply the lens to ideal normalised coordinates.
 
-    Args:
-        coefficients: As many as `COEFFICIENT_COUNTS` says.
-        xy: Ideal coordinates x/z, y/z [..., 2].
-
-    Returns:
-        Distorted coordinates [..., 2] and whether the model is valid there [...] (bool). Points outside the valid
-        radius are first moved onto it, so that their image stays finite and in the right direction.
+    `coefficients`: as many as `COEFFICIENT_COUNTS` says; `xy`: ideal coordinates x/z, y/z [..., 2]. Returns distorted
+    coordinates [..., 2] and whether the model is valid there [...] (bool). Points outside the valid radius are first
+    moved onto it, so that their image stays finite and in the right direction.
     """
     xp, xy = floating(xy)
     if model == "none":
@@ -66,13 +59,9 @@ def distort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) 
 def undistort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) -> tuple[Array, Array]:
     """Invert `distort` by a bracketed Newton iteration.
 
-    Args:
-        coefficients: As many as `COEFFICIENT_COUNTS` says.
-        xy: Distorted coordinates [..., 2].
-
-    Returns:
-        Ideal coordinates x/z, y/z [..., 2] and whether a solution exists [...] (bool). Where none exists, for
-        instance at pixels of a fisheye that look more than 90° away, the coordinates are those of the valid limit.
+    `coefficients`: as many as `COEFFICIENT_COUNTS` says; `xy`: distorted coordinates [..., 2]. Returns ideal
+    coordinates x/z, y/z [..., 2] and whether a solution exists [...] (bool). Where none exists, for instance at pixels
+    of a fisheye that look more than 90° away, the coordinates are those of the valid limit.
     """
     xp, xy = floating(xy)
     if model == "none":
@@ -91,12 +80,8 @@ def undistort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array
 def undistorted_angle(coefficients: tuple[float, ...], radius: Array) -> tuple[Array, Array]:
     """Return the angle off the optical axis (radians) seen at a distorted radius, for the equidistant model.
 
-    Args:
-        coefficients: k1 … k4.
-        radius: Distorted radius [...], ≥ 0, in focal lengths.
-
-    Returns:
-        Angle [...], also above 90°, and whether the polynomial reaches that radius [...] (bool).
+    `coefficients`: k1 … k4; `radius`: distorted radius [...], ≥ 0, in focal lengths. Returns angle [...], also above
+    90°, and whether the polynomial reaches that radius [...] (bool).
     """
     xp, radius = floating(radius)
     polynomial = _equidistant_polynomial(coefficients)
@@ -106,12 +91,8 @@ def undistorted_angle(coefficients: tuple[float, ...], radius: Array) -> tuple[A
 def mei_angle(coefficients: tuple[float, ...], distorted: Array) -> tuple[Array, Array]:
     """Return the angle off the optical axis (radians) seen at distorted coordinates, for the MEI model.
 
-    Args:
-        coefficients: xi, k1, k2, p1, p2.
-        distorted: Distorted coordinates [..., 2].
-
-    Returns:
-        Angle [...], also above 90°, and whether the model has a ray there [...] (bool).
+    `coefficients`: xi, k1, k2, p1, p2; `distorted`: distorted coordinates [..., 2]. Returns angle [...], also above
+    90°, and whether the model has a ray there [...] (bool).
     """
     xp, distorted = floating(distorted)
     mirror, stretch, valid = _lift_to_sphere(xp, coefficients, distorted)

@@ -1,7 +1,5 @@
 """Fixed transforms between frames, as people write them down: angles, and files of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Regular voxel grids and where the camera stands in them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,8 +24,7 @@ _GRID_KEYS = ("origin", "voxel_size", "shape", "grid_from_camera", "frame")
 class VoxelGrid:
     """A box of cubic voxels; by convention its frame has x forward, y left, z up.
 
-    Raises:
-        GridError: A number is missing, not finite or not positive, or there are more voxels than `MOST_VOXELS`.
+    Raises GridError where a number is missing, not finite or not positive, or there are more voxels than `MOST_VOXELS`.
     """
 
     origin: tuple[float, float, float]  # lower corner of voxel (0, 0, 0) in the grid frame, metres
@@ -38,28 +35,18 @@ class VoxelGrid:
     def __post_init__(self) -> None:
         origin, shape = tuple(self.origin), tuple(self.shape)
         if len(origin) != 3 or not all(abs(value) <= FARTHEST for value in origin):
-            raise GridError(
-                f"{list(origin)} is not three numbers within ±{FARTHEST:g}",
-                where="origin",
-                cure="Give x, y, z in metres",
-            )
+            what = f"{list(origin)} is not three numbers within ±{FARTHEST:g}"
+            raise GridError(what, where="origin", cure="Give x, y, z in metres")
         smallest, largest = EDGES
         if not smallest <= self.voxel_size <= largest:
-            raise GridError(
-                f"{self.voxel_size} is not a length from {smallest:g} to {largest:g} m",
-                where="voxel_size",
-                cure="Give metres",
-            )
+            what = f"{self.voxel_size} is not a length from {smallest:g} to {largest:g} m"
+            raise GridError(what, where="voxel_size", cure="Give metres")
         if len(shape) != 3 or not all(math.isfinite(size) and int(size) == size > 0 for size in shape):
-            raise GridError(
-                f"{list(shape)} is not three positive whole numbers", where="shape", cure="Give voxels along x, y, z"
-            )
+            what = f"{list(shape)} is not three positive whole numbers"
+            raise GridError(what, where="shape", cure="Give voxels along x, y, z")
         if math.prod(map(int, shape)) > MOST_VOXELS:
-            raise GridError(
-                f"{'x'.join(f'{size:.0f}' for size in shape)} are more than {MOST_VOXELS:,} voxels",
-                where="shape",
-                cure="Take larger voxels, or a smaller part of the space",
-            )
+            what = f"{'x'.join(f'{size:.0f}' for size in shape)} are more than {MOST_VOXELS:,} voxels"
+            raise GridError(what, where="shape", cure="Take larger voxels, or a smaller part of the space")
         object.__setattr__(self, "origin", tuple(float(value) for value in origin))
         object.__setattr__(self, "voxel_size", float(self.voxel_size))
         object.__setattr__(self, "shape", tuple(int(size) for size in shape))
@@ -82,14 +69,10 @@ class VoxelGrid:
         return out
 
     def index_of(self, points: Array) -> tuple[Array, Array]:
-        """Return the voxels that points lie in.
+        """Return the voxels that points lie in. `points`: points [..., 3] in the grid frame, metres.
 
-        Args:
-            points: Points [..., 3] in the grid frame, metres.
-
-        Returns:
-            Indices int64 [..., 3] and whether the point lies in the grid [...] (bool). Indices of points outside
-            are clamped to one voxel beyond the grid; those of non-finite points are -1.
+        Returns indices int64 [..., 3] and whether the point lies in the grid [...] (bool). Indices of points outside
+        are clamped to one voxel beyond the grid; those of non-finite points are -1.
         """
         xp, points = floating(points)
         steps = xp.floor((points - constant_like(list(self.origin), points)) / self.voxel_size)
@@ -99,29 +82,21 @@ class VoxelGrid:
         inside = xp.all((steps >= 0) & (steps < size), axis=-1)
         return xp.astype(steps, xp.int64), inside
 
-    def cropped(self, range_m: float) -> tuple[VoxelGrid, tuple[slice, slice, slice]]:
+    def cropped(self, range_m: float) -> "tuple[VoxelGrid, tuple[slice, slice, slice]]":
         """Crop to the part within a range, as SSCBench does for 12.8, 25.6 and 51.2 m.
 
-        Args:
-            range_m: Edge of the square part in metres: that much ahead, half of it to each side, the full height.
-
-        Returns:
-            The cropped grid and the slices that cut it out of an array [X, Y, Z].
-
-        Raises:
-            GridError: The range is no whole number of voxels, larger than the grid, or cannot be centred.
+        Returns the cropped grid and the slices that cut it out of an array [X, Y, Z]. Raises GridError where the range
+        is no whole number of voxels, larger than the grid, or cannot be centred. `range_m`: edge of the square part in
+        metres: that much ahead, half of it to each side, the full height.
         """
         count = round(range_m / self.voxel_size) if math.isfinite(range_m) else 0
         if count <= 0 or abs(count * self.voxel_size - range_m) > 1e-6 * self.voxel_size * max(count, 1):
-            raise GridError(
-                f"range {range_m} m is no whole number of {self.voxel_size} m voxels", cure="Choose another range"
-            )
+            what = f"range {range_m} m is no whole number of {self.voxel_size} m voxels"
+            raise GridError(what, cure="Choose another range")
         spare = self.shape[1] - count
         if count > self.shape[0] or spare < 0 or spare % 2:
-            raise GridError(
-                f"a square of {count} voxels does not fit centrally into a grid of {self.shape[0]}x{self.shape[1]}",
-                cure="Choose a range within the grid that leaves equally many voxels on both sides",
-            )
+            what = f"a square of {count} voxels does not fit centrally into a grid of {self.shape[0]}x{self.shape[1]}"
+            raise GridError(what, cure="Choose a range within the grid that leaves equally many voxels on both sides")
         first = spare // 2
         x, y, z = self.origin
         grid = VoxelGrid(
@@ -130,29 +105,22 @@ class VoxelGrid:
         return grid, (slice(0, count), slice(first, first + count), slice(0, self.shape[2]))
 
 
+# Rooms: 6.4 m ahead of the camera and 3.2 m to each side, from below the floor to 3 m above it. The floor lies in the
+# middle of its voxels: on their border, rounding would say in which.
 ROOM_GRID = VoxelGrid((0.0, -3.2, -0.225), 0.05, (128, 128, 64))
-"""Rooms: 6.4 m ahead of the camera and 3.2 m to each side, from below the floor to 3 m above it.
-
-The floor lies in the middle of its voxels: on their border, rounding would say in which."""
+# 51.2 m ahead, 25.6 m to each side, from 2.2 m below the camera to 4.2 m above it.
 DEFAULT_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, (256, 256, 32), "camera_forward")
-"""51.2 m ahead, 25.6 m to each side, from 2.2 m below the camera to 4.2 m above it."""
 
+# The camera stands at the origin of the default grid and looks along its x axis.
 DEFAULT_GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
-"""The camera stands at the origin of the default grid and looks along its x axis."""
 
 
 def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
-    """Read a voxel grid and the camera's pose in it from a YAML file.
+    """Read a voxel grid and the camera's pose in it from a YAML file. Returns the grid and `grid_from_camera`.
 
-    Args:
-        path: File with `origin` (3 numbers), `voxel_size`, `shape` (3), `grid_from_camera` and optionally `frame`. The
-            pose has 16 numbers row by row, or four rows of four; the camera is in optical axes.
-
-    Returns:
-        The grid and `grid_from_camera`.
-
-    Raises:
-        GridError: The file is missing or no YAML mapping, a key is missing, unknown or malformed.
+    Raises GridError where the file is missing or no YAML mapping, a key is missing, unknown or malformed. `path`: file
+    with `origin` (3 numbers), `voxel_size`, `shape` (3), `grid_from_camera` and optionally `frame`. The pose has 16
+    numbers row by row, or four rows of four; the camera is in optical axes.
     """
     where = str(path)
     document = read_yaml(path, GridError, cure=f"Write the keys {', '.join(_GRID_KEYS[:4])}", kind=dict)

@@ -1,7 +1,5 @@
 """Resampling of images between cameras, undistortion included."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 
@@ -12,17 +10,16 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
 
+# Images are averaged down before sampling when the target resolves less than this part of the source.
 _SHRINK_FROM = 0.9
-"""Images are averaged down before sampling when the target resolves less than this part of the source."""
 
 _LARGEST_SIDE = 32766  # OpenCV's maps count pixels in 16 bits
 
 _SHRINKS = (8, 4, 2)  # by what a JPEG decoder can divide the sides of an image for less work than decoding all of it
 
+# The target's resolution over that of a shrunk image, at most. A decoder keeps sharper edges than the mean that the
+# network was trained with. Averaging its result once more by about two takes them away.
 _LARGEST_AFTER_SHRINK = 0.55
-"""The target's resolution over that of a shrunk image, at most. A decoder keeps sharper edges than the mean that the
-network was trained with. Averaging its result once more by about two takes them away.
-"""
 
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
@@ -31,17 +28,9 @@ class Resampler:
     """Turns images of one camera into those of another one at the same place, usually the canonical pinhole camera.
 
     The maps are computed once. Bilinear sampling alone would skip source pixels when shrinking; the image is therefore
-    first averaged down to about the target's focal length.
-
-    Args:
-        source_from_target_rotation: Rotation [3, 3] between the optical frames, identity if left out.
-
-    Attributes:
-        shrink: Images may also come averaged down already, their sides divided by this (`decoder_shrink`).
-        validity: Where the source covers the target's pixel, bool [H_t, W_t].
-
-    Raises:
-        CameraError: The source has more pixels in a row or a column than can be mapped.
+    first averaged down to about the target's focal length. Raises CameraError where the source has more pixels in a row
+    or a column than can be mapped. `source_from_target_rotation`: rotation [3, 3] between the optical frames, identity
+    if left out.
     """
 
     def __init__(
@@ -49,7 +38,7 @@ class Resampler:
     ) -> None:
         self.source = source
         self.target = target
-        self.shrink = decoder_shrink(source, target)
+        self.shrink = decoder_shrink(source, target)  # images may also come averaged down by this already
         self._shrunk = source.height // self.shrink, source.width // self.shrink
         self._reduced = _reduced(source, target)
         if max(self._reduced.width, self._reduced.height) > _LARGEST_SIDE:
@@ -62,7 +51,7 @@ class Resampler:
         rays = target.unproject(target.pixel_centres())  # [H_t, W_t, 3]
         if source_from_target_rotation is not None:
             rays = rays @ np.asarray(source_from_target_rotation, dtype=np.float64).T
-        pixels, self.validity = self._reduced.project(rays)
+        pixels, self.validity = self._reduced.project(rays)  # bool [H_t, W_t], where the source covers the pixel
         limits = (self._reduced.width - 1.0, self._reduced.height - 1.0)
         columns, rows = (
             np.clip(np.nan_to_num(pixels[..., axis]), 0.0, limits[axis]).astype(np.float32) for axis in (0, 1)
@@ -73,14 +62,9 @@ class Resampler:
     def __call__(self, image: NDArray[Any]) -> NDArray[Any]:
         """Resample an image.
 
-        Args:
-            image: [H, W] or [H, W, C] of the source camera, or [H / shrink, W / shrink, ...]; uint8, uint16 or float32.
-
-        Returns:
-            [H_t, W_t] or [H_t, W_t, C] of the same dtype; outside `validity` the source's border is repeated.
-
-        Raises:
-            ImageError: The image has another size than the source camera was calibrated for, or another dtype.
+        Returns [H_t, W_t] or [H_t, W_t, C] of the same dtype; outside `validity` the source's border is repeated.
+        Raises ImageError where the image has another size than the source camera was calibrated for, or another dtype.
+        `image`: [H, W] or [H, W, C] of the source camera, or [H / shrink, W / shrink, ...]; uint8, uint16 or float32.
         """
         self._check(image)
         reduced = self._reduced
@@ -93,10 +77,8 @@ class Resampler:
 
     def _check(self, image: NDArray[Any]) -> None:
         if image.ndim not in (2, 3) or image.dtype not in _DTYPES:
-            raise ImageError(
-                f"cannot resample an image of shape {list(image.shape)} and type {image.dtype}",
-                cure="Decode it to [H, W] or [H, W, 3] of uint8 first",
-            )
+            what = f"cannot resample an image of shape {list(image.shape)} and type {image.dtype}"
+            raise ImageError(what, cure="Decode it to [H, W] or [H, W, 3] of uint8 first")
         if image.shape[:2] not in ((self.source.height, self.source.width), self._shrunk):
             raise ImageError(
                 f"the image is {image.shape[1]}x{image.shape[0]} pixels, but the camera is calibrated for "
@@ -109,8 +91,7 @@ class Resampler:
 def decoder_shrink(source: Camera, target: Camera) -> int:
     """By what the sides of an image can be divided while it is decoded, with detail enough left for the target.
 
-    Returns:
-        8, 4, 2 or 1, of which both sides are a multiple.
+    Returns 8, 4, 2 or 1, of which both sides are a multiple.
     """
     finest = max(_resolution(source, target))
     for shrink in _SHRINKS:
@@ -120,27 +101,18 @@ def decoder_shrink(source: Camera, target: Camera) -> int:
 
 
 def virtual_pinhole(
-    image: NDArray[Any],
-    fisheye_camera: Camera,
-    target_camera: Camera,
+    image: NDArray[Any],  # [H, W] or [H, W, C] of the fisheye; uint8, uint16 or float32
+    fisheye_camera: Camera,  # the fisheye ("equidistant" or "mei"; any other model works too)
+    target_camera: Camera,  # the virtual camera, without distortion
+    # Rotation [3, 3] from the virtual into the fisheye's optical frame.
     fisheye_from_target_rotation: NDArray[np.floating[Any]],
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Look through a fisheye with a virtual pinhole camera at the same place, turned against it.
 
     The literature of density fields sees KITTI-360's side cameras this way: with the front camera's intrinsics and
-    `view_rotation(pitch=-15°)`.
-
-    Args:
-        image: [H, W] or [H, W, C] of the fisheye; uint8, uint16 or float32.
-        fisheye_camera: The fisheye ("equidistant" or "mei"; any other model works too).
-        target_camera: The virtual camera, without distortion.
-        fisheye_from_target_rotation: Rotation [3, 3] from the virtual into the fisheye's optical frame.
-
-    Returns:
-        The image [H_t, W_t] or [H_t, W_t, C], and where the fisheye covers it, bool [H_t, W_t].
-
-    Raises:
-        ImageError: The image has another size than the fisheye was calibrated for, or another dtype.
+    `view_rotation(pitch=-15°)`. Returns the image [H_t, W_t] or [H_t, W_t, C], and where the fisheye covers it, bool
+    [H_t, W_t]. Raises ImageError where the image has another size than the fisheye was calibrated for, or another
+    dtype.
     """
     rotation = np.asarray(fisheye_from_target_rotation, dtype=np.float64)
     resampler = _virtual_view(fisheye_camera, target_camera, tuple(rotation.reshape(-1).tolist()))
@@ -150,9 +122,8 @@ def virtual_pinhole(
 def view_rotation(yaw: float = 0.0, pitch: float = 0.0) -> NDArray[np.float64]:
     """Rotation [3, 3] from a turned view into the camera: pitched first, then turned about the camera's own y axis.
 
-    Args:
-        yaw: Angle about y (down) in radians; positive turns the view to the right.
-        pitch: Angle about x (right) in radians; negative turns the view down.
+    `yaw`: angle about y (down) in radians; positive turns the view to the right; `pitch`: angle about x (right) in
+    radians; negative turns the view down.
     """
     cos_yaw, sin_yaw, cos_pitch, sin_pitch = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     about_y = np.array([[cos_yaw, 0.0, sin_yaw], [0.0, 1.0, 0.0], [-sin_yaw, 0.0, cos_yaw]])

@@ -1,7 +1,5 @@
 """A tree of static and time-stamped transforms between named frames, with interpolated look-ups."""
 
-from __future__ import annotations
-
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
@@ -69,18 +67,12 @@ class _Edge:
             if 0 < stamp_ns - nearest <= tolerance_ns:
                 return self.samples[nearest]
             side = "before the first" if index == 0 else "after the last"
-            raise NoTransformError(
-                f"no transform at {stamp_ns} ns: {abs(nearest - stamp_ns) / 1e9:.3f} s {side}",
-                "before" if index == 0 else "after",
-                where=f"transform {name}",
-            )
+            what = f"no transform at {stamp_ns} ns: {abs(nearest - stamp_ns) / 1e9:.3f} s {side}"
+            raise NoTransformError(what, "before" if index == 0 else "after", where=f"transform {name}")
         before, after = self.stamps[index - 1], self.stamps[index]
         if after - before > max_gap_ns:
-            raise NoTransformError(
-                f"gap of {(after - before) / 1e9:.3f} s around {stamp_ns} ns, {max_gap_ns / 1e9:.3f} s are allowed",
-                "gap",
-                where=f"transform {name}",
-            )
+            what = f"gap of {(after - before) / 1e9:.3f} s around {stamp_ns} ns, {max_gap_ns / 1e9:.3f} s are allowed"
+            raise NoTransformError(what, "gap", where=f"transform {name}")
         fraction = (stamp_ns - before) / (after - before)
         return self.samples[before].interpolate(self.samples[after], fraction)
 
@@ -107,14 +99,13 @@ class TransformTree:
     def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: RigidTransform, *, static: bool) -> None:
         """Add one transform. A later static one replaces an earlier; of two with one stamp the first is kept.
 
+        Raises TransformError where a frame has no name, or is its own parent.
+
         Args:
             parent: Frame that it maps into.
             child: Frame that it maps from.
             stamp_ns: Its time, nanoseconds; of no meaning for a static one.
             static: Whether it holds for all time.
-
-        Raises:
-            TransformError: A frame has no name, or is its own parent.
         """
         parent, child = parent.strip("/"), child.strip("/")
         if parent == child or not parent or not child:
@@ -176,9 +167,8 @@ class TransformTree:
         target, source = target.strip("/"), source.strip("/")
         path = self._path(target, source)
         if path is None:
-            raise NoTransformError(
-                f"no transform from {source!r} to {target!r}", "unconnected", frames=", ".join(self.frames)
-            )
+            what = f"no transform from {source!r} to {target!r}"
+            raise NoTransformError(what, "unconnected", frames=", ".join(self.frames))
         result = RigidTransform.identity()
         for upper, lower in pairwise(path):
             edge, forward = self._edge(upper, lower)

@@ -30,8 +30,7 @@ LARGEST = 1e12  # of the numbers of a transform; what is computed of them stays 
 class RigidTransform:
     """A rotation followed by a translation: `p_target = rotation @ p_source + translation`.
 
-    Raises:
-        TransformError: An array has another shape or holds NaN or infinity.
+    Raises TransformError where an array has another shape or holds NaN or infinity.
     """
 
     rotation: NDArray[np.float64]  # matrix [3, 3]
@@ -53,38 +52,30 @@ class RigidTransform:
     def from_matrix(cls, matrix: ArrayLike) -> RigidTransform:
         """Build a transform from a homogeneous matrix; its rotation is made exactly orthonormal.
 
-        Args:
-            matrix: Row-major [4, 4] or [3, 4].
-
-        Raises:
-            TransformError: Not finite, not orthonormal within `ROUNDING`, a reflection, or a wrong last row.
+        Raises TransformError: not finite, not orthonormal within `ROUNDING`, a reflection, or a wrong last row.
+        `matrix`: row-major [4, 4] or [3, 4].
         """
         array = np.asarray(matrix, dtype=np.float64)
         if array.shape not in ((3, 4), (4, 4)):
             raise TransformError(f"a rigid transform is a 4x4 or 3x4 matrix, not {_shape_text(array)}")
         _check_array(array, array.shape, "matrix")
         if array.shape == (4, 4) and not np.allclose(array[3], (0.0, 0.0, 0.0, 1.0), atol=ROUNDING):
-            raise TransformError(
-                f"the last row of the matrix is {array[3].tolist()} instead of [0, 0, 0, 1]",
-                cure="Write the matrix row by row, the translation in the last column",
-            )
+            what = f"the last row of the matrix is {array[3].tolist()} instead of [0, 0, 0, 1]"
+            raise TransformError(what, cure="Write the matrix row by row, the translation in the last column")
         return cls(_nearest_rotation(array[:3, :3]), array[:3, 3])
 
     @classmethod
     def from_quaternion(cls, quaternion_xyzw: ArrayLike, translation: ArrayLike) -> RigidTransform:
         """Build a transform from a unit quaternion (x, y, z, w, the order of ROS) and a translation [3] in metres.
 
-        Raises:
-            TransformError: Not finite, or the quaternion is not of unit length (zero in messages never filled).
+        Raises TransformError: not finite, or the quaternion is not of unit length (zero in messages never filled).
         """
         quaternion = np.asarray(quaternion_xyzw, dtype=np.float64)
         _check_array(quaternion, (4,), "quaternion")
         norm = float(np.linalg.norm(quaternion))
         if abs(norm - 1.0) > QUATERNION_NORM_TOLERANCE:
-            raise TransformError(
-                f"the quaternion {quaternion.tolist()} has length {norm:.4g} instead of 1",
-                cure="Normalise it; a zero quaternion is a message that was never filled in",
-            )
+            what = f"the quaternion {quaternion.tolist()} has length {norm:.4g} instead of 1"
+            raise TransformError(what, cure="Normalise it; a zero quaternion is a message that was never filled in")
         return cls(_rotation_of(quaternion / norm), np.asarray(translation, dtype=np.float64))
 
     @property
@@ -129,17 +120,12 @@ class RigidTransform:
     def interpolate(self, other: RigidTransform, fraction: float) -> RigidTransform:
         """Move from this transform to another one: shortest rotation (slerp), straight translation.
 
-        Args:
-            other: Transform between the same frames.
-            fraction: 0 gives this transform, 1 the other one.
-
-        Raises:
-            TransformError: The fraction is outside 0…1: poses are not extrapolated.
+        `other`: transform between the same frames; `fraction`: 0 gives this transform, 1 the other one. Raises
+        TransformError where the fraction is outside 0…1: poses are not extrapolated.
         """
         if not 0.0 <= fraction <= 1.0:
-            raise TransformError(
-                f"cannot interpolate at fraction {fraction}: it is outside 0…1", cure="Poses are never extrapolated"
-            )
+            what = f"cannot interpolate at fraction {fraction}: it is outside 0…1"
+            raise TransformError(what, cure="Poses are never extrapolated")
         quaternion = _slerp(self.quaternion, other.quaternion, fraction)
         translation = (1.0 - fraction) * self.translation + fraction * other.translation
         return RigidTransform(_rotation_of(quaternion), translation)
@@ -153,24 +139,19 @@ def _check_array(array: NDArray[np.float64], shape: Sequence[int], name: str) ->
     if array.shape != tuple(shape):
         raise TransformError(f"{name} has shape {list(array.shape)} instead of {list(shape)}")
     if not (np.abs(array) <= LARGEST).all():
-        raise TransformError(
-            f"{name} holds NaN or numbers beyond {LARGEST:g}: {array.tolist()}",
-            cure="Drop this pose: its source (odometry, tf, poses file) had no valid estimate",
-        )
+        what = f"{name} holds NaN or numbers beyond {LARGEST:g}: {array.tolist()}"
+        raise TransformError(what, cure="Drop this pose: its source (odometry, tf, poses file) had no valid estimate")
 
 
 def _nearest_rotation(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
     """Project on the rotations (orthogonal Procrustes), refusing what is further away than rounding explains."""
     deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
     if deviation > ROUNDING:
-        raise TransformError(
-            f"the 3x3 part is not a rotation: RᵀR differs from the identity by {deviation:.3g}",
-            cure=f"Scale and shear are not rigid; at most {ROUNDING:g} is taken as rounding",
-        )
+        what = f"the 3x3 part is not a rotation: RᵀR differs from the identity by {deviation:.3g}"
+        raise TransformError(what, cure=f"Scale and shear are not rigid; at most {ROUNDING:g} is taken as rounding")
     if np.linalg.det(rotation) < 0.0:
-        raise TransformError(
-            "the 3x3 part is a reflection (determinant -1)", cure="Flip one axis: both frames must be right-handed"
-        )
+        what = "the 3x3 part is a reflection (determinant -1)"
+        raise TransformError(what, cure="Flip one axis: both frames must be right-handed")
     left, _, right = np.linalg.svd(rotation)
     return np.asarray(left @ right, dtype=np.float64)
 
@@ -214,5 +195,5 @@ def _slerp(first: NDArray[np.float64], second: NDArray[np.float64], fraction: fl
     return np.asarray(blended / np.linalg.norm(blended), dtype=np.float64)
 
 
+# Takes axes x forward, y left, z up (grids, REP-103) to optical axes x right, y down, z forward.
 OPTICAL_FROM_FORWARD = RigidTransform(np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]]), np.zeros(3))
-"""Takes axes x forward, y left, z up (grids, REP-103) to optical axes x right, y down, z forward."""

@@ -5,8 +5,6 @@ them into density and, where the student knows classes, into labels. Nothing in 
 pickled.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -75,8 +73,7 @@ class Normalisation:
 class StudentBundle:
     """A trained student.
 
-    Raises:
-        BundleError: Names, colours and labels of the head, or label units and feature spaces, contradict each other.
+    Raises BundleError: names, colours and labels of the head, or label units and feature spaces, contradict each other.
     """
 
     name: str
@@ -141,8 +138,7 @@ class StudentBundle:
     def graph_inputs(self, volume_from_camera: RigidTransform | None = None) -> dict[str, NDArray[np.float32]]:
         """What the graph is given beside the image, by name; nothing where it `takes_pose` not.
 
-        Args:
-            volume_from_camera: As `volume_pose.volume_pose` says; None where nobody knows.
+        `volume_from_camera`: as `volume_pose.volume_pose` says; None where nobody knows.
         """
         if not self.takes_pose:
             return {}
@@ -158,8 +154,7 @@ class StudentBundle:
     def read_encoder(self) -> bytes:
         """The ONNX encoder, as it was when the bundle was loaded; a later one would not fit the head in memory.
 
-        Raises:
-            BundleError: The file is gone or was replaced since.
+        Raises BundleError where the file is gone or was replaced since.
         """
         return _read_graph(self.encoder_path, self.sha256[ENCODER])
 
@@ -171,37 +166,26 @@ class StudentBundle:
     def read_gpu_encoder(self, precision: str) -> bytes:
         """The encoder for GPUs, an ONNX graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` [1, h, w, C + E].
 
-        Where the head reads a volume, ``volume`` [1, X, Y, Z] follows, and then ``depth`` [1, h', w'].
-
-        Args:
-            precision: One of `gpu_precisions`. Outputs are float32 for ``fp32``, otherwise float16; depth is always
-                float32.
-
-        Raises:
-            BundleError: There is none, it was made from another encoder or head, or its file is gone or was replaced.
+        Where the head reads a volume, ``volume`` [1, X, Y, Z] follows, and then ``depth`` [1, h', w']. Raises
+        BundleError where there is none, it was made from another encoder or head, or its file is gone or was replaced.
+        `precision`: one of `gpu_precisions`. Outputs are float32 for ``fp32``, otherwise float16; depth is always
+        float32.
         """
         where = self.encoder_path.parent
         if precision not in self.gpu_encoders:
             raise missing(precision, self.gpu_precisions, str(where))
         encoder = self.gpu_encoders[precision]
         if encoder.made_from != self.made_from():
-            raise BundleError(
-                "was made from another encoder or head than the bundle has",
-                where=str(where / encoder.file),
-                cure=export_cure(where, precision),
-            )
+            what = "was made from another encoder or head than the bundle has"
+            raise BundleError(what, where=str(where / encoder.file), cure=export_cure(where, precision))
         return _read_graph(where / encoder.file, encoder.sha256, export_cure(where, precision))
 
-    def add_gpu_encoders(self, made: Mapping[str, tuple[bytes, GpuEncoder]]) -> StudentBundle:
+    def add_gpu_encoders(self, made: Mapping[str, tuple[bytes, GpuEncoder]]) -> "StudentBundle":
         """Adds encoders for GPUs to the saved bundle, and returns it as loaded from there.
 
-        All else stays as it is, variants of other precisions included. The folder changes at once.
-
-        Args:
-            made: Precision -> ONNX graph, and what is known of it; ``sha256`` and ``made_from`` are put in here.
-
-        Raises:
-            BundleError: The bundle was replaced since it was loaded.
+        All else stays as it is, variants of other precisions included. The folder changes at once. Raises BundleError
+        where the bundle was replaced since it was loaded. `made`: precision -> ONNX graph, and what is known of it;
+        ``sha256`` and ``made_from`` are put in here.
         """
         folder, manifest = self._manifest_of_folder()
         kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self.made_from()}
@@ -226,9 +210,8 @@ class StudentBundle:
     def text_bank(self) -> TextBank | None:
         """The bank of phrases that comes with the student; None where there is none.
 
-        Raises:
-            BundleError: Its file is gone or was replaced since the bundle was loaded.
-            VocabularyError: It is no bank.
+        Raises BundleError where its file is gone or was replaced since the bundle was loaded; VocabularyError where it
+        is no bank.
         """
         if self.folder is None or TEXT_BANK not in self.sha256:
             return None
@@ -238,23 +221,18 @@ class StudentBundle:
     def feature_space_for(self, bank: TextBank | Vocabulary) -> FeatureSpace:
         """The feature space in which the texts of a bank lie.
 
-        Raises:
-            VocabularyError: The bank was made by another text encoder than those of the student's spaces.
+        Raises VocabularyError where the bank was made by another text encoder than those of the student's spaces.
         """
         return feature_space.feature_space_for(self.feature_spaces, bank, self.name)
 
-    def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> StudentBundle:
+    def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> "StudentBundle":
         """Gives the saved bundle feature spaces and a bank, in place of those it has; returns it as loaded from there.
 
-        All else stays as it is. The folder changes at once.
+        All else stays as it is. The folder changes at once. Raises BundleError where the bundle was replaced since it
+        was loaded, or the spaces do not fit its head; VocabularyError where the bank is in none of the spaces.
 
-        Args:
-            spaces: Spaces that follow from the label units; without any, the bank must be None.
-            bank: Phrases in one of the spaces; None for no bank.
-
-        Raises:
-            BundleError: The bundle was replaced since it was loaded, or the spaces do not fit its head.
-            VocabularyError: The bank is in none of the spaces.
+        `spaces`: spaces that follow from the label units; without any, the bank must be None; `bank`: phrases in one of
+        the spaces; None for no bank.
         """
         changed = dataclasses.replace(self, feature_spaces=tuple(spaces))
         if bank is not None:
@@ -281,11 +259,10 @@ class StudentBundle:
         return {name: self.sha256[name] for name in (ENCODER, HEAD)}
 
     @classmethod
-    def load(cls, folder: str | Path) -> StudentBundle:
+    def load(cls, folder: str | Path) -> "StudentBundle":
         """Reads a bundle and checks it: schema, hashes, fields, tensors.
 
-        Raises:
-            BundleError: Naming file, field and cure.
+        Raises BundleError: naming file, field and cure.
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
@@ -308,16 +285,14 @@ class StudentBundle:
 
     def save(
         self, folder: str | Path, encoder_onnx: bytes, weights: Mapping[str, NDArray[Any]] | None = None
-    ) -> StudentBundle:
+    ) -> "StudentBundle":
         """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
 
         Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise
         they are dropped, with their files. So is a text bank that is in none of the feature spaces.
 
-        Args:
-            folder: Where to; files of an older bundle are replaced.
-            encoder_onnx: The serialised ONNX graph.
-            weights: Unfolded weights for later training, stored as ``weights.safetensors``.
+        `folder`: where to; files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`:
+        unfolded weights for later training, stored as ``weights.safetensors``.
         """
         folder = Path(folder)
         head = self.head
@@ -355,8 +330,7 @@ class StudentBundle:
     def load_weights(self) -> dict[str, NDArray[Any]]:
         """The unfolded weights for later training.
 
-        Raises:
-            BundleError: The bundle has none, or the file is not the one it was saved with.
+        Raises BundleError where the bundle has none, or the file is not the one it was saved with.
         """
         where = str(self.folder / WEIGHTS) if self.folder else f"bundle {self.name}"
         if self.folder is None or WEIGHTS not in self.sha256 or not (self.folder / WEIGHTS).is_file():
@@ -408,11 +382,9 @@ def check_image(bundle: StudentBundle, image: NDArray[np.uint8]) -> None:
     """Raise ImageError unless an image is uint8 [H, W, 3] of the canonical camera's size."""
     expected = (bundle.canonical.height, bundle.canonical.width, 3)
     if image.shape != expected or image.dtype != np.uint8:
-        raise ImageError(
-            f"is {image.dtype} {image.shape} where uint8 {expected} is needed",
-            where="canonical image",
-            cure="Resample the camera image into the canonical camera first.",
-        )
+        what = f"is {image.dtype} {image.shape} where uint8 {expected} is needed"
+        cure = "Resample the camera image into the canonical camera first."
+        raise ImageError(what, where="canonical image", cure=cure)
 
 
 def _serialised(manifest: Mapping[str, Any]) -> bytes:
@@ -429,17 +401,13 @@ def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None
 def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest: int = MOST_ARRAY_BYTES) -> bytes:
     """The content of a file; the cure is another one where the bundle itself is whole without it.
 
-    Args:
-        largest: Bytes that it may have.
+    `largest`: bytes that it may have.
     """
     content = read_bytes(file, BundleError, cure=cure or CURE, most_bytes=largest)
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise BundleError(
-            f"sha256 is {found[:12]}…, {MANIFEST} says {expected[:12]}…: the file is damaged or was replaced",
-            where=str(file),
-            cure=cure or _FETCH,
-        )
+        what = f"sha256 is {found[:12]}…, {MANIFEST} says {expected[:12]}…: the file is damaged or was replaced"
+        raise BundleError(what, where=str(file), cure=cure or _FETCH)
     return content
 
 
@@ -447,11 +415,8 @@ def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
     """The content of an ONNX file, see `_read_checked`, refused where an engine would look for weights elsewhere."""
     content = _read_checked(file, expected, cure)
     if b"location" in content and _OTHER_FILE.search(content):
-        raise BundleError(
-            "has weights in another file, which no hash of the bundle covers",
-            where=str(file),
-            cure=cure or "Export the encoder with its weights inside.",
-        )
+        what = "has weights in another file, which no hash of the bundle covers"
+        raise BundleError(what, where=str(file), cure=cure or "Export the encoder with its weights inside.")
     return content
 
 
@@ -584,14 +549,12 @@ def _check_classes(names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> 
         if name in names[:i]:
             raise BundleError(f"{name!r} comes twice, as {names.index(name)} and {i}", where="class_names", cure=cure)
     if len(colours) != len(names) or not 1 <= len(names) <= MOST_CLASSES:
-        raise BundleError(
-            f"{len(colours)} colours for {len(names)} classes (1..{MOST_CLASSES})", where="class_colours", cure=cure
-        )
+        what = f"{len(colours)} colours for {len(names)} classes (1..{MOST_CLASSES})"
+        raise BundleError(what, where="class_colours", cure=cure)
     for i, colour in enumerate(colours):
         if len(colour) != 3 or not all(0 <= channel <= 255 for channel in colour):
-            raise BundleError(
-                f"{list(colour)} of {names[i]!r} is no RGB colour of 0..255", where=f"class_colours.{i}", cure=cure
-            )
+            what = f"{list(colour)} of {names[i]!r} is no RGB colour of 0..255"
+            raise BundleError(what, where=f"class_colours.{i}", cure=cure)
 
 
 def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> int:

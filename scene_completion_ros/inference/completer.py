@@ -1,7 +1,5 @@
 """From one camera image to completed voxels: resample, encode, query, march, assemble, label."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import time
@@ -107,45 +105,34 @@ class Completer:
     """Completes the scene in front of one camera.
 
     It computes all that depends on the camera and the grid, and runs everything once, so that the first image is as
-    fast as any. May be used from any thread, one image at a time.
-
-    Args:
-        camera: The camera that takes the images, distortion included.
-        grid: Where voxels are wanted; None for the bundle's grid.
-        grid_from_camera: Pose of the camera's optical frame in the grid, any rigid transform; None for the bundle's.
-        engine: Encoder engine, see `encoder.make_encoder`; with ``auto`` the CPU also takes over where the GPU has not
-            enough memory for the rest.
-        threads: CPU threads of encoder and kernels; None for all that this process may use.
-        extrapolate: Predict opacity outside the view too (it stays unobserved).
-        encoder_of: A completer of the same bundle, engine and threads whose encoder this one uses too; both then belong
-            to one thread.
-        gpu: What TensorRT is asked for, where it runs the encoder.
-        upright_from_camera: Pose of the optical frame in a frame whose z axis points up and begins on the ground, for
-            students that are told it; None where nobody knows.
+    fast as any. May be used from any thread, one image at a time. Raises CameraError where the camera sees nothing of
+    the canonical image; BundleError where the engine cannot run the bundle, or gives no finite numbers; GridError where
+    there is not enough memory for the grid; GpuError: TensorRT was asked for and cannot run, or failed.
 
     Attributes:
         warnings: What about the camera lies outside of what the student was trained for, with numbers.
         in_view: Voxels, bool [X, Y, Z], that the camera's image covers; all others are unobserved.
-
-    Raises:
-        CameraError: The camera sees nothing of the canonical image.
-        BundleError: The engine cannot run the bundle, or gives no finite numbers.
-        GridError: There is not enough memory for the grid.
-        GpuError: TensorRT was asked for and cannot run, or failed.
     """
 
     def __init__(
         self,
         bundle: StudentBundle,
-        camera: Camera,
+        camera: Camera,  # the camera that takes the images, distortion included
         *,
-        grid: VoxelGrid | None = None,
+        grid: VoxelGrid | None = None,  # where voxels are wanted; None for the bundle's grid
+        # Pose of the camera's optical frame in the grid, any rigid transform; None for the bundle's.
         grid_from_camera: RigidTransform | None = None,
+        # Encoder engine, see `encoder.make_encoder`; with ``auto`` the CPU also takes over where the GPU has not enough
+        # memory for the rest.
         engine: str = "auto",
-        threads: int | None = None,
-        extrapolate: bool = False,
-        encoder_of: Completer | None = None,
-        gpu: EngineOptions | None = None,
+        threads: int | None = None,  # CPU threads of encoder and kernels; None for all that this process may use
+        extrapolate: bool = False,  # predict opacity outside the view too (it stays unobserved)
+        # A completer of the same bundle, engine and threads whose encoder this one uses too; both then belong to one
+        # thread.
+        encoder_of: "Completer | None" = None,
+        gpu: EngineOptions | None = None,  # what TensorRT is asked for, where it runs the encoder
+        # Pose of the optical frame in a frame whose z axis points up and begins on the ground, for students that are
+        # told it; None where nobody knows.
         upright_from_camera: RigidTransform | None = None,
     ) -> None:
         self.bundle = bundle
@@ -201,29 +188,23 @@ class Completer:
     def prepare_vocabulary(self, vocabulary: Vocabulary) -> FoldedVocabulary:
         """Makes a vocabulary ready for `use` and `ask`, of this and all completers of the same bundle.
 
-        It takes milliseconds and may be called from any thread, also while an image is completed.
-
-        Raises:
-            VocabularyError: It was made by another text encoder than those of the student's feature spaces.
+        It takes milliseconds and may be called from any thread, also while an image is completed. Raises
+        VocabularyError where it was made by another text encoder than those of the student's feature spaces.
         """
         return FoldedVocabulary.of(vocabulary, self.bundle.feature_space_for(vocabulary))
 
     def use(self, vocabulary: FoldedVocabulary | None) -> None:
         """From the next image on, labels are those of a prepared vocabulary; None for the classes of the student.
 
-        Raises:
-            VocabularyError: It was prepared for another student.
+        Raises VocabularyError where it was prepared for another student.
         """
         self._vocabulary = self._own(vocabulary)
 
     def ask(self, query: FoldedVocabulary | None) -> None:
         """From the next image on, completions say where the phrases of a query are; None for none any more.
 
-        Args:
-            query: Prepared from `TextBank.query`.
-
-        Raises:
-            VocabularyError: It was prepared for another student, is a vocabulary of labels or has too many phrases.
+        `query`: prepared from `TextBank.query`. Raises VocabularyError where it was prepared for another student, is a
+        vocabulary of labels or has too many phrases.
         """
         if query is not None and (query.vocabulary.contrast is None or query.classes > MOST_ASKED):
             raise VocabularyError(
@@ -236,20 +217,17 @@ class Completer:
 
     def _own(self, words: FoldedVocabulary | None) -> FoldedVocabulary | None:
         if words is not None and not any(words.space is space for space in self.bundle.feature_spaces):
-            raise VocabularyError(
-                f"was prepared for another student than {self.bundle.name}",
-                where="vocabulary",
-                cure="Prepare it with the completer that uses it.",
-            )
+            what = f"was prepared for another student than {self.bundle.name}"
+            raise VocabularyError(what, where="vocabulary", cure="Prepare it with the completer that uses it.")
         return words
 
-    def placed(self, grid_from_camera: RigidTransform) -> Completer:
+    def placed(self, grid_from_camera: RigidTransform) -> "Completer":
         """The completer of the same camera elsewhere in the grid; it shares the encoder, and has the same words."""
         moved = copy.copy(self)
         moved._place(grid_from_camera)
         return moved
 
-    def mounted(self, upright_from_camera: RigidTransform | None) -> Completer:
+    def mounted(self, upright_from_camera: RigidTransform | None) -> "Completer":
         """The completer of the same camera that is known to be mounted otherwise; the same where no student is told."""
         if not self.bundle.takes_pose:
             return self
@@ -274,11 +252,8 @@ class Completer:
                 volume_from_camera=self._volume_from_camera,
             )
         except MemoryError as error:
-            raise GridError(
-                f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels",
-                where="grid",
-                cure="Take larger voxels, or a smaller part of the space",
-            ) from error
+            what = f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels"
+            raise GridError(what, where="grid", cure="Take larger voxels, or a smaller part of the space") from error
         self.in_view: NDArray[np.bool_] = prepared.query.in_view
         self._query: SceneQuery = (
             self._encoder.scene_query(prepared)
@@ -308,15 +283,13 @@ class Completer:
     def complete(self, image_rgb: NDArray[np.uint8], stamp_ns: int = 0, *, labels: bool = True) -> Completion:
         """Completes the scene of one image.
 
+        Raises ImageError where the image has another size than the calibration, or is no RGB image; BundleError where
+        the results are no finite numbers; GpuError where the GPU failed.
+
         Args:
             image_rgb: uint8 [H, W, 3] RGB, of the size the camera was calibrated with, or averaged down as
                 `resampling.decoder_shrink` allows.
             labels: Whether labels are wanted. Without them, which saves their time, every voxel is ``unlabelled``.
-
-        Raises:
-            ImageError: The image has another size than the calibration, or is no RGB image.
-            BundleError: The results are no finite numbers.
-            GpuError: The GPU failed.
         """
         started_s, clock = time.perf_counter(), StageClock()
         image = self._resampler(image_rgb)
@@ -382,9 +355,7 @@ def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform
     """What about the place of a camera lies outside of what the student was trained for, with numbers.
 
     Depth follows from the height: seen from half as high, the same image shows a street half as large.
-
-    Args:
-        upright_from_camera: Pose of the optical frame in a frame whose z axis points up and begins on the ground.
+    `upright_from_camera`: pose of the optical frame in a frame whose z axis points up and begins on the ground.
     """
     warnings = []
     height, trained = float(upright_from_camera.translation[2]), bundle.height_above_ground
@@ -408,8 +379,7 @@ def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform
 def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> list[str]:
     """What about a camera lies outside of what the student was trained for, with numbers.
 
-    Args:
-        coverage: Part of the canonical image that it covers, 0..1.
+    `coverage`: part of the canonical image that it covers, 0..1.
     """
     warnings = []
     ratio, (low, high) = camera.fx / camera.width, bundle.focal_range

@@ -1,7 +1,5 @@
 """What an encoder is, and what it says of one image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -21,13 +19,13 @@ class EncodedImage(NamedTuple):
     # Of students that are told the camera's pose.
     surface: NDArray[np.float32] | None = None
 
-    def copy(self) -> EncodedImage:
+    def copy(self) -> "EncodedImage":
         """One whose arrays nobody overwrites."""
         rest = (None if part is None else part.copy() for part in self[1:])
         return EncodedImage(self.features.copy(), *rest)
 
     @staticmethod
-    def of(outputs: Sequence[NDArray[np.float32]]) -> EncodedImage:
+    def of(outputs: Sequence[NDArray[np.float32]]) -> "EncodedImage":
         """Of the outputs of a graph, in order, for a batch of one image."""
         return EncodedImage(*(output[0] for output in outputs))
 
@@ -42,12 +40,8 @@ class Encoder(Protocol):
     ) -> EncodedImage:
         """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
 
-        Args:
-            beside: What a graph is given that takes the camera's pose, see `StudentBundle.graph_inputs`; None where it
-                takes none, or nobody knows the pose.
-
-        Raises:
-            ImageError: The image has another size or type.
+        Raises ImageError where the image has another size or type. `beside`: what a graph is given that takes the
+        camera's pose, see `StudentBundle.graph_inputs`; None where it takes none, or nobody knows the pose.
         """
         ...
 

@@ -6,8 +6,6 @@ place: conversion and transposition become part of the graph. In float32 it is a
 of its own, see `gpu`.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import logging
@@ -51,8 +49,7 @@ class DeviceEncoder(Encoder, Protocol):
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
         """All of it on the device, for one scene.
 
-        Raises:
-            GpuError: There is not enough memory, or the GPU fails.
+        Raises GpuError where there is not enough memory, or the GPU fails.
         """
         ...
 
@@ -60,12 +57,8 @@ class DeviceEncoder(Encoder, Protocol):
 class OpenVinoEncoder(Encoder):
     """The encoder on OpenVINO's CPU plugin.
 
-    Args:
-        threads: CPU threads; None for all.
-        bf16: Compute in bfloat16 where the CPU can.
-
-    Raises:
-        BundleError: The graph cannot be read or has other inputs or outputs than the bundle says.
+    `threads`: CPU threads; None for all; `bf16`: compute in bfloat16 where the CPU can. Raises BundleError where the
+    graph cannot be read or has other inputs or outputs than the bundle says.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None, bf16: bool = False) -> None:
@@ -100,9 +93,8 @@ class OpenVinoEncoder(Encoder):
             for number, array in enumerate(self._outputs):
                 self._request.set_output_tensor(number, openvino.Tensor(array, shared_memory=True))
         except RuntimeError as error:
-            raise BundleError(
-                f"OpenVINO cannot run it ({last_line(error)})", where=str(bundle.encoder_path), cure=CURE
-            ) from error
+            what = f"OpenVINO cannot run it ({last_line(error)})"
+            raise BundleError(what, where=str(bundle.encoder_path), cure=CURE) from error
 
     def encode(
         self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
@@ -124,13 +116,9 @@ class OpenVinoEncoder(Encoder):
 
 
 class OnnxRuntimeEncoder(Encoder):
-    """The encoder on ONNX Runtime's CPU provider.
+    """The encoder on ONNX Runtime's CPU provider. `threads`: CPU threads; None for all.
 
-    Args:
-        threads: CPU threads; None for all.
-
-    Raises:
-        BundleError: The graph cannot be read or has other inputs or outputs than the bundle says.
+    Raises BundleError where the graph cannot be read or has other inputs or outputs than the bundle says.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None) -> None:
@@ -158,23 +146,20 @@ def make_encoder(
 ) -> Encoder:
     """The encoder of a bundle on an engine.
 
+    Raises SceneCompletionError where the engine is unknown or not installed; BundleError where it cannot run the graph;
+    GpuError: TensorRT was asked for and cannot run.
+
     Args:
         engine: One of `ENGINES`. ``auto`` takes TensorRT where there is a GPU, all that it needs, and a bundle that has
             an encoder for it. Otherwise it takes the CPU (`cpu_engine`), with a warning where a GPU was there to be
             used. For measurements also one of `PRECISION_OF_ENGINE`.
         threads: CPU threads; None for all that this process may use.
-
-    Raises:
-        SceneCompletionError: The engine is unknown or not installed.
-        BundleError: It cannot run the graph.
-        GpuError: TensorRT was asked for and cannot run.
     """
     if engine in PRECISION_OF_ENGINE:
         return GpuGraphEncoder(bundle, PRECISION_OF_ENGINE[engine], threads=threads)
     if engine not in ENGINES:
-        raise SceneCompletionError(
-            f"unknown engine {engine!r}", where="engine", cure=f"Use one of {', '.join(ENGINES)}."
-        )
+        what = f"unknown engine {engine!r}"
+        raise SceneCompletionError(what, where="engine", cure=f"Use one of {', '.join(ENGINES)}.")
     gpu = gpu or EngineOptions()
     if engine == "auto" and not bundle.gpu_precisions and cuda_devices().names:
         _log.info(
@@ -191,9 +176,8 @@ def make_encoder(
     engine = cpu_engine() if engine in ("auto", "tensorrt") else engine
     package = engine.partition("_")[0]
     if importlib.util.find_spec(package) is None:
-        raise SceneCompletionError(
-            f"the package {package} is not installed", where="engine", cure=f"pip install {package}"
-        )
+        what = f"the package {package} is not installed"
+        raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
     threads = threads or len(os.sched_getaffinity(0))
     if package == "openvino":
         return OpenVinoEncoder(bundle, threads=threads, bf16=engine == "openvino_bf16")
@@ -213,14 +197,10 @@ def gpu_is_offered(bundle: StudentBundle) -> bool:
 def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: VoxelGrid) -> None:
     """Refuse an engine that cannot run here, before anything is built. CPU engines are not looked at.
 
-    Args:
-        engine: One of `ENGINES`.
-
-    Raises:
-        BundleError: The bundle has no encoder for TensorRT in this precision, or images or features are too large.
-        GpuError: Something is missing that TensorRT or the kernels need; it names what, and how to install it. Or the
-            kernels cannot have as many units as the student.
-        GridError: The grid is too large.
+    Raises BundleError where the bundle has no encoder for TensorRT in this precision, or images or features are too
+    large; GpuError: something is missing that TensorRT or the kernels need; it names what, and how to install it. Or
+    the kernels cannot have as many units as the student; GridError where the grid is too large. `engine`: one of
+    `ENGINES`.
     """
     if engine == "tensorrt":
         require(installed_flavour())
@@ -264,9 +244,8 @@ def _check_ports(
         ("output", outputs, _output_ports(bundle), channels),
     ):
         if found != expected:
-            raise BundleError(
-                f"{kind} is {found} where {expected} is needed{note}", where=str(bundle.encoder_path), cure=CURE
-            )
+            what = f"{kind} is {found} where {expected} is needed{note}"
+            raise BundleError(what, where=str(bundle.encoder_path), cure=CURE)
 
 
 def _output_ports(bundle: StudentBundle) -> list[tuple[str, list[int]]]:

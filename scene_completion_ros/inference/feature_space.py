@@ -4,8 +4,6 @@ A feature has hundreds of numbers, the label units E = 64. Since it is linear in
 embedding can be computed from the units alone: exactly, see `FeatureSpace.folded`.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -44,8 +42,7 @@ class FoldedRows:
 class FeatureSpace:
     """f(x) = A h(x) + b: the features of one teacher, in its own space, of label units h.
 
-    Raises:
-        BundleError: A name or number that cannot be, or tensors of other shapes or types, or not finite.
+    Raises BundleError where a name or number that cannot be, or tensors of other shapes or types, or not finite.
     """
 
     name: str  # name of the teacher: letters, digits, ``_`` and ``-``
@@ -104,13 +101,8 @@ class FeatureSpace:
 def feature_space_for(spaces: Sequence[FeatureSpace], bank: TextBank | Vocabulary, student: str) -> FeatureSpace:
     """The first space in which the texts of a bank lie: same weights of the text encoder, same dimension.
 
-    The encoder's name is for people: two names may mean the same weights.
-
-    Args:
-        student: Name of the student whose spaces these are, for messages.
-
-    Raises:
-        VocabularyError: There is none.
+    The encoder's name is for people: two names may mean the same weights. Raises VocabularyError where there is none.
+    `student`: name of the student whose spaces these are, for messages.
     """
     of_encoder = [space for space in spaces if space.text_encoder_sha256 == bank.text_encoder_sha256]
     for space in of_encoder:
@@ -136,11 +128,9 @@ def check_feature_spaces(spaces: Sequence[FeatureSpace], label_hidden: int) -> N
     for i, space in enumerate(spaces):
         where = f"{FIELD}.{space.name}"
         if not label_hidden or space.weight.shape[1] != label_hidden:
-            raise BundleError(
-                f"reads {space.weight.shape[1]} label units, the head has {label_hidden or 'none'}",
-                where=where,
-                cure="A space belongs to the label units that it was trained on: export it with them.",
-            )
+            what = f"reads {space.weight.shape[1]} label units, the head has {label_hidden or 'none'}"
+            cure = "A space belongs to the label units that it was trained on: export it with them."
+            raise BundleError(what, where=where, cure=cure)
         if space.name in (other.name for other in spaces[:i]):
             raise BundleError("comes twice", where=where, cure=CURE)
     if len(spaces) > MOST_SPACES:
@@ -172,12 +162,8 @@ def parse_feature_spaces(
 ) -> tuple[FeatureSpace, ...]:
     """The spaces that a manifest names; none where it has no such field.
 
-    Args:
-        label_hidden: E of the head.
-        read: Gives the checked content of `FILE`, of a largest size in bytes.
-
-    Raises:
-        BundleError: A field is malformed, or a tensor is missing, of another shape or type, or not finite.
+    `label_hidden`: E of the head; `read`: gives the checked content of `FILE`, of a largest size in bytes. Raises
+    BundleError where a field is malformed, or a tensor is missing, of another shape or type, or not finite.
     """
     if FIELD not in manifest.values:
         return ()

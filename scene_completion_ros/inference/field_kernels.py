@@ -4,8 +4,6 @@
 `labels_reference` are the readable twins.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -7,8 +7,6 @@ A variant is an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [1
 read from untrusted files: every field is checked.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,8 +60,7 @@ def export_cure(folder: object, precision: str = "fp16") -> str:
 def parse_gpu_encoders(manifest: JsonObject) -> dict[str, GpuEncoder]:
     """The variants that a manifest names, by precision; none where it has no such field.
 
-    Raises:
-        BundleError: A field is missing or malformed, or a file has another name than its precision gives it.
+    Raises BundleError where a field is missing or malformed, or a file has another name than its precision gives it.
     """
     if FIELD not in manifest.values:
         return {}

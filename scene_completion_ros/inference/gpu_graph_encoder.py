@@ -5,8 +5,6 @@ in float32 and leaves out all roundings in between. So every result passes throu
 float16. Sums are accumulated in float32, as tensor cores do. It is slow: no engine for a robot.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,14 +22,9 @@ PRECISION_OF_ENGINE = {engine: precision for precision, engine in ENGINE_OF_PREC
 
 
 class GpuGraphEncoder(Encoder):
-    """A variant of a bundle's encoder.
+    """A variant of a bundle's encoder. Raises BundleError where the bundle has no such variant, or it cannot be run.
 
-    Args:
-        precision: One of its `gpu_precisions`.
-        threads: CPU threads; None for all.
-
-    Raises:
-        BundleError: The bundle has no such variant, or it cannot be run.
+    `precision`: one of its `gpu_precisions`; `threads`: CPU threads; None for all.
     """
 
     def __init__(self, bundle: StudentBundle, precision: str, *, threads: int | None = None) -> None:
@@ -52,21 +45,16 @@ class GpuGraphEncoder(Encoder):
 class GpuGraph:
     """An ONNX graph made for GPUs, run as described above.
 
-    Args:
-        where: What it is, for messages.
-        threads: CPU threads; None for all.
+    Raises BundleError: ONNX Runtime cannot run it; SceneCompletionError: onnx or onnxruntime is not installed.
 
-    Raises:
-        BundleError: ONNX Runtime cannot run it.
-        SceneCompletionError: onnx or onnxruntime is not installed.
+    `where`: what it is, for messages; `threads`: CPU threads; None for all.
     """
 
     def __init__(self, graph: bytes, where: str, *, threads: int | None = None) -> None:
         for package in ("onnx", "onnxruntime"):
             if importlib.util.find_spec(package) is None:
-                raise SceneCompletionError(
-                    f"the package {package} is not installed", where="engine", cure=f"pip install {package}"
-                )
+                what = f"the package {package} is not installed"
+                raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
         self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
         given = {output.name for output in self._session.get_outputs()}
         self._names = [name for name in ("features", "volume", "depth") if name in given]
@@ -80,16 +68,13 @@ class GpuGraph:
 def open_session(
     graph: bytes | Callable[[], bytes], where: str, cure: str, threads: int | None, *, exact: bool = False
 ) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU.
+    """An `onnxruntime.InferenceSession` on the CPU. Raises BundleError: ONNX Runtime cannot run it.
 
     Args:
         graph: The ONNX graph, or what makes it.
         where, cure: For messages.
         threads: CPU threads; None for all.
         exact: Compute node by node: optimised, roundings between them would be gone.
-
-    Raises:
-        BundleError: ONNX Runtime cannot run it.
     """
     import onnxruntime
 

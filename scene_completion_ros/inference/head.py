@@ -1,7 +1,5 @@
 """The weights of the student's head, checked when they are loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.json_object import CURE
-from scene_completion_ros.inference.lattice import Lattice
-from scene_completion_ros.inference.place_prior import PlacePrior
+from scene_completion_ros.inference.lattice import Lattice, PlacePrior
 from scene_completion_ros.untrusted_files import read_tensors
 
 # What the sizes of tensors that belong to labels have to agree with.
@@ -31,8 +28,7 @@ _OF_VOLUME = ("gain", "lattice")
 class VolumeReading:
     """How the head reads the volume that the encoder gives beside its features: logits at knots before the camera.
 
-    Raises:
-        BundleError: Fewer than two knots along an axis, or numbers that cannot be.
+    Raises BundleError: fewer than two knots along an axis, or numbers that cannot be.
     """
 
     gain: NDArray[np.float32]  # factor on the logits, float32 [1]
@@ -78,11 +74,7 @@ class HeadWeights:
 
     @property
     def unit_cells(self) -> tuple[int, int, int]:
-        """Cells (x, y, z) that have label units.
-
-        Raises:
-            ValueError: Pixels have them.
-        """
+        """Cells (x, y, z) that have label units. Raises ValueError: pixels have them."""
         if self.volume is None or not self.unit_stride:
             raise ValueError("pixels have the label units")
         x, y, z = (-(-count // self.unit_stride) for count in self.volume.knots)
@@ -119,11 +111,7 @@ class HeadWeights:
         return 1 if self.label_bias is None else int(self.label_bias.shape[0])
 
     def label_layers(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """W_l [E, 39], b_l [E], V [K, E], v [K].
-
-        Raises:
-            ValueError: The head has no labels.
-        """
+        """W_l [E, 39], b_l [E], V [K, E], v [K]. Raises ValueError where the head has no labels."""
         positional_weight, hidden_bias = self.label_positional_weight, self.label_hidden_bias
         weight, bias = self.label_weight, self.label_bias
         if positional_weight is None or hidden_bias is None or weight is None or bias is None:
@@ -148,28 +136,18 @@ class HeadWeights:
     def load(
         cls,
         file: Path,
-        hidden: int,
-        code_size: int,
-        label_hidden: int = 0,
-        classes: int = 1,
-        prior_knots: tuple[int, ...] = (),
-        volume_knots: tuple[int, ...] = (),
-        unit_stride: int = 0,
-    ) -> HeadWeights:
+        hidden: int,  # C
+        code_size: int,  # length of the point code
+        label_hidden: int = 0,  # E; 0 where the student knows no classes
+        classes: int = 1,  # K
+        prior_knots: tuple[int, ...] = (),  # (A, B, C) of the place prior; none where there is no prior
+        volume_knots: tuple[int, ...] = (),  # (X, Y, Z) of the encoder's volume; none where it gives none
+        unit_stride: int = 0,  # knots of the volume to a cell that has label units; 0 where pixels have them
+    ) -> "HeadWeights":
         """Reads ``head.safetensors``.
 
-        Args:
-            hidden: C.
-            code_size: Length of the point code.
-            label_hidden: E; 0 where the student knows no classes.
-            classes: K.
-            prior_knots: (A, B, C) of the place prior; none where there is no prior.
-            volume_knots: (X, Y, Z) of the encoder's volume; none where it gives none.
-            unit_stride: Knots of the volume to a cell that has label units; 0 where pixels have them.
-
-        Raises:
-            BundleError: A tensor is missing, not float32, of another shape or not finite. A tensor belongs to labels, a
-                prior or a volume where there are none. The file is no safetensors.
+        Raises BundleError where a tensor is missing, not float32, of another shape or not finite. A tensor belongs to
+        labels, a prior or a volume where there are none. The file is no safetensors.
         """
         tensors = read_tensors(file, BundleError, cure=CURE)
         expected = expected_shapes(hidden, code_size, label_hidden, classes, prior_knots, volume_knots)
@@ -213,33 +191,21 @@ def expected_shapes(
 def _check(tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
     for name in _SIZES:
         if name in tensors and name not in expected:
-            raise BundleError(
-                "belongs to labels, but no head.label_hidden says how many units they have",
-                where=f"{where}: tensor {name}",
-                cure=CURE,
-            )
+            what = "belongs to labels, but no head.label_hidden says how many units they have"
+            raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
     for part, names in (("prior", _OF_PRIOR), ("volume", _OF_VOLUME)):
         thing = "place prior" if part == "prior" else part
         for name in (f"{part}_{name}" for name in names):
             if name in tensors and name not in expected:
-                raise BundleError(
-                    f"belongs to a {thing}, but no head.{part}_knots says how large that is",
-                    where=f"{where}: tensor {name}",
-                    cure=CURE,
-                )
+                what = f"belongs to a {thing}, but no head.{part}_knots says how large that is"
+                raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
     for name, shape in expected.items():
         if name not in tensors:
             raise BundleError("is missing", where=f"{where}: tensor {name}", cure=CURE)
         tensor = tensors[name]
         if tensor.dtype != np.float32 or tensor.shape != shape:
-            raise BundleError(
-                f"is {tensor.dtype} {tensor.shape} where float32 {shape} is needed{_SIZES.get(name, '')}",
-                where=f"{where}: tensor {name}",
-                cure=CURE,
-            )
+            what = f"is {tensor.dtype} {tensor.shape} where float32 {shape} is needed{_SIZES.get(name, '')}"
+            raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
         if not np.all(np.abs(tensor) <= LARGEST_WEIGHT):
-            raise BundleError(
-                f"holds NaN, or values beyond {LARGEST_WEIGHT:g}",
-                where=f"{where}: tensor {name}",
-                cure="The training diverged: export again.",
-            )
+            what = f"holds NaN, or values beyond {LARGEST_WEIGHT:g}"
+            raise BundleError(what, where=f"{where}: tensor {name}", cure="The training diverged: export again.")

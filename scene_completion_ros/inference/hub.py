@@ -5,8 +5,6 @@ Only files are fetched that have the name of a bundle's file. A bundle that is l
 imported only where a name of this form is used.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +30,8 @@ class HubName:
     revision: str = ""  # branch, tag or commit; empty for the main branch
 
     @staticmethod
-    def parse(named: str | Path) -> HubName:
-        """Reads ``hf:owner/name@revision``.
-
-        Raises:
-            BundleError: It has another form.
-        """
+    def parse(named: str | Path) -> "HubName":
+        """Reads ``hf:owner/name@revision``. Raises BundleError where it has another form."""
         found = _NAME.fullmatch(str(named))
         if found is None or ".." in str(named):
             raise BundleError("is no name of a bundle on the hub", where=str(named), cure=f"Write {FORM}.")
@@ -52,24 +46,18 @@ def is_hub_name(named: str | Path) -> bool:
 def fetch(named: str | Path) -> Path:
     """The folder of a bundle of the hub, in the hub's cache; what is not there yet is downloaded.
 
-    Raises:
-        BundleError: The name has another form, the client is not installed, or it does not get the files.
+    Raises BundleError where the name has another form, the client is not installed, or it does not get the files.
     """
     name = HubName.parse(named)
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise BundleError(
-            f"needs the package huggingface-hub ({error})",
-            where=str(named),
-            cure="pip install 'scene_completion_ros[hub]', or name a folder.",
-        ) from error
+        cure = "pip install 'scene_completion_ros[hub]', or name a folder."
+        raise BundleError(f"needs the package huggingface-hub ({error})", where=str(named), cure=cure) from error
     try:
         return Path(snapshot_download(name.repository, revision=name.revision or None, allow_patterns=list(FILES)))
     except Exception as error:  # the client's generations raise the errors of three different HTTP libraries
         said = " ".join(str(error).split())[:300].rstrip(".")
-        raise BundleError(
-            f"the hub does not give it ({type(error).__name__}: {said})",
-            where=str(named),
-            cure="Check the name and the network; for a private one, log in with: hf auth login, or set HF_TOKEN.",
-        ) from error
+        what = f"the hub does not give it ({type(error).__name__}: {said})"
+        cure = "Check the name and the network; for a private one, log in with: hf auth login, or set HF_TOKEN."
+        raise BundleError(what, where=str(named), cure=cure) from error

@@ -1,25 +1,22 @@
 """Whether an image shows anything. Of a covered lens, darkness or glare a network says something all the same."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 ROWS = 24  # square cells that an image is cut into from top to bottom; two by two of them are looked at together
 LEAST_EDGE = 4  # pixels along the side of a cell, at least
+# Standard deviation of the grey values (0..255) from which a window shows something; sensors are less noisy.
 FAINTEST = 2.0
-"""Standard deviation of the grey values (0..255) from which a window shows something; sensors are less noisy."""
+# Share of windows from which an image counts as whole. Streets by day had 0.71 to 1, half covered 0.36 to 0.51.
 MOSTLY = 0.6
-"""Share of windows from which an image counts as whole. Streets by day had 0.71 to 1, half covered 0.36 to 0.51."""
 BLIND = 0.3  # share of windows below which nothing counts as seen. The same streets, 25 times darker, had 0.05 to 0.26
 
 
 def shown_share(image_rgb: NDArray[np.uint8], covered: NDArray[np.bool_] | None = None) -> float:
     """Share of the windows of an image, uint8 [H, W, 3] RGB, that show something, 0..1.
 
-    Args:
-        covered: bool [H, W], the pixels that the camera covers: windows with others do not count. None for all.
+    `covered`: bool [H, W], the pixels that the camera covers: windows with others do not count. None for all.
     """
     grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     grey -= grey.mean()  # so that the difference of the squares keeps its digits in float32

@@ -1,7 +1,5 @@
 """Reading a JSON object field by field, with errors that name the file, the field and the cure."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +20,10 @@ class JsonObject:
         self.prefix = prefix
 
     @classmethod
-    def read(cls, file: Path) -> JsonObject:
+    def read(cls, file: Path) -> "JsonObject":
         """Reads a file that holds one JSON object.
 
-        Raises:
-            BundleError: It cannot be read, is no JSON or no object.
+        Raises BundleError where it cannot be read, is no JSON or no object.
         """
         return cls(read_json(file, BundleError, cure=CURE, kind=dict), file)
 
@@ -103,7 +100,7 @@ class JsonObject:
             raise self.error(name, f"{shown(values)} is not a list of strings")
         return tuple(values)
 
-    def object(self, name: str) -> JsonObject:
+    def object(self, name: str) -> "JsonObject":
         """A nested object."""
         value = self._get(name)
         if not isinstance(value, dict):

@@ -11,8 +11,6 @@ before leave behind, grid order takes a third longer. Units that are 0 at all of
 the layer.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -49,28 +47,20 @@ class Labelled(NamedTuple):
 class LabelQuery:
     """The labels of a student at some of the points that were prepared for its field.
 
-    Args:
-        field: The field; its head has labels.
-        samples: Prepared points, those of `VoxelQuery` for a grid.
-        size: Number of targets, X * Y * Z for a grid: each is at most that of one sample.
-
-    Attributes:
-        tables: Positional tables of the units.
-        weight, bias: float32 [R, E] and [R], rows of zeros behind those of the classes up to a multiple of `TILE`.
-        sample_of: int32 [size], the sample of each target; -1 where it has none.
-
-    Raises:
-        ValueError: The head has no labels.
+    `field`: the field; its head has labels; `samples`: prepared points, those of `VoxelQuery` for a grid; `size`:
+    number of targets, X * Y * Z for a grid: each is at most that of one sample. Raises ValueError where the head has no
+    labels.
     """
 
     def __init__(self, field: FieldKernel, samples: FieldSamples, size: int) -> None:
         positional_weight, hidden_bias, weight, bias = field.head.label_layers()
         self.field = field
-        self.tables = field.positional_tables(positional_weight, hidden_bias)
+        self.tables = field.positional_tables(positional_weight, hidden_bias)  # positional tables of the units
         self.samples = samples
         # 8 MB for the default grid. Filtering all samples by whether they are occupied would take 3 ms a frame.
-        self.sample_of = np.full(size, -1, dtype=np.int32)
+        self.sample_of = np.full(size, -1, dtype=np.int32)  # the sample of each target; -1 where it has none
         self.sample_of[samples.target] = np.arange(len(samples.target), dtype=np.int32)
+        # float32 [R, E] and [R], rows of zeros behind those of the classes up to a multiple of `TILE`.
         self.weight, self.bias = padded(weight), padded(bias)
         self._group = np.arange(field.head.classes, dtype=np.int32)
         self._found = _Found()
@@ -82,13 +72,9 @@ class LabelQuery:
     ) -> Labelled:
         """Labels by the largest logit or, with a vocabulary, the largest cosine; and cosines with a query.
 
-        Args:
-            features: float32 [h, w, C + E], the encoder's output.
-            targets: [N], flat indices of voxels that have a sample.
-            words: Where they leave out labels, every label is 0, with a confidence of 1.
-
-        Raises:
-            ValueError: A voxel has no sample: it is out of view.
+        `features`: float32 [h, w, C + E], the encoder's output; `targets`: [N], flat indices of voxels that have a
+        sample; `words`: where they leave out labels, every label is 0, with a confidence of 1. Raises ValueError where
+        a voxel has no sample: it is out of view.
         """
         label, confidence = np.zeros(len(targets), np.uint8), np.ones(len(targets), np.float32)
         queried, vocabulary = words.queried, words.vocabulary if words.labels else None
@@ -223,24 +209,15 @@ class _Found:
 
 
 def label_logits_reference(
-    features: NDArray[np.float32],
-    points_camera: NDArray[np.floating],
-    head: HeadWeights,
+    features: NDArray[np.float32],  # float32 [h, w, C + E], the encoder's output; F_l are the last E channels
+    points_camera: NDArray[np.floating],  # [N, 3], optical frame, metres; anywhere, also outside the view
+    head: HeadWeights,  # weights of the head, labels among them
     code: PointCodeSpec,
     canonical: Camera,
 ) -> NDArray[np.float64]:
-    """Logits V . ReLU(F_l(u, v) + W_l gamma(c) + b_l) + v of all classes.
+    """Logits V . ReLU(F_l(u, v) + W_l gamma(c) + b_l) + v of all classes. Returns float64 [N, K].
 
-    Args:
-        features: float32 [h, w, C + E], the encoder's output; F_l are the last E channels.
-        points_camera: [N, 3], optical frame, metres; anywhere, also outside the view.
-        head: Weights of the head, labels among them.
-
-    Returns:
-        float64 [N, K].
-
-    Raises:
-        ValueError: The head has no labels.
+    Raises ValueError where the head has no labels.
     """
     positional_weight, hidden_bias, weight, bias = head.label_layers()
     map_of_labels = features[..., head.hidden :]

@@ -18,8 +18,6 @@ A student may say the depth of each pixel itself, which knows more of it than vo
 it ends there, or at the first occupied voxel before (`sight`).
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
@@ -102,20 +100,14 @@ def grid_rays(grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera)
 
 
 def march(
-    alpha: NDArray[np.floating],
+    alpha: NDArray[np.floating],  # [X, Y, Z], opacity of each voxel over one voxel edge
+    # bool [X, Y, Z], calibrated probability at or above the threshold: opaque to ``half_distance``.
     occupied: NDArray[np.bool_],
     grid: VoxelGrid,
-    camera_from_grid: RigidTransform,
-    camera: Camera,
+    camera_from_grid: RigidTransform,  # its pose; any rigid transform, the camera may stand anywhere
+    camera: Camera,  # camera whose pixels are the rays; its optical frame is that of ``camera_from_grid``
 ) -> MarchResult:
-    """Marches all rays of a camera, one step of all rays at a time.
-
-    Args:
-        alpha: [X, Y, Z], opacity of each voxel over one voxel edge.
-        occupied: bool [X, Y, Z], calibrated probability at or above the threshold: opaque to ``half_distance``.
-        camera_from_grid: Its pose; any rigid transform, the camera may stand anywhere.
-        camera: Camera whose pixels are the rays; its optical frame is that of ``camera_from_grid``.
-    """
+    """Marches all rays of a camera, one step of all rays at a time."""
     rays = grid_rays(grid, camera_from_grid, camera)
     count = len(rays.first)
     transmittance, distance = np.ones(count), np.zeros(count)
@@ -149,22 +141,14 @@ def march(
 
 
 def sight(
-    depth: NDArray[np.floating],
-    occupied: NDArray[np.bool_],
+    depth: NDArray[np.floating],  # [h, w], z-depth of the camera's pixels, metres. It is returned as it is
+    occupied: NDArray[np.bool_],  # bool [X, Y, Z], calibrated probability at or above the threshold
     grid: VoxelGrid,
-    camera_from_grid: RigidTransform,
-    camera: Camera,
-    far: float,
+    camera_from_grid: RigidTransform,  # its pose; any rigid transform, the camera may stand anywhere
+    camera: Camera,  # camera whose pixels are the rays; its optical frame is that of ``camera_from_grid``
+    far: float,  # depth, metres, from which on nothing is there: the transmittance is 1 there, and 0 elsewhere
 ) -> MarchResult:
-    """How far the rays of a camera see, of which a student says the depth itself.
-
-    Args:
-        depth: [h, w], z-depth of the camera's pixels, metres. It is returned as it is.
-        occupied: bool [X, Y, Z], calibrated probability at or above the threshold.
-        camera_from_grid: Its pose; any rigid transform, the camera may stand anywhere.
-        camera: Camera whose pixels are the rays; its optical frame is that of ``camera_from_grid``.
-        far: Depth, metres, from which on nothing is there: the transmittance is 1 there, and 0 elsewhere.
-    """
+    """How far the rays of a camera see, of which a student says the depth itself."""
     rays = grid_rays(grid, camera_from_grid, camera)
     ends = depth.reshape(-1) / rays.cosine
     half_distance = np.full(len(ends), np.inf)
@@ -188,21 +172,17 @@ def sight(
 
 
 class March:
-    """Marches the rays of one camera through one grid; the same result as `march`, or `sight`, up to float32.
-
-    Args:
-        occupied_from: alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
-        far: Depth, metres, from which on a student that says depth itself sees nothing.
-    """
+    """Marches the rays of one camera through one grid; the same result as `march`, or `sight`, up to float32."""
 
     def __init__(
         self,
         grid: VoxelGrid,
         camera_from_grid: RigidTransform,
         camera: Camera,
+        # Alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
         occupied_from: float | np.float32,
         *,
-        far: float = math.inf,
+        far: float = math.inf,  # depth, metres, from which on a student that says depth itself sees nothing
     ) -> None:
         rays = grid_rays(grid, camera_from_grid, camera)
         self.grid = grid

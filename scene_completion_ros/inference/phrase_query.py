@@ -10,8 +10,6 @@ units, a row a phrase and a triangle for the norm. `class_cosines_reference` and
 twins.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,7 +40,7 @@ class FoldedVocabulary:
     temperature: float  # of the softmax
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, space: FeatureSpace) -> FoldedVocabulary:
+    def of(cls, vocabulary: Vocabulary, space: FeatureSpace) -> "FoldedVocabulary":
         """Folds a vocabulary whose rows lie in a space."""
         group = np.where(vocabulary.group == BACKGROUND, len(vocabulary.names), vocabulary.group).astype(np.int32)
         order = np.argsort(group, kind="stable")
@@ -102,13 +100,8 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
     """The voxels of each phrase: those that have at least a share `MATCHING` of its largest contrast, see `Contrast`.
 
     Phrases do not compete with each other: a voxel may be a tree and a hedge. `LabelQuery` finds the same without
-    writing cosines down.
-
-    Args:
-        cosines: [N, K + 1], see `LabelQuery.cosines`.
-
-    Raises:
-        ValueError: It is no query, but a vocabulary of labels.
+    writing cosines down. Raises ValueError where it is no query, but a vocabulary of labels. `cosines`: [N, K + 1], see
+    `LabelQuery.cosines`.
     """
     contrast = queried.vocabulary.contrast
     if contrast is None:
@@ -131,11 +124,7 @@ def class_cosines_reference(
 ) -> NDArray[np.float64]:
     """Score of each class, and of the background behind them where there is one; 0 where there is no feature.
 
-    Args:
-        hidden: [N, E], label units, see `query_kernel.hidden_reference`.
-
-    Returns:
-        float64 [N, K or K + 1].
+    Returns float64 [N, K or K + 1]. `hidden`: [N, E], label units, see `query_kernel.hidden_reference`.
     """
     folded = space.folded(vocabulary.rows)
     product = hidden @ folded.weight.T + folded.bias  # [N, R]
@@ -152,10 +141,7 @@ def labels_reference(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Label, uint8 [N], and confidence, float64 [N], of scores [N, K or K + 1], see the head of this module.
 
-    A voxel all of whose scores are 0 has no feature.
-
-    Args:
-        classes: K.
+    A voxel all of whose scores are 0 has no feature. `classes`: K.
     """
     best = cosines.argmax(axis=1)
     ranked = np.sort(cosines, axis=1)[:, ::-1]

@@ -5,8 +5,6 @@ sampled densely enough that linear interpolation is exact to a few 1e-5 in densi
 range have the same rows.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -41,13 +39,10 @@ class PositionalTables:
         code: PointCodeSpec,
         low: NDArray[np.float64],
         high: NDArray[np.float64],
-    ) -> PositionalTables:
+    ) -> "PositionalTables":
         """Tables of units.
 
-        Args:
-            weight: W_gamma, float32 [C, 39].
-            bias: b, float32 [C].
-            low, high: Range of code inputs [3] they cover.
+        `weight`: W_gamma, float32 [C, 39]; `bias`: b, float32 [C]; `low`, `high`: range of code inputs [3] they cover.
         """
         tables = []
         scale = np.empty(3)

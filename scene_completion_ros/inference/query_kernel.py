@@ -6,8 +6,6 @@ of neighbours stay in the first-level cache. It was measured as 3 to 20 % faster
 included. `density_reference` is the readable twin.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -47,10 +45,8 @@ class FieldSamples:
 class FieldKernel:
     """Evaluates the field of one student at prepared points.
 
-    Args:
-        feature_size: (h, w) of the feature map.
-        low, high: Range of code inputs [3] the tables must cover.
-        volume_from_camera: Pose of the camera in the volume that the head reads; None for one that turns with it.
+    `feature_size`: (h, w) of the feature map; `low`, `high`: range of code inputs [3] the tables must cover;
+    `volume_from_camera`: pose of the camera in the volume that the head reads; None for one that turns with it.
     """
 
     def __init__(
@@ -103,23 +99,16 @@ class FieldKernel:
 
     def __call__(
         self,
-        features: NDArray[np.float32],
+        features: NDArray[np.float32],  # float32 [h, w, C + E], contiguous
         samples: FieldSamples,
-        out: NDArray[np.float32],
-        length: float = 0.0,
+        out: NDArray[np.float32],  # float32 [M], flat
+        length: float = 0.0,  # metres; alpha = 1 - exp(-sigma length) is written where it is positive
         *,
-        volume: NDArray[np.float32] | None = None,
+        volume: NDArray[np.float32] | None = None,  # float32 [X, Y, Z], of a student whose head reads one
     ) -> None:
         """Writes the density sigma per metre, or the opacity alpha over a length, to ``out[target]``.
 
-        Args:
-            features: float32 [h, w, C + E], contiguous.
-            out: float32 [M], flat.
-            length: Metres; alpha = 1 - exp(-sigma length) is written where it is positive.
-            volume: float32 [X, Y, Z], of a student whose head reads one.
-
-        Raises:
-            ValueError: Features or volume have another size or type.
+        Raises ValueError: features or volume have another size or type.
         """
         knots, gain = (1, 1, 1), np.float32(0.0)
         if self.head.volume is not None:
@@ -159,8 +148,7 @@ class FieldKernel:
     def flat_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """The feature map [h, w, C + E] as the kernels take it, [h * w, C + E].
 
-        Raises:
-            ValueError: It has another size or type.
+        Raises ValueError where it has another size or type.
         """
         expected = (*self.feature_size, self.head.channels)
         if features.shape != expected or features.dtype != np.float32:
@@ -175,28 +163,21 @@ def _unit_position(head: HeadWeights, lowest: NDArray[np.int64], share: NDArray[
 
 
 class VoxelQuery:
-    """The field on a voxel grid.
-
-    Args:
-        feature_size: (h, w) of the feature map.
-        camera_from_grid: Its pose; any rigid transform.
-        extrapolate: Evaluate voxels outside the view too, with the features of the image's border.
-        coverage: bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view.
-        volume_from_camera: See `FieldKernel`.
-    """
+    """The field on a voxel grid."""
 
     def __init__(
         self,
         head: HeadWeights,
         code: PointCodeSpec,
         canonical: Camera,
-        feature_size: tuple[int, int],
+        feature_size: tuple[int, int],  # (h, w) of the feature map
         grid: VoxelGrid,
-        camera_from_grid: RigidTransform,
+        camera_from_grid: RigidTransform,  # its pose; any rigid transform
         *,
-        extrapolate: bool = False,
+        extrapolate: bool = False,  # evaluate voxels outside the view too, with the features of the image's border
+        # bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view.
         coverage: NDArray[np.bool_] | None = None,
-        volume_from_camera: RigidTransform | None = None,
+        volume_from_camera: RigidTransform | None = None,  # see `FieldKernel`
     ) -> None:
         self.grid = grid
         # bool [X, Y, Z], the centre projects inside the pixel edges, in front of the camera, and is covered.
@@ -226,9 +207,7 @@ class VoxelQuery:
     def density(self, features: NDArray[np.float32], volume: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Density sigma per metre of every voxel, float32 [X, Y, Z]; 0 outside the view unless extrapolating.
 
-        Args:
-            features: float32 [h, w, C + E], the encoder's output.
-            volume: Its volume, where the head reads one.
+        `features`: float32 [h, w, C + E], the encoder's output; `volume`: its volume, where the head reads one.
         """
         return self.opacity(features, volume, length=0.0)
 
@@ -289,14 +268,9 @@ def _ordered(parts: list[FieldSamples]) -> FieldSamples:
 
 
 def sample_bilinear(features: NDArray[np.floating], xy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bilinear samples of a map with taps clamped to its border.
+    """Bilinear samples of a map with taps clamped to its border. Returns float64 [N, C].
 
-    Args:
-        features: [h, w, C].
-        xy: [N, 2] normalised coordinates, -1 and 1 at the outer pixel edges (align_corners false).
-
-    Returns:
-        float64 [N, C].
+    `features`: [h, w, C]; `xy`: [N, 2] normalised coordinates, -1 and 1 at the outer pixel edges (align_corners false).
     """
     height, width, _ = features.shape
     u = np.clip(((xy[:, 0] + 1.0) * width - 1.0) / 2.0, 0.0, width - 1.0)
@@ -310,24 +284,14 @@ def sample_bilinear(features: NDArray[np.floating], xy: NDArray[np.float64]) -> 
 
 
 def hidden_reference(
-    features: NDArray[np.float32],
-    points_camera: NDArray[np.floating],
-    weight: NDArray[np.float32],
-    bias: NDArray[np.float32],
+    features: NDArray[np.float32],  # F, float32 [h, w, C], the channels of these units
+    points_camera: NDArray[np.floating],  # [N, 3], optical frame, metres
+    weight: NDArray[np.float32],  # W_gamma, float32 [C, 39]
+    bias: NDArray[np.float32],  # b, float32 [C]
     code: PointCodeSpec,
     canonical: Camera,
 ) -> NDArray[np.float64]:
-    """Hidden units h = ReLU(F(u, v) + W_gamma gamma(c) + b) of points.
-
-    Args:
-        features: F, float32 [h, w, C], the channels of these units.
-        points_camera: [N, 3], optical frame, metres.
-        weight: W_gamma, float32 [C, 39].
-        bias: b, float32 [C].
-
-    Returns:
-        float64 [N, C].
-    """
+    """Hidden units h = ReLU(F(u, v) + W_gamma gamma(c) + b) of points. Returns float64 [N, C]."""
     coordinates = code.coordinates(points_camera.astype(np.float64), canonical)  # [N, 3]
     sampled = sample_bilinear(features, coordinates[:, :2])  # [N, C]
     positional = code.encode(coordinates) @ weight.T.astype(np.float64)
@@ -335,28 +299,20 @@ def hidden_reference(
 
 
 def density_reference(
-    features: NDArray[np.float32],
-    points_camera: NDArray[np.floating],
+    features: NDArray[np.float32],  # float32 [h, w, C + E], the encoder's output; F are the first C channels
+    points_camera: NDArray[np.floating],  # [N, 3], optical frame, metres; anywhere, also outside the view
     head: HeadWeights,
     code: PointCodeSpec,
     canonical: Camera,
     *,
+    # float32 [X, Y, Z], the encoder's second output, where the head reads one.
     volume: NDArray[np.float32] | None = None,
-    chunk: int = 65536,
+    chunk: int = 65536,  # points held in memory at a time
 ) -> NDArray[np.float64]:
     """Density sigma = softplus(g (w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d + k v) + l), per metre.
 
     Gain g and logit l are those of the place prior at the point, 1 and 0 where the head has none. v is the volume
-    there, k the factor that the head reads it with.
-
-    Args:
-        features: float32 [h, w, C + E], the encoder's output; F are the first C channels.
-        points_camera: [N, 3], optical frame, metres; anywhere, also outside the view.
-        volume: float32 [X, Y, Z], the encoder's second output, where the head reads one.
-        chunk: Points held in memory at a time.
-
-    Returns:
-        float64 [N].
+    there, k the factor that the head reads it with. Returns float64 [N].
     """
     density, map_of_density = np.empty(len(points_camera)), features[..., : head.hidden]
     for start in range(0, len(points_camera), chunk):

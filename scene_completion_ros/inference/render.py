@@ -4,8 +4,6 @@ A student may say it itself. Otherwise it is rendered from the density field at 
 distance (Behind the Scenes, section 3).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,15 +28,14 @@ def said_depth(
 ) -> NDArray[np.float32]:
     """z-depth that a student says itself, at pixels of a camera at the place of the canonical one.
 
+    Returns float32 [N], metres: linear in inverse depth between pixels, constant beyond the outer ones. NaN where the
+    lens sees no ray.
+
     Args:
         depth: `EncodedImage.depth`, float32 [h', w'].
         canonical: The student's camera, of whose `ray_camera` they are the pixels.
         camera: Any model, same optical frame.
         pixels: Pixel coordinates [N, 2] (u, v).
-
-    Returns:
-        float32 [N], metres: linear in inverse depth between pixels, constant beyond the outer ones. NaN where the lens
-        sees no ray.
     """
     rays = camera.unproject(np.asarray(pixels, np.float64))
     places, _ = ray_camera(canonical).project(rays)

@@ -1,7 +1,5 @@
 """From a canonical image to what is known of every voxel: what is prepared for it, and how the CPU does it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -52,20 +50,15 @@ class PreparedScene:
         bundle: StudentBundle,
         grid: VoxelGrid,
         grid_from_camera: RigidTransform,
-        ray_camera: Camera,
+        ray_camera: Camera,  # the camera of the depth image, without distortion
         *,
-        extrapolate: bool = False,
+        extrapolate: bool = False,  # predict opacity outside the view too
+        # bool [H, W], the pixels of the canonical image that the camera covers; None for all.
         coverage: NDArray[np.bool_] | None = None,
+        # How the camera stands in the volume of a student that is told so; None where unknown.
         volume_from_camera: RigidTransform | None = None,
-    ) -> PreparedScene:
-        """Prepare a grid.
-
-        Args:
-            ray_camera: The camera of the depth image, without distortion.
-            extrapolate: Predict opacity outside the view too.
-            coverage: bool [H, W], the pixels of the canonical image that the camera covers; None for all.
-            volume_from_camera: How the camera stands in the volume of a student that is told so; None where unknown.
-        """
+    ) -> "PreparedScene":
+        """Prepare a grid."""
         camera_from_grid = grid_from_camera.inverse()
         query = VoxelQuery(
             bundle.head,
@@ -127,11 +120,8 @@ class SceneQuery(Protocol):
     def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
         """What is known after a canonical image, uint8 [H, W, 3] RGB.
 
-        Args:
-            words: What the voxels are compared with, in a feature space of the student.
-
-        Raises:
-            ImageError: The image has another size or type.
+        Raises ImageError where the image has another size or type. `words`: what the voxels are compared with, in a
+        feature space of the student.
         """
         ...
 
@@ -145,18 +135,13 @@ class HostField:
 
 
 class HostSceneQuery:
-    """The kernels of the CPU behind an encoder that gives its features to the host.
-
-    Args:
-        encode: See `Encoder.encode`.
-        threads: CPU threads of the kernels; None for all that this process may use.
-    """
+    """The kernels of the CPU behind an encoder that gives its features to the host."""
 
     def __init__(
         self,
-        encode: Callable[[NDArray[np.uint8], Mapping[str, NDArray[np.float32]]], EncodedImage],
+        encode: Callable[[NDArray[np.uint8], Mapping[str, NDArray[np.float32]]], EncodedImage],  # see `Encoder.encode`
         prepared: PreparedScene,
-        threads: int | None = None,
+        threads: int | None = None,  # CPU threads of the kernels; None for all that this process may use
     ) -> None:
         self._encode = encode
         self._prepared = prepared

@@ -1,7 +1,5 @@
 """Students by folder, by name and on the hub, and which of the shipped ones keeps a camera's rate on this machine."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable
@@ -16,15 +14,13 @@ from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.hub import fetch, is_hub_name
 
 AUTO = "auto"
-LARGE = "street"
-"""The one that `auto` takes where it can; a package may come without it."""
-CAMERA_RATE_HZ = 10.0
-"""Taken for the rate of a camera of which nothing is known."""
+LARGE = "street"  # the one that `auto` takes where it can; a package may come without it
+CAMERA_RATE_HZ = 10.0  # taken for the rate of a camera of which nothing is known
+# Of the time from one image to the next, what the encoder may take: voxels, messages and other nodes need the rest.
 SHARE_OF_PERIOD = 0.6
-"""Of the time from one image to the next, what the encoder may take: voxels, messages and other nodes need the rest."""
+# Seconds of one thread that an image costs the large one's encoder at least: half of what was measured (0.9, see
+# docs/benchmarks.md). Where less is allowed, nothing is tried: opening it takes seconds and half a gigabyte.
 LEAST_WORK_S = 0.45
-"""Seconds of one thread that an image costs the large one's encoder at least: half of what was measured (0.9, see
-docs/benchmarks.md). Where less is allowed, nothing is tried: opening it takes seconds and half a gigabyte."""
 
 
 def shipped_students(models: Path = DEFAULT_BUNDLE.parent) -> tuple[str, ...]:
@@ -35,8 +31,7 @@ def shipped_students(models: Path = DEFAULT_BUNDLE.parent) -> tuple[str, ...]:
 def open_student(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.parent) -> StudentBundle:
     """The student of a folder, of a name or of the hub; the default one where nothing, or "auto", is named.
 
-    Raises:
-        BundleError: It is none, or the hub does not give it.
+    Raises BundleError where it is none, or the hub does not give it.
     """
     return StudentBundle.load(student_folder(named, models=models))
 
@@ -44,8 +39,7 @@ def open_student(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.pare
 def student_folder(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.parent) -> Path:
     """The folder of a student, see `open_student`; of one of the hub, the folder in the hub's cache.
 
-    Raises:
-        BundleError: The hub does not give it.
+    Raises BundleError where the hub does not give it.
     """
     if named is None or str(named) in ("", AUTO):
         return DEFAULT_BUNDLE
@@ -59,45 +53,28 @@ def student_folder(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.pa
 def own_student(named: str | Path) -> StudentBundle:
     """The student of a folder that will be written into.
 
-    Raises:
-        BundleError: It is none, or one of the hub, whose cache must stay as the hub has it.
+    Raises BundleError where it is none, or one of the hub, whose cache must stay as the hub has it.
     """
     bundle = open_student(named)
     if is_hub_name(named):
-        raise BundleError(
-            f"the command does not change what the hub's client has fetched into {bundle.folder}",
-            where=str(named),
-            cure="Copy it (cp -rL) into a folder of your own, and name that one.",
-        )
+        what = f"the command does not change what the hub's client has fetched into {bundle.folder}"
+        raise BundleError(what, where=str(named), cure="Copy it (cp -rL) into a folder of your own, and name that one.")
     return bundle
 
 
 def choose_student(
-    named: str,
+    named: str,  # folder, name of a shipped student or of one of the hub, "auto", or nothing
     *,
-    engine: str = "auto",
-    gpu: EngineOptions | None = None,
-    threads: int | None = None,
-    rate_hz: float = 0.0,
-    models: Path = DEFAULT_BUNDLE.parent,
-    clock: Callable[[], float] = time.perf_counter,
+    engine: str = "auto",  # encoder engine that will run it
+    gpu: EngineOptions | None = None,  # what TensorRT will be asked for
+    threads: int | None = None,  # CPU threads of the encoder; None for all
+    rate_hz: float = 0.0,  # images a second that are wanted, of all cameras together; 0 where nothing is known
+    models: Path = DEFAULT_BUNDLE.parent,  # folder of the shipped students
+    clock: Callable[[], float] = time.perf_counter,  # seconds
 ) -> tuple[StudentBundle, str]:
     """The student that was asked for; with "auto", or nothing, the large one where this machine keeps a camera's rate.
 
-    Args:
-        named: Folder, name of a shipped student or of one of the hub, "auto", or nothing.
-        engine: Encoder engine that will run it.
-        gpu: What TensorRT will be asked for.
-        threads: CPU threads of the encoder; None for all.
-        rate_hz: Images a second that are wanted, of all cameras together; 0 where nothing is known.
-        models: Folder of the shipped students.
-        clock: Seconds.
-
-    Returns:
-        The bundle, and why it was taken, in words.
-
-    Raises:
-        BundleError: What is named is no bundle.
+    Returns the bundle, and why it was taken, in words. Raises BundleError where what is named is no bundle.
     """
     if named not in ("", AUTO):
         return open_student(named, models=models), "it is named"

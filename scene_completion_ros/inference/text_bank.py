@@ -5,8 +5,6 @@ nothing in them is executed, sizes are checked before memory is taken, and a has
 A `Vocabulary` is what voxels are compared with: rows of a bank, each of a class or of the background.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json
@@ -73,11 +71,9 @@ class Contrast:
 class Vocabulary:
     """What voxels are compared with: rows of unit length, each of a class or of the background.
 
-    The score of a class is the largest cosine of its rows.
-
-    Raises:
-        VocabularyError: No class or more than `MOST_CLASSES`, more than `MOST_ROWS` rows, a class without rows, or a
-            name twice. Rows that are not finite or not of unit length, or numbers that cannot be.
+    The score of a class is the largest cosine of its rows. Raises VocabularyError: no class or more than
+    `MOST_CLASSES`, more than `MOST_ROWS` rows, a class without rows, or a name twice. Rows that are not finite or not
+    of unit length, or numbers that cannot be.
     """
 
     names: tuple[str, ...]  # names of the K classes, each another, without ``unknown``
@@ -105,9 +101,8 @@ class Vocabulary:
                 where="vocabulary",
             )
         if missing := set(range(classes)) - set(self.group.tolist()):
-            raise VocabularyError(
-                "has no row", where=f"vocabulary: class {self.names[min(missing)]!r}", cure="Give it a phrase."
-            )
+            cure = "Give it a phrase."
+            raise VocabularyError("has no row", where=f"vocabulary: class {self.names[min(missing)]!r}", cure=cure)
         if self.group.min() < BACKGROUND or self.group.max() >= classes:
             raise VocabularyError("names classes that are not there", where="vocabulary: group")
         length = np.linalg.norm(self.rows.astype(np.float64), axis=1)
@@ -136,11 +131,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, eq=False)
 class TextBank:
-    """Phrases with their embeddings.
-
-    Raises:
-        VocabularyError: What is wrong, where, and the cure.
-    """
+    """Phrases with their embeddings. Raises VocabularyError: what is wrong, where, and the cure."""
 
     phrases: tuple[str, ...]  # P phrases as typed, each another, without the template
     # float16 [P, D], as in the file. Other floating-point numbers are normalised and rounded to that.
@@ -223,28 +214,25 @@ class TextBank:
         write_whole(Path(path), self.to_bytes())
 
     @classmethod
-    def load(cls, path: str | Path) -> TextBank:
+    def load(cls, path: str | Path) -> "TextBank":
         """Reads a bank and checks it.
 
-        Raises:
-            VocabularyError: It cannot be read, is damaged, or contradicts itself.
+        Raises VocabularyError where it cannot be read, is damaged, or contradicts itself.
         """
         content = read_bytes(path, VocabularyError, cure="Name a text bank.", most_bytes=LARGEST_FILE)
         return cls.from_bytes(content, str(path))
 
     @classmethod
-    def from_bytes(cls, content: bytes, where: str = "text bank") -> TextBank:
+    def from_bytes(cls, content: bytes, where: str = "text bank") -> "TextBank":
         """The bank of a file's content; errors are those of `load`."""
         try:
             ((name, tensor),) = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
         except (safetensors.SafetensorError, ValueError) as error:
-            raise VocabularyError(
-                f"is no text bank ({type(error).__name__}: {str(error)[:LONGEST_PHRASE]})", where=where, cure=_CURE
-            ) from error
+            what = f"is no text bank ({type(error).__name__}: {str(error)[:LONGEST_PHRASE]})"
+            raise VocabularyError(what, where=where, cure=_CURE) from error
         if name != EMBEDDINGS or tensor["dtype"] != "F16":
-            raise VocabularyError(
-                f"holds {tensor['dtype']} {shown(name)} where F16 {EMBEDDINGS!r} is needed", where=where, cure=_CURE
-            )
+            what = f"holds {tensor['dtype']} {shown(name)} where F16 {EMBEDDINGS!r} is needed"
+            raise VocabularyError(what, where=where, cure=_CURE)
         header, _ = tensor_header(
             memoryview(content), VocabularyError, where=where, cure=_CURE, most_bytes=LARGEST_HEADER
         )
@@ -259,11 +247,8 @@ class TextBank:
         stored = np.frombuffer(tensor["data"], dtype="<f2").reshape(tensor["shape"]).astype(np.float16)
         bank = cls(**parsed, stored=stored, where=where)
         if bank.sha256 != expected:
-            raise VocabularyError(
-                f"sha256 is {bank.sha256[:12]}…, the file says {shown(expected[:12])}…: it is damaged or was changed",
-                where=where,
-                cure=_CURE,
-            )
+            what = f"sha256 is {bank.sha256[:12]}…, the file says {shown(expected[:12])}…: it is damaged or was changed"
+            raise VocabularyError(what, where=where, cure=_CURE)
         return bank
 
     def _rows_of(self, phrases: Sequence[str]) -> list[int]:
@@ -271,11 +256,8 @@ class TextBank:
         if unknown:
             suggestions = "; ".join(self._near(phrase) for phrase in unknown[:_SUGGESTED])
             more = f"; and {len(unknown) - _SUGGESTED} more" if len(unknown) > _SUGGESTED else ""
-            raise VocabularyError(
-                f"does not hold {suggestions}{more}",
-                where=self.where,
-                cure="Use a phrase that it holds, or make a bank with yours with: scene-completion vocabulary",
-            )
+            cure = "Use a phrase that it holds, or make a bank with yours with: scene-completion vocabulary"
+            raise VocabularyError(f"does not hold {suggestions}{more}", where=self.where, cure=cure)
         return [self._row_of[phrase] for phrase in phrases]
 
     def _near(self, phrase: str) -> str:
@@ -286,31 +268,26 @@ class TextBank:
     def rows(self, phrases: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings of phrases as typed when the bank was made, float32 [R, D], L2-normalised.
 
-        Raises:
-            VocabularyError: The bank does not hold a phrase; near ones are named.
+        Raises VocabularyError where the bank does not hold a phrase; near ones are named.
         """
         return self.embeddings[self._rows_of(phrases)]
 
     def vocabulary(
         self,
+        # Phrases, a class each, or the phrases of each class by its name. Among the former, the name of a class of the
+        # bank that is no phrase stands for all phrases of that class. None for the bank's own classes; where it has
+        # none, for every phrase that is not of the background.
         classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         *,
+        # ``max``: a class is as near as its nearest phrase. ``mean``: as the mean of its phrases.
         pooling: Pooling = "max",
-        margin: float = MARGIN,
+        margin: float = MARGIN,  # see `Vocabulary`
     ) -> Vocabulary:
         """A vocabulary of the bank's phrases.
 
         A class that the bank names too keeps its colour. The bank's background goes along, less what classes say.
-
-        Args:
-            classes: Phrases, a class each, or the phrases of each class by its name. Among the former, the name of a
-                class of the bank that is no phrase stands for all phrases of that class. None for the bank's own
-                classes; where it has none, for every phrase that is not of the background.
-            pooling: ``max``: a class is as near as its nearest phrase. ``mean``: as the mean of its phrases.
-            margin: See `Vocabulary`.
-
-        Raises:
-            VocabularyError: A phrase is not in the bank or is of two classes; or there are no classes, or too many.
+        Raises VocabularyError where a phrase is not in the bank or is of two classes; or there are no classes, or too
+        many.
         """
         phrases_of = self._phrases_of(classes)
         for name, phrases in phrases_of.items():
@@ -320,11 +297,8 @@ class TextBank:
         for name, phrases in phrases_of.items():
             for phrase in phrases:
                 if class_of.setdefault(phrase, name) != name:
-                    raise VocabularyError(
-                        f"{shown(phrase)} stands for {shown(class_of[phrase])} and for {shown(name)}",
-                        where="vocabulary",
-                        cure="Give it to one of them.",
-                    )
+                    what = f"{shown(phrase)} stands for {shown(class_of[phrase])} and for {shown(name)}"
+                    raise VocabularyError(what, where="vocabulary", cure="Give it to one of them.")
         rows, group = [], []
         for number, phrases in enumerate(phrases_of.values()):
             of_class = self.rows(phrases)
@@ -349,31 +323,22 @@ class TextBank:
     def query(self, phrases: Sequence[str], background: Sequence[str] | None = None) -> Vocabulary:
         """A vocabulary that asks where phrases are: by their contrast with phrases in general.
 
-        Args:
-            phrases: As `vocabulary` takes them in a list.
-            background: Phrases in general; None for all of the bank.
-
-        Raises:
-            VocabularyError: A phrase is not in the bank, there is none or there are too many, or there is no other
-                phrase to tell them from.
+        `phrases`: as `vocabulary` takes them in a list; `background`: phrases in general; None for all of the bank.
+        Raises VocabularyError where a phrase is not in the bank, there is none or there are too many, or there is no
+        other phrase to tell them from.
         """
         if len(phrases) > MOST_ASKED:
-            raise VocabularyError(
-                f"{len(phrases)} phrases, where at most {MOST_ASKED} can be looked for at a time",
-                where="query",
-                cure="Ask for fewer; a vocabulary may have more.",
-            )
+            what = f"{len(phrases)} phrases, where at most {MOST_ASKED} can be looked for at a time"
+            raise VocabularyError(what, where="query", cure="Ask for fewer; a vocabulary may have more.")
         queried = self.vocabulary(phrases, margin=0.0)
         rows = queried.rows[queried.group != BACKGROUND]
         general = self.rows(tuple(background or self.phrases)).astype(np.float64)
         mean = general.mean(axis=0)
         common = float(np.linalg.norm(mean))
         if common < 1e-6 or (background is None and len(np.unique(general, axis=0)) < 2):
-            raise VocabularyError(
-                "nothing is left to tell the phrases from",
-                where=f"{self.where}: background",
-                cure="Make a bank with further phrases, or with a background.",
-            )
+            what = "nothing is left to tell the phrases from"
+            cure = "Make a bank with further phrases, or with a background."
+            raise VocabularyError(what, where=f"{self.where}: background", cure=cure)
         known = self.rows([phrase for proposed in self.classes for phrase in proposed.phrases] or self.phrases)
         group = queried.group[queried.group != BACKGROUND]
         reach = [self._reach(rows[group == number], mean, known) for number in range(len(queried.names))]
@@ -418,11 +383,8 @@ def _check_count(classes: int, rows: int) -> None:
     if not classes:
         raise VocabularyError("is empty", where="vocabulary", cure="Name at least one phrase.")
     if classes > MOST_CLASSES or rows > MOST_ROWS:
-        raise VocabularyError(
-            f"has {classes} classes and {rows} phrases, where at most {MOST_CLASSES} and {MOST_ROWS} are possible",
-            where="vocabulary",
-            cure="Name fewer, or group phrases into classes.",
-        )
+        what = f"has {classes} classes and {rows} phrases, where at most {MOST_CLASSES} and {MOST_ROWS} are possible"
+        raise VocabularyError(what, where="vocabulary", cure="Name fewer, or group phrases into classes.")
 
 
 def _check_phrases_of_class(phrases: Sequence[str], where: str) -> None:
@@ -433,11 +395,8 @@ def _check_phrases_of_class(phrases: Sequence[str], where: str) -> None:
 
 def _check_shape(shape: tuple[int, ...], phrases: int, where: str) -> None:
     if len(shape) != 2 or shape[0] != phrases or not phrases or not 1 <= shape[1] <= LARGEST_DIMENSION:
-        raise VocabularyError(
-            f"has shape {shape} where [{phrases or 'at least 1'}, 1..{LARGEST_DIMENSION}] is needed, a row a phrase",
-            where=f"{where}: {EMBEDDINGS}",
-            cure=_CURE,
-        )
+        what = f"has shape {shape} where [{phrases or 'at least 1'}, 1..{LARGEST_DIMENSION}] is needed, a row a phrase"
+        raise VocabularyError(what, where=f"{where}: {EMBEDDINGS}", cure=_CURE)
 
 
 def _parse(fields: JsonObject) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 One definition for NumPy and torch (array API), so that training and the robot cannot drift apart.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,22 +15,15 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelG
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
-LOOK_LIMIT = 2.0
-"""Cells beyond so many half widths of the image look at its border from there."""
+LOOK_LIMIT = 2.0  # cells beyond so many half widths of the image look at its border from there
 
 
 class Lookups(NamedTuple):
-    """Where the cells of a volume look at an image: x y cells of the bird's-eye view, z heights.
+    """Where the cells of a volume look at an image: x y cells of the bird's-eye view, z heights."""
 
-    Attributes:
-        pixels: Normalised coordinates [B, z, x y, 2], from -1 to 1 at the edges of the image.
-        depth: z-depth of the cells [B, 1, z, x y], metres.
-        in_view: 1 where a cell lies in the image [B, 1, z, x y].
-    """
-
-    pixels: Any
-    depth: Any
-    in_view: Any
+    pixels: Any  # normalised coordinates [B, z, x y, 2], from -1 to 1 at the edges of the image
+    depth: Any  # z-depth of the cells [B, 1, z, x y], metres
+    in_view: Any  # 1 where a cell lies in the image [B, 1, z, x y]
 
 
 def cell_lookups(
@@ -40,10 +31,8 @@ def cell_lookups(
 ) -> Lookups:
     """Where the cells of a volume look at the image, for each pose of the camera in it.
 
-    Args:
-        stride: Voxels to a cell along each axis.
-        volume_from_camera: Poses [B, 4, 4]; the volume is that of `grid`.
-        side: 1, or -1 for scenes [B] whose image and volume are mirrored from left to right.
+    `stride`: voxels to a cell along each axis; `volume_from_camera`: poses [B, 4, 4]; the volume is that of `grid`;
+    `side`: 1, or -1 for scenes [B] whose image and volume are mirrored from left to right.
     """
     xp = array_api_compat.array_namespace(volume_from_camera)
     device, kind = array_api_compat.device(volume_from_camera), volume_from_camera.dtype
@@ -83,25 +72,20 @@ def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, le
 def volume_pose(upright_from_camera: RigidTransform, height: float) -> RigidTransform:
     """Pose of a camera in a volume that stands upright below it and looks where the camera looks.
 
-    Args:
-        upright_from_camera: Its pose in a frame whose z axis points up and begins on the ground.
-        height: Of the volume's origin above the ground, metres: that of the cameras of the training.
+    `upright_from_camera`: its pose in a frame whose z axis points up and begins on the ground; `height`: of the
+    volume's origin above the ground, metres: that of the cameras of the training.
     """
     return RigidTransform(np.eye(3), np.array([0.0, 0.0, -height])) @ upright_from_camera.levelled()
 
 
 @dataclass(frozen=True, eq=False)
 class GroundSurface:
-    """The ground ahead of a camera, on a regular grid that looks where the camera looks.
+    """The ground ahead of a camera, on a regular grid that looks where the camera looks."""
 
-    Attributes:
-        points: float32 [x, y, 3], metres, in the camera's optical frame. Rows lead away from the camera, columns from
-            right to left. NaN where the image does not show its place.
-        deviation: float32 [x, y], standard deviation of its height, metres.
-    """
-
+    # float32 [x, y, 3], metres, in the camera's optical frame. Rows lead away from the camera, columns from right to
+    # left. NaN where the image does not show its place.
     points: NDArray[np.float32]
-    deviation: NDArray[np.float32]
+    deviation: NDArray[np.float32]  # float32 [x, y], standard deviation of its height, metres
 
 
 def ground_surface(
@@ -125,18 +109,13 @@ def ground_surface(
 def graph_inputs(
     grid: VoxelGrid,
     stride: int,
-    camera: Camera,
+    camera: Camera,  # canonical camera
     spec: PointCodeSpec,
-    height: float,
+    height: float,  # of the volume's origin above the ground, metres
+    # As `volume_pose` says; where nobody knows it the usual one is taken, and told apart.
     volume_from_camera: RigidTransform | None,
 ) -> dict[str, NDArray[np.float32]]:
-    """What a graph is given beside the image, by name.
-
-    Args:
-        camera: Canonical camera.
-        height: Of the volume's origin above the ground, metres.
-        volume_from_camera: As `volume_pose` says; where nobody knows it the usual one is taken, and told apart.
-    """
+    """What a graph is given beside the image, by name."""
     known = volume_from_camera is not None
     pose = np.asarray((volume_from_camera or DEFAULT_GRID_FROM_CAMERA).matrix, np.float32)[None]
     given: dict[str, NDArray[np.float32]] = {}

@@ -14,8 +14,6 @@ The rule, voxel by voxel:
 A single view stays as it is, and the order of the views changes nothing but rounding.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -45,11 +43,7 @@ class DenseVoxels(NamedTuple):
 
 
 def fuse_dense_reference(views: DenseVoxels, threshold: float) -> DenseVoxels:
-    """The rule, readable.
-
-    Args:
-        threshold: Probability from which a voxel is occupied.
-    """
+    """The rule, readable. `threshold`: probability from which a voxel is occupied."""
     state, probability = views.state, views.probability
     seen = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
     observed = state != VoxelState.UNOBSERVED
@@ -83,26 +77,20 @@ def fuse_views(
 ) -> tuple[SemanticVoxels, NDArray[np.float32]]:
     """Fuse what several cameras see of one grid.
 
+    Returns the fused voxels, with the oldest stamp and the ``grid_from_camera`` of the first view. Then the fused
+    probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones. Raises GridError where the views are on
+    different grids, or of different classes.
+
     Args:
         views: Voxels of each camera on the same grid, of about the same time; at least one.
         probabilities: Calibrated probabilities of all voxels, float32 [X, Y, Z], for each view.
         threshold: Probability from which a voxel is occupied.
-
-    Returns:
-        The fused voxels, with the oldest stamp and the ``grid_from_camera`` of the first view. Then the fused
-        probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones.
-
-    Raises:
-        GridError: The views are on different grids, or of different classes.
     """
     first = views[0]
     for view in views[1:]:
         if view.grid != first.grid or view.class_names != first.class_names:
-            raise GridError(
-                "views on different grids or of different classes cannot be fused",
-                where="fuse_views",
-                cure="Complete them with one bundle and one grid",
-            )
+            what = "views on different grids or of different classes cannot be fused"
+            raise GridError(what, where="fuse_views", cure="Complete them with one bundle and one grid")
     stamp_ns = min(view.stamp_ns for view in views)
     if len(views) == 1:
         return first, probabilities[0]

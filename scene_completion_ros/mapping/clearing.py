@@ -8,8 +8,6 @@ touches an edge does not count.
 `free_distances_reference` is the readable twin of the compiled `free_distances`.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,8 +28,8 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelSta
 TOUCH = 1e-6
 # A clearing point lies this far before the end of seen free space, in voxel edges: nothing rounds it over.
 MARGIN = 0.5
+# Metres before the camera in which unobserved voxels end no ray: in 2 m, a voxel of 0.2 m takes 6 degrees.
 BLIND_ZONE = 2.0
-"""Metres before the camera in which unobserved voxels end no ray: in 2 m, a voxel of 0.2 m takes 6 degrees."""
 
 UNOBSERVED, FREE_SEEN = np.uint8(VoxelState.UNOBSERVED), np.uint8(VoxelState.FREE_SEEN)
 
@@ -41,9 +39,8 @@ def clearing_rays(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Rays through the pixel centres of a camera, in voxel edges, where voxel (i, j, k) begins at (i, j, k).
 
-    Returns:
-        The camera's position [3], unit vectors [R, 3] in the grid and the same unit vectors [R, 3] in the optical
-        frame. Pixels that the lens does not map are left out.
+    Returns the camera's position [3], unit vectors [R, 3] in the grid and the same unit vectors [R, 3] in the optical
+    frame. Pixels that the lens does not map are left out.
     """
     rays = camera.unproject(camera.pixel_centres()).reshape(-1, 3)
     rays = rays[np.isfinite(rays).all(axis=1)]
@@ -57,13 +54,9 @@ def voxels_along(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The voxels of a grid that a ray passes, in order.
 
-    Args:
-        origin: Where the ray begins [3], voxel edges.
-        direction: Unit vector [3].
-        shape: Number of voxels along x, y, z.
-
-    Returns:
-        Where the ray enters and leaves each voxel [N, 2], in voxel edges from its origin, and their indices [N, 3].
+    `origin`: where the ray begins [3], voxel edges; `direction`: unit vector [3]; `shape`: number of voxels along x, y,
+    z. Returns where the ray enters and leaves each voxel [N, 2], in voxel edges from its origin, and their indices [N,
+    3].
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         crossings = [(np.arange(size + 1) - o) / d for size, o, d in zip(shape, origin, direction, strict=True)]
@@ -86,17 +79,15 @@ def free_distances_reference(
     """How far to clear along every ray.
 
     A ray is followed as long as its voxels were seen free. Near the camera they may also be unobserved. There the ray
-    lies in the image, but not the centres of all the voxels that it passes.
+    lies in the image, but not the centres of all the voxels that it passes. Returns distance of the clearing point from
+    the camera [R], voxel edges. It is half an edge before the last voxel that was seen free ends, and 0 where a ray has
+    none.
 
     Args:
         state: uint8 [X, Y, Z], values of `VoxelState`.
         origin: The camera [3], voxel edges.
         direction: Unit vectors [R, 3].
         blind: Distance from the camera in which voxels may be unobserved, or lie before the grid, voxel edges.
-
-    Returns:
-        Distance of the clearing point from the camera [R], voxel edges. It is half an edge before the last voxel that
-        was seen free ends, and 0 where a ray has none.
     """
     distances = np.zeros(len(direction))
     for ray in range(len(direction)):
@@ -112,22 +103,17 @@ def free_distances_reference(
 
 
 class ClearingRays:
-    """Makes the clearing points of one camera; what depends on camera and grid alone is computed once.
-
-    Args:
-        camera: Its pixels are the rays; `Completion.depth_camera` has those by which voxels were seen or not.
-        blind_zone: Distance from the camera in which voxels may be unobserved, or lie before the grid, metres.
-        threads: CPU threads; None for all that this process may use.
-    """
+    """Makes the clearing points of one camera; what depends on camera and grid alone is computed once."""
 
     def __init__(
         self,
         grid: VoxelGrid,
         grid_from_camera: RigidTransform,
-        camera: Camera,
+        camera: Camera,  # its pixels are the rays; `Completion.depth_camera` has those by which voxels were seen or not
         *,
+        # Distance from the camera in which voxels may be unobserved, or lie before the grid, metres.
         blind_zone: float = BLIND_ZONE,
-        threads: int | None = None,
+        threads: int | None = None,  # CPU threads; None for all that this process may use
     ) -> None:
         self.grid = grid
         self.threads = threads
@@ -137,8 +123,7 @@ class ClearingRays:
     def __call__(self, voxels: SemanticVoxels) -> NDArray[np.float32]:
         """Clearing points of one image in the camera's optical frame, metres, float32 [N, 3], N at most one a ray.
 
-        Raises:
-            GridError: The voxels are on another grid.
+        Raises GridError where the voxels are on another grid.
         """
         if voxels.grid != self.grid:
             raise GridError("the voxels are on another grid than the rays", where="ClearingRays")
@@ -223,19 +208,11 @@ def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxel
 
     Memory must not clear, for something may have entered the space that it calls free. But it must not keep the frame
     from clearing what it sees itself. Close to the camera rays lie in the image where the centres of voxels do not, and
-    there only memory says anything.
+    there only memory says anything. Returns the fused voxels with other states: `FREE_SEEN` is left only where the
+    frame alone says so too. What memory calls free is unobserved where the frame does not observe it, and inferred free
+    elsewhere. What is occupied stays so, remembered or not. Raises GridError where the two are on different grids.
 
-    Args:
-        fused: A frame joined with memory.
-        now: The same frame alone.
-
-    Returns:
-        The fused voxels with other states: `FREE_SEEN` is left only where the frame alone says so too. What memory
-        calls free is unobserved where the frame does not observe it, and inferred free elsewhere. What is occupied
-        stays so, remembered or not.
-
-    Raises:
-        GridError: The two are on different grids.
+    `fused`: a frame joined with memory; `now`: the same frame alone.
     """
     if fused.grid != now.grid:
         raise GridError("the fused voxels are on another grid than the frame", where="clearing_voxels")

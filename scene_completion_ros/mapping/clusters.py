@@ -1,13 +1,11 @@
 """Connected clusters of some voxels, and their centroids: where the things are that answer a query.
 
 Voxels that share a face, an edge or a corner are connected, if they belong to the same group. `connect` is the compiled
-twin of `connect_reference`.
+twin of `connect_reference`. `all_matches` gathers the voxels that answer a query, of all images of one moment.
 """
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -17,6 +15,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.jit import inlined, kernel
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 MOST_CLUSTERS = 16
 
@@ -31,11 +31,7 @@ class Clusters:
 
 
 class VoxelClusters:
-    """Finds clusters on one grid; keeps 4 bytes a voxel of it.
-
-    Args:
-        most: Clusters at most that are told of each group.
-    """
+    """Finds clusters on one grid; keeps 4 bytes a voxel of it. `most`: clusters at most that are told of each group."""
 
     def __init__(self, grid: VoxelGrid, most: int = MOST_CLUSTERS) -> None:
         self.grid = grid
@@ -45,9 +41,7 @@ class VoxelClusters:
     def __call__(self, index: NDArray[np.int32], group: NDArray[np.uint8]) -> Clusters:
         """The largest clusters of each group.
 
-        Args:
-            index: int32 [N, 3], voxels of the grid, each another.
-            group: uint8 [N], what each belongs to.
+        `index`: int32 [N, 3], voxels of the grid, each another; `group`: uint8 [N], what each belongs to.
         """
         cluster = connect(np.ascontiguousarray(index), np.ascontiguousarray(group), self._number)
         begins = cluster == np.arange(len(cluster))
@@ -86,11 +80,7 @@ def connect_reference(index: NDArray[np.int32], group: NDArray[np.uint8]) -> NDA
 
 
 def connect(index: NDArray[np.int32], group: NDArray[np.uint8], number: NDArray[np.int32]) -> NDArray[np.int32]:
-    """See `connect_reference`.
-
-    Args:
-        number: int32 [X, Y, Z], all -1, and so it is afterwards.
-    """
+    """See `connect_reference`. `number`: int32 [X, Y, Z], all -1, and so it is afterwards."""
     first = np.arange(len(index), dtype=np.int32)
     _kernel()(index, group, number, first)
     return first
@@ -152,3 +142,48 @@ def _kernel() -> Callable[..., None]:
             number[index[voxel, 0], index[voxel, 1], index[voxel, 2]] = -1
 
     return connect_voxels
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Voxels and phrases that they answer: M pairs, each once."""
+
+    index: NDArray[np.int32]  # int32 [M, 3], by phrase
+    phrase: NDArray[np.uint8]  # uint8 [M], number of the phrase
+    score: NDArray[np.float32]  # float32 [M], see `PhraseMatches`
+    probability: NDArray[np.float32]  # float32 [M] in 0..1
+
+
+def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, Sequence[PhraseMatches]]]) -> Matches:
+    """What answers a query among voxels.
+
+    `voxels`: those that count: of several images fused, or joined with earlier ones; `answers`: the voxels of each
+    image on the same grid, and which of them each phrase was found in.
+    """
+    if len(answers) == 1 and answers[0][0] is voxels:  # as they were completed: all of them count
+        phrases = answers[0][1]
+        found = np.concatenate([np.zeros(0, np.int32), *(one.voxels for one in phrases)])
+        return Matches(
+            voxels.index[found],
+            np.repeat(np.arange(len(phrases), dtype=np.uint8), [len(one.voxels) for one in phrases]),
+            np.concatenate([np.zeros(0, np.float32), *(one.score for one in phrases)]),
+            np.concatenate([np.zeros(0, np.float32), *(one.probability for one in phrases)]),
+        )
+    parts = [
+        (np.ravel_multi_index(tuple(own.index[found.voxels].T), own.grid.shape), number, found)
+        for own, phrases in answers
+        for number, found in enumerate(phrases)
+        if len(found.voxels)
+    ]
+    flat = np.concatenate([np.zeros(0, np.intp), *(place for place, *_ in parts)])
+    phrase = np.concatenate([np.zeros(0, np.uint8), *(np.full(len(at), number, np.uint8) for at, number, _ in parts)])
+    score = np.concatenate([np.zeros(0, np.float32), *(found.score for *_, found in parts)])
+    probability = np.concatenate([np.zeros(0, np.float32), *(found.probability for *_, found in parts)])
+    # By phrase and, of several images, by voxel; that of the image that says it best first.
+    order = np.lexsort((-score, flat, phrase)) if len(answers) > 1 else np.arange(len(flat))
+    order = order[voxels.state.reshape(-1)[flat[order]] >= VoxelState.SURFACE]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (flat[order[1:]] != flat[order[:-1]]) | (phrase[order[1:]] != phrase[order[:-1]])
+    kept = order[first]
+    index = np.stack(np.unravel_index(flat[kept], voxels.grid.shape), axis=-1).astype(np.int32)
+    return Matches(index, phrase[kept], score[kept], probability[kept])

@@ -7,8 +7,6 @@ A byte holds the state and, of an occupied voxel, the class:
 so that 1 alone may clear, everything from 3 on is occupied, and of a grid without classes the byte is the `VoxelState`.
 """
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -33,15 +31,11 @@ _LARGEST_LABEL = (255 - VoxelState.COMPLETED) // 2
 def voxels_to_bytes(voxels: SemanticVoxels) -> NDArray[np.uint8]:
     """One byte a voxel, uint8 [X, Y, Z], z fastest in memory.
 
-    Raises:
-        GridError: There are more classes than a byte can hold.
+    Raises GridError where there are more classes than a byte can hold.
     """
     if len(voxels.class_names) > _LARGEST_LABEL + 1:
-        raise GridError(
-            f"{len(voxels.class_names)} classes where a byte of the dense grid holds at most {_LARGEST_LABEL + 1}",
-            where="voxel grid",
-            cure="Read the labels from the point cloud of the voxels",
-        )
+        what = f"{len(voxels.class_names)} classes where a byte of the dense grid holds at most {_LARGEST_LABEL + 1}"
+        raise GridError(what, where="voxel grid", cure="Read the labels from the point cloud of the voxels")
     dense = voxels.state.copy()
     dense[tuple(voxels.index.T)] += 2 * voxels.label
     return dense
@@ -57,15 +51,14 @@ def bytes_to_state_and_label(dense: NDArray[np.uint8]) -> tuple[NDArray[np.uint8
 def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform | None) -> str:
     """How to decode the bytes and where their voxels lie, as JSON.
 
+    Returns ``shape``, ``layout`` and ``values``. ``first_centre`` (metres) and ``steps`` (metres a voxel along x, y and
+    z). They give the centre of a voxel as first_centre + x steps[0] + y steps[1] + z steps[2]. It is in the optical
+    frame, or, without a pose of the camera, in that of the grid. The grid as its own file has it: ``origin``,
+    ``voxel_size``, ``frame``, and, if there is one, ``grid_from_camera``.
+
     Args:
         grid_from_camera: Pose of the camera's optical frame in the grid; None where the bytes are published in the
             grid's own frame, in which cameras may move.
-
-    Returns:
-        ``shape``, ``layout`` and ``values``. ``first_centre`` (metres) and ``steps`` (metres a voxel along x, y and z).
-        They give the centre of a voxel as first_centre + x steps[0] + y steps[1] + z steps[2]. It is in the optical
-        frame, or, without a pose of the camera, in that of the grid. The grid as its own file has it: ``origin``,
-        ``voxel_size``, ``frame``, and, if there is one, ``grid_from_camera``.
     """
     camera_from_grid = grid_from_camera.inverse() if grid_from_camera else RigidTransform.identity()
     pose = {"grid_from_camera": (grid_from_camera.matrix.reshape(-1) + 0.0).tolist()} if grid_from_camera else {}

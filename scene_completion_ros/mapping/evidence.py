@@ -15,8 +15,6 @@ in different voxels, and their mean would be smeared. n fades with its age. A vo
 This module is the readable reference; ``evidence_kernel`` is its fast twin with the same signatures.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -77,28 +75,21 @@ class Fused(NamedTuple):
 
 
 def recall(
-    memory: VoxelMemory,
-    lower: NDArray[np.int64],
-    turn: NDArray[np.float64],
+    memory: VoxelMemory,  # without this frame
+    lower: NDArray[np.int64],  # lowest voxel of the box, int64 [3]
+    turn: NDArray[np.float64],  # rotation [3, 3] from the frame's grid to the odometry frame
+    # Translation [3] of voxel coordinates. The point p of the grid, in voxel edges from its lower corner, is at `turn @
+    # p + shift`, in voxel edges from that of the box.
     shift: NDArray[np.float64],
     frame: FrameEvidence,
     rules: Rules,
-    now: int,
-    fused: Fused,
+    now: int,  # time of the frame, milliseconds
+    fused: Fused,  # arrays to write to
 ) -> None:
     """Join a frame with what was remembered before it, voxel by voxel of the frame's grid.
 
     Memory is interpolated between the eight nearest voxels of the box, weighted with their weights as well. Taking the
     nearest one alone moves surfaces by up to half a voxel.
-
-    Args:
-        memory: Without this frame.
-        lower: Lowest voxel of the box, int64 [3].
-        turn: Rotation [3, 3] from the frame's grid to the odometry frame.
-        shift: Translation [3] of voxel coordinates. The point p of the grid, in voxel edges from its lower corner, is
-            at `turn @ p + shift`, in voxel edges from that of the box.
-        now: Time of the frame, milliseconds.
-        fused: Arrays to write to.
     """
     sizes = np.array(memory.weight.shape, dtype=np.int64)
     state = frame.state
@@ -163,10 +154,7 @@ def integrate(
     """Remember a frame.
 
     Every voxel of the box takes what the frame says of the voxel that its centre lies in. So each is counted once
-    whatever the heading. Arguments as for `recall`.
-
-    Returns:
-        Number of voxels that the frame had something to say about.
+    whatever the heading. Arguments as for `recall`. Returns number of voxels that the frame had something to say about.
     """
     sizes = np.array(memory.weight.shape, dtype=np.int64)
     local = np.moveaxis(np.indices(tuple(sizes)), 0, -1)

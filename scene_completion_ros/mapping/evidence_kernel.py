@@ -1,7 +1,5 @@
 """The joining of frames of ``evidence``, compiled and run in parallel."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

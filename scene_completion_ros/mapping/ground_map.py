@@ -7,8 +7,6 @@ so that none is lost between cells. Free space is looked up backward, from point
 lie in, so that no cell stays empty. Without rotation both are the same, and a cell is a column of voxels.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,8 +23,8 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelSta
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # values of nav_msgs/OccupancyGrid
 
 AUTO = "auto"
+# What robots drive on: never an obstacle, unless other classes are named.
 GROUND_CLASSES = ("road", "parking", "sidewalk", "terrain", "other-ground")
-"""What robots drive on: never an obstacle, unless other classes are named."""
 
 _OBSTACLE = 100  # plus the percent, 1 to 100: larger than all states
 _ROUNDING = 1e-6  # part of a voxel edge
@@ -44,24 +42,16 @@ class GroundMap:
 
 
 def ignored_labels(ignored: str, class_names: tuple[str, ...], *, where: str = "ignored classes") -> list[int]:
-    """Labels of the classes that are no obstacles.
+    """Labels of the classes that are no obstacles. Raises SceneCompletionError where there is no class of such a name.
 
-    Args:
-        ignored: Names of classes with commas between them; ``auto`` for those of `GROUND_CLASSES` that there are.
-        class_names: All names, by label.
-        where: What to call the source of the names in an error.
-
-    Raises:
-        SceneCompletionError: There is no class of such a name.
+    `ignored`: names of classes with commas between them; ``auto`` for those of `GROUND_CLASSES` that there are;
+    `class_names`: all names, by label; `where`: what to call the source of the names in an error.
     """
     names = ignored_names(ignored)
     unknown = [name for name in names if name not in class_names]
     if unknown and ignored.strip() != AUTO:
-        raise SceneCompletionError(
-            f"no class is called {', '.join(map(shown, unknown[:3]))}",
-            where=where,
-            cure=f"Choose among {', '.join(class_names)}, with commas between them, write {AUTO}, or nothing",
-        )
+        cure = f"Choose among {', '.join(class_names)}, with commas between them, write {AUTO}, or nothing"
+        raise SceneCompletionError(f"no class is called {', '.join(map(shown, unknown[:3]))}", where=where, cure=cure)
     return [label for label, name in enumerate(class_names) if name in names]
 
 
@@ -75,13 +65,12 @@ def ignored_names(ignored: str) -> tuple[str, ...]:
 class GroundProjection:
     """Projects voxels within a band of heights to the ground; all that depends on the pose alone is computed once.
 
+    Raises GridError where no voxel of the grid lies in the band.
+
     Args:
         upright_from_grid: Its pose in the upright frame.
         lowest: Lower end of the band above the ground, metres. A voxel belongs to the band if its centre does.
         highest: Upper end of the band, metres.
-
-    Raises:
-        GridError: No voxel of the grid lies in the band.
     """
 
     def __init__(self, grid: VoxelGrid, upright_from_grid: RigidTransform, lowest: float, highest: float) -> None:
@@ -106,27 +95,20 @@ class GroundProjection:
 
     def __call__(
         self,
-        voxels: SemanticVoxels,
+        voxels: SemanticVoxels,  # completed voxels on this projection's grid
         *,
+        # Labels of classes that are no obstacles (see `ignored_labels`). Where such a voxel was seen, it counts as seen
+        # free; where it was completed, as inferred free.
         ignored: Iterable[int] = (),
-        inferred_is_free: bool = False,
+        inferred_is_free: bool = False,  # inferred free space counts as free too
+        # Points [N, 3] of the ground in the upright frame, half a metre apart or less; where there are none it is the
+        # plane z = 0.
         ground: NDArray[np.floating] | None = None,
     ) -> GroundMap:
         """The map of one image.
 
-        A cell is occupied where a voxel of the band over it is, seen or completed. It is free where all of the band
-        was seen free, and unknown everywhere else.
-
-        Args:
-            voxels: Completed voxels on this projection's grid.
-            ignored: Labels of classes that are no obstacles (see `ignored_labels`). Where such a voxel was seen, it
-                counts as seen free; where it was completed, as inferred free.
-            inferred_is_free: Inferred free space counts as free too.
-            ground: Points [N, 3] of the ground in the upright frame, half a metre apart or less; where there are none
-                it is the plane z = 0.
-
-        Raises:
-            GridError: The voxels are on another grid.
+        A cell is occupied where a voxel of the band over it is, seen or completed. It is free where all of the band was
+        seen free, and unknown everywhere else. Raises GridError where the voxels are on another grid.
         """
         if voxels.grid != self.grid:
             raise GridError("the voxels are on another grid than the projection", where="GroundProjection")
@@ -169,8 +151,7 @@ class GroundProjection:
     def _voxels_at(self, ground: NDArray[np.float64]) -> NDArray[np.intp]:
         """Flat indices of the voxels that points over the cells lie in, [levels, H, W]; one beyond for outside.
 
-        Args:
-            ground: Height of the ground [H, W].
+        `ground`: height of the ground [H, W].
         """
         x, y, z = self._axes
         above = z[self._in_band(z)][:, None, None] + ground

@@ -6,8 +6,6 @@ holds besides. Where the box moves, voxels that stay keep their place. One that 
 leaves.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable
@@ -19,16 +17,12 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
+# How much the tilt of a grid may change while driving, radians: slopes, and a vehicle that nods.
 LARGEST_TILT = math.radians(3.0)
-"""How much the tilt of a grid may change while driving, radians: slopes, and a vehicle that nods."""
 
 
 class RollingGrid:
-    """Which voxels of an odometry frame a box of memory holds.
-
-    Args:
-        shape: Voxels along x, y, z.
-    """
+    """Which voxels of an odometry frame a box of memory holds. `shape`: voxels along x, y, z."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         if min(shape) < 1:
@@ -37,14 +31,10 @@ class RollingGrid:
         self.lower = np.zeros(3, dtype=np.int64)  # int64 [3], number of the lowest voxel that the box holds
 
     def move_to(self, lower: NDArray[np.int64]) -> list[tuple[slice, slice, slice]]:
-        """Let the box hold the voxels from `lower` on.
+        """Let the box hold the voxels from `lower` on. `lower`: int64 [3].
 
-        Args:
-            lower: int64 [3].
-
-        Returns:
-            The places in memory that now stand for other voxels than before, as disjoint boxes: they are to be cleared.
-            All of memory where old and new box have no voxel in common.
+        Returns the places in memory that now stand for other voxels than before, as disjoint boxes: they are to be
+        cleared. All of memory where old and new box have no voxel in common.
         """
         step, self.lower = lower - self.lower, lower.copy()
         if (np.abs(step) >= self.shape).any():

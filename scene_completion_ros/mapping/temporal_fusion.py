@@ -6,8 +6,6 @@ well. Work and traffic of a frame grow with the voxels that it is about and with
 box.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from types import EllipsisType
@@ -102,23 +100,18 @@ class TemporalFusion:
     Memory is allocated once: 22 bytes a voxel of a box that holds the grid at any heading, 155 MB for the default grid.
     Where the first frame, or the first after a reset, shows the grid tilted (a camera that looks down), the box becomes
     higher. One image at a time; any thread.
-
-    Args:
-        grid: The grid of the voxels, z up.
-        grid_from_camera: Pose of the camera in it: memory counts less the farther away a voxel is. It is followed
-            where frames have another one.
-        threshold: Calibrated probability from which a voxel counts as occupied, that of the student bundle.
-        threads: CPU threads; None for all that this process may use.
     """
 
     def __init__(
         self,
-        grid: VoxelGrid,
+        grid: VoxelGrid,  # the grid of the voxels, z up
+        # Pose of the camera in it: memory counts less the farther away a voxel is. It is followed where frames have
+        # another one.
         grid_from_camera: RigidTransform,
-        threshold: float,
+        threshold: float,  # calibrated probability from which a voxel counts as occupied, that of the student bundle
         settings: FusionSettings | None = None,
         *,
-        threads: int | None = None,
+        threads: int | None = None,  # CPU threads; None for all that this process may use
     ) -> None:
         self.grid = grid
         self.settings = settings = FusionSettings() if settings is None else settings
@@ -154,8 +147,7 @@ class TemporalFusion:
     def relabel(self, label: int) -> None:
         """Forget the labels of all that is remembered: labels have another meaning from now on. Occupancy stays.
 
-        Args:
-            label: What remembered voxels count as, with next to no confidence, until a frame says what they are.
+        `label`: what remembered voxels count as, with next to no confidence, until a frame says what they are.
         """
         self.memory.label[...] = label
         self.memory.agreement[...] = HEARSAY
@@ -166,23 +158,20 @@ class TemporalFusion:
         """Join a frame with the map, and remember it.
 
         The map starts anew, and the result says why, where stamps go back or stay away for too long. It also does where
-        the pose is farther from the last one than the robot can drive.
+        the pose is farther from the last one than the robot can drive. Raises GridError where the voxels are on another
+        grid, or the probability has another shape.
 
         Args:
             voxels: What one image became.
             probability: float32 [X, Y, Z], `Completion.probability`, calibrated. What is no number counts as the prior.
             odometry_from_grid: Pose of the grid at the stamp of the image, in a frame with z up that is continuous.
                 That is odometry, not a map that jumps when a loop is closed.
-
-        Raises:
-            GridError: The voxels are on another grid, or the probability has another shape.
         """
         if voxels.grid != self.grid:
             raise GridError("the voxels are on another grid than the map", where="TemporalFusion")
         if probability.shape != self.grid.shape:
-            raise GridError(
-                f"probability has shape {probability.shape}, the grid {self.grid.shape}", where="TemporalFusion"
-            )
+            what = f"probability has shape {probability.shape}, the grid {self.grid.shape}"
+            raise GridError(what, where="TemporalFusion")
         if np.linalg.norm(voxels.grid_from_camera.translation - self._camera) > _CAMERA_SLACK:
             self._look_from(voxels.grid_from_camera)
         reason = self._reason_for_reset(voxels.stamp_ns, odometry_from_grid)

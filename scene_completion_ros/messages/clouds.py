@@ -1,7 +1,5 @@
 """Coordinates out of `sensor_msgs/PointCloud2` messages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -15,11 +13,7 @@ _FLOATS = {7: "f4", 8: "f8"}  # sensor_msgs/PointField datatypes
 def read_xyz(message: Any) -> NDArray[np.float32]:
     """Read the finite points of a PointCloud2 (rosbags or rclpy message), whatever its layout.
 
-    Returns:
-        float32 [N, 3], metres, in the frame of the message.
-
-    Raises:
-        BagError: As of `coordinates`.
+    Returns float32 [N, 3], metres, in the frame of the message. Raises BagError: as of `coordinates`.
     """
     views = coordinates(message)
     points = np.empty((*views[0].shape, 3), dtype=np.float32)
@@ -32,8 +26,7 @@ def read_xyz(message: Any) -> NDArray[np.float32]:
 def coordinates(message: Any) -> list[NDArray[Any]]:
     """Views of x, y and z in a PointCloud2, [height, width] each: nothing is copied.
 
-    Raises:
-        BagError: No float fields x, y, z, or less data than the header promises: names the field.
+    Raises BagError: no float fields x, y, z, or less data than the header promises: names the field.
     """
     order = ">" if message.is_bigendian else "<"
     fields = {field.name: field for field in message.fields}
@@ -53,17 +46,11 @@ def coordinates(message: Any) -> list[NDArray[Any]]:
     if height * width == 0:
         return [np.zeros((0, 0), dtype=np.float32)] * 3
     if point_step <= 0 or row_step < point_step * width or data.size < row_step * (height - 1) + point_step * width:
-        raise BagError(
-            f"too little data ({data.size} bytes; {height}x{width} points of {point_step} bytes, rows of {row_step})",
-            where="PointCloud2, field data",
-            cure="The message was cut short or its header is wrong",
-        )
+        what = f"too little data ({data.size} bytes; {height}x{width} points of {point_step} bytes, rows of {row_step})"
+        raise BagError(what, where="PointCloud2, field data", cure="The message was cut short or its header is wrong")
     if any(offset + np.dtype(kind).itemsize > point_step for offset, kind in zip(offsets, formats, strict=True)):
-        raise BagError(
-            f"offsets {offsets} leave a point of {point_step} bytes",
-            where="PointCloud2, field fields",
-            cure="Check the driver that published it",
-        )
+        what = f"offsets {offsets} leave a point of {point_step} bytes"
+        raise BagError(what, where="PointCloud2, field fields", cure="Check the driver that published it")
     strides = (row_step, point_step)
     return [
         np.ndarray((height, width), kind, buffer=data, offset=offset, strides=strides)

@@ -1,7 +1,5 @@
 """Why messages are dropped: one list for the running node and for the offline replay, and the notice of a drop."""
 
-from __future__ import annotations
-
 import json
 from enum import Enum
 from typing import Literal
@@ -9,8 +7,8 @@ from typing import Literal
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.untrusted_files import parse_json, shown
 
+# The part of `/diagnostics` that reports a reason; nobody where it is normal work.
 JudgedBy = Literal["input", "calibration", "inference", "nobody"]
-"""The part of `/diagnostics` that reports a reason; nobody where it is normal work."""
 
 
 class DropReason(str, Enum):
@@ -19,7 +17,7 @@ class DropReason(str, Enum):
     judged_by: JudgedBy  # who reports it
     meaning: str  # what has happened, in a few words
 
-    def __new__(cls, text: str, judged_by: JudgedBy, meaning: str) -> DropReason:
+    def __new__(cls, text: str, judged_by: JudgedBy, meaning: str) -> "DropReason":
         """A reason of this text."""
         reason = str.__new__(cls, text)
         reason._value_, reason.judged_by, reason.meaning = text, judged_by, meaning
@@ -65,8 +63,7 @@ def drop_notice(reason: DropReason, stamp_ns: int, frame_id: str) -> str:
 def read_drop_notice(text: str) -> tuple[int, str, str]:
     """Stamp in nanoseconds, frame and reason of a notice, which may be one that this version does not know.
 
-    Raises:
-        SceneCompletionError: It is no notice.
+    Raises SceneCompletionError where it is no notice.
     """
     cure = "Take a node of this version"
     notice = parse_json(text, SceneCompletionError, where=shown(text), cure=cure, kind=dict)

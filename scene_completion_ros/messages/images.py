@@ -4,8 +4,6 @@ Messages are duck-typed: those of rosbags and of rclpy both work. Whatever the e
 [H, W, 3]; a depth image of the node is float32 [H, W] in metres.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,15 +65,11 @@ _TO_RGB = {"mono": cv2.COLOR_GRAY2RGB, "bgr": cv2.COLOR_BGR2RGB, "rgba": cv2.COL
 def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
     """Decode a raw or compressed image message to RGB; grey is replicated, alpha dropped, 16 bits scaled to 8.
 
-    Args:
-        message: `sensor_msgs/Image` or `sensor_msgs/CompressedImage`.
-        shrink: A JPEG may come with its sides divided by this (1, 2, 4 or 8), which is less work (`decode_picture`).
+    Returns uint8 RGB [H, W, 3], contiguous, not sharing memory with the message. Raises ImageError: unknown encoding,
+    too little data, a step shorter than a row, or a broken JPEG/PNG.
 
-    Returns:
-        uint8 RGB [H, W, 3], contiguous, not sharing memory with the message.
-
-    Raises:
-        ImageError: Unknown encoding, too little data, a step shorter than a row, or a broken JPEG/PNG.
+    `message`: `sensor_msgs/Image` or `sensor_msgs/CompressedImage`; `shrink`: a JPEG may come with its sides divided by
+    this (1, 2, 4 or 8), which is less work (`decode_picture`).
     """
     if hasattr(message, "format"):
         return to_rgb(decode_picture(_bytes(message), _picture_format(message), shrink))
@@ -115,8 +109,7 @@ def decode_depth(message: Any) -> NDArray[np.float32]:
 def check_image(message: Any) -> None:
     """Find out cheaply, without decoding, whether an image message can be decoded.
 
-    Raises:
-        ImageError: As `decode_image`, except for damage inside compressed data.
+    Raises ImageError: as `decode_image`, except for damage inside compressed data.
     """
     if hasattr(message, "format"):
         picture_size(_bytes(message), _picture_format(message))
@@ -131,8 +124,7 @@ def check_image(message: Any) -> None:
 def announced_size(message: Any) -> tuple[int, int]:
     """Width and height in pixels of an image message, of a compressed one as its header has them: nothing is decoded.
 
-    Raises:
-        ImageError: As `check_image`.
+    Raises ImageError: as `check_image`.
     """
     if hasattr(message, "format"):
         return picture_size(_bytes(message), _picture_format(message))
@@ -148,18 +140,13 @@ def _encoding_of(message: Any) -> Encoding:
     encoding = ENCODINGS.get(name.lower())
     if encoding is None:
         if name.lower() in DEPTH_ENCODINGS:
-            raise ImageError(
-                f"encoding {name!r} is depth", where="image", cure="Name the topic of a colour or grey image"
-            )
-        raise ImageError(
-            f"unknown encoding {name!r}", where="image", cure=f"Publish one of {', '.join(sorted(ENCODINGS))}"
-        )
+            what = f"encoding {name!r} is depth"
+            raise ImageError(what, where="image", cure="Name the topic of a colour or grey image")
+        what = f"unknown encoding {name!r}"
+        raise ImageError(what, where="image", cure=f"Publish one of {', '.join(sorted(ENCODINGS))}")
     if encoding.layout == "yuv422" and int(message.width) % 2:
-        raise ImageError(
-            f"an image of {message.width} pixels in a row, but two of {name} share their colours",
-            where="image",
-            cure="Check the driver that published it",
-        )
+        what = f"an image of {message.width} pixels in a row, but two of {name} share their colours"
+        raise ImageError(what, where="image", cure="Check the driver that published it")
     return encoding
 
 
@@ -171,15 +158,11 @@ def _pixels(message: Any, channels: int, dtype: str) -> NDArray[Any]:
     row = width * channels * stored.itemsize
     step = int(message.step) or row  # some drivers leave 0
     if height <= 0 or width <= 0:
-        raise ImageError(
-            f"it is empty: {width}x{height} pixels", where="image", cure="Check the driver that published it"
-        )
+        what = f"it is empty: {width}x{height} pixels"
+        raise ImageError(what, where="image", cure="Check the driver that published it")
     if step < row:
-        raise ImageError(
-            f"step is {step} bytes, but a row of {width} {message.encoding} pixels needs {row}",
-            where="image",
-            cure="Check the driver that published it",
-        )
+        what = f"step is {step} bytes, but a row of {width} {message.encoding} pixels needs {row}"
+        raise ImageError(what, where="image", cure="Check the driver that published it")
     if data.size < step * (height - 1) + row:  # the padding of the last row may be missing
         raise ImageError(
             f"{data.size} bytes of data, but {width}x{height} {message.encoding} with step {step} needs "
@@ -210,11 +193,8 @@ def _nv_planes(message: Any) -> NDArray[np.uint8]:
         for rows in (height * 3 // 2, height):
             if rows > 0 and rows % 3 == 0 and data.size >= step * (rows - 1) + width:
                 return np.ndarray((rows, width), np.uint8, buffer=data, strides=(step, 1))
-    raise ImageError(
-        f"{data.size} bytes of data do not fit {width}x{height} {message.encoding} with step {step}",
-        where="image",
-        cure="Expected even sizes and height * 3 / 2 rows",
-    )
+    what = f"{data.size} bytes of data do not fit {width}x{height} {message.encoding} with step {step}"
+    raise ImageError(what, where="image", cure="Expected even sizes and height * 3 / 2 rows")
 
 
 def _picture_format(message: Any) -> str:

@@ -1,7 +1,5 @@
 """Why a moment is worth recording: what a request on `~/record_trigger` says, and how much that is worth."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

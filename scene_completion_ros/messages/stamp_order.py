@@ -1,7 +1,5 @@
 """Which images of a stream count, by their stamps; one rule for the running node and the offline replay."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 CLOCK_JUMP_NS = 1_000_000_000  # a stamp further back than this is a restarted recording, not a late message

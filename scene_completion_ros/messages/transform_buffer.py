@@ -1,7 +1,5 @@
 """The transforms of messages: those recorded on /tf, /tf_static and in odometry, and those of live topics."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 
@@ -17,8 +15,7 @@ MAX_NORM_ERROR = 0.05  # of a quaternion: rounding is normalised away, anything 
 class TransformBuffer(TransformTree):
     """Tree of static and time-varying transforms between named frames, filled from messages (rosbags and rclpy).
 
-    Args:
-        keep_ns: See `TransformTree`.
+    `keep_ns`: see `TransformTree`.
     """
 
     def __init__(self, keep_ns: int | None = None) -> None:
@@ -60,21 +57,16 @@ class TransformBuffer(TransformTree):
     def lookup(self, target: str, source: str, stamp_ns: int, max_gap_ns: int = 200_000_000) -> RigidTransform:
         """Find target_from_source at a time of a recording.
 
-        Args:
-            stamp_ns: Time; transforms are interpolated (slerp and lerp), never extrapolated.
-            max_gap_ns: Largest distance of the two transforms between which is interpolated.
+        Raises BagError where the frames are not connected, or there is no transform close enough: names the pair.
 
-        Raises:
-            BagError: The frames are not connected, or there is no transform close enough: names the pair.
+        `stamp_ns`: time; transforms are interpolated (slerp and lerp), never extrapolated; `max_gap_ns`: largest
+        distance of the two transforms between which is interpolated.
         """
         try:
             return self.find(target, source, stamp_ns, max_gap_ns=max_gap_ns)
         except NoTransformError as error:
-            raise BagError(
-                error.what,
-                where=error.where or "/tf, /tf_static",
-                cure=f"{error.cure}. Record them for the whole drive",
-            ) from None
+            cure = f"{error.cure}. Record them for the whole drive"
+            raise BagError(error.what, where=error.where or "/tf, /tf_static", cure=cure) from None
 
     def _parse(self, translation: Any, rotation: Any, name: str) -> RigidTransform | None:
         position = np.array([translation.x, translation.y, translation.z], dtype=np.float64)

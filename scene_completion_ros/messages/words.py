@@ -4,8 +4,6 @@ A text is phrases with commas or line ends between them, a JSON list of phrases,
 untrusted sources: sizes are checked before much is made of them. Banks, messages and commands have the same phrases.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import difflib
@@ -55,11 +53,8 @@ class RequestedWords:
 def check_phrase(text: object, where: str) -> None:
     """Raise VocabularyError where something is no phrase."""
     if not (isinstance(text, str) and text == text.strip() and text.isprintable() and 0 < len(text) <= LONGEST_PHRASE):
-        raise VocabularyError(
-            f"{shown(text)} is no text of 1 to {LONGEST_PHRASE} printable characters without spaces around it",
-            where=where,
-            cure="Write it again.",
-        )
+        what = f"{shown(text)} is no text of 1 to {LONGEST_PHRASE} printable characters without spaces around it"
+        raise VocabularyError(what, where=where, cure="Write it again.")
 
 
 def check_phrases(texts: Sequence[object], where: str, *, forbidden: str | None = None) -> None:
@@ -76,8 +71,7 @@ def check_phrases(texts: Sequence[object], where: str, *, forbidden: str | None 
 def read_phrases(text: str, where: str) -> Phrases:
     """Phrases with commas or line ends between them, in a message or on a command line.
 
-    Raises:
-        VocabularyError: There is none, or one is no phrase or comes twice.
+    Raises VocabularyError where there is none, or one is no phrase or comes twice.
     """
     return _checked(tuple(filter(None, (part.strip() for part in text.replace("\n", ",").split(",")))), where)
 
@@ -85,8 +79,7 @@ def read_phrases(text: str, where: str) -> Phrases:
 def text_of(message: bytes, where: str) -> str:
     """The text of a serialised std_msgs/String, which rclpy would end without a word at its first zero byte.
 
-    Raises:
-        VocabularyError: It is not UTF-8.
+    Raises VocabularyError where it is not UTF-8.
     """
     size = int.from_bytes(message[4:8], "little" if message[1:2] > b"\0" else "big")  # with a zero byte at the end
     try:
@@ -101,10 +94,7 @@ def read_vocabulary(text: str) -> RequestedWords | None:
     An object may hold ``classes`` (phrases by name, or a list of phrases), ``margin``, ``pooling`` (``max`` or
     ``mean``) and ``background``. It may hold ``embeddings`` (base64 of little-endian float16 by phrase) with their
     ``encoder`` (``id``, ``sha256``). Without ``classes`` every phrase with an embedding is one, but for those of the
-    background.
-
-    Raises:
-        VocabularyError: What is wrong, and the cure.
+    background. Raises VocabularyError: what is wrong, and the cure.
     """
     return _read(text, "~/vocabulary", "classes", _OF_VOCABULARY, _classes)
 
@@ -113,9 +103,7 @@ def read_query(text: str) -> RequestedWords | None:
     """The query that a text asks for; None for an empty one, which ends it.
 
     An object may hold ``phrases``, ``background``, and ``embeddings`` with their ``encoder``, see `read_vocabulary`.
-
-    Raises:
-        VocabularyError: What is wrong, and the cure.
+    Raises VocabularyError: what is wrong, and the cure.
     """
     return _read(text, "~/query", "phrases", _OF_QUERY, _list)
 
@@ -125,9 +113,8 @@ _ReadWanted: TypeAlias = Callable[[Any, str], "Phrases | dict[str, Phrases]"]
 
 def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted: _ReadWanted) -> RequestedWords | None:
     if len(text) > LARGEST_TEXT:
-        raise VocabularyError(
-            f"a text of {len(text)} characters, where at most {LARGEST_TEXT} are read", where=where, cure="Ask for less"
-        )
+        what = f"a text of {len(text)} characters, where at most {LARGEST_TEXT} are read"
+        raise VocabularyError(what, where=where, cure="Ask for less")
     text = text.strip()
     if not text:
         return None
@@ -192,19 +179,13 @@ def _given(content: Mapping[str, Any], where: str) -> GivenEmbeddings | None:
     if not isinstance(embeddings, dict) or not embeddings:
         raise VocabularyError("is no object with embeddings by phrase", where=f"{where}: embeddings", cure=_MEANT)
     if not isinstance(encoder, dict) or [type(encoder.get(name)) for name in ("id", "sha256")] != [str, str]:
-        raise VocabularyError(
-            f"{shown(encoder)} does not say the id and the sha256 of the encoder",
-            where=f"{where}: encoder",
-            cure=_MEANT,
-        )
+        what = f"{shown(encoder)} does not say the id and the sha256 of the encoder"
+        raise VocabularyError(what, where=f"{where}: encoder", cure=_MEANT)
     rows = [_row(text, f"{where}: embeddings: {shown(phrase)}") for phrase, text in embeddings.items()]
     sizes = sorted({row.size for row in rows})
     if len(sizes) > 1:
-        raise VocabularyError(
-            f"they differ in length, {sizes[0]} to {sizes[-1]} numbers",
-            where=f"{where}: embeddings",
-            cure="Take one encoder",
-        )
+        what = f"they differ in length, {sizes[0]} to {sizes[-1]} numbers"
+        raise VocabularyError(what, where=f"{where}: embeddings", cure="Take one encoder")
     return GivenEmbeddings(encoder["id"], encoder["sha256"], tuple(embeddings), np.stack(rows))
 
 
@@ -217,7 +198,6 @@ def _row(text: object, where: str) -> NDArray[np.float16]:
     except (ValueError, binascii.Error):
         packed = b""
     if not packed or len(packed) % 2 or len(packed) > 2 * _LARGEST_EMBEDDING:
-        raise VocabularyError(
-            f"{shown(text)} is no base64 of 1 to {_LARGEST_EMBEDDING} little-endian float16", where=where, cure=_MEANT
-        )
+        what = f"{shown(text)} is no base64 of 1 to {_LARGEST_EMBEDDING} little-endian float16"
+        raise VocabularyError(what, where=where, cure=_MEANT)
     return np.frombuffer(packed, dtype="<f2").astype(np.float16)

@@ -5,8 +5,6 @@ encodes still WebP pictures, and the few bytes around them are written here, as 
 them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -68,18 +66,14 @@ class DriveAnimation:
     def add(
         self,
         voxels: SemanticVoxels,
-        image: NDArray[np.uint8] | None,
+        image: NDArray[np.uint8] | None,  # RGB image [H, W, 3], if there is one
         birds_eye: Picture,
         *,
         title: str,
+        # Camera that the voxels are seen through; without it only the bird's-eye view shows them.
         camera: Camera | None,
     ) -> None:
-        """Draw a frame, unless the drive is so long that it is left out.
-
-        Args:
-            image: RGB image [H, W, 3], if there is one.
-            camera: Camera that the voxels are seen through; without it only the bird's-eye view shows them.
-        """
+        """Draw a frame, unless the drive is so long that it is left out."""
         self._seen += 1
         if not self._possible or (self._seen - 1) % self._every:
             return
@@ -174,10 +168,8 @@ def can_write_webp() -> bool:
 def animated_webp(stills: Sequence[bytes], durations_ms: Sequence[int], size: tuple[int, int]) -> bytes:
     """An animation that starts again when it ends.
 
-    Args:
-        stills: WebP files of one size, in order.
-        durations_ms: How long each is shown, milliseconds.
-        size: Width and height of all of them, pixels.
+    `stills`: WebP files of one size, in order; `durations_ms`: how long each is shown, milliseconds; `size`: width and
+    height of all of them, pixels.
     """
     extent = _number(size[0] - 1, 3) + _number(size[1] - 1, 3)
     chunks = [

@@ -3,8 +3,6 @@
 Script and style lie in ``assets`` beside this module and are put into the page when it is written.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import json
@@ -151,26 +149,19 @@ def write_page(
     out: TextIO,
     *,
     title: str,
-    frames: Iterable[Mapping[str, Any]],
-    frame_count: int,
+    frames: Iterable[Mapping[str, Any]],  # what the viewer shows of each frame (see ``ReportWriter``), lazily read
+    frame_count: int,  # number of entries in ``frames``
     class_names: Sequence[str],
     class_colours: Colours,
     timings_ms: Sequence[Mapping[str, float]],
+    # Numbers for the table; nested mappings are flattened. What is said of a ``shadow``, of a second student that ran
+    # behind the first, has a section of its own.
     statistics: Mapping[str, Any],
-    notes: Sequence[str],
+    notes: Sequence[str],  # sentences shown above the pictures
     animation: AnimatedPicture | None = None,
-    words: Sequence[str] = (),
+    words: Sequence[str] = (),  # what the frames' ``matches`` are of, in their order: a button each
 ) -> None:
-    """Write the page, one frame after the other, so that memory holds one frame.
-
-    Args:
-        frames: What the viewer shows of each frame (see ``ReportWriter``), lazily read.
-        frame_count: Number of entries in ``frames``.
-        statistics: Numbers for the table; nested mappings are flattened. What is said of a ``shadow``, of a second
-            student that ran behind the first, has a section of its own.
-        notes: Sentences shown above the pictures.
-        words: What the frames' ``matches`` are of, in their order: a button each.
-    """
+    """Write the page, one frame after the other, so that memory holds one frame."""
     palettes = {
         "class": class_colour_table(class_colours),
         "state": state_colours(range(256)),
@@ -241,14 +232,10 @@ def _byte_planes(values: NDArray[np.uint32] | NDArray[np.uint16]) -> bytes:
 
 
 def pack_voxels(voxels: SemanticVoxels) -> bytes:
-    """Occupied voxels as zlib-compressed planes.
+    """Occupied voxels as zlib-compressed planes. `voxels`: completed voxels with N occupied ones.
 
-    Args:
-        voxels: Completed voxels with N occupied ones.
-
-    Returns:
-        Compressed bytes of: four planes [N] of the differences between successive flat indices ((x·Y + y)·Z + z,
-        ascending), then the labels [N], the states [N], and the probabilities times 255 [N].
+    Returns compressed bytes of: four planes [N] of the differences between successive flat indices ((x·Y + y)·Z + z,
+    ascending), then the labels [N], the states [N], and the probabilities times 255 [N].
     """
     flat, order = _page_order(voxels)
     steps = np.diff(flat[order], prepend=0).astype(np.uint32)
@@ -269,13 +256,9 @@ def _page_order(voxels: SemanticVoxels) -> tuple[NDArray[np.int64], NDArray[np.i
 def pack_matches(matches: Sequence[PhraseMatches], voxels: SemanticVoxels) -> bytes:
     """What phrases match the occupied voxels, as zlib-compressed planes.
 
-    Args:
-        matches: Of P phrases.
-        voxels: The frame that they are of, with N occupied voxels.
-
-    Returns:
-        Compressed bytes of a plane [N] a phrase, in the order of `pack_voxels`: 0 where the phrase does not match, else
-        1 .. `MATCH_STEPS`, even steps from `LEAST_PROBABILITY` to 1.
+    `matches`: of P phrases; `voxels`: the frame that they are of, with N occupied voxels. Returns compressed bytes of a
+    plane [N] a phrase, in the order of `pack_voxels`: 0 where the phrase does not match, else 1 .. `MATCH_STEPS`, even
+    steps from `LEAST_PROBABILITY` to 1.
     """
     planes = np.zeros((len(matches), len(voxels)), dtype=np.uint8)
     for plane, found in zip(planes, matches, strict=True):
@@ -288,13 +271,9 @@ def pack_matches(matches: Sequence[PhraseMatches], voxels: SemanticVoxels) -> by
 def pack_lidar(points_grid: NDArray[np.float32], voxels: SemanticVoxels) -> bytes:
     """LiDAR points inside the grid's box, thinned, as zlib-compressed planes.
 
-    Args:
-        points_grid: Points in the grid frame, metres [M, 3].
-        voxels: Completed voxels whose grid bounds the points.
-
-    Returns:
-        Compressed bytes of six planes [K] (x low, x high, y low, …): distance from the grid's origin in steps of
-        ``LIDAR_RESOLUTION`` as uint16.
+    `points_grid`: points in the grid frame, metres [M, 3]; `voxels`: completed voxels whose grid bounds the points.
+    Returns compressed bytes of six planes [K] (x low, x high, y low, …): distance from the grid's origin in steps of
+    ``LIDAR_RESOLUTION`` as uint16.
     """
     origin = np.asarray(voxels.grid.origin)
     extent = np.asarray(voxels.grid.shape) * voxels.grid.voxel_size

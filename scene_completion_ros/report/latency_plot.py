@@ -1,7 +1,5 @@
 """Latency of every frame as an inline SVG picture, and its percentiles."""
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Mapping, Sequence
@@ -19,8 +17,7 @@ TOTAL = "total"
 def latency_percentiles(timings_ms: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Percentiles of every stage over the frames that report it.
 
-    Returns:
-        By stage: ``mean``, ``p50``, ``p95``, ``p99`` and ``max`` in milliseconds.
+    Returns by stage: ``mean``, ``p50``, ``p95``, ``p99`` and ``max`` in milliseconds.
     """
     table = {}
     for stage in _stages(timings_ms):
@@ -65,11 +62,8 @@ def _nice_step(highest: float) -> float:
 def latency_svg(timings_ms: Sequence[Mapping[str, float]]) -> str:
     """Draw the latency of all frames: stages stacked, the total as a line.
 
-    Args:
-        timings_ms: Milliseconds by stage, one mapping a frame; the key ``total`` is drawn as the line.
-
-    Returns:
-        An ``<svg>`` element, or a sentence where nothing was measured.
+    Returns an ``<svg>`` element, or a sentence where nothing was measured. `timings_ms`: milliseconds by stage, one
+    mapping a frame; the key ``total`` is drawn as the line.
     """
     stages = _stages(timings_ms)
     if not stages:

@@ -1,7 +1,5 @@
 """LiDAR of a recording, brought into the grid's frame at the time of an image, to compare voxels with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +17,8 @@ _LARGEST_GAP_NS = 200_000_000  # between scan and image, and between two recorde
 class LidarOfBag:
     """The scan nearest in time to each image of a recording; holds two scans at a time.
 
-    Has a reader of its own, so that scans can be read alongside the images. Use it as a context manager.
-
-    Args:
-        path: The recording; of its PointCloud2 topics the one with the most messages is taken.
+    Has a reader of its own, so that scans can be read alongside the images. Use it as a context manager. `path`: the
+    recording; of its PointCloud2 topics the one with the most messages is taken.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -33,7 +29,7 @@ class LidarOfBag:
         self._before: CloudFrame | None = None
         self._after: CloudFrame | None = None
 
-    def __enter__(self) -> LidarOfBag:
+    def __enter__(self) -> "LidarOfBag":
         self._reader.open()
         counts = self._reader.counts
         topics = sorted(self._reader.topics_of_type(CLOUD_TYPE), key=lambda topic: -counts[topic])
@@ -52,12 +48,10 @@ class LidarOfBag:
     ) -> NDArray[np.float32] | None:
         """The scan nearest to an image, moved to where the car was when the image was taken.
 
-        Args:
-            stamp_ns: Its time in nanoseconds; later calls should not go back in time.
-            grid_from_camera: Pose of the camera in the grid.
+        Returns points in the grid frame, metres, float32 [N, 3]; none without a scan and transforms near that time.
 
-        Returns:
-            Points in the grid frame, metres, float32 [N, 3]; none without a scan and transforms near that time.
+        `stamp_ns`: its time in nanoseconds; later calls should not go back in time; `grid_from_camera`: pose of the
+        camera in the grid.
         """
         scan = self.nearest_scan(stamp_ns)
         if scan is None:

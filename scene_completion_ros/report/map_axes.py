@@ -1,7 +1,5 @@
 """Metric axes around a map of the ground, the place of the camera on it, and words on pictures."""
 
-from __future__ import annotations
-
 import math
 from typing import TypeAlias
 

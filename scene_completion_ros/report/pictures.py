@@ -3,10 +3,10 @@
 Where the student knows several classes, the panel says which colour is which.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.report.map_axes import (
     FONT,
     INK,
@@ -26,7 +28,6 @@ from scene_completion_ros.report.map_axes import (
     draw_text,
     map_picture,
 )
-from scene_completion_ros.report.rays import voxel_rays
 from scene_completion_ros.voxels.colours import (
     FARTHEST_DEPTH,
     HEIGHT_RANGE,
@@ -61,9 +62,8 @@ def scaled_down(picture: Picture, width: int) -> Picture:
 def depth_picture(depth: NDArray[np.float32], *, width: int = _PANEL_WIDTH) -> Picture:
     """Depth in colours, near bright and far dark, with a scale below.
 
-    Args:
-        depth: Depth along the optical axis in metres [H, W]; not finite where there is none.
-        width: Width of the picture in pixels.
+    `depth`: depth along the optical axis in metres [H, W]; not finite where there is none; `width`: width of the
+    picture in pixels.
     """
     coloured = fit_width(depth_colours(depth), width, cv2.INTER_LINEAR)
     # The bar is even in the logarithm of depth, as the colours are.
@@ -154,12 +154,10 @@ def birds_eye_view(voxels: SemanticVoxels, *, camera: Camera | None = None, heig
 def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[np.float32]) -> Picture:
     """A bird's-eye view with LiDAR points on top in black, those standing out of the ground.
 
-    Args:
-        birds_eye: What ``birds_eye_view`` made of the voxels.
-        lidar_grid: LiDAR points in the grid frame, metres [N, 3].
+    Returns RGB picture, a new one.
 
-    Returns:
-        RGB picture, a new one.
+    `birds_eye`: what ``birds_eye_view`` made of the voxels; `lidar_grid`: LiDAR points in the grid frame, metres [N,
+    3].
     """
     picture = birds_eye.copy()
     _draw_lidar(picture, _scale_of(voxels, (len(picture) - 2 * MARGIN) // voxels.grid.shape[0]), lidar_grid)
@@ -169,12 +167,10 @@ def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[n
 def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 160) -> NDArray[np.float32]:
     """Depth of the first occupied voxel along each ray, for voxels that arrived without their depth image.
 
-    Args:
-        camera: Camera that took the image; lens distortion is ignored.
-        columns: Width of the result; the height follows the camera's aspect.
+    Returns depth along the optical axis in metres, float32 [h, w]; infinite where a ray meets no occupied voxel.
 
-    Returns:
-        Depth along the optical axis in metres, float32 [h, w]; infinite where a ray meets no occupied voxel.
+    `camera`: camera that took the image; lens distortion is ignored; `columns`: width of the result; the height follows
+    the camera's aspect.
     """
     rays = voxel_rays(voxels.grid, voxels.grid_from_camera, camera, columns)
     hit = rays.first_hits(voxels)
@@ -186,12 +182,10 @@ def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 16
 def voxel_view(voxels: SemanticVoxels, camera: Camera, *, width: int) -> Picture:
     """The voxels from where the camera is: along each ray the first occupied one in its colour, its sides darker.
 
-    Args:
-        camera: Camera that took the image; lens distortion is ignored.
-        width: Width of the picture in pixels, two a ray.
+    Returns RGB picture; light grey where there is no voxel.
 
-    Returns:
-        RGB picture; light grey where there is no voxel.
+    `camera`: camera that took the image; lens distortion is ignored; `width`: width of the picture in pixels, two a
+    ray.
     """
     rays = voxel_rays(voxels.grid, voxels.grid_from_camera, camera, width // 2)
     hit = rays.first_hits(voxels)
@@ -209,9 +203,8 @@ def voxel_view(voxels: SemanticVoxels, camera: Camera, *, width: int) -> Picture
 def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]], *, width: int) -> Picture:
     """Colours and names of classes in as many rows as they need.
 
-    Args:
-        class_names: Names by label; the font knows ASCII only, other characters become question marks.
-        width: Width of the picture in pixels.
+    `class_names`: names by label; the font knows ASCII only, other characters become question marks; `width`: width of
+    the picture in pixels.
     """
     side, gap, row_height = 12, 18, 20
     drawable = [name.encode("ascii", "replace").decode() for name in class_names]
@@ -235,9 +228,7 @@ def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, 
 def beside_map(left: Sequence[tuple[str, Picture]], birds_eye: Picture, *, title: str, width: int) -> Picture:
     """Pictures with their names, one below the other, and the bird's-eye view on their right.
 
-    Args:
-        left: Name and RGB picture of each.
-        width: Width of the pictures on the left, pixels.
+    `left`: name and RGB picture of each; `width`: width of the pictures on the left, pixels.
     """
     heading = 34 if title else _GAP
     height = heading + max(birds_eye.shape[0], sum(tile.shape[0] + 24 for _, tile in left)) + _GAP
@@ -279,8 +270,7 @@ def words_panel(
 ) -> Picture:
     """Camera image, voxels as the camera sees them and from above, each in the colour of its most likely word.
 
-    Args:
-        camera: Camera that took the image; lens distortion is ignored.
+    `camera`: camera that took the image; lens distortion is ignored.
     """
     lit = as_classes(voxels, matches)
     return panel(
@@ -309,3 +299,59 @@ def write_picture(path: str | Path, picture: Picture) -> None:
     """Write an RGB picture; the suffix (``.png`` or ``.jpg``) chooses the format."""
     path = Path(path)
     write_whole(path, encode_picture(picture, path.suffix))
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelRays:
+    """The voxels that every ray passes, one entry a voxel: those of the first ray from near to far, then the next's."""
+
+    shape: tuple[int, int]  # rows and columns of the picture; a ray a pixel, row by row
+    voxel: NDArray[np.int32]  # int32 [E], flat index (x·Y + y)·Z + z of the voxel
+    depth: NDArray[np.float32]  # float32 [E], where the ray is first found in it, metres along the optical axis
+    face: NDArray[np.uint8]  # uint8 [E], the axis of the face that it came in by: 0 x, 1 y, 2 z
+    end: NDArray[np.int64]  # int64 [R], one past the last entry of each ray
+
+    def first_hits(self, voxels: SemanticVoxels) -> NDArray[np.int64]:
+        """The entry of the first occupied voxel along each ray, int64 [R]; -1 where a ray meets none."""
+        occupied = np.zeros(voxels.grid.shape, dtype=bool)
+        occupied[tuple(voxels.index.T)] = True
+        hits = np.append(np.flatnonzero(occupied.reshape(-1)[self.voxel]), len(self.voxel))
+        begin = np.concatenate([[0], self.end[:-1]])
+        first = hits[np.searchsorted(hits, begin)]
+        return np.where(first < self.end, first, -1)
+
+
+@lru_cache(maxsize=2)  # 20 MB for the usual grid; making them takes as long as ten frames of the animation
+def voxel_rays(grid: VoxelGrid, grid_from_camera: RigidTransform, camera: Camera, columns: int) -> VoxelRays:
+    """Follow the rays of a small picture through a grid, in steps of half a voxel of depth.
+
+    `camera`: camera that took the image; lens distortion is ignored; `columns`: width of the picture; its height
+    follows the camera's aspect.
+    """
+    small = camera.without_distortion().resized(columns, max(1, round(camera.height * columns / camera.width)))
+    rays = np.asarray(small.unproject(small.pixel_centres()), dtype=np.float64)  # [h, w, 3], z = 1
+    shape = np.asarray(grid.shape)
+    origin = (grid_from_camera.translation - np.asarray(grid.origin)) / grid.voxel_size
+    directions = rays @ grid_from_camera.rotation.T / grid.voxel_size  # voxels a metre of depth
+    voxel, depths, face, counts = [], [], [], []
+    for row in directions:
+        with np.errstate(divide="ignore", invalid="ignore"):  # along an axis a ray may not move
+            left_box = np.nanmin(np.maximum(-origin / row, (shape - origin) / row), axis=1)
+        depth = np.arange(0.5 * grid.voxel_size, max(float(left_box.max()), grid.voxel_size), 0.5 * grid.voxel_size)
+        place = origin.astype(np.float32) + row.astype(np.float32)[:, None] * depth.astype(np.float32)[:, None]
+        index = np.floor(np.clip(place, -1, shape)).astype(np.int32)  # [w, steps, 3]
+        inside = ((index >= 0) & (index < shape)).all(axis=-1)
+        moved = np.ones(index.shape, dtype=bool)
+        moved[:, 1:] = index[:, 1:] != index[:, :-1]
+        entered = inside & moved.any(axis=-1)
+        voxel.append(np.ravel_multi_index(tuple(index[entered].T), grid.shape).astype(np.int32))
+        depths.append(depth[np.nonzero(entered)[1]].astype(np.float32))
+        face.append((2 - np.argmax(moved[entered][:, ::-1], axis=1)).astype(np.uint8))
+        counts.append(entered.sum(axis=1))
+    return VoxelRays(
+        shape=(small.height, small.width),
+        voxel=np.concatenate(voxel),
+        depth=np.concatenate(depths),
+        face=np.concatenate(face),
+        end=np.cumsum(np.concatenate(counts)),
+    )

@@ -1,7 +1,5 @@
 """Occupied voxels as a coloured triangle mesh in a binary PLY file, which MeshLab, Blender and CloudCompare open."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +24,10 @@ _FACES: tuple[tuple[tuple[int, int, int], tuple[tuple[int, int, int], ...]], ...
 
 
 def exposed_faces(voxels: SemanticVoxels) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Faces between an occupied voxel and one that is not.
+    """Faces between an occupied voxel and one that is not. `voxels`: completed voxels with N occupied ones.
 
-    Args:
-        voxels: Completed voxels with N occupied ones.
-
-    Returns:
-        Corners of the faces, float32 [F, 4, 3], metres in the grid frame, counter-clockwise seen from outside; and the
-        row of ``voxels.index`` that each face belongs to, int64 [F].
+    Returns corners of the faces, float32 [F, 4, 3], metres in the grid frame, counter-clockwise seen from outside; and
+    the row of ``voxels.index`` that each face belongs to, int64 [F].
     """
     occupied = np.zeros(np.asarray(voxels.grid.shape) + 2, dtype=bool)
     occupied[tuple(voxels.index.T + 1)] = True
@@ -55,9 +49,8 @@ def write_ply(path: str | Path, voxels: SemanticVoxels) -> None:
 def ply_bytes(voxels: SemanticVoxels) -> bytes:
     """The occupied voxels as cubes, of which only faces towards unoccupied voxels are kept.
 
-    Returns:
-        A PLY file. Vertices are in the grid frame (x forward, y left, z up) in metres. Colours are those of the class,
-        or of the height where there is only one class.
+    Returns a PLY file. Vertices are in the grid frame (x forward, y left, z up) in metres. Colours are those of the
+    class, or of the height where there is only one class.
     """
     corners, owners = exposed_faces(voxels)
     colours = voxel_colours(voxels.label, voxels.points_grid()[:, 2], voxels.class_colours)

@@ -1,7 +1,5 @@
 """A report folder that grows frame by frame and loses nothing when its process is interrupted."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,22 +41,18 @@ class ReportWriter:
     The rest is ``index.html`` and ``drive.webp``, the animation at its top. The writer also writes them after 1, 2, 4,
     8, … frames, so that even a killed process leaves a page. It writes them, too, when an exception or an interruption
     leaves the ``with`` block. Memory holds one frame, the timings and the animation.
-
-    Args:
-        folder: Folder of the report; made if missing. Files of an earlier report in it are replaced.
-        words: Phrases that the frames were asked about; the page then has a button for each.
-        most_frames: Frames embedded in ``index.html``; a longer drive shows evenly spaced ones (a browser cannot hold
-            an hour of voxels). ``pictures`` always has all.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | Path,  # folder of the report; made if missing. Files of an earlier report in it are replaced
         title: str,
         class_names: Sequence[str] = ("unlabelled",),
         class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
         *,
-        words: Sequence[str] = (),
+        words: Sequence[str] = (),  # phrases that the frames were asked about; the page then has a button for each
+        # Frames embedded in ``index.html``; a longer drive shows evenly spaced ones (a browser cannot hold an hour of
+        # voxels). ``pictures`` always has all.
         most_frames: int = 150,
     ) -> None:
         self.folder = Path(folder)
@@ -78,7 +72,7 @@ class ReportWriter:
                 stale.unlink()
         self.animation.unlink(missing_ok=True)
 
-    def __enter__(self) -> ReportWriter:
+    def __enter__(self) -> "ReportWriter":
         return self
 
     def __exit__(
@@ -105,28 +99,18 @@ class ReportWriter:
     def add_frame(
         self,
         voxels: SemanticVoxels,
-        image: NDArray[np.uint8] | None = None,
+        image: NDArray[np.uint8] | None = None,  # RGB image [H, W, 3]
+        # Depth in metres [h, w]. Where there is none but the camera is known, the depth of the first occupied voxel
+        # along each ray is drawn instead and named so.
         depth: NDArray[np.float32] | None = None,
         *,
-        camera: Camera | None = None,
-        lidar_grid: NDArray[np.float32] | None = None,
-        timings_ms: Mapping[str, float] | None = None,
+        camera: Camera | None = None,  # camera of the view edges in the bird's-eye view
+        lidar_grid: NDArray[np.float32] | None = None,  # LiDAR points in the grid frame, metres [M, 3]
+        timings_ms: Mapping[str, float] | None = None,  # milliseconds by stage; ``total`` is drawn as the line
+        # What each word of the report matches among the voxels; none where there was no answer.
         matches: Sequence[PhraseMatches] = (),
     ) -> None:
-        """Write one frame.
-
-        Args:
-            image: RGB image [H, W, 3].
-            depth: Depth in metres [h, w]. Where there is none but the camera is known, the depth of the first occupied
-                voxel along each ray is drawn instead and named so.
-            camera: Camera of the view edges in the bird's-eye view.
-            lidar_grid: LiDAR points in the grid frame, metres [M, 3].
-            timings_ms: Milliseconds by stage; ``total`` is drawn as the line.
-            matches: What each word of the report matches among the voxels; none where there was no answer.
-
-        Raises:
-            GridError: The matches are of other words, or of voxels that are not there.
-        """
+        """Write one frame. Raises GridError where the matches are of other words, or of voxels that are not there."""
         farthest = max((int(found.voxels.max(initial=-1)) for found in matches), default=-1)
         if matches and (tuple(found.phrase for found in matches) != self._words or farthest >= len(voxels)):
             raise GridError(
@@ -178,8 +162,7 @@ class ReportWriter:
     def close(self, statistics: Mapping[str, Any] | None = None) -> Path:
         """Write ``index.html`` and ``drive.webp`` with everything added so far; more frames may follow.
 
-        Args:
-            statistics: Numbers for the table of the page; nested mappings are flattened.
+        `statistics`: numbers for the table of the page; nested mappings are flattened.
         """
         self._statistics = dict(statistics or self._statistics)
         every = max(1, -(-self._frame_count // self._most_frames))

@@ -1,7 +1,5 @@
 """The managed node: what is held in which state, and the transitions between them."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import gc
@@ -50,13 +48,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     | active | and the subscriptions to the image and its CameraInfo, and the calibration |
 
     A transition that meets bad input leaves the state as it was, any other error leads to unconfigured; both are
-    logged.
-
-    Args:
-        node: The managed rclpy node (`rclpy.lifecycle.LifecycleNode`) that this does the work of.
-
-    Raises:
-        SceneCompletionError: A parameter was given with a value that a node cannot hold.
+    logged. Raises SceneCompletionError where a parameter was given with a value that a node cannot hold. `node`: the
+    managed rclpy node (`rclpy.lifecycle.LifecycleNode`) that this does the work of.
     """
 
     def __init__(self, node: Any) -> None:
@@ -82,8 +75,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def start(self) -> None:
         """Configure and activate, or leave that to others, as parameter `autostart` says.
 
-        Raises:
-            SceneCompletionError: It cannot be configured or activated.
+        Raises SceneCompletionError where it cannot be configured or activated.
         """
         if not self._parameters.snapshot().autostart:
             self._logger.info("unconfigured: waiting for the manager of this node (parameter autostart is false)")
@@ -133,8 +125,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def to_swap(self) -> Callable[[], str]:
         """What exchanges the two students, in any thread, and says which one is deployed then (see `Deployment.swap`).
 
-        Raises:
-            SceneCompletionError: The node is not configured.
+        Raises SceneCompletionError where the node is not configured.
         """
         self._configured_thread()
         assert self._deployment is not None
@@ -143,8 +134,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def reset(self) -> None:
         """Forget what the images so far have left behind; parameters, model, calibration and counts stay.
 
-        Raises:
-            SceneCompletionError: The node is not configured.
+        Raises SceneCompletionError where the node is not configured.
         """
         self._configured_thread().reset()
         for order in self._orders.values():
@@ -155,8 +145,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def set_enabled(self, enabled: bool) -> None:
         """Complete images, or drop them until this is called again or the node is cleaned up.
 
-        Raises:
-            SceneCompletionError: The node is not configured.
+        Raises SceneCompletionError where the node is not configured.
         """
         self._configured_thread().set_enabled(enabled)
         if self.inputs is not None and not enabled:
@@ -334,8 +323,6 @@ def _check_ignored(parameters: NodeParameters, class_names: tuple[str, ...]) -> 
 
 def _check_band(parameters: NodeParameters) -> None:
     if parameters.obstacle_min_height > parameters.obstacle_max_height:
-        raise SceneCompletionError(
-            f"{parameters.obstacle_min_height} m is above {parameters.obstacle_max_height} m",
-            where="parameters obstacle.min_height, obstacle.max_height",
-            cure="Take a lowest height below the largest",
-        )
+        what = f"{parameters.obstacle_min_height} m is above {parameters.obstacle_max_height} m"
+        cure = "Take a lowest height below the largest"
+        raise SceneCompletionError(what, where="parameters obstacle.min_height, obstacle.max_height", cure=cure)

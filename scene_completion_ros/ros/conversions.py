@@ -4,8 +4,6 @@ An installation from wheels has neither, and neither can do all that robots send
 place, with the same result: `messages.images` and `voxels.cloud`, which also read all recordings.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterable
@@ -20,11 +18,11 @@ from std_msgs.msg import Header
 from scene_completion_ros.messages.images import check_image, decode_image
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, match_array_from_message
 
+# Encodings that `CvBridge` decodes right in all distributions, and bytes a pixel. It misreads padded rows, fails at 16
+# bits of the other byte order with NumPy 2, lacks some YUV encodings, and cannot decode a JPEG at a smaller size.
 BY_CV_BRIDGE = {"mono8": 1, "rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4} | {
     f"bayer_{pattern}8": 1 for pattern in ("rggb", "bggr", "gbrg", "grbg")
 }
-"""Encodings that `CvBridge` decodes right in all distributions, and bytes a pixel. It misreads padded rows, fails at
-16 bits of the other byte order with NumPy 2, lacks some YUV encodings, and cannot decode a JPEG at a smaller size."""
 
 
 def to_rgb(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
@@ -71,8 +69,7 @@ def points_message(points: NDArray[np.float32], header: Header) -> Any:
 def cloud_message(points: NDArray[Any], fields: Iterable[tuple[str, int, int, int]], header: Header) -> Any:
     """A PointCloud2 of N points, an array [N] or [N, C] of little-endian numbers.
 
-    Args:
-        fields: Name, offset in bytes, datatype and count of what a point has.
+    `fields`: name, offset in bytes, datatype and count of what a point has.
     """
     point_step = points.itemsize * math.prod(points.shape[1:])
     message = PointCloud2(

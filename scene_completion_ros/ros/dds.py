@@ -5,8 +5,6 @@ creates its first participant, so it has to be in the environment before rclpy i
 not import rclpy.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
@@ -38,11 +36,8 @@ def profile_variable() -> str:
 def use_shipped_profile(environment: MutableMapping[str, str] | None = None) -> bool:
     """Choose the shipped profile, unless the user has already chosen one.
 
-    Args:
-        environment: Variables to change, by default those of this process.
-
-    Returns:
-        Whether the shipped profile is now chosen.
+    Returns whether the shipped profile is now chosen. `environment`: variables to change, by default those of this
+    process.
     """
     variables = os.environ if environment is None else environment
     chosen = variables.get(PROFILE_VARIABLE) or variables.get(OLD_PROFILE_VARIABLE)
@@ -62,12 +57,10 @@ def missing_profile() -> dict[str, str]:
 def join_graph(make_node: Callable[[Any], Any], arguments: Sequence[str] | None = None) -> tuple[Any, Any]:
     """A context of rclpy and a node in it, both for the caller to end.
 
-    Args:
-        make_node: Makes the node, given the context.
-        arguments: Command line with its `--ros-args`, by default that of the process.
+    Raises SceneCompletionError: ROS refuses the arguments, a variable of the environment or the folder of its log.
 
-    Raises:
-        SceneCompletionError: ROS refuses the arguments, a variable of the environment or the folder of its log.
+    `make_node`: makes the node, given the context; `arguments`: command line with its `--ros-args`, by default that of
+    the process.
     """
     import rclpy
 
@@ -79,10 +72,8 @@ def join_graph(make_node: Callable[[Any], Any], arguments: Sequence[str] | None 
         raise
     except Exception as error:  # rclpy's have no common base class
         context.try_shutdown()
-        raise SceneCompletionError(
-            f"ROS 2 does not start ({error})",
-            cure="Check what follows --ros-args and the variables ROS_*; ROS_LOG_DIR names a folder for the log",
-        ) from error
+        cure = "Check what follows --ros-args and the variables ROS_*; ROS_LOG_DIR names a folder for the log"
+        raise SceneCompletionError(f"ROS 2 does not start ({error})", cure=cure) from error
 
 
 def middleware_of_a_node(name: str) -> str:

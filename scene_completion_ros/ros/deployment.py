@@ -1,7 +1,5 @@
 """Which of two students is deployed: the second one is made while the first goes on, and they change places."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -34,12 +32,9 @@ def second_student(
 ) -> StudentBundle | None:
     """The student of `shadow.bundle`; None where none is named.
 
-    Args:
-        grid: The voxels that the node publishes.
-        grid_from_camera: Pose of the camera in them; None where the grid is attached to another frame.
-
-    Raises:
-        SceneCompletionError: It cannot be loaded, has another grid than the node, or its engine cannot run here.
+    `grid`: the voxels that the node publishes; `grid_from_camera`: pose of the camera in them; None where the grid is
+    attached to another frame. Raises SceneCompletionError where it cannot be loaded, has another grid than the node, or
+    its engine cannot run here.
     """
     if not parameters.shadow_bundle:
         return None
@@ -65,22 +60,17 @@ class Deployment:
 
     The thread of whoever asks for the second one makes its models. The shadow has one of its own for that. The
     inference thread makes models on a GPU. A steady clock looks twice a second for what the shadow lacks.
-
-    Args:
-        thread: Where the first student is deployed.
-        second: The second student; None where there is none.
-        grid: The voxels that the node publishes.
-        deploy: Called with a student to be deployed; raises SceneCompletionError where words or classes that are in use
-            do not fit it, and otherwise deploys it.
     """
 
     def __init__(
         self,
         node: Any,
         parameters: DeclaredParameters,
-        thread: InferenceThread,
-        second: StudentBundle | None,
-        grid: VoxelGrid,
+        thread: InferenceThread,  # where the first student is deployed
+        second: StudentBundle | None,  # the second student; None where there is none
+        grid: VoxelGrid,  # the voxels that the node publishes
+        # Called with a student to be deployed; raises SceneCompletionError where words or classes that are in use do
+        # not fit it, and otherwise deploys it.
         deploy: Callable[[Student, NodeParameters], None],
         resources: ExitStack,
     ) -> None:
@@ -106,11 +96,8 @@ class Deployment:
     def swap(self, parameters: NodeParameters) -> str:
         """Deploy the student that is not deployed, for images that arrive from then on; making it takes seconds.
 
-        Returns:
-            Which student is deployed now, in words.
-
-        Raises:
-            SceneCompletionError: The other one cannot be; the deployed one goes on.
+        Returns which student is deployed now, in words. Raises SceneCompletionError where the other one cannot be; the
+        deployed one goes on.
         """
         if self._second is None:
             cure = "Start the node with a folder, a shipped student or hf:owner/name@revision in it"
@@ -156,8 +143,7 @@ class Deployment:
     def _prepare(self, student: Student) -> None:
         """Make the models of a student that is not deployed, for all cameras.
 
-        Raises:
-            SceneCompletionError: One cannot be used.
+        Raises SceneCompletionError where one cannot be used.
         """
         for name, (camera, grid_from_camera, parameters) in self._thread.cameras.items():
 

@@ -4,8 +4,6 @@
 `config/scene_completion.yaml`, the policy of SROS 2 and the tables of `docs/node.md`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import textwrap
@@ -136,25 +134,20 @@ def tables() -> str:
 def with_tables(page: str) -> str:
     """The text of the node's page with the tables of now between their markers.
 
-    Raises:
-        SceneCompletionError: It does not have both markers once, in order.
+    Raises SceneCompletionError where it does not have both markers once, in order.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in after or END in after:
-        raise SceneCompletionError(
-            "does not have the markers of the tables once each",
-            where=str(NODE_PAGE),
-            cure=f"Write {BEGIN} and {END} into it",
-        )
+        what = "does not have the markers of the tables once each"
+        raise SceneCompletionError(what, where=str(NODE_PAGE), cure=f"Write {BEGIN} and {END} into it")
     return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
 
 
 def write(root: Path) -> None:
     """Write all of them into a checkout.
 
-    Raises:
-        SceneCompletionError: There are no such folders, or the node's page is missing or has no markers.
+    Raises SceneCompletionError where there are no such folders, or the node's page is missing or has no markers.
     """
     page = root / NODE_PAGE
     cure = "Name the root of a checkout of this repository."

@@ -4,8 +4,6 @@ The stages fill them in, one after the other: `receive`, `place`, `complete`, `j
 has not set yet cannot be read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -111,8 +109,8 @@ def names_of_labels(student: Student, vocabulary: FoldedVocabulary | None) -> tu
     return student.bundle.class_names if vocabulary is None else vocabulary.vocabulary.legend_names
 
 
-PoseToCome: TypeAlias = "Future[RigidTransform | NotYetError]"
-"""Pose of the grid in the odometry frame at the stamp of an image, or why there is none, once that is known."""
+# Pose of the grid in the odometry frame at the stamp of an image, or why there is none, once that is known.
+PoseToCome: TypeAlias = Future[RigidTransform | NotYetError]
 
 
 @dataclass(eq=False)
@@ -144,5 +142,5 @@ class Scene:
         return self.voxels if self.voxels_of_moment is None else clearing_voxels(self.voxels, self.voxels_of_moment)
 
 
+# Gives the calibrated probability of all voxels, float32 [X, Y, Z]; it may have to be fetched from a GPU.
 Probability: TypeAlias = Callable[[], NDArray[np.float32]]
-"""Gives the calibrated probability of all voxels, float32 [X, Y, Z]; it may have to be fetched from a GPU."""

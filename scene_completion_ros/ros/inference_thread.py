@@ -1,7 +1,5 @@
 """The thread in which a scene goes through the stages: completed, joined with earlier ones, published."""
 
-from __future__ import annotations
-
 import functools
 import threading
 import time
@@ -37,20 +35,16 @@ class InferenceThread:
     """Takes the newest scene, and hands it from stage to stage, in a thread of its own.
 
     A scene brings along calibration, pose and parameters, of when its images arrived, and gets student and words here.
-
-    Args:
-        outputs: Where results go; they must outlive this thread.
-        vocabulary: What labels mean at first; None for the classes of the bundle.
     """
 
     def __init__(
         self,
         student: Student,
         grid: VoxelGrid,
-        outputs: Outputs,
+        outputs: Outputs,  # where results go; they must outlive this thread
         counters: FrameCounters,
         logger: Any,
-        vocabulary: FoldedVocabulary | None = None,
+        vocabulary: FoldedVocabulary | None = None,  # what labels mean at first; None for the classes of the bundle
     ) -> None:
         self._outputs, self._counters, self._logger = outputs, counters, logger
         # Whoever holds the lock either publishes or ends the activation, so that after its end nothing is published.

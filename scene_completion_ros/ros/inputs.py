@@ -1,7 +1,5 @@
 """All that the active node hears: cameras and transforms, brought together for the inference thread."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -45,13 +43,7 @@ class Inputs:
     in a queue while the inference thread goes on with what it has. Of several cameras, images of one moment are brought
     together first; one whose transforms do not come does not keep the others back. Where time goes back (stamps of
     images or the clock, in a recording that begins anew), whatever is remembered of the time before is forgotten.
-
-    Args:
-        orders: Stamps of the images so far, by camera.
-        grid_from_camera: Pose of the camera's optical frame in a grid that is attached to it.
-
-    Raises:
-        SceneCompletionError: The source of transforms cannot be had.
+    Raises SceneCompletionError where the source of transforms cannot be had.
     """
 
     def __init__(
@@ -60,8 +52,8 @@ class Inputs:
         parameters: DeclaredParameters,
         thread: InferenceThread,
         counters: FrameCounters,
-        orders: dict[str, StampOrder],
-        grid_from_camera: RigidTransform,
+        orders: dict[str, StampOrder],  # stamps of the images so far, by camera
+        grid_from_camera: RigidTransform,  # pose of the camera's optical frame in a grid that is attached to it
         resources: ExitStack,
     ) -> None:
         at_start = parameters.snapshot()
@@ -118,8 +110,7 @@ class Inputs:
     def restart(self, reason: DropReason = DropReason.TIME_WENT_BACK) -> None:
         """Time begins anew, for all cameras: one that is heard a little later must not begin it once more.
 
-        Args:
-            reason: That images which wait are dropped for.
+        `reason`: that images which wait are dropped for.
         """
         for order in self._orders.values():
             order.forget()

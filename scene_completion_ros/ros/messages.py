@@ -1,7 +1,5 @@
 """Conversion between the package's types and ROS messages."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -35,25 +33,22 @@ from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 MARKER_NAMESPACE = "voxels"
+# What describes something that stays: late readers that ask for it get the last message.
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-"""What describes something that stays: late readers that ask for it get the last message."""
 
 
 def message_class(kind: str, topic: str) -> Any:
     """The rclpy class of a message type such as "sensor_msgs/msg/Imu".
 
-    Raises:
-        SceneCompletionError: Its package is not installed, or has no such message.
+    Raises SceneCompletionError where its package is not installed, or has no such message.
     """
     package, _, name = kind.partition("/msg/")
     try:
         return getattr(import_module(f"{package}.msg"), name)
     except (ImportError, AttributeError):
-        raise SceneCompletionError(
-            f"messages of type {kind} are not installed",
-            where=f"topic {topic}",
-            cure=f"Install the package {package}, or leave the topic out",
-        ) from None
+        what = f"messages of type {kind} are not installed"
+        cure = f"Install the package {package}, or leave the topic out"
+        raise SceneCompletionError(what, where=f"topic {topic}", cure=cure) from None
 
 
 def stamp_nanoseconds(stamp: Any) -> int:
@@ -101,26 +96,20 @@ def processing_times(message: Any) -> dict[str, float]:
 
 
 def voxels_message(
-    voxels: SemanticVoxels,
+    voxels: SemanticVoxels,  # completed voxels, N of them occupied; their stamp becomes the message's
     frame_id: str,
+    # Pose of the grid in the frame of the points; None where that is the optical frame of the image.
     frame_from_grid: RigidTransform | None = None,
     *,
-    threads: int | None = None,
+    threads: int | None = None,  # CPU threads; None for all that this process may use
+    # An older message of this function that nobody needs any more: its memory is used again, which the system would
+    # otherwise have to clear.
     into: Any = None,
 ) -> Any:
     """Occupied voxels as a PointCloud2 of 24-byte points (see `voxels.cloud`).
 
-    The colour is that of the class, or of the height where there is only one class.
-
-    Args:
-        voxels: Completed voxels, N of them occupied; their stamp becomes the message's.
-        frame_from_grid: Pose of the grid in the frame of the points; None where that is the optical frame of the image.
-        threads: CPU threads; None for all that this process may use.
-        into: An older message of this function that nobody needs any more: its memory is used again, which the system
-            would otherwise have to clear.
-
-    Returns:
-        sensor_msgs/PointCloud2 with N points.
+    The colour is that of the class, or of the height where there is only one class. Returns sensor_msgs/PointCloud2
+    with N points.
     """
     count, point_step = len(voxels), VOXEL_CLOUD_DTYPE.itemsize
     message = into or PointCloud2(
@@ -146,9 +135,8 @@ def legend_message(
 def elevation_message(ground: GroundSurface, stamp_ns: int, frame_id: str) -> Any:
     """The ground ahead of a camera.
 
-    Returns:
-        sensor_msgs/PointCloud2 of x, y, z and deviation (float32), organised: a row for each distance from the camera,
-        a column for each place from right to left. NaN where there is no ground, or nothing is known of it.
+    Returns sensor_msgs/PointCloud2 of x, y, z and deviation (float32), organised: a row for each distance from the
+    camera, a column for each place from right to left. NaN where there is no ground, or nothing is known of it.
     """
     points = np.concatenate([ground.points, ground.deviation[..., None]], axis=-1).astype("<f4")
     names = ("x", "y", "z", "deviation")
@@ -229,15 +217,10 @@ def copied_camera_info(message: Any, stamp_ns: int) -> Any:
 def voxel_grid_message(voxels: SemanticVoxels, frame_id: str) -> Any:
     """All voxels, one byte each (see `dense_grid`), as an image of X rows and Y * Z columns.
 
-    Args:
-        voxels: Completed voxels; their stamp becomes the message's.
-        frame_id: The frame in which `voxel_grid_info_message` places them.
+    Returns sensor_msgs/Image, mono8. Raises GridError where there are more classes than a byte can hold.
 
-    Returns:
-        sensor_msgs/Image, mono8.
-
-    Raises:
-        GridError: There are more classes than a byte can hold.
+    `voxels`: completed voxels; their stamp becomes the message's; `frame_id`: the frame in which
+    `voxel_grid_info_message` places them.
     """
     header = Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id)
     return conversions.image_message(voxels_to_bytes(voxels).reshape(voxels.grid.shape[0], -1), "mono8", header)
@@ -251,15 +234,12 @@ def voxel_grid_info_message(grid: VoxelGrid, grid_from_camera: RigidTransform | 
 def occupancy_grid_message(
     ground: GroundMap, stamp_ns: int, frame_id: str, frame_from_upright: RigidTransform | None = None
 ) -> Any:
-    """A map of the ground.
+    """A map of the ground. Returns nav_msgs/OccupancyGrid.
 
     Args:
         frame_id: The frame that the map is published in.
         frame_from_upright: Pose of the map's upright frame in that frame; None where they are the same. Readers such
             as Nav2's StaticLayer understand nothing but a shift in x and y.
-
-    Returns:
-        nav_msgs/OccupancyGrid.
     """
     stamp = stamp_message(stamp_ns)
     rows, columns = ground.cells.shape
@@ -288,15 +268,11 @@ def voxels_marker(
 ) -> Any:
     """Occupied voxels as cubes in the colours of their classes (of heights where there is one class only).
 
-    Args:
-        voxels: Completed voxels; their stamp becomes the message's.
-        limit: Cubes at most: those nearest to the camera.
-        frame_from_grid: Pose of the grid in the marker's frame; None where that is the optical frame of the image.
-
-    Returns:
-        visualization_msgs/Marker, CUBE_LIST (which replaces the last one), as opaque as each voxel is probable. Its
-        ``text``, which RViz does not show for cubes, says if voxels were left out, and is empty otherwise. Where no
-        voxel is occupied, it deletes the last one.
+    `voxels`: completed voxels; their stamp becomes the message's; `limit`: cubes at most: those nearest to the camera;
+    `frame_from_grid`: pose of the grid in the marker's frame; None where that is the optical frame of the image.
+    Returns visualization_msgs/Marker, CUBE_LIST (which replaces the last one), as opaque as each voxel is probable. Its
+    ``text``, which RViz does not show for cubes, says if voxels were left out, and is empty otherwise. Where no voxel
+    is occupied, it deletes the last one.
     """
     count = len(voxels)
     header = Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id)

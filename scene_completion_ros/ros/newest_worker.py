@@ -1,7 +1,5 @@
 """One inference thread that always takes the newest item."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable
@@ -18,20 +16,17 @@ class NewestWorker(Generic[Item]):
 
     Engines and their contexts belong to one thread, so everything that touches them runs here. That is items, and
     preparations for items to come, such as building the engine for another camera. Never more than one of each waits.
-
-    Args:
-        on_replaced: Called in the submitting thread with an item that a newer one has replaced.
-        on_error: Called in the thread with an exception that `handle` or a preparation let through; the thread
-            lives on.
-        on_end: Called as the last thing in the thread, so that what belongs to it is released there.
     """
 
     def __init__(
         self,
         handle: Callable[[Item], None],
         *,
+        # Called in the submitting thread with an item that a newer one has replaced.
         on_replaced: Callable[[Item], None],
+        # Called in the thread with an exception that `handle` or a preparation let through; the thread lives on.
         on_error: Callable[[Exception], None],
+        # Called as the last thing in the thread, so that what belongs to it is released there.
         on_end: Callable[[], None] = lambda: None,
         name: str = "inference",
     ) -> None:
@@ -72,8 +67,7 @@ class NewestWorker(Generic[Item]):
     def give_up(self) -> Item | None:
         """Forget what is waiting; what is being done now goes on.
 
-        Returns:
-            The item that was waiting, if there was one.
+        Returns the item that was waiting, if there was one.
         """
         with self._condition:
             given_up, self._newest, self._preparation = self._newest, None, None
@@ -82,8 +76,7 @@ class NewestWorker(Generic[Item]):
     def close(self, timeout_s: float) -> bool:
         """End the thread after what it is doing now; waiting ones are given up.
 
-        Returns:
-            Whether the thread ended within the timeout.
+        Returns whether the thread ended within the timeout.
         """
         with self._condition:
             self._closed = True

@@ -1,7 +1,5 @@
 """`scene_completion_node`: completed semantic occupancy from a camera, as a ROS 2 node."""
 
-from __future__ import annotations
-
 import gc
 import os
 import signal
@@ -37,13 +35,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM.
 
     This function handles the signals, and rclpy does not. The handler of rclpy shuts the context down under the running
-    inference, races with its own executor and skips the transition to the state `finalized`.
-
-    Args:
-        arguments: Command line with its `--ros-args`, by default that of the process.
-
-    Returns:
-        Exit status: 0 after a signal, 1 where the node could not start (with `autostart`: be configured).
+    inference, races with its own executor and skips the transition to the state `finalized`. Returns exit status: 0
+    after a signal, 1 where the node could not start (with `autostart`: be configured). `arguments`: command line with
+    its `--ros-args`, by default that of the process.
     """
     stopped = False
 

@@ -3,8 +3,6 @@
 It is a process of its own. Whatever becomes of its disk, no other node learns of it.
 """
 
-from __future__ import annotations
-
 import functools
 import signal
 import time
@@ -31,8 +29,8 @@ from scene_completion_ros.ros.messages import message_class, stamp_nanoseconds
 from scene_completion_ros.ros.subscriptions import AdaptiveSubscription
 
 NAME = "scene_completion_recorder"
+# What is recorded where no topics are named: what `scene-completion extract` makes sequences of.
 RECORDED_TYPES = (*IMAGE_TYPES, CAMERA_INFO_TYPE, ODOMETRY_TYPE, TRANSFORM_TYPE)
-"""What is recorded where no topics are named: what `scene-completion extract` makes sequences of."""
 QUEUE = 100  # messages of a topic; a latched one may have as many publishers
 SPIN_S = 0.1
 LOOK_PERIOD_S = 1.0
@@ -55,8 +53,7 @@ class RecordSettings:
 class Recorder:
     """Hears topics and requests, and hands pieces to a thread that writes them, one at a time.
 
-    Args:
-        store: Where pieces go.
+    `store`: where pieces go.
     """
 
     def __init__(self, node: Any, settings: RecordSettings, store: PieceStore, resources: ExitStack) -> None:
@@ -85,9 +82,7 @@ class Recorder:
     def step(self) -> None:
         """Hand over a piece that is ready.
 
-        Raises:
-            SceneCompletionError: It exceeds the budget.
-            OSError: The last one could not be written.
+        Raises SceneCompletionError: it exceeds the budget; OSError: the last one could not be written.
         """
         if self._writing is not None:
             if not self._writing.done():
@@ -198,15 +193,9 @@ def wanted_topics(found: Mapping[str, str], names: Collection[str], node: str, r
 def record(settings: RecordSettings, folder: Path, budget: int) -> int:
     """Record until SIGINT or SIGTERM; what is in hand then is written.
 
-    Args:
-        folder: Where pieces go.
-        budget: Bytes that they may take.
-
-    Returns:
-        Exit code: 0 after a signal, 1 where the disk is full or the folder gone.
-
-    Raises:
-        SceneCompletionError: The folder cannot be used, or the budget is smaller than a piece.
+    `folder`: where pieces go; `budget`: bytes that they may take. Returns exit code: 0 after a signal, 1 where the disk
+    is full or the folder gone. Raises SceneCompletionError where the folder cannot be used, or the budget is smaller
+    than a piece.
     """
     stopped = False
 

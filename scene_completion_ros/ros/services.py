@@ -1,7 +1,5 @@
 """The node's services: forget what was, stop and go on, exchange students."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A student with its models of the node's cameras, built when a camera or its pose in the grid is new."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Sequence
@@ -20,8 +18,8 @@ from scene_completion_ros.inference.encoder import cpu_engine
 from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 
+# Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel.
 LARGEST_SHIFT = 0.05
-"""Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel."""
 _MOUNTING = ("camera_height", "camera_pitch", "camera_roll")
 _MadeFor: TypeAlias = tuple[Camera, int]
 
@@ -40,19 +38,12 @@ ModelState = Literal["waiting for a calibration", "building", "ready", "unusable
 
 @dataclass(frozen=True)
 class ModelReport:
-    """The model for a camera.
+    """The model for a camera."""
 
-    Attributes:
-        state: What it is doing.
-        engine: What runs the encoder; empty where none does.
-        error: Why it cannot be used.
-        warnings: What about the camera lies outside of what the student was trained for.
-    """
-
-    state: ModelState = "waiting for a calibration"
-    engine: str = ""
-    error: str = ""
-    warnings: tuple[str, ...] = ()
+    state: ModelState = "waiting for a calibration"  # what it is doing
+    engine: str = ""  # what runs the encoder; empty where none does
+    error: str = ""  # why it cannot be used
+    warnings: tuple[str, ...] = ()  # what about the camera lies outside of what the student was trained for
 
 
 class ModelRecord:
@@ -95,16 +86,12 @@ class Student:
 
     A completer stays until the next one of its camera is ready. Where that one cannot be built, the former goes on as
     soon as the former calibration is back, also if the bundle is gone from the disk by then.
-
-    Attributes:
-        bundle: What it was made of.
-        record: Takes note of what is built.
-        lock: Held by whoever prepares models of a student that is not deployed, and by the shadow that uses them.
     """
 
     def __init__(self, bundle: StudentBundle, grid: VoxelGrid, logger: Any) -> None:
-        self.bundle = bundle
-        self.record = ModelRecord()
+        self.bundle = bundle  # what it was made of
+        self.record = ModelRecord()  # takes note of what is built
+        # Held by whoever prepares models of a student that is not deployed, and by the shadow that uses them.
         self.lock = threading.Lock()
         self._grid = grid
         self._logger = logger
@@ -124,9 +111,8 @@ class Student:
     def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Build the completer of a camera before an image needs it, at a pose that is a guess: it moves none.
 
-        Args:
-            grid_from_camera: The guess, unless a better one is known from images.
-            parameters: Those that images will have.
+        `grid_from_camera`: the guess, unless a better one is known from images; `parameters`: those that images will
+        have.
         """
         known = self._made[name].grid_from_camera if name in self._made else grid_from_camera
         self.get(name, camera, known, parameters)
@@ -136,20 +122,15 @@ class Student:
         name: str,
         camera: Camera,
         grid_from_camera: RigidTransform,
-        parameters: NodeParameters,
+        parameters: NodeParameters,  # those of the image
+        # Pose of the camera in an upright frame on the ground; None where nobody knows.
         upright_from_camera: RigidTransform | None = None,
     ) -> Completer | None:
         """The completer of a camera, built or moved if need be.
 
         Moving one costs the preparation of the voxel query, not that of the encoder. It is not moved as long as no
         corner of the grid is off by more than `LARGEST_SHIFT`; nor is what a student is told of the camera's mounting.
-
-        Args:
-            parameters: Those of the image.
-            upright_from_camera: Pose of the camera in an upright frame on the ground; None where nobody knows.
-
-        Returns:
-            None where the camera cannot be used; why was logged.
+        Returns None where the camera cannot be used; why was logged.
         """
         wanted = _made_for(camera, parameters)
         made = self._made.get(name)
@@ -195,9 +176,7 @@ class Student:
         """Warn of a camera that stands otherwise than those of the training, or sees nothing of the grid.
 
         It is looked at when the first image is placed, and again when parameters say something else of its place.
-
-        Args:
-            upright_from_camera: Pose of the camera in an upright frame on the ground; None where nobody knows.
+        `upright_from_camera`: pose of the camera in an upright frame on the ground; None where nobody knows.
         """
         made = self._made.get(name)
         if made is None:

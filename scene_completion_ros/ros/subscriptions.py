@@ -1,7 +1,5 @@
 """Subscriptions: one whose QoS follows that of the publishers, and those that note what the middleware says of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -25,11 +23,6 @@ class AdaptiveSubscription:
     With publishers that are all reliable it is reliable, so that nothing is lost. With `latched` and publishers that
     are all transient local it is that too, so that it hears what was published before. The graph is looked at twice a
     second (by a steady clock: simulated time may stand still); for a change the subscription is made anew.
-
-    Args:
-        callback: Called with each message, and whether it came over a latched topic.
-        latched: Follow the durability as well.
-        subscribe: Makes a subscription of a type, a topic, a callback and a QoS; by default `node.create_subscription`.
     """
 
     def __init__(
@@ -37,11 +30,12 @@ class AdaptiveSubscription:
         node: Any,
         message_type: Any,
         topic: str,
-        callback: Callable[[Any, bool], None],
+        callback: Callable[[Any, bool], None],  # called with each message, and whether it came over a latched topic
         *,
         depth: int,
         resources: ExitStack,
-        latched: bool = False,
+        latched: bool = False,  # follow the durability as well
+        # Makes a subscription of a type, a topic, a callback and a QoS; by default `node.create_subscription`.
         subscribe: Callable[[Any, str, Any, QoSProfile], Any] | None = None,
     ) -> None:
         self._node = node
@@ -89,8 +83,7 @@ class AdaptiveSubscription:
 def common_offer(offers: Sequence[Any]) -> tuple[Any, Any]:
     """The strictest reliability and durability that match all offered ones.
 
-    Args:
-        offers: QoS profiles of the publishers, at least one.
+    `offers`: QoS profiles of the publishers, at least one.
     """
     reliable = all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
     latched = reliable and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)

@@ -1,7 +1,5 @@
 """A node beside the completing one: free text in, phrases with embeddings out, of an encoder that the caller brings."""
 
-from __future__ import annotations
-
 import functools
 import signal
 import sys

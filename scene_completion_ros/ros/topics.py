@@ -3,8 +3,6 @@
 It needs no ROS. Names are those without namespace and remappings; a constant is the name of its topic.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,10 +54,10 @@ def _service(name: str, type_name: str, meaning: str = "") -> str:
 _CLOUD, _IMAGE, _TEXT = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Image", "std_msgs/msg/String"
 _INFO = "sensor_msgs/msg/CameraInfo"
 
+# The values of `~/debug/processing_time`, in milliseconds. `fuse` joins what several cameras see, and earlier images
+# (next to none without `cameras` and `fusion.enabled`). `total` is image array to voxels. `latency` is arrival of the
+# image message to publication of its voxels, waiting included.
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "total", "publish", "latency")
-"""The values of `~/debug/processing_time`, in milliseconds. `fuse` joins what several cameras see, and earlier images
-(next to none without `cameras` and `fusion.enabled`). `total` is image array to voxels. `latency` is arrival of the
-image message to publication of its voxels, waiting included."""
 
 
 IMAGE = _in("image", _IMAGE, "the images; best effort by default", only_with="image.transport: raw")
@@ -140,8 +138,8 @@ _service("~/set_parameters", "rcl_interfaces/srv/SetParameters")
 _service("~/set_parameters_atomically", "rcl_interfaces/srv/SetParametersAtomically")
 _service("~/get_type_description", "type_description_interfaces/srv/GetTypeDescription")
 
+# All topics, those of every managed node included. `cameras` has `<name>/image` and so on instead of the one's.
 TOPICS = tuple(_topics.values())
-"""All topics, those of every managed node included. `cameras` has `<name>/image` and so on instead of the one's."""
 SERVICES = tuple(_services.values())  # all services, those of every managed node included
 
 

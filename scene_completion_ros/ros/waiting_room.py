@@ -1,7 +1,5 @@
 """Where images wait, without blocking a thread, for what they need and may still come: transforms, calibration."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,21 +16,16 @@ LOOK_PERIOD_S = 0.01
 
 
 class WaitingRoom(Generic[Item]):
-    """Lets items through in the order in which they came, each once it has what it needs or its time is over.
-
-    Args:
-        admit: Called with an item; raises NotYetError to let it wait.
-        turn_away: Called with an item that waited in vain, or for what cannot come any more, and why.
-        refuse: Called with an item for which there is no room.
-        on_waiting: Called when the first one begins to wait: from then on `look` has to be called now and then.
-    """
+    """Lets items through in the order in which they came, each once it has what it needs or its time is over."""
 
     def __init__(
         self,
-        admit: Callable[[Item], None],
+        admit: Callable[[Item], None],  # called with an item; raises NotYetError to let it wait
+        # Called with an item that waited in vain, or for what cannot come any more, and why.
         turn_away: Callable[[Item, NotYetError], None],
-        refuse: Callable[[Item], None],
+        refuse: Callable[[Item], None],  # called with an item for which there is no room
         *,
+        # Called when the first one begins to wait: from then on `look` has to be called now and then.
         on_waiting: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -50,9 +43,8 @@ class WaitingRoom(Generic[Item]):
     def enter(self, item: Item, timeout_s: float) -> None:
         """Let an item through, at once if it needs nothing and none waits before it.
 
-        Args:
-            timeout_s: How long it may wait. Beyond `CAPACITY` waiting ones the newest is refused: were it the oldest,
-                none might ever live to see what it waits for.
+        `timeout_s`: how long it may wait. Beyond `CAPACITY` waiting ones the newest is refused: were it the oldest,
+        none might ever live to see what it waits for.
         """
         deadline_s = self._clock() + timeout_s
         if self._waiting:
@@ -89,8 +81,7 @@ class WaitingRoom(Generic[Item]):
 class Poll:
     """Looks a hundred times a second, by a steady clock, from a start until nothing is left to look for.
 
-    Args:
-        look: Looks; whether there is still something to look for.
+    `look`: looks; whether there is still something to look for.
     """
 
     def __init__(self, node: Any, look: Callable[[], bool], resources: ExitStack) -> None:

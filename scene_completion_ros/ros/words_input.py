@@ -1,7 +1,5 @@
 """Hears what voxels are to be called and what is looked for: two topics and a parameter."""
 
-from __future__ import annotations
-
 import functools
 import threading
 from collections.abc import Callable
@@ -37,9 +35,6 @@ class WordsInput:
     Each of the two topics has a thread, in which messages are read, checked and folded: neither images nor other
     callbacks wait for that. What cannot be used changes nothing; it is warned about and counted. The parameter
     `vocabulary` is looked at twice a second (by a steady clock), after `check` has seen its change.
-
-    Args:
-        dictionary: That of the parameter's value at first.
     """
 
     _requested_vocabulary: RequestedWords | None = None
@@ -50,7 +45,7 @@ class WordsInput:
         node: Any,
         parameters: DeclaredParameters,
         bundle: StudentBundle,
-        dictionary: Dictionary,
+        dictionary: Dictionary,  # that of the parameter's value at first
         thread: InferenceThread,
         counters: FrameCounters,
         resources: ExitStack,
@@ -74,8 +69,7 @@ class WordsInput:
     def deploy(self, student: Student) -> None:
         """Deploy a student with the words that are in use.
 
-        Raises:
-            VocabularyError: They are not for it: the other one stays.
+        Raises VocabularyError where they are not for it: the other one stays.
         """
         with self._folding:
             dictionary = Dictionary(student.bundle, self._dictionary.name)

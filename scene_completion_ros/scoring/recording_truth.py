@@ -1,7 +1,5 @@
 """Ground truth of recordings: the voxels of an earlier replay, and the LiDAR of the recording itself."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +14,10 @@ from scene_completion_ros.geometry.depth_images import sparse_depth
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
 from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.report.lidar import LidarOfBag
-from scene_completion_ros.scoring.published import PUBLISHED, PublishedGrid
-from scene_completion_ros.scoring.sequence_truth import TOLERANCE_NS
+from scene_completion_ros.scoring.scores import PUBLISHED, PublishedGrid
+from scene_completion_ros.sequences.opening import depth_truth, holds_voxels, open_recording, voxel_truth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 
@@ -29,10 +29,8 @@ class RecordedTruth:
 
     All voxels of the grid count, also those that nobody sees.
 
-    Args:
-        bag: The recording; its first PointCloud2 topic in the layout of published voxels is taken.
-        published: Grid that they lie on: that of the node.
-        offset_ns: Added to the stamps of the recording.
+    `bag`: the recording; its first PointCloud2 topic in the layout of published voxels is taken; `published`: grid that
+    they lie on: that of the node; `offset_ns`: added to the stamps of the recording.
     """
 
     def __init__(self, bag: Path | str, published: PublishedGrid, *, offset_ns: int = 0) -> None:
@@ -43,7 +41,7 @@ class RecordedTruth:
         self._clouds: Iterator[_Cloud] = iter(())
         self._next: _Cloud | None = None
 
-    def __enter__(self) -> RecordedTruth:
+    def __enter__(self) -> "RecordedTruth":
         self._reader.open()
         try:
             self._clouds = self._read(self._voxel_topic())
@@ -74,11 +72,8 @@ class RecordedTruth:
             except SceneCompletionError:  # another layout
                 continue
             return topic
-        raise BagError(
-            "no topic with published voxels",
-            where=str(self._reader.path),
-            cure="Name the folder bag/ of an earlier replay, or a folder with ground truth",
-        )
+        cure = "Name the folder bag/ of an earlier replay, or a folder with ground truth"
+        raise BagError("no topic with published voxels", where=str(self._reader.path), cure=cure)
 
     def _read(self, topic: str) -> Iterator[_Cloud]:
         for recorded in self._reader.messages([topic]):
@@ -93,10 +88,8 @@ class LidarTruth:
     """The scan nearest to each image, moved into the camera by the recorded transforms. Use it as a context manager.
 
     Without transforms between the frames of LiDAR and camera, recorded or given, there is no ground truth.
-
-    Args:
-        camera_from_lidar: Pose of the LiDAR in the camera's optical frame, instead of the recorded transforms. What the
-            car moved between scan and image is then left in.
+    `camera_from_lidar`: pose of the LiDAR in the camera's optical frame, instead of the recorded transforms. What the
+    car moved between scan and image is then left in.
     """
 
     def __init__(self, bag: Path | str, camera: Camera, camera_from_lidar: RigidTransform | None = None) -> None:
@@ -105,7 +98,7 @@ class LidarTruth:
         self._camera = camera
         self._camera_from_lidar = camera_from_lidar
 
-    def __enter__(self) -> LidarTruth:
+    def __enter__(self) -> "LidarTruth":
         self._lidar.__enter__()
         return self
 
@@ -129,8 +122,7 @@ class LidarTruth:
 def read_camera_from_lidar(path: Path) -> RigidTransform:
     """Read the pose of a LiDAR in a camera's optical frame from YAML: `camera_from_lidar`, 16 numbers row by row.
 
-    Raises:
-        SequenceError: The file is missing, is no such YAML, or holds no rigid transform.
+    Raises SequenceError where the file is missing, is no such YAML, or holds no rigid transform.
     """
     cure = "Write camera_from_lidar: with the 16 numbers of the matrix, row by row"
     document = read_yaml(path, SequenceError, cure=cure, kind=dict)
@@ -139,3 +131,64 @@ def read_camera_from_lidar(path: Path) -> RigidTransform:
         return RigidTransform.from_matrix(matrix)
     except (KeyError, TypeError, ValueError, TransformError) as error:
         raise SequenceError(f"holds no camera_from_lidar: {error}", where=str(path), cure=cure) from error
+
+
+TOLERANCE_NS = 5_000_000  # between the stamps of an image and of its ground truth
+
+
+class SequenceTruth:
+    """Ground truth of the frames of a folder.
+
+    Voxels and depth are those that its source knows of, see `sequences.opening`; without a depth of its own it is that
+    of the LiDAR. Insides of solid things, which no sensor ever sees, do not count, nor does what is below the ground,
+    unknown, or officially invalid. Raises SequenceError where the folder is no recording, is damaged, has no such
+    camera, or no ground truth at all.
+
+    `camera`: name of the camera in it that took the images; see `reference_camera` for the default; `offset_ns`: added
+    to the stamps of the folder, so that they are those of the recording.
+    """
+
+    def __init__(self, folder: Path | str, *, camera: str | None = None, offset_ns: int = 0) -> None:
+        root = Path(folder)
+        self.sequence = open_recording(root)
+        self.name = self.sequence.name  # of the sequence
+        self.camera = _choose_camera(self.sequence, camera, str(root))
+        self._offset_ns = offset_ns
+        self._stamps = np.array([frame.stamp_ns + offset_ns for frame in self.sequence.frames], dtype=np.int64)
+        known = {name for frame in self.sequence.frames for name in frame.assets}
+        voxels = any(holds_voxels(self.sequence, index) for index in range(len(self.sequence)))
+        if not (voxels or known & {"depth", "lidar"}):
+            what = f"no ground truth among its assets ({', '.join(sorted(known)) or 'none'})"
+            cure = "Write voxel_label with voxel_flags, ssc_label with ssc_invalid, depth or lidar"
+            raise SequenceError(what, where=str(root), cure=cure)
+
+    def check_times(self, start_ns: int, end_ns: int) -> None:
+        """Refuse a folder of which no frame lies in the time of the recording.
+
+        Raises SequenceError: says what offset would bring the first frames together.
+        """
+        inside = (self._stamps >= start_ns - TOLERANCE_NS) & (self._stamps <= end_ns + TOLERANCE_NS)
+        if not inside.any():
+            needed_s = (start_ns - int(self._stamps[0]) + self._offset_ns) / 1e9
+            raise SequenceError(
+                f"its frames are of {self._stamps[0] / 1e9:.3f} to {self._stamps[-1] / 1e9:.3f} s, the recording is of "
+                f"{start_ns / 1e9:.3f} to {end_ns / 1e9:.3f} s",
+                where=f"ground truth {self.name}",
+                cure=f"If both begin with the same image, give --ground-truth-offset {needed_s:.9f}",
+            )
+
+    def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
+        """Ground truth of the frame whose stamp is within 5 ms of the image's; the frame's name does not matter."""
+        index = int(np.argmin(np.abs(self._stamps - stamp_ns)))
+        if abs(int(self._stamps[index]) - stamp_ns) > TOLERANCE_NS:
+            return None
+        voxels = voxel_truth(self.sequence, index, self.camera)
+        depth = depth_truth(self.sequence, index, self.camera)
+        return None if voxels is None and depth is None else FrameTruth(voxels, depth)
+
+
+def _choose_camera(sequence: PosedSequence, name: str | None, where: str) -> str:
+    if name is not None and name not in sequence.cameras:
+        what = f"no camera {name!r}"
+        raise SequenceError(what, where=where, cure=f"Its cameras are {', '.join(sorted(sequence.cameras))}")
+    return name or reference_camera(sequence)

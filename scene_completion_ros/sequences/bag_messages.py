@@ -1,7 +1,5 @@
 """Images and point clouds that stay in their bag until they are asked for."""
 
-from __future__ import annotations
-
 import os
 import threading
 from bisect import bisect_left
@@ -36,27 +34,20 @@ class RecordedMessage:
     occurrence: int  # of several messages of the topic with one bag time
 
     @staticmethod
-    def of(reader: BagReader, recorded: BagMessage) -> RecordedMessage:
+    def of(reader: BagReader, recorded: BagMessage) -> "RecordedMessage":
         """The address of a message that a reader found."""
         return RecordedMessage(reader.path.resolve(), recorded.topic, recorded.stamp_ns, recorded.occurrence)
 
     def message(self) -> Any:
-        """Read and decode it.
-
-        Raises:
-            BagError: The bag does not hold it any more.
-        """
+        """Read and decode it. Raises BagError where the bag does not hold it any more."""
         with _READING:
             reader = _shared_reader(self.path, os.getpid())
             found = reader.messages([self.topic], start_ns=self.bag_stamp_ns, stop_ns=self.bag_stamp_ns + 1)
             for recorded in found:
                 if recorded.occurrence == self.occurrence:
                     return recorded.message
-        raise BagError(
-            f"no message {self.occurrence} of {self.topic} at bag time {self.bag_stamp_ns} ns",
-            where=str(self.path),
-            cure="The bag was changed since the sequence was made from it",
-        )
+        what = f"no message {self.occurrence} of {self.topic} at bag time {self.bag_stamp_ns} ns"
+        raise BagError(what, where=str(self.path), cure="The bag was changed since the sequence was made from it")
 
 
 @dataclass(frozen=True)
@@ -129,11 +120,8 @@ def list_clouds(reader: BagReader, lidar_topic: str | None) -> list[tuple[int, s
     topics = reader.topics_of_type(CLOUD_TYPE)
     if lidar_topic is not None:
         if lidar_topic not in topics:
-            raise BagError(
-                f"no PointCloud2 topic {lidar_topic!r}",
-                where=str(reader.path),
-                cure=f"Name one of: {', '.join(topics) or 'none'}",
-            )
+            what = f"no PointCloud2 topic {lidar_topic!r}"
+            raise BagError(what, where=str(reader.path), cure=f"Name one of: {', '.join(topics) or 'none'}")
         topics = [lidar_topic]
     if len(topics) != 1:
         return []

@@ -1,7 +1,5 @@
 """The frame lists that published splits consist of, and which frames of recordings they name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,8 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, reference_camera
 
 SIDES = ("l", "r")
+# Provenance of a sequence whose images are not called by the numbers that lists have: the number of each frame.
 FRAME_NUMBERS = "frame_numbers"
-"""Provenance of a sequence whose images are not called by the numbers that lists have: the number of each frame."""
 _SHOWN = 5  # of the frames that are missing
 
 
@@ -31,10 +29,8 @@ class ListedFrame(NamedTuple):
 def read_frame_list(path: Path | str) -> list[ListedFrame]:
     """Read a list of `drive frame side` lines, the form of the published splits of KITTI raw and KITTI-360.
 
-    Where no line has a side (RealEstate10K) it is the left one.
-
-    Raises:
-        SequenceError: The file is missing, empty, or a line is of another form: names the line.
+    Where no line has a side (RealEstate10K) it is the left one. Raises SequenceError where the file is missing, empty,
+    or a line is of another form: names the line.
     """
     path = Path(path)
     listed = []
@@ -44,11 +40,8 @@ def read_frame_list(path: Path | str) -> list[ListedFrame]:
         words = line.split()
         side = words[2] if len(words) == 3 else SIDES[0]
         if len(words) != columns or not words[1].isdigit() or side not in SIDES:
-            raise SequenceError(
-                f"not `drive frame side`: {line[:80]!r}",
-                where=f"{path}, line {number}",
-                cure="Expected a line like `2013_05_28_drive_0000_sync 0000000386 l`",
-            )
+            cure = "Expected a line like `2013_05_28_drive_0000_sync 0000000386 l`"
+            raise SequenceError(f"not `drive frame side`: {line[:80]!r}", where=f"{path}, line {number}", cure=cure)
         listed.append(ListedFrame(words[0], int(words[1]), side))
     if not listed:
         raise SequenceError("frame list is empty", where=str(path), cure="Name another list")
@@ -58,8 +51,7 @@ def read_frame_list(path: Path | str) -> list[ListedFrame]:
 def frames_of_drive(listed: Iterable[ListedFrame], drive: str) -> dict[int, tuple[str, ...]]:
     """Frame number -> listed sides ("l" before "r") of one drive.
 
-    Args:
-        drive: Name of the drive's folder; a date in front of the listed name is ignored.
+    `drive`: name of the drive's folder; a date in front of the listed name is ignored.
     """
     sides: dict[int, set[str]] = {}
     for name, frame, side in listed:
@@ -102,11 +94,7 @@ class SplitCount:
 
 
 class FrameSplit:
-    """A frame list, and what recordings hold of it.
-
-    Raises:
-        SequenceError: See `read_frame_list`.
-    """
+    """A frame list, and what recordings hold of it. Raises SequenceError: see `read_frame_list`."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -137,8 +125,7 @@ class FrameSplit:
     def counted(self, *, allow_missing: bool = False) -> SplitCount:
         """What was found, after all recordings have been asked.
 
-        Raises:
-            SequenceError: Listed frames are missing, and that is not allowed; or none was found at all.
+        Raises SequenceError: listed frames are missing, and that is not allowed; or none was found at all.
         """
         missing = [*self._missing, *(line for lines in self._open.values() for line in lines)]
         listed = sum(map(len, self._listed.values()))

@@ -16,8 +16,6 @@ Assets of the frames, where the folder holds them:
 Voxel grids lie in the velodyne frame: index = floor((p_velodyne - [0, -25.6, -2.2]) / 0.2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -60,9 +58,10 @@ def kitti_odometry(
 ) -> PosedSequence:
     """Read a sequence in the layout of KITTI odometry or of a repacked raw drive.
 
-    The official layout is `sequences/XX/{calib.txt, times.txt, image_2/, velodyne/}` with the poses in
-    `poses/XX.txt` (of KITTI) or `sequences/XX/poses.txt` (of SemanticKITTI, beside `labels/` and `voxels/`). The two
-    are different trajectories: name the file where both exist and it matters.
+    The official layout is `sequences/XX/{calib.txt, times.txt, image_2/, velodyne/}` with the poses in `poses/XX.txt`
+    (of KITTI) or `sequences/XX/poses.txt` (of SemanticKITTI, beside `labels/` and `voxels/`). The two are different
+    trajectories: name the file where both exist and it matters. Raises SequenceError where a file is missing or
+    malformed: names file and line.
 
     Args:
         folder: Holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them).
@@ -71,9 +70,6 @@ def kitti_odometry(
             first. Line i belongs to frame i. "none" says that there are none: every frame gets the identity, and the
             frames are unrelated.
         name: Name of the sequence; the last two folder names by default.
-
-    Raises:
-        SequenceError: A file is missing or malformed: names file and line.
     """
     root = Path(folder)
     chosen = list(cameras) if cameras is not None else [c for c in PROJECTIONS if (root / c).is_dir()]
@@ -119,18 +115,14 @@ def kitti_odometry(
 def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> None:
     """Raise SequenceError where a file with a line for each frame ends before the last frame that has an image."""
     if len(values) <= last:
-        raise SequenceError(
-            f"{len(values)} {what}, but images up to frame {last}",
-            where=str(path),
-            cure=f"Every image needs its {what} on line (number + 1): restore the file",
-        )
+        cure = f"Every image needs its {what} on line (number + 1): restore the file"
+        raise SequenceError(f"{len(values)} {what}, but images up to frame {last}", where=str(path), cure=cure)
 
 
 def read_kitti_poses(path: Path) -> list[RigidTransform]:
     """Read a KITTI pose file: one row-major 3x4 `world_from_cam0` per line.
 
-    Raises:
-        SequenceError: The file is missing or a line is not a finite rigid transform: names the line.
+    Raises SequenceError where the file is missing or a line is not a finite rigid transform: names the line.
     """
     poses = []
     for line_number, line in enumerate(text_lines(path, "pose file"), start=1):
@@ -140,11 +132,9 @@ def read_kitti_poses(path: Path) -> list[RigidTransform]:
         except ValueError:
             raise SequenceError(f"not numbers: {line[:60]!r}", where=where, cure="Expected 12 numbers") from None
         if values.size != 12 or not np.isfinite(values).all():
-            raise SequenceError(
-                f"{values.size} numbers, {int((~np.isfinite(values)).sum())} of them not finite",
-                where=where,
-                cure="Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix",
-            )
+            what = f"{values.size} numbers, {int((~np.isfinite(values)).sum())} of them not finite"
+            cure = "Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix"
+            raise SequenceError(what, where=where, cure=cure)
         try:
             poses.append(RigidTransform.from_matrix(values.reshape(3, 4)))
         except Exception as error:
@@ -160,9 +150,8 @@ def read_kitti_times(path: Path) -> list[int]:
             seconds = float(line)
             times.append(round(seconds * 1e9))
         except (ValueError, OverflowError):
-            raise SequenceError(
-                f"not a time: {line[:60]!r}", where=f"{path}, line {line_number}", cure="Expected seconds"
-            ) from None
+            what = f"not a time: {line[:60]!r}"
+            raise SequenceError(what, where=f"{path}, line {line_number}", cure="Expected seconds") from None
     return times
 
 
@@ -170,10 +159,7 @@ def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[n
     """Load the points of a packed scan into the rig frame.
 
     The coordinates are stored as differences along the scan, in steps of 4 mm (odometry) or 20 mm (raw drives, which
-    store no reflectance).
-
-    Returns:
-        float32 [N, 3], rig frame.
+    store no reflectance). Returns float32 [N, 3], rig frame.
     """
     data = _arrays(path, "dxyz")
     if "refl" in data:  # sums wrap around in 16 bits by design
@@ -284,18 +270,14 @@ def _default_pose_file(root: Path) -> Path:
     for candidate in (root / "poses.txt", root / "poses_gt.txt", official):
         if candidate.is_file():
             return candidate
-    raise SequenceError(
-        "no poses.txt or poses_gt.txt",
-        where=str(root),
-        cure=f"Name the pose file, or unpack KITTI's poses to {official}",
-    )
+    what = "no poses.txt or poses_gt.txt"
+    raise SequenceError(what, where=str(root), cure=f"Name the pose file, or unpack KITTI's poses to {official}")
 
 
 def numbered_images(folder: Path) -> dict[int, Path]:
     """Number -> image file of a folder of numbered images, sorted.
 
-    Raises:
-        SequenceError: There is no such folder.
+    Raises SequenceError where there is no such folder.
     """
     if not folder.is_dir():
         raise SequenceError("image folder is missing", where=str(folder), cure="Name the cameras that the folder has")

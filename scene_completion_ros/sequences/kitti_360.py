@@ -16,8 +16,6 @@ the car stood, so that "ten frames later" is no fixed time. The asset "lidar" is
 are not corrected for the motion within a revolution), "lidar_reflectance" float32 [N].
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -55,6 +53,9 @@ SSCBENCH_DIGITS = 6
 def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None, labels: Path | None = None) -> PosedSequence:
     """Read a drive of KITTI-360, with the cameras whose folders exist.
 
+    Raises SequenceError where a file is missing or malformed, or no frame is left: names it; CameraError where a
+    calibration file is malformed.
+
     Args:
         folder: Root of the data set.
         drive: `2013_05_28_drive_0000_sync`, or its number `0000`.
@@ -62,10 +63,6 @@ def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None, label
             the IMU) or `DRIVE/cam0_to_world.txt`.
         labels: Folder with SSCBench's labels, `DRIVE/NNNNNN_1_1.npy`; by default the first of `sscbench.FOLDERS` in the
             root that has some of this drive. Frames have them as the asset "sscbench_label".
-
-    Raises:
-        SequenceError: A file is missing or malformed, or no frame is left: names it.
-        CameraError: A calibration file is malformed.
     """
     root = Path(folder)
     drive = f"2013_05_28_drive_{drive}_sync" if drive.isdigit() else drive
@@ -75,11 +72,9 @@ def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None, label
         raise SequenceError("no images", where=str(images_root), cure=f"Unpack some of {list(IMAGE_FOLDERS.values())}")
     images = {name: numbered_images(images_root / IMAGE_FOLDERS[name]) for name in chosen}
     if any(len(path.stem) == SSCBENCH_DIGITS for found in images.values() for path in found.values()):
-        raise SequenceError(
-            "images numbered as SSCBench numbers them, which belong to other poses",
-            where=str(images_root),
-            cure="Unpack KITTI-360's own images, with numbers of ten digits, and leave SSCBench's labels beside them",
-        )
+        what = "images numbered as SSCBench numbers them, which belong to other poses"
+        cure = "Unpack KITTI-360's own images, with numbers of ten digits, and leave SSCBench's labels beside them"
+        raise SequenceError(what, where=str(images_root), cure=cure)
     models, rig_from_camera, rig_from_sensor = read_kitti360_rig(root / "calibration", chosen)
     pose_folder = (Path(poses) if poses else root / "data_poses") / drive
     world_from_rig, source = _poses(pose_folder, rig_from_sensor["imu"])
@@ -115,14 +110,10 @@ def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None, label
 def read_kitti360_rig(
     folder: Path, cameras: Sequence[str]
 ) -> tuple[dict[str, Camera], dict[str, RigidTransform], dict[str, RigidTransform]]:
-    """Read the folder `calibration`.
+    """Read the folder `calibration`. `cameras`: some of image_00 … image_03.
 
-    Args:
-        cameras: Some of image_00 … image_03.
-
-    Returns:
-        Camera models, their poses in the rig, and those of "velodyne", "imu" (KITTI-360's "pose" frame) and, where its
-        file exists, the sideways laser scanner "sick".
+    Returns camera models, their poses in the rig, and those of "velodyne", "imu" (KITTI-360's "pose" frame) and, where
+    its file exists, the sideways laser scanner "sick".
     """
     intrinsics_file, pose_file = folder / "perspective.txt", folder / "calib_cam_to_pose.txt"
     intrinsics, imu_from_raw = read_kitti_calibration(intrinsics_file), read_kitti_calibration(pose_file)
@@ -149,8 +140,7 @@ def read_kitti360_rig(
 def read_numbered_poses(path: Path) -> dict[int, RigidTransform]:
     """Read `poses.txt` or `cam0_to_world.txt`: lines of a frame number and a row-major 3x4 or 4x4 matrix.
 
-    Raises:
-        SequenceError: The file is missing or a line is malformed: names the line.
+    Raises SequenceError where the file is missing or a line is malformed: names the line.
     """
     poses: dict[int, RigidTransform] = {}
     for line_number, line in enumerate(text_lines(path, "pose file"), start=1):

@@ -12,8 +12,6 @@ packet. Both are as in KITTI odometry. The asset "lidar" is float32 [N, 3] in th
 [N].
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,24 +38,20 @@ _RESTORE = "Restore the file from the data set"
 def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None, poses: str | None = None) -> PosedSequence:
     """Read a drive of KITTI's raw recordings; poses come from OXTS where no others are named.
 
+    Raises SequenceError where a file is missing or malformed, or no frame is left: names it; CameraError where a
+    calibration file is malformed.
+
     Args:
         folder: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above.
         cameras: Names of the image folders to use; all that exist by default.
         poses: Folder with the poses of a SLAM as Behind the Scenes publishes them, `DATE/DRIVE.txt`, or such a file:
             line i is the 3x4 `world_from_cam0` of frame i. "none" says that the frames are unrelated.
-
-    Raises:
-        SequenceError: A file is missing or malformed, or no frame is left: names it.
-        CameraError: A calibration file is malformed.
     """
     root = Path(folder)
     chosen = list(cameras) if cameras is not None else [name for name in CAMERAS if (root / name / "data").is_dir()]
     if not chosen or not set(chosen) <= set(CAMERAS):
-        raise SequenceError(
-            f"{chosen or 'none'} are not cameras of a KITTI raw drive",
-            where=str(root),
-            cure=f"Name a drive with some of {list(CAMERAS)}",
-        )
+        what = f"{chosen or 'none'} are not cameras of a KITTI raw drive"
+        raise SequenceError(what, where=str(root), cure=f"Name a drive with some of {list(CAMERAS)}")
     images = {name: numbered_images(root / name / "data") for name in chosen}
     listed = None if poses in (None, UNKNOWN_POSES) else _listed_poses(Path(str(poses)), root.resolve())
     numbers, provenance = complete_frames(images, listed, str(root))
@@ -92,21 +86,13 @@ def complete_frames(
 ) -> tuple[list[int], dict[str, Any]]:
     """Frame numbers of which every camera has an image, and what was left out.
 
-    Args:
-        images: Camera -> frame numbers.
-        wanted: Only these, where given.
-
-    Raises:
-        SequenceError: No frame is left.
+    `images`: camera -> frame numbers; `wanted`: only these, where given. Raises SequenceError where no frame is left.
     """
     asked = set().union(*images.values()) if wanted is None else set(wanted)
     complete = asked.intersection(*(set(numbers) for numbers in images.values()))
     if not complete:
-        raise SequenceError(
-            f"none of {len(asked)} frames has an image of all of {sorted(images)}",
-            where=where,
-            cure="Unpack the images of this drive, or name other cameras or frames",
-        )
+        what = f"none of {len(asked)} frames has an image of all of {sorted(images)}"
+        raise SequenceError(what, where=where, cure="Unpack the images of this drive, or name other cameras or frames")
     missing = sorted(asked - complete)
     return sorted(complete), {"missing_images": missing} if missing else {}
 
@@ -137,8 +123,7 @@ def entry(
 ) -> NDArray[np.float64]:
     """An entry of a calibration file that must be there.
 
-    Raises:
-        SequenceError: It is missing or of another shape.
+    Raises SequenceError where it is missing or of another shape.
     """
     if key not in calibration or calibration[key].size != np.prod(shape):
         raise SequenceError(f"no {key} of {np.prod(shape)} numbers", where=str(path), cure=_RESTORE)

@@ -9,8 +9,6 @@ took its picture. The LiDAR turned at another moment; the vehicle's motion in be
 float32 [N, 3] in the rig frame. The world is that of the map, metres.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -34,29 +32,23 @@ Row = dict[str, Any]
 def nuscenes(scene: Path | str, *, poses: str | None = None) -> PosedSequence:
     """Read the keyframes of a scene.
 
-    Args:
-        scene: `ROOT/v1.0-*/SCENE-NAME`, where the last part is no folder but a name in scene.json.
-        poses: "none" says that the frames are unrelated.
+    Raises SequenceError where there is no such scene, a table is missing or does not fit the others, or no picture is
+    there; CameraError where the intrinsics are none.
 
-    Raises:
-        SequenceError: There is no such scene, a table is missing or does not fit the others, or no picture is there.
-        CameraError: The intrinsics are none.
+    `scene`: `ROOT/v1.0-*/SCENE-NAME`, where the last part is no folder but a name in scene.json; `poses`: "none" says
+    that the frames are unrelated.
     """
     tables, name = Path(scene).parent, Path(scene).name
     try:
         token = {row["name"]: row["token"] for row in _table(tables, "scene")}
         if name not in token:
             known = sorted(map(str, token))
-            raise SequenceError(
-                f"no scene {shown(name)}",
-                where=str(tables / "scene.json"),
-                cure=f"Name one of {len(known)} scenes, such as {', '.join(known[:5])}",
-            )
+            cure = f"Name one of {len(known)} scenes, such as {', '.join(known[:5])}"
+            raise SequenceError(f"no scene {shown(name)}", where=str(tables / "scene.json"), cure=cure)
         return _sequence(tables, name, str(token[name]), unrelated=poses == UNKNOWN_POSES)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise SequenceError(
-            f"its tables do not fit together ({error!r})", where=f"{tables}, {name}", cure=_RESTORE
-        ) from error
+        what = f"its tables do not fit together ({error!r})"
+        raise SequenceError(what, where=f"{tables}, {name}", cure=_RESTORE) from error
 
 
 def _sequence(tables: Path, name: str, scene: str, *, unrelated: bool) -> PosedSequence:
@@ -79,11 +71,8 @@ def _sequence(tables: Path, name: str, scene: str, *, unrelated: bool) -> PosedS
         pose = RigidTransform.identity() if unrelated else world_from_rig
         frames.append(Frame(int(front["timestamp"]) * 1000, {FRONT: picture}, pose, assets))
     if not frames:
-        raise SequenceError(
-            f"none of {missing} keyframes has a picture of {FRONT}",
-            where=where,
-            cure="Unpack samples/CAM_FRONT beside the tables",
-        )
+        what = f"none of {missing} keyframes has a picture of {FRONT}"
+        raise SequenceError(what, where=where, cure="Unpack samples/CAM_FRONT beside the tables")
     (fx, _, cx), (_, fy, cy), _ = sensors[FRONT]["camera_intrinsic"]
     return PosedSequence(
         name=name,

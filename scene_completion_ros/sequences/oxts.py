@@ -1,7 +1,5 @@
 """Poses from the GPS/IMU packets (OXTS) of KITTI's raw recordings."""
 
-from __future__ import annotations
-
 import math
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,8 +19,7 @@ _FIELDS = 30
 def read_oxts(path: Path) -> NDArray[np.float64]:
     """Read latitude, longitude (degrees), altitude (metres), roll, pitch, yaw (radians) of a packet: [6].
 
-    Raises:
-        SequenceError: The file is missing or holds no packet of finite numbers.
+    Raises SequenceError where the file is missing or holds no packet of finite numbers.
     """
     text = " ".join(text_lines(path, "OXTS packet"))
     try:
@@ -30,11 +27,8 @@ def read_oxts(path: Path) -> NDArray[np.float64]:
     except ValueError:
         values = np.zeros(0)
     if values.size != _FIELDS or not np.isfinite(values[:6]).all():
-        raise SequenceError(
-            f"no packet of {_FIELDS} numbers with finite position and angles: {text[:60]!r}",
-            where=str(path),
-            cure="Restore the file from the data set",
-        )
+        what = f"no packet of {_FIELDS} numbers with finite position and angles: {text[:60]!r}"
+        raise SequenceError(what, where=str(path), cure="Restore the file from the data set")
     return values[:6]
 
 
@@ -46,12 +40,8 @@ def mercator_scale(latitude: float) -> float:
 def world_from_imu(packet: NDArray[np.float64], scale: float) -> RigidTransform:
     """Pose of the IMU by the Mercator projection of KITTI's development kit (Geiger et al. 2013).
 
-    Args:
-        packet: Latitude, longitude, altitude, roll, pitch, yaw [6].
-        scale: `mercator_scale` of the drive.
-
-    Returns:
-        Pose in a frame x east, y north, z up whose origin is far away.
+    `packet`: latitude, longitude, altitude, roll, pitch, yaw [6]; `scale`: `mercator_scale` of the drive. Returns pose
+    in a frame x east, y north, z up whose origin is far away.
     """
     latitude, longitude, altitude, roll, pitch, yaw = packet.tolist()
     east = scale * EARTH_RADIUS * math.radians(longitude)
@@ -62,8 +52,7 @@ def world_from_imu(packet: NDArray[np.float64], scale: float) -> RigidTransform:
 def read_timestamps(path: Path) -> list[int]:
     """Read a `timestamps.txt` of KITTI raw or KITTI-360 (`2011-09-26 13:02:25.594360375`, taken as UTC): nanoseconds.
 
-    Raises:
-        SequenceError: The file is missing or a line is no time: names the line.
+    Raises SequenceError where the file is missing or a line is no time: names the line.
     """
     stamps = []
     for number, line in enumerate(text_lines(path, "time file"), start=1):
@@ -72,7 +61,6 @@ def read_timestamps(path: Path) -> list[int]:
             seconds = datetime.strptime(whole, "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
             stamps.append(round(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0")[:9]))
         except ValueError:
-            raise SequenceError(
-                f"not a time: {line[:60]!r}", where=f"{path}, line {number}", cure="Restore the file from the data set"
-            ) from None
+            cure = "Restore the file from the data set"
+            raise SequenceError(f"not a time: {line[:60]!r}", where=f"{path}, line {number}", cure=cure) from None
     return stamps

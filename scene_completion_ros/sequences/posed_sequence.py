@@ -3,8 +3,6 @@
 As a folder it is images and assets as files, and everything else in `sequence.json` (schema 1).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -80,40 +78,30 @@ class PosedSequence:
         if not self.cameras:
             raise SequenceError("sequence has no camera", where=self.name, cure="Name at least one camera")
         if set(self.cameras) != set(self.rig_from_camera):
-            raise SequenceError(
-                f"cameras {sorted(self.cameras)} but poses in the rig for {sorted(self.rig_from_camera)}",
-                where=self.name,
-                cure="Give rig_from_camera for exactly the cameras of the sequence",
-            )
+            what = f"cameras {sorted(self.cameras)} but poses in the rig for {sorted(self.rig_from_camera)}"
+            cure = "Give rig_from_camera for exactly the cameras of the sequence"
+            raise SequenceError(what, where=self.name, cure=cure)
         if not self.frames:
             raise SequenceError("sequence has no frame", where=self.name, cure="Check that its source holds images")
         previous: int | None = None
         for index, frame in enumerate(self.frames):
             where = f"{self.name}, frame {index}"
             if previous is not None and frame.stamp_ns <= previous:
-                raise SequenceError(
-                    f"stamp {frame.stamp_ns} ns does not follow {previous} ns",
-                    where=where,
-                    cure="Sort the frames by time and drop repeated stamps",
-                )
+                what = f"stamp {frame.stamp_ns} ns does not follow {previous} ns"
+                raise SequenceError(what, where=where, cure="Sort the frames by time and drop repeated stamps")
             previous = frame.stamp_ns
             if unknown := set(frame.images) - set(self.cameras):
-                raise SequenceError(
-                    f"images of unknown cameras {sorted(unknown)}", where=where, cure=f"Known: {sorted(self.cameras)}"
-                )
+                what = f"images of unknown cameras {sorted(unknown)}"
+                raise SequenceError(what, where=where, cure=f"Known: {sorted(self.cameras)}")
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def image(self, index: int, camera: str) -> NDArray[np.uint8]:
-        """Read one image.
+        """Read one image. Returns uint8 RGB [H, W, 3].
 
-        Returns:
-            uint8 RGB [H, W, 3].
-
-        Raises:
-            SequenceError: No such camera or no image of it in this frame.
-            ImageError: The image cannot be read or has another size than its camera.
+        Raises SequenceError: no such camera or no image of it in this frame; ImageError where the image cannot be read
+        or has another size than its camera.
         """
         frame = self.frames[index]
         where = f"{self.name}, frame {index}, camera {camera!r}"
@@ -153,21 +141,13 @@ class PosedSequence:
         """Write the sequence as a folder of images plus `sequence.json` (schema 1).
 
         Image files and compressed messages are copied byte for byte, raw images become PNG. `sequence.json` is written
-        last: a folder without it is an interrupted extraction.
-
-        Args:
-            folder: A new or empty folder.
-
-        Raises:
-            SequenceError: The folder already holds something.
+        last: a folder without it is an interrupted extraction. Raises SequenceError where the folder already holds
+        something. `folder`: a new or empty folder.
         """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise SequenceError(
-                "folder is not empty",
-                where=str(folder),
-                cure="Name a new folder: nothing already written is overwritten",
-            )
+            cure = "Name a new folder: nothing already written is overwritten"
+            raise SequenceError("folder is not empty", where=str(folder), cure=cure)
         folder.mkdir(parents=True, exist_ok=True)
         folder_of = _folder_names([*self.cameras, *(name for frame in self.frames for name in frame.assets)])
         entries = []
@@ -210,8 +190,7 @@ class PosedSequence:
     def voxel_grid(self) -> VoxelGrid:
         """The grid of the exact voxels of a rendered town.
 
-        Raises:
-            SequenceError: Its provenance names none, or one that cannot be.
+        Raises SequenceError where its provenance names none, or one that cannot be.
         """
         stored: Any = self.provenance.get("voxel_grid")
         try:
@@ -219,11 +198,8 @@ class PosedSequence:
             a, b, c = (int(value) for value in stored["shape"])
             return VoxelGrid((x, y, z), float(stored["voxel_size"]), (a, b, c))
         except (KeyError, TypeError, ValueError, OverflowError, GridError) as error:
-            raise SequenceError(
-                f"provenance.voxel_grid is {shown(stored)}",
-                where=self.name,
-                cure="Voxels need origin, voxel_size and shape there: write the sequence again",
-            ) from error
+            cure = "Voxels need origin, voxel_size and shape there: write the sequence again"
+            raise SequenceError(f"provenance.voxel_grid is {shown(stored)}", where=self.name, cure=cure) from error
 
     @property
     def floor(self) -> float | None:
@@ -234,10 +210,8 @@ class PosedSequence:
     def grid_from_camera(self, index: int = 0) -> RigidTransform:
         """Pose of the camera's optical frame in `voxel_grid`; a grid of which nothing is said turns with the camera.
 
-        Where the provenance says "level", the grid of each frame stands upright on the floor below the camera.
-
-        Raises:
-            SequenceError: Its provenance names what is no pose.
+        Where the provenance says "level", the grid of each frame stands upright on the floor below the camera. Raises
+        SequenceError where its provenance names what is no pose.
         """
         said: Any = self.provenance.get("voxel_grid") or {}
         stored = said.get("grid_from_camera")
@@ -249,25 +223,20 @@ class PosedSequence:
         try:
             return RigidTransform.from_matrix(np.array(stored, np.float64))
         except (TypeError, ValueError, SceneCompletionError) as error:
-            raise SequenceError(
-                f"provenance.voxel_grid.grid_from_camera is {shown(stored)}",
-                where=self.name,
-                cure="Write the sequence again",
-            ) from error
+            what = f"provenance.voxel_grid.grid_from_camera is {shown(stored)}"
+            raise SequenceError(what, where=self.name, cure="Write the sequence again") from error
 
     @staticmethod
-    def load(folder: Path | str) -> PosedSequence:
+    def load(folder: Path | str) -> "PosedSequence":
         """Read a folder written by `save`; images and assets are read when asked for.
 
-        Raises:
-            SequenceError: No `sequence.json`, another schema, a missing field or file: names it.
+        Raises SequenceError: no `sequence.json`, another schema, a missing field or file: names it.
         """
         folder = Path(folder)
         index = folder / INDEX_NAME
         if not index.is_file():
-            raise SequenceError(
-                f"no {INDEX_NAME}", where=str(folder), cure="Name a complete sequence folder, or extract it again"
-            )
+            what = f"no {INDEX_NAME}"
+            raise SequenceError(what, where=str(folder), cure="Name a complete sequence folder, or extract it again")
         document = read_json(index, SequenceError, cure=_AGAIN, kind=dict, most_bytes=LARGEST_INDEX)
         _check_version(document.get("schema_version"), index)
         frames = [
@@ -297,11 +266,8 @@ def _check_version(version: object, index: Path) -> None:
     if version == SCHEMA_VERSION:
         return
     newer = isinstance(version, int) and version > SCHEMA_VERSION
-    raise SequenceError(
-        f"schema_version is {shown(version)}, this program reads {SCHEMA_VERSION}",
-        where=str(index),
-        cure="Update scene_completion_ros" if newer else _AGAIN,
-    )
+    what = f"schema_version is {shown(version)}, this program reads {SCHEMA_VERSION}"
+    raise SequenceError(what, where=str(index), cure="Update scene_completion_ros" if newer else _AGAIN)
 
 
 def _frame_from_json(entry: Any, folder: Path, where: str) -> Frame:

@@ -10,8 +10,6 @@ row-major 3x4 `camera_from_world`. Poses come from a SLAM, whose unit of length 
 (x right, y down, z forward). Published splits name a frame by its place among the lines.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -32,23 +30,16 @@ _COLUMNS = 19
 def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSequence:
     """Read a video of RealEstate10K; frames whose picture is not there are left out and listed in the provenance.
 
-    Args:
-        folder: `ROOT/frames/SPLIT/NAME`, with the pictures.
-        poses: "none" says that the frames are unrelated.
+    Raises SequenceError where the camera file is missing or malformed, its poses are no rotations, its intrinsics
+    change, or no line has a picture: names it; CameraError where the intrinsics are none.
 
-    Raises:
-        SequenceError: The camera file is missing or malformed, its poses are no rotations, its intrinsics change, or no
-            line has a picture: names it.
-        CameraError: The intrinsics are none.
+    `folder`: `ROOT/frames/SPLIT/NAME`, with the pictures; `poses`: "none" says that the frames are unrelated.
     """
     root = Path(folder).resolve()
     file = _camera_file(root)
     if file is None:
-        raise SequenceError(
-            f"no camera file {root.parent.name}/{root.name}.txt beside the frames",
-            where=str(root),
-            cure="Unpack the camera files of RealEstate10K beside `frames`",
-        )
+        what = f"no camera file {root.parent.name}/{root.name}.txt beside the frames"
+        raise SequenceError(what, where=str(root), cure="Unpack the camera files of RealEstate10K beside `frames`")
     lines = [_line(text, f"{file}, line {number}") for number, text in enumerate(_frame_lines(file), start=2)]
     pictures = {int(path.stem): path for path in root.glob("*.jpg") if path.stem.isdecimal()}
     found = {
@@ -57,17 +48,12 @@ def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSeque
         if (picture := pictures.get(at) or pictures.get(at // 1000)) is not None
     }
     if not found:
-        raise SequenceError(
-            f"none of its {len(lines)} lines has a picture among the {len(pictures)} of {root}",
-            where=str(file),
-            cure="Name a picture TIMESTAMP.jpg after the first number of its line, as Behind the Scenes does",
-        )
+        what = f"none of its {len(lines)} lines has a picture among the {len(pictures)} of {root}"
+        cure = "Name a picture TIMESTAMP.jpg after the first number of its line, as Behind the Scenes does"
+        raise SequenceError(what, where=str(file), cure=cure)
     if changed := [number for number, line in enumerate(lines) if not np.allclose(line[1], lines[0][1], atol=1e-6)]:
-        raise SequenceError(
-            "its intrinsics change, but a sequence has one camera",
-            where=f"{file}, line {changed[0] + 2}",
-            cure="Cut the file where they change",
-        )
+        what = "its intrinsics change, but a sequence has one camera"
+        raise SequenceError(what, where=f"{file}, line {changed[0] + 2}", cure="Cut the file where they change")
     frames = [
         Frame(
             lines[number][0] * 1000,
@@ -105,11 +91,8 @@ def _camera_file(folder: Path) -> Path | None:
 def _frame_lines(file: Path) -> list[str]:
     address, *lines = text_lines(file, "camera file") or [""]
     if len(address.split()) == _COLUMNS or not lines:
-        raise SequenceError(
-            "its first line is no address of a video" if lines else "it has no frames",
-            where=str(file),
-            cure="Restore the file from the data set",
-        )
+        what = "its first line is no address of a video" if lines else "it has no frames"
+        raise SequenceError(what, where=str(file), cure="Restore the file from the data set")
     return lines
 
 

@@ -1,7 +1,5 @@
 """`Recording`: the images of a bag by camera and time, before anything is known of poses."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,8 +71,7 @@ class Recording:
     def rig_from_camera(self, buffer: TransformBuffer, camera: str) -> RigidTransform:
         """Pose of a camera in the rig: from tf, or from P of a rectified stereo pair (whose images share one frame).
 
-        Raises:
-            BagError: Neither says it: names the topic.
+        Raises BagError where neither says it: names the topic.
         """
         if camera == self.first_camera:
             return RigidTransform.identity()
@@ -82,11 +79,9 @@ class Recording:
         by_projection = _rig_from_camera_by_projection(reader, self.topics[self.first_camera], topic)
         if frame_id == self.rig_frame:
             if by_projection is None:
-                raise BagError(
-                    f"two cameras in one frame {self.rig_frame!r}, and field p of their CameraInfo gives no baseline",
-                    where=f"{reader.path}, topic {topic}",
-                    cure="Give each camera its own frame in /tf_static, or publish P of the stereo calibration",
-                )
+                what = f"two cameras in one frame {self.rig_frame!r}, and field p of their CameraInfo gives no baseline"
+                cure = "Give each camera its own frame in /tf_static, or publish P of the stereo calibration"
+                raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure)
             return by_projection
         if not buffer.has_path(self.rig_frame, frame_id) and by_projection is not None:
             return by_projection
@@ -102,28 +97,19 @@ class Recording:
 
 def read_recordings(
     reader: BagReader,
+    # Topics to use; by default all with a CameraInfo or a file, of raw and compressed twins the compressed one.
     image_topics: Sequence[str] | None = None,
     *,
-    sync_tolerance_ns: int = SYNC_TOLERANCE_NS,
+    sync_tolerance_ns: int = SYNC_TOLERANCE_NS,  # images of several cameras no further apart in time make one frame
+    # Whether stamps that fall back by a second or more begin another recording; otherwise those images are dropped.
     split_at_clock_jumps: bool = False,
+    # Image topic -> calibration file (see `read_camera`), instead of its CameraInfo.
     calibration: Mapping[str, str] | None = None,
 ) -> list[Recording]:
-    """List the images of a bag.
+    """List the images of a bag. Returns one recording for every window of the clock.
 
-    Args:
-        image_topics: Topics to use; by default all with a CameraInfo or a file, of raw and compressed twins the
-            compressed one.
-        sync_tolerance_ns: Images of several cameras no further apart in time make one frame.
-        split_at_clock_jumps: Whether stamps that fall back by a second or more begin another recording; otherwise
-            those images are dropped.
-        calibration: Image topic -> calibration file (see `read_camera`), instead of its CameraInfo.
-
-    Returns:
-        One recording for every window of the clock.
-
-    Raises:
-        BagError: No usable image topic, or no calibration for a named one: says what to record.
-        SequenceError: A topic has no usable image.
+    Raises BagError: no usable image topic, or no calibration for a named one: says what to record; SequenceError where
+    a topic has no usable image.
     """
     files = dict(calibration or {})
     topics = choose_topics(reader, image_topics, files)
@@ -148,17 +134,13 @@ def read_recordings(
 def choose_topics(reader: BagReader, named: Sequence[str] | None, calibrated: Mapping[str, str]) -> list[str]:
     """Image topics to use: the named ones, or all that have a calibration.
 
-    Raises:
-        BagError: A name is wrong or twice there, or no topic has a calibration.
+    Raises BagError where a name is wrong or twice there, or no topic has a calibration.
     """
     if named is not None:
         chosen = [reader.choose_image_topic(name) for name in named]
         if len(set(chosen)) != len(chosen) or not chosen:
-            raise BagError(
-                f"{list(named)} names no image topic, or one of them twice",
-                where=str(reader.path),
-                cure="Name each once",
-            )
+            what = f"{list(named)} names no image topic, or one of them twice"
+            raise BagError(what, where=str(reader.path), cure="Name each once")
         return chosen
     found = reader.image_topics()
     single = [topic for topic in found if f"{topic}/compressed" not in found]
@@ -199,11 +181,9 @@ def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Str
     camera = reader.camera_for(topic) if calibration is None else read_camera(calibration)
     images, frame_ids = _images(reader, topic)
     if len(frame_ids) > 1 or not next(iter(frame_ids)):
-        raise BagError(
-            f"field header.frame_id of the images is {sorted(frame_ids)}",
-            where=f"{reader.path}, topic {topic}",
-            cure="Images of one camera need one frame name that is not empty",
-        )
+        what = f"field header.frame_id of the images is {sorted(frame_ids)}"
+        cure = "Images of one camera need one frame name that is not empty"
+        raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure)
     return _Stream(camera, frame_ids.pop(), images)
 
 

@@ -1,7 +1,5 @@
 """What a kind of recording tells `open_recording` of itself."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,8 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 
 UNKNOWN_POSES = "none"  # as name of the poses: the frames are unrelated, each of them taken somewhere else
 
+# Reads the assets of a frame; None where they are not around the camera that is named.
 VoxelReader: TypeAlias = Callable[[PosedSequence, int, str], VoxelTruth | None]
-"""Reads the assets of a frame; None where they are not around the camera that is named."""
 
 
 @dataclass(frozen=True)

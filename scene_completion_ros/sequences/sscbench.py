@@ -13,8 +13,6 @@ issue 9); its folder `unified` has other ids again, up to 12. Vegetation is 13 h
 Li et al., "SSCBench" (arXiv 2306.09001); Hayler et al., "S4C" (3DV 2024).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -32,8 +30,8 @@ from scene_completion_ros.untrusted_files import read_array
 FOLDERS = ("preprocess/labels", "voxel_gt")  # where labels are looked for in the root of KITTI-360
 ASSET = "sscbench_label"
 SUFFIX = "_1_1.npy"
+# Labelled frames of the drives that SSCBench validates and tests on.
 PUBLISHED = {"2013_05_28_drive_0006_sync": 1812, "2013_05_28_drive_0009_sync": 2566}
-"""Labelled frames of the drives that SSCBench validates and tests on."""
 UNUSED = 19  # an id that S4C reads as empty
 VEGETATION = SSCBENCH_CLASSES.index("vegetation")
 _LOOKED_AT = 16
@@ -43,12 +41,8 @@ _DOWNLOAD = "Restore it, from SSCBench's preprocess/labels or from S4C's voxel_g
 def label_files(folder: Path, posed: Sequence[int]) -> dict[int, Path]:
     """KITTI-360's frame number -> file of its labels, of one drive.
 
-    Args:
-        folder: `LABELS/DRIVE`.
-        posed: Frame numbers of the lines of `poses.txt`, in their order.
-
-    Raises:
-        SequenceError: The folder is missing, holds no labels, or those of a longer drive.
+    `folder`: `LABELS/DRIVE`; `posed`: frame numbers of the lines of `poses.txt`, in their order. Raises SequenceError
+    where the folder is missing, holds no labels, or those of a longer drive.
     """
     files = {int(path.name[: -len(SUFFIX)]): path for path in sorted(folder.glob(f"[0-9]*{SUFFIX}"))}
     if not files:
@@ -60,11 +54,9 @@ def label_files(folder: Path, posed: Sequence[int]) -> dict[int, Path]:
             "S4C's voxel_gt",
         )
     if (last := max(files)) >= len(posed):
-        raise SequenceError(
-            f"labels up to number {last}, but the drive has {len(posed)} poses",
-            where=str(folder),
-            cure="Put the labels of this drive there, and KITTI-360's own poses.txt into data_poses",
-        )
+        what = f"labels up to number {last}, but the drive has {len(posed)} poses"
+        cure = "Put the labels of this drive there, and KITTI-360's own poses.txt into data_poses"
+        raise SequenceError(what, where=str(folder), cure=cure)
     return {posed[number]: path for number, path in files.items()}
 
 
@@ -72,11 +64,8 @@ def check_complete(sequence: PosedSequence) -> None:
     """Raise a `SequenceError` where a drive that SSCBench validates or tests on lacks some of its labelled frames."""
     found = sum(ASSET in frame.assets for frame in sequence.frames)
     if found < (published := PUBLISHED.get(sequence.name, 1)):
-        raise SequenceError(
-            f"{found} of {published} labelled frames are there",
-            where=sequence.name,
-            cure="Download its labels and images to the end, or go on without: --allow-missing",
-        )
+        cure = "Download its labels and images to the end, or go on without: --allow-missing"
+        raise SequenceError(f"{found} of {published} labelled frames are there", where=sequence.name, cure=cure)
 
 
 def load_labels(path: Path) -> NDArray[np.uint8]:
@@ -109,18 +98,15 @@ def _stored(path: Path) -> NDArray[np.uint8]:
     """What a file holds, as whole numbers; S4C's script writes floating-point ones."""
     stored = read_array(path, SequenceError, cure=_DOWNLOAD)
     if stored.shape != SSCBENCH_GRID.shape or stored.dtype.kind not in "uif":
-        raise SequenceError(
-            f"{stored.dtype} {stored.shape} instead of uint8 {SSCBENCH_GRID.shape}", where=str(path), cure=_DOWNLOAD
-        )
+        what = f"{stored.dtype} {stored.shape} instead of uint8 {SSCBENCH_GRID.shape}"
+        raise SequenceError(what, where=str(path), cure=_DOWNLOAD)
     counted = (stored >= 0) & (stored <= UNUSED) | (stored == UNKNOWN)
     labels = np.where(counted, stored, 0).astype(np.uint8)
     if not np.array_equal(labels, stored):
         wrong = np.unique(stored[labels != stored])[:8].tolist()
-        raise SequenceError(
-            f"ids {wrong} are none of SSCBench-KITTI-360's 0 to {UNUSED} and {UNKNOWN}",
-            where=str(path),
-            cure="Take the labels that are preprocessed: voxels/*.label hold raw ids",
-        )
+        what = f"ids {wrong} are none of SSCBench-KITTI-360's 0 to {UNUSED} and {UNKNOWN}"
+        cure = "Take the labels that are preprocessed: voxels/*.label hold raw ids"
+        raise SequenceError(what, where=str(path), cure=cure)
     return labels
 
 

@@ -1,7 +1,5 @@
 """What a posed sequence must fulfil before a network is trained on it, or scored."""
 
-from __future__ import annotations
-
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -15,40 +13,30 @@ from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
 SMALLEST_BASELINE_M = 0.01
 SMALLEST_PATH_M = 0.5
 STEP_M = 0.2  # shorter steps of a car say nothing about where its cameras look
+# Points that a pair has to share before their order counts, and how far apart their rows may be.
 MATCHES, SAME_ROW_PX = 40, 2.0
-"""Points that a pair has to share before their order counts, and how far apart their rows may be."""
 
 
 def check_for_training(sequence: PosedSequence, where: str) -> None:
     """Refuse a sequence from which a network would learn something wrong, or break on the way.
 
-    Poses with NaN never get this far: a transform cannot hold them, and opening the sequence names the frame.
-
-    Raises:
-        SequenceError: Unknown scale, a missing image file, a frame without one of the cameras, two cameras at one
-            place, a rig that does not move, a car that drives to where its cameras do not look, or a pair whose left
-            and right are swapped.
+    Poses with NaN never get this far: a transform cannot hold them, and opening the sequence names the frame. Raises
+    SequenceError: unknown scale, a missing image file, a frame without one of the cameras, two cameras at one place, a
+    rig that does not move, a car that drives to where its cameras do not look, or a pair whose left and right are
+    swapped.
     """
     if not sequence.metric_scale:
-        raise SequenceError(
-            "scale: unknown",
-            where=where,
-            cure="Training needs metres: extract it again with --camera-height, odometry or a stereo pair",
-        )
+        cure = "Training needs metres: extract it again with --camera-height, odometry or a stereo pair"
+        raise SequenceError("scale: unknown", where=where, cure=cure)
     for index, frame in enumerate(sequence.frames):
         if absent := sorted(set(sequence.cameras) - set(frame.images)):
-            raise SequenceError(
-                f"no image of {', '.join(absent)}",
-                where=f"{where}, frame {index}",
-                cure="Leave out frames that not all cameras have, or extract the sequence again",
-            )
+            cure = "Leave out frames that not all cameras have, or extract the sequence again"
+            raise SequenceError(f"no image of {', '.join(absent)}", where=f"{where}, frame {index}", cure=cure)
         for camera, source in frame.images.items():
             if isinstance(source, Path) and not source.is_file():
-                raise SequenceError(
-                    f"image file {source} is missing",
-                    where=f"{where}, frame {index}, camera {camera!r}",
-                    cure="Restore the file or extract the sequence again",
-                )
+                what = f"image file {source} is missing"
+                cure = "Restore the file or extract the sequence again"
+                raise SequenceError(what, where=f"{where}, frame {index}, camera {camera!r}", cure=cure)
     _check_baselines(sequence, where)
     check_rig(sequence, where)
 
@@ -69,17 +57,12 @@ def _check_baselines(sequence: PosedSequence, where: str) -> None:
         offset = sequence.rig_from_camera[one].inverse() @ sequence.rig_from_camera[other]
         same_view = np.trace(offset.rotation) > 2.9  # cameras that look elsewhere may well share a centre
         if same_view and np.linalg.norm(offset.translation) < SMALLEST_BASELINE_M:
-            raise SequenceError(
-                f"zero baseline: {one} and {other} stand at one place",
-                where=where,
-                cure="Correct the static transforms or P of the stereo calibration, then extract it again",
-            )
+            cure = "Correct the static transforms or P of the stereo calibration, then extract it again"
+            raise SequenceError(f"zero baseline: {one} and {other} stand at one place", where=where, cure=cure)
     if len(sequence) > 1 and sequence.travelled_distance() < SMALLEST_PATH_M and len(sequence.cameras) == 1:
-        raise SequenceError(
-            f"zero baseline: one camera that moves {sequence.travelled_distance():.2f} m in {len(sequence)} frames",
-            where=where,
-            cure="Check the poses: other views of the same place are what training learns from",
-        )
+        what = f"zero baseline: one camera that moves {sequence.travelled_distance():.2f} m in {len(sequence)} frames"
+        cure = "Check the poses: other views of the same place are what training learns from"
+        raise SequenceError(what, where=where, cure=cure)
 
 
 def _check_direction(sequence: PosedSequence, where: str) -> None:
@@ -113,8 +96,6 @@ def _check_sides(sequence: PosedSequence, where: str) -> None:
     shifts = np.array([np.subtract(left[m.queryIdx].pt, right[m.trainIdx].pt) for m in matches]).reshape(-1, 2)
     disparity = shifts[np.abs(shifts[:, 1]) < SAME_ROW_PX, 0]
     if len(disparity) >= MATCHES and np.mean(disparity < -1.0) > 0.8:
-        raise SequenceError(
-            f"left and right are swapped: {pair[0]} shows what {pair[1]} should",
-            where=where,
-            cure="Exchange the folders of their images, or the static transforms of the cameras",
-        )
+        what = f"left and right are swapped: {pair[0]} shows what {pair[1]} should"
+        cure = "Exchange the folders of their images, or the static transforms of the cameras"
+        raise SequenceError(what, where=where, cure=cure)

@@ -1,7 +1,5 @@
 """Scans, labels and voxel grids as KITTI, KITTI-360 and SemanticKITTI publish them: plain binary files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +48,13 @@ SEMANTIC_KITTI_LEARNING_IDS: dict[int, int] = {
     257: 5,  # moving bus
     258: 4,  # moving truck
     259: 5,  # moving other vehicle
-}
-"""Raw id -> learning id of SemanticKITTI's voxels: 1..19, 0 empty, 255 without a class."""
+}  # raw id -> learning id of SemanticKITTI's voxels: 1..19, 0 empty, 255 without a class
 
 
 def load_scan(path: Path, rig_from_velodyne: RigidTransform, columns: int = 4) -> NDArray[np.float32]:
     """Load the points of a `velodyne*/*.bin` scan: float32 [N, 3] in the rig frame.
 
-    Args:
-        columns: Numbers of a point, of which x, y and z come first.
+    `columns`: numbers of a point, of which x, y and z come first.
     """
     points_velodyne = _scan(path, columns)[:, :3].astype(np.float64)
     return np.asarray(rig_from_velodyne.apply(points_velodyne), dtype=np.float32)
@@ -88,21 +84,17 @@ def load_voxel_ids(path: Path) -> NDArray[np.uint16]:
     """Load a SemanticKITTI `voxels/*.label`: raw class ids (0 free), uint16 [256, 256, 32]."""
     labels = _numbers(path, np.dtype("<u2"))
     if labels.size != np.prod(VOXEL_SHAPE):
-        raise SequenceError(
-            f"{labels.size} voxels instead of {np.prod(VOXEL_SHAPE)}", where=str(path), cure="Restore the file"
-        )
+        what = f"{labels.size} voxels instead of {np.prod(VOXEL_SHAPE)}"
+        raise SequenceError(what, where=str(path), cure="Restore the file")
     return np.asarray(labels.reshape(VOXEL_SHAPE), dtype=np.uint16)
 
 
 def load_semantic_kitti_labels(path: Path) -> NDArray[np.uint8]:
     """Load a SemanticKITTI `voxels/*.label` with the `.invalid` beside it, as the benchmark evaluates them.
 
-    Returns:
-        Learning ids, uint8 [256, 256, 32]: 0 empty, 255 does not count. The latter is what is invalid, labelled or not,
-        and what is occupied by something without a class.
-
-    Raises:
-        SequenceError: A file is missing, too short or too long, or holds ids that SemanticKITTI has not.
+    Returns learning ids, uint8 [256, 256, 32]: 0 empty, 255 does not count. The latter is what is invalid, labelled or
+    not, and what is occupied by something without a class. Raises SequenceError where a file is missing, too short or
+    too long, or holds ids that SemanticKITTI has not.
     """
     raw = load_voxel_ids(path)
     table = np.full(np.iinfo(np.uint16).max + 1, -1, dtype=np.int16)
@@ -141,9 +133,6 @@ def _numbers(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
     except OSError as error:
         raise SequenceError(f"cannot be read: {error.strerror}", where=str(path), cure="Restore the file") from error
     if len(content) % kind.itemsize:
-        raise SequenceError(
-            f"{len(content)} bytes, no multiple of {kind.itemsize}",
-            where=str(path),
-            cure="Restore the file, it is cut short",
-        )
+        what = f"{len(content)} bytes, no multiple of {kind.itemsize}"
+        raise SequenceError(what, where=str(path), cure="Restore the file, it is cut short")
     return np.frombuffer(content, kind)

@@ -4,8 +4,6 @@ Knows nothing of ROS. The fields are named and numbered as ``sensor_msgs/PointFi
 structured array whose bytes are the message's ``data``. ``cloud_kernel`` is the fast twin of `voxels_to_cloud_array`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -38,8 +36,7 @@ MATCH_CLOUD_DTYPE = np.dtype(
         "offsets": [0, 4, 8, 12, 16, 20],
         "itemsize": 24,
     }
-)
-"""Voxels that answer a query: centre, contrast with the phrase, probability, and the number of the phrase."""
+)  # voxels that answer a query: centre, contrast with the phrase, probability, and the number of the phrase
 
 
 def _fields(layout: np.dtype[Any]) -> tuple[tuple[str, int, int, int], ...]:
@@ -59,13 +56,11 @@ def legend_json(
 ) -> str:
     """What the labels of points mean, as published beside them.
 
-    Args:
-        class_colours: RGB colours (0..255) by label.
-        text_bank_sha256: Hash of the text bank that a vocabulary is from; empty where labels are the student's own.
+    Returns JSON: ``{"class_names": ["road", …], "class_colours": [[128, 64, 128], …]}``, and ``text_bank_sha256`` where
+    there is one.
 
-    Returns:
-        JSON: ``{"class_names": ["road", …], "class_colours": [[128, 64, 128], …]}``, and ``text_bank_sha256`` where
-        there is one.
+    `class_colours`: RGB colours (0..255) by label; `text_bank_sha256`: hash of the text bank that a vocabulary is from;
+    empty where labels are the student's own.
     """
     legend = {"class_names": list(class_names), "class_colours": [list(colour) for colour in class_colours]}
     return json.dumps({**legend, "text_bank_sha256": text_bank_sha256} if text_bank_sha256 else legend)
@@ -74,14 +69,12 @@ def legend_json(
 def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None) -> NDArray[np.void]:
     """Occupied voxels as points in the camera's optical frame, or in another one.
 
-    Args:
-        voxels: Completed voxels with N occupied ones.
-        frame_from_grid: Pose of the grid in the frame of the points; None for the camera's optical frame.
+    Returns structured array [N] of ``VOXEL_CLOUD_DTYPE``. Voxel centres are in metres (x right, y down, z forward, if
+    in the optical frame). The colour is that of the class, or of the height where there is only one class. Then follow
+    probability, label, state, and confidence scaled to 0..255.
 
-    Returns:
-        Structured array [N] of ``VOXEL_CLOUD_DTYPE``. Voxel centres are in metres (x right, y down, z forward, if in
-        the optical frame). The colour is that of the class, or of the height where there is only one class. Then follow
-        probability, label, state, and confidence scaled to 0..255.
+    `voxels`: completed voxels with N occupied ones; `frame_from_grid`: pose of the grid in the frame of the points;
+    None for the camera's optical frame.
     """
     points_grid = voxels.points_grid()
     points = voxels.points_camera() if frame_from_grid is None else voxels.points_in(frame_from_grid)
@@ -99,11 +92,8 @@ def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransfor
 def cloud_array_from_message(message: Any) -> NDArray[np.void]:
     """Points of a PointCloud2 message (of rclpy or rosbags) in the 24-byte layout.
 
-    Returns:
-        Structured array [N] of ``VOXEL_CLOUD_DTYPE``.
-
-    Raises:
-        SceneCompletionError: The message has another layout.
+    Returns structured array [N] of ``VOXEL_CLOUD_DTYPE``. Raises SceneCompletionError where the message has another
+    layout.
     """
     return _points_of(message, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS)
 
@@ -116,17 +106,15 @@ def match_array_from_message(message: Any) -> NDArray[np.void]:
 def _points_of(message: Any, dtype: np.dtype[Any], layout: Sequence[tuple[str, int, int, int]]) -> NDArray[np.void]:
     fields = tuple((field.name, field.offset, field.datatype, field.count) for field in message.fields)
     if message.point_step != dtype.itemsize or fields != layout or message.is_bigendian:
-        raise SceneCompletionError(
-            f"the cloud has {message.point_step} bytes a point and the fields {[name for name, *_ in fields]}",
-            where="PointCloud2.fields",
-            cure="Only clouds published by scene_completion_node have the voxel layout; check the topic",
-        )
+        what = f"the cloud has {message.point_step} bytes a point and the fields {[name for name, *_ in fields]}"
+        cure = "Only clouds published by scene_completion_node have the voxel layout; check the topic"
+        raise SceneCompletionError(what, where="PointCloud2.fields", cure=cure)
     return np.frombuffer(bytes(memoryview(message.data)), dtype=dtype)
 
 
 def cloud_array_to_voxels(
-    cloud: NDArray[np.void],
-    grid: VoxelGrid,
+    cloud: NDArray[np.void],  # structured array [N] of ``VOXEL_CLOUD_DTYPE``, optical frame
+    grid: VoxelGrid,  # grid the sender queried
     grid_from_camera: RigidTransform,
     *,
     stamp_ns: int = 0,
@@ -136,14 +124,7 @@ def cloud_array_to_voxels(
     """Put received points back onto their grid.
 
     A cloud holds only occupied voxels, so every other voxel of the result is ``UNOBSERVED``: it serves reports and
-    tests, not free space.
-
-    Args:
-        cloud: Structured array [N] of ``VOXEL_CLOUD_DTYPE``, optical frame.
-        grid: Grid the sender queried.
-
-    Returns:
-        The voxels inside the grid.
+    tests, not free space. Returns the voxels inside the grid.
     """
     points_camera = np.stack([cloud["x"], cloud["y"], cloud["z"]], axis=-1).astype(np.float64)
     index, inside = grid.index_of(grid_from_camera.apply(points_camera))

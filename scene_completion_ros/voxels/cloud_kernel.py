@@ -1,7 +1,5 @@
 """The points of ``cloud``, compiled: one pass over the voxels into memory that a message can keep."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -21,20 +19,14 @@ WORDS = VOXEL_CLOUD_DTYPE.itemsize // 4
 
 
 def write_cloud(
-    voxels: SemanticVoxels,
-    out: NDArray[np.uint8],
+    voxels: SemanticVoxels,  # completed voxels with N occupied ones
+    out: NDArray[np.uint8],  # uint8 [24 N], takes the points
+    # Pose of the grid in the frame of the points; None for the camera's optical frame.
     frame_from_grid: RigidTransform | None = None,
     *,
-    threads: int | None = None,
+    threads: int | None = None,  # CPU threads; None for all that this process may use
 ) -> None:
-    """Write what `cloud.voxels_to_cloud_array` returns; coordinates may differ by the last bit of a sum.
-
-    Args:
-        voxels: Completed voxels with N occupied ones.
-        out: uint8 [24 N], takes the points.
-        frame_from_grid: Pose of the grid in the frame of the points; None for the camera's optical frame.
-        threads: CPU threads; None for all that this process may use.
-    """
+    """Write what `cloud.voxels_to_cloud_array` returns; coordinates may differ by the last bit of a sum."""
     pose = voxels.grid_from_camera.inverse() if frame_from_grid is None else frame_from_grid
     centres = _axis_centres(voxels)
     by_height = len(voxels.class_colours) == 1

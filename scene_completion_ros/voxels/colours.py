@@ -1,7 +1,5 @@
 """Colours of depth, height and voxel states, without a plotting library at run time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from types import MappingProxyType
@@ -41,8 +39,7 @@ def _look_up(name: str, fraction: NDArray[np.float64]) -> NDArray[np.uint8]:
 def depth_colours(depth: ArrayLike) -> NDArray[np.uint8]:
     """Colours of depths [...] in metres: near is bright yellow, far is dark, in even steps of the logarithm.
 
-    Returns:
-        RGB colours, uint8 [..., 3]; light grey where the depth is not finite or not positive.
+    Returns RGB colours, uint8 [..., 3]; light grey where the depth is not finite or not positive.
     """
     values = np.asarray(depth, dtype=np.float64)
     known = np.isfinite(values) & (values > 0.0)
@@ -55,15 +52,10 @@ def depth_colours(depth: ArrayLike) -> NDArray[np.uint8]:
 def height_colours(
     height: ArrayLike, *, low: float = HEIGHT_RANGE[0], high: float = HEIGHT_RANGE[1]
 ) -> NDArray[np.uint8]:
-    """Colour heights from blue (low) over green and yellow to red (high).
+    """Colour heights from blue (low) over green and yellow to red (high). Returns RGB colours, uint8 [..., 3].
 
-    Args:
-        height: Heights in metres along the grid's z axis, any shape [...].
-        low: Height in metres of the first colour.
-        high: Height in metres of the last colour.
-
-    Returns:
-        RGB colours, uint8 [..., 3].
+    `height`: heights in metres along the grid's z axis, any shape [...]; `low`: height in metres of the first colour;
+    `high`: height in metres of the last colour.
     """
     values = np.asarray(height, dtype=np.float64)
     return _look_up("TURBO", (values - low) / (high - low))
@@ -96,14 +88,10 @@ def voxel_colours(
 ) -> NDArray[np.uint8]:
     """Colour voxels by class, or by height while the student knows only one class.
 
-    A student without semantics would otherwise publish a uniformly grey cloud in which no shape can be read.
+    A student without semantics would otherwise publish a uniformly grey cloud in which no shape can be read. Returns
+    RGB colours, uint8 [N, 3].
 
-    Args:
-        label: Labels [N].
-        height: Heights in metres [N] along the grid's z axis.
-
-    Returns:
-        RGB colours, uint8 [N, 3].
+    `label`: labels [N]; `height`: heights in metres [N] along the grid's z axis.
     """
     if len(class_colours) > 1:
         return class_colour_table(class_colours)[label]

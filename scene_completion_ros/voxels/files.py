@@ -27,8 +27,6 @@
 | ``depth_intrinsics`` | float64 [3, 3] | of the pinhole camera of ``depth`` |
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from io import BytesIO
@@ -96,10 +94,7 @@ def npz_bytes(saved: SavedVoxels) -> bytes:
 
 
 def read_npz(path: str | Path) -> SavedVoxels:
-    """Read an archive that `npz_bytes` made.
-
-    Args:
-        path: The file; it may come from anywhere, as nothing in it is executed.
+    """Read an archive that `npz_bytes` made. `path`: the file; it may come from anywhere, as nothing in it is executed.
 
     Raises:
         SceneCompletionError: It cannot be read, is of a later version, is no such archive, or contradicts itself.
@@ -109,11 +104,9 @@ def read_npz(path: str | Path) -> SavedVoxels:
     try:
         format_, version = str(arrays["format"]), int(arrays["version"])
         if format_ != FORMAT or version > VERSION:
-            raise SceneCompletionError(
-                f"is version {version} of {format_!r}; this program reads {FORMAT!r} up to {VERSION}",
-                where=str(path),
-                cure=f"Update scene_completion_ros, or read it with numpy.load. {cure}",
-            )
+            what = f"is version {version} of {format_!r}; this program reads {FORMAT!r} up to {VERSION}"
+            cure = f"Update scene_completion_ros, or read it with numpy.load. {cure}"
+            raise SceneCompletionError(what, where=str(path), cure=cure)
         return _parsed(arrays)
     except SceneCompletionError as error:
         if error.where == str(path):

@@ -15,8 +15,6 @@ What a training learns of the step from logit to probability is `OccupancyLink` 
 it as its calibration.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -96,9 +94,7 @@ def composite(density: Array, distances: Array) -> Composite:
     alpha_i = 1 - exp(-sigma_i (t_{i+1} - t_i)), w_i = alpha_i prod_{j<i} (1 - alpha_j). The last alpha is 1: what is
     left of a ray ends at its last sample.
 
-    Args:
-        density: sigma [..., K], per metre.
-        distances: t [..., K] or [K], metres along the ray, increasing.
+    `density`: sigma [..., K], per metre; `distances`: t [..., K] or [K], metres along the ray, increasing.
     """
     xp, density = floating(density)
     optical = density[..., :-1] * (distances[..., 1:] - distances[..., :-1])
@@ -114,9 +110,7 @@ class Calibration:
     """A monotone map alpha -> probability, fitted on validation data only.
 
     alpha itself is no probability: training by rendering keeps it far below 1. ``identity`` says that none was fitted.
-
-    Raises:
-        BundleError: The knots are not monotone, not finite or outside 0..1.
+    Raises BundleError where the knots are not monotone, not finite or outside 0..1.
     """
 
     kind: Literal["identity", "piecewise_linear"] = "identity"  # ``identity`` or ``piecewise_linear``
@@ -200,27 +194,19 @@ def farthest_of_four(
 
 
 def states(
-    occupied: NDArray[np.bool_],
-    in_view: NDArray[np.bool_],
-    half_distance: NDArray[np.float32],
+    occupied: NDArray[np.bool_],  # bool [X, Y, Z], calibrated probability at or above the threshold
+    in_view: NDArray[np.bool_],  # bool [X, Y, Z], everything else is unobserved
+    half_distance: NDArray[np.float32],  # [h, w] of `march` with the same ``occupied``
     grid: VoxelGrid,
     camera_from_grid: RigidTransform,
-    camera: Camera,
+    camera: Camera,  # the ray camera of `march`, without distortion
 ) -> NDArray[np.uint8]:
     """State of every voxel (`VoxelState`), by whether a ray reaches it with T_state >= 0.5.
 
     A free voxel is seen if its centre lies no farther than half a voxel beyond the half distance of the nearest ray.
     That is strict, because seen free space clears costmaps. An occupied voxel is also seen if a ray reaches one of its
-    faces that are turned to the camera. Rays that graze a road enter it a metre before its voxels' centres.
-
-    Args:
-        occupied: bool [X, Y, Z], calibrated probability at or above the threshold.
-        in_view: bool [X, Y, Z], everything else is unobserved.
-        half_distance: [h, w] of `march` with the same ``occupied``.
-        camera: The ray camera of `march`, without distortion.
-
-    Returns:
-        uint8 [X, Y, Z].
+    faces that are turned to the camera. Rays that graze a road enter it a metre before its voxels' centres. Returns
+    uint8 [X, Y, Z].
     """
     index = np.argwhere(in_view)
     centres_grid = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size

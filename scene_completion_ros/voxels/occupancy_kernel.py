@@ -1,7 +1,5 @@
 """The compiled twins of ``occupancy``: density and opacity for other kernels, probability and state of every voxel."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -64,23 +62,16 @@ def opacity(density: Any, length: Any) -> Any:
 
 
 class VoxelClassifier:
-    """Probability and state of every voxel; the same result as `Calibration.apply` and `states`.
-
-    Args:
-        camera: The ray camera of the march, without distortion.
-        in_view: bool [X, Y, Z]; everything else stays unobserved, with probability 0.
-        calibration: alpha -> probability.
-        threshold: Probability from which a voxel counts as occupied.
-    """
+    """Probability and state of every voxel; the same result as `Calibration.apply` and `states`."""
 
     def __init__(
         self,
         grid: VoxelGrid,
         camera_from_grid: RigidTransform,
-        camera: Camera,
-        in_view: NDArray[np.bool_],
-        calibration: Calibration,
-        threshold: float,
+        camera: Camera,  # the ray camera of the march, without distortion
+        in_view: NDArray[np.bool_],  # bool [X, Y, Z]; everything else stays unobserved, with probability 0
+        calibration: Calibration,  # alpha -> probability
+        threshold: float,  # probability from which a voxel counts as occupied
     ) -> None:
         self.grid = grid
         self.threshold = threshold
@@ -110,9 +101,7 @@ class VoxelClassifier:
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Probability float32 [X, Y, Z] and state uint8 [X, Y, Z].
 
-        Args:
-            alpha: float32 [X, Y, Z].
-            half_distance: float32 [h, w] of the march.
+        `alpha`: float32 [X, Y, Z]; `half_distance`: float32 [h, w] of the march.
         """
         probability = np.zeros(self.grid.shape, dtype=np.float32)
         state = np.zeros(self.grid.shape, dtype=np.uint8)
@@ -225,9 +214,7 @@ def _classify_kernel() -> Callable[..., None]:
 def axis_indices(flat: NDArray[np.integer], shape: tuple[int, int, int]) -> NDArray[np.int32]:
     """What ``np.unravel_index`` gives of ascending indices, int32 [N, 3], without a division a voxel.
 
-    Args:
-        flat: [N] within the grid, ascending.
-        shape: X, Y, Z.
+    `flat`: [N] within the grid, ascending; `shape`: X, Y, Z.
     """
     index = np.empty((len(flat), 3), dtype=np.int32)
     _index_kernel()(flat, shape[1], shape[2], index)

@@ -1,7 +1,5 @@
 """What a query with phrases says of the occupied voxels of one frame: from a completer, or from a node's cloud."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +17,7 @@ OTHER, OTHER_COLOUR = "other", (196, 196, 204)
 
 @dataclass(frozen=True, eq=False)
 class PhraseMatches:
-    """Where a phrase of a query was found.
-
-    Raises:
-        GridError: Shapes contradict each other.
-    """
+    """Where a phrase of a query was found. Raises GridError: shapes contradict each other."""
 
     phrase: str  # the phrase, or the name of a class of phrases
     voxels: NDArray[np.int32]  # int32 [M], which of the N occupied voxels, each another
@@ -38,23 +32,15 @@ class PhraseMatches:
 
 def matches_of_points(
     phrases: Sequence[str],
-    voxels: SemanticVoxels,
-    points_grid: NDArray[np.floating],
-    phrase: NDArray[np.integer],
-    score: NDArray[np.floating],
-    probability: NDArray[np.floating],
+    voxels: SemanticVoxels,  # the frame, with N occupied voxels
+    points_grid: NDArray[np.floating],  # centres of matching voxels in the grid frame, metres [M, 3]
+    phrase: NDArray[np.integer],  # of each, a place in ``phrases`` [M]
+    score: NDArray[np.floating],  # of each [M]
+    probability: NDArray[np.floating],  # of each [M]
 ) -> tuple[PhraseMatches, ...]:
     """Put matches that arrived as points onto the voxels of their frame.
 
-    Args:
-        voxels: The frame, with N occupied voxels.
-        points_grid: Centres of matching voxels in the grid frame, metres [M, 3].
-        phrase: Of each, a place in ``phrases`` [M].
-        score: Of each [M].
-        probability: Of each [M].
-
-    Returns:
-        One for each of the phrases. Points outside of occupied voxels, and of no phrase, are left out.
+    Returns one for each of the phrases. Points outside of occupied voxels, and of no phrase, are left out.
     """
     row = np.full(voxels.grid.shape, -1, dtype=np.int32)
     row[tuple(voxels.index.T)] = np.arange(len(voxels))
@@ -73,9 +59,7 @@ def matches_of_points(
 def as_classes(voxels: SemanticVoxels, matches: Sequence[PhraseMatches]) -> SemanticVoxels:
     """The voxels with their most likely phrase as their class, for pictures; ``other`` where none matches.
 
-    Args:
-        voxels: The frame that was asked about.
-        matches: Its answer, at most 255 phrases.
+    `voxels`: the frame that was asked about; `matches`: its answer, at most 255 phrases.
     """
     label, confidence = np.zeros(len(voxels), dtype=np.uint8), np.zeros(len(voxels), dtype=np.float32)
     for number, found in enumerate(matches, start=1):

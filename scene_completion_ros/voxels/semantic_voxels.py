@@ -1,7 +1,5 @@
 """Completed semantic occupancy of one image: what crosses the wall between inference, mapping, reports and ROS."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -33,8 +31,7 @@ class VoxelState(IntEnum):
 class SemanticVoxels:
     """A dense state grid, and sparse arrays over the occupied voxels.
 
-    Raises:
-        GridError: Array shapes contradict each other or the grid.
+    Raises GridError: array shapes contradict each other or the grid.
     """
 
     grid: VoxelGrid  # where the voxels lie; axes x forward, y left, z up
@@ -62,9 +59,8 @@ class SemanticVoxels:
             if found != shape:
                 raise GridError(f"shape {found} where {shape} is needed", where=f"SemanticVoxels.{name}")
         if len(self.class_names) != len(self.class_colours):
-            raise GridError(
-                f"{len(self.class_names)} class names but {len(self.class_colours)} colours", where="SemanticVoxels"
-            )
+            what = f"{len(self.class_names)} class names but {len(self.class_colours)} colours"
+            raise GridError(what, where="SemanticVoxels")
 
     def __len__(self) -> int:
         """Number of occupied voxels N."""

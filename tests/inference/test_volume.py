@@ -14,8 +14,7 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.label_query import LabelQuery
-from scene_completion_ros.inference.lattice import Lattice
-from scene_completion_ros.inference.place_prior import PlacePrior
+from scene_completion_ros.inference.lattice import Lattice, PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
 from scene_completion_ros.voxels.semantic_voxels import VoxelState

@@ -1,6 +1,6 @@
 import numpy as np
 
-from scene_completion_ros.mapping.matches import all_matches
+from scene_completion_ros.mapping.clusters import all_matches
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from tests.mapping.small_voxels import COMPLETED, FREE, SURFACE, voxels_of
 

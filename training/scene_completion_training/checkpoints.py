@@ -1,7 +1,5 @@
 """Checkpoints of trainings: what they remember of it, what was trained, and the field in them."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,8 +34,7 @@ if TYPE_CHECKING:
     from scene_completion_training.stage import Stage
 
 KEY = "scene_completion_training"
-FORMAT = 1
-"""Version of what a checkpoint holds; those written before it was counted are 0, and hold the same."""
+FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
 _MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every", "devices", "nodes")
 _DATA_MAY_CHANGE = ("cache", "workers", "ray_address")
 Field = TypeVar("Field", bound=TrainedField)
@@ -66,9 +63,8 @@ class TrainingRecord(lightning.Callback):
     def on_load_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Compares the record.
 
-        Raises:
-            BundleError: A later version wrote the checkpoint.
-            SequenceError: It belongs to a training of another configuration.
+        Raises BundleError: a later version wrote the checkpoint; SequenceError where it belongs to a training of
+        another configuration.
         """
         record = checkpoint.get(KEY, {})
         refuse_later(record, str(self.configuration["output"]))
@@ -108,24 +104,18 @@ def _differ(before: Any, now: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A checkpoint of `train`, of any stage.
+    """A checkpoint of `train`, of any stage."""
 
-    Attributes:
-        file: Where it lies.
-        state: Name -> weights of the (averaged) field.
-        link: Weights of the `OccupancyLink`, empty where none was trained.
-        record: What `TrainingRecord` wrote: the configuration, the range of focal lengths.
-        head: Weights of a head that codes of points come from, empty where there is none.
-    """
-
-    file: Path
-    state: Mapping[str, Tensor]
-    record: Mapping[str, Any]
+    file: Path  # where it lies
+    state: Mapping[str, Tensor]  # name -> weights of the (averaged) field
+    record: Mapping[str, Any]  # what `TrainingRecord` wrote: the configuration, the range of focal lengths
+    # Weights of the `OccupancyLink`, empty where none was trained.
     link: Mapping[str, Tensor] = field(default_factory=dict)
+    # Weights of a head that codes of points come from, empty where there is none.
     head: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
-    def read(file: Path) -> Checkpoint:
+    def read(file: Path) -> "Checkpoint":
         """Reads a file without executing any of it; a `BundleError` if it is none, or of a later version."""
         # Tensors and plain containers are all we accept.
         try:
@@ -136,9 +126,8 @@ class Checkpoint:
             )
             record = content.get(KEY, {})
         except Exception as error:
-            raise BundleError(
-                f"not a checkpoint of a density field ({error})", where=str(file), cure="Name a checkpoint of `train`"
-            ) from error
+            what = f"not a checkpoint of a density field ({error})"
+            raise BundleError(what, where=str(file), cure="Name a checkpoint of `train`") from error
         refuse_later(record, str(file))
         stored = Checkpoint(file, state, record, link, head)
         learned = stored.stage_class.learns_link(stored.configuration)
@@ -156,7 +145,7 @@ class Checkpoint:
         return str(self.configuration.get("stage", DEFAULT_STAGE))
 
     @property
-    def stage_class(self) -> type[Stage]:
+    def stage_class(self) -> "type[Stage]":
         """The stage it comes from; a `BundleError` if there is none of its name."""
         try:
             return stage_class(self.stage)
@@ -191,8 +180,7 @@ class Checkpoint:
     def field_of(self, kind: type[Field]) -> Field:
         """The trained field, of one kind.
 
-        Raises:
-            BundleError: It holds one of another kind, or other weights than its stage has.
+        Raises BundleError where it holds one of another kind, or other weights than its stage has.
         """
         found = self.stage_class.field_class
         if kind not in (found, *getattr(found, "stands_for", ())):
@@ -250,9 +238,7 @@ class Checkpoint:
 def trained_viewpoint(source: Path) -> Viewpoint:
     """The viewpoint of a student bundle (see `open_student`) or a checkpoint.
 
-    Raises:
-        BundleError: It is neither.
-        ConfigurationError: The bundle's grid is none of a training.
+    Raises BundleError where it is neither; ConfigurationError where the bundle's grid is none of a training.
     """
     return Viewpoint.of_bundle(open_student(source)) if _is_student(source) else Checkpoint.read(source).viewpoint
 
@@ -264,22 +250,17 @@ def _is_student(source: Path) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class TrainedWeights:
-    """What a training starts from.
+    """What a training starts from."""
 
-    Attributes:
-        field: Name -> weights of the field.
-        link: Weights of the `OccupancyLink`; they belong to the head: what its logits mean. Empty where there are none.
-    """
-
-    field: Mapping[str, Tensor]
+    field: Mapping[str, Tensor]  # name -> weights of the field
+    # Weights of the `OccupancyLink`; they belong to the head: what its logits mean. Empty where there are none.
     link: Mapping[str, Tensor]
 
     @staticmethod
-    def read(source: Path) -> TrainedWeights:
+    def read(source: Path) -> "TrainedWeights":
         """Reads a student bundle (its folder, or one of the hub), or a checkpoint of any stage.
 
-        Raises:
-            BundleError: It is neither.
+        Raises BundleError where it is neither.
         """
         if _is_student(source):
             bundle = open_student(source)
@@ -288,7 +269,7 @@ class TrainedWeights:
         stored = Checkpoint.read(source)
         return TrainedWeights(stored.state, stored.link)
 
-    def with_prior_of(self, encoder: EncoderDecoder) -> TrainedWeights:
+    def with_prior_of(self, encoder: EncoderDecoder) -> "TrainedWeights":
         """The weights with their mean depth at the resolution of an encoder, whose camera may be another one."""
         name = next((name for name in self.field if name.endswith("encoder.prior")), None)
         if name is None or self.field[name].shape == encoder.prior.shape or self.field[name].ndim != 4:

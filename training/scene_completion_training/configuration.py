@@ -26,78 +26,51 @@ Chosen = TypeVar("Chosen", bound="Configuration")
 
 @dataclass
 class LossWeights:
-    """Weights of the losses; zero leaves a loss out.
+    """Weights of the losses; zero leaves a loss out."""
 
-    Attributes:
-        photometric: SSIM + L1 with minimum over source views.
-        smoothness: Edge-aware smoothness (1e-3 in BTS).
-        stereo_depth: Rendered depth against stereo depth.
-        dense_depth: Inverse depth in channel 0 of the feature map against stereo depth.
-        occupancy: Density logits at voxel centres against fused stereo occupancy.
-        sparsity: Mean opacity at random points of the view: empty where nothing says otherwise.
-        emptiness: Occupancy probability at such points against "free". What no view ever saw (behind the last surface,
-            below the road) has no voxels in `occupancy`. A field would take it for solid: the only voxels that are
-            known behind surfaces are. It acts beside `occupancy` alone.
-        retention: Occupancy at such points behind the measured depth, against what the weights said that the training
-            started from (Learning without Forgetting; Li and Hoiem 2016). No frame may ever see that space: what
-            recordings of other streets taught about it would fade. In the stage `single_view`.
-    """
-
-    photometric: float = 1.0
-    smoothness: float = 1e-3
-    stereo_depth: float = 1.0
-    dense_depth: float = 1.0
-    occupancy: float = 1.0
-    sparsity: float = 0.01
+    photometric: float = 1.0  # SSIM + L1 with minimum over source views
+    smoothness: float = 1e-3  # edge-aware smoothness (1e-3 in BTS)
+    stereo_depth: float = 1.0  # rendered depth against stereo depth
+    dense_depth: float = 1.0  # inverse depth in channel 0 of the feature map against stereo depth
+    occupancy: float = 1.0  # density logits at voxel centres against fused stereo occupancy
+    sparsity: float = 0.01  # mean opacity at random points of the view: empty where nothing says otherwise
+    # Occupancy probability at such points against "free". What no view ever saw (behind the last surface, below the
+    # road) has no voxels in `occupancy`. A field would take it for solid: the only voxels that are known behind
+    # surfaces are. It acts beside `occupancy` alone.
     emptiness: float = 0.0
+    # Occupancy at such points behind the measured depth, against what the weights said that the training started from
+    # (Learning without Forgetting; Li and Hoiem 2016). No frame may ever see that space: what recordings of other
+    # streets taught about it would fade. In the stage `single_view`.
     retention: float = 0.0
 
 
 @dataclass
 class RenderSettings:
-    """Rendering at training time.
+    """Rendering at training time."""
 
-    Attributes:
-        patches: 8×8 patches per image (32 in BTS on KITTI raw: 2048 rays).
-        samples: Samples per ray.
-    """
-
-    patches: int = 8
-    samples: int = 64
+    patches: int = 8  # 8×8 patches per image (32 in BTS on KITTI raw: 2048 rays)
+    samples: int = 64  # samples per ray
 
 
 @dataclass
 class TrainingConfiguration:
-    """What every stage needs; a stage adds keys of its own in its file.
+    """What every stage needs; a stage adds keys of its own in its file."""
 
-    Attributes:
-        stage: Name of the stage, see `scene_completion_training.stages`.
-        seed: Seed of samples, rays and initial weights; together with the step it determines everything random.
-        steps: Optimiser steps of the whole training.
-        learning_rate: Learning rate after the warm-up.
-        warmup: Steps of linear warm-up.
-        checkpoint_every: Steps between checkpoints (the last one is kept and resumed from).
-        log_every: Steps between points of the curves.
-        precision: Arithmetic: "32-true", "bf16-mixed" or "16-mixed".
-        devices: Processes on a machine, each with its own device and `data.batch_size` samples a step, started by the
-            trainer or by SLURM. Under torchrun it is what that says.
-        nodes: Machines; as `devices`.
-        gradient_clip: Largest norm of the gradient; 0 leaves it as it is.
-        output: Folder for checkpoints and curves.
-    """
-
-    stage: str = DEFAULT_STAGE
-    seed: int = 0
-    steps: int = 10_000
-    learning_rate: float = 3e-4
-    warmup: int = 200
-    checkpoint_every: int = 250
-    log_every: int = 20
+    stage: str = DEFAULT_STAGE  # name of the stage, see `scene_completion_training.stages`
+    seed: int = 0  # seed of samples, rays and initial weights; together with the step it determines everything random
+    steps: int = 10_000  # optimiser steps of the whole training
+    learning_rate: float = 3e-4  # learning rate after the warm-up
+    warmup: int = 200  # steps of linear warm-up
+    checkpoint_every: int = 250  # steps between checkpoints (the last one is kept and resumed from)
+    log_every: int = 20  # steps between points of the curves
+    # Arithmetic: "32-true", "bf16-mixed" or "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    # Processes on a machine, each with its own device and `data.batch_size` samples a step, started by the trainer or
+    # by SLURM. Under torchrun it is what that says.
     devices: int = 1
-    nodes: int = 1
-    gradient_clip: float = 5.0
-    output: str = "runs/out"
+    nodes: int = 1  # machines; as `devices`
+    gradient_clip: float = 5.0  # largest norm of the gradient; 0 leaves it as it is
+    output: str = "runs/out"  # folder for checkpoints and curves
 
     def completed(self: Completed) -> Completed:
         """The configuration with what follows from recordings, and from other trainings that it names."""
@@ -119,8 +92,7 @@ class TrainingConfiguration:
     def check(self) -> None:
         """Refuses what cannot be trained; a stage adds checks of its own.
 
-        Raises:
-            ConfigurationError: Settings contradict each other.
+        Raises ConfigurationError: settings contradict each other.
         """
         if self.steps % self.checkpoint_every:
             multiple = f"{self.steps} is no multiple of checkpoint_every = {self.checkpoint_every}"
@@ -130,65 +102,53 @@ class TrainingConfiguration:
 
 @dataclass
 class Configuration(TrainingConfiguration):
-    """What every stage that trains a density field needs; a stage adds keys of its own in its file.
-
-    Attributes:
-        camera: The canonical camera; "auto" takes field of view and height above the ground from the recordings. By
-            default that of what the training starts from, and otherwise the street's.
-        volume: The space that is completed; by default as the camera. What is left out is to the measure of its height.
-        encoder: Trunk of the encoder: "efficientnet_lite0", "depth_anything" which sees depth, or "resnet50" and
-            "vision_transformer" as in the papers.
-        encoder_weights: Local folder or hub name of its weights; by default those that the trunk is known by.
-        flip_features: Half of the steps encode mirrored images, and mirror the feature map back (BTS). Unlike
-            `data.views.mirror` that leaves the geometry alone.
-        schedule: "cosine" to zero over all steps, or "step": a tenth of the rate every `decay_every` of them.
-        decay_every: Steps after which "step" lowers the rate, each time.
-        trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn. Those of Depth Anything
-            take a fifth of it, and its neck the whole.
-        hidden: Width of the head's hidden layer (64 in BTS; of each view 128 in MVBTS).
-        frozen_blocks: First blocks of the pretrained trunk that keep their weights. EfficientNet-Lite0 has 16,
-            ResNet-50 four, Depth Anything V2 Small twelve and a neck that always learns.
-        head_rate: Factor on `learning_rate` for the head.
-        depth_only_steps: First steps, in which only the dense depth is trained. The losses on the density say little
-            while the features hold no depth, and their gradients drown the one that would put it there.
-        half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
-            resizing). Points are queried in normalised coordinates, so nothing else changes.
-        keep_maps: Keep on disk, in the output, what frozen blocks make of each of `data.distinct_samples` samples: a
-            training that sees each several times computes it once. Two to four megabytes a sample of Depth Anything V2.
-        pretrained: Start the trunk from its ImageNet weights.
-        prior_steps: Steps in which the head is first fitted without images.
-        ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
-        ema_start: Step from which the average is kept.
-        validate_every: Steps between validations, where `data.validation` names sequences; the best checkpoint is kept.
-        picture_every: Steps between TensorBoard pictures; 0 switches them off.
-        start_from: Folder of a student bundle, or a checkpoint, whose weights the training goes on from. A teacher
-            takes the encoder of a student. Then no prior is fitted, and the mean depth stays that of those drives.
-    """
+    """What every stage that trains a density field needs; a stage adds keys of its own in its file."""
 
     keeps_maps: ClassVar[bool] = False
+    # The canonical camera; "auto" takes field of view and height above the ground from the recordings. By default that
+    # of what the training starts from, and otherwise the street's.
     camera: CameraSettings | Literal["auto"] | None = None
+    # The space that is completed; by default as the camera. What is left out is to the measure of its height.
     volume: VolumeSettings | None = None
     losses: LossWeights = field(default_factory=LossWeights)
     render: RenderSettings = field(default_factory=RenderSettings)
+    # Trunk of the encoder: "efficientnet_lite0", "depth_anything" which sees depth, or "resnet50" and
+    # "vision_transformer" as in the papers.
     encoder: TrunkName = "efficientnet_lite0"
-    encoder_weights: str = ""
+    encoder_weights: str = ""  # local folder or hub name of its weights; by default those that the trunk is known by
+    # Half of the steps encode mirrored images, and mirror the feature map back (BTS). Unlike `data.views.mirror` that
+    # leaves the geometry alone.
     flip_features: bool = False
+    # "cosine" to zero over all steps, or "step": a tenth of the rate every `decay_every` of them.
     schedule: Literal["cosine", "step"] = "cosine"
-    decay_every: int = 120_000
+    decay_every: int = 120_000  # steps after which "step" lowers the rate, each time
+    # Factor on `learning_rate` for the blocks of the pretrained trunk that learn. Those of Depth Anything take a fifth
+    # of it, and its neck the whole.
     trunk_rate: float = 0.5
-    hidden: int = 64
+    hidden: int = 64  # width of the head's hidden layer (64 in BTS; of each view 128 in MVBTS)
+    # First blocks of the pretrained trunk that keep their weights. EfficientNet-Lite0 has 16, ResNet-50 four, Depth
+    # Anything V2 Small twelve and a neck that always learns.
     frozen_blocks: int = 16
-    head_rate: float = 1.0
+    head_rate: float = 1.0  # factor on `learning_rate` for the head
+    # First steps, in which only the dense depth is trained. The losses on the density say little while the features
+    # hold no depth, and their gradients drown the one that would put it there.
     depth_only_steps: int = 0
+    # First steps, taken with images of half the size: four times as fast (progressive resizing). Points are queried in
+    # normalised coordinates, so nothing else changes.
     half_resolution_steps: int = 0
+    # Keep on disk, in the output, what frozen blocks make of each of `data.distinct_samples` samples: a training that
+    # sees each several times computes it once. Two to four megabytes a sample of Depth Anything V2.
     keep_maps: bool = False
-    pretrained: bool = True
+    pretrained: bool = True  # start the trunk from its ImageNet weights
     data: DataSettings = field(default_factory=DataSettings)
-    prior_steps: int = 1000
-    ema_decay: float = 0.0
-    ema_start: int = 200
+    prior_steps: int = 1000  # steps in which the head is first fitted without images
+    ema_decay: float = 0.0  # decay of the weight average that is evaluated and exported; 0 switches it off
+    ema_start: int = 200  # step from which the average is kept
+    # Steps between validations, where `data.validation` names sequences; the best checkpoint is kept.
     validate_every: int = 500
-    picture_every: int = 500
+    picture_every: int = 500  # steps between TensorBoard pictures; 0 switches them off
+    # Folder of a student bundle, or a checkpoint, whose weights the training goes on from. A teacher takes the encoder
+    # of a student. Then no prior is fitted, and the mean depth stays that of those drives.
     start_from: str | None = None
 
     @property
@@ -200,8 +160,7 @@ class Configuration(TrainingConfiguration):
     def viewpoint(self) -> Viewpoint:
         """The canonical camera, and the volume that is completed.
 
-        Raises:
-            ConfigurationError: They contradict each other, or are left to recordings: see `completed`.
+        Raises ConfigurationError where they contradict each other, or are left to recordings: see `completed`.
         """
         camera = self.camera or CameraSettings()
         if camera == "auto" or "auto" in (camera.field_of_view, camera.height_above_ground):
@@ -215,9 +174,8 @@ class Configuration(TrainingConfiguration):
     def completed(self: Chosen) -> Chosen:
         """The configuration with what follows from recordings, and from other trainings that it names.
 
-        Raises:
-            ConfigurationError: Camera and volume contradict each other, the recordings, or the other trainings.
-            BundleError: The other training is none.
+        Raises ConfigurationError: camera and volume contradict each other, the recordings, or the other trainings;
+        BundleError where the other training is none.
         """
         viewpoint = self._chosen()
         camera, volume = viewpoint.settings
@@ -284,15 +242,13 @@ class Configuration(TrainingConfiguration):
             cure = "Set data.distinct_samples to what the disk has room for"
             raise ConfigurationError("no sample comes again", where="keep_maps", cure=cure)
         if self.keep_maps and self.flip_features:
-            raise ConfigurationError(
-                "maps that are kept are not flipped", where="flip_features", cure="Set it to false, or keep_maps"
-            )
+            what = "maps that are kept are not flipped"
+            raise ConfigurationError(what, where="flip_features", cure="Set it to false, or keep_maps")
         if self.schedule == "step" and self.decay_every < 1:
             raise ConfigurationError(f"{self.decay_every}", where="decay_every", cure="Take a positive number of steps")
         if self.keep_maps and self.devices * self.nodes > 1:
-            raise ConfigurationError(
-                "only one process can keep maps", where="keep_maps", cure="Set it to false, or devices and nodes to 1"
-            )
+            what = "only one process can keep maps"
+            raise ConfigurationError(what, where="keep_maps", cure="Set it to false, or devices and nodes to 1")
         if self.keep_maps and 0 < self.half_resolution_steps < self.steps:
             what = "maps that are kept of images of half the size are no use for whole ones"
             raise ConfigurationError(what, where="keep_maps", cure="Set half_resolution_steps to 0 or to all steps")
@@ -310,8 +266,7 @@ class Configuration(TrainingConfiguration):
     def check_start(self, otherwise: str = "") -> None:
         """Refuses a training that names no density to start from, for stages that leave the density as it is.
 
-        Raises:
-            ConfigurationError: None is named; `otherwise` says what else the user can do.
+        Raises ConfigurationError where None is named; `otherwise` says what else the user can do.
         """
         if not self.start_from:
             what = "the density is to stay as it is, but none is named"
@@ -327,12 +282,9 @@ class SingleImageConfiguration(Configuration):
 
 @dataclass
 class MultiViewConfiguration(Configuration):
-    """What stages share that encode several views of a drive.
+    """What stages share that encode several views of a drive."""
 
-    Attributes:
-        encoder_views: Images that are encoded: the sample's own, and so many less one from further along (3 in MVBTS).
-    """
-
+    # Images that are encoded: the sample's own, and so many less one from further along (3 in MVBTS).
     encoder_views: int = 3
 
     def check(self) -> None:
@@ -346,21 +298,17 @@ class MultiViewConfiguration(Configuration):
 def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) -> Completed:
     """Reads a YAML configuration; `KEY=VALUE` overrides replace its values. Unknown keys are refused.
 
-    Args:
-        kind: What its stage has to train: `TrainingConfiguration` for anything, `Configuration` for a density field.
-
-    Raises:
-        ConfigurationError: The file cannot be read, or names no stage there is, or one of another kind. A key is
-            unknown, or a value cannot be used.
+    Raises ConfigurationError where the file cannot be read, or names no stage there is, or one of another kind. A key
+    is unknown, or a value cannot be used. `kind`: what its stage has to train: `TrainingConfiguration` for anything,
+    `Configuration` for a density field.
     """
     content = read_yaml(path, ConfigurationError, cure="Name a YAML file")
     named = [override.partition("=")[2] for override in overrides if override.startswith("stage=")]
     stage = named[-1] if named else content.get("stage", DEFAULT_STAGE) if isinstance(content, dict) else None
     made = stage_class(stage, where=str(path)).configuration_class
     if not issubclass(made, kind):
-        raise ConfigurationError(
-            f"stage {stage} trains no density field", where=str(path), cure="Name the configuration of another stage"
-        )
+        cure = "Name the configuration of another stage"
+        raise ConfigurationError(f"stage {stage} trains no density field", where=str(path), cure=cure)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(made, None, sub_configs=True)

@@ -1,7 +1,5 @@
 """Turns a training checkpoint into a student bundle: folded ONNX encoder, head and unfolded weights."""
 
-from __future__ import annotations
-
 import dataclasses
 import tempfile
 from collections.abc import Mapping
@@ -40,10 +38,9 @@ from scene_completion_training.networks.occupancy_link import link_calibration
 
 OPSET = 18
 _LARGE = 20_000  # numbers from which a weight is worth rounding
-SMALLEST_INVERSE_DEPTH = 1e-3
-"""Per metre: what lies farther is said to lie at a kilometre."""
+SMALLEST_INVERSE_DEPTH = 1e-3  # per metre: what lies farther is said to lie at a kilometre
+# Settings that name files of the machine that trained.
 _PLACES = ("output", "start_from", "pixels_from", "teacher", "features_from", "encoder_weights")
-"""Settings that name files of the machine that trained."""
 
 
 class FoldedEncoder(nn.Module):
@@ -304,9 +301,11 @@ def export_bundle(
 
 
 def export_labelled(
+    # Checkpoint of stage `feature_field`, `semantics` or `agglomeration` whose density is that of the student. Of an
+    # agglomeration the spaces of the teachers that can be asked in words go along.
     checkpoint: Path,
     student: StudentBundle,
-    classes: Path,
+    classes: Path,  # folder that `scene-completion classes` made of that checkpoint, its file of names edited or not
     folder: Path,
     *,
     name: str,
@@ -315,17 +314,9 @@ def export_labelled(
 ) -> tuple[StudentBundle, float]:
     """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
 
-    Args:
-        checkpoint: Checkpoint of stage `feature_field`, `semantics` or `agglomeration` whose density is that of the
-            student. Of an agglomeration the spaces of the teachers that can be asked in words go along.
-        classes: Folder that `scene-completion classes` made of that checkpoint, its file of names edited or not.
-
-    Returns:
-        The bundle, and the share of points to which its label head gives the class of their cluster.
-
-    Raises:
-        BundleError: The checkpoint is none of these, or its density is another one than the student's.
-        ConfigurationError: The classes are damaged, or those of another checkpoint.
+    Returns the bundle, and the share of points to which its label head gives the class of their cluster. Raises
+    BundleError where the checkpoint is none of these, or its density is another one than the student's;
+    ConfigurationError where the classes are damaged, or those of another checkpoint.
     """
     stored = Checkpoint.read(checkpoint)
     field = stored.field_of(FeatureField)
@@ -370,9 +361,8 @@ def feature_spaces(stored: Checkpoint, field: AgglomeratedField) -> tuple[Featur
 def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
     """The teacher of an agglomeration in whose space the texts of a bank lie.
 
-    Raises:
-        BundleError: The checkpoint is none of an agglomeration.
-        VocabularyError: The bank was made with the encoder of none of its teachers.
+    Raises BundleError where the checkpoint is none of an agglomeration; VocabularyError where the bank was made with
+    the encoder of none of its teachers.
     """
     spaces = feature_spaces(stored, stored.field_of(AgglomeratedField))
     return feature_space_for(spaces, bank, str(stored.file)).name

@@ -1,7 +1,5 @@
 """What the stages of density fields have in common: data, first weights, losses, rates, and how one resumes."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Mapping
@@ -43,8 +41,8 @@ from scene_completion_training.rendering.patches import RenderedPatches, render_
 from scene_completion_training.rendering.sampling import sample_view_volume
 from scene_completion_training.stage import Stage
 
+# Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher.
 VOLUME_POINTS = 2048
-"""Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher."""
 
 
 def half_size(images: Tensor) -> Tensor:
@@ -144,8 +142,7 @@ class FieldStage(Stage):
     def load(self, source: str) -> None:
         """Starts from what was trained before: a student bundle, by its folder, or a checkpoint of any stage.
 
-        Raises:
-            BundleError: The weights are those of another network.
+        Raises BundleError where the weights are those of another network.
         """
         weights = TrainedWeights.read(Path(source)).with_prior_of(self.encoder)
         try:
@@ -250,8 +247,7 @@ class FieldStage(Stage):
     def maps_to_keep(self, *, halved: bool) -> KeptMaps:
         """Maps of the samples (of half the size), which follow from the frames of the training and from fixed weights.
 
-        Raises:
-            ConfigurationError: All of the encoder's weights learn, or its trunk cannot go on in the middle.
+        Raises ConfigurationError: all of the encoder's weights learn, or its trunk cannot go on in the middle.
         """
         settings, encoder = self.settings, self.encoder
         if not (encoder.frozen or encoder.trunk.keeps):

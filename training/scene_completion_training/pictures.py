@@ -1,7 +1,5 @@
 """TensorBoard pictures during training: the encoder's image and the depth the field renders for it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import lightning
@@ -9,7 +7,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from scene_completion_training.rendering.depth import render_depth
+from scene_completion_training.rendering.patches import render_depth
 
 
 class TrainingPictures(lightning.Callback):

@@ -1,7 +1,5 @@
 """What a training will take: frames, steps, disk and hours, from a few steps in a temporary folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil
@@ -32,41 +30,28 @@ from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.runner import make_stage
 from scene_completion_training.workers import Progress
 
-WARM_UP, TIMED = 2, 3
-"""Steps that are taken, and those of them that count."""
-TRIED = 6
-"""Frames that are prepared, to see what one takes."""
+WARM_UP, TIMED = 2, 3  # steps that are taken, and those of them that count
+TRIED = 6  # frames that are prepared, to see what one takes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training will take.
-
-    Attributes:
-        listed: What of the frame list of the training is there, where it has one.
-        epochs: How often that is every listed frame, every distinct sample, or every frame of the training.
-        cache: Folder of the cache; "" where images are read as they lie.
-        frame_bytes: Of the cache, a frame.
-        frame_s: Seconds to prepare a frame, in one process.
-        loading_s: Seconds to load the samples of a step, in one process.
-        computing_s: Seconds to compute a step.
-        workers: Processes that load samples beside the training, as far as there are cores for them; 0 for none.
-        gpu: Name of the GPU, its memory and the most that was used of it, bytes; None on a CPU.
-    """
+    """What a training will take."""
 
     steps: int
     frames: int
-    listed: SplitCount | None
+    listed: SplitCount | None  # what of the frame list of the training is there, where it has one
     samples: int
-    epochs: float
-    cache: str
+    epochs: float  # how often that is every listed frame, every distinct sample, or every frame of the training
+    cache: str  # folder of the cache; "" where images are read as they lie
     prepared: int
-    frame_bytes: float
-    frame_s: float
+    frame_bytes: float  # of the cache, a frame
+    frame_s: float  # seconds to prepare a frame, in one process
     processors: int
-    loading_s: float
-    computing_s: float
-    workers: int
+    loading_s: float  # seconds to load the samples of a step, in one process
+    computing_s: float  # seconds to compute a step
+    workers: int  # processes that load samples beside the training, as far as there are cores for them; 0 for none
+    # Name of the GPU, its memory and the most that was used of it, bytes; None on a CPU.
     gpu: tuple[str, int, int] | None
 
     @property
@@ -214,15 +199,12 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> Pl
     """Tries a few steps of a training in a temporary folder, on this machine; nothing else is written.
 
     Half of the size, and depth alone, are left out where they are not for all steps: the other steps take longer.
-
-    Raises:
-        ConfigurationError: Its stage trains no density field; or see `make_stage`.
-        SequenceError: Recordings cannot be opened, or listed frames are missing.
+    Raises ConfigurationError: its stage trains no density field; or see `make_stage`; SequenceError: recordings cannot
+    be opened, or listed frames are missing.
     """
     if not isinstance(configuration, Configuration):
-        raise ConfigurationError(
-            f"stage {configuration.stage} trains none", where="--plan", cure="Plan trainings of density fields"
-        )
+        what = f"stage {configuration.stage} trains none"
+        raise ConfigurationError(what, where="--plan", cure="Plan trainings of density fields")
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)

@@ -1,7 +1,5 @@
 """Fits the head of a density field to where things are on average, before it sees an image."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

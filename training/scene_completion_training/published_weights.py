@@ -5,8 +5,6 @@ et al., 3DV 2024) and SceneDINO (Jevtić et al., ICCV 2025): `model` beside the 
 trainings use is left out, and so are prediction layers that the published models never use.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import re
@@ -30,8 +28,8 @@ from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.semantic_head import DistillationHead
 from scene_completion_training.stages.semantics import CHANNELS, SemanticsConfiguration
 
+# Names by which a ResNet and a transformer are known, whatever wraps the model in its file.
 _FIRST = ("encoder.encoder.encoder.conv1.weight", "encoder.encoder.model.vit.cls_token")
-"""Names by which a ResNet and a transformer are known, whatever wraps the model in its file."""
 _UNUSED = re.compile(
     r"code_xyz\.|encoder\.encoder\.encoder\.fc\.|encoder\.decoder\.decoder\.1[123]\.|"  # codes, ImageNet, other scales
     r"encoder\.(?:gt_encoder|downsampler|visualization)\.|downstream_head\.\w+_(?:cluster|linear)_head\."
@@ -43,8 +41,7 @@ _HEADS = {
     "semantic_field": "mlp_coarse",
     "feature_field": "heads.normal_head",
     "semantics": "heads.normal_head",
-}
-"""Stage of ours -> head of the public network that says the density."""
+}  # stage of ours -> head of the public network that says the density
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.(\w+)")
 _TRANSFORMER = (
     (r"encoder\.encoder\.model\.vit\.(.+)", r"encoder.trunk.network.\1"),
@@ -64,8 +61,7 @@ _TRANSFORMER = (
     (r"body\.c2", "body.3"),
     (r"encoder\.decoder\.fusion_blocks", "encoder.decoder.fuse"),
     (r"encoder\.decoder\.output_head\.head_modules", "encoder.decoder.head"),
-)
-"""Names of timm's transformer and of SceneDINO's decoder, piece by piece, and ours of a density field."""
+)  # names of timm's transformer and of SceneDINO's decoder, piece by piece, and ours of a density field
 _FEATURES = {
     "encoder.dim_reduction.linear_in": "expansion.0",
     "encoder.dim_reduction.linear_out": "expansion.2",
@@ -79,17 +75,14 @@ _CURE = "Name a .pt file of Behind the Scenes, KDBTS, S4C or SceneDINO"
 def import_checkpoint(file: Path, output: Path, configuration: Configuration) -> list[str]:
     """Writes the network of a public checkpoint as a checkpoint of the training that a configuration describes.
 
+    Returns names of what the file holds beside that network. Raises BundleError where the file cannot be read without
+    executing it, holds no such network, or one of another shape; ConfigurationError where the configuration of a
+    transformer is not there.
+
     Args:
         configuration: Of stage `teacher` for MVBTS, `single_view` for Behind the Scenes, `student` for KDBTS,
             `semantic_field` for S4C, `feature_field` for SceneDINO. `semantics` is that of its second stage, for which
             `features_from` names what the first was imported to.
-
-    Returns:
-        Names of what the file holds beside that network.
-
-    Raises:
-        BundleError: The file cannot be read without executing it, holds no such network, or one of another shape.
-        ConfigurationError: The configuration of a transformer is not there.
     """
     weights = _read(file)
     head = _HEADS.get(configuration.stage, "")

@@ -1,7 +1,5 @@
 """What is random in a step of a training, however many processes share it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,7 +12,7 @@ class StepGenerator(torch.Generator):
     Two processes with a batch each so draw what one process draws for both batches.
     """
 
-    def __new__(cls, *_: int) -> StepGenerator:
+    def __new__(cls, *_: int) -> "StepGenerator":
         """Makes one on the CPU, so that a training goes the same way on any device."""
         return super().__new__(cls)
 
@@ -41,10 +39,8 @@ def samples_of(generator: torch.Generator, count: int) -> Sequence[torch.Generat
 def drawn(draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
     """What a function such as `torch.rand` draws for a batch [B, ...]: each sample from a generator of its own.
 
-    Args:
-        draw: Takes a shape and a `generator`.
-        shape: Its first axis is that of the samples.
-        generator: One that is no `StepGenerator` draws all at once.
+    `draw`: takes a shape and a `generator`; `shape`: its first axis is that of the samples; `generator`: one that is no
+    `StepGenerator` draws all at once.
     """
     if not isinstance(generator, StepGenerator):
         return draw(tuple(shape), generator=generator)

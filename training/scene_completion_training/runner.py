@@ -1,7 +1,5 @@
 """Runs the stage of a configuration on Lightning."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path
@@ -25,9 +23,8 @@ BEST = "best.ckpt"
 def make_stage(configuration: TrainingConfiguration) -> Stage:
     """The stage that a configuration asks for, untrained.
 
-    Raises:
-        ConfigurationError: It contradicts itself, or names no training that the stage needs.
-        BundleError: A checkpoint that it names holds something else.
+    Raises ConfigurationError where it contradicts itself, or names no training that the stage needs; BundleError where
+    a checkpoint that it names holds something else.
     """
     configuration = configuration.completed()
     configuration.check()
@@ -42,12 +39,10 @@ def last_checkpoint(configuration: TrainingConfiguration) -> Path:
 def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
     """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists.
 
-    Args:
-        fast_dev_run: Take two steps of everything and write no checkpoints.
-        threads: torch threads; all cores if not given.
+    Raises SceneCompletionError where it would write over a checkpoint that it starts from; or see `make_stage`.
 
-    Raises:
-        SceneCompletionError: It would write over a checkpoint that it starts from; or see `make_stage`.
+    `fast_dev_run`: take two steps of everything and write no checkpoints; `threads`: torch threads; all cores if not
+    given.
     """
     if fast_dev_run:
         configuration = configuration.shortened()

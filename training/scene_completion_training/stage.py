@@ -1,7 +1,5 @@
 """What all stages of training have in common: losses and their weights, steps, rates, and how one resumes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,17 +17,12 @@ from scene_completion_training.randomness import StepGenerator
 
 
 class Stage(lightning.LightningModule):
-    """Base of all stages: makes its data, and says what its losses are; the rest it may leave as it is.
+    """Base of all stages: makes its data, and says what its losses are; the rest it may leave as it is."""
 
-    Attributes:
-        configuration_class: What a YAML file may say for it.
-        field_class: Network that its checkpoints hold as `field`.
-        next_command: What one does with its checkpoint.
-    """
-
+    # What a YAML file may say for it.
     configuration_class: ClassVar[type[TrainingConfiguration]] = TrainingConfiguration
-    field_class: ClassVar[type[Any]]
-    next_command: ClassVar[str]
+    field_class: ClassVar[type[Any]]  # network that its checkpoints hold as `field`
+    next_command: ClassVar[str]  # what one does with its checkpoint
     settings: Any
 
     def __init__(self, settings: TrainingConfiguration) -> None:
@@ -72,11 +65,7 @@ class Stage(lightning.LightningModule):
         raise NotImplementedError
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        """One step.
-
-        Raises:
-            TrainingError: The loss is not finite; the batch is saved for inspection.
-        """
+        """One step. Raises TrainingError where the loss is not finite; the batch is saved for inspection."""
         terms = self._computed(batch, self.generator())
         total = self._total(terms)
         if not torch.isfinite(total):

@@ -5,8 +5,6 @@ is fused in, and where points are sampled. The default is the street student's; 
 checkpoint and bundle carry it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,14 +15,12 @@ from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
+# Canonical camera of the street student: KITTI's field of view at 192×640.
 STREET_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, height=192)
-"""Canonical camera of the street student: KITTI's field of view at 192×640."""
 STREET_HEIGHT_M = 1.65
 STREET_AHEAD_M = 51.2
-ENCODER_STEP = 32
-"""Images have multiples of so many pixels on each side: the coarsest map of every trunk."""
-_FARTHEST_M = 64.0
-"""Prepared frames store voxel centres in 16 bits, ±65 m."""
+ENCODER_STEP = 32  # images have multiples of so many pixels on each side: the coarsest map of every trunk
+_FARTHEST_M = 64.0  # prepared frames store voxel centres in 16 bits, ±65 m
 _STEEPEST = 0.7  # radians
 
 
@@ -32,26 +28,16 @@ _STEEPEST = 0.7  # radians
 class Volume:
     """The space that is completed, as it lies around the camera.
 
-    Attributes:
-        near: Depth at which the inverse depth code is 1, and where rays begin, metres.
-        far: Depth at which it is −1, and where rays end, metres.
-        ahead: How far the grid reaches ahead of the camera, metres.
-        sideways: How far to each side, metres.
-        below: How far down from the camera, metres.
-        above: How far up, metres.
-        voxel_size: Edge of a voxel, and δ of the opacity, metres.
-
-    Raises:
-        ConfigurationError: It is empty, too large, or no whole number of voxels.
+    Raises ConfigurationError where it is empty, too large, or no whole number of voxels.
     """
 
-    near: float = 3.0
-    far: float = 80.0
-    ahead: float = STREET_AHEAD_M
-    sideways: float = 25.6
-    below: float = 2.2
-    above: float = 4.2
-    voxel_size: float = 0.2
+    near: float = 3.0  # depth at which the inverse depth code is 1, and where rays begin, metres
+    far: float = 80.0  # depth at which it is −1, and where rays end, metres
+    ahead: float = STREET_AHEAD_M  # how far the grid reaches ahead of the camera, metres
+    sideways: float = 25.6  # how far to each side, metres
+    below: float = 2.2  # how far down from the camera, metres
+    above: float = 4.2  # how far up, metres
+    voxel_size: float = 0.2  # edge of a voxel, and δ of the opacity, metres
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -73,15 +59,13 @@ class Volume:
                 raise ConfigurationError(what, where="volume", cure=cure)
 
     @staticmethod
-    def to_measure(height_above_ground: float, **given: float) -> Volume:
+    def to_measure(height_above_ground: float, **given: float) -> "Volume":
         """The street's volume for a camera at its height; half of everything for one that is half as high, and so on.
 
         Voxels are 0.2 m, or that halved. What lies a little lower or higher shifts the grid, by whole voxels, as far as
         it goes. For a camera more than 6 m above the ground, give `below` and `above`.
 
-        Args:
-            height_above_ground: Height of the camera, metres.
-            **given: Fields that are other ones.
+        `height_above_ground`: height of the camera, metres; `**given`: fields that are other ones.
         """
         factor = min(1.0, 2.0 ** round(math.log2(height_above_ground / STREET_HEIGHT_M)))
         scaled = {name: value * factor for name, value in vars(Volume()).items()}
@@ -161,36 +145,25 @@ class VolumeSettings:
 
 @dataclass
 class CameraSettings:
-    """The canonical camera, a pinhole; what is left out follows from the rest, or is that of the street.
+    """The canonical camera, a pinhole; what is left out follows from the rest, or is that of the street."""
 
-    Attributes:
-        width: Image width, pixels (640).
-        height: Image height, pixels (192).
-        fx: Focal length along x, pixels (370 for 640 pixels of width).
-        fy: Focal length along y, pixels (as fx).
-        cx: Principal point x, pixels; 0 is the centre of the leftmost one (the middle).
-        cy: Principal point y, pixels (a little above the middle).
-        field_of_view: Horizontal, degrees, instead of fx; or "auto", as wide as the recordings are.
-        height_above_ground: Metres, or "auto", as the recordings say.
-        pitch_range: Smallest and largest pitch of the cameras, radians, down positive.
-    """
-
-    width: int | None = None
-    height: int | None = None
-    fx: float | None = None
-    fy: float | None = None
-    cx: float | None = None
-    cy: float | None = None
+    width: int | None = None  # image width, pixels (640)
+    height: int | None = None  # image height, pixels (192)
+    fx: float | None = None  # focal length along x, pixels (370 for 640 pixels of width)
+    fy: float | None = None  # focal length along y, pixels (as fx)
+    cx: float | None = None  # principal point x, pixels; 0 is the centre of the leftmost one (the middle)
+    cy: float | None = None  # principal point y, pixels (a little above the middle)
+    # Horizontal, degrees, instead of fx; or "auto", as wide as the recordings are.
     field_of_view: float | Literal["auto"] | None = None
-    height_above_ground: float | Literal["auto"] = STREET_HEIGHT_M
+    height_above_ground: float | Literal["auto"] = STREET_HEIGHT_M  # metres, or "auto", as the recordings say
+    # Smallest and largest pitch of the cameras, radians, down positive.
     pitch_range: tuple[float, float] = (-0.05, 0.05)
 
     def camera(self) -> Camera:
         """The camera that they describe without looking at a recording.
 
-        Raises:
-            ConfigurationError: They contradict each other, or no pinhole has such a field of view.
-            CameraError: A number is not finite, or not positive.
+        Raises ConfigurationError where they contradict each other, or no pinhole has such a field of view; CameraError
+        where a number is not finite, or not positive.
         """
         fov = self.field_of_view
         assert fov != "auto"
@@ -199,9 +172,8 @@ class CameraSettings:
         fx = self.fx
         if fov is not None:
             if fx is not None:
-                raise ConfigurationError(
-                    f"both fx = {fx} and a field of view of {fov}°", where="camera", cure="Give one of them"
-                )
+                what = f"both fx = {fx} and a field of view of {fov}°"
+                raise ConfigurationError(what, where="camera", cure="Give one of them")
             if not 1.0 <= fov < 180.0:
                 what = f"{fov}°, but the canonical camera is a pinhole, whose field of view is below 180°"
                 cure = "Take 100° or less: wider lenses are resampled, and lose their edges"
@@ -224,17 +196,12 @@ class CameraSettings:
 class Viewpoint:
     """Camera, place and volume, as they were chosen.
 
-    Attributes:
-        height_above_ground: Its height above the ground, metres.
-        pitch_range: Smallest and largest pitch, radians, down positive.
-
-    Raises:
-        ConfigurationError: No network can have this camera, or the ground is not in the volume.
+    Raises ConfigurationError where no network can have this camera, or the ground is not in the volume.
     """
 
     camera: Camera = STREET_CAMERA
-    height_above_ground: float = STREET_HEIGHT_M
-    pitch_range: tuple[float, float] = (-0.05, 0.05)
+    height_above_ground: float = STREET_HEIGHT_M  # its height above the ground, metres
+    pitch_range: tuple[float, float] = (-0.05, 0.05)  # smallest and largest pitch, radians, down positive
     volume: Volume = field(default_factory=Volume)
 
     def __post_init__(self) -> None:
@@ -256,7 +223,7 @@ class Viewpoint:
             raise ConfigurationError(f"[{low}, {high}] is no range of pitches", where="camera.pitch_range", cure=cure)
 
     @staticmethod
-    def of_settings(camera: CameraSettings, volume: VolumeSettings) -> Viewpoint:
+    def of_settings(camera: CameraSettings, volume: VolumeSettings) -> "Viewpoint":
         """The viewpoint that settings name which leave nothing to the recordings."""
         tall = camera.height_above_ground
         assert tall != "auto"
@@ -265,11 +232,10 @@ class Viewpoint:
         return Viewpoint(camera.camera(), tall, (low, high), volume.volume(tall))
 
     @staticmethod
-    def of_record(configuration: Mapping[str, Any]) -> Viewpoint:
+    def of_record(configuration: Mapping[str, Any]) -> "Viewpoint":
         """The viewpoint that a checkpoint's configuration names; without one, as before there were any, the street's.
 
-        Raises:
-            ConfigurationError: It names something else.
+        Raises ConfigurationError: it names something else.
         """
         camera, volume = configuration.get("camera"), configuration.get("volume")
         if camera is None and volume is None:
@@ -277,16 +243,14 @@ class Viewpoint:
         try:
             return Viewpoint.of_settings(CameraSettings(**(camera or {})), VolumeSettings(**(volume or {})))
         except (TypeError, AttributeError, ValueError, AssertionError) as error:
-            raise ConfigurationError(
-                f"not a camera and a volume ({error})", where="camera, volume", cure="Name a checkpoint of `train`"
-            ) from error
+            what = f"not a camera and a volume ({error})"
+            raise ConfigurationError(what, where="camera, volume", cure="Name a checkpoint of `train`") from error
 
     @staticmethod
-    def of_bundle(bundle: StudentBundle) -> Viewpoint:
+    def of_bundle(bundle: StudentBundle) -> "Viewpoint":
         """The viewpoint that a student was trained for.
 
-        Raises:
-            ConfigurationError: Its grid does not begin at the camera, as those of trainings do.
+        Raises ConfigurationError where its grid does not begin at the camera, as those of trainings do.
         """
         grid, code, camera = bundle.grid, bundle.point_code, bundle.canonical
         trained = bundle.provenance.get("configuration", {})

@@ -1,7 +1,5 @@
 """Where independent tasks run: in turn in this process, in processes of this machine, or on a Ray cluster."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -28,8 +26,7 @@ ENVIRONMENT = {
     "RAY_worker_register_timeout_seconds": "300",
 }
 STARTS = 5  # of 30 s each, which nothing can change
-ANSWER_S = 10.0
-"""Seconds that a cluster has to take a connection; Ray itself would try for minutes."""
+ANSWER_S = 10.0  # seconds that a cluster has to take a connection; Ray itself would try for minutes
 _NOT_IMPORTED = re.compile(r"No module named \S+|failed to import on the worker")
 
 
@@ -65,7 +62,7 @@ class Workers:
         self.processes, self.ray_address, self.threads = processes, ray_address, threads
         self._ray: Any = None
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> "Workers":
         if self.ray_address is not None:
             self._joined()
         return self
@@ -86,31 +83,23 @@ class Workers:
 
     def run(
         self,
+        # Does a task. It runs in other processes, and what it changes there is not seen here.
         do: Callable[[Task, Progress], Result],
         tasks: Sequence[Task],
         *,
-        unit: str,
-        name: Callable[[Task], str],
+        unit: str,  # what the bar counts
+        name: Callable[[Task], str],  # name of a task, for people
+        # From a task whose two workers have died, and the reason, its result; an error if left out.
         lost: Callable[[Task, str], Result] | None = None,
-        sizes: Sequence[int] | None = None,
+        sizes: Sequence[int] | None = None,  # steps of each task; one if left out
+        # Files and folders that a worker has to see for a task, absolute.
         needs: Callable[[Task], Sequence[Path]] = lambda _: (),
-        written: Path | None = None,
+        written: Path | None = None,  # folder in which workers write
     ) -> Iterator[tuple[int, Result]]:
         """Yields the number of each task with its result, as they come; a bar shows how long the others will take.
 
-        Args:
-            do: Does a task. It runs in other processes, and what it changes there is not seen here.
-            unit: What the bar counts.
-            name: Name of a task, for people.
-            lost: From a task whose two workers have died, and the reason, its result; an error if left out.
-            sizes: Steps of each task; one if left out.
-            needs: Files and folders that a worker has to see for a task, absolute.
-            written: Folder in which workers write.
-
-        Raises:
-            SceneCompletionError: Ray is missing, its cluster does not answer, its machines do not see the files, or
-                workers died.
-            Exception: What a task raises.
+        Raises SceneCompletionError: Ray is missing, its cluster does not answer, its machines do not see the files, or
+        workers died; Exception: what a task raises.
         """
         sizes = [1] * len(tasks) if sizes is None else sizes
         with progress_bar(sum(sizes), unit) as bar:
@@ -195,9 +184,8 @@ def progress_bar(total: int, unit: str) -> Any:
 
 
 def _refuse_lost(name: Callable[[Task], str], task: Task, reason: str) -> Any:
-    raise SceneCompletionError(
-        reason, where=name(task), cure="Look at that machine's memory, and start the same command again"
-    )
+    cure = "Look at that machine's memory, and start the same command again"
+    raise SceneCompletionError(reason, where=name(task), cure=cure)
 
 
 def _done(do: Callable[[Any, Progress], Any], task: Any, paths: Sequence[Path], version: str) -> Any:
@@ -255,6 +243,5 @@ def _start(ray: Any, cores: int, ray_address: str | None) -> None:
             if not slow and not isinstance(error, known):
                 raise
             where = f"--ray-address {ray_address}" if ray_address else "--workers"
-            raise SceneCompletionError(
-                f"Ray does not start: {error}", where=where, cure="Check `ray status`"
-            ) from error
+            what = f"Ray does not start: {error}"
+            raise SceneCompletionError(what, where=where, cure="Check `ray status`") from error

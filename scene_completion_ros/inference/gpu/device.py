@@ -5,8 +5,6 @@ beside it would cost memory and make handles of one invalid in the other. It is 
 ``__enter__`` and ``__exit__``, so that it disturbs no other user of CUDA in the same thread.
 """
 
-from __future__ import annotations
-
 import ctypes
 import logging
 from collections.abc import Iterator
@@ -61,10 +59,8 @@ class PrimaryContext:
     """The primary context of the first GPU that CUDA_VISIBLE_DEVICES leaves, held until all who hold it have closed it.
 
     Made, used and closed in one thread. With it as a context manager it is current in the thread; so must be whatever
-    allocates, launches or frees. May be entered within itself.
-
-    Raises:
-        GpuError: There is no such GPU, or it cannot be used.
+    allocates, launches or frees. May be entered within itself. Raises GpuError where there is no such GPU, or it cannot
+    be used.
     """
 
     def __init__(self) -> None:
@@ -83,7 +79,7 @@ class PrimaryContext:
             self._context: Any = device.retain_primary_context()
         self._holders = 1
 
-    def __enter__(self) -> PrimaryContext:
+    def __enter__(self) -> "PrimaryContext":
         self._context.push()
         return self
 
@@ -96,7 +92,7 @@ class PrimaryContext:
         with gpu_errors(doing), self, gpu_errors(doing, self):  # entering may fail, too
             yield
 
-    def hold(self) -> PrimaryContext:
+    def hold(self) -> "PrimaryContext":
         """Hold it once more, so that it takes one more `close`: for whoever has memory in it."""
         self._holders += 1
         return self
@@ -111,12 +107,8 @@ class PrimaryContext:
     def allocate(self, size: int, what: str) -> Any:
         """Memory of the GPU (`pycuda.driver.DeviceAllocation`; ``int`` of it is the pointer, ``free`` frees it).
 
-        Args:
-            size: Bytes.
-            what: What it is for, for the message where there is not enough.
-
-        Raises:
-            GpuError: There is not enough, with the numbers.
+        `size`: bytes; `what`: what it is for, for the message where there is not enough. Raises GpuError where there is
+        not enough, with the numbers.
         """
         with gpu_errors(f"allocating {size / 2**20:.0f} MiB for {what}", self):
             return self.cuda.mem_alloc(max(size, 1))
@@ -155,9 +147,7 @@ def gpu_errors(doing: str, context: PrimaryContext | None = None) -> Iterator[No
     """Turns whatever goes wrong into a `GpuError`, for whoever gets one knows how to go on without a GPU.
 
     That includes what only another version of pycuda or TensorRT raises, such as a TypeError for a changed signature.
-
-    Args:
-        context: Where given, which must be current, the message says how much memory is free.
+    `context`: where given, which must be current, the message says how much memory is free.
     """
     try:
         yield

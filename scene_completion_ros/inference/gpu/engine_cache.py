@@ -5,8 +5,6 @@ line is the record as JSON, what was noted when it was made. A file that is dama
 made again. The hash finds mistakes, not malice, and engines are programs: files that others may write are not read.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json
@@ -42,13 +40,9 @@ class Provided(NamedTuple):
 
 
 class EngineCache:
-    """A folder of engines and kernels.
+    """A folder of engines and kernels. Raises GpuError where the folder cannot be made, or others may write to it.
 
-    Args:
-        folder: The folder, made if needed; None for the user's, see `default_folder`.
-
-    Raises:
-        GpuError: The folder cannot be made, or others may write to it.
+    `folder`: the folder, made if needed; None for the user's, see `default_folder`.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -66,13 +60,12 @@ class EngineCache:
     ) -> tuple[T, Provided]:
         """What fits a key, made where there is none, by one process at a time.
 
+        Raises GpuError where nobody may write into the folder, or it knows no locks; or what `use` and `make` raise.
+
         Args:
             key: All that it depends on; ``kind`` in it begins the file's name.
             use: Opens what a file holds, given the record, too; raises `UnusableError` where that cannot be.
             make: Makes what goes into the file, what is to be noted of it, and what `use` would give.
-
-        Raises:
-            GpuError: Nobody may write into the folder, or it knows no locks; or what `use` and `make` raise.
         """
         path = self.path(key)
         written_ns = _written_ns(path)
@@ -151,8 +144,7 @@ class EngineCache:
 def default_folder() -> Path:
     """The folder of this user's engines, below ``XDG_CACHE_HOME`` or ``~/.cache``.
 
-    Raises:
-        GpuError: The user has no home.
+    Raises GpuError where the user has no home.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):  # the XDG specification has relative ones ignored
@@ -167,9 +159,8 @@ def default_folder() -> Path:
 def _read(path: Path, key: Record) -> tuple[Record, bytes]:
     """Record and content of a file.
 
-    Raises:
-        FileNotFoundError: There is none.
-        UnusableError: It is damaged, of another key, or not to be trusted.
+    Raises FileNotFoundError where there is none; UnusableError where it is damaged, of another key, or not to be
+    trusted.
     """
     try:
         # Without waiting for the writer of a pipe that somebody laid there.

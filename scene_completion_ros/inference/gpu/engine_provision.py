@@ -5,8 +5,6 @@ decide the precision, as TensorRT 11 has it and 10 can. No flag of the builder t
 builds without a GPU; TensorRT measures kernels on the one that the plan is for.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import platform
@@ -52,12 +50,8 @@ def provide_engine(
 ) -> ProvidedEngine:
     """The engine of a bundle for this GPU; with the context current.
 
-    Args:
-        reference: Makes the CPU's encoder, which an engine is compared with when it is built.
-
-    Raises:
-        BundleError: The graph cannot be used.
-        GpuError: It cannot be built, misses the parity gate, or cannot be run.
+    Raises BundleError where the graph cannot be used; GpuError where it cannot be built, misses the parity gate, or
+    cannot be run. `reference`: makes the CPU's encoder, which an engine is compared with when it is built.
     """
     tensorrt, precision = load_tensorrt(installed_flavour()), options.precision
     onnx, ports = bundle.read_gpu_encoder(precision), ports_of(bundle, precision)
@@ -92,11 +86,8 @@ def provide_engine(
 def build_without_device(bundle: StudentBundle, options: EngineOptions) -> Provided:
     """Build an engine with TensorRT-RTX, which can on a machine without a GPU; it is compared with nothing.
 
-    Its key names no GPU, so that nobody who has one takes it.
-
-    Raises:
-        BundleError: The graph cannot be used.
-        GpuError: It cannot be built.
+    Its key names no GPU, so that nobody who has one takes it. Raises BundleError where the graph cannot be used;
+    GpuError where it cannot be built.
     """
     tensorrt, precision = load_tensorrt("tensorrt_rtx"), options.precision
     onnx, ports = bundle.read_gpu_encoder(precision), ports_of(bundle, precision)
@@ -110,15 +101,11 @@ def build_without_device(bundle: StudentBundle, options: EngineOptions) -> Provi
 def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt, *, exact: bool = False) -> bytes:
     """Build an engine for one image at a time.
 
-    Args:
-        onnx: The encoder, see `StudentBundle.read_gpu_encoder`.
-        ports: What it must take and give.
-        exact: Compute float32 as such; otherwise its products may be of numbers with a mantissa of 10 bits (TF32).
+    Raises BundleError where the graph cannot be parsed, or has other ports; GpuError where it cannot be built;
+    KeyboardInterrupt where it was interrupted.
 
-    Raises:
-        BundleError: The graph cannot be parsed, or has other ports.
-        GpuError: It cannot be built.
-        KeyboardInterrupt: It was interrupted.
+    `onnx`: the encoder, see `StudentBundle.read_gpu_encoder`; `ports`: what it must take and give; `exact`: compute
+    float32 as such; otherwise its products may be of numbers with a mantissa of 10 bits (TF32).
     """
     api, where = tensorrt.api, f"engine {tensorrt.flavour} {tensorrt.version}"
     tensorrt.forget_errors()

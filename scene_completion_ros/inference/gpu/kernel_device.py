@@ -1,7 +1,5 @@
 """The kernels of one student on a GPU, through pycuda: memory for them, and one stream on which all is in order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -47,13 +45,8 @@ class KernelDevice:
     """Runs kernels on a GPU, in the primary context.
 
     Made, used and closed with the context current, in one thread. Errors are those of pycuda unless stated: callers do
-    their work in `PrimaryContext.work`.
-
-    Args:
-        stream: What all is done on (`pycuda.driver.Stream`), for example an encoder's; a new one by default.
-
-    Raises:
-        GpuError: The kernels cannot be loaded.
+    their work in `PrimaryContext.work`. Raises GpuError where the kernels cannot be loaded. `stream`: what all is done
+    on (`pycuda.driver.Stream`), for example an encoder's; a new one by default.
     """
 
     def __init__(self, context: PrimaryContext, kernels: CompiledKernels, stream: Any = None) -> None:
@@ -83,11 +76,7 @@ class KernelDevice:
             self.stream.synchronize()
 
     def empty(self, shape: Sequence[int], dtype: type[np.generic]) -> Buffer:
-        """Memory on the device whose content is not defined.
-
-        Raises:
-            GpuError: There is not enough.
-        """
+        """Memory on the device whose content is not defined. Raises GpuError where there is not enough."""
         return self._allocated(tuple(shape), np.dtype(dtype))
 
     def shared(self, shape: Sequence[int], dtype: type[np.generic]) -> SharedBuffer:

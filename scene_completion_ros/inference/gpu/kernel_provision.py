@@ -1,7 +1,5 @@
 """The kernels of a student for a GPU: from the cache, or compiled, compared with the CPU's and kept."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import platform
@@ -79,11 +77,8 @@ def provide_kernels(
 ) -> ProvidedKernels:
     """The kernels of a student for this GPU; with the context current.
 
-    Args:
-        reference: Makes the CPU's encoder, for outputs to compare them on.
-
-    Raises:
-        GpuError: They cannot be compiled, miss the parity gate, or cannot be run.
+    Raises GpuError where they cannot be compiled, miss the parity gate, or cannot be run. `reference`: makes the CPU's
+    encoder, for outputs to compare them on.
     """
     half = options.precision != "fp32"
     sizes = KernelSizes.of(bundle.head, half_features=half)
@@ -116,12 +111,9 @@ def provide_kernels(
 def require_compiler(cache: Path | None = None) -> None:
     """Refuse a machine on which kernels would have to be compiled, and cannot be.
 
-    Args:
-        cache: Folder of the engine cache; None for the user's. Kernels of this version in it may be those that are
-            needed, on a robot that was given them.
-
-    Raises:
-        GpuError: There is neither a compiler nor such a file; or the folder cannot be used.
+    Raises GpuError where there is neither a compiler nor such a file; or the folder cannot be used. `cache`: folder of
+    the engine cache; None for the user's. Kernels of this version in it may be those that are needed, on a robot that
+    was given them.
     """
     if not nvrtc_libraries() and not any(EngineCache(cache).folder.glob(f"{_kind()}-*")):
         raise no_compiler()
@@ -162,18 +154,13 @@ def measure_kernel_parity(
     bundle: StudentBundle,
     kernels: CompiledKernels,
     make_device: MakeDevice,
-    maps: Sequence[EncodedImage],
+    maps: Sequence[EncodedImage],  # outputs of the encoder to compare them on
     *,
-    half_features: bool,
+    half_features: bool,  # the encoder's map and volume are float16, not float32
 ) -> dict[str, float]:
     """Compare kernels with the CPU's, in the grid of a bundle; where it has a volume, also with voxels between knots.
 
-    Args:
-        maps: Outputs of the encoder to compare them on.
-        half_features: The encoder's map and volume are float16, not float32.
-
-    Returns:
-        The numbers that `KERNEL_LIMITS` limits.
+    Returns the numbers that `KERNEL_LIMITS` limits.
     """
     poses = [bundle.grid_from_camera]
     if bundle.head.volume is not None:

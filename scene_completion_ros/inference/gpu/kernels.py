@@ -3,8 +3,6 @@
 NVRTC is a library (the package nvidia-cuda-nvrtc, or a CUDA toolkit, as JetPack has) and compiles in this process.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -26,11 +24,7 @@ CURE = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your drive
 
 @dataclass(frozen=True)
 class KernelSizes:
-    """For which student kernels are compiled.
-
-    Raises:
-        GpuError: The kernels cannot have so many units.
-    """
+    """For which student kernels are compiled. Raises GpuError where the kernels cannot have so many units."""
 
     channels: int  # hidden units of the density
     units: int  # hidden units of the labels, 0 for none
@@ -40,14 +34,12 @@ class KernelSizes:
 
     def __post_init__(self) -> None:
         if self.channels < CHANNEL_TILE or self.channels % CHANNEL_TILE or self.units % CHANNEL_TILE:
-            raise GpuError(
-                f"{self.channels} hidden units and {self.units} of labels are no multiples of {CHANNEL_TILE}",
-                where="GPU kernels",
-                cure="Train a student with such sizes, or use an engine of the CPU.",
-            )
+            what = f"{self.channels} hidden units and {self.units} of labels are no multiples of {CHANNEL_TILE}"
+            cure = "Train a student with such sizes, or use an engine of the CPU."
+            raise GpuError(what, where="GPU kernels", cure=cure)
 
     @staticmethod
-    def of(head: HeadWeights, *, half_features: bool) -> KernelSizes:
+    def of(head: HeadWeights, *, half_features: bool) -> "KernelSizes":
         """The sizes of a student's head."""
         return KernelSizes(head.hidden, head.label_hidden, head.classes, half_features, head.volume is not None)
 
@@ -75,19 +67,15 @@ class CompiledKernels:
 
 def compile_kernels(
     sizes: KernelSizes,
-    compute_capability: tuple[int, int],
+    compute_capability: tuple[int, int],  # of the GPU, e.g. (8, 7)
     *,
+    # Raises GpuError for kernels that cannot be used. A package's NVRTC may be newer than the driver. The driver then
+    # does not take what that one makes, but takes what the toolkit's makes.
     check: Callable[[CompiledKernels], None] = lambda _: None,
 ) -> CompiledKernels:
     """Compiles the kernels with the first NVRTC whose kernels can be used.
 
-    Args:
-        compute_capability: Of the GPU, e.g. (8, 7).
-        check: Raises GpuError for kernels that cannot be used. A package's NVRTC may be newer than the driver. The
-            driver then does not take what that one makes, but takes what the toolkit's makes.
-
-    Raises:
-        GpuError: There is none, or each one fails.
+    Raises GpuError where there is none, or each one fails.
     """
     failures: list[GpuError] = []
     for library in nvrtc_libraries():
@@ -109,7 +97,7 @@ def compile_kernels(
 def nvrtc_cubin(
     library: Path, source: bytes, name: str, compute_capability: tuple[int, int], definitions: Sequence[str] = ()
 ) -> tuple[bytes, str]:
-    """Machine code of any source, and what the compiler says of it.
+    """Machine code of any source, and what the compiler says of it. Raises GpuError where it does not compile.
 
     Args:
         library: NVRTC, see `nvrtc_libraries`.
@@ -117,9 +105,6 @@ def nvrtc_cubin(
         name: What to call it in messages.
         compute_capability: Of the GPU, e.g. (8, 7).
         definitions: More options.
-
-    Raises:
-        GpuError: It does not compile.
     """
     architecture = "sm_{}{}".format(*compute_capability)
     options = [f"--gpu-architecture={architecture}", STANDARD, "--ptxas-options=-v", *definitions]
@@ -137,11 +122,9 @@ def nvrtc_cubin(
         status, log = -1, str(error)
     if status:
         lines = [line for line in log.splitlines() if "error" in line] or log.splitlines()
-        raise GpuError(
-            f"{library} failed for {architecture} ({'; '.join(lines[:3])[:300]})",
-            where="GPU kernels",
-            cure=f"The compiler may be older than the GPU, or newer than what it still supports: {CURE}",
-        )
+        what = f"{library} failed for {architecture} ({'; '.join(lines[:3])[:300]})"
+        cure = f"The compiler may be older than the GPU, or newer than what it still supports: {CURE}"
+        raise GpuError(what, where="GPU kernels", cure=cure)
     return cubin, log
 
 

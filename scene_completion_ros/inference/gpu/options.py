@@ -1,7 +1,5 @@
 """What an engine is asked for, and what is too large for one."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,22 +28,16 @@ class EngineOptions:
 def check_limits(bundle: StudentBundle, options: EngineOptions, grid: VoxelGrid | None = None) -> None:
     """Refuse what no engine, or no kernel, can be made for.
 
-    Raises:
-        BundleError: There is no encoder in this precision, or features or volume are too large.
-        GpuError: The grid has too many voxels for the kernels.
+    Raises BundleError where there is no encoder in this precision, or features or volume are too large; GpuError where
+    the grid has too many voxels for the kernels.
     """
     if options.precision not in bundle.gpu_precisions:
         raise missing(options.precision, bundle.gpu_precisions, str(bundle.folder))
     for shape in ((*bundle.feature_size, bundle.head.channels), bundle.head.volume_knots):
         if math.prod(shape) > LARGEST_MAP:
-            raise BundleError(
-                f"a map of {'x'.join(map(str, shape))} is larger than {LARGEST_MAP} numbers",
-                where=f"bundle {bundle.name}",
-                cure="Train a smaller student, or take a CPU engine.",
-            )
+            what = f"a map of {'x'.join(map(str, shape))} is larger than {LARGEST_MAP} numbers"
+            cure = "Train a smaller student, or take a CPU engine."
+            raise BundleError(what, where=f"bundle {bundle.name}", cure=cure)
     if grid is not None and math.prod(grid.shape) > LARGEST_GRID:
-        raise GpuError(
-            f"{'x'.join(map(str, grid.shape))} voxels are more than the {LARGEST_GRID} that are allowed on a GPU",
-            where="grid",
-            cure="Take larger voxels, a smaller grid, or a CPU engine.",
-        )
+        what = f"{'x'.join(map(str, grid.shape))} voxels are more than the {LARGEST_GRID} that are allowed on a GPU"
+        raise GpuError(what, where="grid", cure="Take larger voxels, a smaller grid, or a CPU engine.")

@@ -6,8 +6,6 @@ wrong alone does not hide in the others, nor does a value in its channel. Channe
 height. Of a depth the error counts as a share of the right depth; its channels are the rows of the image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,23 +30,14 @@ LIMITS: Mapping[str, Mapping[str, tuple[float, float, float]]] = {
     # Ten times and more what small untrained students are off, that say 3 to 11 m: of what is farther away, an error of
     # inverse depth is a larger share. A depth of zero misses.
     "depth": {"fp32": (1e-4, 1e-3, 5e-3), "fp16": (5e-3, 0.02, 0.1)},
-}
-"""Largest errors that pass, by output, precision and `KINDS`; docs/gpu_engine.md has what was measured."""
+}  # largest errors that pass, by output, precision and `KINDS`; docs/gpu_engine.md has what was measured
 
 
 def check_parity(reference: Sequence[EncodedImage], found: Sequence[EncodedImage], precision: str) -> list[str]:
-    """Compare what two engines say of the same images.
+    """Compare what two engines say of the same images. Returns the errors of each output in words, with their limits.
 
-    Args:
-        reference: Of the CPU engine in fp32.
-        found: Of the GPU engine.
-        precision: That of the GPU engine.
-
-    Returns:
-        The errors of each output in words, with their limits.
-
-    Raises:
-        GpuError: One is beyond its limit, with the numbers.
+    `reference`: of the CPU engine in fp32; `found`: of the GPU engine; `precision`: that of the GPU engine. Raises
+    GpuError where one is beyond its limit, with the numbers.
     """
     numbers: dict[str, float] = {}
     limits: dict[str, float] = {}
@@ -61,18 +50,13 @@ def check_parity(reference: Sequence[EncodedImage], found: Sequence[EncodedImage
 
 
 def require_within(numbers: Mapping[str, float], limits: Mapping[str, float], what: str) -> list[str]:
-    """All numbers in words, each with its limit.
-
-    Raises:
-        GpuError: Those beyond their limits.
-    """
+    """All numbers in words, each with its limit. Raises GpuError: those beyond their limits."""
     lines = {name: f"{name} {value:.2e} (allowed {limits[name]:g})" for name, value in numbers.items()}
     missed = [lines[name] for name, value in numbers.items() if not value <= limits[name]]  # NaN misses, too
     if missed:
+        cure = "It was discarded. Take another precision, or a CPU engine, and report this with all versions."
         raise GpuError(
-            f"{what} does not compute what the CPU computes: {'; '.join(missed)}",
-            where="parity gate",
-            cure="It was discarded. Take another precision, or a CPU engine, and report this with all versions.",
+            f"{what} does not compute what the CPU computes: {'; '.join(missed)}", where="parity gate", cure=cure
         )
     return list(lines.values())
 
@@ -82,10 +66,7 @@ def errors(
 ) -> NDArray[np.float64]:
     """The worst of each of `KINDS` over pairs of a right map [h, w, C] and another; NaN or infinite where one is.
 
-    A depth is a map [h, w].
-
-    Raises:
-        ValueError: The maps of a pair differ in shape.
+    A depth is a map [h, w]. Raises ValueError where the maps of a pair differ in shape.
     """
     worst = np.zeros(len(KINDS))
     for one, other in pairs:
@@ -105,13 +86,8 @@ def errors(
 def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:
     """Images for the gate: streets, cut to the proportions that are wanted, and scaled.
 
-    Streets, because on noise of the same spectrum the error of fp16 was ten times as large.
-
-    Returns:
-        uint8 [height, width, 3] RGB each.
-
-    Raises:
-        GpuError: They are missing from the installation.
+    Streets, because on noise of the same spectrum the error of fp16 was ten times as large. Returns uint8 [height,
+    width, 3] RGB each. Raises GpuError where they are missing from the installation.
     """
     images = []
     for path in sorted(GATE_IMAGES.glob("*.jpg")):
@@ -127,7 +103,6 @@ def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:
         scaled = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA)
         images.append(np.ascontiguousarray(scaled, dtype=np.uint8))
     if not images:
-        raise GpuError(
-            "there are no images for the parity gate", where=str(GATE_IMAGES), cure="Install the package again."
-        )
+        what = "there are no images for the parity gate"
+        raise GpuError(what, where=str(GATE_IMAGES), cure="Install the package again.")
     return images

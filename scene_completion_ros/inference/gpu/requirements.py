@@ -1,7 +1,5 @@
 """What a GPU engine needs, what of it is missing here, and how to install that. Starts no CUDA context."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib
 import importlib.util
@@ -14,8 +12,7 @@ from scene_completion_ros.inference.gpu.options import FLAVOURS, Flavour
 VERSIONS: dict[Flavour, tuple[tuple[int, int], tuple[int, int]]] = {
     "tensorrt": ((10, 3), (11, 4)),
     "tensorrt_rtx": ((1, 0), (1, 7)),
-}
-"""Oldest and newest version of each flavour that the code is written for; newer ones of the same generation may do."""
+}  # oldest and newest version of each flavour that the code is written for; newer ones of the same generation may do
 
 DRIVER = (
     "Ubuntu: sudo ubuntu-drivers install; a Jetson has it from JetPack; in a container: docker run --gpus all, on a "
@@ -72,8 +69,7 @@ def installed_flavour() -> Flavour:
 def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
     """What of driver, GPU, pycuda and TensorRT is missing; packages are imported where the driver sees a GPU.
 
-    Args:
-        device: Whether a GPU is needed, or the builder alone.
+    `device`: whether a GPU is needed, or the builder alone.
     """
     missing: list[Missing] = []
     if device:
@@ -95,18 +91,11 @@ def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
 
 
 def require(flavour: Flavour, *, device: bool = True) -> None:
-    """Raise where something is missing.
-
-    Raises:
-        GpuError: It names all that is missing, and how to install it.
-    """
+    """Raises GpuError where something is missing: names all of it, and how to install it."""
     missing = missing_parts(flavour, device=device)
     if missing:
-        raise GpuError(
-            "; ".join(f"{part.part} {part.what}" for part in missing),
-            where=f"engine {flavour}",
-            cure=". ".join(f"To get {part.part}: {part.cure}" for part in missing) + ".",
-        )
+        cure = ". ".join(f"To get {part.part}: {part.cure}" for part in missing) + "."
+        raise GpuError("; ".join(f"{part.part} {part.what}" for part in missing), where=f"engine {flavour}", cure=cure)
 
 
 def version_problem(flavour: Flavour, version: str) -> str:

@@ -3,8 +3,6 @@
 What the encoder says stays on the GPU for the kernels: nothing comes back but states, depth and occupied voxels.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import time
@@ -36,14 +34,9 @@ class TensorRtEncoder(Encoder):
     """The encoder on an NVIDIA GPU.
 
     Belongs to the thread that makes it, which holds the GPU's primary context; the last reference to it is to go there,
-    too.
-
-    Args:
-        reference: Makes the CPU's encoder of the same bundle, for the parity gates of what is built.
-
-    Raises:
-        BundleError: The bundle has no encoder for GPUs in this precision, or one that cannot be used.
-        GpuError: Something is missing, or engine or kernels cannot be built, miss the gate or cannot be run.
+    too. Raises BundleError where the bundle has no encoder for GPUs in this precision, or one that cannot be used;
+    GpuError: something is missing, or engine or kernels cannot be built, miss the gate or cannot be run. `reference`:
+    makes the CPU's encoder of the same bundle, for the parity gates of what is built.
     """
 
     def __init__(self, bundle: StudentBundle, options: EngineOptions, reference: Callable[[], Encoder]) -> None:
@@ -70,8 +63,7 @@ class TensorRtEncoder(Encoder):
     ) -> EncodedImage:
         """See `Encoder`; no graph for GPUs takes anything beside the image yet.
 
-        Raises:
-            GpuError: The GPU failed; after the loss of the device nothing on it works any more in this process.
+        Raises GpuError where the GPU failed; after the loss of the device nothing on it works any more in this process.
         """
         del beside
         with self._context.work("running the encoder"):
@@ -80,11 +72,7 @@ class TensorRtEncoder(Encoder):
         return EncodedImage.of(self._outputs)
 
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
-        """See `DeviceEncoder`.
-
-        Raises:
-            GpuError: The grid is too large for it, or there is not enough memory.
-        """
+        """See `DeviceEncoder`. Raises GpuError where the grid is too large for it, or there is not enough memory."""
         check_limits(self._bundle, self._options, prepared.query.grid)
         with self._context.work("loading the kernels"):
             device = KernelDevice(self._context, self._kernels, self._engine.stream)
@@ -94,13 +82,8 @@ class TensorRtEncoder(Encoder):
 class DeviceSceneQuery:
     """Encoder and kernels on one stream, waited for once.
 
-    Belongs to the thread of the engine; so does its end, which frees what it has on the device.
-
-    Args:
-        device: What runs the kernels; it becomes this one's, which closes it.
-
-    Raises:
-        GpuError: There is not enough memory.
+    Belongs to the thread of the engine; so does its end, which frees what it has on the device. Raises GpuError where
+    there is not enough memory. `device`: what runs the kernels; it becomes this one's, which closes it.
     """
 
     def __init__(
@@ -158,19 +141,12 @@ class DeviceSceneQuery:
     def fetch(self, which: str, answer: int) -> NDArray[np.float32]:
         """Opacity or probability of all voxels.
 
-        Args:
-            which: "alpha" or "probability".
-            answer: Number of the answer that it belongs to.
-
-        Raises:
-            GpuError: It was overwritten by a later answer, or cannot be copied.
+        `which`: "alpha" or "probability"; `answer`: number of the answer that it belongs to. Raises GpuError where it
+        was overwritten by a later answer, or cannot be copied.
         """
         if answer != self._answers:
-            raise GpuError(
-                f"the {which} of all voxels was overwritten by the next image",
-                where="GPU",
-                cure="Ask for it before the next image is completed.",
-            )
+            what = f"the {which} of all voxels was overwritten by the next image"
+            raise GpuError(what, where="GPU", cure="Ask for it before the next image is completed.")
         with self._context.work(f"copying the {which} to the host"):
             values: NDArray[np.float32] = self._device.download(getattr(self._pipeline, which))
         return values

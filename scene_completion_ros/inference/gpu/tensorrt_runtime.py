@@ -3,8 +3,6 @@
 This is the one place that imports them, and that hears what they log.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import logging
@@ -95,12 +93,8 @@ def ports_of(bundle: StudentBundle, precision: str) -> Ports:
 def check_ports(found: Iterable[tuple[str, bool, Any, Sequence[int]]], ports: Ports, api: Any) -> str:
     """Whether a network or an engine takes and gives what it has to.
 
-    Args:
-        found: Of each port of it its name, whether it is an input, TensorRT's type, and the shape. The number of images
-            may be open (-1).
-
-    Returns:
-        What is otherwise, in words; empty where nothing is.
+    Returns what is otherwise, in words; empty where nothing is. `found`: of each port of it its name, whether it is an
+    input, TensorRT's type, and the shape. The number of images may be open (-1).
     """
     kinds: dict[Any, Any] = {
         np.uint8: api.DataType.UINT8,
@@ -115,15 +109,10 @@ def check_ports(found: Iterable[tuple[str, bool, Any, Sequence[int]]], ports: Po
 class TensorRtEngine:
     """An engine that is ready to run, with memory for its ports; made, run and closed with the context current.
 
-    Errors of a run are those of pycuda, too: callers do their work in `PrimaryContext.work`.
-
-    Args:
-        plan: The serialised engine. It has to come from this process's builder or through `EngineCache`, which checks
-            whose it is and for which device and version: a plan is a program.
-
-    Raises:
-        UnusableError: TensorRT refuses it, or it takes or gives something else.
-        GpuError: There is not enough memory for it, or the GPU fails.
+    Errors of a run are those of pycuda, too: callers do their work in `PrimaryContext.work`. Raises UnusableError:
+    TensorRT refuses it, or it takes or gives something else; GpuError where there is not enough memory for it, or the
+    GPU fails. `plan`: the serialised engine. It has to come from this process's builder or through `EngineCache`, which
+    checks whose it is and for which device and version: a plan is a program.
     """
 
     def __init__(self, plan: bytes, ports: Ports, tensorrt: TensorRt, context: PrimaryContext) -> None:
@@ -180,8 +169,7 @@ class TensorRtEngine:
     def __call__(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """Outputs for an image, uint8 [1, H, W, 3] RGB, in the order and types of the ports; the next call overwrites.
 
-        Raises:
-            GpuError: TensorRT refuses to run.
+        Raises GpuError: TensorRT refuses to run.
         """
         self.load(images)
         self.enqueue()
@@ -194,26 +182,20 @@ class TensorRtEngine:
     def load(self, images: NDArray[np.uint8]) -> None:
         """Put an image [1, H, W, 3] where it is copied from; outputs of the former one must have been waited for.
 
-        Raises:
-            ImageError: It has another size or type.
+        Raises ImageError where it has another size or type.
         """
         shape, kind = self.ports[INPUT]
         if images.shape != shape or images.dtype != kind:
-            raise ImageError(
-                f"is {images.dtype} {images.shape[1:]} where uint8 {shape[1:]} is needed",
-                where="canonical image",
-                cure="Resample the camera image into the canonical camera first.",
-            )
+            what = f"is {images.dtype} {images.shape[1:]} where uint8 {shape[1:]} is needed"
+            cure = "Resample the camera image into the canonical camera first."
+            raise ImageError(what, where="canonical image", cure=cure)
         self._pinned[INPUT][:] = images
 
     def enqueue(self) -> EncodedOnDevice:
         """Ask for the outputs of the image that was loaded, in the order of the stream; returns before they are there.
 
-        Returns:
-            Where features, volume and depth go on the GPU, always the same places.
-
-        Raises:
-            GpuError: TensorRT refuses to run.
+        Returns where features, volume and depth go on the GPU, always the same places. Raises GpuError: TensorRT
+        refuses to run.
         """
         self._gpu.cuda.memcpy_htod_async(self._device[INPUT].pointer, self._pinned[INPUT], self.stream)
         self._tensorrt.forget_errors()

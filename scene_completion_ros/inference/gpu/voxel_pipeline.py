@@ -5,8 +5,6 @@ stream, and is waited for once. Over the bus go the depth image, the state of ev
 and confidence of the occupied voxels. Opacity and probability of all voxels stay on the device.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,8 +37,7 @@ SCENE = np.dtype(
         ("pose", np.float32, 12),
         ("camera", np.float32, 3),
     ]
-)
-"""``struct Scene``: numbers of four bytes each, without gaps."""
+)  # ``struct Scene``: numbers of four bytes each, without gaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +57,6 @@ class VoxelPipeline:
     """Runs the kernels of one camera and grid on a device.
 
     What stays there of a frame is an attribute: opacity and probability of all voxels, and half distance of the rays.
-
-    Args:
-        labels: The prepared labels; None where the student knows no classes.
     """
 
     def __init__(
@@ -71,7 +65,7 @@ class VoxelPipeline:
         query: VoxelQuery,
         march: March,
         classifier: VoxelClassifier,
-        labels: LabelQuery | None,
+        labels: LabelQuery | None,  # the prepared labels; None where the student knows no classes
     ) -> None:
         self._device = device
         head, grid = query.field.head, query.grid
@@ -132,14 +126,13 @@ class VoxelPipeline:
     def enqueue(self, features: Buffer, volume: Buffer | None = None, depth: Buffer | None = None) -> None:
         """Asks for a frame; does not wait.
 
+        Raises ValueError: volume or depth are missing where a volume is read, or there where none is; or the depth is
+        not that of the rays.
+
         Args:
             features: The encoder's map [h, w, C + E] on the device, of the type that the kernels were compiled for.
             volume: Its volume [X, Y, Z], of the same type, where the head reads one.
             depth: The z-depth that it says of the rays, float32 [h', w'], metres; beside a volume only.
-
-        Raises:
-            ValueError: Volume or depth are missing where a volume is read, or there where none is; or the depth is not
-                that of the rays.
         """
         device, listed = self._device, self._listed
         for part, what in ((volume, "volume"), (depth, "depth")):
@@ -181,15 +174,10 @@ class VoxelPipeline:
     def compare(self, words: Words) -> None:
         """Asks for labels and cosines by words of the frame that was asked for last; does not wait for them.
 
-        The encoder's map must still be where it was; where that is does not change from frame to frame. What words
-        need of the device's memory is taken when they are given for the first time.
-
-        Args:
-            words: A query in it has at most `MOST_ASKED` phrases.
-
-        Raises:
-            ValueError: The student knows no classes, or no frame was asked for.
-            GpuError: There is not enough memory.
+        The encoder's map must still be where it was; where that is does not change from frame to frame. What words need
+        of the device's memory is taken when they are given for the first time. Raises ValueError where the student
+        knows no classes, or no frame was asked for; GpuError where there is not enough memory. `words`: a query in it
+        has at most `MOST_ASKED` phrases.
         """
         self._device.lap("copied")
         if words.vocabulary is not None:

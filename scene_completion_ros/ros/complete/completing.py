@@ -1,7 +1,5 @@
 """One image after the other: decoded, and completed by the student that was deployed when it arrived."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -35,9 +33,7 @@ class Completing:
     def complete(self, scene: Scene, *, with_query: bool, with_labels: bool) -> None:
         """Leave those frames in a scene that could be completed, which may be none.
 
-        Args:
-            with_query: Whether somebody hears the answers to the query.
-            with_labels: Whether somebody reads labels.
+        `with_query`: whether somebody hears the answers to the query; `with_labels`: whether somebody reads labels.
         """
         student, words = scene.selection
         words = Words(words.vocabulary, words.queried if with_query else None, with_labels)

@@ -1,7 +1,5 @@
 """A second student behind the deployed one: it completes every n-th image, and their answers are compared."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -98,8 +96,7 @@ class Shadow:
     def _completed(self, frame: Frame, deployed: Student, student: Student, place: int) -> ComparedFrame | None:
         """What both students say of an image; None where one of them is not prepared for it.
 
-        Args:
-            place: Of the deployed student among the two.
+        `place`: of the deployed student among the two.
         """
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()

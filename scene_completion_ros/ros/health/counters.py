@@ -1,7 +1,5 @@
 """What the node received and what became of it, with warnings that do not flood the log."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter
@@ -69,9 +67,8 @@ class FrameCounters:
     def drop(self, reason: DropReason, warning: str = "", *, header: Any = None) -> None:
         """Count a message that came to nothing.
 
-        Args:
-            warning: What to tell the user, at most every `WARNING_PERIOD_S` for each reason; empty stays silent.
-            header: Header of the message, where it is an image.
+        `warning`: what to tell the user, at most every `WARNING_PERIOD_S` for each reason; empty stays silent;
+        `header`: header of the message, where it is an image.
         """
         with self._lock:
             self.dropped[reason] += 1

@@ -1,7 +1,5 @@
 """`/diagnostics`: what the node records of itself, judged and published about once a second, in every state."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -15,9 +13,13 @@ from rclpy.utilities import get_rmw_implementation_identifier
 
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.health.counters import Counts
-from scene_completion_ros.ros.health.fusion_health import NAME as FUSION
-from scene_completion_ros.ros.health.fusion_health import FusionReport, fusion_status
-from scene_completion_ros.ros.health.inference_health import InferenceRecord, inference_status
+from scene_completion_ros.ros.health.inference_health import NAME as FUSION
+from scene_completion_ros.ros.health.inference_health import (
+    FusionReport,
+    InferenceRecord,
+    fusion_status,
+    inference_status,
+)
 from scene_completion_ros.ros.health.input_health import (
     CameraFacts,
     InputRecord,
@@ -68,9 +70,7 @@ class Diagnostics:
     Lives as long as its node. Names are "<node>: <part>", as diagnostic_aggregator's analyzers match them; a node in a
     namespace has it before its name, without the leading slash.
 
-    Args:
-        observe: Gives the node of now.
-        warn: Called with a key and a text where something went wrong here.
+    `observe`: gives the node of now; `warn`: called with a key and a text where something went wrong here.
     """
 
     def __init__(self, node: Any, observe: Callable[[], Observed], warn: Callable[[str, str], None]) -> None:

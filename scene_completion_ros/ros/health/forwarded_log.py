@@ -1,10 +1,8 @@
 """What the package logs without ROS, in the node's log."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 PACKAGE = "scene_completion_ros"
@@ -26,10 +24,15 @@ class _Forwarder(logging.Handler):
             self._logger.info(text)
 
 
+def forwarded_log(logger: Any) -> AbstractContextManager[None]:
+    """Hand what the package logs to an rclpy logger."""
+    return package_log(_Forwarder(logger))
+
+
 @contextmanager
-def forwarded_log(logger: Any) -> Iterator[None]:
-    """Hand what the package logs through `logging`, from its info on, to an rclpy logger."""
-    source, handler = logging.getLogger(PACKAGE), _Forwarder(logger)
+def package_log(handler: logging.Handler) -> Iterator[None]:
+    """Hand what the package logs through `logging`, from its info on, to a handler."""
+    source = logging.getLogger(PACKAGE)
     level = source.level
     source.addHandler(handler)
     source.setLevel(logging.INFO)

@@ -4,8 +4,6 @@ The cases are those that users meet. Nobody publishes, or another message type, 
 loses large messages without a word. A CameraInfo is missing, late or of another image size.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -72,36 +70,26 @@ class Publishers:
 
 
 class InputRecord:
-    """The record of one camera in one activation; written and read in the executor's thread.
-
-    Args:
-        image_topic: Resolved topic of the images.
-        image_type: Type asked for, such as "sensor_msgs/msg/Image".
-        camera_info_topic: Resolved topic of the CameraInfo.
-        reliable: Reliable images are asked for.
-        since_s: When the node subscribed, on the steady clock of all times here.
-
-    Attributes:
-        images: Arrivals of images.
-        camera_infos: Arrivals of CameraInfo messages, usable or not.
-        shape: The newest image; None before the first.
-        camera: The usable camera of the newest CameraInfo; None before the first.
-        incompatible: By topic, the QoS policy by which a publisher does not match.
-        lost: By topic, how many messages the middleware itself reported as lost.
-    """
+    """The record of one camera in one activation; written and read in the executor's thread."""
 
     def __init__(
-        self, image_topic: str, image_type: str, camera_info_topic: str, *, reliable: bool, since_s: float
+        self,
+        image_topic: str,  # resolved topic of the images
+        image_type: str,  # type asked for, such as "sensor_msgs/msg/Image"
+        camera_info_topic: str,  # resolved topic of the CameraInfo
+        *,
+        reliable: bool,  # reliable images are asked for
+        since_s: float,  # when the node subscribed, on the steady clock of all times here
     ) -> None:
         self.image_topic, self.image_type = image_topic, image_type
         self.camera_info_topic = camera_info_topic
         self.reliable = reliable
         self.since_s = since_s
-        self.images, self.camera_infos = Arrivals(), Arrivals()
-        self.shape: ImageShape | None = None
-        self.camera: Camera | None = None
-        self.incompatible: dict[str, str] = {}
-        self.lost: dict[str, int] = {}
+        self.images, self.camera_infos = Arrivals(), Arrivals()  # of images, and of CameraInfo messages, usable or not
+        self.shape: ImageShape | None = None  # the newest image; None before the first
+        self.camera: Camera | None = None  # the usable camera of the newest CameraInfo; None before the first
+        self.incompatible: dict[str, str] = {}  # by topic, the QoS policy by which a publisher does not match
+        self.lost: dict[str, int] = {}  # by topic, how many messages the middleware itself reported as lost
 
     def image_arrived(self, message: Any, now_s: float) -> None:
         """Take note of a sensor_msgs/Image or CompressedImage."""
@@ -138,11 +126,7 @@ class CameraFacts:
 
 
 def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "input") -> Status:
-    """How images arrive.
-
-    Args:
-        received: Images received since the node started.
-    """
+    """How images arrive. `received`: images received since the node started."""
     record, now_s = camera.record, camera.now_s
     values = _input_values(camera, received, drops)
     silent_s = camera.silent_s(record.images.last_s)
@@ -170,8 +154,7 @@ def calibration_status(
 ) -> Status:
     """Whether the CameraInfo is there, recent, and fits images and student.
 
-    Args:
-        warnings: What about the camera lies outside of what the student was trained for.
+    `warnings`: what about the camera lies outside of what the student was trained for.
     """
     record, topic = camera.record, camera.record.camera_info_topic
     values = _calibration_values(camera)

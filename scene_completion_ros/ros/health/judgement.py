@@ -4,8 +4,6 @@ Levels are OK, WARN and ERROR. STALE is left to whoever listens. diagnostic_aggr
 cease, and takes a group with one stale part for broken. A node that was deactivated on purpose is not broken.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -75,9 +73,8 @@ def idle_status(name: str, state: str) -> Status:
 def outputs_status(subscribers: Mapping[str, int], warnings: Mapping[str, int], result_age_s: float | None) -> Status:
     """Who listens, and what could not be published.
 
-    Args:
-        warnings: How often was warned of something, by key: what was not published is counted under its topic.
-        result_age_s: Seconds since the last result was published; None before the first.
+    `warnings`: how often was warned of something, by key: what was not published is counted under its topic;
+    `result_age_s`: seconds since the last result was published; None before the first.
     """
     values = {f"subscribers of {topic}": str(count) for topic, count in subscribers.items()}
     values["seconds since the last result"] = "none yet" if result_age_s is None else f"{result_age_s:.2f}"

@@ -1,7 +1,5 @@
 """Memory, threads and open files of this process, where the system tells them, and whether they are too many."""
 
-from __future__ import annotations
-
 import resource
 from contextlib import suppress
 from dataclasses import dataclass

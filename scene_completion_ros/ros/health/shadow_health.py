@@ -1,7 +1,5 @@
 """The student behind the deployed one, as recorded and as judged: which of the two was right, and what it costs."""
 
-from __future__ import annotations
-
 import math
 import threading
 import time

@@ -1,7 +1,5 @@
 """What voxels are compared with, as recorded and as judged: the vocabulary, the query, and what was refused."""
 
-from __future__ import annotations
-
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -29,8 +27,7 @@ class WordsReport:
 class WordsRecord:
     """Written by the inference thread and by those that hear words, read by others.
 
-    Args:
-        vocabulary: The one at first; None for the labels of the bundle.
+    `vocabulary`: the one at first; None for the labels of the bundle.
     """
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
@@ -69,9 +66,7 @@ def _meaning(vocabulary: Vocabulary | None) -> dict[str, Any]:
 def words_status(report: WordsReport, now_s: float, recent_s: float) -> Status:
     """What voxels are compared with, and what was refused lately.
 
-    Args:
-        now_s: Now, by `time.perf_counter`.
-        recent_s: How long what was refused is a warning, seconds.
+    `now_s`: now, by `time.perf_counter`; `recent_s`: how long what was refused is a warning, seconds.
     """
     values = {
         "classes": ", ".join(report.classes) or "those of the bundle",

@@ -1,7 +1,5 @@
 """When the node asks for a recording: where the student is unsure, and where the next image proves it wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,10 +10,10 @@ from scene_completion_ros.ros.frame import Epoch, NotYetError, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
+# Time between two images that are compared, at least: a robot in motion then sees more of what it had guessed.
 APART_NS = 1_000_000_000
-"""Time between two images that are compared, at least: a robot in motion then sees more of what it had guessed."""
+# Time after which an image is not compared any more: the street has changed, and odometry has drifted.
 LARGEST_GAP_NS = 3_000_000_000
-"""Time after which an image is not compared any more: the street has changed, and odometry has drifted."""
 
 EVERY_NS = 10_000_000_000  # time between two requests, at least, by the stamps of images
 
@@ -30,9 +28,8 @@ class _Earlier(NamedTuple):
 class RecordTriggers:
     """Scores completions that were published, and asks for a recording; belongs to the inference thread.
 
-    Args:
-        ask: Called with the reasons, and the stamp and the frame of the image.
-        counters: Warn where images cannot be compared.
+    `ask`: called with the reasons, and the stamp and the frame of the image; `counters`: warn where images cannot be
+    compared.
     """
 
     def __init__(self, ask: Ask, counters: FrameCounters) -> None:

@@ -1,7 +1,5 @@
 """Voxels of the images of one moment become one scene: of several cameras together, and with earlier moments."""
 
-from __future__ import annotations
-
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.text_bank import UNKNOWN
@@ -11,7 +9,7 @@ from scene_completion_ros.mapping.ground_map import ignored_names
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion, compile_fusion
 from scene_completion_ros.ros.frame import Epoch, NotYetError, Probability, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
-from scene_completion_ros.ros.health.fusion_health import FusionRecord
+from scene_completion_ros.ros.health.inference_health import FusionRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
@@ -24,10 +22,8 @@ class SceneMemory:
     The map is forgotten in another `Epoch`, and where `TemporalFusion` finds that stamps or poses have jumped. It is
     made for the first image that wants it, and released with the first that does not.
 
-    Args:
-        threshold: Calibrated probability from which a voxel is occupied.
-        counters: Warn of what could not be joined, and of a map that was started anew.
-        record: Takes note of it.
+    `threshold`: calibrated probability from which a voxel is occupied; `counters`: warn of what could not be joined,
+    and of a map that was started anew; `record`: takes note of it.
     """
 
     def __init__(self, grid: VoxelGrid, threshold: float, counters: FrameCounters, record: FusionRecord) -> None:
@@ -59,10 +55,8 @@ class SceneMemory:
         """Set the voxels of a scene whose frames are completed: those of its cameras, joined with what is remembered.
 
         Where they cannot be joined, they are those of this moment alone, which is counted and warned about. The map is
-        not asked where that is not wanted, or where the images came before it was.
-
-        Raises:
-            GpuError: What is known of all voxels could not be fetched from a GPU.
+        not asked where that is not wanted, or where the images came before it was. Raises GpuError: what is known of
+        all voxels could not be fetched from a GPU.
         """
         parameters = scene.parameters
         scene.voxels, probability = self._of_all_cameras(scene)

@@ -1,7 +1,5 @@
 """What the launch files start, each in one way; the only module that needs launch and launch_ros."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,9 +32,8 @@ def described(
 ) -> LaunchDescription:
     """A launch description: its arguments, the profile of Fast DDS, and what follows from the arguments.
 
-    Args:
-        arguments: Default (None where one has to be given) and description of each argument.
-        processes: Called with the values of all arguments; what to start.
+    `arguments`: default (None where one has to be given) and description of each argument; `processes`: called with the
+    values of all arguments; what to start.
     """
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description, choices=CHOICES.get(name))
@@ -82,8 +79,7 @@ def bag_player(given: Mapping[str, str]) -> list[ExecuteProcess]:
 def rviz(given: Mapping[str, str], share: Path, shown: Shown, sim_time: Mapping[str, bool]) -> Node:
     """RViz, with the configuration that was given, or the shipped one, adapted.
 
-    Raises:
-        SceneCompletionError: The shipped configuration cannot be used.
+    Raises SceneCompletionError where the shipped configuration cannot be used.
     """
     config = given["rviz_config"] or str(write_adapted(share / LIVE, shown))
     return Node(

@@ -4,8 +4,6 @@ RViz looks for the transport in the name of an image topic before it remaps that
 put into a file for this start, with the names that the window of RViz then shows.
 """
 
-from __future__ import annotations
-
 import atexit
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -44,13 +42,9 @@ def is_optical(frame: str) -> bool:
 
 
 def adapted(shipped: str, shown: Shown) -> str:
-    """The shipped configuration for what runs.
+    """The shipped configuration for what runs. `shipped`: text of `config/scene_completion.rviz`.
 
-    Args:
-        shipped: Text of `config/scene_completion.rviz`.
-
-    Raises:
-        SceneCompletionError: The text is not that of such a configuration.
+    Raises SceneCompletionError where the text is not that of such a configuration.
     """
     cure = "Install the package again, or name a configuration of your own with rviz_config:="
     document = parse_yaml(shipped, SceneCompletionError, where=str(LIVE), cure=cure, kind=dict)
@@ -63,20 +57,15 @@ def adapted(shipped: str, shown: Shown) -> str:
             "Name": "Current View"
         }
     except (LookupError, TypeError, AttributeError, StopIteration) as error:
-        raise SceneCompletionError(
-            f"is no RViz configuration of this package ({type(error).__name__}: {error})", where=str(LIVE), cure=cure
-        ) from error
+        what = f"is no RViz configuration of this package ({type(error).__name__}: {error})"
+        raise SceneCompletionError(what, where=str(LIVE), cure=cure) from error
     return str(yaml.safe_dump(document, sort_keys=False))
 
 
 def write_adapted(shipped: Path, shown: Shown) -> Path:
     """Write an adapted configuration to a temporary file, which is removed when this process ends.
 
-    Args:
-        shipped: Path of `config/scene_completion.rviz`.
-
-    Raises:
-        SceneCompletionError: See `adapted`.
+    Raises SceneCompletionError: see `adapted`. `shipped`: path of `config/scene_completion.rviz`.
     """
     text = adapted(shipped.read_text(encoding="utf-8"), shown)
     with tempfile.NamedTemporaryFile("w", prefix="scene_completion_", suffix=".rviz", delete=False) as file:

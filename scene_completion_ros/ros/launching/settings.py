@@ -1,7 +1,5 @@
 """What the launch files have in common, without launch: names, and parameters that were given."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from scene_completion_ros.ros.parameters.schema import SCHEMA

@@ -1,7 +1,5 @@
 """The schema of the parameters on a running rclpy node: declared, read, checked at every change."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -50,14 +48,9 @@ class DeclaredParameters:
 
     A warning names what was given for this node (parameter file, command line) under a name that no parameter has. A
     value at the start may be no choice or no existing path: the node may have to exist before its folders do. It stays
-    in the node until `checked` is asked for it.
-
-    Args:
-        check_change: Called with what the values would be after a live change, in the thread that asks for it; raises
-            SceneCompletionError to refuse it.
-
-    Raises:
-        SceneCompletionError: A given value is of another type or out of range, so that a node cannot hold it.
+    in the node until `checked` is asked for it. Raises SceneCompletionError where a given value is of another type or
+    out of range, so that a node cannot hold it. `check_change`: called with what the values would be after a live
+    change, in the thread that asks for it; raises SceneCompletionError to refuse it.
     """
 
     def __init__(self, node: Any, check_change: Callable[[NodeParameters], None] = lambda _: None) -> None:
@@ -82,8 +75,7 @@ class DeclaredParameters:
     def checked(self) -> NodeParameters:
         """The values of now, all of which are allowed.
 
-        Raises:
-            SceneCompletionError: A value is none of the choices or no existing path.
+        Raises SceneCompletionError where a value is none of the choices or no existing path.
         """
         parameters = self.snapshot()
         for spec in SCHEMA:
@@ -108,13 +100,9 @@ class DeclaredParameters:
 
 
 def declare(node: Any, spec: ParameterSpec) -> ParameterValue:
-    """Declare one parameter.
+    """Declare one parameter. Returns its value: what was given for the node, otherwise the default.
 
-    Returns:
-        Its value: what was given for the node, otherwise the default.
-
-    Raises:
-        SceneCompletionError: The given value is of another type or out of range.
+    Raises SceneCompletionError where the given value is of another type or out of range.
     """
     try:
         value: ParameterValue = node.declare_parameter(spec.name, spec.default, descriptor(spec)).value
@@ -140,8 +128,7 @@ def descriptor(spec: ParameterSpec) -> Any:
 def unknown_parameters(node: Any) -> list[str]:
     """Warnings about what was given for a node under names that it has not declared.
 
-    Args:
-        node: The rclpy node, with all its parameters declared.
+    `node`: the rclpy node, with all its parameters declared.
     """
     # rclpy has no public way to ask what was given; rclcpp calls it get_parameter_overrides.
     given = getattr(node, "_parameter_overrides", {})

@@ -1,7 +1,5 @@
 """Values of the node's parameters from a ROS parameter file, whatever namespace it is written for; needs no ROS."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,24 +16,21 @@ _OF_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides")
 def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, object]:
     """What a parameter file says for this node.
 
+    Raises SceneCompletionError where it cannot be read, has nothing for this node, or a name or a value that is none.
+
     Args:
         path: YAML, as `ros2 run … --params-file` takes it. Sections of `/**` and of nodes of this name in any namespace
             count, later ones more. Groups may be nested or written with dots. What rclpy itself declares is left out.
         without: Names to leave out unchecked.
-
-    Raises:
-        SceneCompletionError: It cannot be read, has nothing for this node, or a name or a value that is none.
     """
     where = str(path)
     document = read_yaml(path, SceneCompletionError, cure="Give a parameter file of ROS 2")
     sections = list(_sections(document, ""))
     of_node = [values for name, values in sections if name.rpartition("/")[2] in (NODE_NAME, "*", "**")]
     if not of_node:
-        raise SceneCompletionError(
-            f"has no parameters of the node {NODE_NAME}, but of {', '.join(name for name, _ in sections) or 'none'}",
-            where=where,
-            cure=f"Write them under /**: {_VALUES}:, as in config/scene_completion.yaml",
-        )
+        what = f"has no parameters of the node {NODE_NAME}, but of {', '.join(name for name, _ in sections) or 'none'}"
+        cure = f"Write them under /**: {_VALUES}:, as in config/scene_completion.yaml"
+        raise SceneCompletionError(what, where=where, cure=cure)
     specs = {spec.name: spec for spec in SCHEMA}
     found: dict[str, object] = {}
     for name, value in (pair for values in of_node for pair in _flat(values)):

@@ -4,8 +4,6 @@
 parameter file.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import os
@@ -31,12 +29,12 @@ TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["folder", "file", "student", "text bank"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
+# What parameters are grouped by: `shadow_every` of `NodeParameters` is `shadow.every` for everybody else.
 GROUPS = ("shadow", "image", "sync", "grid", "transform", "odometry", "fusion", "record", "camera", "obstacle")
-"""What parameters are grouped by: `shadow_every` of `NodeParameters` is `shadow.every` for everybody else."""
 ParameterValue = bool | int | float | str
 
+# What `ros2 param describe` calls the types.
 TYPE_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "double", str: "string"}
-"""What `ros2 param describe` calls the types."""
 
 
 @dataclass(frozen=True)
@@ -372,8 +370,7 @@ class NodeParameters:
 SCHEMA: tuple[ParameterSpec, ...] = tuple(
     ParameterSpec(field=entry.name, default=getattr(NodeParameters, entry.name), **entry.metadata)
     for entry in fields(NodeParameters)
-)
-"""All parameters of the node, in the order in which they are declared and documented."""
+)  # all parameters of the node, in the order in which they are declared and documented
 
 
 def names_in(value: str) -> tuple[str, ...]:

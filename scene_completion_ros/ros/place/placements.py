@@ -1,7 +1,5 @@
 """Where the voxels of an image lie: the camera in the grid, the grid in what is published, the grid in the map."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable
@@ -47,13 +45,9 @@ class Placements:
         return camera_pose(parameters) if known else self._default
 
     def place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
-        """Where the voxels of an image lie.
+        """Where the voxels of an image lie. Raises NotYetError where there is no transform for that.
 
-        Args:
-            parameters: Those of when it arrived.
-
-        Raises:
-            NotYetError: There is no transform for that.
+        `parameters`: those of when it arrived.
         """
         placement = self._place(frame_id, stamp_ns, parameters)
         if not (parameters.fusion_enabled or parameters.record_wrong):
@@ -70,8 +64,7 @@ class Placements:
     def in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform:
         """Pose of the grid in the odometry frame at the stamp of an image.
 
-        Raises:
-            NotYetError: There is no transform for that.
+        Raises NotYetError where there is no transform for that.
         """
         odometry, grid_frame = parameters.odometry_frame.strip("/"), parameters.grid_frame.strip("/")
         if odometry == grid_frame:
@@ -126,8 +119,7 @@ def _tolerance_ns(parameters: NodeParameters) -> int:
 def check_frames(parameters: NodeParameters) -> None:
     """Find out whether the parameters about frames fit each other.
 
-    Raises:
-        SceneCompletionError: They do not: names them.
+    Raises SceneCompletionError where they do not: names them.
     """
     kind = source_kind(parameters)
     _check_odometry(parameters)
@@ -143,11 +135,9 @@ def check_frames(parameters: NodeParameters) -> None:
     if kind != "parameters" or fixed:
         return
     if cameras:
-        raise SceneCompletionError(
-            "camera.x to camera.yaw are those of one camera",
-            where="parameters cameras, transform.source",
-            cure="Name an extrinsics_file, or let topics or tf2 say where the cameras are",
-        )
+        what = "camera.x to camera.yaw are those of one camera"
+        cure = "Name an extrinsics_file, or let topics or tf2 say where the cameras are"
+        raise SceneCompletionError(what, where="parameters cameras, transform.source", cure=cure)
     if parameters.base_frame and parameters.grid_frame and parameters.base_frame != parameters.grid_frame:
         raise SceneCompletionError(
             f"camera.x to camera.yaw say where the camera is in {parameters.base_frame}, not in "
@@ -169,17 +159,13 @@ def check_frames(parameters: NodeParameters) -> None:
 def _check_cameras(names: tuple[str, ...], grid_frame: str) -> None:
     wrong = [name for name in names if not _CAMERA_NAME.fullmatch(name)]
     if wrong or len(set(names)) < len(names):
-        raise SceneCompletionError(
-            f"{', '.join(map(repr, wrong or names))} cannot be names of cameras",
-            where="parameter cameras",
-            cure="Give each a name of its own, of letters, digits and _, such as: front, left",
-        )
+        what = f"{', '.join(map(repr, wrong or names))} cannot be names of cameras"
+        cure = "Give each a name of its own, of letters, digits and _, such as: front, left"
+        raise SceneCompletionError(what, where="parameter cameras", cure=cure)
     if names and not grid_frame:
-        raise SceneCompletionError(
-            "several cameras share one grid, which must be attached to a frame",
-            where="parameters cameras, grid.frame",
-            cure="Name the frame of the robot, such as base_link, in grid.frame",
-        )
+        what = "several cameras share one grid, which must be attached to a frame"
+        cure = "Name the frame of the robot, such as base_link, in grid.frame"
+        raise SceneCompletionError(what, where="parameters cameras, grid.frame", cure=cure)
 
 
 def camera_pose(parameters: NodeParameters) -> RigidTransform:
@@ -201,22 +187,17 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
 def _check_odometry(parameters: NodeParameters) -> None:
     """Find out whether something can say where the grid is in the odometry frame, if images are to be joined.
 
-    They are joined by `fusion.enabled`, and compared for `record.wrong`.
-
-    Raises:
-        SceneCompletionError: Nothing can: says what to name.
-        TransformError: The file of fixed transforms is malformed.
+    They are joined by `fusion.enabled`, and compared for `record.wrong`. Raises SceneCompletionError where nothing can:
+    says what to name; TransformError where the file of fixed transforms is malformed.
     """
     odometry = parameters.odometry_frame.strip("/")
     asking = "fusion.enabled" if parameters.fusion_enabled else "record.wrong" if parameters.record_wrong else ""
     if not asking or (odometry and odometry == parameters.grid_frame.strip("/")):
         return
     if not odometry:
-        raise SceneCompletionError(
-            f"{asking} has no frame to join images in",
-            where=f"parameters {asking}, odometry.frame",
-            cure="Name the frame in which the robot moves without jumps, such as odom",
-        )
+        what = f"{asking} has no frame to join images in"
+        cure = "Name the frame in which the robot moves without jumps, such as odom"
+        raise SceneCompletionError(what, where=f"parameters {asking}, odometry.frame", cure=cure)
     kind = source_kind(parameters)
     if kind == "tf2" or (kind == "topics" and names_in(f"{parameters.transform_topics},{parameters.odometry_topics}")):
         return

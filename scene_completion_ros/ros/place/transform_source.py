@@ -1,7 +1,5 @@
 """Where transforms come from: tf2, topics of transforms and odometry, or a file of fixed ones."""
 
-from __future__ import annotations
-
 import functools
 from collections import Counter
 from collections.abc import Callable
@@ -35,13 +33,9 @@ class TransformSource(Protocol):
     """Transforms between frames at a time. Nothing here waits: see `WaitingRoom`."""
 
     def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
-        """Find target_from_source.
+        """Find target_from_source. `tolerance_ns`: how long after the last transform that one still holds.
 
-        Args:
-            tolerance_ns: How long after the last transform that one still holds.
-
-        Raises:
-            NotYetError: There is none: says what is missing, and whether it may still come.
+        Raises NotYetError where there is none: says what is missing, and whether it may still come.
         """
 
     def forget(self) -> None:
@@ -52,21 +46,16 @@ class TopicTransforms:
     """Transforms from topics of TransformStamped and Odometry, and fixed ones.
 
     A TransformStamped of a topic whose publishers are all latched (transient local) is fixed, as those of /tf_static.
-
-    Args:
-        transform_topics: Topics of geometry_msgs/TransformStamped.
-        odometry_topics: Topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id.
-        on_rejected: Called with the reason for each transform that is left out.
     """
 
     def __init__(
         self,
         node: Any,
-        transform_topics: tuple[str, ...],
-        odometry_topics: tuple[str, ...],
+        transform_topics: tuple[str, ...],  # topics of geometry_msgs/TransformStamped
+        odometry_topics: tuple[str, ...],  # topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id
         fixed: list[Extrinsic],
         on_arrival: Callable[[], None],
-        on_rejected: Callable[[str], None],
+        on_rejected: Callable[[str], None],  # called with the reason for each transform that is left out
         resources: ExitStack,
     ) -> None:
         self._on_arrival = on_arrival
@@ -118,25 +107,20 @@ class TopicTransforms:
 class Tf2Transforms:
     """Transforms that tf2 knows, and fixed ones.
 
-    tf2 interpolates over any gap; `LARGEST_GAP_NS` says nothing to it.
+    tf2 interpolates over any gap; `LARGEST_GAP_NS` says nothing to it. Raises SceneCompletionError: tf2_ros cannot be
+    imported.
 
-    Args:
-        node: The rclpy node; its executor serves the listener too.
-        on_demand: Subscribe to /tf and /tf_static no sooner than a transform is asked for.
-
-    Raises:
-        SceneCompletionError: tf2_ros cannot be imported.
+    `node`: the rclpy node; its executor serves the listener too; `on_demand`: subscribe to /tf and /tf_static no sooner
+    than a transform is asked for.
     """
 
     def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack, *, on_demand: bool) -> None:
         try:
             import tf2_ros
         except ImportError as error:
-            raise SceneCompletionError(
-                f"tf2_ros cannot be imported ({error})",
-                where="parameter transform.source",
-                cure="Source a ROS 2 distribution, or use `topics` or an extrinsics_file",
-            ) from error
+            what = f"tf2_ros cannot be imported ({error})"
+            cure = "Source a ROS 2 distribution, or use `topics` or an extrinsics_file"
+            raise SceneCompletionError(what, where="parameter transform.source", cure=cure) from error
         self._tf2: Any = tf2_ros
         self._buffer = tf2_ros.Buffer()
         for extrinsic in fixed:
@@ -234,22 +218,16 @@ def _names_topics(parameters: NodeParameters) -> bool:
 def make_transform_source(
     node: Any,
     parameters: NodeParameters,
-    on_arrival: Callable[[], None],
+    on_arrival: Callable[[], None],  # called after new transforms, where the source can tell
+    # Called with the reason for each transform that is left out, where the source can tell.
     on_rejected: Callable[[str], None],
     resources: ExitStack,
 ) -> TransformSource | None:
     """The source that the parameters ask for.
 
-    Args:
-        on_arrival: Called after new transforms, where the source can tell.
-        on_rejected: Called with the reason for each transform that is left out, where the source can tell.
-
-    Returns:
-        None where nothing but the parameters `camera.x` to `camera.yaw` can say where the camera is. Of those with
-        `auto`, `camera.height` may be given and taken back while the node runs: see `camera_by_parameters`.
-
-    Raises:
-        SceneCompletionError: tf2_ros or the file of fixed transforms cannot be had.
+    Returns None where nothing but the parameters `camera.x` to `camera.yaw` can say where the camera is. Of those with
+    `auto`, `camera.height` may be given and taken back while the node runs: see `camera_by_parameters`. Raises
+    SceneCompletionError: tf2_ros or the file of fixed transforms cannot be had.
     """
     fixed = fixed_transforms(parameters)
     automatic = parameters.transform_source == "auto"
@@ -271,11 +249,7 @@ def make_transform_source(
 
 
 def fixed_transforms(parameters: NodeParameters) -> list[Extrinsic]:
-    """Those of `extrinsics_file`; none where it is empty.
-
-    Raises:
-        TransformError: The file is malformed.
-    """
+    """Those of `extrinsics_file`; none where it is empty. Raises TransformError where the file is malformed."""
     if not parameters.extrinsics_file:
         return []
     try:

@@ -3,8 +3,6 @@
 A new result is an entry in `topics`, a method here that makes its message, and a line in `makers`.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -61,27 +59,21 @@ _Make: TypeAlias = Callable[[Scene], Iterable[Any]]
 
 
 class Outputs:
-    """The publishers of the node; what describes bundle and grid is published at once and latched.
-
-    Args:
-        grid_from_camera: Pose of the camera's optical frame; None where the grid is attached to another frame.
-        counters: Warn of what cannot be published, and tell of every image that is dropped.
-        vocabulary: What labels mean; None for the classes of the bundle.
-        best_effort: Offer results with best effort only.
-        cameras: Names of several cameras, which have depth topics of their own; empty for the one.
-    """
+    """The publishers of the node; what describes bundle and grid is published at once and latched."""
 
     def __init__(
         self,
         node: Any,
         bundle: StudentBundle,
         grid: VoxelGrid,
+        # Pose of the camera's optical frame; None where the grid is attached to another frame.
         grid_from_camera: RigidTransform | None,
-        counters: FrameCounters,
+        counters: FrameCounters,  # warn of what cannot be published, and tell of every image that is dropped
         resources: ExitStack,
         *,
-        vocabulary: Vocabulary | None,
-        best_effort: bool = False,
+        vocabulary: Vocabulary | None,  # what labels mean; None for the classes of the bundle
+        best_effort: bool = False,  # offer results with best effort only
+        # Names of several cameras, which have depth topics of their own; empty for the one.
         cameras: Sequence[str] = (),
     ) -> None:
         self._node, self._resources = node, resources

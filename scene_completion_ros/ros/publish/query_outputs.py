@@ -1,7 +1,5 @@
 """What the node answers to a query: the voxels that match it, the middles of their clusters, and the phrases."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,8 +10,7 @@ from std_msgs.msg import String
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.text_bank import Vocabulary
-from scene_completion_ros.mapping.clusters import VoxelClusters
-from scene_completion_ros.mapping.matches import all_matches
+from scene_completion_ros.mapping.clusters import VoxelClusters, all_matches
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.frame import Scene
 from scene_completion_ros.ros.messages import matches_message, poses_message
@@ -23,8 +20,7 @@ from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
 class QueryOutputs:
     """Publishers of a query's answers; they belong to the inference thread.
 
-    Args:
-        create: Makes the publisher of a topic.
+    `create`: makes the publisher of a topic.
     """
 
     def __init__(self, create: Callable[[str], Any], grid: VoxelGrid) -> None:

@@ -1,7 +1,5 @@
 """Images and the calibration that goes with them, from the topics of one camera: here a frame begins its way."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable
@@ -36,11 +34,6 @@ class CameraInput:
     Callbacks run in the executor's thread. They only hand an image, with the calibration and the parameters of that
     moment, on. A message that cannot be used is dropped, counted and warned about.
 
-    Args:
-        name: Name of the camera, before the names of its topics; empty where there is one camera only.
-        prepare: Called with calibration and parameters before an image needs them.
-        restart: Called when stamps jumped back, before the first image of the new time.
-
     Attributes:
         record: What arrived.
     """
@@ -49,10 +42,11 @@ class CameraInput:
         self,
         node: Any,
         parameters: DeclaredParameters,
-        name: str,
+        name: str,  # name of the camera, before the names of its topics; empty where there is one camera only
         deliver: Callable[[Frame], None],
+        # Called with calibration and parameters before an image needs them.
         prepare: Callable[[Camera, NodeParameters], None],
-        restart: Callable[[], None],
+        restart: Callable[[], None],  # called when stamps jumped back, before the first image of the new time
         counters: FrameCounters,
         order: StampOrder,
         resources: ExitStack,
@@ -283,25 +277,17 @@ class CameraInfoMatch:
         self._kept.append((stamp_ns, message))
 
     def exact(self, stamp_ns: int) -> Any:
-        """The message of a stamp.
-
-        Raises:
-            NotYetError: There is none; it may come, unless a later one has.
-        """
+        """The message of a stamp. Raises NotYetError where there is none; it may come, unless a later one has."""
         for stamp, message in reversed(self._kept):
             if stamp == stamp_ns:
                 return message
         raise self._missing(f"none with the stamp {stamp_ns} ns", may_come=self._before(stamp_ns))
 
     def nearest(self, stamp_ns: int, tolerance_ns: int, *, final: bool) -> Any:
-        """The message nearest to a stamp.
+        """The message nearest to a stamp. Raises NotYetError where there is none that near, or a nearer one may come.
 
-        Args:
-            tolerance_ns: How far it may be from that.
-            final: Whether to take what is there, even if a nearer one may still come.
-
-        Raises:
-            NotYetError: There is none that near, or a nearer one may come.
+        `tolerance_ns`: how far it may be from that; `final`: whether to take what is there, even if a nearer one may
+        still come.
         """
         may_come = self._before(stamp_ns)
         if may_come and not final:

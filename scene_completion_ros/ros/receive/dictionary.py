@@ -1,7 +1,5 @@
 """The words that a node knows: those of a text bank, and those that messages bring along. Needs no ROS."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +20,8 @@ _QUOTED = 3  # phrases that a message quotes
 class Dictionary:
     """The words that the parameter `vocabulary` names, for a student.
 
-    Args:
-        name: Value of the parameter: a file, `SHIPPED`, or empty.
-
-    Raises:
-        VocabularyError: The bank cannot be used, or belongs to another student.
+    Raises VocabularyError where the bank cannot be used, or belongs to another student. `name`: value of the parameter:
+    a file, `SHIPPED`, or empty.
     """
 
     def __init__(self, bundle: StudentBundle, name: str) -> None:
@@ -35,19 +30,16 @@ class Dictionary:
         # The text bank; without a name that of the bundle, None where it has none.
         self.bank = bundle.text_bank() if name in ("", SHIPPED) else TextBank.load(name)
         if name and self.bank is None:
-            raise VocabularyError(
-                f"the student {bundle.name} has no text bank",
-                where=f"parameter vocabulary: {SHIPPED}",
-                cure="Name a file, made with: scene-completion vocabulary",
-            )
+            what = f"the student {bundle.name} has no text bank"
+            cure = "Name a file, made with: scene-completion vocabulary"
+            raise VocabularyError(what, where=f"parameter vocabulary: {SHIPPED}", cure=cure)
         # What the parameter asks for; None for the labels of the bundle.
         self.vocabulary = self._folded(self.bank.vocabulary()) if name and self.bank else None
 
     def vocabulary_of(self, asked: RequestedWords | None) -> FoldedVocabulary | None:
         """The vocabulary that is asked for; for nothing that of the parameter.
 
-        Raises:
-            VocabularyError: What is wrong, where, and the cure.
+        Raises VocabularyError where what is wrong, where, and the cure.
         """
         if asked is None:
             return self.vocabulary
@@ -58,8 +50,7 @@ class Dictionary:
     def query_of(self, asked: RequestedWords) -> FoldedVocabulary:
         """What is looked for, and what phrases have in common, see `TextBank.query`.
 
-        Raises:
-            VocabularyError: What is wrong, where, and the cure.
+        Raises VocabularyError where what is wrong, where, and the cure.
         """
         return self._made(self._bank_for(asked, QUERY).query(tuple(asked.phrases), asked.background), asked)
 
@@ -78,11 +69,9 @@ class Dictionary:
             bank = self.bank
         else:
             quoted = ", ".join(map(shown, list(asked.phrases)[:_QUOTED]))
-            raise VocabularyError(
-                f"{quoted} without embeddings, and the student {self._bundle.name} has no text bank",
-                where=where,
-                cure="Name a bank in parameter vocabulary, or run scene-completion vocabulary",
-            )
+            what = f"{quoted} without embeddings, and the student {self._bundle.name} has no text bank"
+            cure = "Name a bank in parameter vocabulary, or run scene-completion vocabulary"
+            raise VocabularyError(what, where=where, cure=cure)
         return bank if asked.background is None else replace(bank, background=asked.background)
 
 

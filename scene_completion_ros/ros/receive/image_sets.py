@@ -1,7 +1,5 @@
 """Images of several cameras that belong together, by their stamps; without ROS."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,19 +23,16 @@ class ImageSets(Generic[Item]):
     A set is delivered once there is an image of every camera within the tolerance. A camera that was waited for in vain
     is left out, and no set waits for it again until an image of it comes. Stamps of sets only grow: an image that comes
     after its time is unused.
-
-    Args:
-        deliver: Called with the images of a set in the order of the names, and the names of cameras it is without.
-        unused: Called with each image that comes into no set.
-        on_waiting: Called when an image waits: from then on `look` has to be called now and then.
     """
 
     def __init__(
         self,
         names: Sequence[str],
+        # Called with the images of a set in the order of the names, and the names of cameras it is without.
         deliver: Callable[[list[Item], list[str]], None],
-        unused: Callable[[Item], None],
+        unused: Callable[[Item], None],  # called with each image that comes into no set
         *,
+        # Called when an image waits: from then on `look` has to be called now and then.
         on_waiting: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,9 +52,7 @@ class ImageSets(Generic[Item]):
     def add(self, name: str, stamp_ns: int, item: Item, *, tolerance_ns: int, timeout_s: float) -> None:
         """Take an image.
 
-        Args:
-            tolerance_ns: Largest difference of stamps in a set.
-            timeout_s: How long it waits for the other cameras.
+        `tolerance_ns`: largest difference of stamps in a set; `timeout_s`: how long it waits for the other cameras.
         """
         self._absent.discard(name)
         self._tolerance_ns = tolerance_ns

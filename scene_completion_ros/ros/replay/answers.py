@@ -1,7 +1,5 @@
 """Puts together what the node says of one image; the result is recorded, counted and handed on."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -27,8 +25,7 @@ RECORDED_TYPES = {
     topics.DEPTH: "sensor_msgs/msg/Image",
     topics.DEPTH_CAMERA_INFO: "sensor_msgs/msg/CameraInfo",
     topics.OCCUPANCY_GRID: "nav_msgs/msg/OccupancyGrid",
-}
-"""Answers to an image, in the order in which they are recorded, whatever the order in which they arrive."""
+}  # answers to an image, in the order in which they are recorded, whatever the order in which they arrive
 LEGEND_TYPE, TIMES_TYPE = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"
 
 
@@ -58,9 +55,8 @@ class SentImage:
 class Answers:
     """Assigns answers to images by stamp and frame.
 
-    Args:
-        wanted: Topics of the answers that make an image complete, `topics.VOXELS` among them.
-        welcome: Topics of answers besides that are waited for a little: without them an image is handed over later.
+    `wanted`: topics of the answers that make an image complete, `topics.VOXELS` among them; `welcome`: topics of
+    answers besides that are waited for a little: without them an image is handed over later.
     """
 
     def __init__(self, wanted: Collection[str], welcome: Collection[str] = ()) -> None:
@@ -118,9 +114,7 @@ class Answers:
 
         An image whose wanted answers are all there waits up to `PATIENCE_S` for the rest.
 
-        Args:
-            now_s: `time.perf_counter`.
-            patient: False waits for nothing but wanted answers any more.
+        `now_s`: `time.perf_counter`; `patient`: False waits for nothing but wanted answers any more.
         """
         answered = [sent for sent in self.waiting if self.answered(sent)]
         if not answered:
@@ -135,10 +129,8 @@ class Answers:
 class ResultCollector:
     """Takes complete results, in the order of the node.
 
-    Args:
-        bag: Where answers are written; None writes nothing.
-        statistics: Filled.
-        with_times: Write the processing times, too, which differ from run to run.
+    `bag`: where answers are written; None writes nothing; `statistics`: filled; `with_times`: write the processing
+    times, too, which differ from run to run.
     """
 
     def __init__(self, bag: BagWriter | None, statistics: ReplayStatistics, *, with_times: bool = False) -> None:
@@ -148,14 +140,7 @@ class ResultCollector:
         self._end_to_end = array("d")
 
     def take(self, sent: SentImage, source: BagMessage, legend: Any) -> ReplayResult:
-        """Take the result of an image.
-
-        Args:
-            sent: With all its wanted answers.
-
-        Returns:
-            What the node made of the image.
-        """
+        """Take the result of an image. Returns what the node made of the image. `sent`: with all its wanted answers."""
         statistics = self._statistics
         voxels: NDArray[np.void] = cloud_array_from_message(sent.answers[topics.VOXELS])
         if self._bag is not None:

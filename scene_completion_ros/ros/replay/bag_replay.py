@@ -1,7 +1,5 @@
 """Play a bag through the running node in another process, over DDS, and collect what it publishes."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,42 +23,34 @@ LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
 
 def replay_over_dds(
     reader: BagReader,
-    topic: str,
+    topic: str,  # its image topic, raw or compressed
     *,
+    # Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
     camera: Camera | None = None,
+    # Where to write voxels, depth, the depth's CameraInfo and the map of the ground, at the bag times of their images,
+    # and beside these; the transforms of the recording, too. The legend of the labels goes there at the time of the
+    # first. In lock step nothing in it depends on when it was written. At a rate it holds the stage times as well.
     output_bag: Path | None = None,
+    # Called with every result, in the order of the node. In lock step that is between frames. At a rate it is when the
+    # recording is over, and delays no image.
     on_result: Callable[[ReplayResult], None] | None = None,
-    playback: Playback | None = None,
+    playback: Playback | None = None,  # how to play; in lock step by default
+    # Parameters of the node, by name. `grid.frame` and `cameras` are empty whatever they say: a replay takes voxels to
+    # be in the frame of one image. In lock step `transform.timeout` is at least 3 s.
     node_parameters: Mapping[str, object] | None = None,
+    # Filled while the replay goes on, for whoever wants to see it after an interruption.
     statistics: ReplayStatistics | None = None,
+    # What the node is asked for in all images; an image is then complete with that answer only. At the end the question
+    # is taken back.
     words: Sequence[str] = (),
 ) -> ReplayStatistics:
     """Publish one image topic of a bag to the node, and collect its voxels, depth and processing times.
 
     In lock step (see `Playback`) the outcome does not depend on the speed of the machine. The node completes every
-    image, or drops it for a reason that is counted. At a rate the node drops what it cannot keep up with.
-
-    Args:
-        topic: Its image topic, raw or compressed.
-        camera: Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
-        output_bag: Where to write voxels, depth, the depth's CameraInfo and the map of the ground, at the bag times of
-            their images, and beside these; the transforms of the recording, too. The legend of the labels goes there at
-            the time of the first. In lock step nothing in it depends on when it was written. At a rate it holds the
-            stage times as well.
-        on_result: Called with every result, in the order of the node. In lock step that is between frames. At a rate it
-            is when the recording is over, and delays no image.
-        playback: How to play; in lock step by default.
-        node_parameters: Parameters of the node, by name. `grid.frame` and `cameras` are empty whatever they say: a
-            replay takes voxels to be in the frame of one image. In lock step `transform.timeout` is at least 3 s.
-        statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
-        words: What the node is asked for in all images; an image is then complete with that answer only. At the end the
-            question is taken back.
-
-    Raises:
-        BagError: There is no such image topic, or no usable CameraInfo and no camera was given.
-        SceneCompletionError: The node did not start, ended, stopped answering in lock step, or publishes voxels in
-            another frame than that of the images. Or the playback does not fit the recording. What came before is in
-            the output bag.
+    image, or drops it for a reason that is counted. At a rate the node drops what it cannot keep up with. Raises
+    BagError where there is no such image topic, or no usable CameraInfo and no camera was given; SceneCompletionError
+    where the node did not start, ended, stopped answering in lock step, or publishes voxels in another frame than that
+    of the images. Or the playback does not fit the recording. What came before is in the output bag.
     """
     playback = playback or Playback()
     dds.use_shipped_profile()

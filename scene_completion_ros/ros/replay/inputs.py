@@ -1,7 +1,5 @@
 """What a replay publishes: images and their calibration, and further recorded topics."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +29,7 @@ class Source:
 class InputPublishers:
     """Publishers of a replay, in the namespace of its node.
 
-    Raises:
-        SceneCompletionError: The message package of a further topic is not installed.
+    Raises SceneCompletionError where the message package of a further topic is not installed.
     """
 
     def __init__(self, node: Any, source: Source) -> None:

@@ -1,7 +1,5 @@
 """How a recording is played; knows nothing of rclpy."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +8,13 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.parameters.schema import names_in
 
 ANSWER_TIMEOUT_S = 60.0
+# In lock step further topics run this far ahead of the images: what an image needs must be there before it.
 LEAD_NS = 500_000_000
-"""In lock step further topics run this far ahead of the images: what an image needs must be there before it."""
 
 
 @dataclass(frozen=True)
 class Playback:
-    """How a recording is played.
-
-    Raises:
-        SceneCompletionError: A number makes no sense: names the option.
-    """
+    """How a recording is played. Raises SceneCompletionError where a number makes no sense: names the option."""
 
     # None plays in lock step. The next image is sent when the node has published the result of the last one or said
     # that it dropped it. A number plays in real time, that many times as fast as recorded.
@@ -41,8 +35,7 @@ class Playback:
 def check_topics(playback: Playback, recorded: Collection[str], image_topic: str) -> None:
     """Refuse further topics that are not in the recording, or that are played anyway.
 
-    Raises:
-        SceneCompletionError: Such a topic: names it and lists what is recorded.
+    Raises SceneCompletionError: such a topic: names it and lists what is recorded.
     """
     for topic in playback.also:
         if topic not in recorded or topic == image_topic:
@@ -53,8 +46,7 @@ def check_topics(playback: Playback, recorded: Collection[str], image_topic: str
 def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) -> None:
     """Refuse to play to a node that is to join successive images, but would not hear where they were taken.
 
-    Raises:
-        SceneCompletionError: It listens to topics for that, none of which is played: names them.
+    Raises SceneCompletionError: it listens to topics for that, none of which is played: names them.
     """
     names = ",".join(str(parameters.get(name, "")) for name in ("transform.topics", "odometry.topics"))
     source = parameters.get("transform.source", "auto")
@@ -64,8 +56,6 @@ def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) ->
     heard = {"topics": names, "tf2": "/tf"}.get(str(source), "")
     wanted, played = names_in(heard), set(playback.also)
     if parameters.get("fusion.enabled") and wanted and played.isdisjoint(wanted):
-        raise SceneCompletionError(
-            f"fusion.enabled needs {', '.join(wanted)}, which the replay does not play",
-            where="parameter fusion.enabled",
-            cure="Play the recorded topic too, with --also, under the full name that the parameter has",
-        )
+        what = f"fusion.enabled needs {', '.join(wanted)}, which the replay does not play"
+        cure = "Play the recorded topic too, with --also, under the full name that the parameter has"
+        raise SceneCompletionError(what, where="parameter fusion.enabled", cure=cure)

@@ -1,16 +1,15 @@
 """The completion node that a replay plays to: a child process, started, watched and ended."""
 
-from __future__ import annotations
-
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from scene_completion_ros.child_processes import ending_with_parent
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.topics import NODE_NAME
@@ -41,7 +40,7 @@ class NodeProcess:
             preexec_fn=ending_with_parent(),
         )
 
-    def __enter__(self) -> NodeProcess:
+    def __enter__(self) -> "NodeProcess":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,9 +56,8 @@ class NodeProcess:
         """Raise SceneCompletionError with the end of its log if the node has ended by itself."""
         status = self._process.poll()
         if status is not None:
-            raise SceneCompletionError(
-                f"the node ended with status {status} during the replay", where=self.full_name, cure=self.log()
-            )
+            what = f"the node ended with status {status} during the replay"
+            raise SceneCompletionError(what, where=self.full_name, cure=self.log())
 
     def log(self) -> str:
         """The last lines the node has logged."""
@@ -93,3 +91,22 @@ def with_package(environment: Mapping[str, str]) -> dict[str, str]:
     if root.name not in ("site-packages", "dist-packages"):
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), variables.get("PYTHONPATH", "")]))
     return variables
+
+
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def ending_with_parent() -> Callable[[], None]:
+    """What a child does first (`preexec_fn`): listen to SIGINT even in the background, and end with its parent.
+
+    The system sends it SIGTERM; only Linux does.
+    """
+    # Loaded here: a process that has just been forked loads nothing.
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if prctl is not None:
+            prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+    return prepare

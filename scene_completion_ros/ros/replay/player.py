@@ -1,7 +1,5 @@
 """The publishing and collecting end of a replay; importing it imports rclpy, so choose the Fast DDS profile before."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,11 +22,10 @@ from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import dds, messages, topics
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
-from scene_completion_ros.ros.replay.deferred_results import DeferredResults
 from scene_completion_ros.ros.replay.inputs import QUEUE, InputPublishers, Source
 from scene_completion_ros.ros.replay.playback import LEAD_NS, Playback
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.replay.results import DeferredResults, ReplayResult, ReplayStatistics
 
 STARTUP_TIMEOUT_S = 180.0  # a first start may compile the voxel query and the encoder
 WARM_UP_PERIOD_S = 5.0
@@ -45,14 +42,7 @@ COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMER
 class Player:
     """Publishes frames to the node and puts its answers together, by stamp.
 
-    Args:
-        on_result: Called with every frame whose answers are complete. In lock step that is at once. In real time,
-            which would go on meanwhile, it is at the end.
-        statistics: Filled while frames are played.
-        words: What the node is asked for; may be none.
-
-    Raises:
-        SceneCompletionError: A further topic cannot be published.
+    Raises SceneCompletionError where a further topic cannot be published.
     """
 
     def __init__(
@@ -61,9 +51,11 @@ class Player:
         source: Source,
         playback: Playback,
         bag: BagWriter | None,
+        # Called with every frame whose answers are complete. In lock step that is at once. In real time, which would go
+        # on meanwhile, it is at the end.
         on_result: Callable[[ReplayResult], None] | None,
-        statistics: ReplayStatistics,
-        words: Sequence[str] = (),
+        statistics: ReplayStatistics,  # filled while frames are played
+        words: Sequence[str] = (),  # what the node is asked for; may be none
     ) -> None:
         self._process, self._source, self._playback = process, source, playback
         self._results = ResultCollector(bag, statistics, with_times=playback.rate is not None)
@@ -136,10 +128,8 @@ class Player:
     def warm_up(self) -> None:
         """Send grey images until the newest of them is answered on every topic and the legend is there.
 
-        Then the node has been discovered, is loaded and compiled, and has nothing left to say of earlier ones.
-
-        Raises:
-            SceneCompletionError: The node ended, or gave no answer in a long time.
+        Then the node has been discovered, is loaded and compiled, and has nothing left to say of earlier ones. Raises
+        SceneCompletionError: the node ended, or gave no answer in a long time.
         """
         camera = self._source.camera
         grey = np.full((camera.height, camera.width, 3), 128, np.uint8)
@@ -185,8 +175,7 @@ class Player:
     def play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage]) -> None:
         """Publish the recording, in lock step or at a rate, and wait for the results.
 
-        Raises:
-            SceneCompletionError: The node ended, or in lock step neither answered nor dropped an image in time.
+        Raises SceneCompletionError: the node ended, or in lock step neither answered nor dropped an image in time.
         """
         begun_s = self._last_result_s = time.perf_counter()
         try:

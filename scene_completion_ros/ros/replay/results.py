@@ -1,16 +1,16 @@
 """What a replay yields: one result a frame, and statistics at the end."""
 
-from __future__ import annotations
-
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.report.latency_plot import occupied_median
@@ -49,7 +49,7 @@ class Percentiles:
     p99: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Percentiles | None:
+    def of(cls, values: Sequence[float]) -> "Percentiles | None":
         """Percentiles of some values; None where there are none."""
         if not values:
             return None
@@ -87,3 +87,46 @@ class ReplayStatistics:
         values["dropped"] = dict(self.dropped)
         values["occupied_voxels_median"] = occupied_median(values.pop("occupied"))
         return values
+
+
+class DeferredResults:
+    """Results of unlimited number in the memory of a few: images and arrays go to the disk."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this)
+        self._waiting: list[tuple[ReplayResult, BagMessage]] = []
+
+    def close(self) -> None:
+        """Delete the file."""
+        self._file.close()
+
+    def put(self, result: ReplayResult, source: BagMessage) -> None:
+        """Keep a result and the recorded image that it is of.
+
+        Raises OSError where the temporary file cannot be written, e.g. on a full disk.
+        """
+        for array in (np.frombuffer(source.raw, np.uint8), result.voxels, result.depth, result.matches):
+            if array is not None:
+                np.lib.format.write_array(self._file, array, allow_pickle=False)
+        matches = None if result.matches is None else result.matches[:0]
+        kept = replace(result, image_message=None, voxels=result.voxels[:0], depth=result.depth[:0], matches=matches)
+        self._waiting.append((kept, replace(source, raw=b"")))
+
+    def take_all(self) -> Iterator[ReplayResult]:
+        """Yield what was kept, in the order in which it came, and forget it."""
+        waiting, self._waiting = self._waiting, []
+        self._file.seek(0)
+        for result, source in waiting:
+            raw, voxels, depth = (self._read() for _ in range(3))
+            yield replace(
+                result,
+                image_message=replace(source, raw=raw.tobytes()).message,
+                voxels=voxels,
+                depth=depth,
+                matches=None if result.matches is None else self._read(),
+            )
+        self._file.seek(0)
+
+    def _read(self) -> NDArray[Any]:
+        array: NDArray[Any] = np.lib.format.read_array(self._file, allow_pickle=False)
+        return array

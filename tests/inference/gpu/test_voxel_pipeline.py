@@ -25,6 +25,7 @@ from scene_completion_ros.inference.gpu.tensorrt_encoder import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
 from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
+from scene_completion_ros.inference.lattice import PlacePrior
 from scene_completion_ros.inference.march import March, march, sight
 from scene_completion_ros.inference.phrase_query import (
     FoldedVocabulary,
@@ -32,7 +33,6 @@ from scene_completion_ros.inference.phrase_query import (
     class_cosines_reference,
     labels_reference,
 )
-from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference, hidden_reference
 from scene_completion_ros.inference.scene_query import PreparedScene

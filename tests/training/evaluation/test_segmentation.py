@@ -32,7 +32,7 @@ from scene_completion_training.evaluation.voxel_sampling import Sampling
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField, Reads
 from scene_completion_training.networks.semantic_head import DistillationHead
-from scene_completion_training.rendering.depth import rendered_features
+from scene_completion_training.rendering.patches import rendered_features
 from tests import official_layouts as layouts
 from tests.training.saved_checkpoint import save_checkpoint
 

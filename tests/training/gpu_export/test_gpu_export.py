@@ -23,8 +23,16 @@ from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.commands.arguments import say_dropped
 from scene_completion_training.gpu_export.export import export_for_gpus
 from scene_completion_training.gpu_export.graph import gpu_graph
-from scene_completion_training.gpu_export.images import canonical_images
-from scene_completion_training.gpu_export.parity import GATES, ONNX, TORCH, Gate, Parity, ParityCheck, Reference
+from scene_completion_training.gpu_export.parity import (
+    GATES,
+    ONNX,
+    TORCH,
+    Gate,
+    Parity,
+    ParityCheck,
+    Reference,
+    canonical_images,
+)
 from scene_completion_training.gpu_export.precisions import to_half
 from tests.checkout import run_python
 from tests.training.foundation.tiny_models import saved_depth_model

@@ -1,7 +1,5 @@
 """Cosine clusters of points: fitted, named, on disk, and the head that gives their classes on the robot."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -20,8 +18,7 @@ from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_ros.whole_files import write_whole
 
 CLUSTER_FILE = "clusters.safetensors"
-HELD_OUT = 5
-"""Every so many-th point is kept out of the fit, and says how well it does."""
+HELD_OUT = 5  # every so many-th point is kept out of the fit, and says how well it does
 CLASS_FILE = "classes.json"
 SCHEMA = 1
 UNNAMED = "cluster_{:02d}"
@@ -41,8 +38,7 @@ CLASS_COLOURS: dict[str, tuple[int, int, int]] = {
     "pole": (200, 200, 140),
     "traffic-sign": (235, 60, 40),
     "other-object": (120, 120, 120),
-}
-"""Colours of the classes that clusters are usually named after; those of others follow from their number."""
+}  # colours of the classes that clusters are usually named after; those of others follow from their number
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,17 +56,14 @@ def fit_clusters(codes: NDArray[np.float32], count: int, *, seed: int = 0) -> Cl
     """K-means of codes of length one [N, C], with centres of length one: the best of several starts.
 
     On the sphere the squared Euclidean distance is two minus twice the cosine. So ordinary k-means with centres brought
-    back to length one is cosine k-means but for the centres' steps in between.
-
-    Raises:
-        ConfigurationError: There are fewer codes than clusters.
+    back to length one is cosine k-means but for the centres' steps in between. Raises ConfigurationError where there
+    are fewer codes than clusters.
     """
     from sklearn.cluster import KMeans
 
     if len(codes) < count:
-        raise ConfigurationError(
-            f"{len(codes)} points for {count} clusters", where="clusters", cure="Take more frames or fewer clusters"
-        )
+        what = f"{len(codes)} points for {count} clusters"
+        raise ConfigurationError(what, where="clusters", cure="Take more frames or fewer clusters")
     found = KMeans(count, n_init=4, random_state=seed).fit(codes).cluster_centers_
     return Clusters((found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-9)).astype(np.float32))
 
@@ -97,17 +90,11 @@ def read_clusters(file: Path) -> tuple[Clusters, NDArray[np.float16], NDArray[np
 
 @dataclass(frozen=True, eq=False)
 class LabelHead:
-    """Logits of the classes: weight · units + bias.
+    """Logits of the classes: weight · units + bias."""
 
-    Attributes:
-        weight: float32 [K, E].
-        bias: float32 [K].
-        agreement: Share of the held-out points to which it gives the class that their cluster has.
-    """
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    agreement: float
+    weight: NDArray[np.float32]  # float32 [K, E]
+    bias: NDArray[np.float32]  # float32 [K]
+    agreement: float  # share of the held-out points to which it gives the class that their cluster has
 
     def assign(self, units: NDArray[np.floating]) -> NDArray[np.int64]:
         """The class [N] of each point with units [N, E]: that of the largest logit."""
@@ -118,15 +105,11 @@ def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], coun
     """Multinomial logistic regression of the classes of points on their standardised hidden units.
 
     Between units and clusters lie two networks, of which nothing is left on the robot. A map from the units alone gives
-    the same labels but for the points that lie between two clusters.
+    the same labels but for the points that lie between two clusters. Raises ConfigurationError where there are fewer
+    than two classes among the points.
 
-    Args:
-        units: Hidden units of the features [N, E], in random order.
-        classes: Class of each point [N].
-        count: Number of classes K; those that no point has stay improbable.
-
-    Raises:
-        ConfigurationError: There are fewer than two classes among the points.
+    `units`: hidden units of the features [N, E], in random order; `classes`: class of each point [N]; `count`: number
+    of classes K; those that no point has stay improbable.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -152,17 +135,11 @@ def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], coun
 
 @dataclass(frozen=True)
 class NamedClusters:
-    """Clusters with their classes.
+    """Clusters with their classes."""
 
-    Attributes:
-        class_names: Names of the classes, in the order of their first cluster; each once.
-        class_colours: RGB of each class, 0..255.
-        class_of_cluster: The class of each cluster.
-    """
-
-    class_names: tuple[str, ...]
-    class_colours: tuple[tuple[int, int, int], ...]
-    class_of_cluster: tuple[int, ...]
+    class_names: tuple[str, ...]  # names of the classes, in the order of their first cluster; each once
+    class_colours: tuple[tuple[int, int, int], ...]  # RGB of each class, 0..255
+    class_of_cluster: tuple[int, ...]  # the class of each cluster
 
     def classes(self, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
         """Classes [...] of clusters [...]."""
@@ -176,17 +153,12 @@ def colour_of(name: str, number: int) -> tuple[int, int, int]:
 
 def write_class_file(
     file: Path,
-    names: Sequence[str | None],
-    shares: Sequence[float],
+    names: Sequence[str | None],  # class of each cluster; None for those without a name
+    shares: Sequence[float],  # share of the voxels of each cluster, for the reader
+    # Colours of classes; those that it lacks have their usual one.
     colours: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> None:
-    """Writes a class file.
-
-    Args:
-        names: Class of each cluster; None for those without a name.
-        shares: Share of the voxels of each cluster, for the reader.
-        colours: Colours of classes; those that it lacks have their usual one.
-    """
+    """Writes a class file."""
     clusters = []
     for number, (name, share) in enumerate(zip(names, shares, strict=True)):
         called = name or UNNAMED.format(number)
@@ -199,9 +171,8 @@ def write_class_file(
 def read_class_file(file: Path, count: int) -> NamedClusters:
     """Reads the class file of `count` clusters; those of one name become a class with the colour of the first of them.
 
-    Raises:
-        ConfigurationError: The file is damaged, leaves out a cluster or has one twice or one there is not. A name is
-            empty, or two of one name have different colours.
+    Raises ConfigurationError where the file is damaged, leaves out a cluster or has one twice or one there is not. A
+    name is empty, or two of one name have different colours.
     """
     content = read_json(file, ConfigurationError, cure="Correct it, or make it anew", kind=dict)
     try:

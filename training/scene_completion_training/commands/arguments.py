@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.density_model import DensityModel
 
-SHARED_DATA = "SCENE_COMPLETION_DATA"
-"""Environment variable that names the folder of the recordings."""
+SHARED_DATA = "SCENE_COMPLETION_DATA"  # environment variable that names the folder of the recordings
 
 
 def add_paths(
@@ -166,19 +165,12 @@ def requested(args: argparse.Namespace) -> dict[str, Any]:
 def write_results(
     args: argparse.Namespace,
     scores: Scores,
-    recordings: Sequence[str],
-    notes: Sequence[str] = (),
-    counted: SplitCount | None = None,
-    named: SplitCount | None = None,
+    recordings: Sequence[str],  # names of what was scored
+    notes: Sequence[str] = (),  # further paragraphs of the page
+    counted: SplitCount | None = None,  # how much of a frame list was scored
+    named: SplitCount | None = None,  # how much of a frame list gave the names of clusters
 ) -> None:
-    """Print the tables, and where --output names a folder write them as results.md beside results.json.
-
-    Args:
-        recordings: Names of what was scored.
-        notes: Further paragraphs of the page.
-        counted: How much of a frame list was scored.
-        named: How much of a frame list gave the names of clusters.
-    """
+    """Print the tables, and where --output names a folder write them as results.md beside results.json."""
     import dataclasses
     import json
 
@@ -207,6 +199,5 @@ def refuse_scored(scored: Sequence[Path], others: dict[str, list[Path]]) -> None
     """Raise where the folders of an argument are scored as well."""
     for flag, folders in others.items():
         if shared := {folder.resolve() for folder in scored} & {folder.resolve() for folder in folders}:
-            raise ConfigurationError(
-                f"{', '.join(map(str, sorted(shared)))} is scored as well", where=flag, cure="Name other recordings"
-            )
+            what = f"{', '.join(map(str, sorted(shared)))} is scored as well"
+            raise ConfigurationError(what, where=flag, cure="Name other recordings")

@@ -9,8 +9,6 @@ beside it. They stretch its densities to the right depth, and give its probabili
 With --labelled depth is fitted to LiDAR and probabilities to labelled voxels instead, and there is no prior.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,9 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.labelled) == bool(args.prior_from and args.held_out) or (
         args.labelled and (args.prior_from or args.held_out)
     ):
-        raise ConfigurationError(
-            "what it is fitted to", where="calibrate", cure="Give --prior-from and --held-out, or --labelled alone"
-        )
+        what = "what it is fitted to"
+        raise ConfigurationError(what, where="calibrate", cure="Give --prior-from and --held-out, or --labelled alone")
     if args.every < 1:
         raise ConfigurationError(f"{args.every} is no step", where="--every", cure="Take every frame, 1, or fewer")
     held_out = {folder.resolve() for group in args.held_out for folder in group}
@@ -71,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say(bundle: StudentBundle, what: str) -> None:
+def _say(bundle: "StudentBundle", what: str) -> None:
     record = bundle.provenance["calibration"]
     stretch = record["density_stretch"]
     print(

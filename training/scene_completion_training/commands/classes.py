@@ -10,8 +10,6 @@ encoder goes with. Then
     scene-completion export CHECKPOINT BUNDLE --classes DIR --student STUDENT --licence ...
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -19,8 +17,7 @@ from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths
 
-POINTS = 500
-"""Points of a frame that are clustered."""
+POINTS = 500  # points of a frame that are clustered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made = Output(("classes.json", "clusters.safetensors", "cluster_*.png"))
     parser.add_argument("--output", type=made, required=True, metavar="DIR", help="folder for the clusters")
     add_paths(parser, "--labelled", "FOLDER", "training recordings with semantic voxels, for the names")
-    parser.add_argument(
-        "--vocabulary", type=Path, metavar="FILE", help="text bank whose classes are taken, instead of clusters"
-    )
+    meaning = "text bank whose classes are taken, instead of clusters"
+    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
     parser.add_argument("--clusters", type=int, default=19, help="number of clusters (default: %(default)s)")
 
 

@@ -27,8 +27,6 @@ neighbour probes. It also has them find things (--instances) and what sentences 
 and LPIPS, as Behind the Scenes is scored. With --consistency it compares features and classes from view to view.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from scene_completion_training.commands import (

@@ -5,8 +5,6 @@ trained on the labels of --probe-on, and written to --output. Folders are data_2
 leftImg8bit/SPLIT of Cityscapes and images/10k/SPLIT of BDD100K; each data set that is scored has rows of its own.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _images(args: argparse.Namespace, folders: str, frames: str) -> tuple[list[LabelledImages], SplitCount | None]:
+def _images(args: argparse.Namespace, folders: str, frames: str) -> "tuple[list[LabelledImages], SplitCount | None]":
     """The labelled images of the folders of an argument, and how much was found of their list."""
     from scene_completion_training.data.label_images import labelled_images
 
@@ -95,14 +93,14 @@ def _images(args: argparse.Namespace, folders: str, frames: str) -> tuple[list[L
     return [one for one in found if one.images], count_frames(args, split)
 
 
-def _drawn(args: argparse.Namespace, found: Sequence[LabelledImages]) -> list[LabelledImage]:
+def _drawn(args: argparse.Namespace, found: "Sequence[LabelledImages]") -> "list[LabelledImage]":
     import numpy as np
 
     images = [image for one in found for image in one.images]
     return [images[k] for k in np.random.default_rng(args.seed).permutation(len(images))[: args.images]]
 
 
-def _refuse_scored_images(scored: Sequence[LabelledImages], fitted: dict[str, list[LabelledImages]]) -> None:
+def _refuse_scored_images(scored: "Sequence[LabelledImages]", fitted: "dict[str, list[LabelledImages]]") -> None:
     files = {image.label_file for one in scored for image in one.images}
     for name, found in fitted.items():
         if shared := sorted(files.intersection(image.label_file for one in found for image in one.images)):

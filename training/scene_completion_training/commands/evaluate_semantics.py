@@ -40,10 +40,9 @@ if TYPE_CHECKING:
     from scene_completion_training.evaluation.semantic_evaluation import ScoredModel
     from scene_completion_training.evaluation.semantic_models import SemanticModel
 
-CLUSTERS = 19
-"""As many as SemanticKITTI has classes."""
+CLUSTERS = 19  # as many as SemanticKITTI has classes
+# Pixels along a token's side: of the clustered tokens, and of the teacher that is asked for words.
 CLUSTER_CELL, WORD_CELL = 16, 8
-"""Pixels along a token's side: of the clustered tokens, and of the teacher that is asked for words."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,15 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "frame list for the names of clusters, of --name-on or of --data; none of them may be scored"
     sscbench.add_argument("--name-frames", type=Path, metavar="LIST", help=meaning)
     words = parser.add_argument_group("words")
-    words.add_argument(
-        "--bank", type=Path, metavar="FILE", help="text bank with SemanticKITTI's classes, and the words: ask for them"
-    )
+    meaning = "text bank with SemanticKITTI's classes, and the words: ask for them"
+    words.add_argument("--bank", type=Path, metavar="FILE", help=meaning)
     words.add_argument("--words", type=Path, metavar="FILE", help="words and what they mean, as unseen_words.yaml")
     meaning = "name for tables, and checkpoints of stage agglomeration that differ in the seed alone; repeatable"
     add_methods(words, "--method", meaning)
-    words.add_argument(
-        "--space", metavar="TEACHER", help="text-aligned teacher of the methods, whose features are read"
-    )
+    meaning = "text-aligned teacher of the methods, whose features are read"
+    words.add_argument("--space", metavar="TEACHER", help=meaning)
     words.add_argument("--text-encoder", type=place, metavar="MODEL", help="text encoder of espnetv2")
     words.add_argument("--class-texts", type=Path, metavar="FILE", help="phrases of its classes, as in `features`")
 
@@ -142,9 +139,8 @@ def _run_sscbench(args: argparse.Namespace) -> int:
     named = labelled(args.name_on or args.data, naming) if naming or args.name_on else []
     frames = {(sequence.name, sequence.frames[index].stamp_ns) for sequence, index in named}
     if both := sum((sequence.name, sequence.frames[index].stamp_ns) in frames for sequence, index in scored):
-        raise ConfigurationError(
-            f"{both} frames give names to clusters and are scored", where="--frames, --name-frames", cure="Name others"
-        )
+        what = f"{both} frames give names to clusters and are scored"
+        raise ConfigurationError(what, where="--frames, --name-frames", cure="Name others")
     counted, found = count_frames(args, split), count_frames(args, naming)
     supervised = _supervised(args)
     models: list[ScoredModel] = [open_supervised(file, None, sampling) for file in supervised]
@@ -211,9 +207,8 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     supervised, sampling = _supervised(args), Sampling(cutoff)
     clustered = bool(args.foundation or len(supervised) < len(args.checkpoint))
     if clustered and not cluster_on:
-        raise ConfigurationError(
-            "nothing to cluster", where="--cluster-on", cure="Name training recordings; they need no labels"
-        )
+        what = "nothing to cluster"
+        raise ConfigurationError(what, where="--cluster-on", cure="Name training recordings; they need no labels")
     if (clustered or args.prior) and not name_on:
         raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for names and the prior")
     models = _clustered(args, [file for file in args.checkpoint if file not in supervised], density, cluster_on)
@@ -349,9 +344,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.bank is None and (alone := [name for name in ("words", "method") if getattr(args, name)]):
         raise ConfigurationError("asks for words", where=f"--{alone[0]}", cure="Give --bank")
     if args.bank and (args.checkpoint or args.probed):
-        raise ConfigurationError(
-            "has no words", where="--checkpoint, --probed", cure="Name those of words with --method"
-        )
+        what = "has no words"
+        raise ConfigurationError(what, where="--checkpoint, --probed", cure="Name those of words with --method")
     if args.name_frames and not args.sscbench:
         raise ConfigurationError("names nothing", where="--name-frames", cure="Give --sscbench, or --name-on alone")
     undeployed = bool(args.checkpoint or args.probed or args.method or args.foundation or args.prior)
@@ -360,9 +354,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError("nothing to score", where="evaluate semantics", cure=cure)
     others = ("bank", "bundle", "foundation", "prior", "student", "windows")
     if args.sscbench and (wrong := [name for name in others if getattr(args, name)]):
-        raise ConfigurationError(
-            "checkpoints alone are scored on SSCBench", where=f"--{wrong[0]}", cure="Leave it out, or --sscbench"
-        )
+        what = "checkpoints alone are scored on SSCBench"
+        raise ConfigurationError(what, where=f"--{wrong[0]}", cure="Leave it out, or --sscbench")
     if not args.sscbench and (undeployed or args.bank is not None) != (args.student is not None):
         what = "only --checkpoint, --probed, --foundation, --prior and --bank need it, and all of them do"
         cure = "Give the bundle whose density they have, and leave it out where --bundle alone is scored"

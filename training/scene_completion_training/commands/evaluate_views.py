@@ -1,7 +1,5 @@
 """`evaluate views`: novel views against the pictures of their cameras, or features and classes from view to view."""
 
-from __future__ import annotations
-
 import argparse
 from typing import TYPE_CHECKING
 
@@ -21,8 +19,7 @@ if TYPE_CHECKING:
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
     from scene_completion_training.evaluation.view_consistency import Classify
 
-CLUSTERS, CLUSTERED_POINTS = 19, 500
-"""Classes of features, and points of a frame that they are found among."""
+CLUSTERS, CLUSTERED_POINTS = 19, 500  # classes of features, and points of a frame that they are found among
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,9 +79,8 @@ def run(args: argparse.Namespace) -> int:
         counted += scores.run("recordings", methods, novel_views(sequence, indices, targets))
     names = [sequence.name for sequence in recordings]
     if not counted:
-        raise SequenceError(
-            "no frame has such another view", where=", ".join(names), cure="Choose other --targets, --stride or frames"
-        )
+        what = "no frame has such another view"
+        raise SequenceError(what, where=", ".join(names), cure="Choose other --targets, --stride or frames")
     write_results(args, scores, names, counted=found)
     return 0
 
@@ -110,7 +106,7 @@ def _methods(args: argparse.Namespace) -> list[object]:
     return methods
 
 
-def _classes(args: argparse.Namespace, model: FeatureFieldModel) -> Classify | None:
+def _classes(args: argparse.Namespace, model: "FeatureFieldModel") -> "Classify | None":
     """Classes of codes: the largest logit where labels were learned, else the nearest cluster, where there are any."""
     import numpy as np
 

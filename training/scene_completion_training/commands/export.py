@@ -11,8 +11,6 @@ One that misses what is allowed of its precision makes the command fail, and the
 needed. The first form takes --gpu, too.
 """
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 from pathlib import Path
@@ -37,9 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "feature_field, semantics or agglomeration"
     )
     parser.add_argument("--classes", type=Path, metavar="DIR", help=meaning)
-    parser.add_argument(
-        "--student", type=Path, metavar="DIR", help="with --classes: the bundle that the features were trained on"
-    )
+    meaning = "with --classes: the bundle that the features were trained on"
+    parser.add_argument("--student", type=Path, metavar="DIR", help=meaning)
     meaning = (
         "text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
         "agglomeration"
@@ -89,12 +86,11 @@ def _export(args: argparse.Namespace) -> None:
     of_scene = trained is SceneField
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     if bank and not of_scene:
-        raise ConfigurationError(
-            "such a student has no words", where="--vocabulary", cure="Give it with --classes, or leave it out"
-        )
+        what = "such a student has no words"
+        raise ConfigurationError(what, where="--vocabulary", cure="Give it with --classes, or leave it out")
     if args.int8_weights and not of_scene:
-        cure = "Leave it out"
-        raise ConfigurationError("is for checkpoints of stage completion", where="--int8-weights", cure=cure)
+        what = "is for checkpoints of stage completion"
+        raise ConfigurationError(what, where="--int8-weights", cure="Leave it out")
     bundle = (partial(export_scene, eight_bit=args.int8_weights) if of_scene else export_bundle)(
         args.source,
         args.bundle,
@@ -116,9 +112,8 @@ def _export_labelled(args: argparse.Namespace) -> None:
     from scene_completion_training.export import export_labelled
 
     if not args.student:
-        raise ConfigurationError(
-            "is needed with --classes", where="--student", cure="Name the bundle that the features were trained on"
-        )
+        what = "is needed with --classes"
+        raise ConfigurationError(what, where="--student", cure="Name the bundle that the features were trained on")
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     bundle, agreement = export_labelled(
         args.source,
@@ -164,7 +159,7 @@ def _add_encoders(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_parity(precision: str, size: int, parity: Parity) -> None:
+def _print_parity(precision: str, size: int, parity: "Parity") -> None:
     volume = ""
     if parity.volume_relative > 0.0:
         volume = f"volume by {100 * parity.volume_relative:.3g} %, depth by {100 * parity.depth_relative:.3g} %; "

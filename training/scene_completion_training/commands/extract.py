@@ -13,8 +13,6 @@ training refuses it.
 The exit code is 0 when at least one sequence exists (with --strict: when every bag gave one), otherwise 1.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Mapping, Sequence
@@ -55,9 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="see below; may be repeated")
     parser.epilog = "values of --set:\n" + described(others)
     work = add_workers(parser, "bags")
-    work.add_argument(
-        "--threads", type=int, help="threads a bag, for structure from motion (default: all cores, on a cluster one)"
-    )
+    meaning = "threads a bag, for structure from motion (default: all cores, on a cluster one)"
+    work.add_argument("--threads", type=int, help=meaning)
     work.add_argument("--strict", action="store_true", help="fail when any bag gave nothing")
 
 
@@ -69,8 +66,7 @@ def described(settings: Mapping[str, Field[Any]]) -> str:
 def settings_of(assignments: Sequence[str], **others: Any) -> ExtractionSettings:
     """The settings of an extraction: others, and those of KEY=VALUE, a field of `ExtractionSettings` and YAML.
 
-    Raises:
-        ConfigurationError: There is no such setting, or its value cannot be used.
+    Raises ConfigurationError where there is no such setting, or its value cannot be used.
     """
     for assignment in assignments:
         name, equals, value = assignment.partition("=")

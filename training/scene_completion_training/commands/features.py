@@ -14,8 +14,6 @@ every other one is mirrored. A training that mirrors scenes needs two variants o
 An interrupted command goes on where it was; several may work on the same DIR at a time.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -25,9 +23,8 @@ from scene_completion_ros.commands.paths import Output, place
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion features``."""
     parser.add_argument("--config", type=Path, required=True, help="configuration of the training, for its data")
-    parser.add_argument(
-        "--model", type=place, required=True, metavar="MODEL", help="local folder, or name on the model hub"
-    )
+    meaning = "local folder, or name on the model hub"
+    parser.add_argument("--model", type=place, required=True, metavar="MODEL", help=meaning)
     meaning = (
         "hidden state of DINO and Depth Anything: 1 is what comes out of the first block, -1 of the last "
         "(default: %(default)s)"
@@ -37,12 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-encoder", type=place, metavar="MODEL", help=meaning)
     meaning = "sentence that the class names of espnetv2 stand in (default: %(default)s)"
     parser.add_argument("--template", default="a photo of a {} on the street", help=meaning)
-    parser.add_argument(
-        "--class-texts", type=Path, metavar="FILE", help="YAML: class of espnetv2 -> phrases that say what it is"
-    )
-    parser.add_argument(
-        "--cell", type=int, default=16, metavar="PIXELS", help="pixels along a token's side (default: %(default)s)"
-    )
+    meaning = "YAML: class of espnetv2 -> phrases that say what it is"
+    parser.add_argument("--class-texts", type=Path, metavar="FILE", help=meaning)
+    meaning = "pixels along a token's side (default: %(default)s)"
+    parser.add_argument("--cell", type=int, default=16, metavar="PIXELS", help=meaning)
     parser.add_argument("--variants", type=int, default=2, metavar="N", help="variants an image (default: %(default)s)")
     store = Output(("manifest.json", "features"))
     parser.add_argument("--output", type=store, required=True, metavar="DIR", help="folder for the features")

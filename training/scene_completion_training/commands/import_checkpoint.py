@@ -7,8 +7,6 @@ The configuration says which network it is, and through which camera it looks. T
 it.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -13,8 +13,6 @@ Bags and drives go to several processes with --workers, or to a Ray cluster with
     scene-completion improve monday.mcap tuesday.mcap --bundle CURRENT --output NEW --keep old/drive
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -23,8 +21,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths, add_workers
 from scene_completion_training.commands.extract import SETTINGS, described, settings_of
 
-STAYS = 3
-"""Exit code where the old student stays."""
+STAYS = 3  # exit code where the old student stays
 OF_EXTRACTION = "extraction."
 
 
@@ -32,9 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion improve``."""
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
     parser.add_argument("--bundle", required=True, type=Path, metavar="DIR", help="the current student")
-    parser.add_argument(
-        "--output", required=True, type=Output((".",)), metavar="DIR", help="the new student; must not exist"
-    )
+    meaning = "the new student; must not exist"
+    parser.add_argument("--output", required=True, type=Output((".",)), metavar="DIR", help=meaning)
     parser.add_argument("--work", type=Output((".",)), metavar="DIR", help="working folder (default: OUTPUT.work)")
     add_paths(parser, "--held-out", "BAG", "recordings to score on (default: the last drive, or a part of it)")
     add_paths(parser, "--replay", "DIR", "posed sequences of earlier drives, so that nothing is forgotten")
@@ -46,12 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=meaning)
     parser.epilog = f"values of the extraction, for --set {OF_EXTRACTION}KEY=VALUE:\n" + described(SETTINGS)
-    parser.add_argument(
-        "--margin", type=float, default=0.01, help="gain in average precision that is wanted (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--tolerance", type=float, default=0.01, help="loss elsewhere that is allowed (default: %(default)s)"
-    )
+    meaning = "gain in average precision that is wanted (default: %(default)s)"
+    parser.add_argument("--margin", type=float, default=0.01, help=meaning)
+    meaning = "loss elsewhere that is allowed (default: %(default)s)"
+    parser.add_argument("--tolerance", type=float, default=0.01, help=meaning)
     work = add_workers(parser, "bags and drives")
     work.add_argument("--threads", type=int, help="threads that a task takes (default: all)")
 

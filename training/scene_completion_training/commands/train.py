@@ -1,7 +1,5 @@
 """Train a student network from posed video."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The views of a sample: which frames and cameras they are, and what they show in the canonical camera."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,8 +15,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.data.prepared import PreparedFrame
 
 _Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
-_SAME = 0.01
-"""Pixels: an image whose camera is the canonical one, but for less, is taken as it is."""
+_SAME = 0.01  # pixels: an image whose camera is the canonical one, but for less, is taken as it is
 
 
 def homography(source: Camera, target: Camera, turn: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -108,16 +105,12 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class DrawnViews:
-    """The views of a sample in the canonical camera: images, stereo depth, poses in the encoder's frame.
-
-    Attributes:
-        names: Frame and camera of each view.
-        jitter: The colour jitter, the same for all views; without one they keep their colours.
-    """
+    """The views of a sample in the canonical camera: images, stereo depth, poses in the encoder's frame."""
 
     draw: Draw
-    names: list[tuple[int, str]]
+    names: list[tuple[int, str]]  # frame and camera of each view
     camera: Camera
+    # The colour jitter, the same for all views; without one they keep their colours.
     jitter: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
 
     @property
@@ -256,10 +249,8 @@ def metres_travelled(places: ArrayLike) -> NDArray[np.float64]:
 def nearest_along(travelled: NDArray[np.float64], index: int, metres: float) -> int:
     """The place whose distance along the drive from another one is nearest to the wanted one, which may be negative.
 
-    Args:
-        travelled: See `metres_travelled`.
-        index: The place that distances are measured from.
-        metres: The wanted distance; the last place where the drive ends before.
+    `travelled`: see `metres_travelled`; `index`: the place that distances are measured from; `metres`: the wanted
+    distance; the last place where the drive ends before.
     """
     return int(np.argmin(np.abs(travelled - travelled[index] - metres)))
 

@@ -1,7 +1,5 @@
 """How the ground lies in the camera, estimated from fused stereo voxels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the weights that never learn make of each sample, kept on disk, so that it is computed once."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable
@@ -20,10 +18,8 @@ KEY_FILE, KNOWN_FILE = "key.txt", "known.npy"
 class KeptMaps:
     """Maps of a training's samples, float16, one array a map, mapped into memory. They belong to one process.
 
-    Args:
-        folder: Where they are kept; what another key left there is deleted.
-        samples: Number of different samples.
-        key: Names what they follow from.
+    `folder`: where they are kept; what another key left there is deleted; `samples`: number of different samples;
+    `key`: names what they follow from.
     """
 
     def __init__(self, folder: Path, samples: int, key: str) -> None:
@@ -38,14 +34,13 @@ class KeptMaps:
         self._known: NDArray[np.bool_] = np.load(folder / KNOWN_FILE, mmap_mode="r+")
         self._maps: list[NDArray[np.float16]] = []
 
-    def __deepcopy__(self, memo: object) -> KeptMaps:
+    def __deepcopy__(self, memo: object) -> "KeptMaps":
         return self  # an average of the weights has the same maps
 
     def get(self, numbers: Tensor, make: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Maps [B, ...], float32, of samples of these numbers [B]; `make` computes those of a batch with unknown ones.
 
-        Raises:
-            TrainingError: They cannot be written.
+        Raises TrainingError where they cannot be written.
         """
         rows = numbers.cpu().numpy()
         if self._known[rows].all():

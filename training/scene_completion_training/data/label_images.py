@@ -12,8 +12,6 @@
 Whatever the ids of a file, labels come out by Cityscapes' train id, 255 where they do not count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,24 +37,18 @@ from scene_completion_ros.sequences.kitti import numbered_images
 from scene_completion_ros.sequences.kitti_raw import rectified_camera
 from scene_completion_ros.untrusted_files import read_json
 
-_LOOKED_AT = 8
-"""Label files of a folder that are read before any work begins."""
+_LOOKED_AT = 8  # label files of a folder that are read before any work begins
 _RED = 2  # of pixels as `read_picture` has them
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImage:
-    """An image and the classes of its pixels.
-
-    Attributes:
-        ids: What the label file holds.
-        calibration: Gives its camera; None where the data set has none.
-    """
+    """An image and the classes of its pixels."""
 
     image_file: Path
     label_file: Path
-    ids: ClassMap
-    calibration: Callable[[], Camera] | None = None
+    ids: ClassMap  # what the label file holds
+    calibration: Callable[[], Camera] | None = None  # gives its camera; None where the data set has none
 
     def image(self) -> NDArray[np.uint8]:
         """Pixels, RGB [H, W, 3]."""
@@ -65,8 +57,7 @@ class LabelledImage:
     def labels(self) -> NDArray[np.uint8]:
         """Train id of each pixel [H, W], 255 where none counts.
 
-        Raises:
-            ImageError: The file holds no labels, other ids, or those of an image of another size.
+        Raises ImageError where the file holds no labels, other ids, or those of an image of another size.
         """
         labels = read_classes(self.label_file, self.ids)
         width, height = read_size(self.image_file)
@@ -79,8 +70,7 @@ class LabelledImage:
 def read_classes(file: Path, ids: ClassMap) -> NDArray[np.uint8]:
     """Classes [H, W] of a picture of ids, 255 where none counts.
 
-    Raises:
-        ImageError: It is missing or damaged, or holds no ids, or others.
+    Raises ImageError where it is missing or damaged, or holds no ids, or others.
     """
     where, cure = str(file), f"Give a picture with {ids.vocabulary}"
     pixels = _ids(file, ids)
@@ -110,14 +100,13 @@ class LabelledImages:
 def labelled_images(folder: Path, split: FrameSplit | None = None) -> LabelledImages:
     """Finds the labelled images of a folder, see the module.
 
+    Raises SequenceError where it is no such folder, or images or labels are missing; ImageError where the labels are of
+    another kind.
+
     Args:
         folder: `data_2d_raw/DRIVE` of KITTI-360, `leftImg8bit/SPLIT` of Cityscapes, `images/10k/SPLIT` of BDD100K.
         split: Frames of KITTI-360 that are wanted, those of the left camera; all that have labels if left out. Other
             data sets do not mind it.
-
-    Raises:
-        SequenceError: It is no such folder, or images or labels are missing.
-        ImageError: The labels are of another kind.
     """
     folder = folder.resolve()
     above, top = folder.parent, folder.parent.parent

@@ -1,7 +1,5 @@
 """Lightning data module: prepares posed stereo sequences and serves samples, resumable at any step."""
 
-from __future__ import annotations
-
 import dataclasses
 import glob
 from collections.abc import Callable, Iterator, Sequence
@@ -38,9 +36,8 @@ class StepSampler(Sampler[int]):
 
     Of several processes each takes every so many-th batch.
 
-    Args:
-        length: Number of samples of the whole training, of all processes together.
-        done: Says how many samples have been used when the iteration starts.
+    `length`: number of samples of the whole training, of all processes together; `done`: says how many samples have
+    been used when the iteration starts.
     """
 
     def __init__(
@@ -63,20 +60,16 @@ class StepSampler(Sampler[int]):
 
 @dataclass
 class DataSource:
-    """Where a recording lies that is trained on.
+    """Where a recording lies that is trained on."""
 
-    Attributes:
-        folder: Whatever `open_recording` opens, of a bag one camera or a rectified pair. It is relative to the data
-            root, or to the working directory where it begins with "./". With wildcards (`./towns/*`) it stands for all
-            that match.
-        poses: Name of the poses, where a recording has several; "none" where it has none. With "none" each frame
-            is a drive of its own, and its stereo pair alone says depth and evidence.
-        share: Factor on the share of samples it gets. The share grows with the square root of its length (with the
-            number of frames where they are unrelated).
-    """
-
+    # Whatever `open_recording` opens, of a bag one camera or a rectified pair. It is relative to the data root, or to
+    # the working directory where it begins with "./". With wildcards (`./towns/*`) it stands for all that match.
     folder: str
+    # Name of the poses, where a recording has several; "none" where it has none. With "none" each frame is a drive of
+    # its own, and its stereo pair alone says depth and evidence.
     poses: str | None = None
+    # Factor on the share of samples it gets. The share grows with the square root of its length (with the number of
+    # frames where they are unrelated).
     share: float = 1.0
 
     def place(self, root: Path) -> Path:
@@ -86,12 +79,9 @@ class DataSource:
 
 @dataclass
 class SequenceSource(DataSource):
-    """A training sequence of a density field.
+    """A training sequence of a density field."""
 
-    Attributes:
-        exact: Take the ground truth voxels that a rendered town holds, instead of what its stereo depth says.
-    """
-
+    # Take the ground truth voxels that a rendered town holds, instead of what its stereo depth says.
     exact: bool = False
 
 
@@ -118,9 +108,8 @@ def matching(root: Path, sources: Sequence[Source]) -> list[Source]:
 def load_sequence(root: Path, source: DataSource, role: str = "training") -> PosedSequence:
     """Opens a sequence to train on (or to validate with, by its role).
 
-    Raises:
-        SequenceError: It is no recording, it is held out, or nothing can be learned from it (see
-            `check_for_training`).
+    Raises SequenceError where it is no recording, it is held out, or nothing can be learned from it (see
+    `check_for_training`).
     """
     folder = source.place(root)
     sequence = open_recording(folder, poses=source.poses)
@@ -133,43 +122,36 @@ def load_sequence(root: Path, source: DataSource, role: str = "training") -> Pos
 
 @dataclass
 class DataSettings:
-    """Data of a training.
+    """Data of a training."""
 
-    Attributes:
-        root: Folder the sources are relative to.
-        validation: Sequences on which the losses are watched; the best checkpoint is kept. Rendered towns with a
-            validation seed, or drives that are used for nothing else.
-        validation_samples: Samples of a validation, always the same.
-        distinct_samples: Number of different samples of the training, which come again in another order; 0 for as many
-            as it takes. See `keep_maps`.
-        frames: File with a published frame list (lines `drive frame side`), from the working directory: each of its
-            frames is a sample, once an epoch. All others serve as further views. Without it all frames are samples.
-        validation_frames: The same for the validation, which takes the first `validation_samples` of a fixed order.
-        allow_missing: Go on where listed frames are not there.
-        class_images: Folder of classes of the images' pixels, for stage `semantic_field`. They are pictures of
-            Cityscapes' train ids as S4C publishes them: `DRIVE/CAMERA/data_192x640/NUMBER.png`, and of the cameras that
-            look aside, rectified, `data_192x640_0x-15`.
-        cache: Folder for prepared frames. Where the losses need images alone these are only resized; with "" they are
-            then read as they lie.
-        workers: Processes that load samples, and that prepare frames.
-        ray_address: A Ray cluster that prepares frames instead, or "auto". Its machines need this version of the
-            package, and recordings and `cache` under the same paths.
-    """
-
-    root: str = "."
+    root: str = "."  # folder the sources are relative to
     sources: list[SequenceSource] = field(default_factory=list)
+    # Sequences on which the losses are watched; the best checkpoint is kept. Rendered towns with a validation seed, or
+    # drives that are used for nothing else.
     validation: list[SequenceSource] = field(default_factory=list)
-    validation_samples: int = 64
+    validation_samples: int = 64  # samples of a validation, always the same
+    # Number of different samples of the training, which come again in another order; 0 for as many as it takes. See
+    # `keep_maps`.
     distinct_samples: int = 0
+    # File with a published frame list (lines `drive frame side`), from the working directory: each of its frames is a
+    # sample, once an epoch. All others serve as further views. Without it all frames are samples.
     frames: str = ""
+    # The same for the validation, which takes the first `validation_samples` of a fixed order.
     validation_frames: str = ""
-    allow_missing: bool = False
+    allow_missing: bool = False  # go on where listed frames are not there
+    # Folder of classes of the images' pixels, for stage `semantic_field`. They are pictures of Cityscapes' train ids as
+    # S4C publishes them: `DRIVE/CAMERA/data_192x640/NUMBER.png`, and of the cameras that look aside, rectified,
+    # `data_192x640_0x-15`.
     class_images: str = ""
+    # Folder for prepared frames. Where the losses need images alone these are only resized; with "" they are then read
+    # as they lie.
     cache: str = "prepared"
     fusion: FusionSettings = field(default_factory=FusionSettings)
     views: ViewSettings = field(default_factory=ViewSettings)
     batch_size: int = 1
-    workers: int = 1
+    workers: int = 1  # processes that load samples, and that prepare frames
+    # A Ray cluster that prepares frames instead, or "auto". Its machines need this version of the package, and
+    # recordings and `cache` under the same paths.
     ray_address: str = ""
 
 
@@ -184,11 +166,7 @@ def prepare_source(
 ) -> tuple[PosedSequence, list[Path]]:
     """Opens a sequence, and prepares those of its frames that the cache lacks; see `prepare_sequence`.
 
-    Args:
-        most: Take so many of its frames alone, from the middle.
-
-    Raises:
-        SequenceError: See `load_sequence`.
+    Raises SequenceError: see `load_sequence`. `most`: take so many of its frames alone, from the middle.
     """
     sequence = load_sequence(Path(settings.root), source, role)
     if most is not None:

@@ -8,8 +8,6 @@ What moves, what has no texture, and what lies around the focus of expansion sho
 counts therefore only where a neighbour measures the same by itself, and where its error is small beside it.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterable
@@ -28,20 +26,14 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_training.data.rectified import has_lens
 from scene_completion_training.data.stereo import MeasuredDepth, StereoPair
 
-PIXELS = 115_000
-"""Of the images that are matched: half the size of KITTI's."""
-PLANES = 112
-"""Inverse depths that are tried, evenly from 0 to that of `NEAREST`."""
-NEAREST = 0.05
-"""Smallest depth that is looked for, as a part of the reach: 2.6 m of a street's 51.2 m."""
+PIXELS = 115_000  # of the images that are matched: half the size of KITTI's
+PLANES = 112  # inverse depths that are tried, evenly from 0 to that of `NEAREST`
+NEAREST = 0.05  # smallest depth that is looked for, as a part of the reach: 2.6 m of a street's 51.2 m
+# Ways to a neighbour, at least, as parts of the reach, in each direction: 1.2 and 2.4 m on a street.
 BASELINES = (0.023, 0.046)
-"""Ways to a neighbour, at least, as parts of the reach, in each direction: 1.2 and 2.4 m on a street."""
-FARTHEST = 0.125
-"""Longest way to a neighbour, as a part of the reach: beyond it too little looks alike."""
-MATCHING_ERROR = 0.35
-"""Standard deviation of a match along the epipolar line, pixels of the image that is matched."""
-LARGEST_ERROR = 0.25
-"""Standard deviation, as a part of the inverse depth, from which nothing counts as measured."""
+FARTHEST = 0.125  # longest way to a neighbour, as a part of the reach: beyond it too little looks alike
+MATCHING_ERROR = 0.35  # standard deviation of a match along the epipolar line, pixels of the image that is matched
+LARGEST_ERROR = 0.25  # standard deviation, as a part of the inverse depth, from which nothing counts as measured
 _STEP_ERROR = 0.25  # standard deviation within the step between two planes, as a part of it
 _RADIUS = 3  # of the window in which signs are compared, pixels
 _COST = 100.0  # of a pixel in which all signs differ
@@ -55,7 +47,7 @@ _CORNERS, _FEWEST_TRACKS = 1500, 50
 
 
 @lru_cache(2)
-def depth_meter(sequence: PosedSequence, reach: float) -> DepthMeter:
+def depth_meter(sequence: PosedSequence, reach: float) -> "DepthMeter":
     """The best that a drive has: its stereo pair, or the motion of the camera ahead, of use for so many metres."""
     ahead = cameras_ahead(sequence)
     return StereoPair(sequence) if len(ahead) == 2 else MotionStereo(sequence, ahead[0], reach)
@@ -69,8 +61,7 @@ def told_depths(sequences: Iterable[PosedSequence], reach: float) -> dict[str, s
 class MotionStereo:
     """Measures the depth of the frames of one camera of a drive with poses in metres; remembers some of them.
 
-    Args:
-        reach: Metres ahead that are of interest.
+    `reach`: metres ahead that are of interest.
     """
 
     kind = "motion stereo"
@@ -203,13 +194,12 @@ class MotionStereo:
         return cost
 
 
+# What measures the depth of the frames of a drive: its `kind`, in words, and the `camera` whose depth it is.
 DepthMeter: TypeAlias = StereoPair | MotionStereo
-"""What measures the depth of the frames of a drive: its `kind`, in words, and the `camera` whose depth it is."""
 
 _OFFSETS = np.array(
     [place for place in itertools.product(range(-_RADIUS, _RADIUS + 1), repeat=2) if place > (0, 0)], np.int64
-)
-"""Row and column of one half of a window around its centre; the other half lies opposite."""
+)  # row and column of one half of a window around its centre; the other half lies opposite
 
 
 def _signs(padded: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -309,15 +299,13 @@ def epipolar_refined(
 
     Wheels know how far a robot went, but nothing of its pitch. The tracks know all but the length, which stays. Their
     Sampson distances from the epipolar lines become small (Hartley & Zisserman 2004, 11.4.3), with a robust loss.
+    Returns the pose, as it was where there is too little to track.
 
     Args:
         pose: Of the first frame in the second one.
         first: Grey image [h, w].
         second: Grey image [h, w].
         camera: Of both, without distortion.
-
-    Returns:
-        The pose, as it was where there is too little to track.
     """
     tracks = _tracks(first, second)
     length = float(np.linalg.norm(pose.translation))

@@ -1,7 +1,5 @@
 """Prepares training frames (images at the canonical focal length, depth, fused occupancy) in a cache on disk."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -41,16 +39,13 @@ from scene_completion_training.data.voxel_evidence import (
 from scene_completion_training.viewpoint import Viewpoint, Volume
 from scene_completion_training.workers import Progress, Workers, progress_bar
 
+# Names of safetensors, for the arrays of prepared frames and feature targets.
 _DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "F16": "<f2", "F64": "<f8"}
-"""Names of safetensors, for the arrays of prepared frames and feature targets."""
+# Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are.
 DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
-"""Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
-_FRAMES_A_PROCESS = 8
-"""Fewer are not worth a process of their own, which first imports all that this one has."""
-_FRAMES_A_TASK = 128
-"""Of a cluster. At the ends of a task, frames are measured that another one measures as well."""
-_LOOK_S = 0.5
-"""Seconds between looks at what processes have written."""
+_FRAMES_A_PROCESS = 8  # fewer are not worth a process of their own, which first imports all that this one has
+_FRAMES_A_TASK = 128  # of a cluster. At the ends of a task, frames are measured that another one measures as well
+_LOOK_S = 0.5  # seconds between looks at what processes have written
 _VERSION = 6
 _USED_ASSETS = ("validity_", "ego_")
 
@@ -59,11 +54,8 @@ def mapped_arrays(file: Path, cure: str) -> dict[str, NDArray[Any]]:
     """Arrays of a safetensors file that are read from disk when they are looked at.
 
     The mapping outlives the file's descriptor, where NumPy's would keep one a file. A process may have 1024
-    descriptors, and a training has more frames. Of mappings Linux allows 65 530.
-
-    Raises:
-        SequenceError: The file is damaged.
-        OSError: It cannot be read.
+    descriptors, and a training has more frames. Of mappings Linux allows 65 530. Raises SequenceError where the file is
+    damaged; OSError where it cannot be read.
     """
     import torch  # what only writes frames, in processes of its own, does without
 
@@ -83,35 +75,25 @@ def mapped_arrays(file: Path, cure: str) -> dict[str, NDArray[Any]]:
 
 @dataclass(frozen=True, eq=False)
 class PreparedFrame:
-    """One instant, ready for training.
+    """One instant, ready for training."""
 
-    Attributes:
-        images: Camera -> uint8 RGB [h, w, 3] at about the canonical focal length: "left" and "right" of the pair. Also
-            what cameras looking elsewhere see, rectified into the canonical camera. A rig with one camera ahead has
-            only "left"; its motion measures the depth.
-        depths: "left", "right" -> z-depth of stereo float16 [h, w], metres, 0 unknown.
-        cameras: Camera -> intrinsics of the image.
-        world_from_camera: Camera -> pose.
-        masks: Camera -> bool [h, w], false outside of what was recorded and on the vehicle itself; cameras that lack it
-            show the world everywhere.
-        points: Voxel centres int16 [N, 3] in units of `POINT_UNIT`, left camera's optical frame.
-        target: Occupancy uint8 [N], 255 = certainly occupied.
-        evidence: float16 [N].
-        name: Folder and stem of its file: what is stored elsewhere about a frame is found by it.
-        class_images: Camera -> classes of its pixels uint8 [h, w], Cityscapes' train ids, 255 unknown.
-        label: Classes of the voxels uint8 [N], `COMMON_CLASSES`, 0 free, 255 unknown; None where no voxel has one.
-    """
-
+    # Camera -> uint8 RGB [h, w, 3] at about the canonical focal length: "left" and "right" of the pair. Also what
+    # cameras looking elsewhere see, rectified into the canonical camera. A rig with one camera ahead has only "left";
+    # its motion measures the depth.
     images: Mapping[str, NDArray[np.uint8]]
-    depths: Mapping[str, NDArray[np.float16]]
-    cameras: Mapping[str, Camera]
-    world_from_camera: Mapping[str, RigidTransform]
+    depths: Mapping[str, NDArray[np.float16]]  # "left", "right" -> z-depth of stereo float16 [h, w], metres, 0 unknown
+    cameras: Mapping[str, Camera]  # camera -> intrinsics of the image
+    world_from_camera: Mapping[str, RigidTransform]  # camera -> pose
+    # Camera -> bool [h, w], false outside of what was recorded and on the vehicle itself; cameras that lack it show the
+    # world everywhere.
     masks: Mapping[str, NDArray[np.bool_]]
-    points: NDArray[np.int16]
-    target: NDArray[np.uint8]
-    evidence: NDArray[np.float16]
-    name: str = ""
+    points: NDArray[np.int16]  # voxel centres int16 [N, 3] in units of `POINT_UNIT`, left camera's optical frame
+    target: NDArray[np.uint8]  # occupancy uint8 [N], 255 = certainly occupied
+    evidence: NDArray[np.float16]  # float16 [N]
+    name: str = ""  # folder and stem of its file: what is stored elsewhere about a frame is found by it
+    # Camera -> classes of its pixels uint8 [h, w], Cityscapes' train ids, 255 unknown.
     class_images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    # Classes of the voxels uint8 [N], `COMMON_CLASSES`, 0 free, 255 unknown; None where no voxel has one.
     label: NDArray[np.uint8] | None = None
 
     def mask(self, name: str) -> NDArray[np.bool_]:
@@ -144,36 +126,27 @@ class PreparedFrame:
 
 
 def prepare_sequence(
+    # Sequence with a rectified stereo pair, or with one camera that looks ahead; lenses are rectified.
     sequence: PosedSequence,
     cache: Path,
     *,
-    settings: FusionSettings | None = None,
+    settings: FusionSettings | None = None,  # fusion settings; part of the cache key
+    # Take the sequence's ground truth voxels, with their classes, instead of fused stereo depth, and its depth of the
+    # left camera where it has one.
     exact: bool = False,
-    viewpoint: Viewpoint | None = None,
-    workers: int = 2,
+    viewpoint: Viewpoint | None = None,  # what the network is trained for; part of the cache key
+    workers: int = 2,  # processes, if there are enough frames for so many
     ray_address: str = "",
 ) -> list[Path]:
     """Prepares every frame of a sequence, one file each, in order; those that are already in the cache are left alone.
 
-    A terminal shows how far it is.
-
-    Args:
-        sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead; lenses are rectified.
-        settings: Fusion settings; part of the cache key.
-        exact: Take the sequence's ground truth voxels, with their classes, instead of fused stereo depth, and its depth
-            of the left camera where it has one.
-        viewpoint: What the network is trained for; part of the cache key.
-        workers: Processes, if there are enough frames for so many.
-
-    Raises:
-        SequenceError: Ground truth is asked for and there is none.
-        SceneCompletionError: The cluster cannot do it.
+    A terminal shows how far it is. Raises SequenceError: ground truth is asked for and there is none;
+    SceneCompletionError where the cluster cannot do it.
     """
     settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):
-        raise SequenceError(
-            "holds no ground truth voxels", where=sequence.name, cure="Render the town with --assets voxels"
-        )
+        what = "holds no ground truth voxels"
+        raise SequenceError(what, where=sequence.name, cure="Render the town with --assets voxels")
     key = fingerprint(sequence, settings, viewpoint)  # of the lenses, before they are looked through
     sequence = rectified_sequence(sequence, cameras_ahead(sequence), viewpoint.camera)
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
@@ -380,10 +353,8 @@ def load_prepared(file: Path) -> PreparedFrame:
     """Opens one prepared frame.
 
     Its arrays are the file's own bytes, mapped. They come into memory when they are looked at, and leave it when other
-    things need the room. So a training may have more frames than memory.
-
-    Raises:
-        SequenceError: The file is damaged.
+    things need the room. So a training may have more frames than memory. Raises SequenceError where the file is
+    damaged.
     """
     cure = "Delete it: it is prepared again at the next start"
     data = mapped_arrays(file, cure)

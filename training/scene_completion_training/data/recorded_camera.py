@@ -1,7 +1,5 @@
 """The viewpoint that a configuration asks for; what it leaves to the recordings is taken from them, and said."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
@@ -20,10 +18,9 @@ from scene_completion_training.data.stereo import stereo_depth
 from scene_completion_training.extraction.scale import ground_plane
 from scene_completion_training.viewpoint import ENCODER_STEP, STREET_CAMERA, CameraSettings, Viewpoint, VolumeSettings
 
+# A pinhole stretches what lies further beyond all use; above and below lies little that a robot drives into.
 WIDEST, TALLEST = math.radians(100.0), math.radians(60.0)
-"""A pinhole stretches what lies further beyond all use; above and below lies little that a robot drives into."""
-_STEP = 2 * ENCODER_STEP
-"""Sizes are multiples of this, so that images of half the size will do as well."""
+_STEP = 2 * ENCODER_STEP  # sizes are multiples of this, so that images of half the size will do as well
 _MOUNTED_M = {"KITTI": 1.65, "KITTI raw": 1.65, "KITTI-360": 1.55}
 _FRAMES = 8  # of a recording, whose ground is looked at
 _POINTS = 4000  # of a frame
@@ -35,16 +32,10 @@ def viewpoint_of(
 ) -> tuple[Viewpoint, list[str]]:
     """The viewpoint that settings ask for, of recordings where they say so.
 
-    Args:
-        camera: The canonical camera; its field of view, its height, or both may be "auto".
-        volume: The space to be completed.
-        sequences: Training recordings; only looked at where something is "auto".
-
-    Returns:
-        The viewpoint, and lines for people that say what was taken from the recordings.
-
-    Raises:
-        ConfigurationError: The settings contradict each other, or the recordings do not say how high the camera stands.
+    `camera`: the canonical camera; its field of view, its height, or both may be "auto"; `volume`: the space to be
+    completed; `sequences`: training recordings; only looked at where something is "auto". Returns the viewpoint, and
+    lines for people that say what was taken from the recordings. Raises ConfigurationError where the settings
+    contradict each other, or the recordings do not say how high the camera stands.
     """
     lines = []
     if camera.height_above_ground == "auto":
@@ -53,9 +44,8 @@ def viewpoint_of(
         lines.append(f"camera {height:.2f} m above the ground: {source}")
     if camera.field_of_view == "auto":
         if camera.fx is not None:
-            raise ConfigurationError(
-                f"both fx = {camera.fx} and a field of view of the recordings", where="camera", cure="Give one of them"
-            )
+            what = f"both fx = {camera.fx} and a field of view of the recordings"
+            raise ConfigurationError(what, where="camera", cure="Give one of them")
         if not sequences:
             raise ConfigurationError("there are none to look at", where="data.sources", cure="Name the recordings")
         seen = recorded_view(sequences)
@@ -66,20 +56,14 @@ def viewpoint_of(
 
 @dataclass(frozen=True)
 class RecordedView:
-    """What all cameras ahead see.
+    """What all cameras ahead see."""
 
-    Attributes:
-        left, right, top, bottom: Where their narrowest images end, as tangents of angles off the axis.
-        focal: Pixels per unit of tangent in the middle of the coarsest images.
-        summary: What was taken, for people.
-    """
-
-    left: float
+    left: float  # where their narrowest images end, as a tangent of the angle off the axis; as the next three
     right: float
     top: float
     bottom: float
-    focal: float
-    summary: str
+    focal: float  # pixels per unit of tangent in the middle of the coarsest images
+    summary: str  # what was taken, for people
 
 
 def recorded_view(sequences: Sequence[PosedSequence]) -> RecordedView:
@@ -136,8 +120,7 @@ def _fitting(camera: CameraSettings, seen: RecordedView) -> CameraSettings:
 def recorded_height(sequences: Sequence[PosedSequence]) -> tuple[float, str]:
     """Height of the cameras ahead above the ground, metres, and where it is known from.
 
-    Raises:
-        ConfigurationError: No recording says it, or they contradict each other.
+    Raises ConfigurationError where no recording says it, or they contradict each other.
     """
     found = [known for sequence in sequences if (known := _height(sequence)) is not None]
     if not found:

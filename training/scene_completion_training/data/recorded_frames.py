@@ -4,8 +4,6 @@ The published trainings are of this kind: their losses compare images. Images ar
 small as the canonical camera sees them (`cache`). Then a frame with four cameras takes about 0.7 MB.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -39,16 +37,14 @@ from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint
 from scene_completion_training.workers import Progress, progress_bar
 
+# Folder of a camera's classes, of one ahead and of one that looks aside (S4C).
 _CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
-"""Folder of a camera's classes, of one ahead and of one that looks aside (S4C)."""
-_CHUNK = 32
-"""Frames that a process makes small before it says so."""
+_CHUNK = 32  # frames that a process makes small before it says so
 _NOTHING: tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float16]] = (
     np.zeros((0, 3), np.int16),
     np.zeros(0, np.uint8),
     np.zeros(0, np.float16),
-)
-"""Voxel centres, their occupancy and its evidence, where nobody measures them."""
+)  # voxel centres, their occupancy and its evidence, where nobody measures them
 
 
 class OnDemand(Mapping[str, Any]):
@@ -139,14 +135,9 @@ class RecordedFrames(Sequence[PreparedFrame]):
     def resize(self, wanted: NDArray[np.bool_], workers: int = 2, ray_address: str = "") -> int:
         """Makes the images of wanted frames [N] small, where that is not done; a terminal shows how far it is.
 
-        They are made by so many processes, or by a Ray cluster instead, see `Workers`.
-
-        Returns:
-            Number of frames that were missing.
-
-        Raises:
-            SceneCompletionError: The cluster cannot do it.
-            SequenceError: An image is damaged, or cannot be written: nothing half-written has its name.
+        They are made by so many processes, or by a Ray cluster instead, see `Workers`. Returns number of frames that
+        were missing. Raises SceneCompletionError where the cluster cannot do it; SequenceError where an image is
+        damaged, or cannot be written: nothing half-written has its name.
         """
         if self.folder is None:
             return 0
@@ -282,8 +273,7 @@ def _write_png(file: Path, image: NDArray[np.uint8]) -> None:
         raise SequenceError(f"a resized image cannot be written ({error})", where=str(file), cure=cure) from error
 
 
-_frames: RecordedFrames
-"""Those that a process of the pool makes small."""
+_frames: RecordedFrames  # those that a process of the pool makes small
 
 
 def _take(frames: RecordedFrames) -> None:

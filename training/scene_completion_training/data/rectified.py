@@ -1,7 +1,5 @@
 """Sequences whose cameras ahead have lenses: they are looked through by pinholes, as wide as the canonical camera."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -17,8 +15,8 @@ from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_training.extraction.rectification import RectifiedImage
 
+# Seen to each side beyond the canonical camera, which is turned a little against the real one in training.
 _MARGIN = math.radians(8.0)
-"""Seen to each side beyond the canonical camera, which is turned a little against the real one in training."""
 _STEEPEST = math.radians(75.0)  # off the axis; a pinhole stretches what lies further beyond all use
 
 
@@ -47,13 +45,8 @@ def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical:
     """The sequence with some cameras as pinholes at their place, as wide as the canonical camera and a little wider.
 
     They keep the resolution that the lens has in its middle; cameras that are pinholes stay as they are. Masks, and the
-    depth of the first camera, are taken at the nearest pixels.
-
-    Args:
-        names: Cameras that look ahead.
-
-    Raises:
-        ConfigurationError: The canonical camera is wider than a pinhole can usefully be.
+    depth of the first camera, are taken at the nearest pixels. Raises ConfigurationError where the canonical camera is
+    wider than a pinhole can usefully be. `names`: cameras that look ahead.
     """
     bent = [name for name in names if has_lens(sequence.cameras[name])]
     if not bent:

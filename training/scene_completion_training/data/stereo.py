@@ -1,7 +1,5 @@
 """Depth of rectified stereo pairs by semi-global matching (Hirschmüller 2008), a label-free depth target."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -16,26 +14,18 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import stereo_pair
 from scene_completion_training.data.rectified import has_lens
 
-DISPARITIES = 160
-"""Searched disparities in pixels: at KITTI's 387 px·m, depths down to 2.4 m."""
-LARGEST_DISAGREEMENT = 1.0
-"""Pixels between the disparities of a pair and of the pair upside down."""
+DISPARITIES = 160  # searched disparities in pixels: at KITTI's 387 px·m, depths down to 2.4 m
+LARGEST_DISAGREEMENT = 1.0  # pixels between the disparities of a pair and of the pair upside down
 _REMEMBERED = 32  # frames
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredDepth:
-    """Depth of one frame.
+    """Depth of one frame."""
 
-    Attributes:
-        depth: z-depth [H, W], metres, 0 where none was measured.
-        deviation: Its standard deviation [H, W], metres.
-        camera: The camera of the depth image, at the place of the recorded one; it may have fewer pixels.
-    """
-
-    depth: NDArray[np.float32]
-    deviation: NDArray[np.float32]
-    camera: Camera
+    depth: NDArray[np.float32]  # z-depth [H, W], metres, 0 where none was measured
+    deviation: NDArray[np.float32]  # its standard deviation [H, W], metres
+    camera: Camera  # the camera of the depth image, at the place of the recorded one; it may have fewer pixels
 
 
 def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -75,10 +65,7 @@ def stereo_depth(
 ) -> NDArray[np.float32]:
     """Matches a rectified pair (focal length in pixels, baseline in metres): z-depth [H, W], metres, 0 where it failed.
 
-    Args:
-        left: Grey image [H, W].
-        right: Grey image [H, W].
-        reference: Image whose depth is wanted, "left" or "right".
+    `left`: grey image [H, W]; `right`: grey image [H, W]; `reference`: image whose depth is wanted, "left" or "right".
     """
     if reference == "left":
         disparity = _disparity(left, right)
@@ -99,8 +86,7 @@ def depth_deviation(depth: NDArray[np.float32], focal_baseline: float) -> NDArra
 def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "right"] = "left") -> NDArray[np.float32]:
     """Depth of a side of the stereo pair by semi-global matching.
 
-    Raises:
-        SequenceError: The pair has lenses: their rows do not match.
+    Raises SequenceError where the pair has lenses: their rows do not match.
     """
     left, right, baseline = stereo_pair(sequence)
     if has_lens(sequence.cameras[left]):
@@ -114,8 +100,7 @@ def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "r
 class StereoPair:
     """Measures the depth of the left camera of a drive's stereo pair; remembers some frames.
 
-    Raises:
-        SequenceError: There is no pair.
+    Raises SequenceError where there is no pair.
     """
 
     kind = "stereo pair"

@@ -1,7 +1,5 @@
 """What stereo knows of the voxels before a camera: the ground, what stands close by, and what a drive sees of them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -18,53 +16,36 @@ from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy, fusion_views
 from scene_completion_training.viewpoint import Volume
 
-SKY = len(COMMON_CLASSES)
-"""Class of pixels that no voxel can hold."""
-OF_NO_CLASS = 254
-"""A voxel that is occupied, nobody knows by what."""
-OCCUPIED = 0.5
-"""Share of the evidence that has to speak for "occupied"."""
+SKY = len(COMMON_CLASSES)  # class of pixels that no voxel can hold
+OF_NO_CLASS = 254  # a voxel that is occupied, nobody knows by what
+OCCUPIED = 0.5  # share of the evidence that has to speak for "occupied"
+# A place is what its pixel sees if their depths differ by no more, metres and a share of the depth.
 _SAME_M, _SAME = 0.4, 0.05
-"""A place is what its pixel sees if their depths differ by no more, metres and a share of the depth."""
 GROUND_CLASSES = tuple(COMMON_CLASSES.index(name) for name in ("road", "sidewalk", "terrain"))
 _FARTHEST_GROUND_M = 40.0
-_SURE_M = 0.15
-"""Standard deviation of depth up to which a voxel of 0.2 m is known to hold what its pixel sees."""
-_CELL = 4
-"""Voxels to a side of the cells whose median height counts."""
+_SURE_M = 0.15  # standard deviation of depth up to which a voxel of 0.2 m is known to hold what its pixel sees
+_CELL = 4  # voxels to a side of the cells whose median height counts
+# The ground that a car stands on: no farther ahead and to the sides, of so many points at least.
 _NEAR_M, _ASIDE_M, _LEAST_POINTS = 18.0, 4.0, 60
-"""The ground that a car stands on: no farther ahead and to the sides, of so many points at least."""
 _LEAST_PIXELS = 6
 _LEAST_CELLS = 12
-_OFF_SURFACE_M = 0.25
-"""Cells farther from the fitted surface hold no ground: a hedge, a wrong match."""
+_OFF_SURFACE_M = 0.25  # cells farther from the fitted surface hold no ground: a hedge, a wrong match
 
 
 def voxels_of_pixels(
-    depth: NDArray[np.float32],
-    deviation: NDArray[np.float32],
-    classes: NDArray[np.uint8],
-    camera: Camera,
-    grid: VoxelGrid,
-    grid_from_camera: RigidTransform,
+    depth: NDArray[np.float32],  # z-depth [H, W], metres, 0 where unknown
+    deviation: NDArray[np.float32],  # its standard deviation [H, W], metres
+    classes: NDArray[np.uint8],  # common classes [H, W] of the pixels, `SKY`, or 255
+    camera: Camera,  # camera of the three
+    grid: VoxelGrid,  # the voxels
+    grid_from_camera: RigidTransform,  # pose of the camera in them; z points up
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Labels of voxels that a measured depth knows, and heights of the ground.
 
     A voxel is occupied if it holds ground, or a surface that was measured to within a voxel. All else is unknown. One
     pair sees free space as well, but no far surface to within a voxel: whoever learns from that learns that nothing
-    stands anywhere.
-
-    Args:
-        depth: z-depth [H, W], metres, 0 where unknown.
-        deviation: Its standard deviation [H, W], metres.
-        classes: Common classes [H, W] of the pixels, `SKY`, or 255.
-        camera: Camera of the three.
-        grid: The voxels.
-        grid_from_camera: Pose of the camera in them; z points up.
-
-    Returns:
-        Labels [X, Y, Z]: a class, 255 unknown. Heights of the ground [X, Y] in the grid, metres; NaN where nobody
-        knows it.
+    stands anywhere. Returns labels [X, Y, Z]: a class, 255 unknown. Heights of the ground [X, Y] in the grid, metres;
+    NaN where nobody knows it.
     """
     v, u = np.nonzero(depth > 0.0)
     rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.matrix).T
@@ -91,25 +72,16 @@ def voxels_of_pixels(
 def voxels_of_drive(
     sequence: PosedSequence,
     index: int,
-    seen: NDArray[np.uint8],
-    depth: NDArray[np.float32],
-    classes: NDArray[np.uint8],
-    camera: Camera,
-    volume: Volume,
-    grid_from_left: RigidTransform,
+    seen: NDArray[np.uint8],  # labels [X, Y, Z] of the frame itself, which count first, see `voxels_of_pixels`
+    depth: NDArray[np.float32],  # z-depth [H, W] of the frame, metres, 0 where unknown
+    classes: NDArray[np.uint8],  # common classes [H, W] of its pixels, `SKY`, or 255
+    camera: Camera,  # camera of both
+    volume: Volume,  # the space that is completed
+    grid_from_left: RigidTransform,  # pose of the left camera in its grid
 ) -> NDArray[np.uint8]:
     """Labels of voxels that several frames of a drive know, hidden ones among them.
 
-    Args:
-        seen: Labels [X, Y, Z] of the frame itself, which count first, see `voxels_of_pixels`.
-        depth: z-depth [H, W] of the frame, metres, 0 where unknown.
-        classes: Common classes [H, W] of its pixels, `SKY`, or 255.
-        camera: Camera of both.
-        volume: The space that is completed.
-        grid_from_left: Pose of the left camera in its grid.
-
-    Returns:
-        Labels [X, Y, Z]: 0 free, a class or `OF_NO_CLASS`, 255 unknown.
+    Returns labels [X, Y, Z]: 0 free, a class or `OF_NO_CLASS`, 255 unknown.
     """
     share, known = stereo_evidence(sequence, index, volume.grid, grid_from_left, volume=volume)
     label = np.where(known, EMPTY, INVALID).astype(np.uint8)
@@ -127,17 +99,11 @@ def stereo_evidence(
     sequence: PosedSequence,
     index: int,
     grid: VoxelGrid,
-    grid_from_left: RigidTransform,
-    meter: DepthMeter | None = None,
-    volume: Volume | None = None,
+    grid_from_left: RigidTransform,  # pose of the camera whose depth is measured in the grid
+    meter: DepthMeter | None = None,  # measures that of the drive; by default what `depth_meter` chooses
+    volume: Volume | None = None,  # the space that is completed; a street's if left out
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z].
-
-    Args:
-        grid_from_left: Pose of the camera whose depth is measured in the grid.
-        meter: Measures that of the drive; by default what `depth_meter` chooses.
-        volume: The space that is completed; a street's if left out.
-    """
+    """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z]."""
     volume = volume or Volume()
     meter = meter or depth_meter(sequence, volume.ahead)
     grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD
@@ -158,11 +124,8 @@ def stereo_evidence(
 def mounting_above(ground: NDArray[np.floating[Any]]) -> RigidTransform | None:
     """How a camera is mounted on what stands on this ground: its pose in a frame with z up that begins below it.
 
-    Args:
-        ground: Points of the ground [N, 3] in the camera's optical frame, metres.
-
-    Returns:
-        Its pose above the plane nearest to those close by; None where there are too few.
+    Returns its pose above the plane nearest to those close by; None where there are too few. `ground`: points of the
+    ground [N, 3] in the camera's optical frame, metres.
     """
     x, y, z = ground[(ground[:, 2] < _NEAR_M) & (np.abs(ground[:, 0]) < _ASIDE_M)].T
     if len(x) < _LEAST_POINTS:

@@ -1,7 +1,5 @@
 """Label units of a student, as its own encoder gives them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 

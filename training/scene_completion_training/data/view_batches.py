@@ -3,8 +3,6 @@
 Sample i is a function of (seed, i) alone, so that a training resumed at a step sees exactly what it would have seen.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -45,60 +43,51 @@ if TYPE_CHECKING:
     from scene_completion_training.foundation.feature_store import FeatureStore
 
 MOST_ENCODER_VIEWS = 4
-HIT_SHARE = 0.25
-"""Share of the voxel centres of a sample that has hit evidence."""
-_MEAN_FRAMES = 200
-"""Most frames of a sequence that the mean depth is taken from."""
+HIT_SHARE = 0.25  # share of the voxel centres of a sample that has hit evidence
+_MEAN_FRAMES = 200  # most frames of a sequence that the mean depth is taken from
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 _OTHER = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """What a sample holds.
+    """What a sample holds."""
 
-    Attributes:
-        occupancy_points: Voxel centres a sample.
-        yaw, pitch, roll: Largest rotation of the virtual encoder camera against the real one, degrees. Small pitch and
-            roll leave the ground where a fixed camera always has it. That is the best cue of a trunk that sees no
-            horizon. One that does learns to look for it where they are larger than the slopes of roads, 2° and 1°.
-        covered: Most rows at the upper and at the lower edge that repeat the row beside them and have no depth, drawn
-            anew for each edge. A turned camera shows where the recording ends, and so by how much it was turned.
-        colour_jitter: Apply brightness, contrast, saturation and hue (±0.1) jitter, random greyscale and blur.
-        jitter: Strength of the first three (0.2 in BTS).
-        washed: Share of the images that are made grey, and of those that are blurred (0 in BTS).
-        mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
-        aside: Share of the samples whose own camera is one of those that look aside, where the rig has some (0.5 in the
-            second stage of SceneDINO).
-        far_views: Add four views from further along the drive, those of the side cameras where the rig has some. From
-            where the rig will be they see what stands behind an obstacle. BTS takes them ten frames later.
-        far_metres: How far along, least and most, metres; less where the drive ends before. By default 4 to 20 where
-            the volume reaches as far as a street's, and in proportion elsewhere.
-        near_frames: The views of a sample are frames and those so many frames later, as in BTS (1); what a field of
-            several views encodes is drawn from those ahead. With 0, views are chosen by metres.
-        far_frames: With `near_frames`, how many frames further along the far views are, least and most (10 and 10 in
-            BTS, 10 and 40 in S4C and SceneDINO).
-        in_turn: Of eight views, cameras take turns in which of their two frames renders, see `roles_of_views` (BTS).
-        encoder_metres: How far along the further images stand that a field of several views encodes, least and most.
-            Views a metre apart look at the same sides of the same things; what stands behind an obstacle is seen from
-            beside it. By default 0 to 12 on a street, and in proportion elsewhere.
-    """
-
-    occupancy_points: int = 12_288
+    occupancy_points: int = 12_288  # voxel centres a sample
+    # Largest rotation of the virtual encoder camera against the real one, degrees. Small `pitch` and `roll` leave the
+    # ground where a fixed camera always has it. That is the best cue of a trunk that sees no horizon. One that does
+    # learns to look for it where they are larger than the slopes of roads, 2° and 1°.
     yaw: float = 6.0
-    pitch: float = 0.1
-    roll: float = 0.1
+    pitch: float = 0.1  # as `yaw`, degrees
+    roll: float = 0.1  # as `yaw`, degrees
+    # Most rows at the upper and at the lower edge that repeat the row beside them and have no depth, drawn anew for
+    # each edge. A turned camera shows where the recording ends, and so by how much it was turned.
     covered: int = 0
+    # Apply brightness, contrast, saturation and hue (±0.1) jitter, random greyscale and blur.
     colour_jitter: bool = True
-    jitter: float = 0.3
-    washed: float = 0.2
-    mirror: bool = True
+    jitter: float = 0.3  # strength of the first three (0.2 in BTS)
+    washed: float = 0.2  # share of the images that are made grey, and of those that are blurred (0 in BTS)
+    mirror: bool = True  # mirror the whole scene half of the time, and roll it so that the ground lies as before
+    # Share of the samples whose own camera is one of those that look aside, where the rig has some (0.5 in the second
+    # stage of SceneDINO).
     aside: float = 0.0
+    # Add four views from further along the drive, those of the side cameras where the rig has some. From where the rig
+    # will be they see what stands behind an obstacle. BTS takes them ten frames later.
     far_views: bool = False
+    # How far along, least and most, metres; less where the drive ends before. By default 4 to 20 where the volume
+    # reaches as far as a street's, and in proportion elsewhere.
     far_metres: tuple[float, float] | None = None
+    # The views of a sample are frames and those so many frames later, as in BTS (1); what a field of several views
+    # encodes is drawn from those ahead. With 0, views are chosen by metres.
     near_frames: int = 0
+    # With `near_frames`, how many frames further along the far views are, least and most (10 and 10 in BTS, 10 and 40
+    # in S4C and SceneDINO).
     far_frames: tuple[int, int] = (10, 10)
+    # Of eight views, cameras take turns in which of their two frames renders, see `roles_of_views` (BTS).
     in_turn: bool = False
+    # How far along the further images stand that a field of several views encodes, least and most. Views a metre apart
+    # look at the same sides of the same things; what stands behind an obstacle is seen from beside it. By default 0 to
+    # 12 on a street, and in proportion elsewhere.
     encoder_metres: tuple[float, float] | None = None
 
     def metres_along(self, viewpoint: Viewpoint) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -109,38 +98,23 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class DataNeeds:
-    """What a stage needs of its samples.
+    """What a stage needs of its samples."""
 
-    Attributes:
-        encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras
-            ahead so many less one from further along the drive.
-        targets: Features of a foundation model that the views get, or of several by name.
-        label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
-        rendered: The views that a field is rendered for: most of the time that a sample takes.
-        classes: And the classes of their pixels, of frames that are not measured.
-        measured: Stereo depth of its images, and voxels that evidence was fused in; otherwise frames are images, see
-            `RecordedFrames`.
-    """
-
+    # Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras ahead so many less
+    # one from further along the drive.
     encoder_views: int = 1
-    targets: FeatureStore | Mapping[str, FeatureStore] | None = None
-    label_points: int = 0
-    rendered: bool = True
-    classes: bool = False
+    # Features of a foundation model that the views get, or of several by name.
+    targets: "FeatureStore | Mapping[str, FeatureStore] | None" = None
+    label_points: int = 0  # labelled voxel centres a sample, of frames that all have some; 0 for none
+    rendered: bool = True  # the views that a field is rendered for: most of the time that a sample takes
+    classes: bool = False  # and the classes of their pixels, of frames that are not measured
+    # Stereo depth of its images, and voxels that evidence was fused in; otherwise frames are images, see
+    # `RecordedFrames`.
     measured: bool = True
 
 
 class ViewSamples(Dataset[dict[str, Tensor]]):
-    """Samples drawn from prepared sequences; a sequence's share grows with the square root of its length.
-
-    Args:
-        length: Number of samples (steps × batch size).
-        shares: Factor on each sequence's share.
-        listed: Drive, frame and side of every sample there is: each comes once an epoch, in another order. Without it,
-            any frame may come, and the shares say how often.
-        distinct: Number of different samples, which come again in another order when all have been seen; 0 for as many
-            as there are samples.
-    """
+    """Samples drawn from prepared sequences; a sequence's share grows with the square root of its length."""
 
     def __init__(
         self,
@@ -149,9 +123,13 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         needs: DataNeeds = DataNeeds(),
         *,
         seed: int,
-        length: int,
-        shares: Sequence[float] | None = None,
+        length: int,  # number of samples (steps × batch size)
+        shares: Sequence[float] | None = None,  # factor on each sequence's share
+        # Drive, frame and side of every sample there is: each comes once an epoch, in another order. Without it, any
+        # frame may come, and the shares say how often.
         listed: Sequence[tuple[int, int, str]] = (),
+        # Number of different samples, which come again in another order when all have been seen; 0 for as many as there
+        # are samples.
         distinct: int = 0,
         viewpoint: Viewpoint | None = None,
     ) -> None:
@@ -180,18 +158,17 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """Returns sample `number`.
 
-        Returns:
-            image [3, H, W] (0..255, augmented) and hint [H, W] (its stereo z-depth, 0 unknown). Of the views: views
-            [V, 3, H, W] (0..1), masks [V, H, W] (whether the view shows the world there), encoder_from_view [V, 4, 4]
-            and hints [V, H, W] (stereo z-depth, 0 unknown), and with classes view_classes [V, H, W] (uint8, 255
-            unknown). Then roles [V] (the first half render, the others supply colours) and the entries of `occupancy`.
-            V is 4, or 8 with far views. Where more than one view is encoded, encoder_images [E, 3, H, W] (0..255,
-            augmented alike), encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). With
-            feature targets features [V, D, h, w] (float16) and feature_offsets [V, 2]. An offset is the left and upper
-            edge (x, y) of token (0, 0) in the view, pixels. Targets of several models are each under its name,
-            features/NAME. With labels label_points [M, 3] and label_classes [M]. The points are occupied voxel centres
-            in the recorded image, seen or hidden; encoder frame, metres. The classes are `COMMON_CLASSES` without
-            "empty", from 0. Of so many different samples, sample_number [] is which of them it is.
+        Returns image [3, H, W] (0..255, augmented) and hint [H, W] (its stereo z-depth, 0 unknown). Of the views: views
+        [V, 3, H, W] (0..1), masks [V, H, W] (whether the view shows the world there), encoder_from_view [V, 4, 4] and
+        hints [V, H, W] (stereo z-depth, 0 unknown), and with classes view_classes [V, H, W] (uint8, 255 unknown). Then
+        roles [V] (the first half render, the others supply colours) and the entries of `occupancy`. V is 4, or 8 with
+        far views. Where more than one view is encoded, encoder_images [E, 3, H, W] (0..255, augmented alike),
+        encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). With feature targets features
+        [V, D, h, w] (float16) and feature_offsets [V, 2]. An offset is the left and upper edge (x, y) of token (0, 0)
+        in the view, pixels. Targets of several models are each under its name, features/NAME. With labels label_points
+        [M, 3] and label_classes [M]. The points are occupied voxel centres in the recorded image, seen or hidden;
+        encoder frame, metres. The classes are `COMMON_CLASSES` without "empty", from 0. Of so many different samples,
+        sample_number [] is which of them it is.
         """
         number = self._which(number)
         generator = np.random.default_rng((self.seed, number))
@@ -234,7 +211,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return int(np.random.default_rng((self.seed, epoch)).permutation(self.distinct)[place])
 
     def _features(
-        self, entry: str, targets: FeatureStore, views: DrawnViews, generator: np.random.Generator
+        self, entry: str, targets: "FeatureStore", views: DrawnViews, generator: np.random.Generator
     ) -> dict[str, Tensor]:
         """Targets of the views, each with a grid of its own; `entry` follows the names of what is returned."""
         found = []
@@ -294,7 +271,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
                     names.append(unused_frame(frames, further, name, names))
         return names
 
-    def unmirrored(self) -> ViewSamples:
+    def unmirrored(self) -> "ViewSamples":
         """Returns the same samples, none of them mirrored: where things are in streets differs from left to right.
 
         A sample keeps its frame, side and small rotation.
@@ -424,7 +401,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
 
 
-def named_targets(targets: FeatureStore | Mapping[str, FeatureStore] | None) -> dict[str, FeatureStore]:
+def named_targets(targets: "FeatureStore | Mapping[str, FeatureStore] | None") -> "dict[str, FeatureStore]":
     """Targets by what follows the names of their entries in a sample: nothing for those of a single model."""
     if targets is None:
         return {}

@@ -6,8 +6,6 @@ stereo depth grows with the square of the distance. This sees behind the obstacl
 drive passes them, without LiDAR and without labels.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,8 +25,7 @@ from scene_completion_training.data.stereo import MeasuredDepth
 from scene_completion_training.viewpoint import Volume
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-POINT_UNIT = 0.002
-"""Metres per step of the stored voxel centres (int16: ±65 m)."""
+POINT_UNIT = 0.002  # metres per step of the stored voxel centres (int16: ±65 m)
 _FREE_FACTOR = 0.3  # of free against hit evidence: rays that graze a surface pass through its voxels too
 
 
@@ -39,21 +36,14 @@ def _jit(function: _Function) -> _Function:
 
 @dataclass(frozen=True, eq=False)
 class DepthView:
-    """Depth seen from one pose.
+    """Depth seen from one pose."""
 
-    Attributes:
-        depth: z-depth [H, W] in metres, 0 where unknown.
-        matrix: Intrinsics [3, 3] of the depth image.
-        grid_from_camera: Pose of the view in the grid's frame.
-        deviation: Standard deviation of the depth [H, W], metres.
-        trust: Factor on this view's evidence for free space; above one for the frame the grid belongs to, whose view
-            of moving objects counts more.
-    """
-
-    depth: NDArray[np.float32]
-    matrix: NDArray[np.float64]
-    grid_from_camera: RigidTransform
-    deviation: NDArray[np.float32]
+    depth: NDArray[np.float32]  # z-depth [H, W] in metres, 0 where unknown
+    matrix: NDArray[np.float64]  # intrinsics [3, 3] of the depth image
+    grid_from_camera: RigidTransform  # pose of the view in the grid's frame
+    deviation: NDArray[np.float32]  # standard deviation of the depth [H, W], metres
+    # Factor on this view's evidence for free space; above one for the frame the grid belongs to, whose view of moving
+    # objects counts more.
     trust: float = 1.0
 
 
@@ -123,18 +113,13 @@ def fuse_occupancy(
     views: list[DepthView],
     grid: VoxelGrid,
     *,
-    free_samples: int,
+    free_samples: int,  # voxels that are tested for free space, drawn at random; all, if they are no more
     generator: np.random.Generator,
-    depths: tuple[float, float] = (0.5, 60.0),
+    depths: tuple[float, float] = (0.5, 60.0),  # nearest and farthest depth pixels that count, metres
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Fuses depth views into evidence at voxel centres.
 
-    Args:
-        free_samples: Voxels that are tested for free space, drawn at random; all, if they are no more.
-        depths: Nearest and farthest depth pixels that count, metres.
-
-    Returns:
-        Voxel centres [N, 3] in the grid's frame, occupancy target [N] in 0..1 and evidence [N] (sum of weights).
+    Returns voxel centres [N, 3] in the grid's frame, occupancy target [N] in 0..1 and evidence [N] (sum of weights).
     """
     hits = np.zeros(grid.shape, np.float32)
     last = np.full(grid.shape, -1, np.int16)
@@ -188,17 +173,11 @@ def metres_around(volume: Volume) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class FusionSettings:
-    """How far around a frame its sequence is fused.
+    """How far around a frame its sequence is fused."""
 
-    Attributes:
-        views: Most views used.
-        free_samples: Voxels tested for free space.
-        kept: Most voxels kept a frame, half of them with hits.
-    """
-
-    views: int = 14
-    free_samples: int = 300_000
-    kept: int = 120_000
+    views: int = 14  # most views used
+    free_samples: int = 300_000  # voxels tested for free space
+    kept: int = 120_000  # most voxels kept a frame, half of them with hits
 
 
 def fusion_views(
@@ -261,9 +240,8 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
     What no sensor could ever tell is left out: what lies below the ground, and insides of houses, cars and crowns. A
     class (`COMMON_CLASSES`, 0 free, 255 unknown) is known of what lies in the image, seen or hidden.
 
-    Args:
-        sequence: Sequence with the assets "voxel_label" and "voxel_flags".
-        kept: Most voxels kept, half of them occupied.
+    `sequence`: sequence with the assets "voxel_label" and "voxel_flags"; `kept`: most voxels kept, half of them
+    occupied.
     """
     truth = voxel_truth(sequence, index, left)
     if truth is None or truth.interior is None or truth.label is None:

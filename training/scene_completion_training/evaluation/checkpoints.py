@@ -1,7 +1,5 @@
 """Training checkpoints as density models."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,11 +26,10 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.observed_field import ObservedField
 
+# Places along the drive of the first, second, and further views that a multi-view field encodes. The first is at the
+# evaluated frame. The others are at these shares of the way from the least to the most metres (`encoder_metres`) that
+# it was trained with.
 VIEW_SHARES = (0.0, 2 / 3, 1 / 3, 1.0)
-"""Places along the drive of the first, second, and further views that a multi-view field encodes. The first is at the
-evaluated frame. The others are at these shares of the way from the least to the most metres (`encoder_metres`) that it
-was trained with.
-"""
 PUBLISHED_VIEWS: dict[str, tuple[int, ...]] = {
     "mono": (0,),
     "temporal": (0, 1),
@@ -40,8 +37,7 @@ PUBLISHED_VIEWS: dict[str, tuple[int, ...]] = {
     "stereo-temporal": (0, 1, 2, 3),
     "fisheyes": (0, 2, 4, 6),
     "all": tuple(range(8)),
-}
-"""Rows of MVBTS: which it encodes of left now and a frame later, right likewise, and the fisheyes ten frames later."""
+}  # rows of MVBTS: which it encodes of left now and a frame later, right likewise, and the fisheyes ten frames later
 FISHEYE_FRAMES = 10
 _CHUNK = 1 << 16  # points in memory at a time
 
@@ -60,15 +56,11 @@ class EncodedView:
     aside: bool = False
 
 
-def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> list[FieldModel]:
+def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldModel]":
     """Open a checkpoint, once for each choice of encoded views.
 
-    Args:
-        views: Numbers of views, of which the first of `VIEW_SHARES` are encoded, or names of `PUBLISHED_VIEWS`.
-
-    Raises:
-        BundleError: The file is no such checkpoint.
-        ConfigurationError: It cannot encode so many views.
+    Raises BundleError where the file is no such checkpoint; ConfigurationError where it cannot encode so many views.
+    `views`: numbers of views, of which the first of `VIEW_SHARES` are encoded, or names of `PUBLISHED_VIEWS`.
     """
     checkpoint = Checkpoint.read(path)
     multi_view = checkpoint.stage_class.field_class is MultiViewField
@@ -100,22 +92,17 @@ def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> list[FieldMode
 
 
 class FieldModel:
-    """A trained density field.
-
-    Args:
-        field: The field, with the weights that would be exported.
-        views: The views that it encodes of a frame of a sequence. The first is that of the reference camera, and only a
-            multi-view field has others.
-        half_resolution: It was trained on images of half the size, and sees such.
-    """
+    """A trained density field."""
 
     def __init__(
         self,
-        field: DensityField | MultiViewField,
+        field: DensityField | MultiViewField,  # the field, with the weights that would be exported
         name: str,
+        # The views that it encodes of a frame of a sequence. The first is that of the reference camera, and only a
+        # multi-view field has others.
         views: Callable[[PosedSequence, int], Sequence[EncodedView]] | None = None,
         *,
-        half_resolution: bool = False,
+        half_resolution: bool = False,  # it was trained on images of half the size, and sees such
     ) -> None:
         self.device = accelerator()
         self.field = field.eval().to(self.device)
@@ -189,8 +176,7 @@ def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec, d
 def published_views(sequence: PosedSequence, index: int, choice: str) -> list[EncodedView]:
     """The views of a row of MVBTS, see `PUBLISHED_VIEWS`; beyond the end of the drive its last frame stands in.
 
-    Raises:
-        SequenceError: The rig has no stereo pair, or no two cameras that look aside, and the row needs them.
+    Raises SequenceError where the rig has no stereo pair, or no two cameras that look aside, and the row needs them.
     """
     wanted, last = PUBLISHED_VIEWS[choice], len(sequence) - 1
     left = reference_camera(sequence)
@@ -200,9 +186,8 @@ def published_views(sequence: PosedSequence, index: int, choice: str) -> list[En
     if max(wanted) > 3:
         cameras += looking_aside(sequence, left)[:2]
     if max(wanted) > 3 and len(cameras) < 4:
-        raise SequenceError(
-            f"{choice} views, but fewer than two cameras look aside", where=sequence.name, cure="Take other --views"
-        )
+        what = f"{choice} views, but fewer than two cameras look aside"
+        raise SequenceError(what, where=sequence.name, cure="Take other --views")
     views = []
     for number in wanted:
         camera, later = divmod(number, 2)
@@ -215,13 +200,8 @@ def views_along(sequence: PosedSequence, index: int, along: Sequence[float]) -> 
     """Frame and camera of each view: what the reference camera sees from so many metres along the drive.
 
     Where a drive is too short for one of them, the function takes the frame that comes nearest to it and is not taken
-    yet. Of two as near, it takes the one further along.
-
-    Args:
-        along: Metres from there of the first (ignored), second, ... view.
-
-    Raises:
-        SequenceError: The sequence has fewer frames than that.
+    yet. Of two as near, it takes the one further along. Raises SequenceError where the sequence has fewer frames than
+    that. `along`: metres from there of the first (ignored), second, ... view.
     """
     count = len(along)
     if count > len(sequence):

@@ -3,8 +3,6 @@
 Each is a density model. Occupied points have a density at which a voxel is opaque, free ones have none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +44,8 @@ OPAQUE = 50.0  # per metre: an opacity of 0.99995 over a voxel
 THICKNESS = 4.0
 _DEPTH_STRIDE = 4  # pixels between rendered rays of a model's own depth
 
+# z-depth [H, W] of the reference camera at a frame, metres; 0 or not finite where there is none.
 DepthSource: TypeAlias = Callable[[PosedSequence, int], NDArray[np.float32]]
-"""z-depth [H, W] of the reference camera at a frame, metres; 0 or not finite where there is none."""
 
 
 @dataclass
@@ -97,20 +95,14 @@ class PriorControl(_Control):
     """The mean occupancy of each voxel over training frames, whatever the image shows.
 
     Its density is scaled so that the published cut-off lies at the prior's own threshold.
-
-    Args:
-        mean: Mean occupancy, float32 [X, Y, Z], 0..1.
-        threshold: Mean from which a voxel counts as occupied, 0..1.
-        grid: Its grid.
-        grid_from_camera: Pose of the reference camera in it.
     """
 
     def __init__(
         self,
-        mean: NDArray[np.float32],
-        threshold: float,
-        grid: VoxelGrid = DEFAULT_GRID,
-        grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
+        mean: NDArray[np.float32],  # mean occupancy, float32 [X, Y, Z], 0..1
+        threshold: float,  # mean from which a voxel counts as occupied, 0..1
+        grid: VoxelGrid = DEFAULT_GRID,  # its grid
+        grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,  # pose of the reference camera in it
     ) -> None:
         super().__init__("prior of the training set")
         # Over any one length: it cancels out.
@@ -133,13 +125,11 @@ def level_grid(sequence: PosedSequence, index: int) -> RigidTransform | None:
 def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = PRIOR_SIGMA) -> PriorControl:
     """Average voxels of training frames, and fit the threshold with the largest IoU on the same frames.
 
-    Args:
-        truths: Ground truths of training frames, all on one grid, whose pose is the default or upright on the floor.
-        sigma: Standard deviation of the smoothing along x, y, z, voxels.
+    `truths`: ground truths of training frames, all on one grid, whose pose is the default or upright on the floor.
+    Raises SequenceError where there are none; GridError where their grids differ.
 
-    Raises:
-        SequenceError: There are none.
-        GridError: Their grids differ.
+    `truths`: ground truths of training frames, all on one grid, whose pose is the default; `sigma`: standard deviation
+    of the smoothing along x, y, z, voxels.
     """
     prior, grid = None, DEFAULT_GRID
     frames = []
@@ -212,14 +202,12 @@ def surface_controls(sequence: PosedSequence, model: DensityModel | None = None)
 def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
     """The exact depth of a rendered sequence, which belongs to its left camera.
 
-    Raises:
-        SequenceError: The frame has none.
+    Raises SequenceError where the frame has none.
     """
     depth = sequence.asset(index, "depth")
     if depth is None:
-        raise SequenceError(
-            "no depth", where=f"{sequence.name}, frame {index}", cure="Render the town with the asset depth"
-        )
+        what = "no depth"
+        raise SequenceError(what, where=f"{sequence.name}, frame {index}", cure="Render the town with the asset depth")
     return np.asarray(depth, dtype=np.float32)
 
 
@@ -242,16 +230,10 @@ def surface_voxels(
     grid: VoxelGrid = DEFAULT_GRID,
     grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
 ) -> NDArray[np.bool_]:
-    """Voxels that a depth image fills.
+    """Voxels that a depth image fills. Returns bool [X, Y, Z].
 
-    Args:
-        depth: z-depth [H, W], metres.
-        thickness: Metres along the rays behind the surface that are filled too.
-        grid: The voxels.
-        grid_from_camera: Pose of the camera in them.
-
-    Returns:
-        bool [X, Y, Z].
+    `depth`: z-depth [H, W], metres; `thickness`: metres along the rays behind the surface that are filled too;
+    `grid_from_camera`: pose of the camera in the voxels of `grid`.
     """
     wanted = np.isfinite(depth) & (depth > 0.0)
     rays = camera.unproject(camera.pixel_centres()[wanted])

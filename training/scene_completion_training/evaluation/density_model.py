@@ -1,7 +1,5 @@
 """What occupancy is evaluated on: anything that looks at a sequence and then has a density everywhere."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,13 +13,11 @@ from scene_completion_ros.inference.render import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity
 
-VOXEL_EDGE = 0.2
-"""Metres over which opacity is stated: the voxels of all ground truths here."""
-PUBLISHED_CUTOFF = 0.5
-"""Density per metre above which the literature's protocols call a point occupied."""
+VOXEL_EDGE = 0.2  # metres over which opacity is stated: the voxels of all ground truths here
+PUBLISHED_CUTOFF = 0.5  # density per metre above which the literature's protocols call a point occupied
 PUBLISHED_RULE, CALIBRATED_RULE = "σ > 0.5", "calibrated"
+# Cut-offs of semantic completion in their papers' code, per metre.
 LITERATURE = {"SceneDINO: σ ≥ 0.2": 0.2, "S4C: σ ≥ 0.25": 0.25}
-"""Cut-offs of semantic completion in their papers' code, per metre."""
 IDENTITY = Calibration()
 _CHUNK = 2048  # rays rendered at a time
 
@@ -31,19 +27,12 @@ DepthFunction: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float32]]
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """A model that has seen its images of one frame.
+    """A model that has seen its images of one frame."""
 
-    Attributes:
-        camera: The reference camera of the frame, in whose optical frame all points are.
-        density: Density per metre [N] at points [N, 3], metres.
-        depth_range: Nearest and farthest sample along a ray, metres.
-        depth_at: z-depth [N] at pixels [N, 2], metres, of a model that says it itself.
-    """
-
-    camera: Camera
-    density: DensityFunction
-    depth_range: tuple[float, float] = (3.0, 80.0)
-    depth_at: DepthFunction | None = None
+    camera: Camera  # the reference camera of the frame, in whose optical frame all points are
+    density: DensityFunction  # density per metre [N] at points [N, 3], metres
+    depth_range: tuple[float, float] = (3.0, 80.0)  # nearest and farthest sample along a ray, metres
+    depth_at: DepthFunction | None = None  # z-depth [N] at pixels [N, 2], metres, of a model that says it itself
 
     def depth(self, pixels: NDArray[np.float64], *, samples: int = 64) -> NDArray[np.float32]:
         """z-depth of rays through pixels, float32 [N], metres: as the model says it, or rendered from the density.

@@ -5,8 +5,6 @@ densities `softplus(k x + c)` instead of `softplus(x)`, x its logit, calls the s
 sharper for k > 1.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +23,9 @@ from scene_completion_training.evaluation.density_model import DensityModel, Obs
 from scene_completion_training.evaluation.geometry import counted_depth
 from scene_completion_training.networks.density_field import LAST_WEIGHTS
 
-PIXELS = 2000
-"""Pixels of a frame that are looked at, drawn from those with a depth."""
+PIXELS = 2000  # pixels of a frame that are looked at, drawn from those with a depth
 SAMPLES = 64
-BOUNDS = ((-np.log(4.0), np.log(4.0)), (-4.0, 4.0))
-"""Of ln k and c; who needs more has not learned depth."""
+BOUNDS = ((-np.log(4.0), np.log(4.0)), (-4.0, 4.0))  # of ln k and c; who needs more has not learned depth
 
 
 @dataclass(frozen=True)
@@ -65,19 +61,12 @@ class DensityStretch:
 
 @dataclass(frozen=True, eq=False)
 class RayLogits:
-    """Logits along the rays of some pixels of one frame.
+    """Logits along the rays of some pixels of one frame."""
 
-    Attributes:
-        logits: [R, K] at the distances of `inverse_distance_samples`.
-        length: Distance along the ray of z-depth 1 [R].
-        truth: True z-depth [R], metres.
-        distances: [K], metres.
-    """
-
-    logits: NDArray[np.float64]
-    length: NDArray[np.float64]
-    truth: NDArray[np.float64]
-    distances: NDArray[np.float64]
+    logits: NDArray[np.float64]  # [R, K] at the distances of `inverse_distance_samples`
+    length: NDArray[np.float64]  # distance along the ray of z-depth 1 [R]
+    truth: NDArray[np.float64]  # true z-depth [R], metres
+    distances: NDArray[np.float64]  # [K], metres
 
     def squared_log_error(self, stretch: DensityStretch) -> float:
         """Mean of (ln d − ln d*)², d the rendered z-depth."""
@@ -107,10 +96,8 @@ def rays_to_depth(
 ) -> list[RayLogits]:
     """Logits of a student along rays to measured depths, at some of the pixels that have one.
 
-    Of frames and their reference camera's depth [H, W], metres, 0 where there is none.
-
-    Raises:
-        SequenceError: No frame has a depth that counts.
+    Of frames and their reference camera's depth [H, W], metres, 0 where there is none. Raises SequenceError where no
+    frame has a depth that counts.
     """
     generator = np.random.default_rng(0)
     frames = []
@@ -123,9 +110,8 @@ def rays_to_depth(
             pixels = np.stack([column, row], axis=-1).astype(np.float64)
             frames.append(ray_logits(model.observe(sequence, index), pixels, truth[row, column]))
     if not frames:
-        raise SequenceError(
-            "no depth in the image", where=sequence.name, cure="Name a drive with LiDAR scans or a stereo pair"
-        )
+        what = "no depth in the image"
+        raise SequenceError(what, where=sequence.name, cure="Name a drive with LiDAR scans or a stereo pair")
     return frames
 
 

@@ -1,7 +1,5 @@
 """The deployed student: as a density model, and as what its completer says."""
 
-from __future__ import annotations
-
 import functools
 from functools import lru_cache
 from pathlib import Path
@@ -91,11 +89,8 @@ class DeployedLabels:
     """A student bundle with classes (a `ScoredModel`): occupied from its own threshold on, called by its own names.
 
     It is called like its folder. A class counts under its name among the common ones, or those of rooms, whichever hold
-    more of its names; what is called something else is never right.
-
-    Raises:
-        BundleError: The folder holds none, or a damaged one.
-        ConfigurationError: None of its classes is one of the common ones.
+    more of its names; what is called something else is never right. Raises BundleError where the folder holds none, or
+    a damaged one; ConfigurationError where none of its classes is one of the common ones.
     """
 
     def __init__(self, folder: Path, *, engine: str) -> None:

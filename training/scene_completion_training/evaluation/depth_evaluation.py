@@ -9,8 +9,6 @@ depth in the camera's frame, which counts here as it does for Behind the Scenes.
 Models that encode several views take further frames of the drive, listed or not: unpack whole drives for them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -35,29 +33,19 @@ NO_SCAN = "no LiDAR scan"
 
 @dataclass(frozen=True, order=True)
 class LeftOutFrame:
-    """A frame that was asked for and is not scored.
+    """A frame that was asked for and is not scored."""
 
-    Attributes:
-        reason: Why, in words.
-        drive: Name of its drive, without a date in front.
-        frame: Number of its image file.
-    """
-
-    reason: str
-    drive: str
-    frame: int
+    reason: str  # why, in words
+    drive: str  # name of its drive, without a date in front
+    frame: int  # number of its image file
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Frames of one drive that are to be scored.
-
-    Attributes:
-        numbers: Index of a frame in the sequence -> number of its image file.
-    """
+    """Frames of one drive that are to be scored."""
 
     sequence: PosedSequence
-    numbers: Mapping[int, int]
+    numbers: Mapping[int, int]  # index of a frame in the sequence -> number of its image file
 
 
 def select_frames(
@@ -65,14 +53,8 @@ def select_frames(
 ) -> tuple[list[Selection], list[LeftOutFrame]]:
     """Choose what is scored: all frames with a scan, or those of them that a frame list names.
 
-    Args:
-        listed: A frame list, whose numbers are those of the image files.
-
-    Returns:
-        The frames of each drive that has any, and all others that were asked for.
-
-    Raises:
-        SequenceError: No frame is left.
+    Returns the frames of each drive that has any, and all others that were asked for. Raises SequenceError where no
+    frame is left. `listed`: a frame list, whose numbers are those of the image files.
     """
     names = [drive_name(sequence.name) for sequence in sequences]
     left_out = _frames_elsewhere(listed or (), names)
@@ -94,8 +76,7 @@ def scored_share(
 ) -> SplitCount:
     """How many of the listed frames of left cameras are scored.
 
-    Raises:
-        SequenceError: Some are missing, and that is not allowed.
+    Raises SequenceError where some are missing, and that is not allowed.
     """
     wanted = len({(drive_name(line.drive), line.frame) for line in listed if line.side == LEFT})
     missing = [frame for frame in left_out if frame.reason != RIGHT_ONLY]

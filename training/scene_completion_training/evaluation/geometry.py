@@ -1,7 +1,5 @@
 """Density models against voxels, depth and LiDAR: what they answer to frames, and which frames are scored."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,8 +35,8 @@ from scene_completion_training.evaluation.lidar_evaluation import (
     slabs_of,
 )
 
+# What is stated: the opacity itself, and the probability where a calibration was fitted.
 BEFORE, AFTER = "before", "after"
-"""What is stated: the opacity itself, and the probability where a calibration was fitted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,18 +111,13 @@ def predicted_depth(observation: Observation, truth: NDArray[np.float32]) -> NDA
 
 @dataclass(frozen=True)
 class ScoredFrames:
-    """Which frames of a recording are scored, and against what.
+    """Which frames of a recording are scored, and against what."""
 
-    Attributes:
-        scans: Scans N that the LiDAR protocols accumulate.
-        every: Frames between scored ones; of those with voxels, images between them.
-        split: A frame list instead; of the frames near the end of a drive, which have fewer scans ahead, it has some.
-        pitch: How far the reference camera looks down, radians; None for what is known of the recording.
-    """
-
-    scans: int = 20
-    every: int = 5
+    scans: int = 20  # scans N that the LiDAR protocols accumulate
+    every: int = 5  # frames between scored ones; of those with voxels, images between them
+    # A frame list instead; of the frames near the end of a drive, which have fewer scans ahead, it has some.
     split: FrameSplit | None = None
+    # How far the reference camera looks down, radians; None for what is known of the recording.
     pitch: float | None = None
 
     def scanned(self, sequence: PosedSequence) -> Sequence[int]:
@@ -216,8 +209,7 @@ def depth_frames(sequence: PosedSequence, indices: Iterable[int]) -> Iterator[Fr
 class MeanDepthModel:
     """A control that knows no image: the mean LiDAR depth of each pixel over all scans of other drives.
 
-    Raises:
-        SequenceError: No frame has a scan.
+    Raises SequenceError where no frame has a scan.
     """
 
     name = "mean depth"
@@ -260,8 +252,7 @@ class CalibratedModel:
 def calibrate_model(model: DensityModel, frames: Iterable[Frame]) -> CalibratedModel:
     """Fit a calibration and the threshold with the largest IoU on frames that a model is not scored on.
 
-    Raises:
-        GridError: There is no ground truth, or the model does not tell occupied from free voxels.
+    Raises GridError where there is no ground truth, or the model does not tell occupied from free voxels.
     """
     empty = np.zeros(0, dtype=np.float32)
     histogram = score_histogram(empty, empty > 0.0)

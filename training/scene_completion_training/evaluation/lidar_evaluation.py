@@ -1,7 +1,5 @@
 """Density models under the LiDAR protocols of `scene_completion_ros.evaluation.lidar_occupancy`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -31,22 +29,17 @@ from scene_completion_training.evaluation.density_model import Observation
 
 PROTOCOLS = {"original": ORIGINAL, "LiDAR only": LIDAR_ONLY_NEAR, "LiDAR only, far": LIDAR_ONLY}
 LIDAR = "velodyne"
-SAME_M = 1e-4
-"""Poses of a LiDAR that differ by less are those of one scan, or of one that stood still."""
+SAME_M = 1e-4  # poses of a LiDAR that differ by less are those of one scan, or of one that stood still
 
 
 @dataclass(frozen=True, eq=False)
 class Slab:
-    """What scans say of the points of a protocol, as it was applied.
-
-    Attributes:
-        pitch_degrees: How far the camera was taken to look down.
-    """
+    """What scans say of the points of a protocol, as it was applied."""
 
     name: str
     protocol: SlabProtocol
     truth: SlabTruth
-    pitch_degrees: float
+    pitch_degrees: float  # how far the camera was taken to look down
 
 
 def slabs_of(scans: Iterable[Scan], pitch: float) -> tuple[Slab, ...]:
@@ -151,15 +144,12 @@ def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, R
 def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[Scan]:
     """Scans of a frame and of those after it, as far as there are any, in the frame's level frame, one at a time.
 
-    Whose scans count, `scan_poses` says. The reference camera looks down by a pitch, radians.
-
-    Raises:
-        SequenceError: A frame has no scan, or the LiDAR's place is not known.
+    Whose scans count, `scan_poses` says. The reference camera looks down by a pitch, radians. Raises SequenceError
+    where a frame has no scan, or the LiDAR's place is not known.
     """
     if LIDAR not in sequence.rig_from_sensor:
-        raise SequenceError(
-            f"no pose of the LiDAR {LIDAR!r}", where=sequence.name, cure="Give its calibration with the sequence"
-        )
+        what = f"no pose of the LiDAR {LIDAR!r}"
+        raise SequenceError(what, where=sequence.name, cure="Give its calibration with the sequence")
     level_from_camera = replace(ORIGINAL, camera_pitch=pitch).level_from_camera
     level_from_world = level_from_camera @ sequence.world_from_camera(index, reference_camera(sequence)).inverse()
     for frame, rig_from_sensor in islice(scan_poses(sequence, index), count):

@@ -6,8 +6,6 @@ their edges. Samples along rays lie in the middle of their intervals instead of 
 ends at its last one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,23 +25,17 @@ from scene_completion_training.rendering.colours import sample_colours
 from scene_completion_training.rendering.patches import render_rays
 from scene_completion_training.rendering.rays import image_rays
 
-STEREO = "stereo"
-"""As target: the other camera of the pair, at the same time."""
+STEREO = "stereo"  # as target: the other camera of the pair, at the same time
 
 
 @dataclass(frozen=True, eq=False)
 class NovelView:
-    """A view beside a frame whose image a model sees.
-
-    Attributes:
-        target: How the command line names the view: `STEREO`, or frames later.
-        seen: Frame of the view.
-    """
+    """A view beside a frame whose image a model sees."""
 
     sequence: PosedSequence
     index: int
-    target: str
-    seen: int
+    target: str  # how the command line names the view: `STEREO`, or frames later
+    seen: int  # frame of the view
     camera: str
 
 
@@ -85,10 +77,8 @@ def render_view(
 ) -> Tensor:
     """What a view sees, in the colours that the first encoder view has there: [3, H, W] in 0..1.
 
-    Args:
-        seen: The field with its images encoded.
-        source: Image of the first encoder view [3, H, W] in 0..1; beyond its edges their colours hold.
-        encoder_from_view: Pose [4, 4] of the view in the encoder view's frame.
+    `seen`: the field with its images encoded; `source`: image of the first encoder view [3, H, W] in 0..1; beyond its
+    edges their colours hold; `encoder_from_view`: pose [4, 4] of the view in the encoder view's frame.
     """
     camera, spec = model.camera, model.field.spec
     source = source.to(model.device)
@@ -104,8 +94,7 @@ def render_view(
 def novel_views(sequence: PosedSequence, indices: Iterable[int], targets: Sequence[str]) -> Iterator[NovelView]:
     """The target views of frames; those before the first and behind the last frame are left out.
 
-    Raises:
-        SequenceError: The recording has no stereo pair, and its other camera is a target.
+    Raises SequenceError where the recording has no stereo pair, and its other camera is a target.
     """
     left = reference_camera(sequence)
     for index in indices:
@@ -120,9 +109,8 @@ def check_targets(targets: Sequence[str]) -> None:
     """Raises a `ConfigurationError` for what is neither `STEREO` nor a number of frames other than 0."""
     for target in targets:
         if target != STEREO and not (target.removeprefix("-").isdecimal() and int(target)):
-            raise ConfigurationError(
-                f"{target} is no view", where="--targets", cure=f"Name {STEREO}, or frames later (negative: before)"
-            )
+            what = f"{target} is no view"
+            raise ConfigurationError(what, where="--targets", cure=f"Name {STEREO}, or frames later (negative: before)")
 
 
 def _other_camera(sequence: PosedSequence, left: str) -> str:

@@ -4,8 +4,6 @@ Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual M
 0.1 of its weights. They are read from files that the user names, which are not a part of this package.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,23 +17,18 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.untrusted_files import read_tensors
 
-SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""Of the channels of pictures in -1..1."""
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the channels of pictures in -1..1
+# AlexNet's convolutions by their place in torchvision: stride and padding. The second and third are pooled before.
 _CONVOLUTIONS = {0: (4, 2), 3: (1, 2), 6: (1, 1), 8: (1, 1), 10: (1, 1)}
-"""AlexNet's convolutions by their place in torchvision: stride and padding. The second and third are pooled before."""
 _POOLED = (3, 6)
 _NAMES = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(weight|bias)|lin(\d)\.model\.1\.(weight)")
 
 
 class PerceptualDistance:
-    """LPIPS with AlexNet.
+    """LPIPS with AlexNet. Raises KeyError where one is missing; names it.
 
-    Args:
-        weights: Name -> weights: those of AlexNet's convolutions in torchvision's names (`features.0.weight`) or those
-            of the package `lpips` (`net.slice1.0.weight`), and the linear ones (`lin0.model.1.weight`).
-
-    Raises:
-        KeyError: One is missing; names it.
+    `weights`: name -> weights: those of AlexNet's convolutions in torchvision's names (`features.0.weight`) or those of
+    the package `lpips` (`net.slice1.0.weight`), and the linear ones (`lin0.model.1.weight`).
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
@@ -49,11 +42,10 @@ class PerceptualDistance:
         self(*np.zeros((2, 64, 64, 3), np.float32))  # other shapes fail here
 
     @staticmethod
-    def open(files: Sequence[Path]) -> PerceptualDistance:
+    def open(files: Sequence[Path]) -> "PerceptualDistance":
         """Reads the weights from one file or two, safetensors or torch's, without executing anything.
 
-        Raises:
-            BundleError: A file cannot be read, or they do not hold all weights.
+        Raises BundleError where a file cannot be read, or they do not hold all weights.
         """
         cure = (
             "Give alexnet-owt-*.pth of torchvision and weights/v0.1/alex.pth of the package lpips, or one file with "

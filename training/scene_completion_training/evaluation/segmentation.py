@@ -9,8 +9,6 @@ and BDD100K to its width at half as many rows, of which the middle is seen. Clus
 beside the head; here centres are k-means of the finished features, and probes are trained after it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,34 +34,26 @@ from scene_completion_training.evaluation.checkpoints import CanonicalImages, ac
 from scene_completion_training.evaluation.scene_probe import LinearProbe
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.semantic_head import DROPOUT
-from scene_completion_training.rendering.depth import rendered_features
+from scene_completion_training.rendering.patches import rendered_features
 
-POINTS = 200
-"""Pixels of an image that are clustered."""
+POINTS = 200  # pixels of an image that are clustered
+# Published are 1000 steps of four images, of which every other one looks aside, where no pixel has a label.
 PROBE_STEPS, PROBE_BATCH, PROBE_RATE = 500, 4, 5e-3
-"""Published are 1000 steps of four images, of which every other one looks aside, where no pixel has a label."""
-COVERED = 0.9
-"""Share of the network's image that a calibrated camera has to see."""
+COVERED = 0.9  # share of the network's image that a calibrated camera has to see
 _CHUNK = 1 << 14  # pixels in memory at a time, with their expanded features
 
-Space: TypeAlias = Callable[[Tensor], Tensor]
-"""Features of rays [N, channels] -> what pixels are told apart by [N, D]."""
+Space: TypeAlias = Callable[[Tensor], Tensor]  # features of rays [N, channels] -> what pixels are told apart by [N, D]
 
 
 class RenderedField:
     """A feature field that renders its features into labelled images.
 
     An image is resampled by its calibration, if its camera sees what the network is to see; others, which are narrower
-    or not calibrated, count as taken by `stand_in_camera`.
-
-    Args:
-        path: Checkpoint of stage feature_field or semantics.
+    or not calibrated, count as taken by `stand_in_camera`. Raises BundleError where it holds no feature field. `path`:
+    checkpoint of stage feature_field or semantics.
 
     Attributes:
         spaces: "features" are the expanded ones, of length one; "head" is what the second stage makes of them.
-
-    Raises:
-        BundleError: It holds no feature field.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,19 +124,14 @@ def labels_through(labels: NDArray[np.uint8], source: Camera, target: Camera) ->
 
 @dataclass(frozen=True, eq=False)
 class PixelLabels:
-    """Labels of pixels by what is rendered, as a method that is scored (a `Segmentation`).
-
-    Attributes:
-        labels: How many different ones there are.
-        naming: The class of each label; None where labels are classes.
-    """
+    """Labels of pixels by what is rendered, as a method that is scored (a `Segmentation`)."""
 
     name: str
     rendered: RenderedField
     space: str
     assign: Callable[[NDArray[np.float32]], NDArray[np.int64]]
-    labels: int = CLASSES
-    naming: NDArray[np.int64] | None = None
+    labels: int = CLASSES  # how many different ones there are
+    naming: NDArray[np.int64] | None = None  # the class of each label; None where labels are classes
 
     def answer(self, image: LabelledImage) -> SegmentationAnswer:
         """Label an image."""
@@ -159,8 +144,7 @@ class PixelLabels:
 def cluster_pixels(rendered: RenderedField, images: Sequence[LabelledImage], *, seed: int) -> PixelLabels:
     """As many clusters as there are classes, of pixels of training images; whatever these are labelled, it is not read.
 
-    Raises:
-        ConfigurationError: There are fewer pixels than clusters.
+    Raises ConfigurationError where there are fewer pixels than clusters.
     """
     generator = torch.Generator().manual_seed(seed)
     codes = []
@@ -177,8 +161,7 @@ def cluster_pixels(rendered: RenderedField, images: Sequence[LabelledImage], *, 
 def named_by_images(clusters: PixelLabels, images: Sequence[LabelledImage]) -> PixelLabels:
     """The clusters with the classes that they fall together with most in labelled images, one to one.
 
-    Raises:
-        ConfigurationError: No pixel of them counts.
+    Raises ConfigurationError: no pixel of them counts.
     """
     tally = SegmentationTally(clusters)
     for image in images:
@@ -193,10 +176,8 @@ def fit_pixel_probes(
 ) -> Mapping[str, LinearProbe]:
     """Linear probes of each space of a field: cross entropy of all labelled pixels of four images a step, by Adam.
 
-    As in SceneDINO, channels of the expanded features are left out at random while their probe is trained.
-
-    Raises:
-        ConfigurationError: A step sees no pixel that counts: too little is labelled.
+    As in SceneDINO, channels of the expanded features are left out at random while their probe is trained. Raises
+    ConfigurationError where a step sees no pixel that counts: too little is labelled.
     """
     generator = torch.Generator().manual_seed(seed)
     layers: dict[str, nn.Linear] = {}

@@ -4,8 +4,6 @@ Clusters are fitted to surfaces in training recordings, without labels. Their na
 training recordings as well. Test labels are only ever compared with.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -39,8 +37,7 @@ from scene_completion_training.evaluation.semantic_models import FeatureFieldMod
 from scene_completion_training.evaluation.voxel_sampling import Sampling
 from scene_completion_training.networks.feature_field import SemanticField
 
-NAMED_WITHIN = 51.2
-"""Range in which clusters are named, metres: the largest."""
+NAMED_WITHIN = 51.2  # range in which clusters are named, metres: the largest
 
 
 class ScoredModel(Protocol):
@@ -87,18 +84,14 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class FittedModel:
-    """A model whose clusters have been found and named.
-
-    Attributes:
-        confusion: Clusters against classes on the labelled training recordings, int64 [1 + K, classes], empty first.
-        match: How they get names, by default.
-    """
+    """A model whose clusters have been found and named."""
 
     model: SemanticModel
     sampling: Sampling
     clusters: Clusters
+    # Clusters against classes on the labelled training recordings, int64 [1 + K, classes], empty first.
     confusion: NDArray[np.int64]
-    match: Match = match_one_to_one
+    match: Match = match_one_to_one  # how they get names, by default
 
     @property
     def name(self) -> str:
@@ -124,25 +117,18 @@ class FittedModel:
 def fit_models(
     models: Sequence[SemanticModel],
     sampling: Sampling,
-    frames: Iterable[tuple[PosedSequence, int]],
-    labelled: Iterable[Frame],
+    frames: Iterable[tuple[PosedSequence, int]],  # those of training recordings whose surfaces are clustered
+    labelled: Iterable[Frame],  # frames of training recordings with ground truth voxels, for the names
     *,
     clusters: int = 19,
     points_a_frame: int = 500,
     seed: int = 0,
-    match: Match = match_one_to_one,
+    match: Match = match_one_to_one,  # how clusters are named by them
 ) -> list[FittedModel]:
     """Finds clusters without labels, and counts how they fall together with classes.
 
-    All models look at the same pixels, frame by frame, so that what they share is computed once.
-
-    Args:
-        frames: Those of training recordings whose surfaces are clustered.
-        labelled: Frames of training recordings with ground truth voxels, for the names.
-        match: How clusters are named by them.
-
-    Raises:
-        ConfigurationError: Fewer points than clusters, or no labelled frame.
+    All models look at the same pixels, frame by frame, so that what they share is computed once. Raises
+    ConfigurationError: fewer points than clusters, or no labelled frame.
     """
     generators = [np.random.default_rng(seed) for _ in models]
     codes: list[list[NDArray[np.float32]]] = [[] for _ in models]
@@ -151,9 +137,8 @@ def fit_models(
             observed = model.observe(sequence, index)
             found.append(observed.codes(surface_points(observed, generator, points_a_frame)))
     if not codes[0]:
-        raise ConfigurationError(
-            "no frame to cluster", where="clusters", cure="Name recordings and frames that are there"
-        )
+        what = "no frame to cluster"
+        raise ConfigurationError(what, where="clusters", cure="Name recordings and frames that are there")
     fitted = [fit_clusters(np.concatenate(found), clusters, seed=seed) for found in codes]
     return named_by(models, sampling, fitted, labelled, match)
 
@@ -191,11 +176,8 @@ def no_voxels(recordings: Sequence[PosedSequence] | str) -> ConfigurationError:
 class ClassPrior:
     """A control: of every voxel the class that is most frequent around it in labelled recordings, whatever it shows.
 
-    Args:
-        labelled: Training recordings with ground truth voxels on one grid.
-
-    Raises:
-        ConfigurationError: No frame is labelled.
+    Raises ConfigurationError where no frame is labelled. `labelled`: training recordings with ground truth voxels on
+    one grid.
     """
 
     name = "class prior of the voxel"
@@ -240,8 +222,7 @@ class ClassPrior:
 def voxel_classes(truth: VoxelTruth, class_map: ClassMap | None = None) -> NDArray[np.uint8]:
     """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees.
 
-    Raises:
-        GridError: A map was given, which is one of SemanticKITTI's ids, and the truth has others.
+    Raises GridError where a map was given, which is one of SemanticKITTI's ids, and the truth has others.
     """
     if class_map is not None and truth.class_map is not SEMANTIC_KITTI_TO_COMMON:
         what = f"has {truth.class_map.vocabulary}, and words are scored by SemanticKITTI's"
@@ -251,24 +232,19 @@ def voxel_classes(truth: VoxelTruth, class_map: ClassMap | None = None) -> NDArr
 
 
 COMMON = np.arange(1, len(COMMON_CLASSES))
+# The common class of each logit of a model: of one of the common classes themselves, and of Cityscapes' train ids.
 CITYSCAPES = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int64)
-"""The common class of each logit of a model: of one of the common classes themselves, and of Cityscapes' train ids."""
 
 
 class ClassifiedModel:
-    """A model whose points get classes right away, with no clusters to be named (a `ScoredModel`).
-
-    Args:
-        model: Gives the codes of points.
-        classes: The common class of each of its logits [K].
-        logits: From codes [N, C] to logits [N, K]; codes are logits by default.
-    """
+    """A model whose points get classes right away, with no clusters to be named (a `ScoredModel`)."""
 
     def __init__(
         self,
-        model: SemanticModel,
+        model: SemanticModel,  # gives the codes of points
         sampling: Sampling,
-        classes: NDArray[np.int64] = COMMON,
+        classes: NDArray[np.int64] = COMMON,  # the common class of each of its logits [K]
+        # From codes [N, C] to logits [N, K]; codes are logits by default.
         logits: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
     ) -> None:
         self.name = model.name
@@ -295,8 +271,7 @@ class ClassifiedModel:
 def open_supervised(path: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a checkpoint of a field that has learned classes from labels: what the same network could reach.
 
-    Raises:
-        BundleError: It is none.
+    Raises BundleError where it is none.
     """
     name = f"{path.resolve().parent.parent.name} (learned from labels)"
     model = FeatureFieldModel.open(path, name, density, Checkpoint.read(path).stage_class.field_class)
@@ -306,17 +281,15 @@ def open_supervised(path: Path, density: DensityModel | None, sampling: Sampling
 def open_probed(path: Path, probe_file: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a feature field with a linear probe that `evaluate segmentation` trained on images: classes of points.
 
-    Raises:
-        BundleError: The checkpoint holds no feature field.
-        ConfigurationError: The file holds no probe, or one of another field.
+    Raises BundleError where the checkpoint holds no feature field; ConfigurationError where the file holds no probe, or
+    one of another field.
     """
     probe, model = LinearProbe.read(probe_file), FeatureFieldModel.open(path, density=density)
     size = probe.weight.shape[1]
     if size == model.field.target_size:
         model.head = None
     elif model.head is None or size != model.head.linear.out_features:
-        raise ConfigurationError(
-            f"is for features of size {size}, which {path} has not", where=str(probe_file), cure="Name its own probe"
-        )
+        what = f"is for features of size {size}, which {path} has not"
+        raise ConfigurationError(what, where=str(probe_file), cure="Name its own probe")
     model.name = f"{model.name}, probe of {'head' if model.head else 'features'}"
     return ClassifiedModel(model, sampling, CITYSCAPES, probe.logits)

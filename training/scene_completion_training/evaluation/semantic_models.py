@@ -1,7 +1,5 @@
 """What semantics are evaluated on: anything that gives a density and, for clustering, a vector to every point."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,25 +33,20 @@ from scene_completion_training.networks.semantic_head import DistillationHead
 
 CodeFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _CHUNK = 1 << 14  # points in memory at a time
-FARTHEST_SURFACE = 51.2
-"""Pixels that see nothing within the largest range are not clustered, metres."""
-_MEAN_EVERY = 5
-"""Of each recording every so many frames give the mean of the tokens."""
+FARTHEST_SURFACE = 51.2  # pixels that see nothing within the largest range are not clustered, metres
+_MEAN_EVERY = 5  # of each recording every so many frames give the mean of the tokens
 
 
 @dataclass(frozen=True, eq=False)
 class SemanticObservation:
-    """A model that has seen the image of a frame.
-
-    Attributes:
-        codes: Vectors [N, C] of points [N, 3], metres, optical frame of the reference camera. What lies together in
-            their space is called alike. Those that are clustered have length one; those that are asked for words lie in
-            the space of the text encoder, and are zeros where there is nothing.
-        units: Hidden units of the features [N, E] of points, where the model has some: what is deployed.
-    """
+    """A model that has seen the image of a frame."""
 
     observation: Observation
+    # Vectors [N, C] of points [N, 3], metres, optical frame of the reference camera. What lies together in their space
+    # is called alike. Those that are clustered have length one; those that are asked for words lie in the space of the
+    # text encoder, and are zeros where there is nothing.
     codes: CodeFunction
+    # Hidden units of the features [N, E] of points, where the model has some: what is deployed.
     units: CodeFunction | None = None
 
 
@@ -71,33 +64,27 @@ class SemanticModel(Protocol):
 class FeatureFieldModel:
     """A trained feature field; its points are clustered by their expanded features, or by what a head makes of them.
 
-    Args:
-        head: The head of the second stage; without one the expanded features themselves are clustered.
-        density: Whose density says what is occupied: the student that the field was made from, as it is deployed; the
-            field's own if left out.
-        half_resolution: It was trained on images of half the size.
-        teacher: Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left
-            out.
-
-    Raises:
-        ConfigurationError: The field has no such teacher.
+    Raises ConfigurationError where the field has no such teacher.
     """
 
     def __init__(
         self,
         field: FeatureField,
         name: str,
+        # The head of the second stage; without one the expanded features themselves are clustered.
         head: DistillationHead | None = None,
         *,
+        # Whose density says what is occupied: the student that the field was made from, as it is deployed; the field's
+        # own if left out.
         density: DensityModel | None = None,
-        half_resolution: bool = False,
+        half_resolution: bool = False,  # it was trained on images of half the size
+        # Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left out.
         teacher: str = "",
     ) -> None:
         known = field.teachers if isinstance(field, AgglomeratedField) else ()
         if teacher and teacher not in known:
-            raise ConfigurationError(
-                f"no teacher {teacher}", where=name, cure=f"There are {', '.join(known)}" if known else "Leave it out"
-            )
+            cure = f"There are {', '.join(known)}" if known else "Leave it out"
+            raise ConfigurationError(f"no teacher {teacher}", where=name, cure=cure)
         self._teacher = teacher
         self._density = density
         self.device = accelerator()
@@ -109,19 +96,15 @@ class FeatureFieldModel:
     @staticmethod
     def open(
         path: Path,
-        name: str | None = None,
+        name: str | None = None,  # short name for tables; that of the run if left out
         density: DensityModel | None = None,
+        # Which feature field: `ClassField` for one that has learned from labels, whose codes are logits.
         kind: type[FeatureField] = FeatureField,
         teacher: str = "",
-    ) -> FeatureFieldModel:
+    ) -> "FeatureFieldModel":
         """Opens a checkpoint that holds a feature field, with its head where it has one.
 
-        Args:
-            name: Short name for tables; that of the run if left out.
-            kind: Which feature field: `ClassField` for one that has learned from labels, whose codes are logits.
-
-        Raises:
-            BundleError: It holds none.
+        Raises BundleError where it holds none.
         """
         stored = Checkpoint.read(path)
         return FeatureFieldModel(
@@ -209,8 +192,7 @@ class LiftedTokens:
 def student_density(folder: Path) -> tuple[DensityModel, float]:
     """A deployed student that models share, and the density per metre that what it calls occupied exceeds.
 
-    Raises:
-        BundleError: The folder holds no bundle.
+    Raises BundleError where the folder holds no bundle.
     """
     model = RememberedDensity(DeployedModel(open_student(folder)))
     return model, model.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)

@@ -9,8 +9,6 @@ on x and prior gives the weights, which change with the distance. They differ be
 that stands in this one, and only the student counts.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -30,7 +28,7 @@ from scene_completion_ros.evaluation.occupancy import average_precision, best_io
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
-from scene_completion_ros.inference.place_prior import PlacePrior
+from scene_completion_ros.inference.lattice import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit_of_density, probability_of_log_odds
 from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter, told_depths
@@ -42,30 +40,27 @@ from scene_completion_training.networks.occupancy_link import link_calibration
 from scene_completion_training.viewpoint import Viewpoint, Volume
 from scene_completion_training.workers import Progress, Workers
 
+# Metres ahead at which the weights are fitted, where the volume reaches as far as a street's, and in proportion
+# elsewhere. Between them they are linear in the logarithm.
 DISTANCES = (4.0, 12.8, 25.6, 51.2)
-"""Metres ahead at which the weights are fitted, where the volume reaches as far as a street's, and in proportion
-elsewhere. Between them they are linear in the logarithm."""
-BLOCK = (8, 8, 1)
-"""Voxels between knots of the lattice along x, y, z: half of the standard deviation of the smoothing."""
-POINTS = 60_000
-"""Voxels of a frame that take part, drawn from those with evidence."""
+BLOCK = (8, 8, 1)  # voxels between knots of the lattice along x, y, z: half of the standard deviation of the smoothing
+POINTS = 60_000  # voxels of a frame that take part, drawn from those with evidence
 LARGEST_LOGIT = 25.0
+# Log odds of the prior (a mean of 12 %) around which something is expected there, and how sharply that changes.
 EXPECTED_FROM, EXPECTED_SLOPE = -2.0, 2.0
-"""Log odds of the prior (a mean of 12 %) around which something is expected there, and how sharply that changes."""
-RAREST = 1e-3
-"""Smallest and, as its complement, largest mean occupancy."""
+RAREST = 1e-3  # smallest and, as its complement, largest mean occupancy
 _GAINS = 2 * len(DISTANCES)
 
 
 def calibrate_on_stereo(
-    bundle: StudentBundle,
-    training: Sequence[PosedSequence],
-    held_out: Sequence[Sequence[PosedSequence]],
+    bundle: StudentBundle,  # the student; a prior that it has is replaced. Its folder is written
+    training: Sequence[PosedSequence],  # drives that the student may have been trained on
+    held_out: Sequence[Sequence[PosedSequence]],  # groups of drives that it was not trained on. Groups count equally
     *,
-    earlier: StudentBundle | None = None,
-    every: int = 1,
-    threads: int | None = None,
-    workers: Workers | None = None,
+    earlier: StudentBundle | None = None,  # the student that this one went on from. It knows more drives than these
+    every: int = 1,  # take every N-th frame
+    threads: int | None = None,  # CPU threads of the encoder
+    workers: Workers | None = None,  # where drives are looked at, one a task; in this process if left out
 ) -> StudentBundle:
     """Gives a student its place prior, its depth and its probabilities, and writes the bundle.
 
@@ -76,15 +71,6 @@ def calibrate_on_stereo(
        voxels stays as it is. A student that says depth itself needs none.
     3. α → probability, which follows from the first two, and the threshold with the largest IoU on the fused stereo
        occupancy of the held-out drives.
-
-    Args:
-        bundle: The student; a prior that it has is replaced. Its folder is written.
-        training: Drives that the student may have been trained on.
-        held_out: Groups of drives that it was not trained on. Groups count equally.
-        earlier: The student that this one went on from. It knows more drives than these.
-        every: Take every N-th frame.
-        threads: CPU threads of the encoder.
-        workers: Where drives are looked at, one a task; in this process if left out.
 
     Returns:
         The bundle as written.
@@ -165,7 +151,7 @@ class _DriveReader:
             counts.update(known & (score > OCCUPIED), known)
         return counts
 
-    def evidence(self, drive: PosedSequence, progress: Progress) -> list[FrameEvidence]:
+    def evidence(self, drive: PosedSequence, progress: Progress) -> "list[FrameEvidence]":
         frames = []
         for index, meter in self._frames(drive, progress):
             fused = self._fused(drive, index, meter)
@@ -207,7 +193,7 @@ def _files(drive: PosedSequence) -> list[Path]:
 
 
 def prior_choices(
-    groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
+    groups: "Sequence[Sequence[FrameEvidence]]", mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
 ) -> Mapping[str, PlacePrior | None]:
     """Priors that a student may get, by name; without an earlier one, the fitted mean of its training drives alone.
 
@@ -235,45 +221,37 @@ def prior_choices(
     return choices
 
 
-def mean_average_precision(groups: Sequence[Sequence[FrameEvidence]], prior: PlacePrior | None = None) -> float:
+def mean_average_precision(groups: "Sequence[Sequence[FrameEvidence]]", prior: PlacePrior | None = None) -> float:
     """Mean over groups of the average precision of all their voxels."""
     found = [average_precision(np.sum([_histogram(frame, prior) for frame in group], axis=0)) for group in groups]
     return float(np.mean(found))
 
 
-def _histogram(frame: FrameEvidence, prior: PlacePrior | None) -> NDArray[np.int64]:
+def _histogram(frame: "FrameEvidence", prior: PlacePrior | None) -> NDArray[np.int64]:
     gain, logit = prior.at(frame.points).T if prior else (1.0, 0.0)
     probability = probability_of_log_odds(gain * frame.logit + logit)
     return score_histogram(probability.astype(np.float32), frame.target > OCCUPIED)
 
 
-def _best_threshold(frames: Sequence[FrameEvidence], prior: PlacePrior | None) -> tuple[float, float]:
+def _best_threshold(frames: "Sequence[FrameEvidence]", prior: PlacePrior | None) -> tuple[float, float]:
     """Largest IoU over the voxels of frames, and the probability at which they have to be called occupied for it."""
     return best_iou(np.sum([_histogram(frame, prior) for frame in frames], axis=0))
 
 
 @dataclass(frozen=True, eq=False)
 class FrameEvidence:
-    """Some voxels of a frame that the student has never seen.
+    """Some voxels of a frame that the student has never seen."""
 
-    Attributes:
-        points: [N, 3], centres in the camera's optical frame, metres.
-        logit: Logit x of the student's density [N].
-        target: Share of the stereo evidence that speaks for "occupied" [N], 0..1.
-    """
-
-    points: NDArray[np.float32]
-    logit: NDArray[np.float64]
-    target: NDArray[np.float32]
+    points: NDArray[np.float32]  # [N, 3], centres in the camera's optical frame, metres
+    logit: NDArray[np.float64]  # logit x of the student's density [N]
+    target: NDArray[np.float32]  # share of the stereo evidence that speaks for "occupied" [N], 0..1
 
 
 def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
     """The log odds of the smoothed mean occupancy, as a prior beside which the student counts in full.
 
-    Of how often each voxel of the grid (see `Volume.grid`) was occupied, and known, over all frames.
-
-    Raises:
-        SequenceError: There is no frame.
+    Of how often each voxel of the grid (see `Volume.grid`) was occupied, and known, over all frames. Raises
+    SequenceError where there is no frame.
     """
     if not counts.known.any():
         raise SequenceError("no frame says anything", where="training drives", cure="Name drives that move")
@@ -291,18 +269,11 @@ def fit_place_prior(
     """Believes student and prior as far as frames that the student was not trained on bear them out.
 
     logit P(occupied) = s (a x + b prior + c) + (1 - s) (a' x + c'), with the smallest cross-entropy. s goes from 0 to 1
-    with the prior, see `EXPECTED_FROM`; the five weights change with the distance ahead; a, a', b ≥ 0.
+    with the prior, see `EXPECTED_FROM`; the five weights change with the distance ahead; a, a', b ≥ 0. Returns the
+    prior by which the density's logit is that of the probability. Raises SequenceError where a group has no frame.
 
-    Args:
-        groups: Frames; groups count equally, whatever the number of their frames.
-        mean: The prior beside which the student counts in full, see `mean_prior`.
-        volume: The space that is completed; a street's if left out.
-
-    Returns:
-        The prior by which the density's logit is that of the probability.
-
-    Raises:
-        SequenceError: A group has no frame.
+    `groups`: frames; groups count equally, whatever the number of their frames; `mean`: the prior beside which the
+    student counts in full, see `mean_prior`; `volume`: the space that is completed; a street's if left out.
     """
     _check_groups(groups)
     knots = np.log(np.array(DISTANCES) * (volume or Volume()).scale)
@@ -388,10 +359,8 @@ def drawn_evidence(
 def _terms(ahead: NDArray[np.float64], prior: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
     """What the weights of `fit_place_prior` are multiplied by, [N, 5 K]: those of a, a', b, c and c'.
 
-    Args:
-        ahead: Distances ahead [N], metres.
-        prior: Log odds of the mean there [N].
-        knots: Logarithms of the distances that have weights of their own [K].
+    `ahead`: distances ahead [N], metres; `prior`: log odds of the mean there [N]; `knots`: logarithms of the distances
+    that have weights of their own [K].
     """
     near = _shares(ahead, knots)
     expected = near / (1.0 + np.exp(-EXPECTED_SLOPE * (prior - EXPECTED_FROM)))[:, None]

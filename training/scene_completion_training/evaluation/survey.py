@@ -1,7 +1,5 @@
 """A survey of training recordings, and contact sheets of it: where a cluster lies, so that somebody can name it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,7 @@ from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.clustering.clusters import Clusters, NamedClusters
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, surface_points
 
-TILE = (120, 180)
-"""Height and width of a tile, pixels."""
+TILE = (120, 180)  # height and width of a tile, pixels
 COLUMNS = 6
 TILES = 3 * COLUMNS
 _HEADER = 34
@@ -26,22 +23,14 @@ _MARGIN = 4
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """Points of training recordings.
-
-    Attributes:
-        recording: Number of the recording of each point [N].
-        frame: Its frame [N].
-        pixel: Where it lies in the image of the reference camera [N, 2], u and v.
-        codes: What is clustered, of length one, float32 [N, C].
-        units: Hidden units of the features, float16 [N, E].
-    """
+    """Points of training recordings."""
 
     recordings: Sequence[PosedSequence]
-    recording: NDArray[np.int64]
-    frame: NDArray[np.int64]
-    pixel: NDArray[np.float64]
-    codes: NDArray[np.float32]
-    units: NDArray[np.float16]
+    recording: NDArray[np.int64]  # number of the recording of each point [N]
+    frame: NDArray[np.int64]  # its frame [N]
+    pixel: NDArray[np.float64]  # where it lies in the image of the reference camera [N, 2], u and v
+    codes: NDArray[np.float32]  # what is clustered, of length one, float32 [N, C]
+    units: NDArray[np.float16]  # hidden units of the features, float16 [N, E]
 
 
 def survey(
@@ -60,9 +49,8 @@ def survey(
             assert observed.units is not None  # a feature field has some
             parts.append((places, pixels, observed.codes(points), observed.units(points).astype(np.float16)))
     if not sum(len(part[0]) for part in parts):
-        raise ConfigurationError(
-            "no pixel of any frame shows a surface", where="survey", cure="Check the student and the recordings"
-        )
+        what = "no pixel of any frame shows a surface"
+        raise ConfigurationError(what, where="survey", cure="Check the student and the recordings")
     places, pixels, codes, units = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Survey(recordings, places[:, 0], places[:, 1], pixels, codes, units)
 

@@ -1,7 +1,5 @@
 """Calibrates a student on recordings with LiDAR and labelled voxels: who has these needs no stereo for it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 
@@ -24,16 +22,10 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     """Fit a student's depth and its probabilities; the bundle with both, as it is written.
 
     First the two numbers of a `DensityStretch`, on the LiDAR of all frames. They leave the order of the voxels as it
-    is, and a student that says depth itself needs none. Then α → probability and the threshold with the largest IoU,
-    on the voxels that count.
-
-    Args:
-        recordings: Neither training nor testing uses them.
-
-    Raises:
-        BundleError: The bundle was never saved.
-        SequenceError: The recordings have no LiDAR, no frame has voxels, or one is a window of KITTI that the shipped
-            students are trained or tested on.
+    is, and a student that says depth itself needs none. Then α → probability and the threshold with the largest IoU, on
+    the voxels that count. Raises BundleError where the bundle was never saved; SequenceError where the recordings have
+    no LiDAR, no frame has voxels, or one is a window of KITTI that the shipped students are trained or tested on.
+    `recordings`: neither training nor testing uses them.
     """
     names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
     if used := {sequence.name for sequence in recordings} & names_of_windows:

@@ -6,8 +6,6 @@ from OpenCV's DIS (Kroeger et al., ECCV 2016), where the paper takes RAFT, and t
 "Dense Point Trajectories by GPU-accelerated Large Displacement Optical Flow" (ECCV 2010), equation 5.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import cv2
@@ -19,10 +17,9 @@ from torch import Tensor
 from scene_completion_ros.evaluation.metric import Column, Metric
 from scene_completion_training.evaluation.novel_views import Figures, NovelView, ViewTally
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
-from scene_completion_training.rendering.depth import rendered_features
+from scene_completion_training.rendering.patches import rendered_features
 
-RELATIVE, ABSOLUTE = 0.01, 0.5
-"""Of the squared flows, and squared pixels: how far forward and backward may disagree."""
+RELATIVE, ABSOLUTE = 0.01, 0.5  # of the squared flows, and squared pixels: how far forward and backward may disagree
 Classify = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 

@@ -6,8 +6,6 @@ own. Each point votes for its class, with the opacity of its part of the voxel a
 Hayler et al., "S4C" (3DV 2024); Jevtić et al., "Feed-Forward SceneDINO" (ICCV 2025).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -19,24 +17,18 @@ from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.evaluation.semantic_models import SemanticObservation
 
+# Codes [N, C] of points -> how much each [N, K] is of each cluster, or of each class without "empty".
 Votes: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Codes [N, C] of points -> how much each [N, K] is of each cluster, or of each class without "empty"."""
 _CHUNK = 1 << 15  # points whose codes are in memory at a time
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Points of a voxel, and from which density on it is occupied.
+    """Points of a voxel, and from which density on it is occupied."""
 
-    Attributes:
-        cutoff: Density per metre that an occupied voxel exceeds, or reaches where it is dilated.
-        points: Points along each edge of a voxel, evenly, each in the middle of its part.
-        dilated: Whether the density is that of the densest of the 27 voxels around.
-    """
-
-    cutoff: float
-    points: int = 1
-    dilated: bool = False
+    cutoff: float  # density per metre that an occupied voxel exceeds, or reaches where it is dilated
+    points: int = 1  # points along each edge of a voxel, evenly, each in the middle of its part
+    dilated: bool = False  # whether the density is that of the densest of the 27 voxels around
 
     def labels(self, observed: SemanticObservation, votes: Votes, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Labels of the voxels that count: uint8 [X, Y, Z], 0 where nothing is, what is most of k as k + 1."""
@@ -66,8 +58,7 @@ class Sampling:
         return np.asarray(truth.grid_from_camera.inverse().apply(points), np.float32)
 
 
-SAMPLINGS = {"scenedino": Sampling(0.2, dilated=True), "s4c": Sampling(0.25, points=2, dilated=True)}
-"""As published."""
+SAMPLINGS = {"scenedino": Sampling(0.2, dilated=True), "s4c": Sampling(0.25, points=2, dilated=True)}  # as published
 
 
 def dilated(density: NDArray[np.float32]) -> NDArray[np.float32]:

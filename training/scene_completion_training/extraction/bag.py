@@ -1,7 +1,5 @@
 """Bags to posed sequences: everything usable in one, and many at once."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -29,15 +27,10 @@ Phase = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One bag to be extracted.
+    """One bag to be extracted."""
 
-    Attributes:
-        bag: Its absolute path, links followed.
-        folder: Folder for its sequences and its report.
-    """
-
-    bag: Path
-    folder: Path
+    bag: Path  # its absolute path, links followed
+    folder: Path  # folder for its sequences and its report
     settings: ExtractionSettings
     threads: int = 1
 
@@ -45,17 +38,15 @@ class Job:
 def finished_report(job: Job) -> BagReport | None:
     """The report of an earlier extraction of the same bag, unchanged, with the same settings; None where there is none.
 
-    Raises:
-        SequenceError: The folder holds another bag or something else.
+    Raises SequenceError where the folder holds another bag or something else.
     """
     if not job.folder.exists():
         return None
     report = read_report(job.folder)
     if report is None or Path(report.bag) != job.bag:
         what = "no extracted bag" if report is None else f"the extraction of {report.bag}"
-        raise SequenceError(
-            f"holds {what}", where=str(job.folder), cure="Name another --output, nothing is overwritten"
-        )
+        what = f"holds {what}"
+        raise SequenceError(what, where=str(job.folder), cure="Name another --output, nothing is overwritten")
     same = report.fingerprint == fingerprint(job.bag) and report.settings == job.settings.digest()
     return report if same and report.status == "complete" else None
 
@@ -232,12 +223,9 @@ def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, pr
 def extract_bags(jobs: Sequence[Job], workers: Workers | None = None) -> list[BagReport]:
     """Extract bags, a report each, in order; those extracted before, unchanged and with equal settings, are left alone.
 
-    Args:
-        workers: Where it is done; in this process if left out. On a cluster bags and output must lie under the same
-            paths on all machines. A worker that dies fails its bag only.
-
-    Raises:
-        SceneCompletionError: Ray is asked for and not installed, or its cluster does not answer.
+    Raises SceneCompletionError: Ray is asked for and not installed, or its cluster does not answer. `workers`: where it
+    is done; in this process if left out. On a cluster bags and output must lie under the same paths on all machines. A
+    worker that dies fails its bag only.
     """
     reports: dict[int, BagReport] = {}
     waiting: list[int] = []

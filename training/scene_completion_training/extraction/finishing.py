@@ -1,7 +1,5 @@
 """From posed frames to a training sequence: keyframes, rectified images, validity and ego masks."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -28,10 +26,7 @@ _SMALLEST_SHARE = 0.4  # of the corners that must still be tracked, or the view 
 def select_by_motion(poses: Sequence[RigidTransform], metres: float, degrees: float) -> list[int]:
     """Indices of frames that lie `metres` or are turned by `degrees` from the last one kept; the first is kept.
 
-    Args:
-        poses: world_from_rig of every frame.
-        metres: Distance, in the units of the poses.
-        degrees: Angle.
+    `poses`: world_from_rig of every frame; `metres`: distance, in the units of the poses; `degrees`: angle.
     """
     kept: list[int] = []
     for index, pose in enumerate(poses):
@@ -114,15 +109,13 @@ def masks_of(
 ) -> dict[str, ArrayLoader]:
     """Validity and ego masks by asset name, but for those that are present.
 
-    Raises:
-        ConfigurationError: An ego mask was given for a camera that does not exist.
-        ImageError: The file of one cannot be used.
+    Raises ConfigurationError where an ego mask was given for a camera that does not exist; ImageError where the file of
+    one cannot be used.
     """
     files = dict(settings.ego_masks)
     if unknown := sorted(set(files) - set(views)):
-        raise ConfigurationError(
-            f"no camera {', '.join(unknown)}", where="--ego-mask", cure=f"Name one of {', '.join(views)}"
-        )
+        what = f"no camera {', '.join(unknown)}"
+        raise ConfigurationError(what, where="--ego-mask", cure=f"Name one of {', '.join(views)}")
     masks: dict[str, ArrayLoader] = {}
     for name, view in views.items():
         if view.validity is not None:
@@ -177,10 +170,8 @@ def is_readable(images: Mapping[str, ImageSource], cameras: Mapping[str, Camera]
 def read_ego_mask(path: Path, camera: Camera, view: View) -> NDArray[np.bool_]:
     """Read an ego mask drawn on a recorded image as one of the view, bool [H, W], True on the own vehicle.
 
-    The file is a picture of the recorded size, white where the camera sees its own vehicle.
-
-    Raises:
-        ImageError: The file is no image or has another size.
+    The file is a picture of the recorded size, white where the camera sees its own vehicle. Raises ImageError where the
+    file is no image or has another size.
     """
     mask = (read_rgb(path).max(axis=-1) > 127).astype(np.float32)
     if mask.shape != (camera.height, camera.width):

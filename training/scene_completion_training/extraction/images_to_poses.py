@@ -1,7 +1,5 @@
 """Sequences of recordings without poses: structure from motion over the rectified images, then its scale."""
 
-from __future__ import annotations
-
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -38,17 +36,12 @@ class _Part:
 def sequences_from_images(
     recording: Recording, settings: ExtractionSettings, threads: int, report: BagReport, progress: Callable[[str], None]
 ) -> list[PosedSequence]:
-    """Reconstruct the poses of a recording.
+    """Reconstruct the poses of a recording. Raises SequenceError where the reconstruction cannot run.
 
-    Args:
-        recording: Frames of which every camera has an image and a place on the rig.
-        report: Gets a line for every frame that is lost, and for the scale.
+    Returns one sequence for every part that hangs together, rectified already; metric where a scale was found.
 
-    Returns:
-        One sequence for every part that hangs together, rectified already; metric where a scale was found.
-
-    Raises:
-        SequenceError: The reconstruction cannot run.
+    `recording`: frames of which every camera has an image and a place on the rig; `report`: gets a line for every frame
+    that is lost, and for the scale.
     """
     buffer = recording.transforms()
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}

@@ -6,8 +6,6 @@ raise. Nothing but NumPy is imported here beside it. The folder holds `problem.j
 m_observations [K, 2] (index of the image, index of the point).
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -17,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ENOUGH = 0.6
-"""Share of the frames that a rig's reconstruction should hold before its images are tried one by one."""
+ENOUGH = 0.6  # share of the frames that a rig's reconstruction should hold before its images are tried one by one
 
 
 def main(folder: Path) -> None:

@@ -1,7 +1,5 @@
 """Undistorted pinhole images: fisheyes looked through by a pinhole camera, stereo pairs turned parallel."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +16,11 @@ _SMALLEST_BASELINE_M = 0.01
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A camera as it will be in the sequence.
-
-    Attributes:
-        resampler: Makes its images out of the recorded ones; None where they are kept as they are.
-    """
+    """A camera as it will be in the sequence."""
 
     camera: Camera
     rig_from_camera: RigidTransform
+    # Makes its images out of the recorded ones; None where they are kept as they are.
     resampler: Resampler | None = None
 
     def image(self, source: ImageSource) -> ImageSource:

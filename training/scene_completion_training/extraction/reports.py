@@ -1,7 +1,5 @@
 """What became of a bag: `report.json` beside its sequences, and a table over all bags."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -19,55 +17,35 @@ SCHEMA_VERSION = 1
 
 @dataclass
 class SequenceSummary:
-    """One extracted sequence.
-
-    Attributes:
-        frames: Keyframes.
-        seconds: Time from first to last frame.
-        metres: Travelled distance, in units of the poses where the scale is unknown.
-        scale: "recorded", "stereo", "odometry", "camera height" or "unknown".
-        scale_support: What speaks for the scale.
-    """
+    """One extracted sequence."""
 
     folder: str
-    frames: int
+    frames: int  # keyframes
     cameras: list[str]
-    seconds: float
-    metres: float
+    seconds: float  # time from first to last frame
+    metres: float  # travelled distance, in units of the poses where the scale is unknown
     pose_source: str
-    scale: str
-    scale_support: str
+    scale: str  # "recorded", "stereo", "odometry", "camera height" or "unknown"
+    scale_support: str  # what speaks for the scale
 
 
 @dataclass
 class BagReport:
-    """What became of a bag.
-
-    Attributes:
-        fingerprint: Hash of names, sizes and times of its files.
-        settings: Digest of the settings.
-        status: "complete", or "failed" where nothing could be extracted.
-        skipped: Reason -> number of images or frames that were left out.
-        problems: What went wrong, in words, with the cure.
-        warnings: What should be looked at.
-        losses: What a damaged recording lost.
-        defect: Traceback, where the program and not the bag was at fault.
-        lost: Whether its worker died, so that nothing is known of the bag.
-    """
+    """What became of a bag."""
 
     bag: str
-    fingerprint: str
-    settings: str
+    fingerprint: str  # hash of names, sizes and times of its files
+    settings: str  # digest of the settings
     changed_settings: dict[str, Any] = field(default_factory=dict)
-    status: str = "failed"
+    status: str = "failed"  # "complete", or "failed" where nothing could be extracted
     sequences: list[SequenceSummary] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    losses: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)  # reason -> number of images or frames that were left out
+    problems: list[str] = field(default_factory=list)  # what went wrong, in words, with the cure
+    warnings: list[str] = field(default_factory=list)  # what should be looked at
+    losses: list[str] = field(default_factory=list)  # what a damaged recording lost
     seconds: float = 0.0
-    defect: str = ""
-    lost: bool = False
+    defect: str = ""  # traceback, where the program and not the bag was at fault
+    lost: bool = False  # whether its worker died, so that nothing is known of the bag
 
     def write(self, folder: Path) -> None:
         """Write `report.json`, complete or not at all."""

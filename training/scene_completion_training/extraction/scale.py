@@ -1,7 +1,5 @@
 """Metres for reconstructions that have none: from odometry, or from the height of the camera above the ground."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,17 +22,11 @@ _LARGEST_SPREAD = 0.25
 
 @dataclass(frozen=True)
 class Scale:
-    """A factor from a reconstruction's unit to metres, and what speaks for it.
+    """A factor from a reconstruction's unit to metres, and what speaks for it."""
 
-    Attributes:
-        source: "stereo", "odometry", "camera height", "recorded" or "unknown".
-        factor: Metres per unit; 1 where unknown.
-        support: In words.
-    """
-
-    source: str
-    factor: float
-    support: str
+    source: str  # "stereo", "odometry", "camera height", "recorded" or "unknown"
+    factor: float  # metres per unit; 1 where unknown
+    support: str  # in words
 
     @property
     def metric(self) -> bool:
@@ -49,9 +41,7 @@ def scale_from_odometry(
 
     It is unknown where odometry covers less than three distances, or they contradict each other.
 
-    Args:
-        stamps: Frame index -> time, ns.
-        position_at: Position [3] in metres at a time, None where odometry has none.
+    `stamps`: frame index -> time, ns; `position_at`: position [3] in metres at a time, None where odometry has none.
     """
     frames = list(model.world_from_first)
     places = {frame: position_at(stamps[frame]) for frame in frames}
@@ -72,13 +62,9 @@ def scale_from_camera_height(model: Model, height: float) -> Scale:
     """Fit the ground under the camera and compare its distance with the known height of the camera, metres.
 
     For every keyframe a plane is fitted by random samples (Fischler and Bolles 1981) to the sparse points around it.
-    Planes that are tilted against the camera's horizontal plane, as walls are, do not count.
-
-    Args:
-        model: Reconstruction of unknown scale; the first camera looks about horizontally.
-
-    Returns:
-        The scale; unknown where too few keyframes show enough ground or their heights contradict each other.
+    Planes that are tilted against the camera's horizontal plane, as walls are, do not count. Returns the scale; unknown
+    where too few keyframes show enough ground or their heights contradict each other. `model`: reconstruction of
+    unknown scale; the first camera looks about horizontally.
     """
     generator = np.random.default_rng(0)
     heights, supports = [], []

@@ -1,7 +1,5 @@
 """What an extraction is asked for: each setting is a field, and says which option of the command it is."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -10,8 +8,7 @@ from typing import Any, Literal
 from scene_completion_ros.errors import ConfigurationError
 
 PoseSource = Literal["auto", "recorded", "sfm"]
-EXTRACTION_VERSION = 1
-"""Part of the digest: raised when the same settings give other sequences."""
+EXTRACTION_VERSION = 1  # part of the digest: raised when the same settings give other sequences
 
 
 def _option(

@@ -1,7 +1,5 @@
 """Poses out of the images themselves, by incremental structure from motion (Schönberger and Frahm 2016, COLMAP)."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -17,28 +15,21 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
 
-OVERLAP = 6
-"""Keyframes that each one is matched with."""
+OVERLAP = 6  # keyframes that each one is matched with
 FEATURES = 3000
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One connected reconstruction; its unit of length is arbitrary unless the rig's baseline fixes it.
+    """One connected reconstruction; its unit of length is arbitrary unless the rig's baseline fixes it."""
 
-    Attributes:
-        world_from_first: Frame index -> pose of the first camera.
-        points: Sparse points [P, 3] in the world.
-        seen: Frame index -> indices of the points that the first camera sees in it.
-        shared: Frame index -> number of points that several cameras see in it: they carry the scale of a rig.
-    """
-
-    world_from_first: dict[int, RigidTransform]
-    points: NDArray[np.float64]
-    seen: dict[int, NDArray[np.int64]]
+    world_from_first: dict[int, RigidTransform]  # frame index -> pose of the first camera
+    points: NDArray[np.float64]  # sparse points [P, 3] in the world
+    seen: dict[int, NDArray[np.int64]]  # frame index -> indices of the points that the first camera sees in it
+    # Frame index -> number of points that several cameras see in it: they carry the scale of a rig.
     shared: dict[int, int] = field(default_factory=dict)
 
-    def scaled(self, factor: float) -> Model:
+    def scaled(self, factor: float) -> "Model":
         """Return the model with another unit of length."""
         poses = {
             index: RigidTransform(pose.rotation, factor * pose.translation)
@@ -48,36 +39,25 @@ class Model:
 
 
 def reconstruct(
+    # Camera -> grey images [H, W], one of every camera a frame, in order of time; taken one by one.
     frames: Mapping[str, Iterable[NDArray[np.uint8]]],
-    cameras: Mapping[str, Camera],
+    cameras: Mapping[str, Camera],  # camera -> pinhole camera; the first is the origin
+    # Camera -> pose in the first camera; the distances are taken for metres.
     first_from_camera: Mapping[str, RigidTransform],
-    folder: Path,
+    folder: Path,  # an empty folder for images and the database
     *,
-    masks: Mapping[str, NDArray[np.bool_]] | None = None,
-    width: int = 800,
+    masks: Mapping[str, NDArray[np.bool_]] | None = None,  # camera -> pixels to be used, bool [H, W]
+    width: int = 800,  # images are reduced to at most this width
     threads: int = 1,
     smallest_model: int = 5,
 ) -> list[Model]:
-    """Reconstruct a drive.
+    """Reconstruct a drive. Raises SequenceError: pycolmap is not installed, or failed: says how.
 
-    Args:
-        frames: Camera -> grey images [H, W], one of every camera a frame, in order of time; taken one by one.
-        cameras: Camera -> pinhole camera; the first is the origin.
-        first_from_camera: Camera -> pose in the first camera; the distances are taken for metres.
-        folder: An empty folder for images and the database.
-        masks: Camera -> pixels to be used, bool [H, W].
-        width: Images are reduced to at most this width.
-
-    Returns:
-        Models, the largest first, empty where nothing fits together. A frame may be in several.
-
-    Raises:
-        SequenceError: pycolmap is not installed, or failed: says how.
+    Returns models, the largest first, empty where nothing fits together. A frame may be in several.
     """
     if find_spec("pycolmap") is None:
-        raise SequenceError(
-            "structure from motion needs pycolmap", where="--poses", cure="Install the extra 'train', or record /tf"
-        )
+        what = "structure from motion needs pycolmap"
+        raise SequenceError(what, where="--poses", cure="Install the extra 'train', or record /tf")
     problem = _write_problem(frames, cameras, first_from_camera, folder, masks or {}, width)
     problem |= {"threads": threads, "smallest_model": smallest_model, "features": FEATURES}
     (folder / "problem.json").write_text(json.dumps(problem), encoding="utf-8")

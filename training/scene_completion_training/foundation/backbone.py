@@ -1,7 +1,5 @@
 """Tokens of a vision transformer of the DINO family, each of which covers a square of pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,37 +31,30 @@ _DEPTH = {"depth_anything": "DepthAnythingForDepthEstimation"}
 
 @dataclass(frozen=True, eq=False)
 class LoadedNetwork:
-    """A transformer with what is needed to use it.
-
-    Attributes:
-        patch: Edge of a patch, pixels.
-        extra_tokens: Class and register tokens before the others.
-        options: What its forward pass has to be told.
-    """
+    """A transformer with what is needed to use it."""
 
     network: Any
     type: str
     normalisation: Normalisation
-    patch: int
+    patch: int  # edge of a patch, pixels
     dim: int
     blocks: int
-    extra_tokens: int
-    options: dict[str, bool]
+    extra_tokens: int  # class and register tokens before the others
+    options: dict[str, bool]  # what its forward pass has to be told
     files: list[Path]
 
 
 def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole: bool = False) -> LoadedNetwork:
     """Loads a transformer of the DINO family, alone or out of a Depth Anything, without the blocks after a layer.
 
+    Raises ConfigurationError: no such model, of another type, or without this layer; found before weights are read;
+    BundleError: weights that are missing, damaged, of another network, or only pickled.
+
     Args:
         model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
         layer: Hidden state that its last block gives.
         pretrained: Read its weights; otherwise they are random, and only its configuration is read.
         whole: Load a Depth Anything with neck and head, and nothing else.
-
-    Raises:
-        ConfigurationError: No such model, of another type, or without this layer; found before weights are read.
-        BundleError: Weights that are missing, damaged, of another network, or only pickled.
     """
     folder = description_folder(model)
     config = read_config(folder)
@@ -103,10 +94,8 @@ class Backbone(DenseExtractor):
     Images are resized by patch / cell (bilinear, antialiased). Class and register tokens are dropped. Blocks after the
     hidden state are not even loaded. See `load_network` for models and errors.
 
-    Args:
-        layer: Index into the hidden states: 0 is what goes into the first block, −1 (or the number of blocks) what
-            comes out of the last.
-        device: Where it runs, in single precision.
+    `layer`: index into the hidden states: 0 is what goes into the first block, −1 (or the number of blocks) what comes
+    out of the last; `device`: where it runs, in single precision.
     """
 
     def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:
@@ -126,9 +115,8 @@ def _supported_type(config: dict[str, Any], model: str, known: Mapping[str, str]
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in known:
         reason = ": its stages have resolutions of their own" if kind == "dinov3_convnext" else ""
-        raise ConfigurationError(
-            f"model type {kind!r} is not supported{reason}", where=model, cure=f"There are {', '.join(known)}"
-        )
+        what = f"model type {kind!r} is not supported{reason}"
+        raise ConfigurationError(what, where=model, cure=f"There are {', '.join(known)}")
     if config.get("num_channels", 3) != 3:
         raise ConfigurationError(f"takes {config['num_channels']} channels", where=model, cure="Name one for RGB")
     return kind

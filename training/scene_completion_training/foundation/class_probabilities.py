@@ -5,8 +5,6 @@ embedding, of length 1, of its name in a sentence. Its cosine with other sentenc
 to. A class may be described by several phrases: e(c) is then the direction of the mean of their embeddings.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -25,15 +23,13 @@ from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, ST
 from scene_completion_training.foundation.model_files import IMAGENET_MEAN, IMAGENET_STD, Normalisation
 from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder, prompt
 
-LONG_EDGE = 1024
-"""Of the images that the network was trained with, pixels; others are resized to it."""
+LONG_EDGE = 1024  # of the images that the network was trained with, pixels; others are resized to it
 
 
 def read_class_texts(file: Path) -> dict[str, tuple[str, ...]]:
     """Reads phrases that describe classes of Cityscapes, from YAML: class -> list of phrases.
 
-    Raises:
-        ConfigurationError: It is no such file, or names a class that there is not.
+    Raises ConfigurationError where it is no such file, or names a class that there is not.
     """
     content = read_yaml(file, ConfigurationError, cure="Write it as class_texts.yaml", kind=dict)
     found = {str(name): tuple(map(str, phrases)) for name, phrases in content.items() if isinstance(phrases, list)}
@@ -73,16 +69,8 @@ def city_segmentation(weights: str | Path) -> Callable[[NDArray[np.uint8]], NDAr
 class ClassProbabilityTeacher(DenseExtractor):
     """ESPNetv2's probabilities of the classes of Cityscapes, as vectors in the space of a text encoder.
 
-    Args:
-        weights: Of ESPNetv2, see `load_espnetv2`.
-        encoder: Gives the embeddings of the class names.
-        template: Sentence that the names stand in.
-        device: Where the network runs, in single precision.
-        described: Class -> phrases that say what it is; its name alone where it is left out.
-
-    Raises:
-        ConfigurationError: No such weights, or a template without a place for a phrase.
-        BundleError: The weights are damaged, or of another network.
+    Raises ConfigurationError: no such weights, or a template without a place for a phrase; BundleError where the
+    weights are damaged, or of another network.
     """
 
     classes = CITYSCAPES_CLASSES
@@ -90,10 +78,11 @@ class ClassProbabilityTeacher(DenseExtractor):
 
     def __init__(
         self,
-        weights: str | Path,
-        encoder: TextEncoder,
-        template: str = STREET_TEMPLATE,
-        device: str = "cpu",
+        weights: str | Path,  # of ESPNetv2, see `load_espnetv2`
+        encoder: TextEncoder,  # gives the embeddings of the class names
+        template: str = STREET_TEMPLATE,  # sentence that the names stand in
+        device: str = "cpu",  # where the network runs, in single precision
+        # Class -> phrases that say what it is; its name alone where it is left out.
         described: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         (mr, mg, mb), (dr, dg, db) = ([255.0 * value for value in values] for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -104,8 +93,8 @@ class ClassProbabilityTeacher(DenseExtractor):
         self._described = dict(described or {})
         texts = [[prompt(phrase, template) for phrase in self._described.get(name, (name,))] for name in self.classes]
         means = torch.stack([encoder.encode(of_class).mean(dim=0) for of_class in texts])
+        # float32 [20, D], of length 1, of what the classes are called.
         self.embeddings = functional.normalize(means, dim=-1).to(self._device)
-        """float32 [20, D], of length 1, of what the classes are called."""
 
     @cached_property
     def identity(self) -> ModelIdentity:

@@ -1,7 +1,5 @@
 """What all dense teachers share: images come in, cells are whole, colours are normalised, tokens go out."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,35 +16,24 @@ from scene_completion_training.foundation.model_files import Normalisation, sha2
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What features follow from, besides the image.
+    """What features follow from, besides the image."""
 
-    Attributes:
-        name: Name of the folder, or on the hub; for people, two names may mean the same model.
-        type: Type of the model, as in its configuration.
-        weights: File -> SHA-256.
-        layer: Hidden state that is taken, 0 what goes into the first block.
-        text_encoder: Name of the model whose sentences lie in the space of the features; empty where there is none.
-        settings: What else they follow from, name -> value.
-    """
-
-    name: str
-    type: str
-    weights: dict[str, str]
-    layer: int
+    name: str  # name of the folder, or on the hub; for people, two names may mean the same model
+    type: str  # type of the model, as in its configuration
+    weights: dict[str, str]  # file -> SHA-256
+    layer: int  # hidden state that is taken, 0 what goes into the first block
     dim: int
     normalisation: Normalisation
+    # Name of the model whose sentences lie in the space of the features; empty where there is none.
     text_encoder: str = ""
     text_encoder_sha256: str = ""
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)  # what else they follow from, name -> value
 
 
 class DenseExtractor(ABC):
     """A frozen network that gives one token for each square of pixels: `dim` numbers of a hidden `layer`.
 
-    Args:
-        name: Of the model, for people.
-        weights: Files that were read.
-        device: Where it runs, in single precision.
+    `name`: of the model, for people; `weights`: files that were read; `device`: where it runs, in single precision.
     """
 
     type: str
@@ -81,18 +68,11 @@ class DenseExtractor(ABC):
         """Tokens of images; token (i, j) covers the pixels [i·cell, (i+1)·cell) × [j·cell, (j+1)·cell).
 
         Where the size of an image is no multiple of `cell`, its last row and column are repeated before. So every pixel
-        is in a cell, and cells stay where they are.
+        is in a cell, and cells stay where they are. Returns float32 [B, D, ⌈H / cell⌉, ⌈W / cell⌉] on the network's
+        device, not normalised in length. Raises ImageError: images of another shape; ConfigurationError: `cell` is not
+        positive.
 
-        Args:
-            images: RGB [B, 3, H, W] in 0..255, of any type.
-            cell: Edge of the square of pixels that a token covers.
-
-        Returns:
-            float32 [B, D, ⌈H / cell⌉, ⌈W / cell⌉] on the network's device, not normalised in length.
-
-        Raises:
-            ImageError: Images of another shape.
-            ConfigurationError: `cell` is not positive.
+        `images`: RGB [B, 3, H, W] in 0..255, of any type; `cell`: edge of the square of pixels that a token covers.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ImageError(f"shape {tuple(images.shape)}", where="images", cure="Give [B, 3, H, W]")

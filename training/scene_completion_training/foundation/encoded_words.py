@@ -3,8 +3,6 @@
 `scene-completion vocabulary` loads this module by its name in `setup.py`: the robot side knows no torch.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Sequence
@@ -40,9 +38,8 @@ def make_bank_of(
 class EncodedAnswers:
     """What a node is told for what was asked, by the bank's template, background and encoder, if any.
 
-    Raises:
-        VocabularyError: The bank was made by another encoder.
-        ConfigurationError: The template, which may be given instead of the bank's, has no place for a phrase.
+    Raises VocabularyError where the bank was made by another encoder; ConfigurationError: the template, which may be
+    given instead of the bank's, has no place for a phrase.
     """
 
     def __init__(self, encoder: TextEncoder, bank: TextBank | None = None, template: str | None = None) -> None:
@@ -62,9 +59,8 @@ class EncodedAnswers:
     def query(self, text: str) -> str:
         """The text for `~/query`; an empty one ends the query.
 
-        Raises:
-            VocabularyError: The text cannot be read, see `messages.words`.
-            ConfigurationError: A phrase cannot be encoded.
+        Raises VocabularyError where the text cannot be read, see `messages.words`; ConfigurationError where a phrase
+        cannot be encoded.
         """
         requested = read_query(text)
         if requested is None:

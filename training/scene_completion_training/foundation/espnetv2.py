@@ -4,8 +4,6 @@ Mehta et al., ESPNetv2 (CVPR 2019), https://arxiv.org/abs/1811.11431. Modules ar
 sacmehta/EdgeNets, which are loaded strictly.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +15,12 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES as TRAIN_IDS
 
-CITYSCAPES_CLASSES = (*TRAIN_IDS, "background")
-"""Names of the outputs, in the order of Cityscapes' train ids."""
-STRIDE = 32
-"""Edges of images are multiples of it."""
+CITYSCAPES_CLASSES = (*TRAIN_IDS, "background")  # names of the outputs, in the order of Cityscapes' train ids
+STRIDE = 32  # edges of images are multiples of it
 _BRANCHES = 4
 _LEVEL_3, _LEVEL_4 = 3, 7
+# Dilations of the branches: where the receptive field may be 9 × 9 or larger, and where at most 7 × 7.
 _WIDE, _NARROW = (1, 2, 3, 4), (1, 1, 2, 3)
-"""Dilations of the branches: where the receptive field may be 9 × 9 or larger, and where at most 7 × 7."""
 _SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
 
 
@@ -246,9 +242,8 @@ def _doubled(x: Tensor) -> Tensor:
 def load_espnetv2(model: str | Path) -> tuple[ESPNetv2, Path]:
     """Loads a network of any width, frozen, from a state dict of tensors (.pth) or a folder with one; and its file.
 
-    Raises:
-        ConfigurationError: There is no such file, or several, or it has another number of classes than Cityscapes.
-        BundleError: It holds other things than tensors, is damaged, or is of another network.
+    Raises ConfigurationError where there is no such file, or several, or it has another number of classes than
+    Cityscapes; BundleError where it holds other things than tensors, is damaged, or is of another network.
     """
     path = Path(model).expanduser()
     files = sorted(path.glob("*.pth")) if path.is_dir() else [path]
@@ -264,11 +259,9 @@ def load_espnetv2(model: str | Path) -> tuple[ESPNetv2, Path]:
         network = ESPNetv2(widths, classes)
         network.load_state_dict(weights)
     except Exception as error:  # of whatever kind: the file may say anything
-        raise BundleError(
-            f"no weights of ESPNetv2 ({' '.join(str(error).split())[:300]})", where=str(file), cure="Get it once more"
-        ) from error
+        what = f"no weights of ESPNetv2 ({' '.join(str(error).split())[:300]})"
+        raise BundleError(what, where=str(file), cure="Get it once more") from error
     if classes != len(CITYSCAPES_CLASSES):
-        raise ConfigurationError(
-            f"{classes} classes", where=str(file), cure="Name weights of Cityscapes, with 19 classes and the background"
-        )
+        cure = "Name weights of Cityscapes, with 19 classes and the background"
+        raise ConfigurationError(f"{classes} classes", where=str(file), cure=cure)
     return network.eval().requires_grad_(False), file

@@ -4,8 +4,6 @@ A store is a folder with `manifest.json` and `features/<key>.safetensors`, which
 features float16 [V, D, h, w], shift int32 [V, 2] and mirrored bool [V].
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -37,34 +35,22 @@ _AGAIN = "Make the features once more, in another folder"
 
 
 class FeatureTarget(NamedTuple):
-    """Features of one variant of an image.
+    """Features of one variant of an image."""
 
-    Attributes:
-        features: float16 [D, h, w].
-        shift: (dy, dx) of the grid in the (mirrored) image, see `foundation.targets`.
-        mirrored: Whether left and right of the image were swapped, before the shift.
-    """
-
-    features: Tensor
-    shift: tuple[int, int]
-    mirrored: bool
+    features: Tensor  # float16 [D, h, w]
+    shift: tuple[int, int]  # (dy, dx) of the grid in the (mirrored) image, see `foundation.targets`
+    mirrored: bool  # whether left and right of the image were swapped, before the shift
 
 
 @dataclass(frozen=True)
 class FeatureManifest:
-    """What all feature targets of a store have in common.
-
-    Attributes:
-        cell: Edge of the square of pixels that a token covers.
-        image_size: Height and width of the images.
-        seed: Seed of the variants.
-    """
+    """What all feature targets of a store have in common."""
 
     model: ModelIdentity
-    cell: int
-    image_size: tuple[int, int]
+    cell: int  # edge of the square of pixels that a token covers
+    image_size: tuple[int, int]  # height and width of the images
     variants: int
-    seed: int
+    seed: int  # seed of the variants
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -89,18 +75,16 @@ class FeatureManifest:
         file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     @staticmethod
-    def read(file: Path) -> FeatureManifest:
+    def read(file: Path) -> "FeatureManifest":
         """Reads what `write` wrote; a `SequenceError` if there is none, it is damaged, or of another version."""
         if not file.is_file():
-            raise SequenceError(
-                "no feature targets here", where=str(file.parent), cure="Make them with `scene-completion features`"
-            )
+            what = "no feature targets here"
+            raise SequenceError(what, where=str(file.parent), cure="Make them with `scene-completion features`")
         content = read_json(file, SequenceError, cure=_AGAIN, kind=dict)
         try:
             if content["schema"] != SCHEMA:
-                raise SequenceError(
-                    f"schema {shown(content['schema'])}, this version reads {SCHEMA}", where=str(file), cure=_AGAIN
-                )
+                what = f"schema {shown(content['schema'])}, this version reads {SCHEMA}"
+                raise SequenceError(what, where=str(file), cure=_AGAIN)
             return _parsed(content)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise SequenceError(f"damaged ({type(error).__name__}: {error})", where=str(file), cure=_AGAIN) from error
@@ -153,13 +137,11 @@ class FeatureStore:
         self.dim, self.cell, self.variants = manifest.model.dim, manifest.cell, manifest.variants
 
     @classmethod
-    def create(cls, folder: Path, manifest: FeatureManifest) -> FeatureStore:
+    def create(cls, folder: Path, manifest: FeatureManifest) -> "FeatureStore":
         """Makes a store, or goes on with one that was made for the same.
 
-        Raises:
-            ConfigurationError: Variants, cell or seed make no sense, or the folder holds features of another model,
-                layer, cell, image size, number of variants or seed.
-            SequenceError: Its manifest is damaged.
+        Raises ConfigurationError: variants, cell or seed make no sense, or the folder holds features of another model,
+        layer, cell, image size, number of variants or seed; SequenceError where its manifest is damaged.
         """
         if manifest.variants < 1 or manifest.cell < 1 or manifest.seed < 0:
             what = f"{manifest.variants} variants, cells of {manifest.cell} pixels, seed {manifest.seed}"
@@ -175,12 +157,11 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open(cls, folder: Path, *, cell: int | None = None) -> FeatureStore:
+    def open(cls, folder: Path, *, cell: int | None = None) -> "FeatureStore":
         """Opens a store to read from, of tokens that cover squares of so many pixels; of any if not given.
 
-        Raises:
-            ConfigurationError: It holds features of other cells.
-            SequenceError: There is none, or its manifest is damaged.
+        Raises ConfigurationError where it holds features of other cells; SequenceError where there is none, or its
+        manifest is damaged.
         """
         manifest = FeatureManifest.read(folder / _MANIFEST)
         _refuse_difference(folder, manifest, dataclasses.replace(manifest, cell=cell or manifest.cell))
@@ -196,8 +177,7 @@ class FeatureStore:
     def save(self, key: str, features: Tensor) -> None:
         """Stores the features [V, D, h, w] of the variants of an image.
 
-        Raises:
-            ConfigurationError: float16 cannot hold them, or they have another shape than the manifest says.
+        Raises ConfigurationError: float16 cannot hold them, or they have another shape than the manifest says.
         """
         shape = (self.variants, self.dim, *self.manifest.grid)
         if tuple(features.shape) != shape:
@@ -216,13 +196,9 @@ class FeatureStore:
     def get(self, key: str, variant: int) -> FeatureTarget:
         """Features of a variant of an image.
 
-        Args:
-            key: Name of the image, see `PreparedFrame.key`.
-            variant: Its number, see `variant_of`.
-
-        Raises:
-            SequenceError: They are not in the store, or their file is damaged.
-            ConfigurationError: There are not so many variants.
+        `key`: name of the image, see `PreparedFrame.key`; `variant`: its number, see `variant_of`. Raises SequenceError
+        where they are not in the store, or their file is damaged; ConfigurationError where there are not so many
+        variants.
         """
         if not 0 <= variant < self.variants:
             what = f"no variant {variant}, there are 0 to {self.variants - 1}"
@@ -240,9 +216,8 @@ class FeatureStore:
             dy, dx = (int(pixels) for pixels in shift[variant])
             return FeatureTarget(copied, (dy, dx), bool(mirrored[variant]))
         except FileNotFoundError as error:
-            raise SequenceError(
-                f"no features of {key}", where=str(self.folder), cure="Run `scene-completion features` once more"
-            ) from error
+            cure = "Run `scene-completion features` once more"
+            raise SequenceError(f"no features of {key}", where=str(self.folder), cure=cure) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error
 
@@ -257,8 +232,7 @@ class FeatureStore:
 def mirrored_targets(folder: str, where: str, cell: int | None = None) -> FeatureStore:
     """The targets of a training that mirrors scenes, named by `where`; see `FeatureStore.open` for further errors.
 
-    Raises:
-        ConfigurationError: They have no mirrored variant.
+    Raises ConfigurationError where they have no mirrored variant.
     """
     store = FeatureStore.open(Path(folder), cell=cell)
     if store.variants < 2:
@@ -295,10 +269,7 @@ def precompute(frames: Sequence[PreparedFrame], camera: Camera, teacher: DenseEx
     """Computes the features of every image of frames that the store lacks; their number.
 
     The images are those that trainings compare with: in the canonical camera that the frames were prepared for,
-    unturned, with their own colours.
-
-    Raises:
-        ConfigurationError: float16 cannot hold them.
+    unturned, with their own colours. Raises ConfigurationError: float16 cannot hold them.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 

@@ -5,8 +5,6 @@ values of patches, and the values of each patch alone lie in the same space. Tha
 2022, https://arxiv.org/abs/2112.01071.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from abc import abstractmethod
 from functools import cached_property
@@ -111,9 +109,8 @@ class SiglipTeacher(_ImageTower):
         name = "Siglip2VisionModel" if self.type == "siglip2" else "SiglipVisionModel"
         part = config_part(config, "vision_config", self._model)
         if not part.get("vision_use_head", True):
-            raise ConfigurationError(
-                "has no pooling, so its patches have no way to the text space", where=self._model, cure="Name another"
-            )
+            what = "has no pooling, so its patches have no way to the text space"
+            raise ConfigurationError(what, where=self._model, cure="Name another")
         return name, part, read_normalisation(folder, _HALVES, _HALVES)
 
     def _dim(self, network: Any) -> int:

@@ -1,7 +1,5 @@
 """Files of a foundation model, in a local folder or on the model hub, and what they say without being run."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 from collections.abc import Sequence
@@ -34,13 +32,9 @@ class Normalisation:
 def description_folder(model: str, wanted: Sequence[str] = ()) -> Path:
     """Folder with the configuration of a model, without its weights.
 
-    Args:
-        model: Local folder, `package:NAME/FOLDER` for a folder of an installed package (which is not imported), or name
-            on the hub, from which it is downloaded.
-        wanted: Patterns of further files.
-
-    Raises:
-        ConfigurationError: There is neither such a folder nor such a model on the hub.
+    `model`: local folder, `package:NAME/FOLDER` for a folder of an installed package (which is not imported), or name
+    on the hub, from which it is downloaded; `wanted`: patterns of further files. Raises ConfigurationError where there
+    is neither such a folder nor such a model on the hub.
     """
     return hub_folder(model, (*_DESCRIPTION_FILES, *wanted))
 
@@ -54,9 +48,8 @@ def model_name(model: str) -> str:
 def weight_files(model: str) -> list[Path]:
     """The safetensors files that hold the weights of a model, downloaded where it is on the hub.
 
-    Raises:
-        BundleError: There are none, or they are not as their index says. Pickled ones are never opened.
-        ConfigurationError: See `description_folder`.
+    Raises BundleError where there are none, or they are not as their index says. Pickled ones are never opened;
+    ConfigurationError: see `description_folder`.
     """
     folder = hub_folder(model, (*_DESCRIPTION_FILES, *_WEIGHT_FILES))
     if (folder / _WEIGHTS).is_file():
@@ -76,9 +69,8 @@ def weight_files(model: str) -> list[Path]:
     present = {file.name for file in folder.iterdir() if file.is_file()}
     lacking = [name for name in parts if name not in present]
     if not parts or lacking:
-        raise BundleError(
-            f"names {lacking[0] if lacking else 'no files'}, which are not there", where=str(folder / _INDEX)
-        )
+        what = f"names {lacking[0] if lacking else 'no files'}, which are not there"
+        raise BundleError(what, where=str(folder / _INDEX))
     return [folder / name for name in parts]
 
 
@@ -152,9 +144,8 @@ def read_normalisation(
         if min(dr, dg, db) <= 0.0:
             raise ValueError(f"deviation {deviation}")
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise BundleError(
-            f"no mean and deviation of three channels ({error})", where=str(file), cure="Correct or delete it"
-        ) from error
+        what = f"no mean and deviation of three channels ({error})"
+        raise BundleError(what, where=str(file), cure="Correct or delete it") from error
     return Normalisation((r, g, b), (dr, dg, db))
 
 

@@ -1,7 +1,5 @@
 """Lists of phrases as people write them, and the text banks that an encoder makes of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,21 +19,13 @@ _CLASS_KEYS = {"phrases", "colour"}
 
 @dataclass(frozen=True)
 class PhraseList:
-    """What a text bank is made of.
+    """What a text bank is made of."""
 
-    Attributes:
-        classes: Classes of the vocabulary; may be none.
-        background: Phrases that voxels of no class should be nearest to.
-        phrases: Further phrases that the bank should know.
-        template: Sentence that each phrase stands in; "other" alone stays bare.
-        licence: Of the text encoder's weights.
-    """
-
-    classes: tuple[BankClass, ...] = ()
-    background: tuple[str, ...] = ()
-    phrases: tuple[str, ...] = ()
-    template: str = STREET_TEMPLATE
-    licence: str = ""
+    classes: tuple[BankClass, ...] = ()  # classes of the vocabulary; may be none
+    background: tuple[str, ...] = ()  # phrases that voxels of no class should be nearest to
+    phrases: tuple[str, ...] = ()  # further phrases that the bank should know
+    template: str = STREET_TEMPLATE  # sentence that each phrase stands in; "other" alone stays bare
+    licence: str = ""  # of the text encoder's weights
 
     @property
     def all_phrases(self) -> tuple[str, ...]:
@@ -49,10 +39,8 @@ def read_phrases(file: Path) -> PhraseList:
 
     The file is YAML: a list of phrases, or an object with any of `template`, `classes`, `background`, `phrases` and
     `licence`. `classes` is a list of names, or an object: name -> `{phrases: [...], colour: [r, g, b]}`. A class
-    without phrases is its own phrase, and one without colour gets one.
-
-    Raises:
-        VocabularyError: It cannot be read, or something in it is not as it should be.
+    without phrases is its own phrase, and one without colour gets one. Raises VocabularyError where it cannot be read,
+    or something in it is not as it should be.
     """
     content = read_yaml(file, VocabularyError, cure="Give a file of YAML")
     if isinstance(content, list):
@@ -75,11 +63,9 @@ def read_phrases(file: Path) -> PhraseList:
 def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
     """The text bank of a list of phrases, with a progress bar.
 
-    Every phrase is encoded by itself, so that its embedding follows from nothing else.
-
-    Raises:
-        VocabularyError: There are no phrases, or they or the classes cannot be used, see `TextBank`.
-        ConfigurationError: The template has no place for a phrase.
+    Every phrase is encoded by itself, so that its embedding follows from nothing else. Raises VocabularyError where
+    there are no phrases, or they or the classes cannot be used, see `TextBank`; ConfigurationError where the template
+    has no place for a phrase.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -120,9 +106,8 @@ def _object(value: object, keys: set[str], where: str) -> dict[str, Any]:
         raise _not(value, f"object with any of {', '.join(sorted(keys))}", where)
     unknown = [key for key in value if key not in keys]
     if unknown:
-        raise VocabularyError(
-            f"unknown entry {shown(unknown[0])}", where=where, cure=f"There are {', '.join(sorted(keys))}"
-        )
+        what = f"unknown entry {shown(unknown[0])}"
+        raise VocabularyError(what, where=where, cure=f"There are {', '.join(sorted(keys))}")
     return value
 
 

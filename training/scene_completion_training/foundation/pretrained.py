@@ -1,7 +1,5 @@
 """Networks of transformers with the weights of safetensors files, and nothing else from outside."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +11,8 @@ import torch
 
 from scene_completion_ros.errors import BundleError
 
+# Entries of a configuration that count its blocks, and do not matter here.
 _DERIVED = ("out_features", "out_indices", "stage_names")
-"""Entries of a configuration that count its blocks, and do not matter here."""
 _UNUSED = "mask_token"
 _TOKENIZERS = (
     "tokenizer.json",
@@ -29,12 +27,8 @@ _TOKENIZERS = (
 def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part: str = "", **options: Any) -> Any:
     """The network, a class of transformers, with the weights of its files, or random ones where there are none, frozen.
 
-    Args:
-        part: Prefix of its weights, where they are part of a larger network.
-        options: What else the class takes.
-
-    Raises:
-        BundleError: They are damaged, or those of another network.
+    `part`: prefix of its weights, where they are part of a larger network; `options`: what else the class takes. Raises
+    BundleError where they are damaged, or those of another network.
     """
     import transformers
 
@@ -63,9 +57,8 @@ def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part
                 **options,
             )
     except Exception as error:  # of whatever kind: these files may say anything
-        raise BundleError(
-            f"cannot be loaded as {name} ({str(error)[:300]})", where=folder, cure="Get it once more"
-        ) from error
+        what = f"cannot be loaded as {name} ({str(error)[:300]})"
+        raise BundleError(what, where=folder, cure="Get it once more") from error
     missing = [name for name in report["missing_keys"] if not name.endswith(_UNUSED)]
     unfit = sorted([*missing, *(name for name, *_ in report["mismatched_keys"])])
     if unfit:  # they would have random values

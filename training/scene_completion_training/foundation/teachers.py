@@ -1,7 +1,5 @@
 """Teachers by name: one word says which network gives the features."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from scene_completion_ros.errors import ConfigurationError
@@ -22,29 +20,25 @@ _IMAGE_TEXT: dict[str, type[ClipTeacher | SiglipTeacher]] = {
 
 
 def open_teacher(
+    # `espnetv2:FILE_OR_FOLDER`; or a local folder, or a name on the hub, of a DINO, DINOv2, DINOv3, Depth Anything,
+    # CLIP or SigLIP: its configuration says which.
+    # `espnetv2:FILE_OR_FOLDER`; `diffusion:FOLDER_OR_HUB_NAME` of a Stable Diffusion; or a local folder, or a name on
+    # the hub, of a DINO, DINOv2, DINOv3, Depth Anything, CLIP or SigLIP: its configuration says which.
     spec: str,
+    # Hidden state that is taken, of transformers of the DINO family and Depth Anything, see `Backbone`.
     layer: int = -1,
-    device: str = "cpu",
+    device: str = "cpu",  # where it runs
     *,
+    # Folder or hub name of the text encoder that the class names of ESPNetv2 are tied to.
     text_encoder: str | None = None,
-    template: str = STREET_TEMPLATE,
-    class_texts: Path | None = None,
+    template: str = STREET_TEMPLATE,  # sentence that these names stand in
+    class_texts: Path | None = None,  # file of phrases that describe its classes, see `read_class_texts`
 ) -> DenseExtractor:
     """Opens a teacher.
 
-    Args:
-        spec: `espnetv2:FILE_OR_FOLDER`; `diffusion:FOLDER_OR_HUB_NAME` of a Stable Diffusion; or a local folder, or a
-            name on the hub, of a DINO, DINOv2, DINOv3, Depth Anything, CLIP or SigLIP: its configuration says which.
-        layer: Hidden state that is taken, of transformers of the DINO family and Depth Anything, see `Backbone`.
-        device: Where it runs.
-        text_encoder: Folder or hub name of the text encoder that the class names of ESPNetv2 are tied to.
-        template: Sentence that these names stand in.
-        class_texts: File of phrases that describe its classes, see `read_class_texts`.
-
-    Raises:
-        ConfigurationError: No such model, or of a type that is not supported. A text encoder is lacking, or there is no
-            choice of a layer or text encoder.
-        BundleError: Weights that are missing, damaged, of another network, or only pickled.
+    Raises ConfigurationError: no such model, or of a type that is not supported. A text encoder is lacking, or there is
+    no choice of a layer or text encoder; BundleError: weights that are missing, damaged, of another network, or
+    only pickled.
     """
     if spec.startswith(_ESPNETV2):
         _refuse(layer != -1, "a layer", spec)

@@ -1,7 +1,5 @@
 """Sentences to vectors: sentence-transformers of the BERT family, and the text towers of CLIP and SigLIP."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Sequence
 from functools import cached_property
@@ -26,8 +24,7 @@ from scene_completion_training.foundation.model_files import (
 from scene_completion_training.foundation.pretrained import frozen_network, read_tokenizer
 
 STREET_TEMPLATE = "a photo of a {} on the street"
-BARE = "other"
-"""The phrase that no template is put around: "a photo of a other" says nothing."""
+BARE = "other"  # the phrase that no template is put around: "a photo of a other" says nothing
 _SENTENCES = {"bert": "BertModel", "mpnet": "MPNetModel", "xlm-roberta": "XLMRobertaModel"}
 _TOWERS = {"clip": "CLIPTextModelWithProjection", "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
 _TOWERS_ALONE = {"clip_text_model": "clip", "siglip_text_model": "siglip", "siglip2_text_model": "siglip2"}
@@ -58,14 +55,13 @@ def canonical_text(text: str) -> str:
 class TextEncoder:
     """A frozen text encoder.
 
+    Raises ConfigurationError: no such model, or of another type; BundleError where weights or tokenizer are missing,
+    damaged, of another network, or only pickled.
+
     Args:
         model: Local folder as of `save_pretrained`, name on the hub, or `package:NAME/FOLDER` for a folder of an
             installed package. Of CLIP and SigLIP the folder has the whole model, or the text tower alone.
         device: Where it runs, in single precision.
-
-    Raises:
-        ConfigurationError: No such model, or of another type.
-        BundleError: Weights or tokenizer are missing, damaged, of another network, or only pickled.
     """
 
     def __init__(self, model: str | Path, device: str = "cpu") -> None:
@@ -110,17 +106,15 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Vectors float32 [N, D] of texts, of length 1, on the CPU. Texts that are too long are cut.
 
-        Raises:
-            ConfigurationError: There is an empty text, or a vector is no number or zero.
+        Raises ConfigurationError where there is an empty text, or a vector is no number or zero.
         """
         if not all(text.strip() for text in texts):
             raise ConfigurationError("an empty text", where="phrases", cure="Leave it out")
         batches = [self._encoded(list(texts[start : start + _BATCH])) for start in range(0, len(texts), _BATCH)]
         vectors = torch.cat([torch.zeros(0, self.dim), *batches])
         if not (torch.isfinite(vectors).all() and (vectors.norm(dim=-1) > 0.0).all()):
-            raise ConfigurationError(
-                "gives vectors that are no numbers or zero", where=self._model, cure="Name another text encoder"
-            )
+            what = "gives vectors that are no numbers or zero"
+            raise ConfigurationError(what, where=self._model, cure="Name another text encoder")
         return functional.normalize(vectors, dim=-1)
 
     def _encoded(self, texts: list[str]) -> Tensor:

@@ -1,7 +1,5 @@
 """Makes the encoders for GPUs of a bundle, measures each, and adds them where all pass."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,35 +9,27 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.gpu_export.graph import gpu_graph
-from scene_completion_training.gpu_export.images import canonical_images
-from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck, Reference
+from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck, Reference, canonical_images
 from scene_completion_training.gpu_export.precisions import to_half
 
-PARITY_IMAGES = 8
-"""Images that every variant is compared on, in all."""
+PARITY_IMAGES = 8  # images that every variant is compared on, in all
 
 
 def export_for_gpus(
-    bundle: StudentBundle,
+    bundle: StudentBundle,  # the student, saved; its folder is written
     precisions: Sequence[str],
     *,
-    parity: Sequence[Path],
+    parity: Sequence[Path],  # places of the images that every variant is compared on
     gates: Mapping[str, Gate] = GATES,
     threads: int | None = None,
-    encoder_weights: str = "",
+    encoder_weights: str = "",  # folder or hub name of a transformer trunk, see `Reference`
+    # Called for every variant with its precision, bytes and parity, also where it fails.
     report: Callable[[str, int, Parity], None] = lambda *_: None,
 ) -> StudentBundle:
     """Adds encoders for GPUs to a bundle, all of them or none, and returns it as written.
 
-    Args:
-        bundle: The student, saved; its folder is written.
-        parity: Places of the images that every variant is compared on.
-        encoder_weights: Folder or hub name of a transformer trunk, see `Reference`.
-        report: Called for every variant with its precision, bytes and parity, also where it fails.
-
-    Raises:
-        ConfigurationError: The configuration of a transformer is not there.
-        BundleError: A variant misses its gate, or cannot be made; the bundle stays as it was.
+    Raises ConfigurationError where the configuration of a transformer is not there; BundleError: a variant misses its
+    gate, or cannot be made; the bundle stays as it was.
     """
     single = gpu_graph(bundle)
     reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)

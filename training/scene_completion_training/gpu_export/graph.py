@@ -4,8 +4,6 @@ The other precisions are made from it, see `precisions`. What a GPU gains: no sh
 along with the image into a convolution, and channels stay multiples of what tensor cores take.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,11 +28,8 @@ _CURE = "Report this encoder and how it was made."
 def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     """The float32 graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` float32 [1, h, w, C + E].
 
-    Where the head reads a volume, ``volume`` float32 [1, X, Y, Z] is the second output, and ``depth`` float32
-    [1, h', w'] the third.
-
-    Raises:
-        BundleError: Its encoder is none.
+    Where the head reads a volume, ``volume`` float32 [1, X, Y, Z] is the second output, and ``depth`` float32 [1, h',
+    w'] the third. Raises BundleError where its encoder is none.
     """
     where = str(bundle.encoder_path)
     model = simplified(bundle.read_encoder(), where)
@@ -45,9 +40,8 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
         rays = ray_camera(camera)
         outputs |= {VOLUME: head.volume_knots, DEPTH: (rays.height, rays.width)}
     if [value.name for value in graph.input] != [INPUT] or [value.name for value in graph.output] != [*outputs]:
-        raise BundleError(
-            f"has other inputs and outputs than {INPUT} and {', '.join(outputs)}", where=where, cure=_CURE
-        )
+        what = f"has other inputs and outputs than {INPUT} and {', '.join(outputs)}"
+        raise BundleError(what, where=where, cure=_CURE)
     _take_constants_out(graph)
     for node in graph.node:
         node.input[:] = ["image_planes" if name == INPUT else name for name in node.input]
@@ -85,8 +79,7 @@ def finished(model: onnx.ModelProto) -> onnx.ModelProto:
 def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
     """An encoder with all constants computed, of standard operators; still for one image.
 
-    Raises:
-        BundleError: ONNX Runtime cannot run it, or it has operators of its own.
+    Raises BundleError: ONNX Runtime cannot run it, or it has operators of its own.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -1,27 +1,31 @@
 """Parity of a variant with the student: how far outputs, densities, decisions and labels are off; what is allowed."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast, get_args
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError
+from scene_completion_ros.errors import BundleError, SequenceError
+from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.picture_files import read_rgb
+from scene_completion_ros.sequences.opening import open_recording
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 
-Encode = Callable[[NDArray[np.uint8]], EncodedImage]
-"""Of a canonical image uint8 [H, W, 3]."""
+Encode = Callable[[NDArray[np.uint8]], EncodedImage]  # of a canonical image uint8 [H, W, 3]
 
 TORCH, ONNX = "weights.safetensors in torch", "encoder.onnx in ONNX Runtime, float32"
 
@@ -51,26 +55,16 @@ GATES: Mapping[str, Gate] = {
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a variant is off; densities, decisions and labels are those of the default grid's voxels in view.
-
-    Attributes:
-        features_relative: Mean difference of the map, as a share of its mean size.
-        density_relative: Mean difference of the density, as a share of its mean.
-        occupied_agreement: Share of the voxels in view with the same decision.
-        occupied_iou: Intersection over union of the occupied voxels; 1 where there are none.
-        labels_agreement: Share of voxels, occupied in both, with the same label; 1 without labels.
-        volume_relative: Mean difference of the volume, as a share of its mean size; 0 without one.
-        depth_relative: Mean error of a pixel's depth as a share of its depth; 0 without one.
-    """
+    """How far a variant is off; densities, decisions and labels are those of the default grid's voxels in view."""
 
     images: int
-    features_relative: float
-    density_relative: float
-    occupied_agreement: float
-    occupied_iou: float
-    labels_agreement: float
-    volume_relative: float
-    depth_relative: float
+    features_relative: float  # mean difference of the map, as a share of its mean size
+    density_relative: float  # mean difference of the density, as a share of its mean
+    occupied_agreement: float  # share of the voxels in view with the same decision
+    occupied_iou: float  # intersection over union of the occupied voxels; 1 where there are none
+    labels_agreement: float  # share of voxels, occupied in both, with the same label; 1 without labels
+    volume_relative: float  # mean difference of the volume, as a share of its mean size; 0 without one
+    depth_relative: float  # mean error of a pixel's depth as a share of its depth; 0 without one
 
     def failures(self, gate: Gate) -> list[str]:
         """What the gate does not allow, in words with numbers; empty where it passes."""
@@ -93,8 +87,7 @@ class Parity:
 class ParityCheck:
     """Measures variants on the same canonical images, uint8 [K, H, W, 3] RGB, against the same reference.
 
-    Raises:
-        BundleError: The reference sees nothing occupied in any image: then agreement says nothing.
+    Raises BundleError where the reference sees nothing occupied in any image: then agreement says nothing.
     """
 
     def __init__(self, bundle: StudentBundle, images: NDArray[np.uint8], reference: Encode) -> None:
@@ -167,14 +160,9 @@ class Reference:
 
     The channels of the density come from ``weights.safetensors`` through torch. A bundle holds no unfolded weights of
     its label units, and may hold none at all. What is missing comes from ``encoder.onnx``, in float32, and so does all
-    that a student with a volume says.
-
-    Args:
-        encoder_weights: Folder or hub name of a transformer trunk, whose configuration is read; see `make_trunk`.
-
-    Raises:
-        BundleError: The unfolded weights are not those of a network that is known.
-        ConfigurationError: The configuration of a transformer is not there.
+    that a student with a volume says. Raises BundleError where the unfolded weights are not those of a network that is
+    known; ConfigurationError where the configuration of a transformer is not there. `encoder_weights`: folder or hub
+    name of a transformer trunk, whose configuration is read; see `make_trunk`.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None, encoder_weights: str = "") -> None:
@@ -199,8 +187,7 @@ class Reference:
 def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityField:
     """A bundle's density field of its unfolded weights; see `Reference` for `encoder_weights`, and for further errors.
 
-    Raises:
-        BundleError: They are missing, or another network's.
+    Raises BundleError where they are missing, or another network's.
     """
     weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in bundle.load_weights().items()}
     where = f"{bundle.folder}/{WEIGHTS}"
@@ -230,3 +217,53 @@ def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityFi
     except (KeyError, IndexError, RuntimeError) as error:
         raise BundleError(f"are weights of another network ({str(error)[:200]})", where=where, cure=cure) from error
     return field.eval()
+
+
+_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
+
+
+def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> NDArray[np.uint8]:
+    """Images of several places, at most so many, spread evenly over each: uint8 [K, H, W, 3] RGB.
+
+    Raises SequenceError where a place holds no image, or is none.
+
+    Args:
+        sources: Sequence folders, drives of KITTI, bags, or folders of images. Those of the first three are resampled
+            by their calibration; an image without one is cut to the canonical camera's shape and scaled.
+        most: How many images to take in all; each place gives its share.
+    """
+    share = max(1, most // len(sources))
+    images = [image for source in sources for image in _of(source, canonical, share)]
+    if not images:
+        what = "holds no image that can be read"
+        raise SequenceError(what, where=", ".join(map(str, sources)), cure="Name other recordings")
+    return np.stack(images[:most])
+
+
+def _of(source: Path, canonical: Camera, most: int) -> Iterator[NDArray[np.uint8]]:
+    files = sorted(path for path in source.glob("*") if path.suffix.lower() in _SUFFIXES)
+    if files:
+        for index in spread(len(files), most):
+            yield _cut(read_rgb(files[index]), canonical)
+        return
+    sequence = open_recording(source, poses=UNKNOWN_POSES)  # a bag may have none
+    camera = reference_camera(sequence)
+    resample = Resampler(sequence.cameras[camera], canonical)
+    for index in spread(len(sequence), most):
+        yield resample(sequence.image(index, camera))
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Numbers of at most so many among 0 ... count - 1, spread evenly, the first and the last among them."""
+    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most)).round()})
+
+
+def _cut(image: NDArray[np.uint8], canonical: Camera) -> NDArray[np.uint8]:
+    """The middle of an image of the canonical camera's proportions, scaled to its size."""
+    height, width = image.shape[:2]
+    scale = min(width / canonical.width, height / canonical.height)
+    rows, columns = round(canonical.height * scale), round(canonical.width * scale)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    part = image[top : top + rows, left : left + columns]
+    size = (canonical.width, canonical.height)
+    return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

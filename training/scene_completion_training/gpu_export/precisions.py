@@ -4,8 +4,6 @@ It is typed strongly: every tensor has the type it says, and every change of typ
 graphs, and 10 takes them as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -22,8 +20,8 @@ GridSample, because float16 would move the places that it looks up by a tenth of
 """
 _PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+# Inputs that are no values of the network: the scales of a Resize are float32 by definition.
 _NOT_VALUES = {"Resize": (1, 2)}
-"""Inputs that are no values of the network: the scales of a Resize are float32 by definition."""
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,7 +1,5 @@
 """A student learns from new drives and old ones: its training, its export with the labels it had, its parity check."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,31 +21,28 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import encoder_onnx, export_bundle, labelled_parts_kept
-from scene_completion_training.gpu_export.images import canonical_images
-from scene_completion_training.gpu_export.parity import GATES, ParityCheck, Reference, density_field
+from scene_completion_training.gpu_export.parity import GATES, ParityCheck, Reference, canonical_images, density_field
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.viewpoint import Viewpoint
 
 CHECKPOINT_EVERY = 50
 LEARNING_RATE = 3e-4
 PARITY_IMAGES = 6
+# Rounding weights to float16 moves the map of some students by 0.14 %: their densities and decisions tell more.
 _GATE = dataclasses.replace(GATES["fp32"], features=GATES["fp16"].features)
-"""Rounding weights to float16 moves the map of some students by 0.14 %: their densities and decisions tell more."""
+# Losses on hidden space: the student says by itself what is empty there.
 _HELD = {"retention": 1.0, "emptiness": 0.0, "sparsity": 0.0}
-"""Losses on hidden space: the student says by itself what is empty there."""
-_KEPT_SETTINGS = ("encoder", "frozen_blocks")
-"""What a student's own configuration says of its network."""
-_SAME = 0.01
-"""Norm of the difference of two constants, as a share of their norm, below which they are the same."""
+_KEPT_SETTINGS = ("encoder", "frozen_blocks")  # what a student's own configuration says of its network
+_SAME = 0.01  # norm of the difference of two constants, as a share of their norm, below which they are the same
+# Norm of what no change of depth explains in label units, as a share of their norm: rounding came to 0.0014.
 _LABEL_TOLERANCE = 3e-3
-"""Norm of what no change of depth explains in label units, as a share of their norm: rounding came to 0.0014."""
 
 
 def write_configuration(
     file: Path,
     bundle: StudentBundle,
-    sources: Sequence[Path],
-    replay: Sequence[Path],
+    sources: Sequence[Path],  # folders of the new drives
+    replay: Sequence[Path],  # folders of old ones, which the student is not to forget
     *,
     steps: int,
     output: Path,
@@ -56,10 +51,6 @@ def write_configuration(
     """Writes the configuration of a training that goes on from a student, for `scene-completion train`.
 
     The network is that of the student. One with labels keeps the trunk of its encoder: they read it, and so do words.
-
-    Args:
-        sources: Folders of the new drives.
-        replay: Folders of old ones, which the student is not to forget.
     """
     trained = bundle.provenance.get("configuration", {})
     halved = Viewpoint.of_bundle(bundle).camera.width > bundle.canonical.width
@@ -97,9 +88,7 @@ def mix_checkpoint(checkpoint: Path, old: StudentBundle, share: float, file: Pat
 
     Weights are rounded as a bundle rounds them, so that its encoder and its weights are the same network.
 
-    Args:
-        share: Of the trained weights, 0..1.
-        encoder_weights: See `density_field`.
+    `share`: of the trained weights, 0..1; `encoder_weights`: see `density_field`.
     """
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     state = content["state_dict"]
@@ -116,8 +105,7 @@ def export_improved(
 ) -> StudentBundle:
     """Exports a fine-tuned student; labels, words and licence are those of the old one.
 
-    Raises:
-        BundleError: The labels of the old student cannot be kept beside the new density.
+    Raises BundleError where the labels of the old student cannot be kept beside the new density.
     """
     history = {**provenance, "improved_from": {"name": old.name, "sha256": dict(old.sha256)}}
     new = export_bundle(checkpoint, folder, name=name, licence=old.licence, provenance=history)
@@ -143,16 +131,12 @@ def export_improved(
 def encoder_with_new_density(labelled: bytes, before: DensityField, after: DensityField, camera: Camera) -> bytes:
     """An encoder with labels whose density is another one.
 
-    The graphs of the density before and after have the same names. What differs between them is looked up by its
-    values in the graph with labels, and replaced there. Label units that read the depth of a pixel read the new one.
+    The graphs of the density before and after have the same names. What differs between them is looked up by its values
+    in the graph with labels, and replaced there. Label units that read the depth of a pixel read the new one. Raises
+    BundleError where the graph with labels lacks a part of the density.
 
-    Args:
-        before: Its density, without labels.
-        after: The new density, of the same trunk.
-        camera: Of the images that encoders take.
-
-    Raises:
-        BundleError: The graph with labels lacks a part of the density.
+    `before`: its density, without labels; `after`: the new density, of the same trunk; `camera`: of the images that
+    encoders take.
     """
     graph = onnx.load_from_string(labelled)
     places = {tensor.name: number for number, tensor in enumerate(graph.graph.initializer)}
@@ -238,23 +222,15 @@ def _constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
 def check_parity(
     new: StudentBundle,
     old: StudentBundle,
-    images_of: Sequence[Path],
+    images_of: Sequence[Path],  # recordings whose images are looked at
     *,
     threads: int | None = None,
-    encoder_weights: str = "",
+    encoder_weights: str = "",  # see `Reference`
 ) -> dict[str, float]:
     """Compares the exported student with its weights in torch, and its labels with those before.
 
-    Args:
-        images_of: Recordings whose images are looked at.
-        encoder_weights: See `Reference`.
-
-    Returns:
-        What was measured: name -> value.
-
-    Raises:
-        ImprovementError: The export is farther off than rounding explains, or its labels changed by more than its depth
-            explains.
+    Returns what was measured: name -> value. Raises ImprovementError where the export is farther off than rounding
+    explains, or its labels changed by more than its depth explains.
     """
     images = canonical_images(images_of, new.canonical, PARITY_IMAGES)
     reference = Reference(new, threads=threads, encoder_weights=encoder_weights)

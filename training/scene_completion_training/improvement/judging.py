@@ -1,7 +1,5 @@
 """Old and new student on the same frames, judged by what later frames saw; whether the new one is accepted."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -36,31 +34,24 @@ from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.improvement.split import places_of
 from scene_completion_training.workers import Progress, Workers
 
-TOLERANCE = 0.01
-"""What it may lose elsewhere, of average precision or IoU: as much as chance alone does."""
+TOLERANCE = 0.01  # what it may lose elsewhere, of average precision or IoU: as much as chance alone does
 DECIDING: Measure = "average_precision"
-GUARDED: tuple[Measure, ...] = ("average_precision", "iou")
-"""What must not become worse."""
+GUARDED: tuple[Measure, ...] = ("average_precision", "iou")  # what must not become worse
+# Share of the fine-tuned weights in the old student, and those that are tried: closer where forgetting begins.
 OLD, SHARES = 0.0, (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
-"""Share of the fine-tuned weights in the old student, and those that are tried: closer where forgetting begins."""
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """Scores of both students on the same frames.
-
-    Attributes:
-        drives: Name -> number of scored frames.
-        seen: What was said of each frame by whom it was shown to, in order.
-    """
+    """Scores of both students on the same frames."""
 
     old: LabelFreeScores
     new: LabelFreeScores
-    drives: dict[str, int]
-    seen: Sequence[Any] = ()
+    drives: dict[str, int]  # name -> number of scored frames
+    seen: Sequence[Any] = ()  # what was said of each frame by whom it was shown to, in order
 
     @classmethod
-    def of(cls, scored: Scored) -> Judgement:
+    def of(cls, scored: "Scored") -> "Judgement":
         """That of an old and a new student, in this order."""
         old, new = scored.scores
         return cls(old, new, scored.drives, scored.seen)
@@ -85,23 +76,16 @@ class Judgement:
 
 
 class ScoredFrame(NamedTuple):
-    """A frame that several students completed.
-
-    Attributes:
-        number: Of the frame in its drive.
-        image: What the camera saw, uint8 [H, W, 3].
-        log_loss: Mean of each student there, nats.
-        key: Names it among all frames that are scored, in their order.
-    """
+    """A frame that several students completed."""
 
     drive: str
-    number: int
-    image: NDArray[np.uint8]
+    number: int  # of the frame in its drive
+    image: NDArray[np.uint8]  # what the camera saw, uint8 [H, W, 3]
     camera: Camera
     completions: list[Completion]
     verdict: Verdict
-    log_loss: list[float]
-    key: str
+    log_loss: list[float]  # mean of each student there, nats
+    key: str  # names it among all frames that are scored, in their order
 
 
 class Scored(NamedTuple):
@@ -114,20 +98,16 @@ class Scored(NamedTuple):
 
 def score_students(
     students: Sequence[StudentBundle],
-    drives: Sequence[Path],
+    drives: Sequence[Path],  # recordings that no student was trained on
     *,
     threads: int | None = None,
+    # Is shown every frame, by the worker that scores it; what it says travels back.
     seen: Callable[[ScoredFrame], Any] = lambda _: None,
-    workers: Workers | None = None,
+    workers: Workers | None = None,  # where drives are scored, one a task; in this process if left out
 ) -> Scored:
     """Completes frames of drives with students of one grid, and scores them by the depth that was measured.
 
     The scores are the same wherever a drive is scored.
-
-    Args:
-        drives: Recordings that no student was trained on.
-        seen: Is shown every frame, by the worker that scores it; what it says travels back.
-        workers: Where drives are scored, one a task; in this process if left out.
     """
     scorer = _DriveScorer(tuple(students), threads, seen)
     tasks = [_Drive(number, folder, scorer.frames(folder)) for number, folder in enumerate(drives)]
@@ -221,17 +201,11 @@ def best_threshold(groups: Sequence[LabelFreeScores]) -> float:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What calibrating drives say of weights in between.
+    """What calibrating drives say of weights in between."""
 
-    Attributes:
-        share: Of the fine-tuned weights.
-        new: Average precision on the new drives.
-        replayed: The same on the replayed ones; None where there are none.
-    """
-
-    share: float
-    new: float
-    replayed: float | None
+    share: float  # of the fine-tuned weights
+    new: float  # average precision on the new drives
+    replayed: float | None  # the same on the replayed ones; None where there are none
 
 
 def judge_mixtures(
@@ -260,9 +234,7 @@ def best_share(mixtures: Sequence[Mixture], tolerance: float) -> float:
 
     Where all lose more, the one that loses least.
 
-    Args:
-        mixtures: One of them the old student.
-        tolerance: Loss in average precision that is allowed.
+    `mixtures`: one of them the old student; `tolerance`: loss in average precision that is allowed.
     """
     (old,) = (mixture for mixture in mixtures if mixture.share == OLD)
     tried = [mixture for mixture in mixtures if mixture.share != OLD]
@@ -319,8 +291,7 @@ def observations(
 ) -> tuple[DepthObservation, list[DepthObservation]]:
     """What was measured at a frame, and at later frames within reach, posed in the grid of the frame.
 
-    Args:
-        reach: Metres ahead that the grid reaches.
+    `reach`: metres ahead that the grid reaches.
     """
     meter = depth_meter(sequence, reach)
     ahead = np.flatnonzero((travelled > travelled[index]) & (travelled <= travelled[index] + reach))

@@ -1,7 +1,5 @@
 """From bags and a student to a better student and its report card, in steps that an interrupted run does not repeat."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import itertools
@@ -56,62 +54,44 @@ STEPS_IN_ALL = 10
 
 @dataclass(frozen=True)
 class Improvement:
-    """What is asked for.
-
-    Attributes:
-        current: Folder of the student that is deployed.
-        output: Folder of the new one, which does not exist yet.
-        work: Folder for all that lies between; an interrupted run goes on there.
-        held_out: Recordings to score on; where none is named, the last drives or the last part of them.
-        replay: Posed sequences of earlier drives that are learned from again.
-        keep: Recordings of earlier drives on which the new student must not be worse.
-        overrides: `KEY=VALUE` of the training's configuration.
-        margin: Gain in average precision that is wanted.
-        tolerance: Loss in average precision and IoU that is allowed.
-        calibrate_every: Frames of which one is calibrated on.
-        threads: Threads of torch, of the encoder and of structure from motion; all cores where it is None.
-        workers: Bags and drives at once on this machine.
-        ray_address: A Ray cluster that takes bags and drives instead. Neither this nor the former two are inputs of a
-            step: a run may go on elsewhere.
-    """
+    """What is asked for."""
 
     bags: tuple[Path, ...]
-    current: Path
-    output: Path
-    work: Path
+    current: Path  # folder of the student that is deployed
+    output: Path  # folder of the new one, which does not exist yet
+    work: Path  # folder for all that lies between; an interrupted run goes on there
     extraction: ExtractionSettings
+    # Recordings to score on; where none is named, the last drives or the last part of them.
     held_out: tuple[Path, ...] = ()
-    replay: tuple[Path, ...] = ()
-    keep: tuple[Path, ...] = ()
+    replay: tuple[Path, ...] = ()  # posed sequences of earlier drives that are learned from again
+    keep: tuple[Path, ...] = ()  # recordings of earlier drives on which the new student must not be worse
     steps: int = 600
-    overrides: tuple[str, ...] = ()
-    margin: float = MARGIN
-    tolerance: float = TOLERANCE
-    calibrate_every: int = 3
+    overrides: tuple[str, ...] = ()  # `KEY=VALUE` of the training's configuration
+    margin: float = MARGIN  # gain in average precision that is wanted
+    tolerance: float = TOLERANCE  # loss in average precision and IoU that is allowed
+    calibrate_every: int = 3  # frames of which one is calibrated on
+    # Threads of torch, of the encoder and of structure from motion; all cores where it is None.
     threads: int | None = None
-    workers: int = 1
+    workers: int = 1  # bags and drives at once on this machine
+    # A Ray cluster that takes bags and drives instead. Neither this nor the former two are inputs of a step: a run may
+    # go on elsewhere.
     ray_address: str | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended.
-
-    Attributes:
-        reasons: Why the old student stays; empty where the new one is accepted, and lies in the output.
-    """
+    """How it ended."""
 
     card: Path
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...]  # why the old student stays; empty where the new one is accepted, and lies in the output
 
 
 def improve(improvement: Improvement) -> Outcome:
     """Does all steps, or those that an earlier run has left.
 
-    Raises:
-        ImprovementError: The recordings are of no use, or the held-out drive was learned from. The disk is full, the
-            training failed, or the new student is not what was trained.
-        SceneCompletionError: Anything else that is wrong with what was named, or with the cluster.
+    Raises ImprovementError where the recordings are of no use, or the held-out drive was learned from. The disk is
+    full, the training failed, or the new student is not what was trained; SceneCompletionError: anything else that is
+    wrong with what was named, or with the cluster.
     """
     improvement = _absolute(improvement)
     old = _checked(improvement)
@@ -139,13 +119,11 @@ def _checked(improvement: Improvement) -> StudentBundle:
         raise ImprovementError(what, where=f"student {improvement.current}", cure="Name another student")
     accepted_before = (improvement.output / "student.json").is_file() and (improvement.work / CARD).is_file()
     if improvement.output.exists() and not accepted_before:
-        raise ImprovementError(
-            "exists already", where=str(improvement.output), cure="Name a new folder: no student is overwritten"
-        )
+        what = "exists already"
+        raise ImprovementError(what, where=str(improvement.output), cure="Name a new folder: no student is overwritten")
     if improvement.output.resolve() == improvement.current.resolve():
-        raise ImprovementError(
-            "is the current student", where=str(improvement.output), cure="Name a new folder: the old student stays"
-        )
+        what = "is the current student"
+        raise ImprovementError(what, where=str(improvement.output), cure="Name a new folder: the old student stays")
     again = {bag.resolve() for bag in improvement.bags} & {bag.resolve() for bag in improvement.held_out}
     if again:
         what = f"{', '.join(sorted(map(str, again)))} is learned from as well"

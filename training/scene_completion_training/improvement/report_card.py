@@ -1,7 +1,5 @@
 """The report card of an improvement: one HTML file that says what was decided, why, and shows both students' work."""
 
-from __future__ import annotations
-
 import html
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +17,7 @@ from scene_completion_ros.report.pictures import birds_eye_view, encode_picture,
 from scene_completion_ros.whole_files import write_whole
 from scene_completion_training.improvement.judging import ScoredFrame
 
-SHOWN = ("largest gain", "in the middle", "smallest gain or largest loss")
-"""The frames in pictures."""
+SHOWN = ("largest gain", "in the middle", "smallest gain or largest loss")  # the frames in pictures
 RIGHT, GHOST, MISSED, FREE, UNKNOWN = (46, 125, 50), (211, 47, 47), (25, 118, 210), (238, 242, 238), (200, 200, 204)
 _WIDTH = 900
 _STYLE = """
@@ -50,8 +47,7 @@ class DrawnFrame(NamedTuple):
 class ShownFrames:
     """Draws the frames that are judged, wherever that is done, and keeps the pictures of those that the card shows.
 
-    Args:
-        folder: Where the pictures lie; it is emptied.
+    `folder`: where the pictures lie; it is emptied.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -122,23 +118,14 @@ def write_card(
     file: Path,
     *,
     title: str,
-    reasons: Sequence[str],
-    judged: Mapping[str, Mapping[str, Any]],
-    frames: Sequence[Mapping[str, str]],
-    pictures: Path,
-    facts: Mapping[str, Mapping[str, Any]],
-    notes: Sequence[str],
+    reasons: Sequence[str],  # why the new student is refused; empty where it is accepted
+    judged: Mapping[str, Mapping[str, Any]],  # name of the drives -> `Judgement.content`
+    frames: Sequence[Mapping[str, str]],  # what `ShownFrames.chosen` gave
+    pictures: Path,  # folder of their pictures
+    facts: Mapping[str, Mapping[str, Any]],  # headings -> names and values of a table
+    notes: Sequence[str],  # sentences about what should be looked at
 ) -> None:
-    """Writes the card, whole or not at all.
-
-    Args:
-        reasons: Why the new student is refused; empty where it is accepted.
-        judged: Name of the drives -> `Judgement.content`.
-        frames: What `ShownFrames.chosen` gave.
-        pictures: Folder of their pictures.
-        facts: Headings -> names and values of a table.
-        notes: Sentences about what should be looked at.
-    """
+    """Writes the card, whole or not at all."""
     accepted = not reasons
     verdict = "The new student is accepted." if accepted else "The old student stays."
     parts = [

@@ -1,7 +1,5 @@
 """Drives into what a student learns from, what it is calibrated on, and what it is scored on: by place and time."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from collections.abc import Sequence
@@ -17,27 +15,18 @@ from scene_completion_training.data.drawn_views import metres_travelled
 from scene_completion_training.improvement.steps import UNFINISHED
 
 PARTS = ("training", "calibration", "held_out")
-SHARES = (0.6, 0.2, 0.2)
-"""Of the distance of a drive that is cut, gaps not counted."""
-CALIBRATING = 5
-"""Of so many replayed drives, one calibrates."""
-LEAST_FRAMES = 4
-"""Frames of a part."""
+SHARES = (0.6, 0.2, 0.2)  # of the distance of a drive that is cut, gaps not counted
+CALIBRATING = 5  # of so many replayed drives, one calibrates
+LEAST_FRAMES = 4  # frames of a part
 
 
 @dataclass(frozen=True)
 class Split:
-    """Folders of posed sequences.
+    """Folders of posed sequences."""
 
-    Attributes:
-        training: What the student learns from.
-        calibration: What its probabilities and its threshold are fitted to.
-        held_out: What old and new student are compared on.
-    """
-
-    training: list[Path]
-    calibration: list[Path]
-    held_out: list[Path]
+    training: list[Path]  # what the student learns from
+    calibration: list[Path]  # what its probabilities and its threshold are fitted to
+    held_out: list[Path]  # what old and new student are compared on
 
 
 def split_drives(drives: Sequence[Path], named: Sequence[Path], gap: float, folder: Path) -> Split:
@@ -45,16 +34,13 @@ def split_drives(drives: Sequence[Path], named: Sequence[Path], gap: float, fold
 
     Three drives or more stay whole: the last is held out, the one before calibrates. Of fewer, each is cut into three
     parts along its way. Between parts a gap stays unused. A drive may return to a place: frames of an earlier part that
-    come nearer than the gap to a later one stay unused too.
+    come nearer than the gap to a later one stay unused too. Raises ImprovementError where the drives are too short.
 
     Args:
         drives: Folders of posed sequences.
         named: Folders that the user holds out; none to choose by time.
         gap: Metres between parts: as far as a frame looks ahead.
         folder: Where parts of drives are written, anew.
-
-    Raises:
-        ImprovementError: The drives are too short.
     """
     if folder.exists():
         shutil.rmtree(folder)

@@ -1,7 +1,5 @@
 """The steps of an improvement: each is done once, and remembered with a fingerprint of what it was done with."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -18,8 +16,7 @@ from scene_completion_ros.untrusted_files import read_json
 from scene_completion_ros.whole_files import write_whole
 
 STATE = "state.json"
-UNFINISHED = ".part"
-"""Ending of files and folders that are still written."""
+UNFINISHED = ".part"  # ending of files and folders that are still written
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_TEXT = "No space left on device"
 
@@ -27,13 +24,9 @@ FULL_TEXT = "No space left on device"
 class Steps:
     """Runs steps in order, and leaves out those that an earlier run has done with the same inputs.
 
-    The fingerprint of a step holds that of the step before it: where one is done anew, all that follow are.
-
-    Args:
-        folder: Where the improvement works; made if needed.
-
-    Raises:
-        ImprovementError: The folder holds something else: steps remove what is in their way.
+    The fingerprint of a step holds that of the step before it: where one is done anew, all that follow are. Raises
+    ImprovementError where the folder holds something else: steps remove what is in their way. `folder`: where the
+    improvement works; made if needed.
     """
 
     def __init__(self, folder: Path, total: int) -> None:
@@ -43,22 +36,16 @@ class Steps:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / STATE).exists():
                 if any(not path.name.startswith(f".{STATE}") for path in folder.iterdir()):
-                    raise ImprovementError(
-                        f"holds something else, no {STATE}", where=str(folder), cure="Name a new folder with --work"
-                    )
+                    what = f"holds something else, no {STATE}"
+                    raise ImprovementError(what, where=str(folder), cure="Name a new folder with --work")
                 write_whole(folder / STATE, b"{}")
         self._done = _read(folder / STATE)
 
     def run(self, name: str, inputs: Mapping[str, Any], do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result of a step: remembered, or of `do`.
+        """The result of a step: remembered, or of `do`. Raises ImprovementError where the disk is full.
 
-        Args:
-            name: What it does, in words: it stands in messages and in the state.
-            inputs: What it depends on besides the steps before it, plain values.
-            do: Does it and returns plain values.
-
-        Raises:
-            ImprovementError: The disk is full.
+        `name`: what it does, in words: it stands in messages and in the state; `inputs`: what it depends on besides the
+        steps before it, plain values; `do`: does it and returns plain values.
         """
         self._number += 1
         content = json.dumps([self._chain, name, inputs], sort_keys=True)
@@ -81,10 +68,8 @@ class Steps:
 def disk_watched(doing: str, folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Context in which a full disk becomes an error with a cure, and what is half written goes.
 
-    Args:
-        doing: What is done, in words.
-        folder: Where; what ends in `UNFINISHED` directly in it is removed on any failure.
-        shared: It also belongs to others: nothing is removed.
+    `doing`: what is done, in words; `folder`: where; what ends in `UNFINISHED` directly in it is removed on any
+    failure; `shared`: it also belongs to others: nothing is removed.
     """
     try:
         yield

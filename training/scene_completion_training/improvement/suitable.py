@@ -1,7 +1,5 @@
 """Which drives a student can be improved with, and which drives show the same place at the same time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,22 +17,16 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.training_checks import check_for_training
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.recorded_camera import recorded_height
-from scene_completion_training.gpu_export.images import spread
+from scene_completion_training.gpu_export.parity import spread
 
-LEAST_MEASURED = 0.1
-"""Share of the image with a measured depth below which nothing can be judged."""
-LEAST_METRES = 2.0
-"""A rig that travels less stands still."""
-DARKEST = 25.0
-"""Mean grey value (0..255) of an image below which it is night."""
+LEAST_MEASURED = 0.1  # share of the image with a measured depth below which nothing can be judged
+LEAST_METRES = 2.0  # a rig that travels less stands still
+DARKEST = 25.0  # mean grey value (0..255) of an image below which it is night
+# Correlation of small grey pictures from which they are the same recording, compressed once more or not.
 SAME_PICTURE = 0.995
-"""Correlation of small grey pictures from which they are the same recording, compressed once more or not."""
-SAME_VIEW = 0.9
-"""Correlation from which two pictures of one place in one map show the same things."""
-NEAR_M = 10.0
-"""Distance in one map below which two frames stand at one place."""
-SHARED = 0.1
-"""Share of frames that may be alike before two drives overlap."""
+SAME_VIEW = 0.9  # correlation from which two pictures of one place in one map show the same things
+NEAR_M = 10.0  # distance in one map below which two frames stand at one place
+SHARED = 0.1  # share of frames that may be alike before two drives overlap
 _LOOKED_AT = 24  # frames of a drive
 _PICTURE = (48, 16)  # width and height of the small pictures
 
@@ -42,10 +34,9 @@ _PICTURE = (48, 16)  # width and height of the small pictures
 def check_suitable(sequence: PosedSequence, bundle: StudentBundle) -> None:
     """Refuses a drive from which a student learns nothing, or something wrong.
 
-    Raises:
-        ImprovementError: The rig does not move, neither a stereo pair nor its motion measures depth, or the scale is
-            unknown. The camera is another one than the student's, the lens is covered, or it is night. The message says
-            which.
+    Raises ImprovementError where the rig does not move, neither a stereo pair nor its motion measures depth, or the
+    scale is unknown. The camera is another one than the student's, the lens is covered, or it is night. The message
+    says which.
     """
     name = sequence.name
     try:
@@ -104,21 +95,15 @@ def _check_pictures(sequence: PosedSequence, camera: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class DriveLook:
-    """What is compared of a drive.
-
-    Attributes:
-        pictures: Small grey pictures of its frames [N, P], mean 0 and length 1 each.
-        places: Positions of the camera in its map [N, 3], metres.
-        world: What its poses come from; positions of one source alone can be compared.
-    """
+    """What is compared of a drive."""
 
     name: str
-    pictures: NDArray[np.float32]
-    places: NDArray[np.float64]
-    world: str
+    pictures: NDArray[np.float32]  # small grey pictures of its frames [N, P], mean 0 and length 1 each
+    places: NDArray[np.float64]  # positions of the camera in its map [N, 3], metres
+    world: str  # what its poses come from; positions of one source alone can be compared
 
     @staticmethod
-    def of(sequence: PosedSequence) -> DriveLook:
+    def of(sequence: PosedSequence) -> "DriveLook":
         """Looks at all frames of a drive, with its first camera ahead."""
         left = cameras_ahead(sequence)[0]
         pictures, places = [], []
@@ -138,10 +123,7 @@ def refuse_overlap(
 
     Two drives overlap where more than a tenth of the frames of one are alike in the other. Frames are alike where their
     pictures are the same, or where they stand at one place of one map and look alike. Maps of odometry begin at zero
-    everywhere, therefore a place alone says nothing.
-
-    Raises:
-        ImprovementError: Names both.
+    everywhere, therefore a place alone says nothing. Raises ImprovementError: names both.
     """
     for scored in held_out:
         for learned in training:

@@ -1,15 +1,12 @@
 """Knowledge distillation between density fields (KDBTS; Han et al. 2024)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.voxels.occupancy import probability_of_log_odds
 from scene_completion_training.losses.means import weighted_mean
 
-LIMIT = 2.0
-"""Density above which both count as the same, per metre, as in KDBTS."""
+LIMIT = 2.0  # density above which both count as the same, per metre, as in KDBTS
 
 
 def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
@@ -17,10 +14,8 @@ def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Ten
 
     Beyond the limit both only say "a surface": how dense it is does not matter, and would rule the mean.
 
-    Args:
-        student: Density [B, N] per metre.
-        teacher: Density [B, N] per metre.
-        valid: Points that project into the student's image [B, N]; zero is returned where there are none.
+    `student`: density [B, N] per metre; `teacher`: density [B, N] per metre; `valid`: points that project into the
+    student's image [B, N]; zero is returned where there are none.
     """
     return weighted_mean((student.clamp_max(LIMIT) - teacher.detach().clamp_max(LIMIT)).abs(), valid)
 
@@ -31,10 +26,8 @@ def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> T
     A teacher mostly says "perhaps" of hidden space. A probability of 0.3 is a density of 0.02 per metre under the
     `OccupancyLink`, which clipped densities do not tell from empty space.
 
-    Args:
-        student: Logit of the occupancy probability [B, N].
-        teacher: The same of the teacher [B, N].
-        valid: Points that project into the student's image [B, N].
+    `student`: logit of the occupancy probability [B, N]; `teacher`: the same of the teacher [B, N]; `valid`: points
+    that project into the student's image [B, N].
     """
     taught = teacher.detach()
     probability = probability_of_log_odds(taught)

@@ -1,14 +1,11 @@
 """What rendered features must agree with: the tokens of a 2D foundation model, and each other within a surface."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_training.losses.means import weighted_mean
 
-EDGE_TEMPERATURE = 25.0
-"""How quickly the smoothness of features ends at an edge of the image (SceneDINO)."""
+EDGE_TEMPERATURE = 25.0  # how quickly the smoothness of features ends at an edge of the image (SceneDINO)
 
 
 def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -16,10 +13,7 @@ def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
     The published code has no mask: rays that end where no encoder view looks are drawn to what others see there.
 
-    Args:
-        predicted: [P, D].
-        target: [P, D].
-        weight: Of each row [P]; booleans say which are valid.
+    `predicted`: [P, D]; `target`: [P, D]; `weight`: of each row [P]; booleans say which are valid.
     """
     distance = 1.0 - functional.cosine_similarity(predicted, target, dim=-1, eps=1e-6)
     return weighted_mean(distance, weight)
@@ -39,14 +33,10 @@ def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
     """mean_c |∂x F| e^{−25 |∂x I|} + the same along y: features change where the image does (SceneDINO).
 
     Features are brought to a root mean square of one a channel. Otherwise the loss falls as well when they all shrink,
-    to which the cosine loss is blind.
+    to which the cosine loss is blind. Returns mean over all h × w pixels; the forward differences of the last column
+    and row are zero.
 
-    Args:
-        features: Expanded features of patches [P, h, w, D], of any length.
-        image: Patches [P, 3, h, w] in 0..1.
-
-    Returns:
-        Mean over all h × w pixels; the forward differences of the last column and row are zero.
+    `features`: expanded features of patches [P, h, w, D], of any length; `image`: patches [P, 3, h, w] in 0..1.
     """
     features = functional.normalize(features, dim=-1, eps=1e-6) * features.shape[-1] ** 0.5
     dx = (features[:, :, 1:] - features[:, :, :-1]).abs().mean(dim=-1)

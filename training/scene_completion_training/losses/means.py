@@ -1,7 +1,5 @@
 """Means over what counts of a batch, also of a batch that several processes share."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, distributed
 
@@ -10,14 +8,11 @@ def shared_count(count: Tensor, least: float = 1.0) -> Tensor:
     """What a process divides its sum by, so that the mean over the processes is the mean over all their samples.
 
     A trainer averages the gradients of its processes. Of values that count here and not there, a mean in each would
-    give those more weight whose process has few. Every process has to call it, as often as the others.
+    give those more weight whose process has few. Every process has to call it, as often as the others. Returns the mean
+    of the counts over the processes of a training, in a step; the count itself elsewhere.
 
-    Args:
-        count: Number of values that count in this process's batch, or the sum of their weights [].
-        least: The sum over all processes is taken for at least as much.
-
-    Returns:
-        The mean of the counts over the processes of a training, in a step; the count itself elsewhere.
+    `count`: number of values that count in this process's batch, or the sum of their weights []; `least`: the sum over
+    all processes is taken for at least as much.
     """
     if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
         return count.clamp_min(least)

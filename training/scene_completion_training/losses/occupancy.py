@@ -1,7 +1,5 @@
 """Occupancy of points: against what the stereo depth of many frames says, and where no view has any evidence."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,10 +10,8 @@ from scene_completion_training.losses.means import shared_count
 def occupancy_cross_entropy(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Weighted binary cross-entropy of voxels against occupancy fused from the stereo depth of many frames.
 
-    Args:
-        logit: Logit of the probability [B, N] at voxel centres, see `OccupancyLink`.
-        target: Occupancy evidence [B, N] in 0..1.
-        weight: Trust in the target [B, N].
+    `logit`: logit of the probability [B, N] at voxel centres, see `OccupancyLink`; `target`: occupancy evidence [B, N]
+    in 0..1; `weight`: trust in the target [B, N].
     """
     loss = functional.binary_cross_entropy_with_logits(logit, target, weight=weight, reduction="sum")
     return loss / shared_count(weight.sum())

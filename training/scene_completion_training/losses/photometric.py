@@ -1,7 +1,5 @@
 """Rendered patches against images: SSIM + L1, minimum over source views, invalid rays left out; smoothness."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

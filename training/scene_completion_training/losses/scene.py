@@ -1,7 +1,5 @@
 """Losses of a completed scene: occupied voxels, their classes, the ground, and what its pixels say."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,10 +10,7 @@ from scene_completion_training.losses.means import shared_count, weighted_mean
 def occupied_cross_entropy(logits: Tensor, occupied: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean of the cross entropy of voxels, in nats.
 
-    Args:
-        logits: [B, X, Y, Z].
-        occupied: 0 or 1, the same shape.
-        weight: The same shape, 0 where nothing is known.
+    `logits`: [B, X, Y, Z]; `occupied`: 0 or 1, the same shape; `weight`: the same shape, 0 where nothing is known.
     """
     each = functional.binary_cross_entropy_with_logits(logits, occupied, reduction="none")
     return weighted_mean(each, weight)
@@ -38,10 +33,8 @@ def surface_likelihood(height: Tensor, deviation: Tensor, true: Tensor, weight: 
 def depth_likelihood(log_depth: Tensor, deviation: Tensor, true: Tensor) -> Tensor:
     """The same of the logarithm of depth [B, h, w], where it is known; its distance is at most 10 σ, for wrong matches.
 
-    Args:
-        log_depth: Said logarithm of z-depth [B, h, w].
-        deviation: Its σ [B, h, w].
-        true: z-depth [B, h, w], metres; 0 where unknown, infinite in the sky.
+    `log_depth`: said logarithm of z-depth [B, h, w]; `deviation`: its σ [B, h, w]; `true`: z-depth [B, h, w], metres; 0
+    where unknown, infinite in the sky.
     """
     known = (true > 0.0) & torch.isfinite(true)
     wanted = torch.where(known, true, torch.ones_like(true)).log()

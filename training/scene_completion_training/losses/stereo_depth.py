@@ -1,7 +1,5 @@
 """Depth against that of semi-global matching: of rendered rays, and of every pixel to supervise the encoder."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,9 +17,8 @@ def block_depth(depth: Tensor, size: int) -> Tensor:
 
     It is the depth at the block's centre, exact for planes.
 
-    Args:
-        depth: z-depth [B, H, W], metres; 0 where unknown.
-        size: Edge of a block in pixels; a feature map of stride `size` has its pixel centres at the blocks' centres.
+    `depth`: z-depth [B, H, W], metres; 0 where unknown; `size`: edge of a block in pixels; a feature map of stride
+    `size` has its pixel centres at the blocks' centres.
     """
     known = (depth > 0).to(depth.dtype)
     inverse = torch.where(depth > 0, 1.0 / depth.clamp_min(1e-3), torch.zeros_like(depth))
@@ -44,7 +41,6 @@ def log_inverse_depth_loss(
 
     Args:
         code: Predicted inverse depth code z~ [...], 1 at `spec.near` and −1 at `spec.far`.
-        hint: Stereo z-depth [...], metres; 0 where there is none.
         hint: Stereo z-depth [...], metres; 0 where there is none.
         cap: Largest error of a pixel, for wrong matches.
         offset: o, per metre: beyond its inverse, distance hardly matters.

@@ -1,7 +1,5 @@
 """Learned weights of several losses: a teacher counts by how well it can be learned (CUA-O3D, section 3.3)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """A field whose points carry one feature for several 2D foundation models, with a head for each (CUA-O3D)."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Mapping
@@ -17,21 +15,15 @@ from scene_completion_training.networks.feature_field import FeatureField, Featu
 from scene_completion_training.networks.feature_heads import FeatureHeads
 from scene_completion_training.viewpoint import Viewpoint
 
+# Slope and offset of the first units: ramps in inverse depth around the depth of the pixel's surface.
 SURFACE_UNITS = tuple(itertools.product((5.0, 20.0), (-0.2, -0.07, 0.0, 0.07, 0.2)))
-"""Slope and offset of the first units: ramps in inverse depth around the depth of the pixel's surface."""
 
 
 class AgglomeratedField(FeatureField):
     """A feature field with a head for each teacher in place of the expansion.
 
     Its units also see the depth of the pixel's surface, channel 0 of the density's encoder. Whether a point lies on
-    that surface or behind it decides what it may be.
-
-    Args:
-        dims: Dimension of each teacher's features by name.
-
-    Attributes:
-        centres: What each teacher's features [D] are learned and said without, by name; zero unless it is set.
+    that surface or behind it decides what it may be. `dims`: dimension of each teacher's features by name.
     """
 
     stands_for: ClassVar[tuple[type, ...]] = (FeatureField,)
@@ -42,7 +34,7 @@ class AgglomeratedField(FeatureField):
         super().__init__(density, target_size=sum(dims.values()), channels=channels, units=units, expansion=heads)
         self.centres = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(dim), requires_grad=False) for name, dim in dims.items()}
-        )
+        )  # what each teacher's features [D] are learned and said without, by name; zero unless it is set
         self.surface_layer = nn.Conv2d(1, units, 1, bias=False)
         nn.init.zeros_(self.surface_layer.weight)
         with torch.no_grad():
@@ -52,7 +44,7 @@ class AgglomeratedField(FeatureField):
                 self.position_layer.bias[unit] = slope * offset
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> AgglomeratedField:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "AgglomeratedField":
         """An untrained field that weights fit, see `TrainedField`."""
         density, heads = (
             {name.removeprefix(part): v for name, v in state.items() if name.startswith(part)}

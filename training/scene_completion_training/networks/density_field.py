@@ -1,7 +1,5 @@
 """The single-view density field: pixel-aligned features and a point code, one hidden layer, softplus density."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping
@@ -17,12 +15,12 @@ from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.viewpoint import Viewpoint
 
+# Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0.
 DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
-"""Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0."""
 
 
+# Weights that the logit is linear in: who scales them and the logit's offset stretches the densities.
 LAST_WEIGHTS = ("density_layer.weight", "density_layer.bias")
-"""Weights that the logit is linear in: who scales them and the logit's offset stretches the densities."""
 
 
 def sample_map(values: Tensor, coordinates: Tensor) -> Tensor:
@@ -54,11 +52,6 @@ class DensityField(nn.Module):
     Channel 0 of f is trained to hold the pixel's inverse depth. The first hidden units start as
     ramps in (inverse depth of the point − channel 0). A surface is a sum of few such ramps; from a random start they
     take tens of thousands of steps to find.
-
-    Args:
-        encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
-        depth_channel: A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no
-            depth units.
     """
 
     def __init__(
@@ -66,7 +59,8 @@ class DensityField(nn.Module):
         camera: Camera,
         spec: PointCodeSpec | None = None,
         *,
-        encoder: EncoderDecoder | None = None,
+        encoder: EncoderDecoder | None = None,  # encoder-decoder; EfficientNet-Lite0 with random weights if left out
+        # A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no depth units.
         depth_channel: bool = True,
         hidden: int = 64,
     ) -> None:
@@ -95,7 +89,7 @@ class DensityField(nn.Module):
         nn.init.constant_(self.density_layer.bias, -2.0)
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> DensityField:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "DensityField":
         """An untrained field that weights fit, see `TrainedField`."""
         camera, spec = viewpoint.camera, viewpoint.volume.point_code
         return cls(camera, spec, encoder=encoder, hidden=len(state["position_layer.weight"]))
@@ -116,11 +110,11 @@ class DensityField(nn.Module):
             return
         self.density_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
 
-    def observe_maps(self, maps: list[Tensor]) -> SingleViewObservation:
+    def observe_maps(self, maps: list[Tensor]) -> "SingleViewObservation":
         """What `observe` gives, of the trunk's maps of the images."""
         return self._observed(self.encoder.decode(maps))
 
-    def _observed(self, raw: Tensor) -> SingleViewObservation:
+    def _observed(self, raw: Tensor) -> "SingleViewObservation":
         # Where channel 0 is a depth, gradients through the steep depth units would drown those of the loss that makes
         # it one.
         read = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
@@ -130,11 +124,11 @@ class DensityField(nn.Module):
         """What weights of the encoder that never learn make of images: see `EncoderDecoder.fixed`."""
         return self.encoder.fixed(image)
 
-    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> SingleViewObservation:
+    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> "SingleViewObservation":
         """What `observe` gives, of what `fixed` gave for images of a size (H, W)."""
         return self._observed(self.encoder.from_fixed(kept, size))
 
-    def observe(self, image: Tensor) -> SingleViewObservation:
+    def observe(self, image: Tensor) -> "SingleViewObservation":
         """Encodes RGB images [B, 3, H, W] in 0..255."""
         return self._observed(self.encoder(image))
 
@@ -156,16 +150,11 @@ class DensityField(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class SingleViewObservation(ObservedField):
-    """A `DensityField` that has seen its image (an `ObservedField`).
-
-    Attributes:
-        hidden_map: Pre-activation map [B, hidden, h, w].
-        raw: The encoder's feature map [B, C, h, w].
-    """
+    """A `DensityField` that has seen its image (an `ObservedField`)."""
 
     field: DensityField
-    hidden_map: Tensor
-    raw: Tensor
+    hidden_map: Tensor  # pre-activation map [B, hidden, h, w]
+    raw: Tensor  # the encoder's feature map [B, C, h, w]
 
     @property
     def depth_code(self) -> Tensor:

@@ -1,7 +1,5 @@
 """The trunk that sees depth: Depth Anything V2, whose relative inverse depth and maps the decoder makes metric."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,25 +9,19 @@ from torch.nn import functional
 from scene_completion_training.foundation.backbone import load_network
 from scene_completion_training.networks.trunk import Trunk
 
+# On the model hub; a local folder of the same layout does as well, and larger ones of the family.
 PRETRAINED = "depth-anything/Depth-Anything-V2-Small-hf"
-"""On the model hub; a local folder of the same layout does as well, and larger ones of the family."""
-STRIDE = 2
-"""Pixels of the image to one of the maps."""
+STRIDE = 2  # pixels of the image to one of the maps
 
 
 class DepthAnythingTrunk(Trunk):
     """Depth Anything (Yang et al. 2024): a transformer of the DINOv2 family, its DPT neck and its head.
 
-    The image is resized to the nearest whole number of patches.
+    The image is resized to the nearest whole number of patches. Raises ConfigurationError: no such model, or one of
+    another type; BundleError: weights that are missing, damaged, of another network, or only pickled.
 
-    Args:
-        pretrained: Start from its weights; otherwise only its configuration is read.
-        frozen_blocks: The embedding and so many first blocks keep their weights; neck and head always learn.
-        weights: Hub name or local folder.
-
-    Raises:
-        ConfigurationError: No such model, or one of another type.
-        BundleError: Weights that are missing, damaged, of another network, or only pickled.
+    `pretrained`: start from its weights; otherwise only its configuration is read; `frozen_blocks`: the embedding and
+    so many first blocks keep their weights; neck and head always learn; `weights`: hub name or local folder.
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 12, weights: str = PRETRAINED) -> None:
@@ -65,9 +57,8 @@ class DepthAnythingTrunk(Trunk):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps of images [B, 3, H, W] in 0..255.
 
-        Returns:
-            At half the resolution of the image: what DPT fuses [B, C, H/2, W/2], and the inverse depth
-            [B, 1, H/2, W/2] ≥ 0, known up to scale and shift.
+        Returns at half the resolution of the image: what DPT fuses [B, C, H/2, W/2], and the inverse depth [B, 1, H/2,
+        W/2] ≥ 0, known up to scale and shift.
         """
         height, width = (int(size) for size in image.shape[-2:])  # numbers, also where an export traces them
         return self.maps_of_fixed(self.fixed(image), (height, width))

@@ -1,7 +1,5 @@
 """From rendered features, one a ray, to the tokens of a vision transformer, one a patch (SceneDINO; FeatUp)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Image encoder-decoder: a pretrained trunk and its decoder, one feature map."""
 
-from __future__ import annotations
-
 from typing import Literal, TypeAlias
 
 import torch
@@ -15,10 +13,9 @@ from scene_completion_training.networks.vision_transformer_trunk import PRETRAIN
 from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
 
 TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer", "depth_anything"]
-DECODER_WIDTHS = (48, 64, 96, 160)
-"""Channels of the decoder of EfficientNet-Lite0 at strides 2, 4, 8 and 16."""
+DECODER_WIDTHS = (48, 64, 96, 160)  # channels of the decoder of EfficientNet-Lite0 at strides 2, 4, 8 and 16
+# Channels of the decoder of Behind the Scenes at strides 1 to 16; each is raised to those of the feature map.
 MONODEPTH_WIDTHS = (32, 32, 64, 128, 256)
-"""Channels of the decoder of Behind the Scenes at strides 1 to 16; each is raised to those of the feature map."""
 
 
 def make_trunk(
@@ -26,10 +23,8 @@ def make_trunk(
 ) -> Trunk:
     """Makes a trunk by its name.
 
-    Args:
-        pretrained: Start from its weights.
-        frozen_blocks: First blocks that keep them.
-        weights: Local folder or hub name of the weights; by default those that the trunk is known by.
+    `pretrained`: start from its weights; `frozen_blocks`: first blocks that keep them; `weights`: local folder or hub
+    name of the weights; by default those that the trunk is known by.
     """
     if name == "resnet50":
         return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or RESNET)
@@ -68,9 +63,8 @@ class UNetDecoder(nn.Module):
     How deep a pixel of a street lies depends first of all on its row. Convolutions know their place only from the
     padding at the border, so they are told (CoordConv, Liu et al. 2018).
 
-    Args:
-        trunk_channels: Channels of the trunk's maps at strides 2 to 32.
-        widths: Channels of the decoder at strides 2, 4, 8 and 16.
+    `trunk_channels`: channels of the trunk's maps at strides 2 to 32; `widths`: channels of the decoder at strides 2,
+    4, 8 and 16.
     """
 
     stride = 2
@@ -167,15 +161,7 @@ class EncoderDecoder(nn.Module):
     Channel 0 starts as `prior`, a map of the mean inverse depth code; the image's share is learned as its correction.
     The published networks end with their decoders, to whose first channel the prior is added.
 
-    Args:
-        channels: Channels of the feature map; those of their decoders (64 in Behind the Scenes, 256 in SceneDINO) where
-            the network is published.
-        pretrained: Start the trunk from its ImageNet weights.
-        frozen_blocks: First blocks of the trunk that keep them.
-        weights: Local folder or hub name of the trunk's weights; by default those that it is known by.
-
     Attributes:
-        stride: Pixels of the image to one of the feature map.
         project: From the decoder's map and the prior to features; None where the decoder gives them.
         mixed: Precision that the network itself computes in, where it is not single. What it returns is single always:
             half a pixel is lost where geometry is computed in bfloat16.
@@ -187,17 +173,19 @@ class EncoderDecoder(nn.Module):
         self,
         size: tuple[int, int] = (192, 640),
         *,
+        # Channels of the feature map; those of their decoders (64 in Behind the Scenes, 256 in SceneDINO) where the
+        # network is published.
         channels: int = 64,
         trunk: TrunkName = "efficientnet_lite0",
-        pretrained: bool = True,
-        frozen_blocks: int = 16,
-        weights: str = "",
+        pretrained: bool = True,  # start the trunk from its ImageNet weights
+        frozen_blocks: int = 16,  # first blocks of the trunk that keep them
+        weights: str = "",  # local folder or hub name of the trunk's weights; by default those that it is known by
     ) -> None:
         super().__init__()
         self.trunk_name = trunk
         self.trunk = make_trunk(trunk, size, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights)
         self.decoder = make_decoder(self.trunk)
-        self.stride = float(self.decoder.stride)
+        self.stride = float(self.decoder.stride)  # pixels of the image to one of the feature map
         self.mixed: torch.dtype | None = None
         self.flipped = False
         self.prior: Tensor

@@ -1,7 +1,5 @@
 """The feature field: a density field whose points also carry a feature (SceneDINO, section 3.1)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,15 +44,7 @@ class FeatureField(nn.Module):
     Features are composited along rays, and then expanded to the dimension of the targets (`expand`). Rendering 64
     numbers instead of hundreds makes the training affordable.
 
-    Args:
-        target_size: Dimension D of the targets.
-        channels: Dimension of the features that are composited.
-        expansion: Hidden width of the expansion, or another network in its place.
-        reads: What the features of a point come from: a decoder of their own; the density's feature map, through units
-            of their own (S4C); or the hidden units of the density itself (SceneDINO).
-
     Attributes:
-        target_size: Dimension of the expanded features.
         target_mean: Mean of the targets [D] that is taken from them, zero where they are learned as they are. The
             expanded features lie in the space of what is left.
     """
@@ -63,11 +53,13 @@ class FeatureField(nn.Module):
         self,
         density: DensityField,
         *,
-        target_size: int,
-        channels: int = 64,
+        target_size: int,  # dimension D of the targets
+        channels: int = 64,  # dimension of the features that are composited
         units: int = 128,
-        expansion: int | nn.Module = 128,
+        expansion: int | nn.Module = 128,  # hidden width of the expansion, or another network in its place
         map_channels: int = 64,
+        # What the features of a point come from: a decoder of their own; the density's feature map, through units of
+        # their own (S4C); or the hidden units of the density itself (SceneDINO).
         reads: Reads = "decoder",
     ) -> None:
         super().__init__()
@@ -92,12 +84,12 @@ class FeatureField(nn.Module):
             if isinstance(expansion, nn.Module)
             else nn.Sequential(nn.Linear(channels, expansion), nn.ReLU(inplace=True), nn.Linear(expansion, target_size))
         )
-        self.target_size = target_size
+        self.target_size = target_size  # dimension of the expanded features
         self.target_mean: Tensor
         self.register_buffer("target_mean", torch.zeros(target_size))
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> FeatureField:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "FeatureField":
         """An untrained field that weights fit, see `TrainedField`."""
         output = state["output_layer.weight"]
         target, expansion = (state.get(f"expansion.{layer}.weight") for layer in (2, 0))
@@ -130,7 +122,7 @@ class FeatureField(nn.Module):
         """Encoder of the density."""
         return self.density.encoder
 
-    def observe(self, image: Tensor) -> FeatureObservation:
+    def observe(self, image: Tensor) -> "FeatureObservation":
         """Encodes RGB images [B, 3, H, W] in 0..255."""
         maps = self.density.encoder.trunk_maps(image)
         return self._observed(maps, self.density.observe_maps(maps))
@@ -139,11 +131,11 @@ class FeatureField(nn.Module):
         """What a density that never learns makes of images [B, 3, H, W]: to be kept, and given to `observe_fixed`."""
         return self.density.encoder.trunk_maps(image)
 
-    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> FeatureObservation:
+    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> "FeatureObservation":
         """What `observe` gives, of what `fixed` gave for images of a size (H, W)."""
         return self._observed(kept, self.density.observe_maps(kept))
 
-    def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> FeatureObservation:
+    def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> "FeatureObservation":
         if self.reads == "units":
             units = seen.hidden_map
         elif self.reads == "map":

@@ -5,8 +5,6 @@ fusion is the one that was trained in the end, without attention. It has view-wi
 softmax over the views, and a small network on the weighted sum.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,10 +21,10 @@ from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.randomness import drawn
 from scene_completion_training.viewpoint import Viewpoint
 
+# Probability with which a point does without a view in training, drawn for each point and view but the first.
 VIEW_DROPOUT = 0.5
-"""Probability with which a point does without a view in training, drawn for each point and view but the first."""
+# Confidence of a view that does not see a point; finite, so that the softmax stays finite where none sees it.
 NEVER = -1e9
-"""Confidence of a view that does not see a point; finite, so that the softmax stays finite where none sees it."""
 
 
 class FusionHead(nn.Module):
@@ -36,10 +34,8 @@ class FusionHead(nn.Module):
     views' features are averaged under softmax(confidence). Views that do not see the point are left out; where none
     does, all count the same. Then `σ = softplus(w · ReLU(W3 g + b3) + c)`.
 
-    Args:
-        hidden: Width of the hidden layer of each view (128 in MVBTS; half of it costs half as much).
-        fused: Features of a view that are averaged (16 in MVBTS).
-        depth_channel: See `DensityField`.
+    `hidden`: width of the hidden layer of each view (128 in MVBTS; half of it costs half as much); `fused`: features of
+    a view that are averaged (16 in MVBTS); `depth_channel`: see `DensityField`.
     """
 
     def __init__(
@@ -121,7 +117,7 @@ class MultiViewField(nn.Module):
         self.fusion = FusionHead(self.encoder.channels, self.spec.size, hidden=hidden, depth_channel=depth_channel)
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> MultiViewField:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "MultiViewField":
         """An untrained field that weights fit, see `TrainedField`."""
         hidden = len(state["fusion.position_layer.weight"])
         return cls(viewpoint.camera, viewpoint.volume.point_code, encoder=encoder, hidden=hidden)
@@ -146,13 +142,11 @@ class MultiViewField(nn.Module):
 
     def observe(
         self, images: Tensor, encoder_from_view: Tensor, generator: torch.Generator | None = None
-    ) -> MultiViewObservation:
+    ) -> "MultiViewObservation":
         """Encodes the views.
 
-        Args:
-            images: RGB images [B, V, 3, H, W] in 0..255, V at least one; H and W multiples of 32.
-            encoder_from_view: Poses [B, V, 4, 4] in the first view's optical frame.
-            generator: Source of the view dropout, in training.
+        `images`: RGB images [B, V, 3, H, W] in 0..255, V at least one; H and W multiples of 32; `encoder_from_view`:
+        poses [B, V, 4, 4] in the first view's optical frame; `generator`: source of the view dropout, in training.
         """
         batch, count = images.shape[:2]
         raw = self.encoder(images.flatten(0, 1))
@@ -165,20 +159,13 @@ class MultiViewField(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class MultiViewObservation(ObservedField):
-    """A `MultiViewField` that has seen its views (an `ObservedField`).
-
-    Attributes:
-        maps: Prepared features [B·V, hidden, h, w].
-        depth_codes: Inverse depth code of each pixel [B, V, h, w].
-        view_from_encoder: Poses [B, V, 4, 4].
-        generator: Source of the view dropout, in training.
-    """
+    """A `MultiViewField` that has seen its views (an `ObservedField`)."""
 
     field: MultiViewField
-    maps: Tensor
-    depth_codes: Tensor
-    view_from_encoder: Tensor
-    generator: torch.Generator | None = None
+    maps: Tensor  # prepared features [B·V, hidden, h, w]
+    depth_codes: Tensor  # inverse depth code of each pixel [B, V, h, w]
+    view_from_encoder: Tensor  # poses [B, V, 4, 4]
+    generator: torch.Generator | None = None  # source of the view dropout, in training
 
     def density_logit(self, points: Tensor) -> Tensor:
         """Density before softplus [B, N] at points [B, N, 3], metres, first view's optical frame."""

@@ -1,7 +1,5 @@
 """What every density field is once it has seen its images: a density logit at any point of the first view's frame."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """From density logits to occupancy: what a training learns of it, and the calibration (α → probability) of a bundle."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 
@@ -18,8 +16,7 @@ from scene_completion_ros.voxels.occupancy import (
 )
 
 _LOGITS = np.linspace(-12.0, 8.0, 41)
-_CERTAIN = 0.98
-"""Probabilities beyond this, and below its complement, say little of a slope."""
+_CERTAIN = 0.98  # probabilities beyond this, and below its complement, say little of a slope
 
 
 class OccupancyLink(nn.Module):
@@ -47,9 +44,8 @@ def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibrati
     It stands in until one is fitted on a drive that took no part: training voxels are drawn, not counted, a quarter of
     them occupied.
 
-    Args:
-        link: Weights of the `OccupancyLink`; the identity is returned where there are none.
-        voxel_size: δ of the opacity, metres.
+    `link`: weights of the `OccupancyLink`; the identity is returned where there are none; `voxel_size`: δ of the
+    opacity, metres.
     """
     if not link:
         return Calibration()

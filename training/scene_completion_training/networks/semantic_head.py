@@ -1,7 +1,5 @@
 """The distillation head of unsupervised semantics, and the buffer of crops it compares with (STEGO; SceneDINO)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -33,15 +31,10 @@ class DistillationHead(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Partners:
-    """Crops that others are compared with: features [N, P, D] of a similar crop and of any one.
+    """Crops that others are compared with: features [N, P, D] of a similar crop and of any one."""
 
-    Attributes:
-        similar: Of one of the nearest crops by mean feature.
-        random: Of any crop.
-    """
-
-    similar: Tensor
-    random: Tensor
+    similar: Tensor  # of one of the nearest crops by mean feature
+    random: Tensor  # of any crop
 
 
 class CropBuffer(nn.Module):

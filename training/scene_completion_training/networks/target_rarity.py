@@ -1,13 +1,10 @@
 """How much a target counts by how rare its kind is: most of a street is road, leaves and walls."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-KINDS = 48
-"""Clusters that targets are told apart by."""
+KINDS = 48  # clusters that targets are told apart by
 MOST_FITTED = 16_384
 
 

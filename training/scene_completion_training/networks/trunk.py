@@ -1,7 +1,5 @@
 """Image trunks: maps at strides 2 to 32 for the decoder, and a normalisation of their own."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterable
@@ -9,12 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-RESNET = "microsoft/resnet-50"
-"""ImageNet weights on the model hub; a local folder of the same layout does as well."""
-_TAPS = (0, 2, 4, 10, 15)
-"""Blocks after which the trunk is tapped for strides 2, 4, 8, 16 and 32."""
+RESNET = "microsoft/resnet-50"  # ImageNet weights on the model hub; a local folder of the same layout does as well
+_TAPS = (0, 2, 4, 10, 15)  # blocks after which the trunk is tapped for strides 2, 4, 8, 16 and 32
+# Brings the trunk's linear bottlenecks (standard deviation 6 to 8) to the scale of the decoder's other inputs.
 TAP_SCALE = 1.0 / 6.0
-"""Brings the trunk's linear bottlenecks (standard deviation 6 to 8) to the scale of the decoder's other inputs."""
 
 
 class Trunk(nn.Module):
@@ -22,10 +18,8 @@ class Trunk(nn.Module):
 
     Training runs at batches of few images, where batch statistics are noise; the affine parameters still learn.
 
-    Args:
-        channels: Channels of the maps: at strides 2, 4, 8, 16 and 32, where a trunk does not say otherwise.
-        mean: Subtracted from RGB in 0..255.
-        scale: What the difference is divided by.
+    `channels`: channels of the maps: at strides 2, 4, 8, 16 and 32, where a trunk does not say otherwise; `mean`:
+    subtracted from RGB in 0..255; `scale`: what the difference is divided by.
     """
 
     def __init__(
@@ -42,7 +36,7 @@ class Trunk(nn.Module):
 
     batch_statistics = False
 
-    def train(self, mode: bool = True) -> Trunk:
+    def train(self, mode: bool = True) -> "Trunk":
         """Sets the training mode of everything but BatchNorm that keeps its statistics, or its weights.
 
         Trunks call it when they are made: a trainer need not, and BatchNorm would then start in its training mode.
@@ -95,10 +89,8 @@ class ResNetTrunk(Trunk):
 
     BatchNorm learns from the statistics of its batches, as it does there.
 
-    Args:
-        pretrained: Start from ImageNet weights.
-        frozen_blocks: The stem and so many of the four stages keep them (only when pretrained).
-        weights: Hub name or local folder they are read from.
+    `pretrained`: start from ImageNet weights; `frozen_blocks`: the stem and so many of the four stages keep them (only
+    when pretrained); `weights`: hub name or local folder they are read from.
     """
 
     batch_statistics = True

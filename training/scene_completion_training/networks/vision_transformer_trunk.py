@@ -1,7 +1,5 @@
 """The full-size trunk of SceneDINO: a vision transformer of the DINO family, whose tokens become a pyramid of maps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from functools import partial
@@ -15,28 +13,23 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.foundation.backbone import load_network
 from scene_completion_training.networks.trunk import Trunk
 
+# DINO ViT-B/8 on the model hub; a local folder of the same layout does as well, and others of the family.
 PRETRAINED = "facebook/dino-vitb8"
-"""DINO ViT-B/8 on the model hub; a local folder of the same layout does as well, and others of the family."""
+# Channels of the maps at a quarter of, half of, once and twice the patch size (DPT as SceneDINO has it).
 PYRAMID = (64, 64, 128, 256)
-"""Channels of the maps at a quarter of, half of, once and twice the patch size (DPT as SceneDINO has it)."""
+# Patch size -> edge of the square of pixels that a patch covers: images for DINOv2 are resized by 14/16.
 CELLS = {8: 8, 14: 16, 16: 16}
-"""Patch size -> edge of the square of pixels that a patch covers: images for DINOv2 are resized by 14/16."""
 
 
 class VisionTransformerTrunk(Trunk):
     """Tokens after blocks 4, 7, 10 and 12, or as far into another depth, reassembled into four maps (DPT; SceneDINO).
 
     The last tokens have passed the final LayerNorm, and have length one. Positions are embedded, and learned, in the
-    grid of the image; those of images of another size are interpolated.
+    grid of the image; those of images of another size are interpolated. Raises ConfigurationError where its patches are
+    not 8, 14 or 16 pixels wide; BundleError: weights that are missing, damaged, of another network, or only pickled.
 
-    Args:
-        size: Height and width of the images.
-        pretrained: Start from its weights; otherwise only its configuration is read.
-        frozen_blocks: The embedding and so many first blocks keep their weights.
-
-    Raises:
-        ConfigurationError: Its patches are not 8, 14 or 16 pixels wide.
-        BundleError: Weights that are missing, damaged, of another network, or only pickled.
+    `size`: height and width of the images; `pretrained`: start from its weights; otherwise only its configuration is
+    read; `frozen_blocks`: the embedding and so many first blocks keep their weights.
     """
 
     def __init__(

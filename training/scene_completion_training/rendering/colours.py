@@ -1,7 +1,5 @@
 """Colours of 3D points, and of rendered patches, sampled from posed source views: the field predicts density only."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -18,15 +16,14 @@ def sample_colours(
 ) -> tuple[Tensor, Tensor]:
     """Samples source images at the projections of points.
 
+    Returns colours [B, S, N, 3] and a flag [B, S, N], true where the point does not project into the source image, or
+    to where that does not show the world.
+
     Args:
         images: Source images [B, S, 3, H, W] in 0..1.
         masks: Where they show the world, bool [B, S, H, W].
         view_from_encoder: Poses [B, S, 4, 4]: source view from encoder view.
         points: Points [B, N, 3], metres, encoder view's optical frame.
-
-    Returns:
-        Colours [B, S, N, 3] and a flag [B, S, N], true where the point does not project into the source image, or to
-        where that does not show the world.
     """
     batch, sources = images.shape[:2]
     local = (
@@ -50,19 +47,12 @@ def sample_colours(
 
 @dataclass(frozen=True, eq=False)
 class SynthesisedPatches:
-    """Patches of loss views as they were seen, and as other views show what the field says of them.
+    """Patches of loss views as they were seen, and as other views show what the field says of them."""
 
-    Attributes:
-        observed: Colours of the loss views [P, 3, h, w] in 0..1.
-        rendered: The same from each source view [P, S, 3, h, w].
-        invalid: Rays that no source view can supervise, or whose pixel does not show the world [P, h, w].
-        depth: Expected z-depth [P, h, w], metres.
-    """
-
-    observed: Tensor
-    rendered: Tensor
-    invalid: Tensor
-    depth: Tensor
+    observed: Tensor  # colours of the loss views [P, 3, h, w] in 0..1
+    rendered: Tensor  # the same from each source view [P, S, 3, h, w]
+    invalid: Tensor  # rays that no source view can supervise, or whose pixel does not show the world [P, h, w]
+    depth: Tensor  # expected z-depth [P, h, w], metres
 
 
 def synthesised_patches(

@@ -1,7 +1,6 @@
 """Patches of loss views rendered through an observed density field."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,29 +8,22 @@ from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit
+from scene_completion_training.networks.feature_field import FeatureObservation
 from scene_completion_training.networks.observed_field import ObservedField
-from scene_completion_training.rendering.rays import Rays, sample_patch_rays
+from scene_completion_training.rendering.rays import Rays, image_rays, sample_patch_rays
 from scene_completion_training.rendering.sampling import inverse_depth_samples
 
 
 @dataclass(frozen=True, eq=False)
 class RenderedPatches:
-    """Rays of patches and what the field says along them.
-
-    Attributes:
-        distances: Samples along them [B, R, K], metres.
-        points: The samples [B, R·K, 3], first encoder view's optical frame, metres.
-        logit: Density before softplus of the samples [B, R, K].
-        weights: Compositing weights [B, R, K].
-        depth: Expected z-depth of each ray in its view [B, R], metres.
-    """
+    """Rays of patches and what the field says along them."""
 
     rays: Rays
-    distances: Tensor
-    points: Tensor
-    logit: Tensor
-    weights: Tensor
-    depth: Tensor
+    distances: Tensor  # samples along them [B, R, K], metres
+    points: Tensor  # the samples [B, R·K, 3], first encoder view's optical frame, metres
+    logit: Tensor  # density before softplus of the samples [B, R, K]
+    weights: Tensor  # compositing weights [B, R, K]
+    depth: Tensor  # expected z-depth of each ray in its view [B, R], metres
 
 
 def render_patches(
@@ -104,3 +96,34 @@ def observed_values(views: Tensor, rendered: RenderedPatches) -> Tensor:
     u, v = pixel[..., 0], pixel[..., 1]
     index = torch.arange(u.shape[0], device=u.device)[:, None].expand_as(u)
     return views[index, rays.view, :, v, u]
+
+
+@torch.no_grad()
+def render_depth(
+    field: ObservedField,
+    camera: Camera,
+    *,
+    near: float,
+    far: float,
+    device: torch.device,
+    stride: int = 4,
+    samples: int = 64,
+) -> Tensor:
+    """Renders the z-depth [H / stride, W / stride], metres, of every stride-th pixel of the first encoder view."""
+    depth = [
+        render_rays(field, rays, samples=samples, near=near, far=far, jitter=False).depth[0]
+        for rays in image_rays(camera, torch.eye(4, device=device), stride=stride)
+    ]
+    return torch.cat(depth).reshape(-1, len(range(0, camera.width, stride)))
+
+
+def rendered_features(
+    field: FeatureObservation, camera: Camera, *, near: float, far: float, device: torch.device, samples: int = 32
+) -> Iterator[Tensor]:
+    """Features [R, channels] of the pixels that the encoder view sees, composited along rays, before the expansion.
+
+    Pixels come row by row, so many at a time as fit into memory. SceneDINO is evaluated with 32 samples a ray.
+    """
+    for rays in image_rays(camera, torch.eye(4, device=device)):
+        rendered = render_rays(field, rays, samples=samples, near=near, far=far, jitter=False)
+        yield composite_features(field.features(rendered.points), rendered.weights)[0]

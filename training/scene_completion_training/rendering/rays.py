@@ -1,7 +1,5 @@
 """Patch rays through posed pinhole views."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,47 +10,31 @@ from torch import Tensor
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.randomness import drawn
 
-PATCH = 8
-"""Edge of a patch of `sample_patch_rays`, pixels."""
-RAYS_AT_ONCE = 1 << 11
-"""Of a whole image, so that memory lasts."""
+PATCH = 8  # edge of a patch of `sample_patch_rays`, pixels
+RAYS_AT_ONCE = 1 << 11  # of a whole image, so that memory lasts
 
 
 @dataclass(frozen=True)
 class Rays:
-    """Rays of pixel patches.
+    """Rays of pixel patches."""
 
-    Attributes:
-        origin: [B, R, 3], metres, in the encoder view's optical frame.
-        direction: [B, R, 3], unit vectors in the same frame.
-        cosine: [B, R], cosine to the view's optical axis: z-depth = distance × cosine.
-        view: [B, R], index of the view a ray belongs to.
-        pixel: [B, R, 2], pixel coordinates (u, v): integers, but for patches that begin between pixels.
-        patch_size: Rays come patch by patch, row-major inside a patch.
-    """
-
-    origin: Tensor
-    direction: Tensor
-    cosine: Tensor
-    view: Tensor
-    pixel: Tensor
-    patch_size: int
+    origin: Tensor  # [B, R, 3], metres, in the encoder view's optical frame
+    direction: Tensor  # [B, R, 3], unit vectors in the same frame
+    cosine: Tensor  # [B, R], cosine to the view's optical axis: z-depth = distance × cosine
+    view: Tensor  # [B, R], index of the view a ray belongs to
+    pixel: Tensor  # [B, R, 2], pixel coordinates (u, v): integers, but for patches that begin between pixels
+    patch_size: int  # rays come patch by patch, row-major inside a patch
 
 
 def sample_patch_rays(
     camera: Camera,
-    encoder_from_view: Tensor,
-    loss_views: Tensor,
+    encoder_from_view: Tensor,  # poses [B, V, 4, 4] of the views in the encoder view's frame
+    loss_views: Tensor,  # indices [B, L] of the views that may be rendered
     *,
     patches: int,
     generator: torch.Generator | None = None,
 ) -> Rays:
-    """Samples patches at random positions in randomly chosen loss views (BTS `PatchRaySampler`).
-
-    Args:
-        encoder_from_view: Poses [B, V, 4, 4] of the views in the encoder view's frame.
-        loss_views: Indices [B, L] of the views that may be rendered.
-    """
+    """Samples patches at random positions in randomly chosen loss views (BTS `PatchRaySampler`)."""
     batch = encoder_from_view.shape[0]
     # Drawn on the CPU, so that a training goes the same way on any device.
     chosen = drawn(partial(torch.randint, loss_views.shape[1]), (batch, patches), generator)
@@ -63,8 +45,9 @@ def sample_patch_rays(
 
 def sample_cell_rays(
     camera: Camera,
-    encoder_from_view: Tensor,
-    loss_views: Tensor,
+    encoder_from_view: Tensor,  # poses [B, V, 4, 4] of the views in the encoder view's frame
+    loss_views: Tensor,  # indices [B, L] of the views that may be rendered
+    # Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels or parts of them, of any sign.
     offsets: Tensor,
     *,
     patches: int,
@@ -73,13 +56,7 @@ def sample_cell_rays(
 ) -> tuple[Rays, Tensor]:
     """Samples patches that are cells of a grid over randomly chosen loss views: the tokens of a vision transformer.
 
-    Args:
-        encoder_from_view: Poses [B, V, 4, 4] of the views in the encoder view's frame.
-        loss_views: Indices [B, L] of the views that may be rendered.
-        offsets: Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels or parts of them, of any sign.
-
-    Returns:
-        The rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.
+    Returns the rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.
     """
     batch = encoder_from_view.shape[0]
     chosen = drawn(partial(torch.randint, loss_views.shape[1]), (batch, patches), generator)

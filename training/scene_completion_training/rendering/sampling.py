@@ -1,7 +1,5 @@
 """Where a field is asked: along rays, anywhere in the view, and around surfaces."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -9,30 +7,23 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.render import inverse_distance
 from scene_completion_training.randomness import drawn
 
-FARTHEST = 100.0
-"""Pixels that see nothing nearer are no surface, metres."""
-CANDIDATES = 32
-"""Pixels of a depth bin that may become its centre, so that one may lie apart from the others."""
+FARTHEST = 100.0  # pixels that see nothing nearer are no surface, metres
+CANDIDATES = 32  # pixels of a depth bin that may become its centre, so that one may lie apart from the others
 
 
 def inverse_depth_samples(
-    shape: tuple[int, ...],
-    count: int,
+    shape: tuple[int, ...],  # leading shape, e.g. (B, R), samples of the batch first
+    count: int,  # samples K per ray
     near: float,
     far: float,
     *,
     generator: torch.Generator | None = None,
     jitter: bool = True,
-    device: torch.device | None = None,
+    device: torch.device | None = None,  # where the result goes; the jitter is drawn on the CPU
 ) -> Tensor:
     """Distances t_i = 1 / ((1 − s_i)/near + s_i/far), s_i = i/K + U(0, 1/K); the interval's middle without jitter.
 
     They are [*shape, K] in metres, increasing.
-
-    Args:
-        shape: Leading shape, e.g. (B, R), samples of the batch first.
-        count: Samples K per ray.
-        device: Where the result goes; the jitter is drawn on the CPU.
     """
     steps = torch.arange(count, dtype=torch.float32).expand(*shape, count)
     offset = drawn(torch.rand, (*shape, count), generator) if jitter else torch.full((*shape, count), 0.5)
@@ -46,19 +37,14 @@ def sample_view_volume(
     batch: int,
     count: int,
     *,
-    near: float,
-    far: float,
+    near: float,  # nearest depth, metres
+    far: float,  # farthest depth, metres
+    # Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
     heights: tuple[float, float],
     generator: torch.Generator | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Points [B, N, 3] drawn uniformly in depth and pixel from the view between two heights; optical frame, metres.
-
-    Args:
-        near: Nearest depth, metres.
-        far: Farthest depth, metres.
-        heights: Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
-    """
+    """Points [B, N, 3] drawn uniformly in depth and pixel from the view between two heights; optical frame, metres."""
     unit = drawn(torch.rand, (batch, count, 3), generator).to(device)
     depth = near + (far - near) * unit[..., 2]
     x = (unit[..., 0] * camera.width - 0.5 - camera.cx) / camera.fx * depth
@@ -69,14 +55,11 @@ def sample_view_volume(
 def surface_centres(depth: Tensor, camera: Camera, bins: int, apart: float, generator: torch.Generator) -> Tensor:
     """Draws one surface point from each quantile bin of the depth, apart from those drawn before.
 
-    The paper wants the centres far apart; its code only stratifies by depth.
+    The paper wants the centres far apart; its code only stratifies by depth. Returns centres [N, 3] in the optical
+    frame, metres, N ≤ bins.
 
-    Args:
-        depth: z-depth [h, w] of the pixels of `camera`, metres.
-        apart: Wanted distance between two centres, metres; where a bin has no such candidate, the farthest is taken.
-
-    Returns:
-        Centres [N, 3] in the optical frame, metres, N ≤ bins.
+    `depth`: z-depth [h, w] of the pixels of `camera`, metres; `apart`: wanted distance between two centres, metres;
+    where a bin has no such candidate, the farthest is taken.
     """
     flat = depth.flatten()
     known = torch.nonzero((flat > 0) & (flat < FARTHEST))[:, 0]

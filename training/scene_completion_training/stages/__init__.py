@@ -1,7 +1,5 @@
 """The stages of training, one file each. A line in `STAGES` makes a stage known; nothing else names one."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
@@ -23,12 +21,9 @@ STAGES = {
     "semantic_field": "scene_completion_training.stages.semantic_field:SemanticFieldStage",
     "completion": "scene_completion_training.stages.completion:CompletionStage",
     "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
-}
-"""Name, as `stage` in a configuration gives it -> module and class."""
-GROUP = "scene_completion.stages"
-"""Entry points of this group are stages of other packages, written as in `STAGES`."""
-DEFAULT_STAGE = next(iter(STAGES))
-"""Stage of configurations and checkpoints that name none."""
+}  # name, as `stage` in a configuration gives it -> module and class
+GROUP = "scene_completion.stages"  # entry points of this group are stages of other packages, written as in `STAGES`
+DEFAULT_STAGE = next(iter(STAGES))  # stage of configurations and checkpoints that name none
 
 
 def known_stages() -> dict[str, str]:
@@ -36,12 +31,8 @@ def known_stages() -> dict[str, str]:
     return {entry.name: entry.value for entry in entry_points(group=GROUP)} | STAGES
 
 
-def stage_class(name: object, where: str = "stage") -> type[Stage]:
-    """The class of a stage; `where` is what names it.
-
-    Raises:
-        ConfigurationError: There is none of this name.
-    """
+def stage_class(name: object, where: str = "stage") -> "type[Stage]":
+    """The class of a stage; `where` is what names it. Raises ConfigurationError where there is none of this name."""
     known = known_stages()
     if not isinstance(name, str) or name not in known:
         raise ConfigurationError(f"stage {name!r} does not exist", where=where, cure=f"There are {', '.join(known)}")

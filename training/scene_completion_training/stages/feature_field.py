@@ -1,7 +1,5 @@
 """Stage `feature_field`: features of a 2D foundation model lifted into the density field by rendering (SceneDINO)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -32,49 +30,37 @@ from scene_completion_training.rendering.patches import (
 )
 from scene_completion_training.rendering.rays import sample_cell_rays
 
-LEAST_VALID = 0.5
-"""Share of a patch's rays that must be valid for its token to be compared."""
-FEATURE_WEIGHT = 0.2
-"""Weight of the cosine loss against the tokens (SceneDINO)."""
-MEAN_SAMPLES = 32
-"""Samples whose tokens give their mean."""
+LEAST_VALID = 0.5  # share of a patch's rays that must be valid for its token to be compared
+FEATURE_WEIGHT = 0.2  # weight of the cosine loss against the tokens (SceneDINO)
+MEAN_SAMPLES = 32  # samples whose tokens give their mean
 
 
 @dataclass
 class FeatureSettings:
-    """What the feature field learns from a 2D foundation model.
+    """What the feature field learns from a 2D foundation model."""
 
-    Attributes:
-        targets: Folder of precomputed targets, see `scene-completion features`; without one `model` computes
-            them in the training step.
-        model: Local folder or hub name of the foundation model, where there are no precomputed targets.
-        layer: Its hidden layer.
-        cell: Edge of the square of pixels that a token covers, in the canonical image.
-        units: Hidden units of the features.
-        shared: They are those of the density instead, `hidden` of them, as in SceneDINO.
-        rays: Rays along the edge of a token (8 in SceneDINO, one a pixel). Fewer leave time for more tokens.
-        samples: Samples of a ray whose features are composited: those of the largest weight. Most have next to none.
-        smoothness: Weight of the smoothness of features within a patch. The loss is scaled by √D, and that of SceneDINO
-            is not: its 0.25 is 0.25 / √768 here.
-        own_view: Share of the tokens that are drawn from the sample's own view, whose every token says something of its
-            image. The others are drawn from all views that render. In SceneDINO there are only those: 0.
-        centred: Learn tokens less their mean. Most of a token is the same in all of them; the cosine of whole tokens
-            hardly tells two things apart.
-        freeze_density: The density stays as it is in `start_from`; only the features learn. Otherwise everything learns
-            together, from the losses of the density as well.
-    """
-
+    # Folder of precomputed targets, see `scene-completion features`; without one `model` computes them in the training
+    # step.
     targets: str = ""
-    model: str = ""
-    layer: int = -1
-    cell: int = 16
-    units: int = 64
-    shared: bool = False
-    rays: int = 4
+    model: str = ""  # local folder or hub name of the foundation model, where there are no precomputed targets
+    layer: int = -1  # its hidden layer
+    cell: int = 16  # edge of the square of pixels that a token covers, in the canonical image
+    units: int = 64  # hidden units of the features
+    shared: bool = False  # they are those of the density instead, `hidden` of them, as in SceneDINO
+    rays: int = 4  # rays along the edge of a token (8 in SceneDINO, one a pixel). Fewer leave time for more tokens
+    # Samples of a ray whose features are composited: those of the largest weight. Most have next to none.
     samples: int = 8
+    # Weight of the smoothness of features within a patch. The loss is scaled by √D, and that of SceneDINO is not: its
+    # 0.25 is 0.25 / √768 here.
     smoothness: float = 0.25
+    # Share of the tokens that are drawn from the sample's own view, whose every token says something of its image. The
+    # others are drawn from all views that render. In SceneDINO there are only those: 0.
     own_view: float = 0.5
+    # Learn tokens less their mean. Most of a token is the same in all of them; the cosine of whole tokens hardly tells
+    # two things apart.
     centred: bool = True
+    # The density stays as it is in `start_from`; only the features learn. Otherwise everything learns together, from
+    # the losses of the density as well.
     freeze_density: bool = True
 
 
@@ -93,9 +79,8 @@ class FeatureFieldConfiguration(SingleImageConfiguration):
             cure = f"Take a multiple of {features.rays} (features.rays) that divides {camera.width} and {camera.height}"
             raise ConfigurationError(f"{features.cell} pixels", where="features.cell", cure=cure)
         if not 0.0 <= features.own_view <= 0.9:
-            raise ConfigurationError(
-                f"{features.own_view}", where="features.own_view", cure="Take a share from 0 to 0.9"
-            )
+            what = f"{features.own_view}"
+            raise ConfigurationError(what, where="features.own_view", cure="Take a share from 0 to 0.9")
         if self.keep_maps and not features.freeze_density:
             what = "the density learns, and its maps of a sample change"
             cure = "Set it to false, or features.freeze_density to true"
@@ -108,13 +93,8 @@ class FeatureFieldStage(BesideDensityStage):
     """Trains a `FeatureField` from batches of `ViewSamples` with feature targets.
 
     A patch of rays covers exactly one token of its loss view. Its features are composited, expanded to the size of the
-    token, downsampled to one, and compared with it.
-
-    Args:
-        targets: Tokens of images, where they are not those that the configuration names.
-
-    Raises:
-        ConfigurationError: See `feature_targets`.
+    token, downsampled to one, and compared with it. Raises ConfigurationError: see `feature_targets`. `targets`: tokens
+    of images, where they are not those that the configuration names.
     """
 
     configuration_class = FeatureFieldConfiguration

@@ -1,7 +1,5 @@
 """Stage `semantic_field`: density and classes learned together, from images and pseudo-labels of their pixels (S4C)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -21,16 +19,12 @@ CLASSES = len(CITYSCAPES_CLASSES)
 
 @dataclass
 class SemanticFieldConfiguration(SingleImageConfiguration):
-    """What S4C needs.
-
-    Attributes:
-        class_weight: Weight of the classes beside the losses of the density.
-        weights_of_classes: Weights of Cityscapes' train ids among each other, by default those of S4C: 10 for sidewalk,
-            pole and traffic sign, 5 for traffic light and person.
-    """
+    """What S4C needs."""
 
     stage: str = "semantic_field"
-    class_weight: float = 0.02
+    class_weight: float = 0.02  # weight of the classes beside the losses of the density
+    # Weights of Cityscapes' train ids among each other, by default those of S4C: 10 for sidewalk, pole and traffic
+    # sign, 5 for traffic light and person.
     weights_of_classes: tuple[float, ...] = (1, 10, 1, 1, 1, 10, 5, 10, 1, 1, 1, 5, 1, 1, 1, 1, 1, 1, 1)
 
     def check(self) -> None:
@@ -41,9 +35,8 @@ class SemanticFieldConfiguration(SingleImageConfiguration):
             cure = "Name their folder, and set the weights of losses that measure depth or voxels to 0"
             raise ConfigurationError(what, where="data.class_images", cure=cure)
         if len(self.weights_of_classes) != CLASSES or min(self.weights_of_classes) < 0.0:
-            raise ConfigurationError(
-                f"{self.weights_of_classes}", where="weights_of_classes", cure=f"Give {CLASSES} weights, none below 0"
-            )
+            what = f"{self.weights_of_classes}"
+            raise ConfigurationError(what, where="weights_of_classes", cure=f"Give {CLASSES} weights, none below 0")
 
 
 class SemanticFieldStage(BesideDensityStage):

@@ -1,7 +1,5 @@
 """Stage `semantics`: what looks alike in 3D is drawn together until it falls into clusters (SceneDINO, stage 2)."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,36 +28,30 @@ from scene_completion_training.losses.means import gathered, shared_count
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
 from scene_completion_training.networks.semantic_head import CropBuffer, DistillationHead
 from scene_completion_training.randomness import samples_of
-from scene_completion_training.rendering.depth import render_depth
+from scene_completion_training.rendering.patches import render_depth
 from scene_completion_training.rendering.sampling import points_in_balls, surface_centres
 
-OVERSAMPLING = 4
-"""Points drawn in a ball for each that is kept: those that are not occupied are left out."""
+OVERSAMPLING = 4  # points drawn in a ball for each that is kept: those that are not occupied are left out
+# Pixels between the rays that centres are drawn from: 96 for each of five bins at 192×640. Rendering them is most of a
+# step; with half the stride it took three quarters of it.
 DEPTH_STRIDE = 16
-"""Pixels between the rays that centres are drawn from: 96 for each of five bins at 192×640. Rendering them is most of a
-step; with half the stride it took three quarters of it."""
+# Dimension in which points are clustered; quantile bins of the depth, from each of which a neighbourhood is drawn; and
+# neighbourhoods that others are compared with, as in SceneDINO.
 CHANNELS, BINS, BUFFER = 64, 5, 256
-"""Dimension in which points are clustered; quantile bins of the depth, from each of which a neighbourhood is drawn; and
-neighbourhoods that others are compared with, as in SceneDINO."""
+# Radius of a neighbourhood, and how far two keep apart, in a volume of the street's measure, metres.
 RADIUS_M, APART_M = 0.5, 3.0
-"""Radius of a neighbourhood, and how far two keep apart, in a volume of the street's measure, metres."""
+# Density from which a point is occupied, per metre of a street, where the field has no occupancy probability.
 PUBLISHED_DENSITY = 0.5
-"""Density from which a point is occupied, per metre of a street, where the field has no occupancy probability."""
 
 
 @dataclass
 class SemanticsConfiguration(Configuration):
-    """What unsupervised semantics need (the second stage of SceneDINO).
-
-    Attributes:
-        features_from: Checkpoint of the stage `feature_field`, which stays as it is.
-        crop_points: Occupied points of a neighbourhood; those with fewer are dropped.
-        forces: "estimated" from the data before the first step, or those found on KITTI-360 for DINO features.
-    """
+    """What unsupervised semantics need (the second stage of SceneDINO)."""
 
     stage: str = "semantics"
-    features_from: str = ""
-    crop_points: int = 576
+    features_from: str = ""  # checkpoint of the stage `feature_field`, which stays as it is
+    crop_points: int = 576  # occupied points of a neighbourhood; those with fewer are dropped
+    # "estimated" from the data before the first step, or those found on KITTI-360 for DINO features.
     forces: Literal["estimated", "kitti_360"] = "estimated"
 
     @property
@@ -71,7 +63,7 @@ class SemanticsConfiguration(Configuration):
         """The feature field."""
         return self.features_from
 
-    def completed(self) -> SemanticsConfiguration:
+    def completed(self) -> "SemanticsConfiguration":
         """They look through a trained field: its network and the size of its images are what they are there."""
         completed = super().completed()
         if not self.features_from:
@@ -96,8 +88,7 @@ class SemanticsConfiguration(Configuration):
 class SemanticsStage(SingleImageStage):
     """Trains a `DistillationHead` on points of a frozen `FeatureField`.
 
-    Raises:
-        BundleError: The checkpoint that it names holds no feature field.
+    Raises BundleError where the checkpoint that it names holds no feature field.
     """
 
     configuration_class = SemanticsConfiguration
@@ -127,7 +118,7 @@ class SemanticsStage(SingleImageStage):
     def first_weights(self, data: SequencesData) -> None:
         """Its field is trained."""
 
-    def train(self, mode: bool = True) -> SemanticsStage:
+    def train(self, mode: bool = True) -> "SemanticsStage":
         """Sets the training mode of the head; the field always evaluates."""
         super().train(mode)
         self.field.eval()

@@ -1,7 +1,5 @@
 """Stage `single_view`: the Behind-the-Scenes density field, self-supervised from posed stereo video."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 
@@ -16,19 +14,16 @@ from scene_completion_training.losses.distillation import occupancy_distillation
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
 from scene_completion_training.networks.occupancy_link import OccupancyLink
 
+# Voxels behind the measured depth from which a point counts as hidden: nearer ones may be of the surface.
 HIDDEN_VOXELS = 2.0
-"""Voxels behind the measured depth from which a point counts as hidden: nearer ones may be of the surface."""
 
 
 @dataclass
 class SingleViewConfiguration(SingleImageConfiguration):
-    """What a single-view field needs.
-
-    Attributes:
-        freeze_trunk: The trunk of the encoder stays, whatever it is, and its decoder learns: others read the trunk.
-    """
+    """What a single-view field needs."""
 
     stage: str = "single_view"
+    # The trunk of the encoder stays, whatever it is, and its decoder learns: others read the trunk.
     freeze_trunk: bool = False
 
     def check(self) -> None:
@@ -45,7 +40,7 @@ class Forerunner:
     field: DensityField
     link: OccupancyLink
 
-    def __deepcopy__(self, memo: object) -> Forerunner:
+    def __deepcopy__(self, memo: object) -> "Forerunner":
         return self
 
 

@@ -1,7 +1,5 @@
 """Stage `student`: a single-view density field learns from the multi-view teacher (KDBTS)."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Mapping
@@ -28,36 +26,26 @@ from scene_completion_training.rendering.patches import RenderedPatches
 
 @dataclass
 class DistillationSettings:
-    """What the student learns from the teacher.
+    """What the student learns from the teacher."""
 
-    Attributes:
-        weight: Weight of the loss (0.01 in KDBTS).
-        space: What is compared: clipped densities as in KDBTS, or the occupancy probability. A teacher has the latter
-            if it was trained with `losses.occupancy`.
-        along_rays: Compare along the rendered rays too, not only at voxels and in the view at large. It costs as much
-            as the rest, and holds the student to the teacher's surfaces, which are softer than its own.
-        in_volume: Compare at voxels and in the view at large. In KDBTS it is the rays alone.
-        freeze_encoder: The encoder stays that of the teacher, and only the student's head learns.
-    """
-
-    weight: float = 0.01
+    weight: float = 0.01  # weight of the loss (0.01 in KDBTS)
+    # What is compared: clipped densities as in KDBTS, or the occupancy probability. A teacher has the latter if it was
+    # trained with `losses.occupancy`.
     space: Literal["density", "occupancy"] = "density"
+    # Compare along the rendered rays too, not only at voxels and in the view at large. It costs as much as the rest,
+    # and holds the student to the teacher's surfaces, which are softer than its own.
     along_rays: bool = True
-    in_volume: bool = True
-    freeze_encoder: bool = False
+    in_volume: bool = True  # compare at voxels and in the view at large. In KDBTS it is the rays alone
+    freeze_encoder: bool = False  # the encoder stays that of the teacher, and only the student's head learns
 
 
 @dataclass
 class StudentConfiguration(MultiViewConfiguration, SingleImageConfiguration):
-    """What the distilled student needs; its encoder views are those that a multi-view teacher encodes.
-
-    Attributes:
-        teacher: Checkpoint of the teacher, of stage `teacher`.
-    """
+    """What the distilled student needs; its encoder views are those that a multi-view teacher encodes."""
 
     keeps_maps = False
     stage: str = "student"
-    teacher: str = ""
+    teacher: str = ""  # checkpoint of the teacher, of stage `teacher`
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
     @property
@@ -76,35 +64,27 @@ class StudentConfiguration(MultiViewConfiguration, SingleImageConfiguration):
             what = f"{self.depth_only_steps} steps of depth alone, but a student starts with its teacher's depth"
             raise ConfigurationError(what, where="depth_only_steps", cure="Set it to 0")
         if not (self.distillation.along_rays or self.distillation.in_volume):
-            raise ConfigurationError(
-                "nowhere to compare with the teacher", where="distillation", cure="Set along_rays or in_volume"
-            )
+            what = "nowhere to compare with the teacher"
+            raise ConfigurationError(what, where="distillation", cure="Set along_rays or in_volume")
         if not self.teacher:
-            raise ConfigurationError(
-                "no teacher named", where="teacher", cure="Give the checkpoint of a training with stage `teacher`"
-            )
+            cure = "Give the checkpoint of a training with stage `teacher`"
+            raise ConfigurationError("no teacher named", where="teacher", cure=cure)
 
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """What a student learns from. No module of the stage: it never learns, and no checkpoint needs it.
-
-    Attributes:
-        link: From its logit to its occupancy probability, where it has one.
-        half_resolution: It was trained on images of half the size, and keeps seeing such.
-        says_depth: Channel 0 of its encoder is a depth.
-    """
+    """What a student learns from. No module of the stage: it never learns, and no checkpoint needs it."""
 
     field: MultiViewField
-    link: OccupancyLink | None = None
-    half_resolution: bool = False
-    says_depth: bool = True
+    link: OccupancyLink | None = None  # from its logit to its occupancy probability, where it has one
+    half_resolution: bool = False  # it was trained on images of half the size, and keeps seeing such
+    says_depth: bool = True  # channel 0 of its encoder is a depth
 
-    def __deepcopy__(self, memo: object) -> Teacher:
+    def __deepcopy__(self, memo: object) -> "Teacher":
         return self  # an average of the student's weights needs no teacher of its own
 
     @staticmethod
-    def read(settings: StudentConfiguration) -> Teacher:
+    def read(settings: StudentConfiguration) -> "Teacher":
         """The teacher that a configuration names; see `StudentStage` for errors."""
         stored = Checkpoint.read(Path(settings.teacher))
         field = stored.field_of(MultiViewField)
@@ -121,10 +101,8 @@ class StudentStage(SingleImageStage):
 
     The teacher keeps an encoder of its own: in the published code it shares the student's, and its targets drift with
     the student's gradient. With `freeze_encoder` the two are the same weights, of which only the student's head learns.
-
-    Raises:
-        ConfigurationError: Occupancy is to be distilled, and the teacher has none; or its encoder is another one.
-        BundleError: The teacher's checkpoint holds none.
+    Raises ConfigurationError: occupancy is to be distilled, and the teacher has none; or its encoder is another one;
+    BundleError where the teacher's checkpoint holds none.
     """
 
     configuration_class = StudentConfiguration

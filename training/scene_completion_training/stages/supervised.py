@@ -6,8 +6,6 @@ and units. It learns the class of every occupied voxel in the image, seen or hid
 towns. Nothing unsupervised starts from it, and it is not deployed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

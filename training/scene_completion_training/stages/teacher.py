@@ -1,7 +1,5 @@
 """Stage `teacher`: the multi-view density field (MVBTS), whose encoder views see what hides from one of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
