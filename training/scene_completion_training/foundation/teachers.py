@@ -20,8 +20,6 @@ _IMAGE_TEXT: dict[str, type[ClipTeacher | SiglipTeacher]] = {
 
 
 def open_teacher(
-    # `espnetv2:FILE_OR_FOLDER`; or a local folder, or a name on the hub, of a DINO, DINOv2, DINOv3, Depth Anything,
-    # CLIP or SigLIP: its configuration says which.
     # `espnetv2:FILE_OR_FOLDER`; `diffusion:FOLDER_OR_HUB_NAME` of a Stable Diffusion; or a local folder, or a name on
     # the hub, of a DINO, DINOv2, DINOv3, Depth Anything, CLIP or SigLIP: its configuration says which.
     spec: str,
