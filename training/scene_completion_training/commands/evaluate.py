@@ -20,8 +20,8 @@ the image: by clusters that validation images name, and by linear probes that tr
 `evaluate points` gives points of rooms classes by sentences, from the pixels that show them and from networks that
 several 2D models were distilled into (CUA-O3D), or by linear probes.
 
-`evaluate point-features` asks the same of features of points, level by level and with few labels, of linear and nearest
-neighbour probes. It also has them find things (--instances) and what sentences mean (--phrases).
+`evaluate point-features` probes off-the-shelf features of points, level by level and with few labels, by linear layers
+and by nearest neighbours. It also has them find things (--instances) and what sentences mean (--phrases).
 
 `evaluate views` renders what another camera sees from what checkpoints saw in one image, and scores it by PSNR, SSIM
 and LPIPS, as Behind the Scenes is scored. With --consistency it compares features and classes from view to view.
