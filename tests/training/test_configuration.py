@@ -19,8 +19,8 @@ OF_STAGE = {
         for data in ("kitti_360", "kitti_raw")
         for name, stage in {"bts": "single_view", "mvbts": "teacher", "kdbts": "student"}.items()
     },
-    "street": "completion",
-    "street_pixels": "completion",
+    **dict.fromkeys(("street", "street_pixels", "room", "room_pixels"), "completion"),
+    "rooms_masked_scene": "masked_scene",
     "s4c_kitti_360": "semantic_field",
     "scenedino_kitti_360": "feature_field",
     "scenedino_semantics_kitti_360": "semantics",

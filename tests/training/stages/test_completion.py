@@ -315,8 +315,6 @@ def test_head_and_decoder_may_be_trained_one_after_the_other(
 
 
 def test_what_cannot_be_trained_is_refused(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no encoder is named that sees depth"):
-        dataclasses.replace(settings(town, trunk, eyes, tmp_path), eyes="").check()
     with pytest.raises(BundleError, match="no encoder on Depth Anything of this size"):
         CompletionStage(settings(town, trunk, eyes, tmp_path, camera=CameraSettings(width=64, height=64)))
     stage = CompletionStage(settings(town, trunk, eyes, tmp_path, pixels_from=str(DEFAULT_BUNDLE)))

@@ -90,7 +90,7 @@ def test_right_image_warped_by_depth_is_the_left_image(drive: StreetDrive) -> No
 
 def test_an_image_is_the_area_mean_of_a_finer_one(drive: StreetDrive) -> None:
     pose, camera = drive.world_from_camera(0, LEFT), drive.rig.cameras[LEFT]
-    renderer = drive._renderer(0)
+    renderer = drive.renderer_at(0)
     fine, _ = renderer.light(camera.resized(2 * camera.width, 2 * camera.height), pose)
     coarse, dark = renderer.light(camera, pose)
     shrunk = cv2.resize(fine, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
