@@ -116,7 +116,6 @@ setup(
         f"{PACKAGE}.inference.gpu": ["*.cu", "gate_images/*"],
         f"{PACKAGE}.ros": ["*.xml"],
         f"{PACKAGE}.report": ["assets/**/*"],
-        TRAINING: ["models/**/*"],
         f"{TRAINING}.street_world": ["*.yaml"],
         f"{TRAINING}.points": ["*.yaml"],
         **{package: ["*.yaml", "*/*.yaml"] for package in CONFIGS},

@@ -80,7 +80,9 @@ def _integrator() -> Any:
     return kernel()(_integrate)
 
 
-def resampled(fine: NDArray[np.uint8], grid: VoxelGrid, wanted: VoxelGrid, grid_from_wanted: RigidTransform) -> Any:
+def resampled(
+    fine: NDArray[np.uint8], grid: VoxelGrid, wanted: VoxelGrid, grid_from_wanted: RigidTransform
+) -> NDArray[np.uint8]:
     """Labels [X, Y, Z] of voxels that are larger than those of a fused grid, and turned against them.
 
     Each looks up the eight centres of its eighths. One that holds any surface is occupied; one is free where at least

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 
+_EDGE = 0.05  # of its depth, by which one surface may differ between neighbours, and between two views that agree
+
 
 def sparse_depth(points_camera: NDArray[np.floating[Any]], camera: Camera) -> NDArray[np.float32]:
     """Project LiDAR points into an image; where several fall into one pixel, the nearest stays.
@@ -46,3 +48,41 @@ def depth_at_rays(depth: NDArray[np.float32], camera: Camera, rays: Camera) -> N
     rows, columns, inside = nearest_pixels(camera, rays)
     found = depth[rows, columns]
     return np.where(inside & np.isfinite(found) & (found > 0.0), found, np.float32(0.0)).astype(np.float32)
+
+
+def surface_normals(positions: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Normals of a depth image's surface, towards the camera.
+
+    Args:
+        positions: Points of the pixels [h, w, 3] in the optical frame, NaN where unknown.
+
+    Returns:
+        [h, w, 3], unit length: the cross product of the differences of neighbours to both sides. Zero where one is
+        unknown, or lies on another surface, at the edge as well.
+    """
+    normals = np.zeros(positions.shape)
+    if min(positions.shape[:2]) < 3:
+        return normals
+    across = positions[1:-1, 2:] - positions[1:-1, :-2]
+    down = positions[2:, 1:-1] - positions[:-2, 1:-1]
+    found = np.cross(across, down)
+    centre = positions[1:-1, 1:-1]
+    found *= -np.sign((found * centre).sum(axis=-1, keepdims=True))
+    length = np.linalg.norm(found, axis=-1, keepdims=True)
+    step = np.maximum(np.abs(across[..., 2:]), np.abs(down[..., 2:]))
+    smooth = (length > 0.0) & (step < 2.0 * _EDGE * centre[..., 2:])
+    normals[1:-1, 1:-1] = np.where(smooth, found / np.where(length > 0.0, length, 1.0), 0.0)
+    return normals
+
+
+def agreement(points: NDArray[np.floating[Any]], camera: Camera, depth: NDArray[np.float32]) -> NDArray[np.int64]:
+    """How many points [N, 3], optical frame of a camera, its depth image [h, w] shows where they are, and any surface.
+
+    Returns:
+        int64 [2]: those within `_EDGE` of the measured depth, and those whose pixel has a depth, 0 where unknown.
+    """
+    pixels, inside = (np.asarray(part) for part in camera.project(points))
+    column, row = np.floor(pixels[inside] + 0.5).astype(np.int64).T
+    there = depth[row.clip(0, depth.shape[0] - 1), column.clip(0, depth.shape[1] - 1)]
+    close = np.abs(there - np.asarray(points)[inside, 2]) < _EDGE * there
+    return np.array([((there > 0.0) & close).sum(), (there > 0.0).sum()])

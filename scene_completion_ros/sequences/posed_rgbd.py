@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.evaluation.fused_depth import fuse_depth, resampled
 from scene_completion_ros.evaluation.truth import VoxelTruth, labelled_truth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.depth_images import agreement, surface_normals
 from scene_completion_ros.geometry.grids import ROOM_GRID
 from scene_completion_ros.picture_files import decode_picture, read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
@@ -39,7 +41,8 @@ _NAME = re.compile(r"frame-(\d{1,9})\.color\.(?:jpg|png)")
 _LOOKED_AT = 40  # frames that say where up is
 _PLAUSIBLE_M = (0.2, 15.0)
 _LEAST_FLOOR = 0.02  # of the level places
-_SEEN_TWICE_M = 0.1
+_LEAST_LEVEL = 0.02  # of all surfaces, within 14 degrees of level
+_LEAST_SMOOTH = 0.1  # of the pixels with a depth, from which an image shows surfaces
 
 
 def _folder(path: Path) -> Path | None:
@@ -136,12 +139,12 @@ class _Recording:
 
     def voxels(self, index: int) -> NDArray[np.uint8]:
         """Labels of `ROOM_GRID` below the camera of a frame."""
-        grid, labels = self._fused()
+        grid, labels = self._fused
         return np.asarray(
             resampled(labels, grid, ROOM_GRID, self.poses[index] @ self.poses[index].levelled().inverse())
         )
 
-    @lru_cache(maxsize=1)  # noqa: B019 - a recording lives as long as its sequence
+    @cached_property
     def _fused(self) -> tuple[VoxelGrid, NDArray[np.uint8]]:
         chosen = range(0, len(self.poses), -(-len(self.poses) // FUSED_FRAMES))
         images = [
@@ -164,7 +167,7 @@ def fused_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth
     nothing = np.zeros(label.shape, np.bool_)
     pose = sequence.grid_from_camera(index)
     truth = labelled_truth("fused depth", label, nothing, ROOM_GRID, pose, sequence.cameras[camera])
-    return VoxelTruth(truth.source, truth.grid, pose, truth.occupied, truth.known, truth.in_view, truth.sight)
+    return replace(truth, label=None)
 
 
 def _image(folder: Path, number: int) -> Path:
@@ -237,19 +240,11 @@ def _check_poses(
         one, seen = depths[first](), depths[second]()
         points = _points(_depth_camera(camera, one), one, 24)
         turns = (poses[second].inverse() @ poses[first], poses[second] @ poses[first].inverse())
-        compared += [_agreement(turn.apply(points), _depth_camera(camera, seen), seen) for turn in turns]
+        compared += [agreement(turn.apply(points), _depth_camera(camera, seen), seen) for turn in turns]
     given, inverted = (agree / max(count, 1.0) for agree, count in compared)
     if inverted > given + 0.2 and compared[1, 1] > 0.3 * compared[0, 1]:
         what = f"{given:.0%} of the places that two frames show agree, with inverted poses {inverted:.0%}"
         raise SequenceError(what, where=f"poses of {folder}", cure="Write world_from_camera, not camera_from_world")
-
-
-def _agreement(points: NDArray[np.float64], camera: Camera, depth: NDArray[np.float32]) -> tuple[int, int]:
-    """How many points another depth image shows where they are, and of how many it shows anything."""
-    pixels, inside = (np.asarray(part) for part in camera.project(points))
-    column, row = np.rint(pixels[inside]).astype(int).T
-    there = depth[row.clip(0, depth.shape[0] - 1), column.clip(0, depth.shape[1] - 1)]
-    return int((np.abs(there - points[inside, 2]) < _SEEN_TWICE_M).sum()), int((there > 0.0).sum())
 
 
 def _upright(
@@ -286,7 +281,7 @@ def _upright(
     heights = place[level] @ best
     counts, edges = np.histogram(heights, np.arange(heights.min(initial=0.0), heights.max(initial=0.0) + 0.05, 0.04))
     floors = np.flatnonzero(counts > _LEAST_FLOOR * max(level.sum(), 1))
-    if level.mean() < 0.01 or not len(floors):
+    if level.mean() < _LEAST_LEVEL or not len(floors):
         raise SequenceError("nothing shows where up is, and where the floor is", where=str(folder), cure=cure)
     near = np.abs(heights - edges[floors[0]] - 0.03) < 0.05
     ahead = np.cross(np.eye(3)[np.argmin(np.abs(best))], best)
@@ -296,19 +291,14 @@ def _upright(
 
 
 def _surfaces(camera: Camera, depth: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Places and unit normals [N, 3] of every eighth pixel, by its neighbours of four pixels on; optical frame."""
-    points = np.asarray(camera.unproject(camera.pixel_centres()) * depth[..., None])
-    low, high = points[:-8:8, 4:-4:8], points[8::8, 4:-4:8]
-    left, right = points[4:-4:8, :-8:8], points[4:-4:8, 8::8]
-    middle = points[4:-4:8, 4:-4:8]
-    rows, columns = (min(part.shape[axis] for part in (low, high, left, right, middle)) for axis in (0, 1))
-    low, high, left, right, middle = (part[:rows, :columns] for part in (low, high, left, right, middle))
-    normal = np.cross(right - left, high - low)
-    length = np.linalg.norm(normal, axis=-1)
-    reach = np.stack([part[..., 2] for part in (low, high, left, right, middle)])
-    smooth = (reach.min(axis=0) > 0.0) & (np.ptp(reach, axis=0) < 0.1 * middle[..., 2]) & (length > 1e-9)
-    normal, middle = normal[smooth] / length[smooth][:, None], middle[smooth]
-    return middle, normal * -np.sign((normal * middle).sum(axis=1))[:, None]
+    """Places and unit normals [N, 3] of every fourth pixel whose surface its neighbours show, optical frame."""
+    known = np.where(depth > 0.0, depth, np.nan)[..., None]
+    points = np.asarray(camera.unproject(camera.pixel_centres()) * known)[::4, ::4]
+    normals = surface_normals(points)
+    smooth = np.asarray(normals.any(axis=-1))
+    if smooth.mean() < _LEAST_SMOOTH * (depth > 0.0).mean():  # noise
+        smooth = np.zeros_like(smooth)
+    return points[smooth], normals[smooth]
 
 
 SOURCE = Source(

@@ -1,4 +1,4 @@
-"""Scenes of points become views with the same points in the same order, each voxelised by itself."""
+"""Scenes of points become views with the same points in the same order, each voxels_of by itself."""
 
 import dataclasses
 from functools import partial
@@ -10,7 +10,7 @@ import torch
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_training.masked_scene.data import MaskSettings, SceneSamples, in_one
-from scene_completion_training.masked_scene.points import keep_points, point_features, point_views, voxelised
+from scene_completion_training.masked_scene.points import keep_points, point_features, point_views, voxels_of
 from scene_completion_training.masked_scene.views import SceneViewSettings, View
 from scene_completion_training.points.scene import PointScene
 from tests.training.points.rooms import room
@@ -39,7 +39,7 @@ def test_a_voxel_has_one_of_its_points_by_chance() -> None:
     place = np.array([[0.1, 0, 0], [5.5, 0, 0], [0.9, 0, 0]], np.float32)
     seen = set()
     for seed in range(20):
-        index, row, voxel = voxelised(place, np.random.default_rng(seed))
+        index, row, voxel = voxels_of(place, np.random.default_rng(seed))
         assert index.tolist() == [[0, 0, 0], [5, 0, 0]] and voxel.tolist() == [0, 1, 0] and row[1] == 1
         seen.add(int(row[0]))
     assert seen == {0, 2}

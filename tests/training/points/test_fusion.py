@@ -9,7 +9,8 @@ import pytest
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import RigidTransform
-from scene_completion_training.points.fusion import fused_scene, normals_of
+from scene_completion_ros.geometry.depth_images import surface_normals
+from scene_completion_training.points.fusion import fused_scene
 from scene_completion_training.points.opening import open_scenes
 from scene_completion_training.points.voxel_means import SHIFT
 from tests import room_layouts as layouts
@@ -26,14 +27,14 @@ def fused(poses: Sequence[RigidTransform] = WALK, **changes: Any) -> Any:
 def test_normals_are_those_of_the_surface_towards_the_camera() -> None:
     depth, label = layouts.seen(layouts.pose(0.0))  # ahead the wall, at x = 2 m
     positions = layouts.CAMERA.unproject(layouts.CAMERA.pixel_centres()) * depth[..., None]
-    normals = normals_of(positions)
+    normals = surface_normals(positions)
     np.testing.assert_allclose(normals[30, 40], [0, 0, -1], atol=1e-9)
     np.testing.assert_allclose(normals[57, 40] if label[57, 40] == 0 else [0, -1, 0], [0, -1, 0], atol=1e-9)
     assert not normals[0].any() and not normals[:, -1].any()
     positions[30, 41] = np.nan
-    assert not normals_of(positions)[30, 40].any()
+    assert not surface_normals(positions)[30, 40].any()
     near = np.where(np.arange(80)[None, :, None] < 40, 0.5, 1.0) * positions  # a step between two surfaces
-    assert not normals_of(near)[20, 39:41].any() and normals_of(near)[20, 30].any()
+    assert not surface_normals(near)[20, 39:41].any() and surface_normals(near)[20, 30].any()
 
 
 def test_a_room_has_its_walls_colours_normals_classes_and_things() -> None:

@@ -147,7 +147,7 @@ def test_a_cloud_whose_floor_nobody_finds_needs_to_say_what_is_up(tmp_path: Path
 
 def test_what_a_task_needs_and_a_scene_lacks_is_named() -> None:
     scene = PointScene("tiny", np.zeros((10, 3), np.float32))
-    with pytest.raises(SequenceError, match="tiny: has 10 points, fewer than 1000. Leave this scene out"):
+    with pytest.raises(SequenceError, match="tiny: has 10 points, fewer than 100. Leave this scene out"):
         require(scene)
     for name in ("colours", "normals", "label", "views"):
         with pytest.raises(SequenceError, match=f"tiny: has no {name}. Choose settings that need no {name}"):

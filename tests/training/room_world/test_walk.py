@@ -112,6 +112,23 @@ def test_a_walk_that_was_written_is_read_with_its_truth(tmp_path: Path, walk: Ro
     assert main([*command, *size, "--output", str(tmp_path / "out")]) == 2  # it is there already
 
 
+def test_an_image_does_not_depend_on_those_before_it(walk: RoomWalk) -> None:
+    """Several processes render a walk, each some of its frames."""
+    alone = RoomWalk(7, 12, (160, 120), leg=1, carrier="hand", supersampling=1)
+    walk.image(2, CAMERA)
+    assert np.array_equal(walk.image(5, CAMERA), alone.image(5, CAMERA))
+
+
+def test_a_robots_walk_is_a_bag_with_its_mounting(tmp_path: Path) -> None:
+    command = ["room-world", "--seed", "8", "--frames", "3", "--carrier", "robot", "--supersampling", "1", "--bag"]
+    assert main([*command, "--size", "64", "48", "--output", str(tmp_path / "out")]) == 0
+    recorded, exact = open_recording(tmp_path / "out" / "bag"), open_recording(tmp_path / "out")
+    (name,) = recorded.cameras
+    for index in range(3):
+        found, expected = recorded.world_from_camera(index, name), exact.world_from_camera(index, CAMERA)
+        assert found.matrix == pytest.approx(expected.matrix, abs=1e-6)
+
+
 def test_what_cannot_be_rendered_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wrong, words in ((["--seed", "5000"], "rooms are training 0-999"), (["--seed", "1", "--leg", "0"], "--leg")):
         assert main(["room-world", *wrong, "--output", str(tmp_path / "out")]) == 2

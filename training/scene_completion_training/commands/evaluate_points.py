@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_training.evaluation.point_semantics import POINTS, PointModel, fit_point_probes
+    from scene_completion_training.evaluation.point_probe import POINTS
+    from scene_completion_training.evaluation.point_semantics import PointModel, fit_point_probes
 
     _check(args)
     scores, names = Scores([POINTS]), []
@@ -74,9 +75,9 @@ def _score(
     args: argparse.Namespace, scores: Any, model: PointModel, source: PointSource, probes: dict[str, Any], prefix: str
 ) -> list[str]:
     """Score the scenes of a source, and say their names."""
+    from scene_completion_training.evaluation.point_probe import PointLabels
     from scene_completion_training.evaluation.point_semantics import (
-        PointAnswer,
-        PointMethod,
+        ScoredMethod,
         lifted_scores,
         point_labels,
         true_classes,
@@ -107,7 +108,7 @@ def _score(
                 lifted = lifted_scores(kept, teacher, rows)
         for method, labels in point_labels(model, scene, says, lifted, "3D", args.repeats).items():
             group = f"{scenes.source}, {len(scene.classes)} classes"
-            scores.add(group, PointMethod(prefix + method, scene.classes), PointAnswer(labels, true))
+            scores.add(group, ScoredMethod(prefix + method, scene.classes), PointLabels(labels, true))
         print(f"{name}: scored", flush=True)
     return list(scenes)
 

@@ -21,10 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion points-features``."""
     parser.add_argument("cloud", type=Path, metavar="CLOUD", help="PLY file, or another scene of points")
     parser.add_argument("--output", type=FILE, required=True, metavar="FEATURES", help="safetensors file to write")
-    meaning = (
-        "name of one that comes with the package, folder of `scene-completion export`, or checkpoint (default: rooms)"
-    )
-    parser.add_argument("--network", type=place, default="rooms", metavar="NETWORK", help=meaning)
+    meaning = "folder of `scene-completion export`, or checkpoint"
+    parser.add_argument("--network", type=place, required=True, metavar="NETWORK", help=meaning)
     parser.add_argument("--up", default="", metavar="AXIS", help="direction that points up in the cloud, e.g. -y")
     parser.add_argument("--pca", type=FILE, metavar="PLY", help="also a PLY file of principal components")
     pictures = Output(("above.png", "corner.png"))

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.metric import Column, Metric
+from scene_completion_ros.evaluation.metric import Metric
 from scene_completion_ros.evaluation.truth import ALL
-from scene_completion_ros.evaluation.zero_shot import Part, ZeroShotMetric, unit_vectors
+from scene_completion_ros.evaluation.zero_shot import ZERO_SHOT, Part, ZeroShotMetric, unit_vectors
 from scene_completion_training.evaluation.scene_probe import LinearProbe, fit_linear_probe
 from scene_completion_training.masked_scene.points import point_features
 from scene_completion_training.points.scene import UNLABELLED, PointScene
@@ -138,9 +138,9 @@ class PointProbe:
 
 @dataclass(frozen=True, eq=False)
 class PointLabels:
-    """What a probe says of points, for `POINTS`."""
+    """Classes of points, for `POINTS`."""
 
-    predicted: NDArray[np.int64]  # [N]
+    predicted: NDArray[np.int64]  # [N], K for none
     true: NDArray[np.int64]  # [N]
 
     @property
@@ -151,13 +151,10 @@ class PointLabels:
 
 POINTS = Metric(
     "points",
-    "Classes of labelled points, in percent. `of all` divides by the number of all classes.",
-    (
-        Column("mean_iou", "mIoU"),
-        Column("mean_iou_of_all", "mIoU of all"),
-        Column("mean_accuracy", "mAcc"),
-        Column("accuracy", "accuracy"),
-    ),
+    "Classes of points, in percent; scenes stand under `frames`. `of all` divides by the number of all classes, as "
+    "CUA-O3D does. As released, points without a feature leave the count. Probes of linear heads have the same "
+    "hypotheses as that of the trunk.",
+    ZERO_SHOT.columns,
     lambda method: ZeroShotMetric(method.class_names),
     classes="class_iou",
 )

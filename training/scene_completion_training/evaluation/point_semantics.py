@@ -7,8 +7,8 @@ here both are brought to length one before. Probes leave the network as it is, r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.evaluation.metric import Metric, Row
-from scene_completion_ros.evaluation.zero_shot import ZERO_SHOT, Part, ZeroShotMetric, best_classes, cosines
+from scene_completion_ros.evaluation.zero_shot import best_classes, cosines
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.scene_probe import LinearProbe, fit_linear_probe
 from scene_completion_training.networks.agglomerated_points import AgglomeratedPoints
@@ -33,7 +32,6 @@ PROBE_STEPS = 1000
 TRUNK, CONCATENATION, AVERAGE = "trunk", "concatenation", "average of the heads' logits"
 Scores = NDArray[np.float32]  # [N, K]
 Say = Callable[[Tensor], Scores]  # scores of voxels by their features of the trunk
-_ALL: Part = (float("inf"), "all")
 
 
 class PointModel:
@@ -192,41 +190,8 @@ def true_classes(scene: PointScene) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class PointMethod:
+class ScoredMethod:
     """What gives classes, for tables."""
 
     name: str
     class_names: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class PointAnswer:
-    """Classes of the points of a scene, K for none, and the true ones [N]."""
-
-    predicted: NDArray[np.int64]
-    true: NDArray[np.int64]
-
-
-class PointTally(ZeroShotMetric):
-    """Scores over all points of all scenes."""
-
-    def add(self, answer: PointAnswer) -> None:
-        """Count a scene."""
-        self.update(answer.predicted, answer.true, {_ALL: np.ones(answer.true.shape, np.bool_)})
-        self.frames += 1
-
-    def rows(self) -> Iterator[Row]:
-        """One row."""
-        for scores in self.compute().values():
-            yield asdict(scores)
-
-
-POINTS = Metric(
-    "points",
-    "Classes of points, in percent; scenes stand under `frames`. `of all` divides by the number of all classes, as "
-    "CUA-O3D does. As released, points that no view sees leave the count. Probes of linear heads have the same "
-    "hypotheses as that of the trunk.",
-    ZERO_SHOT.columns,
-    lambda method: PointTally(method.class_names),
-    classes="class_iou",
-)

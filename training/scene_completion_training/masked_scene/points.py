@@ -16,6 +16,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.masked_scene.views import SceneViewSettings, View, distinct
+from scene_completion_training.points.checks import require
 from scene_completion_training.points.scene import PointScene
 
 POINT_FEATURES = ("red", "green", "blue", "normal_x", "normal_y", "normal_z")
@@ -36,8 +37,8 @@ def point_features(
     return found
 
 
-def voxelised(
-    place: NDArray[np.float32], generator: np.random.Generator
+def voxels_of(
+    place: NDArray[np.floating], generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The voxels that hold points [N, 3], which are given in edges of voxels, none below 0.
 
@@ -89,7 +90,7 @@ def _view(
     turn = np.array([[cosine, -sine * mirror, 0.0], [sine, cosine * mirror, 0.0], [0.0, 0.0, 1.0]], np.float32)
     place = place @ turn.T * np.float32(1.0 + settings.scale * generator.uniform(-1.0, 1.0))
     place = place - place.min(axis=0) + generator.uniform(0.0, shift, 3).astype(np.float32)
-    index, chosen, voxel = voxelised(place, generator)
+    index, chosen, voxel = voxels_of(place, generator)
     changed = features[chosen]
     contrast, brightness = 1.0 + settings.jitter * generator.uniform(-1.0, 1.0, (2, 3)).astype(np.float32)
     known = changed[:, _COLOURS].any(axis=1, keepdims=True)
@@ -108,6 +109,7 @@ def keep_points(scenes: Mapping[str, PointScene], cache: Path) -> list[Path]:
     for name, file in zip(scenes, files, strict=True):
         if not file.exists():
             scene = scenes[name]
+            require(scene)
             features = point_features(len(scene), scene.colours, scene.normals).astype(np.float16)
             with whole_file(file) as part:
                 points = scene.points - scene.points.min(axis=0)

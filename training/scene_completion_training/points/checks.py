@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.geometry.depth_images import agreement
 from scene_completion_training.points.scene import PointScene, RgbdView
 
-LEAST_POINTS = 1000
+LEAST_POINTS = 100
 NEAREST_MEDIAN, FARTHEST_MEDIAN = 0.2, 20.0  # metres, of the depth of a room
 PROPORTIONS = 0.02  # by which those of depth and image may differ: ScanNet's do by 0.4 %
 UPRIGHT = 0.3  # least mean cosine between cameras' upper side and z
 _STARTS, _GAPS = 4, (1, 4, 16)  # views of a scene that are checked, each with those so many places behind it
 _GRID = 40  # pixels along a side that are compared from view to view
-_AGREES = 0.05  # of its depth, by which a surface may differ between views that agree
 
 
 def require(scene: PointScene, *fields: str, least: int = LEAST_POINTS) -> None:
@@ -104,11 +104,7 @@ def _agreeing(
     sampled = _grid(depth)
     rays = _grid(np.nan_to_num(rays_of(one, depth)))
     placed = np.asarray(other_from_one.apply((rays * sampled[..., None])[sampled > 0.0]))
-    height, width = other_depth.shape
-    pixels, inside = other.camera.resized(width, height).project(placed)
-    column, row = np.floor(np.asarray(pixels)[np.asarray(inside)] + 0.5).astype(np.int64).T
-    there, expected = other_depth[row, column], placed[np.asarray(inside), 2]
-    return np.array([((there > 0.0) & (np.abs(there - expected) < _AGREES * there)).sum(), (there > 0.0).sum()])
+    return agreement(placed, other.camera.resized(other_depth.shape[1], other_depth.shape[0]), other_depth)
 
 
 def mean_up(views: Sequence[RgbdView]) -> NDArray[np.float64]:

@@ -134,7 +134,8 @@ class PointData(TrainingData):
         """Lifts what is missing in the cache.
 
         Raises:
-            ConfigurationError: There is no source, or a teacher has features of another dimension.
+            ConfigurationError: There is no source, a scene lacks the colours that go in, or a teacher has features of
+                another dimension.
         """
         if self.scenes:
             return
@@ -147,6 +148,9 @@ class PointData(TrainingData):
             root, cache = Path(self.settings.root), Path(self.settings.cache)
             for name, lifted in lifted_scenes(root, source, opened, self.lifting, cache):
                 self.scenes[f"{source.folder}/{name}"] = lifted
+                if self.settings.input == "colour" and not lifted.colours.any():
+                    cure = "Take data.input=ones, or scenes that have them"
+                    raise ConfigurationError("has no colours", where=f"scene {name}", cure=cure)
                 for teacher in self.teachers:
                     dim = lifted.features[teacher.name].shape[1]
                     if dim != teacher.dim:

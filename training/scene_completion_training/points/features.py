@@ -1,7 +1,7 @@
 """Off-the-shelf features of points: what a network says of them that `masked_scene` has trained on rooms (MSM).
 
 from scene_completion_training.points.features import features
-found = features(points, colours, normals)  # float16 [N, D]
+found = features(points, colours, normals, network="networks/mine")  # float16 [N, D]
 """
 
 from __future__ import annotations
@@ -16,13 +16,10 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_training.evaluation.voxel_features import open_network, untrained
 from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
-from scene_completion_training.masked_scene.points import POINT_FEATURES, point_features, voxelised
+from scene_completion_training.masked_scene.points import POINT_FEATURES, point_features, voxels_of
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.sparse.hu_net import VoxelHUNet
 
-MODELS = Path(__file__).resolve().parents[1] / "models"
-"""Folders of the networks that come with the package, by name."""
-DEFAULT = "rooms"
 _LARGEST = 1 << 20  # voxels along an edge of a scene: their numbers have to fit into 64 bits
 _AT_ONCE = 1 << 16  # points that features are sampled at
 
@@ -32,7 +29,7 @@ def features(
     colours: NDArray[np.floating] | None = None,
     normals: NDArray[np.floating] | None = None,
     *,
-    network: str | Path = DEFAULT,
+    network: str | Path,
 ) -> NDArray[np.float16]:
     """Features of points, float16 [N, D]: those of all levels side by side, finest first.
 
@@ -40,7 +37,7 @@ def features(
         points: [N, 3], metres, z up.
         colours: [N, 3] in 0..1.
         normals: [N, 3] of unit length, zero where unknown.
-        network: Name of one that comes with the package, a folder of `scene-completion export`, or a checkpoint.
+        network: A folder of `scene-completion export`, or a checkpoint.
 
     Raises:
         BundleError: There is no such network, or it is none of points.
@@ -62,12 +59,11 @@ class PointNetwork:
         self.network = network.eval().to(self.device)
 
     @staticmethod
-    def open(source: str | Path = DEFAULT) -> PointNetwork:
+    def open(source: str | Path) -> PointNetwork:
         """Opens a network; arguments and errors as of `features`."""
-        place = MODELS / str(source) if (MODELS / str(source)).is_dir() else Path(source)
+        place = Path(source)
         if not place.exists():
-            shipped = ", ".join(sorted(folder.name for folder in MODELS.glob("*/"))) or "none"
-            cure = f"Name a checkpoint of stage `masked_scene`, or one that comes with the package ({shipped})"
+            cure = "Name a checkpoint of stage `masked_scene`, or what `scene-completion export` made of one"
             raise BundleError("no such network of points", where=str(source), cure=cure)
         network, record = open_network(place)
         if record.columns != POINT_FEATURES:
@@ -97,7 +93,7 @@ class PointNetwork:
         """
         self._check(points, colours, normals)
         place = np.asarray((points - points.min(axis=0)) / self.voxel_size, np.float32)
-        index, chosen, _ = voxelised(place, np.random.default_rng(0))
+        index, chosen, _ = voxels_of(place, np.random.default_rng(0))
         given = torch.from_numpy(point_features(len(points), colours, normals)[chosen]).to(self.device)
         voxels = functional.pad(torch.from_numpy(index), (1, 0)).to(self.device)  # of scene 0
         at = functional.pad(torch.from_numpy(place if rows is None else place[rows]), (1, 0)).to(self.device)

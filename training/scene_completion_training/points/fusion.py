@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.geometry.depth_images import surface_normals
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequence, read_source
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.points.checks import check_upright, check_views, rays_of, rotation_to_z
@@ -24,7 +25,6 @@ VOXEL = 0.02
 """Metres; one point is kept in each, as ScanNet's meshes have about them."""
 FARTHEST = 10.0
 """Metres, up to which depth is taken: that of cameras is noise beyond."""
-_EDGE = 0.05  # of its depth, by which that of a neighbour may differ on one surface
 _IMAGES = ("label", "instance")
 
 
@@ -110,7 +110,7 @@ def _fused(
         positions = rays_of(view, depth) * depth[..., None]
         chosen = (depth > 0.0) & (depth < FARTHEST) & np.isfinite(positions).all(axis=-1)
         pose = view.world_from_camera
-        normals = normals_of(np.where(chosen[..., None], positions, np.nan))[chosen] @ pose.rotation.T
+        normals = surface_normals(np.where(chosen[..., None], positions, np.nan))[chosen] @ pose.rotation.T
         colours = cv2.resize(view.image(), depth.shape[::-1], interpolation=cv2.INTER_AREA)[chosen] / 255.0
         votes = {}
         for name in there:
@@ -118,31 +118,6 @@ def _fused(
             votes[name] = looked_up(classes, ids, where) if name == "label" else np.where(ids > 0, ids, UNLABELLED)
         sums.add(np.asarray(pose.apply(positions[chosen])), np.hstack([colours, normals]), votes)
     return sums.result()
-
-
-def normals_of(positions: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Normals of a depth image's surface, towards the camera.
-
-    Args:
-        positions: Points of the pixels [h, w, 3] in the optical frame, NaN where unknown.
-
-    Returns:
-        [h, w, 3], unit length: the cross product of the differences of neighbours to both sides. Zero where one is
-        unknown, or lies on another surface, at the edge as well.
-    """
-    normals = np.zeros(positions.shape)
-    if min(positions.shape[:2]) < 3:
-        return normals
-    across = positions[1:-1, 2:] - positions[1:-1, :-2]
-    down = positions[2:, 1:-1] - positions[:-2, 1:-1]
-    found = np.cross(across, down)
-    centre = positions[1:-1, 1:-1]
-    found *= -np.sign((found * centre).sum(axis=-1, keepdims=True))
-    length = np.linalg.norm(found, axis=-1, keepdims=True)
-    step = np.maximum(np.abs(across[..., 2:]), np.abs(down[..., 2:]))
-    smooth = (length > 0.0) & (step < 2.0 * _EDGE * centre[..., 2:])
-    normals[1:-1, 1:-1] = np.where(smooth, found / np.where(length > 0.0, length, 1.0), 0.0)
-    return normals
 
 
 def _depth(load: Callable[[], NDArray[Any]]) -> NDArray[np.float32]:

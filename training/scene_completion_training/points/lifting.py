@@ -24,6 +24,7 @@ from scene_completion_ros.untrusted_files import read_array, read_tensors
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.foundation.feature_lifter import FeatureLifter
 from scene_completion_training.foundation.targets import as_half
+from scene_completion_training.points.checks import require
 from scene_completion_training.points.pixel_teachers import PixelFeatures
 from scene_completion_training.points.scene import PointScene
 
@@ -35,9 +36,8 @@ class LiftingSettings:
     """Which views see a point, and which points get features."""
 
     width: int = 320  # pixels that images and depth are resized to
-    tolerance: float = (
-        0.25  # share of its depth by which a point may miss the surface; OpenScene has 0.02 on Matterport3D
-    )
+    # Share of its depth by which a point may miss the surface; OpenScene has 0.02 on Matterport3D.
+    tolerance: float = 0.25
     border: int = 10  # pixels of the resized image that see nothing
     points: int = 300_000  # most points of a scene, drawn at random; 0 for all
 
@@ -122,13 +122,14 @@ def keep_lifted(
         place: What names the scene: its source, how that is read, its name.
 
     Raises:
-        SequenceError: What lies there is damaged; or see `lift`.
+        SequenceError: What lies there is damaged, the scene has too few points or no views; or see `lift`.
     """
     folder = cache / _digest({**place, **asdict(settings)})
     files = {name: folder / f"{_digest({'teacher': teacher.key})}.npy" for name, teacher in teachers.items()}
     missing = {name: teacher for name, teacher in teachers.items() if not files[name].is_file()}
     if missing or not (folder / _POINTS).is_file():
         scene = read()
+        require(scene, "views")
         rows, features = lift(scene, missing, settings)
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in features.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_training.masked_scene.points import voxels_of
 from scene_completion_training.sparse.mink_unet import LEVELS
 
 SCALE, TILT = (0.9, 1.1), math.pi / 64
@@ -30,16 +31,9 @@ def voxelised(points: NDArray[np.float32], edge: float, generator: np.random.Gen
 
     The point that stands for a voxel is drawn at random.
     """
-    order = generator.permutation(len(points))
     low = points.min(axis=0, initial=np.inf).astype(np.float64)
-    places = np.floor((points[order] - low) / edge + generator.uniform(0.0, OFFSETS, 3)).astype(np.int64)
-    extent = tuple(places.max(axis=0, initial=0) + 1)
-    keys, first, voxel = np.unique(
-        np.ravel_multi_index(tuple(places.T), extent), return_index=True, return_inverse=True
-    )
-    of_points = np.empty(len(points), np.int64)
-    of_points[order] = voxel
-    return VoxelisedPoints(np.stack(np.unravel_index(keys, extent), axis=1), of_points, order[first])
+    index, chosen, voxel = voxels_of((points - low) / edge + generator.uniform(0.0, OFFSETS, 3), generator)
+    return VoxelisedPoints(index, voxel, chosen)
 
 
 def turned(points: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:

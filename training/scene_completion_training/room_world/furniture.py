@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -591,8 +591,6 @@ def otherfurniture(rng: np.random.Generator) -> Thing:
 
 def standing_person(rng: np.random.Generator) -> Thing:
     """Somebody who stands there."""
-    from dataclasses import replace
-
     parts = [replace(part, label=RoomClass.PERSON, texture_names=(_pick(rng, CLOTHS),)) for part in person(rng)]
     return Thing([part.moved((0.0, 0.0, 0.0), float(rng.uniform(0.0, 6.3))) for part in parts], 0.6, 0.6)
 

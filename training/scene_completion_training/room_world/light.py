@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
@@ -25,14 +27,13 @@ _DIRT = np.array([(0.03, 0.04, 0.03)] * 4, np.float32)
 
 
 class RoomShader:
-    """Shades the first hits of rays in one floor plan; shadows are drawn from the seed."""
+    """Shades the first hits of rays in one floor plan; what is random in shadows follows from plan and rays alone."""
 
     def __init__(self, scene: Scene) -> None:
         plan = scene.world
         assert isinstance(plan, FloorPlan)
         self._scene, self._plan = scene, plan
-        self._rng = np.random.default_rng([plan.seed, 23])
-        self._dirt = periodic_noise(self._rng, 256, 256, 0.8)
+        self._dirt = periodic_noise(np.random.default_rng([plan.seed, 23]), 256, 256, 0.8)
         self._kind = np.zeros(len(scene.label), np.uint8)
         glow = np.array([GLOWING.get(name, 0.0) for name in plan.atlas.names], np.float32)
         self._glow = glow[scene.texture]
@@ -79,8 +80,10 @@ class RoomShader:
         )  # fmt: skip
         room = self._plan.room_at(point[:, 0], point[:, 1])
         light = self._ambient[room] * self._openness(point, normal)[:, None] * (0.85 + 0.15 * normal[:, 2:])
+        some = np.concatenate([origin[None], directions[:: max(1, len(directions) // 8)]])
+        rng = np.random.default_rng([self._plan.seed, zlib.crc32(some.astype(np.float32).tobytes())])
         for lamp in self._plan.lights:
-            self._add_lamp(light, lamp.place, np.asarray(lamp.colour, np.float32), lamp.size, point, normal)
+            self._add_lamp(rng, light, lamp.place, np.asarray(lamp.colour, np.float32), lamp.size, point, normal)
         glow = self._glow[triangle][:, None]
         shine = 0.3 * albedo[:, 3:] * (1.0 - facing[:, None]) ** 3 * light.mean(axis=1, keepdims=True)
         out[rows] = np.where(
@@ -96,6 +99,7 @@ class RoomShader:
 
     def _add_lamp(
         self,
+        rng: np.random.Generator,
         light: Floats,
         place: tuple[float, float, float],
         colour: Floats,
@@ -103,7 +107,7 @@ class RoomShader:
         point: Floats,
         normal: Floats,
     ) -> None:
-        spot = np.asarray(place, np.float32) + size * self._rng.uniform(-1.0, 1.0, point.shape).astype(np.float32)
+        spot = np.asarray(place, np.float32) + size * rng.uniform(-1.0, 1.0, point.shape).astype(np.float32)
         towards = spot - point
         distance = np.maximum(np.linalg.norm(towards, axis=1), 1e-3)
         towards /= distance[:, None]

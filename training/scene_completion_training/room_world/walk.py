@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,19 +112,7 @@ class RoomWalk(RenderedDrive):
         open_rooms = np.flatnonzero(seen[1:] > LEAST_SEEN * np.maximum(there[1:], 1))
         indoors = np.isin(number, open_rooms) | truth.visible
         inside = (world[..., 2] < self.plan.height + self.grid.voxel_size) & (indoors | truth.occupied & (number < 0))
-        return VoxelTruth(
-            truth.source,
-            truth.grid,
-            grid_from_camera,
-            truth.occupied,
-            truth.known & inside,
-            truth.in_view,
-            truth.visible,
-            interior=truth.interior,
-            label=truth.labels,
-            class_map=ROOM_IDS,
-            ground=truth.ground,
-        )
+        return replace(truth, known=truth.known & inside, class_map=ROOM_IDS)
 
     def _poses(self, rng: np.random.Generator, frames: int, leg: int) -> list[RigidTransform]:
         """Of the camera's optical frame in the world: stations in turn in all rooms, and the way between them."""
