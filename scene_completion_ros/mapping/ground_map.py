@@ -24,7 +24,7 @@ UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # values of nav_msgs/OccupancyGrid
 
 AUTO = "auto"
 # What robots drive on: never an obstacle, unless other classes are named.
-GROUND_CLASSES = ("road", "parking", "sidewalk", "terrain", "other-ground")
+GROUND_CLASSES = ("road", "parking", "sidewalk", "terrain", "other-ground", "floor")
 
 _OBSTACLE = 100  # plus the percent, 1 to 100: larger than all states
 _ROUNDING = 1e-6  # part of a voxel edge

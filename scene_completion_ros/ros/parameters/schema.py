@@ -338,8 +338,8 @@ class NodeParameters:
     )
     obstacle_ignored_classes: str = _live(
         "auto",
-        "Classes that are no obstacles, with commas between them; `auto` takes road, parking, sidewalk, terrain and "
-        "other-ground where the bundle has them.",
+        "Classes that are no obstacles, with commas between them; `auto` takes road, parking, sidewalk, terrain, "
+        "other-ground, or floor, where the bundle has them.",
     )
     inferred_is_free: bool = _live(
         False, "Free space that was only inferred also makes cells of `~/occupancy_grid` free. It never clears."
