@@ -17,20 +17,30 @@ SHIFT = 0.1
 """Unit of the shift of an image's inverse depths, in the nearest one."""
 MOST_ASIDE = 0.5
 """Largest logarithm of the factor on the depth of one pixel."""
-EYES_OFF, STATED_OFF = 0.1, 0.03
-"""By how much all depths of an image are off on streets that nobody trained on, a share; and those of a level ground
-that the stated mounting leads to. Standard deviations."""
+STATED_OFF = 0.03
+"""By how much the depths of a level ground that the stated mounting leads to are off, a share; standard deviation."""
 FAR_OFF = 0.005
 """By how much depth is off beside that, for each metre of it: heads are too sure of streets that they did not learn
 from. With it, the mean of |error| / σ at 12 to 60 m of window 04 is 0.7 and 0.9, as without it of window 05, which they
 learned from."""
-_GROUND_FROM, _GROUND_TO = 2.0 / 3.0, 4.0
-"""Where a road or floor is taken to be level with the place of the camera, in nearest depths of the code: 2 to 12 m on
-a street. A grade or a pitch matters little there."""
 _LEAST_GROUND = 0.01
 """Mean weight of the pixels of an image, its nearest road 1, at which the road says half of what it can say."""
 _LOG_DEVIATION = -2.3
 """Of the logarithm of depth, at the start: about a tenth."""
+
+
+class Ground(NamedTuple):
+    """What cameras of a world stand on, and how far it says what is a metre."""
+
+    name: str  # of its class
+    # Where it is taken to be level with the place of the camera, metres: a grade of a road or a pitch matters little
+    # there.
+    nearest: float
+    farthest: float
+    eyes_off: float  # by how much all depths of an image that nobody trained on are off, a share; standard deviation
+
+
+ROAD, FLOOR = Ground("road", 2.0, 12.0, 0.1), Ground("floor", 0.3, 6.0, 0.2)
 
 
 class PixelView(NamedTuple):
@@ -139,25 +149,26 @@ class PixelHead(nn.Module):
         )
 
 
-def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, road: int) -> PixelView:
+def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int) -> PixelView:
     """The view with all depths scaled so that the road before a camera lies where its mounting says.
 
     Eyes are off by a factor on streets that they do not know; the height of a camera above the road gives metres (the
     way monocular odometry recovers its scale). The factor is the more probable one of what the eyes say and what the
     road says, and what is left of the doubt about it is added to that of each pixel, as is one that grows with depth.
+    Only pixels that are more probably ground than all else count: a table that might be floor would halve the room.
     Nothing here is learned.
 
     Args:
         ground: As `PixelHead.forward` has it.
-        road: Which class is the ground that cameras stand on: a road, or a floor.
+        label: Number of the class of the ground in those of the view.
     """
     inverse = spec.inverse_depth(view.code)
     level = spec.inverse_depth(ground[:, :1])
     off = (inverse.clamp_min(1e-3) / level.clamp_min(1e-3)).log().clamp(-0.5, 0.5)
-    near = ((level > 1.0 / (_GROUND_TO * spec.near)) & (level < 1.0 / (_GROUND_FROM * spec.near))) * ground[:, 1:]
+    near = ((level > 1.0 / kind.farthest) & (level < 1.0 / kind.nearest)) * ground[:, 1:]
     places = (1, 2, 3)
     nearness = (level / level.amax(dim=places, keepdim=True).clamp_min(1e-3)) ** 2
-    shown = view.classes.detach().softmax(dim=1)[:, road : road + 1]
+    shown = (2.0 * view.classes.detach().softmax(dim=1)[:, label : label + 1] - 1.0).clamp_min(0.0)
     weight = near * shown * nearness
     total = weight.sum(dim=places, keepdim=True).clamp_min(1e-6)
     mean = (weight * off).sum(dim=places, keepdim=True) / total
@@ -165,8 +176,8 @@ def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, road:
         fitting = weight / (1.0 + ((off - mean) / STATED_OFF) ** 2)
         mean = (fitting * off).sum(dim=places, keepdim=True) / fitting.sum(dim=places, keepdim=True).clamp_min(1e-6)
     seen = weight.mean(dim=places, keepdim=True)
-    gain = EYES_OFF**2 / (EYES_OFF**2 + STATED_OFF**2) * seen / (seen + _LEAST_GROUND)
-    left = EYES_OFF**2 * (1.0 - gain)
+    gain = kind.eyes_off**2 / (kind.eyes_off**2 + STATED_OFF**2) * seen / (seen + _LEAST_GROUND)
+    left = kind.eyes_off**2 * (1.0 - gain)
     return view._replace(
         code=spec.depth_code_of_inverse(inverse * (-gain * mean).exp()),
         deviation=(view.deviation**2 + left + (FAR_OFF / inverse.clamp_min(1.0 / spec.far)) ** 2).sqrt(),

@@ -39,12 +39,12 @@ from scene_completion_training.losses.scene import (
 from scene_completion_training.networks.depth_anything_trunk import DepthAnythingTrunk
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, MetricDecoder
 from scene_completion_training.networks.scene_decoder import STRIDE, CompletedScene, SceneDecoder
-from scene_completion_training.networks.sight import PixelHead, PixelView, scaled_by_ground
+from scene_completion_training.networks.sight import FLOOR, ROAD, PixelHead, PixelView, scaled_by_ground
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 
-GROUNDS = {COMMON_CLASSES[1:]: "road", ROOM_CLASSES[1:]: "floor"}
-"""Classes of streets and of rooms, and which of them is the ground that cameras stand on."""
+GROUNDS = {COMMON_CLASSES[1:]: ROAD, ROOM_CLASSES[1:]: FLOOR}
+"""Classes of streets and of rooms, and which of them cameras stand on."""
 EXACT_DEVIATION = 0.03
 """Of the logarithm of true depth, once it is off as `CompletionSamples` draws it."""
 WHOLE = 0.95
@@ -164,7 +164,7 @@ class SceneField(nn.Module):
     ) -> None:
         super().__init__()
         self.viewpoint, self.names = viewpoint, names
-        self.road = names.index(GROUNDS[names])
+        self.ground = GROUNDS[names]
         self.camera: Camera = viewpoint.camera
         self.small = self.camera.resized(self.camera.width // 2, self.camera.height // 2)
         self.spec: PointCodeSpec = viewpoint.volume.point_code
@@ -208,7 +208,11 @@ class SceneField(nn.Module):
 
     def look(self, maps: list[Tensor], ground: Tensor) -> PixelView:
         """What the decoder is given of the maps of a trunk."""
-        return scaled_by_ground(self.pixels(*maps, ground), self.spec, ground, self.road)
+        return self.scaled(self.pixels(*maps, ground), ground)
+
+    def scaled(self, view: PixelView, ground: Tensor) -> PixelView:
+        """The view with depths for which the ground lies where the mounting says."""
+        return scaled_by_ground(view, self.spec, ground, self.ground, self.names.index(self.ground.name))
 
     def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
         """What the volume holds."""
@@ -336,7 +340,7 @@ class CompletionStage(Stage):
             deviation=deviation,
             classes=torch.where(named, CERTAIN * hot, view.classes),
         )
-        return scaled_by_ground(shown, spec, ground, self.field.road)
+        return self.field.scaled(shown, ground)
 
     def _of_pixels(self, view: PixelView, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inverse = self.field.spec.inverse_depth(view.code)[:, 0].clamp_min(1e-3)
