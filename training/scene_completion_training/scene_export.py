@@ -112,8 +112,8 @@ def export_scene(
 ) -> StudentBundle:
     """Exports a checkpoint of stage `completion`, and the eyes that it names; arguments as of `export_bundle`.
 
-    Its probabilities are those that it was trained to say. Of a trunk as it was published the bundle keeps no weights:
-    whoever trains on reads them where they were published.
+    Its probabilities are those that it was trained to say. Of a trunk the bundle keeps the weights that are
+    not as they were published: whoever trains on reads the others there.
 
     Args:
         eight_bit: Large weights of the graph are int8: half the size.
@@ -121,7 +121,7 @@ def export_scene(
     stored = Checkpoint.read(file)
     settings, viewpoint = stored.configuration, stored.viewpoint
     field = stored.field_of(SceneField)
-    encoder, _, _ = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), viewpoint)
+    encoder, _, eyes = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), viewpoint)
     grid, code = viewpoint.volume.grid, viewpoint.volume.point_code
     classes = len(field.names)
     x, y, z = field.spatial.cells
@@ -157,8 +157,7 @@ def export_scene(
         licence=licence,
     )
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
-    if settings["eyes"]:
-        weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in eyes.own}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
     beside = {name: torch.from_numpy(values) for name, values in bundle.graph_inputs().items()}
     graph = graph_of(

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from scene_completion_ros.cli import main
+from scene_completion_ros.errors import BundleError
 from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
@@ -14,7 +16,7 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.completion_samples import CompletionDataSettings, CompletionSource
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.runner import train
-from scene_completion_training.stages.completion import CompletionConfiguration
+from scene_completion_training.stages.completion import CompletionConfiguration, read_eyes
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
 from tests.training.foundation.tiny_models import saved_depth_model
 
@@ -72,10 +74,25 @@ def test_a_student_of_rooms_has_their_classes_and_keeps_no_published_trunk(
     assert bundle.takes_pose and bundle.height_range is not None and bundle.height_range[0] > 1.0
     stored = Checkpoint.read(trained)
     assert stored.state["pixels.factor.2.weight"].shape[0] == 2  # a factor and a shift for each image
-    import safetensors.numpy
-
     weights = safetensors.numpy.load_file(bundles[0] / "weights.safetensors")
     assert weights and not any(name.startswith("encoder.") for name in weights)
+
+
+def test_a_trunk_that_differs_in_one_weight_takes_that_along(trained: Path, tmp_path: Path) -> None:
+    stored = Checkpoint.read(trained)
+    published = str(stored.configuration["encoder_weights"])
+    encoder, _, before = read_eyes("", published, stored.viewpoint)
+    name = "trunk.neck.reassemble_stage.layers.3.resize.weight"
+    other = encoder.state_dict()[name].numpy() + 0.5
+    safetensors.numpy.save_file({name: other}, tmp_path / "eyes.safetensors")
+    changed, _, eyes = read_eyes(str(tmp_path / "eyes.safetensors"), published, stored.viewpoint)
+    assert eyes.own == {name} and not eyes.metric and eyes.key != before.key
+    np.testing.assert_array_equal(changed.state_dict()[name].numpy(), other)
+    kept = next(key for key in encoder.state_dict() if key != name and key.endswith("weight"))
+    np.testing.assert_array_equal(changed.state_dict()[kept].numpy(), encoder.state_dict()[kept].numpy())
+    safetensors.numpy.save_file({"trunk.nothing": other}, tmp_path / "unknown.safetensors")
+    with pytest.raises(BundleError, match="nothing"):
+        read_eyes(str(tmp_path / "unknown.safetensors"), published, stored.viewpoint)
 
 
 def test_rounded_weights_say_nearly_the_same(rooms: Path, bundles: tuple[Path, Path]) -> None:

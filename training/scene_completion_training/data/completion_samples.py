@@ -119,15 +119,13 @@ class CompletionDataSettings:
 
 @dataclass(frozen=True, eq=False)
 class Eyes:
-    """A trunk that never learns.
+    """A trunk that never learns."""
 
-    Attributes:
-        see: Its maps [1, ...] of an image [1, 3, H, W] in 0..255: fused, relative inverse depth, tokens.
-        key: Names what they follow from.
-    """
-
-    see: Callable[[Tensor], list[Tensor]]
-    key: str
+    see: Callable[[Tensor], list[Tensor]]  # its maps [1, ...] of an image [1, 3, H, W] in 0..255: fused, relative
+    # inverse depth, tokens
+    key: str  # names what they follow from
+    own: frozenset[str] = frozenset()  # names of the weights that are not as they were published
+    metric: bool = False  # its depth is in metres
 
 
 def prepare_samples(

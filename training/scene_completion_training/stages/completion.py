@@ -80,8 +80,9 @@ class CompletionConfiguration(TrainingConfiguration):
 
     Attributes:
         stage: Name of the stage.
-        eyes: Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml). Without one, the trunk
-            is as it was published, and the head for pixels learns metres from the start.
+        eyes: Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml). Without one, or with a
+            file of some of the trunk's weights, the rest of it is as it was published, and the head for pixels learns
+            metres from the start.
         encoder_weights: Folder or hub name of the model that its trunk is one of; by default Depth Anything V2 Small.
         world: Whose classes it learns, those of streets or of rooms.
         only_pixels: Train the head for pixels alone: no volume is completed, and steps are several times faster.
@@ -244,7 +245,7 @@ class CompletionStage(Stage):
         self.field = SceneField(
             self.viewpoint,
             names=settings.class_names,
-            shifted=not settings.eyes,
+            shifted=not self.eyes.metric,
             channels=trunk.channels[0],
             tokens=trunk.token_width,
             widths=tuple(settings.widths),
@@ -284,7 +285,7 @@ class CompletionStage(Stage):
                     where="pixels_from",
                     cure="Name a checkpoint of stage completion, for the same camera",
                 ) from error
-        elif self.settings.eyes:
+        elif self.eyes.metric:
             self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
 
     def callbacks(self) -> list[lightning.Callback]:
@@ -398,30 +399,31 @@ def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderD
     """The encoder of a checkpoint of `eyes.yaml`, or of the weights of a student, that stays as it is.
 
     Args:
-        source: The checkpoint; a bundle; a file of weights whose names are those of the encoder; or nothing, for the
-            trunk as it was published.
+        source: The checkpoint; a bundle; a file of weights whose names are those of the encoder, all or some of the
+            trunk; or nothing. What it does not hold is as it was published.
         weights: Folder or hub name of the model that the trunk is one of.
 
     Raises:
         BundleError: It holds no such encoder.
     """
     file, size = Path(source), (viewpoint.camera.height, viewpoint.camera.width)
-    encoder = EncoderDecoder(size, trunk="depth_anything", pretrained=not source, weights=weights)
+    cure = "Name a checkpoint of training/configs/eyes.yaml for the same camera"
     if not source:
-        state = encoder.state_dict()
+        state = {}
     elif file.suffix == ".safetensors":
-        tensors = read_tensors(file, BundleError, cure="Name a checkpoint of training/configs/eyes.yaml")
+        tensors = read_tensors(file, BundleError, cure=cure)
         state = {name: torch.from_numpy(value.astype(np.float32)) for name, value in tensors.items()}
     else:
         state = TrainedWeights.read(file).under("encoder.")
+    whole = any(name.startswith("decoder.") for name in state)
+    encoder = EncoderDecoder(size, trunk="depth_anything", pretrained=not whole, weights=weights)
     try:
-        encoder.load_state_dict(state)
+        absent, unknown = encoder.load_state_dict(state, strict=whole)
+        if unknown or (source and not state):
+            raise RuntimeError(f"unknown: {unknown[:3]}, absent: {absent[:3]}")
     except RuntimeError as error:
-        raise BundleError(
-            f"has no encoder on Depth Anything of this size ({str(error)[:200]})",
-            where=source,
-            cure="Name a checkpoint of training/configs/eyes.yaml for the same camera",
-        ) from error
+        what = f"has no encoder on Depth Anything of this size ({str(error)[:200]})"
+        raise BundleError(what, where=source, cure=cure) from error
     encoder.requires_grad_(False).eval()
     trunk = encoder.trunk
     assert isinstance(trunk, DepthAnythingTrunk)
@@ -432,7 +434,8 @@ def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderD
         return [part.float() for part in maps]
 
     digest = hashlib.sha256()
-    for name in sorted(name for name in state if source or name.startswith("trunk.")):
+    weights_now = encoder.state_dict()
+    for name in sorted(name for name in weights_now if whole or name.startswith("trunk.")):
         digest.update(name.encode())
-        digest.update(state[name].half().numpy().tobytes())
-    return encoder, trunk, Eyes(see, digest.hexdigest()[:16])
+        digest.update(weights_now[name].half().numpy().tobytes())
+    return encoder, trunk, Eyes(see, digest.hexdigest()[:16], frozenset(state), metric=whole)
