@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.evaluation.fused_depth import fuse_depth, resampled
-from scene_completion_ros.evaluation.truth import VoxelTruth, labelled_truth
+from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, labelled_truth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import agreement, surface_normals
 from scene_completion_ros.geometry.grids import ROOM_GRID
@@ -138,11 +138,16 @@ class _Recording:
         self.camera, self.poses, self._depths = camera, poses, depths
 
     def voxels(self, index: int) -> NDArray[np.uint8]:
-        """Labels of `ROOM_GRID` below the camera of a frame."""
+        """Labels of `ROOM_GRID` below the camera of a frame.
+
+        What lies below the floor counts for nothing, and no place on the floor is free: rays that pass just above one
+        whose depth nobody knows see the upper half of its voxel.
+        """
         grid, labels = self._fused
-        return np.asarray(
-            resampled(labels, grid, ROOM_GRID, self.poses[index] @ self.poses[index].levelled().inverse())
-        )
+        found = resampled(labels, grid, ROOM_GRID, self.poses[index] @ self.poses[index].levelled().inverse())
+        height = ROOM_GRID.centres()[..., 2] / ROOM_GRID.voxel_size
+        wrong = (height < -0.5) | ((height <= 0.5) & (found == FREE))
+        return np.where(wrong, UNKNOWN, found).astype(np.uint8)
 
     @cached_property
     def _fused(self) -> tuple[VoxelGrid, NDArray[np.uint8]]:

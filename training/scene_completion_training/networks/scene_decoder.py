@@ -27,6 +27,8 @@ _PRIOR_CELLS = 4
 _FARTHEST_FROM_LEVEL = 1.5
 """Of a ground that pixels see, metres."""
 _STREET_VOXEL_M = 0.2
+_SURELY_HIDDEN, _FEW = 0.9, 200.0
+"""Probability from which a voxel lies behind a surface; voxels of a place that say as much as those of its height."""
 _CERTAIN = 1e-4
 """Least probability of a voxel and of its contrary, while it is trained."""
 
@@ -172,6 +174,46 @@ class SceneDecoder(nn.Module):
             height,
             deviation,
         )
+
+    @torch.no_grad()
+    def hidden_from(self, view: PixelView, voxels: Lookups) -> Tensor:
+        """Voxels [B, X, Y, Z] that surely lie behind what their pixel sees, or beside the image."""
+        surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
+        at, behind = self._surfaces(torch.cat([surface.log(), view.deviation], dim=1), voxels)
+        return (behind > _SURELY_HIDDEN) & (at < 1.0 - _SURELY_HIDDEN)
+
+    @torch.no_grad()
+    def match_mean(self, true: Tensor, predicted: Tensor, count: Tensor) -> None:
+        """Shifts the learned mean so that hidden places hold, on average, what they hold in truth.
+
+        A step of an optimiser moves a weight by its learning rate at most: it would take thousands until the mean says
+        that hardly anything stands in the air.
+
+        Args:
+            true: Sum of true occupancies of hidden voxels [X, Y, Z] over samples.
+            predicted: The same of the probabilities of this decoder.
+            count: How many samples knew each.
+        """
+        blocks = self.mean.shape[2:]
+        edges = [blocks[0], self.cells[0] // blocks[0], blocks[1], self.cells[1] // blocks[1]]
+        pooled = []
+        for values in (true, predicted, count):
+            whole = functional.pad(
+                values, [n for c, v in zip(self.cells, values.shape, strict=True) for n in (c * STRIDE - v, 0)][::-1]
+            )
+            part = whole[: edges[0] * edges[1] * STRIDE, : edges[2] * edges[3] * STRIDE]
+            shape = (edges[0], edges[1] * STRIDE, edges[2], edges[3] * STRIDE, self.cells[2], STRIDE)
+            pooled.append(part.reshape(shape).sum(dim=(1, 3)).permute(3, 2, 0, 1))  # [S, z, x, y]
+        usual = [
+            (part.sum(dim=(2, 3), keepdim=True) / pooled[2].sum(dim=(2, 3), keepdim=True).clamp_min(1.0))
+            for part in pooled[:2]
+        ]
+        logits = [
+            torch.logit((part + _FEW * mean) / (pooled[2] + _FEW), 1e-3)
+            for part, mean in zip(pooled[:2], usual, strict=True)
+        ]
+        shift = (logits[0] - logits[1])[None].expand(STRIDE**2, -1, -1, -1, -1)
+        self.mean += shift.reshape(self.mean.shape)
 
     def _with_neighbours(self, x: Tensor) -> Tensor:
         """What the U-Net makes of the columns [B, C, X, Y]."""

@@ -111,7 +111,9 @@ class RoomWalk(RenderedDrive):
         seen, there = (np.bincount(number[mask] + 1, minlength=count + 1) for mask in (free & truth.visible, free))
         open_rooms = np.flatnonzero(seen[1:] > LEAST_SEEN * np.maximum(there[1:], 1))
         indoors = np.isin(number, open_rooms) | truth.visible
-        inside = (world[..., 2] < self.plan.height + self.grid.voxel_size) & (indoors | truth.occupied & (number < 0))
+        size = self.grid.voxel_size  # what lies below the floor counts for nothing
+        level = (world[..., 2] > -0.5 * size) & (world[..., 2] < self.plan.height + size)
+        inside = level & (indoors | truth.occupied & (number < 0))
         return replace(truth, known=truth.known & inside, class_map=ROOM_IDS)
 
     def _poses(self, rng: np.random.Generator, frames: int, leg: int) -> list[RigidTransform]:

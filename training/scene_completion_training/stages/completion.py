@@ -8,6 +8,7 @@ hidden, voxels of labelled LiDAR, and stereo.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code
+from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, ground_code
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
@@ -100,6 +101,7 @@ class CompletionConfiguration(TrainingConfiguration):
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
         ema_start: Step from which the average is kept.
         validate_every: Steps between validations.
+        mean_of: Samples whose voxels say, before the first step, what hidden places hold on average; 0: nothing does.
     """
 
     stage: str = "completion"
@@ -121,6 +123,7 @@ class CompletionConfiguration(TrainingConfiguration):
     ema_decay: float = 0.995
     ema_start: int = 200
     validate_every: int = 500
+    mean_of: int = 0
 
     @property
     def validation_interval(self) -> int | None:
@@ -217,13 +220,17 @@ class SceneField(nn.Module):
 
     def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
         """What the volume holds."""
-        side = torch.where(mirrored, -1.0, 1.0).to(volume_from_camera)
-        cells, voxels = (
-            cell_lookups(self.spatial.grid, stride, self.camera, self.spec, volume_from_camera, side)
-            for stride in (STRIDE, 1)
-        )
+        cells, voxels = (self._lookups(stride, volume_from_camera, mirrored) for stride in (STRIDE, 1))
         scene: CompletedScene = self.spatial(view, cells, voxels)
         return scene
+
+    def hidden_from(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> Tensor:
+        """Voxels [B, X, Y, Z] that surely lie behind what their pixel sees, or beside the image."""
+        return self.spatial.hidden_from(view, self._lookups(1, volume_from_camera, mirrored))
+
+    def _lookups(self, stride: int, volume_from_camera: Tensor, mirrored: Tensor) -> Lookups:
+        side = torch.where(mirrored, -1.0, 1.0).to(volume_from_camera)
+        return cell_lookups(self.spatial.grid, stride, self.camera, self.spec, volume_from_camera, side)
 
 
 class CompletionStage(Stage):
@@ -287,6 +294,23 @@ class CompletionStage(Stage):
                 ) from error
         elif self.eyes.metric:
             self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
+        if self.settings.mean_of:
+            self._match_mean(data)
+
+    @torch.no_grad()
+    def _match_mean(self, data: CompletionData) -> None:
+        """See `SceneDecoder.match_mean`."""
+        sums = torch.zeros(3, *self.viewpoint.volume.grid.shape)
+        batches = iter(data.train_dataloader())
+        for batch in itertools.islice(batches, -(-self.settings.mean_of // self.settings.data.batch_size)):
+            pose, mirrored, label = batch["volume_from_camera"], batch["mirrored"], batch["label"]
+            ground = self.field.stated_ground(pose, batch["known"], mirrored)
+            view = self.field.look([batch[name] for name in ("fused", "relative", "tokens")], ground)
+            scene = self.field(view, pose, mirrored)
+            counts = self.field.hidden_from(view, pose, mirrored) & (label != INVALID)
+            for total, values in zip(sums, (label != EMPTY, scene.occupied.sigmoid(), counts), strict=True):
+                total += (values * counts).sum(dim=0)
+        self.field.spatial.match_mean(*sums)
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights."""
