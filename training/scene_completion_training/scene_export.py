@@ -1,7 +1,5 @@
 """Turns a checkpoint of stage `completion` into a student bundle: one graph from the image to the voxels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,8 @@ from scene_completion_training.networks.occupancy_link import link_calibration
 from scene_completion_training.networks.scene_decoder import STRIDE
 from scene_completion_training.stages.completion import SceneField, read_eyes
 
+# Of the label's logits in the probabilities of the classes: the softmax of these is then nearly what they were.
 SHARPNESS = 6.0
-"""Of the label's logits in the probabilities of the classes: the softmax of these is then nearly what they were."""
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "car": (100, 150, 245),
     "bicycle": (100, 230, 245),
@@ -64,8 +62,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "bathtub": (227, 119, 194),
     "otherfurniture": (82, 84, 163),
     "ceiling": (210, 210, 210),
-}
-"""Those of SemanticKITTI, and behind them those of ScanNet."""
+}  # those of SemanticKITTI, and behind them those of ScanNet
 
 
 class ExportedScene(nn.Module):
@@ -108,15 +105,12 @@ def export_scene(
     licence: str,
     provenance: Mapping[str, Any],
     keep_weights: bool = True,
-    eight_bit: bool = False,
+    eight_bit: bool = False,  # large weights of the graph are int8: half the size
 ) -> StudentBundle:
     """Exports a checkpoint of stage `completion`, and the eyes that it names; arguments as of `export_bundle`.
 
     Its probabilities are those that it was trained to say. Of a trunk as it was published the bundle keeps no weights:
     whoever trains on reads them where they were published.
-
-    Args:
-        eight_bit: Large weights of the graph are int8: half the size.
     """
     stored = Checkpoint.read(file)
     settings, viewpoint = stored.configuration, stored.viewpoint
@@ -175,16 +169,13 @@ def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
     """The space of a text encoder, of the probabilities of classes of these names.
 
     A place of one class lies where what the bank calls that class lies; of several, at their mean. Words find bodies,
-    and so what the student completed behind them. A class that the bank does not know stays at the origin.
-
-    Raises:
-        ConfigurationError: It names none of them.
+    and so what the student completed behind them. A class that the bank does not know stays at the origin. Raises
+    ConfigurationError: it names none of them.
     """
     phrases = {known.name: known.phrases for known in bank.classes if known.name in names}
     if not phrases:
-        raise ConfigurationError(
-            "names no class of the student", where="--vocabulary", cure=f"Name some of {', '.join(names)} in it"
-        )
+        what = "names no class of the student"
+        raise ConfigurationError(what, where="--vocabulary", cure=f"Name some of {', '.join(names)} in it")
     vocabulary = bank.vocabulary(phrases, pooling="mean")
     weight = np.zeros((bank.dimension, len(names)), np.float32)
     weight[:, [names.index(name) for name in vocabulary.names]] = vocabulary.rows[: len(vocabulary.names)].T

@@ -4,8 +4,6 @@ Probes are fitted to the labelled voxels of --train and scored on those of --dat
 `masked_scene`, the same without any training, what goes into them, and a student's label units.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +27,7 @@ if TYPE_CHECKING:
     from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
 
 PROBE_STEPS = 1000
-TRAIN_VOXELS, TEST_VOXELS = 2000, 5000
-"""Voxels of a scene, at most."""
+TRAIN_VOXELS, TEST_VOXELS = 2000, 5000  # voxels of a scene, at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_windows(parser)
     meaning = "checkpoints of stage masked_scene under one name, one for each seed; may come several times"
     add_methods(parser, "--method", meaning)
-    parser.add_argument(
-        "--untrained", type=Path, metavar="CHECKPOINT", help="also its network with random weights, for each of --seeds"
-    )
+    meaning = "also its network with random weights, for each of --seeds"
+    parser.add_argument("--untrained", type=Path, metavar="CHECKPOINT", help=meaning)
     parser.add_argument("--inputs", action="store_true", help="also what goes into the networks")
     parser.add_argument("--units", type=Path, metavar="BUNDLE", help="also the label units of this student")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of the probes (default: 0)")
@@ -81,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scenes(args: argparse.Namespace, folders: Sequence[Path], student: StudentBundle | None) -> list[list[SceneFrame]]:
+def _scenes(
+    args: argparse.Namespace, folders: Sequence[Path], student: "StudentBundle | None"
+) -> "list[list[SceneFrame]]":
     """The labelled scenes of each recording: exact voxels in a town, LiDAR elsewhere."""
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
@@ -96,7 +94,7 @@ def _scenes(args: argparse.Namespace, folders: Sequence[Path], student: StudentB
     return found
 
 
-def _probed(args: argparse.Namespace) -> list[tuple[str, VoxelFeatures, Sequence[int]]]:
+def _probed(args: argparse.Namespace) -> "list[tuple[str, VoxelFeatures, Sequence[int]]]":
     """Name for tables, features, and the seeds of their probes."""
     from scene_completion_training.evaluation.voxel_features import NetworkFeatures, SceneColumns
 
@@ -119,8 +117,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.every < 1:
         raise ConfigurationError(f"every {args.every} frames", where="--every", cure="Give a positive number")
     if not (args.method or args.untrained or args.inputs or args.units):
-        raise ConfigurationError(
-            "nothing to probe", where="evaluate features", cure="Give --method, --untrained, --inputs or --units"
-        )
+        cure = "Give --method, --untrained, --inputs or --units"
+        raise ConfigurationError("nothing to probe", where="evaluate features", cure=cure)
     check_methods("--method", args.method)
     refuse_scored(args.data, {"--train": args.train})

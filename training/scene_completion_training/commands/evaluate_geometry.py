@@ -1,7 +1,5 @@
 """`evaluate geometry`: occupancy by exact ground truth and both LiDAR protocols, or depth against LiDAR."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Callable
@@ -30,8 +28,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.density_model import DensityModel
 
-EVERY = 5
-"""Of which frames voxels are scored where the command line says nothing; depth is scored of all."""
+EVERY = 5  # of which frames voxels are scored where the command line says nothing; depth is scored of all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,9 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scans", type=int, default=20, help="scans the LiDAR protocols accumulate (default: 20)")
     meaning = "how far the reference camera looks down, for the LiDAR protocols (default: 5 on KITTI-360, otherwise 0)"
     parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
-    parser.add_argument(
-        "--every", type=int, metavar="N", help=f"score every N-th frame (default: {EVERY}, with --depth 1)"
-    )
+    meaning = f"score every N-th frame (default: {EVERY}, with --depth 1)"
+    parser.add_argument("--every", type=int, metavar="N", help=meaning)
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     add_engine(parser)
 
@@ -143,9 +139,8 @@ def _run_voxels(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     check_recordings(args, "geometry")
     if not (args.bundle or args.checkpoint or args.controls):
-        raise ConfigurationError(
-            "nothing to score", where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls"
-        )
+        what = "nothing to score"
+        raise ConfigurationError(what, where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls")
     if args.scans < 3 or args.every < 1:
         cure = "Accumulate at least 3 scans, and score every frame or fewer"
         raise ConfigurationError(f"{args.scans} scans, every {args.every} frames", where="--scans, --every", cure=cure)
@@ -157,8 +152,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _controls(
-    args: argparse.Namespace, models: list[DensityModel], windows: Path | None, validation: list[PosedSequence]
-) -> Callable[[PosedSequence], list[DensityModel]]:
+    args: argparse.Namespace, models: "list[DensityModel]", windows: Path | None, validation: "list[PosedSequence]"
+) -> "Callable[[PosedSequence], list[DensityModel]]":
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
     from scene_completion_ros.sequences import kitti
     from scene_completion_ros.sequences.opening import holds_voxels, open_recording
@@ -182,7 +177,7 @@ def _controls(
             town_prior = [calibrate_model(prior, voxel_frames(validation, args.every)) if validation else prior]
     window_prior = prior_of_windows(windows) if args.controls and windows is not None else None
 
-    def controls(sequence: PosedSequence) -> list[DensityModel]:
+    def controls(sequence: "PosedSequence") -> "list[DensityModel]":
         if not args.controls:
             return []
         own: list[DensityModel] = [EmptyControl(), *surface_controls(sequence, models[0] if models else None)]

@@ -224,17 +224,13 @@ def depth_of_model(model: DensityModel) -> DepthSource:
 
 
 def surface_voxels(
-    depth: NDArray[np.float32],
+    depth: NDArray[np.float32],  # z-depth [H, W], metres
     camera: Camera,
-    thickness: float = 0.0,
+    thickness: float = 0.0,  # metres along the rays behind the surface that are filled too
     grid: VoxelGrid = DEFAULT_GRID,
-    grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
+    grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,  # pose of the camera in the voxels of `grid`
 ) -> NDArray[np.bool_]:
-    """Voxels that a depth image fills. Returns bool [X, Y, Z].
-
-    `depth`: z-depth [H, W], metres; `thickness`: metres along the rays behind the surface that are filled too;
-    `grid_from_camera`: pose of the camera in the voxels of `grid`.
-    """
+    """Voxels that a depth image fills. Returns bool [X, Y, Z]."""
     wanted = np.isfinite(depth) & (depth > 0.0)
     rays = camera.unproject(camera.pixel_centres()[wanted])
     direction = rays / np.linalg.norm(rays, axis=1, keepdims=True)

@@ -5,8 +5,6 @@ semantics. In completion, those that the student calls occupied are labelled: se
 ranked given the geometry.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,16 +41,11 @@ _CHUNK = 1 << 14  # points in memory at a time
 
 @dataclass(frozen=True, eq=False)
 class LabelSet:
-    """Classes that labels are scored in.
-
-    Attributes:
-        class_names: "empty", and the classes.
-        class_map: From SemanticKITTI's ids.
-    """
+    """Classes that labels are scored in."""
 
     name: str
-    class_names: tuple[str, ...]
-    class_map: ClassMap
+    class_names: tuple[str, ...]  # "empty", and the classes
+    class_map: ClassMap  # from SemanticKITTI's ids
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,10 +55,8 @@ class LabelSet:
     def phrases(self, bank: TextBank) -> dict[str, tuple[str, ...]]:
         """Phrases of each class that has some, from a bank whose classes are SemanticKITTI's, or of these.
 
-        Phrases of classes that are one here come together; those of classes that do not count are left out.
-
-        Raises:
-            ConfigurationError: A class of the bank is neither, or it has none.
+        Phrases of classes that are one here come together; those of classes that do not count are left out. Raises
+        ConfigurationError where a class of the bank is neither, or it has none.
         """
         found: dict[str, tuple[str, ...]] = {}
         for proposed in bank.classes:
@@ -79,9 +70,8 @@ class LabelSet:
             if name is not None:
                 found[name] = (*found.get(name, ()), *proposed.phrases)
         if not found:
-            raise ConfigurationError(
-                "has no classes", where=bank.where, cure="Make it of a vocabulary with classes, such as street.yaml"
-            )
+            cure = "Make it of a vocabulary with classes, such as street.yaml"
+            raise ConfigurationError("has no classes", where=bank.where, cure=cure)
         return found
 
 
@@ -97,11 +87,8 @@ def label_set_of(sequence: PosedSequence) -> LabelSet:
 def read_words(file: Path) -> dict[str, tuple[int, ...]]:
     """Reads words and SemanticKITTI's ids of the classes that they mean.
 
-    Args:
-        file: YAML with `words`, word -> names of classes, and `training_vocabulary`, which no word may be of.
-
-    Raises:
-        ConfigurationError: It is no such file, names an unknown class, or a word that was trained with.
+    Raises ConfigurationError where it is no such file, names an unknown class, or a word that was trained with. `file`:
+    YAML with `words`, word -> names of classes, and `training_vocabulary`, which no word may be of.
     """
     cure = f"Write it as unseen_words.yaml; the classes are {', '.join(SEMANTIC_KITTI_CLASSES[1:])}"
     content = read_yaml(file, ConfigurationError, cure=cure, kind=dict)
@@ -109,51 +96,39 @@ def read_words(file: Path) -> dict[str, tuple[int, ...]]:
         words = {str(word): tuple(map(SEMANTIC_KITTI_CLASSES.index, of)) for word, of in content["words"].items()}
         trained = {str(word).casefold() for word in content["training_vocabulary"]}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ConfigurationError(
-            f"cannot be read as words and classes ({error})", where=str(file), cure=cure
-        ) from error
+        what = f"cannot be read as words and classes ({error})"
+        raise ConfigurationError(what, where=str(file), cure=cure) from error
     if seen := [word for word in words if word.casefold() in trained]:
-        raise ConfigurationError(
-            f"{', '.join(seen)}: of the training vocabulary", where=str(file), cure="Ask for words that are not in it"
-        )
+        what = f"{', '.join(seen)}: of the training vocabulary"
+        raise ConfigurationError(what, where=str(file), cure="Ask for words that are not in it")
     return words
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What is said of points.
+    """What is said of points."""
 
-    Attributes:
-        labels: Classes, int64 [N]; K for none.
-        cosine: Of each word, float32 [N, W]; minus infinity where there is no feature.
-        common: Mean cosine of all phrases of the vocabulary, float32 [N].
-    """
-
-    labels: NDArray[np.int64]
-    cosine: NDArray[np.float32]
-    common: NDArray[np.float32]
+    labels: NDArray[np.int64]  # classes, int64 [N]; K for none
+    cosine: NDArray[np.float32]  # of each word, float32 [N, W]; minus infinity where there is no feature
+    common: NDArray[np.float32]  # mean cosine of all phrases of the vocabulary, float32 [N]
 
 
 class ZeroShot:
     """Labels by the best phrase of all classes, and cosines of words.
 
-    Args:
-        bank: Its classes, and all words, are phrases of it.
-        words: See `read_words`.
+    Raises ConfigurationError where the bank has other classes than the label set; VocabularyError where a word is not
+    in it.
+
+    `bank`: its classes, and all words, are phrases of it; `words`: see `read_words`.
 
     Attributes:
         rows: Phrases of classes, float32 [R, D], of length one.
         group: The class of each [R].
-        words: Words that it scores, and SemanticKITTI's ids of what they mean.
-
-    Raises:
-        ConfigurationError: The bank has other classes than the label set.
-        VocabularyError: A word is not in it.
     """
 
     def __init__(self, bank: TextBank, label_set: LabelSet, words: Mapping[str, Sequence[int]]) -> None:
         vocabulary = bank.vocabulary(label_set.phrases(bank))
-        self.words = words
+        self.words = words  # words that it scores, and SemanticKITTI's ids of what they mean
         of_class = vocabulary.group >= 0
         self.rows, self._all_rows = vocabulary.rows[of_class], vocabulary.rows
         self._asked = bank.rows(list(words)) if words else self.rows[:0]
@@ -163,8 +138,7 @@ class ZeroShot:
     def __call__(self, observed: SemanticObservation, points: NDArray[np.float32]) -> Judgement:
         """What it says of points [N, 3].
 
-        Raises:
-            ConfigurationError: The features have another dimension than the embeddings.
+        Raises ConfigurationError where the features have another dimension than the embeddings.
         """
         features = observed.codes(points)
         if features.shape[1] != self.rows.shape[1]:
@@ -198,7 +172,7 @@ class LabelledFrame:
     parts: dict[Part, NDArray[np.bool_]]
 
     @staticmethod
-    def of(frame: Frame, label_set: LabelSet) -> LabelledFrame:
+    def of(frame: Frame, label_set: LabelSet) -> "LabelledFrame":
         """What a label set makes of a frame that has voxels."""
         truth = frame.truth.voxels
         assert truth is not None

@@ -1,7 +1,5 @@
 """What is asked for words beside trained fields (`FeatureFieldModel`): a deployed student, and controls to beat."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,8 +29,7 @@ from scene_completion_training.foundation.feature_lifter import FeatureLifter, T
 class DeployedFeatures:
     """A student bundle, read in the space that a bank's texts lie in: its own encoder, its units, its linear map.
 
-    Raises:
-        VocabularyError: It has none.
+    Raises VocabularyError where it has none.
     """
 
     def __init__(self, bundle: StudentBundle, bank: TextBank, density: DensityModel, name: str) -> None:
@@ -102,8 +99,7 @@ class ClassPrior:
 def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phrased: Sequence[int]) -> int:
     """The most frequent class of labelled voxels in view, among those that have phrases.
 
-    Raises:
-        ConfigurationError: No voxel is labelled.
+    Raises ConfigurationError where no voxel is labelled.
     """
     counts = np.zeros(len(label_set.names), np.int64)
     for frame in voxel_frames(recordings):

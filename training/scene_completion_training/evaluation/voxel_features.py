@@ -3,8 +3,6 @@
 All of them speak of the same voxels of the same frame, so that probes of them can be compared.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -40,20 +38,15 @@ class SceneFrame:
 
 @dataclass(frozen=True)
 class SceneRecord:
-    """What a checkpoint remembers of the scenes that its network was trained on.
-
-    Attributes:
-        voxel_size: Edge of a voxel, metres.
-    """
+    """What a checkpoint remembers of the scenes that its network was trained on."""
 
     columns: tuple[str, ...]
-    voxel_size: float
+    voxel_size: float  # edge of a voxel, metres
 
     def check(self, scene: VoxelScene) -> None:
         """Refuses a scene that the network cannot look at.
 
-        Raises:
-            ConfigurationError: It has voxels of another size, or other features.
+        Raises ConfigurationError where it has voxels of another size, or other features.
         """
         size = scene.grid.voxel_size
         if abs(size - self.voxel_size) > 1e-6:
@@ -70,10 +63,8 @@ class SceneRecord:
 def open_network(source: Path) -> tuple[VoxelHUNet, SceneRecord]:
     """The network of a checkpoint or of a folder that `export_network` wrote, and what it remembers of its scenes.
 
-    Of stage `masked_scene` it is the teacher, the average of all that its student was.
-
-    Raises:
-        BundleError: It is neither.
+    Of stage `masked_scene` it is the teacher, the average of all that its student was. Raises BundleError where it is
+    neither.
     """
     cure = "Name the checkpoint of a training with stage `masked_scene`, or what `scene-completion export` made of it"
     if source.is_dir():
@@ -100,8 +91,7 @@ def open_network(source: Path) -> tuple[VoxelHUNet, SceneRecord]:
 def export_network(file: Path, folder: Path, *, name: str, licence: str, trained_on: str) -> None:
     """Writes the network of a checkpoint as JSON and safetensors, with weights in half precision.
 
-    Raises:
-        BundleError: See `open_network`.
+    Raises BundleError: see `open_network`.
     """
     network, record = open_network(file)
     weights = {key: value.numpy().astype(np.float16) for key, value in network.state_dict().items()}
@@ -137,16 +127,14 @@ class SceneColumns:
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
         """Features, float32 [n, D], of the voxels at some rows [n] of the scene.
 
-        Raises:
-            ConfigurationError: The scene was made without units.
+        Raises ConfigurationError where the scene was made without units.
         """
         inputs = len(FEATURES)
         chosen = slice(inputs, None) if self._units else slice(inputs)
         found = frame.scene.features[:, chosen]
         if not found.shape[1]:
-            raise ConfigurationError(
-                "has no label units", where=f"scene {frame.scene.name}", cure="Make the scenes with units of a student"
-            )
+            cure = "Make the scenes with units of a student"
+            raise ConfigurationError("has no label units", where=f"scene {frame.scene.name}", cure=cure)
         return (found[rows],)
 
 
@@ -163,19 +151,18 @@ class NetworkFeatures:
         self._network = network.eval()
 
     @staticmethod
-    def open(file: Path, name: str) -> NetworkFeatures:
+    def open(file: Path, name: str) -> "NetworkFeatures":
         """Opens a checkpoint of stage `masked_scene`; see `open_network` for errors."""
         return NetworkFeatures(*open_network(file), name)
 
-    def untrained(self, seed: int, name: str) -> NetworkFeatures:
+    def untrained(self, seed: int, name: str) -> "NetworkFeatures":
         """A network of the same size that has learned nothing."""
         return NetworkFeatures(untrained(self._network, seed), self.record, name)
 
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
         """Features of each level, float32 [n, D_l], of the voxels at some rows [n] of the scene.
 
-        Raises:
-            ConfigurationError: The scene has not all features that the network takes, or other voxels.
+        Raises ConfigurationError where the scene has not all features that the network takes, or other voxels.
         """
         scene = frame.scene
         taken = [number for number, name in enumerate(scene.columns) if name in self.record.columns]

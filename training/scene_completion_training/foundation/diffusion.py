@@ -1,7 +1,5 @@
 """What a Stable Diffusion sees in an image: DIFT, states of its U-net after one step (Tang et al., NeurIPS 2023)."""
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,9 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation.dense_extractor import DenseExtractor, in_patches
 from scene_completion_training.foundation.model_files import Normalisation, hub_folder, model_name
 
-STEP = 100
-"""Noise step whose image the U-net sees (CUA-O3D)."""
-UP_BLOCKS = 3
-"""Blocks on the way up whose outputs stand side by side, from the first on: 1280 + 1280 + 640 channels."""
-PIXELS = 8
-"""Edge of a token's square in the image that the model sees: one of its latents."""
+STEP = 100  # noise step whose image the U-net sees (CUA-O3D)
+UP_BLOCKS = 3  # blocks on the way up whose outputs stand side by side, from the first on: 1280 + 1280 + 640 channels
+PIXELS = 8  # edge of a token's square in the image that the model sees: one of its latents
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _HALVES = (127.5, 127.5, 127.5)
 
@@ -28,14 +23,9 @@ class DiffusionTeacher(DenseExtractor):
     """A frozen Stable Diffusion of diffusers, with the empty prompt.
 
     The noise is the same for every image: the released code of CUA-O3D draws it anew with each call, and the latents
-    too, of which this takes the mean. Images are resized so that a token covers eight pixels.
-
-    Args:
-        model: Local folder or hub name of a pipeline in safetensors.
-
-    Raises:
-        ConfigurationError: diffusers is not installed, or there is no such model.
-        BundleError: A part of it is missing, damaged, or only pickled.
+    too, of which this takes the mean. Images are resized so that a token covers eight pixels. Raises
+    ConfigurationError: diffusers is not installed, or there is no such model; BundleError where a part of it is
+    missing, damaged, or only pickled. `model`: local folder or hub name of a pipeline in safetensors.
     """
 
     def __init__(self, model: str, device: str = "cpu") -> None:

@@ -1,7 +1,5 @@
 """2D features lifted to points in space: the mean of what views say that see them (OpenScene; CUA-O3D, section 3.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,38 +9,26 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 
-RELATIVE_TOLERANCE = 0.25
-"""ScanNet's in OpenScene, which takes 0.02 for Matterport3D."""
+RELATIVE_TOLERANCE = 0.25  # ScanNet's in OpenScene, which takes 0.02 for Matterport3D
 FAR_TOLERANCE = 0.05
 NEAREST = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class TokenMaps:
-    """Features of a teacher for several views.
+    """Features of a teacher for several views."""
 
-    Attributes:
-        values: [V, D, h, w], any floating type.
-        offsets: Left and upper edge (x, y) of token (0, 0) in each view, pixels [V, 2].
-        cell: Pixels along a token's side; along x and y [2] where they differ.
-    """
-
-    values: Tensor
-    offsets: Tensor
-    cell: int | Tensor
+    values: Tensor  # [V, D, h, w], any floating type
+    offsets: Tensor  # left and upper edge (x, y) of token (0, 0) in each view, pixels [V, 2]
+    cell: int | Tensor  # pixels along a token's side; along x and y [2] where they differ
 
 
 @dataclass(frozen=True, eq=False)
 class LiftedFeatures:
-    """What views say of points.
+    """What views say of points."""
 
-    Attributes:
-        mean: Mean of their features [N, D], zero where no view sees the point.
-        views: Number of views that see each point [N].
-    """
-
-    mean: Tensor
-    views: Tensor
+    mean: Tensor  # mean of their features [N, D], zero where no view sees the point
+    views: Tensor  # number of views that see each point [N]
 
 
 class FeatureLifter:

@@ -6,8 +6,6 @@ the views they are compared with. Token (i, j) of a shifted image covers the row
 columns [j·cell + dx, (j+1)·cell + dx) of the original.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,15 +25,10 @@ LARGEST_HALF = 65504.0
 
 @dataclass(frozen=True)
 class Variant:
-    """How an image is changed before its features are computed.
+    """How an image is changed before its features are computed."""
 
-    Attributes:
-        shift: (dy, dx) of the grid.
-        mirrored: Swap left and right, before the shift.
-    """
-
-    shift: tuple[int, int]
-    mirrored: bool
+    shift: tuple[int, int]  # (dy, dx) of the grid
+    mirrored: bool  # swap left and right, before the shift
 
 
 def random_shift(generator: np.random.Generator, cell: int) -> tuple[int, int]:
@@ -83,17 +76,15 @@ def as_half(features: Tensor, key: str) -> Tensor:
 class LiveTokens:
     """Tokens of the views of a batch that are computed in the training step, on its device (SceneDINO).
 
-    The grid of each view is shifted at random, by any pixels up to half a cell.
-
-    Args:
-        cell: Edge of the square of pixels that a token covers.
+    The grid of each view is shifted at random, by any pixels up to half a cell. `cell`: edge of the square of pixels
+    that a token covers.
     """
 
     def __init__(self, extractor: DenseExtractor, cell: int) -> None:
         self._extractor = extractor
         self.cell = cell
 
-    def __deepcopy__(self, memo: object) -> LiveTokens:
+    def __deepcopy__(self, memo: object) -> "LiveTokens":
         return self  # an average of the stage's weights needs no network of its own that never learns
 
     @property
@@ -104,10 +95,8 @@ class LiveTokens:
     def of(self, images: Tensor, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """What a sample holds of stored targets: features [B, V, D, h, w] and feature_offsets [B, V, 2].
 
-        Args:
-            images: Views [B, V, 3, H, W] in 0..1.
-            views: Indices [B, L] of those whose tokens are wanted; those of the others are zero.
-            generator: On the CPU; draws the shifts.
+        `images`: views [B, V, 3, H, W] in 0..1; `views`: indices [B, L] of those whose tokens are wanted; those of the
+        others are zero; `generator`: on the CPU; draws the shifts.
         """
         self._extractor.to(images.device)
         half = self.cell // 2

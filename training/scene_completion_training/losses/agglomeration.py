@@ -1,7 +1,5 @@
 """Several teachers at a time, each compared as suits it, weighed by learned uncertainty (CUA-O3D, section 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -45,9 +43,8 @@ def agglomeration_terms(
 ) -> dict[str, Tensor]:
     """The weighed total "agglomeration" [], and what it is made of for the curves, "teacher_NAME" [].
 
-    Args:
-        predicted, targets: [P, D] by the name of the teacher.
-        weights: How much each point counts, [P]; booleans say which do.
+    `predicted`, `targets`: [P, D] by the name of the teacher; `weights`: how much each point counts, [P]; booleans say
+    which do.
     """
     losses = {
         teacher.name: COMPARED[teacher.loss](*(of[teacher.name] for of in (predicted, targets, weights)))

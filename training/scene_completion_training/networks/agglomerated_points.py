@@ -1,7 +1,5 @@
 """The network of CUA-O3D: a sparse U-net on voxels, and a head for each teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +22,7 @@ class AgglomeratedPoints(nn.Module):
         self.heads = FeatureHeads(self.trunk.channels, dims, heads)
 
     @classmethod
-    def of(cls, configuration: Mapping[str, Any]) -> AgglomeratedPoints:
+    def of(cls, configuration: Mapping[str, Any]) -> "AgglomeratedPoints":
         """An untrained one, as the configuration of a training (plain values) says."""
         return cls({teacher["name"]: teacher["dim"] for teacher in configuration["teachers"]}, configuration["heads"])
 

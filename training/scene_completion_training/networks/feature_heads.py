@@ -1,7 +1,5 @@
 """From one feature to the features of several teachers (CUA-O3D)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 

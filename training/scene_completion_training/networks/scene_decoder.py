@@ -1,7 +1,5 @@
 """The decoder in space: from what pixels say to what every voxel holds, to the ground, and to classes of places."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import NamedTuple
@@ -16,35 +14,24 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import Lookups
 from scene_completion_training.networks.sight import PixelView
 
-STRIDE = 2
-"""Voxels to a cell of the volume, along every axis."""
+STRIDE = 2  # voxels to a cell of the volume, along every axis
+# Scales on which a place is compared with the surface that its pixel sees: its own, that of a car, of a house. As all
+# lengths here they are those of a street; smaller voxels bring their own measure.
 _DISTANCES_M = (0.5, 2.0, 8.0)
-"""Scales on which a place is compared with the surface that its pixel sees: its own, that of a car, of a house. As all
-lengths here they are those of a street; smaller voxels bring their own measure."""
 _GEOMETRY = 2 * len(_DISTANCES_M) + 3
-_PRIOR_CELLS = 4
-"""Cells, along each axis of the bird's-eye view, to one of the learned mean."""
-_FARTHEST_FROM_LEVEL = 1.5
-"""Of a ground that pixels see, metres."""
+_PRIOR_CELLS = 4  # cells, along each axis of the bird's-eye view, to one of the learned mean
+_FARTHEST_FROM_LEVEL = 1.5  # of a ground that pixels see, metres
 _STREET_VOXEL_M = 0.2
-_CERTAIN = 1e-4
-"""Least probability of a voxel and of its contrary, while it is trained."""
+_CERTAIN = 1e-4  # least probability of a voxel and of its contrary, while it is trained
 
 
 class CompletedScene(NamedTuple):
-    """What a scene is said to hold.
+    """What a scene is said to hold."""
 
-    Attributes:
-        occupied: Logits of the voxels [B, X, Y, Z].
-        classes: Logits of the classes behind "empty", of cells of `STRIDE` voxels along each axis [B, K, z, x, y].
-        height: Height of the ground in the grid, of cells of the bird's-eye view [B, x, y], metres.
-        deviation: Its standard deviation [B, x, y], metres.
-    """
-
-    occupied: Tensor
-    classes: Tensor
-    height: Tensor
-    deviation: Tensor
+    occupied: Tensor  # logits of the voxels [B, X, Y, Z]
+    classes: Tensor  # logits of the classes behind "empty", of cells of `STRIDE` voxels along each axis [B, K, z, x, y]
+    height: Tensor  # height of the ground in the grid, of cells of the bird's-eye view [B, x, y], metres
+    deviation: Tensor  # its standard deviation [B, x, y], metres
 
 
 def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
@@ -65,34 +52,22 @@ class SceneDecoder(nn.Module):
     speaks. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres.
 
     No features of the image come here. Streets with known voxels are few, and each might be known by its looks.
-
-    Args:
-        grid: The voxels.
-        spec: Point code of the depths.
-        classes: Classes behind "empty".
-        reduced: Channels that a cell looks up besides depth and doubt.
-        widths: Channels of the U-Net, the finest first.
-        context: Channels of the U-Net for each height.
-        ground: Height at which the ground starts, metres in the grid.
-
-    Attributes:
-        mixed: Precision that the network computes in, where it is not single.
     """
 
     def __init__(
         self,
-        grid: VoxelGrid,
-        spec: PointCodeSpec,
+        grid: VoxelGrid,  # the voxels
+        spec: PointCodeSpec,  # point code of the depths
         *,
-        classes: int = 15,
-        reduced: int = 16,
-        widths: tuple[int, ...] = (64, 128, 192, 256),
-        context: int = 16,
+        classes: int = 15,  # classes behind "empty"
+        reduced: int = 16,  # channels that a cell looks up besides depth and doubt
+        widths: tuple[int, ...] = (64, 128, 192, 256),  # channels of the U-Net, the finest first
+        context: int = 16,  # channels of the U-Net for each height
         hidden: int = 64,
-        ground: float = -1.65,
+        ground: float = -1.65,  # height at which the ground starts, metres in the grid
     ) -> None:
         super().__init__()
-        self.mixed: torch.dtype | None = None
+        self.mixed: torch.dtype | None = None  # precision that the network computes in, where it is not single
         self.grid, self.spec, self.classes = grid, spec, classes
         self.measure = min(1.0, grid.voxel_size / _STREET_VOXEL_M)
         self.cells = tuple(-(-count // STRIDE) for count in grid.shape)
@@ -131,12 +106,7 @@ class SceneDecoder(nn.Module):
         self.register_buffer("plane", torch.from_numpy(plane).float(), persistent=False)
 
     def forward(self, view: PixelView, where: Lookups, voxels: Lookups) -> CompletedScene:
-        """What the volume holds.
-
-        Args:
-            where: Where its cells look at the image.
-            voxels: Where its voxels do.
-        """
+        """What the volume holds. `where`: where its cells look at the image; `voxels`: where its voxels do."""
         batch, (count_x, count_y, heights) = len(view.code), self.cells
         classes = view.classes.softmax(dim=1)
         surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
@@ -194,8 +164,7 @@ class SceneDecoder(nn.Module):
     def _surfaces(self, seen: Tensor, voxels: Lookups) -> tuple[Tensor, Tensor]:
         """Probabilities that a voxel [B, X, Y, Z] is what its pixel sees, and that it lies behind that.
 
-        Args:
-            seen: Logarithm of depth and its standard deviation [B, 2, h, w].
+        `seen`: logarithm of depth and its standard deviation [B, 2, h, w].
         """
         found = functional.grid_sample(seen, voxels.pixels, mode="nearest", padding_mode="border", align_corners=False)
         size = self.grid.voxel_size

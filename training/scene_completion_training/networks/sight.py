@@ -1,7 +1,5 @@
 """What each pixel says: how far it sees and how surely, and of which class that is."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -11,42 +9,31 @@ from torch.nn import functional
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.networks.encoder_decoder import MetricDecoder, pixel_places
 
-TOKEN_WIDTH = 48
-"""Channels that the tokens of the trunk are reduced to before they are brought to the size of the map."""
-SHIFT = 0.1
-"""Unit of the shift of an image's inverse depths, in the nearest one."""
-MOST_ASIDE = 0.5
-"""Largest logarithm of the factor on the depth of one pixel."""
+TOKEN_WIDTH = 48  # channels that the tokens of the trunk are reduced to before they are brought to the size of the map
+SHIFT = 0.1  # unit of the shift of an image's inverse depths, in the nearest one
+MOST_ASIDE = 0.5  # largest logarithm of the factor on the depth of one pixel
+# By how much all depths of an image are off on streets that nobody trained on, a share; and those of a level ground
+# that the stated mounting leads to. Standard deviations.
 EYES_OFF, STATED_OFF = 0.1, 0.03
-"""By how much all depths of an image are off on streets that nobody trained on, a share; and those of a level ground
-that the stated mounting leads to. Standard deviations."""
+# By how much depth is off beside that, for each metre of it: heads are too sure of streets that they did not learn
+# from. With it, the mean of |error| / σ at 12 to 60 m of window 04 is 0.7 and 0.9, as without it of window 05, which
+# they learned from.
 FAR_OFF = 0.005
-"""By how much depth is off beside that, for each metre of it: heads are too sure of streets that they did not learn
-from. With it, the mean of |error| / σ at 12 to 60 m of window 04 is 0.7 and 0.9, as without it of window 05, which they
-learned from."""
+# Where a road or floor is taken to be level with the place of the camera, in nearest depths of the code: 2 to 12 m on a
+# street. A grade or a pitch matters little there.
 _GROUND_FROM, _GROUND_TO = 2.0 / 3.0, 4.0
-"""Where a road or floor is taken to be level with the place of the camera, in nearest depths of the code: 2 to 12 m on
-a street. A grade or a pitch matters little there."""
+# Mean weight of the pixels of an image, its nearest road 1, at which the road says half of what it can say.
 _LEAST_GROUND = 0.01
-"""Mean weight of the pixels of an image, its nearest road 1, at which the road says half of what it can say."""
-_LOG_DEVIATION = -2.3
-"""Of the logarithm of depth, at the start: about a tenth."""
+_LOG_DEVIATION = -2.3  # of the logarithm of depth, at the start: about a tenth
 
 
 class PixelView(NamedTuple):
-    """What pixels say.
+    """What pixels say."""
 
-    Attributes:
-        code: Inverse depth code [B, 1, h, w], see `PointCodeSpec`.
-        deviation: Standard deviation of the logarithm of depth [B, 1, h, w].
-        classes: Logits of the classes behind "empty", and of the sky behind them [B, K + 1, h, w].
-        told: 1 where somebody says how the camera stands, otherwise 0 [B, 1, 1, 1].
-    """
-
-    code: Tensor
-    deviation: Tensor
-    classes: Tensor
-    told: Tensor
+    code: Tensor  # inverse depth code [B, 1, h, w], see `PointCodeSpec`
+    deviation: Tensor  # standard deviation of the logarithm of depth [B, 1, h, w]
+    classes: Tensor  # logits of the classes behind "empty", and of the sky behind them [B, K + 1, h, w]
+    told: Tensor  # 1 where somebody says how the camera stands, otherwise 0 [B, 1, 1, 1]
 
 
 class PixelHead(nn.Module):
@@ -57,27 +44,18 @@ class PixelHead(nn.Module):
     are shifted as well: a trunk that nobody trained on knows them up to both. Where the camera is said to stand, each
     pixel is told how far it would see if the ground were a plane; tokens of the last block know what
     things are.
-
-    Args:
-        size: Height and width of the maps.
-        spec: Point code of the depths.
-        channels: Channels of the trunk's fused map.
-        tokens: Channels of its tokens.
-        classes: Classes behind "empty".
-        width: Channels inside.
-        shifted: Inverse depths of an image get a shift beside their factor.
     """
 
     def __init__(
         self,
-        size: tuple[int, int],
-        spec: PointCodeSpec,
+        size: tuple[int, int],  # height and width of the maps
+        spec: PointCodeSpec,  # point code of the depths
         *,
-        channels: int = 64,
-        tokens: int = 384,
-        classes: int = 15,
-        width: int = 64,
-        shifted: bool = False,
+        channels: int = 64,  # channels of the trunk's fused map
+        tokens: int = 384,  # channels of its tokens
+        classes: int = 15,  # classes behind "empty"
+        width: int = 64,  # channels inside
+        shifted: bool = False,  # inverse depths of an image get a shift beside their factor
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -147,9 +125,8 @@ def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, road:
     road says, and what is left of the doubt about it is added to that of each pixel, as is one that grows with depth.
     Nothing here is learned.
 
-    Args:
-        ground: As `PixelHead.forward` has it.
-        road: Which class is the ground that cameras stand on: a road, or a floor.
+    `ground`: as `PixelHead.forward` has it; `road`: which class is the ground that cameras stand on: a road, or a
+    floor.
     """
     inverse = spec.inverse_depth(view.code)
     level = spec.inverse_depth(ground[:, :1])
