@@ -44,8 +44,7 @@ class TrainingRecord(lightning.Callback):
     """Writes the configuration into every checkpoint, and refuses to resume a training of another one."""
 
     def __init__(self, configuration: dict[str, Any], data: TrainingData) -> None:
-        self.configuration = configuration
-        self.data = data
+        self.configuration, self.data = configuration, data
 
     def content(self) -> dict[str, Any]:
         """What goes into a checkpoint: the configuration, what the data knows, who wrote it."""
@@ -136,8 +135,7 @@ class Checkpoint:
     @property
     def configuration(self) -> Mapping[str, Any]:
         """The configuration of its training, plain values."""
-        found: Mapping[str, Any] = self.record.get("configuration", {})
-        return found
+        return self.record.get("configuration", {})  # type: ignore[no-any-return]
 
     @property
     def stage(self) -> str:
@@ -195,8 +193,7 @@ class Checkpoint:
             what = f"no weights of a {kind.__name__}, though its stage is {self.stage} ({str(error)[:200]})"
             cure = f"{written_by(self.record)} wrote it: use that version, or train anew with this one"
             raise BundleError(what, where=str(self.file), cure=cure) from error
-        field: Field = made.eval()
-        return field
+        return made.eval()  # type: ignore[no-any-return]
 
     def density_field(self) -> DensityField:
         """The trained density of one view, also that of a feature field; a `BundleError` if it holds none."""
@@ -225,8 +222,7 @@ class Checkpoint:
     @property
     def trunk(self) -> TrunkName:
         """Name of the trunk of its encoder."""
-        name: TrunkName = self.configuration.get("encoder", "efficientnet_lite0")
-        return name
+        return self.configuration.get("encoder", "efficientnet_lite0")  # type: ignore[no-any-return]
 
     def _encoder(self) -> EncoderDecoder:
         weights = str(self.configuration.get("encoder_weights", ""))

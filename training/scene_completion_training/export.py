@@ -151,8 +151,7 @@ def graph_of(
         _store_eight_bit(model.graph)
     _store_half(model.graph)
     onnx.checker.check_model(model)
-    serialised: bytes = model.SerializeToString()
-    return serialised
+    return model.SerializeToString()  # type: ignore[no-any-return]
 
 
 def _store_eight_bit(graph: onnx.GraphProto) -> None:

@@ -96,8 +96,7 @@ def import_checkpoint(file: Path, output: Path, configuration: Configuration) ->
         )
     if isinstance(configuration, SemanticsConfiguration):  # its network is that of the first stage
         configuration = configuration.completed()
-    network = _network(configuration, weights)
-    state, used, found = dict(network.state_dict()), set[str](), set[str]()
+    state, used, found = dict(_network(configuration, weights).state_dict()), set[str](), set[str]()
     for name, source, value in _renamed(weights, configuration.stage):
         if name not in state or state[name].shape != value.shape:
             there = tuple(state[name].shape) if name in state else "nothing"
@@ -161,8 +160,7 @@ def _network(configuration: Configuration, weights: Mapping[str, Tensor]) -> nn.
             density, target_size=classes, channels=classes, units=hidden, expansion=nn.Identity(), reads="map"
         )
     elif stage in ("feature_field", "semantics"):
-        expansion = weights.get("encoder.dim_reduction.linear_out.weight", torch.zeros(768, 128))
-        size, width = expansion.shape
+        size, width = weights.get("encoder.dim_reduction.linear_out.weight", torch.zeros(768, 128)).shape
         field = FeatureField(density, target_size=size, expansion=width, reads="units")
         if isinstance(configuration, SemanticsConfiguration):
             return nn.ModuleDict({"field": field, "head": DistillationHead(size, CHANNELS)})

@@ -40,7 +40,6 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists.
 
     Raises SceneCompletionError where it would write over a checkpoint that it starts from; or see `make_stage`.
-
     `fast_dev_run`: take two steps of everything and write no checkpoints; `threads`: torch threads; all cores if not
     given.
     """

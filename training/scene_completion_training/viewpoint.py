@@ -63,9 +63,8 @@ class Volume:
         """The street's volume for a camera at its height; half of everything for one that is half as high, and so on.
 
         Voxels are 0.2 m, or that halved. What lies a little lower or higher shifts the grid, by whole voxels, as far as
-        it goes. For a camera more than 6 m above the ground, give `below` and `above`.
-
-        `height_above_ground`: height of the camera, metres; `**given`: fields that are other ones.
+        it goes. For a camera more than 6 m above the ground, give `below` and `above`. `height_above_ground`: height of
+        the camera, metres; `**given`: fields that are other ones.
         """
         factor = min(1.0, 2.0 ** round(math.log2(height_above_ground / STREET_HEIGHT_M)))
         scaled = {name: value * factor for name, value in vars(Volume()).items()}
@@ -265,8 +264,7 @@ class Viewpoint:
         if x != 0.0 or abs(2.0 * y + lengths[1]) > 1e-6 or not aligned:
             cure = "Name `camera` and `volume` in the configuration"
             raise ConfigurationError("its grid does not begin at the camera", where=f"bundle {bundle.name}", cure=cure)
-        above = round(lengths[2] + z, 9)
-        volume = Volume(code.near, code.far, lengths[0], -y, -z, above, grid.voxel_size)
+        volume = Volume(code.near, code.far, lengths[0], -y, -z, round(lengths[2] + z, 9), grid.voxel_size)
         return Viewpoint(camera, bundle.height_above_ground, bundle.pitch_range, volume)
 
     @property

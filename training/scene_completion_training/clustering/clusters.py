@@ -106,10 +106,8 @@ def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], coun
 
     Between units and clusters lie two networks, of which nothing is left on the robot. A map from the units alone gives
     the same labels but for the points that lie between two clusters. Raises ConfigurationError where there are fewer
-    than two classes among the points.
-
-    `units`: hidden units of the features [N, E], in random order; `classes`: class of each point [N]; `count`: number
-    of classes K; those that no point has stay improbable.
+    than two classes among the points. `units`: hidden units of the features [N, E], in random order; `classes`: class
+    of each point [N]; `count`: number of classes K; those that no point has stay improbable.
     """
     from sklearn.linear_model import LogisticRegression
 

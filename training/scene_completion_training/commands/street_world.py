@@ -145,6 +145,5 @@ def _render(
 
     here = nullcontext(drive.content_keeping_last(**options))
     with frames_computed_by(args.workers, kind, arguments, options) if args.workers > 1 else here as content_of:
-        sequence = drive.sequence(**options, content_of=lambda index: with_progress(index, content_of(index)))
-        sequence.save(folder)
+        drive.sequence(**options, content_of=lambda index: with_progress(index, content_of(index))).save(folder)
     return drive

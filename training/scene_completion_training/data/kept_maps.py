@@ -23,8 +23,7 @@ class KeptMaps:
     """
 
     def __init__(self, folder: Path, samples: int, key: str) -> None:
-        self.folder = folder
-        self.samples = samples
+        self.folder, self.samples = folder, samples
         stored = folder / KEY_FILE
         if not stored.exists() or stored.read_text(encoding="utf-8") != key:
             shutil.rmtree(folder, ignore_errors=True)

@@ -34,19 +34,14 @@ _SIDES = {"l": "left", "r": "right"}
 class StepSampler(Sampler[int]):
     """Sample numbers in order, from where the training stands: what a resumed training still has to see.
 
-    Of several processes each takes every so many-th batch.
-
-    `length`: number of samples of the whole training, of all processes together; `done`: says how many samples have
-    been used when the iteration starts.
+    Of several processes each takes every so many-th batch. `length`: number of samples of the whole training, of all
+    processes together; `done`: says how many samples have been used when the iteration starts.
     """
 
     def __init__(
         self, length: int, done: Callable[[], int], *, batch_size: int = 1, rank: int = 0, processes: int = 1
     ) -> None:
-        self.length = length
-        self.done = done
-        self.batch_size = batch_size
-        self.rank = rank
+        self.length, self.done, self.batch_size, self.rank = length, done, batch_size, rank
         self.processes = processes
 
     def __iter__(self) -> Iterator[int]:
@@ -238,9 +233,7 @@ class SequencesData(TrainingData):
         super().__init__()
         self.needs = needs
         self.viewpoint = viewpoint or Viewpoint()
-        self.settings = settings
-        self.steps = steps
-        self.seed = seed
+        self.settings, self.steps, self.seed = settings, steps, seed
         self.frames: list[Sequence[PreparedFrame]] = []
         self.watched: list[Sequence[PreparedFrame]] = []
         self.listed: dict[str, list[tuple[int, int, str]]] = {"training": [], "validation": []}

@@ -350,11 +350,10 @@ def looking_aside(sequence: PosedSequence, left: str) -> list[str]:
 
 
 def load_prepared(file: Path) -> PreparedFrame:
-    """Opens one prepared frame.
+    """Opens one prepared frame. Its arrays are the file's own bytes, mapped.
 
-    Its arrays are the file's own bytes, mapped. They come into memory when they are looked at, and leave it when other
-    things need the room. So a training may have more frames than memory. Raises SequenceError where the file is
-    damaged.
+    They come into memory when they are looked at, and leave it when other things need the room. So a training may have
+    more frames than memory. Raises SequenceError where the file is damaged.
     """
     cure = "Delete it: it is prepared again at the next start"
     data = mapped_arrays(file, cure)

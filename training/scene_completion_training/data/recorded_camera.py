@@ -69,8 +69,7 @@ class RecordedView:
 def recorded_view(sequences: Sequence[PosedSequence]) -> RecordedView:
     """What the cameras ahead of all recordings see, so that every image fills the canonical camera."""
     cameras = [sequence.cameras[name] for sequence in sequences for name in cameras_ahead(sequence)[:1]]
-    edges = np.array([_edges(camera) for camera in cameras])
-    narrowest = edges.min(axis=0)
+    narrowest = np.array([_edges(camera) for camera in cameras]).min(axis=0)
     wide = [math.degrees(camera.horizontal_fov) for camera in cameras]
     models = sorted({camera.distortion_model for camera in cameras})
     summary = f"the recordings see {min(wide):.0f}°" + (f" to {max(wide):.0f}°" if max(wide) > min(wide) + 1.0 else "")
@@ -152,8 +151,7 @@ def _height(sequence: PosedSequence) -> tuple[float, str] | None:
     for clouds, source in measured:
         heights = []
         for points in clouds:
-            chosen = points[generator.permutation(len(points))[:_POINTS]]
-            plane = ground_plane(chosen, generator)
+            plane = ground_plane(points[generator.permutation(len(points))[:_POINTS]], generator)
             if plane is not None:
                 heights.append(plane[0])
         if heights:

@@ -256,8 +256,7 @@ def _key(sequence: PosedSequence, canonical: Camera) -> str:
     """Hash of what the small images follow from, but for the pixels and their frames."""
     cameras = {name: vars(camera) for name, camera in sequence.cameras.items()}
     rig = {name: np.round(pose.matrix, 9).tolist() for name, pose in sequence.rig_from_camera.items()}
-    content = json.dumps([cameras, rig, vars(canonical)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([cameras, rig, vars(canonical)], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _write_png(file: Path, image: NDArray[np.uint8]) -> None:

@@ -133,18 +133,14 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         distinct: int = 0,
         viewpoint: Viewpoint | None = None,
     ) -> None:
-        self.distinct = distinct
-        self.listed = listed
+        self.distinct, self.listed = distinct, listed
         self._known_order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
         self.viewpoint = viewpoint or Viewpoint()
         self.camera = self.viewpoint.camera
         self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
         self.needs = needs
         self.targets = named_targets(needs.targets)
-        self.sequences = sequences
-        self.settings = settings
-        self.seed = seed
-        self.length = length
+        self.sequences, self.settings, self.seed, self.length = sequences, settings, seed, length
         share = np.sqrt([len(frames) for frames in sequences]) * (1.0 if shares is None else np.asarray(shares))
         self.share = share / share.sum()
         self.ground_roll = [ground_roll(frames, self.viewpoint) if settings.mirror else 0.0 for frames in sequences]
@@ -264,8 +260,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             for _ in range(2):
                 names.append(unused_frame(frames, near, side, names))
         if self.settings.far_views:
-            metres = float(generator.uniform(*self._far_metres))
-            further = nearest_along(draw.travelled, draw.index, metres)
+            further = nearest_along(draw.travelled, draw.index, float(generator.uniform(*self._far_metres)))
             for name in frames[draw.index].far_cameras:
                 for _ in range(2):
                     names.append(unused_frame(frames, further, name, names))

@@ -106,8 +106,7 @@ class FieldModel:
     ) -> None:
         self.device = accelerator()
         self.field = field.eval().to(self.device)
-        self.half_resolution = half_resolution
-        self.name = name
+        self.half_resolution, self.name = half_resolution, name
         self._views = views or functools.partial(views_along, along=(0.0,))
         self.calibration: Calibration = IDENTITY
         self.cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
@@ -146,8 +145,7 @@ class CanonicalImages:
     """Images of sequences as a network sees them, halved where it was trained on halved ones."""
 
     def __init__(self, camera: Camera, half_resolution: bool) -> None:
-        self.camera = camera
-        self.half_resolution = half_resolution
+        self.camera, self.half_resolution = camera, half_resolution
         self.resampler = lru_cache(maxsize=4)(self._make_resampler)
 
     def __call__(self, sequence: PosedSequence, index: int, name: str, *, aside: bool = False) -> Tensor:

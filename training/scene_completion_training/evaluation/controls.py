@@ -78,8 +78,7 @@ class SurfaceControl(_Control):
 
     def __init__(self, depth: DepthSource, depth_name: str, thickness: float = 0.0) -> None:
         super().__init__(f"surface{f' + {thickness:g} m' if thickness else ''} ({depth_name})")
-        self._depth = depth
-        self._thickness = thickness
+        self._depth, self._thickness = depth, thickness
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Fill the voxels behind the pixels of a frame."""
@@ -126,10 +125,9 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
     """Average voxels of training frames, and fit the threshold with the largest IoU on the same frames.
 
     `truths`: ground truths of training frames, all on one grid, whose pose is the default or upright on the floor.
-    Raises SequenceError where there are none; GridError where their grids differ.
-
-    `truths`: ground truths of training frames, all on one grid, whose pose is the default; `sigma`: standard deviation
-    of the smoothing along x, y, z, voxels.
+    Raises SequenceError where there are none; GridError where their grids differ. `truths`: ground truths of training
+    frames, all on one grid, whose pose is the default; `sigma`: standard deviation of the smoothing along x, y, z,
+    voxels.
     """
     prior, grid = None, DEFAULT_GRID
     frames = []

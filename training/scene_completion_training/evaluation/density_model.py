@@ -99,8 +99,7 @@ class RememberedDensity:
         """Look at a frame, unless it is that of the last call."""
         if self._seen is None or self._seen[0] is not sequence or self._seen[1] != index:
             seen = self._model.observe(sequence, index)
-            remembered = dataclasses.replace(seen, density=_remembering_last(seen.density))
-            self._seen = sequence, index, remembered
+            self._seen = sequence, index, dataclasses.replace(seen, density=_remembering_last(seen.density))
         return self._seen[2]
 
 

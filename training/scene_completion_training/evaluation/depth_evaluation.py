@@ -4,9 +4,8 @@ The LiDAR of a frame is projected into the left camera. Scores are means over fr
 `scene_completion_ros.evaluation.depth`. Published evaluations differ in details. They render 192 x 640 rays and enlarge
 the image, where here every counted pixel has its own ray. They place the LiDAR one pixel further left and up than it
 projects. The Eigen ground truth of Monodepth2 is the distance along the LiDAR's x axis. That is 0.27 m more than the
-depth in the camera's frame, which counts here as it does for Behind the Scenes.
-
-Models that encode several views take further frames of the drive, listed or not: unpack whole drives for them.
+depth in the camera's frame, which counts here as it does for Behind the Scenes. Models that encode several views take
+further frames of the drive, listed or not: unpack whole drives for them.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -52,8 +52,7 @@ class ViewSynthesis:
 
     def __init__(self, model: FieldModel, samples: int, distance: PerceptualDistance | None = None) -> None:
         self.name = model.name
-        self._model = model
-        self._samples = samples
+        self._model, self._samples = model, samples
         self._similarities = {"psnr": psnr, "ssim": ssim} | ({"lpips": distance} if distance else {})
 
     def answer(self, view: NovelView) -> Figures:

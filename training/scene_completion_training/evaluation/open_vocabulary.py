@@ -146,8 +146,7 @@ class ZeroShot:
             cure = "Name the text bank of the encoder that the teacher is aligned to"
             raise ConfigurationError(what, where="text bank", cure=cure)
         labels = best_classes(class_scores(features, self.rows, self.group, self.classes))
-        common = cosines(features, self._all_rows).mean(axis=1)
-        return Judgement(labels, cosines(features, self._asked), common)
+        return Judgement(labels, cosines(features, self._asked), cosines(features, self._all_rows).mean(axis=1))
 
 
 @dataclass(frozen=True, eq=False)

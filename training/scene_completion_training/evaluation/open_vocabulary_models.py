@@ -86,8 +86,7 @@ class ClassPrior:
     name = "class prior"
 
     def __init__(self, row: NDArray[np.float32], density: DensityModel) -> None:
-        self._row = row
-        self._density = density
+        self._row, self._density = row, density
 
     def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """The same features at every frame."""

@@ -124,8 +124,7 @@ def drawn(frame: SceneFrame, most: int, seed: int = _TEST_SEED) -> ProbedScene |
     if label is None:
         return None
     labelled = np.flatnonzero((label != EMPTY) & (label != INVALID))
-    place = zlib.crc32(frame.scene.name.encode())
-    rows = np.random.default_rng([seed, place]).permutation(labelled)[:most]
+    rows = np.random.default_rng([seed, zlib.crc32(frame.scene.name.encode())]).permutation(labelled)[:most]
     return ProbedScene(frame, rows, label[rows].astype(np.int64) - 1) if len(rows) else None
 
 

@@ -1,9 +1,7 @@
 """Segmentation of images by the features of a field, rendered into the image that it has seen (SceneDINO, section 4).
 
 Every pixel gets the features of its ray. Clusters of them are found among pixels of training images without labels, and
-named by labelled validation images. Linear probes are trained on the labels of training images: what the features
-hold.
-
+named by labelled validation images. Linear probes are trained on the labels of training images: what the features hold.
 Published (Jevtić et al., ICCV 2025): images of KITTI-360 are brought to the size of the network's; those of Cityscapes
 and BDD100K to its width at half as many rows, of which the middle is seen. Cluster centres and probes are trained
 beside the head; here centres are k-means of the finished features, and probes are trained after it.

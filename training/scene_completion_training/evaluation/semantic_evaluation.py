@@ -185,8 +185,7 @@ class ClassPrior:
     def __init__(self, density: DensityModel, cutoff: float, labelled: Sequence[PosedSequence]) -> None:
         from scipy.ndimage import gaussian_filter
 
-        self._density = density
-        self._cutoff = cutoff
+        self._density, self._cutoff = density, cutoff
         found = [frame.truth.voxels for frame in voxel_frames(labelled) if frame.truth.voxels is not None]
         if not found:
             raise no_voxels(labelled)
@@ -249,10 +248,7 @@ class ClassifiedModel:
     ) -> None:
         self.name = model.name
         self.labels = 1 + len(classes)
-        self._model = model
-        self._sampling = sampling
-        self._classes = classes
-        self._logits = logits
+        self._model, self._sampling, self._classes, self._logits = model, sampling, classes, logits
 
     def names(self) -> NDArray[np.int64]:
         """The class [1 + K] of "empty" and of each logit."""

@@ -85,8 +85,7 @@ class FeatureFieldModel:
         if teacher and teacher not in known:
             cure = f"There are {', '.join(known)}" if known else "Leave it out"
             raise ConfigurationError(f"no teacher {teacher}", where=name, cure=cure)
-        self._teacher = teacher
-        self._density = density
+        self._teacher, self._density = teacher, density
         self.device = accelerator()
         self.field = field.eval().to(self.device)
         self.head = head.eval().to(self.device) if head is not None else None
@@ -162,10 +161,7 @@ class LiftedTokens:
         recordings: Sequence[PosedSequence],
         camera: Camera,
     ) -> None:
-        self.name = name
-        self._camera = camera
-        self._backbone = backbone
-        self._density = density
+        self.name, self._camera, self._backbone, self._density = name, camera, backbone, density
         self._cell = cell
         self._image = CanonicalImages(camera, half_resolution=False)
         self._mean = torch.stack(

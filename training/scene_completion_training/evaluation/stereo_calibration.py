@@ -1,12 +1,11 @@
 """Calibrates a student on drives that it was not trained on by what their stereo says: no label, no LiDAR.
 
-Stereo is that of a pair where the rig has one, and of the camera's motion elsewhere (`depth_meter`).
-
-It gets a place prior: the log odds of the smoothed mean occupancy of training drives. Drives that the student was not
-trained on say how much its own logits x are worth beside the prior. A logistic regression of the fused stereo occupancy
-on x and prior gives the weights, which change with the distance. They differ between where the prior expects something
-(the ground, what lines a street) and where it does not. There the mean of other drives says nothing of the obstacle
-that stands in this one, and only the student counts.
+Stereo is that of a pair where the rig has one, and of the camera's motion elsewhere (`depth_meter`). It gets a place
+prior: the log odds of the smoothed mean occupancy of training drives. Drives that the student was not trained on say
+how much its own logits x are worth beside the prior. A logistic regression of the fused stereo occupancy on x and prior
+gives the weights, which change with the distance. They differ between where the prior expects something (the ground,
+what lines a street) and where it does not. There the mean of other drives says nothing of the obstacle that stands in
+this one, and only the student counts.
 """
 
 import dataclasses
@@ -271,7 +270,6 @@ def fit_place_prior(
     logit P(occupied) = s (a x + b prior + c) + (1 - s) (a' x + c'), with the smallest cross-entropy. s goes from 0 to 1
     with the prior, see `EXPECTED_FROM`; the five weights change with the distance ahead; a, a', b ≥ 0. Returns the
     prior by which the density's logit is that of the probability. Raises SequenceError where a group has no frame.
-
     `groups`: frames; groups count equally, whatever the number of their frames; `mean`: the prior beside which the
     student counts in full, see `mean_prior`; `volume`: the space that is completed; a street's if left out.
     """
@@ -283,8 +281,7 @@ def fit_place_prior(
             logit = np.clip(frame.logit, -LARGEST_LOGIT, LARGEST_LOGIT)[:, None]
             forward, expected = frame.points[:, 2], mean.at(frame.points)[:, 1]
             place = _terms(forward.astype(np.float64), expected.astype(np.float64), knots)
-            gains = place[:, :_GAINS]
-            parts.append(np.concatenate([gains * logit, place[:, _GAINS:]], axis=1))
+            parts.append(np.concatenate([place[:, :_GAINS] * logit, place[:, _GAINS:]], axis=1))
             targets.append(frame.target.astype(np.float64))
     features, target, weight = np.concatenate(parts), np.concatenate(targets), _weights(groups)
 

@@ -71,9 +71,7 @@ class ViewConsistency:
 
     def __init__(self, model: FeatureFieldModel, samples: int, classify: Classify | None = None) -> None:
         self.name = model.name
-        self._model = model
-        self._samples = samples
-        self._classify = classify
+        self._model, self._samples, self._classify = model, samples, classify
 
     def answer(self, view: NovelView) -> Figures:
         """Render both frames from their own images, and bring the later one's codes to the first one's pixels."""

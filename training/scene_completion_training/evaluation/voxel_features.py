@@ -121,8 +121,7 @@ class SceneColumns:
     """Columns of the scenes themselves: the inputs of networks, or the label units of a student."""
 
     def __init__(self, name: str, *, units: bool = False) -> None:
-        self.name = name
-        self._units = units
+        self.name, self._units = name, units
 
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
         """Features, float32 [n, D], of the voxels at some rows [n] of the scene.
@@ -146,8 +145,7 @@ class NetworkFeatures:
     """
 
     def __init__(self, network: VoxelHUNet, record: SceneRecord, name: str) -> None:
-        self.name = name
-        self.record = record
+        self.name, self.record = name, record
         self._network = network.eval()
 
     @staticmethod

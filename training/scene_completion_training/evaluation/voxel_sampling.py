@@ -1,9 +1,8 @@
 """How a field is read at the voxels of a grid: at their centres, or as S4C and SceneDINO read theirs.
 
 Both dilate the density: a voxel is as dense as the densest of its 27 neighbours, itself among them. Its class is its
-own. Each point votes for its class, with the opacity of its part of the voxel as weight.
-
-Hayler et al., "S4C" (3DV 2024); Jevtić et al., "Feed-Forward SceneDINO" (ICCV 2025).
+own. Each point votes for its class, with the opacity of its part of the voxel as weight. Hayler et al., "S4C" (3DV
+2024); Jevtić et al., "Feed-Forward SceneDINO" (ICCV 2025).
 """
 
 from collections.abc import Callable

@@ -89,13 +89,10 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole:
 class Backbone(DenseExtractor):
     """A frozen DINO, DINOv2 or DINOv3 transformer that gives one hidden state, through its final LayerNorm.
 
-    Of a Depth Anything it is the DINOv2 inside, which was trained to see depth.
-
-    Images are resized by patch / cell (bilinear, antialiased). Class and register tokens are dropped. Blocks after the
-    hidden state are not even loaded. See `load_network` for models and errors.
-
-    `layer`: index into the hidden states: 0 is what goes into the first block, −1 (or the number of blocks) what comes
-    out of the last; `device`: where it runs, in single precision.
+    Of a Depth Anything it is the DINOv2 inside, which was trained to see depth. Images are resized by patch / cell
+    (bilinear, antialiased). Class and register tokens are dropped. Blocks after the hidden state are not even loaded.
+    See `load_network` for models and errors. `layer`: index into the hidden states: 0 is what goes into the first
+    block, −1 (or the number of blocks) what comes out of the last; `device`: where it runs, in single precision.
     """
 
     def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:

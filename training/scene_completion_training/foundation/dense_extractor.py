@@ -41,8 +41,7 @@ class DenseExtractor(ABC):
 
     def __init__(self, name: str, weights: Sequence[Path], dim: int, normalisation: Normalisation, device: str) -> None:
         self.name, self._weights = name, weights
-        self.dim = dim
-        self.normalisation = normalisation
+        self.dim, self.normalisation = dim, normalisation
         self._device = torch.device(device)
         self._mean, self._deviation = (
             torch.tensor(values, device=self._device)[:, None, None]
@@ -70,9 +69,8 @@ class DenseExtractor(ABC):
         Where the size of an image is no multiple of `cell`, its last row and column are repeated before. So every pixel
         is in a cell, and cells stay where they are. Returns float32 [B, D, ⌈H / cell⌉, ⌈W / cell⌉] on the network's
         device, not normalised in length. Raises ImageError: images of another shape; ConfigurationError: `cell` is not
-        positive.
-
-        `images`: RGB [B, 3, H, W] in 0..255, of any type; `cell`: edge of the square of pixels that a token covers.
+        positive. `images`: RGB [B, 3, H, W] in 0..255, of any type; `cell`: edge of the square of pixels that a token
+        covers.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ImageError(f"shape {tuple(images.shape)}", where="images", cure="Give [B, 3, H, W]")

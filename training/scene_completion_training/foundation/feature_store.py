@@ -132,8 +132,7 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, manifest: FeatureManifest) -> None:
-        self.folder = folder
-        self.manifest = manifest
+        self.folder, self.manifest = folder, manifest
         self.dim, self.cell, self.variants = manifest.model.dim, manifest.cell, manifest.variants
 
     @classmethod
@@ -282,7 +281,6 @@ def precompute(frames: Sequence[PreparedFrame], camera: Camera, teacher: DenseEx
         if key in store:
             continue
         image = canonical_image(frame.images[name], frame.cameras[name], camera)
-        variants = variant_images(image, store.variants_of(key))
-        store.save(key, teacher.features(variants, store.cell))
+        store.save(key, teacher.features(variant_images(image, store.variants_of(key)), store.cell))
         computed += 1
     return computed

@@ -111,8 +111,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / _CONFIG
     if not file.is_file():
         raise BundleError(f"no {_CONFIG} in it", where=str(folder), cure="Name the folder that save_pretrained wrote")
-    config: dict[str, Any] = read_json(file, BundleError, cure=GET_AGAIN, kind=dict)
-    return config
+    return read_json(file, BundleError, cure=GET_AGAIN, kind=dict)  # type: ignore[no-any-return]
 
 
 def config_part(config: dict[str, Any], name: str, model: str) -> dict[str, Any]:

@@ -81,8 +81,7 @@ class LiveTokens:
     """
 
     def __init__(self, extractor: DenseExtractor, cell: int) -> None:
-        self._extractor = extractor
-        self.cell = cell
+        self._extractor, self.cell = extractor, cell
 
     def __deepcopy__(self, memo: object) -> "LiveTokens":
         return self  # an average of the stage's weights needs no network of its own that never learns

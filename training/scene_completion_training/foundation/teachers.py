@@ -32,11 +32,10 @@ def open_teacher(
     template: str = STREET_TEMPLATE,  # sentence that these names stand in
     class_texts: Path | None = None,  # file of phrases that describe its classes, see `read_class_texts`
 ) -> DenseExtractor:
-    """Opens a teacher.
+    """Opens a teacher. Raises ConfigurationError: no such model, or of a type that is not supported.
 
-    Raises ConfigurationError: no such model, or of a type that is not supported. A text encoder is lacking, or there is
-    no choice of a layer or text encoder; BundleError: weights that are missing, damaged, of another network, or
-    only pickled.
+    A text encoder is lacking, or there is no choice of a layer or text encoder; BundleError: weights that are missing,
+    damaged, of another network, or only pickled.
     """
     if spec.startswith(_ESPNETV2):
         _refuse(layer != -1, "a layer", spec)

@@ -39,8 +39,7 @@ def export_for_gpus(
     for precision in precisions:
         model = single if precision == "fp32" else to_half(single)
         graph: bytes = model.SerializeToString(deterministic=True)
-        variant = GpuGraph(graph, f"{precision} of {bundle.folder}", threads=threads)
-        measured = check(variant.encode)
+        measured = check(GpuGraph(graph, f"{precision} of {bundle.folder}", threads=threads).encode)
         report(precision, len(graph), measured)
         failures += [f"{precision}: {failure}" for failure in measured.failures(gates[precision])]
         numbers = {name: float(value) for name, value in dataclasses.asdict(measured).items()}

@@ -11,8 +11,7 @@ def class_cross_entropy(logits: Tensor, classes: Tensor, counted: Tensor) -> Ten
 
     `logits`: [B, N, K]; `classes`: True classes [B, N], int64; `counted`: bool [B, N].
     """
-    each = functional.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
-    return weighted_mean(each, counted)
+    return weighted_mean(functional.cross_entropy(logits.transpose(1, 2), classes, reduction="none"), counted)
 
 
 def rendered_class_loss(probabilities: Tensor, classes: Tensor, counted: Tensor, weights: Tensor) -> Tensor:

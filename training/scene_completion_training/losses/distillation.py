@@ -12,10 +12,9 @@ LIMIT = 2.0  # density above which both count as the same, per metre, as in KDBT
 def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     """Mean |min(σ_s, 2) − min(σ_t, 2)| over the valid points; no gradient reaches the teacher.
 
-    Beyond the limit both only say "a surface": how dense it is does not matter, and would rule the mean.
-
-    `student`: density [B, N] per metre; `teacher`: density [B, N] per metre; `valid`: points that project into the
-    student's image [B, N]; zero is returned where there are none.
+    Beyond the limit both only say "a surface": how dense it is does not matter, and would rule the mean. `student`:
+    density [B, N] per metre; `teacher`: density [B, N] per metre; `valid`: points that project into the student's image
+    [B, N]; zero is returned where there are none.
     """
     return weighted_mean((student.clamp_max(LIMIT) - teacher.detach().clamp_max(LIMIT)).abs(), valid)
 
@@ -24,10 +23,8 @@ def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> T
     """Mean Kullback-Leibler divergence of the student's occupancy from the teacher's over the valid points.
 
     A teacher mostly says "perhaps" of hidden space. A probability of 0.3 is a density of 0.02 per metre under the
-    `OccupancyLink`, which clipped densities do not tell from empty space.
-
-    `student`: logit of the occupancy probability [B, N]; `teacher`: the same of the teacher [B, N]; `valid`: points
-    that project into the student's image [B, N].
+    `OccupancyLink`, which clipped densities do not tell from empty space. `student`: logit of the occupancy probability
+    [B, N]; `teacher`: the same of the teacher [B, N]; `valid`: points that project into the student's image [B, N].
     """
     taught = teacher.detach()
     probability = probability_of_log_odds(taught)

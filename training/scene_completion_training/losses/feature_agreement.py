@@ -12,11 +12,9 @@ def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """1 − cos(F, F*), weighted mean over rows; zero, with a gradient of zero, where none has a weight.
 
     The published code has no mask: rays that end where no encoder view looks are drawn to what others see there.
-
     `predicted`: [P, D]; `target`: [P, D]; `weight`: of each row [P]; booleans say which are valid.
     """
-    distance = 1.0 - functional.cosine_similarity(predicted, target, dim=-1, eps=1e-6)
-    return weighted_mean(distance, weight)
+    return weighted_mean(1.0 - functional.cosine_similarity(predicted, target, dim=-1, eps=1e-6), weight)
 
 
 def demeaned_cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -34,9 +32,8 @@ def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
 
     Features are brought to a root mean square of one a channel. Otherwise the loss falls as well when they all shrink,
     to which the cosine loss is blind. Returns mean over all h × w pixels; the forward differences of the last column
-    and row are zero.
-
-    `features`: expanded features of patches [P, h, w, D], of any length; `image`: patches [P, 3, h, w] in 0..1.
+    and row are zero. `features`: expanded features of patches [P, h, w, D], of any length; `image`: patches [P, 3, h,
+    w] in 0..1.
     """
     features = functional.normalize(features, dim=-1, eps=1e-6) * features.shape[-1] ** 0.5
     dx = (features[:, :, 1:] - features[:, :, :-1]).abs().mean(dim=-1)

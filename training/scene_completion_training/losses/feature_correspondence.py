@@ -39,8 +39,7 @@ def correspondence_loss(features: Tensor, other: Tensor, head: Tensor, other_hea
         shift: b.
     """
     similarity = torch.einsum("npd,nqd->npq", features, other)
-    agreement = torch.einsum("npc,nqc->npq", head, other_head)
-    return -(agreement.clamp_min(0.0) * (similarity - shift)).mean()
+    return -(torch.einsum("npc,nqc->npq", head, other_head).clamp_min(0.0) * (similarity - shift)).mean()
 
 
 def estimate_forces(similarities: dict[Pair, Tensor]) -> dict[Pair, Force]:

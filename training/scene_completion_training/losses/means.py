@@ -9,10 +9,9 @@ def shared_count(count: Tensor, least: float = 1.0) -> Tensor:
 
     A trainer averages the gradients of its processes. Of values that count here and not there, a mean in each would
     give those more weight whose process has few. Every process has to call it, as often as the others. Returns the mean
-    of the counts over the processes of a training, in a step; the count itself elsewhere.
-
-    `count`: number of values that count in this process's batch, or the sum of their weights []; `least`: the sum over
-    all processes is taken for at least as much.
+    of the counts over the processes of a training, in a step; the count itself elsewhere. `count`: number of values
+    that count in this process's batch, or the sum of their weights []; `least`: the sum over all processes is taken for
+    at least as much.
     """
     if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
         return count.clamp_min(least)

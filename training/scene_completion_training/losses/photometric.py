@@ -46,8 +46,7 @@ def photometric_loss(target: Tensor, rendered: Tensor, invalid: Tensor) -> Tenso
 
     Invalid [P, h, w] are rays that no source view can supervise.
     """
-    error = photometric_error(target, rendered).amin(dim=1)
-    return (error * (~invalid)).mean()
+    return (photometric_error(target, rendered).amin(dim=1) * (~invalid)).mean()
 
 
 def edge_aware_smoothness(depth: Tensor, image: Tensor) -> Tensor:

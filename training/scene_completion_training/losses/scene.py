@@ -26,8 +26,7 @@ def surface_likelihood(height: Tensor, deviation: Tensor, true: Tensor, weight: 
         weight: Of each cell [B, x, y].
     """
     known = torch.isfinite(true)
-    off = (height - true.nan_to_num()).abs() / deviation + deviation.log()
-    return weighted_mean(off, weight * known)
+    return weighted_mean((height - true.nan_to_num()).abs() / deviation + deviation.log(), weight * known)
 
 
 def depth_likelihood(log_depth: Tensor, deviation: Tensor, true: Tensor) -> Tensor:

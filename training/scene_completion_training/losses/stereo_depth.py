@@ -15,10 +15,8 @@ _SHARPNESS = 200.0  # of the softplus, metres
 def block_depth(depth: Tensor, size: int) -> Tensor:
     """Harmonic mean [B, H / size, W / size] of the known depths of each block of pixels; 0 where none is known.
 
-    It is the depth at the block's centre, exact for planes.
-
-    `depth`: z-depth [B, H, W], metres; 0 where unknown; `size`: edge of a block in pixels; a feature map of stride
-    `size` has its pixel centres at the blocks' centres.
+    It is the depth at the block's centre, exact for planes. `depth`: z-depth [B, H, W], metres; 0 where unknown;
+    `size`: edge of a block in pixels; a feature map of stride `size` has its pixel centres at the blocks' centres.
     """
     known = (depth > 0).to(depth.dtype)
     inverse = torch.where(depth > 0, 1.0 / depth.clamp_min(1e-3), torch.zeros_like(depth))
@@ -61,8 +59,7 @@ def log_depth_loss(rendered: Tensor, hint: Tensor) -> Tensor:
     DepthHints' log-L1 does.
     """
     valid = hint > 0
-    error = (rendered - hint).abs() / (1.0 + 0.1 * hint)
-    return torch.log1p(error)[valid].sum() / shared_count(valid.sum())
+    return torch.log1p((rendered - hint).abs() / (1.0 + 0.1 * hint))[valid].sum() / shared_count(valid.sum())
 
 
 def stereo_depth_loss(field: ObservedField, rendered: RenderedPatches, batch: dict[str, Tensor]) -> Tensor:

@@ -10,9 +10,8 @@ class UncertaintyWeights(nn.Module):
     """L = Σ_i L_i / (2 p_i²) + log(1 + p_i²), p_i > 0 learned with the network, one for each loss.
 
     The regulariser is that of the released code of CUA-O3D; the paper has log(1 + p). It never falls below zero. For a
-    constant loss the optimum is p² = (L + √(L² + 8L)) / 4.
-
-    p = exp(a), so that it never reaches the pole at zero; the released p has no bound and may change its sign.
+    constant loss the optimum is p² = (L + √(L² + 8L)) / 4. p = exp(a), so that it never reaches the pole at zero; the
+    released p has no bound and may change its sign.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

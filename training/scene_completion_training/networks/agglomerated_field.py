@@ -79,5 +79,4 @@ class AgglomeratedField(FeatureField):
 
     def expand(self, features: Tensor) -> Tensor:
         """All teachers' features side by side [..., ΣD], each of length one, of features [..., channels] of points."""
-        out: Tensor = functional.normalize(self.expansion(features), dim=-1)
-        return out
+        return functional.normalize(self.expansion(features), dim=-1)  # type: ignore[no-any-return]

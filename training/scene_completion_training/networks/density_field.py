@@ -47,11 +47,9 @@ class DensityField(nn.Module):
     """Behind-the-Scenes density field with one encoder view.
 
     σ(x) = softplus(w · ReLU(Wf f(u, v) + Wγ γ(x) + b) + c). Wf is applied to the whole map before sampling, which is
-    the same because bilinear sampling is linear; the exported encoder carries it folded in.
-
-    Channel 0 of f is trained to hold the pixel's inverse depth. The first hidden units start as
-    ramps in (inverse depth of the point − channel 0). A surface is a sum of few such ramps; from a random start they
-    take tens of thousands of steps to find.
+    the same because bilinear sampling is linear; the exported encoder carries it folded in. Channel 0 of f is trained
+    to hold the pixel's inverse depth. The first hidden units start as ramps in (inverse depth of the point − channel
+    0). A surface is a sum of few such ramps; from a random start they take tens of thousands of steps to find.
     """
 
     def __init__(
@@ -67,8 +65,7 @@ class DensityField(nn.Module):
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()
-        self.hidden = hidden
-        self.depth_channel = depth_channel
+        self.hidden, self.depth_channel = hidden, depth_channel
         size = (camera.height, camera.width)
         self.encoder = encoder or EncoderDecoder(size, pretrained=False)
         channels = self.encoder.channels
@@ -139,8 +136,7 @@ class DensityField(nn.Module):
         """
         position = self.position_layer(self.spec.encode(coordinates))  # [B, N, hidden]
         hidden = functional.relu(image_part.transpose(1, 2) + position)
-        out: Tensor = self.density_layer(hidden)[..., 0]
-        return out
+        return self.density_layer(hidden)[..., 0]  # type: ignore[no-any-return]
 
     def in_view(self, points: Tensor) -> Tensor:
         """Returns whether points [..., 3] (optical frame) lie in front of the camera and inside the pixel edges."""

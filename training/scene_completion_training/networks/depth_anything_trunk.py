@@ -18,10 +18,9 @@ class DepthAnythingTrunk(Trunk):
     """Depth Anything (Yang et al. 2024): a transformer of the DINOv2 family, its DPT neck and its head.
 
     The image is resized to the nearest whole number of patches. Raises ConfigurationError: no such model, or one of
-    another type; BundleError: weights that are missing, damaged, of another network, or only pickled.
-
-    `pretrained`: start from its weights; otherwise only its configuration is read; `frozen_blocks`: the embedding and
-    so many first blocks keep their weights; neck and head always learn; `weights`: hub name or local folder.
+    another type; BundleError: weights that are missing, damaged, of another network, or only pickled. `pretrained`:
+    start from its weights; otherwise only its configuration is read; `frozen_blocks`: the embedding and so many first
+    blocks keep their weights; neck and head always learn; `weights`: hub name or local folder.
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 12, weights: str = PRETRAINED) -> None:
@@ -114,8 +113,7 @@ class DepthAnythingTrunk(Trunk):
 
 def _state(out: Any) -> Tensor:
     """Hidden state that a block gives: some versions of transformers wrap it in a tuple."""
-    state: Tensor = out[0] if isinstance(out, tuple) else out
-    return state
+    return out[0] if isinstance(out, tuple) else out  # type: ignore[no-any-return]
 
 
 def _resized(maps: Tensor, height: int, width: int) -> Tensor:

@@ -41,5 +41,4 @@ class ArtefactField(nn.Module):
 
     def forward(self, cells: Tensor) -> Tensor:
         """Returns the artefacts [P, D] of cells (row, column) [P, 2]."""
-        out: Tensor = self.values[cells[:, 0], cells[:, 1]]
-        return out
+        return self.values[cells[:, 0], cells[:, 1]]  # type: ignore[no-any-return]

@@ -61,10 +61,8 @@ class UNetDecoder(nn.Module):
     """U-Net decoder: convolution, nearest ×2, concatenated skip and pixel coordinates, convolution, stride 32 to 2.
 
     How deep a pixel of a street lies depends first of all on its row. Convolutions know their place only from the
-    padding at the border, so they are told (CoordConv, Liu et al. 2018).
-
-    `trunk_channels`: channels of the trunk's maps at strides 2 to 32; `widths`: channels of the decoder at strides 2,
-    4, 8 and 16.
+    padding at the border, so they are told (CoordConv, Liu et al. 2018). `trunk_channels`: channels of the trunk's maps
+    at strides 2 to 32; `widths`: channels of the decoder at strides 2, 4, 8 and 16.
     """
 
     stride = 2
@@ -129,8 +127,7 @@ class MonodepthDecoder(nn.Module):
         for reduce, merge, skip in zip(self.reduce, self.merge, (*reversed(maps[:-1]), None), strict=True):
             out = functional.interpolate(reduce(out), scale_factor=2.0, mode="nearest")
             out = merge(out if skip is None else torch.cat([out, skip], dim=1))
-        finished: Tensor = self.out(out)
-        return finished
+        return self.out(out)  # type: ignore[no-any-return]
 
 
 class MetricDecoder(nn.Module):

@@ -151,8 +151,7 @@ class FeatureField(nn.Module):
 
         They are not normalised.
         """
-        out: Tensor = self.expansion(features)
-        return out
+        return self.expansion(features)  # type: ignore[no-any-return]
 
     def codes(self, features: Tensor) -> Tensor:
         """Features [..., channels] of points as vectors [..., D]: what lies together in their space is called alike."""
@@ -187,8 +186,7 @@ class FeatureObservation(SingleViewObservation):
 
     def features(self, points: Tensor) -> Tensor:
         """Features [B, N, channels] at points [B, N, 3], before the expansion."""
-        out: Tensor = self.feature_field.output_layer(self.units(points))
-        return out
+        return self.feature_field.output_layer(self.units(points))  # type: ignore[no-any-return]
 
 
 def normalised(features: Tensor) -> Tensor:

@@ -25,8 +25,7 @@ class FeatureHeads(nn.Module):
 
     def of(self, name: str, features: Tensor) -> Tensor:
         """A teacher's features [..., D] as they are learned, of features [..., C]."""
-        out: Tensor = self.heads[name](features)
-        return out
+        return self.heads[name](features)  # type: ignore[no-any-return]
 
     def forward(self, features: Tensor) -> Tensor:
         """All teachers' features side by side, each of length one [..., ΣD]."""

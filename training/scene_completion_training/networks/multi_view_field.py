@@ -32,10 +32,9 @@ class FusionHead(nn.Module):
 
     Each view: h = W2 · ReLU(Wf f + Wγ γ(x) + b), of which h[0] is the view's confidence and h[1:] its features. The
     views' features are averaged under softmax(confidence). Views that do not see the point are left out; where none
-    does, all count the same. Then `σ = softplus(w · ReLU(W3 g + b3) + c)`.
-
-    `hidden`: width of the hidden layer of each view (128 in MVBTS; half of it costs half as much); `fused`: features of
-    a view that are averaged (16 in MVBTS); `depth_channel`: see `DensityField`.
+    does, all count the same. Then `σ = softplus(w · ReLU(W3 g + b3) + c)`. `hidden`: width of the hidden layer of each
+    view (128 in MVBTS; half of it costs half as much); `fused`: features of a view that are averaged (16 in MVBTS);
+    `depth_channel`: see `DensityField`.
     """
 
     def __init__(
@@ -70,8 +69,7 @@ class FusionHead(nn.Module):
 
     def prepare(self, maps: Tensor) -> Tensor:
         """Wf applied to whole maps [B·V, channels, h, w] before sampling, the same as after it, and cheaper."""
-        out: Tensor = self.feature_layer(maps)
-        return out
+        return self.feature_layer(maps)  # type: ignore[no-any-return]
 
     def forward(self, features: Tensor, code: Tensor, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Returns the density before softplus [B, N].
@@ -87,8 +85,7 @@ class FusionHead(nn.Module):
             seen = seen & self._kept(seen, generator)
         confidence = views[..., 0].masked_fill(~seen, NEVER)
         fused = (confidence.softmax(dim=1)[..., None] * views[..., 1:]).sum(dim=1)  # [B, N, fused]
-        out: Tensor = self.density_layer(functional.relu(self.mixing_layer(fused)))[..., 0]
-        return out
+        return self.density_layer(functional.relu(self.mixing_layer(fused)))[..., 0]  # type: ignore[no-any-return]
 
     def _kept(self, seen: Tensor, generator: torch.Generator) -> Tensor:
         # Drawn on the CPU, so that a training goes the same way on any device.
@@ -133,8 +130,7 @@ class MultiViewField(nn.Module):
         code = self.spec.encode(self.spec.coordinates(points, self.camera))[:, None]
         features = points.new_zeros(()).expand(*code.shape[:3], self.fusion.feature_layer.out_channels)
         seen = torch.ones(code.shape[:3], dtype=torch.bool, device=points.device)
-        out: Tensor = self.fusion(features, code, seen)
-        return out
+        return self.fusion(features, code, seen)  # type: ignore[no-any-return]
 
     def mute_depth_units(self) -> None:
         """Takes the depth units out of the density."""

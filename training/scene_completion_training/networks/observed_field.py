@@ -18,8 +18,7 @@ class ObservedField(Protocol):
 
     def density(self, points: Tensor) -> Tensor:
         """Density σ [B, N] per metre at points [B, N, 3]."""
-        out: Tensor = density_of_logit(self.density_logit(points))
-        return out
+        return density_of_logit(self.density_logit(points))  # type: ignore[no-any-return]
 
     def in_view(self, points: Tensor) -> Tensor:
         """Whether points [B, N, 3] project into an encoder view [B, N]; outside of all the field only guesses."""

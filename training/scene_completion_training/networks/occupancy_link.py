@@ -34,18 +34,15 @@ class OccupancyLink(nn.Module):
 
     def forward(self, logit: Tensor) -> Tensor:
         """Returns the logit of the probability, of the shape of x."""
-        out: Tensor = logit * self.log_scale.exp() + self.offset
-        return out
+        return logit * self.log_scale.exp() + self.offset  # type: ignore[no-any-return]
 
 
 def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibration:
     """α → probability as the training learned it: both follow from the density's logit x, α by softplus, p by the link.
 
     It stands in until one is fitted on a drive that took no part: training voxels are drawn, not counted, a quarter of
-    them occupied.
-
-    `link`: weights of the `OccupancyLink`; the identity is returned where there are none; `voxel_size`: δ of the
-    opacity, metres.
+    them occupied. `link`: weights of the `OccupancyLink`; the identity is returned where there are none; `voxel_size`:
+    δ of the opacity, metres.
     """
     if not link:
         return Calibration()
@@ -67,6 +64,5 @@ def link_of_calibration(calibration: Calibration, voxel_size: float) -> dict[str
     uncertain = (probability > 1.0 - _CERTAIN) & (probability < _CERTAIN)
     if uncertain.sum() < 2:
         return {}
-    wanted = log_odds_of_probability(probability[uncertain])
-    slope, offset = np.polyfit(_LOGITS[uncertain], wanted, 1)
+    slope, offset = np.polyfit(_LOGITS[uncertain], log_odds_of_probability(probability[uncertain]), 1)
     return {"log_scale": torch.tensor(math.log(max(slope, 1e-3))), "offset": torch.tensor(float(offset))}

@@ -49,9 +49,8 @@ class SceneDecoder(nn.Module):
     U-Net (Ronneberger et al. 2015) over the columns knows the shape of the car in front, its neighbours and the road; a
     small head brings what it says of a height together with what the cell itself looked up. Then each voxel is what its
     pixel sees, or lies before or behind that, as probably as depth and its doubt say; of the latter two the head
-    speaks. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres.
-
-    No features of the image come here. Streets with known voxels are few, and each might be known by its looks.
+    speaks. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres. No features of the image
+    come here. Streets with known voxels are few, and each might be known by its looks.
     """
 
     def __init__(

@@ -42,8 +42,7 @@ class PixelHead(nn.Module):
     Depth is that of a `MetricDecoder`, which begins as that of the eyes, times a factor for each image and a smaller
     one for each pixel: eyes know one height above the ground, and see all streets from there. In rooms inverse depths
     are shifted as well: a trunk that nobody trained on knows them up to both. Where the camera is said to stand, each
-    pixel is told how far it would see if the ground were a plane; tokens of the last block know what
-    things are.
+    pixel is told how far it would see if the ground were a plane; tokens of the last block know what things are.
     """
 
     def __init__(
@@ -100,8 +99,7 @@ class PixelHead(nn.Module):
         size = (fused.shape[2], fused.shape[3])
         metric = self.metric([fused, relative])
         with torch.autocast(fused.device.type, enabled=False):  # in bfloat16, what is 50 m away would be 3 % off
-            prior = self.prior.expand(len(fused), -1, -1, -1)
-            code = self.code(torch.cat([metric.float(), prior], dim=1))
+            code = self.code(torch.cat([metric.float(), self.prior.expand(len(fused), -1, -1, -1)], dim=1))
         known = functional.interpolate(self.tokens(tokens), size, mode="bilinear", align_corners=False)
         merged = self.merge(torch.cat([metric, code, pixel_places(relative)[:, 1:], ground, known], dim=1))
         attention = self.attention(merged).flatten(2).float().softmax(dim=2)
@@ -123,10 +121,8 @@ def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, road:
     Eyes are off by a factor on streets that they do not know; the height of a camera above the road gives metres (the
     way monocular odometry recovers its scale). The factor is the more probable one of what the eyes say and what the
     road says, and what is left of the doubt about it is added to that of each pixel, as is one that grows with depth.
-    Nothing here is learned.
-
-    `ground`: as `PixelHead.forward` has it; `road`: which class is the ground that cameras stand on: a road, or a
-    floor.
+    Nothing here is learned. `ground`: as `PixelHead.forward` has it; `road`: which class is the ground that cameras
+    stand on: a road, or a floor.
     """
     inverse = spec.inverse_depth(view.code)
     level = spec.inverse_depth(ground[:, :1])
@@ -134,10 +130,8 @@ def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, road:
     near = ((level > 1.0 / (_GROUND_TO * spec.near)) & (level < 1.0 / (_GROUND_FROM * spec.near))) * ground[:, 1:]
     places = (1, 2, 3)
     nearness = (level / level.amax(dim=places, keepdim=True).clamp_min(1e-3)) ** 2
-    shown = view.classes.detach().softmax(dim=1)[:, road : road + 1]
-    weight = near * shown * nearness
-    total = weight.sum(dim=places, keepdim=True).clamp_min(1e-6)
-    mean = (weight * off).sum(dim=places, keepdim=True) / total
+    weight = near * view.classes.detach().softmax(dim=1)[:, road : road + 1] * nearness
+    mean = (weight * off).sum(dim=places, keepdim=True) / weight.sum(dim=places, keepdim=True).clamp_min(1e-6)
     for _ in range(2):  # what stands on the road is not the road
         fitting = weight / (1.0 + ((off - mean) / STATED_OFF) ** 2)
         mean = (fitting * off).sum(dim=places, keepdim=True) / fitting.sum(dim=places, keepdim=True).clamp_min(1e-6)

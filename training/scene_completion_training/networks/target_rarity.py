@@ -43,5 +43,4 @@ class TargetRarity(nn.Module):
         """Weights [N] of targets [N, D]."""
         if not self.power:
             return targets.new_ones(len(targets))
-        nearest = (functional.normalize(targets, dim=-1, eps=1e-6) @ self.centres.T).argmax(dim=1)
-        return self.weights[nearest]
+        return self.weights[(functional.normalize(targets, dim=-1, eps=1e-6) @ self.centres.T).argmax(dim=1)]

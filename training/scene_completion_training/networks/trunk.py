@@ -17,7 +17,6 @@ class Trunk(nn.Module):
     """Base of the trunks; BatchNorm stays at its ImageNet statistics, unless a trunk has `batch_statistics`.
 
     Training runs at batches of few images, where batch statistics are noise; the affine parameters still learn.
-
     `channels`: channels of the maps: at strides 2, 4, 8, 16 and 32, where a trunk does not say otherwise; `mean`:
     subtracted from RGB in 0..255; `scale`: what the difference is divided by.
     """
@@ -26,9 +25,7 @@ class Trunk(nn.Module):
         self, *, channels: tuple[int, ...], mean: tuple[float, float, float], scale: tuple[float, float, float]
     ) -> None:
         super().__init__()
-        self.channels = channels
-        self.mean = mean
-        self.scale = scale
+        self.channels, self.mean, self.scale = channels, mean, scale
         self._mean: Tensor
         self._scale: Tensor
         for name, values in (("_mean", mean), ("_scale", scale)):
@@ -87,10 +84,9 @@ class Trunk(nn.Module):
 class ResNetTrunk(Trunk):
     """ResNet-50 without its classifier, on images normalised as in Monodepth2 and Behind the Scenes.
 
-    BatchNorm learns from the statistics of its batches, as it does there.
-
-    `pretrained`: start from ImageNet weights; `frozen_blocks`: the stem and so many of the four stages keep them (only
-    when pretrained); `weights`: hub name or local folder they are read from.
+    BatchNorm learns from the statistics of its batches, as it does there. `pretrained`: start from ImageNet weights;
+    `frozen_blocks`: the stem and so many of the four stages keep them (only when pretrained); `weights`: hub name or
+    local folder they are read from.
     """
 
     batch_statistics = True

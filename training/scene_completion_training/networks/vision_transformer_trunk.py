@@ -27,7 +27,6 @@ class VisionTransformerTrunk(Trunk):
     The last tokens have passed the final LayerNorm, and have length one. Positions are embedded, and learned, in the
     grid of the image; those of images of another size are interpolated. Raises ConfigurationError where its patches are
     not 8, 14 or 16 pixels wide; BundleError: weights that are missing, damaged, of another network, or only pickled.
-
     `size`: height and width of the images; `pretrained`: start from its weights; otherwise only its configuration is
     read; `frozen_blocks`: the embedding and so many first blocks keep their weights.
     """
@@ -125,8 +124,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns a map of the same shape."""
-        out: Tensor = x + self.body(x)
-        return out
+        return x + self.body(x)  # type: ignore[no-any-return]
 
 
 class FusionBlock(nn.Module):
@@ -143,8 +141,7 @@ class FusionBlock(nn.Module):
         if self.skip is not None and finer is not None:
             x = x + self.skip(finer)
         doubled = functional.interpolate(self.refine(x), scale_factor=2.0, mode="bilinear", align_corners=True)
-        out: Tensor = self.project(doubled)
-        return out
+        return self.project(doubled)  # type: ignore[no-any-return]
 
 
 class DensePredictionDecoder(nn.Module):
@@ -173,5 +170,4 @@ class DensePredictionDecoder(nn.Module):
         out = self.fuse[0](sides[0])
         for block, side in zip(list(self.fuse)[1:], sides[1:], strict=True):
             out = block(out, side)
-        merged: Tensor = self.head(self.project(out))
-        return merged
+        return self.head(self.project(out))  # type: ignore[no-any-return]

@@ -67,8 +67,7 @@ def heaviest_samples(rendered: RenderedPatches, count: int) -> tuple[Tensor, Ten
     """The samples of each ray that weigh most: their points [B, R·count, 3] and weights [B, R, count]."""
     weights, index = rendered.weights.topk(min(count, rendered.weights.shape[-1]), dim=-1)
     points = rendered.points.reshape(*rendered.weights.shape, 3)
-    chosen = torch.gather(points, 2, index[..., None].expand(-1, -1, -1, 3))
-    return chosen.flatten(1, 2), weights
+    return torch.gather(points, 2, index[..., None].expand(-1, -1, -1, 3)).flatten(1, 2), weights
 
 
 def composite_features(features: Tensor, weights: Tensor) -> Tensor:
@@ -94,8 +93,7 @@ def observed_values(views: Tensor, rendered: RenderedPatches) -> Tensor:
     rays = rendered.rays
     pixel = rays.pixel.round().long() if rays.pixel.is_floating_point() else rays.pixel
     u, v = pixel[..., 0], pixel[..., 1]
-    index = torch.arange(u.shape[0], device=u.device)[:, None].expand_as(u)
-    return views[index, rays.view, :, v, u]
+    return views[torch.arange(u.shape[0], device=u.device)[:, None].expand_as(u), rays.view, :, v, u]
 
 
 @torch.no_grad()

@@ -65,8 +65,7 @@ def sample_cell_rays(
     size = torch.tensor([camera.width, camera.height])
     first = torch.ceil((-offset).clamp_min(0) / cell).long()
     last = torch.div(size - offset, cell, rounding_mode="floor").long().minimum(size // cell)  # exclusive
-    place = drawn(torch.rand, (batch, patches, 2), generator)
-    index = first + (place * (last - first)).floor().long()
+    index = first + (drawn(torch.rand, (batch, patches, 2), generator) * (last - first)).floor().long()
     corner = offset + cell * index
     rays = _patch_rays(camera, encoder_from_view, loss_views, chosen, corner[..., 0], corner[..., 1], cell)
     return rays, index.flip(-1).to(encoder_from_view.device)

@@ -56,10 +56,8 @@ def surface_centres(depth: Tensor, camera: Camera, bins: int, apart: float, gene
     """Draws one surface point from each quantile bin of the depth, apart from those drawn before.
 
     The paper wants the centres far apart; its code only stratifies by depth. Returns centres [N, 3] in the optical
-    frame, metres, N ≤ bins.
-
-    `depth`: z-depth [h, w] of the pixels of `camera`, metres; `apart`: wanted distance between two centres, metres;
-    where a bin has no such candidate, the farthest is taken.
+    frame, metres, N ≤ bins. `depth`: z-depth [h, w] of the pixels of `camera`, metres; `apart`: wanted distance between
+    two centres, metres; where a bin has no such candidate, the farthest is taken.
     """
     flat = depth.flatten()
     known = torch.nonzero((flat > 0) & (flat < FARTHEST))[:, 0]
