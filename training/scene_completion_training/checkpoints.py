@@ -21,12 +21,14 @@ from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.data.view_batches import ViewSettings
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.density_field import (
+    DensityField,
+    OccupancyLink,
+    TrainedField,
+    link_of_calibration,
+)
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
-from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.observed_field import TrainedField
-from scene_completion_training.networks.occupancy_link import OccupancyLink, link_of_calibration
-from scene_completion_training.networks.semantic_head import DistillationHead
+from scene_completion_training.networks.feature_field import DistillationHead, FeatureField
 from scene_completion_training.stages import DEFAULT_STAGE, known_stages, stage_class
 from scene_completion_training.viewpoint import Viewpoint
 

@@ -32,9 +32,8 @@ from scene_completion_training.clustering.clusters import (
 )
 from scene_completion_training.losses.stereo_depth import positive_inverse_depth
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField
+from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField, link_calibration
 from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.occupancy_link import link_calibration
 
 OPSET = 18
 _LARGE = 20_000  # numbers from which a weight is worth rounding

@@ -1,5 +1,6 @@
 """What the stages of density fields have in common: data, first weights, losses, rates, and how one resumes."""
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Mapping
@@ -22,24 +23,50 @@ from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.data.view_batches import DataNeeds, ViewSamples
 from scene_completion_training.losses.occupancy import free_cross_entropy, mean_opacity, occupancy_cross_entropy
 from scene_completion_training.losses.photometric import edge_aware_smoothness, photometric_loss
 from scene_completion_training.losses.stereo_depth import block_depth, log_inverse_depth_loss, stereo_depth_loss
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.density_field import DensityField, ObservedField, OccupancyLink, TrainedField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.networks.observed_field import ObservedField, TrainedField
-from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.networks.trunk import Trunk
-from scene_completion_training.pictures import TrainingPictures
-from scene_completion_training.prior_fit import fit_prior
 from scene_completion_training.randomness import StepGenerator
-from scene_completion_training.rendering.colours import synthesised_patches
-from scene_completion_training.rendering.patches import RenderedPatches, render_patches
-from scene_completion_training.rendering.sampling import sample_view_volume
-from scene_completion_training.stage import Stage
+from scene_completion_training.rendering.patches import RenderedPatches, render_patches, synthesised_patches
+from scene_completion_training.rendering.rays import sample_view_volume
+from scene_completion_training.stage import Stage, TrainingPictures
+
+PRIOR_RATE, PRIOR_BATCH = 2e-2, 4
+
+
+def fit_prior(field: DensityField | MultiViewField, link: OccupancyLink, samples: ViewSamples, steps: int) -> float:
+    """Fits the head to where things are on average, without any image, before the training.
+
+    One hidden layer needs long to find the ground plane by itself. Next to an image it takes the shortcut of telling
+    the training drives apart. The link from logit to probability stays as it is. Returns the mean loss of the last
+    tenth of the steps.
+    """
+    samples = samples.unmirrored()
+    frozen = copy.deepcopy(link).requires_grad_(False)
+    optimiser = torch.optim.Adam(field.prior_parameters(), PRIOR_RATE)
+    history = []
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = PRIOR_RATE * (1.0 - step / steps)
+        batch = [samples.occupancy(step * PRIOR_BATCH + i) for i in range(PRIOR_BATCH)]
+        points, target, weight = (torch.cat([b[k] for b in batch])[None] for k in ("points", "target", "weight"))
+        logit = frozen(field.prior_logit(points))
+        loss = functional.binary_cross_entropy_with_logits(logit, target, weight=weight, reduction="sum")
+        loss = loss / weight.sum().clamp_min(1.0)  # every process of a training fits the same samples
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        field.mute_depth_units()
+        history.append(loss.item())
+    last = history[-max(1, len(history) // 10) :]
+    return sum(last) / len(last)
+
 
 # Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher.
 VOLUME_POINTS = 2048

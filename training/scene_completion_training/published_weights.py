@@ -23,9 +23,8 @@ from scene_completion_training.checkpoints import FORMAT, KEY
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.feature_field import FeatureField, SemanticField
+from scene_completion_training.networks.feature_field import DistillationHead, FeatureField, SemanticField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.networks.semantic_head import DistillationHead
 from scene_completion_training.stages.semantics import CHANNELS, SemanticsConfiguration
 
 # Names by which a ResNet and a transformer are known, whatever wraps the model in its file.

@@ -18,8 +18,8 @@ from scene_completion_ros.inference.volume_pose import Lookups
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.export import graph_of, ray_depth, volume_reading, without_places
+from scene_completion_training.networks.density_field import link_calibration
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.occupancy_link import link_calibration
 from scene_completion_training.networks.scene_decoder import STRIDE
 from scene_completion_training.stages.completion import SceneField, read_eyes
 

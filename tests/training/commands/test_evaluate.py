@@ -17,7 +17,7 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.commands import evaluate as command
-from scene_completion_training.evaluation.depth_evaluation import NO_FRAME
+from scene_completion_training.evaluation.lidar_evaluation import NO_FRAME
 from scene_completion_training.foundation import teachers
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField

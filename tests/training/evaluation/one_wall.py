@@ -15,8 +15,7 @@ from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.semantic_evaluation import FittedModel, Labels, ScoredModel, fit_models
-from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
-from scene_completion_training.evaluation.voxel_sampling import Sampling
+from scene_completion_training.evaluation.semantic_models import Sampling, SemanticModel, SemanticObservation
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
 GRID = VoxelGrid((0.0, -25.6, -2.4), 0.8, (64, 64, 8))

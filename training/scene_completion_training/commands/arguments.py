@@ -119,7 +119,7 @@ def open_models(args: argparse.Namespace) -> list[DensityModel]:
     """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have the same name."""
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
-    from scene_completion_training.evaluation.deployed_model import DeployedModel
+    from scene_completion_training.evaluation.density_model import DeployedModel
 
     models: list[DensityModel] = [
         DeployedModel(open_student(folder), folder.name, engine=args.engine) for folder in args.bundle

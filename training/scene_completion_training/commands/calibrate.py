@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
     from scene_completion_ros.inference.shipped import own_student
     from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training.evaluation.density_stretch import calibrate_on_truth
     from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
-    from scene_completion_training.evaluation.truth_calibration import calibrate_on_truth
 
     if bool(args.labelled) == bool(args.prior_from and args.held_out) or (
         args.labelled and (args.prior_from or args.held_out)

@@ -59,9 +59,8 @@ def run(args: argparse.Namespace) -> int:
     )
     from scene_completion_training.evaluation.geometry import voxel_frames
     from scene_completion_training.evaluation.semantic_evaluation import named_by
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
+    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, Sampling, student_density
     from scene_completion_training.evaluation.survey import survey, write_contact_sheets
-    from scene_completion_training.evaluation.voxel_sampling import Sampling
     from scene_completion_training.export import asked_teacher
 
     density, cutoff = student_density(args.student)

@@ -24,7 +24,7 @@ from scene_completion_training.commands.arguments import (
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
-    from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
+    from scene_completion_training.evaluation.scene_probe import SceneFrame, VoxelFeatures
 
 PROBE_STEPS = 1000
 TRAIN_VOXELS, TEST_VOXELS = 2000, 5000  # voxels of a scene, at most
@@ -96,7 +96,7 @@ def _scenes(
 
 def _probed(args: argparse.Namespace) -> "list[tuple[str, VoxelFeatures, Sequence[int]]]":
     """Name for tables, features, and the seeds of their probes."""
-    from scene_completion_training.evaluation.voxel_features import NetworkFeatures, SceneColumns
+    from scene_completion_training.evaluation.scene_probe import NetworkFeatures, SceneColumns
 
     methods: list[tuple[str, VoxelFeatures, Sequence[int]]] = []
     if args.inputs:

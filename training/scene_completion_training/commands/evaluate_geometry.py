@@ -83,8 +83,8 @@ def _run_depth(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.sequences.frame_lists import read_frame_list
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_training.evaluation.depth_evaluation import left_out_table, scored_share, select_frames
     from scene_completion_training.evaluation.geometry import Density, MeanDepthModel, depth_frames
+    from scene_completion_training.evaluation.lidar_evaluation import left_out_table, scored_share, select_frames
 
     listed = None if args.frames is None else read_frame_list(args.frames)
     folders = [*args.data, *window_folders(args)]

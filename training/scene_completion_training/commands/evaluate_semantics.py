@@ -125,8 +125,7 @@ def _run_sscbench(args: argparse.Namespace) -> int:
         open_probed,
         open_supervised,
     )
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
-    from scene_completion_training.evaluation.voxel_sampling import SAMPLINGS
+    from scene_completion_training.evaluation.semantic_models import SAMPLINGS, FeatureFieldModel
 
     def labelled(folders: Sequence[Path], split: FrameSplit | None) -> list[tuple[PosedSequence, int]]:
         drives = [kitti_360.open_drive(folder, labels=args.sscbench) for folder in listed_folders(folders, split)]
@@ -167,7 +166,7 @@ def _run_classes(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_training.evaluation.deployed_model import DeployedLabels
+    from scene_completion_training.evaluation.density_model import DeployedLabels
     from scene_completion_training.evaluation.geometry import voxel_frames
     from scene_completion_training.evaluation.semantic_evaluation import Labels, no_voxels
 
@@ -199,8 +198,7 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
         open_probed,
         open_supervised,
     )
-    from scene_completion_training.evaluation.semantic_models import student_density
-    from scene_completion_training.evaluation.voxel_sampling import Sampling
+    from scene_completion_training.evaluation.semantic_models import Sampling, student_density
 
     density, cutoff = student_density(student)
     cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
@@ -293,7 +291,7 @@ def _requested_models(
 ) -> list[tuple[str, SemanticModel]]:
     """Name for tables and model, of each seed of each method; the teacher, lifted, comes first."""
     from scene_completion_ros.inference.shipped import open_student
-    from scene_completion_training.evaluation.open_vocabulary_models import DeployedFeatures, LiftedPixels
+    from scene_completion_training.evaluation.open_vocabulary import DeployedFeatures, LiftedPixels
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
     from scene_completion_training.foundation.teachers import open_teacher
     from scene_completion_training.networks.agglomerated_field import AgglomeratedField
@@ -330,7 +328,7 @@ def _class_prior(
     label_set: LabelSet,
 ) -> list[tuple[str, SemanticModel]]:
     """Name for tables and model, where it is wanted."""
-    from scene_completion_training.evaluation.open_vocabulary_models import ClassPrior, most_frequent
+    from scene_completion_training.evaluation.open_vocabulary import ClassPrior, most_frequent
 
     if not args.prior:
         return []

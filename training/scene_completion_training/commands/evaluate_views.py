@@ -16,8 +16,8 @@ from scene_completion_training.commands.arguments import (
 )
 
 if TYPE_CHECKING:
+    from scene_completion_training.evaluation.novel_views import Classify
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
-    from scene_completion_training.evaluation.view_consistency import Classify
 
 CLUSTERS, CLUSTERED_POINTS = 19, 500  # classes of features, and points of a frame that they are found among
 
@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.sequences.frame_lists import SIDES
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_ros.sequences.training_checks import check_rig
-    from scene_completion_training.evaluation.novel_views import check_targets, novel_views, view_metric
-    from scene_completion_training.evaluation.view_consistency import CONSISTENCY
+    from scene_completion_training.evaluation.novel_views import CONSISTENCY, check_targets, novel_views, view_metric
 
     check_targets(args.targets)
     if min(args.every, args.samples - 1, args.stride) < 1:
@@ -88,10 +87,8 @@ def run(args: argparse.Namespace) -> int:
 def _methods(args: argparse.Namespace) -> list[object]:
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
-    from scene_completion_training.evaluation.novel_views import ViewSynthesis
-    from scene_completion_training.evaluation.perceptual_distance import PerceptualDistance
+    from scene_completion_training.evaluation.novel_views import PerceptualDistance, ViewConsistency, ViewSynthesis
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
-    from scene_completion_training.evaluation.view_consistency import ViewConsistency
     from scene_completion_training.networks.feature_field import ClassField, FeatureField
 
     if not args.consistency:

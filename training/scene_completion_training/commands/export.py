@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> None:
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.evaluation.voxel_features import export_network
+    from scene_completion_training.evaluation.scene_probe import export_network
     from scene_completion_training.export import export_bundle
     from scene_completion_training.scene_export import export_scene, space_of_classes
     from scene_completion_training.sparse.hu_net import VoxelHUNet
@@ -146,7 +146,7 @@ def _add_encoders(args: argparse.Namespace) -> int:
 
     for package in ("onnx", "onnxruntime", "torch"):
         import_module(package)  # fails before the work
-    from scene_completion_training.gpu_export.export import export_for_gpus
+    from scene_completion_training.gpu_export.parity import export_for_gpus
 
     bundle = export_for_gpus(
         own_student(args.bundle or args.source),

@@ -26,8 +26,7 @@ from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.motion_stereo import depth_meter
-from scene_completion_training.data.rectified import has_lens, rectified_sequence
-from scene_completion_training.data.stereo import MeasuredDepth, measured_depth
+from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
 from scene_completion_training.data.voxel_evidence import (
     DepthView,
     FusionSettings,

@@ -13,8 +13,7 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, stereo_pair
-from scene_completion_training.data.rectified import rectified_sequence
-from scene_completion_training.data.stereo import stereo_depth
+from scene_completion_training.data.stereo import rectified_sequence, stereo_depth
 from scene_completion_training.extraction.scale import ground_plane
 from scene_completion_training.viewpoint import ENCODER_STEP, STREET_CAMERA, CameraSettings, Viewpoint, VolumeSettings
 

@@ -33,7 +33,7 @@ from scene_completion_training.data.prepared import (
     shrunk_camera,
     world_mask,
 )
-from scene_completion_training.data.rectified import rectified_sequence
+from scene_completion_training.data.stereo import rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint
 from scene_completion_training.workers import Progress, progress_bar
 

@@ -26,6 +26,7 @@ from scene_completion_training.data.drawn_views import (
     canonical_depth,
     canonical_image,
     depth_hint,
+    ground_roll,
     jittered,
     metres_travelled,
     nearest_along,
@@ -34,7 +35,6 @@ from scene_completion_training.data.drawn_views import (
     roles_of_views,
     unused_frame,
 )
-from scene_completion_training.data.ground_plane import ground_roll
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import Viewpoint

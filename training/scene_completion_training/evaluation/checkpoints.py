@@ -22,9 +22,8 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
 from scene_completion_training.data.prepared import DOWNWARD, looking_aside
 from scene_completion_training.evaluation.density_model import IDENTITY, PUBLISHED_CUTOFF, PUBLISHED_RULE, Observation
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.density_field import DensityField, ObservedField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.networks.observed_field import ObservedField
 
 # Places along the drive of the first, second, and further views that a multi-view field encodes. The first is at the
 # evaluated frame. The others are at these shares of the way from the least to the most metres (`encoder_metres`) that

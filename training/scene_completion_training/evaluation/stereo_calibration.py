@@ -33,9 +33,9 @@ from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit
 from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter, told_depths
 from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA
+from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, rays_to_depth
-from scene_completion_training.evaluation.deployed_model import DeployedModel
-from scene_completion_training.networks.occupancy_link import link_calibration
+from scene_completion_training.networks.density_field import link_calibration
 from scene_completion_training.viewpoint import Viewpoint, Volume
 from scene_completion_training.workers import Progress, Workers
 

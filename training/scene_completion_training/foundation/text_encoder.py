@@ -16,12 +16,13 @@ from scene_completion_training.foundation.model_files import (
     GET_AGAIN,
     config_part,
     description_folder,
+    frozen_network,
     joint_sha256,
     model_name,
     read_config,
+    read_tokenizer,
     weight_files,
 )
-from scene_completion_training.foundation.pretrained import frozen_network, read_tokenizer
 
 STREET_TEMPLATE = "a photo of a {} on the street"
 BARE = "other"  # the phrase that no template is put around: "a photo of a other" says nothing

@@ -1,5 +1,6 @@
-"""Parity of a variant with the student: how far outputs, densities, decisions and labels are off; what is allowed."""
+"""Encoders for GPUs: made, measured against the student (outputs, densities, decisions, labels), added if all pass."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
+from scene_completion_ros.inference.gpu_encoders import GpuEncoder
+from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.picture_files import read_rgb
@@ -22,6 +25,7 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.voxels.occupancy import opacity
+from scene_completion_training.gpu_export.graph import gpu_graph, to_half
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 
@@ -267,3 +271,41 @@ def _cut(image: NDArray[np.uint8], canonical: Camera) -> NDArray[np.uint8]:
     part = image[top : top + rows, left : left + columns]
     size = (canonical.width, canonical.height)
     return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+PARITY_IMAGES = 8  # images that every variant is compared on, in all
+
+
+def export_for_gpus(
+    bundle: StudentBundle,  # the student, saved; its folder is written
+    precisions: Sequence[str],
+    *,
+    parity: Sequence[Path],  # places of the images that every variant is compared on
+    gates: Mapping[str, Gate] = GATES,
+    threads: int | None = None,
+    encoder_weights: str = "",  # folder or hub name of a transformer trunk, see `Reference`
+    # Called for every variant with its precision, bytes and parity, also where it fails.
+    report: Callable[[str, int, Parity], None] = lambda *_: None,
+) -> StudentBundle:
+    """Adds encoders for GPUs to a bundle, all of them or none, and returns it as written.
+
+    Raises ConfigurationError where the configuration of a transformer is not there; BundleError: a variant misses its
+    gate, or cannot be made; the bundle stays as it was.
+    """
+    single = gpu_graph(bundle)
+    reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)
+    check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, PARITY_IMAGES), reference.encode)
+    made: dict[str, tuple[bytes, GpuEncoder]] = {}
+    failures: list[str] = []
+    for precision in precisions:
+        model = single if precision == "fp32" else to_half(single)
+        graph: bytes = model.SerializeToString(deterministic=True)
+        measured = check(GpuGraph(graph, f"{precision} of {bundle.folder}", threads=threads).encode)
+        report(precision, len(graph), measured)
+        failures += [f"{precision}: {failure}" for failure in measured.failures(gates[precision])]
+        numbers = {name: float(value) for name, value in dataclasses.asdict(measured).items()}
+        made[precision] = (graph, GpuEncoder(precision, "", {}, numbers, reference.name))
+    if failures:
+        cure = "The bundle stays as it was. Leave this precision out."
+        raise BundleError("; ".join(failures), where=f"parity with {reference.name}", cure=cure)
+    return bundle.add_gpu_encoders(made)

@@ -1,8 +1,18 @@
-"""What rendered features must agree with: the tokens of a 2D foundation model, and each other within a surface."""
+"""Losses of features: against the tokens of foundation models, each other within a surface, and between crops.
 
-from torch import Tensor
+Several teachers are each compared as suits it, weighed by learned uncertainty (CUA-O3D, section 3). Which points look
+alike is distilled into which points belong together (STEGO, equation 4; SceneDINO, section 3.2).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.losses.means import weighted_mean
 
 EDGE_TEMPERATURE = 25.0  # how quickly the smoothness of features ends at an edge of the image (SceneDINO)
@@ -42,3 +52,127 @@ def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
     edge_y = (image[..., 1:, :] - image[..., :-1, :]).abs().mean(dim=1)
     smooth = (dx * (-EDGE_TEMPERATURE * edge_x).exp()).sum() + (dy * (-EDGE_TEMPERATURE * edge_y).exp()).sum()
     return smooth / features[..., 0].numel()
+
+
+class UncertaintyWeights(nn.Module):
+    """L = Σ_i L_i / (2 p_i²) + log(1 + p_i²), p_i > 0 learned with the network, one for each loss.
+
+    The regulariser is that of the released code of CUA-O3D; the paper has log(1 + p). It never falls below zero. For a
+    constant loss the optimum is p² = (L + √(L² + 8L)) / 4. p = exp(a), so that it never reaches the pole at zero; the
+    released p has no bound and may change its sign.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.logarithms = nn.ParameterList([torch.zeros(()) for _ in names])
+
+    @property
+    def uncertainties(self) -> dict[str, float]:
+        """Uncertainty p of each loss."""
+        return {name: float(a.detach().exp()) for name, a in zip(self.names, self.logarithms, strict=True)}
+
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The total [] of losses [] by name: those that it was made for."""
+        squares = [a.exp().square() for a in self.logarithms]
+        terms = [0.5 / p * losses[name] + torch.log1p(p) for name, p in zip(self.names, squares, strict=True)]
+        return torch.stack(terms).sum()
+
+
+Comparison: TypeAlias = Literal["cosine", "l1", "demeaned_cosine"]
+COMPARED: dict[Comparison, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "cosine": cosine_loss,
+    "l1": l1_loss,
+    "demeaned_cosine": demeaned_cosine_loss,
+}
+
+
+@dataclass
+class TeacherSpec:
+    """A foundation model that is learned from."""
+
+    name: str  # letters, digits, "_" and "-"
+    loss: Comparison = "cosine"  # how features are compared with its own, see `losses.feature_agreement`
+
+
+def check_teachers(teachers: Sequence[TeacherSpec], where: str) -> None:
+    """Raises a `ConfigurationError` without teachers, or for names that cannot be."""
+    names = [teacher.name for teacher in teachers]
+    if not names or len(set(names)) < len(names) or not all(n.replace("-", "_").isidentifier() for n in names):
+        cure = "Name one teacher or more, each another, with letters, digits, _ and -"
+        raise ConfigurationError(f"teachers {names}", where=where, cure=cure)
+
+
+def agglomeration_terms(
+    teachers: Sequence[TeacherSpec],
+    uncertainty: UncertaintyWeights,
+    predicted: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """The weighed total "agglomeration" [], and what it is made of for the curves, "teacher_NAME" [].
+
+    `predicted`, `targets`: [P, D] by the name of the teacher; `weights`: how much each point counts, [P]; booleans say
+    which do.
+    """
+    losses = {
+        teacher.name: COMPARED[teacher.loss](*(of[teacher.name] for of in (predicted, targets, weights)))
+        for teacher in teachers
+    }
+    watched = {f"teacher_{name}": loss.detach() for name, loss in losses.items()}
+    return {"agglomeration": uncertainty(losses), **watched}
+
+
+def term_weights(teachers: Sequence[TeacherSpec]) -> dict[str, float]:
+    """Weights of these terms: the total is the loss, what each teacher says is only watched."""
+    return {"agglomeration": 1.0, **{f"teacher_{teacher.name}": 0.0 for teacher in teachers}}
+
+
+Pair = Literal["self", "similar", "random"]  # a crop with itself, with one of its nearest, with any one
+PAIRS: tuple[Pair, ...] = get_args(Pair)
+
+
+@dataclass(frozen=True)
+class Force:
+    """How one kind of pair attracts and repels."""
+
+    weight: float  # λ of its loss
+    shift: float  # b, the cosine of features from which two points attract
+
+
+KITTI_360_FORCES: dict[Pair, Force] = {
+    "self": Force(0.08147, 0.43610),
+    "similar": Force(0.41564, 0.18458),
+    "random": Force(0.67024, 0.87093),
+}  # values that SceneDINO found on KITTI-360 for DINO features
+# Share of a kind's pairs of points that attract, where shifts are estimated. Of two crops that look alike most attract,
+# of two that were drawn at random few.
+ATTRACTED: dict[Pair, float] = {"self": 0.6, "similar": 0.8, "random": 0.05}
+
+
+def correspondence_loss(features: Tensor, other: Tensor, head: Tensor, other_head: Tensor, shift: float) -> Tensor:
+    """−mean [max(S^h, 0) · (S^f − b)], S the cosines between all points of two crops.
+
+    Args:
+        features: Of length one [N, P, D].
+        other: Of length one [N, Q, D].
+        head: What the head makes of them, of length one [N, P, C].
+        other_head: [N, Q, C].
+        shift: b.
+    """
+    similarity = torch.einsum("npd,nqd->npq", features, other)
+    return -(torch.einsum("npc,nqc->npq", head, other_head).clamp_min(0.0) * (similarity - shift)).mean()
+
+
+def estimate_forces(similarities: dict[Pair, Tensor]) -> dict[Pair, Force]:
+    """Shifts and weights for data of which nothing is known but its features.
+
+    The shift of a kind is the quantile of its cosines that lets the share `ATTRACTED` attract. The weights make the
+    three kinds act equally strongly: each is the inverse of the mean distance to its shift; they sum to one.
+    `similarities`: cosines of pairs of points of each kind, any shape.
+    """
+    values = {pair: found.flatten().float() for pair, found in similarities.items()}
+    shifts = {pair: float(found.quantile(1.0 - ATTRACTED[pair])) for pair, found in values.items()}
+    strength = {pair: 1.0 / max(float((values[pair] - shifts[pair]).abs().mean()), 1e-6) for pair in values}
+    total = sum(strength.values())
+    return {pair: Force(strength[pair] / total, shifts[pair]) for pair in values}

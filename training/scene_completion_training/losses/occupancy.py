@@ -1,10 +1,11 @@
-"""Occupancy of points: against what the stereo depth of many frames says, and where no view has any evidence."""
+"""Losses of occupancy, classes and completed scenes, and distillation of density fields (KDBTS; Han et al. 2024)."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scene_completion_ros.voxels.occupancy import opacity
-from scene_completion_training.losses.means import shared_count
+from scene_completion_ros.voxels.occupancy import opacity, probability_of_log_odds
+from scene_completion_training.losses.means import shared_count, weighted_mean
 
 
 def occupancy_cross_entropy(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -28,3 +29,93 @@ def free_cross_entropy(logit: Tensor, known: Tensor) -> Tensor:
     In one without, nothing would hold against this loss, and the whole field would become empty.
     """
     return (functional.softplus(logit) * known[:, None]).mean()
+
+
+LIMIT = 2.0  # density above which both count as the same, per metre, as in KDBTS
+
+
+def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Mean |min(σ_s, 2) − min(σ_t, 2)| over the valid points; no gradient reaches the teacher.
+
+    Beyond the limit both only say "a surface": how dense it is does not matter, and would rule the mean. `student`:
+    density [B, N] per metre; `teacher`: density [B, N] per metre; `valid`: points that project into the student's image
+    [B, N]; zero is returned where there are none.
+    """
+    return weighted_mean((student.clamp_max(LIMIT) - teacher.detach().clamp_max(LIMIT)).abs(), valid)
+
+
+def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence of the student's occupancy from the teacher's over the valid points.
+
+    A teacher mostly says "perhaps" of hidden space. A probability of 0.3 is a density of 0.02 per metre under the
+    `OccupancyLink`, which clipped densities do not tell from empty space. `student`: logit of the occupancy probability
+    [B, N]; `teacher`: the same of the teacher [B, N]; `valid`: points that project into the student's image [B, N].
+    """
+    taught = teacher.detach()
+    probability = probability_of_log_odds(taught)
+    crossed, own = (
+        functional.binary_cross_entropy_with_logits(logit, probability, reduction="none") for logit in (student, taught)
+    )
+    return weighted_mean(crossed - own, valid)
+
+
+def class_cross_entropy(logits: Tensor, classes: Tensor, counted: Tensor) -> Tensor:
+    """Cross entropy of the points that count, in nats; 0 where none does.
+
+    `logits`: [B, N, K]; `classes`: True classes [B, N], int64; `counted`: bool [B, N].
+    """
+    return weighted_mean(functional.cross_entropy(logits.transpose(1, 2), classes, reduction="none"), counted)
+
+
+def rendered_class_loss(probabilities: Tensor, classes: Tensor, counted: Tensor, weights: Tensor) -> Tensor:
+    """Weighted negative log-likelihood of composited class probabilities, in nats (S4C); 0 without rays.
+
+    Args:
+        probabilities: Of rays [B, R, K].
+        classes: Their classes [B, R], int64, below K where they count.
+        counted: bool [B, R]. S4C lets invalid rays pass as rays of class 0 that are certain; here they do not count.
+        weights: Of the classes [K]. The mean is over the weights, as in S4C.
+    """
+    classes = classes.where(counted, 0)
+    each = -(probabilities.gather(2, classes[..., None])[..., 0] + 1e-5).log()
+    return weighted_mean(each, weights[classes] * counted, least=1e-6)
+
+
+def occupied_cross_entropy(logits: Tensor, occupied: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of the cross entropy of voxels, in nats.
+
+    `logits`: [B, X, Y, Z]; `occupied`: 0 or 1, the same shape; `weight`: the same shape, 0 where nothing is known.
+    """
+    each = functional.binary_cross_entropy_with_logits(logits, occupied, reduction="none")
+    return weighted_mean(each, weight)
+
+
+def surface_likelihood(height: Tensor, deviation: Tensor, true: Tensor, weight: Tensor) -> Tensor:
+    """Mean of |h − h*| / σ + log σ: the likelihood of a Laplace distribution, whose middle is the median.
+
+    Args:
+        height: Said height of the ground [B, x, y], metres.
+        deviation: σ [B, x, y], metres.
+        true: h* [B, x, y], metres; NaN where unknown.
+        weight: Of each cell [B, x, y].
+    """
+    known = torch.isfinite(true)
+    return weighted_mean((height - true.nan_to_num()).abs() / deviation + deviation.log(), weight * known)
+
+
+def depth_likelihood(log_depth: Tensor, deviation: Tensor, true: Tensor) -> Tensor:
+    """The same of the logarithm of depth [B, h, w], where it is known; its distance is at most 10 σ, for wrong matches.
+
+    `log_depth`: said logarithm of z-depth [B, h, w]; `deviation`: its σ [B, h, w]; `true`: z-depth [B, h, w], metres; 0
+    where unknown, infinite in the sky.
+    """
+    known = (true > 0.0) & torch.isfinite(true)
+    wanted = torch.where(known, true, torch.ones_like(true)).log()
+    off = ((log_depth - wanted).abs() / deviation).clamp_max(10.0) + deviation.log()
+    return (off * known).sum() / shared_count(known.sum())
+
+
+def class_terms(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
+    """Mean cross entropy of places [N, K] whose classes [N] are known, each class with its weight [K], in nats."""
+    each = functional.cross_entropy(logits, classes, reduction="none")
+    return weighted_mean(each, weights[classes], least=1e-6)

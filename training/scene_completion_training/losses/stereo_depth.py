@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.losses.means import shared_count
-from scene_completion_training.networks.observed_field import ObservedField
+from scene_completion_training.networks.density_field import ObservedField
 from scene_completion_training.rendering.patches import RenderedPatches, invalid_rays, observed_values
 
 _SHARPNESS = 200.0  # of the softplus, metres

@@ -1,19 +1,50 @@
-"""The single-view density field: pixel-aligned features and a point code, one hidden layer, softplus density."""
+"""The single-view density field, what every field is once it has seen its images, and the link to probabilities."""
 
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.voxels.occupancy import (
+    Calibration,
+    density_of_logit,
+    log_odds_of_probability,
+    opacity,
+    probability_of_log_odds,
+)
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.viewpoint import Viewpoint
+
+
+class ObservedField(Protocol):
+    """A density field with its images encoded. Losses, rendering and evaluation ask for nothing else."""
+
+    def density_logit(self, points: Tensor) -> Tensor:
+        """Density before softplus [B, N] at points [B, N, 3], metres, optical frame of the first encoder view."""
+
+    def density(self, points: Tensor) -> Tensor:
+        """Density σ [B, N] per metre at points [B, N, 3]."""
+        return density_of_logit(self.density_logit(points))  # type: ignore[no-any-return]
+
+    def in_view(self, points: Tensor) -> Tensor:
+        """Whether points [B, N, 3] project into an encoder view [B, N]; outside of all the field only guesses."""
+
+
+class TrainedField(Protocol):
+    """A field that is made again for the weights of a checkpoint."""
+
+    @classmethod
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> Any:
+        """An untrained field of this kind that weights fit, on such an encoder; a `KeyError` for other weights."""
+
 
 # Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0.
 DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
@@ -165,3 +196,56 @@ class SingleViewObservation(ObservedField):
     def in_view(self, points: Tensor) -> Tensor:
         """Whether points [B, N, 3] project into the image [B, N]."""
         return self.field.in_view(points)
+
+
+_LOGITS = np.linspace(-12.0, 8.0, 41)
+_CERTAIN = 0.98  # probabilities beyond this, and below its complement, say little of a slope
+
+
+class OccupancyLink(nn.Module):
+    """Logit of the occupancy probability from x, the density before softplus: e^s · x + o, with s and o learned.
+
+    The link keeps classification and rendering from fighting. A voxel of which the field is unsure (probability 0.3)
+    would, as an opacity, block every ray after a few voxels. With o = 3 it has σ = 0.02 per metre and blocks nothing.
+    Opacity stays a monotone function of the probability, which is what the calibration of the bundle undoes.
+    """
+
+    def __init__(self, offset: float = 3.0) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.offset = nn.Parameter(torch.tensor(offset))
+
+    def forward(self, logit: Tensor) -> Tensor:
+        """Returns the logit of the probability, of the shape of x."""
+        return logit * self.log_scale.exp() + self.offset  # type: ignore[no-any-return]
+
+
+def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibration:
+    """α → probability as the training learned it: both follow from the density's logit x, α by softplus, p by the link.
+
+    It stands in until one is fitted on a drive that took no part: training voxels are drawn, not counted, a quarter of
+    them occupied. `link`: weights of the `OccupancyLink`; the identity is returned where there are none; `voxel_size`:
+    δ of the opacity, metres.
+    """
+    if not link:
+        return Calibration()
+    alpha = opacity(density_of_logit(_LOGITS), voxel_size)
+    probability = probability_of_log_odds(np.exp(link["log_scale"].item()) * _LOGITS + link["offset"].item())
+    return Calibration("piecewise_linear", (0.0, *alpha.tolist(), 1.0), (0.0, *probability.tolist(), 1.0))
+
+
+def link_of_calibration(calibration: Calibration, voxel_size: float) -> dict[str, Tensor]:
+    """Weights of the `OccupancyLink` nearest to a calibration (α → probability, of voxels of so many metres); or none.
+
+    The distance is that of logits, in least squares; the identity has no link. A bundle keeps none. Without this, a
+    training that goes on from one would read its densities as if nothing had been learned of them.
+    """
+    if calibration.kind == "identity":
+        return {}
+    alpha = opacity(density_of_logit(_LOGITS), voxel_size).astype(np.float32)
+    probability = calibration.apply(alpha).astype(np.float64)
+    uncertain = (probability > 1.0 - _CERTAIN) & (probability < _CERTAIN)
+    if uncertain.sum() < 2:
+        return {}
+    slope, offset = np.polyfit(_LOGITS[uncertain], log_odds_of_probability(probability[uncertain]), 1)
+    return {"log_scale": torch.tensor(math.log(max(slope, 1e-3))), "offset": torch.tensor(float(offset))}

@@ -6,11 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_training.networks.depth_anything_trunk import PRETRAINED as DEPTH_ANYTHING
-from scene_completion_training.networks.depth_anything_trunk import STRIDE, DepthAnythingTrunk
 from scene_completion_training.networks.trunk import RESNET, EfficientNetLiteTrunk, ResNetTrunk, Trunk
-from scene_completion_training.networks.vision_transformer_trunk import PRETRAINED as DINO
-from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
+from scene_completion_training.networks.vision_transformer_trunk import (
+    DEPTH_ANYTHING,
+    DINO,
+    STRIDE,
+    DensePredictionDecoder,
+    DepthAnythingTrunk,
+    VisionTransformerTrunk,
+)
 
 TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer", "depth_anything"]
 DECODER_WIDTHS = (48, 64, 96, 160)  # channels of the decoder of EfficientNet-Lite0 at strides 2, 4, 8 and 16

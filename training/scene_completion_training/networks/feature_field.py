@@ -1,4 +1,8 @@
-"""The feature field: a density field whose points also carry a feature (SceneDINO, section 3.1)."""
+"""The feature field: a density field whose points also carry a feature (SceneDINO, section 3.1).
+
+Beside it: what makes tokens of rendered features (SceneDINO; FeatUp), the distillation head of unsupervised semantics
+with its buffer of crops (STEGO; SceneDINO), and how much targets count by how rare their kind is.
+"""
 
 import math
 from collections.abc import Mapping
@@ -192,3 +196,165 @@ class FeatureObservation(SingleViewObservation):
 def normalised(features: Tensor) -> Tensor:
     """Features [..., D] of length one."""
     return functional.normalize(features, dim=-1, eps=1e-6)
+
+
+class SalienceDownsampler(nn.Module):
+    """Weighs the rays of a patch by how much each says, and sums their features (FeatUp's attention downsampler).
+
+    π = softmax_j(s_j w_j + b_j), s_j = a · F_j + c, with w ~ N(1, 0.01) and b ~ N(0, 0.01) learned for each place j in
+    the patch. Rays that cannot be supervised have no weight. Features have D = `size` dimensions.
+    """
+
+    def __init__(self, size: int, places: int) -> None:
+        super().__init__()
+        self.salience = nn.Linear(size, 1)
+        self.scale = nn.Parameter(1.0 + 0.01 * torch.randn(places))
+        self.offset = nn.Parameter(0.01 * torch.randn(places))
+
+    def forward(self, features: Tensor, valid: Tensor) -> Tensor:
+        """Returns one feature of length one a patch [P, D] of its rays [P, J, D], of which some are valid [P, J].
+
+        The feature of a patch without valid rays is zero.
+        """
+        logit = self.salience(features)[..., 0] * self.scale + self.offset
+        weights = torch.softmax(logit.masked_fill(~valid, -1e9), dim=1) * valid
+        return functional.normalize(torch.einsum("pj,pjd->pd", weights, features), dim=-1, eps=1e-6)
+
+
+class ArtefactField(nn.Module):
+    """What a token says of its place in the image instead of the scene: a constant map that is learned and dropped.
+
+    It is added to the downsampled prediction [D = `size`] at the token's place (row, column) in the transformer's grid.
+    The random shift of that grid against the image is what tells it from the scene.
+    """
+
+    def __init__(self, size: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.values = nn.Parameter(1e-3 * torch.randn(*grid, size))
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Returns the artefacts [P, D] of cells (row, column) [P, 2]."""
+        return self.values[cells[:, 0], cells[:, 1]]  # type: ignore[no-any-return]
+
+
+DROPOUT = 0.1
+
+
+class DistillationHead(nn.Module):
+    """z = W1 x + W3 ReLU(W2 x), of length one: features [D] of a foundation model to a space that falls into clusters.
+
+    That has 64 dimensions in SceneDINO.
+    """
+
+    def __init__(self, size: int, channels: int = 64) -> None:
+        super().__init__()
+        self.drop_input = nn.Dropout(DROPOUT)
+        self.drop_output = nn.Dropout(DROPOUT)
+        self.linear = nn.Linear(size, channels)
+        self.nonlinear = nn.Sequential(nn.Linear(size, size), nn.ReLU(inplace=True), nn.Linear(size, channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns z [..., channels] of features [..., D], which are brought to length one first."""
+        x = self.drop_input(functional.normalize(features, dim=-1, eps=1e-6))
+        out = self.drop_output(self.linear(x)) + self.drop_output(self.nonlinear(x))
+        return functional.normalize(out, dim=-1, eps=1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class Partners:
+    """Crops that others are compared with: features [N, P, D] of a similar crop and of any one."""
+
+    similar: Tensor  # of one of the nearest crops by mean feature
+    random: Tensor  # of any crop
+
+
+class CropBuffer(nn.Module):
+    """The last crops, first in first out, with their mean features.
+
+    Args:
+        capacity: Crops that are kept (256 in SceneDINO).
+        points: Points of a crop.
+        size: Dimension D of their features.
+        neighbours: Nearest crops that a partner is drawn from (4 in SceneDINO: five, without the crop itself).
+    """
+
+    def __init__(self, capacity: int, points: int, size: int, *, neighbours: int = 4) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.features: Tensor
+        self.means: Tensor
+        self.filled: Tensor
+        self.position: Tensor
+        self.register_buffer("features", torch.zeros(capacity, points, size, dtype=torch.float16))
+        self.register_buffer("means", torch.zeros(capacity, size))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def push(self, crops: Tensor) -> None:
+        """Adds crops [N, P, D] of features of length one; the oldest leave."""
+        capacity = len(self.features)
+        crops = crops[-capacity:]
+        slots = (self.position + torch.arange(len(crops), device=crops.device)) % capacity
+        self.features[slots] = crops.to(self.features.dtype)
+        self.means[slots] = functional.normalize(crops.mean(dim=1), dim=-1, eps=1e-6)
+        self.position.copy_((self.position + len(crops)) % capacity)
+        self.filled.copy_((self.filled + len(crops)).clamp_max(capacity))
+
+    @torch.no_grad()
+    def partners(self, crops: Tensor, generator: torch.Generator) -> Partners | None:
+        """Partners of crops [N, P, D] that are not in the buffer yet; None before it holds enough.
+
+        Only the part that is filled takes part: the published search also finds the empty rows.
+        """
+        filled = int(self.filled)
+        if filled < self.neighbours:
+            return None
+        mean = functional.normalize(crops.mean(dim=1), dim=-1, eps=1e-6)
+        nearest = (mean @ self.means[:filled].T).topk(self.neighbours, dim=1).indices.cpu()
+        one = torch.randint(self.neighbours, (len(crops), 1), generator=generator)
+        any_one = torch.randint(filled, (len(crops),), generator=generator)
+        chosen = torch.gather(nearest, 1, one)[:, 0]
+        return Partners(*(self.features[index.to(self.features.device)].float() for index in (chosen, any_one)))
+
+
+KINDS = 48  # clusters that targets are told apart by
+MOST_FITTED = 16_384
+
+
+class TargetRarity(nn.Module):
+    """Weights of targets [N, D]: (share of their cluster) to the power −ρ, one on the mean.
+
+    With ρ = 0 all count alike; with ρ = 1 all clusters do. Half way, as labelled points are drawn, rare things are
+    learned and are not seen everywhere.
+    """
+
+    def __init__(self, dim: int, power: float) -> None:
+        super().__init__()
+        self.power = power
+        self.centres: Tensor
+        self.weights: Tensor
+        self.register_buffer("centres", torch.zeros(KINDS if power else 0, dim))
+        self.register_buffer("weights", torch.ones(KINDS if power else 0))
+
+    @torch.no_grad()
+    def fit(self, targets: Tensor, seed: int) -> None:
+        """Finds the clusters of targets [N, D] by their direction."""
+        if not self.power:
+            return
+        from sklearn.cluster import KMeans
+
+        generator = torch.Generator().manual_seed(seed)
+        chosen = targets[torch.randperm(len(targets), generator=generator)[:MOST_FITTED]]
+        directions = functional.normalize(chosen.float(), dim=-1)
+        found = KMeans(KINDS, n_init=1, random_state=seed).fit(directions.numpy())
+        shares = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=KINDS) / len(directions)
+        weights = shares.clamp_min(1e-4) ** -self.power
+        self.centres.copy_(functional.normalize(torch.from_numpy(found.cluster_centers_), dim=-1))
+        self.weights.copy_(weights / (shares * weights).sum())
+
+    def forward(self, targets: Tensor) -> Tensor:
+        """Weights [N] of targets [N, D]."""
+        if not self.power:
+            return targets.new_ones(len(targets))
+        return self.weights[(functional.normalize(targets, dim=-1, eps=1e-6) @ self.centres.T).argmax(dim=1)]

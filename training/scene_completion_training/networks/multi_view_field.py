@@ -15,9 +15,8 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.networks.density_field import DEPTH_UNITS, sample_map, start_depth_units
+from scene_completion_training.networks.density_field import DEPTH_UNITS, ObservedField, sample_map, start_depth_units
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.randomness import drawn
 from scene_completion_training.viewpoint import Viewpoint
 
