@@ -62,11 +62,7 @@ class TrainingRecord(lightning.Callback):
         checkpoint[KEY] = self.content()
 
     def on_load_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Compares the record.
-
-        Raises BundleError: a later version wrote the checkpoint; SequenceError where it belongs to a training of
-        another configuration.
-        """
+        """Raises a `BundleError` for one of a later version, a `SequenceError` for another configuration."""
         record = checkpoint.get(KEY, {})
         refuse_later(record, str(self.configuration["output"]))
         before = record.get("configuration", {})
@@ -178,10 +174,7 @@ class Checkpoint:
         return full.resized(full.width // 2, full.height // 2) if self.half_resolution else full
 
     def field_of(self, kind: type[Field]) -> Field:
-        """The trained field, of one kind.
-
-        Raises BundleError where it holds one of another kind, or other weights than its stage has.
-        """
+        """The trained field, of one kind; a `BundleError` for another kind, or other weights than its stage has."""
         found = self.stage_class.field_class
         if kind not in (found, *getattr(found, "stands_for", ())):
             stages = [f"`{name}`" for name in known_stages() if stage_class(name).field_class is kind]
@@ -234,10 +227,7 @@ class Checkpoint:
 
 
 def trained_viewpoint(source: Path) -> Viewpoint:
-    """The viewpoint of a student bundle (see `open_student`) or a checkpoint.
-
-    Raises BundleError where it is neither; ConfigurationError where the bundle's grid is none of a training.
-    """
+    """The viewpoint of a student bundle (see `open_student` and `Viewpoint.of_bundle`) or a checkpoint."""
     return Viewpoint.of_bundle(open_student(source)) if _is_student(source) else Checkpoint.read(source).viewpoint
 
 
@@ -256,10 +246,7 @@ class TrainedWeights:
 
     @staticmethod
     def read(source: Path) -> "TrainedWeights":
-        """Reads a student bundle (its folder, or one of the hub), or a checkpoint of any stage.
-
-        Raises BundleError where it is neither.
-        """
+        """Reads a student bundle (a folder, or one of the hub), or a checkpoint; a `BundleError` if it is neither."""
         if _is_student(source):
             bundle = open_student(source)
             weights = {name: torch.from_numpy(v.astype(np.float32)) for name, v in bundle.load_weights().items()}
@@ -281,10 +268,7 @@ class TrainedWeights:
 
 
 class SafeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there when it is whole.
-
-    With a full disk, or a process that is killed while it writes, the checkpoint before stays.
-    """
+    """Moves a checkpoint to its place when it is whole: with a full disk, or if killed, the one before stays."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes a checkpoint; a `TrainingError` if it cannot be written."""

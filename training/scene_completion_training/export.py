@@ -43,10 +43,7 @@ _PLACES = ("output", "start_from", "pixels_from", "teacher", "features_from", "e
 
 
 class FoldedEncoder(nn.Module):
-    """Encoder with the head's feature weights folded into its last 1×1 convolution, output channels-last.
-
-    The units of a feature field come after those of its density.
-    """
+    """Encoder with the head's feature weights folded into its last convolution, channels last; features come last."""
 
     def __init__(self, field: DensityField | FeatureField, camera: Camera) -> None:
         super().__init__()
@@ -262,12 +259,8 @@ def export_bundle(
     """Exports a checkpoint as a bundle, calibrated by what the training itself says of occupancy.
 
     A training that ended with images of half the size makes a student that takes such: a quarter of the pixels.
-
-    Args:
-        checkpoint: Checkpoint of `train`; it holds the configuration and the range of focal lengths, which go along.
-        licence: Licence of the weights, which follows from the training data.
-        provenance: What it was trained on and how.
-        keep_weights: Write also the unfolded weights, which nothing but further training needs.
+    `licence`: of the weights, which follows from the training data; `provenance`: what it was trained on and how;
+    `keep_weights`: write also the unfolded weights, which nothing but further training needs.
     """
     stored = Checkpoint.read(checkpoint)
     field, camera, record = stored.density_field(), stored.camera, stored.record
@@ -312,9 +305,8 @@ def export_labelled(
 ) -> tuple[StudentBundle, float]:
     """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
 
-    Returns the bundle, and the share of points to which its label head gives the class of their cluster. Raises
-    BundleError where the checkpoint is none of these, or its density is another one than the student's;
-    ConfigurationError where the classes are damaged, or those of another checkpoint.
+    Returns the bundle, and the share of points whose label is the class of their cluster. Raises BundleError where the
+    checkpoint is none of these, or of another density; ConfigurationError where classes are damaged, or of another one.
     """
     stored = Checkpoint.read(checkpoint)
     field = stored.field_of(FeatureField)
@@ -359,8 +351,7 @@ def feature_spaces(stored: Checkpoint, field: AgglomeratedField) -> tuple[Featur
 def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
     """The teacher of an agglomeration in whose space the texts of a bank lie.
 
-    Raises BundleError where the checkpoint is none of an agglomeration; VocabularyError where the bank was made with
-    the encoder of none of its teachers.
+    Raises BundleError where the checkpoint is of no agglomeration; VocabularyError where no teacher has its encoder.
     """
     spaces = feature_spaces(stored, stored.field_of(AgglomeratedField))
     return feature_space_for(spaces, bank, str(stored.file)).name

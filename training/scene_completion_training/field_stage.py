@@ -41,11 +41,10 @@ PRIOR_RATE, PRIOR_BATCH = 2e-2, 4
 
 
 def fit_prior(field: DensityField | MultiViewField, link: OccupancyLink, samples: ViewSamples, steps: int) -> float:
-    """Fits the head to where things are on average, without any image, before the training.
+    """Fits the head to where things are on average, without any image, before the training; the mean loss at its end.
 
     One hidden layer needs long to find the ground plane by itself. Next to an image it takes the shortcut of telling
-    the training drives apart. The link from logit to probability stays as it is. Returns the mean loss of the last
-    tenth of the steps.
+    the training drives apart. The link from logit to probability stays as it is.
     """
     samples = samples.unmirrored()
     frozen = copy.deepcopy(link).requires_grad_(False)
@@ -79,10 +78,7 @@ def half_size(images: Tensor) -> Tensor:
 
 
 def encoded_views(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Images [B, E, 3, H, W], depth hints [B, E, H, W] and poses [B, E, 4, 4] of what a field of several views encodes.
-
-    Samples of one view have no others besides their own image.
-    """
+    """Images [B, E, 3, H, W], hints [B, E, H, W] and poses [B, E, 4, 4] that are encoded: at least the own image."""
     if "encoder_images" in batch:
         return batch["encoder_images"], batch["encoder_hints"], batch["encoder_poses"]
     image = batch["image"]
@@ -167,10 +163,7 @@ class FieldStage(Stage):
         prior.copy_(functional.interpolate(mean, prior.shape[2:], mode="bilinear"))
 
     def load(self, source: str) -> None:
-        """Starts from what was trained before: a student bundle, by its folder, or a checkpoint of any stage.
-
-        Raises BundleError where the weights are those of another network.
-        """
+        """Starts from a student bundle, by its folder, or a checkpoint; a `BundleError` for another network."""
         weights = TrainedWeights.read(Path(source)).with_prior_of(self.encoder)
         try:
             self.take(weights)
@@ -362,10 +355,7 @@ class FieldStage(Stage):
         )
 
     def grouped_optimiser(self, trunk: Trunk, head: list[nn.Module]) -> Any:
-        """Adam with rates of their own for the pretrained trunk and the head, linear warm-up, then the decay.
-
-        A constant rate alone left depth behind the mean-depth grid.
-        """
+        """Adam with rates of their own for trunk and head, warm-up, then decay: one rate left depth behind."""
         settings = self.settings
         groups = [
             *((list(part.parameters()), settings.trunk_rate * factor) for part, factor in trunk.rates()),

@@ -74,14 +74,11 @@ _CURE = "Name a .pt file of Behind the Scenes, KDBTS, S4C or SceneDINO"
 def import_checkpoint(file: Path, output: Path, configuration: Configuration) -> list[str]:
     """Writes the network of a public checkpoint as a checkpoint of the training that a configuration describes.
 
-    Returns names of what the file holds beside that network. Raises BundleError where the file cannot be read without
-    executing it, holds no such network, or one of another shape; ConfigurationError where the configuration of a
-    transformer is not there.
-
-    Args:
-        configuration: Of stage `teacher` for MVBTS, `single_view` for Behind the Scenes, `student` for KDBTS,
-            `semantic_field` for S4C, `feature_field` for SceneDINO. `semantics` is that of its second stage, for which
-            `features_from` names what the first was imported to.
+    The stage is `teacher` for MVBTS, `single_view` for Behind the Scenes, `student` for KDBTS, `semantic_field` for
+    S4C, `feature_field` for SceneDINO. `semantics` is that of its second stage, for which `features_from` names what
+    the first was imported to. Returns names of what the file holds beside that network. Raises BundleError where the
+    file cannot be read without executing it, holds no such network, or one of another shape; ConfigurationError where
+    the configuration of a transformer is not there.
     """
     weights = _read(file)
     head = _HEADS.get(configuration.stage, "")

@@ -42,8 +42,8 @@ BEST = "best.ckpt"
 def make_stage(configuration: TrainingConfiguration) -> Stage:
     """The stage that a configuration asks for, untrained.
 
-    Raises ConfigurationError where it contradicts itself, or names no training that the stage needs; BundleError where
-    a checkpoint that it names holds something else.
+    Raises ConfigurationError where it contradicts itself, or lacks a training; BundleError where that holds something
+    else.
     """
     configuration = configuration.completed()
     configuration.check()
@@ -58,9 +58,8 @@ def last_checkpoint(configuration: TrainingConfiguration) -> Path:
 def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
     """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists.
 
-    Raises SceneCompletionError where it would write over a checkpoint that it starts from; or see `make_stage`.
-    `fast_dev_run`: take two steps of everything and write no checkpoints; `threads`: torch threads; all cores if not
-    given.
+    `fast_dev_run`: take two steps of everything and write no checkpoints; `threads`: torch threads. Raises
+    SceneCompletionError where it would write over a checkpoint that it starts from; or see `make_stage`.
     """
     if fast_dev_run:
         configuration = configuration.shortened()
@@ -322,8 +321,8 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> Pl
     """Tries a few steps of a training in a temporary folder, on this machine; nothing else is written.
 
     Half of the size, and depth alone, are left out where they are not for all steps: the other steps take longer.
-    Raises ConfigurationError: its stage trains no density field; or see `make_stage`; SequenceError: recordings cannot
-    be opened, or listed frames are missing.
+    Raises ConfigurationError: its stage trains no density field; or see `make_stage`; SequenceError: recordings are
+    missing.
     """
     if not isinstance(configuration, Configuration):
         what = f"stage {configuration.stage} trains none"

@@ -85,10 +85,7 @@ class ExportedScene(nn.Module):
         voxel_in_view: Tensor,
         ground: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'] and the ground [1, 2, x, y] of an image.
-
-        What is beside the image [1, 3, H, W] in 0..255 is `volume_pose.graph_inputs`.
-        """
+        """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'], ground [1, 2, x, y]; see `graph_inputs`."""
         view = self.field.look(self.trunk.with_tokens(image), ground)
         cells = Lookups(cell_pixels, cell_depth, cell_in_view)
         scene = self.field.spatial(view, cells, Lookups(voxel_pixels, voxel_depth, voxel_in_view))
@@ -109,8 +106,7 @@ def export_scene(
 ) -> StudentBundle:
     """Exports a checkpoint of stage `completion`, and the eyes that it names; arguments as of `export_bundle`.
 
-    Its probabilities are those that it was trained to say. Of a trunk as it was published the bundle keeps no weights:
-    whoever trains on reads them where they were published.
+    Its probabilities are those that it was trained to say. Of a trunk as it was published the bundle keeps no weights.
     """
     stored = Checkpoint.read(file)
     settings, viewpoint = stored.configuration, stored.viewpoint
@@ -169,8 +165,7 @@ def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
     """The space of a text encoder, of the probabilities of classes of these names.
 
     A place of one class lies where what the bank calls that class lies; of several, at their mean. Words find bodies,
-    and so what the student completed behind them. A class that the bank does not know stays at the origin. Raises
-    ConfigurationError: it names none of them.
+    and so what the student completed behind them. Unknown classes stay at the origin; a ConfigurationError if all are.
     """
     phrases = {known.name: known.phrases for known in bank.classes if known.name in names}
     if not phrases:

@@ -51,11 +51,8 @@ class Progress:
 class Workers:
     """Does tasks. As a context it joins a cluster at once, so that one that does not answer is known before the work.
 
-    Args:
-        processes: Tasks at once on this machine; 1 does them in this process, without Ray.
-        ray_address: A Ray cluster to use instead, or `auto`. Its machines need this version of the package, and files
-            under the same paths.
-        threads: Cores that a task takes.
+    `processes`: tasks at once on this machine; 1 does them in this process, without Ray; `ray_address`: a Ray cluster
+    instead, or `auto`, with this version of the package, and files under the same paths; `threads`: cores of a task.
     """
 
     def __init__(self, processes: int = 1, ray_address: str | None = None, threads: int = 1) -> None:

@@ -64,10 +64,7 @@ def described(settings: Mapping[str, Field[Any]]) -> str:
 
 
 def settings_of(assignments: Sequence[str], **others: Any) -> ExtractionSettings:
-    """The settings of an extraction: others, and those of KEY=VALUE, a field of `ExtractionSettings` and YAML.
-
-    Raises ConfigurationError where there is no such setting, or its value cannot be used.
-    """
+    """Settings: others, and those of KEY=VALUE in YAML; a `ConfigurationError` where there are no such ones."""
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or name not in SETTINGS:

@@ -73,10 +73,7 @@ def add_world_arguments(parser: argparse.ArgumentParser, world: str, assets: tup
 
 
 def check_world(args: argparse.Namespace, worlds: str) -> None:
-    """Refuses what cannot be done.
-
-    Raises SceneCompletionError: a number out of range, a seed without a role, or a folder that is there.
-    """
+    """Raises a `SceneCompletionError`: a number out of range, a seed without a role, or a folder that is there."""
     from importlib import import_module
 
     from scene_completion_ros.errors import SceneCompletionError

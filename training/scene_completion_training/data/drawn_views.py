@@ -73,8 +73,7 @@ def jittered(
 ) -> NDArray[np.uint8]:
     """Brightness, contrast and saturation jitter of a strength, hue ±0.1; greyscale and blur each in a share of images.
 
-    By default stronger than in BTS (±0.2, no greyscale and blur): where a few drives are all there is, colours tell
-    them apart.
+    Stronger than in BTS (±0.2, neither grey nor blurred): where a few drives are all there is, colours tell them apart.
     """
     brightness, contrast, saturation = generator.uniform(1.0 - strength, 1.0 + strength, 3)
     hue = generator.uniform(-0.1, 0.1)
@@ -131,10 +130,7 @@ class DrawnViews:
 
     @property
     def masks(self) -> list[NDArray[np.bool_]]:
-        """Whether a pixel shows the world [H, W] each: neither outside of the recorded image nor the vehicle itself.
-
-        A view that comes again, in a drive too short for others, shows nothing new: false everywhere.
-        """
+        """Whether a pixel shows the world [H, W] each; false for the vehicle, and for a view that comes again."""
         frames = self.draw.frames
         masks = [
             self._flipped(canonical_mask(frames[i].mask(n), frames[i].cameras[n], self.camera)) for i, n in self.names
@@ -185,7 +181,7 @@ def published_views(
     """The views of a sample as Behind the Scenes has them: of each camera a frame, and the one `near` frames later.
 
     The sample's own camera comes first, then the other of the pair, then those that look aside (or the pair once more),
-    `far` frames further along. Beyond the end of the drive its last frame stands in.
+    `far` frames on. Beyond the end of the drive its last frame stands in.
     """
     last = len(frames) - 1
     other = {"left": "right", "right": "left"}.get(side, "")
@@ -200,9 +196,9 @@ def published_views(
 def roles_of_views(views: int, generator: np.random.Generator, *, in_turn: bool = False) -> NDArray[np.int64]:
     """Which views are rendered (first half) and which supply colours.
 
-    Of eight views, each camera renders one of its two frames and supplies the other. By chance for each of them, as in
-    SceneDINO, or `in_turn`: where one renders its first frame the next one renders its second (BTS `kitti360-mono`), so
-    that each instant is supplied by some camera.
+    Of eight views, each camera renders one of its two frames and supplies the other: by chance, as in SceneDINO, or
+    `in_turn`, first and second from camera to camera (BTS `kitti360-mono`), so that each instant is supplied by some
+    camera.
     """
     if views == 4:
         return generator.permutation(4)
@@ -217,10 +213,7 @@ def roles_of_views(views: int, generator: np.random.Generator, *, in_turn: bool 
 def unused_frame(
     frames: Sequence[PreparedFrame], wanted: int, camera: str, used: Sequence[tuple[int, str]]
 ) -> tuple[int, str]:
-    """The frame nearest to the wanted one whose view of a camera is not used yet; the wanted one where all are.
-
-    Of two as near, the one further along the drive.
-    """
+    """The nearest frame to the wanted one, later first, whose view of a camera is not used yet; itself without any."""
     order = sorted(range(len(frames)), key=lambda index: (abs(index - wanted), -index))
     return next(((index, camera) for index in order if (index, camera) not in used), (wanted, camera))
 
@@ -249,11 +242,7 @@ def metres_travelled(places: ArrayLike) -> NDArray[np.float64]:
 
 
 def nearest_along(travelled: NDArray[np.float64], index: int, metres: float) -> int:
-    """The place whose distance along the drive from another one is nearest to the wanted one, which may be negative.
-
-    `travelled`: see `metres_travelled`; `index`: the place that distances are measured from; `metres`: the wanted
-    distance; the last place where the drive ends before.
-    """
+    """The place nearest to so many metres (or back) from another, by `metres_travelled`; the last where drives end."""
     return int(np.argmin(np.abs(travelled - travelled[index] - metres)))
 
 
@@ -272,8 +261,8 @@ _STEEPEST = 0.1  # a fit that is steeper met a wall or a kerb
 def ground_roll(frames: Sequence[PreparedFrame], viewpoint: Viewpoint) -> float:
     """Angle by which the ground's y (down) grows with the left camera's x, radians: the mean over up to a dozen frames.
 
-    Cameras are rarely level with the road (KITTI's stands about 1° askew). A scene mirrored in the camera's own plane
-    would show the road tilted to the other side. It is 0 where no ground is seen at the viewpoint's height.
+    Cameras are rarely level with the road (KITTI's stands about 1° askew): a scene mirrored in the camera's own plane
+    would tilt it to the other side. It is 0 where no ground is seen at the viewpoint's height.
     """
     slopes = [_slope(frame, viewpoint) for frame in frames[:: -(-len(frames) // _FRAMES)]]
     found = [slope for slope in slopes if slope is not None and abs(slope) < _STEEPEST]

@@ -16,10 +16,9 @@ KEY_FILE, KNOWN_FILE = "key.txt", "known.npy"
 
 
 class KeptMaps:
-    """Maps of a training's samples, float16, one array a map, mapped into memory. They belong to one process.
+    """Maps of so many different samples, float16, one array a map, mapped into memory. They belong to one process.
 
-    `folder`: where they are kept; what another key left there is deleted; `samples`: number of different samples;
-    `key`: names what they follow from.
+    `key`: names what they follow from; what another key left in the folder is deleted.
     """
 
     def __init__(self, folder: Path, samples: int, key: str) -> None:
@@ -37,10 +36,7 @@ class KeptMaps:
         return self  # an average of the weights has the same maps
 
     def get(self, numbers: Tensor, make: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Maps [B, ...], float32, of samples of these numbers [B]; `make` computes those of a batch with unknown ones.
-
-        Raises TrainingError where they cannot be written.
-        """
+        """Maps [B, ...], float32, of samples of numbers [B], or what `make` gives; a `TrainingError` if not written."""
         rows = numbers.cpu().numpy()
         if self._known[rows].all():
             self._open()

@@ -55,10 +55,7 @@ class LabelledImage:
         return read_rgb(self.image_file)
 
     def labels(self) -> NDArray[np.uint8]:
-        """Train id of each pixel [H, W], 255 where none counts.
-
-        Raises ImageError where the file holds no labels, other ids, or those of an image of another size.
-        """
+        """Train id of each pixel [H, W], 255 where none counts; an `ImageError` for other ids, or another size."""
         labels = read_classes(self.label_file, self.ids)
         width, height = read_size(self.image_file)
         if labels.shape != (height, width):
@@ -68,10 +65,7 @@ class LabelledImage:
 
 
 def read_classes(file: Path, ids: ClassMap) -> NDArray[np.uint8]:
-    """Classes [H, W] of a picture of ids, 255 where none counts.
-
-    Raises ImageError where it is missing or damaged, or holds no ids, or others.
-    """
+    """Classes [H, W] of a picture of ids, 255 where none counts; an `ImageError` if it is none, or of others."""
     where, cure = str(file), f"Give a picture with {ids.vocabulary}"
     pixels = _ids(file, ids)
     if pixels.ndim != 2:
@@ -98,15 +92,10 @@ class LabelledImages:
 
 
 def labelled_images(folder: Path, split: FrameSplit | None = None) -> LabelledImages:
-    """Finds the labelled images of a folder, see the module.
+    """Finds the labelled images of a folder, see the module; of KITTI-360 left ones that a list names, if there is one.
 
     Raises SequenceError where it is no such folder, or images or labels are missing; ImageError where the labels are of
     another kind.
-
-    Args:
-        folder: `data_2d_raw/DRIVE` of KITTI-360, `leftImg8bit/SPLIT` of Cityscapes, `images/10k/SPLIT` of BDD100K.
-        split: Frames of KITTI-360 that are wanted, those of the left camera; all that have labels if left out. Other
-            data sets do not mind it.
     """
     folder = folder.resolve()
     above, top = folder.parent, folder.parent.parent

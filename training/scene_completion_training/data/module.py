@@ -34,8 +34,8 @@ _SIDES = {"l": "left", "r": "right"}
 class StepSampler(Sampler[int]):
     """Sample numbers in order, from where the training stands: what a resumed training still has to see.
 
-    Of several processes each takes every so many-th batch. `length`: number of samples of the whole training, of all
-    processes together; `done`: says how many samples have been used when the iteration starts.
+    Of several processes each takes every so many-th batch. `length`: samples of the whole training, of all processes;
+    `done`: says how many have been used when the iteration starts.
     """
 
     def __init__(
@@ -103,8 +103,7 @@ def matching(root: Path, sources: Sequence[Source]) -> list[Source]:
 def load_sequence(root: Path, source: DataSource, role: str = "training") -> PosedSequence:
     """Opens a sequence to train on (or to validate with, by its role).
 
-    Raises SequenceError where it is no recording, it is held out, or nothing can be learned from it (see
-    `check_for_training`).
+    Raises SequenceError where it is no recording, is held out, or teaches nothing (see `check_for_training`).
     """
     folder = source.place(root)
     sequence = open_recording(folder, poses=source.poses)
@@ -159,10 +158,7 @@ def prepare_source(
     workers: int = 2,
     most: int | None = None,
 ) -> tuple[PosedSequence, list[Path]]:
-    """Opens a sequence, and prepares those of its frames that the cache lacks; see `prepare_sequence`.
-
-    Raises SequenceError: see `load_sequence`. `most`: take so many of its frames alone, from the middle.
-    """
+    """Opens a sequence (see `load_sequence`) and prepares it, or `most` frames of its middle (`prepare_sequence`)."""
     sequence = load_sequence(Path(settings.root), source, role)
     if most is not None:
         first = max(0, (len(sequence) - most) // 2)
@@ -182,10 +178,7 @@ def prepare_source(
 
 @dataclass(frozen=True, eq=False)
 class OpenedSource:
-    """Frames of each drive of a source, focal lengths of its cameras per image width, and what of it is listed.
-
-    What is listed is the number of the drive, that of the frame in it, and the side.
-    """
+    """Drives of a source, focal lengths per image width, and what is listed: number of the drive, frame and side."""
 
     drives: list[Sequence[PreparedFrame]]
     focal_ratios: list[float]

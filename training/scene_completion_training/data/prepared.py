@@ -52,9 +52,8 @@ _USED_ASSETS = ("validity_", "ego_")
 def mapped_arrays(file: Path, cure: str) -> dict[str, NDArray[Any]]:
     """Arrays of a safetensors file that are read from disk when they are looked at.
 
-    The mapping outlives the file's descriptor, where NumPy's would keep one a file. A process may have 1024
-    descriptors, and a training has more frames. Of mappings Linux allows 65 530. Raises SequenceError where the file is
-    damaged; OSError where it cannot be read.
+    The mapping outlives the file's descriptor, where NumPy's would keep one a file, of 1024 that a process may have; of
+    mappings Linux allows 65 530. Raises SequenceError where the file is damaged; OSError where it cannot be read.
     """
     import torch  # what only writes frames, in processes of its own, does without
 
@@ -139,8 +138,8 @@ def prepare_sequence(
 ) -> list[Path]:
     """Prepares every frame of a sequence, one file each, in order; those that are already in the cache are left alone.
 
-    A terminal shows how far it is. Raises SequenceError: ground truth is asked for and there is none;
-    SceneCompletionError where the cluster cannot do it.
+    Raises SequenceError: ground truth is asked for and there is none; SceneCompletionError where the cluster cannot do
+    it.
     """
     settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):
@@ -171,10 +170,7 @@ def on_cluster(
     sequence: PosedSequence,
     written: Path,
 ) -> None:
-    """Does something with chunks of the frames of a sequence on a Ray cluster, or in this process where it is "".
-
-    See `Workers.run` for errors.
-    """
+    """Works on chunks of a sequence's frames on a Ray cluster, or here where it is ""; see `Workers.run`."""
     with Workers(ray_address=ray_address or None) as workers:
         workers.in_order(
             do,
@@ -292,10 +288,7 @@ def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uin
 
 
 class Depths:
-    """Depth of a sequence by its stereo pair or its motion, for so many metres ahead; some of it is remembered.
-
-    It is that where the images show the world.
-    """
+    """Depth of a sequence by its stereo pair or its motion, some of it remembered, where images show the world."""
 
     def __init__(self, sequence: PosedSequence, reach: float) -> None:
         self.sequence, self.ahead = sequence, cameras_ahead(sequence)
@@ -349,10 +342,9 @@ def looking_aside(sequence: PosedSequence, left: str) -> list[str]:
 
 
 def load_prepared(file: Path) -> PreparedFrame:
-    """Opens one prepared frame. Its arrays are the file's own bytes, mapped.
+    """Opens one prepared frame; its arrays are the file's own bytes, mapped: more of them than memory can be used.
 
-    They come into memory when they are looked at, and leave it when other things need the room. So a training may have
-    more frames than memory. Raises SequenceError where the file is damaged.
+    Raises SequenceError where the file is damaged.
     """
     cure = "Delete it: it is prepared again at the next start"
     data = mapped_arrays(file, cure)

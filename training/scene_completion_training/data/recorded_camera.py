@@ -29,12 +29,9 @@ _CONTRADICTING = 1.25  # heights that differ by more are those of different rigs
 def viewpoint_of(
     camera: CameraSettings, volume: VolumeSettings, sequences: Sequence[PosedSequence]
 ) -> tuple[Viewpoint, list[str]]:
-    """The viewpoint that settings ask for, of recordings where they say so.
+    """The viewpoint that settings ask for, of recordings where something is "auto", and lines for people that say so.
 
-    `camera`: the canonical camera; its field of view, its height, or both may be "auto"; `volume`: the space to be
-    completed; `sequences`: training recordings; only looked at where something is "auto". Returns the viewpoint, and
-    lines for people that say what was taken from the recordings. Raises ConfigurationError where the settings
-    contradict each other, or the recordings do not say how high the camera stands.
+    Raises ConfigurationError where the settings contradict each other, or no recording says how high the camera stands.
     """
     lines = []
     if camera.height_above_ground == "auto":
@@ -116,10 +113,7 @@ def _fitting(camera: CameraSettings, seen: RecordedView) -> CameraSettings:
 
 
 def recorded_height(sequences: Sequence[PosedSequence]) -> tuple[float, str]:
-    """Height of the cameras ahead above the ground, metres, and where it is known from.
-
-    Raises ConfigurationError where no recording says it, or they contradict each other.
-    """
+    """Height of the cameras ahead above the ground, metres, and its source; a `ConfigurationError` if unclear."""
     found = [known for sequence in sequences if (known := _height(sequence)) is not None]
     if not found:
         what = "the recordings do not say how high the camera stands: neither LiDAR nor a stereo pair shows the ground"

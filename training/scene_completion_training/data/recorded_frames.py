@@ -68,11 +68,8 @@ class OnDemand(Mapping[str, Any]):
 class RecordedFrames(Sequence[PreparedFrame]):
     """All frames of a sequence, with the cameras ahead as "left" and "right", and those that look aside turned down.
 
-    Args:
-        sequence: Sequence whose frames have images of all its cameras; lenses ahead are looked through by pinholes.
-        viewpoint: What the network is trained for.
-        cache: Folder for images that are made small; None reads them as they lie.
-        class_images: Folder of classes of their pixels, see `DataSettings.class_images`.
+    Frames have images of all cameras; lenses ahead are looked through by pinholes. `cache`: folder for images that are
+    made small; None reads them as they lie; `class_images`: see `DataSettings.class_images`.
     """
 
     def __init__(
@@ -133,11 +130,10 @@ class RecordedFrames(Sequence[PreparedFrame]):
         )
 
     def resize(self, wanted: NDArray[np.bool_], workers: int = 2, ray_address: str = "") -> int:
-        """Makes the images of wanted frames [N] small, where that is not done; a terminal shows how far it is.
+        """Makes the images of wanted frames [N] small, in so many processes or a Ray cluster; how many were missing.
 
-        They are made by so many processes, or by a Ray cluster instead, see `Workers`. Returns number of frames that
-        were missing. Raises SceneCompletionError where the cluster cannot do it; SequenceError where an image is
-        damaged, or cannot be written: nothing half-written has its name.
+        Raises SceneCompletionError where the cluster cannot do it; SequenceError where an image is damaged, or cannot
+        be written: nothing half-written has its name.
         """
         if self.folder is None:
             return 0

@@ -47,11 +47,10 @@ def has_lens(camera: Camera) -> bool:
 
 
 def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical: Camera) -> PosedSequence:
-    """The sequence with some cameras as pinholes at their place, as wide as the canonical camera and a little wider.
+    """The sequence with lenses of cameras that look ahead as pinholes, a little wider than the canonical camera.
 
-    They keep the resolution that the lens has in its middle; cameras that are pinholes stay as they are. Masks, and the
-    depth of the first camera, are taken at the nearest pixels. Raises ConfigurationError where the canonical camera is
-    wider than a pinhole can usefully be. `names`: cameras that look ahead.
+    They keep the resolution that the lens has in its middle. Masks, and the depth of the first camera, are taken at the
+    nearest pixels. Raises ConfigurationError where the canonical camera is wider than a pinhole can usefully be.
     """
     bent = [name for name in names if has_lens(sequence.cameras[name])]
     if not bent:
@@ -123,9 +122,9 @@ class MeasuredDepth:
 def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Disparity of the left image [H, W], pixels, at most 0 where there is none: the mean of two matchings.
 
-    The matcher sums costs along three paths, of which only one is vertical. On a road, where disparity grows from row
-    to row, it lags behind by about 0.2 pixels; upside down it lags to the other side. Where the two differ by a pixel,
-    one of them has carried a surface past its border.
+    The matcher sums costs along three paths, of which one is vertical. On a road, where disparity grows from row to
+    row, it lags behind by about 0.2 pixels; upside down it lags to the other side. Where both differ by a pixel, one is
+    wrong.
     """
     upright = _matched(left, right)
     turned = _matched(np.ascontiguousarray(left[::-1]), np.ascontiguousarray(right[::-1]))[::-1]
@@ -155,10 +154,7 @@ def _matched(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.fl
 def stereo_depth(
     left: NDArray[np.uint8], right: NDArray[np.uint8], focal: float, baseline: float, *, reference: str = "left"
 ) -> NDArray[np.float32]:
-    """Matches a rectified pair (focal length in pixels, baseline in metres): z-depth [H, W], metres, 0 where it failed.
-
-    `left`: grey image [H, W]; `right`: grey image [H, W]; `reference`: image whose depth is wanted, "left" or "right".
-    """
+    """z-depth [H, W], metres, 0 where it failed, of rectified grey images; focal length in pixels, baseline metres."""
     if reference == "left":
         disparity = _disparity(left, right)
     else:
@@ -176,10 +172,7 @@ def depth_deviation(depth: NDArray[np.float32], focal_baseline: float) -> NDArra
 
 
 def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "right"] = "left") -> NDArray[np.float32]:
-    """Depth of a side of the stereo pair by semi-global matching.
-
-    Raises SequenceError where the pair has lenses: their rows do not match.
-    """
+    """Depth of a side of the pair by semi-global matching; a `SequenceError` for lenses: rows do not match."""
     left, right, baseline = stereo_pair(sequence)
     if has_lens(sequence.cameras[left]):
         cure = "Extract the drive with `scene-completion extract`, which rectifies it"
@@ -190,10 +183,7 @@ def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "r
 
 
 class StereoPair:
-    """Measures the depth of the left camera of a drive's stereo pair; remembers some frames.
-
-    Raises SequenceError where there is no pair.
-    """
+    """Depth of the left camera of a drive's stereo pair, some of it remembered; a `SequenceError` without one."""
 
     kind = "stereo pair"
 

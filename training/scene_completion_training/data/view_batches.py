@@ -152,19 +152,17 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return self.length
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """Returns sample `number`.
+        """Returns sample `number`, by name.
 
-        Returns image [3, H, W] (0..255, augmented) and hint [H, W] (its stereo z-depth, 0 unknown). Of the views: views
-        [V, 3, H, W] (0..1), masks [V, H, W] (whether the view shows the world there), encoder_from_view [V, 4, 4] and
-        hints [V, H, W] (stereo z-depth, 0 unknown), and with classes view_classes [V, H, W] (uint8, 255 unknown). Then
-        roles [V] (the first half render, the others supply colours) and the entries of `occupancy`. V is 4, or 8 with
-        far views. Where more than one view is encoded, encoder_images [E, 3, H, W] (0..255, augmented alike),
-        encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). With feature targets features
-        [V, D, h, w] (float16) and feature_offsets [V, 2]. An offset is the left and upper edge (x, y) of token (0, 0)
-        in the view, pixels. Targets of several models are each under its name, features/NAME. With labels label_points
-        [M, 3] and label_classes [M]. The points are occupied voxel centres in the recorded image, seen or hidden;
-        encoder frame, metres. The classes are `COMMON_CLASSES` without "empty", from 0. Of so many different samples,
-        sample_number [] is which of them it is.
+        image [3, H, W] (0..255, augmented) and hint [H, W] (its stereo z-depth, 0 unknown). Of V views, 4 or with far
+        views 8: views [V, 3, H, W] (0..1), masks [V, H, W] (whether it shows the world there), encoder_from_view [V, 4,
+        4], hints [V, H, W], roles [V] (the first half render, the others supply colours), and with classes view_classes
+        [V, H, W] (uint8, 255 unknown). The entries of `occupancy`. Where E > 1 views are encoded: encoder_images [E, 3,
+        H, W] (0..255, augmented alike), encoder_hints [E, H, W], encoder_poses [E, 4, 4] (in the frame of the first).
+        With feature targets features [V, D, h, w] (float16) and feature_offsets [V, 2], left and upper edge (x, y) of
+        token (0, 0), pixels; those of several models each under features/NAME. With labels label_points [M, 3]
+        (occupied voxel centres in the recorded image, seen or hidden; encoder frame, metres) and label_classes [M]
+        (`COMMON_CLASSES` without "empty", from 0). Of so many different samples, sample_number [] says which it is.
         """
         number = self._which(number)
         generator = np.random.default_rng((self.seed, number))
@@ -244,8 +242,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     def _names(self, draw: Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
         """Frame and camera of each view: the sample's camera now and a frame away, the other one, and far views.
 
-        No view comes twice as long as the drive has others: compared with itself, every density explains it. Without
-        another camera, the nearest other frames stand in for it.
+        None comes twice as long as the drive has others: compared with itself, every density explains it.
         """
         if self.settings.near_frames:
             least, most = self.settings.far_frames
@@ -267,10 +264,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return names
 
     def unmirrored(self) -> "ViewSamples":
-        """Returns the same samples, none of them mirrored: where things are in streets differs from left to right.
-
-        A sample keeps its frame, side and small rotation.
-        """
+        """The same samples, each with its frame, side and turn, none mirrored: streets differ from left to right."""
         plain = copy.copy(self)
         plain.settings = dataclasses.replace(self.settings, mirror=False)
         return plain
@@ -284,8 +278,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     def _labels(self, draw: Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         """Labelled voxels, with a probability inverse to the square root of how many of its class the frame has.
 
-        That lies half way between voxels as they come, among which persons hardly occur, and classes equally often,
-        which would see persons everywhere.
+        That lies half way between voxels as they come, hardly any of persons, and classes equally often, persons
+        everywhere.
         """
         frame = draw.frames[draw.index]
         labelled = frame.labelled
@@ -298,10 +292,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         }
 
     def mean_depth_code(self, spec: PointCodeSpec) -> Tensor:
-        """Mean inverse depth code [1, 1, H / 2, W / 2] of the left camera's stereo depth in blocks of 2×2 pixels.
-
-        It is never mirrored. Pixels that were never matched take the mean of their surroundings.
-        """
+        """Mean inverse depth code [1, 1, H / 2, W / 2] of left stereo depth, unmirrored; gaps take means around."""
         total = np.zeros((self.camera.height // 2, self.camera.width // 2), np.float32)
         count = np.zeros_like(total)
         for frames, share in zip(self.sequences, self.share, strict=True):

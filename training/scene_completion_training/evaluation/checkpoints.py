@@ -56,10 +56,9 @@ class EncodedView:
 
 
 def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldModel]":
-    """Open a checkpoint, once for each choice of encoded views.
+    """Open a checkpoint, once for each choice of encoded views: a number of `VIEW_SHARES`, or one of `PUBLISHED_VIEWS`.
 
     Raises BundleError where the file is no such checkpoint; ConfigurationError where it cannot encode so many views.
-    `views`: numbers of views, of which the first of `VIEW_SHARES` are encoded, or names of `PUBLISHED_VIEWS`.
     """
     checkpoint = Checkpoint.read(path)
     multi_view = checkpoint.stage_class.field_class is MultiViewField
@@ -194,11 +193,10 @@ def published_views(sequence: PosedSequence, index: int, choice: str) -> list[En
 
 
 def views_along(sequence: PosedSequence, index: int, along: Sequence[float]) -> list[EncodedView]:
-    """Frame and camera of each view: what the reference camera sees from so many metres along the drive.
+    """Frame and camera of views: what the reference camera sees from so many metres along the drive (first ignored).
 
-    Where a drive is too short for one of them, the function takes the frame that comes nearest to it and is not taken
-    yet. Of two as near, it takes the one further along. Raises SequenceError where the sequence has fewer frames than
-    that. `along`: metres from there of the first (ignored), second, ... view.
+    Where a drive is too short, it is the nearest frame that is not taken yet, of two as near the one further along.
+    Raises SequenceError where the sequence has fewer frames than that.
     """
     count = len(along)
     if count > len(sequence):

@@ -72,8 +72,8 @@ class EmptyControl(_Control):
 class SurfaceControl(_Control):
     """The surface of a depth image, and what lies behind it up to a thickness, metres in a volume of street's measure.
 
-    Every pixel's point occupies its voxel, and so do points behind it along the ray, every half voxel. The voxels are
-    those of the recording's ground truth, and a street's where it has none.
+    Every pixel's point occupies its voxel, and so do points behind it along the ray, every half voxel, in the voxels of
+    the recording's ground truth, or a street's.
     """
 
     def __init__(self, depth: DepthSource, depth_name: str, thickness: float = 0.0) -> None:
@@ -91,10 +91,7 @@ class SurfaceControl(_Control):
 
 
 class PriorControl(_Control):
-    """The mean occupancy of each voxel over training frames, whatever the image shows.
-
-    Its density is scaled so that the published cut-off lies at the prior's own threshold.
-    """
+    """The mean occupancy of each voxel in training frames; the published cut-off lies at the prior's own threshold."""
 
     def __init__(
         self,
@@ -124,10 +121,9 @@ def level_grid(sequence: PosedSequence, index: int) -> RigidTransform | None:
 def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = PRIOR_SIGMA) -> PriorControl:
     """Average voxels of training frames, and fit the threshold with the largest IoU on the same frames.
 
-    `truths`: ground truths of training frames, all on one grid, whose pose is the default or upright on the floor.
-    Raises SequenceError where there are none; GridError where their grids differ. `truths`: ground truths of training
-    frames, all on one grid, whose pose is the default; `sigma`: standard deviation of the smoothing along x, y, z,
-    voxels.
+    `truths`: ground truths on one grid, whose pose is the default or upright on the floor; `sigma`: standard deviation
+    of the smoothing along x, y, z, voxels. Raises SequenceError where there are none; GridError where their grids
+    differ.
     """
     prior, grid = None, DEFAULT_GRID
     frames = []
@@ -150,10 +146,7 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
 
 
 def stereo_truths(sequence: PosedSequence, every: int = 1) -> Iterator[VoxelTruth]:
-    """Occupancy fused from the measured depth of a drive, as voxels of its frames on the default grid.
-
-    Known is what has evidence; all of it that lies in the image counts.
-    """
+    """Occupancy fused from measured depth, as voxels on the default grid; known is what has evidence."""
     meter = depth_meter(sequence, STREET_AHEAD_M)
     centres = DEFAULT_GRID_FROM_CAMERA.inverse().apply(DEFAULT_GRID.centres().reshape(-1, 3))
     in_view = np.asarray(sequence.cameras[meter.camera].project(centres)[1]).reshape(DEFAULT_GRID.shape)
@@ -198,10 +191,7 @@ def surface_controls(sequence: PosedSequence, model: DensityModel | None = None)
 
 
 def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
-    """The exact depth of a rendered sequence, which belongs to its left camera.
-
-    Raises SequenceError where the frame has none.
-    """
+    """The exact depth of a rendered sequence's left camera; a `SequenceError` where the frame has none."""
     depth = sequence.asset(index, "depth")
     if depth is None:
         what = "no depth"

@@ -53,10 +53,7 @@ class Observation:
     depth_at: DepthFunction | None = None  # z-depth [N] at pixels [N, 2], metres, of a model that says it itself
 
     def depth(self, pixels: NDArray[np.float64], *, samples: int = 64) -> NDArray[np.float32]:
-        """z-depth of rays through pixels, float32 [N], metres: as the model says it, or rendered from the density.
-
-        Pixels [N, 2] (u, v) of the reference camera may lie outside of the image; samples are even in inverse distance.
-        """
+        """z-depth [N] of rays through pixels [N, 2] (u, v), metres: as the model says it, or rendered."""
         if self.depth_at is not None:
             return self.depth_at(pixels)
         distances = inverse_distance_samples(samples, *self.depth_range)
@@ -101,10 +98,7 @@ class DensityModel(Protocol):
 
 
 class RememberedDensity:
-    """A density model that several others share, frame by frame: it looks at a frame once.
-
-    What it has seen of the last frame stays, and so does the density of the points asked for last.
-    """
+    """A density model that several share: it remembers the last frame, and the density of the points asked for last."""
 
     def __init__(self, model: DensityModel) -> None:
         self.name = model.name

@@ -81,10 +81,7 @@ class RayLogits:
 
 
 def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
-    """The stretch with the smallest rmse_log (Eigen et al. 2014), mean over frames; never worse than none.
-
-    Of the usual errors it is the one in which near and far count alike.
-    """
+    """The stretch with the smallest rmse_log (Eigen et al. 2014: near and far count alike), mean over frames."""
 
     def error(numbers: NDArray[np.float64]) -> float:
         scale, offset = numbers
@@ -99,10 +96,9 @@ def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
 def rays_to_depth(
     model: DensityModel, sequence: PosedSequence, depths: Iterable[tuple[int, NDArray[np.float32]]]
 ) -> list[RayLogits]:
-    """Logits of a student along rays to measured depths, at some of the pixels that have one.
+    """Logits of a student along rays to depths [H, W] of frames, metres, 0 for none, at some of the pixels with one.
 
-    Of frames and their reference camera's depth [H, W], metres, 0 where there is none. Raises SequenceError where no
-    frame has a depth that counts.
+    Raises SequenceError where no frame has a depth that counts.
     """
     generator = np.random.default_rng(0)
     frames = []
@@ -130,11 +126,10 @@ def ray_logits(seen: Observation, pixels: NDArray[np.float64], truth: NDArray[np
 def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence], *, every: int = 1) -> StudentBundle:
     """Fit a student's depth and its probabilities; the bundle with both, as it is written.
 
-    First the two numbers of a `DensityStretch`, on the LiDAR of all frames. They leave the order of the voxels as it
-    is, and a student that says depth itself needs none. Then α → probability and the threshold with the largest IoU, on
-    the voxels that count. Raises BundleError where the bundle was never saved; SequenceError where the recordings have
-    no LiDAR, no frame has voxels, or one is a window of KITTI that the shipped students are trained or tested on.
-    `recordings`: neither training nor testing uses them.
+    First the two numbers of a `DensityStretch`, on the LiDAR of all frames, unless it says depth itself; the order of
+    the voxels stays. Then α → probability and the threshold with the largest IoU, on the voxels that count. Raises
+    BundleError where the bundle was never saved; SequenceError where the recordings have no LiDAR, no frame has voxels,
+    or one is a window of KITTI that the shipped students are trained or tested on.
     """
     names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
     if used := {sequence.name for sequence in recordings} & names_of_windows:

@@ -149,8 +149,8 @@ class ScoredFrames:
 def frames_with_voxels(sequence: PosedSequence, every: int = 1) -> list[int]:
     """Frames that have voxels, each at least so many images after the one before.
 
-    The numbers of images count, not the frames: where only every fifth image has voxels, as in SemanticKITTI, all of
-    these are scored, whichever of the others are there.
+    The numbers of images count, not the frames: where every fifth image has voxels, as in SemanticKITTI, all are
+    scored.
     """
     number_of = {index: number for number, index in frame_indices(sequence).items()}
     found: list[int] = []
@@ -207,10 +207,7 @@ def depth_frames(sequence: PosedSequence, indices: Iterable[int]) -> Iterator[Fr
 
 
 class MeanDepthModel:
-    """A control that knows no image: the mean LiDAR depth of each pixel over all scans of other drives.
-
-    Raises SequenceError where no frame has a scan.
-    """
+    """A control: the mean LiDAR depth of each pixel over all scans of other drives; a `SequenceError` without any."""
 
     name = "mean depth"
     calibration: Calibration = IDENTITY
@@ -252,7 +249,7 @@ class CalibratedModel:
 def calibrate_model(model: DensityModel, frames: Iterable[Frame]) -> CalibratedModel:
     """Fit a calibration and the threshold with the largest IoU on frames that a model is not scored on.
 
-    Raises GridError where there is no ground truth, or the model does not tell occupied from free voxels.
+    Raises GridError without ground truth, or if the model does not tell occupied from free voxels.
     """
     empty = np.zeros(0, dtype=np.float32)
     histogram = score_histogram(empty, empty > 0.0)

@@ -128,10 +128,7 @@ LIDAR_OCCUPANCY = Metric(
 
 
 def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation) -> NDArray[np.bool_]:
-    """Whether the z-depth of points [..., 3], optical frame, metres, is at most the model's at their nearest pixel.
-
-    Points beside the image take the pixel at its border.
-    """
+    """Whether z-depths of points [..., 3], optical frame, are at most the model's at the nearest pixel in the image."""
     camera = observation.camera
     pixels, _ = camera.project(points_camera.reshape(-1, 3))
     nearest = np.clip(np.floor(pixels + 0.5), 0.0, (camera.width - 1.0, camera.height - 1.0))
@@ -143,8 +140,8 @@ def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation)
 def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, RigidTransform]]:
     """Frames from `start` on that have a scan of their own, and the LiDAR's pose in the rig when it was made.
 
-    Every frame of a data set has one. Those of a bag take the scan next to them: where images come more often than
-    scans, the first of several frames has it; where scans were lost, some have none.
+    Every frame of a data set has one. Those of a bag take the scan next to them: the first of several frames has it,
+    and where scans were lost, some have none.
     """
     before: NDArray[np.float64] | None = None
     for index in range(start, len(sequence)):
@@ -160,10 +157,9 @@ def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, R
 
 
 def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[Scan]:
-    """Scans of a frame and of those after it, as far as there are any, in the frame's level frame, one at a time.
+    """Scans of a frame and of those after it (see `scan_poses`) in its level frame; pitch in radians, down.
 
-    Whose scans count, `scan_poses` says. The reference camera looks down by a pitch, radians. Raises SequenceError
-    where a frame has no scan, or the LiDAR's place is not known.
+    Raises SequenceError where a frame has no scan, or the LiDAR's place is not known.
     """
     if LIDAR not in sequence.rig_from_sensor:
         what = f"no pose of the LiDAR {LIDAR!r}"
@@ -208,10 +204,9 @@ class Selection:
 def select_frames(
     sequences: Sequence[PosedSequence], listed: Sequence[ListedFrame] | None = None
 ) -> tuple[list[Selection], list[LeftOutFrame]]:
-    """Choose what is scored: all frames with a scan, or those of them that a frame list names.
+    """Choose what is scored: all frames with a scan, or those of them that a frame list names by their image files.
 
-    Returns the frames of each drive that has any, and all others that were asked for. Raises SequenceError where no
-    frame is left. `listed`: a frame list, whose numbers are those of the image files.
+    Returns the frames of each drive, and all others that were asked for. Raises SequenceError where no frame is left.
     """
     names = [drive_name(sequence.name) for sequence in sequences]
     left_out = _frames_elsewhere(listed or (), names)
@@ -231,10 +226,7 @@ def select_frames(
 def scored_share(
     path: Path, listed: Sequence[ListedFrame], left_out: Iterable[LeftOutFrame], *, allow_missing: bool
 ) -> SplitCount:
-    """How many of the listed frames of left cameras are scored.
-
-    Raises SequenceError where some are missing, and that is not allowed.
-    """
+    """How many listed frames of left cameras are scored; a `SequenceError` if some are missing and may not be."""
     wanted = len({(drive_name(line.drive), line.frame) for line in listed if line.side == LEFT})
     missing = [frame for frame in left_out if frame.reason != RIGHT_ONLY]
     if missing and not allow_missing:

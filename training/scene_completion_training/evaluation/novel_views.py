@@ -46,10 +46,10 @@ _NAMES = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(weight|bias)|lin(\d)\.m
 
 
 class PerceptualDistance:
-    """LPIPS with AlexNet. Raises KeyError where one is missing; names it.
+    """LPIPS with AlexNet; a `KeyError` names a weight that is missing.
 
-    `weights`: name -> weights: those of AlexNet's convolutions in torchvision's names (`features.0.weight`) or those of
-    the package `lpips` (`net.slice1.0.weight`), and the linear ones (`lin0.model.1.weight`).
+    `weights`: AlexNet's convolutions in torchvision's names (`features.0.weight`) or those of the package `lpips`
+    (`net.slice1.0.weight`), and the linear ones (`lin0.model.1.weight`).
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
@@ -64,10 +64,7 @@ class PerceptualDistance:
 
     @staticmethod
     def open(files: Sequence[Path]) -> "PerceptualDistance":
-        """Reads the weights from one file or two, safetensors or torch's, without executing anything.
-
-        Raises BundleError where a file cannot be read, or they do not hold all weights.
-        """
+        """Reads the weights from one file or two, executing nothing; a `BundleError` if they are not all there."""
         cure = (
             "Give alexnet-owt-*.pth of torchvision and weights/v0.1/alex.pth of the package lpips, or one file with "
             "the state_dict of lpips.LPIPS(net='alex')"
@@ -153,10 +150,9 @@ class ViewSynthesis:
 def render_view(
     seen: ObservedField, model: FieldModel, source: Tensor, encoder_from_view: Tensor, samples: int
 ) -> Tensor:
-    """What a view sees, in the colours that the first encoder view has there: [3, H, W] in 0..1.
+    """What a view at a pose [4, 4] sees, in the colours of the first encoder view [3, H, W]: [3, H, W] in 0..1.
 
-    `seen`: the field with its images encoded; `source`: image of the first encoder view [3, H, W] in 0..1; beyond its
-    edges their colours hold; `encoder_from_view`: pose [4, 4] of the view in the encoder view's frame.
+    `seen`: the field with its images encoded; beyond the edges of the source their colours hold.
     """
     camera, spec = model.camera, model.field.spec
     source = source.to(model.device)

@@ -66,7 +66,7 @@ class LabelSet:
     def phrases(self, bank: TextBank) -> dict[str, tuple[str, ...]]:
         """Phrases of each class that has some, from a bank whose classes are SemanticKITTI's, or of these.
 
-        Phrases of classes that are one here come together; those of classes that do not count are left out. Raises
+        Those of classes that are one here come together; those of classes that do not count are left out. Raises
         ConfigurationError where a class of the bank is neither, or it has none.
         """
         found: dict[str, tuple[str, ...]] = {}
@@ -96,10 +96,9 @@ def label_set_of(sequence: PosedSequence) -> LabelSet:
 
 
 def read_words(file: Path) -> dict[str, tuple[int, ...]]:
-    """Reads words and SemanticKITTI's ids of the classes that they mean.
+    """Reads words and SemanticKITTI's ids of what they mean, from YAML as unseen_words.yaml: `words`, word -> classes.
 
-    Raises ConfigurationError where it is no such file, names an unknown class, or a word that was trained with. `file`:
-    YAML with `words`, word -> names of classes, and `training_vocabulary`, which no word may be of.
+    Raises ConfigurationError for another file, an unknown class, or a word of its `training_vocabulary`.
     """
     cure = f"Write it as unseen_words.yaml; the classes are {', '.join(SEMANTIC_KITTI_CLASSES[1:])}"
     content = read_yaml(file, ConfigurationError, cure=cure, kind=dict)
@@ -125,16 +124,10 @@ class Judgement:
 
 
 class ZeroShot:
-    """Labels by the best phrase of all classes, and cosines of words.
+    """Labels by the best phrase of all classes, and cosines of words (see `read_words`), all of which are in the bank.
 
-    Raises ConfigurationError where the bank has other classes than the label set; VocabularyError where a word is not
-    in it.
-
-    `bank`: its classes, and all words, are phrases of it; `words`: see `read_words`.
-
-    Attributes:
-        rows: Phrases of classes, float32 [R, D], of length one.
-        group: The class of each [R].
+    `rows`: phrases of classes, float32 [R, D], of length one; `group`: the class of each [R]. Raises ConfigurationError
+    where the bank has other classes than the label set; VocabularyError where a word is not in it.
     """
 
     def __init__(self, bank: TextBank, label_set: LabelSet, words: Mapping[str, Sequence[int]]) -> None:
@@ -147,10 +140,7 @@ class ZeroShot:
         self.classes = len(label_set.names)
 
     def __call__(self, observed: SemanticObservation, points: NDArray[np.float32]) -> Judgement:
-        """What it says of points [N, 3].
-
-        Raises ConfigurationError where the features have another dimension than the embeddings.
-        """
+        """What it says of points [N, 3]; a `ConfigurationError` for features of another size than the embeddings."""
         features = observed.codes(points)
         if features.shape[1] != self.rows.shape[1]:
             what = f"embeddings of {self.rows.shape[1]} numbers, features of {features.shape[1]}"
@@ -299,10 +289,7 @@ def _parts(truth: VoxelTruth) -> dict[Part, NDArray[np.bool_]]:
 
 
 class DeployedFeatures:
-    """A student bundle, read in the space that a bank's texts lie in: its own encoder, its units, its linear map.
-
-    Raises VocabularyError where it has none.
-    """
+    """A student bundle read in the space of a bank's texts, by its own encoder; a `VocabularyError` without one."""
 
     def __init__(self, bundle: StudentBundle, bank: TextBank, density: DensityModel, name: str) -> None:
         self.name = name
@@ -351,8 +338,8 @@ class LiftedPixels:
 class ClassPrior:
     """A control that knows no image: every point is of the class that most labelled voxels are of, see `most_frequent`.
 
-    All points have one feature, the embedding [D] of a phrase of that class. Any word then ranks them alike, and its
-    average precision is the share of positives.
+    All have the embedding [D] of a phrase of it: words rank them alike, with the share of positives as average
+    precision.
     """
 
     name = "class prior"
@@ -368,10 +355,7 @@ class ClassPrior:
 
 
 def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phrased: Sequence[int]) -> int:
-    """The most frequent class of labelled voxels in view, among those that have phrases.
-
-    Raises ConfigurationError where no voxel is labelled.
-    """
+    """The most frequent class of labelled voxels in view that has phrases; a `ConfigurationError` without any."""
     counts = np.zeros(len(label_set.names), np.int64)
     for frame in voxel_frames(recordings):
         truth = frame.truth.voxels

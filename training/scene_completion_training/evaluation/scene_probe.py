@@ -55,10 +55,7 @@ class SceneRecord:
     voxel_size: float  # edge of a voxel, metres
 
     def check(self, scene: VoxelScene) -> None:
-        """Refuses a scene that the network cannot look at.
-
-        Raises ConfigurationError where it has voxels of another size, or other features.
-        """
+        """Raises a `ConfigurationError` for a scene with voxels of another size, or with other features."""
         size = scene.grid.voxel_size
         if abs(size - self.voxel_size) > 1e-6:
             what = f"its voxels have {size:g} m, those that the network was trained on {self.voxel_size:g} m"
@@ -100,10 +97,7 @@ def open_network(source: Path) -> tuple[VoxelHUNet, SceneRecord]:
 
 
 def export_network(file: Path, folder: Path, *, name: str, licence: str, trained_on: str) -> None:
-    """Writes the network of a checkpoint as JSON and safetensors, with weights in half precision.
-
-    Raises BundleError: see `open_network`.
-    """
+    """Writes the network of a checkpoint as JSON and float16 safetensors; see `open_network` for errors."""
     network, record = open_network(file)
     weights = {key: value.numpy().astype(np.float16) for key, value in network.state_dict().items()}
     about = {
@@ -135,10 +129,7 @@ class SceneColumns:
         self.name, self._units = name, units
 
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """Features, float32 [n, D], of the voxels at some rows [n] of the scene.
-
-        Raises ConfigurationError where the scene was made without units.
-        """
+        """Features, float32 [n, D], of the voxels at rows [n] of the scene; a `ConfigurationError` if it has none."""
         inputs = len(FEATURES)
         chosen = slice(inputs, None) if self._units else slice(inputs)
         found = frame.scene.features[:, chosen]
@@ -149,10 +140,9 @@ class SceneColumns:
 
 
 class NetworkFeatures:
-    """What each level of a `VoxelHUNet` says of voxels, with nothing masked.
+    """What each level of a `VoxelHUNet` says of voxels, with nothing masked, sampled at their centres.
 
-    Levels are sampled at the centres of voxels, and each is normalised as in the objective of its training (LayerNorm
-    without weights). So all levels weigh the same in a cosine.
+    Each is normalised as in the objective of its training (LayerNorm without weights): all weigh the same in a cosine.
     """
 
     def __init__(self, network: VoxelHUNet, record: SceneRecord, name: str) -> None:
@@ -169,10 +159,7 @@ class NetworkFeatures:
         return NetworkFeatures(untrained(self._network, seed), self.record, name)
 
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """Features of each level, float32 [n, D_l], of the voxels at some rows [n] of the scene.
-
-        Raises ConfigurationError where the scene has not all features that the network takes, or other voxels.
-        """
+        """Features of each level, float32 [n, D_l], at rows [n] of a scene; errors as of `SceneRecord.check`."""
         scene = frame.scene
         taken = [number for number, name in enumerate(scene.columns) if name in self.record.columns]
         columns = tuple(scene.columns[number] for number in taken)
@@ -229,10 +216,7 @@ class LinearProbe:
 def fit_linear_probe(
     values: NDArray[np.float32], classes: NDArray[np.int64], count: int, *, seed: int, steps: int
 ) -> LinearProbe:
-    """Fits a probe to values [N, E] and their classes [N] of `count`.
-
-    Raises ConfigurationError where they are of fewer than two classes.
-    """
+    """Fits a probe to values [N, E] of classes [N] of `count`; a `ConfigurationError` for fewer than two."""
     if len(np.unique(classes)) < 2:
         cure = "Name more recordings with ground truth voxels to train on"
         raise ConfigurationError(f"{len(classes)} voxels of fewer than two classes", where="linear probe", cure=cure)
@@ -266,7 +250,7 @@ class ProbedScene:
 def labelled_scenes(maker: SceneMaker, cache: Path, every: int) -> list[SceneFrame]:
     """Scenes of the frames that have ground truth: of a town every N-th, of a KITTI window the first.
 
-    Raises ConfigurationError where no frame has ground truth; SequenceError where None of them has an occupied voxel.
+    Raises ConfigurationError where no frame has ground truth; SequenceError where none has an occupied voxel.
     """
     sequence = maker.sequence
     frames = range(0, len(sequence), every) if holds_exact_voxels(sequence) else range(1)
@@ -315,10 +299,7 @@ class Probed:
 
 
 def fit_probe(name: str, features: VoxelFeatures, scenes: Sequence[ProbedScene], *, seed: int, steps: int) -> Probed:
-    """Fits the probe of a method to scenes.
-
-    Raises ConfigurationError where there is no labelled voxel, or all are of one class.
-    """
+    """Fits the probe of a method to scenes; a `ConfigurationError` for labelled voxels of fewer than two classes."""
     if not scenes:
         raise ConfigurationError("no scene has a labelled voxel", where="probe", cure="Name recordings that have")
     values = np.concatenate([_side_by_side(features, scene) for scene in scenes])

@@ -129,10 +129,9 @@ def fit_models(
     seed: int = 0,
     match: Match = match_one_to_one,  # how clusters are named by them
 ) -> list[FittedModel]:
-    """Finds clusters without labels, and counts how they fall together with classes.
+    """Finds clusters without labels, and counts how they fall together with classes, all models at the same pixels.
 
-    All models look at the same pixels, frame by frame, so that what they share is computed once. Raises
-    ConfigurationError: fewer points than clusters, or no labelled frame.
+    Raises ConfigurationError: fewer points than clusters, or no labelled frame.
     """
     generators = [np.random.default_rng(seed) for _ in models]
     codes: list[list[NDArray[np.float32]]] = [[] for _ in models]
@@ -178,10 +177,9 @@ def no_voxels(recordings: Sequence[PosedSequence] | str) -> ConfigurationError:
 
 
 class ClassPrior:
-    """A control: of every voxel the class that is most frequent around it in labelled recordings, whatever it shows.
+    """A control: of every voxel the class that is most frequent around it in labelled recordings of one grid.
 
-    Raises ConfigurationError where no frame is labelled. `labelled`: training recordings with ground truth voxels on
-    one grid.
+    Raises ConfigurationError where no frame is labelled.
     """
 
     name = "class prior of the voxel"
@@ -225,7 +223,7 @@ class ClassPrior:
 def voxel_classes(truth: VoxelTruth, class_map: ClassMap | None = None) -> NDArray[np.uint8]:
     """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees.
 
-    Raises GridError where a map was given, which is one of SemanticKITTI's ids, and the truth has others.
+    Raises GridError where a map of SemanticKITTI's ids was given, and the truth has others.
     """
     if class_map is not None and truth.class_map is not SEMANTIC_KITTI_TO_COMMON:
         what = f"has {truth.class_map.vocabulary}, and words are scored by SemanticKITTI's"
@@ -269,10 +267,7 @@ class ClassifiedModel:
 
 
 def open_supervised(path: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
-    """Opens a checkpoint of a field that has learned classes from labels: what the same network could reach.
-
-    Raises BundleError where it is none.
-    """
+    """Opens a checkpoint of a field that has learned classes from labels; a `BundleError` if it is none."""
     name = f"{path.resolve().parent.parent.name} (learned from labels)"
     model = FeatureFieldModel.open(path, name, density, Checkpoint.read(path).stage_class.field_class)
     return ClassifiedModel(model, sampling, CITYSCAPES if isinstance(model.field, SemanticField) else COMMON)
@@ -281,8 +276,7 @@ def open_supervised(path: Path, density: DensityModel | None, sampling: Sampling
 def open_probed(path: Path, probe_file: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a feature field with a linear probe that `evaluate segmentation` trained on images: classes of points.
 
-    Raises BundleError where the checkpoint holds no feature field; ConfigurationError where the file holds no probe, or
-    one of another field.
+    Raises BundleError where the checkpoint holds no field; ConfigurationError where the file holds no probe of it.
     """
     probe, model = LinearProbe.read(probe_file), FeatureFieldModel.open(path, density=density)
     size = probe.weight.shape[1]

@@ -73,10 +73,7 @@ class SemanticModel(Protocol):
 
 
 class FeatureFieldModel:
-    """A trained feature field; its points are clustered by their expanded features, or by what a head makes of them.
-
-    Raises ConfigurationError where the field has no such teacher.
-    """
+    """A trained feature field, clustered by its expanded features or by what a head makes of them."""
 
     def __init__(
         self,
@@ -112,10 +109,7 @@ class FeatureFieldModel:
         kind: type[FeatureField] = FeatureField,
         teacher: str = "",
     ) -> "FeatureFieldModel":
-        """Opens a checkpoint that holds a feature field, with its head where it has one.
-
-        Raises BundleError where it holds none.
-        """
+        """Opens a checkpoint with a feature field, and its head where it has one; a `BundleError` if it has none."""
         stored = Checkpoint.read(path)
         return FeatureFieldModel(
             stored.field_of(kind),
@@ -159,8 +153,8 @@ class FeatureFieldModel:
 class LiftedTokens:
     """A control: every point has the token (of so many pixels) of its pixel, as if no field had been trained.
 
-    Tokens are taken less their mean over recordings, as fields learn them: as they are they have most in common, and
-    fall into worse clusters. The camera is the canonical one of the models that it stands beside.
+    Tokens are taken less their mean over recordings, as fields learn them: as they are they fall into worse clusters.
+    The camera is the canonical one of the models that it stands beside.
     """
 
     def __init__(
@@ -197,10 +191,7 @@ class LiftedTokens:
 
 
 def student_density(folder: Path) -> tuple[DensityModel, float]:
-    """A deployed student that models share, and the density per metre that what it calls occupied exceeds.
-
-    Raises BundleError where the folder holds no bundle.
-    """
+    """A deployed student that models share, and the density per metre that what it calls occupied exceeds."""
     model = RememberedDensity(DeployedModel(open_student(folder)))
     return model, model.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)
 
@@ -228,10 +219,9 @@ def in_chunks(
 
 
 def surface_points(observed: SemanticObservation, generator: np.random.Generator, count: int) -> NDArray[np.float32]:
-    """Points [≤ count, 3] on the surfaces that random pixels show, metres, optical frame.
+    """Points [≤ count, 3] on surfaces that random pixels show, metres, optical frame; clusters are found among them.
 
-    Clusters are found among them, not among all that is occupied. Most of that lies behind surfaces, where few views
-    have told the features what to be.
+    Most of what is occupied lies behind surfaces, where few views have told the features what to be.
     """
     camera = observed.observation.camera
     pixels = generator.uniform((-0.5, -0.5), (camera.width - 0.5, camera.height - 0.5), (count, 2))
@@ -293,10 +283,7 @@ def dilated(density: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def elected(votes: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The label [V] that most of the weight of each voxel's points is for, by votes [V · P, K] and weights [V, P].
-
-    Where all weights of a voxel are 0, its points weigh alike.
-    """
+    """The label [V] with most weight, by votes [V · P, K] and weights [V, P]; points weigh alike where all are 0."""
     weighed = np.where(weights.any(axis=1, keepdims=True), weights, 1.0)
     most = np.einsum("vpk,vp->vk", votes.reshape(*weights.shape, -1), weighed).argmax(axis=1)
     return np.asarray(most, np.uint8)

@@ -61,22 +61,14 @@ def calibrate_on_stereo(
     threads: int | None = None,  # CPU threads of the encoder
     workers: Workers | None = None,  # where drives are looked at, one a task; in this process if left out
 ) -> StudentBundle:
-    """Gives a student its place prior, its depth and its probabilities, and writes the bundle.
+    """Gives a student its place prior, its depth and its probabilities, and writes the bundle, which it returns.
 
-    1. The prior: the mean of what stereo says of the training drives, weighed against the student on held-out drives.
-       A student that went on from an earlier one without a prior gets none. One that went on from an earlier one with
-       a prior gets that which ranks the voxels of the held-out drives best, see `prior_choices`.
-    2. Two numbers that stretch its densities, fitted to the stereo depth of the held-out drives; the order of the
-       voxels stays as it is. A student that says depth itself needs none.
-    3. α → probability, which follows from the first two, and the threshold with the largest IoU on the fused stereo
-       occupancy of the held-out drives.
-
-    Returns:
-        The bundle as written.
-
-    Raises:
-        BundleError: The bundle was never saved.
-        SequenceError: No drive says anything.
+    1. The prior: the mean of what stereo says of the training drives, weighed against the student on held-out drives. A
+    student that went on from an earlier one gets none if that has none, and else what ranks held-out voxels best, see
+    `prior_choices`. 2. Two numbers that stretch its densities, fitted to the stereo depth of the held-out drives; the
+    order of the voxels stays, and a student that says depth itself needs none. 3. α → probability, which follows from
+    these, and the threshold with the largest IoU on the fused stereo occupancy of the held-out drives. Raises
+    BundleError: the bundle was never saved; SequenceError: no drive says anything.
     """
     if bundle.folder is None:
         raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
@@ -194,16 +186,10 @@ def _files(drive: PosedSequence) -> list[Path]:
 def prior_choices(
     groups: "Sequence[Sequence[FrameEvidence]]", mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
 ) -> Mapping[str, PlacePrior | None]:
-    """Priors that a student may get, by name; without an earlier one, the fitted mean of its training drives alone.
+    """Priors that a student may get, by name; without an earlier one, the fitted `mean` of its training drives, if any.
 
     Few new drives say little of the streets that the earlier prior came from, and nothing of it was kept but its log
     odds. These are weighed anew, alone and averaged with the new mean, and the earlier prior may also stay as it is.
-
-    Args:
-        groups: See `fit_place_prior`.
-        mean: See `mean_prior`; None where there is to be no prior.
-        earlier: A prior as it was deployed.
-        volume: The space that is completed.
     """
     if mean is None:
         return {"none": None}
@@ -247,11 +233,7 @@ class FrameEvidence:
 
 
 def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
-    """The log odds of the smoothed mean occupancy, as a prior beside which the student counts in full.
-
-    Of how often each voxel of the grid (see `Volume.grid`) was occupied, and known, over all frames. Raises
-    SequenceError where there is no frame.
-    """
+    """Log odds of the smoothed mean occupancy: a prior beside which students count; a `SequenceError` without any."""
     if not counts.known.any():
         raise SequenceError("no frame says anything", where="training drives", cure="Name drives that move")
     mean = np.clip(counts.compute(PRIOR_SIGMA), RAREST, 1.0 - RAREST).astype(np.float64)
@@ -265,13 +247,12 @@ def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
 def fit_place_prior(
     groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior, volume: Volume | None = None
 ) -> PlacePrior:
-    """Believes student and prior as far as frames that the student was not trained on bear them out.
+    """Believes student and prior as far as frames that the student was not trained on bear them out, groups equally.
 
     logit P(occupied) = s (a x + b prior + c) + (1 - s) (a' x + c'), with the smallest cross-entropy. s goes from 0 to 1
     with the prior, see `EXPECTED_FROM`; the five weights change with the distance ahead; a, a', b ≥ 0. Returns the
     prior by which the density's logit is that of the probability. Raises SequenceError where a group has no frame.
-    `groups`: frames; groups count equally, whatever the number of their frames; `mean`: the prior beside which the
-    student counts in full, see `mean_prior`; `volume`: the space that is completed; a street's if left out.
+    `mean`: see `mean_prior`; `volume`: the space that is completed; a street's if left out.
     """
     _check_groups(groups)
     knots = np.log(np.array(DISTANCES) * (volume or Volume()).scale)
@@ -304,10 +285,7 @@ def fit_place_prior(
 
 
 def fit_certainty(groups: Sequence[Sequence[FrameEvidence]]) -> tuple[float, float]:
-    """Gain a > 0 and shift b of a student without a prior: logit P(occupied) = a x + b, by the smallest cross-entropy.
-
-    See `fit_place_prior` for groups and errors.
-    """
+    """Gain a > 0 and shift b of a student without a prior: logit P(occupied) = a x + b; see `fit_place_prior`."""
     _check_groups(groups)
     logit = np.concatenate([np.clip(frame.logit, -LARGEST_LOGIT, LARGEST_LOGIT) for group in groups for frame in group])
     target = np.concatenate([frame.target.astype(np.float64) for group in groups for frame in group])
@@ -354,11 +332,7 @@ def drawn_evidence(
 
 
 def _terms(ahead: NDArray[np.float64], prior: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the weights of `fit_place_prior` are multiplied by, [N, 5 K]: those of a, a', b, c and c'.
-
-    `ahead`: distances ahead [N], metres; `prior`: log odds of the mean there [N]; `knots`: logarithms of the distances
-    that have weights of their own [K].
-    """
+    """What the weights of `fit_place_prior` go with, at distances and priors [N]: [N, 5 K] of a, a', b, c, c'."""
     near = _shares(ahead, knots)
     expected = near / (1.0 + np.exp(-EXPECTED_SLOPE * (prior - EXPECTED_FROM)))[:, None]
     return np.concatenate([expected, near - expected, expected * prior[:, None], expected, near - expected], axis=1)

@@ -87,10 +87,7 @@ def _typical(found: Survey, members: NDArray[np.int64], cosine: NDArray[np.float
 
 
 def tile(image: NDArray[np.uint8], pixel: tuple[float, float], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """What lies around a pixel of an RGB image [H, W, 3], with a ring around it: uint8 [*TILE, 3].
-
-    The tile is moved to stay in the image; an image that is smaller has grey around it.
-    """
+    """What lies around a pixel of an RGB image [H, W, 3], ringed, moved to stay in it: uint8 [*TILE, 3]."""
     height, width = TILE
     top = int(np.clip(round(pixel[1]) - height // 2, 0, max(0, image.shape[0] - height)))
     left = int(np.clip(round(pixel[0]) - width // 2, 0, max(0, image.shape[1] - width)))

@@ -75,13 +75,11 @@ class DenseExtractor(ABC):
 
     @torch.no_grad()
     def features(self, images: Tensor, cell: int) -> Tensor:
-        """Tokens of images; token (i, j) covers the pixels [i·cell, (i+1)·cell) × [j·cell, (j+1)·cell).
+        """Tokens [B, D, ⌈H / cell⌉, ⌈W / cell⌉] of images RGB [B, 3, H, W] in 0..255, for cells of so many pixels.
 
-        Where the size of an image is no multiple of `cell`, its last row and column are repeated before. So every pixel
-        is in a cell, and cells stay where they are. Returns float32 [B, D, ⌈H / cell⌉, ⌈W / cell⌉] on the network's
-        device, not normalised in length. Raises ImageError: images of another shape; ConfigurationError: `cell` is not
-        positive. `images`: RGB [B, 3, H, W] in 0..255, of any type; `cell`: edge of the square of pixels that a token
-        covers.
+        Token (i, j) covers the pixels [i·cell, (i+1)·cell) × [j·cell, (j+1)·cell). Last row and column are repeated
+        where the size is no multiple: cells stay where they are. They are float32, on the network's device, not
+        normalised in length. Raises ImageError: images of another shape; ConfigurationError: `cell` is not positive.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ImageError(f"shape {tuple(images.shape)}", where="images", cure="Give [B, 3, H, W]")
@@ -147,14 +145,11 @@ class LoadedNetwork:
 def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole: bool = False) -> LoadedNetwork:
     """Loads a transformer of the DINO family, alone or out of a Depth Anything, without the blocks after a layer.
 
-    Raises ConfigurationError: no such model, of another type, or without this layer; found before weights are read;
-    BundleError: weights that are missing, damaged, of another network, or only pickled.
-
-    Args:
-        model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
-        layer: Hidden state that its last block gives.
-        pretrained: Read its weights; otherwise they are random, and only its configuration is read.
-        whole: Load a Depth Anything with neck and head, and nothing else.
+    `model`: local folder as of `save_pretrained` (the hub is never asked then), or name on the hub; `layer`: hidden
+    state that its last block gives; `pretrained`: read its weights, otherwise random, of its configuration; `whole`: a
+    Depth Anything with neck and head, and nothing else. Raises ConfigurationError: no such model, of another type, or
+    without this layer; found before weights are read; BundleError: weights that are missing, damaged, of another
+    network, or only pickled.
     """
     folder = description_folder(model)
     config = read_config(folder)
@@ -190,9 +185,9 @@ class Backbone(DenseExtractor):
     """A frozen DINO, DINOv2 or DINOv3 transformer that gives one hidden state, through its final LayerNorm.
 
     Of a Depth Anything it is the DINOv2 inside, which was trained to see depth. Images are resized by patch / cell
-    (bilinear, antialiased). Class and register tokens are dropped. Blocks after the hidden state are not even loaded.
-    See `load_network` for models and errors. `layer`: index into the hidden states: 0 is what goes into the first
-    block, −1 (or the number of blocks) what comes out of the last; `device`: where it runs, in single precision.
+    (bilinear, antialiased). Class and register tokens are dropped. See `load_network` for models and errors. `layer`:
+    index into the hidden states: 0 is what goes into the first block, −1 (or the number of blocks) what comes out of
+    the last.
     """
 
     def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:

@@ -235,10 +235,7 @@ class ESPNetv2(nn.Module):
         self.bu_br_l4 = nn.Sequential(nn.BatchNorm2d(32), nn.PReLU(32))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores before the softmax [B, classes, H / 2, W / 2] of normalised RGB [B, 3, H, W], H and W multiples of 32.
-
-        Align corners when enlarging them, as in the training of the network.
-        """
+        """Scores [B, K, H / 2, W / 2] of normalised RGB, multiples of 32; to be enlarged with aligned corners."""
         first, second, third, fourth = self.base_net(images)
         x = self.bu_dec_l1(fourth)
         x = self.bu_dec_l2(self.bu_br_l2(_doubled(x) + self.merge_enc_dec_l2(third)))
@@ -253,8 +250,8 @@ def _doubled(x: Tensor) -> Tensor:
 def load_espnetv2(model: str | Path) -> tuple[ESPNetv2, Path]:
     """Loads a network of any width, frozen, from a state dict of tensors (.pth) or a folder with one; and its file.
 
-    Raises ConfigurationError where there is no such file, or several, or it has another number of classes than
-    Cityscapes; BundleError where it holds other things than tensors, is damaged, or is of another network.
+    Raises ConfigurationError for no such file, several, or other classes than Cityscapes'; BundleError for other
+    content.
     """
     path = Path(model).expanduser()
     files = sorted(path.glob("*.pth")) if path.is_dir() else [path]
@@ -282,10 +279,7 @@ LONG_EDGE = 1024  # of the images that the network was trained with, pixels; oth
 
 
 def read_class_texts(file: Path) -> dict[str, tuple[str, ...]]:
-    """Reads phrases that describe classes of Cityscapes, from YAML: class -> list of phrases.
-
-    Raises ConfigurationError where it is no such file, or names a class that there is not.
-    """
+    """Reads YAML: class of Cityscapes -> phrases that describe it; a `ConfigurationError` for anything else."""
     content = read_yaml(file, ConfigurationError, cure="Write it as class_texts.yaml", kind=dict)
     found = {str(name): tuple(map(str, phrases)) for name, phrases in content.items() if isinstance(phrases, list)}
     wrong = sorted(set(map(str, content)) - {name for name in CITYSCAPES_CLASSES if found.get(name)})
@@ -306,10 +300,7 @@ def _probabilities(network: ESPNetv2, pixels: Tensor) -> Tensor:
 
 
 def city_segmentation(weights: str | Path) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """What says the classes of pixels [H, W] of RGB images [H, W, 3]: Cityscapes' train ids, and 19 for none of them.
-
-    It is ESPNetv2 with these weights, see `load_espnetv2`.
-    """
+    """Says classes [H, W] of RGB images [H, W, 3]: train ids of Cityscapes, 19 for none; see `load_espnetv2`."""
     network = load_espnetv2(weights)[0]
     mean, deviation = (255.0 * torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 
@@ -324,8 +315,7 @@ def city_segmentation(weights: str | Path) -> Callable[[NDArray[np.uint8]], NDAr
 class ClassProbabilityTeacher(DenseExtractor):
     """ESPNetv2's probabilities of the classes of Cityscapes, as vectors in the space of a text encoder.
 
-    Raises ConfigurationError: no such weights, or a template without a place for a phrase; BundleError where the
-    weights are damaged, or of another network.
+    Raises ConfigurationError: no such weights, or a template without a place for a phrase; BundleError: damaged ones.
     """
 
     classes = CITYSCAPES_CLASSES

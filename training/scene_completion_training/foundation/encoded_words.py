@@ -43,12 +43,10 @@ class PhraseList:
 
 
 def read_phrases(file: Path) -> PhraseList:
-    """Reads a list of phrases.
+    """Reads YAML: a list of phrases, or `template`, `classes`, `background`, `phrases` and `licence`, any of them.
 
-    The file is YAML: a list of phrases, or an object with any of `template`, `classes`, `background`, `phrases` and
-    `licence`. `classes` is a list of names, or an object: name -> `{phrases: [...], colour: [r, g, b]}`. A class
-    without phrases is its own phrase, and one without colour gets one. Raises VocabularyError where it cannot be read,
-    or something in it is not as it should be.
+    `classes` is a list of names, or an object: name -> `{phrases: [...], colour: [r, g, b]}`. A class without phrases
+    is its own phrase, and one without colour gets one. Raises VocabularyError where something is not as it should be.
     """
     content = read_yaml(file, VocabularyError, cure="Give a file of YAML")
     if isinstance(content, list):
@@ -69,11 +67,10 @@ def read_phrases(file: Path) -> PhraseList:
 
 
 def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
-    """The text bank of a list of phrases, with a progress bar.
+    """The text bank of a list of phrases, each encoded by itself: its embedding follows from nothing else.
 
-    Every phrase is encoded by itself, so that its embedding follows from nothing else. Raises VocabularyError where
-    there are no phrases, or they or the classes cannot be used, see `TextBank`; ConfigurationError where the template
-    has no place for a phrase.
+    Raises VocabularyError where there are no phrases, or they or the classes cannot be used, see `TextBank`;
+    ConfigurationError where the template has no place for a phrase.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -144,9 +141,9 @@ BACKGROUND = ("object", "things", "stuff", "texture")
 def make_bank_of(
     model: str, phrases: Sequence[str], file: Path | None, *, template: str | None, licence: str | None
 ) -> TextBank:
-    """The text bank of the phrases of a file and others; template and licence of the file hold where none is given.
+    """The text bank of phrases and those of a file, whose template and licence hold where none is given.
 
-    See `read_phrases` and `make_bank` for it and for errors, and `TextEncoder` for the model.
+    See `read_phrases` and `make_bank` for errors, and `TextEncoder` for the model.
     """
     given = read_phrases(file) if file else PhraseList()
     changes: dict[str, Any] = {
@@ -157,10 +154,10 @@ def make_bank_of(
 
 
 class EncodedAnswers:
-    """What a node is told for what was asked, by the bank's template, background and encoder, if any.
+    """What a node is told for what was asked, by the bank's template (or another), background and encoder, if any.
 
-    Raises VocabularyError where the bank was made by another encoder; ConfigurationError: the template, which may be
-    given instead of the bank's, has no place for a phrase.
+    Raises VocabularyError where another encoder made the bank; ConfigurationError: no place for a phrase in the
+    template.
     """
 
     def __init__(self, encoder: TextEncoder, bank: TextBank | None = None, template: str | None = None) -> None:
@@ -178,11 +175,7 @@ class EncodedAnswers:
         check_template(self._template)
 
     def query(self, text: str) -> str:
-        """The text for `~/query`; an empty one ends the query.
-
-        Raises VocabularyError where the text cannot be read, see `messages.words`; ConfigurationError where a phrase
-        cannot be encoded.
-        """
+        """The text for `~/query`, "" to end it; a `VocabularyError` if unreadable, see `messages.words`."""
         requested = read_query(text)
         if requested is None:
             return ""

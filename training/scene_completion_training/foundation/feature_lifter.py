@@ -34,15 +34,10 @@ class LiftedFeatures:
 class FeatureLifter:
     """Lifts features of views to points.
 
-    A view sees a point that lies before its camera and inside its image. The point is not farther than a tolerance from
-    the surface that the view's depth shows. The tolerance of the published code, a quarter of the depth, is 12 m at 50
-    m; outdoors it is capped.
-
-    Args:
-        camera: Camera of all views.
-        voxel_size: The cap is two voxels and 5 % of the depth, metres; none for infinite ones.
-        tolerance: Largest share of its depth by which a visible point may lie before or behind the surface.
-        border: Pixels along the edges of images that see nothing.
+    A view sees a point that lies before its camera, inside its image, `border` pixels or more from its edges, and not
+    farther than a tolerance (a share of the depth) from the surface that its depth shows. The tolerance of the
+    published code, a quarter of the depth, is 12 m at 50 m; outdoors it is capped to two voxels, metres, and 5 % of the
+    depth.
     """
 
     def __init__(
@@ -64,14 +59,10 @@ class FeatureLifter:
         return torch.stack([u, v], dim=-1), depth
 
     def visible(self, pixels: Tensor, depth: Tensor, surface: Tensor | None, shown: Tensor | None = None) -> Tensor:
-        """Whether views see points, bool [V, N].
+        """Whether views see points, bool [V, N], at pixels [V, N, 2] and z-depths [V, N], metres.
 
-        Args:
-            pixels: [V, N, 2].
-            depth: z-depth of the points [V, N], metres.
-            surface: z-depth of what each pixel shows [V, H, W], metres; 0 where unknown: such a pixel sees no point.
-                None if nothing hides anything.
-            shown: Pixels that show the world, bool [V, H, W]; None for all.
+        `surface`: z-depth of what each pixel shows [V, H, W], metres; 0 where unknown: such a pixel sees no point; None
+        if nothing hides anything. `shown`: pixels that show the world, bool [V, H, W]; None for all.
         """
         width, height, border = self.camera.width, self.camera.height, self.border
         column, row = pixels.round().long().unbind(dim=-1)
@@ -92,14 +83,7 @@ class FeatureLifter:
         surface: Tensor | None,
         shown: Tensor | None = None,
     ) -> dict[str, LiftedFeatures]:
-        """Lifts the features of each teacher.
-
-        Args:
-            points: [N, 3], metres, reference frame.
-            maps: Of each teacher by name, V views each.
-            reference_from_view: Poses [V, 4, 4].
-            surface, shown: See `visible`.
-        """
+        """Features of each teacher at points [N, 3], metres, of V views at poses [V, 4, 4]; see `visible`."""
         pixels, depth = self.pixels(points, reference_from_view)
         seen = self.visible(pixels, depth, surface, shown)
         return {name: self._mean(pixels, seen, of_teacher) for name, of_teacher in maps.items()}

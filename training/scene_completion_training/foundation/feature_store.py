@@ -63,11 +63,7 @@ def shifted(images: Tensor, shift: tuple[int, int]) -> Tensor:
 
 
 def variant_of(seed: int, key: str, number: int, cell: int) -> Variant:
-    """Variant of an image, which follows from the arguments alone.
-
-    Variant 0 is the image as it is. The others have random shifts; the odd ones are mirrored, so that two variants
-    suffice for trainings that mirror whole scenes.
-    """
+    """Variant of an image: 0 is the image as it is; others have random shifts, and odd ones are mirrored as well."""
     if number == 0:
         return Variant((0, 0), mirrored=False)
     name = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
@@ -90,11 +86,7 @@ def as_half(features: Tensor, key: str) -> Tensor:
 
 
 class LiveTokens:
-    """Tokens of the views of a batch that are computed in the training step, on its device (SceneDINO).
-
-    The grid of each view is shifted at random, by any pixels up to half a cell. `cell`: edge of the square of pixels
-    that a token covers.
-    """
+    """Tokens, computed in the training step (SceneDINO), of cells of pixels on grids shifted by up to half of one."""
 
     def __init__(self, extractor: DenseExtractor, cell: int) -> None:
         self._extractor, self.cell = extractor, cell
@@ -110,8 +102,8 @@ class LiveTokens:
     def of(self, images: Tensor, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """What a sample holds of stored targets: features [B, V, D, h, w] and feature_offsets [B, V, 2].
 
-        `images`: views [B, V, 3, H, W] in 0..1; `views`: indices [B, L] of those whose tokens are wanted; those of the
-        others are zero; `generator`: on the CPU; draws the shifts.
+        `images`: views [B, V, 3, H, W] in 0..1; `views`: indices [B, L] of those whose tokens are wanted, the others
+        are zero.
         """
         self._extractor.to(images.device)
         half = self.cell // 2
@@ -222,15 +214,9 @@ def _counted(value: object, least: int = 1) -> int:
 
 
 class FeatureStore:
-    """Feature targets in a folder; made by `create` or `open`.
+    """Feature targets in a folder; made by `create` or `open`. It holds nothing but the manifest in memory.
 
-    It holds nothing but the manifest in memory. Many processes may write and read it at a time, and hand it to others
-    by pickling.
-
-    Attributes:
-        dim: Dimension of the features.
-        cell: Edge of the square of pixels that a token covers.
-        variants: Number of variants of an image; the odd ones are mirrored.
+    Many processes may write and read it at a time, and hand it to others by pickling.
     """
 
     def __init__(self, folder: Path, manifest: FeatureManifest) -> None:
@@ -241,8 +227,7 @@ class FeatureStore:
     def create(cls, folder: Path, manifest: FeatureManifest) -> "FeatureStore":
         """Makes a store, or goes on with one that was made for the same.
 
-        Raises ConfigurationError: variants, cell or seed make no sense, or the folder holds features of another model,
-        layer, cell, image size, number of variants or seed; SequenceError where its manifest is damaged.
+        Raises ConfigurationError: variants, cell or seed make no sense, or it holds others; SequenceError: damaged.
         """
         if manifest.variants < 1 or manifest.cell < 1 or manifest.seed < 0:
             what = f"{manifest.variants} variants, cells of {manifest.cell} pixels, seed {manifest.seed}"
@@ -259,11 +244,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: Path, *, cell: int | None = None) -> "FeatureStore":
-        """Opens a store to read from, of tokens that cover squares of so many pixels; of any if not given.
-
-        Raises ConfigurationError where it holds features of other cells; SequenceError where there is none, or its
-        manifest is damaged.
-        """
+        """Opens a store of cells of so many pixels, or of any; a `ConfigurationError` or `SequenceError` if none."""
         manifest = FeatureManifest.read(folder / _MANIFEST)
         _refuse_difference(folder, manifest, dataclasses.replace(manifest, cell=cell or manifest.cell))
         return cls(folder, manifest)
@@ -276,10 +257,7 @@ class FeatureStore:
         return [variant_of(self.manifest.seed, key, number, self.cell) for number in range(self.variants)]
 
     def save(self, key: str, features: Tensor) -> None:
-        """Stores the features [V, D, h, w] of the variants of an image.
-
-        Raises ConfigurationError: float16 cannot hold them, or they have another shape than the manifest says.
-        """
+        """Stores features [V, D, h, w] of an image; a `ConfigurationError` for other shapes, or beyond float16."""
         shape = (self.variants, self.dim, *self.manifest.grid)
         if tuple(features.shape) != shape:
             raise ConfigurationError(f"features {tuple(features.shape)}, not {shape}", where=key)
@@ -295,11 +273,9 @@ class FeatureStore:
             safetensors.torch.save_file(arrays, part)
 
     def get(self, key: str, variant: int) -> FeatureTarget:
-        """Features of a variant of an image.
+        """Features of a variant (see `variant_of`) of an image (see `PreparedFrame.key`).
 
-        `key`: name of the image, see `PreparedFrame.key`; `variant`: its number, see `variant_of`. Raises SequenceError
-        where they are not in the store, or their file is damaged; ConfigurationError where there are not so many
-        variants.
+        Raises SequenceError where they are missing or damaged; ConfigurationError where there are not so many variants.
         """
         if not 0 <= variant < self.variants:
             what = f"no variant {variant}, there are 0 to {self.variants - 1}"
@@ -331,10 +307,7 @@ class FeatureStore:
 
 
 def mirrored_targets(folder: str, where: str, cell: int | None = None) -> FeatureStore:
-    """The targets of a training that mirrors scenes, named by `where`; see `FeatureStore.open` for further errors.
-
-    Raises ConfigurationError where they have no mirrored variant.
-    """
+    """Targets of a training that mirrors scenes; a `ConfigurationError` without variants; see `FeatureStore.open`."""
     store = FeatureStore.open(Path(folder), cell=cell)
     if store.variants < 2:
         what = "the targets have one variant an image, but mirrored scenes need their own"

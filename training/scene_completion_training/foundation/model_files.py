@@ -35,11 +35,10 @@ class Normalisation:
 
 
 def description_folder(model: str, wanted: Sequence[str] = ()) -> Path:
-    """Folder with the configuration of a model, without its weights.
+    """Folder with the configuration of a model, without its weights, and files of wanted patterns.
 
     `model`: local folder, `package:NAME/FOLDER` for a folder of an installed package (which is not imported), or name
-    on the hub, from which it is downloaded; `wanted`: patterns of further files. Raises ConfigurationError where there
-    is neither such a folder nor such a model on the hub.
+    on the hub, from which it is downloaded. Raises ConfigurationError where there is none of these.
     """
     return hub_folder(model, (*_DESCRIPTION_FILES, *wanted))
 
@@ -51,10 +50,9 @@ def model_name(model: str) -> str:
 
 
 def weight_files(model: str) -> list[Path]:
-    """The safetensors files that hold the weights of a model, downloaded where it is on the hub.
+    """The safetensors files with the weights of a model, downloaded where it is on the hub; pickled ones stay closed.
 
-    Raises BundleError where there are none, or they are not as their index says. Pickled ones are never opened;
-    ConfigurationError: see `description_folder`.
+    Raises BundleError where there are none, or not as their index says; ConfigurationError: see `description_folder`.
     """
     folder = hub_folder(model, (*_DESCRIPTION_FILES, *_WEIGHT_FILES))
     if (folder / _WEIGHTS).is_file():
@@ -184,10 +182,9 @@ _TOKENIZERS = (
 
 
 def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part: str = "", **options: Any) -> Any:
-    """The network, a class of transformers, with the weights of its files, or random ones where there are none, frozen.
+    """A frozen network, of a class of transformers, with the weights of files, or random ones; `part` is their prefix.
 
-    `part`: prefix of its weights, where they are part of a larger network; `options`: what else the class takes. Raises
-    BundleError where they are damaged, or those of another network.
+    Raises BundleError where they are damaged, or those of another network.
     """
     import transformers
 

@@ -39,10 +39,7 @@ _TO_UNIT = (0.5, 0.5, 0.5)
 
 
 class _ImageTower(DenseExtractor):
-    """An image tower, in single precision, with the text tower of the same model as its text encoder.
-
-    The folder or hub name is that of the whole model. See `load_network` for errors.
-    """
+    """An image tower, with the text tower of the same model as its text encoder; see `load_network` for errors."""
 
     def __init__(self, model: str | Path, device: str = "cpu") -> None:
         self._model = str(model)
@@ -104,10 +101,9 @@ class ClipTeacher(_ImageTower):
 
 
 class SiglipTeacher(_ImageTower):
-    """SigLIP's image tower, or SigLIP 2's, with its pooling applied to each patch alone.
+    """SigLIP's image tower, or SigLIP 2's, with its pooling (of one learned query) applied to each patch alone.
 
-    The pooling is an attention of one learned query to all patches, and an MLP. Here every patch is all that the query
-    sees: its values go through the output projection and the MLP.
+    Its values go through the output projection and the MLP.
     """
 
     def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], Normalisation]:
@@ -148,12 +144,12 @@ _HALVES = (127.5, 127.5, 127.5)
 
 
 class DiffusionTeacher(DenseExtractor):
-    """A frozen Stable Diffusion of diffusers, with the empty prompt.
+    """A frozen Stable Diffusion of diffusers, with the empty prompt: a folder or hub name of one in safetensors.
 
     The noise is the same for every image: the released code of CUA-O3D draws it anew with each call, and the latents
     too, of which this takes the mean. Images are resized so that a token covers eight pixels. Raises
-    ConfigurationError: diffusers is not installed, or there is no such model; BundleError where a part of it is
-    missing, damaged, or only pickled. `model`: local folder or hub name of a pipeline in safetensors.
+    ConfigurationError: diffusers is not installed, or there is no such model; BundleError: parts that are missing,
+    damaged, or only pickled.
     """
 
     def __init__(self, model: str, device: str = "cpu") -> None:
@@ -235,10 +231,10 @@ def open_teacher(
     template: str = STREET_TEMPLATE,  # sentence that these names stand in
     class_texts: Path | None = None,  # file of phrases that describe its classes, see `read_class_texts`
 ) -> DenseExtractor:
-    """Opens a teacher. Raises ConfigurationError: no such model, or of a type that is not supported.
+    """Opens a teacher.
 
-    A text encoder is lacking, or there is no choice of a layer or text encoder; BundleError: weights that are missing,
-    damaged, of another network, or only pickled.
+    Raises ConfigurationError: no such model, another type, a text encoder that is lacking, or a layer or encoder of no
+    use; BundleError: weights that are missing, damaged, of another network, or only pickled.
     """
     if spec.startswith(_ESPNETV2):
         _refuse(layer != -1, "a layer", spec)

@@ -54,15 +54,11 @@ def canonical_text(text: str) -> str:
 
 
 class TextEncoder:
-    """A frozen text encoder.
+    """A frozen text encoder: a local folder, a name on the hub, or `package:NAME/FOLDER` of an installed package.
 
-    Raises ConfigurationError: no such model, or of another type; BundleError where weights or tokenizer are missing,
-    damaged, of another network, or only pickled.
-
-    Args:
-        model: Local folder as of `save_pretrained`, name on the hub, or `package:NAME/FOLDER` for a folder of an
-            installed package. Of CLIP and SigLIP the folder has the whole model, or the text tower alone.
-        device: Where it runs, in single precision.
+    Of CLIP and SigLIP the folder has the whole model, or the text tower alone. Raises ConfigurationError: no such
+    model, or of another type; BundleError: weights or tokenizer are missing, damaged, of another network, or only
+    pickled.
     """
 
     def __init__(self, model: str | Path, device: str = "cpu") -> None:
@@ -105,10 +101,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Vectors float32 [N, D] of texts, of length 1, on the CPU. Texts that are too long are cut.
-
-        Raises ConfigurationError where there is an empty text, or a vector is no number or zero.
-        """
+        """Vectors float32 [N, D], of length 1, of texts, cut if too long; a `ConfigurationError` for none."""
         if not all(text.strip() for text in texts):
             raise ConfigurationError("an empty text", where="phrases", cure="Leave it out")
         batches = [self._encoded(list(texts[start : start + _BATCH])) for start in range(0, len(texts), _BATCH)]

@@ -29,8 +29,8 @@ _CURE = "Report this encoder and how it was made."
 def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     """The float32 graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` float32 [1, h, w, C + E].
 
-    Where the head reads a volume, ``volume`` float32 [1, X, Y, Z] is the second output, and ``depth`` float32 [1, h',
-    w'] the third. Raises BundleError where its encoder is none.
+    Of a head that reads a volume also ``volume`` [1, X, Y, Z] and ``depth`` [1, h', w']. Raises BundleError for no
+    encoder.
     """
     where = str(bundle.encoder_path)
     model = simplified(bundle.read_encoder(), where)
@@ -78,10 +78,7 @@ def finished(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
-    """An encoder with all constants computed, of standard operators; still for one image.
-
-    Raises BundleError: ONNX Runtime cannot run it, or it has operators of its own.
-    """
+    """An encoder with all constants computed, for one image; a `BundleError` if it cannot run, or is not standard."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -118,8 +115,8 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
 def _take_constants_out(graph: onnx.GraphProto) -> None:
     """Makes of constant channels in front of a convolution, such as pixel coordinates, a constant map after it.
 
-    A convolution is linear, so conv([x, c]) = conv(x) + conv(c). Else the constants would share a quantisation step
-    with the image's channels, whose number would be no multiple of eight.
+    A convolution is linear: conv([x, c]) = conv(x) + conv(c). Else they would share a quantisation step with the
+    image's channels, whose number would be no multiple of eight.
     """
     values = constants(graph)
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -206,9 +203,9 @@ _NOT_VALUES = {"Resize": (1, 2)}
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph in float16, from the first convolution on to the output.
 
-    The normalisation of the image before it stays float32 (a mean of 123.675 is none in float16). So do sums over
-    channels, scores of attention, and what a decoder in space makes of the places that it looks up. So does the depth,
-    whose output is float32 in every graph.
+    What stays float32: the normalisation of the image before it (a mean of 123.675 is none in float16), sums over
+    channels, scores of attention, what a decoder in space makes of the places that it looks up, and the depth, in every
+    graph.
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)

@@ -163,10 +163,9 @@ class Reference:
     """The student's pre-activation map, volume and depth, as exactly as the bundle allows.
 
     The channels of the density come from ``weights.safetensors`` through torch. A bundle holds no unfolded weights of
-    its label units, and may hold none at all. What is missing comes from ``encoder.onnx``, in float32, and so does all
-    that a student with a volume says. Raises BundleError where the unfolded weights are not those of a network that is
-    known; ConfigurationError where the configuration of a transformer is not there. `encoder_weights`: folder or hub
-    name of a transformer trunk, whose configuration is read; see `make_trunk`.
+    its label units, and may hold none at all: what is missing comes from ``encoder.onnx``, in float32, and so does all
+    that a student with a volume says. Raises BundleError for weights of no known network; ConfigurationError where the
+    configuration of a transformer is not there. `encoder_weights`: see `make_trunk`.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None, encoder_weights: str = "") -> None:
@@ -189,10 +188,7 @@ class Reference:
 
 
 def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityField:
-    """A bundle's density field of its unfolded weights; see `Reference` for `encoder_weights`, and for further errors.
-
-    Raises BundleError where they are missing, or another network's.
-    """
+    """A bundle's density field of its unfolded weights, see `Reference`; a `BundleError` if there are no such ones."""
     weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in bundle.load_weights().items()}
     where = f"{bundle.folder}/{WEIGHTS}"
     configuration = bundle.provenance.get("configuration")
@@ -229,12 +225,8 @@ _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
 def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> NDArray[np.uint8]:
     """Images of several places, at most so many, spread evenly over each: uint8 [K, H, W, 3] RGB.
 
-    Raises SequenceError where a place holds no image, or is none.
-
-    Args:
-        sources: Sequence folders, drives of KITTI, bags, or folders of images. Those of the first three are resampled
-            by their calibration; an image without one is cut to the canonical camera's shape and scaled.
-        most: How many images to take in all; each place gives its share.
+    Sequence folders, drives of KITTI and bags are resampled by their calibration; an image of a folder without one is
+    cut to the canonical camera's shape and scaled. Raises SequenceError where a place holds no image, or is none.
     """
     share = max(1, most // len(sources))
     images = [image for source in sources for image in _of(source, canonical, share)]
@@ -289,8 +281,7 @@ def export_for_gpus(
 ) -> StudentBundle:
     """Adds encoders for GPUs to a bundle, all of them or none, and returns it as written.
 
-    Raises ConfigurationError where the configuration of a transformer is not there; BundleError: a variant misses its
-    gate, or cannot be made; the bundle stays as it was.
+    Raises ConfigurationError: a transformer's configuration is missing; BundleError: a variant misses its gate.
     """
     single = gpu_graph(bundle)
     reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)

@@ -19,10 +19,9 @@ EDGE_TEMPERATURE = 25.0  # how quickly the smoothness of features ends at an edg
 
 
 def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """1 − cos(F, F*), weighted mean over rows; zero, with a gradient of zero, where none has a weight.
+    """1 − cos(F, F*), mean of rows [P, D] by weights or booleans [P]; zero, also the gradient, where none has a weight.
 
     The published code has no mask: rays that end where no encoder view looks are drawn to what others see there.
-    `predicted`: [P, D]; `target`: [P, D]; `weight`: of each row [P]; booleans say which are valid.
     """
     return weighted_mean(1.0 - functional.cosine_similarity(predicted, target, dim=-1, eps=1e-6), weight)
 
@@ -38,12 +37,11 @@ def l1_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
-    """mean_c |∂x F| e^{−25 |∂x I|} + the same along y: features change where the image does (SceneDINO).
+    """mean_c |∂x F| e^{−25 |∂x I|} + the same along y of features [P, h, w, D] and images [P, 3, h, w] (SceneDINO).
 
-    Features are brought to a root mean square of one a channel. Otherwise the loss falls as well when they all shrink,
-    to which the cosine loss is blind. Returns mean over all h × w pixels; the forward differences of the last column
-    and row are zero. `features`: expanded features of patches [P, h, w, D], of any length; `image`: patches [P, 3, h,
-    w] in 0..1.
+    Features change where the image does. They are brought to a root mean square of one a channel: otherwise the loss
+    falls when they all shrink, to which the cosine loss is blind. The mean is over all h × w pixels; differences of the
+    last column and row are zero.
     """
     features = functional.normalize(features, dim=-1, eps=1e-6) * features.shape[-1] ** 0.5
     dx = (features[:, :, 1:] - features[:, :, :-1]).abs().mean(dim=-1)
@@ -110,11 +108,7 @@ def agglomeration_terms(
     targets: Mapping[str, Tensor],
     weights: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """The weighed total "agglomeration" [], and what it is made of for the curves, "teacher_NAME" [].
-
-    `predicted`, `targets`: [P, D] by the name of the teacher; `weights`: how much each point counts, [P]; booleans say
-    which do.
-    """
+    """The weighed total "agglomeration" [], and its parts for curves; [P, D] by teacher, weights or booleans [P]."""
     losses = {
         teacher.name: COMPARED[teacher.loss](*(of[teacher.name] for of in (predicted, targets, weights)))
         for teacher in teachers
@@ -151,25 +145,16 @@ ATTRACTED: dict[Pair, float] = {"self": 0.6, "similar": 0.8, "random": 0.05}
 
 
 def correspondence_loss(features: Tensor, other: Tensor, head: Tensor, other_head: Tensor, shift: float) -> Tensor:
-    """−mean [max(S^h, 0) · (S^f − b)], S the cosines between all points of two crops.
-
-    Args:
-        features: Of length one [N, P, D].
-        other: Of length one [N, Q, D].
-        head: What the head makes of them, of length one [N, P, C].
-        other_head: [N, Q, C].
-        shift: b.
-    """
+    """−mean [max(S^h, 0) · (S^f − b)], S cosines between points of two crops, features [N, P, D], heads [N, P, C]."""
     similarity = torch.einsum("npd,nqd->npq", features, other)
     return -(torch.einsum("npc,nqc->npq", head, other_head).clamp_min(0.0) * (similarity - shift)).mean()
 
 
 def estimate_forces(similarities: dict[Pair, Tensor]) -> dict[Pair, Force]:
-    """Shifts and weights for data of which nothing is known but its features.
+    """Shifts and weights for data of which nothing is known but its features: cosines of pairs of points of each kind.
 
     The shift of a kind is the quantile of its cosines that lets the share `ATTRACTED` attract. The weights make the
     three kinds act equally strongly: each is the inverse of the mean distance to its shift; they sum to one.
-    `similarities`: cosines of pairs of points of each kind, any shape.
     """
     values = {pair: found.flatten().float() for pair, found in similarities.items()}
     shifts = {pair: float(found.quantile(1.0 - ATTRACTED[pair])) for pair, found in values.items()}

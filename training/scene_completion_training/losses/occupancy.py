@@ -9,11 +9,7 @@ from scene_completion_training.losses.means import shared_count, weighted_mean
 
 
 def occupancy_cross_entropy(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted binary cross-entropy of voxels against occupancy fused from the stereo depth of many frames.
-
-    `logit`: logit of the probability [B, N] at voxel centres, see `OccupancyLink`; `target`: occupancy evidence [B, N]
-    in 0..1; `weight`: trust in the target [B, N].
-    """
+    """Weighted binary cross-entropy of logits [B, N] at voxel centres against stereo evidence [B, N] in 0..1."""
     loss = functional.binary_cross_entropy_with_logits(logit, target, weight=weight, reduction="sum")
     return loss / shared_count(weight.sum())
 
@@ -35,21 +31,18 @@ LIMIT = 2.0  # density above which both count as the same, per metre, as in KDBT
 
 
 def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-    """Mean |min(σ_s, 2) − min(σ_t, 2)| over the valid points; no gradient reaches the teacher.
+    """Mean |min(σ_s, 2) − min(σ_t, 2)| over valid points [B, N], per metre; no gradient reaches the teacher.
 
-    Beyond the limit both only say "a surface": how dense it is does not matter, and would rule the mean. `student`:
-    density [B, N] per metre; `teacher`: density [B, N] per metre; `valid`: points that project into the student's image
-    [B, N]; zero is returned where there are none.
+    Beyond the limit both only say "a surface": how dense it is does not matter, and would rule the mean.
     """
     return weighted_mean((student.clamp_max(LIMIT) - teacher.detach().clamp_max(LIMIT)).abs(), valid)
 
 
 def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence of the student's occupancy from the teacher's over the valid points.
+    """Mean Kullback-Leibler divergence of the student's occupancy (logits [B, N]) from the teacher's over valid points.
 
     A teacher mostly says "perhaps" of hidden space. A probability of 0.3 is a density of 0.02 per metre under the
-    `OccupancyLink`, which clipped densities do not tell from empty space. `student`: logit of the occupancy probability
-    [B, N]; `teacher`: the same of the teacher [B, N]; `valid`: points that project into the student's image [B, N].
+    `OccupancyLink`, which clipped densities do not tell from empty space.
     """
     taught = teacher.detach()
     probability = probability_of_log_odds(taught)
@@ -60,21 +53,15 @@ def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> T
 
 
 def class_cross_entropy(logits: Tensor, classes: Tensor, counted: Tensor) -> Tensor:
-    """Cross entropy of the points that count, in nats; 0 where none does.
-
-    `logits`: [B, N, K]; `classes`: True classes [B, N], int64; `counted`: bool [B, N].
-    """
+    """Cross entropy of logits [B, N, K] for classes [B, N] where counted [B, N], in nats; 0 where none is."""
     return weighted_mean(functional.cross_entropy(logits.transpose(1, 2), classes, reduction="none"), counted)
 
 
 def rendered_class_loss(probabilities: Tensor, classes: Tensor, counted: Tensor, weights: Tensor) -> Tensor:
-    """Weighted negative log-likelihood of composited class probabilities, in nats (S4C); 0 without rays.
+    """Weighted negative log-likelihood of composited class probabilities [B, R, K], in nats (S4C); 0 without rays.
 
-    Args:
-        probabilities: Of rays [B, R, K].
-        classes: Their classes [B, R], int64, below K where they count.
-        counted: bool [B, R]. S4C lets invalid rays pass as rays of class 0 that are certain; here they do not count.
-        weights: Of the classes [K]. The mean is over the weights, as in S4C.
+    `classes`: [B, R], below K where they are counted. S4C lets invalid rays pass as rays of class 0 that are certain;
+    here they do not count. `weights`: of the classes [K]; the mean is over them, as in S4C.
     """
     classes = classes.where(counted, 0)
     each = -(probabilities.gather(2, classes[..., None])[..., 0] + 1e-5).log()
@@ -82,33 +69,19 @@ def rendered_class_loss(probabilities: Tensor, classes: Tensor, counted: Tensor,
 
 
 def occupied_cross_entropy(logits: Tensor, occupied: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean of the cross entropy of voxels, in nats.
-
-    `logits`: [B, X, Y, Z]; `occupied`: 0 or 1, the same shape; `weight`: the same shape, 0 where nothing is known.
-    """
+    """Weighted mean cross entropy of voxels, in nats; all [B, X, Y, Z], occupied 0 or 1, weight 0 if unknown."""
     each = functional.binary_cross_entropy_with_logits(logits, occupied, reduction="none")
     return weighted_mean(each, weight)
 
 
 def surface_likelihood(height: Tensor, deviation: Tensor, true: Tensor, weight: Tensor) -> Tensor:
-    """Mean of |h − h*| / σ + log σ: the likelihood of a Laplace distribution, whose middle is the median.
-
-    Args:
-        height: Said height of the ground [B, x, y], metres.
-        deviation: σ [B, x, y], metres.
-        true: h* [B, x, y], metres; NaN where unknown.
-        weight: Of each cell [B, x, y].
-    """
+    """Mean of |h − h*| / σ + log σ (Laplace) of heights [B, x, y], metres, NaN unknown; the middle is the median."""
     known = torch.isfinite(true)
     return weighted_mean((height - true.nan_to_num()).abs() / deviation + deviation.log(), weight * known)
 
 
 def depth_likelihood(log_depth: Tensor, deviation: Tensor, true: Tensor) -> Tensor:
-    """The same of the logarithm of depth [B, h, w], where it is known; its distance is at most 10 σ, for wrong matches.
-
-    `log_depth`: said logarithm of z-depth [B, h, w]; `deviation`: its σ [B, h, w]; `true`: z-depth [B, h, w], metres; 0
-    where unknown, infinite in the sky.
-    """
+    """The same of log depth [B, h, w], at most 10 σ off (wrong matches); true metres, 0 unknown, infinite: sky."""
     known = (true > 0.0) & torch.isfinite(true)
     wanted = torch.where(known, true, torch.ones_like(true)).log()
     off = ((log_depth - wanted).abs() / deviation).clamp_max(10.0) + deviation.log()

@@ -8,9 +8,9 @@ _KERNEL = torch.tensor([[0.0947, 0.1183, 0.0947], [0.1183, 0.1478, 0.1183], [0.0
 
 
 def structural_dissimilarity(first: Tensor, second: Tensor) -> Tensor:
-    """(1 − SSIM)/2 clamped to 0..1, per pixel, of images [N, 3, h, w] in 0..1.
+    """(1 − SSIM)/2 clamped to 0..1, per pixel, of images [N, 3, h, w] in 0..1 (Wang et al. 2004; BTS `loss.py`).
 
-    3×3 Gaussian window with zero padding, C1 = 0.01², C2 = 0.03² (Wang et al. 2004; BTS `loss.py`).
+    3×3 Gaussian window with zero padding, C1 = 0.01², C2 = 0.03².
     """
     channels = first.shape[1]
     kernel = _KERNEL.to(first).expand(channels, 1, 3, 3)
@@ -30,10 +30,7 @@ def structural_dissimilarity(first: Tensor, second: Tensor) -> Tensor:
 
 
 def photometric_error(target: Tensor, rendered: Tensor) -> Tensor:
-    """0.85 · mean_c (1 − SSIM)/2 + 0.15 · mean_c |I − I_v| (BTS, equation 6), [P, S, h, w].
-
-    Of patches [P, 3, h, w] in 0..1, and the same rendered from each source view [P, S, 3, h, w].
-    """
+    """0.85 · mean_c (1 − SSIM)/2 + 0.15 · mean_c |I − I_v| (BTS, equation 6), [P, S, h, w], of S source views."""
     count, sources = rendered.shape[:2]
     flat = rendered.flatten(0, 1)
     repeated = target[:, None].expand(-1, sources, -1, -1, -1).flatten(0, 1)
@@ -42,10 +39,7 @@ def photometric_error(target: Tensor, rendered: Tensor) -> Tensor:
 
 
 def photometric_loss(target: Tensor, rendered: Tensor, invalid: Tensor) -> Tensor:
-    """mean_p [min_v e_v · (1 − invalid_p)] over patch pixels (BTS, equation 6), see `photometric_error`.
-
-    Invalid [P, h, w] are rays that no source view can supervise.
-    """
+    """mean_p [min_v e_v · (1 − invalid_p)] over pixels (BTS, equation 6); invalid [P, h, w] have no supervision."""
     return (photometric_error(target, rendered).amin(dim=1) * (~invalid)).mean()
 
 

@@ -13,11 +13,7 @@ _SHARPNESS = 200.0  # of the softplus, metres
 
 
 def block_depth(depth: Tensor, size: int) -> Tensor:
-    """Harmonic mean [B, H / size, W / size] of the known depths of each block of pixels; 0 where none is known.
-
-    It is the depth at the block's centre, exact for planes. `depth`: z-depth [B, H, W], metres; 0 where unknown;
-    `size`: edge of a block in pixels; a feature map of stride `size` has its pixel centres at the blocks' centres.
-    """
+    """Harmonic mean [B, H / size, W / size] of known depths of blocks: that at their centres for planes; 0 unknown."""
     known = (depth > 0).to(depth.dtype)
     inverse = torch.where(depth > 0, 1.0 / depth.clamp_min(1e-3), torch.zeros_like(depth))
     count, total = (functional.avg_pool2d(values[:, None], size)[:, 0] for values in (known, inverse))
@@ -34,16 +30,11 @@ def log_inverse_depth_loss(
 ) -> Tensor:
     """Mean min(|log (i + o) − log (1/h + o)|, cap) over pixels with a hint h; i is the inverse depth of the code.
 
-    Too far and too near by the same factor cost the same. An error relative to the inverse depth would not. It calls
-    infinity no worse than half the depth, and a network that is unsure places everything far away.
-
-    Args:
-        code: Predicted inverse depth code z~ [...], 1 at `spec.near` and −1 at `spec.far`.
-        hint: Stereo z-depth [...], metres; 0 where there is none.
-        cap: Largest error of a pixel, for wrong matches.
-        offset: o, per metre: beyond its inverse, distance hardly matters.
-
-    A softplus keeps i positive: the code that costs nothing reads 83 m where 80 m was measured, 40 m where 40 m was.
+    Too far and too near by the same factor cost the same. An error relative to the inverse depth calls infinity no
+    worse than half the depth, and a network that is unsure places everything far away. `code`: inverse depth code
+    [...], 1 at `spec.near` and −1 at `spec.far`; `hint`: stereo z-depth [...], metres, 0 for none; `cap`: largest
+    error, for wrong matches; `offset`: o, per metre: beyond its inverse, distance hardly matters. A softplus keeps i
+    positive: the code that costs nothing reads 83 m where 80 m was measured, 40 m where 40 m was.
     """
     valid = hint > 0
     inverse = positive_inverse_depth(spec.inverse_depth(code[valid]))
@@ -54,9 +45,8 @@ def log_inverse_depth_loss(
 def log_depth_loss(rendered: Tensor, hint: Tensor) -> Tensor:
     """Mean log(1 + |d − h| / (1 + h/10)) over rays with a hint: of z-depths [...] and hints [...], metres, 0 for none.
 
-    A label-free hint (DepthHints, Watson et al., ICCV 2019). The absolute error is divided by a term that grows with
-    the depth, because the error of stereo matching does. The logarithm keeps wrong matches from dominating, as
-    DepthHints' log-L1 does.
+    A label-free hint (DepthHints, Watson et al., ICCV 2019). The error of stereo matching grows with the depth, and so
+    does what it is divided by; the logarithm keeps wrong matches from dominating, as DepthHints' log-L1 does.
     """
     valid = hint > 0
     return torch.log1p((rendered - hint).abs() / (1.0 + 0.1 * hint))[valid].sum() / shared_count(valid.sum())

@@ -22,9 +22,8 @@ HeadKind: TypeAlias = Literal["linear", "mlp"]
 class FeatureHeads(nn.Module):
     """From the feature of a point to the features of several teachers, by name and dimension: a head each.
 
-    Linear ones have no bias, as those that CUA-O3D released (section 3.1); the paper speaks of MLPs. All of them
-    together say no more than the feature does: their outputs have its rank. A robot asks for words without ever
-    computing them, see `inference.feature_space`.
+    Linear ones have no bias, as those that CUA-O3D released (section 3.1; the paper speaks of MLPs): their outputs have
+    the rank of the feature. A robot asks for words without ever computing them, see `inference.feature_space`.
     """
 
     def __init__(self, channels: int, dims: Mapping[str, int], kind: HeadKind = "linear") -> None:
@@ -52,10 +51,10 @@ SURFACE_UNITS = tuple(itertools.product((5.0, 20.0), (-0.2, -0.07, 0.0, 0.07, 0.
 
 
 class AgglomeratedField(FeatureField):
-    """A feature field with a head for each teacher in place of the expansion.
+    """A feature field with a head for each teacher, of so many `dims` by name, in place of the expansion.
 
     Its units also see the depth of the pixel's surface, channel 0 of the density's encoder. Whether a point lies on
-    that surface or behind it decides what it may be. `dims`: dimension of each teacher's features by name.
+    that surface or behind it decides what it may be.
     """
 
     stands_for: ClassVar[tuple[type, ...]] = (FeatureField,)

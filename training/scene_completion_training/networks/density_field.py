@@ -55,10 +55,7 @@ LAST_WEIGHTS = ("density_layer.weight", "density_layer.bias")
 
 
 def sample_map(values: Tensor, coordinates: Tensor) -> Tensor:
-    """Samples a map [B, C, h, w] at normalised coordinates [B, N, 2 or more] (x, y first): [B, C, N].
-
-    Beyond the outermost pixel centres the border's values hold.
-    """
+    """A map [B, C, h, w] at normalised coordinates [B, N, 2 or more] (x, y): [B, C, N]; borders hold beyond."""
     grid = coordinates[:, None, :, :2]
     return functional.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
 
@@ -75,12 +72,12 @@ def start_depth_units(features: nn.Conv2d, position: nn.Linear) -> None:
 
 
 class DensityField(nn.Module):
-    """Behind-the-Scenes density field with one encoder view.
+    """Behind-the-Scenes density field with one encoder view: σ(x) = softplus(w · ReLU(Wf f(u, v) + Wγ γ(x) + b) + c).
 
-    σ(x) = softplus(w · ReLU(Wf f(u, v) + Wγ γ(x) + b) + c). Wf is applied to the whole map before sampling, which is
-    the same because bilinear sampling is linear; the exported encoder carries it folded in. Channel 0 of f is trained
-    to hold the pixel's inverse depth. The first hidden units start as ramps in (inverse depth of the point − channel
-    0). A surface is a sum of few such ramps; from a random start they take tens of thousands of steps to find.
+    Wf is applied to the whole map before sampling, which is the same because bilinear sampling is linear; the exported
+    encoder carries it folded in. Channel 0 of f is trained to hold the pixel's inverse depth. The first hidden units
+    start as ramps in (inverse depth of the point − channel 0). A surface is a sum of few such ramps; from a random
+    start they take tens of thousands of steps to find.
     """
 
     def __init__(
@@ -161,10 +158,7 @@ class DensityField(nn.Module):
         return self._observed(self.encoder(image))
 
     def head_logit(self, image_part: Tensor, coordinates: Tensor) -> Tensor:
-        """Returns the density before softplus [B, N].
-
-        It is that of sampled pre-activations [B, hidden, N] and of inputs of the point code [B, N, 3].
-        """
+        """Density before softplus [B, N], of sampled pre-activations [B, hidden, N] and code inputs [B, N, 3]."""
         position = self.position_layer(self.spec.encode(coordinates))  # [B, N, hidden]
         hidden = functional.relu(image_part.transpose(1, 2) + position)
         return self.density_layer(hidden)[..., 0]  # type: ignore[no-any-return]
@@ -205,9 +199,9 @@ _CERTAIN = 0.98  # probabilities beyond this, and below its complement, say litt
 class OccupancyLink(nn.Module):
     """Logit of the occupancy probability from x, the density before softplus: e^s · x + o, with s and o learned.
 
-    The link keeps classification and rendering from fighting. A voxel of which the field is unsure (probability 0.3)
-    would, as an opacity, block every ray after a few voxels. With o = 3 it has σ = 0.02 per metre and blocks nothing.
-    Opacity stays a monotone function of the probability, which is what the calibration of the bundle undoes.
+    It keeps classification and rendering from fighting. A voxel of which the field is unsure (probability 0.3) would,
+    as an opacity, block every ray after a few voxels; with o = 3 it has σ = 0.02 per metre and blocks nothing. Opacity
+    stays a monotone function of the probability, which the calibration of the bundle undoes.
     """
 
     def __init__(self, offset: float = 3.0) -> None:
@@ -224,8 +218,7 @@ def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibrati
     """α → probability as the training learned it: both follow from the density's logit x, α by softplus, p by the link.
 
     It stands in until one is fitted on a drive that took no part: training voxels are drawn, not counted, a quarter of
-    them occupied. `link`: weights of the `OccupancyLink`; the identity is returned where there are none; `voxel_size`:
-    δ of the opacity, metres.
+    them occupied. Without weights of a link it is the identity. `voxel_size`: δ of the opacity, metres.
     """
     if not link:
         return Calibration()
@@ -237,8 +230,8 @@ def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibrati
 def link_of_calibration(calibration: Calibration, voxel_size: float) -> dict[str, Tensor]:
     """Weights of the `OccupancyLink` nearest to a calibration (α → probability, of voxels of so many metres); or none.
 
-    The distance is that of logits, in least squares; the identity has no link. A bundle keeps none. Without this, a
-    training that goes on from one would read its densities as if nothing had been learned of them.
+    The distance is that of logits, in least squares. A bundle keeps no link, and a training that goes on from one would
+    read its densities as if nothing had been learned of them.
     """
     if calibration.kind == "identity":
         return {}

@@ -25,11 +25,7 @@ MONODEPTH_WIDTHS = (32, 32, 64, 128, 256)
 def make_trunk(
     name: TrunkName, size: tuple[int, int], *, pretrained: bool, frozen_blocks: int, weights: str = ""
 ) -> Trunk:
-    """Makes a trunk by its name.
-
-    `pretrained`: start from its weights; `frozen_blocks`: first blocks that keep them; `weights`: local folder or hub
-    name of the weights; by default those that the trunk is known by.
-    """
+    """A trunk by its name, pretrained or not; `weights`: folder or hub name, by default those it is known by."""
     if name == "resnet50":
         return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or RESNET)
     if name == "vision_transformer":
@@ -65,8 +61,7 @@ class UNetDecoder(nn.Module):
     """U-Net decoder: convolution, nearest ×2, concatenated skip and pixel coordinates, convolution, stride 32 to 2.
 
     How deep a pixel of a street lies depends first of all on its row. Convolutions know their place only from the
-    padding at the border, so they are told (CoordConv, Liu et al. 2018). `trunk_channels`: channels of the trunk's maps
-    at strides 2 to 32; `widths`: channels of the decoder at strides 2, 4, 8 and 16.
+    padding at the border, so they are told (CoordConv, Liu et al. 2018). `widths`: channels at strides 2, 4, 8 and 16.
     """
 
     stride = 2
@@ -100,10 +95,10 @@ def pixel_places(like: Tensor) -> Tensor:
 
 
 class MonodepthDecoder(nn.Module):
-    """The decoder of Behind the Scenes (section 4.1), which is that of Monodepth2 (Godard et al. 2019) with more width.
+    """The decoder of Behind the Scenes (section 4.1): that of Monodepth2 (Godard et al. 2019) with more width.
 
-    At each stride from 16 to 1: 3×3 convolution and ELU, nearest ×2, concatenated skip (the trunk's map at that stride,
-    none at stride 1), 3×3 convolution and ELU; then a 3×3 convolution without activation. All pad by reflection.
+    At each stride from 16 to 1: 3×3 convolution and ELU, nearest ×2, concatenated skip (none at stride 1), 3×3
+    convolution and ELU; then a 3×3 convolution without activation. All pad by reflection.
     """
 
     stride = 1.0
@@ -135,10 +130,10 @@ class MonodepthDecoder(nn.Module):
 
 
 class MetricDecoder(nn.Module):
-    """From the maps of a `DepthAnythingTrunk`, with so many fused channels, to features at half the image's resolution.
+    """From the maps of a `DepthAnythingTrunk` to features at half the image's resolution.
 
-    The relative depth goes in as it is and divided by its mean, and with it the place of each pixel. The place says how
-    far the ground lies that the pixel shows, and so gives depth its metres.
+    The relative depth goes in as it is and divided by its mean, and the place of each pixel, which says how far the
+    ground lies that it shows, and so gives depth its metres.
     """
 
     stride = STRIDE
@@ -160,14 +155,10 @@ class EncoderDecoder(nn.Module):
     """Image to pixel-aligned feature map: at half resolution, or at that of the image with the published networks.
 
     Channel 0 starts as `prior`, a map of the mean inverse depth code; the image's share is learned as its correction.
-    The published networks end with their decoders, to whose first channel the prior is added.
-
-    Attributes:
-        project: From the decoder's map and the prior to features; None where the decoder gives them.
-        mixed: Precision that the network itself computes in, where it is not single. What it returns is single always:
-            half a pixel is lost where geometry is computed in bfloat16.
-        flipped: The network sees images mirrored, and its map is mirrored back: the augmentation of Behind the Scenes,
-            which leaves geometry alone.
+    The published networks end with their decoders, to whose first channel the prior is added, and have no `project`.
+    `mixed`: precision that the network itself computes in; what it returns is single always: half a pixel is lost where
+    geometry is computed in bfloat16. `flipped`: the network sees images mirrored, and its map is mirrored back: the
+    augmentation of Behind the Scenes, which leaves geometry alone.
     """
 
     def __init__(
@@ -222,10 +213,7 @@ class EncoderDecoder(nn.Module):
         return added
 
     def forward(self, image: Tensor) -> Tensor:
-        """Returns features [B, channels, H / stride, W / stride] of RGB images [B, 3, H, W] in 0..255.
-
-        Their size is that given, or a smaller one of the same view; H and W are multiples of 32.
-        """
+        """Features [B, channels, H / stride, W / stride] of RGB [B, 3, H, W] in 0..255, multiples of 32."""
         return self.decode(self.trunk_maps(image))
 
     def trunk_maps(self, image: Tensor) -> list[Tensor]:

@@ -23,8 +23,8 @@ Reads: TypeAlias = Literal["decoder", "map", "units"]
 class ChannelNorm(nn.Module):
     """Brings the channels of each pixel to mean zero and variance one, and scales each channel (LayerNorm).
 
-    The cosine loss is blind to the length of features. Without this a decoder's outputs grew three hundredfold within a
-    thousand steps. Beside them the point code said nothing: all points of a ray had the same feature.
+    The cosine loss is blind to the length of features: a decoder's outputs grew three hundredfold within a thousand
+    steps, and beside them the point code said nothing.
     """
 
     def __init__(self, channels: int) -> None:
@@ -42,15 +42,10 @@ class FeatureField(nn.Module):
     """A single-view density field with hidden units for features beside those for the density.
 
     f(x) = Wo · ReLU(Wf g(u, v) + Wγ γ(x) + b), with a feature map g of its own, decoded from the maps of the density's
-    trunk. SceneDINO has one hidden layer for both. Apart, the density can stay exactly what it was validated as, and
-    a robot evaluates the units of the features where voxels are occupied only.
-
-    Features are composited along rays, and then expanded to the dimension of the targets (`expand`). Rendering 64
-    numbers instead of hundreds makes the training affordable.
-
-    Attributes:
-        target_mean: Mean of the targets [D] that is taken from them, zero where they are learned as they are. The
-            expanded features lie in the space of what is left.
+    trunk. SceneDINO has one hidden layer for both. Apart, the density can stay exactly what it was validated as, and a
+    robot evaluates the units of the features where voxels are occupied only. Features are composited along rays, and
+    then expanded to the dimension of the targets (`expand`): 64 numbers instead of hundreds make the training
+    affordable. `target_mean` [D] is taken from the targets, zero where they are learned as they are.
     """
 
     def __init__(
@@ -151,10 +146,7 @@ class FeatureField(nn.Module):
         return FeatureObservation(**vars(seen), feature_field=self, features_map=units)
 
     def expand(self, features: Tensor) -> Tensor:
-        """Features [..., channels], of points or composited, in the space of the targets less their mean [..., D].
-
-        They are not normalised.
-        """
+        """Features [..., channels], of points or composited, in the space of the targets less their mean [..., D]."""
         return self.expansion(features)  # type: ignore[no-any-return]
 
     def codes(self, features: Tensor) -> Tensor:
@@ -199,10 +191,10 @@ def normalised(features: Tensor) -> Tensor:
 
 
 class SalienceDownsampler(nn.Module):
-    """Weighs the rays of a patch by how much each says, and sums their features (FeatUp's attention downsampler).
+    """Weighs the rays of a patch by how much each says, and sums their features [D = `size`] (FeatUp's attention).
 
     π = softmax_j(s_j w_j + b_j), s_j = a · F_j + c, with w ~ N(1, 0.01) and b ~ N(0, 0.01) learned for each place j in
-    the patch. Rays that cannot be supervised have no weight. Features have D = `size` dimensions.
+    the patch. Rays that cannot be supervised have no weight.
     """
 
     def __init__(self, size: int, places: int) -> None:
@@ -212,10 +204,7 @@ class SalienceDownsampler(nn.Module):
         self.offset = nn.Parameter(0.01 * torch.randn(places))
 
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:
-        """Returns one feature of length one a patch [P, D] of its rays [P, J, D], of which some are valid [P, J].
-
-        The feature of a patch without valid rays is zero.
-        """
+        """One feature of length one a patch [P, D] of rays [P, J, D]; zero where none is valid [P, J]."""
         logit = self.salience(features)[..., 0] * self.scale + self.offset
         weights = torch.softmax(logit.masked_fill(~valid, -1e9), dim=1) * valid
         return functional.normalize(torch.einsum("pj,pjd->pd", weights, features), dim=-1, eps=1e-6)
@@ -224,8 +213,8 @@ class SalienceDownsampler(nn.Module):
 class ArtefactField(nn.Module):
     """What a token says of its place in the image instead of the scene: a constant map that is learned and dropped.
 
-    It is added to the downsampled prediction [D = `size`] at the token's place (row, column) in the transformer's grid.
-    The random shift of that grid against the image is what tells it from the scene.
+    It is added to the downsampled prediction [D = `size`] at the token's place; the random shift of the grid tells it
+    apart.
     """
 
     def __init__(self, size: int, grid: tuple[int, int]) -> None:
@@ -241,10 +230,7 @@ DROPOUT = 0.1
 
 
 class DistillationHead(nn.Module):
-    """z = W1 x + W3 ReLU(W2 x), of length one: features [D] of a foundation model to a space that falls into clusters.
-
-    That has 64 dimensions in SceneDINO.
-    """
+    """z = W1 x + W3 ReLU(W2 x), of length one: features [D] to a space (64 in SceneDINO) that falls into clusters."""
 
     def __init__(self, size: int, channels: int = 64) -> None:
         super().__init__()
@@ -269,13 +255,9 @@ class Partners:
 
 
 class CropBuffer(nn.Module):
-    """The last crops, first in first out, with their mean features.
+    """The last crops, first in first out, with their mean features: so many, of so many points of `size` numbers.
 
-    Args:
-        capacity: Crops that are kept (256 in SceneDINO).
-        points: Points of a crop.
-        size: Dimension D of their features.
-        neighbours: Nearest crops that a partner is drawn from (4 in SceneDINO: five, without the crop itself).
+    `neighbours`: nearest crops that a partner is drawn from (4 in SceneDINO: five, without the crop itself).
     """
 
     def __init__(self, capacity: int, points: int, size: int, *, neighbours: int = 4) -> None:
@@ -303,10 +285,7 @@ class CropBuffer(nn.Module):
 
     @torch.no_grad()
     def partners(self, crops: Tensor, generator: torch.Generator) -> Partners | None:
-        """Partners of crops [N, P, D] that are not in the buffer yet; None before it holds enough.
-
-        Only the part that is filled takes part: the published search also finds the empty rows.
-        """
+        """Partners of crops [N, P, D] that are not in the buffer yet, from what is filled; None before it is enough."""
         filled = int(self.filled)
         if filled < self.neighbours:
             return None
@@ -323,10 +302,9 @@ MOST_FITTED = 16_384
 
 
 class TargetRarity(nn.Module):
-    """Weights of targets [N, D]: (share of their cluster) to the power −ρ, one on the mean.
+    """Weights of targets [N, D]: (share of their cluster) to the power −ρ, one on the mean; with ρ = 0 all count alike.
 
-    With ρ = 0 all count alike; with ρ = 1 all clusters do. Half way, as labelled points are drawn, rare things are
-    learned and are not seen everywhere.
+    Half way to 1, as labelled points are drawn, rare things are learned and are not seen everywhere.
     """
 
     def __init__(self, dim: int, power: float) -> None:

@@ -32,8 +32,8 @@ class FusionHead(nn.Module):
     Each view: h = W2 · ReLU(Wf f + Wγ γ(x) + b), of which h[0] is the view's confidence and h[1:] its features. The
     views' features are averaged under softmax(confidence). Views that do not see the point are left out; where none
     does, all count the same. Then `σ = softplus(w · ReLU(W3 g + b3) + c)`. `hidden`: width of the hidden layer of each
-    view (128 in MVBTS; half of it costs half as much); `fused`: features of a view that are averaged (16 in MVBTS);
-    `depth_channel`: see `DensityField`.
+    view (128 in MVBTS; half costs half as much); `fused`: features that are averaged (16); `depth_channel`: see
+    `DensityField`.
     """
 
     def __init__(
@@ -71,14 +71,7 @@ class FusionHead(nn.Module):
         return self.feature_layer(maps)  # type: ignore[no-any-return]
 
     def forward(self, features: Tensor, code: Tensor, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Returns the density before softplus [B, N].
-
-        Args:
-            features: What each prepared map holds at the projections of the points [B, V, N, hidden].
-            code: Point codes in each view's frame [B, V, N, code].
-            seen: Whether the point projects into the view [B, V, N].
-            generator: Source of the view dropout; without one nothing is dropped.
-        """
+        """Density before softplus [B, N] of sampled maps [B, V, N, hidden], codes [B, V, N, C] and `seen` [B, V, N]."""
         views = self.view_layer(functional.relu(features + self.position_layer(code)))
         if generator is not None:
             seen = seen & self._kept(seen, generator)
@@ -138,11 +131,7 @@ class MultiViewField(nn.Module):
     def observe(
         self, images: Tensor, encoder_from_view: Tensor, generator: torch.Generator | None = None
     ) -> "MultiViewObservation":
-        """Encodes the views.
-
-        `images`: RGB images [B, V, 3, H, W] in 0..255, V at least one; H and W multiples of 32; `encoder_from_view`:
-        poses [B, V, 4, 4] in the first view's optical frame; `generator`: source of the view dropout, in training.
-        """
+        """Encodes views, RGB [B, V, 3, H, W] in 0..255, at poses [B, V, 4, 4]; a generator drops views."""
         batch, count = images.shape[:2]
         raw = self.encoder(images.flatten(0, 1))
         # Channel 0 learns from the depth loss alone; through the steep depth units other gradients would drown that.

@@ -95,14 +95,9 @@ class PixelHead(nn.Module):
         self.prior.copy_(prior)
 
     def forward(self, fused: Tensor, relative: Tensor, tokens: Tensor, ground: Tensor) -> PixelView:
-        """What pixels say.
+        """What pixels say, of a trunk's fused map [B, C, h, w], inverse depth [B, 1, h, w] and tokens [B, T, r, c].
 
-        Args:
-            fused: Fused map of the trunk [B, C, h, w].
-            relative: Its relative inverse depth [B, 1, h, w].
-            tokens: Tokens of its last block [B, T, rows, columns].
-            ground: Inverse depth code of a level ground, 0 where nobody knows it, and whether anybody knows where the
-                camera stands [B, 2, h, w].
+        `ground`: inverse depth code of a level ground, 0 where nobody knows it, and whether anybody does [B, 2, h, w].
         """
         size = (fused.shape[2], fused.shape[3])
         metric = self.metric([fused, relative])
@@ -129,8 +124,7 @@ def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, road:
     Eyes are off by a factor on streets that they do not know; the height of a camera above the road gives metres (the
     way monocular odometry recovers its scale). The factor is the more probable one of what the eyes say and what the
     road says, and what is left of the doubt about it is added to that of each pixel, as is one that grows with depth.
-    Nothing here is learned. `ground`: as `PixelHead.forward` has it; `road`: which class is the ground that cameras
-    stand on: a road, or a floor.
+    Nothing here is learned. `ground`: as `PixelHead.forward` has it; `road`: class of the ground that cameras stand on.
     """
     inverse = spec.inverse_depth(view.code)
     level = spec.inverse_depth(ground[:, :1])
@@ -188,7 +182,7 @@ class SceneDecoder(nn.Module):
     small head brings what it says of a height together with what the cell itself looked up. Then each voxel is what its
     pixel sees, or lies before or behind that, as probably as depth and its doubt say; of the latter two the head
     speaks. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres. No features of the image
-    come here. Streets with known voxels are few, and each might be known by its looks.
+    come here: streets with known voxels are few, and each might be known by its looks.
     """
 
     def __init__(
@@ -299,10 +293,7 @@ class SceneDecoder(nn.Module):
         return fine[:, : self.grid.shape[0], : self.grid.shape[1], : self.grid.shape[2]]
 
     def _surfaces(self, seen: Tensor, voxels: Lookups) -> tuple[Tensor, Tensor]:
-        """Probabilities that a voxel [B, X, Y, Z] is what its pixel sees, and that it lies behind that.
-
-        `seen`: logarithm of depth and its standard deviation [B, 2, h, w].
-        """
+        """Probabilities that a voxel [B, X, Y, Z] is what its pixel sees (log depth, σ [B, 2, h, w]), or behind it."""
         found = functional.grid_sample(seen, voxels.pixels, mode="nearest", padding_mode="border", align_corners=False)
         size = self.grid.voxel_size
         near, far = (
@@ -340,8 +331,8 @@ class SceneDecoder(nn.Module):
     def _with_ground(self, occupied: Tensor, height: Tensor, deviation: Tensor) -> Tensor:
         """Logits [B, X, Y, Z] of probabilities with the ground in them, and nothing below it.
 
-        The ground lies in a voxel with Φ((top - h) / σ) - Φ((bottom - h) / σ). Anything else may stand where the top of
-        the voxel is above it: Φ((top - h) / σ).
+        The ground lies in a voxel with Φ((top - h) / σ) - Φ((bottom - h) / σ); other things may stand with Φ((top - h)
+        / σ).
         """
         surface = torch.stack([height, deviation], dim=1)
         surface = functional.interpolate(surface, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)

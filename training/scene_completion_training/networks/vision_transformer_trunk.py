@@ -25,10 +25,9 @@ class VisionTransformerTrunk(Trunk):
     """Tokens after blocks 4, 7, 10 and 12, or as far into another depth, reassembled into four maps (DPT; SceneDINO).
 
     The last tokens have passed the final LayerNorm, and have length one. Positions are embedded, and learned, in the
-    grid of the image; those of images of another size are interpolated. Raises ConfigurationError where its patches are
+    grid of images of `size` (H, W); those of another are interpolated. Raises ConfigurationError where its patches are
     not 8, 14 or 16 pixels wide; BundleError: weights that are missing, damaged, of another network, or only pickled.
-    `size`: height and width of the images; `pretrained`: start from its weights; otherwise only its configuration is
-    read; `frozen_blocks`: the embedding and so many first blocks keep their weights.
+    `frozen_blocks`: the embedding and so many first blocks keep their weights.
     """
 
     def __init__(
@@ -147,8 +146,7 @@ class FusionBlock(nn.Module):
 class DensePredictionDecoder(nn.Module):
     """DPT's decoder as in SceneDINO (section 3.1; Ranftl et al. 2021): its map is 16 / cell times as fine as the image.
 
-    A token covers cells of 8 or 16 pixels along each edge. With 8 that is twice as fine, hardly on purpose; but
-    published checkpoints have it.
+    For cells of 8 pixels that is twice as fine, hardly on purpose; but published checkpoints have it.
     """
 
     def __init__(self, cell: int, width: int = 256) -> None:
@@ -182,9 +180,8 @@ class DepthAnythingTrunk(Trunk):
     """Depth Anything (Yang et al. 2024): a transformer of the DINOv2 family, its DPT neck and its head.
 
     The image is resized to the nearest whole number of patches. Raises ConfigurationError: no such model, or one of
-    another type; BundleError: weights that are missing, damaged, of another network, or only pickled. `pretrained`:
-    start from its weights; otherwise only its configuration is read; `frozen_blocks`: the embedding and so many first
-    blocks keep their weights; neck and head always learn; `weights`: hub name or local folder.
+    another type; BundleError: weights that are missing, damaged, of another network, or only pickled. `frozen_blocks`:
+    the embedding and so many first blocks keep their weights; neck and head always learn.
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 12, weights: str = DEPTH_ANYTHING) -> None:
@@ -218,11 +215,7 @@ class DepthAnythingTrunk(Trunk):
         return [(self.backbone, 0.2), (self.neck, 1.0), (self.head, 1.0)]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Maps of images [B, 3, H, W] in 0..255.
-
-        Returns at half the resolution of the image: what DPT fuses [B, C, H/2, W/2], and the inverse depth [B, 1, H/2,
-        W/2] ≥ 0, known up to scale and shift.
-        """
+        """Of images [B, 3, H, W] in 0..255 what DPT fuses [B, C, H/2, W/2] and inverse depth ≥ 0 [B, 1, H/2, W/2]."""
         height, width = (int(size) for size in image.shape[-2:])  # numbers, also where an export traces them
         return self.maps_of_fixed(self.fixed(image), (height, width))
 

@@ -71,10 +71,7 @@ def heaviest_samples(rendered: RenderedPatches, count: int) -> tuple[Tensor, Ten
 
 
 def composite_features(features: Tensor, weights: Tensor) -> Tensor:
-    """Features of rays [B, R, C]: mean of those of their samples [B, R·K, C], weighted with weights [B, R, K].
-
-    The weights are divided by their sum, so that a surface has the same features whichever samples were left out.
-    """
+    """Features of rays [B, R, C]: mean of samples [B, R·K, C] by weights [B, R, K], whichever were left out."""
     share = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-6)
     return torch.einsum("brk,brkc->brc", share, features.reshape(*weights.shape, -1))
 
@@ -118,9 +115,9 @@ def render_depth(
 def rendered_features(
     field: FeatureObservation, camera: Camera, *, near: float, far: float, device: torch.device, samples: int = 32
 ) -> Iterator[Tensor]:
-    """Features [R, channels] of the pixels that the encoder view sees, composited along rays, before the expansion.
+    """Features [R, channels] of pixels of the encoder view, row by row, composited along rays, before the expansion.
 
-    Pixels come row by row, so many at a time as fit into memory. SceneDINO is evaluated with 32 samples a ray.
+    SceneDINO is evaluated with 32 samples a ray.
     """
     for rays in image_rays(camera, torch.eye(4, device=device)):
         rendered = render_rays(field, rays, samples=samples, near=near, far=far, jitter=False)
@@ -130,16 +127,11 @@ def rendered_features(
 def sample_colours(
     images: Tensor, masks: Tensor, camera: Camera, view_from_encoder: Tensor, points: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Samples source images at the projections of points.
+    """Samples source images at the projections of points [B, N, 3], metres, encoder view's optical frame.
 
-    Returns colours [B, S, N, 3] and a flag [B, S, N], true where the point does not project into the source image, or
-    to where that does not show the world.
-
-    Args:
-        images: Source images [B, S, 3, H, W] in 0..1.
-        masks: Where they show the world, bool [B, S, H, W].
-        view_from_encoder: Poses [B, S, 4, 4]: source view from encoder view.
-        points: Points [B, N, 3], metres, encoder view's optical frame.
+    `images`: [B, S, 3, H, W] in 0..1; `masks`: where they show the world, bool [B, S, H, W]; `view_from_encoder`: poses
+    [B, S, 4, 4]. Returns colours [B, S, N, 3] and a flag [B, S, N], true where a point does not project into the source
+    image, or to where that does not show the world.
     """
     batch, sources = images.shape[:2]
     local = (
@@ -174,13 +166,9 @@ class SynthesisedPatches:
 def synthesised_patches(
     field: ObservedField, camera: Camera, rendered: RenderedPatches, batch: dict[str, Tensor], source_views: Tensor
 ) -> SynthesisedPatches:
-    """Gives rendered patches the colours that the source views have there.
+    """Gives rendered patches the colours that source views, of indices [B, S], have there; unseen samples are guesses.
 
-    Args:
-        field: The field, for which samples outside its views are guesses.
-        rendered: Patches of the loss views.
-        batch: Batch with views [B, V, 3, H, W] in 0..1, masks [B, V, H, W] and encoder_from_view [B, V, 4, 4].
-        source_views: Indices [B, S] of the views that supply colours.
+    `batch`: views [B, V, 3, H, W] in 0..1, masks [B, V, H, W] and encoder_from_view [B, V, 4, 4].
     """
     size = rendered.rays.patch_size
     patches = observed_values(batch["views"], rendered).reshape(-1, size, size, 3).permute(0, 3, 1, 2)

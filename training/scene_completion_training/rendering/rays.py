@@ -109,10 +109,7 @@ def rays_of_pixels(camera: Camera, encoder_from_view: Tensor, view: Tensor, pixe
 
 
 def image_rays(camera: Camera, encoder_from_view: Tensor, *, stride: int = 1) -> Iterator[Rays]:
-    """Rays of every stride-th pixel of a view with a pose [4, 4] in the encoder view's frame (BTS `ImageRaySampler`).
-
-    They come row by row, `RAYS_AT_ONCE` at a time.
-    """
+    """Rays of every stride-th pixel of a view with pose [4, 4] (BTS `ImageRaySampler`), `RAYS_AT_ONCE` at a time."""
     device = encoder_from_view.device
     v, u = torch.meshgrid(
         torch.arange(0, camera.height, stride, device=device),
@@ -138,10 +135,7 @@ def inverse_depth_samples(
     jitter: bool = True,
     device: torch.device | None = None,  # where the result goes; the jitter is drawn on the CPU
 ) -> Tensor:
-    """Distances t_i = 1 / ((1 − s_i)/near + s_i/far), s_i = i/K + U(0, 1/K); the interval's middle without jitter.
-
-    They are [*shape, K] in metres, increasing.
-    """
+    """Distances [*shape, K], metres: t_i = 1 / ((1 − s_i)/near + s_i/far), s_i = i/K + U(0, 1/K) or its middle."""
     steps = torch.arange(count, dtype=torch.float32).expand(*shape, count)
     offset = drawn(torch.rand, (*shape, count), generator) if jitter else torch.full((*shape, count), 0.5)
     s = (steps + offset) / count
@@ -170,11 +164,10 @@ def sample_view_volume(
 
 
 def surface_centres(depth: Tensor, camera: Camera, bins: int, apart: float, generator: torch.Generator) -> Tensor:
-    """Draws one surface point from each quantile bin of the depth, apart from those drawn before.
+    """Draws one surface point from each quantile bin of the depth, apart from those drawn before: [N, 3], N ≤ bins.
 
-    The paper wants the centres far apart; its code only stratifies by depth. Returns centres [N, 3] in the optical
-    frame, metres, N ≤ bins. `depth`: z-depth [h, w] of the pixels of `camera`, metres; `apart`: wanted distance between
-    two centres, metres; where a bin has no such candidate, the farthest is taken.
+    The paper wants the centres far apart; its code only stratifies by depth. They lie in the optical frame, metres.
+    `depth`: z-depth [h, w], metres; `apart`: wanted distance, metres; without such a candidate, the farthest is taken.
     """
     flat = depth.flatten()
     known = torch.nonzero((flat > 0) & (flat < FARTHEST))[:, 0]
