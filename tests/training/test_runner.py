@@ -26,7 +26,7 @@ from torch import Tensor
 from scene_completion_ros import cli
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError, SceneCompletionError, TrainingError
-from scene_completion_training import CONFIGS, planning, runner
+from scene_completion_training import CONFIGS, runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
@@ -359,8 +359,8 @@ def test_plan_of_a_published_training(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_plan_that_measures(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three of four frames are prepared to see what one takes; steps as slow as a sleep say what limits them."""
-    monkeypatch.setattr(planning, "TRIED", 3)
-    monkeypatch.setattr(planning, "TIMED", 1)
+    monkeypatch.setattr(runner, "TRIED", 3)
+    monkeypatch.setattr(runner, "TIMED", 1)
     data = dataclasses.replace(small_data(synthetic_drive), cache=str(tmp_path / "cache"), batch_size=2, workers=1)
     settings = small_training(synthetic_drive, tmp_path / "output", data=data, steps=10, devices=2)
     configuration = SingleViewConfiguration(**settings)
@@ -371,7 +371,7 @@ def test_a_plan_that_measures(synthetic_drive: Path, tmp_path: Path, monkeypatch
         return take(self, number)
 
     def slow_step(self: Stage, batch: dict[str, Tensor], number: int) -> Any:
-        time.sleep(6.0 * (number >= planning.WARM_UP))
+        time.sleep(6.0 * (number >= runner.WARM_UP))
         return step(self, batch, number)
 
     monkeypatch.setattr(Stage, "training_step", slow_step)

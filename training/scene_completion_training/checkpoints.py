@@ -181,8 +181,11 @@ class Checkpoint:
             what = f"no {kind.__name__} in it: its stage is {self.stage}, which trains a {found.__name__}"
             cure = f"Name the checkpoint of a training with stage {' or '.join(stages)}"
             raise BundleError(what, where=str(self.file), cure=cure)
+        camera, weights = self.viewpoint.camera, str(self.configuration.get("encoder_weights", ""))
+        size = (camera.height, camera.width)
         try:
-            made = found.rebuilt(self.state, self.viewpoint, self._encoder())
+            encoder = EncoderDecoder(size, trunk=self.trunk, pretrained=False, weights=weights)
+            made = found.rebuilt(self.state, self.viewpoint, encoder)
             made.load_state_dict(dict(self.state))
         except (KeyError, RuntimeError) as error:
             what = f"no weights of a {kind.__name__}, though its stage is {self.stage} ({str(error)[:200]})"
@@ -218,12 +221,6 @@ class Checkpoint:
     def trunk(self) -> TrunkName:
         """Name of the trunk of its encoder."""
         return self.configuration.get("encoder", "efficientnet_lite0")  # type: ignore[no-any-return]
-
-    def _encoder(self) -> EncoderDecoder:
-        weights = str(self.configuration.get("encoder_weights", ""))
-        camera = self.viewpoint.camera
-        size = (camera.height, camera.width)
-        return EncoderDecoder(size, trunk=self.trunk, pretrained=False, weights=weights)
 
 
 def trained_viewpoint(source: Path) -> Viewpoint:

@@ -403,12 +403,10 @@ class SingleImageStage(FieldStage):
         image = self.sized(batch["image"])
         if not (self.settings.keep_maps and self.training):
             return self.field.observe(image)
-        maps = self._kept_maps.get(batch["sample_number"], lambda: self._fixed(image))
+        with torch.no_grad():
+            fixed = self.field.fixed
+            maps = self._kept_maps.get(batch["sample_number"], lambda: [found.float() for found in fixed(image)])
         return self.field.observe_fixed(maps, (image.shape[-2], image.shape[-1]))
-
-    @torch.no_grad()
-    def _fixed(self, image: Tensor) -> list[Tensor]:
-        return [maps.float() for maps in self.field.fixed(image)]
 
     @cached_property
     def _kept_maps(self) -> KeptMaps:

@@ -23,13 +23,7 @@ from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecord
 from scene_completion_training.configuration import Configuration, TrainingConfiguration
-from scene_completion_training.data.module import (
-    OpenedSource,
-    SequencesData,
-    SequenceSource,
-    load_sequence,
-    prepare_source,
-)
+from scene_completion_training.data import module
 from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.stage import Stage
@@ -234,7 +228,7 @@ class _TriedFrames(RecordedFrames):
         self._image.cache_clear()
 
 
-class _PlannedData(SequencesData):
+class _PlannedData(module.SequencesData):
     """Looks at all recordings, and prepares a few frames."""
 
     def __init__(self, *arguments: Any, **needs: Any) -> None:
@@ -259,22 +253,22 @@ class _PlannedData(SequencesData):
             recorded.write(some, Progress())
             self.frame_s = (time.perf_counter() - started) / len(some)
 
-    def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> OpenedSource:
+    def _prepared(self, source: module.SequenceSource, role: str, split: FrameSplit | None) -> module.OpenedSource:
         if not self.needs.measured:
             return super()._prepared(source, role, split)
-        sequence = load_sequence(Path(self.settings.root), source, role)
+        sequence = module.load_sequence(Path(self.settings.root), source, role)
         self._want(sequence.name, np.ones(len(sequence), np.bool_))
         self.trained += len(sequence) if role == "training" else 0
         if split is not None:
             split.of(sequence)
         if self._tried or role != "training":
-            return OpenedSource([], [], [])
+            return module.OpenedSource([], [], [])
         self._tried = True
         return super()._prepared(source, role, None)
 
-    def _files(self, source: SequenceSource, role: str) -> tuple[PosedSequence, list[Path]]:
+    def _files(self, source: module.SequenceSource, role: str) -> tuple[PosedSequence, list[Path]]:
         started = time.perf_counter()
-        found = prepare_source(self.settings, source, self.viewpoint, role, workers=1, most=TRIED)
+        found = module.prepare_source(self.settings, source, self.viewpoint, role, workers=1, most=TRIED)
         self.frame_s = (time.perf_counter() - started) / len(found[1])
         return found
 

@@ -48,10 +48,8 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def add_checkpoints(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """Declare --checkpoint and --views."""
     add_paths(parser, "--checkpoint", "FILE", "training checkpoints to score", required=required)
-    meaning = (
-        "views that each checkpoint encodes: so many along the drive, or as MVBTS has them mono, temporal, "
-        "stereo, stereo-temporal, fisheyes, all (default: 1)"
-    )
+    meaning = "views that each checkpoint encodes: so many along the drive, or as MVBTS has them mono, temporal, "
+    meaning += "stereo, stereo-temporal, fisheyes, all (default: 1)"
     parser.add_argument("--views", nargs="+", default=["1"], metavar="N", help=meaning)
 
 

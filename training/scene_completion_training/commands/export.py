@@ -30,17 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=BUNDLE, nargs="?", help="folder to write the bundle of a checkpoint into")
     parser.add_argument("--name", default="student", help="name of the student")
     parser.add_argument("--licence", help="licence of the weights, which follows from the training data")
-    meaning = (
-        "what `scene-completion classes` made: export a student with labels, from a checkpoint of stage "
-        "feature_field, semantics or agglomeration"
-    )
+    meaning = "what `scene-completion classes` made: export a student with labels, from a checkpoint of stage "
+    meaning += "feature_field, semantics or agglomeration"
     parser.add_argument("--classes", type=Path, metavar="DIR", help=meaning)
     meaning = "with --classes: the bundle that the features were trained on"
     parser.add_argument("--student", type=Path, metavar="DIR", help=meaning)
-    meaning = (
-        "text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
-        "agglomeration"
-    )
+    meaning = "text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
+    meaning += "agglomeration"
     parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
     meaning = "leave out weights.safetensors, which nothing but further training needs: half the size"
     parser.add_argument("--without-weights", action="store_true", help=meaning)

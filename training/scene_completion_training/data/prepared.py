@@ -25,16 +25,9 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import whole_file
+from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
-from scene_completion_training.data.voxel_evidence import (
-    DepthView,
-    FusionSettings,
-    exact_voxels,
-    fused_voxels,
-    fusion_views,
-    metres_around,
-)
 from scene_completion_training.viewpoint import Viewpoint, Volume
 from scene_completion_training.workers import Progress, Workers, progress_bar
 
@@ -128,7 +121,7 @@ def prepare_sequence(
     sequence: PosedSequence,
     cache: Path,
     *,
-    settings: FusionSettings | None = None,  # fusion settings; part of the cache key
+    settings: voxel_evidence.FusionSettings | None = None,  # fusion settings; part of the cache key
     # Take the sequence's ground truth voxels, with their classes, instead of fused stereo depth, and its depth of the
     # left camera where it has one.
     exact: bool = False,
@@ -141,7 +134,7 @@ def prepare_sequence(
     Raises SequenceError: ground truth is asked for and there is none; SceneCompletionError where the cluster cannot do
     it.
     """
-    settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
+    settings, viewpoint = settings or voxel_evidence.FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):
         what = "holds no ground truth voxels"
         raise SequenceError(what, where=sequence.name, cure="Render the town with --assets voxels")
@@ -205,13 +198,13 @@ def _prepare_here(
             task.result()
 
 
-def fingerprint(sequence: PosedSequence, settings: FusionSettings, viewpoint: Viewpoint) -> str:
+def fingerprint(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint) -> str:
     """Hash of what the prepared frames follow from, but for the pixels: cameras, poses, stamps, settings, viewpoint."""
     cameras = {
         name: [vars(sequence.cameras[name]), _matrix(sequence.rig_from_camera[name])] for name in sequence.cameras
     }
     frames = [[frame.stamp_ns, _matrix(frame.world_from_rig)] for frame in sequence.frames]
-    behind, ahead = metres_around(viewpoint.volume)
+    behind, ahead = voxel_evidence.metres_around(viewpoint.volume)
     fusion = {"metres_behind": behind, "metres_ahead": ahead, **vars(settings)}
     content = [_VERSION, sequence.name, cameras, frames, fusion, vars(viewpoint.camera)]
     if viewpoint.volume != Volume():  # named where it is another one: what was prepared for streets stays so
@@ -236,7 +229,7 @@ def _prepare_frames(
     *,
     sequence: PosedSequence,
     files: Sequence[Path],
-    settings: FusionSettings,
+    settings: voxel_evidence.FusionSettings,
     viewpoint: Viewpoint,
     exact: bool,
 ) -> None:
@@ -247,10 +240,10 @@ def _prepare_frames(
     depths = Depths(sequence, viewpoint.volume.ahead)
     for index in indices:
         if exact:
-            arrays = exact_voxels(sequence, index, ahead[0], kept=settings.kept)
+            arrays = voxel_evidence.exact_voxels(sequence, index, ahead[0], kept=settings.kept)
         else:
             views = list(depths.views(index, settings, viewpoint.volume))
-            arrays = fused_voxels(views, settings, viewpoint.volume, seed=index)
+            arrays = voxel_evidence.fused_voxels(views, settings, viewpoint.volume, seed=index)
         for side, name in zip(("left", "right"), ahead, strict=False):
             camera = shrunk_camera(sequence.cameras[name], canonical)
             size = (camera.width, camera.height)
@@ -302,9 +295,11 @@ class Depths:
             return found.depth if found.camera == camera else depth_at_rays(found.depth, found.camera, camera)
         return self._shown(index, name, measured_depth(self.sequence, index, "right"))
 
-    def views(self, index: int, settings: FusionSettings, volume: Volume) -> Iterator[DepthView]:
+    def views(
+        self, index: int, settings: voxel_evidence.FusionSettings, volume: Volume
+    ) -> Iterator[voxel_evidence.DepthView]:
         """Depth of the frames around one, see `fusion_views`."""
-        return fusion_views(self.sequence, index, self.ahead[0], self._measured, settings, volume)
+        return voxel_evidence.fusion_views(self.sequence, index, self.ahead[0], self._measured, settings, volume)
 
     def _measure(self, index: int) -> MeasuredDepth:
         found = self._meter(index)

@@ -133,7 +133,9 @@ class FieldModel:
         with torch.inference_mode():
             if isinstance(self.field, MultiViewField):
                 encoder_from_world = sequence.world_from_camera(index, views[0].camera).inverse()
-                poses = [(encoder_from_world @ _pose(sequence, view)).matrix for view in views]
+                turned = {True: RigidTransform(DOWNWARD, np.zeros(3)), False: RigidTransform.identity()}
+                seen = (sequence.world_from_camera(v.index, v.camera) @ turned[v.aside] for v in views)
+                poses = [(encoder_from_world @ pose).matrix for pose in seen]
                 stacked = torch.from_numpy(np.stack(poses)[None]).float().to(self.device)
                 return self.field.observe(images, stacked), views
             return self.field.observe(images[:, 0]), views
@@ -157,11 +159,6 @@ class CanonicalImages:
 
     def _make_resampler(self, camera: Camera, aside: bool) -> Resampler:
         return Resampler(camera, self.camera, source_from_target_rotation=DOWNWARD if aside else None)
-
-
-def _pose(sequence: PosedSequence, view: EncodedView) -> RigidTransform:
-    pose = sequence.world_from_camera(view.index, view.camera)
-    return pose @ RigidTransform(DOWNWARD, np.zeros(3)) if view.aside else pose
 
 
 def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec, device: torch.device) -> Observation:

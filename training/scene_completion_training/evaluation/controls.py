@@ -27,14 +27,7 @@ from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacit
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import measured_depth
 from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
-from scene_completion_training.evaluation.density_model import (
-    IDENTITY,
-    PUBLISHED_CUTOFF,
-    PUBLISHED_RULE,
-    DensityFunction,
-    DensityModel,
-    Observation,
-)
+from scene_completion_training.evaluation import density_model
 from scene_completion_training.viewpoint import STREET_AHEAD_M
 
 TRAINING_WINDOWS = ("00", "01", "02", "03", "05", "07")
@@ -53,8 +46,8 @@ class _Control:
     name: str
 
     def __post_init__(self) -> None:
-        self.cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
-        self.calibration: Calibration = IDENTITY
+        self.cutoffs = {density_model.PUBLISHED_RULE: density_model.PUBLISHED_CUTOFF}
+        self.calibration: Calibration = density_model.IDENTITY
 
 
 class EmptyControl(_Control):
@@ -63,10 +56,10 @@ class EmptyControl(_Control):
     def __init__(self) -> None:
         super().__init__("nothing")
 
-    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+    def observe(self, sequence: PosedSequence, index: int) -> density_model.Observation:
         """The empty field."""
         camera = sequence.cameras[reference_camera(sequence)]
-        return Observation(camera, lambda points: np.zeros(len(points), dtype=np.float32))
+        return density_model.Observation(camera, lambda points: np.zeros(len(points), dtype=np.float32))
 
 
 class SurfaceControl(_Control):
@@ -80,14 +73,14 @@ class SurfaceControl(_Control):
         super().__init__(f"surface{f' + {thickness:g} m' if thickness else ''} ({depth_name})")
         self._depth, self._thickness = depth, thickness
 
-    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+    def observe(self, sequence: PosedSequence, index: int) -> density_model.Observation:
         """Fill the voxels behind the pixels of a frame."""
         camera, grid = sequence.cameras[reference_camera(sequence)], stored_grid(sequence)
         pose = level_grid(sequence, index) or DEFAULT_GRID_FROM_CAMERA
         thickness = self._thickness * grid.shape[0] * grid.voxel_size / STREET_AHEAD_M
         occupied = surface_voxels(self._depth(sequence, index), camera, thickness, grid, pose)
         density = np.where(occupied, np.float32(OPAQUE), np.float32(0.0))
-        return Observation(camera, grid_density(density, grid, pose))
+        return density_model.Observation(camera, grid_density(density, grid, pose))
 
 
 class PriorControl(_Control):
@@ -102,15 +95,15 @@ class PriorControl(_Control):
     ) -> None:
         super().__init__("prior of the training set")
         # Over any one length: it cancels out.
-        scale = PUBLISHED_CUTOFF / density_of_opacity(np.clip(threshold, 1e-4, 1.0 - 1e-4), 1.0)
+        scale = density_model.PUBLISHED_CUTOFF / density_of_opacity(np.clip(threshold, 1e-4, 1.0 - 1e-4), 1.0)
         density = scale * density_of_opacity(np.minimum(mean, np.float32(1.0 - 1e-6)), 1.0)
         self._density, self._grid, self._pose = density.astype(np.float32), grid, grid_from_camera
 
-    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+    def observe(self, sequence: PosedSequence, index: int) -> density_model.Observation:
         """The same field at every frame, upright on the floor where the grids of the sequence are."""
         pose = level_grid(sequence, index) or self._pose
         camera = sequence.cameras[reference_camera(sequence)]
-        return Observation(camera, grid_density(self._density, self._grid, pose))
+        return density_model.Observation(camera, grid_density(self._density, self._grid, pose))
 
 
 def level_grid(sequence: PosedSequence, index: int) -> RigidTransform | None:
@@ -181,7 +174,9 @@ def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
     return prior
 
 
-def surface_controls(sequence: PosedSequence, model: DensityModel | None = None) -> list[DensityModel]:
+def surface_controls(
+    sequence: PosedSequence, model: density_model.DensityModel | None = None
+) -> list[density_model.DensityModel]:
     """Surface and thick surface from the best depth that a sequence has, and from a model's own depth."""
     true = "depth" in sequence.frames[0].assets
     sources: list[tuple[DepthSource, str]] = [(true_depth, "true depth") if true else (measured_depth, "stereo depth")]
@@ -199,7 +194,7 @@ def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
     return np.asarray(depth, dtype=np.float32)
 
 
-def depth_of_model(model: DensityModel) -> DepthSource:
+def depth_of_model(model: density_model.DensityModel) -> DepthSource:
     """The depth that a model renders, every fourth pixel, taken over by its neighbours."""
 
     def source(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
@@ -230,7 +225,9 @@ def surface_voxels(
     return occupied
 
 
-def grid_density(density: NDArray[np.float32], grid: VoxelGrid, grid_from_camera: RigidTransform) -> DensityFunction:
+def grid_density(
+    density: NDArray[np.float32], grid: VoxelGrid, grid_from_camera: RigidTransform
+) -> density_model.DensityFunction:
     """The density of the voxel [X, Y, Z] that a point (optical frame) lies in; 0 outside of the grid."""
 
     def lookup(points: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -165,7 +165,7 @@ class DeployedModel:
         self._threads = threads
         self._encoder = make_encoder(bundle, engine, threads=threads)
         self._field_of = lru_cache(maxsize=4)(self._make_field)
-        self._resampler = lru_cache(maxsize=4)(self._make_resampler)
+        self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the reference camera's image of a frame."""
@@ -180,9 +180,6 @@ class DeployedModel:
             depth_at = functools.partial(said_depth, encoded.depth.copy(), self.bundle.canonical, camera)
         density = functools.partial(self._density, field, encoded)
         return Observation(camera, density, self.bundle.depth_range, depth_at)
-
-    def _make_resampler(self, camera: Camera) -> Resampler:
-        return Resampler(camera, self.bundle.canonical)
 
     def _make_field(self, matrix: tuple[float, ...] | None) -> tuple[FieldKernel, dict[str, NDArray[np.float32]]]:
         """The field for a pose of the camera in the student's volume, and what the graph is given of it."""

@@ -10,7 +10,7 @@ further frames of the drive, listed or not: unpack whole drives for them.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -20,32 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation import lidar_occupancy
 from scene_completion_ros.evaluation.invisible_empty import SCORE_NAMES, InvisibleEmptyMetric
-from scene_completion_ros.evaluation.lidar_occupancy import (
-    LIDAR_ONLY,
-    LIDAR_ONLY_NEAR,
-    ORIGINAL,
-    Scan,
-    SlabCounter,
-    SlabProtocol,
-    SlabTruth,
-    slab_masks,
-)
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally, table
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.frame_lists import (
-    SIDES,
-    ListedFrame,
-    SplitCount,
-    drive_name,
-    frame_indices,
-    frames_of_drive,
-)
+from scene_completion_ros.sequences import frame_lists
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.evaluation.density_model import Observation
 
-PROTOCOLS = {"original": ORIGINAL, "LiDAR only": LIDAR_ONLY_NEAR, "LiDAR only, far": LIDAR_ONLY}
+PROTOCOLS = {
+    "original": lidar_occupancy.ORIGINAL,
+    "LiDAR only": lidar_occupancy.LIDAR_ONLY_NEAR,
+    "LiDAR only, far": lidar_occupancy.LIDAR_ONLY,
+}
 LIDAR = "velodyne"
 SAME_M = 1e-4  # poses of a LiDAR that differ by less are those of one scan, or of one that stood still
 
@@ -55,14 +43,16 @@ class Slab:
     """What scans say of the points of a protocol, as it was applied."""
 
     name: str
-    protocol: SlabProtocol
-    truth: SlabTruth
+    protocol: lidar_occupancy.SlabProtocol
+    truth: lidar_occupancy.SlabTruth
     pitch_degrees: float  # how far the camera was taken to look down
 
 
-def slabs_of(scans: Iterable[Scan], pitch: float) -> tuple[Slab, ...]:
+def slabs_of(scans: Iterable[lidar_occupancy.Scan], pitch: float) -> tuple[Slab, ...]:
     """What scans from `level_scans` with the same pitch, radians, say under each protocol."""
-    counters = {name: SlabCounter(replace(found, camera_pitch=pitch)) for name, found in PROTOCOLS.items()}
+    counters = {
+        name: lidar_occupancy.SlabCounter(replace(found, camera_pitch=pitch)) for name, found in PROTOCOLS.items()
+    }
     for scan in scans:
         for counter in counters.values():
             counter.update(scan)
@@ -81,7 +71,7 @@ class LidarTally(Tally):
         for slab in answer.frame.slabs:
             points = slab.protocol.level_from_camera.inverse().apply(slab.protocol.points())
             shown = shown_by_depth(points, answer.observation) if slab.protocol.model_depth_shows else None
-            masks = slab_masks(slab.truth, slab.protocol, shown)
+            masks = lidar_occupancy.slab_masks(slab.truth, slab.protocol, shown)
             flat = points.reshape(-1, 3).astype(np.float32)
             density = answer.observation.density(flat).reshape(points.shape[:2])
             for rule, cutoff in answer.model.cutoffs.items():
@@ -156,7 +146,7 @@ def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, R
             yield index, sequence.rig_from_sensor[LIDAR]
 
 
-def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[Scan]:
+def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[lidar_occupancy.Scan]:
     """Scans of a frame and of those after it (see `scan_poses`) in its level frame; pitch in radians, down.
 
     Raises SequenceError where a frame has no scan, or the LiDAR's place is not known.
@@ -164,22 +154,22 @@ def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -
     if LIDAR not in sequence.rig_from_sensor:
         what = f"no pose of the LiDAR {LIDAR!r}"
         raise SequenceError(what, where=sequence.name, cure="Give its calibration with the sequence")
-    level_from_camera = replace(ORIGINAL, camera_pitch=pitch).level_from_camera
+    level_from_camera = replace(lidar_occupancy.ORIGINAL, camera_pitch=pitch).level_from_camera
     level_from_world = level_from_camera @ sequence.world_from_camera(index, reference_camera(sequence)).inverse()
     for frame, rig_from_sensor in islice(scan_poses(sequence, index), count):
         points_rig = sequence.lidar(frame)
         if points_rig is None:
             raise SequenceError("no LiDAR scan", where=f"{sequence.name}, frame {frame}", cure="Restore the scan")
         level_from_sensor = level_from_world @ sequence.frames[frame].world_from_rig @ rig_from_sensor
-        yield Scan(rig_from_sensor.inverse().apply(points_rig), level_from_sensor)
+        yield lidar_occupancy.Scan(rig_from_sensor.inverse().apply(points_rig), level_from_sensor)
 
 
 def camera_pitch(sequence: PosedSequence) -> float:
     """How far the reference camera looks down, radians: 5 degrees on KITTI-360's car, and none where nobody knows."""
-    return ORIGINAL.camera_pitch if sequence.provenance.get("dataset") == "KITTI-360" else 0.0
+    return lidar_occupancy.ORIGINAL.camera_pitch if sequence.provenance.get("dataset") == "KITTI-360" else 0.0
 
 
-LEFT = SIDES[0]
+LEFT = frame_lists.SIDES[0]
 NO_DRIVE, NO_FRAME, RIGHT_ONLY = "drive not given", "not in the drive", "listed for the right camera alone"
 NO_SCAN = "no LiDAR scan"
 
@@ -202,18 +192,21 @@ class Selection:
 
 
 def select_frames(
-    sequences: Sequence[PosedSequence], listed: Sequence[ListedFrame] | None = None
+    sequences: Sequence[PosedSequence], listed: Sequence[frame_lists.ListedFrame] | None = None
 ) -> tuple[list[Selection], list[LeftOutFrame]]:
     """Choose what is scored: all frames with a scan, or those of them that a frame list names by their image files.
 
     Returns the frames of each drive, and all others that were asked for. Raises SequenceError where no frame is left.
     """
-    names = [drive_name(sequence.name) for sequence in sequences]
-    left_out = _frames_elsewhere(listed or (), names)
+    names = [frame_lists.drive_name(sequence.name) for sequence in sequences]
+    elsewhere = sorted({(frame_lists.drive_name(name), number) for name, number, _ in listed or ()})
+    left_out = [LeftOutFrame(NO_DRIVE, drive, number) for drive, number in elsewhere if drive not in names]
     selections = []
     for name, sequence in zip(names, sequences, strict=True):
-        indices = frame_indices(sequence)
-        wanted = dict.fromkeys(indices, SIDES) if listed is None else frames_of_drive(listed, name)
+        indices = frame_lists.frame_indices(sequence)
+        wanted = (
+            dict.fromkeys(indices, frame_lists.SIDES) if listed is None else frame_lists.frames_of_drive(listed, name)
+        )
         found = {number: _obstacle(sequence, indices.get(number), sides) for number, sides in wanted.items()}
         left_out += [LeftOutFrame(reason, name, number) for number, reason in found.items() if reason]
         if numbers := {indices[number]: number for number, reason in found.items() if not reason}:
@@ -224,17 +217,17 @@ def select_frames(
 
 
 def scored_share(
-    path: Path, listed: Sequence[ListedFrame], left_out: Iterable[LeftOutFrame], *, allow_missing: bool
-) -> SplitCount:
+    path: Path, listed: Sequence[frame_lists.ListedFrame], left_out: Iterable[LeftOutFrame], *, allow_missing: bool
+) -> frame_lists.SplitCount:
     """How many listed frames of left cameras are scored; a `SequenceError` if some are missing and may not be."""
-    wanted = len({(drive_name(line.drive), line.frame) for line in listed if line.side == LEFT})
+    wanted = len({(frame_lists.drive_name(line.drive), line.frame) for line in listed if line.side == LEFT})
     missing = [frame for frame in left_out if frame.reason != RIGHT_ONLY]
     if missing and not allow_missing:
         first = ", ".join(f"{frame.drive} {frame.frame} ({frame.reason})" for frame in missing[:5])
         what = f"{len(missing)} of its frames cannot be scored, such as {first}"
         cure = "Unpack their images and LiDAR scans, or go on without: --allow-missing"
         raise SequenceError(what, where=str(path), cure=cure)
-    return SplitCount(path.name, wanted, wanted - len(missing))
+    return frame_lists.SplitCount(path.name, wanted, wanted - len(missing))
 
 
 def left_out_table(left_out: Iterable[LeftOutFrame]) -> str:
@@ -244,12 +237,6 @@ def left_out_table(left_out: Iterable[LeftOutFrame]) -> str:
         numbers = [str(frame.frame) for frame in group]
         rows.append([reason, drive, str(len(numbers)), ", ".join(numbers)])
     return table(["reason", "drive", "frames", "numbers"], rows)
-
-
-def _frames_elsewhere(listed: Iterable[ListedFrame], drives: Collection[str]) -> list[LeftOutFrame]:
-    """The listed frames of other drives than these, each once."""
-    found = {(drive_name(name), number) for name, number, _ in listed}
-    return [LeftOutFrame(NO_DRIVE, drive, number) for drive, number in sorted(found) if drive not in drives]
 
 
 def _obstacle(sequence: PosedSequence, index: int | None, sides: Sequence[str]) -> str:

@@ -65,10 +65,8 @@ class PerceptualDistance:
     @staticmethod
     def open(files: Sequence[Path]) -> "PerceptualDistance":
         """Reads the weights from one file or two, executing nothing; a `BundleError` if they are not all there."""
-        cure = (
-            "Give alexnet-owt-*.pth of torchvision and weights/v0.1/alex.pth of the package lpips, or one file with "
-            "the state_dict of lpips.LPIPS(net='alex')"
-        )
+        cure = "Give alexnet-owt-*.pth of torchvision and weights/v0.1/alex.pth of the package lpips, or one file with "
+        cure += "the state_dict of lpips.LPIPS(net='alex')"
         where, weights = ", ".join(map(str, files)), dict[str, Tensor]()
         try:
             for file in files:

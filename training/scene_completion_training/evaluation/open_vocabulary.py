@@ -15,17 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation import semantic_classes
 from scene_completion_ros.evaluation.metric import Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES
-from scene_completion_ros.evaluation.semantic_classes import (
-    COMMON_CLASSES,
-    EMPTY,
-    INVALID,
-    SEMANTIC_KITTI_CLASSES,
-    SEMANTIC_KITTI_OFFICIAL,
-    SEMANTIC_KITTI_TO_COMMON,
-    ClassMap,
-)
 from scene_completion_ros.evaluation.semantic_completion import COLUMNS, SemanticCompletionMetric
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
 from scene_completion_ros.evaluation.zero_shot import WORDS, ZERO_SHOT, Part, best_classes, class_scores, cosines
@@ -56,7 +48,7 @@ class LabelSet:
 
     name: str
     class_names: tuple[str, ...]  # "empty", and the classes
-    class_map: ClassMap  # from SemanticKITTI's ids
+    class_map: semantic_classes.ClassMap  # from SemanticKITTI's ids
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,11 +64,11 @@ class LabelSet:
         found: dict[str, tuple[str, ...]] = {}
         for proposed in bank.classes:
             name: str | None = proposed.name
-            if name in SEMANTIC_KITTI_CLASSES[1:]:
-                number = int(self.class_map.table[SEMANTIC_KITTI_CLASSES.index(name)])
-                name = None if number == INVALID else self.class_names[number]
+            if name in semantic_classes.SEMANTIC_KITTI_CLASSES[1:]:
+                number = int(self.class_map.table[semantic_classes.SEMANTIC_KITTI_CLASSES.index(name)])
+                name = None if number == semantic_classes.INVALID else self.class_names[number]
             elif name not in self.names:
-                cure = f"Call its classes {', '.join(SEMANTIC_KITTI_CLASSES[1:])}"
+                cure = f"Call its classes {', '.join(semantic_classes.SEMANTIC_KITTI_CLASSES[1:])}"
                 raise ConfigurationError(f"class {name!r} is none of {self.name}", where=bank.where, cure=cure)
             if name is not None:
                 found[name] = (*found.get(name, ()), *proposed.phrases)
@@ -86,8 +78,10 @@ class LabelSet:
         return found
 
 
-COMMON = LabelSet("the 15 classes of S4C", COMMON_CLASSES, SEMANTIC_KITTI_TO_COMMON)
-SEMANTIC_KITTI = LabelSet("the 19 classes of SemanticKITTI", SEMANTIC_KITTI_CLASSES, SEMANTIC_KITTI_OFFICIAL)
+COMMON = LabelSet("the 15 classes of S4C", semantic_classes.COMMON_CLASSES, semantic_classes.SEMANTIC_KITTI_TO_COMMON)
+SEMANTIC_KITTI = LabelSet(
+    "the 19 classes of SemanticKITTI", semantic_classes.SEMANTIC_KITTI_CLASSES, semantic_classes.SEMANTIC_KITTI_OFFICIAL
+)
 
 
 def label_set_of(sequence: PosedSequence) -> LabelSet:
@@ -100,10 +94,13 @@ def read_words(file: Path) -> dict[str, tuple[int, ...]]:
 
     Raises ConfigurationError for another file, an unknown class, or a word of its `training_vocabulary`.
     """
-    cure = f"Write it as unseen_words.yaml; the classes are {', '.join(SEMANTIC_KITTI_CLASSES[1:])}"
+    cure = f"Write it as unseen_words.yaml; the classes are {', '.join(semantic_classes.SEMANTIC_KITTI_CLASSES[1:])}"
     content = read_yaml(file, ConfigurationError, cure=cure, kind=dict)
     try:
-        words = {str(word): tuple(map(SEMANTIC_KITTI_CLASSES.index, of)) for word, of in content["words"].items()}
+        words = {
+            str(word): tuple(map(semantic_classes.SEMANTIC_KITTI_CLASSES.index, of))
+            for word, of in content["words"].items()
+        }
         trained = {str(word).casefold() for word in content["training_vocabulary"]}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"cannot be read as words and classes ({error})"
@@ -179,7 +176,7 @@ class LabelledFrame:
         counted = truth.counted
         classes = voxel_classes(truth, label_set.class_map)
         ids = truth.labels[counted]
-        labelled = (ids != EMPTY) & (ids != INVALID)
+        labelled = (ids != semantic_classes.EMPTY) & (ids != semantic_classes.INVALID)
         true = classes[counted][labelled].astype(np.int64)
         return LabelledFrame(
             frame,
@@ -187,7 +184,7 @@ class LabelledFrame:
             truth.centres(counted),
             labelled,
             ids[labelled],
-            np.where(true == INVALID, INVALID, true - 1),
+            np.where(true == semantic_classes.INVALID, semantic_classes.INVALID, true - 1),
             classes,
             {part: mask[counted][labelled] for part, mask in _parts(truth).items()},
         )
@@ -361,7 +358,10 @@ def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phra
         truth = frame.truth.voxels
         assert truth is not None
         classes = voxel_classes(truth, label_set.class_map)[truth.counted]
-        counts += np.bincount(classes[(classes != EMPTY) & (classes != INVALID)] - 1, minlength=len(counts))
+        counts += np.bincount(
+            classes[(classes != semantic_classes.EMPTY) & (classes != semantic_classes.INVALID)] - 1,
+            minlength=len(counts),
+        )
     if not counts.any():
         what = "no voxel is labelled"
         cure = "Name recordings with ground truth"

@@ -14,16 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, GridError
+from scene_completion_ros.evaluation import semantic_classes
 from scene_completion_ros.evaluation.cluster_assignment import Match, match_occupied, match_one_to_one
-from scene_completion_ros.evaluation.semantic_classes import (
-    CITYSCAPES_CLASSES,
-    CITYSCAPES_TO_COMMON,
-    COMMON_CLASSES,
-    EMPTY,
-    INVALID,
-    SEMANTIC_KITTI_TO_COMMON,
-    ClassMap,
-)
 from scene_completion_ros.evaluation.semantic_completion import SemanticTally
 from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTruth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -220,21 +212,21 @@ class ClassPrior:
         return volume
 
 
-def voxel_classes(truth: VoxelTruth, class_map: ClassMap | None = None) -> NDArray[np.uint8]:
+def voxel_classes(truth: VoxelTruth, class_map: semantic_classes.ClassMap | None = None) -> NDArray[np.uint8]:
     """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees.
 
     Raises GridError where a map of SemanticKITTI's ids was given, and the truth has others.
     """
-    if class_map is not None and truth.class_map is not SEMANTIC_KITTI_TO_COMMON:
+    if class_map is not None and truth.class_map is not semantic_classes.SEMANTIC_KITTI_TO_COMMON:
         what = f"has {truth.class_map.vocabulary}, and words are scored by SemanticKITTI's"
         raise GridError(what, where=f"ground truth {truth.source}", cure="Leave out --bank for these recordings")
     inside = np.False_ if truth.interior is None else truth.regions_with_interiors.get(INTERIORS, np.False_)
-    return (class_map or truth.class_map).apply(np.where(truth.known & ~inside, truth.labels, INVALID))
+    return (class_map or truth.class_map).apply(np.where(truth.known & ~inside, truth.labels, semantic_classes.INVALID))
 
 
-COMMON = np.arange(1, len(COMMON_CLASSES))
+COMMON = np.arange(1, len(semantic_classes.COMMON_CLASSES))
 # The common class of each logit of a model: of one of the common classes themselves, and of Cityscapes' train ids.
-CITYSCAPES = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int64)
+CITYSCAPES = semantic_classes.CITYSCAPES_TO_COMMON.table[: len(semantic_classes.CITYSCAPES_CLASSES)].astype(np.int64)
 
 
 class ClassifiedModel:
@@ -254,7 +246,7 @@ class ClassifiedModel:
 
     def names(self) -> NDArray[np.int64]:
         """The class [1 + K] of "empty" and of each logit."""
-        return np.concatenate([[EMPTY], self._classes])
+        return np.concatenate([[semantic_classes.EMPTY], self._classes])
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""

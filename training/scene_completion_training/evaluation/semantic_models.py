@@ -24,15 +24,8 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.evaluation import density_model
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator, observed_density
-from scene_completion_training.evaluation.density_model import (
-    CALIBRATED_RULE,
-    PUBLISHED_CUTOFF,
-    DensityModel,
-    DeployedModel,
-    Observation,
-    RememberedDensity,
-)
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import (
@@ -52,7 +45,7 @@ _MEAN_EVERY = 5  # of each recording every so many frames give the mean of the t
 class SemanticObservation:
     """A model that has seen the image of a frame."""
 
-    observation: Observation
+    observation: density_model.Observation
     # Vectors [N, C] of points [N, 3], metres, optical frame of the reference camera. What lies together in their space
     # is called alike. Those that are clustered have length one; those that are asked for words lie in the space of the
     # text encoder, and are zeros where there is nothing.
@@ -84,7 +77,7 @@ class FeatureFieldModel:
         *,
         # Whose density says what is occupied: the student that the field was made from, as it is deployed; the field's
         # own if left out.
-        density: DensityModel | None = None,
+        density: density_model.DensityModel | None = None,
         half_resolution: bool = False,  # it was trained on images of half the size
         # Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left out.
         teacher: str = "",
@@ -104,7 +97,7 @@ class FeatureFieldModel:
     def open(
         path: Path,
         name: str | None = None,  # short name for tables; that of the run if left out
-        density: DensityModel | None = None,
+        density: density_model.DensityModel | None = None,
         # Which feature field: `ClassField` for one that has learned from labels, whose codes are logits.
         kind: type[FeatureField] = FeatureField,
         teacher: str = "",
@@ -160,7 +153,7 @@ class LiftedTokens:
     def __init__(
         self,
         backbone: Backbone,
-        density: DensityModel,
+        density: density_model.DensityModel,
         cell: int,
         name: str,
         recordings: Sequence[PosedSequence],
@@ -190,10 +183,10 @@ class LiftedTokens:
         )
 
 
-def student_density(folder: Path) -> tuple[DensityModel, float]:
+def student_density(folder: Path) -> tuple[density_model.DensityModel, float]:
     """A deployed student that models share, and the density per metre that what it calls occupied exceeds."""
-    model = RememberedDensity(DeployedModel(open_student(folder)))
-    return model, model.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)
+    model = density_model.RememberedDensity(density_model.DeployedModel(open_student(folder)))
+    return model, model.cutoffs.get(density_model.CALIBRATED_RULE, density_model.PUBLISHED_CUTOFF)
 
 
 def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
@@ -246,7 +239,7 @@ class Sampling:
 
     def labels(self, observed: SemanticObservation, votes: Votes, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Labels of the voxels that count: uint8 [X, Y, Z], 0 where nothing is, what is most of k as k + 1."""
-        wanted = _around(truth.counted) if self.dilated else truth.counted
+        wanted = dilated(truth.counted.astype(np.float32)) > 0.0 if self.dilated else truth.counted
         sigma = observed.observation.density(self._points(truth, wanted)).reshape(-1, self.points**3)
         density = np.zeros(truth.grid.shape, np.float32)
         density[wanted] = sigma.max(axis=1)
@@ -287,9 +280,3 @@ def elected(votes: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray
     weighed = np.where(weights.any(axis=1, keepdims=True), weights, 1.0)
     most = np.einsum("vpk,vp->vk", votes.reshape(*weights.shape, -1), weighed).argmax(axis=1)
     return np.asarray(most, np.uint8)
-
-
-def _around(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    from scipy.ndimage import binary_dilation
-
-    return np.asarray(binary_dilation(mask, np.ones((3, 3, 3))), np.bool_)

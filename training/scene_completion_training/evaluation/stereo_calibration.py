@@ -78,7 +78,8 @@ def calibrate_on_stereo(
     volume = Viewpoint.of_bundle(bundle).volume
     reader = _DriveReader(by_itself, every, volume, threads)
     options: dict[str, Any] = {"unit": "frame", "name": lambda drive: drive.name}
-    options |= {"needs": lambda drive: [folder, *_files(drive)]}
+    # Some files of a drive: who sees them sees all.
+    options["needs"] = lambda drive: [folder, *(i for i in drive.frames[0].images.values() if isinstance(i, Path))]
     workers = workers or Workers()
     mean = None
     if earlier is None or earlier.head.prior is not None:
@@ -105,7 +106,7 @@ def calibrate_on_stereo(
     weights_of_link = {"log_scale": torch.tensor(log_scale), "offset": torch.tensor(offset)}
     link = link_calibration(weights_of_link, volume.voxel_size)
     changed = dataclasses.replace(with_prior, head=stretch.of_head(with_prior.head), calibration=link)
-    iou, threshold = _best_threshold([frame for group in groups for frame in group], prior)
+    iou, threshold = best_iou(np.sum([_histogram(frame, prior) for group in groups for frame in group], axis=0))
     record = {
         "fitted_on": "stereo alone: a prior on training drives, all else on held-out drives",
         "depth": told_depths([*training, *itertools.chain.from_iterable(held_out)], volume.ahead),
@@ -178,11 +179,6 @@ def _sizes(drives: Sequence[PosedSequence], every: int) -> list[int]:
     return [len(range(0, len(drive), every)) for drive in drives]
 
 
-def _files(drive: PosedSequence) -> list[Path]:
-    """Some files of a drive: who sees them sees all."""
-    return [image for image in drive.frames[0].images.values() if isinstance(image, Path)]
-
-
 def prior_choices(
     groups: "Sequence[Sequence[FrameEvidence]]", mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
 ) -> Mapping[str, PlacePrior | None]:
@@ -216,11 +212,6 @@ def _histogram(frame: "FrameEvidence", prior: PlacePrior | None) -> NDArray[np.i
     gain, logit = prior.at(frame.points).T if prior else (1.0, 0.0)
     probability = probability_of_log_odds(gain * frame.logit + logit)
     return score_histogram(probability.astype(np.float32), frame.target > OCCUPIED)
-
-
-def _best_threshold(frames: "Sequence[FrameEvidence]", prior: PlacePrior | None) -> tuple[float, float]:
-    """Largest IoU over the voxels of frames, and the probability at which they have to be called occupied for it."""
-    return best_iou(np.sum([_histogram(frame, prior) for frame in frames], axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,15 +324,10 @@ def drawn_evidence(
 
 def _terms(ahead: NDArray[np.float64], prior: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
     """What the weights of `fit_place_prior` go with, at distances and priors [N]: [N, 5 K] of a, a', b, c, c'."""
-    near = _shares(ahead, knots)
+    place = np.interp(np.log(np.maximum(ahead, 1e-3)), knots, np.arange(len(knots)))
+    near = np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(len(knots))))  # share of each knot, [N, K]
     expected = near / (1.0 + np.exp(-EXPECTED_SLOPE * (prior - EXPECTED_FROM)))[:, None]
     return np.concatenate([expected, near - expected, expected * prior[:, None], expected, near - expected], axis=1)
-
-
-def _shares(ahead: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of each knot in distances ahead [N]: [N, K]; those nearer and farther take the outermost."""
-    place = np.interp(np.log(np.maximum(ahead, 1e-3)), knots, np.arange(len(knots)))
-    return np.asarray(np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(len(knots)))))
 
 
 def _block_means(volume: NDArray[np.float64]) -> NDArray[np.float64]:

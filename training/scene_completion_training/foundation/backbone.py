@@ -12,17 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError
-from scene_completion_training.foundation.model_files import (
-    Normalisation,
-    config_part,
-    description_folder,
-    frozen_network,
-    model_name,
-    read_config,
-    read_normalisation,
-    sha256,
-    weight_files,
-)
+from scene_completion_training.foundation import model_files
 
 
 @dataclass(frozen=True)
@@ -34,7 +24,7 @@ class ModelIdentity:
     weights: dict[str, str]  # file -> SHA-256
     layer: int  # hidden state that is taken, 0 what goes into the first block
     dim: int
-    normalisation: Normalisation
+    normalisation: model_files.Normalisation
     # Name of the model whose sentences lie in the space of the features; empty where there is none.
     text_encoder: str = ""
     text_encoder_sha256: str = ""
@@ -50,7 +40,9 @@ class DenseExtractor(ABC):
     type: str
     layer: int
 
-    def __init__(self, name: str, weights: Sequence[Path], dim: int, normalisation: Normalisation, device: str) -> None:
+    def __init__(
+        self, name: str, weights: Sequence[Path], dim: int, normalisation: model_files.Normalisation, device: str
+    ) -> None:
         self.name, self._weights = name, weights
         self.dim, self.normalisation = dim, normalisation
         self._device = torch.device(device)
@@ -62,7 +54,7 @@ class DenseExtractor(ABC):
     @cached_property
     def identity(self) -> ModelIdentity:
         """What the features follow from; reads the weight files."""
-        weights = {file.name: sha256(file) for file in self._weights}
+        weights = {file.name: model_files.sha256(file) for file in self._weights}
         return ModelIdentity(self.name, self.type, weights, self.layer, self.dim, self.normalisation)
 
     def to(self, device: torch.device) -> None:
@@ -88,11 +80,13 @@ class DenseExtractor(ABC):
         height, width = (-(-size // cell) for size in images.shape[-2:])
         # Lightning's mixed precision ends here: targets do not depend on how a network is trained on them.
         with torch.autocast(self._device.type, enabled=False):
-            pixels = _enlarged(images.to(self._device).float(), cell, height, width)
-            return self._tokens(self._normalised(pixels), height, width)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        return (images - self._mean) / self._deviation
+            pixels, lacking = (
+                images.to(self._device).float(),
+                (height * cell - images.shape[-2], width * cell - images.shape[-1]),
+            )
+            if any(lacking):
+                pixels = functional.pad(pixels, (0, lacking[1], 0, lacking[0]), mode="replicate")
+            return self._tokens((pixels - self._mean) / self._deviation, height, width)
 
     @abstractmethod
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
@@ -112,12 +106,6 @@ def as_maps(tokens: Tensor, height: int, width: int) -> Tensor:
     return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
 
 
-def _enlarged(images: Tensor, cell: int, height: int, width: int) -> Tensor:
-    """Images [B, 3, H, W] with their edge repeated to the right and below, to a whole number of cells."""
-    right, below = width * cell - images.shape[-1], height * cell - images.shape[-2]
-    return functional.pad(images, (0, right, 0, below), mode="replicate") if right or below else images
-
-
 _CLASSES = {
     "vit": "ViTModel",  # DINO
     "dinov2": "Dinov2Model",
@@ -133,7 +121,7 @@ class LoadedNetwork:
 
     network: Any
     type: str
-    normalisation: Normalisation
+    normalisation: model_files.Normalisation
     patch: int  # edge of a patch, pixels
     dim: int
     blocks: int
@@ -151,27 +139,31 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole:
     without this layer; found before weights are read; BundleError: weights that are missing, damaged, of another
     network, or only pickled.
     """
-    folder = description_folder(model)
-    config = read_config(folder)
+    folder = model_files.description_folder(model)
+    config = model_files.read_config(folder)
     outer = _supported_type(config, model, _DEPTH if whole else {**_CLASSES, **_DEPTH})
     kind, part = outer, ""
     options: dict[str, Any] = {}
     if not whole:
         if outer in _DEPTH:
-            config, part = config_part(config, "backbone_config", model), "backbone."
+            config, part = model_files.config_part(config, "backbone_config", model), "backbone."
         kind = _supported_type(config, model, _CLASSES)
         config |= {"num_hidden_layers": _layer_index(config, layer, model)}
         # The backbone of a whole Depth Anything chooses its attention itself.
         options = {"attn_implementation": "sdpa"} | ({"add_pooling_layer": False} if kind == "vit" else {})
-    normalisation = read_normalisation(folder)
-    files = weight_files(model) if pretrained else []
-    network = frozen_network({**_CLASSES, **_DEPTH}[kind], config, files, part=part, **options)
+    normalisation = model_files.read_normalisation(folder)
+    files = model_files.weight_files(model) if pretrained else []
+    network = model_files.frozen_network({**_CLASSES, **_DEPTH}[kind], config, files, part=part, **options)
     transformer = network.backbone.config if whole else network.config
+    size: int | list[int] = network.config.patch_size
+    edges = {size} if isinstance(size, int) else set(size)
+    if len(edges) > 1:
+        raise ConfigurationError(f"patches of {size} are not square", where=model, cure="Name another model")
     return LoadedNetwork(
         network=network,
         type=outer,
         normalisation=normalisation,
-        patch=_patch_size(network.config.patch_size, model),
+        patch=edges.pop(),
         dim=int(transformer.hidden_size),
         blocks=int(transformer.num_hidden_layers),
         extra_tokens=1 + int(getattr(transformer, "num_register_tokens", 0)),
@@ -192,7 +184,7 @@ class Backbone(DenseExtractor):
 
     def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:
         loaded = load_network(str(model), layer)
-        super().__init__(model_name(str(model)), loaded.files, loaded.dim, loaded.normalisation, device)
+        super().__init__(model_files.model_name(str(model)), loaded.files, loaded.dim, loaded.normalisation, device)
         self.type, self.layer = loaded.type, loaded.blocks
         self._patch, self._extra_tokens, self._options = loaded.patch, loaded.extra_tokens, loaded.options
         self._network = loaded.network.to(self._device)
@@ -223,10 +215,3 @@ def _layer_index(config: dict[str, Any], layer: int, model: str) -> int:
         cure = f"Choose 0 to {blocks}, or {-blocks - 1} to -1 from the end"
         raise ConfigurationError(f"no layer {layer}: {model} has {blocks} blocks", where="layer", cure=cure)
     return layer % (blocks + 1)
-
-
-def _patch_size(size: int | list[int], model: str) -> int:
-    edges = {size} if isinstance(size, int) else set(size)
-    if len(edges) > 1:
-        raise ConfigurationError(f"patches of {size} are not square", where=model, cure="Name another model")
-    return edges.pop()

@@ -18,20 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_training.foundation import model_files
 from scene_completion_training.foundation.backbone import Backbone, DenseExtractor, ModelIdentity, as_maps, in_patches
 from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher, read_class_texts
-from scene_completion_training.foundation.model_files import (
-    Normalisation,
-    config_part,
-    description_folder,
-    frozen_network,
-    hub_folder,
-    joint_sha256,
-    model_name,
-    read_config,
-    read_normalisation,
-    weight_files,
-)
 from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -43,13 +32,13 @@ class _ImageTower(DenseExtractor):
 
     def __init__(self, model: str | Path, device: str = "cpu") -> None:
         self._model = str(model)
-        folder = description_folder(self._model)
-        config = read_config(folder)
-        files = weight_files(self._model)
+        folder = model_files.description_folder(self._model)
+        config = model_files.read_config(folder)
+        files = model_files.weight_files(self._model)
         self.type = str(config.get("model_type"))
         name, part, normalisation = self._of_type(folder, config)
-        network = frozen_network(name, part, files, attn_implementation="sdpa")
-        super().__init__(model_name(self._model), files, self._dim(network), normalisation, device)
+        network = model_files.frozen_network(name, part, files, attn_implementation="sdpa")
+        super().__init__(model_files.model_name(self._model), files, self._dim(network), normalisation, device)
         self.layer = int(network.config.num_hidden_layers)
         self._network = network.to(self._device)
         self._patch = int(network.config.patch_size)
@@ -57,14 +46,14 @@ class _ImageTower(DenseExtractor):
     @cached_property
     def identity(self) -> ModelIdentity:
         """What the features follow from; reads the weight files."""
-        of_texts = joint_sha256(self._weights)
+        of_texts = model_files.joint_sha256(self._weights)
         return dataclasses.replace(super().identity, text_encoder=self.name, text_encoder_sha256=of_texts)
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
         return as_maps(self._patches(in_patches(pixels, self._patch, height, width)), height, width)
 
     @abstractmethod
-    def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], Normalisation]:
+    def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], model_files.Normalisation]:
         """Class of transformers, its configuration and what it expects of its input."""
 
     @abstractmethod
@@ -83,10 +72,10 @@ class ClipTeacher(_ImageTower):
     residual. Then come the LayerNorm and the projection to the text space.
     """
 
-    def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], Normalisation]:
-        part = config_part(config, "vision_config", self._model)
+    def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], model_files.Normalisation]:
+        part = model_files.config_part(config, "vision_config", self._model)
         part |= {name: config[name] for name in ("projection_dim",) if name in config}
-        return "CLIPVisionModelWithProjection", part, read_normalisation(folder, _CLIP_MEAN, _CLIP_STD)
+        return "CLIPVisionModelWithProjection", part, model_files.read_normalisation(folder, _CLIP_MEAN, _CLIP_STD)
 
     def _dim(self, network: Any) -> int:
         return int(network.config.projection_dim)
@@ -106,13 +95,13 @@ class SiglipTeacher(_ImageTower):
     Its values go through the output projection and the MLP.
     """
 
-    def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], Normalisation]:
+    def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], model_files.Normalisation]:
         name = "Siglip2VisionModel" if self.type == "siglip2" else "SiglipVisionModel"
-        part = config_part(config, "vision_config", self._model)
+        part = model_files.config_part(config, "vision_config", self._model)
         if not part.get("vision_use_head", True):
             what = "has no pooling, so its patches have no way to the text space"
             raise ConfigurationError(what, where=self._model, cure="Name another")
-        return name, part, read_normalisation(folder, _TO_UNIT, _TO_UNIT)
+        return name, part, model_files.read_normalisation(folder, _TO_UNIT, _TO_UNIT)
 
     def _dim(self, network: Any) -> int:
         return int(network.config.hidden_size)
@@ -161,7 +150,7 @@ class DiffusionTeacher(DenseExtractor):
         import transformers
 
         wanted = [f"{part}/{name}" for part in _PARTS for name in ("*.json", "*.txt", "*.safetensors")]
-        folder = hub_folder(model, wanted)
+        folder = model_files.hub_folder(model, wanted)
         options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
         try:
             self._unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", **options)
@@ -177,7 +166,13 @@ class DiffusionTeacher(DenseExtractor):
         self.type, self.layer = "stable_diffusion", STEP
         widths = self._unet.config.block_out_channels[::-1]
         files = sorted(file for part in _PARTS for file in (folder / part).glob("*.safetensors"))
-        super().__init__(model_name(model), files, sum(widths[:UP_BLOCKS]), Normalisation(_HALVES, _HALVES), device)
+        super().__init__(
+            model_files.model_name(model),
+            files,
+            sum(widths[:UP_BLOCKS]),
+            model_files.Normalisation(_HALVES, _HALVES),
+            device,
+        )
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
         pixels = in_patches(pixels, PIXELS, height, width)
@@ -250,7 +245,7 @@ def open_teacher(
     if spec.startswith(_DIFFUSION):
         _refuse(layer != -1, "a layer", spec)
         return DiffusionTeacher(spec.removeprefix(_DIFFUSION), device)
-    kind = read_config(description_folder(spec)).get("model_type")
+    kind = model_files.read_config(model_files.description_folder(spec)).get("model_type")
     if isinstance(kind, str) and kind in _IMAGE_TEXT:
         _refuse(layer != -1, "a layer", spec)
         return _IMAGE_TEXT[kind](spec, device)

@@ -12,17 +12,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.untrusted_files import read_json
-from scene_completion_training.foundation.model_files import (
-    GET_AGAIN,
-    config_part,
-    description_folder,
-    frozen_network,
-    joint_sha256,
-    model_name,
-    read_config,
-    read_tokenizer,
-    weight_files,
-)
+from scene_completion_training.foundation import model_files
 
 STREET_TEMPLATE = "a photo of a {} on the street"
 BARE = "other"  # the phrase that no template is put around: "a photo of a other" says nothing
@@ -63,13 +53,13 @@ class TextEncoder:
 
     def __init__(self, model: str | Path, device: str = "cpu") -> None:
         self._model = str(model)
-        folder = description_folder(self._model, _TOKENIZER_FILES)
-        config = read_config(folder)
+        folder = model_files.description_folder(self._model, _TOKENIZER_FILES)
+        config = model_files.read_config(folder)
         kind = str(config.get("model_type"))
         self.type = _TOWERS_ALONE.get(kind, kind)
-        self._files = weight_files(self._model)
+        self._files = model_files.weight_files(self._model)
         self._device = torch.device(device)
-        self._tokenizer = read_tokenizer(folder)
+        self._tokenizer = model_files.read_tokenizer(folder)
         options: dict[str, Any] = {"attn_implementation": "sdpa"}
         if self.type in _SENTENCES:
             self._first_token = _pools_first_token(folder)
@@ -78,26 +68,30 @@ class TextEncoder:
         elif self.type in _TOWERS:
             name = _TOWERS[self.type]
             if kind in _TOWERS:
-                part = config_part(config, "text_config", self._model)
+                part = model_files.config_part(config, "text_config", self._model)
                 config = part | {name: config[name] for name in ("projection_dim",) if name in config}
         else:
             what = f"model type {kind!r} is no text encoder that is supported"
             raise ConfigurationError(what, where=self._model, cure=f"There are {', '.join((*_SENTENCES, *_TOWERS))}")
-        self._network = frozen_network(name, config, self._files, **options).to(self._device)
+        self._network = model_files.frozen_network(name, config, self._files, **options).to(self._device)
         settings = self._network.config
         sizes = {"clip": "projection_dim", "siglip": "projection_size", "siglip2": "projection_size"}
         self.dim = int(getattr(settings, sizes.get(self.type, "hidden_size")))
-        self._longest = min(int(settings.max_position_embeddings), _LONGEST, _longest_sentence(folder))
+        file = folder / "sentence_bert_config.json"
+        content = read_json(file, BundleError, cure=model_files.GET_AGAIN, kind=dict) if file.is_file() else {}
+        length = content.get("max_seq_length")
+        longest = length if isinstance(length, int) and length > 2 else _LONGEST
+        self._longest = min(int(settings.max_position_embeddings), _LONGEST, longest)
 
     @property
     def name(self) -> str:
         """Name of its folder, or on the hub; for people, two names may mean the same model."""
-        return model_name(self._model)
+        return model_files.model_name(self._model)
 
     @cached_property
     def sha256(self) -> str:
         """Of the weights; reads the files."""
-        return joint_sha256(self._files)
+        return model_files.joint_sha256(self._files)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -134,12 +128,12 @@ class TextEncoder:
 def _pools_first_token(folder: Path) -> bool:
     """Whether a sentence-transformer takes its first token, not the mean over all, as its modules say."""
     modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
-    listed = read_json(modules, BundleError, cure=GET_AGAIN, kind=list) if modules.is_file() else []
+    listed = read_json(modules, BundleError, cure=model_files.GET_AGAIN, kind=list) if modules.is_file() else []
     if not all(isinstance(module, dict) for module in listed):
-        raise BundleError("is no list of modules", where=str(modules), cure=GET_AGAIN)
+        raise BundleError("is no list of modules", where=str(modules), cure=model_files.GET_AGAIN)
     kinds = [str(module.get("type")).rpartition(".")[2] for module in listed]
     foreign = sorted({*kinds} - {"Transformer", "Pooling", "Normalize"})
-    content = read_json(pooling, BundleError, cure=GET_AGAIN, kind=dict) if pooling.is_file() else {}
+    content = read_json(pooling, BundleError, cure=model_files.GET_AGAIN, kind=dict) if pooling.is_file() else {}
     modes = {name.removeprefix("pooling_mode_") for name, value in content.items() if value is True}
     if "pooling_mode" in content:
         modes = {str(content["pooling_mode"])}
@@ -148,10 +142,3 @@ def _pools_first_token(folder: Path) -> bool:
         what = f"pools with {', '.join(foreign or sorted(modes))}, supported are the mean and the first token"
         raise ConfigurationError(what, where=str(folder), cure="Name another text encoder")
     return modes <= {"cls_token", "cls"}
-
-
-def _longest_sentence(folder: Path) -> int:
-    file = folder / "sentence_bert_config.json"
-    content = read_json(file, BundleError, cure=GET_AGAIN, kind=dict) if file.is_file() else {}
-    length = content.get("max_seq_length")
-    return length if isinstance(length, int) and length > 2 else _LONGEST

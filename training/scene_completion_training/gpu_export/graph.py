@@ -6,7 +6,7 @@ the type it says, and every change of type is a Cast. TensorRT 11 knows only suc
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +130,10 @@ def _take_constants_out(graph: onnx.GraphProto) -> None:
         kept = [name for name in node.input if name not in values]
         given = list(node.input)[len(kept) :]
         followers = readers.get(node.output[0], [])
-        linear = followers and all(_plain_convolution(other) for other in followers)
+        linear = followers and all(
+            other.op_type == "Conv" and not any(entry.name == "group" and entry.i != 1 for entry in other.attribute)
+            for other in followers
+        )
         if node.op_type == "Concat" and given and linear and kept == list(node.input)[: len(kept)]:
             constant = np.concatenate([values[name] for name in given], axis=1)
             maps[node.output[0]] = (slice(None, -constant.shape[1]), constant)
@@ -145,11 +148,6 @@ def _take_constants_out(graph: onnx.GraphProto) -> None:
     for node in nodes:
         node.input[:] = [same.get(name, name) for name in node.input]
     replace_nodes(graph, nodes)
-
-
-def _plain_convolution(node: onnx.NodeProto) -> bool:
-    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-    return bool(node.op_type == "Conv" and groups == 1)
 
 
 def _split(
@@ -214,11 +212,15 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     values = constants(graph)
     nodes: list[onnx.NodeProto] = []
     cast: dict[tuple[str, int], str] = {}
-    types = _types(model)  # until a tensor's node comes, those of the float32 graph
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    known = (*inferred.input, *inferred.value_info, *inferred.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in known}  # until a tensor's node comes
     added: dict[str, onnx.TensorProto] = {}
     for node in graph.node:
         wanted = TensorProto.FLOAT if node.output[0] in single else TensorProto.FLOAT16
-        for position, name in _values(node):
+        for position, name in enumerate(node.input):
+            if not name or position in _NOT_VALUES.get(node.op_type, ()):
+                continue
             if name in values:
                 if wanted == TensorProto.FLOAT16 and values[name].dtype == np.float32:
                     node.input[position] = f"{name}/half"
@@ -241,13 +243,6 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
             _cast_output(graph, output.name, wanted)
         output.type.tensor_type.elem_type = wanted
     return finished(half)
-
-
-def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element type of every tensor that a graph computes."""
-    graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
-    known = (*graph.input, *graph.value_info, *graph.output)
-    return {value.name: value.type.tensor_type.elem_type for value in known}
 
 
 def _single(graph: onnx.GraphProto) -> set[str]:
@@ -284,12 +279,6 @@ def _since_products(graph: onnx.GraphProto, names: Iterable[str], *, products: b
             found.add(name)
         waiting += [] if product else makers[name].input
     return found
-
-
-def _values(node: onnx.NodeProto) -> Iterator[tuple[int, str]]:
-    for position, name in enumerate(node.input):
-        if name and position not in _NOT_VALUES.get(node.op_type, ()):
-            yield position, name
 
 
 def _cast_output(graph: onnx.GraphProto, output: str, kind: int) -> None:

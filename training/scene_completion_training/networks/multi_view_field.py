@@ -74,16 +74,13 @@ class FusionHead(nn.Module):
         """Density before softplus [B, N] of sampled maps [B, V, N, hidden], codes [B, V, N, C] and `seen` [B, V, N]."""
         views = self.view_layer(functional.relu(features + self.position_layer(code)))
         if generator is not None:
-            seen = seen & self._kept(seen, generator)
+            # Drawn on the CPU, so that a training goes the same way on any device.
+            kept = drawn(torch.rand, seen.shape, generator).to(seen.device) >= VIEW_DROPOUT
+            kept[:, 0] = True
+            seen = seen & kept
         confidence = views[..., 0].masked_fill(~seen, NEVER)
         fused = (confidence.softmax(dim=1)[..., None] * views[..., 1:]).sum(dim=1)  # [B, N, fused]
         return self.density_layer(functional.relu(self.mixing_layer(fused)))[..., 0]  # type: ignore[no-any-return]
-
-    def _kept(self, seen: Tensor, generator: torch.Generator) -> Tensor:
-        # Drawn on the CPU, so that a training goes the same way on any device.
-        kept = drawn(torch.rand, seen.shape, generator).to(seen.device) >= VIEW_DROPOUT
-        kept[:, 0] = True
-        return kept
 
 
 class MultiViewField(nn.Module):

@@ -177,18 +177,12 @@ def surface_centres(depth: Tensor, camera: Camera, bins: int, apart: float, gene
     centres: list[Tensor] = []
     for group in torch.tensor_split(order, bins):
         index = group[torch.randint(len(group), (CANDIDATES,), generator=generator).to(group.device)]
-        points = _unprojected(index, flat[index], camera)
-        nearest = (
-            torch.cdist(points, torch.stack(centres)).amin(dim=1) if centres else torch.full_like(flat[index], apart)
-        )
+        u, v, z = index % camera.width, torch.div(index, camera.width, rounding_mode="floor"), flat[index]
+        points = torch.stack([(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z], dim=-1)
+        nearest = torch.cdist(points, torch.stack(centres)).amin(dim=1) if centres else torch.full_like(z, apart)
         chosen = (nearest >= apart).float() if (nearest >= apart).any() else nearest
         centres.append(points[int(chosen.argmax())])  # the first of equals
     return torch.stack(centres)
-
-
-def _unprojected(index: Tensor, depth: Tensor, camera: Camera) -> Tensor:
-    u, v = index % camera.width, torch.div(index, camera.width, rounding_mode="floor")
-    return torch.stack([(u - camera.cx) / camera.fx * depth, (v - camera.cy) / camera.fy * depth, depth], dim=-1)
 
 
 def points_in_balls(centres: Tensor, radius: float, count: int, generator: torch.Generator) -> Tensor:
