@@ -118,30 +118,19 @@ def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
 
 
 def graph_of(
-    module: nn.Module,
-    camera: Camera,
-    outputs: list[str],
-    beside: Mapping[str, Tensor] | None = None,
+    module: nn.Module, camera: Camera, outputs: list[str], beside: Mapping[str, Tensor] | None = None,
     *,
     eight_bit: bool = False,
-) -> bytes:
-    """Exports a module as ONNX, of an image of a canonical camera; weights are fp16, cast to fp32 in the graph.
-
-    With `eight_bit` the large ones are int8, with a scale for each channel of what they make.
-    """
+) -> bytes:  # fmt: skip
+    """A module as ONNX for images of a canonical camera; weights fp16, with `eight_bit` large ones int8 by channel."""
     image = torch.zeros(1, 3, camera.height, camera.width)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
         torch.onnx.export(
-            module.eval(),
-            (image, *(beside or {}).values()),
-            file,
-            input_names=["image", *(beside or {})],
-            output_names=outputs,
-            opset_version=OPSET,
-            dynamo=False,
-        )
+            module.eval(), (image, *(beside or {}).values()), file, input_names=["image", *(beside or {})],
+            output_names=outputs, opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
         model = onnx.load(file)
     if eight_bit:
         _store_eight_bit(model.graph)
@@ -211,12 +200,9 @@ def volume_reading(grid: VoxelGrid) -> VolumeReading:
 def labelled_head(student: HeadWeights, field: FeatureField, labels: LabelHead) -> HeadWeights:
     """The head of a student with the units of a feature field and the label head on them."""
     return dataclasses.replace(
-        student,
-        label_positional_weight=_array(field.positions.weight),
-        label_hidden_bias=_array(field.positions.bias),
-        label_weight=labels.weight,
-        label_bias=labels.bias,
-    )
+        student, label_positional_weight=_array(field.positions.weight),
+        label_hidden_bias=_array(field.positions.bias), label_weight=labels.weight, label_bias=labels.bias,
+    )  # fmt: skip
 
 
 def labelled_parts_kept(head: HeadWeights, labelled: HeadWeights) -> HeadWeights:
@@ -268,25 +254,18 @@ def export_bundle(
     viewpoint = stored.viewpoint
     low, high = record.get("focal_range", (camera.fx / camera.width,) * 2)
     bundle = StudentBundle(
-        name=name,
-        canonical=camera,
-        head=head_weights(field),
-        point_code=field.spec,
-        feature_size=feature_size(field, camera),
-        height_above_ground=viewpoint.height_above_ground,
-        pitch_range=viewpoint.pitch_range,
-        grid=viewpoint.volume.grid,
-        depth_range=(field.spec.near, field.spec.far),
-        focal_range=(low * 0.99, high * 1.01),
+        name=name, canonical=camera, head=head_weights(field), point_code=field.spec,
+        feature_size=feature_size(field, camera), height_above_ground=viewpoint.height_above_ground,
+        pitch_range=viewpoint.pitch_range, grid=viewpoint.volume.grid,
+        depth_range=(field.spec.near, field.spec.far), focal_range=(low * 0.99, high * 1.01),
         normalisation=Normalisation(trunk.mean, trunk.scale),
         calibration=link_calibration(stored.link, viewpoint.volume.voxel_size),
         provenance={
-            **provenance,
-            "configuration": without_places(record.get("configuration", {})),
+            **provenance, "configuration": without_places(record.get("configuration", {})),
             "calibration": {"fitted_on": "training voxels" if stored.link else "nothing"},
         },
         licence=licence,
-    )
+    )  # fmt: skip
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
     return bundle.save(folder, encoder_onnx(field, camera), weights if keep_weights else None)
 
@@ -298,11 +277,8 @@ def export_labelled(
     student: StudentBundle,
     classes: Path,  # folder that `scene-completion classes` made of that checkpoint, its file of names edited or not
     folder: Path,
-    *,
-    name: str,
-    licence: str,
-    keep_weights: bool = True,
-) -> tuple[StudentBundle, float]:
+    *, name: str, licence: str, keep_weights: bool = True,
+) -> tuple[StudentBundle, float]:  # fmt: skip
     """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
 
     Returns the bundle, and the share of points whose label is the class of their cluster. Raises BundleError where the
@@ -319,12 +295,8 @@ def export_labelled(
     named = read_class_file(classes / CLASS_FILE, len(clusters.centres))
     labels = fit_label_head(units.astype(np.float32), named.classes(cluster), len(named.class_names))
     labelled = dataclasses.replace(
-        student,
-        name=name,
-        licence=licence,
-        head=labelled_head(student.head, field, labels),
-        class_names=named.class_names,
-        class_colours=named.class_colours,
+        student, name=name, licence=licence, head=labelled_head(student.head, field, labels),
+        class_names=named.class_names, class_colours=named.class_colours,
         feature_spaces=spaces,  # those of the student read other label units
         provenance={
             **student.provenance,
@@ -333,7 +305,7 @@ def export_labelled(
                 "agreement_with_clusters": round(labels.agreement, 4),
             },
         },
-    )
+    )  # fmt: skip
     weights = student.load_weights() if keep_weights else None
     return labelled.save(folder, encoder_onnx(field, student.canonical), weights), labels.agreement
 
@@ -349,10 +321,7 @@ def feature_spaces(stored: Checkpoint, field: AgglomeratedField) -> tuple[Featur
 
 
 def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
-    """The teacher of an agglomeration in whose space the texts of a bank lie.
-
-    Raises BundleError where the checkpoint is of no agglomeration; VocabularyError where no teacher has its encoder.
-    """
+    """The teacher in whose space a bank's texts lie; a `BundleError` or `VocabularyError` where there is none."""
     spaces = feature_spaces(stored, stored.field_of(AgglomeratedField))
     return feature_space_for(spaces, bank, str(stored.file)).name
 

@@ -22,23 +22,13 @@ HELD_OUT = 5  # every so many-th point is kept out of the fit, and says how well
 CLASS_FILE = "classes.json"
 SCHEMA = 1
 UNNAMED = "cluster_{:02d}"
+# Colours of the classes that clusters are usually named after; those of others follow from their number.
 CLASS_COLOURS: dict[str, tuple[int, int, int]] = {
-    "car": (70, 110, 230),
-    "bicycle": (90, 210, 230),
-    "motorcycle": (40, 60, 150),
-    "truck": (90, 40, 170),
-    "other-vehicle": (60, 90, 200),
-    "person": (235, 50, 50),
-    "road": (160, 90, 160),
-    "sidewalk": (235, 120, 230),
-    "building": (235, 190, 60),
-    "fence": (230, 120, 70),
-    "vegetation": (40, 150, 50),
-    "terrain": (150, 215, 90),
-    "pole": (200, 200, 140),
-    "traffic-sign": (235, 60, 40),
-    "other-object": (120, 120, 120),
-}  # colours of the classes that clusters are usually named after; those of others follow from their number
+    "car": (70, 110, 230), "bicycle": (90, 210, 230), "motorcycle": (40, 60, 150), "truck": (90, 40, 170),
+    "other-vehicle": (60, 90, 200), "person": (235, 50, 50), "road": (160, 90, 160), "sidewalk": (235, 120, 230),
+    "building": (235, 190, 60), "fence": (230, 120, 70), "vegetation": (40, 150, 50), "terrain": (150, 215, 90),
+    "pole": (200, 200, 140), "traffic-sign": (235, 60, 40), "other-object": (120, 120, 120),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -296,12 +296,9 @@ def _requested_models(
 
 
 def _class_prior(
-    args: argparse.Namespace,
-    density: DensityModel,
-    judge: ZeroShot,
-    training: Sequence[PosedSequence],
+    args: argparse.Namespace, density: DensityModel, judge: ZeroShot, training: Sequence[PosedSequence],
     label_set: LabelSet,
-) -> list[tuple[str, SemanticModel]]:
+) -> list[tuple[str, SemanticModel]]:  # fmt: skip
     """Name for tables and model, where it is wanted."""
     from scene_completion_training.evaluation import open_vocabulary
 

@@ -16,10 +16,7 @@ KEY_FILE, KNOWN_FILE = "key.txt", "known.npy"
 
 
 class KeptMaps:
-    """Maps of so many different samples, float16, one array a map, mapped into memory. They belong to one process.
-
-    `key`: names what they follow from; what another key left in the folder is deleted.
-    """
+    """Maps of samples on disk, float16, of one process; what another `key` (of what they follow from) left goes."""
 
     def __init__(self, folder: Path, samples: int, key: str) -> None:
         self.folder, self.samples = folder, samples

@@ -102,10 +102,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     """Samples drawn from prepared sequences; a sequence's share grows with the square root of its length."""
 
     def __init__(
-        self,
-        sequences: Sequence[Sequence[PreparedFrame]],
-        settings: ViewSettings,
-        needs: DataNeeds = DataNeeds(),
+        self, sequences: Sequence[Sequence[PreparedFrame]], settings: ViewSettings, needs: DataNeeds = DataNeeds(),
         *,
         seed: int,
         length: int,  # number of samples (steps × batch size)
@@ -117,7 +114,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         # are samples.
         distinct: int = 0,
         viewpoint: Viewpoint | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.distinct, self.listed = distinct, listed
         self._known_order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
         self.viewpoint = viewpoint or Viewpoint()
@@ -228,10 +225,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return names[1:]
 
     def _names(self, draw: drawn_views.Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
-        """Frame and camera of each view: the sample's camera now and a frame away, the other one, and far views.
-
-        None comes twice as long as the drive has others: compared with itself, every density explains it.
-        """
+        """Frame and camera of each view; none twice if there are others: compared with itself, any density fits."""
         if self.settings.near_frames:
             least, most = self.settings.far_frames
             far = int(generator.integers(least, most + 1)) if self.settings.far_views else None
@@ -332,7 +326,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             side = str(generator.choice(frames[index].far_cameras))
         mirror = bool((generator.random() < 0.5) and self.settings.mirror)  # drawn always: the rest stays the same
         limits = np.radians([self.settings.pitch, self.settings.yaw, self.settings.roll])
-        turn = np.asarray(cv2.Rodrigues(generator.uniform(-limits, limits))[0])
+        turn: NDArray[np.float64] = np.asarray(cv2.Rodrigues(generator.uniform(-limits, limits))[0])
         if mirror:  # mirrored, the ground would tilt to the other side
             turn = np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, 2.0 * self.ground_roll[number]]))[0]) @ turn
         encoder_from_world = (frames[index].world_from_camera[side] @ RigidTransform(turn, np.zeros(3))).inverse()

@@ -96,10 +96,7 @@ def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
 def rays_to_depth(
     model: DensityModel, sequence: PosedSequence, depths: Iterable[tuple[int, NDArray[np.float32]]]
 ) -> list[RayLogits]:
-    """Logits of a student along rays to depths [H, W] of frames, metres, 0 for none, at some of the pixels with one.
-
-    Raises SequenceError where no frame has a depth that counts.
-    """
+    """Logits along rays to depths [H, W] of frames, metres, 0 for none; a `SequenceError` if there are no depths."""
     generator = np.random.default_rng(0)
     frames = []
     for index, measured in depths:

@@ -235,10 +235,7 @@ class CalibratedModel:
 
 
 def calibrate_model(model: density_model.DensityModel, frames: Iterable[Frame]) -> CalibratedModel:
-    """Fit a calibration and the threshold with the largest IoU on frames that a model is not scored on.
-
-    Raises GridError without ground truth, or if the model does not tell occupied from free voxels.
-    """
+    """Fit calibration and best threshold on frames that are not scored; a `GridError` where they tell nothing."""
     empty = np.zeros(0, dtype=np.float32)
     histogram = score_histogram(empty, empty > 0.0)
     for frame in frames:

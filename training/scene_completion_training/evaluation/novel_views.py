@@ -148,10 +148,7 @@ class ViewSynthesis:
 def render_view(
     seen: ObservedField, model: FieldModel, source: Tensor, encoder_from_view: Tensor, samples: int
 ) -> Tensor:
-    """What a view at a pose [4, 4] sees, in the colours of the first encoder view [3, H, W]: [3, H, W] in 0..1.
-
-    `seen`: the field with its images encoded; beyond the edges of the source their colours hold.
-    """
+    """What a view at a pose [4, 4] sees in the colours of the first encoder view [3, H, W] in 0..1: [3, H, W]."""
     camera, spec = model.camera, model.field.spec
     source = source.to(model.device)
     masks, own = torch.ones_like(source[None, :1], dtype=torch.bool), torch.eye(4, device=model.device)[None, None]
@@ -164,10 +161,7 @@ def render_view(
 
 
 def novel_views(sequence: PosedSequence, indices: Iterable[int], targets: Sequence[str]) -> Iterator[NovelView]:
-    """The target views of frames; those before the first and behind the last frame are left out.
-
-    Raises SequenceError where the recording has no stereo pair, and its other camera is a target.
-    """
+    """The target views of frames, as far as there are any; a `SequenceError` where a pair is asked for and none is."""
     left = reference_camera(sequence)
     for index in indices:
         for target in targets:
@@ -305,12 +299,9 @@ CONSISTENCY = Metric(
     "Features of two frames, each rendered from its own image, where optical flow finds the same pixels in both: norms "
     "of their difference, cosine, and how many have the same class; mean over pairs.",
     (
-        Column("shared", "pixels in both"),
-        Column("l1", "L1 ↓", percent=False),
-        Column("l2", "L2 ↓", percent=False),
-        Column("cosine", "cosine ↑", percent=False),
+        Column("shared", "pixels in both"), Column("l1", "L1 ↓", percent=False),
+        Column("l2", "L2 ↓", percent=False), Column("cosine", "cosine ↑", percent=False),
         Column("same_class", "same class ↑"),
     ),
-    ViewTally,
-    by=("target",),
-)
+    ViewTally, by=("target",),
+)  # fmt: skip

@@ -179,15 +179,10 @@ class LabelledFrame:
         labelled = (ids != semantic_classes.EMPTY) & (ids != semantic_classes.INVALID)
         true = classes[counted][labelled].astype(np.int64)
         return LabelledFrame(
-            frame,
-            truth,
-            truth.centres(counted),
-            labelled,
-            ids[labelled],
-            np.where(true == semantic_classes.INVALID, semantic_classes.INVALID, true - 1),
-            classes,
+            frame, truth, truth.centres(counted), labelled, ids[labelled],
+            np.where(true == semantic_classes.INVALID, semantic_classes.INVALID, true - 1), classes,
             {part: mask[counted][labelled] for part, mask in _parts(truth).items()},
-        )
+        )  # fmt: skip
 
 
 class WordAnswer:
@@ -249,13 +244,9 @@ class OpenCompletionTally(Tally):
 
 
 OPEN_COMPLETION = Metric(
-    "completion",
-    "Semantic scene completion by words, at the student's own threshold, in percent.",
-    COLUMNS,
-    OpenCompletionTally,
-    by=("region",),
-    across="range_m",
-)
+    "completion", "Semantic scene completion by words, at the student's own threshold, in percent.", COLUMNS,
+    OpenCompletionTally, by=("region",), across="range_m",
+)  # fmt: skip
 METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 

@@ -101,15 +101,10 @@ def export_network(file: Path, folder: Path, *, name: str, licence: str, trained
     network, record = open_network(file)
     weights = {key: value.numpy().astype(np.float16) for key, value in network.state_dict().items()}
     about = {
-        "schema_version": 1,
-        "name": name,
-        "licence": licence,
-        "stage": "masked_scene",
-        "columns": list(record.columns),
-        "data": {"voxel_size": record.voxel_size},
-        "network": network.settings.plain(),
-        "provenance": {"trained_on": trained_on, "checkpoint": file.name},
-    }
+        "schema_version": 1, "name": name, "licence": licence, "stage": "masked_scene",
+        "columns": list(record.columns), "data": {"voxel_size": record.voxel_size},
+        "network": network.settings.plain(), "provenance": {"trained_on": trained_on, "checkpoint": file.name},
+    }  # fmt: skip
     with whole_folder(folder, without=None) as part:
         (part / WEIGHTS).write_bytes(safetensors.numpy.save(weights))
         (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n")
@@ -248,10 +243,7 @@ class ProbedScene:
 
 
 def labelled_scenes(maker: SceneMaker, cache: Path, every: int) -> list[SceneFrame]:
-    """Scenes of the frames that have ground truth: of a town every N-th, of a KITTI window the first.
-
-    Raises ConfigurationError where no frame has ground truth; SequenceError where none has an occupied voxel.
-    """
+    """Scenes with truth: of a town every N-th, of a window the first; a `ConfigurationError` if there are none."""
     sequence = maker.sequence
     frames = range(0, len(sequence), every) if holds_exact_voxels(sequence) else range(1)
     frames_with = [index for index in frames if holds_voxels(sequence, index)]

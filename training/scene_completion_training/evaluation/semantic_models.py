@@ -105,13 +105,9 @@ class FeatureFieldModel:
         """Opens a checkpoint with a feature field, and its head where it has one; a `BundleError` if it has none."""
         stored = Checkpoint.read(path)
         return FeatureFieldModel(
-            stored.field_of(kind),
-            name or path.resolve().parent.parent.name,
-            stored.distillation_head(),
-            density=density,
-            half_resolution=stored.half_resolution,
-            teacher=teacher,
-        )
+            stored.field_of(kind), name or path.resolve().parent.parent.name, stored.distillation_head(),
+            density=density, half_resolution=stored.half_resolution, teacher=teacher,
+        )  # fmt: skip
 
     def image(self, sequence: PosedSequence, index: int) -> Tensor:
         """The reference camera's image of a frame as the network sees it: RGB [3, H, W] in 0..255."""
@@ -151,14 +147,9 @@ class LiftedTokens:
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        density: density_model.DensityModel,
-        cell: int,
-        name: str,
-        recordings: Sequence[PosedSequence],
-        camera: Camera,
-    ) -> None:
+        self, backbone: Backbone, density: density_model.DensityModel, cell: int, name: str,
+        recordings: Sequence[PosedSequence], camera: Camera,
+    ) -> None:  # fmt: skip
         self.name, self._camera, self._backbone, self._density = name, camera, backbone, density
         self._cell = cell
         self._image = CanonicalImages(camera, half_resolution=False)

@@ -32,10 +32,7 @@ class ModelIdentity:
 
 
 class DenseExtractor(ABC):
-    """A frozen network that gives one token for each square of pixels: `dim` numbers of a hidden `layer`.
-
-    `name`: of the model, for people; `weights`: files that were read; `device`: where it runs, in single precision.
-    """
+    """A frozen network, in single precision: `dim` numbers of a hidden `layer` for each square of pixels."""
 
     type: str
     layer: int
@@ -160,17 +157,13 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole:
     if len(edges) > 1:
         raise ConfigurationError(f"patches of {size} are not square", where=model, cure="Name another model")
     return LoadedNetwork(
-        network=network,
-        type=outer,
-        normalisation=normalisation,
-        patch=edges.pop(),
-        dim=int(transformer.hidden_size),
-        blocks=int(transformer.num_hidden_layers),
+        network=network, type=outer, normalisation=normalisation, patch=edges.pop(),
+        dim=int(transformer.hidden_size), blocks=int(transformer.num_hidden_layers),
         extra_tokens=1 + int(getattr(transformer, "num_register_tokens", 0)),
         # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
         options={"interpolate_pos_encoding": True} if kind == "vit" else {},
         files=files,
-    )
+    )  # fmt: skip
 
 
 class Backbone(DenseExtractor):

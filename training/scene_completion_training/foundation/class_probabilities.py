@@ -313,10 +313,7 @@ def city_segmentation(weights: str | Path) -> Callable[[NDArray[np.uint8]], NDAr
 
 
 class ClassProbabilityTeacher(DenseExtractor):
-    """ESPNetv2's probabilities of the classes of Cityscapes, as vectors in the space of a text encoder.
-
-    Raises ConfigurationError: no such weights, or a template without a place for a phrase; BundleError: damaged ones.
-    """
+    """ESPNetv2's class probabilities as vectors of a text encoder; errors as of `load_espnetv2` and `prompt`."""
 
     classes = CITYSCAPES_CLASSES
     type, layer = "espnetv2", 0
@@ -345,15 +342,12 @@ class ClassProbabilityTeacher(DenseExtractor):
     def identity(self) -> ModelIdentity:
         """What the features follow from; reads the weight files."""
         return dataclasses.replace(
-            super().identity,
-            text_encoder=self._encoder.name,
-            text_encoder_sha256=self._encoder.sha256,
+            super().identity, text_encoder=self._encoder.name, text_encoder_sha256=self._encoder.sha256,
             settings={
-                "template": self._template,
-                "long_edge": str(LONG_EDGE),
+                "template": self._template, "long_edge": str(LONG_EDGE),
                 **{f"class {name}": ", ".join(phrases) for name, phrases in sorted(self._described.items())},
             },
-        )
+        )  # fmt: skip
 
     def _probabilities(self, pixels: Tensor) -> Tensor:
         """Probabilities [B, 20, H, W] of the classes, in the order of `classes`, of normalised images [B, 3, H, W]."""

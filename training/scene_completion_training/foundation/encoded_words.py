@@ -80,14 +80,10 @@ def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
         raise VocabularyError("no phrases", where="vocabulary", cure="Name at least one")
     bank = TextBank(  # all but its embeddings, so that mistakes are found before they are computed
         phrases=phrases,
-        stored=np.ones((len(phrases), 1), np.float16),
-        text_encoder=encoder.name,
-        text_encoder_sha256=encoder.sha256,
-        template=given.template,
-        classes=given.classes,
-        background=given.background,
-        licence=given.licence,
-    )
+        stored=np.ones((len(phrases), 1), np.float16), text_encoder=encoder.name,
+        text_encoder_sha256=encoder.sha256, template=given.template, classes=given.classes,
+        background=given.background, licence=given.licence,
+    )  # fmt: skip
     if bank.classes:
         bank.vocabulary()  # refuses a phrase of two classes, and too many
     bar = tqdm(phrases, unit="phrase", disable=None)
@@ -141,10 +137,7 @@ BACKGROUND = ("object", "things", "stuff", "texture")
 def make_bank_of(
     model: str, phrases: Sequence[str], file: Path | None, *, template: str | None, licence: str | None
 ) -> TextBank:
-    """The text bank of phrases and those of a file, whose template and licence hold where none is given.
-
-    See `read_phrases` and `make_bank` for errors, and `TextEncoder` for the model.
-    """
+    """The text bank of phrases and those of a file, whose template and licence hold where none is given."""
     given = read_phrases(file) if file else PhraseList()
     changes: dict[str, Any] = {
         name: value for name, value in (("template", template), ("licence", licence)) if value is not None

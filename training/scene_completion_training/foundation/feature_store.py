@@ -157,11 +157,8 @@ class FeatureManifest:
         model = dataclasses.asdict(self.model)
         del model["name"], model["text_encoder"]
         return {f"model {name}": value for name, value in model.items()} | {
-            "cell": self.cell,
-            "image size": self.image_size,
-            "variants": self.variants,
-            "seed": self.seed,
-        }
+            "cell": self.cell, "image size": self.image_size, "variants": self.variants, "seed": self.seed,
+        }  # fmt: skip
 
     def write(self, file: Path) -> None:
         """Writes it as JSON."""
@@ -190,21 +187,17 @@ def _parsed(content: dict[str, Any]) -> FeatureManifest:
     height, width = (_counted(size) for size in content["image_size"])
     return FeatureManifest(
         model=ModelIdentity(
-            name=str(model["name"]),
-            type=str(model["type"]),
+            name=str(model["name"]), type=str(model["type"]),
             weights={str(name): str(digest) for name, digest in model["weights"].items()},
-            layer=_counted(model["layer"], least=0),
-            dim=_counted(model["dim"]),
+            layer=_counted(model["layer"], least=0), dim=_counted(model["dim"]),
             normalisation=Normalisation((mr, mg, mb), (dr, dg, db)),
             text_encoder=str(model.get("text_encoder", "")),
             text_encoder_sha256=str(model.get("text_encoder_sha256", "")),
             settings={str(name): str(value) for name, value in model.get("settings", {}).items()},
         ),
-        cell=_counted(content["cell"]),
-        image_size=(height, width),
-        variants=_counted(content["variants"]),
+        cell=_counted(content["cell"]), image_size=(height, width), variants=_counted(content["variants"]),
         seed=_counted(content["seed"], least=0),
-    )
+    )  # fmt: skip
 
 
 def _counted(value: object, least: int = 1) -> int:
@@ -214,10 +207,7 @@ def _counted(value: object, least: int = 1) -> int:
 
 
 class FeatureStore:
-    """Feature targets in a folder; made by `create` or `open`. It holds nothing but the manifest in memory.
-
-    Many processes may write and read it at a time, and hand it to others by pickling.
-    """
+    """Feature targets in a folder, made by `create` or `open`; many processes may write and read it at a time."""
 
     def __init__(self, folder: Path, manifest: FeatureManifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -225,10 +215,7 @@ class FeatureStore:
 
     @classmethod
     def create(cls, folder: Path, manifest: FeatureManifest) -> "FeatureStore":
-        """Makes a store, or goes on with one that was made for the same.
-
-        Raises ConfigurationError: variants, cell or seed make no sense, or it holds others; SequenceError: damaged.
-        """
+        """Makes a store, or goes on with one of the same; a `ConfigurationError` for others, or senseless numbers."""
         if manifest.variants < 1 or manifest.cell < 1 or manifest.seed < 0:
             what = f"{manifest.variants} variants, cells of {manifest.cell} pixels, seed {manifest.seed}"
             cure = "Give at least one variant, one pixel, and no negative seed"

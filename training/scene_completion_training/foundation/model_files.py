@@ -172,20 +172,12 @@ def sha256(file: Path) -> str:
 _DERIVED = ("out_features", "out_indices", "stage_names")
 _UNUSED = "mask_token"
 _TOKENIZERS = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-)
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+)  # fmt: skip
 
 
 def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part: str = "", **options: Any) -> Any:
-    """A frozen network, of a class of transformers, with the weights of files, or random ones; `part` is their prefix.
-
-    Raises BundleError where they are damaged, or those of another network.
-    """
+    """A frozen network of transformers with weights of files (named `part`...), or random; a `BundleError` if unfit."""
     import transformers
 
     network_class = getattr(transformers, name)
@@ -204,14 +196,11 @@ def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part
         with _quiet():
             # Given the weights, transformers opens no file: a configuration cannot send it elsewhere.
             network, report = network_class.from_pretrained(
-                None,
-                config=network_class.config_class.from_dict(known),
-                state_dict=weights,
-                dtype=torch.float32,
+                None, config=network_class.config_class.from_dict(known), state_dict=weights, dtype=torch.float32,
                 ignore_mismatched_sizes=True,  # they are in the report
                 output_loading_info=True,
                 **options,
-            )
+            )  # fmt: skip
     except Exception as error:  # of whatever kind: these files may say anything
         what = f"cannot be loaded as {name} ({str(error)[:300]})"
         raise BundleError(what, where=folder, cure="Get it once more") from error

@@ -90,10 +90,7 @@ class ClipTeacher(_ImageTower):
 
 
 class SiglipTeacher(_ImageTower):
-    """SigLIP's image tower, or SigLIP 2's, with its pooling (of one learned query) applied to each patch alone.
-
-    Its values go through the output projection and the MLP.
-    """
+    """SigLIP's image tower, or SigLIP 2's: each patch alone goes through its pooling (out projection and MLP)."""
 
     def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], model_files.Normalisation]:
         name = "Siglip2VisionModel" if self.type == "siglip2" else "SiglipVisionModel"
@@ -167,12 +164,9 @@ class DiffusionTeacher(DenseExtractor):
         widths = self._unet.config.block_out_channels[::-1]
         files = sorted(file for part in _PARTS for file in (folder / part).glob("*.safetensors"))
         super().__init__(
-            model_files.model_name(model),
-            files,
-            sum(widths[:UP_BLOCKS]),
-            model_files.Normalisation(_HALVES, _HALVES),
-            device,
-        )
+            model_files.model_name(model), files, sum(widths[:UP_BLOCKS]),
+            model_files.Normalisation(_HALVES, _HALVES), device,
+        )  # fmt: skip
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
         pixels = in_patches(pixels, PIXELS, height, width)

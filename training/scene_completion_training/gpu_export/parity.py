@@ -89,10 +89,7 @@ class Parity:
 
 
 class ParityCheck:
-    """Measures variants on the same canonical images, uint8 [K, H, W, 3] RGB, against the same reference.
-
-    Raises BundleError where the reference sees nothing occupied in any image: then agreement says nothing.
-    """
+    """Measures variants on canonical images, uint8 [K, H, W, 3]; a `BundleError` where nothing is ever occupied."""
 
     def __init__(self, bundle: StudentBundle, images: NDArray[np.uint8], reference: Encode) -> None:
         self._bundle, self._images = bundle, images
@@ -200,17 +197,13 @@ def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityFi
     camera = bundle.canonical
     try:
         field = DensityField(
-            camera,
-            bundle.point_code,
+            camera, bundle.point_code,
             encoder=EncoderDecoder(
-                (camera.height, camera.width),
-                channels=weights["feature_layer.weight"].shape[1],
-                trunk=cast(TrunkName, trunk),
-                pretrained=False,
-                weights=encoder_weights,
+                (camera.height, camera.width), channels=weights["feature_layer.weight"].shape[1],
+                trunk=cast(TrunkName, trunk), pretrained=False, weights=encoder_weights,
             ),
             hidden=weights["feature_layer.weight"].shape[0],
-        )
+        )  # fmt: skip
         # The map of the mean depth has the size that the training began with; it is scaled where it is used.
         field.encoder.prior = weights["encoder.prior"]
         field.load_state_dict(weights)
@@ -279,10 +272,7 @@ def export_for_gpus(
     # Called for every variant with its precision, bytes and parity, also where it fails.
     report: Callable[[str, int, Parity], None] = lambda *_: None,
 ) -> StudentBundle:
-    """Adds encoders for GPUs to a bundle, all of them or none, and returns it as written.
-
-    Raises ConfigurationError: a transformer's configuration is missing; BundleError: a variant misses its gate.
-    """
+    """Adds encoders for GPUs, all or none, and returns the bundle; a `BundleError` where one misses its gate."""
     single = gpu_graph(bundle)
     reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)
     check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, PARITY_IMAGES), reference.encode)

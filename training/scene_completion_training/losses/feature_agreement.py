@@ -102,12 +102,9 @@ def check_teachers(teachers: Sequence[TeacherSpec], where: str) -> None:
 
 
 def agglomeration_terms(
-    teachers: Sequence[TeacherSpec],
-    uncertainty: UncertaintyWeights,
-    predicted: Mapping[str, Tensor],
-    targets: Mapping[str, Tensor],
-    weights: Mapping[str, Tensor],
-) -> dict[str, Tensor]:
+    teachers: Sequence[TeacherSpec], uncertainty: UncertaintyWeights, predicted: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor], weights: Mapping[str, Tensor],
+) -> dict[str, Tensor]:  # fmt: skip
     """The weighed total "agglomeration" [], and its parts for curves; [P, D] by teacher, weights or booleans [P]."""
     losses = {
         teacher.name: COMPARED[teacher.loss](*(of[teacher.name] for of in (predicted, targets, weights)))

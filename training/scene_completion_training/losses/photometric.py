@@ -8,10 +8,7 @@ _KERNEL = torch.tensor([[0.0947, 0.1183, 0.0947], [0.1183, 0.1478, 0.1183], [0.0
 
 
 def structural_dissimilarity(first: Tensor, second: Tensor) -> Tensor:
-    """(1 − SSIM)/2 clamped to 0..1, per pixel, of images [N, 3, h, w] in 0..1 (Wang et al. 2004; BTS `loss.py`).
-
-    3×3 Gaussian window with zero padding, C1 = 0.01², C2 = 0.03².
-    """
+    """(1 − SSIM)/2 in 0..1 of images [N, 3, h, w]: 3×3 Gaussian, zero padding, C1 = 0.01², C2 = 0.03² (BTS)."""
     channels = first.shape[1]
     kernel = _KERNEL.to(first).expand(channels, 1, 3, 3)
 
@@ -44,10 +41,7 @@ def photometric_loss(target: Tensor, rendered: Tensor, invalid: Tensor) -> Tenso
 
 
 def edge_aware_smoothness(depth: Tensor, image: Tensor) -> Tensor:
-    """|∂x d*| e^{−|∂x I|} + |∂y d*| e^{−|∂y I|} of the mean-normalised inverse depth d* (Godard et al. 2019; BTS).
-
-    Of rendered depth [P, h, w], metres, and patches of images [P, 3, h, w] in 0..1.
-    """
+    """|∂x d*| e^{−|∂x I|} + the same along y, d* mean-normalised inverse depth (Godard et al. 2019; BTS)."""
     inverse = 1.0 / depth.clamp(1e-3, 80.0)
     inverse = inverse / inverse.mean(dim=(1, 2), keepdim=True)
     dx = (inverse[:, :, 1:] - inverse[:, :, :-1]).abs()

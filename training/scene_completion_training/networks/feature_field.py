@@ -255,10 +255,7 @@ class Partners:
 
 
 class CropBuffer(nn.Module):
-    """The last crops, first in first out, with their mean features: so many, of so many points of `size` numbers.
-
-    `neighbours`: nearest crops that a partner is drawn from (4 in SceneDINO: five, without the crop itself).
-    """
+    """The last crops with their mean features; partners are drawn from `neighbours` nearest (SceneDINO: 256 and 4)."""
 
     def __init__(self, capacity: int, points: int, size: int, *, neighbours: int = 4) -> None:
         super().__init__()

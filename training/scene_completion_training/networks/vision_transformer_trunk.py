@@ -144,10 +144,7 @@ class FusionBlock(nn.Module):
 
 
 class DensePredictionDecoder(nn.Module):
-    """DPT's decoder as in SceneDINO (section 3.1; Ranftl et al. 2021): its map is 16 / cell times as fine as the image.
-
-    For cells of 8 pixels that is twice as fine, hardly on purpose; but published checkpoints have it.
-    """
+    """DPT's decoder as in SceneDINO (Ranftl et al. 2021), 16 / cell times as fine as the image, as published."""
 
     def __init__(self, cell: int, width: int = 256) -> None:
         super().__init__()

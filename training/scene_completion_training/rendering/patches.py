@@ -27,32 +27,20 @@ class RenderedPatches:
 
 
 def render_patches(
-    field: ObservedField,
-    camera: Camera,
-    encoder_from_view: Tensor,
-    loss_views: Tensor,
+    field: ObservedField, camera: Camera, encoder_from_view: Tensor, loss_views: Tensor,
     *,
-    patches: int,
-    samples: int,
-    near: float,
-    far: float,
-    generator: torch.Generator | None = None,
-) -> RenderedPatches:
+    patches: int, samples: int, near: float, far: float, generator: torch.Generator | None = None,
+) -> RenderedPatches:  # fmt: skip
     """Renders random patches of the loss views, with samples from near to far, metres; see `sample_patch_rays`."""
     rays = sample_patch_rays(camera, encoder_from_view, loss_views, patches=patches, generator=generator)
     return render_rays(field, rays, samples=samples, near=near, far=far, generator=generator)
 
 
 def render_rays(
-    field: ObservedField,
-    rays: Rays,
+    field: ObservedField, rays: Rays,
     *,
-    samples: int,
-    near: float,
-    far: float,
-    generator: torch.Generator | None = None,
-    jitter: bool = True,
-) -> RenderedPatches:
+    samples: int, near: float, far: float, generator: torch.Generator | None = None, jitter: bool = True,
+) -> RenderedPatches:  # fmt: skip
     """Renders rays of patches, see `render_patches`; without jitter at evaluation."""
     distances = inverse_depth_samples(
         tuple(rays.cosine.shape), samples, near, far, generator=generator, jitter=jitter, device=rays.cosine.device
@@ -77,10 +65,7 @@ def composite_features(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def invalid_rays(weights: Tensor, invalid: Tensor) -> Tensor:
-    """`weight_guided` policy [B, R]: a ray is invalid if more than 0.9 of its weight is invalid in every source view.
-
-    Of weights [B, R, K], and of where no colour could be sampled, per sample and source [B, S, R, K].
-    """
+    """`weight_guided` [B, R]: over 0.9 of the weight [B, R, K] is invalid in every source view [B, S, R, K]."""
     mass = (weights[:, None] * invalid).sum(dim=-1)  # [B, S, R]
     return (mass > 0.9).all(dim=1)
 
@@ -95,15 +80,10 @@ def observed_values(views: Tensor, rendered: RenderedPatches) -> Tensor:
 
 @torch.no_grad()
 def render_depth(
-    field: ObservedField,
-    camera: Camera,
+    field: ObservedField, camera: Camera,
     *,
-    near: float,
-    far: float,
-    device: torch.device,
-    stride: int = 4,
-    samples: int = 64,
-) -> Tensor:
+    near: float, far: float, device: torch.device, stride: int = 4, samples: int = 64,
+) -> Tensor:  # fmt: skip
     """Renders the z-depth [H / stride, W / stride], metres, of every stride-th pixel of the first encoder view."""
     depth = [
         render_rays(field, rays, samples=samples, near=near, far=far, jitter=False).depth[0]
@@ -115,10 +95,7 @@ def render_depth(
 def rendered_features(
     field: FeatureObservation, camera: Camera, *, near: float, far: float, device: torch.device, samples: int = 32
 ) -> Iterator[Tensor]:
-    """Features [R, channels] of pixels of the encoder view, row by row, composited along rays, before the expansion.
-
-    SceneDINO is evaluated with 32 samples a ray.
-    """
+    """Features [R, channels] of pixels, row by row, along rays (in SceneDINO of 32 samples), not expanded."""
     for rays in image_rays(camera, torch.eye(4, device=device)):
         rendered = render_rays(field, rays, samples=samples, near=near, far=far, jitter=False)
         yield composite_features(field.features(rendered.points), rendered.weights)[0]
@@ -166,10 +143,7 @@ class SynthesisedPatches:
 def synthesised_patches(
     field: ObservedField, camera: Camera, rendered: RenderedPatches, batch: dict[str, Tensor], source_views: Tensor
 ) -> SynthesisedPatches:
-    """Gives rendered patches the colours that source views, of indices [B, S], have there; unseen samples are guesses.
-
-    `batch`: views [B, V, 3, H, W] in 0..1, masks [B, V, H, W] and encoder_from_view [B, V, 4, 4].
-    """
+    """Gives patches the colours that source views [B, S] of the batch have there; unseen samples are guesses."""
     size = rendered.rays.patch_size
     patches = observed_values(batch["views"], rendered).reshape(-1, size, size, 3).permute(0, 3, 1, 2)
     sources, masks, poses = (

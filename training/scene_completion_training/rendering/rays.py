@@ -50,11 +50,8 @@ def sample_cell_rays(
     loss_views: Tensor,  # indices [B, L] of the views that may be rendered
     # Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels or parts of them, of any sign.
     offsets: Tensor,
-    *,
-    patches: int,
-    cell: int,
-    generator: torch.Generator | None = None,
-) -> tuple[Rays, Tensor]:
+    *, patches: int, cell: int, generator: torch.Generator | None = None,
+) -> tuple[Rays, Tensor]:  # fmt: skip
     """Samples patches that are cells of a grid over randomly chosen loss views: the tokens of a vision transformer.
 
     Returns the rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.
@@ -73,14 +70,9 @@ def sample_cell_rays(
 
 
 def _patch_rays(
-    camera: Camera,
-    encoder_from_view: Tensor,
-    loss_views: Tensor,
-    chosen: Tensor,
-    left: Tensor,
-    top: Tensor,
+    camera: Camera, encoder_from_view: Tensor, loss_views: Tensor, chosen: Tensor, left: Tensor, top: Tensor,
     patch_size: int,
-) -> Rays:
+) -> Rays:  # fmt: skip
     """Rays of patches whose loss view (of L) and upper left pixel are given [B, P]."""
     batch, device = encoder_from_view.shape[0], encoder_from_view.device
     view = torch.gather(loss_views, 1, chosen.to(device))  # [B, P]
@@ -129,12 +121,9 @@ def inverse_depth_samples(
     shape: tuple[int, ...],  # leading shape, e.g. (B, R), samples of the batch first
     count: int,  # samples K per ray
     near: float,
-    far: float,
-    *,
-    generator: torch.Generator | None = None,
-    jitter: bool = True,
+    far: float, *, generator: torch.Generator | None = None, jitter: bool = True,
     device: torch.device | None = None,  # where the result goes; the jitter is drawn on the CPU
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Distances [*shape, K], metres: t_i = 1 / ((1 − s_i)/near + s_i/far), s_i = i/K + U(0, 1/K) or its middle."""
     steps = torch.arange(count, dtype=torch.float32).expand(*shape, count)
     offset = drawn(torch.rand, (*shape, count), generator) if jitter else torch.full((*shape, count), 0.5)
@@ -144,17 +133,14 @@ def inverse_depth_samples(
 
 
 def sample_view_volume(
-    camera: Camera,
-    batch: int,
-    count: int,
+    camera: Camera, batch: int, count: int,
     *,
     near: float,  # nearest depth, metres
     far: float,  # farthest depth, metres
     # Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
     heights: tuple[float, float],
-    generator: torch.Generator | None = None,
-    device: torch.device | None = None,
-) -> Tensor:
+    generator: torch.Generator | None = None, device: torch.device | None = None,
+) -> Tensor:  # fmt: skip
     """Points [B, N, 3] drawn uniformly in depth and pixel from the view between two heights; optical frame, metres."""
     unit = drawn(torch.rand, (batch, count, 3), generator).to(device)
     depth = near + (far - near) * unit[..., 2]
