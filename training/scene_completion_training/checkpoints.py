@@ -50,12 +50,8 @@ class TrainingRecord(lightning.Callback):
 
     def content(self) -> dict[str, Any]:
         """What goes into a checkpoint: the configuration, what the data knows, who wrote it."""
-        return {
-            "format": FORMAT,
-            "version": scene_completion_ros.__version__,
-            "configuration": self.configuration,
-            **self.data.record(),
-        }
+        about = {"format": FORMAT, "version": scene_completion_ros.__version__, "configuration": self.configuration}
+        return {**about, **self.data.record()}
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Adds the record."""

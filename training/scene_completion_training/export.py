@@ -183,11 +183,9 @@ def _store_half(graph: onnx.GraphProto) -> None:
 def head_weights(field: DensityField) -> HeadWeights:
     """Takes the head of a field."""
     return HeadWeights(
-        positional_weight=_array(field.position_layer.weight),
-        hidden_bias=_array(field.position_layer.bias),
-        density_weight=_array(field.density_layer.weight[0]),
-        density_bias=_array(field.density_layer.bias),
-    )
+        positional_weight=_array(field.position_layer.weight), hidden_bias=_array(field.position_layer.bias),
+        density_weight=_array(field.density_layer.weight[0]), density_bias=_array(field.density_layer.bias),
+    )  # fmt: skip
 
 
 def volume_reading(grid: VoxelGrid) -> VolumeReading:
@@ -253,18 +251,15 @@ def export_bundle(
     trunk = field.encoder.trunk
     viewpoint = stored.viewpoint
     low, high = record.get("focal_range", (camera.fx / camera.width,) * 2)
+    about = {**provenance, "configuration": without_places(record.get("configuration", {}))}
+    about |= {"calibration": {"fitted_on": "training voxels" if stored.link else "nothing"}}
     bundle = StudentBundle(
         name=name, canonical=camera, head=head_weights(field), point_code=field.spec,
         feature_size=feature_size(field, camera), height_above_ground=viewpoint.height_above_ground,
         pitch_range=viewpoint.pitch_range, grid=viewpoint.volume.grid,
         depth_range=(field.spec.near, field.spec.far), focal_range=(low * 0.99, high * 1.01),
         normalisation=Normalisation(trunk.mean, trunk.scale),
-        calibration=link_calibration(stored.link, viewpoint.volume.voxel_size),
-        provenance={
-            **provenance, "configuration": without_places(record.get("configuration", {})),
-            "calibration": {"fitted_on": "training voxels" if stored.link else "nothing"},
-        },
-        licence=licence,
+        calibration=link_calibration(stored.link, viewpoint.volume.voxel_size), provenance=about, licence=licence,
     )  # fmt: skip
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
     return bundle.save(folder, encoder_onnx(field, camera), weights if keep_weights else None)
@@ -294,17 +289,13 @@ def export_labelled(
         raise ConfigurationError(what, where=str(classes), cure="Make the classes anew from this checkpoint")
     named = read_class_file(classes / CLASS_FILE, len(clusters.centres))
     labels = fit_label_head(units.astype(np.float32), named.classes(cluster), len(named.class_names))
+    record = {"configuration": without_places(stored.record.get("configuration", {}))}
+    record |= {"agreement_with_clusters": round(labels.agreement, 4)}
     labelled = dataclasses.replace(
         student, name=name, licence=licence, head=labelled_head(student.head, field, labels),
         class_names=named.class_names, class_colours=named.class_colours,
         feature_spaces=spaces,  # those of the student read other label units
-        provenance={
-            **student.provenance,
-            "labels": {
-                "configuration": without_places(stored.record.get("configuration", {})),
-                "agreement_with_clusters": round(labels.agreement, 4),
-            },
-        },
+        provenance={**student.provenance, "labels": record},
     )  # fmt: skip
     weights = student.load_weights() if keep_weights else None
     return labelled.save(folder, encoder_onnx(field, student.canonical), weights), labels.agreement

@@ -103,9 +103,8 @@ def _trainer(
     return lightning.Trainer(
         max_steps=configuration.steps, max_epochs=-1, accelerator="auto", devices=configuration.devices,
         num_nodes=configuration.nodes, strategy="ddp_find_unused_parameters_true" if parallel else "auto",
-        precision=configuration.precision,
+        precision=configuration.precision, callbacks=callbacks,
         use_distributed_sampler=False,  # the sampler knows its process
-        callbacks=callbacks,
         plugins=[SafeCheckpoints()], logger=TensorBoardLogger(output, name=None, version="curves"),
         default_root_dir=output, gradient_clip_val=configuration.gradient_clip or None,
         log_every_n_steps=configuration.log_every, val_check_interval=configuration.validation_interval,
@@ -118,21 +117,13 @@ def _trainer(
 def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
     """What keeps the last checkpoint, and the best where there is a validation."""
     folder = Path(configuration.output) / "checkpoints"
+    # One file, replaced at once: a training that is killed between two files loses one.
+    options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
     kept = [
-        ModelCheckpoint(
-            dirpath=folder,
-            every_n_train_steps=configuration.checkpoint_every,
-            save_top_k=0,  # one file, replaced at once: a training that is killed between two files loses one
-            save_last=True,
-            enable_version_counter=False,
-        )
+        ModelCheckpoint(every_n_train_steps=configuration.checkpoint_every, save_top_k=0, save_last=True, **options)
     ]
     if configuration.validation_interval:
-        kept.append(
-            ModelCheckpoint(
-                dirpath=folder, filename=Path(BEST).stem, monitor="validation/total", enable_version_counter=False
-            )
-        )
+        kept.append(ModelCheckpoint(filename=Path(BEST).stem, monitor="validation/total", **options))
     return kept
 
 

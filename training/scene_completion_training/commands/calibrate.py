@@ -56,12 +56,9 @@ def run(args: argparse.Namespace) -> int:
         _say(bundle, f"calibration with {len(bundle.calibration.alpha)} knots")
         say_dropped(before, bundle)
         return 0
-    bundle = calibrate_on_stereo(
-        before,
-        [open_recording(folder) for folder in args.prior_from],
-        [[open_recording(folder) for folder in group] for group in args.held_out],
-        every=args.every,
-    )
+    averaged = [open_recording(folder) for folder in args.prior_from]
+    others = [[open_recording(folder) for folder in group] for group in args.held_out]
+    bundle = calibrate_on_stereo(before, averaged, others, every=args.every)
     knots = "×".join(str(count) for count in bundle.head.prior_knots)
     _say(bundle, f"place prior of {knots} knots")
     say_dropped(before, bundle)

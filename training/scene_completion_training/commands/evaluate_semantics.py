@@ -33,11 +33,9 @@ CLUSTER_CELL, WORD_CELL = 16, 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate semantics``."""
     arguments.add_paths(
-        parser,
-        "--data",
-        "FOLDER",
+        parser, "--data", "FOLDER",
         "towns, with --bank KITTI windows too, with --sscbench data_2d_raw/DRIVE of KITTI-360",
-    )
+    )  # fmt: skip
     arguments.add_windows(parser)
     arguments.add_paths(
         parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes"
@@ -111,10 +109,8 @@ def _run_sscbench(args: argparse.Namespace) -> int:
         return list(voxel_places(drives, args.every, split))
 
     split, naming, sampling = (
-        arguments.read_frames(args.frames),
-        arguments.read_frames(args.name_frames),
-        SAMPLINGS[args.sampling],
-    )
+        arguments.read_frames(args.frames), arguments.read_frames(args.name_frames), SAMPLINGS[args.sampling],
+    )  # fmt: skip
     scored = labelled(args.data, split)
     named = labelled(args.name_on or args.data, naming) if naming or args.name_on else []
     frames = {(sequence.name, sequence.frames[index].stamp_ns) for sequence, index in named}

@@ -157,13 +157,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         views = drawn_views.DrawnViews(draw, self._names(draw, generator), self.camera)
         roles = torch.from_numpy(drawn_views.roles_of_views(len(views.names), generator, in_turn=self.settings.in_turn))
         if self.needs.rendered:
-            sample |= {
-                "views": views.stacked,
-                "masks": drawn_views.as_tensor(np.stack(views.masks)),
-                "encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(),
-                "hints": drawn_views.as_tensor(np.stack(views.hints)),
-                "roles": roles,
-            }
+            sample |= {"views": views.stacked, "masks": drawn_views.as_tensor(np.stack(views.masks))}
+            sample |= {"encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(), "roles": roles}
+            sample["hints"] = drawn_views.as_tensor(np.stack(views.hints))
         if self.needs.classes:
             sample["view_classes"] = drawn_views.as_tensor(np.stack(views.classes))
         if self.needs.encoder_views > 1:

@@ -45,23 +45,19 @@ class DensityStretch:
         scale, offset, prior = np.float32(self.scale), np.float32(self.offset), head.prior
         if prior is not None:
             prior, offset = dataclasses.replace(prior, logit=scale * prior.logit + offset), np.float32(0.0)
-        return dataclasses.replace(
-            head,
-            density_weight=scale * head.density_weight,
-            density_bias=scale * head.density_bias + offset,
-            prior=prior,
-        )
+        weight, bias = scale * head.density_weight, scale * head.density_bias + offset
+        return dataclasses.replace(head, density_weight=weight, density_bias=bias, prior=prior)
 
     def of_weights(self, weights: Mapping[str, NDArray[Any]], *, prior: bool = False) -> dict[str, NDArray[Any]]:
         """The same of unfolded weights, in their own precision; the offset goes to a place prior if there is one."""
         offset = 0.0 if prior else self.offset
         changed = dict.fromkeys(LAST_WEIGHTS, (self.scale, 0.0)) | {"density_layer.bias": (self.scale, offset)}
-        return {
-            name: (values * np.float64(changed[name][0]) + changed[name][1]).astype(values.dtype)
-            if name in changed
-            else values
-            for name, values in weights.items()
-        }
+        stretched = dict(weights)
+        for name in changed.keys() & weights.keys():
+            stretched[name] = (weights[name] * np.float64(changed[name][0]) + changed[name][1]).astype(
+                weights[name].dtype
+            )
+        return stretched
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,10 +142,7 @@ def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, R
 
 
 def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[lidar_occupancy.Scan]:
-    """Scans of a frame and of those after it (see `scan_poses`) in its level frame; pitch in radians, down.
-
-    Raises SequenceError where a frame has no scan, or the LiDAR's place is not known.
-    """
+    """Scans from a frame on, see `scan_poses`, in its level frame; pitch in radians; a `SequenceError` if none."""
     if LIDAR not in sequence.rig_from_sensor:
         what = f"no pose of the LiDAR {LIDAR!r}"
         raise SequenceError(what, where=sequence.name, cure="Give its calibration with the sequence")
@@ -189,10 +186,7 @@ class Selection:
 def select_frames(
     sequences: Sequence[PosedSequence], listed: Sequence[frame_lists.ListedFrame] | None = None
 ) -> tuple[list[Selection], list[LeftOutFrame]]:
-    """Choose what is scored: all frames with a scan, or those of them that a frame list names by their image files.
-
-    Returns the frames of each drive, and all others that were asked for. Raises SequenceError where no frame is left.
-    """
+    """Frames of drives that are scored, with scan and listed, and all others asked for; a `SequenceError` if none."""
     names = [frame_lists.drive_name(sequence.name) for sequence in sequences]
     elsewhere = sorted({(frame_lists.drive_name(name), number) for name, number, _ in listed or ()})
     left_out = [LeftOutFrame(NO_DRIVE, drive, number) for drive, number in elsewhere if drive not in names]

@@ -209,13 +209,9 @@ def view_metric(*, with_lpips: bool) -> Metric:
     """PSNR and SSIM of novel views, and LPIPS where its weights are given."""
     titles = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑"} | ({"lpips": "LPIPS ↓"} if with_lpips else {})
     without = "" if with_lpips else " LPIPS needs its weights (--lpips), and is left out."
-    return Metric(
-        "views",
-        f"Novel views against the pictures of their cameras: 5 % cropped at each edge, mean over views.{without}",
-        tuple(Column(key, title, percent=False) for key, title in titles.items()),
-        ViewTally,
-        by=("target",),
-    )
+    text = f"Novel views against the pictures of their cameras: 5 % cropped at each edge, mean over views.{without}"
+    columns = tuple(Column(key, title, percent=False) for key, title in titles.items())
+    return Metric("views", text, columns, ViewTally, by=("target",))
 
 
 RELATIVE, ABSOLUTE = 0.01, 0.5  # of the squared flows, and squared pixels: how far forward and backward may disagree

@@ -259,10 +259,8 @@ def _judged(judge: ZeroShot, observed: SemanticObservation, points: NDArray[np.f
         chunk = slice(start, start + _CHUNK)
         found = judge(observed, points[chunk])
         predicted.labels[chunk], predicted.cosine[chunk], predicted.common[chunk] = (
-            found.labels,
-            found.cosine,
-            found.common,
-        )
+            found.labels, found.cosine, found.common,
+        )  # fmt: skip
     return predicted
 
 

@@ -160,10 +160,7 @@ def no_voxels(recordings: Sequence[PosedSequence] | str) -> ConfigurationError:
 
 
 class ClassPrior:
-    """A control: of every voxel the class that is most frequent around it in labelled recordings of one grid.
-
-    Raises ConfigurationError where no frame is labelled.
-    """
+    """A control: the class most frequent around each voxel in labelled recordings, a `ConfigurationError` for none."""
 
     name = "class prior of the voxel"
 

@@ -69,9 +69,7 @@ class FeatureFieldModel:
     """A trained feature field, clustered by its expanded features or by what a head makes of them."""
 
     def __init__(
-        self,
-        field: FeatureField,
-        name: str,
+        self, field: FeatureField, name: str,
         # The head of the second stage; without one the expanded features themselves are clustered.
         head: DistillationHead | None = None,
         *,
@@ -81,7 +79,7 @@ class FeatureFieldModel:
         half_resolution: bool = False,  # it was trained on images of half the size
         # Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left out.
         teacher: str = "",
-    ) -> None:
+    ) -> None:  # fmt: skip
         known = field.teachers if isinstance(field, AgglomeratedField) else ()
         if teacher and teacher not in known:
             cure = f"There are {', '.join(known)}" if known else "Leave it out"
@@ -153,13 +151,8 @@ class LiftedTokens:
         self.name, self._camera, self._backbone, self._density = name, camera, backbone, density
         self._cell = cell
         self._image = CanonicalImages(camera, half_resolution=False)
-        self._mean = torch.stack(
-            [
-                self._tokens(sequence, index).mean(dim=(0, 2, 3))
-                for sequence in recordings
-                for index in range(0, len(sequence.frames), _MEAN_EVERY)
-            ]
-        ).mean(dim=0)
+        frames = [(each, index) for each in recordings for index in range(0, len(each.frames), _MEAN_EVERY)]
+        self._mean = torch.stack([self._tokens(*frame).mean(dim=(0, 2, 3)) for frame in frames]).mean(dim=0)
 
     def _tokens(self, sequence: PosedSequence, index: int) -> Tensor:
         image = self._image(sequence, index, reference_camera(sequence))
@@ -239,13 +232,10 @@ class Sampling:
         weights, step = opacity(sigma[occupied[wanted]], truth.grid.voxel_size / self.points), _VOTING // self.points**3
         points = self._points(truth, occupied).reshape(*weights.shape, 3)
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
-        volume[occupied] = np.concatenate(
-            [np.zeros(0, np.uint8)]
-            + [
-                1 + elected(votes(observed.codes(points[part].reshape(-1, 3))), weights[part])
-                for part in (slice(first, first + step) for first in range(0, len(points), step))
-            ]
-        )
+        labels = np.zeros(len(points), np.uint8)
+        for part in (slice(first, first + step) for first in range(0, len(points), step)):
+            labels[part] = 1 + elected(votes(observed.codes(points[part].reshape(-1, 3))), weights[part])
+        volume[occupied] = labels
         return volume
 
     def _points(self, truth: VoxelTruth, voxels: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -302,13 +302,8 @@ def _check_groups(groups: Sequence[Sequence[FrameEvidence]]) -> None:
 
 def _weights(groups: Sequence[Sequence[FrameEvidence]]) -> NDArray[np.float64]:
     """Of each voxel of each frame, in order: groups count equally, and so do the frames of one."""
-    return np.concatenate(
-        [
-            np.full(len(frame.logit), 1.0 / (len(frame.logit) * len(group) * len(groups)))
-            for group in groups
-            for frame in group
-        ]
-    )
+    counts = [(len(frame.logit), len(group) * len(groups)) for group in groups for frame in group]
+    return np.concatenate([np.full(count, 1.0 / (count * parts)) for count, parts in counts])
 
 
 def drawn_evidence(

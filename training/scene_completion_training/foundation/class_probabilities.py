@@ -176,11 +176,9 @@ class _PyramidPooling(nn.Module):
             nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False) for _ in range(count)
         )
         self.merge_layer = nn.Sequential(
-            _br(width * count),
-            _Shuffle(),
-            _cbr(width * count, width, 3, groups=width),
+            _br(width * count), _Shuffle(), _cbr(width * count, width, 3, groups=width),
             nn.Conv2d(width, outputs, 1, bias=last),
-        )
+        )  # fmt: skip
         self.br = None if last else _br(outputs)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -260,10 +260,7 @@ class FeatureStore:
             safetensors.torch.save_file(arrays, part)
 
     def get(self, key: str, variant: int) -> FeatureTarget:
-        """Features of a variant (see `variant_of`) of an image (see `PreparedFrame.key`).
-
-        Raises SequenceError where they are missing or damaged; ConfigurationError where there are not so many variants.
-        """
+        """Features of a variant of an image; a `SequenceError` if damaged, a `ConfigurationError` if there is none."""
         if not 0 <= variant < self.variants:
             what = f"no variant {variant}, there are 0 to {self.variants - 1}"
             cure = "Ask for fewer variants, or compute more of them"

@@ -187,12 +187,8 @@ def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part
         return network_class(network_class.config_class.from_dict(known), **options).eval().requires_grad_(False)
     folder = str(files[0].parent)
     try:
-        weights = {
-            name.removeprefix(part): value
-            for file in files
-            for name, value in safetensors.torch.load_file(file).items()
-            if name.startswith(part)
-        }
+        stored = [named for file in files for named in safetensors.torch.load_file(file).items()]
+        weights = {name.removeprefix(part): value for name, value in stored if name.startswith(part)}
         with _quiet():
             # Given the weights, transformers opens no file: a configuration cannot send it elsewhere.
             network, report = network_class.from_pretrained(

@@ -201,10 +201,8 @@ def _empty_prompt(transformers: Any, folder: Path, options: dict[str, Any]) -> T
 
 _ESPNETV2, _DIFFUSION = "espnetv2:", "diffusion:"
 _IMAGE_TEXT: dict[str, type[ClipTeacher | SiglipTeacher]] = {
-    "clip": ClipTeacher,
-    "siglip": SiglipTeacher,
-    "siglip2": SiglipTeacher,
-}
+    "clip": ClipTeacher, "siglip": SiglipTeacher, "siglip2": SiglipTeacher,
+}  # fmt: skip
 
 
 def open_teacher(

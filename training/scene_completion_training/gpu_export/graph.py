@@ -160,17 +160,10 @@ def _split(
     alone = onnx.NodeProto()
     alone.CopyFrom(node)
     alone.input[:] = ["constant", "weight", "bias"]
-    evaluator = ReferenceEvaluator(
-        helper.make_model(
-            helper.make_graph(
-                [alone],
-                "constant",
-                [helper.make_tensor_value_info(entry, TensorProto.FLOAT, None) for entry in alone.input],
-                [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
-            ),
-            opset_imports=[helper.make_opsetid("", OPSET)],
-        )
-    )
+    inputs = [helper.make_tensor_value_info(entry, TensorProto.FLOAT, None) for entry in alone.input]
+    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    by_itself = helper.make_graph([alone], "constant", inputs, [output])
+    evaluator = ReferenceEvaluator(helper.make_model(by_itself, opset_imports=[helper.make_opsetid("", OPSET)]))
     gone = np.ascontiguousarray(weight[:, -constant.shape[1] :])
     results = evaluator.run(None, {"constant": constant, "weight": gone, "bias": bias})
     assert isinstance(results, list)

@@ -79,10 +79,8 @@ class UncertaintyWeights(nn.Module):
 
 Comparison: TypeAlias = Literal["cosine", "l1", "demeaned_cosine"]
 COMPARED: dict[Comparison, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "cosine": cosine_loss,
-    "l1": l1_loss,
-    "demeaned_cosine": demeaned_cosine_loss,
-}
+    "cosine": cosine_loss, "l1": l1_loss, "demeaned_cosine": demeaned_cosine_loss,
+}  # fmt: skip
 
 
 @dataclass

@@ -72,11 +72,9 @@ class PixelHead(nn.Module):
         self.code = nn.Conv2d(width + 1, 1, 1)
         self.tokens = nn.Sequential(nn.Conv2d(tokens, TOKEN_WIDTH, 1), nn.GELU())
         self.merge = nn.Sequential(
-            nn.Conv2d(width + 4 + TOKEN_WIDTH, width, 3, padding=1),
-            nn.ELU(inplace=True),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.ELU(inplace=True),
-        )
+            nn.Conv2d(width + 4 + TOKEN_WIDTH, width, 3, padding=1), nn.ELU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1), nn.ELU(inplace=True),
+        )  # fmt: skip
         self.attention = nn.Conv2d(width, 1, 1)
         self.factor = nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 1 + shifted))
         self.aside = nn.Conv2d(width, 1, 1)
@@ -111,11 +109,9 @@ class PixelHead(nn.Module):
         shift = SHIFT / self.spec.near * image[:, 1:].sum(dim=1, keepdim=True)
         nearer = self.spec.depth_code_of_inverse(self.spec.inverse_depth(code) * factor.exp() + shift)
         return PixelView(
-            nearer,
-            self.deviation(merged).float().clamp(-4.0, 0.0).exp(),
-            self.classes(merged).float(),
+            nearer, self.deviation(merged).float().clamp(-4.0, 0.0).exp(), self.classes(merged).float(),
             ground[:, 1:, :1, :1],
-        )
+        )  # fmt: skip
 
 
 def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, road: int) -> PixelView:
@@ -216,11 +212,9 @@ class SceneDecoder(nn.Module):
         self.up = nn.ModuleList(_block(coarser + finer, finer) for finer, coarser in itertools.pairwise(widths))
         self.context = nn.Conv2d(finest, context * heights, 1)
         self.mix = nn.Sequential(
-            nn.Conv2d(context + local, hidden, 1),
+            nn.Conv2d(context + local, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, hidden, 1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, hidden, 1),
-            nn.ReLU(inplace=True),
-        )
+        )  # fmt: skip
         self.occupied = nn.Conv2d(hidden, 2 * STRIDE**3 + 1, 1)
         self.named = nn.Conv2d(hidden, classes, 1)
         self.ground = nn.Conv2d(finest, 3, 1)
@@ -267,12 +261,8 @@ class SceneDecoder(nn.Module):
         )
         height = self.level + ground[:, 0] + ground[:, 2].sigmoid() * lowest[:, 0]
         deviation = 0.02 + functional.softplus(ground[:, 1] - 2.0)
-        return CompletedScene(
-            self._with_ground(occupied, height, deviation),
-            named.reshape(batch, self.classes, heights, count_x, count_y),
-            height,
-            deviation,
-        )
+        kinds = named.reshape(batch, self.classes, heights, count_x, count_y)
+        return CompletedScene(self._with_ground(occupied, height, deviation), kinds, height, deviation)
 
     def _with_neighbours(self, x: Tensor) -> Tensor:
         """What the U-Net makes of the columns [B, C, X, Y]."""
@@ -296,14 +286,8 @@ class SceneDecoder(nn.Module):
         """Probabilities that a voxel [B, X, Y, Z] is what its pixel sees (log depth, σ [B, 2, h, w]), or behind it."""
         found = functional.grid_sample(seen, voxels.pixels, mode="nearest", padding_mode="border", align_corners=False)
         size = self.grid.voxel_size
-        near, far = (
-            0.5
-            * (
-                1.0
-                + torch.erf((edge.clamp_min(0.1 * self.measure).log() - found[:, :1]) / (found[:, 1:] * math.sqrt(2.0)))
-            )
-            for edge in (voxels.depth - size, voxels.depth + size)
-        )
+        edges = ((voxels.depth + off).clamp_min(0.1 * self.measure).log() - found[:, :1] for off in (-size, size))
+        near, far = (0.5 * (1.0 + torch.erf(edge / (found[:, 1:] * math.sqrt(2.0)))) for edge in edges)
         shape = (len(seen), self.grid.shape[2], self.grid.shape[0], self.grid.shape[1])
         at, behind = voxels.in_view * (far - near), 1.0 - voxels.in_view * (1.0 - near)
         return at.reshape(shape).permute(0, 2, 3, 1), behind.reshape(shape).permute(0, 2, 3, 1)

@@ -45,19 +45,11 @@ class VisionTransformerTrunk(Trunk):
         _embed_positions_of(self.network.embeddings, (size[0] // self.cell, size[1] // self.cell))
         blocks, dim = loaded.blocks, loaded.dim
         self._taps = (*(min(1 + round(blocks * share), blocks) for share in (0.25, 0.5, 0.75)), blocks)
-        self.reassemble = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(dim, width, 1), resize)
-            for width, resize in zip(
-                PYRAMID,
-                (
-                    nn.ConvTranspose2d(PYRAMID[0], PYRAMID[0], 4, stride=4),
-                    nn.ConvTranspose2d(PYRAMID[1], PYRAMID[1], 2, stride=2),
-                    nn.Identity(),
-                    nn.Conv2d(PYRAMID[3], PYRAMID[3], 3, stride=2, padding=1),
-                ),
-                strict=True,
-            )
-        )
+        first, second, _, fourth = PYRAMID
+        larger = (nn.ConvTranspose2d(first, first, 4, stride=4), nn.ConvTranspose2d(second, second, 2, stride=2))
+        resized = (*larger, nn.Identity(), nn.Conv2d(fourth, fourth, 3, stride=2, padding=1))
+        parts = zip(PYRAMID, resized, strict=True)
+        self.reassemble = nn.ModuleList(nn.Sequential(nn.Conv2d(dim, width, 1), resize) for width, resize in parts)
         if pretrained:
             self.freeze(frozen_blocks)
         self.train()

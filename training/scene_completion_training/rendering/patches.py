@@ -119,13 +119,9 @@ def sample_colours(
     y = (2.0 * (camera.fy * local[..., 1] / depth + camera.cy) + 1.0) / camera.height - 1.0
     grid = torch.stack([x, y], dim=-1)  # [B, S, N, 2]
     invalid = (local[..., 2] <= 1e-3) | (grid.abs() > 1.0).any(dim=-1)
-    sampled = functional.grid_sample(
-        torch.cat([images, masks[:, :, None].to(images.dtype)], dim=2).flatten(0, 1),
-        grid.flatten(0, 1)[:, None].clamp(-2.0, 2.0),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    )  # [B·S, 4, 1, N]
+    masked = torch.cat([images, masks[:, :, None].to(images.dtype)], dim=2).flatten(0, 1)
+    places = grid.flatten(0, 1)[:, None].clamp(-2.0, 2.0)  # sampled are [B·S, 4, 1, N]
+    sampled = functional.grid_sample(masked, places, mode="bilinear", padding_mode="border", align_corners=False)
     values = sampled[:, :, 0].transpose(1, 2).reshape(batch, sources, -1, 4)
     return values[..., :3], invalid | (values[..., 3] < 1.0 - 1e-4)
 
@@ -160,8 +156,6 @@ def synthesised_patches(
     composed = composed.reshape(batches, views, count // size**2, size, size, 3)
     composed = composed.permute(0, 2, 1, 5, 3, 4).flatten(0, 1)  # [P, S, 3, h, w]
     return SynthesisedPatches(
-        observed=patches,
-        rendered=composed,
-        invalid=invalid.reshape(-1, size, size),
+        observed=patches, rendered=composed, invalid=invalid.reshape(-1, size, size),
         depth=rendered.depth.reshape(-1, size, size),
-    )
+    )  # fmt: skip

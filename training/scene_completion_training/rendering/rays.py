@@ -87,14 +87,8 @@ def _patch_rays(
 def rays_of_pixels(camera: Camera, encoder_from_view: Tensor, view: Tensor, pixel: Tensor, patch_size: int) -> Rays:
     """Builds rays from pixels [B, R, 2] of views [B, R] (see `Rays`)."""
     pose = torch.gather(encoder_from_view.flatten(2), 1, view[..., None].expand(-1, -1, 16)).reshape(*view.shape, 4, 4)
-    ray = torch.stack(
-        [
-            (pixel[..., 0] - camera.cx) / camera.fx,
-            (pixel[..., 1] - camera.cy) / camera.fy,
-            torch.ones_like(pixel[..., 0], dtype=pose.dtype),
-        ],
-        dim=-1,
-    ).to(pose.dtype)
+    x, y = (pixel[..., 0] - camera.cx) / camera.fx, (pixel[..., 1] - camera.cy) / camera.fy
+    ray = torch.stack([x, y, torch.ones_like(pixel[..., 0], dtype=pose.dtype)], dim=-1).to(pose.dtype)
     cosine = 1.0 / ray.norm(dim=-1)
     direction = torch.einsum("brij,brj->bri", pose[..., :3, :3], ray * cosine[..., None])
     return Rays(pose[..., :3, 3], direction, cosine, view, pixel, patch_size)
