@@ -25,16 +25,25 @@ from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples
 from scene_completion_training.losses.occupancy import free_cross_entropy, mean_opacity, occupancy_cross_entropy
-from scene_completion_training.losses.photometric import edge_aware_smoothness, photometric_loss
-from scene_completion_training.losses.stereo_depth import block_depth, log_inverse_depth_loss, stereo_depth_loss
+from scene_completion_training.losses.stereo_depth import (
+    block_depth,
+    edge_aware_smoothness,
+    log_inverse_depth_loss,
+    photometric_loss,
+    stereo_depth_loss,
+)
 from scene_completion_training.networks.density_field import DensityField, ObservedField, OccupancyLink, TrainedField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.trunk import Trunk
 from scene_completion_training.randomness import StepGenerator
-from scene_completion_training.rendering.patches import RenderedPatches, render_patches, synthesised_patches
-from scene_completion_training.rendering.rays import sample_view_volume
+from scene_completion_training.rendering.patches import (
+    RenderedPatches,
+    render_patches,
+    sample_view_volume,
+    synthesised_patches,
+)
 from scene_completion_training.stage import Stage, TrainingPictures
 
 PRIOR_RATE, PRIOR_BATCH = 2e-2, 4

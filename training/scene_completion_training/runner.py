@@ -44,11 +44,6 @@ def make_stage(configuration: TrainingConfiguration) -> Stage:
     return stage_class(configuration.stage)(configuration)
 
 
-def last_checkpoint(configuration: TrainingConfiguration) -> Path:
-    """Where a training keeps the checkpoint that it goes on from, and that is exported in the end."""
-    return Path(configuration.output) / "checkpoints" / "last.ckpt"
-
-
 def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
     """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists.
 
@@ -63,7 +58,7 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
-    last = last_checkpoint(configuration)
+    last = Path(configuration.output) / "checkpoints" / "last.ckpt"
     if not last.exists():
         named = [(key, Path(text)) for key, text in vars(configuration).items() if isinstance(text, str)]
         files = [(key, path) for key, path in named if path.is_file()]

@@ -15,7 +15,6 @@ from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.inference.volume_pose import Lookups
-from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.export import graph_of, ray_depth, volume_reading, without_places
 from scene_completion_training.networks.density_field import link_calibration
@@ -77,6 +76,8 @@ def export_scene(
     classes = len(field.names)
     x, y, z = field.spatial.cells
     low, high = stored.record.get("focal_range", (field.camera.fx / field.camera.width,) * 2)
+    # Its logit, before the softplus of density, is that of the probability.
+    itself = {"log_scale": torch.zeros(()), "offset": torch.zeros(())}
     bundle = StudentBundle(
         name=name, canonical=field.camera,
         head=HeadWeights(
@@ -93,7 +94,7 @@ def export_scene(
         focal_range=(low * 0.99, high * 1.01), depth_range=(code.near, code.far),
         normalisation=Normalisation(encoder.trunk.mean, encoder.trunk.scale), class_names=field.names,
         class_colours=tuple(COLOURS[label] for label in field.names),
-        calibration=probability_itself(grid.voxel_size), grid=grid,
+        calibration=link_calibration(itself, grid.voxel_size), grid=grid,
         provenance={**provenance, "configuration": without_places(settings), "calibration": {"fitted_on": "nothing"}},
         licence=licence,
     )  # fmt: skip
@@ -124,8 +125,3 @@ def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
     weight[:, [names.index(name) for name in vocabulary.names]] = vocabulary.rows[: len(vocabulary.names)].T
     encoder = (bank.text_encoder, bank.text_encoder_sha256)
     return FeatureSpace("text", weight, np.zeros(bank.dimension, np.float32), *encoder)
-
-
-def probability_itself(voxel_size: float) -> Calibration:
-    """α → probability of a student whose logit, before the softplus of density, is that of the probability."""
-    return link_calibration({"log_scale": torch.zeros(()), "offset": torch.zeros(())}, voxel_size)

@@ -1,7 +1,9 @@
 """Semantics on a street with one wall: clusters, their names, what counts."""
 
 import json
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,7 +13,13 @@ from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.clustering.clusters import Clusters
+from scene_completion_training.clustering.clusters import (
+    Clusters,
+    read_class_file,
+    read_clusters,
+    write_class_file,
+    write_clusters,
+)
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.semantic_evaluation import (
@@ -19,10 +27,12 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     FittedModel,
     Labels,
     named_by,
+    survey,
     voxel_classes,
+    write_contact_sheets,
 )
 from scene_completion_training.evaluation.semantic_models import SAMPLINGS, Sampling, SemanticObservation, elected
-from tests.training.evaluation.one_wall import CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
+from tests.training.evaluation.one_wall import CAMERA, CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
 
 
 def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedModel) -> None:
@@ -83,7 +93,7 @@ def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel
 
 
 SMALL_GRID = VoxelGrid((0.0, 0.0, 0.0), 0.2, (5, 3, 3))
-CAMERA = Camera(10.0, 10.0, 5.0, 5.0, 11, 11)
+SMALL_CAMERA = Camera(10.0, 10.0, 5.0, 5.0, 11, 11)
 
 
 def truth(known: np.ndarray | None = None) -> VoxelTruth:
@@ -98,7 +108,7 @@ def field(density: np.ndarray, label: np.ndarray) -> SemanticObservation:
     def cell(points: np.ndarray) -> tuple[np.ndarray, ...]:
         return tuple(np.floor(points / 0.1).astype(int).T)
 
-    sight = Observation(CAMERA, lambda points: density[cell(points)].astype(np.float32))
+    sight = Observation(SMALL_CAMERA, lambda points: density[cell(points)].astype(np.float32))
     return SemanticObservation(sight, lambda points: np.eye(3, dtype=np.float32)[label[cell(points)]])
 
 
@@ -128,3 +138,21 @@ def test_a_voxel_of_eight_points() -> None:
     assert not SAMPLINGS["s4c"].labels(field(density, label), lambda codes: codes, truth()).any()
     density[1, 3, 3] = 0.25
     assert (SAMPLINGS["s4c"].labels(field(density, label), lambda codes: codes, truth()) > 0).sum() == 2 * 9
+
+
+def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, tmp_path: Path) -> None:
+    found = survey(PaintedWall(), [street], every=4, points_a_frame=50)  # type: ignore[arg-type]
+    assert set(found.frame) == {0, 4, 8} and (found.recording == 0).all()
+    assert (found.pixel[:, 0] >= -0.5).all() and (found.pixel[:, 0] <= CAMERA.width - 0.5).all()
+    file = tmp_path / "clusters.safetensors"
+    write_clusters(file, fitted.clusters, found.codes, found.units)
+    clusters, units, cluster = read_clusters(file)
+    assert np.array_equal(clusters.centres, fitted.clusters.centres)
+    assert np.array_equal(clusters.assign(units.astype(np.float32)), cluster)  # units are the codes here
+    write_class_file(tmp_path / "classes.json", ["car", None], [0.5, 0.5])
+    pages = write_contact_sheets(tmp_path, clusters, found, read_class_file(tmp_path / "classes.json", 2))
+    assert [page.name for page in pages] == ["cluster_00.png", "cluster_01.png"]
+    assert all(cv2.imread(str(page)) is not None for page in pages)
+    file.write_bytes(b"nothing")
+    with pytest.raises(ConfigurationError, match="is not a valid safetensors file"):
+        read_clusters(file)

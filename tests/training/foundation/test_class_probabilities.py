@@ -16,10 +16,11 @@ from scene_completion_training.foundation.class_probabilities import (
     CITYSCAPES_CLASSES,
     ClassProbabilityTeacher,
     ESPNetv2,
+    _probabilities,
     load_espnetv2,
     read_class_texts,
 )
-from scene_completion_training.foundation.text_encoder import TextEncoder
+from scene_completion_training.foundation.encoded_words import TextEncoder
 from scene_completion_training.viewpoint import STREET_CAMERA
 
 ROAD, BUILDING, VEGETATION, SKY, CAR = (
@@ -39,8 +40,8 @@ def test_a_real_street_is_read_aright(shared_data: Path, espnetv2_cityscapes: Pa
     image: Any = torch.from_numpy(canonical_image(sequence.image(0, name), sequence.cameras[name], STREET_CAMERA))
     teacher = ClassProbabilityTeacher(espnetv2_cityscapes, encoder)
     with torch.no_grad():
-        pixels = teacher._normalised(image.permute(2, 0, 1)[None].float())
-        classes = teacher._probabilities(pixels)[0].argmax(dim=0)
+        pixels = (image.permute(2, 0, 1)[None].float() - teacher._mean) / teacher._deviation
+        classes = _probabilities(teacher._network, pixels)[0].argmax(dim=0)
     assert (classes[150:, 250:350] == ROAD).float().mean() > 0.9  # ahead of the car
     assert (classes[:20, 300:340] == SKY).float().mean() > 0.9
     shares = {c: (classes == c).float().mean().item() for c in (ROAD, BUILDING, VEGETATION, SKY, CAR)}

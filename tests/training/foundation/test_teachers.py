@@ -15,9 +15,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation.backbone import Backbone, DenseExtractor
 from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher, ESPNetv2
+from scene_completion_training.foundation.encoded_words import TextEncoder
 from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore
 from scene_completion_training.foundation.teachers import ClipTeacher, SiglipTeacher, open_teacher
-from scene_completion_training.foundation.text_encoder import TextEncoder
 from tests.training.foundation.tiny_models import (
     WIDTH,
     _save_clip_tokenizer,

@@ -28,8 +28,14 @@ from scene_completion_training.losses.occupancy import (
     rendered_class_loss,
     surface_likelihood,
 )
-from scene_completion_training.losses.photometric import edge_aware_smoothness, photometric_error, photometric_loss
-from scene_completion_training.losses.stereo_depth import block_depth, log_depth_loss, log_inverse_depth_loss
+from scene_completion_training.losses.stereo_depth import (
+    block_depth,
+    edge_aware_smoothness,
+    log_depth_loss,
+    log_inverse_depth_loss,
+    photometric_error,
+    photometric_loss,
+)
 from scene_completion_training.networks.agglomerated_field import FeatureHeads
 from scene_completion_training.networks.density_field import OccupancyLink
 

@@ -9,8 +9,12 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import KINDS, FeatureField, SalienceDownsampler, TargetRarity
-from scene_completion_training.rendering.patches import composite_features, heaviest_samples, render_rays
-from scene_completion_training.rendering.rays import rays_of_pixels
+from scene_completion_training.rendering.patches import (
+    composite_features,
+    heaviest_samples,
+    rays_of_pixels,
+    render_rays,
+)
 
 CAMERA = Camera(fx=37.0, fy=37.0, cx=31.5, cy=15.5, width=64, height=32)
 

@@ -50,9 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.clustering import clusters as clustering
     from scene_completion_training.evaluation.geometry import voxel_frames
-    from scene_completion_training.evaluation.semantic_evaluation import named_by
+    from scene_completion_training.evaluation.semantic_evaluation import named_by, survey, write_contact_sheets
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, Sampling, student_density
-    from scene_completion_training.evaluation.survey import survey, write_contact_sheets
     from scene_completion_training.export import asked_teacher
 
     density, cutoff = student_density(args.student)

@@ -46,11 +46,6 @@ def _nearest(
     return cv2.warpPerspective(values, homography(camera, canonical, turn), size, flags=flags, borderValue=beyond)
 
 
-def canonical_mask(mask: NDArray[np.bool_], camera: Camera, canonical: Camera) -> NDArray[np.bool_]:
-    """Pixels of the canonical camera [H, W] that the image covers where its mask [h, w] is true."""
-    return np.asarray(_nearest(mask.astype(np.uint8), camera, canonical) > 0)
-
-
 def canonical_classes(classes: NDArray[np.uint8], camera: Camera, canonical: Camera) -> NDArray[np.uint8]:
     """Classes [h, w] of a pinhole camera's pixels in the canonical one [H, W], 255 beyond its edges."""
     return np.asarray(_nearest(classes, camera, canonical, beyond=INVALID), np.uint8)
@@ -132,9 +127,8 @@ class DrawnViews:
     def masks(self) -> list[NDArray[np.bool_]]:
         """Whether a pixel shows the world [H, W] each; false for the vehicle, and for a view that comes again."""
         frames = self.draw.frames
-        masks = [
-            self._flipped(canonical_mask(frames[i].mask(n), frames[i].cameras[n], self.camera)) for i, n in self.names
-        ]
+        stored = [(frames[i].mask(n).astype(np.uint8), frames[i].cameras[n]) for i, n in self.names]
+        masks = [self._flipped(np.asarray(_nearest(mask, camera, self.camera) > 0)) for mask, camera in stored]
         again = [name in self.names[:k] for k, name in enumerate(self.names)]
         return [np.zeros_like(mask) if repeated else mask for mask, repeated in zip(masks, again, strict=True)]
 

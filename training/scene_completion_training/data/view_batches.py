@@ -121,7 +121,11 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self.camera = self.viewpoint.camera
         self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
         self.needs = needs
-        self.targets = named_targets(needs.targets)
+        # By what follows the names of their entries in a sample: nothing for those of a single model.
+        several = needs.targets if isinstance(needs.targets, Mapping) else {}
+        self.targets = {f"/{name}": one for name, one in several.items()}
+        if needs.targets is not None and not isinstance(needs.targets, Mapping):
+            self.targets = {"": needs.targets}
         self.sequences, self.settings, self.seed, self.length = sequences, settings, seed, length
         share = np.sqrt([len(frames) for frames in sequences]) * (1.0 if shares is None else np.asarray(shares))
         self.share = share / share.sum()
@@ -360,13 +364,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         encoder_from_left = draw.encoder_from_world @ draw.frames[draw.index].world_from_camera["left"]
         points = np.asarray(encoder_from_left.apply(stored * POINT_UNIT))
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
-
-
-def named_targets(targets: "FeatureStore | Mapping[str, FeatureStore] | None") -> "dict[str, FeatureStore]":
-    """Targets by what follows the names of their entries in a sample: nothing for those of a single model."""
-    if targets is None:
-        return {}
-    return {f"/{name}": one for name, one in targets.items()} if isinstance(targets, Mapping) else {"": targets}
 
 
 def covered_edges(

@@ -24,7 +24,7 @@ from scene_completion_ros.sequences.opening import lidar_depth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit, logit_of_density, opacity
 from scene_completion_training.evaluation.controls import CALIBRATION_WINDOW, TEST_WINDOWS, TRAINING_WINDOWS
-from scene_completion_training.evaluation.density_model import DensityModel, DeployedModel, Observation
+from scene_completion_training.evaluation.density_model import DensityModel, DeployedModel
 from scene_completion_training.evaluation.geometry import counted_depth, density_in_view, voxel_frames
 from scene_completion_training.networks.density_field import LAST_WEIGHTS
 
@@ -102,18 +102,15 @@ def rays_to_depth(
             chosen = generator.choice(hit, min(PIXELS, len(hit)), replace=False)
             row, column = np.unravel_index(chosen, truth.shape)
             pixels = np.stack([column, row], axis=-1).astype(np.float64)
-            frames.append(ray_logits(model.observe(sequence, index), pixels, truth[row, column]))
+            seen = model.observe(sequence, index)
+            distances = inverse_distance_samples(SAMPLES, *seen.depth_range)
+            density, length = seen.along_rays(pixels, distances)
+            logits = logit_of_density(density.astype(np.float64))
+            frames.append(RayLogits(logits, length, truth[row, column].astype(np.float64), distances))
     if not frames:
         what = "no depth in the image"
         raise SequenceError(what, where=sequence.name, cure="Name a drive with LiDAR scans or a stereo pair")
     return frames
-
-
-def ray_logits(seen: Observation, pixels: NDArray[np.float64], truth: NDArray[np.floating]) -> RayLogits:
-    """Logits along the rays through pixels [R, 2] whose true z-depth [R] is known, metres."""
-    distances = inverse_distance_samples(SAMPLES, *seen.depth_range)
-    density, length = seen.along_rays(pixels, distances)
-    return RayLogits(logit_of_density(density.astype(np.float64)), length, truth.astype(np.float64), distances)
 
 
 def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence], *, every: int = 1) -> StudentBundle:

@@ -35,8 +35,7 @@ from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.evaluation.checkpoints import FieldModel
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.networks.density_field import ObservedField
-from scene_completion_training.rendering.patches import render_rays, rendered_features, sample_colours
-from scene_completion_training.rendering.rays import image_rays
+from scene_completion_training.rendering.patches import image_rays, render_rays, rendered_features, sample_colours
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the channels of pictures in -1..1
 # AlexNet's convolutions by their place in torchvision: stride and padding. The second and third are pooled before.

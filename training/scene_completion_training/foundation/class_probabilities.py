@@ -23,8 +23,8 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES as TRAIN_IDS
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.foundation.backbone import DenseExtractor, ModelIdentity
+from scene_completion_training.foundation.encoded_words import STREET_TEMPLATE, TextEncoder, prompt
 from scene_completion_training.foundation.model_files import IMAGENET_MEAN, IMAGENET_STD, Normalisation
-from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder, prompt
 
 CITYSCAPES_CLASSES = (*TRAIN_IDS, "background")  # names of the outputs, in the order of Cityscapes' train ids
 STRIDE = 32  # edges of images are multiples of it
@@ -347,10 +347,6 @@ class ClassProbabilityTeacher(DenseExtractor):
             },
         )  # fmt: skip
 
-    def _probabilities(self, pixels: Tensor) -> Tensor:
-        """Probabilities [B, 20, H, W] of the classes, in the order of `classes`, of normalised images [B, 3, H, W]."""
-        return _probabilities(self._network, pixels)
-
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        means = functional.adaptive_avg_pool2d(self._probabilities(pixels), (height, width))
+        means = functional.adaptive_avg_pool2d(_probabilities(self._network, pixels), (height, width))
         return torch.einsum("bchw,cd->bdhw", means, self.embeddings)

@@ -47,13 +47,6 @@ class Variant:
     mirrored: bool  # swap left and right, before the shift
 
 
-def random_shift(generator: np.random.Generator, cell: int) -> tuple[int, int]:
-    """Draws (dy, dx), evenly, in steps of an eighth of a cell (of a pixel where cells are smaller than 8)."""
-    step = max(1, cell // 8)
-    dy, dx = step * generator.integers(-(cell // step // 2), cell // step - cell // step // 2, 2)
-    return int(dy), int(dx)
-
-
 def shifted(images: Tensor, shift: tuple[int, int]) -> Tensor:
     """Images [..., H, W] whose pixel (r, c) is the original's (r + dy, c + dx), or the nearest on its edge."""
     height, width = images.shape[-2:]
@@ -67,7 +60,10 @@ def variant_of(seed: int, key: str, number: int, cell: int) -> Variant:
     if number == 0:
         return Variant((0, 0), mirrored=False)
     name = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
-    return Variant(random_shift(np.random.default_rng((seed, name, number)), cell), mirrored=number % 2 == 1)
+    step = max(1, cell // 8)  # shifts are drawn evenly, in steps of a pixel where cells are smaller than 8
+    generator = np.random.default_rng((seed, name, number))
+    dy, dx = step * generator.integers(-(cell // step // 2), cell // step - cell // step // 2, 2)
+    return Variant((int(dy), int(dx)), mirrored=number % 2 == 1)
 
 
 def variant_images(image: NDArray[np.uint8], variants: Sequence[Variant]) -> Tensor:

@@ -21,7 +21,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation import model_files
 from scene_completion_training.foundation.backbone import Backbone, DenseExtractor, ModelIdentity, as_maps, in_patches
 from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher, read_class_texts
-from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder
+from scene_completion_training.foundation.encoded_words import STREET_TEMPLATE, TextEncoder
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _TO_UNIT = (0.5, 0.5, 0.5)

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_training.networks.trunk import RESNET, EfficientNetLiteTrunk, ResNetTrunk, Trunk
-from scene_completion_training.networks.vision_transformer_trunk import (
+from scene_completion_training.networks.trunk import (
     DEPTH_ANYTHING,
     DINO,
+    RESNET,
     STRIDE,
     DensePredictionDecoder,
     DepthAnythingTrunk,
+    EfficientNetLiteTrunk,
+    ResNetTrunk,
+    Trunk,
     VisionTransformerTrunk,
 )
 

@@ -1,17 +1,183 @@
-"""Patches of loss views rendered through an observed density field, in colours of posed source views."""
+"""Patches of loss views rendered through an observed density field, in colours of posed source views.
+
+A field is asked along patch rays of posed pinhole views, anywhere in the view, and around surfaces.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.render import inverse_distance
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit
 from scene_completion_training.networks.density_field import ObservedField
 from scene_completion_training.networks.feature_field import FeatureObservation
-from scene_completion_training.rendering.rays import Rays, image_rays, inverse_depth_samples, sample_patch_rays
+from scene_completion_training.randomness import drawn
+
+PATCH = 8  # edge of a patch of `sample_patch_rays`, pixels
+RAYS_AT_ONCE = 1 << 11  # of a whole image, so that memory lasts
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays of pixel patches."""
+
+    origin: Tensor  # [B, R, 3], metres, in the encoder view's optical frame
+    direction: Tensor  # [B, R, 3], unit vectors in the same frame
+    cosine: Tensor  # [B, R], cosine to the view's optical axis: z-depth = distance × cosine
+    view: Tensor  # [B, R], index of the view a ray belongs to
+    pixel: Tensor  # [B, R, 2], pixel coordinates (u, v): integers, but for patches that begin between pixels
+    patch_size: int  # rays come patch by patch, row-major inside a patch
+
+
+def sample_patch_rays(
+    camera: Camera,
+    encoder_from_view: Tensor,  # poses [B, V, 4, 4] of the views in the encoder view's frame
+    loss_views: Tensor,  # indices [B, L] of the views that may be rendered
+    *,
+    patches: int,
+    generator: torch.Generator | None = None,
+) -> Rays:
+    """Samples patches at random positions in randomly chosen loss views (BTS `PatchRaySampler`)."""
+    batch = encoder_from_view.shape[0]
+    # Drawn on the CPU, so that a training goes the same way on any device.
+    chosen = drawn(partial(torch.randint, loss_views.shape[1]), (batch, patches), generator)
+    left = drawn(partial(torch.randint, camera.width - PATCH + 1), (batch, patches), generator)
+    top = drawn(partial(torch.randint, camera.height - PATCH + 1), (batch, patches), generator)
+    return _patch_rays(camera, encoder_from_view, loss_views, chosen, left, top, PATCH)
+
+
+def sample_cell_rays(
+    camera: Camera,
+    encoder_from_view: Tensor,  # poses [B, V, 4, 4] of the views in the encoder view's frame
+    loss_views: Tensor,  # indices [B, L] of the views that may be rendered
+    # Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels or parts of them, of any sign.
+    offsets: Tensor,
+    *, patches: int, cell: int, generator: torch.Generator | None = None,
+) -> tuple[Rays, Tensor]:  # fmt: skip
+    """Samples patches that are cells of a grid over randomly chosen loss views: the tokens of a vision transformer.
+
+    Returns the rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.
+    """
+    batch = encoder_from_view.shape[0]
+    chosen = drawn(partial(torch.randint, loss_views.shape[1]), (batch, patches), generator)
+    view = torch.gather(loss_views, 1, chosen.to(loss_views.device))
+    offset = torch.gather(offsets, 1, view[..., None].expand(-1, -1, 2)).cpu()  # [B, P, 2]
+    size = torch.tensor([camera.width, camera.height])
+    first = torch.ceil((-offset).clamp_min(0) / cell).long()
+    last = torch.div(size - offset, cell, rounding_mode="floor").long().minimum(size // cell)  # exclusive
+    index = first + (drawn(torch.rand, (batch, patches, 2), generator) * (last - first)).floor().long()
+    corner = offset + cell * index
+    rays = _patch_rays(camera, encoder_from_view, loss_views, chosen, corner[..., 0], corner[..., 1], cell)
+    return rays, index.flip(-1).to(encoder_from_view.device)
+
+
+def _patch_rays(
+    camera: Camera, encoder_from_view: Tensor, loss_views: Tensor, chosen: Tensor, left: Tensor, top: Tensor,
+    patch_size: int,
+) -> Rays:  # fmt: skip
+    """Rays of patches whose loss view (of L) and upper left pixel are given [B, P]."""
+    batch, device = encoder_from_view.shape[0], encoder_from_view.device
+    view = torch.gather(loss_views, 1, chosen.to(device))  # [B, P]
+    offset = torch.arange(patch_size, device=device)
+    v = (top.to(device)[..., None, None] + offset[:, None]).expand(-1, -1, patch_size, patch_size)
+    u = (left.to(device)[..., None, None] + offset[None, :]).expand(-1, -1, patch_size, patch_size)
+    pixel = torch.stack([u, v], dim=-1).reshape(batch, -1, 2)
+    view = view[..., None].expand(-1, -1, patch_size * patch_size).reshape(batch, -1)
+    return rays_of_pixels(camera, encoder_from_view, view, pixel, patch_size)
+
+
+def rays_of_pixels(camera: Camera, encoder_from_view: Tensor, view: Tensor, pixel: Tensor, patch_size: int) -> Rays:
+    """Builds rays from pixels [B, R, 2] of views [B, R] (see `Rays`)."""
+    pose = torch.gather(encoder_from_view.flatten(2), 1, view[..., None].expand(-1, -1, 16)).reshape(*view.shape, 4, 4)
+    x, y = (pixel[..., 0] - camera.cx) / camera.fx, (pixel[..., 1] - camera.cy) / camera.fy
+    ray = torch.stack([x, y, torch.ones_like(pixel[..., 0], dtype=pose.dtype)], dim=-1).to(pose.dtype)
+    cosine = 1.0 / ray.norm(dim=-1)
+    direction = torch.einsum("brij,brj->bri", pose[..., :3, :3], ray * cosine[..., None])
+    return Rays(pose[..., :3, 3], direction, cosine, view, pixel, patch_size)
+
+
+def image_rays(camera: Camera, encoder_from_view: Tensor, *, stride: int = 1) -> Iterator[Rays]:
+    """Rays of every stride-th pixel of a view with pose [4, 4] (BTS `ImageRaySampler`), `RAYS_AT_ONCE` at a time."""
+    device = encoder_from_view.device
+    v, u = torch.meshgrid(
+        torch.arange(0, camera.height, stride, device=device),
+        torch.arange(0, camera.width, stride, device=device),
+        indexing="ij",
+    )
+    for pixel in torch.split(torch.stack([u, v], dim=-1).reshape(1, -1, 2), RAYS_AT_ONCE, dim=1):
+        view = torch.zeros(pixel.shape[:2], dtype=torch.long, device=device)
+        yield rays_of_pixels(camera, encoder_from_view[None, None], view, pixel, 1)
+
+
+FARTHEST = 100.0  # pixels that see nothing nearer are no surface, metres
+CANDIDATES = 32  # pixels of a depth bin that may become its centre, so that one may lie apart from the others
+
+
+def inverse_depth_samples(
+    shape: tuple[int, ...],  # leading shape, e.g. (B, R), samples of the batch first
+    count: int,  # samples K per ray
+    near: float,
+    far: float, *, generator: torch.Generator | None = None, jitter: bool = True,
+    device: torch.device | None = None,  # where the result goes; the jitter is drawn on the CPU
+) -> Tensor:  # fmt: skip
+    """Distances [*shape, K], metres: t_i = 1 / ((1 − s_i)/near + s_i/far), s_i = i/K + U(0, 1/K) or its middle."""
+    steps = torch.arange(count, dtype=torch.float32).expand(*shape, count)
+    offset = drawn(torch.rand, (*shape, count), generator) if jitter else torch.full((*shape, count), 0.5)
+    s = (steps + offset) / count
+    distances: Tensor = inverse_distance(s, near, far)
+    return distances.to(device)
+
+
+def sample_view_volume(
+    camera: Camera, batch: int, count: int,
+    *,
+    near: float,  # nearest depth, metres
+    far: float,  # farthest depth, metres
+    # Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
+    heights: tuple[float, float],
+    generator: torch.Generator | None = None, device: torch.device | None = None,
+) -> Tensor:  # fmt: skip
+    """Points [B, N, 3] drawn uniformly in depth and pixel from the view between two heights; optical frame, metres."""
+    unit = drawn(torch.rand, (batch, count, 3), generator).to(device)
+    depth = near + (far - near) * unit[..., 2]
+    x = (unit[..., 0] * camera.width - 0.5 - camera.cx) / camera.fx * depth
+    y = (unit[..., 1] * camera.height - 0.5 - camera.cy) / camera.fy * depth
+    return torch.stack([x, y.clamp(*heights), depth], dim=-1)
+
+
+def surface_centres(depth: Tensor, camera: Camera, bins: int, apart: float, generator: torch.Generator) -> Tensor:
+    """Draws one surface point from each quantile bin of the depth, apart from those drawn before: [N, 3], N ≤ bins.
+
+    The paper wants the centres far apart; its code only stratifies by depth. They lie in the optical frame, metres.
+    `depth`: z-depth [h, w], metres; `apart`: wanted distance, metres; without such a candidate, the farthest is taken.
+    """
+    flat = depth.flatten()
+    known = torch.nonzero((flat > 0) & (flat < FARTHEST))[:, 0]
+    if len(known) < bins:
+        return depth.new_zeros(0, 3)
+    order = known[flat[known].argsort()]
+    centres: list[Tensor] = []
+    for group in torch.tensor_split(order, bins):
+        index = group[torch.randint(len(group), (CANDIDATES,), generator=generator).to(group.device)]
+        u, v, z = index % camera.width, torch.div(index, camera.width, rounding_mode="floor"), flat[index]
+        points = torch.stack([(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z], dim=-1)
+        nearest = torch.cdist(points, torch.stack(centres)).amin(dim=1) if centres else torch.full_like(z, apart)
+        chosen = (nearest >= apart).float() if (nearest >= apart).any() else nearest
+        centres.append(points[int(chosen.argmax())])  # the first of equals
+    return torch.stack(centres)
+
+
+def points_in_balls(centres: Tensor, radius: float, count: int, generator: torch.Generator) -> Tensor:
+    """Points [N, count, 3] drawn evenly in balls around centres [N, 3]: a direction, and radius · u^{1/3}."""
+    direction = torch.randn((len(centres), count, 3), generator=generator)
+    length = torch.rand((len(centres), count, 1), generator=generator) ** (1.0 / 3.0)
+    offset: Tensor = radius * length * direction / direction.norm(dim=-1, keepdim=True).clamp_min(1e-9)
+    return centres[:, None] + offset.to(centres)
 
 
 @dataclass(frozen=True, eq=False)

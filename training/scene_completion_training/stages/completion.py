@@ -45,7 +45,7 @@ from scene_completion_training.networks.scene_decoder import (
     SceneDecoder,
     scaled_by_ground,
 )
-from scene_completion_training.networks.vision_transformer_trunk import DepthAnythingTrunk
+from scene_completion_training.networks.trunk import DepthAnythingTrunk
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 

@@ -32,8 +32,8 @@ from scene_completion_training.rendering.patches import (
     invalid_rays,
     observed_values,
     render_rays,
+    sample_cell_rays,
 )
-from scene_completion_training.rendering.rays import sample_cell_rays
 
 LEAST_VALID = 0.5  # share of a patch's rays that must be valid for its token to be compared
 FEATURE_WEIGHT = 0.2  # weight of the cosine loss against the tokens (SceneDINO)

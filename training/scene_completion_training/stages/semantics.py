@@ -33,8 +33,7 @@ from scene_completion_training.networks.feature_field import (
     normalised,
 )
 from scene_completion_training.randomness import samples_of
-from scene_completion_training.rendering.patches import render_depth
-from scene_completion_training.rendering.rays import points_in_balls, surface_centres
+from scene_completion_training.rendering.patches import points_in_balls, render_depth, surface_centres
 
 OVERSAMPLING = 4  # points drawn in a ball for each that is kept: those that are not occupied are left out
 # Pixels between the rays that centres are drawn from: 96 for each of five bins at 192×640. Rendering them is most of a
