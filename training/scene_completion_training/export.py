@@ -220,10 +220,8 @@ def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
         kept["features"] = {name: value for name, value in kept["features"].items() if name != "targets"}
         kept["features"]["model"] = Path(kept["features"].get("model", "")).name
     if "agglomeration" in kept:
-        teachers = [
-            {k: v for k, v in one.items() if k not in ("targets", "text_bank")}
-            for one in kept["agglomeration"]["teachers"]
-        ]
+        teachers, gone = kept["agglomeration"]["teachers"], ("targets", "text_bank")
+        teachers = [{k: v for k, v in one.items() if k not in gone} for one in teachers]
         kept["agglomeration"] = {**kept["agglomeration"], "teachers": teachers}
     if "data" in kept:
         kept["data"] = {name: value for name, value in kept["data"].items() if name not in ("root", "cache")}

@@ -33,14 +33,9 @@ _UNUSED = re.compile(
     r"code_xyz\.|encoder\.encoder\.encoder\.fc\.|encoder\.decoder\.decoder\.1[123]\.|"  # codes, ImageNet, other scales
     r"encoder\.(?:gt_encoder|downsampler|visualization)\.|downstream_head\.\w+_(?:cluster|linear)_head\."
 )
-_HEADS = {
-    "teacher": "heads.multiviewhead3",
-    "single_view": "mlp_coarse",
-    "student": "heads.singleviewhead",
-    "semantic_field": "mlp_coarse",
-    "feature_field": "heads.normal_head",
-    "semantics": "heads.normal_head",
-}  # stage of ours -> head of the public network that says the density
+# Stage of ours -> head of the public network that says the density.
+_HEADS = {"teacher": "heads.multiviewhead3", "single_view": "mlp_coarse", "student": "heads.singleviewhead"}
+_HEADS |= {"semantic_field": "mlp_coarse", "feature_field": "heads.normal_head", "semantics": "heads.normal_head"}
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.(\w+)")
 _TRANSFORMER = (
     (r"encoder\.encoder\.model\.vit\.(.+)", r"encoder.trunk.network.\1"),
@@ -84,12 +79,10 @@ def import_checkpoint(file: Path, output: Path, configuration: Configuration) ->
     head = _HEADS.get(configuration.stage, "")
     if not any(name.startswith(f"{head}.") for name in weights):
         known = [one for one in dict.fromkeys(_HEADS.values()) if any(name.startswith(f"{one}.") for name in weights)]
-        raise BundleError(
-            f"has the heads {', '.join(known) or 'of no known kind'}, none of which is that of stage "
-            f"{configuration.stage}",
-            where=str(file),
-            cure="Name the configuration of mvbts for a teacher, of bts, kdbts, s4c or scenedino for their fields",
-        )
+        heads = ", ".join(known) or "of no known kind"
+        what = f"has the heads {heads}, none of which is that of stage {configuration.stage}"
+        cure = "Name the configuration of mvbts for a teacher, of bts, kdbts, s4c or scenedino for their fields"
+        raise BundleError(what, where=str(file), cure=cure)
     if isinstance(configuration, SemanticsConfiguration):  # its network is that of the first stage
         configuration = configuration.completed()
     state, used, found = dict(_network(configuration, weights).state_dict()), set[str](), set[str]()

@@ -88,12 +88,9 @@ def listed_folders(folders: Sequence[Path], split: FrameSplit | None) -> list[Pa
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Declare --engine."""
-    parser.add_argument(
-        "--engine",
-        default="auto",
-        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s); or "
-        "onnxruntime_fp32, onnxruntime_fp16: the bundle's encoders for GPUs, rounded as there",
-    )
+    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s); or "
+    meaning += "onnxruntime_fp32, onnxruntime_fp16: the bundle's encoders for GPUs, rounded as there"
+    parser.add_argument("--engine", default="auto", help=meaning)
 
 
 def add_workers(parser: argparse.ArgumentParser, what: str) -> argparse._ArgumentGroup:

@@ -30,13 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_frames(parser)
     meaning = "fit calibration and threshold of every model on these recordings first, which must not be scored"
     arguments.add_paths(parser, "--calibrate-on", "FOLDER", meaning)
-    parser.add_argument(
-        "--controls",
-        action="store_true",
-        help="score controls as well: nothing, surfaces, and the prior of the training set. Surfaces are those of the "
-        "best depth there is and of the first model's own depth, as they are and thickened by 4 m. With --depth: the "
-        "mean LiDAR depth of each pixel over --prior",
+    meaning = "score controls as well: nothing, surfaces, and the prior of the training set. Surfaces are those of the "
+    meaning += (
+        "best depth there is and of the first model's own depth, as they are and thickened by 4 m. With --depth: "
     )
+    parser.add_argument("--controls", action="store_true", help=meaning + "the mean LiDAR depth of pixels over --prior")
     meaning = "training recordings for the prior: towns, whose mean voxels are the prior on towns (KITTI windows have "
     arguments.add_paths(parser, "--prior", "FOLDER", meaning + "their own); with --depth drives")
     meaning = "what the prior of --prior averages: the towns' exact voxels, or those fused from their stereo depth, "

@@ -29,12 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=64, help="samples along a ray (default: %(default)s)")
     meaning = "weights of AlexNet and of LPIPS, in one file or two; without them LPIPS is left out"
     arguments.add_paths(parser, "--lpips", "FILE", meaning)
-    parser.add_argument(
-        "--consistency",
-        action="store_true",
-        help="instead compare features of frames with those of frames --stride later, where optical flow finds the "
-        "same pixels; checkpoints of feature_field, semantics, semantic_field or supervised",
-    )
+    meaning = "instead compare features of frames with those of frames --stride later, where optical flow finds the "
+    meaning += "same pixels; checkpoints of feature_field, semantics, semantic_field or supervised"
+    parser.add_argument("--consistency", action="store_true", help=meaning)
     parser.add_argument("--stride", type=int, default=3, metavar="N", help="frames between both (default: %(default)s)")
     meaning = f"training recordings: their features are clustered into {CLUSTERS} classes, and these compared, too"
     arguments.add_paths(parser, "--cluster-on", "FOLDER", meaning)

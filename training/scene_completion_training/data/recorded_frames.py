@@ -69,7 +69,11 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         self, sequence: PosedSequence, viewpoint: Viewpoint, cache: Path | None = None, class_images: Path | None = None
     ) -> None:
         self.canonical = viewpoint.camera
-        key = _key(sequence, self.canonical)
+        # What the small images follow from, but for the pixels and their frames.
+        cameras = {name: vars(camera) for name, camera in sequence.cameras.items()}
+        rig = {name: np.round(pose.matrix, 9).tolist() for name, pose in sequence.rig_from_camera.items()}
+        content = json.dumps([cameras, rig, vars(self.canonical)], sort_keys=True)
+        key = hashlib.sha256(content.encode()).hexdigest()[:12]
         self.name = f"{sequence.name.replace('/', '_')}-{key}"
         self.folder = None if cache is None else cache.absolute() / f"{self.name}-resized"
         ahead = cameras_ahead(sequence)
@@ -235,13 +239,6 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         camera = self._camera(name)
         nothing = np.zeros((camera.height, camera.width), np.uint8)
         return virtual_pinhole(nothing, camera, self.canonical, prepared.DOWNWARD)[1]
-
-
-def _key(sequence: PosedSequence, canonical: Camera) -> str:
-    """Hash of what the small images follow from, but for the pixels and their frames."""
-    cameras = {name: vars(camera) for name, camera in sequence.cameras.items()}
-    rig = {name: np.round(pose.matrix, 9).tolist() for name, pose in sequence.rig_from_camera.items()}
-    return hashlib.sha256(json.dumps([cameras, rig, vars(canonical)], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _write_png(file: Path, image: NDArray[np.uint8]) -> None:

@@ -240,8 +240,6 @@ def _obstacle(sequence: PosedSequence, index: int | None, sides: Sequence[str]) 
 def _nothing_left(recordings: Iterable[str], left_out: Sequence[LeftOutFrame]) -> SequenceError:
     reasons = [frame.reason for frame in left_out]
     counts = "; ".join(f"{reason}: {reasons.count(reason)}" for reason in sorted(set(reasons)))
-    return SequenceError(
-        f"none of {len(reasons)} frames can be scored ({counts})",
-        where=", ".join(recordings),
-        cure="Name the listed drives with images and LiDAR scans unpacked, or another frame list",
-    )
+    cure = "Name the listed drives with images and LiDAR scans unpacked, or another frame list"
+    what = f"none of {len(reasons)} frames can be scored ({counts})"
+    return SequenceError(what, where=", ".join(recordings), cure=cure)

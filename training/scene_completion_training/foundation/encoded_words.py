@@ -330,11 +330,9 @@ class EncodedAnswers:
         rows = [self._encoder.encode([prompt(phrase, self._template)])[0].half().numpy() for phrase in phrases]
         packed = [base64.b64encode(row.astype("<f2").tobytes()).decode("ascii") for row in rows]
         others = None if background is None else [one for one in background if one not in _phrases_of(requested)]
-        return {
-            **({} if others is None else {"background": others}),
-            "encoder": {"id": self._name, "sha256": self._encoder.sha256},
-            "embeddings": dict(zip(phrases, packed, strict=True)),
-        }
+        made: dict[str, Any] = {} if others is None else {"background": others}
+        made["encoder"] = {"id": self._name, "sha256": self._encoder.sha256}
+        return {**made, "embeddings": dict(zip(phrases, packed, strict=True))}
 
 
 def _phrases_of(requested: RequestedWords) -> list[str]:

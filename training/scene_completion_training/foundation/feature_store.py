@@ -104,11 +104,8 @@ class LiveTokens:
         self._extractor.to(images.device)
         half = self.cell // 2
         shifts = drawn(partial(torch.randint, -half, self.cell - half), (*views.shape, 2), generator)
-        wanted = [
-            (row, int(views[row, column]), shifts[row, column].tolist())
-            for row in range(len(views))
-            for column in range(views.shape[1])
-        ]
+        places = [(row, column) for row in range(len(views)) for column in range(views.shape[1])]
+        wanted = [(place[0], int(views[place]), shifts[place].tolist()) for place in places]
         seen = torch.stack([shifted(images[row, view], (dy, dx)) for row, view, (dy, dx) in wanted])
         tokens = self._extractor.features(255.0 * seen, self.cell)
         features = tokens.new_zeros(*images.shape[:2], *tokens.shape[1:])

@@ -60,12 +60,9 @@ def weight_files(model: str) -> list[Path]:
     if not (folder / _INDEX).is_file():
         pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
         instead = f", only {', '.join(pickled)}" if pickled else ""
-        raise BundleError(
-            f"no {_WEIGHTS} in it{instead}",
-            where=model,
-            cure="Only safetensors are read, because pickled weights can execute code: convert them once where you "
-            "trust them (from_pretrained, then save_pretrained)",
-        )
+        cure = "Only safetensors are read, because pickled weights can execute code: convert them once where you "
+        cure += "trust them (from_pretrained, then save_pretrained)"
+        raise BundleError(f"no {_WEIGHTS} in it{instead}", where=model, cure=cure)
     content = read_json(folder / _INDEX, BundleError, cure=GET_AGAIN, kind=dict).get("weight_map")
     named = content.values() if isinstance(content, dict) else ()
     parts = sorted({name for name in named if isinstance(name, str)})

@@ -29,7 +29,11 @@ class FeatureHeads(nn.Module):
     def __init__(self, channels: int, dims: Mapping[str, int], kind: HeadKind = "linear") -> None:
         super().__init__()
         self.dims = dict(dims)
-        self.heads = nn.ModuleDict({name: _head(channels, dim, kind) for name, dim in dims.items()})
+        self.heads = nn.ModuleDict()
+        for name, dim in dims.items():
+            last = nn.Linear(channels, dim, bias=False)
+            hidden = (nn.Linear(channels, channels), nn.LayerNorm(channels), nn.GELU())
+            self.heads[name] = last if kind == "linear" else nn.Sequential(*hidden, last)
 
     def of(self, name: str, features: Tensor) -> Tensor:
         """A teacher's features [..., D] as they are learned, of features [..., C]."""
@@ -38,12 +42,6 @@ class FeatureHeads(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """All teachers' features side by side, each of length one [..., ΣD]."""
         return torch.cat([functional.normalize(self.of(name, features), dim=-1) for name in self.dims], dim=-1)
-
-
-def _head(channels: int, dim: int, kind: HeadKind) -> nn.Module:
-    last = nn.Linear(channels, dim, bias=False)
-    hidden = (nn.Linear(channels, channels), nn.LayerNorm(channels), nn.GELU())
-    return last if kind == "linear" else nn.Sequential(*hidden, last)
 
 
 # Slope and offset of the first units: ramps in inverse depth around the depth of the pixel's surface.
