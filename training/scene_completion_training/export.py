@@ -25,7 +25,6 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import (
     CLASS_FILE,
     CLUSTER_FILE,
-    LabelHead,
     fit_label_head,
     read_class_file,
     read_clusters,
@@ -195,14 +194,6 @@ def volume_reading(grid: VoxelGrid) -> VolumeReading:
     return VolumeReading(np.ones(1, np.float32), np.stack([first, step]), grid.shape)
 
 
-def labelled_head(student: HeadWeights, field: FeatureField, labels: LabelHead) -> HeadWeights:
-    """The head of a student with the units of a feature field and the label head on them."""
-    return dataclasses.replace(
-        student, label_positional_weight=_array(field.positions.weight),
-        label_hidden_bias=_array(field.positions.bias), label_weight=labels.weight, label_bias=labels.bias,
-    )  # fmt: skip
-
-
 def labelled_parts_kept(head: HeadWeights, labelled: HeadWeights) -> HeadWeights:
     """A head with the label units and the label layers of another one; its density stays."""
     names = ("label_positional_weight", "label_hidden_bias", "label_weight", "label_bias")
@@ -226,13 +217,11 @@ def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
     if "data" in kept:
         kept["data"] = {name: value for name, value in kept["data"].items() if name not in ("root", "cache")}
         for group in kept["data"].keys() & {"sources", "validation"}:
-            kept["data"][group] = [{**one, "folder": _name_of(one["folder"])} for one in kept["data"][group]]
+            kept["data"][group] = [dict(one) for one in kept["data"][group]]
+            for one in kept["data"][group]:
+                if Path(one["folder"]).is_absolute():  # of a place on a machine, the last three parts
+                    one["folder"] = str(Path(*Path(one["folder"]).parts[-3:]))
     return kept
-
-
-def _name_of(folder: str) -> str:
-    """The folder of a source as it lies in the data; of one with its place on a machine, the last three parts."""
-    return str(Path(*Path(folder).parts[-3:])) if Path(folder).is_absolute() else folder
 
 
 def export_bundle(
@@ -287,10 +276,14 @@ def export_labelled(
         raise ConfigurationError(what, where=str(classes), cure="Make the classes anew from this checkpoint")
     named = read_class_file(classes / CLASS_FILE, len(clusters.centres))
     labels = fit_label_head(units.astype(np.float32), named.classes(cluster), len(named.class_names))
-    record = {"configuration": without_places(stored.record.get("configuration", {}))}
+    record: dict[str, Any] = {"configuration": without_places(stored.record.get("configuration", {}))}
     record |= {"agreement_with_clusters": round(labels.agreement, 4)}
+    head = dataclasses.replace(
+        student.head, label_positional_weight=_array(field.positions.weight),
+        label_hidden_bias=_array(field.positions.bias), label_weight=labels.weight, label_bias=labels.bias,
+    )  # fmt: skip
     labelled = dataclasses.replace(
-        student, name=name, licence=licence, head=labelled_head(student.head, field, labels),
+        student, name=name, licence=licence, head=head,
         class_names=named.class_names, class_colours=named.class_colours,
         feature_spaces=spaces,  # those of the student read other label units
         provenance={**student.provenance, "labels": record},

@@ -42,13 +42,9 @@ def bank(encoder: TextEncoder) -> TextBank:
     """Of the same encoder, under the name that it had elsewhere."""
     phrases = ("car", "sky", "wall")
     return TextBank(
-        phrases,
-        encoder.encode([THERE.replace("{}", phrase) for phrase in phrases]).numpy(),
-        "published/name",
-        encoder.sha256,
-        THERE,
-        background=("sky", "wall"),
-    )
+        phrases, encoder.encode([THERE.replace("{}", phrase) for phrase in phrases]).numpy(), "published/name",
+        encoder.sha256, THERE, background=("sky", "wall"),
+    )  # fmt: skip
 
 
 def rows_of(asked: RequestedWords) -> dict[str, np.ndarray]:
@@ -271,15 +267,9 @@ def test_a_real_encoder_knows_what_words_mean() -> None:
     assert encoder.sha256.startswith("53aa51172d142c89")
     names = ["road", "building", "vegetation", "car", "person", "bicycle", "pole", "sky"]
     words = {
-        "tree": 2,
-        "van": 3,
-        "pedestrian": 4,
-        "bike": 5,
-        "lamp post": 6,
-        "clouds": 7,
-        "house": 1,
+        "tree": 2, "van": 3, "pedestrian": 4, "bike": 5, "lamp post": 6, "clouds": 7, "house": 1,
         "zebra crossing": 0,
-    }
+    }  # fmt: skip
     template = "a photo of a {} on the street"
     classes, asked = (encoder.encode([prompt(word, template) for word in group]) for group in (names, words))
     assert (asked @ classes.T).argmax(dim=1).tolist() == list(words.values())

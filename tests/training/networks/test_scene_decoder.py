@@ -124,11 +124,8 @@ def test_a_road_says_the_scale_of_what_is_seen() -> None:
     true = SPEC.inverse_depth(plane)
     true[:, :, 20:24, 12:16] = 0.8  # something stands on it
     view = PixelView(
-        SPEC.depth_code_of_inverse(true / 0.9),
-        torch.full_like(true, 0.02),
-        classes,
-        torch.ones(1, 1, 1, 1),
-    )
+        SPEC.depth_code_of_inverse(true / 0.9), torch.full_like(true, 0.02), classes, torch.ones(1, 1, 1, 1),
+    )  # fmt: skip
     told, unknown = (torch.cat([plane * known, torch.full_like(plane, known)], dim=1) for known in (1.0, 0.0))
     right, same = (scaled_by_ground(view, SPEC, ground, road) for ground in (told, unknown))
     assert (SPEC.inverse_depth(right.code) / true).mean().item() == pytest.approx(1.0, abs=0.03)

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import cv2
 import numpy as np
@@ -103,13 +103,7 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
     def __len__(self) -> int:
         return len(self.sequence)
 
-    @overload
-    def __getitem__(self, index: int) -> prepared.PreparedFrame: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[prepared.PreparedFrame]: ...
-
-    def __getitem__(self, index: int | slice) -> prepared.PreparedFrame | Sequence[prepared.PreparedFrame]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):

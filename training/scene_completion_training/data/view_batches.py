@@ -303,14 +303,14 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         if self.settings.colour_jitter:
             image = drawn_views.jittered(image, generator, self.settings.jitter, self.settings.washed)
         if self.settings.covered:
-            image, hint = covered_edges(image, hint, generator.integers(self.settings.covered + 1, size=2))
+            upper, lower = generator.integers(self.settings.covered + 1, size=2)
+            rows = np.arange(len(image))
+            shown = np.clip(rows, upper, len(image) - 1 - lower)
+            image, hint = image[shown], np.where((shown == rows)[:, None], hint, np.float32(0.0))
         if draw.mirror:
             image, hint = image[:, ::-1], hint[:, ::-1]
-        return {
-            "image": drawn_views.as_tensor(image).permute(2, 0, 1).float(),
-            "hint": drawn_views.as_tensor(hint),
-            **self._occupancy(draw, generator),
-        }
+        own = {"image": drawn_views.as_tensor(image).permute(2, 0, 1).float(), "hint": drawn_views.as_tensor(hint)}
+        return {**own, **self._occupancy(draw, generator)}
 
     def _draw(self, sample: int, generator: np.random.Generator) -> drawn_views.Draw:
         if self.listed:
@@ -364,15 +364,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         encoder_from_left = draw.encoder_from_world @ draw.frames[draw.index].world_from_camera["left"]
         points = np.asarray(encoder_from_left.apply(stored * POINT_UNIT))
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
-
-
-def covered_edges(
-    image: NDArray[np.uint8], hint: NDArray[np.float32], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """An image [H, W, 3] and its depth [H, W], so many rows covered at the upper and lower edge; see `ViewSettings`."""
-    shown = np.clip(np.arange(len(image)), rows[0], len(image) - 1 - rows[1])
-    known = shown == np.arange(len(image))
-    return image[shown], np.where(known[:, None], hint, np.float32(0.0))
 
 
 def _choose(

@@ -50,11 +50,6 @@ def prompt(phrase: str, template: str) -> str:
     return phrase if phrase.casefold() == BARE else template.replace("{}", phrase)
 
 
-def canonical_text(text: str) -> str:
-    """A text as SigLIP was trained with: lower case, no punctuation, single spaces."""
-    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
-
-
 class TextEncoder:
     """A frozen text encoder: a local folder, a name on the hub, or `package:NAME/FOLDER` of an installed package.
 
@@ -119,8 +114,11 @@ class TextEncoder:
 
     def _encoded(self, texts: list[str]) -> Tensor:
         siglip = self.type.startswith("siglip")
+        if siglip:  # as it was trained with: lower case, no punctuation, single spaces
+            bare = str.maketrans("", "", string.punctuation)
+            texts = [" ".join(text.lower().translate(bare).split()) for text in texts]
         tokens = self._tokenizer(
-            [canonical_text(text) for text in texts] if siglip else texts,
+            texts,
             padding="max_length" if siglip else True,  # SigLIP has seen nothing else, and takes the last token
             truncation=True,
             max_length=self._longest,

@@ -83,10 +83,6 @@ class Trunk(nn.Module):
         """What `forward` gives, of what `fixed` gave for images of a size (H, W)."""
         raise NotImplementedError
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Returns the maps at strides 2 to 32 of RGB images [B, 3, H, W] in 0..255; H and W multiples of 32."""
-        raise NotImplementedError
-
 
 class ResNetTrunk(Trunk):
     """ResNet-50 without its classifier, on images normalised as in Monodepth2 and Behind the Scenes.
