@@ -166,11 +166,7 @@ class Configuration(TrainingConfiguration):
         return ""
 
     def completed(self: Chosen) -> Chosen:
-        """The configuration with what follows from recordings, and from other trainings that it names.
-
-        Raises ConfigurationError: camera and volume contradict each other, or those; BundleError where a training is
-        none.
-        """
+        """With what follows from recordings and other trainings; a `ConfigurationError` if they contradict it."""
         viewpoint = self._chosen()
         camera, volume = viewpoint.settings
         views = self.data.views

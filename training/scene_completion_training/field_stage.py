@@ -219,8 +219,7 @@ class FieldStage(Stage):
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """The losses of a sample of the validation, with the same rays every time, whichever process has it."""
-        number = batch_index * self.trainer.world_size + self.global_rank
-        terms = self._computed(batch, StepGenerator(0, number))
+        terms = self._computed(batch, StepGenerator(0, batch_index * self.trainer.world_size + self.global_rank))
         self.log_dict({f"validation/{name}": value for name, value in terms.items()}, sync_dist=True)
         self.log("validation/total", self._total(terms), sync_dist=True)
 

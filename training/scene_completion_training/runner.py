@@ -34,11 +34,7 @@ BEST = "best.ckpt"
 
 
 def make_stage(configuration: TrainingConfiguration) -> Stage:
-    """The stage that a configuration asks for, untrained.
-
-    Raises ConfigurationError where it contradicts itself, or lacks a training; BundleError where that holds something
-    else.
-    """
+    """The stage that a configuration asks for, untrained; a `ConfigurationError` or `BundleError` if it cannot be."""
     configuration = configuration.completed()
     configuration.check()
     return stage_class(configuration.stage)(configuration)

@@ -153,11 +153,7 @@ class CameraSettings:
     pitch_range: tuple[float, float] = (-0.05, 0.05)
 
     def camera(self) -> Camera:
-        """The camera that they describe without looking at a recording.
-
-        Raises ConfigurationError where they contradict each other, or no pinhole is so wide; CameraError for other
-        numbers.
-        """
+        """The camera, without looking at recordings; a `ConfigurationError` or `CameraError` if there is none."""
         fov = self.field_of_view
         assert fov != "auto"
         width = STREET_CAMERA.width if self.width is None else self.width

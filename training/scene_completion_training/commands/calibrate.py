@@ -51,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(what, where="--held-out", cure="Name drives that took no part in the training")
     before = own_student(args.bundle)
     if args.labelled:
-        recordings = [open_recording(folder) for folder in args.labelled]
-        bundle = calibrate_on_truth(before, recordings, every=args.every)
+        bundle = calibrate_on_truth(before, [open_recording(folder) for folder in args.labelled], every=args.every)
         _say(bundle, f"calibration with {len(bundle.calibration.alpha)} knots")
         say_dropped(before, bundle)
         return 0

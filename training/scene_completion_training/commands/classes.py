@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> int:
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     teacher = asked_teacher(Checkpoint.read(args.checkpoint), bank) if bank else ""
     model = FeatureFieldModel.open(args.checkpoint, density=density, teacher=teacher)
-    recordings = [open_recording(folder) for folder in args.data]
-    found = survey(model, recordings, every=args.every, points_a_frame=POINTS)
+    found = survey(model, [open_recording(folder) for folder in args.data], every=args.every, points_a_frame=POINTS)
     colours: dict[str, tuple[int, int, int]] = {}
     if bank:
         vocabulary = bank.vocabulary()

@@ -131,8 +131,7 @@ def prepare_sequence(
 ) -> list[Path]:
     """Prepares every frame of a sequence, one file each, in order; those that are already in the cache are left alone.
 
-    Raises SequenceError: ground truth is asked for and there is none; SceneCompletionError where the cluster cannot do
-    it.
+    Raises SequenceError: there is no truth that is asked for; SceneCompletionError: the cluster cannot do it.
     """
     settings, viewpoint = settings or voxel_evidence.FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):

@@ -150,8 +150,7 @@ def stereo_depth(
     if reference == "left":
         disparity = _disparity(left, right)
     else:
-        mirrored = _disparity(np.ascontiguousarray(right[:, ::-1]), np.ascontiguousarray(left[:, ::-1]))
-        disparity = mirrored[:, ::-1]
+        disparity = _disparity(np.ascontiguousarray(right[:, ::-1]), np.ascontiguousarray(left[:, ::-1]))[:, ::-1]
     depth = np.zeros_like(disparity)
     valid = disparity > 0.5
     depth[valid] = focal * baseline / disparity[valid]

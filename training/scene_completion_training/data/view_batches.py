@@ -258,11 +258,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return self._occupancy(self._draw(number, generator), generator)
 
     def _labels(self, draw: drawn_views.Draw, generator: np.random.Generator) -> dict[str, Tensor]:
-        """Labelled voxels, with a probability inverse to the square root of how many of its class the frame has.
-
-        That lies half way between voxels as they come, hardly any of persons, and classes equally often, persons
-        everywhere.
-        """
+        """Labelled voxels, by the inverse root of their class's count: half way between as they come and evenly."""
         frame = draw.frames[draw.index]
         labelled = frame.labelled
         classes = np.zeros(0, np.uint8) if frame.label is None else frame.label

@@ -199,8 +199,7 @@ def depth_of_model(model: density_model.DensityModel) -> DepthSource:
 
     def source(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
         observation = model.observe(sequence, index)
-        coarse = observation.depth_image(_DEPTH_STRIDE)
-        full = coarse.repeat(_DEPTH_STRIDE, axis=0).repeat(_DEPTH_STRIDE, axis=1)
+        full = observation.depth_image(_DEPTH_STRIDE).repeat(_DEPTH_STRIDE, axis=0).repeat(_DEPTH_STRIDE, axis=1)
         return full[: observation.camera.height, : observation.camera.width]
 
     return source

@@ -101,9 +101,7 @@ class RememberedDensity:
     """A density model that several share: it remembers the last frame, and the density of the points asked for last."""
 
     def __init__(self, model: DensityModel) -> None:
-        self.name = model.name
-        self.cutoffs = model.cutoffs
-        self.calibration = model.calibration
+        self.name, self.cutoffs, self.calibration = model.name, model.cutoffs, model.calibration
         self._model = model
         self._seen: tuple[PosedSequence, int, Observation] | None = None
 

@@ -99,8 +99,7 @@ def rays_to_depth(
         truth = counted_depth(measured)
         hit = np.flatnonzero(truth)
         if len(hit):
-            chosen = generator.choice(hit, min(PIXELS, len(hit)), replace=False)
-            row, column = np.unravel_index(chosen, truth.shape)
+            row, column = np.unravel_index(generator.choice(hit, min(PIXELS, len(hit)), replace=False), truth.shape)
             pixels = np.stack([column, row], axis=-1).astype(np.float64)
             seen = model.observe(sequence, index)
             distances = inverse_distance_samples(SAMPLES, *seen.depth_range)

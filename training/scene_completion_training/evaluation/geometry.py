@@ -71,8 +71,7 @@ class Density:
     """A density model as a method that is scored."""
 
     def __init__(self, model: density_model.DensityModel) -> None:
-        self.name = model.name
-        self.model = model
+        self.name, self.model = model.name, model
 
     def answer(self, frame: Frame) -> DensityAnswer:
         """Look at a frame."""
@@ -135,11 +134,7 @@ class ScoredFrames:
 
 
 def frames_with_voxels(sequence: PosedSequence, every: int = 1) -> list[int]:
-    """Frames that have voxels, each at least so many images after the one before.
-
-    The numbers of images count, not the frames: where every fifth image has voxels, as in SemanticKITTI, all are
-    scored.
-    """
+    """Frames that have voxels, each at least so many images (by number, as in SemanticKITTI) after the last."""
     number_of = {index: number for number, index in frame_indices(sequence).items()}
     found: list[int] = []
     for index in range(len(sequence)):
@@ -228,8 +223,7 @@ class CalibratedModel:
     """A model with the calibration (opacity to probability) and the threshold that were fitted on other frames."""
 
     def __init__(self, model: density_model.DensityModel, calibration: Calibration, threshold: float) -> None:
-        self.name = model.name
-        self.calibration = calibration
+        self.name, self.calibration = model.name, calibration
         self.cutoffs = density_model.calibrated_cutoffs(calibration, threshold)
         self.observe = model.observe
 

@@ -72,8 +72,7 @@ class LidarTally(Tally):
             points = slab.protocol.level_from_camera.inverse().apply(slab.protocol.points())
             shown = shown_by_depth(points, answer.observation) if slab.protocol.model_depth_shows else None
             masks = lidar_occupancy.slab_masks(slab.truth, slab.protocol, shown)
-            flat = points.reshape(-1, 3).astype(np.float32)
-            density = answer.observation.density(flat).reshape(points.shape[:2])
+            density = answer.observation.density(points.reshape(-1, 3).astype(np.float32)).reshape(points.shape[:2])
             for rule, cutoff in answer.model.cutoffs.items():
                 key = (slab.name, slab.truth.scans, slab.pitch_degrees, rule)
                 metric = self.metrics.setdefault(key, InvisibleEmptyMetric())

@@ -161,11 +161,16 @@ def render_view(
 
 def novel_views(sequence: PosedSequence, indices: Iterable[int], targets: Sequence[str]) -> Iterator[NovelView]:
     """The target views of frames, as far as there are any; a `SequenceError` where a pair is asked for and none is."""
-    left = reference_camera(sequence)
+    left, other = reference_camera(sequence), ""
+    if STEREO in targets:
+        try:
+            other = next(name for name in stereo_pair(sequence)[:2] if name != left)
+        except SequenceError as error:
+            raise SequenceError(error.what, where=error.where, cure="Name frames with --targets, such as 5") from error
     for index in indices:
         for target in targets:
             if target == STEREO:
-                yield NovelView(sequence, index, target, index, _other_camera(sequence, left))
+                yield NovelView(sequence, index, target, index, other)
             elif 0 <= (seen := index + int(target)) < len(sequence):
                 yield NovelView(sequence, index, target, seen, left)
 
@@ -176,13 +181,6 @@ def check_targets(targets: Sequence[str]) -> None:
         if target != STEREO and not (target.removeprefix("-").isdecimal() and int(target)):
             what = f"{target} is no view"
             raise ConfigurationError(what, where="--targets", cure=f"Name {STEREO}, or frames later (negative: before)")
-
-
-def _other_camera(sequence: PosedSequence, left: str) -> str:
-    try:
-        return next(name for name in stereo_pair(sequence)[:2] if name != left)
-    except SequenceError as error:
-        raise SequenceError(error.what, where=error.where, cure="Name frames with --targets, such as 5") from error
 
 
 class ViewTally(Tally):

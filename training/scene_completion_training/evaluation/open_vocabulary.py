@@ -149,24 +149,16 @@ class ZeroShot:
 
 @dataclass(frozen=True, eq=False)
 class LabelledFrame:
-    """A frame whose voxels have labels; the same for all models.
-
-    Attributes:
-        points: Centres [P, 3] of the voxels that count.
-        labelled: Which of them have a label, bool [P]; L of them.
-        ids, true: Their label of SemanticKITTI and their class in the label set [L].
-        classes: Classes of the label set [X, Y, Z].
-        parts: Part -> which of the labelled ones lie in it, bool [L].
-    """
+    """A frame whose voxels have labels; the same for all models."""
 
     frame: Frame
     voxels: VoxelTruth
-    points: NDArray[np.float32]
-    labelled: NDArray[np.bool_]
-    ids: NDArray[np.uint8]
-    true: NDArray[np.int64]
-    classes: NDArray[np.uint8]
-    parts: dict[Part, NDArray[np.bool_]]
+    points: NDArray[np.float32]  # centres [P, 3] of the voxels that count
+    labelled: NDArray[np.bool_]  # which of them have a label, bool [P]; L of them
+    ids: NDArray[np.uint8]  # their label of SemanticKITTI [L]
+    true: NDArray[np.int64]  # their class in the label set [L]
+    classes: NDArray[np.uint8]  # classes of the label set [X, Y, Z]
+    parts: dict[Part, NDArray[np.bool_]]  # part -> which of the labelled ones lie in it, bool [L]
 
     @staticmethod
     def of(frame: Frame, label_set: LabelSet) -> "LabelledFrame":
@@ -188,10 +180,8 @@ class LabelledFrame:
 class WordAnswer:
     """What a model says of a labelled frame, see `ZERO_SHOT`, `WORDS` and `OPEN_COMPLETION`.
 
-    Attributes:
-        predicted: Classes of the labelled voxels [L].
-        cosine, common: Of words at the labelled voxels.
-        volume: Labels [X, Y, Z] of what the density calls occupied, 0 empty, class k as k + 1.
+    `predicted`: classes of the labelled voxels [L]; `cosine`, `common`: of words there; `volume`: labels [X, Y, Z] of
+    what the density calls occupied, 0 empty, class k as k + 1.
     """
 
     def __init__(self, labelled: LabelledFrame, judge: ZeroShot, seen: SemanticObservation, cutoff: float) -> None:
@@ -296,11 +286,8 @@ class DeployedFeatures:
 class LiftedPixels:
     """A control, 2D only: every point has the teacher's feature of the pixel it projects to, whatever lies before it.
 
-    Args:
-        teacher: Its features are text-aligned.
-        density: Whose density says what is occupied.
-        cell: Edge of the square of pixels that a feature of the teacher covers.
-        camera: The canonical camera of the models that it stands beside; points outside its image have no feature.
+    `cell`: edge of the square of pixels that a feature covers; `camera`: the canonical one of models beside it; points
+    outside have no feature.
     """
 
     def __init__(self, teacher: DenseExtractor, density: DensityModel, cell: int, camera: Camera, name: str) -> None:
@@ -322,11 +309,7 @@ class LiftedPixels:
 
 
 class ClassPrior:
-    """A control that knows no image: every point is of the class that most labelled voxels are of, see `most_frequent`.
-
-    All have the embedding [D] of a phrase of it: words rank them alike, with the share of positives as average
-    precision.
-    """
+    """A control: one feature [D] for all points, of a phrase of the `most_frequent` class; words rank them alike."""
 
     name = "class prior"
 

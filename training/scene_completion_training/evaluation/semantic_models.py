@@ -259,5 +259,4 @@ def dilated(density: NDArray[np.float32]) -> NDArray[np.float32]:
 def elected(votes: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The label [V] with most weight, by votes [V · P, K] and weights [V, P]; points weigh alike where all are 0."""
     weighed = np.where(weights.any(axis=1, keepdims=True), weights, 1.0)
-    most = np.einsum("vpk,vp->vk", votes.reshape(*weights.shape, -1), weighed).argmax(axis=1)
-    return np.asarray(most, np.uint8)
+    return np.asarray(np.einsum("vpk,vp->vk", votes.reshape(*weights.shape, -1), weighed).argmax(axis=1), np.uint8)

@@ -248,8 +248,7 @@ def _doubled(x: Tensor) -> Tensor:
 def load_espnetv2(model: str | Path) -> tuple[ESPNetv2, Path]:
     """Loads a network of any width, frozen, from a state dict of tensors (.pth) or a folder with one; and its file.
 
-    Raises ConfigurationError for no such file, several, or other classes than Cityscapes'; BundleError for other
-    content.
+    Raises ConfigurationError for no or several files, or other classes; BundleError for a damaged one.
     """
     path = Path(model).expanduser()
     files = sorted(path.glob("*.pth")) if path.is_dir() else [path]

@@ -280,11 +280,7 @@ def make_bank_of(
 
 
 class EncodedAnswers:
-    """What a node is told for what was asked, by the bank's template (or another), background and encoder, if any.
-
-    Raises VocabularyError where another encoder made the bank; ConfigurationError: no place for a phrase in the
-    template.
-    """
+    """What a node is told for what was asked, by template, background and encoder; a `VocabularyError` for another."""
 
     def __init__(self, encoder: TextEncoder, bank: TextBank | None = None, template: str | None = None) -> None:
         if bank is not None and bank.text_encoder_sha256 != encoder.sha256:

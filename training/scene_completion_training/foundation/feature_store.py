@@ -51,8 +51,7 @@ def shifted(images: Tensor, shift: tuple[int, int]) -> Tensor:
     """Images [..., H, W] whose pixel (r, c) is the original's (r + dy, c + dx), or the nearest on its edge."""
     height, width = images.shape[-2:]
     rows = (torch.arange(height, device=images.device) + shift[0]).clamp(0, height - 1)
-    columns = (torch.arange(width, device=images.device) + shift[1]).clamp(0, width - 1)
-    return images[..., rows[:, None], columns]
+    return images[..., rows[:, None], (torch.arange(width, device=images.device) + shift[1]).clamp(0, width - 1)]
 
 
 def variant_of(seed: int, key: str, number: int, cell: int) -> Variant:
@@ -96,11 +95,7 @@ class LiveTokens:
         return self._extractor.dim
 
     def of(self, images: Tensor, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """What a sample holds of stored targets: features [B, V, D, h, w] and feature_offsets [B, V, 2].
-
-        `images`: views [B, V, 3, H, W] in 0..1; `views`: indices [B, L] of those whose tokens are wanted, the others
-        are zero.
-        """
+        """Features [B, V, D, h, w] and feature_offsets [B, V, 2] of images [B, V, 3, H, W], zero but for views."""
         self._extractor.to(images.device)
         half = self.cell // 2
         shifts = drawn(partial(torch.randint, -half, self.cell - half), (*views.shape, 2), generator)

@@ -66,11 +66,7 @@ class _ImageTower(DenseExtractor):
 
 
 class ClipTeacher(_ImageTower):
-    """CLIP's image tower with MaskCLIP's last block.
-
-    In place of the last attention, the values of each patch alone go through its output projection, without the
-    residual. Then come the LayerNorm and the projection to the text space.
-    """
+    """CLIP's image tower with MaskCLIP's last block: values, out projection without residual, norm, projection."""
 
     def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], model_files.Normalisation]:
         part = model_files.config_part(config, "vision_config", self._model)
@@ -218,11 +214,7 @@ def open_teacher(
     template: str = STREET_TEMPLATE,  # sentence that these names stand in
     class_texts: Path | None = None,  # file of phrases that describe its classes, see `read_class_texts`
 ) -> DenseExtractor:
-    """Opens a teacher.
-
-    Raises ConfigurationError: no such model, another type, a text encoder that is lacking, or a layer or encoder of no
-    use; BundleError: weights that are missing, damaged, of another network, or only pickled.
-    """
+    """Opens a teacher; a `ConfigurationError` for a useless choice, a `BundleError` for weights unfit or pickled."""
     if spec.startswith(_ESPNETV2):
         _refuse(layer != -1, "a layer", spec)
         if text_encoder is None:

@@ -27,11 +27,7 @@ _CURE = "Report this encoder and how it was made."
 
 
 def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
-    """The float32 graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` float32 [1, h, w, C + E].
-
-    Of a head that reads a volume also ``volume`` [1, X, Y, Z] and ``depth`` [1, h', w']. Raises BundleError for no
-    encoder.
-    """
+    """The float32 graph: uint8 [1, H, W, 3] RGB -> features, and of a volume it and depth; a `BundleError` if none."""
     where = str(bundle.encoder_path)
     model = simplified(bundle.read_encoder(), where)
     graph = model.graph

@@ -70,8 +70,7 @@ def rendered_class_loss(probabilities: Tensor, classes: Tensor, counted: Tensor,
 
 def occupied_cross_entropy(logits: Tensor, occupied: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean cross entropy of voxels, in nats; all [B, X, Y, Z], occupied 0 or 1, weight 0 if unknown."""
-    each = functional.binary_cross_entropy_with_logits(logits, occupied, reduction="none")
-    return weighted_mean(each, weight)
+    return weighted_mean(functional.binary_cross_entropy_with_logits(logits, occupied, reduction="none"), weight)
 
 
 def surface_likelihood(height: Tensor, deviation: Tensor, true: Tensor, weight: Tensor) -> Tensor:
@@ -90,5 +89,4 @@ def depth_likelihood(log_depth: Tensor, deviation: Tensor, true: Tensor) -> Tens
 
 def class_terms(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
     """Mean cross entropy of places [N, K] whose classes [N] are known, each class with its weight [K], in nats."""
-    each = functional.cross_entropy(logits, classes, reduction="none")
-    return weighted_mean(each, weights[classes], least=1e-6)
+    return weighted_mean(functional.cross_entropy(logits, classes, reduction="none"), weights[classes], least=1e-6)

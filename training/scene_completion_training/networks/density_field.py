@@ -128,9 +128,8 @@ class DensityField(nn.Module):
     @torch.no_grad()
     def mute_depth_units(self) -> None:
         """Takes the depth units out of the density; they come in as the training finds use for them."""
-        if not self.depth_channel:
-            return
-        self.density_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
+        if self.depth_channel:
+            self.density_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
 
     def observe_maps(self, maps: list[Tensor]) -> "SingleViewObservation":
         """What `observe` gives, of the trunk's maps of the images."""

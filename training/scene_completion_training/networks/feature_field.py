@@ -207,11 +207,7 @@ class SalienceDownsampler(nn.Module):
 
 
 class ArtefactField(nn.Module):
-    """What a token says of its place in the image instead of the scene: a constant map that is learned and dropped.
-
-    It is added to the downsampled prediction [D = `size`] at the token's place; the random shift of the grid tells it
-    apart.
-    """
+    """What tokens say of their place in the shifted grid, not of the scene: a map [*grid, D] learned and dropped."""
 
     def __init__(self, size: int, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -315,8 +311,7 @@ class TargetRarity(nn.Module):
             return
         from sklearn.cluster import KMeans
 
-        generator = torch.Generator().manual_seed(seed)
-        chosen = targets[torch.randperm(len(targets), generator=generator)[:MOST_FITTED]]
+        chosen = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:MOST_FITTED]]
         directions = functional.normalize(chosen.float(), dim=-1)
         found = KMeans(KINDS, n_init=1, random_state=seed).fit(directions.numpy())
         shares = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=KINDS) / len(directions)

@@ -62,13 +62,8 @@ class FusionHead(nn.Module):
     @torch.no_grad()
     def mute_depth_units(self) -> None:
         """Takes the depth units out of the density; they come in as the training finds use for them."""
-        if not self.depth_channel:
-            return
-        self.view_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
-
-    def prepare(self, maps: Tensor) -> Tensor:
-        """Wf applied to whole maps [B·V, channels, h, w] before sampling, the same as after it, and cheaper."""
-        return self.feature_layer(maps)  # type: ignore[no-any-return]
+        if self.depth_channel:
+            self.view_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
 
     def forward(self, features: Tensor, code: Tensor, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Density before softplus [B, N] of sampled maps [B, V, N, hidden], codes [B, V, N, C] and `seen` [B, V, N]."""
@@ -129,7 +124,7 @@ class MultiViewField(nn.Module):
         raw = self.encoder(images.flatten(0, 1))
         # Channel 0 learns from the depth loss alone; through the steep depth units other gradients would drown that.
         kept = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.fusion.depth_channel else raw
-        maps = self.fusion.prepare(kept)
+        maps = self.fusion.feature_layer(kept)  # before sampling: the same as after it, and cheaper
         depth_codes = raw[:, 0].unflatten(0, (batch, count))
         return MultiViewObservation(self, maps, depth_codes, torch.linalg.inv(encoder_from_view), generator)
 

@@ -306,11 +306,7 @@ class SceneDecoder(nn.Module):
         return lowest.clamp(-farthest, farthest)
 
     def _with_ground(self, occupied: Tensor, height: Tensor, deviation: Tensor) -> Tensor:
-        """Logits [B, X, Y, Z] of probabilities with the ground in them, and nothing below it.
-
-        The ground lies in a voxel with Φ((top - h) / σ) - Φ((bottom - h) / σ); other things may stand with Φ((top - h)
-        / σ).
-        """
+        """Logits [B, X, Y, Z] with the ground in it, Φ((top - h) / σ) - Φ((bottom - h) / σ), and others above."""
         surface = torch.stack([height, deviation], dim=1)
         surface = functional.interpolate(surface, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
         h, sigma = (surface[:, part, : occupied.shape[1], : occupied.shape[2], None] for part in range(2))
