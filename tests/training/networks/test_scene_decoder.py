@@ -14,15 +14,8 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code, volume_pose
 from scene_completion_training.networks.encoder_decoder import MetricDecoder
-from scene_completion_training.networks.scene_decoder import (
-    EYES_OFF,
-    FAR_OFF,
-    STRIDE,
-    PixelHead,
-    PixelView,
-    SceneDecoder,
-    scaled_by_ground,
-)
+from scene_completion_training.networks.scene_decoder import STRIDE, SceneDecoder
+from scene_completion_training.networks.sight import EYES_OFF, FAR_OFF, PixelHead, PixelView, scaled_by_ground
 from scene_completion_training.street_world.camera_rig import rotation
 
 CAMERA = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=16)
@@ -124,8 +117,11 @@ def test_a_road_says_the_scale_of_what_is_seen() -> None:
     true = SPEC.inverse_depth(plane)
     true[:, :, 20:24, 12:16] = 0.8  # something stands on it
     view = PixelView(
-        SPEC.depth_code_of_inverse(true / 0.9), torch.full_like(true, 0.02), classes, torch.ones(1, 1, 1, 1),
-    )  # fmt: skip
+        SPEC.depth_code_of_inverse(true / 0.9),
+        torch.full_like(true, 0.02),
+        classes,
+        torch.ones(1, 1, 1, 1),
+    )
     told, unknown = (torch.cat([plane * known, torch.full_like(plane, known)], dim=1) for known in (1.0, 0.0))
     right, same = (scaled_by_ground(view, SPEC, ground, road) for ground in (told, unknown))
     assert (SPEC.inverse_depth(right.code) / true).mean().item() == pytest.approx(1.0, abs=0.03)

@@ -37,14 +37,8 @@ from scene_completion_training.losses.occupancy import (
     surface_likelihood,
 )
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, MetricDecoder
-from scene_completion_training.networks.scene_decoder import (
-    STRIDE,
-    CompletedScene,
-    PixelHead,
-    PixelView,
-    SceneDecoder,
-    scaled_by_ground,
-)
+from scene_completion_training.networks.scene_decoder import STRIDE, CompletedScene, SceneDecoder
+from scene_completion_training.networks.sight import PixelHead, PixelView, scaled_by_ground
 from scene_completion_training.networks.trunk import DepthAnythingTrunk
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
