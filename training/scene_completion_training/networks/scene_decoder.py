@@ -128,10 +128,8 @@ class SceneDecoder(nn.Module):
         mean = functional.interpolate(self.mean, (count_x, count_y), mode="bilinear", align_corners=False)
         mean = mean.reshape(1, STRIDE**3, heights, count_x * count_y)
         hidden, before, seen_there = cells.split([STRIDE**3, STRIDE**3, 1], dim=1)
-        # A voxel is what its pixel sees, or lies behind that, or before it.
-        there, rest = self._voxels(seen_there.expand_as(before)).sigmoid(), self._voxels(before).sigmoid()
-        at, behind = surfaces
-        occupied = rest + at * (there - rest) + behind * (self._voxels(hidden + mean).sigmoid() - rest)
+        parts = (self._voxels(part) for part in (hidden + mean, before, seen_there.expand_as(before)))
+        occupied = self._beside_what_is_seen(*parts, surfaces)
         height = self.level + ground[:, 0] + ground[:, 2].sigmoid() * lowest[:, 0]
         deviation = 0.02 + functional.softplus(ground[:, 1] - 2.0)
         kinds = named.reshape(batch, self.classes, heights, count_x, count_y)
@@ -176,6 +174,14 @@ class SceneDecoder(nn.Module):
         depth = self.grid.voxel_size * (behind + 0.5 * at)[..., :low].sum(dim=3)
         lowest = self.grid.origin[2] + functional.avg_pool2d(depth[:, None], STRIDE, ceil_mode=True) - self.level
         return lowest.clamp(-farthest, farthest)
+
+    def _beside_what_is_seen(
+        self, hidden: Tensor, before: Tensor, there: Tensor, surfaces: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Probabilities [B, X, Y, Z]: a voxel is what its pixel sees, or lies behind that, or before it."""
+        at, behind = surfaces
+        rest = before.sigmoid()
+        return rest + at * (there.sigmoid() - rest) + behind * (hidden.sigmoid() - rest)
 
     def _with_ground(self, occupied: Tensor, height: Tensor, deviation: Tensor) -> Tensor:
         """Logits [B, X, Y, Z] with the ground in it, Φ((top - h) / σ) - Φ((bottom - h) / σ), and others above."""
