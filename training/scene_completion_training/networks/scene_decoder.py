@@ -128,8 +128,8 @@ class SceneDecoder(nn.Module):
         mean = functional.interpolate(self.mean, (count_x, count_y), mode="bilinear", align_corners=False)
         mean = mean.reshape(1, STRIDE**3, heights, count_x * count_y)
         hidden, before, seen_there = cells.split([STRIDE**3, STRIDE**3, 1], dim=1)
-        parts = (self._voxels(part) for part in (hidden + mean, before, seen_there.expand_as(before)))
-        occupied = self._beside_what_is_seen(*parts, surfaces)
+        behind, there = self._voxels(hidden + mean), self._voxels(seen_there.expand_as(before))
+        occupied = self._beside_what_is_seen(behind, self._voxels(before), there, surfaces)
         height = self.level + ground[:, 0] + ground[:, 2].sigmoid() * lowest[:, 0]
         deviation = 0.02 + functional.softplus(ground[:, 1] - 2.0)
         kinds = named.reshape(batch, self.classes, heights, count_x, count_y)
