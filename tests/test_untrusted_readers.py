@@ -146,7 +146,7 @@ READERS = {
         "phrases.yaml",
         "{template: 'a {}', classes: {car: {phrases: [car], colour: [1, 2, 3]}}, background: [sky], phrases: [tree],"
         " licence: none}",
-        by(f"{TRAINING}foundation.phrases:read_phrases"),
+        by(f"{TRAINING}foundation.encoded_words:read_phrases"),
     ),
     "segments": Reader("scene.segs.json", "{segIndices: [1, 1, 2, 3]}", by(f"{TRAINING}points.scannet:_segments", 4)),
     "things": Reader(

@@ -6,7 +6,7 @@ import pytest
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_training.foundation.text_encoder import TextEncoder
+from scene_completion_training.foundation.encoded_words import TextEncoder
 from tests.training.foundation.tiny_models import saved_sentence_encoder
 
 

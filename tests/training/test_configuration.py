@@ -20,12 +20,10 @@ OF_STAGE = {
         for name, stage in {"bts": "single_view", "mvbts": "teacher", "kdbts": "student"}.items()
     },
     **dict.fromkeys(("street", "street_pixels", "room", "room_pixels"), "completion"),
-    "rooms_masked_scene": "masked_scene",
-    "s4c_kitti_360": "semantic_field",
-    "scenedino_kitti_360": "feature_field",
+    "rooms_masked_scene": "masked_scene", "s4c_kitti_360": "semantic_field", "scenedino_kitti_360": "feature_field",
     "scenedino_semantics_kitti_360": "semantics",
     **dict.fromkeys(("cua_o3d_scannet", "rooms_agglomeration"), "point_agglomeration"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("file", STAGE_FILES, ids=lambda file: str(file.relative_to(CONFIGS)))

@@ -23,25 +23,13 @@ from tests.training.foundation.tiny_models import saved_model
 
 FULL_SIZE = CONFIGS / "full_size"
 SMALL = (
-    "camera.width=128",
-    "camera.height=64",
-    "camera.fx=50.23",
-    "camera.fy=94.05",
-    "camera.cx=61.5",
-    "camera.cy=40.2",
-    "pretrained=false",
+    "camera.width=128", "camera.height=64", "camera.fx=50.23", "camera.fy=94.05", "camera.cx=61.5",
+    "camera.cy=40.2", "pretrained=false",
     "precision=32-true",  # a CPU computes in half precision a hundred times as slowly
     "data.batch_size=1",
-    "data.workers=0",
-    "render.patches=2",
-    "render.samples=8",
-    "steps=2",
-    "checkpoint_every=1",
-    "validate_every=2",
-    "data.validation_samples=1",
-    "picture_every=0",
-    "log_every=1",
-)
+    "data.workers=0", "render.patches=2", "render.samples=8", "steps=2", "checkpoint_every=1", "validate_every=2",
+    "data.validation_samples=1", "picture_every=0", "log_every=1",
+)  # fmt: skip
 POSED = [number for number in range(26) if number != 6]  # the car stood at 6
 
 
@@ -73,15 +61,10 @@ def overrides(root: Path, name: str) -> list[str]:
     poses = f", poses: {root / 'slam'}" if name.endswith("raw") else ""
     sources = f'[{{folder: "{"*/*_sync" if poses else "data_2d_raw/*"}"{poses}}}]'
     return [
-        *SMALL,
-        f"data.root={root}",
-        f"data.sources={sources}",
-        f"data.validation={sources}",
-        f"data.frames={root / 'train_files.txt'}",
-        f"data.validation_frames={root / 'val_files.txt'}",
-        f"data.cache={root / 'resized'}",
-        f"output={root / name}",
-    ]
+        *SMALL, f"data.root={root}", f"data.sources={sources}", f"data.validation={sources}",
+        f"data.frames={root / 'train_files.txt'}", f"data.validation_frames={root / 'val_files.txt'}",
+        f"data.cache={root / 'resized'}", f"output={root / name}",
+    ]  # fmt: skip
 
 
 class CutOff(Exception):

@@ -21,12 +21,14 @@ from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.data.view_batches import ViewSettings
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.density_field import (
+    DensityField,
+    OccupancyLink,
+    TrainedField,
+    link_of_calibration,
+)
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
-from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.observed_field import TrainedField
-from scene_completion_training.networks.occupancy_link import OccupancyLink, link_of_calibration
-from scene_completion_training.networks.semantic_head import DistillationHead
+from scene_completion_training.networks.feature_field import DistillationHead, FeatureField
 from scene_completion_training.stages import DEFAULT_STAGE, known_stages, stage_class
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -44,28 +46,19 @@ class TrainingRecord(lightning.Callback):
     """Writes the configuration into every checkpoint, and refuses to resume a training of another one."""
 
     def __init__(self, configuration: dict[str, Any], data: TrainingData) -> None:
-        self.configuration = configuration
-        self.data = data
+        self.configuration, self.data = configuration, data
 
     def content(self) -> dict[str, Any]:
         """What goes into a checkpoint: the configuration, what the data knows, who wrote it."""
-        return {
-            "format": FORMAT,
-            "version": scene_completion_ros.__version__,
-            "configuration": self.configuration,
-            **self.data.record(),
-        }
+        about = {"format": FORMAT, "version": scene_completion_ros.__version__, "configuration": self.configuration}
+        return {**about, **self.data.record()}
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Adds the record."""
         checkpoint[KEY] = self.content()
 
     def on_load_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Compares the record.
-
-        Raises BundleError: a later version wrote the checkpoint; SequenceError where it belongs to a training of
-        another configuration.
-        """
+        """Raises a `BundleError` for one of a later version, a `SequenceError` for another configuration."""
         record = checkpoint.get(KEY, {})
         refuse_later(record, str(self.configuration["output"]))
         before = record.get("configuration", {})
@@ -136,8 +129,7 @@ class Checkpoint:
     @property
     def configuration(self) -> Mapping[str, Any]:
         """The configuration of its training, plain values."""
-        found: Mapping[str, Any] = self.record.get("configuration", {})
-        return found
+        return self.record.get("configuration", {})  # type: ignore[no-any-return]
 
     @property
     def stage(self) -> str:
@@ -178,25 +170,24 @@ class Checkpoint:
         return full.resized(full.width // 2, full.height // 2) if self.half_resolution else full
 
     def field_of(self, kind: type[Field]) -> Field:
-        """The trained field, of one kind.
-
-        Raises BundleError where it holds one of another kind, or other weights than its stage has.
-        """
+        """The trained field, of one kind; a `BundleError` for another kind, or other weights than its stage has."""
         found = self.stage_class.field_class
         if kind not in (found, *getattr(found, "stands_for", ())):
             stages = [f"`{name}`" for name in known_stages() if stage_class(name).field_class is kind]
             what = f"no {kind.__name__} in it: its stage is {self.stage}, which trains a {found.__name__}"
             cure = f"Name the checkpoint of a training with stage {' or '.join(stages)}"
             raise BundleError(what, where=str(self.file), cure=cure)
+        camera, weights = self.viewpoint.camera, str(self.configuration.get("encoder_weights", ""))
+        size = (camera.height, camera.width)
         try:
-            made = found.rebuilt(self.state, self.viewpoint, self._encoder())
+            encoder = EncoderDecoder(size, trunk=self.trunk, pretrained=False, weights=weights)
+            made = found.rebuilt(self.state, self.viewpoint, encoder)
             made.load_state_dict(dict(self.state))
         except (KeyError, RuntimeError) as error:
             what = f"no weights of a {kind.__name__}, though its stage is {self.stage} ({str(error)[:200]})"
             cure = f"{written_by(self.record)} wrote it: use that version, or train anew with this one"
             raise BundleError(what, where=str(self.file), cure=cure) from error
-        field: Field = made.eval()
-        return field
+        return made.eval()  # type: ignore[no-any-return]
 
     def density_field(self) -> DensityField:
         """The trained density of one view, also that of a feature field; a `BundleError` if it holds none."""
@@ -225,21 +216,11 @@ class Checkpoint:
     @property
     def trunk(self) -> TrunkName:
         """Name of the trunk of its encoder."""
-        name: TrunkName = self.configuration.get("encoder", "efficientnet_lite0")
-        return name
-
-    def _encoder(self) -> EncoderDecoder:
-        weights = str(self.configuration.get("encoder_weights", ""))
-        camera = self.viewpoint.camera
-        size = (camera.height, camera.width)
-        return EncoderDecoder(size, trunk=self.trunk, pretrained=False, weights=weights)
+        return self.configuration.get("encoder", "efficientnet_lite0")  # type: ignore[no-any-return]
 
 
 def trained_viewpoint(source: Path) -> Viewpoint:
-    """The viewpoint of a student bundle (see `open_student`) or a checkpoint.
-
-    Raises BundleError where it is neither; ConfigurationError where the bundle's grid is none of a training.
-    """
+    """The viewpoint of a student bundle (see `open_student` and `Viewpoint.of_bundle`) or a checkpoint."""
     return Viewpoint.of_bundle(open_student(source)) if _is_student(source) else Checkpoint.read(source).viewpoint
 
 
@@ -258,10 +239,7 @@ class TrainedWeights:
 
     @staticmethod
     def read(source: Path) -> "TrainedWeights":
-        """Reads a student bundle (its folder, or one of the hub), or a checkpoint of any stage.
-
-        Raises BundleError where it is neither.
-        """
+        """Reads a student bundle (a folder, or one of the hub), or a checkpoint; a `BundleError` if it is neither."""
         if _is_student(source):
             bundle = open_student(source)
             weights = {name: torch.from_numpy(v.astype(np.float32)) for name, v in bundle.load_weights().items()}
@@ -283,10 +261,7 @@ class TrainedWeights:
 
 
 class SafeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there when it is whole.
-
-    With a full disk, or a process that is killed while it writes, the checkpoint before stays.
-    """
+    """Moves a checkpoint to its place when it is whole: with a full disk, or if killed, the one before stays."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes a checkpoint; a `TrainingError` if it cannot be written."""

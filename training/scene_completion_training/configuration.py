@@ -90,10 +90,7 @@ class TrainingConfiguration:
         return None
 
     def check(self) -> None:
-        """Refuses what cannot be trained; a stage adds checks of its own.
-
-        Raises ConfigurationError: settings contradict each other.
-        """
+        """Raises a `ConfigurationError` for settings that contradict each other; stages add checks."""
         if self.steps % self.checkpoint_every:
             multiple = f"{self.steps} is no multiple of checkpoint_every = {self.checkpoint_every}"
             what = f"{multiple}: the last steps would be in no checkpoint"
@@ -158,10 +155,7 @@ class Configuration(TrainingConfiguration):
         return bool(losses.stereo_depth or losses.dense_depth or losses.occupancy or losses.retention)
 
     def viewpoint(self) -> Viewpoint:
-        """The canonical camera, and the volume that is completed.
-
-        Raises ConfigurationError where they contradict each other, or are left to recordings: see `completed`.
-        """
+        """Canonical camera and volume; a `ConfigurationError` where they contradict each other or are "auto"."""
         camera = self.camera or CameraSettings()
         if camera == "auto" or "auto" in (camera.field_of_view, camera.height_above_ground):
             raise ConfigurationError("auto", where="camera", cure="Complete the configuration first")
@@ -172,11 +166,7 @@ class Configuration(TrainingConfiguration):
         return ""
 
     def completed(self: Chosen) -> Chosen:
-        """The configuration with what follows from recordings, and from other trainings that it names.
-
-        Raises ConfigurationError: camera and volume contradict each other, the recordings, or the other trainings;
-        BundleError where the other training is none.
-        """
+        """With what follows from recordings and other trainings; a `ConfigurationError` if they contradict it."""
         viewpoint = self._chosen()
         camera, volume = viewpoint.settings
         views = self.data.views
@@ -264,10 +254,7 @@ class Configuration(TrainingConfiguration):
             raise ConfigurationError(what, where="ema_start", cure=cure)
 
     def check_start(self, otherwise: str = "") -> None:
-        """Refuses a training that names no density to start from, for stages that leave the density as it is.
-
-        Raises ConfigurationError where None is named; `otherwise` says what else the user can do.
-        """
+        """Raises a `ConfigurationError` where no density to start from is named; `otherwise` adds to its cure."""
         if not self.start_from:
             what = "the density is to stay as it is, but none is named"
             raise ConfigurationError(what, where="start_from", cure=f"Name a student{otherwise}")
@@ -296,11 +283,10 @@ class MultiViewConfiguration(Configuration):
 
 
 def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) -> Completed:
-    """Reads a YAML configuration; `KEY=VALUE` overrides replace its values. Unknown keys are refused.
+    """Reads a YAML configuration of some kind; `KEY=VALUE` overrides replace its values. Unknown keys are refused.
 
-    Raises ConfigurationError where the file cannot be read, or names no stage there is, or one of another kind. A key
-    is unknown, or a value cannot be used. `kind`: what its stage has to train: `TrainingConfiguration` for anything,
-    `Configuration` for a density field.
+    Raises ConfigurationError where the file cannot be read, names no stage there is or one of another kind, or a value
+    cannot be used. `kind`: `TrainingConfiguration` for anything, `Configuration` for a density field.
     """
     content = read_yaml(path, ConfigurationError, cure="Name a YAML file")
     named = [override.partition("=")[2] for override in overrides if override.startswith("stage=")]

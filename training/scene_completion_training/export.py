@@ -25,16 +25,14 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import (
     CLASS_FILE,
     CLUSTER_FILE,
-    LabelHead,
     fit_label_head,
     read_class_file,
     read_clusters,
 )
 from scene_completion_training.losses.stereo_depth import positive_inverse_depth
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField
+from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField, link_calibration
 from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.occupancy_link import link_calibration
 
 OPSET = 18
 _LARGE = 20_000  # numbers from which a weight is worth rounding
@@ -44,10 +42,7 @@ _PLACES = ("output", "start_from", "pixels_from", "teacher", "features_from", "e
 
 
 class FoldedEncoder(nn.Module):
-    """Encoder with the head's feature weights folded into its last 1×1 convolution, output channels-last.
-
-    The units of a feature field come after those of its density.
-    """
+    """Encoder with the head's feature weights folded into its last convolution, channels last; features come last."""
 
     def __init__(self, field: DensityField | FeatureField, camera: Camera) -> None:
         super().__init__()
@@ -122,37 +117,25 @@ def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
 
 
 def graph_of(
-    module: nn.Module,
-    camera: Camera,
-    outputs: list[str],
-    beside: Mapping[str, Tensor] | None = None,
+    module: nn.Module, camera: Camera, outputs: list[str], beside: Mapping[str, Tensor] | None = None,
     *,
     eight_bit: bool = False,
-) -> bytes:
-    """Exports a module as ONNX, of an image of a canonical camera; weights are fp16, cast to fp32 in the graph.
-
-    With `eight_bit` the large ones are int8, with a scale for each channel of what they make.
-    """
+) -> bytes:  # fmt: skip
+    """A module as ONNX for images of a canonical camera; weights fp16, with `eight_bit` large ones int8 by channel."""
     image = torch.zeros(1, 3, camera.height, camera.width)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
         torch.onnx.export(
-            module.eval(),
-            (image, *(beside or {}).values()),
-            file,
-            input_names=["image", *(beside or {})],
-            output_names=outputs,
-            opset_version=OPSET,
-            dynamo=False,
-        )
+            module.eval(), (image, *(beside or {}).values()), file, input_names=["image", *(beside or {})],
+            output_names=outputs, opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
         model = onnx.load(file)
     if eight_bit:
         _store_eight_bit(model.graph)
     _store_half(model.graph)
     onnx.checker.check_model(model)
-    serialised: bytes = model.SerializeToString()
-    return serialised
+    return model.SerializeToString()  # type: ignore[no-any-return]
 
 
 def _store_eight_bit(graph: onnx.GraphProto) -> None:
@@ -199,11 +182,9 @@ def _store_half(graph: onnx.GraphProto) -> None:
 def head_weights(field: DensityField) -> HeadWeights:
     """Takes the head of a field."""
     return HeadWeights(
-        positional_weight=_array(field.position_layer.weight),
-        hidden_bias=_array(field.position_layer.bias),
-        density_weight=_array(field.density_layer.weight[0]),
-        density_bias=_array(field.density_layer.bias),
-    )
+        positional_weight=_array(field.position_layer.weight), hidden_bias=_array(field.position_layer.bias),
+        density_weight=_array(field.density_layer.weight[0]), density_bias=_array(field.density_layer.bias),
+    )  # fmt: skip
 
 
 def volume_reading(grid: VoxelGrid) -> VolumeReading:
@@ -211,17 +192,6 @@ def volume_reading(grid: VoxelGrid) -> VolumeReading:
     step = np.full(3, grid.voxel_size, np.float32)
     first = np.asarray(grid.origin, np.float32) + 0.5 * step
     return VolumeReading(np.ones(1, np.float32), np.stack([first, step]), grid.shape)
-
-
-def labelled_head(student: HeadWeights, field: FeatureField, labels: LabelHead) -> HeadWeights:
-    """The head of a student with the units of a feature field and the label head on them."""
-    return dataclasses.replace(
-        student,
-        label_positional_weight=_array(field.positions.weight),
-        label_hidden_bias=_array(field.positions.bias),
-        label_weight=labels.weight,
-        label_bias=labels.bias,
-    )
 
 
 def labelled_parts_kept(head: HeadWeights, labelled: HeadWeights) -> HeadWeights:
@@ -241,21 +211,17 @@ def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
         kept["features"] = {name: value for name, value in kept["features"].items() if name != "targets"}
         kept["features"]["model"] = Path(kept["features"].get("model", "")).name
     if "agglomeration" in kept:
-        teachers = [
-            {k: v for k, v in one.items() if k not in ("targets", "text_bank")}
-            for one in kept["agglomeration"]["teachers"]
-        ]
+        teachers, gone = kept["agglomeration"]["teachers"], ("targets", "text_bank")
+        teachers = [{k: v for k, v in one.items() if k not in gone} for one in teachers]
         kept["agglomeration"] = {**kept["agglomeration"], "teachers": teachers}
     if "data" in kept:
         kept["data"] = {name: value for name, value in kept["data"].items() if name not in ("root", "cache")}
         for group in kept["data"].keys() & {"sources", "validation"}:
-            kept["data"][group] = [{**one, "folder": _name_of(one["folder"])} for one in kept["data"][group]]
+            kept["data"][group] = [dict(one) for one in kept["data"][group]]
+            for one in kept["data"][group]:
+                if Path(one["folder"]).is_absolute():  # of a place on a machine, the last three parts
+                    one["folder"] = str(Path(*Path(one["folder"]).parts[-3:]))
     return kept
-
-
-def _name_of(folder: str) -> str:
-    """The folder of a source as it lies in the data; of one with its place on a machine, the last three parts."""
-    return str(Path(*Path(folder).parts[-3:])) if Path(folder).is_absolute() else folder
 
 
 def export_bundle(
@@ -264,38 +230,24 @@ def export_bundle(
     """Exports a checkpoint as a bundle, calibrated by what the training itself says of occupancy.
 
     A training that ended with images of half the size makes a student that takes such: a quarter of the pixels.
-
-    Args:
-        checkpoint: Checkpoint of `train`; it holds the configuration and the range of focal lengths, which go along.
-        licence: Licence of the weights, which follows from the training data.
-        provenance: What it was trained on and how.
-        keep_weights: Write also the unfolded weights, which nothing but further training needs.
+    `licence`: of the weights, which follows from the training data; `provenance`: what it was trained on and how;
+    `keep_weights`: write also the unfolded weights, which nothing but further training needs.
     """
     stored = Checkpoint.read(checkpoint)
     field, camera, record = stored.density_field(), stored.camera, stored.record
     trunk = field.encoder.trunk
     viewpoint = stored.viewpoint
     low, high = record.get("focal_range", (camera.fx / camera.width,) * 2)
+    about = {**provenance, "configuration": without_places(record.get("configuration", {}))}
+    about |= {"calibration": {"fitted_on": "training voxels" if stored.link else "nothing"}}
     bundle = StudentBundle(
-        name=name,
-        canonical=camera,
-        head=head_weights(field),
-        point_code=field.spec,
-        feature_size=feature_size(field, camera),
-        height_above_ground=viewpoint.height_above_ground,
-        pitch_range=viewpoint.pitch_range,
-        grid=viewpoint.volume.grid,
-        depth_range=(field.spec.near, field.spec.far),
-        focal_range=(low * 0.99, high * 1.01),
+        name=name, canonical=camera, head=head_weights(field), point_code=field.spec,
+        feature_size=feature_size(field, camera), height_above_ground=viewpoint.height_above_ground,
+        pitch_range=viewpoint.pitch_range, grid=viewpoint.volume.grid,
+        depth_range=(field.spec.near, field.spec.far), focal_range=(low * 0.99, high * 1.01),
         normalisation=Normalisation(trunk.mean, trunk.scale),
-        calibration=link_calibration(stored.link, viewpoint.volume.voxel_size),
-        provenance={
-            **provenance,
-            "configuration": without_places(record.get("configuration", {})),
-            "calibration": {"fitted_on": "training voxels" if stored.link else "nothing"},
-        },
-        licence=licence,
-    )
+        calibration=link_calibration(stored.link, viewpoint.volume.voxel_size), provenance=about, licence=licence,
+    )  # fmt: skip
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
     return bundle.save(folder, encoder_onnx(field, camera), weights if keep_weights else None)
 
@@ -307,16 +259,12 @@ def export_labelled(
     student: StudentBundle,
     classes: Path,  # folder that `scene-completion classes` made of that checkpoint, its file of names edited or not
     folder: Path,
-    *,
-    name: str,
-    licence: str,
-    keep_weights: bool = True,
-) -> tuple[StudentBundle, float]:
+    *, name: str, licence: str, keep_weights: bool = True,
+) -> tuple[StudentBundle, float]:  # fmt: skip
     """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
 
-    Returns the bundle, and the share of points to which its label head gives the class of their cluster. Raises
-    BundleError where the checkpoint is none of these, or its density is another one than the student's;
-    ConfigurationError where the classes are damaged, or those of another checkpoint.
+    Returns the bundle, and the share of points whose label is the class of their cluster. Raises BundleError where the
+    checkpoint is none of these, or of another density; ConfigurationError where classes are damaged, or of another one.
     """
     stored = Checkpoint.read(checkpoint)
     field = stored.field_of(FeatureField)
@@ -328,22 +276,18 @@ def export_labelled(
         raise ConfigurationError(what, where=str(classes), cure="Make the classes anew from this checkpoint")
     named = read_class_file(classes / CLASS_FILE, len(clusters.centres))
     labels = fit_label_head(units.astype(np.float32), named.classes(cluster), len(named.class_names))
+    record: dict[str, Any] = {"configuration": without_places(stored.record.get("configuration", {}))}
+    record |= {"agreement_with_clusters": round(labels.agreement, 4)}
+    head = dataclasses.replace(
+        student.head, label_positional_weight=_array(field.positions.weight),
+        label_hidden_bias=_array(field.positions.bias), label_weight=labels.weight, label_bias=labels.bias,
+    )  # fmt: skip
     labelled = dataclasses.replace(
-        student,
-        name=name,
-        licence=licence,
-        head=labelled_head(student.head, field, labels),
-        class_names=named.class_names,
-        class_colours=named.class_colours,
+        student, name=name, licence=licence, head=head,
+        class_names=named.class_names, class_colours=named.class_colours,
         feature_spaces=spaces,  # those of the student read other label units
-        provenance={
-            **student.provenance,
-            "labels": {
-                "configuration": without_places(stored.record.get("configuration", {})),
-                "agreement_with_clusters": round(labels.agreement, 4),
-            },
-        },
-    )
+        provenance={**student.provenance, "labels": record},
+    )  # fmt: skip
     weights = student.load_weights() if keep_weights else None
     return labelled.save(folder, encoder_onnx(field, student.canonical), weights), labels.agreement
 
@@ -359,11 +303,7 @@ def feature_spaces(stored: Checkpoint, field: AgglomeratedField) -> tuple[Featur
 
 
 def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
-    """The teacher of an agglomeration in whose space the texts of a bank lie.
-
-    Raises BundleError where the checkpoint is none of an agglomeration; VocabularyError where the bank was made with
-    the encoder of none of its teachers.
-    """
+    """The teacher in whose space a bank's texts lie; a `BundleError` or `VocabularyError` where there is none."""
     spaces = feature_spaces(stored, stored.field_of(AgglomeratedField))
     return feature_space_for(spaces, bank, str(stored.file)).name
 

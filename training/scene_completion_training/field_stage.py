@@ -1,5 +1,6 @@
 """What the stages of density fields have in common: data, first weights, losses, rates, and how one resumes."""
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Mapping
@@ -22,24 +23,58 @@ from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.data.view_batches import DataNeeds, ViewSamples
 from scene_completion_training.losses.occupancy import free_cross_entropy, mean_opacity, occupancy_cross_entropy
-from scene_completion_training.losses.photometric import edge_aware_smoothness, photometric_loss
-from scene_completion_training.losses.stereo_depth import block_depth, log_inverse_depth_loss, stereo_depth_loss
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.losses.stereo_depth import (
+    block_depth,
+    edge_aware_smoothness,
+    log_inverse_depth_loss,
+    photometric_loss,
+    stereo_depth_loss,
+)
+from scene_completion_training.networks.density_field import DensityField, ObservedField, OccupancyLink, TrainedField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.networks.observed_field import ObservedField, TrainedField
-from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.networks.trunk import Trunk
-from scene_completion_training.pictures import TrainingPictures
-from scene_completion_training.prior_fit import fit_prior
 from scene_completion_training.randomness import StepGenerator
-from scene_completion_training.rendering.colours import synthesised_patches
-from scene_completion_training.rendering.patches import RenderedPatches, render_patches
-from scene_completion_training.rendering.sampling import sample_view_volume
-from scene_completion_training.stage import Stage
+from scene_completion_training.rendering.patches import (
+    RenderedPatches,
+    render_patches,
+    sample_view_volume,
+    synthesised_patches,
+)
+from scene_completion_training.stage import Stage, TrainingPictures
+
+PRIOR_RATE, PRIOR_BATCH = 2e-2, 4
+
+
+def fit_prior(field: DensityField | MultiViewField, link: OccupancyLink, samples: ViewSamples, steps: int) -> float:
+    """Fits the head to where things are on average, without any image, before the training; the mean loss at its end.
+
+    One hidden layer needs long to find the ground plane by itself. Next to an image it takes the shortcut of telling
+    the training drives apart. The link from logit to probability stays as it is.
+    """
+    samples = samples.unmirrored()
+    frozen = copy.deepcopy(link).requires_grad_(False)
+    optimiser = torch.optim.Adam(field.prior_parameters(), PRIOR_RATE)
+    history = []
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = PRIOR_RATE * (1.0 - step / steps)
+        batch = [samples.occupancy(step * PRIOR_BATCH + i) for i in range(PRIOR_BATCH)]
+        points, target, weight = (torch.cat([b[k] for b in batch])[None] for k in ("points", "target", "weight"))
+        logit = frozen(field.prior_logit(points))
+        loss = functional.binary_cross_entropy_with_logits(logit, target, weight=weight, reduction="sum")
+        loss = loss / weight.sum().clamp_min(1.0)  # every process of a training fits the same samples
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        field.mute_depth_units()
+        history.append(loss.item())
+    last = history[-max(1, len(history) // 10) :]
+    return sum(last) / len(last)
+
 
 # Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher.
 VOLUME_POINTS = 2048
@@ -52,10 +87,7 @@ def half_size(images: Tensor) -> Tensor:
 
 
 def encoded_views(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Images [B, E, 3, H, W], depth hints [B, E, H, W] and poses [B, E, 4, 4] of what a field of several views encodes.
-
-    Samples of one view have no others besides their own image.
-    """
+    """Images [B, E, 3, H, W], hints [B, E, H, W] and poses [B, E, 4, 4] that are encoded: at least the own image."""
     if "encoder_images" in batch:
         return batch["encoder_images"], batch["encoder_hints"], batch["encoder_poses"]
     image = batch["image"]
@@ -140,10 +172,7 @@ class FieldStage(Stage):
         prior.copy_(functional.interpolate(mean, prior.shape[2:], mode="bilinear"))
 
     def load(self, source: str) -> None:
-        """Starts from what was trained before: a student bundle, by its folder, or a checkpoint of any stage.
-
-        Raises BundleError where the weights are those of another network.
-        """
+        """Starts from a student bundle, by its folder, or a checkpoint; a `BundleError` for another network."""
         weights = TrainedWeights.read(Path(source)).with_prior_of(self.encoder)
         try:
             self.take(weights)
@@ -166,12 +195,9 @@ class FieldStage(Stage):
         """The encoder that the settings ask for."""
         settings = self.settings
         return EncoderDecoder(
-            (self.camera.height, self.camera.width),
-            trunk=settings.encoder,
-            pretrained=settings.pretrained,
-            frozen_blocks=settings.frozen_blocks,
-            weights=settings.encoder_weights,
-        )
+            (self.camera.height, self.camera.width), trunk=settings.encoder, pretrained=settings.pretrained,
+            frozen_blocks=settings.frozen_blocks, weights=settings.encoder_weights,
+        )  # fmt: skip
 
     def start_learning(self) -> None:
         """Says which weights learn, after they have been loaded."""
@@ -193,8 +219,7 @@ class FieldStage(Stage):
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """The losses of a sample of the validation, with the same rays every time, whichever process has it."""
-        number = batch_index * self.trainer.world_size + self.global_rank
-        terms = self._computed(batch, StepGenerator(0, number))
+        terms = self._computed(batch, StepGenerator(0, batch_index * self.trainer.world_size + self.global_rank))
         self.log_dict({f"validation/{name}": value for name, value in terms.items()}, sync_dist=True)
         self.log("validation/total", self._total(terms), sync_dist=True)
 
@@ -279,24 +304,14 @@ class FieldStage(Stage):
             return None
         half = batch["roles"].shape[1] // 2
         return render_patches(
-            field,
-            self.loss_camera,
-            batch["encoder_from_view"],
-            batch["roles"][:, :half],
-            patches=render.patches,
-            samples=render.samples,
-            near=self.near,
-            far=self.far,
-            generator=generator,
-        )
+            field, self.loss_camera, batch["encoder_from_view"], batch["roles"][:, :half], patches=render.patches,
+            samples=render.samples, near=self.near, far=self.far, generator=generator,
+        )  # fmt: skip
 
     def volume_terms(
-        self,
-        field: ObservedField,
-        rendered: RenderedPatches | None,
-        batch: dict[str, Tensor],
+        self, field: ObservedField, rendered: RenderedPatches | None, batch: dict[str, Tensor],
         generator: torch.Generator,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Losses on the density: rendered views, occupancy of voxels, emptiness of the rest."""
         losses = self.settings.losses
         terms: dict[str, Tensor] = {}
@@ -324,21 +339,12 @@ class FieldStage(Stage):
         volume = self.viewpoint.volume
         near, far = volume.sampled_depth
         return sample_view_volume(
-            self.camera,
-            len(batch["image"]),
-            VOLUME_POINTS,
-            near=near,
-            far=far,
-            heights=volume.sampled_heights,
-            generator=generator,
-            device=batch["image"].device,
-        )
+            self.camera, len(batch["image"]), VOLUME_POINTS, near=near, far=far, heights=volume.sampled_heights,
+            generator=generator, device=batch["image"].device,
+        )  # fmt: skip
 
     def grouped_optimiser(self, trunk: Trunk, head: list[nn.Module]) -> Any:
-        """Adam with rates of their own for the pretrained trunk and the head, linear warm-up, then the decay.
-
-        A constant rate alone left depth behind the mean-depth grid.
-        """
+        """Adam with rates of their own for trunk and head, warm-up, then decay: one rate left depth behind."""
         settings = self.settings
         groups = [
             *((list(part.parameters()), settings.trunk_rate * factor) for part, factor in trunk.rates()),
@@ -369,12 +375,9 @@ class SingleImageStage(FieldStage):
         """The density field that the settings ask for, on an encoder that is new unless it is given."""
         settings = self.settings
         return DensityField(
-            self.camera,
-            self.viewpoint.volume.point_code,
-            encoder=encoder or self.make_encoder(),
-            depth_channel=depth_channel,
-            hidden=settings.hidden,
-        )
+            self.camera, self.viewpoint.volume.point_code, encoder=encoder or self.make_encoder(),
+            depth_channel=depth_channel, hidden=settings.hidden,
+        )  # fmt: skip
 
     @property
     def density(self) -> DensityField:
@@ -386,12 +389,10 @@ class SingleImageStage(FieldStage):
         image = self.sized(batch["image"])
         if not (self.settings.keep_maps and self.training):
             return self.field.observe(image)
-        maps = self._kept_maps.get(batch["sample_number"], lambda: self._fixed(image))
+        with torch.no_grad():
+            fixed = self.field.fixed
+            maps = self._kept_maps.get(batch["sample_number"], lambda: [found.float() for found in fixed(image)])
         return self.field.observe_fixed(maps, (image.shape[-2], image.shape[-1]))
-
-    @torch.no_grad()
-    def _fixed(self, image: Tensor) -> list[Tensor]:
-        return [maps.float() for maps in self.field.fixed(image)]
 
     @cached_property
     def _kept_maps(self) -> KeptMaps:

@@ -23,9 +23,8 @@ from scene_completion_training.checkpoints import FORMAT, KEY
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.feature_field import FeatureField, SemanticField
+from scene_completion_training.networks.feature_field import DistillationHead, FeatureField, SemanticField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.networks.semantic_head import DistillationHead
 from scene_completion_training.stages.semantics import CHANNELS, SemanticsConfiguration
 
 # Names by which a ResNet and a transformer are known, whatever wraps the model in its file.
@@ -34,14 +33,9 @@ _UNUSED = re.compile(
     r"code_xyz\.|encoder\.encoder\.encoder\.fc\.|encoder\.decoder\.decoder\.1[123]\.|"  # codes, ImageNet, other scales
     r"encoder\.(?:gt_encoder|downsampler|visualization)\.|downstream_head\.\w+_(?:cluster|linear)_head\."
 )
-_HEADS = {
-    "teacher": "heads.multiviewhead3",
-    "single_view": "mlp_coarse",
-    "student": "heads.singleviewhead",
-    "semantic_field": "mlp_coarse",
-    "feature_field": "heads.normal_head",
-    "semantics": "heads.normal_head",
-}  # stage of ours -> head of the public network that says the density
+# Stage of ours -> head of the public network that says the density.
+_HEADS = {"teacher": "heads.multiviewhead3", "single_view": "mlp_coarse", "student": "heads.singleviewhead"}
+_HEADS |= {"semantic_field": "mlp_coarse", "feature_field": "heads.normal_head", "semantics": "heads.normal_head"}
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.(\w+)")
 _TRANSFORMER = (
     (r"encoder\.encoder\.model\.vit\.(.+)", r"encoder.trunk.network.\1"),
@@ -75,29 +69,23 @@ _CURE = "Name a .pt file of Behind the Scenes, KDBTS, S4C or SceneDINO"
 def import_checkpoint(file: Path, output: Path, configuration: Configuration) -> list[str]:
     """Writes the network of a public checkpoint as a checkpoint of the training that a configuration describes.
 
-    Returns names of what the file holds beside that network. Raises BundleError where the file cannot be read without
-    executing it, holds no such network, or one of another shape; ConfigurationError where the configuration of a
-    transformer is not there.
-
-    Args:
-        configuration: Of stage `teacher` for MVBTS, `single_view` for Behind the Scenes, `student` for KDBTS,
-            `semantic_field` for S4C, `feature_field` for SceneDINO. `semantics` is that of its second stage, for which
-            `features_from` names what the first was imported to.
+    The stage is `teacher` for MVBTS, `single_view` for Behind the Scenes, `student` for KDBTS, `semantic_field` for
+    S4C, `feature_field` for SceneDINO. `semantics` is that of its second stage, for which `features_from` names what
+    the first was imported to. Returns names of what the file holds beside that network. Raises BundleError where the
+    file cannot be read without executing it, holds no such network, or one of another shape; ConfigurationError where
+    the configuration of a transformer is not there.
     """
     weights = _read(file)
     head = _HEADS.get(configuration.stage, "")
     if not any(name.startswith(f"{head}.") for name in weights):
         known = [one for one in dict.fromkeys(_HEADS.values()) if any(name.startswith(f"{one}.") for name in weights)]
-        raise BundleError(
-            f"has the heads {', '.join(known) or 'of no known kind'}, none of which is that of stage "
-            f"{configuration.stage}",
-            where=str(file),
-            cure="Name the configuration of mvbts for a teacher, of bts, kdbts, s4c or scenedino for their fields",
-        )
+        heads = ", ".join(known) or "of no known kind"
+        what = f"has the heads {heads}, none of which is that of stage {configuration.stage}"
+        cure = "Name the configuration of mvbts for a teacher, of bts, kdbts, s4c or scenedino for their fields"
+        raise BundleError(what, where=str(file), cure=cure)
     if isinstance(configuration, SemanticsConfiguration):  # its network is that of the first stage
         configuration = configuration.completed()
-    network = _network(configuration, weights)
-    state, used, found = dict(network.state_dict()), set[str](), set[str]()
+    state, used, found = dict(_network(configuration, weights).state_dict()), set[str](), set[str]()
     for name, source, value in _renamed(weights, configuration.stage):
         if name not in state or state[name].shape != value.shape:
             there = tuple(state[name].shape) if name in state else "nothing"
@@ -144,11 +132,9 @@ def _network(configuration: Configuration, weights: Mapping[str, Tensor]) -> nn.
     stage, viewpoint = configuration.stage, configuration.viewpoint()
     camera, code = viewpoint.camera, viewpoint.volume.point_code
     encoder = EncoderDecoder(
-        (camera.height, camera.width),
-        trunk=configuration.encoder,
-        pretrained=False,
+        (camera.height, camera.width), trunk=configuration.encoder, pretrained=False,
         weights=configuration.encoder_weights,
-    )
+    )  # fmt: skip
     hidden = configuration.hidden
     if stage == "teacher":
         return nn.ModuleDict(
@@ -161,8 +147,7 @@ def _network(configuration: Configuration, weights: Mapping[str, Tensor]) -> nn.
             density, target_size=classes, channels=classes, units=hidden, expansion=nn.Identity(), reads="map"
         )
     elif stage in ("feature_field", "semantics"):
-        expansion = weights.get("encoder.dim_reduction.linear_out.weight", torch.zeros(768, 128))
-        size, width = expansion.shape
+        size, width = weights.get("encoder.dim_reduction.linear_out.weight", torch.zeros(768, 128)).shape
         field = FeatureField(density, target_size=size, expansion=width, reads="units")
         if isinstance(configuration, SemanticsConfiguration):
             return nn.ModuleDict({"field": field, "head": DistillationHead(size, CHANNELS)})

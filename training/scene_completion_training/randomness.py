@@ -7,10 +7,7 @@ from torch import Tensor
 
 
 class StepGenerator(torch.Generator):
-    """Randomness of one step: its own draws are those of all processes, beside them each sample of the step has some.
-
-    Two processes with a batch each so draw what one process draws for both batches.
-    """
+    """Randomness of one step: its draws are those of all processes; beside them each sample of it has its own."""
 
     def __new__(cls, *_: int) -> "StepGenerator":
         """Makes one on the CPU, so that a training goes the same way on any device."""
@@ -37,11 +34,7 @@ def samples_of(generator: torch.Generator, count: int) -> Sequence[torch.Generat
 
 
 def drawn(draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-    """What a function such as `torch.rand` draws for a batch [B, ...]: each sample from a generator of its own.
-
-    `draw`: takes a shape and a `generator`; `shape`: its first axis is that of the samples; `generator`: one that is no
-    `StepGenerator` draws all at once.
-    """
+    """What `draw(shape, generator=...)` gives for a batch [B, ...]; of a `StepGenerator` each sample by its own."""
     if not isinstance(generator, StepGenerator):
         return draw(tuple(shape), generator=generator)
     return torch.stack([draw(tuple(shape[1:]), generator=sample) for sample in generator.samples(shape[0])])

@@ -1,7 +1,5 @@
 """Turns a checkpoint of stage `completion` into a student bundle: one graph from the image to the voxels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,55 +15,28 @@ from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.inference.volume_pose import Lookups
-from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.export import graph_of, ray_depth, volume_reading, without_places
+from scene_completion_training.networks.density_field import link_calibration
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.occupancy_link import link_calibration
 from scene_completion_training.networks.scene_decoder import STRIDE
 from scene_completion_training.stages.completion import SceneField, read_eyes
 
+# Of the label's logits in the probabilities of the classes: the softmax of these is then nearly what they were.
 SHARPNESS = 6.0
-"""Of the label's logits in the probabilities of the classes: the softmax of these is then nearly what they were."""
+# Those of SemanticKITTI, and behind them those of ScanNet.
 COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "car": (100, 150, 245),
-    "bicycle": (100, 230, 245),
-    "motorcycle": (30, 60, 150),
-    "truck": (80, 30, 180),
-    "other-vehicle": (0, 0, 255),
-    "person": (255, 30, 30),
-    "road": (160, 60, 160),
-    "sidewalk": (75, 0, 75),
-    "building": (255, 200, 0),
-    "fence": (255, 120, 50),
-    "vegetation": (0, 175, 0),
-    "terrain": (150, 240, 80),
-    "pole": (255, 240, 150),
-    "traffic-sign": (255, 0, 0),
-    "other-object": (80, 240, 150),
-    "wall": (174, 199, 232),
-    "floor": (152, 223, 138),
-    "cabinet": (31, 119, 180),
-    "bed": (255, 187, 120),
-    "chair": (188, 189, 34),
-    "sofa": (140, 86, 75),
-    "table": (255, 152, 150),
-    "door": (214, 39, 40),
-    "window": (197, 176, 213),
-    "bookshelf": (148, 103, 189),
-    "picture": (196, 156, 148),
-    "counter": (23, 190, 207),
-    "desk": (247, 182, 210),
-    "curtain": (219, 219, 141),
-    "refrigerator": (255, 127, 14),
-    "shower curtain": (158, 218, 229),
-    "toilet": (44, 160, 44),
-    "sink": (112, 128, 144),
-    "bathtub": (227, 119, 194),
-    "otherfurniture": (82, 84, 163),
+    "car": (100, 150, 245), "bicycle": (100, 230, 245), "motorcycle": (30, 60, 150), "truck": (80, 30, 180),
+    "other-vehicle": (0, 0, 255), "person": (255, 30, 30), "road": (160, 60, 160), "sidewalk": (75, 0, 75),
+    "building": (255, 200, 0), "fence": (255, 120, 50), "vegetation": (0, 175, 0), "terrain": (150, 240, 80),
+    "pole": (255, 240, 150), "traffic-sign": (255, 0, 0), "other-object": (80, 240, 150), "wall": (174, 199, 232),
+    "floor": (152, 223, 138), "cabinet": (31, 119, 180), "bed": (255, 187, 120), "chair": (188, 189, 34),
+    "sofa": (140, 86, 75), "table": (255, 152, 150), "door": (214, 39, 40), "window": (197, 176, 213),
+    "bookshelf": (148, 103, 189), "picture": (196, 156, 148), "counter": (23, 190, 207), "desk": (247, 182, 210),
+    "curtain": (219, 219, 141), "refrigerator": (255, 127, 14), "shower curtain": (158, 218, 229),
+    "toilet": (44, 160, 44), "sink": (112, 128, 144), "bathtub": (227, 119, 194), "otherfurniture": (82, 84, 163),
     "ceiling": (210, 210, 210),
-}
-"""Those of SemanticKITTI, and behind them those of ScanNet."""
+}  # fmt: skip
 
 
 class ExportedScene(nn.Module):
@@ -78,20 +49,10 @@ class ExportedScene(nn.Module):
         self.rays = ray_camera(field.camera)
 
     def forward(
-        self,
-        image: Tensor,
-        cell_pixels: Tensor,
-        cell_depth: Tensor,
-        cell_in_view: Tensor,
-        voxel_pixels: Tensor,
-        voxel_depth: Tensor,
-        voxel_in_view: Tensor,
-        ground: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'] and the ground [1, 2, x, y] of an image.
-
-        What is beside the image [1, 3, H, W] in 0..255 is `volume_pose.graph_inputs`.
-        """
+        self, image: Tensor, cell_pixels: Tensor, cell_depth: Tensor, cell_in_view: Tensor, voxel_pixels: Tensor,
+        voxel_depth: Tensor, voxel_in_view: Tensor, ground: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'], ground [1, 2, x, y]; see `graph_inputs`."""
         view = self.field.look(self.trunk.with_tokens(image), ground)
         cells = Lookups(cell_pixels, cell_depth, cell_in_view)
         scene = self.field.spatial(view, cells, Lookups(voxel_pixels, voxel_depth, voxel_in_view))
@@ -101,23 +62,12 @@ class ExportedScene(nn.Module):
 
 
 def export_scene(
-    file: Path,
-    folder: Path,
+    file: Path, folder: Path,
     *,
-    name: str,
-    licence: str,
-    provenance: Mapping[str, Any],
-    keep_weights: bool = True,
-    eight_bit: bool = False,
-) -> StudentBundle:
-    """Exports a checkpoint of stage `completion`, and the eyes that it names; arguments as of `export_bundle`.
-
-    Its probabilities are those that it was trained to say. Of a trunk the bundle keeps the weights that are
-    not as they were published: whoever trains on reads the others there.
-
-    Args:
-        eight_bit: Large weights of the graph are int8: half the size.
-    """
+    name: str, licence: str, provenance: Mapping[str, Any], keep_weights: bool = True,
+    eight_bit: bool = False,  # large weights of the graph are int8: half the size
+) -> StudentBundle:  # fmt: skip
+    """Exports a checkpoint of stage `completion` and what its eyes have of their own; see `export_bundle`."""
     stored = Checkpoint.read(file)
     settings, viewpoint = stored.configuration, stored.viewpoint
     field = stored.field_of(SceneField)
@@ -126,47 +76,36 @@ def export_scene(
     classes = len(field.names)
     x, y, z = field.spatial.cells
     low, high = stored.record.get("focal_range", (field.camera.fx / field.camera.width,) * 2)
+    # Its logit, before the softplus of density, is that of the probability.
+    itself = {"log_scale": torch.zeros(()), "offset": torch.zeros(())}
     bundle = StudentBundle(
-        name=name,
-        canonical=field.camera,
+        name=name, canonical=field.camera,
         head=HeadWeights(
-            positional_weight=np.zeros((0, code.size), np.float32),
-            hidden_bias=np.zeros(0, np.float32),
-            density_weight=np.zeros(0, np.float32),
-            density_bias=np.zeros(1, np.float32),
+            positional_weight=np.zeros((0, code.size), np.float32), hidden_bias=np.zeros(0, np.float32),
+            density_weight=np.zeros(0, np.float32), density_bias=np.zeros(1, np.float32),
             label_positional_weight=np.zeros((classes, code.size), np.float32),
             label_hidden_bias=np.zeros(classes, np.float32),
-            label_weight=SHARPNESS * np.eye(classes, dtype=np.float32),
-            label_bias=np.zeros(classes, np.float32),
-            volume=volume_reading(grid),
-            unit_stride=STRIDE,
+            label_weight=SHARPNESS * np.eye(classes, dtype=np.float32), label_bias=np.zeros(classes, np.float32),
+            volume=volume_reading(grid), unit_stride=STRIDE,
         ),
-        point_code=code,
-        feature_size=(z * x, y),
-        height_above_ground=viewpoint.height_above_ground,
+        point_code=code, feature_size=(z * x, y), height_above_ground=viewpoint.height_above_ground,
         height_range=stored.record.get("height_range") and tuple(stored.record["height_range"]),
         pitch_range=tuple(stored.record.get("pitch_range", viewpoint.pitch_range)),
-        focal_range=(low * 0.99, high * 1.01),
-        depth_range=(code.near, code.far),
-        normalisation=Normalisation(encoder.trunk.mean, encoder.trunk.scale),
-        class_names=field.names,
+        focal_range=(low * 0.99, high * 1.01), depth_range=(code.near, code.far),
+        normalisation=Normalisation(encoder.trunk.mean, encoder.trunk.scale), class_names=field.names,
         class_colours=tuple(COLOURS[label] for label in field.names),
-        calibration=probability_itself(grid.voxel_size),
-        grid=grid,
+        calibration=link_calibration(itself, grid.voxel_size), grid=grid,
         provenance={**provenance, "configuration": without_places(settings), "calibration": {"fitted_on": "nothing"}},
         licence=licence,
-    )
+    )  # fmt: skip
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
     weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in eyes.own}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
     beside = {name: torch.from_numpy(values) for name, values in bundle.graph_inputs().items()}
     graph = graph_of(
-        ExportedScene(field, encoder),
-        field.camera,
-        ["features", "volume", "depth", "surface"],
-        beside,
+        ExportedScene(field, encoder), field.camera, ["features", "volume", "depth", "surface"], beside,
         eight_bit=eight_bit,
-    )
+    )  # fmt: skip
     return bundle.save(folder, graph, stored_weights if keep_weights else None)
 
 
@@ -174,23 +113,14 @@ def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
     """The space of a text encoder, of the probabilities of classes of these names.
 
     A place of one class lies where what the bank calls that class lies; of several, at their mean. Words find bodies,
-    and so what the student completed behind them. A class that the bank does not know stays at the origin.
-
-    Raises:
-        ConfigurationError: It names none of them.
+    and so what the student completed behind them. Unknown classes stay at the origin; a ConfigurationError if all are.
     """
     phrases = {known.name: known.phrases for known in bank.classes if known.name in names}
     if not phrases:
-        raise ConfigurationError(
-            "names no class of the student", where="--vocabulary", cure=f"Name some of {', '.join(names)} in it"
-        )
+        what = "names no class of the student"
+        raise ConfigurationError(what, where="--vocabulary", cure=f"Name some of {', '.join(names)} in it")
     vocabulary = bank.vocabulary(phrases, pooling="mean")
     weight = np.zeros((bank.dimension, len(names)), np.float32)
     weight[:, [names.index(name) for name in vocabulary.names]] = vocabulary.rows[: len(vocabulary.names)].T
     encoder = (bank.text_encoder, bank.text_encoder_sha256)
     return FeatureSpace("text", weight, np.zeros(bank.dimension, np.float32), *encoder)
-
-
-def probability_itself(voxel_size: float) -> Calibration:
-    """α → probability of a student whose logit, before the softplus of density, is that of the probability."""
-    return link_calibration({"log_scale": torch.zeros(()), "offset": torch.zeros(())}, voxel_size)

@@ -26,10 +26,7 @@ _STEEPEST = 0.7  # radians
 
 @dataclass(frozen=True)
 class Volume:
-    """The space that is completed, as it lies around the camera.
-
-    Raises ConfigurationError where it is empty, too large, or no whole number of voxels.
-    """
+    """The space that is completed; a `ConfigurationError` if it is empty, too large or no whole number of voxels."""
 
     near: float = 3.0  # depth at which the inverse depth code is 1, and where rays begin, metres
     far: float = 80.0  # depth at which it is −1, and where rays end, metres
@@ -60,12 +57,11 @@ class Volume:
 
     @staticmethod
     def to_measure(height_above_ground: float, **given: float) -> "Volume":
-        """The street's volume for a camera at its height; half of everything for one that is half as high, and so on.
+        """The street's volume for a camera at its height, metres; half of everything for half the height, and so on.
 
         Voxels are 0.2 m, or that halved. What lies a little lower or higher shifts the grid, by whole voxels, as far as
-        it goes. For a camera more than 6 m above the ground, give `below` and `above`.
-
-        `height_above_ground`: height of the camera, metres; `**given`: fields that are other ones.
+        it goes. For a camera more than 6 m above the ground, give `below` and `above`. `**given`: fields that are other
+        ones.
         """
         factor = min(1.0, 2.0 ** round(math.log2(height_above_ground / STREET_HEIGHT_M)))
         scaled = {name: value * factor for name, value in vars(Volume()).items()}
@@ -124,10 +120,7 @@ class Volume:
 
 @dataclass
 class VolumeSettings:
-    """The space that is completed, as `Volume`; what is left out is the street's, to the camera's measure.
-
-    On a street `near` is 3 m, `far` 80, `ahead` 51.2, `sideways` 25.6, `below` 2.2, `above` 4.2 and `voxel_size` 0.2.
-    """
+    """The space that is completed, as `Volume` has it for streets; what is left out is to the camera's measure."""
 
     near: float | None = None  # depth where rays begin, metres, as all of these
     far: float | None = None  # depth where they end
@@ -160,11 +153,7 @@ class CameraSettings:
     pitch_range: tuple[float, float] = (-0.05, 0.05)
 
     def camera(self) -> Camera:
-        """The camera that they describe without looking at a recording.
-
-        Raises ConfigurationError where they contradict each other, or no pinhole has such a field of view; CameraError
-        where a number is not finite, or not positive.
-        """
+        """The camera, without looking at recordings; a `ConfigurationError` or `CameraError` if there is none."""
         fov = self.field_of_view
         assert fov != "auto"
         width = STREET_CAMERA.width if self.width is None else self.width
@@ -183,21 +172,14 @@ class CameraSettings:
             fx = STREET_CAMERA.fx / STREET_CAMERA.width * width
         middle = (STREET_CAMERA.cy + 0.5) / STREET_CAMERA.height
         return Camera(
-            fx=fx,
-            fy=fx if self.fy is None else self.fy,
-            cx=(width - 1) / 2.0 if self.cx is None else self.cx,
-            cy=height * middle - 0.5 if self.cy is None else self.cy,
-            width=width,
-            height=height,
-        )
+            fx=fx, fy=fx if self.fy is None else self.fy, cx=(width - 1) / 2.0 if self.cx is None else self.cx,
+            cy=height * middle - 0.5 if self.cy is None else self.cy, width=width, height=height,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Viewpoint:
-    """Camera, place and volume, as they were chosen.
-
-    Raises ConfigurationError where no network can have this camera, or the ground is not in the volume.
-    """
+    """Camera, place and volume; a `ConfigurationError` for a camera no network can have, or no ground in it."""
 
     camera: Camera = STREET_CAMERA
     height_above_ground: float = STREET_HEIGHT_M  # its height above the ground, metres
@@ -233,10 +215,7 @@ class Viewpoint:
 
     @staticmethod
     def of_record(configuration: Mapping[str, Any]) -> "Viewpoint":
-        """The viewpoint that a checkpoint's configuration names; without one, as before there were any, the street's.
-
-        Raises ConfigurationError: it names something else.
-        """
+        """That of a checkpoint's configuration; the street's without one, a `ConfigurationError` for anything else."""
         camera, volume = configuration.get("camera"), configuration.get("volume")
         if camera is None and volume is None:
             return Viewpoint()
@@ -248,10 +227,7 @@ class Viewpoint:
 
     @staticmethod
     def of_bundle(bundle: StudentBundle) -> "Viewpoint":
-        """The viewpoint that a student was trained for.
-
-        Raises ConfigurationError where its grid does not begin at the camera, as those of trainings do.
-        """
+        """The viewpoint of a student; a `ConfigurationError` if its grid does not begin at the camera."""
         grid, code, camera = bundle.grid, bundle.point_code, bundle.canonical
         trained = bundle.provenance.get("configuration", {})
         halved = trained.get("half_resolution_steps", 0) >= trained.get("steps", 1)
@@ -265,8 +241,7 @@ class Viewpoint:
         if x != 0.0 or abs(2.0 * y + lengths[1]) > 1e-6 or not aligned:
             cure = "Name `camera` and `volume` in the configuration"
             raise ConfigurationError("its grid does not begin at the camera", where=f"bundle {bundle.name}", cure=cure)
-        above = round(lengths[2] + z, 9)
-        volume = Volume(code.near, code.far, lengths[0], -y, -z, above, grid.voxel_size)
+        volume = Volume(code.near, code.far, lengths[0], -y, -z, round(lengths[2] + z, 9), grid.voxel_size)
         return Viewpoint(camera, bundle.height_above_ground, bundle.pitch_range, volume)
 
     @property

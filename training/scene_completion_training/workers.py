@@ -7,7 +7,6 @@ import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,11 +50,8 @@ class Progress:
 class Workers:
     """Does tasks. As a context it joins a cluster at once, so that one that does not answer is known before the work.
 
-    Args:
-        processes: Tasks at once on this machine; 1 does them in this process, without Ray.
-        ray_address: A Ray cluster to use instead, or `auto`. Its machines need this version of the package, and files
-            under the same paths.
-        threads: Cores that a task takes.
+    `processes`: tasks at once on this machine; 1 does them in this process, without Ray; `ray_address`: a Ray cluster
+    instead, or `auto`, with this version of the package, and files under the same paths; `threads`: cores of a task.
     """
 
     def __init__(self, processes: int = 1, ray_address: str | None = None, threads: int = 1) -> None:
@@ -109,7 +105,7 @@ class Workers:
                     yield number, do(task, progress)
                     bar.update(sizes[number] - progress.steps)
             elif tasks:
-                for number, result in self._elsewhere(do, tasks, lost or partial(_refuse_lost, name), needs, written):
+                for number, result in self._elsewhere(do, tasks, lost, name, needs, written):
                     bar.set_postfix_str(name(tasks[number]))
                     yield number, result
                     bar.update(sizes[number])
@@ -120,13 +116,10 @@ class Workers:
         return [found[number] for number in range(len(tasks))]
 
     def _elsewhere(
-        self,
-        do: Callable[[Task, Progress], Result],
-        tasks: Sequence[Task],
-        lost: Callable[[Task, str], Result],
-        needs: Callable[[Task], Sequence[Path]],
-        written: Path | None,
-    ) -> Iterator[tuple[int, Result]]:
+        self, do: Callable[[Task, Progress], Result], tasks: Sequence[Task],
+        lost: Callable[[Task, str], Result] | None, name: Callable[[Task], str],
+        needs: Callable[[Task], Sequence[Path]], written: Path | None,
+    ) -> Iterator[tuple[int, Result]]:  # fmt: skip
         ray = self._joined()
         remote = ray.remote(num_cpus=self.threads, max_retries=1)(_done)
         seen: list[Path] = []
@@ -149,7 +142,11 @@ class Workers:
                     except ray.exceptions.RayTaskError as error:
                         raise _told(error) from error
                     except ray.exceptions.RayError as error:
-                        result = lost(tasks[number], f"its worker died: {str(error).splitlines()[0]}")
+                        reason = f"its worker died: {str(error).splitlines()[0]}"
+                        if lost is None:
+                            cure = "Look at that machine's memory, and start the same command again"
+                            raise SceneCompletionError(reason, where=name(tasks[number]), cure=cure) from error
+                        result = lost(tasks[number], reason)
                     yield number, result
         finally:
             for marker in seen:
@@ -181,11 +178,6 @@ def progress_bar(total: int, unit: str) -> Any:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     return tqdm(total=total, unit=unit, file=sys.stderr, disable=None if total else True)
-
-
-def _refuse_lost(name: Callable[[Task], str], task: Task, reason: str) -> Any:
-    cure = "Look at that machine's memory, and start the same command again"
-    raise SceneCompletionError(reason, where=name(task), cure=cure)
 
 
 def _done(do: Callable[[Any, Progress], Any], task: Any, paths: Sequence[Path], version: str) -> Any:

@@ -17,7 +17,7 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.commands import evaluate as command
-from scene_completion_training.evaluation.depth_evaluation import NO_FRAME
+from scene_completion_training.evaluation.lidar_evaluation import NO_FRAME
 from scene_completion_training.foundation import teachers
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
@@ -177,14 +177,9 @@ class TextAlignedTeacher:
 
 
 def test_open_vocabulary_of_a_town(
-    street: PosedSequence,
-    student: StudentBundle,
-    text_bank: Path,
-    agglomerated: list[Path],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    street: PosedSequence, student: StudentBundle, text_bank: Path, agglomerated: list[Path],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     """Every row that there is, of two seeds."""
     monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher())
     (tmp_path / "words.yaml").write_text("training_vocabulary: [car]\nwords: {automobile: [car]}\n")
@@ -221,13 +216,9 @@ def test_open_vocabulary_of_a_town(
 
 
 def test_open_vocabulary_refuses_what_it_cannot_do(
-    student: StudentBundle,
-    text_bank: Path,
-    agglomerated: list[Path],
-    monkeypatch: pytest.MonkeyPatch,
-    street: PosedSequence,
-    tmp_path: Path,
-) -> None:
+    student: StudentBundle, text_bank: Path, agglomerated: list[Path], monkeypatch: pytest.MonkeyPatch,
+    street: PosedSequence, tmp_path: Path,
+) -> None:  # fmt: skip
     monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher("other"))
     town = street.save(tmp_path / "town")
     given = ("--student", student.folder, "--bank", text_bank, "--output", tmp_path / "y", "--data", town)

@@ -11,7 +11,7 @@ from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.commands import evaluate_point_features
 from scene_completion_training.configuration import TrainingConfiguration, read_configuration
-from scene_completion_training.foundation import text_encoder
+from scene_completion_training.foundation import encoded_words
 from scene_completion_training.points.features import PointNetwork
 from scene_completion_training.sparse.hu_net import VoxelHUNet
 from scene_completion_training.stages.masked_scene import MaskedSceneConfiguration
@@ -64,7 +64,7 @@ def test_every_score_is_written(trained: Path, rooms: Path, monkeypatch: pytest.
         def __init__(self, model: str) -> None:
             self.encode = words
 
-    monkeypatch.setattr(text_encoder, "TextEncoder", Encoder)
+    monkeypatch.setattr(encoded_words, "TextEncoder", Encoder)
     monkeypatch.setattr(evaluate_point_features, "PROBE_STEPS", 3)
     phrases = []
     for name, seeds in (("train", range(3)), ("test", [7])):

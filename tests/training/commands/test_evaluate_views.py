@@ -18,7 +18,7 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import ClassField, FeatureField
 from scene_completion_training.viewpoint import Viewpoint
 from tests import official_layouts as layouts
-from tests.training.evaluation.test_perceptual_distance import weights
+from tests.training.evaluation.test_view_consistency import weights
 from tests.training.saved_checkpoint import save_checkpoint
 
 SIZE = {"width": 128, "height": 64, "fx": 100.0, "fy": 100.0, "cx": 63.5, "cy": 31.5}

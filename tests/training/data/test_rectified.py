@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.data.rectified import has_lens, rectified_sequence
+from scene_completion_training.data.stereo import has_lens, rectified_sequence
 from scene_completion_training.viewpoint import CameraSettings
 from tests.training.data.test_recorded_camera import FISHEYE, drive
 

@@ -15,8 +15,7 @@ from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.semantic_evaluation import FittedModel, Labels, ScoredModel, fit_models
-from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
-from scene_completion_training.evaluation.voxel_sampling import Sampling
+from scene_completion_training.evaluation.semantic_models import Sampling, SemanticModel, SemanticObservation
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
 GRID = VoxelGrid((0.0, -25.6, -2.4), 0.8, (64, 64, 8))
@@ -88,14 +87,10 @@ def make_street(assets: tuple[str, ...] = ("lidar", "depth", "voxel_label", "vox
         )
     grid = {"origin": list(GRID.origin), "voxel_size": GRID.voxel_size, "shape": list(GRID.shape)}
     return PosedSequence(
-        name="one_wall",
-        cameras={"camera_left": CAMERA},
-        rig_from_camera={"camera_left": RigidTransform.identity()},
-        frames=frames,
-        provenance={"voxel_grid": grid},
-        pose_source="by hand",
-        rig_from_sensor={"velodyne": SENSOR},
-    )
+        name="one_wall", cameras={"camera_left": CAMERA},
+        rig_from_camera={"camera_left": RigidTransform.identity()}, frames=frames, provenance={"voxel_grid": grid},
+        pose_source="by hand", rig_from_sensor={"velodyne": SENSOR},
+    )  # fmt: skip
 
 
 @dataclass

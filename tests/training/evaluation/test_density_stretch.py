@@ -10,8 +10,8 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.inference.render import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit
+from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, rays_to_depth
-from scene_completion_training.evaluation.deployed_model import DeployedModel
 from tests.inference.small_bundle import make_small_bundle
 
 DISTANCES = inverse_distance_samples(64, 3.0, 80.0)

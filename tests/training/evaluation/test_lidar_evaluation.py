@@ -1,22 +1,47 @@
 """Both LiDAR protocols on a street with one wall."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.depth import DEPTH
 from scene_completion_ros.evaluation.lidar_occupancy import LIDAR_ONLY_NEAR
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.truth import FrameTruth
+from scene_completion_ros.sequences.frame_lists import ListedFrame
+from scene_completion_ros.sequences.opening import lidar_depth, open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.evaluation.controls import EmptyControl, surface_controls
-from scene_completion_training.evaluation.density_model import DensityModel, Observation
-from scene_completion_training.evaluation.geometry import Density, Frame
-from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY, camera_pitch, level_scans, slabs_of
+from scene_completion_training.evaluation.density_model import (
+    IDENTITY,
+    PUBLISHED_CUTOFF,
+    PUBLISHED_RULE,
+    DensityModel,
+    Observation,
+)
+from scene_completion_training.evaluation.geometry import Density, Frame, counted_depth, depth_frames
+from scene_completion_training.evaluation.lidar_evaluation import (
+    LIDAR_OCCUPANCY,
+    NO_DRIVE,
+    NO_FRAME,
+    NO_SCAN,
+    RIGHT_ONLY,
+    LeftOutFrame,
+    Selection,
+    camera_pitch,
+    left_out_table,
+    level_scans,
+    select_frames,
+    slabs_of,
+)
+from tests.sequences import test_kitti_raw
 from tests.training.evaluation.one_wall import CAMERA, FRAMES, Wall, make_street, shadowed
 
 
@@ -76,3 +101,89 @@ def test_occupied_is_more_than_the_published_cutoff(street: PosedSequence, densi
 
     row = lidar_rows(street, [Even()])["original", "wall"]
     assert (row["points"], row["predicted"]) == (12_800, predicted)
+
+
+DRIVE = "2011_09_26_drive_0001_sync"
+LISTED = f"2011_09_26/{DRIVE}"
+OTHER = "2011_09_26_drive_0002_sync"
+WALL = 12.0
+LIDAR_BEHIND_CAMERA = 0.27  # metres, `test_kitti_raw.VELO_TO_CAM`
+raw_drive = test_kitti_raw.drive
+
+
+class FlatWall:
+    """Sees a wall across the whole image, `WALL` metres ahead."""
+
+    name = "wall"
+    calibration = IDENTITY
+    cutoffs: Mapping[str, float] = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
+
+    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+        # 64 samples so near to the wall are not more than 8 cm apart.
+        camera = sequence.cameras[reference_camera(sequence)]
+        return Observation(camera, lambda points: np.where(points[:, 2] >= WALL, 1e4, 0).astype(np.float32), (11, 15.5))
+
+
+def write_scan(drive: Path, frame: int, depths: list[float], down: float = 0.15) -> None:
+    """Returns at these z-depths of camera 2, side by side, below the principal point by `down` of the depth."""
+    z = np.array(depths)
+    left = (0.1 * np.arange(len(z)) - 0.1) * z
+    points = np.stack([z + LIDAR_BEHIND_CAMERA, left, -0.08 - down * z, np.zeros(len(z))], axis=-1)
+    points.astype("<f4").tofile(drive / "velodyne_points" / "data" / f"{frame:010d}.bin")
+
+
+def listed(*frames: tuple[str, int, str]) -> list[ListedFrame]:
+    return [ListedFrame(*frame) for frame in frames]
+
+
+def depth_row(selections: list[Selection], model: DensityModel) -> dict[str, Any]:
+    """Scores of a model inside the crop."""
+    scores = Scores([DEPTH])
+    for selection in selections:
+        scores.run("drives", [Density(model)], depth_frames(selection.sequence, selection.numbers))
+    (row,) = [row for row in scores.rows("depth") if row["pixels"] == "Garg crop"]
+    return row
+
+
+def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path) -> None:
+    write_scan(raw_drive, 0, [10.0])
+    write_scan(raw_drive, 1, [8.0, 16.0, 8.0, 90.0])  # what is beyond 80 m does not count
+    selections, left_out = select_frames([open_recording(raw_drive)], listed((LISTED, 0, "l"), (LISTED, 1, "l")))
+    assert not left_out
+    row = depth_row(selections, FlatWall())
+    assert (row["method"], row["frames"]) == ("wall", 2)
+    frames = [2.0 / 10.0, (4.0 / 8.0 + 4.0 / 16.0 + 4.0 / 8.0) / 3.0]
+    assert row["abs_rel"] == pytest.approx(np.mean(frames), abs=0.01)
+    assert row["rmse"] == pytest.approx(np.mean([2.0, 4.0]), abs=0.1)
+    assert row["a1"] == 0.5  # 12 / 10 is below 1.25; 12 / 8 and 16 / 12 are not
+
+
+def test_truth_is_the_depth_in_the_camera_inside_the_crop(raw_drive: Path) -> None:
+    write_scan(raw_drive, 0, [10.0, 20.0])
+    write_scan(raw_drive, 1, [10.0], down=-0.3)  # above the crop, which begins at row 19 of 48
+    sequence = open_recording(raw_drive)
+    # u = 50 x / z + 31.5 + 2 / z of P_rect_02, v = 50 y / z + 23.5; the nearest pixel takes the point
+    truth = lidar_depth(sequence, 0)
+    assert np.argwhere(truth).tolist() == [[31, 32], [31, 37]]
+    assert truth[31, [32, 37]] == pytest.approx([20.0, 10.0], abs=1e-5)
+    np.testing.assert_array_equal(counted_depth(truth), truth)
+    above = lidar_depth(sequence, 1)
+    assert above is not None and above.any() and not counted_depth(above).any()
+
+
+def test_every_frame_with_lidar_or_of_a_list_is_scored_and_what_is_missing_is_named(raw_drive: Path) -> None:
+    selections, left_out = select_frames([open_recording(raw_drive)])
+    assert list(selections[0].numbers) == [0, 1, 2, 3]
+    assert left_out == [LeftOutFrame(NO_SCAN, DRIVE, 4)]
+    entries = [
+        (LISTED, 9, "l"), (LISTED, 1, "r"), (LISTED, 2, "r"), (LISTED, 2, "l"), (LISTED, 4, "l"), (OTHER, 7, "l"),
+    ]  # fmt: skip
+    selections, left_out = select_frames([open_recording(raw_drive)], listed(*entries, (OTHER, 7, "r")))
+    assert selections[0].numbers == {2: 2}
+    assert set(left_out) == {
+        LeftOutFrame(NO_DRIVE, OTHER, 7),
+        LeftOutFrame(NO_FRAME, DRIVE, 9),
+        LeftOutFrame(NO_SCAN, DRIVE, 4),
+        LeftOutFrame(RIGHT_ONLY, DRIVE, 1),
+    }
+    assert f"| {NO_FRAME} | {DRIVE} | 1 | 9 |" in left_out_table(left_out)

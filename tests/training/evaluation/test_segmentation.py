@@ -28,10 +28,9 @@ from scene_completion_training.evaluation.segmentation import (
     stand_in_camera,
 )
 from scene_completion_training.evaluation.semantic_evaluation import open_probed
-from scene_completion_training.evaluation.voxel_sampling import Sampling
+from scene_completion_training.evaluation.semantic_models import Sampling
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import FeatureField, Reads
-from scene_completion_training.networks.semantic_head import DistillationHead
+from scene_completion_training.networks.feature_field import DistillationHead, FeatureField, Reads
 from scene_completion_training.rendering.patches import rendered_features
 from tests import official_layouts as layouts
 from tests.training.saved_checkpoint import save_checkpoint

@@ -1,15 +1,25 @@
 """Semantics on a street with one wall: clusters, their names, what counts."""
 
 import json
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
+from scene_completion_ros.evaluation.truth import VoxelTruth
+from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.clustering.clusters import Clusters
+from scene_completion_training.clustering.clusters import (
+    Clusters,
+    read_class_file,
+    read_clusters,
+    write_class_file,
+    write_clusters,
+)
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.semantic_evaluation import (
@@ -17,10 +27,12 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     FittedModel,
     Labels,
     named_by,
+    survey,
     voxel_classes,
+    write_contact_sheets,
 )
-from scene_completion_training.evaluation.voxel_sampling import Sampling
-from tests.training.evaluation.one_wall import CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
+from scene_completion_training.evaluation.semantic_models import SAMPLINGS, Sampling, SemanticObservation, elected
+from tests.training.evaluation.one_wall import CAMERA, CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
 
 
 def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedModel) -> None:
@@ -78,3 +90,69 @@ def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel
     (row,) = [row for row in rows if row["range_m"] == 51.2]
     assert f"/ {100 * row['mean_iou']:.1f} |" in text and row["class_of_label"] == fitted.names().tolist()
     assert row["class_iou"]["road"] is None
+
+
+SMALL_GRID = VoxelGrid((0.0, 0.0, 0.0), 0.2, (5, 3, 3))
+SMALL_CAMERA = Camera(10.0, 10.0, 5.0, 5.0, 11, 11)
+
+
+def truth(known: np.ndarray | None = None) -> VoxelTruth:
+    everywhere = np.ones(SMALL_GRID.shape, bool)
+    known = everywhere if known is None else known
+    return VoxelTruth("made up", SMALL_GRID, RigidTransform.identity(), ~everywhere, known, everywhere)
+
+
+def field(density: np.ndarray, label: np.ndarray) -> SemanticObservation:
+    """A field whose density and label are those of cells of 0.1 m, [10, 6, 6]."""
+
+    def cell(points: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(np.floor(points / 0.1).astype(int).T)
+
+    sight = Observation(SMALL_CAMERA, lambda points: density[cell(points)].astype(np.float32))
+    return SemanticObservation(sight, lambda points: np.eye(3, dtype=np.float32)[label[cell(points)]])
+
+
+def test_eight_points_are_weighted_by_the_opacity_of_half_a_voxel() -> None:
+    """Seven thin points for one class, one dense point for another: 7·(1 - exp(-0.1·0.5)) < 1 - exp(-0.1·5)."""
+    thin, dense = 1.0 - np.exp(-0.1 * 0.5), 1.0 - np.exp(-0.1 * 5.0)
+    assert thin == pytest.approx(0.0488, abs=1e-4) and dense == pytest.approx(0.3935, abs=1e-4)
+    votes = np.eye(2, dtype=np.float32)[[0, 0, 0, 0, 0, 0, 0, 1] * 3]
+    weights = np.array([[thin] * 7 + [dense], [thin] * 7 + [7.01 * thin], [thin] * 7 + [6.99 * thin]])
+    np.testing.assert_array_equal(elected(votes, weights), [1, 1, 0])
+    # Shares of classes count as such: two halves are as much as one whole; without any weight all points weigh alike.
+    np.testing.assert_array_equal(elected(np.array([[0.6, 0.4], [0.1, 0.9]], np.float32), np.array([[1.0, 0.5]])), [1])
+    np.testing.assert_array_equal(elected(votes[:8], np.zeros((1, 8))), [0])
+
+
+def test_a_voxel_of_eight_points() -> None:
+    """As computed by hand above, from a field; the densest point says whether it is occupied, also its neighbours."""
+    density, label = np.zeros((10, 6, 6)), np.full((10, 6, 6), 2)
+    density[:2, 2:4, 2:4], label[:2, 2:4, 2:4] = 0.1, 0
+    density[1, 3, 3], label[1, 3, 3] = 5.0, 1
+    volume = SAMPLINGS["s4c"].labels(field(density, label), lambda codes: codes, truth())
+    expected = np.zeros(SMALL_GRID.shape, np.uint8)
+    expected[:2] = 3  # neighbours are occupied, and each keeps its own class
+    expected[0, 1, 1] = 2  # 0.3935 of class 1 against 7 · 0.00995
+    np.testing.assert_array_equal(volume, expected)
+    density[1, 3, 3] = 0.249  # the densest point no longer reaches 0.25
+    assert not SAMPLINGS["s4c"].labels(field(density, label), lambda codes: codes, truth()).any()
+    density[1, 3, 3] = 0.25
+    assert (SAMPLINGS["s4c"].labels(field(density, label), lambda codes: codes, truth()) > 0).sum() == 2 * 9
+
+
+def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, tmp_path: Path) -> None:
+    found = survey(PaintedWall(), [street], every=4, points_a_frame=50)  # type: ignore[arg-type]
+    assert set(found.frame) == {0, 4, 8} and (found.recording == 0).all()
+    assert (found.pixel[:, 0] >= -0.5).all() and (found.pixel[:, 0] <= CAMERA.width - 0.5).all()
+    file = tmp_path / "clusters.safetensors"
+    write_clusters(file, fitted.clusters, found.codes, found.units)
+    clusters, units, cluster = read_clusters(file)
+    assert np.array_equal(clusters.centres, fitted.clusters.centres)
+    assert np.array_equal(clusters.assign(units.astype(np.float32)), cluster)  # units are the codes here
+    write_class_file(tmp_path / "classes.json", ["car", None], [0.5, 0.5])
+    pages = write_contact_sheets(tmp_path, clusters, found, read_class_file(tmp_path / "classes.json", 2))
+    assert [page.name for page in pages] == ["cluster_00.png", "cluster_01.png"]
+    assert all(cv2.imread(str(page)) is not None for page in pages)
+    file.write_bytes(b"nothing")
+    with pytest.raises(ConfigurationError, match="is not a valid safetensors file"):
+        read_clusters(file)

@@ -15,8 +15,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.lattice import PlacePrior
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.voxels.occupancy import logit_of_density, opacity, probability_of_log_odds
-from scene_completion_training.evaluation.density_model import VOXEL_EDGE
-from scene_completion_training.evaluation.deployed_model import DeployedModel
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DeployedModel
 from scene_completion_training.evaluation.stereo_calibration import (
     FrameEvidence,
     fit_certainty,

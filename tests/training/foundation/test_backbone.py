@@ -16,7 +16,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.targets import as_half
+from scene_completion_training.foundation.feature_store import as_half
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.foundation.tiny_models import BLOCKS, KINDS, WIDTH, tiny_model
 

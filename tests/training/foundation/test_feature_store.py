@@ -1,5 +1,6 @@
 """Stored features come back as they were, from as many files as there are, and others than asked for are refused."""
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -17,26 +18,26 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.voxel_evidence import FusionSettings
-from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.dense_extractor import ModelIdentity
+from scene_completion_training.foundation.backbone import Backbone, ModelIdentity
 from scene_completion_training.foundation.feature_store import (
     FeatureManifest,
     FeatureStore,
+    LiveTokens,
+    as_half,
     canonical_manifest,
     precompute,
+    shifted,
+    variant_images,
+    variant_of,
 )
 from scene_completion_training.foundation.model_files import Normalisation
-from scene_completion_training.foundation.targets import as_half, variant_images, variant_of
 from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.training.foundation.tiny_models import saved_model
 
 MODEL = ModelIdentity(
-    name="some-model",
-    type="dinov2",
-    weights={"model.safetensors": "0123456789abcdef" * 4},
-    layer=11,
-    dim=6,
+    name="some-model", type="dinov2", weights={"model.safetensors": "0123456789abcdef" * 4}, layer=11, dim=6,
     normalisation=Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-)
+)  # fmt: skip
 MANIFEST = FeatureManifest(MODEL, cell=16, image_size=(40, 64), variants=3, seed=5)
 KEY = "drive one-0a1b/000007/aside_ä%:b"
 
@@ -206,13 +207,9 @@ def test_only_what_is_missing_is_computed(
 
 
 def test_the_command_reads_a_training_configuration(
-    frames: list[PreparedFrame],
-    synthetic_drive: Path,
-    cache: Path,
-    folders: dict[str, Path],
-    tmp_path: Path,
+    frames: list[PreparedFrame], synthetic_drive: Path, cache: Path, folders: dict[str, Path], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     configuration = tmp_path / "run.yaml"
     configuration.write_text(
         f"data:\n  root: {synthetic_drive.parent}\n  cache: {cache}\n  fusion: {{free_samples: 20000, views: 3}}\n"
@@ -234,3 +231,36 @@ def test_the_command_reads_a_training_configuration(
     assert "cell 16, asked for 32" in capsys.readouterr().err
     assert main([*command, "--layer=7", *chosen]) == 2
     assert "no layer 7" in capsys.readouterr().err
+
+
+def test_variants_follow_from_seed_key_and_number() -> None:
+    plain = variant_of(3, "a/000000/left", 0, 16)
+    assert plain.shift == (0, 0) and not plain.mirrored
+    others = [variant_of(3, "a/000000/left", number, 16) for number in range(1, 9)]
+    assert [variant.mirrored for variant in others] == [True, False] * 4
+    assert len({variant.shift for variant in others}) > 4
+    assert all(-8 <= pixels < 8 for variant in others for pixels in variant.shift)
+    assert others == [variant_of(3, "a/000000/left", number, 16) for number in range(1, 9)]
+    for seed, key in ((4, "a/000000/left"), (3, "a/000000/right")):
+        assert [variant_of(seed, key, number, 16) for number in range(1, 9)] != others
+
+
+def test_tokens_of_a_batch_are_those_of_its_shifted_views(tmp_path: Path) -> None:
+    """Of the views that are wanted alone; offsets say where the grid of each begins, in multiples of a pixel."""
+    backbone = Backbone(saved_model("dinov2", tmp_path / "m"), 2)
+    live = copy.deepcopy(LiveTokens(backbone, cell=8))
+    images = torch.rand(2, 3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    found = live.of(images, torch.tensor([[2, 0], [1, 1]]), torch.Generator().manual_seed(1))
+    assert found["features"].shape == (2, 3, live.dim, 4, 6) and found["feature_offsets"].shape == (2, 3, 2)
+    for row, view in ((0, 2), (0, 0), (1, 1)):
+        dx, dy = found["feature_offsets"][row, view].tolist()
+        assert min(dx, dy) >= -4 and max(dx, dy) < 4
+        expected = backbone.features(255.0 * shifted(images[row, view], (dy, dx))[None], 8)[0]
+        torch.testing.assert_close(found["features"][row, view], expected, atol=1e-5, rtol=1e-4)
+    assert not found["features"][0, 1].any() and not found["features"][1, 0].any()
+    assert len({tuple(o) for o in found["feature_offsets"].flatten(0, 1).tolist()}) > 2
+
+
+def test_beyond_the_edge_the_edge_is_repeated() -> None:
+    image = torch.arange(12.0).reshape(1, 3, 4)
+    assert shifted(image, (1, -2))[0].tolist() == [[4.0, 4.0, 4.0, 5.0], [8.0, 8.0, 8.0, 9.0], [8.0, 8.0, 8.0, 9.0]]

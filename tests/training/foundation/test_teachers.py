@@ -2,20 +2,30 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher
-from scene_completion_training.foundation.dense_extractor import DenseExtractor
-from scene_completion_training.foundation.espnetv2 import ESPNetv2
+from scene_completion_training.foundation.backbone import Backbone, DenseExtractor
+from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher, ESPNetv2
+from scene_completion_training.foundation.encoded_words import TextEncoder
 from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore
-from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
-from scene_completion_training.foundation.teachers import open_teacher
-from tests.training.foundation.tiny_models import saved_clip, saved_depth_model, saved_model, saved_siglip
+from scene_completion_training.foundation.teachers import ClipTeacher, SiglipTeacher, open_teacher
+from tests.training.foundation.tiny_models import (
+    WIDTH,
+    _save_clip_tokenizer,
+    saved_clip,
+    saved_depth_model,
+    saved_model,
+    saved_siglip,
+)
 
 IMAGES = torch.randint(0, 256, (1, 3, 40, 60), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -104,3 +114,104 @@ def test_what_a_teacher_cannot_choose_is_refused(teachers: dict[str, DenseExtrac
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     with pytest.raises(ConfigurationError, match=r"'resnet' is not supported.*There are .*depth_anything"):
         open_teacher(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny pipeline, as diffusers writes them."""
+    diffusers = pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("sd")
+    torch.manual_seed(0)
+    blocks = {"block_out_channels": (32, 64, 64, 64), "layers_per_block": 1, "norm_num_groups": 8}
+    diffusers.UNet2DConditionModel(cross_attention_dim=16, attention_head_dim=8, **blocks).save_pretrained(
+        folder / "unet"
+    )
+    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    vae = diffusers.AutoencoderKL(
+        down_block_types=down, up_block_types=up, block_out_channels=(8,) * 4, norm_num_groups=4
+    )
+    vae.save_pretrained(folder / "vae")
+    diffusers.DDIMScheduler().save_pretrained(folder / "scheduler")
+    (folder / "tokenizer").mkdir()
+    tokens = _save_clip_tokenizer(folder / "tokenizer")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    CLIPTextModel(CLIPTextConfig(max_position_embeddings=77, **sizes, **tokens)).save_pretrained(
+        folder / "text_encoder"
+    )
+    return folder
+
+
+def test_three_blocks_on_the_way_up_stand_side_by_side_in_each_cell(pipeline: Path) -> None:
+    teacher = open_teacher(f"diffusion:{pipeline}")
+    images = 255 * torch.rand(2, 3, 60, 80)
+    found = teacher.features(images, 4)
+    assert found.shape == (2, 64 + 64 + 64, 15, 20) and teacher.dim == 192
+    assert torch.equal(teacher.features(images, 4), found)  # the noise is not drawn anew
+    torch.testing.assert_close(teacher.features(images[1:], 4), found[1:], rtol=1e-3, atol=1e-3)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+    assert len(teacher.identity.weights) > 0
+
+
+def test_what_is_no_pipeline_is_refused(pipeline: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="cannot be loaded as a Stable Diffusion"):
+        open_teacher(f"diffusion:{tmp_path}")
+    with pytest.raises(ConfigurationError, match="no choice of a layer"):
+        open_teacher(f"diffusion:{pipeline}", 3)
+
+
+def images(height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (2, 3, height, width), generator=generator, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module", params=["siglip2", "naflex"])
+def siglip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_siglip(tmp_path_factory.mktemp("models") / request.param, request.param)
+
+
+def test_clip_patches_are_values_of_the_last_attention(tmp_path: Path) -> None:
+    """Computed once more with the published weights by their names."""
+    clip = saved_clip(tmp_path / "clip")
+    weights = load_file(clip / "model.safetensors")
+    network = transformers.CLIPModel.from_pretrained(clip).eval()
+    pixels = (images(24, 40) / 255.0 - torch.tensor([0.48, 0.46, 0.41])[:, None, None]) / torch.tensor(
+        [0.27, 0.26, 0.28]
+    )[:, None, None]
+    with torch.no_grad():
+        vision = network.vision_model(pixel_values=pixels, interpolate_pos_encoding=True, output_hidden_states=True)
+    states, block = vision.hidden_states[1], "vision_model.encoder.layers.1."  # what goes into the second of two
+
+    def normalised(x: Tensor, name: str) -> Tensor:
+        return functional.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-5)
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    values = linear(
+        linear(normalised(states, f"{block}layer_norm1"), f"{block}self_attn.v_proj"), f"{block}self_attn.out_proj"
+    )
+    expected = normalised(values, "vision_model.post_layernorm") @ weights["visual_projection.weight"].T
+    found = ClipTeacher(clip).features(images(24, 40), 8)
+    assert found.shape == (2, 20, 3, 5)
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected[:, 1:], atol=1e-4, rtol=1e-3)
+
+
+def test_a_single_siglip_patch_is_the_whole_image(siglip: Path) -> None:
+    """Where there is one patch, the pooling sees nothing else: its token is the published vector of the image."""
+    teacher = SiglipTeacher(siglip)
+    image = images(8, 8)
+    pixels = image / 127.5 - 1.0
+    network = transformers.AutoModel.from_pretrained(siglip).eval()
+    given: dict[str, Any] = {"pixel_values": pixels, "interpolate_pos_encoding": True}
+    if siglip.name == "naflex":
+        given = {
+            "pixel_values": pixels.permute(0, 2, 3, 1).reshape(2, 1, -1),
+            "pixel_attention_mask": torch.ones(2, 1),
+            "spatial_shapes": torch.ones(2, 2, dtype=torch.long),
+        }
+    with torch.no_grad():
+        expected = network.get_image_features(**given).pooler_output
+    found = teacher.features(image, 8)
+    assert found.shape == (2, WIDTH, 1, 1)
+    torch.testing.assert_close(found[..., 0, 0], expected, atol=1e-4, rtol=1e-3)
+    assert teacher.identity.text_encoder_sha256 == TextEncoder(siglip).sha256

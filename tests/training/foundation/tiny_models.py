@@ -14,16 +14,14 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vit": ("ViTModel", "ViTConfig", {"intermediate_size": 64, "image_size": 32, "patch_size": 8}),
     "dinov2": ("Dinov2Model", "Dinov2Config", {"mlp_ratio": 2, "image_size": 42, "patch_size": 14}),
     "dinov2_with_registers": (
-        "Dinov2WithRegistersModel",
-        "Dinov2WithRegistersConfig",
+        "Dinov2WithRegistersModel", "Dinov2WithRegistersConfig",
         {"mlp_ratio": 2, "image_size": 42, "patch_size": 14, "num_register_tokens": 4},
     ),
     "dinov3_vit": (
-        "DINOv3ViTModel",
-        "DINOv3ViTConfig",
+        "DINOv3ViTModel", "DINOv3ViTConfig",
         {"intermediate_size": 64, "image_size": 64, "patch_size": 16, "num_register_tokens": 4},
     ),
-}
+}  # fmt: skip
 """Model type -> class, class of its configuration, and what is particular to it."""
 
 

@@ -21,8 +21,7 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.commands.arguments import say_dropped
-from scene_completion_training.gpu_export.export import export_for_gpus
-from scene_completion_training.gpu_export.graph import gpu_graph
+from scene_completion_training.gpu_export.graph import gpu_graph, to_half
 from scene_completion_training.gpu_export.parity import (
     GATES,
     ONNX,
@@ -32,8 +31,8 @@ from scene_completion_training.gpu_export.parity import (
     ParityCheck,
     Reference,
     canonical_images,
+    export_for_gpus,
 )
-from scene_completion_training.gpu_export.precisions import to_half
 from tests.checkout import run_python
 from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.small_students import CAMERA, GRID, make_small_student, make_spatial_student, street_images

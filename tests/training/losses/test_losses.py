@@ -6,20 +6,38 @@ import pytest
 import torch
 from torch.nn import functional
 
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.losses.class_agreement import rendered_class_loss
-from scene_completion_training.losses.feature_correspondence import ATTRACTED, correspondence_loss, estimate_forces
-from scene_completion_training.losses.occupancy import free_cross_entropy, mean_opacity, occupancy_cross_entropy
-from scene_completion_training.losses.photometric import edge_aware_smoothness, photometric_error, photometric_loss
-from scene_completion_training.losses.scene import (
+from scene_completion_training.losses.feature_agreement import (
+    ATTRACTED,
+    COMPARED,
+    TeacherSpec,
+    UncertaintyWeights,
+    agglomeration_terms,
+    check_teachers,
+    correspondence_loss,
+    estimate_forces,
+)
+from scene_completion_training.losses.occupancy import (
     class_terms,
     depth_likelihood,
+    free_cross_entropy,
+    mean_opacity,
+    occupancy_cross_entropy,
     occupied_cross_entropy,
+    rendered_class_loss,
     surface_likelihood,
 )
-from scene_completion_training.losses.stereo_depth import block_depth, log_depth_loss, log_inverse_depth_loss
-from scene_completion_training.losses.uncertainty import UncertaintyWeights
-from scene_completion_training.networks.occupancy_link import OccupancyLink
+from scene_completion_training.losses.stereo_depth import (
+    block_depth,
+    edge_aware_smoothness,
+    log_depth_loss,
+    log_inverse_depth_loss,
+    photometric_error,
+    photometric_loss,
+)
+from scene_completion_training.networks.agglomerated_field import FeatureHeads
+from scene_completion_training.networks.density_field import OccupancyLink
 
 # Optima p for a constant loss: p² = (L + √(L² + 8L)) / 4.
 OPTIMA = {0.05: 0.4137, 0.2: 0.6084, 0.5: 0.8002, 1.0: 1.0, 2.0: 1.2720}
@@ -207,3 +225,50 @@ def test_depth_is_compared_where_it_is_known() -> None:
     true = torch.tensor([[[10.0, 0.0, math.inf]]])
     loss = depth_likelihood(torch.full((1, 1, 3), math.log(20.0)), torch.full((1, 1, 3), 0.5), true)
     assert loss.item() == pytest.approx(math.log(2.0) / 0.5 + math.log(0.5), abs=1e-5)
+
+
+PREDICTED = torch.tensor([[3.0, 4.0], [1.0, 0.0], [9.0, 9.0]])
+TARGET = torch.tensor([[5.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
+COUNTED = torch.tensor([True, True, False])
+
+
+def test_each_comparison_by_hand() -> None:
+    """The cosine of (3, 4), (5, 1) is 19 / (5 √26), of (1, 0), (0, 2) 0; de-meaned targets are (2, -2), (-1, 1)."""
+    found = {name: float(loss(PREDICTED, TARGET, COUNTED)) for name, loss in COMPARED.items()}
+    assert found["cosine"] == pytest.approx((1 - 19 / (5 * 26**0.5) + 1) / 2)
+    assert found["l1"] == pytest.approx(((2 + 3) / 2 + (1 + 2) / 2) / 2)
+    cosines = (3 - 4) / (5 * 2**0.5), -1 / 2**0.5
+    assert found["demeaned_cosine"] == pytest.approx(1 - sum(cosines) / 2)
+
+
+def test_s1_the_comparison_of_each_teacher_is_its_own() -> None:
+    """Longer predictions change what the L1 teacher says, and nothing else; shifted targets all but the de-meaned."""
+    teachers = [TeacherSpec("a", "cosine"), TeacherSpec("b", "l1"), TeacherSpec("c", "demeaned_cosine")]
+    weights = UncertaintyWeights(["a", "b", "c"])
+
+    def terms(predicted: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        each = (dict.fromkeys("abc", value) for value in (predicted, target, COUNTED))
+        return agglomeration_terms(teachers, weights, *each)
+
+    plain, longer, shifted = terms(PREDICTED, TARGET), terms(2 * PREDICTED, TARGET), terms(PREDICTED, TARGET + 3)
+    changed = [name for name in plain if not torch.isclose(plain[name], longer[name])]
+    assert changed == ["agglomeration", "teacher_b"]
+    assert [name for name in plain if torch.isclose(plain[name], shifted[name])] == ["teacher_c"]
+    losses = sum(plain[f"teacher_{name}"] for name in "abc")
+    torch.testing.assert_close(plain["agglomeration"], losses / 2 + 3 * torch.tensor(2.0).log())
+
+
+def test_s5_linear_heads_have_the_rank_of_what_they_read() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(200, 6, dtype=torch.float64)
+    for kind, rank in (("linear", 6), ("mlp", 18)):
+        heads = FeatureHeads(6, {"a": 8, "b": 10}, kind).double()
+        together = torch.cat([heads.of(name, features) for name in "ab"], dim=1)
+        found = int(torch.linalg.matrix_rank(together))
+        assert found == rank if kind == "linear" else 6 < found <= rank
+
+
+@pytest.mark.parametrize("names", [[], ["a", "a"], ["a.b"]])
+def test_teachers_have_names_of_their_own(names: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="teachers"):
+        check_teachers([TeacherSpec(name) for name in names], "teachers")

@@ -6,7 +6,14 @@ import torch
 
 from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_training.export import FoldedEncoder, head_weights
-from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField, SingleViewObservation
+from scene_completion_training.networks.density_field import (
+    DEPTH_UNITS,
+    DensityField,
+    OccupancyLink,
+    SingleViewObservation,
+    link_calibration,
+    link_of_calibration,
+)
 from scene_completion_training.viewpoint import STREET_CAMERA
 
 
@@ -46,3 +53,14 @@ def test_depth_units_place_a_surface_at_the_depth_of_channel_zero(field: Density
         density = SingleViewObservation(local, local.feature_layer(raw), raw).density(points)[0]
     assert z[density.argmax()].item() == pytest.approx(depth, abs=0.1)
     assert density[z < 8].max() < 0.2 and density[z > 20].max() < 0.2
+
+
+def test_the_link_of_a_bundle_is_that_of_its_training() -> None:
+    """Exported, a link becomes a calibration; from that it comes back."""
+    link = OccupancyLink(2.0)
+    with torch.no_grad():
+        link.log_scale.fill_(0.4)
+    found = link_of_calibration(link_calibration(link.state_dict(), 0.2), 0.2)
+    assert found["log_scale"].item() == pytest.approx(0.4, abs=0.02)
+    assert found["offset"].item() == pytest.approx(2.0, abs=0.05)
+    assert link_of_calibration(link_calibration({}, 0.2), 0.2) == {}

@@ -11,8 +11,8 @@ from transformers import DepthAnythingForDepthEstimation
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.export import encoder_onnx, feature_size
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.depth_anything_trunk import DepthAnythingTrunk
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.trunk import DepthAnythingTrunk
 from tests.training.foundation.tiny_models import saved_depth_model
 
 CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)

@@ -8,10 +8,13 @@ import torch
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.downsampler import SalienceDownsampler
-from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.rendering.patches import composite_features, heaviest_samples, render_rays
-from scene_completion_training.rendering.rays import rays_of_pixels
+from scene_completion_training.networks.feature_field import KINDS, FeatureField, SalienceDownsampler, TargetRarity
+from scene_completion_training.rendering.patches import (
+    composite_features,
+    heaviest_samples,
+    rays_of_pixels,
+    render_rays,
+)
 
 CAMERA = Camera(fx=37.0, fy=37.0, cx=31.5, cy=15.5, width=64, height=32)
 
@@ -89,3 +92,21 @@ def test_feature_smoothness_by_hand() -> None:
     assert feature_smoothness(features, image).item() == pytest.approx(2 * math.sqrt(2.0) * math.exp(-1.0) / 4)
     assert feature_smoothness(7.0 * features, image).item() == pytest.approx(feature_smoothness(features, image).item())
     assert feature_smoothness(torch.ones(3, 8, 8, 5), torch.rand(3, 3, 8, 8)).item() == 0.0
+
+
+def kinds(rare: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As many kinds as clusters, the first `rare` of which come ten times, the others a hundred times."""
+    counts = torch.tensor([10] * rare + [100] * (KINDS - rare))
+    number = torch.arange(KINDS).repeat_interleave(counts)
+    return torch.eye(KINDS)[number] + 0.01 * torch.randn(len(number), KINDS), number < rare
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_weights_go_as_a_power_of_the_share(power: float) -> None:
+    torch.manual_seed(0)
+    targets, rare = kinds(8)
+    rarity = TargetRarity(KINDS, power)
+    rarity.fit(targets, seed=0)
+    weights = rarity(5.0 * targets)  # of any length
+    assert weights.mean().item() == pytest.approx(1.0, abs=1e-3)
+    assert (weights[rare].mean() / weights[~rare].mean()).item() == pytest.approx(10.0**power, rel=0.05)

@@ -13,7 +13,7 @@ from scene_completion_training.export import FoldedEncoder, feature_size
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField, Reads
-from scene_completion_training.networks.vision_transformer_trunk import VisionTransformerTrunk
+from scene_completion_training.networks.trunk import VisionTransformerTrunk
 from tests.training.foundation.tiny_models import saved_model, tiny_model
 
 CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)

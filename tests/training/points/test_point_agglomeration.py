@@ -53,7 +53,7 @@ def training(folder: Path, tiny: Path, **changes: Any) -> PointAgglomerationConf
 def small_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of the channels, for the patience of those who run the tests."""
     small = partial(MinkUNet18A, stem=8, encoder=(8, 8, 12, 16), decoder=(16, 16, 16, 24))
-    monkeypatch.setattr("scene_completion_training.networks.agglomerated_points.MinkUNet18A", small)
+    monkeypatch.setattr("scene_completion_training.networks.agglomerated_field.MinkUNet18A", small)
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ import numpy as np
 import torch
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.rendering.colours import sample_colours
-from scene_completion_training.rendering.patches import invalid_rays
-from scene_completion_training.rendering.rays import rays_of_pixels
+from scene_completion_training.rendering.patches import invalid_rays, rays_of_pixels, sample_colours
 
 CAMERA = Camera(fx=100.0, fy=90.0, cx=31.5, cy=15.5, width=64, height=32)
 

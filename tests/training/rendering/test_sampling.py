@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.rendering.sampling import inverse_depth_samples, surface_centres
+from scene_completion_training.rendering.patches import inverse_depth_samples, surface_centres
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=39.5, cy=11.5, width=80, height=24)
 

@@ -14,7 +14,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.completion_samples import CompletionDataSettings, CompletionSource
-from scene_completion_training.evaluation.deployed_model import DeployedModel
+from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.runner import train
 from scene_completion_training.stages.completion import CompletionConfiguration, read_eyes
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings

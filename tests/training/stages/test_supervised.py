@@ -21,7 +21,7 @@ from scene_completion_training.data.view_batches import MIRROR, DataNeeds, ViewS
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.export import export_bundle
-from scene_completion_training.losses.class_agreement import class_cross_entropy
+from scene_completion_training.losses.occupancy import class_cross_entropy
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import ClassField, FeatureField
 from scene_completion_training.runner import make_stage, train

@@ -22,23 +22,13 @@ HELD_OUT = 5  # every so many-th point is kept out of the fit, and says how well
 CLASS_FILE = "classes.json"
 SCHEMA = 1
 UNNAMED = "cluster_{:02d}"
+# Colours of the classes that clusters are usually named after; those of others follow from their number.
 CLASS_COLOURS: dict[str, tuple[int, int, int]] = {
-    "car": (70, 110, 230),
-    "bicycle": (90, 210, 230),
-    "motorcycle": (40, 60, 150),
-    "truck": (90, 40, 170),
-    "other-vehicle": (60, 90, 200),
-    "person": (235, 50, 50),
-    "road": (160, 90, 160),
-    "sidewalk": (235, 120, 230),
-    "building": (235, 190, 60),
-    "fence": (230, 120, 70),
-    "vegetation": (40, 150, 50),
-    "terrain": (150, 215, 90),
-    "pole": (200, 200, 140),
-    "traffic-sign": (235, 60, 40),
-    "other-object": (120, 120, 120),
-}  # colours of the classes that clusters are usually named after; those of others follow from their number
+    "car": (70, 110, 230), "bicycle": (90, 210, 230), "motorcycle": (40, 60, 150), "truck": (90, 40, 170),
+    "other-vehicle": (60, 90, 200), "person": (235, 50, 50), "road": (160, 90, 160), "sidewalk": (235, 120, 230),
+    "building": (235, 190, 60), "fence": (230, 120, 70), "vegetation": (40, 150, 50), "terrain": (150, 215, 90),
+    "pole": (200, 200, 140), "traffic-sign": (235, 60, 40), "other-object": (120, 120, 120),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +45,8 @@ class Clusters:
 def fit_clusters(codes: NDArray[np.float32], count: int, *, seed: int = 0) -> Clusters:
     """K-means of codes of length one [N, C], with centres of length one: the best of several starts.
 
-    On the sphere the squared Euclidean distance is two minus twice the cosine. So ordinary k-means with centres brought
-    back to length one is cosine k-means but for the centres' steps in between. Raises ConfigurationError where there
-    are fewer codes than clusters.
+    On the sphere the squared Euclidean distance is two minus twice the cosine: with centres brought back to length one
+    this is cosine k-means but for the steps in between. Raises ConfigurationError for fewer codes than clusters.
     """
     from sklearn.cluster import KMeans
 
@@ -102,14 +91,11 @@ class LabelHead:
 
 
 def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], count: int) -> LabelHead:
-    """Multinomial logistic regression of the classes of points on their standardised hidden units.
+    """Multinomial logistic regression of classes [N], of `count`, on standardised hidden units [N, E], in random order.
 
     Between units and clusters lie two networks, of which nothing is left on the robot. A map from the units alone gives
-    the same labels but for the points that lie between two clusters. Raises ConfigurationError where there are fewer
-    than two classes among the points.
-
-    `units`: hidden units of the features [N, E], in random order; `classes`: class of each point [N]; `count`: number
-    of classes K; those that no point has stay improbable.
+    the same labels but for points between two clusters. Classes that no point has stay improbable. Raises
+    ConfigurationError where there are fewer than two classes among the points.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -171,8 +157,7 @@ def write_class_file(
 def read_class_file(file: Path, count: int) -> NamedClusters:
     """Reads the class file of `count` clusters; those of one name become a class with the colour of the first of them.
 
-    Raises ConfigurationError where the file is damaged, leaves out a cluster or has one twice or one there is not. A
-    name is empty, or two of one name have different colours.
+    Raises ConfigurationError where it is damaged, or has not each cluster once, a name for each and one colour a name.
     """
     content = read_json(file, ConfigurationError, cure="Correct it, or make it anew", kind=dict)
     try:

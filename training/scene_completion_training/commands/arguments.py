@@ -48,10 +48,8 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def add_checkpoints(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """Declare --checkpoint and --views."""
     add_paths(parser, "--checkpoint", "FILE", "training checkpoints to score", required=required)
-    meaning = (
-        "views that each checkpoint encodes: so many along the drive, or as MVBTS has them mono, temporal, "
-        "stereo, stereo-temporal, fisheyes, all (default: 1)"
-    )
+    meaning = "views that each checkpoint encodes: so many along the drive, or as MVBTS has them mono, temporal, "
+    meaning += "stereo, stereo-temporal, fisheyes, all (default: 1)"
     parser.add_argument("--views", nargs="+", default=["1"], metavar="N", help=meaning)
 
 
@@ -90,12 +88,9 @@ def listed_folders(folders: Sequence[Path], split: FrameSplit | None) -> list[Pa
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Declare --engine."""
-    parser.add_argument(
-        "--engine",
-        default="auto",
-        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s); or "
-        "onnxruntime_fp32, onnxruntime_fp16: the bundle's encoders for GPUs, rounded as there",
-    )
+    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s); or "
+    meaning += "onnxruntime_fp32, onnxruntime_fp16: the bundle's encoders for GPUs, rounded as there"
+    parser.add_argument("--engine", default="auto", help=meaning)
 
 
 def add_workers(parser: argparse.ArgumentParser, what: str) -> argparse._ArgumentGroup:
@@ -119,7 +114,7 @@ def open_models(args: argparse.Namespace) -> list[DensityModel]:
     """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have the same name."""
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
-    from scene_completion_training.evaluation.deployed_model import DeployedModel
+    from scene_completion_training.evaluation.density_model import DeployedModel
 
     models: list[DensityModel] = [
         DeployedModel(open_student(folder), folder.name, engine=args.engine) for folder in args.bundle

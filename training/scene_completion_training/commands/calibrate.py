@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
     from scene_completion_ros.inference.shipped import own_student
     from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training.evaluation.density_stretch import calibrate_on_truth
     from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
-    from scene_completion_training.evaluation.truth_calibration import calibrate_on_truth
 
     if bool(args.labelled) == bool(args.prior_from and args.held_out) or (
         args.labelled and (args.prior_from or args.held_out)
@@ -51,17 +51,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(what, where="--held-out", cure="Name drives that took no part in the training")
     before = own_student(args.bundle)
     if args.labelled:
-        recordings = [open_recording(folder) for folder in args.labelled]
-        bundle = calibrate_on_truth(before, recordings, every=args.every)
+        bundle = calibrate_on_truth(before, [open_recording(folder) for folder in args.labelled], every=args.every)
         _say(bundle, f"calibration with {len(bundle.calibration.alpha)} knots")
         say_dropped(before, bundle)
         return 0
-    bundle = calibrate_on_stereo(
-        before,
-        [open_recording(folder) for folder in args.prior_from],
-        [[open_recording(folder) for folder in group] for group in args.held_out],
-        every=args.every,
-    )
+    averaged = [open_recording(folder) for folder in args.prior_from]
+    others = [[open_recording(folder) for folder in group] for group in args.held_out]
+    bundle = calibrate_on_stereo(before, averaged, others, every=args.every)
     knots = "×".join(str(count) for count in bundle.head.prior_knots)
     _say(bundle, f"place prior of {knots} knots")
     say_dropped(before, bundle)

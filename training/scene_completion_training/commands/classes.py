@@ -48,37 +48,26 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.clustering.clusters import (
-        CLASS_FILE,
-        CLUSTER_FILE,
-        Clusters,
-        fit_clusters,
-        read_class_file,
-        write_class_file,
-        write_clusters,
-    )
+    from scene_completion_training.clustering import clusters as clustering
     from scene_completion_training.evaluation.geometry import voxel_frames
-    from scene_completion_training.evaluation.semantic_evaluation import named_by
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
-    from scene_completion_training.evaluation.survey import survey, write_contact_sheets
-    from scene_completion_training.evaluation.voxel_sampling import Sampling
+    from scene_completion_training.evaluation.semantic_evaluation import named_by, survey, write_contact_sheets
+    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, Sampling, student_density
     from scene_completion_training.export import asked_teacher
 
     density, cutoff = student_density(args.student)
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     teacher = asked_teacher(Checkpoint.read(args.checkpoint), bank) if bank else ""
     model = FeatureFieldModel.open(args.checkpoint, density=density, teacher=teacher)
-    recordings = [open_recording(folder) for folder in args.data]
-    found = survey(model, recordings, every=args.every, points_a_frame=POINTS)
+    found = survey(model, [open_recording(folder) for folder in args.data], every=args.every, points_a_frame=POINTS)
     colours: dict[str, tuple[int, int, int]] = {}
     if bank:
         vocabulary = bank.vocabulary()
         of_class = vocabulary.group >= 0
-        clusters = Clusters(vocabulary.rows[of_class])
+        clusters = clustering.Clusters(vocabulary.rows[of_class])
         names: list[str | None] = [vocabulary.names[number] for number in vocabulary.group[of_class]]
         colours = dict(zip(vocabulary.names, vocabulary.colours, strict=True))
     else:
-        clusters = fit_clusters(found.codes, args.clusters)
+        clusters = clustering.fit_clusters(found.codes, args.clusters)
         names = [None] * args.clusters
     if args.labelled and not bank:
         labelled = [open_recording(folder) for folder in args.labelled]
@@ -87,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
     count = len(clusters.centres)
     shares = np.bincount(clusters.assign(found.codes), minlength=count) / len(found.codes)
     args.output.mkdir(parents=True, exist_ok=True)
-    file = args.output / CLASS_FILE
-    write_class_file(file, names, shares.tolist(), colours)
-    write_clusters(args.output / CLUSTER_FILE, clusters, found.codes, found.units)
-    named = read_class_file(file, count)
+    file = args.output / clustering.CLASS_FILE
+    clustering.write_class_file(file, names, shares.tolist(), colours)
+    clustering.write_clusters(args.output / clustering.CLUSTER_FILE, clusters, found.codes, found.units)
+    named = clustering.read_class_file(file, count)
     write_contact_sheets(args.output, clusters, found, named)
     print(f"{args.output}: {count} clusters of {len(found.codes)} points, {len(named.class_names)} classes")
     print(f"next: look at cluster_*.png, edit {file}, then scene-completion export ... --classes {args.output}")

@@ -61,5 +61,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the protocol that was asked for."""
-    code: int = args.run_protocol(args)
-    return code
+    return args.run_protocol(args)  # type: ignore[no-any-return]

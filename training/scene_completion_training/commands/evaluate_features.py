@@ -4,8 +4,6 @@ Probes are fitted to the labelled voxels of --train and scored on those of --dat
 `masked_scene`, the same without any training, what goes into them, and a student's label units.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,36 +11,25 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.paths import RESULTS, Output
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import (
-    add_methods,
-    add_paths,
-    add_windows,
-    check_methods,
-    check_recordings,
-    refuse_scored,
-    window_folders,
-    write_results,
-)
+from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
-    from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
+    from scene_completion_training.evaluation.scene_probe import SceneFrame, VoxelFeatures
 
 PROBE_STEPS = 1000
-TRAIN_VOXELS, TEST_VOXELS = 2000, 5000
-"""Voxels of a scene, at most."""
+TRAIN_VOXELS, TEST_VOXELS = 2000, 5000  # voxels of a scene, at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate features``."""
-    add_paths(parser, "--train", "FOLDER", "towns and KITTI windows that probes are fitted to", required=True)
-    add_paths(parser, "--data", "FOLDER", "towns and KITTI windows that they are scored on")
-    add_windows(parser)
+    arguments.add_paths(parser, "--train", "FOLDER", "towns and KITTI windows that probes are fitted to", required=True)
+    arguments.add_paths(parser, "--data", "FOLDER", "towns and KITTI windows that they are scored on")
+    arguments.add_windows(parser)
     meaning = "checkpoints of stage masked_scene under one name, one for each seed; may come several times"
-    add_methods(parser, "--method", meaning)
-    parser.add_argument(
-        "--untrained", type=Path, metavar="CHECKPOINT", help="also its network with random weights, for each of --seeds"
-    )
+    arguments.add_methods(parser, "--method", meaning)
+    meaning = "also its network with random weights, for each of --seeds"
+    parser.add_argument("--untrained", type=Path, metavar="CHECKPOINT", help=meaning)
     parser.add_argument("--inputs", action="store_true", help="also what goes into the networks")
     parser.add_argument("--units", type=Path, metavar="BUNDLE", help="also the label units of this student")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of the probes (default: 0)")
@@ -71,17 +58,19 @@ def run(args: argparse.Namespace) -> int:
             fitted.append(fit_probe(name, features, scenes, seed=seed, steps=PROBE_STEPS))
         print(f"{name}: fitted", flush=True)
     scores, names = Scores([ZERO_SHOT]), []
-    for of_recording in _scenes(args, [*args.data, *window_folders(args)], student):
+    for of_recording in _scenes(args, [*args.data, *arguments.window_folders(args)], student):
         sequence = of_recording[0].sequence
         names.append(sequence.name)
         found = (drawn(scene, TEST_VOXELS) for scene in of_recording)
         group = "towns" if holds_exact_voxels(sequence) else "windows"
         scores.run(group, fitted, [scene for scene in found if scene is not None])
-    write_results(args, scores, names)
+    arguments.write_results(args, scores, names)
     return 0
 
 
-def _scenes(args: argparse.Namespace, folders: Sequence[Path], student: StudentBundle | None) -> list[list[SceneFrame]]:
+def _scenes(
+    args: argparse.Namespace, folders: Sequence[Path], student: "StudentBundle | None"
+) -> "list[list[SceneFrame]]":
     """The labelled scenes of each recording: exact voxels in a town, LiDAR elsewhere."""
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
@@ -96,9 +85,9 @@ def _scenes(args: argparse.Namespace, folders: Sequence[Path], student: StudentB
     return found
 
 
-def _probed(args: argparse.Namespace) -> list[tuple[str, VoxelFeatures, Sequence[int]]]:
+def _probed(args: argparse.Namespace) -> "list[tuple[str, VoxelFeatures, Sequence[int]]]":
     """Name for tables, features, and the seeds of their probes."""
-    from scene_completion_training.evaluation.voxel_features import NetworkFeatures, SceneColumns
+    from scene_completion_training.evaluation.scene_probe import NetworkFeatures, SceneColumns
 
     methods: list[tuple[str, VoxelFeatures, Sequence[int]]] = []
     if args.inputs:
@@ -115,12 +104,11 @@ def _probed(args: argparse.Namespace) -> list[tuple[str, VoxelFeatures, Sequence
 
 
 def _check(args: argparse.Namespace) -> None:
-    check_recordings(args, "features")
+    arguments.check_recordings(args, "features")
     if args.every < 1:
         raise ConfigurationError(f"every {args.every} frames", where="--every", cure="Give a positive number")
     if not (args.method or args.untrained or args.inputs or args.units):
-        raise ConfigurationError(
-            "nothing to probe", where="evaluate features", cure="Give --method, --untrained, --inputs or --units"
-        )
-    check_methods("--method", args.method)
-    refuse_scored(args.data, {"--train": args.train})
+        cure = "Give --method, --untrained, --inputs or --units"
+        raise ConfigurationError("nothing to probe", where="evaluate features", cure=cure)
+    arguments.check_methods("--method", args.method)
+    arguments.refuse_scored(args.data, {"--train": args.train})

@@ -1,7 +1,5 @@
 """`evaluate geometry`: occupancy by exact ground truth and both LiDAR protocols, or depth against LiDAR."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Callable
@@ -10,68 +8,46 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.paths import RESULTS
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_training.commands.arguments import (
-    add_engine,
-    add_frames,
-    add_models,
-    add_paths,
-    add_windows,
-    check_recordings,
-    count_listed,
-    listed_folders,
-    open_models,
-    read_frames,
-    refuse_scored,
-    window_folders,
-    write_results,
-)
+from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.density_model import DensityModel
 
-EVERY = 5
-"""Of which frames voxels are scored where the command line says nothing; depth is scored of all."""
+EVERY = 5  # of which frames voxels are scored where the command line says nothing; depth is scored of all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate geometry``."""
-    add_paths(
-        parser,
-        "--data",
-        "FOLDER",
+    arguments.add_paths(
+        parser, "--data", "FOLDER",
         "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360, "
         "bags and what is extracted from them, with LiDAR; for depth also DATE/DATE_drive_NNNN_sync of KITTI raw",
-    )
-    add_windows(parser)
-    add_models(parser)
+    )  # fmt: skip
+    arguments.add_windows(parser)
+    arguments.add_models(parser)
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
-    add_frames(parser)
+    arguments.add_frames(parser)
     meaning = "fit calibration and threshold of every model on these recordings first, which must not be scored"
-    add_paths(parser, "--calibrate-on", "FOLDER", meaning)
-    parser.add_argument(
-        "--controls",
-        action="store_true",
-        help="score controls as well: nothing, surfaces, and the prior of the training set. Surfaces are those of the "
-        "best depth there is and of the first model's own depth, as they are and thickened by 4 m. With --depth: the "
-        "mean LiDAR depth of each pixel over --prior",
+    arguments.add_paths(parser, "--calibrate-on", "FOLDER", meaning)
+    meaning = "score controls as well: nothing, surfaces, and the prior of the training set. Surfaces are those of the "
+    meaning += (
+        "best depth there is and of the first model's own depth, as they are and thickened by 4 m. With --depth: "
     )
+    parser.add_argument("--controls", action="store_true", help=meaning + "the mean LiDAR depth of pixels over --prior")
     meaning = "training recordings for the prior: towns, whose mean voxels are the prior on towns (KITTI windows have "
-    add_paths(parser, "--prior", "FOLDER", meaning + "their own); with --depth drives")
-    meaning = (
-        "what the prior of --prior averages: the towns' exact voxels, or those fused from their stereo depth, "
-        "which is all that training knows. The latter has the threshold of --calibrate-on if given (default: "
-        "%(default)s)"
-    )
+    arguments.add_paths(parser, "--prior", "FOLDER", meaning + "their own); with --depth drives")
+    meaning = "what the prior of --prior averages: the towns' exact voxels, or those fused from their stereo depth, "
+    meaning += "which is all that training knows. The latter has the threshold of --calibrate-on if given (default: "
+    meaning += "%(default)s)"
     parser.add_argument("--prior-voxels", choices=("exact", "stereo"), default="exact", help=meaning)
     parser.add_argument("--scans", type=int, default=20, help="scans the LiDAR protocols accumulate (default: 20)")
     meaning = "how far the reference camera looks down, for the LiDAR protocols (default: 5 on KITTI-360, otherwise 0)"
     parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
-    parser.add_argument(
-        "--every", type=int, metavar="N", help=f"score every N-th frame (default: {EVERY}, with --depth 1)"
-    )
+    meaning = f"score every N-th frame (default: {EVERY}, with --depth 1)"
+    parser.add_argument("--every", type=int, metavar="N", help=meaning)
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
-    add_engine(parser)
+    arguments.add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,23 +63,23 @@ def _run_depth(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.sequences.frame_lists import read_frame_list
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_training.evaluation.depth_evaluation import left_out_table, scored_share, select_frames
     from scene_completion_training.evaluation.geometry import Density, MeanDepthModel, depth_frames
+    from scene_completion_training.evaluation.lidar_evaluation import left_out_table, scored_share, select_frames
 
     listed = None if args.frames is None else read_frame_list(args.frames)
-    folders = [*args.data, *window_folders(args)]
+    folders = [*args.data, *arguments.window_folders(args)]
     selections, left_out = select_frames([open_recording(folder) for folder in folders], listed)
     counted = None
     if listed is not None:
         counted = scored_share(args.frames, listed, left_out, allow_missing=args.allow_missing)
-    models = open_models(args)
+    models = arguments.open_models(args)
     if args.controls:
         models.append(MeanDepthModel([open_recording(folder) for folder in args.prior]))
     scores, methods = Scores([DEPTH]), [Density(model) for model in models]
     for selection in selections:
         scores.run("drives", methods, depth_frames(selection.sequence, list(selection.numbers)[:: args.every]))
     notes = [f"Frames that are left out: {len(left_out)}.\n\n{left_out_table(left_out)}"] if left_out else []
-    write_results(args, scores, [selection.sequence.name for selection in selections], notes, counted)
+    arguments.write_results(args, scores, [selection.sequence.name for selection in selections], notes, counted)
     return 0
 
 
@@ -116,12 +92,12 @@ def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.geometry import Density, ScoredFrames, calibrate_model, voxel_frames
     from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 
-    windows, split = window_folders(args), read_frames(args.frames)
-    recordings = [open_recording(folder) for folder in listed_folders((*args.data, *windows), split)]
-    found = count_listed(args, recordings)
+    windows, split = arguments.window_folders(args), arguments.read_frames(args.frames)
+    recordings = [open_recording(folder) for folder in arguments.listed_folders((*args.data, *windows), split)]
+    found = arguments.count_listed(args, recordings)
     for sequence in recordings:
         check_rig(sequence, sequence.name)
-    models = open_models(args)
+    models = arguments.open_models(args)
     validation = [open_recording(folder) for folder in args.calibrate_on]
     if validation:
         models = [calibrate_model(model, voxel_frames(validation, args.every)) for model in models]
@@ -136,16 +112,15 @@ def _run_voxels(args: argparse.Namespace) -> int:
     if not counted:
         cure = "Unpack the LiDAR scans beside the images, render the town with its assets, or name other recordings"
         raise SequenceError("no frame has ground truth voxels or LiDAR", where=", ".join(names), cure=cure)
-    write_results(args, scores, names, counted=found)
+    arguments.write_results(args, scores, names, counted=found)
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
-    check_recordings(args, "geometry")
+    arguments.check_recordings(args, "geometry")
     if not (args.bundle or args.checkpoint or args.controls):
-        raise ConfigurationError(
-            "nothing to score", where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls"
-        )
+        what = "nothing to score"
+        raise ConfigurationError(what, where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls")
     if args.scans < 3 or args.every < 1:
         cure = "Accumulate at least 3 scans, and score every frame or fewer"
         raise ConfigurationError(f"{args.scans} scans, every {args.every} frames", where="--scans, --every", cure=cure)
@@ -153,12 +128,12 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError("the mean depth of what", where="--controls", cure="Name drives with --prior")
     if len({folder.resolve() for folder in args.data}) < len(args.data):
         raise ConfigurationError("a recording is named twice", where="--data", cure="Name each once")
-    refuse_scored(args.data, {"--calibrate-on": args.calibrate_on, "--prior": args.prior})
+    arguments.refuse_scored(args.data, {"--calibrate-on": args.calibrate_on, "--prior": args.prior})
 
 
 def _controls(
-    args: argparse.Namespace, models: list[DensityModel], windows: Path | None, validation: list[PosedSequence]
-) -> Callable[[PosedSequence], list[DensityModel]]:
+    args: argparse.Namespace, models: "list[DensityModel]", windows: Path | None, validation: "list[PosedSequence]"
+) -> "Callable[[PosedSequence], list[DensityModel]]":
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
     from scene_completion_ros.sequences import kitti
     from scene_completion_ros.sequences.opening import holds_voxels, open_recording
@@ -182,7 +157,7 @@ def _controls(
             town_prior = [calibrate_model(prior, voxel_frames(validation, args.every)) if validation else prior]
     window_prior = prior_of_windows(windows) if args.controls and windows is not None else None
 
-    def controls(sequence: PosedSequence) -> list[DensityModel]:
+    def controls(sequence: "PosedSequence") -> "list[DensityModel]":
         if not args.controls:
             return []
         own: list[DensityModel] = [EmptyControl(), *surface_controls(sequence, models[0] if models else None)]

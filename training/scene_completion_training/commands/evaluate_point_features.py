@@ -144,7 +144,7 @@ def _opened(args: argparse.Namespace, folder: Path, split: str) -> Scenes:
 
 
 def _encoder(args: argparse.Namespace) -> Encoder | None:
-    from scene_completion_training.foundation.text_encoder import TextEncoder
+    from scene_completion_training.foundation.encoded_words import TextEncoder
 
     return TextEncoder(args.text_encoder).encode if args.text_encoder else None
 

@@ -122,8 +122,7 @@ def _sources(args: argparse.Namespace, folders: Sequence[Path], split: str) -> l
 def _bank(args: argparse.Namespace, classes: tuple[str, ...]) -> TextBank:
     """The bank that was named, or one of the classes alone."""
     from scene_completion_ros.inference.text_bank import TextBank
-    from scene_completion_training.foundation.phrases import PhraseList, make_bank
-    from scene_completion_training.foundation.text_encoder import TextEncoder
+    from scene_completion_training.foundation.encoded_words import PhraseList, TextEncoder, make_bank
     from scene_completion_training.points.pixel_teachers import phrases
 
     if args.bank:

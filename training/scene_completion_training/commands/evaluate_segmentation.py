@@ -47,33 +47,28 @@ def run(args: argparse.Namespace) -> int:
     """Fit, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.segmentation import SEGMENTATION
-    from scene_completion_training.evaluation.segmentation import (
-        PROBE_STEPS,
-        PixelLabels,
-        RenderedField,
-        cluster_pixels,
-        fit_pixel_probes,
-        named_by_images,
-    )
+    from scene_completion_training.evaluation import segmentation
 
     _check(args)
     scored, counted = _images(args, "data", "frames")
     found_of = {name: _images(args, f"{name}_on", f"{name}_frames") for name in FITTED}
     fitted = {name: found for name, (found, _) in found_of.items()}
     _refuse_scored_images(scored, fitted)
-    methods: list[PixelLabels] = []
+    methods: list[segmentation.PixelLabels] = []
     for file in args.checkpoint:
-        field = RenderedField(file)
+        field = segmentation.RenderedField(file)
         if fitted["cluster"]:
-            clusters = cluster_pixels(field, _drawn(args, fitted["cluster"]), seed=args.seed)
-            methods.append(named_by_images(clusters, _drawn(args, fitted["name"])))
+            clusters = segmentation.cluster_pixels(field, _drawn(args, fitted["cluster"]), seed=args.seed)
+            methods.append(segmentation.named_by_images(clusters, _drawn(args, fitted["name"])))
         if fitted["probe"]:
             images = [image for found in fitted["probe"] for image in found.images]
-            probes = fit_pixel_probes(field, images, steps=args.probe_steps or PROBE_STEPS, seed=args.seed)
+            probes = segmentation.fit_pixel_probes(
+                field, images, steps=args.probe_steps or segmentation.PROBE_STEPS, seed=args.seed
+            )
             for space, probe in probes.items():
                 args.output.mkdir(parents=True, exist_ok=True)
                 probe.save(args.output / f"probe_{field.name}_{space}.safetensors")
-                methods.append(PixelLabels(f"{field.name}, probe of {space}", field, space, probe.labels))
+                methods.append(segmentation.PixelLabels(f"{field.name}, probe of {space}", field, space, probe.labels))
     scores = Scores([SEGMENTATION])
     for found in scored:
         scores.run(found.dataset, methods, found.images[:: args.every])

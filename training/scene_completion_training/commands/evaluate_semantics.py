@@ -14,22 +14,7 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.paths import RESULTS, place
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import (
-    add_engine,
-    add_frames,
-    add_methods,
-    add_paths,
-    add_windows,
-    check_methods,
-    check_recordings,
-    count_frames,
-    count_listed,
-    listed_folders,
-    read_frames,
-    refuse_scored,
-    window_folders,
-    write_results,
-)
+from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.text_bank import TextBank
@@ -47,46 +32,40 @@ CLUSTER_CELL, WORD_CELL = 16, 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate semantics``."""
-    add_paths(
-        parser,
-        "--data",
-        "FOLDER",
+    arguments.add_paths(
+        parser, "--data", "FOLDER",
         "towns, with --bank KITTI windows too, with --sscbench data_2d_raw/DRIVE of KITTI-360",
+    )  # fmt: skip
+    arguments.add_windows(parser)
+    arguments.add_paths(
+        parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes"
     )
-    add_windows(parser)
-    add_paths(parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes")
     meaning = "checkpoints of feature_field or semantics; or of supervised or semantic_field, which need no clusters"
-    add_paths(parser, "--checkpoint", "FILE", meaning)
-    meaning = (
-        "checkpoint of feature_field or semantics, and a linear probe of it that `evaluate segmentation` has "
-        "trained on images; repeatable"
-    )
+    arguments.add_paths(parser, "--checkpoint", "FILE", meaning)
+    meaning = "checkpoint of feature_field or semantics, and a linear probe of it that `evaluate segmentation` has "
+    meaning += "trained on images; repeatable"
     parser.add_argument(
         "--probed", type=Path, nargs=2, action="append", default=[], metavar=("FILE", "PROBE"), help=meaning
     )
     meaning = "bundle whose density says what is occupied for all others, but with --sscbench"
     parser.add_argument("--student", type=Path, metavar="DIR", help=meaning)
-    meaning = (
-        "a control: the tokens of this foundation model clustered, or with --bank this text-aligned teacher, as "
-        "in `features`, in 2D only"
-    )
+    meaning = "a control: the tokens of this foundation model clustered, or with --bank this text-aligned teacher, as "
+    meaning += "in `features`, in 2D only"
     parser.add_argument("--foundation", type=place, metavar="MODEL", help=meaning)
     parser.add_argument("--layer", type=int, default=-1, help="its hidden layer (default: %(default)s)")
     meaning = "a control: the most frequent class of each voxel in --name-on, with --bank of all voxels"
     parser.add_argument("--prior", action="store_true", help=meaning)
-    add_paths(parser, "--cluster-on", "FOLDER", "training recordings to cluster")
+    arguments.add_paths(parser, "--cluster-on", "FOLDER", "training recordings to cluster")
     meaning = "labelled training recordings: for the names of clusters and the prior"
-    add_paths(parser, "--name-on", "FOLDER", meaning)
-    add_frames(parser)
+    arguments.add_paths(parser, "--name-on", "FOLDER", meaning)
+    arguments.add_frames(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
     parser.add_argument("--every", type=int, default=5, metavar="N", help="score every N-th frame (default: 5)")
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
-    add_engine(parser)
+    arguments.add_engine(parser)
     sscbench = parser.add_argument_group("SSCBench-KITTI-360")
-    meaning = (
-        "its labels (LABELS/DRIVE/NNNNNN_1_1.npy): score --checkpoint on drives of KITTI-360, data_2d_raw/DRIVE, "
-        "under the protocol of S4C and SceneDINO"
-    )
+    meaning = "its labels (LABELS/DRIVE/NNNNNN_1_1.npy): score --checkpoint on drives of KITTI-360, data_2d_raw/DRIVE, "
+    meaning += "under the protocol of S4C and SceneDINO"
     sscbench.add_argument("--sscbench", type=Path, metavar="LABELS", help=meaning)
     meaning = "a point of each voxel, occupied from 0.2 / m on, or 8 points and 0.25 / m (default: %(default)s)"
     sscbench.add_argument("--sampling", choices=("scenedino", "s4c"), default="scenedino", help=meaning)
@@ -97,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words.add_argument("--bank", type=Path, metavar="FILE", help=meaning)
     words.add_argument("--words", type=Path, metavar="FILE", help="words and what they mean, as unseen_words.yaml")
     meaning = "name for tables, and checkpoints of stage agglomeration that differ in the seed alone; repeatable"
-    add_methods(words, "--method", meaning)
+    arguments.add_methods(words, "--method", meaning)
     meaning = "text-aligned teacher of the methods, whose features are read"
     words.add_argument("--space", metavar="TEACHER", help=meaning)
     words.add_argument("--text-encoder", type=place, metavar="MODEL", help="text encoder of espnetv2")
@@ -117,49 +96,48 @@ def _run_sscbench(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.semantic_completion import SSCBENCH
     from scene_completion_ros.sequences import kitti_360, sscbench
+    from scene_completion_training.evaluation import semantic_evaluation
     from scene_completion_training.evaluation.geometry import placed_frames, voxel_places
-    from scene_completion_training.evaluation.semantic_evaluation import (
-        Labels,
-        fit_models,
-        no_voxels,
-        open_probed,
-        open_supervised,
-    )
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
-    from scene_completion_training.evaluation.voxel_sampling import SAMPLINGS
+    from scene_completion_training.evaluation.semantic_models import SAMPLINGS, FeatureFieldModel
 
     def labelled(folders: Sequence[Path], split: FrameSplit | None) -> list[tuple[PosedSequence, int]]:
-        drives = [kitti_360.open_drive(folder, labels=args.sscbench) for folder in listed_folders(folders, split)]
+        drives = [
+            kitti_360.open_drive(folder, labels=args.sscbench) for folder in arguments.listed_folders(folders, split)
+        ]
         for drive in () if args.allow_missing else drives:
             sscbench.check_complete(drive)
         return list(voxel_places(drives, args.every, split))
 
-    split, naming, sampling = read_frames(args.frames), read_frames(args.name_frames), SAMPLINGS[args.sampling]
+    split, naming, sampling = (
+        arguments.read_frames(args.frames), arguments.read_frames(args.name_frames), SAMPLINGS[args.sampling],
+    )  # fmt: skip
     scored = labelled(args.data, split)
     named = labelled(args.name_on or args.data, naming) if naming or args.name_on else []
     frames = {(sequence.name, sequence.frames[index].stamp_ns) for sequence, index in named}
     if both := sum((sequence.name, sequence.frames[index].stamp_ns) in frames for sequence, index in scored):
         what = f"{both} frames give names to clusters and are scored"
         raise ConfigurationError(what, where="--frames, --name-frames", cure="Name others")
-    counted, found = count_frames(args, split), count_frames(args, naming)
+    counted, found = arguments.count_frames(args, split), arguments.count_frames(args, naming)
     supervised = _supervised(args)
-    models: list[ScoredModel] = [open_supervised(file, None, sampling) for file in supervised]
-    models += [open_probed(file, probe, None, sampling) for file, probe in args.probed]
+    models: list[ScoredModel] = [semantic_evaluation.open_supervised(file, None, sampling) for file in supervised]
+    models += [semantic_evaluation.open_probed(file, probe, None, sampling) for file, probe in args.probed]
     if fields := [FeatureFieldModel.open(file) for file in args.checkpoint if file not in supervised]:
         if not named:
             cure = "Name the validation frames, for the names of clusters"
             raise ConfigurationError("no labelled frames", where="--name-frames", cure=cure)
         drives = [kitti_360.open_drive(folder) for folder in args.cluster_on]
         clustered = [(drive, index) for drive in drives for index in range(0, len(drive), args.every)]
-        models += fit_models(
+        models += semantic_evaluation.fit_models(
             fields, sampling, clustered or named, placed_frames(named), clusters=CLUSTERS, seed=args.seed,
             match=match_cityscapes,
         )  # fmt: skip
     scores = Scores([SSCBENCH])
-    if not scores.run("SSCBench-KITTI-360", [Labels(model) for model in models], placed_frames(scored)):
-        raise no_voxels("--data and --frames")
+    if not scores.run(
+        "SSCBench-KITTI-360", [semantic_evaluation.Labels(model) for model in models], placed_frames(scored)
+    ):
+        raise semantic_evaluation.no_voxels("--data and --frames")
     names = list(dict.fromkeys(sequence.name for sequence, _ in scored))
-    write_results(args, scores, names, counted=counted, named=found)
+    arguments.write_results(args, scores, names, counted=counted, named=found)
     return 0
 
 
@@ -167,40 +145,34 @@ def _run_classes(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_training.evaluation.deployed_model import DeployedLabels
+    from scene_completion_training.evaluation import semantic_evaluation
+    from scene_completion_training.evaluation.density_model import DeployedLabels
     from scene_completion_training.evaluation.geometry import voxel_frames
-    from scene_completion_training.evaluation.semantic_evaluation import Labels, no_voxels
 
     fitted: list[ScoredModel] = [] if args.student is None else _fitted(args, args.student)
     fitted += [DeployedLabels(folder, engine=args.engine) for folder in args.bundle]
-    scores, split = Scores([SEMANTICS]), read_frames(args.frames)
+    scores, split = Scores([SEMANTICS]), arguments.read_frames(args.frames)
     opened = {
-        group: [open_recording(folder) for folder in listed_folders(folders, split)]
-        for group, folders in {"towns": args.data, "windows": window_folders(args)}.items()
+        group: [open_recording(folder) for folder in arguments.listed_folders(folders, split)]
+        for group, folders in {"towns": args.data, "windows": arguments.window_folders(args)}.items()
     }
     every = [sequence for recordings in opened.values() for sequence in recordings]
-    counted = count_listed(args, every)
+    counted = arguments.count_listed(args, every)
     for group, recordings in opened.items():
         if recordings and not scores.run(
-            group, [Labels(model) for model in fitted], voxel_frames(recordings, args.every, split)
+            group, [semantic_evaluation.Labels(model) for model in fitted], voxel_frames(recordings, args.every, split)
         ):
-            raise no_voxels(recordings)
-    write_results(args, scores, [sequence.name for sequence in every], counted=counted)
+            raise semantic_evaluation.no_voxels(recordings)
+    arguments.write_results(args, scores, [sequence.name for sequence in every], counted=counted)
     return 0
 
 
 def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     """What has the density of a student: clusters, probes, learned labels and the prior of classes."""
     from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training.evaluation import semantic_evaluation
     from scene_completion_training.evaluation.geometry import voxel_frames
-    from scene_completion_training.evaluation.semantic_evaluation import (
-        ClassPrior,
-        fit_models,
-        open_probed,
-        open_supervised,
-    )
-    from scene_completion_training.evaluation.semantic_models import student_density
-    from scene_completion_training.evaluation.voxel_sampling import Sampling
+    from scene_completion_training.evaluation.semantic_models import Sampling, student_density
 
     density, cutoff = student_density(student)
     cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
@@ -215,11 +187,13 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     fitted: list[ScoredModel] = []
     if models:
         frames = ((sequence, index) for sequence in cluster_on for index in range(len(sequence)))
-        fitted += fit_models(models, sampling, frames, voxel_frames(name_on), clusters=CLUSTERS, seed=args.seed)
-    fitted += [open_supervised(file, density, sampling) for file in supervised]
-    fitted += [open_probed(file, probe, density, sampling) for file, probe in args.probed]
+        fitted += semantic_evaluation.fit_models(
+            models, sampling, frames, voxel_frames(name_on), clusters=CLUSTERS, seed=args.seed
+        )
+    fitted += [semantic_evaluation.open_supervised(file, density, sampling) for file in supervised]
+    fitted += [semantic_evaluation.open_probed(file, probe, density, sampling) for file, probe in args.probed]
     if args.prior:
-        fitted.append(ClassPrior(density, cutoff, name_on))
+        fitted.append(semantic_evaluation.ClassPrior(density, cutoff, name_on))
     return fitted
 
 
@@ -252,39 +226,34 @@ def _run_words(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training.evaluation import open_vocabulary, semantic_evaluation
     from scene_completion_training.evaluation.geometry import voxel_frames
-    from scene_completion_training.evaluation.open_vocabulary import (
-        COMMON,
-        METRICS,
-        SEMANTIC_KITTI,
-        Asked,
-        LabelledFrame,
-        ZeroShot,
-        label_set_of,
-        read_words,
-    )
-    from scene_completion_training.evaluation.semantic_evaluation import no_voxels
     from scene_completion_training.evaluation.semantic_models import student_density
 
-    bank, words = TextBank.load(args.bank), read_words(args.words) if args.words else {}
+    bank, words = TextBank.load(args.bank), open_vocabulary.read_words(args.words) if args.words else {}
     density, cutoff = student_density(args.student)
     models = _requested_models(args, bank, density)
-    split = read_frames(args.frames)
-    recordings = [open_recording(folder) for folder in listed_folders((*args.data, *window_folders(args)), split)]
-    counted = count_listed(args, recordings)
+    split = arguments.read_frames(args.frames)
+    recordings = [
+        open_recording(folder)
+        for folder in arguments.listed_folders((*args.data, *arguments.window_folders(args)), split)
+    ]
+    counted = arguments.count_listed(args, recordings)
     training = [open_recording(folder) for folder in args.name_on]
-    scores = Scores(METRICS)
-    for group, label_set in (("towns", SEMANTIC_KITTI), ("windows", COMMON)):
-        scored = [sequence for sequence in recordings if label_set_of(sequence) is label_set]
+    scores = Scores(open_vocabulary.METRICS)
+    for group, label_set in (("towns", open_vocabulary.SEMANTIC_KITTI), ("windows", open_vocabulary.COMMON)):
+        scored = [sequence for sequence in recordings if open_vocabulary.label_set_of(sequence) is label_set]
         if not scored:
             continue
-        judge = ZeroShot(bank, label_set, words)
+        judge = open_vocabulary.ZeroShot(bank, label_set, words)
         requested = [*_class_prior(args, density, judge, training, label_set), *models]
-        methods = [Asked(name, model, judge, label_set, cutoff) for name, model in requested]
-        frames = (LabelledFrame.of(frame, label_set) for frame in voxel_frames(scored, args.every, split))
+        methods = [open_vocabulary.Asked(name, model, judge, label_set, cutoff) for name, model in requested]
+        frames = (
+            open_vocabulary.LabelledFrame.of(frame, label_set) for frame in voxel_frames(scored, args.every, split)
+        )
         if not scores.run(f"{group}, {label_set.name}", methods, frames):
-            raise no_voxels(scored)
-    write_results(args, scores, [sequence.name for sequence in recordings], counted=counted)
+            raise semantic_evaluation.no_voxels(scored)
+    arguments.write_results(args, scores, [sequence.name for sequence in recordings], counted=counted)
     return 0
 
 
@@ -293,7 +262,7 @@ def _requested_models(
 ) -> list[tuple[str, SemanticModel]]:
     """Name for tables and model, of each seed of each method; the teacher, lifted, comes first."""
     from scene_completion_ros.inference.shipped import open_student
-    from scene_completion_training.evaluation.open_vocabulary_models import DeployedFeatures, LiftedPixels
+    from scene_completion_training.evaluation import open_vocabulary
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
     from scene_completion_training.foundation.teachers import open_teacher
     from scene_completion_training.networks.agglomerated_field import AgglomeratedField
@@ -310,7 +279,7 @@ def _requested_models(
             cure = "Make the bank with the text encoder that the teacher is aligned to"
             raise ConfigurationError(what, where=str(args.bank), cure=cure)
         camera = Viewpoint.of_bundle(open_student(args.student)).camera
-        lifted = LiftedPixels(teacher, density, WORD_CELL, camera, "2D")
+        lifted = open_vocabulary.LiftedPixels(teacher, density, WORD_CELL, camera, "2D")
         models.append((lifted.name, lifted))
     for name, *files in args.method:
         models += [
@@ -318,29 +287,26 @@ def _requested_models(
         ]
     for folder in args.bundle:
         name = f"{folder.resolve().name}, deployed"
-        models.append((name, DeployedFeatures(open_student(folder), bank, density, name)))
+        models.append((name, open_vocabulary.DeployedFeatures(open_student(folder), bank, density, name)))
     return models
 
 
 def _class_prior(
-    args: argparse.Namespace,
-    density: DensityModel,
-    judge: ZeroShot,
-    training: Sequence[PosedSequence],
+    args: argparse.Namespace, density: DensityModel, judge: ZeroShot, training: Sequence[PosedSequence],
     label_set: LabelSet,
-) -> list[tuple[str, SemanticModel]]:
+) -> list[tuple[str, SemanticModel]]:  # fmt: skip
     """Name for tables and model, where it is wanted."""
-    from scene_completion_training.evaluation.open_vocabulary_models import ClassPrior, most_frequent
+    from scene_completion_training.evaluation import open_vocabulary
 
     if not args.prior:
         return []
-    number = most_frequent(training, label_set, sorted(set(judge.group.tolist())))
-    prior = ClassPrior(judge.rows[judge.group == number][0], density)
+    number = open_vocabulary.most_frequent(training, label_set, sorted(set(judge.group.tolist())))
+    prior = open_vocabulary.ClassPrior(judge.rows[judge.group == number][0], density)
     return [(f"{prior.name}: {label_set.names[number]}", prior)]
 
 
 def _check(args: argparse.Namespace) -> None:
-    check_recordings(args, "semantics")
+    arguments.check_recordings(args, "semantics")
     if args.bank is None and (alone := [name for name in ("words", "method") if getattr(args, name)]):
         raise ConfigurationError("asks for words", where=f"--{alone[0]}", cure="Give --bank")
     if args.bank and (args.checkpoint or args.probed):
@@ -367,8 +333,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"several are called {', '.join(twice)}", where="--checkpoint, --bundle", cure=cure)
     if args.method and not args.space:
         raise ConfigurationError("in whose space", where="--method", cure="Name the text-aligned teacher with --space")
-    check_methods("--method", args.method)
+    arguments.check_methods("--method", args.method)
     if args.bank and args.prior and not args.name_on:
         raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for --prior")
     named = {} if args.sscbench else {"--name-on": args.name_on}  # of a drive, other frames may be
-    refuse_scored(args.data, {"--cluster-on": args.cluster_on, **named})
+    arguments.refuse_scored(args.data, {"--cluster-on": args.cluster_on, **named})

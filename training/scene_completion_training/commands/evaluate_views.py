@@ -5,19 +5,11 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.paths import RESULTS
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_training.commands.arguments import (
-    add_checkpoints,
-    add_frames,
-    add_paths,
-    count_listed,
-    listed_folders,
-    read_frames,
-    write_results,
-)
+from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
+    from scene_completion_training.evaluation.novel_views import Classify
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
-    from scene_completion_training.evaluation.view_consistency import Classify
 
 CLUSTERS, CLUSTERED_POINTS = 19, 500  # classes of features, and points of a frame that they are found among
 
@@ -25,9 +17,9 @@ CLUSTERS, CLUSTERED_POINTS = 19, 500  # classes of features, and points of a fra
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate views``."""
     meaning = "recordings of any kind with poses, such as frames/test/* of RealEstate10K or drives of KITTI raw"
-    add_paths(parser, "--data", "FOLDER", meaning, required=True)
-    add_checkpoints(parser, required=True)
-    add_frames(parser)
+    arguments.add_paths(parser, "--data", "FOLDER", meaning, required=True)
+    arguments.add_checkpoints(parser, required=True)
+    arguments.add_frames(parser)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame without --frames (1)")
     meaning = (
         "views that are rendered: stereo, the other camera of the pair; or so many frames later, as 5, or before, "
@@ -36,16 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", nargs="+", default=["stereo"], metavar="VIEW", help=meaning)
     parser.add_argument("--samples", type=int, default=64, help="samples along a ray (default: %(default)s)")
     meaning = "weights of AlexNet and of LPIPS, in one file or two; without them LPIPS is left out"
-    add_paths(parser, "--lpips", "FILE", meaning)
-    parser.add_argument(
-        "--consistency",
-        action="store_true",
-        help="instead compare features of frames with those of frames --stride later, where optical flow finds the "
-        "same pixels; checkpoints of feature_field, semantics, semantic_field or supervised",
-    )
+    arguments.add_paths(parser, "--lpips", "FILE", meaning)
+    meaning = "instead compare features of frames with those of frames --stride later, where optical flow finds the "
+    meaning += "same pixels; checkpoints of feature_field, semantics, semantic_field or supervised"
+    parser.add_argument("--consistency", action="store_true", help=meaning)
     parser.add_argument("--stride", type=int, default=3, metavar="N", help="frames between both (default: %(default)s)")
     meaning = f"training recordings: their features are clustered into {CLUSTERS} classes, and these compared, too"
-    add_paths(parser, "--cluster-on", "FOLDER", meaning)
+    arguments.add_paths(parser, "--cluster-on", "FOLDER", meaning)
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
 
 
@@ -57,16 +46,15 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.sequences.frame_lists import SIDES
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_ros.sequences.training_checks import check_rig
-    from scene_completion_training.evaluation.novel_views import check_targets, novel_views, view_metric
-    from scene_completion_training.evaluation.view_consistency import CONSISTENCY
+    from scene_completion_training.evaluation.novel_views import CONSISTENCY, check_targets, novel_views, view_metric
 
     check_targets(args.targets)
     if min(args.every, args.samples - 1, args.stride) < 1:
         what = f"{args.samples} samples, every {args.every} frames, {args.stride} apart"
         raise ConfigurationError(what, where="--samples, --every, --stride", cure="Give 2 samples, and 1 frame or more")
-    split = read_frames(args.frames)
-    recordings = [open_recording(folder) for folder in listed_folders(args.data, split)]
-    found = count_listed(args, recordings)
+    split = arguments.read_frames(args.frames)
+    recordings = [open_recording(folder) for folder in arguments.listed_folders(args.data, split)]
+    found = arguments.count_listed(args, recordings)
     for sequence in recordings:
         check_rig(sequence, sequence.name)
     scores = Scores([CONSISTENCY if args.consistency else view_metric(with_lpips=bool(args.lpips))])
@@ -81,17 +69,15 @@ def run(args: argparse.Namespace) -> int:
     if not counted:
         what = "no frame has such another view"
         raise SequenceError(what, where=", ".join(names), cure="Choose other --targets, --stride or frames")
-    write_results(args, scores, names, counted=found)
+    arguments.write_results(args, scores, names, counted=found)
     return 0
 
 
 def _methods(args: argparse.Namespace) -> list[object]:
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
-    from scene_completion_training.evaluation.novel_views import ViewSynthesis
-    from scene_completion_training.evaluation.perceptual_distance import PerceptualDistance
+    from scene_completion_training.evaluation.novel_views import PerceptualDistance, ViewConsistency, ViewSynthesis
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
-    from scene_completion_training.evaluation.view_consistency import ViewConsistency
     from scene_completion_training.networks.feature_field import ClassField, FeatureField
 
     if not args.consistency:

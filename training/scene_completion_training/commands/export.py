@@ -30,17 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=BUNDLE, nargs="?", help="folder to write the bundle of a checkpoint into")
     parser.add_argument("--name", default="student", help="name of the student")
     parser.add_argument("--licence", help="licence of the weights, which follows from the training data")
-    meaning = (
-        "what `scene-completion classes` made: export a student with labels, from a checkpoint of stage "
-        "feature_field, semantics or agglomeration"
-    )
+    meaning = "what `scene-completion classes` made: export a student with labels, from a checkpoint of stage "
+    meaning += "feature_field, semantics or agglomeration"
     parser.add_argument("--classes", type=Path, metavar="DIR", help=meaning)
     meaning = "with --classes: the bundle that the features were trained on"
     parser.add_argument("--student", type=Path, metavar="DIR", help=meaning)
-    meaning = (
-        "text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
-        "agglomeration"
-    )
+    meaning = "text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
+    meaning += "agglomeration"
     parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
     meaning = "leave out weights.safetensors, which nothing but further training needs: half the size"
     parser.add_argument("--without-weights", action="store_true", help=meaning)
@@ -72,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> None:
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.evaluation.voxel_features import export_network
+    from scene_completion_training.evaluation.scene_probe import export_network
     from scene_completion_training.export import export_bundle
     from scene_completion_training.scene_export import export_scene, space_of_classes
     from scene_completion_training.sparse.hu_net import VoxelHUNet
@@ -92,13 +88,10 @@ def _export(args: argparse.Namespace) -> None:
         what = "is for checkpoints of stage completion"
         raise ConfigurationError(what, where="--int8-weights", cure="Leave it out")
     bundle = (partial(export_scene, eight_bit=args.int8_weights) if of_scene else export_bundle)(
-        args.source,
-        args.bundle,
-        name=args.name,
-        licence=args.licence,
+        args.source, args.bundle, name=args.name, licence=args.licence,
         provenance={"trained_on": args.trained_on, "checkpoint": args.source.name},
         keep_weights=not args.without_weights,
-    )
+    )  # fmt: skip
     if bank:
         bundle = bundle.with_vocabulary([space_of_classes(bank, bundle.class_names)], bank)
     _print_files(args.bundle)
@@ -116,14 +109,9 @@ def _export_labelled(args: argparse.Namespace) -> None:
         raise ConfigurationError(what, where="--student", cure="Name the bundle that the features were trained on")
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     bundle, agreement = export_labelled(
-        args.source,
-        open_student(args.student),
-        args.classes,
-        args.bundle,
-        name=args.name,
-        licence=args.licence,
+        args.source, open_student(args.student), args.classes, args.bundle, name=args.name, licence=args.licence,
         keep_weights=not args.without_weights,
-    )
+    )  # fmt: skip
     if bank:
         bundle = bundle.with_vocabulary(bundle.feature_spaces, bank)
     _print_files(args.bundle)
@@ -146,15 +134,12 @@ def _add_encoders(args: argparse.Namespace) -> int:
 
     for package in ("onnx", "onnxruntime", "torch"):
         import_module(package)  # fails before the work
-    from scene_completion_training.gpu_export.export import export_for_gpus
+    from scene_completion_training.gpu_export.parity import export_for_gpus
 
     bundle = export_for_gpus(
-        own_student(args.bundle or args.source),
-        tuple(dict.fromkeys(args.gpu)),
-        parity=args.parity_images or [DEMO_DRIVE],
-        encoder_weights=args.encoder_weights,
-        report=_print_parity,
-    )
+        own_student(args.bundle or args.source), tuple(dict.fromkeys(args.gpu)),
+        parity=args.parity_images or [DEMO_DRIVE], encoder_weights=args.encoder_weights, report=_print_parity,
+    )  # fmt: skip
     print(f"{bundle.folder}: encoders for GPUs in {', '.join(bundle.gpu_precisions)}")
     return 0
 

@@ -41,15 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             continue
         option, several = setting.metadata, isinstance(setting.default, tuple)
         parser.add_argument(
-            option["flag"],
-            dest=name,
-            type=float if option["limits"] else str,
-            action="append" if several else "store",
-            choices=option["choices"],
-            default=[] if several else setting.default,
-            metavar=option["metavar"],
+            option["flag"], dest=name, type=float if option["limits"] else str,
+            action="append" if several else "store", choices=option["choices"],
+            default=[] if several else setting.default, metavar=option["metavar"],
             help=option["meaning"] + (f" (default: {setting.default})" if isinstance(setting.default, str) else ""),
-        )
+        )  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="see below; may be repeated")
     parser.epilog = "values of --set:\n" + described(others)
     work = add_workers(parser, "bags")
@@ -64,10 +60,7 @@ def described(settings: Mapping[str, Field[Any]]) -> str:
 
 
 def settings_of(assignments: Sequence[str], **others: Any) -> ExtractionSettings:
-    """The settings of an extraction: others, and those of KEY=VALUE, a field of `ExtractionSettings` and YAML.
-
-    Raises ConfigurationError where there is no such setting, or its value cannot be used.
-    """
+    """Settings: others, and those of KEY=VALUE in YAML; a `ConfigurationError` where there are no such ones."""
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or name not in SETTINGS:

@@ -25,10 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="configuration of the training, for its data")
     meaning = "local folder, or name on the model hub"
     parser.add_argument("--model", type=place, required=True, metavar="MODEL", help=meaning)
-    meaning = (
-        "hidden state of DINO and Depth Anything: 1 is what comes out of the first block, -1 of the last "
-        "(default: %(default)s)"
-    )
+    meaning = "hidden state of DINO and Depth Anything: 1 is what comes out of the first block, -1 of the last "
+    meaning += "(default: %(default)s)"
     parser.add_argument("--layer", type=int, default=-1, help=meaning)
     meaning = "text encoder of espnetv2: local folder, or name on the model hub"
     parser.add_argument("--text-encoder", type=place, metavar="MODEL", help=meaning)
@@ -55,13 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
     configuration = read_configuration(args.config, args.overrides, Configuration).completed()
     teacher = open_teacher(
-        args.model,
-        args.layer,
-        args.device,
-        text_encoder=args.text_encoder,
-        template=args.template,
+        args.model, args.layer, args.device, text_encoder=args.text_encoder, template=args.template,
         class_texts=args.class_texts,
-    )
+    )  # fmt: skip
     viewpoint = configuration.viewpoint()
     data = SequencesData(configuration.data, configuration.steps, configuration.seed, viewpoint=viewpoint)
     camera = viewpoint.camera

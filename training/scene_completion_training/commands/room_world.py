@@ -6,8 +6,6 @@ Training rooms have the seeds 0-999, validation rooms 1000-1999, test rooms 2000
 Both appear when they are complete: an interrupted run is simply started again.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from scene_completion_training.commands.street_world import add_world_arguments, check_world, write_world
@@ -37,12 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if args.leg < 1:
         raise SceneCompletionError(f"{args.leg} is not positive", where="--leg", cure="Give at least 1")
     arguments = {
-        "seed": args.seed,
-        "frames": args.frames,
-        "size": tuple(args.size),
-        "leg": args.leg,
-        "carrier": args.carrier,
-        "supersampling": args.supersampling,
-        "rate_hz": args.rate,
-    }
+        "seed": args.seed, "frames": args.frames, "size": tuple(args.size), "leg": args.leg,
+        "carrier": args.carrier, "supersampling": args.supersampling, "rate_hz": args.rate,
+    }  # fmt: skip
     return write_world(args, RoomWalk, arguments, "rooms")

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     configuration = read_configuration(arguments.config, arguments.overrides, TrainingConfiguration)
     if arguments.plan:
-        from scene_completion_training.planning import plan
+        from scene_completion_training.runner import plan
 
         print("\n".join(plan(configuration, arguments.threads).lines()))
         return 0

@@ -1,4 +1,4 @@
-"""The views of a sample: which frames and cameras they are, and what they show in the canonical camera."""
+"""The views of a sample: which frames and cameras they are, what they show in the canonical camera, how ground lies."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from torch import Tensor
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.data.prepared import PreparedFrame
+from scene_completion_training.data.voxel_evidence import POINT_UNIT
+from scene_completion_training.viewpoint import STREET_HEIGHT_M, Viewpoint
 
 _Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
 _SAME = 0.01  # pixels: an image whose camera is the canonical one, but for less, is taken as it is
@@ -44,11 +46,6 @@ def _nearest(
     return cv2.warpPerspective(values, homography(camera, canonical, turn), size, flags=flags, borderValue=beyond)
 
 
-def canonical_mask(mask: NDArray[np.bool_], camera: Camera, canonical: Camera) -> NDArray[np.bool_]:
-    """Pixels of the canonical camera [H, W] that the image covers where its mask [h, w] is true."""
-    return np.asarray(_nearest(mask.astype(np.uint8), camera, canonical) > 0)
-
-
 def canonical_classes(classes: NDArray[np.uint8], camera: Camera, canonical: Camera) -> NDArray[np.uint8]:
     """Classes [h, w] of a pinhole camera's pixels in the canonical one [H, W], 255 beyond its edges."""
     return np.asarray(_nearest(classes, camera, canonical, beyond=INVALID), np.uint8)
@@ -71,8 +68,7 @@ def jittered(
 ) -> NDArray[np.uint8]:
     """Brightness, contrast and saturation jitter of a strength, hue ±0.1; greyscale and blur each in a share of images.
 
-    By default stronger than in BTS (±0.2, no greyscale and blur): where a few drives are all there is, colours tell
-    them apart.
+    Stronger than in BTS (±0.2, neither grey nor blurred): where a few drives are all there is, colours tell them apart.
     """
     brightness, contrast, saturation = generator.uniform(1.0 - strength, 1.0 + strength, 3)
     hue = generator.uniform(-0.1, 0.1)
@@ -129,14 +125,10 @@ class DrawnViews:
 
     @property
     def masks(self) -> list[NDArray[np.bool_]]:
-        """Whether a pixel shows the world [H, W] each: neither outside of the recorded image nor the vehicle itself.
-
-        A view that comes again, in a drive too short for others, shows nothing new: false everywhere.
-        """
+        """Whether a pixel shows the world [H, W] each; false for the vehicle, and for a view that comes again."""
         frames = self.draw.frames
-        masks = [
-            self._flipped(canonical_mask(frames[i].mask(n), frames[i].cameras[n], self.camera)) for i, n in self.names
-        ]
+        stored = [(frames[i].mask(n).astype(np.uint8), frames[i].cameras[n]) for i, n in self.names]
+        masks = [self._flipped(np.asarray(_nearest(mask, camera, self.camera) > 0)) for mask, camera in stored]
         again = [name in self.names[:k] for k, name in enumerate(self.names)]
         return [np.zeros_like(mask) if repeated else mask for mask, repeated in zip(masks, again, strict=True)]
 
@@ -183,7 +175,7 @@ def published_views(
     """The views of a sample as Behind the Scenes has them: of each camera a frame, and the one `near` frames later.
 
     The sample's own camera comes first, then the other of the pair, then those that look aside (or the pair once more),
-    `far` frames further along. Beyond the end of the drive its last frame stands in.
+    `far` frames on. Beyond the end of the drive its last frame stands in.
     """
     last = len(frames) - 1
     other = {"left": "right", "right": "left"}.get(side, "")
@@ -198,9 +190,9 @@ def published_views(
 def roles_of_views(views: int, generator: np.random.Generator, *, in_turn: bool = False) -> NDArray[np.int64]:
     """Which views are rendered (first half) and which supply colours.
 
-    Of eight views, each camera renders one of its two frames and supplies the other. By chance for each of them, as in
-    SceneDINO, or `in_turn`: where one renders its first frame the next one renders its second (BTS `kitti360-mono`), so
-    that each instant is supplied by some camera.
+    Of eight views, each camera renders one of its two frames and supplies the other: by chance, as in SceneDINO, or
+    `in_turn`, first and second from camera to camera (BTS `kitti360-mono`), so that each instant is supplied by some
+    camera.
     """
     if views == 4:
         return generator.permutation(4)
@@ -215,10 +207,7 @@ def roles_of_views(views: int, generator: np.random.Generator, *, in_turn: bool 
 def unused_frame(
     frames: Sequence[PreparedFrame], wanted: int, camera: str, used: Sequence[tuple[int, str]]
 ) -> tuple[int, str]:
-    """The frame nearest to the wanted one whose view of a camera is not used yet; the wanted one where all are.
-
-    Of two as near, the one further along the drive.
-    """
+    """The nearest frame to the wanted one, later first, whose view of a camera is not used yet; itself without any."""
     order = sorted(range(len(frames)), key=lambda index: (abs(index - wanted), -index))
     return next(((index, camera) for index in order if (index, camera) not in used), (wanted, camera))
 
@@ -247,14 +236,52 @@ def metres_travelled(places: ArrayLike) -> NDArray[np.float64]:
 
 
 def nearest_along(travelled: NDArray[np.float64], index: int, metres: float) -> int:
-    """The place whose distance along the drive from another one is nearest to the wanted one, which may be negative.
-
-    `travelled`: see `metres_travelled`; `index`: the place that distances are measured from; `metres`: the wanted
-    distance; the last place where the drive ends before.
-    """
+    """The place nearest to so many metres (or back) from another, by `metres_travelled`; the last where drives end."""
     return int(np.argmin(np.abs(travelled - travelled[index] - metres)))
 
 
 def as_tensor(array: NDArray[np.generic]) -> Tensor:
     """A tensor of a contiguous copy of an array, or of itself where it is contiguous."""
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+_FRAMES = 12
+_FITS = 10
+_TOLERANCE = 0.05
+_FEWEST_POINTS = 50
+_STEEPEST = 0.1  # a fit that is steeper met a wall or a kerb
+
+
+def ground_roll(frames: Sequence[PreparedFrame], viewpoint: Viewpoint) -> float:
+    """Angle by which the ground's y (down) grows with the left camera's x, radians: the mean over up to a dozen frames.
+
+    Cameras are rarely level with the road (KITTI's stands about 1° askew): a scene mirrored in the camera's own plane
+    would tilt it to the other side. It is 0 where no ground is seen at the viewpoint's height.
+    """
+    slopes = [_slope(frame, viewpoint) for frame in frames[:: -(-len(frames) // _FRAMES)]]
+    found = [slope for slope in slopes if slope is not None and abs(slope) < _STEEPEST]
+    return float(np.arctan(np.mean(found))) if found else 0.0
+
+
+def _slope(frame: PreparedFrame, viewpoint: Viewpoint) -> float | None:
+    """Slope along x of a plane fitted to occupied voxels of the road ahead, by reweighted least squares."""
+    scale = viewpoint.height_above_ground / STREET_HEIGHT_M
+    points = frame.points[frame.target > 180] * POINT_UNIT
+    ahead = (points[:, 2] > 4.0 * scale) & (points[:, 2] < 20.0 * scale)
+    road = points[ahead & (np.abs(points[:, 0]) < 5.0 * scale)]
+    # The road is the lowest big thing: what lies well above the median of the lower half is no road.
+    road = road[road[:, 1] > 0.5 * scale]
+    if len(road) < _FEWEST_POINTS:
+        return None
+    height = np.median(road[road[:, 1] >= np.median(road[:, 1]), 1])
+    road = road[np.abs(road[:, 1] - height) < max(0.4 * scale, 2.0 * viewpoint.volume.voxel_size)]
+    if len(road) < _FEWEST_POINTS:
+        return None
+    plane: NDArray[np.float64] = np.stack([road[:, 0], road[:, 2], np.ones(len(road))], axis=-1)
+    weight = np.ones(len(road))
+    coefficients = np.zeros(3)
+    for _ in range(_FITS):
+        coefficients = np.linalg.lstsq(plane * weight[:, None], road[:, 1] * weight, rcond=None)[0]
+        residual = road[:, 1] - plane @ coefficients
+        weight = 1.0 / np.sqrt(1.0 + (residual / _TOLERANCE) ** 2)
+    return float(coefficients[0])

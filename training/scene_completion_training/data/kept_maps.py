@@ -16,15 +16,10 @@ KEY_FILE, KNOWN_FILE = "key.txt", "known.npy"
 
 
 class KeptMaps:
-    """Maps of a training's samples, float16, one array a map, mapped into memory. They belong to one process.
-
-    `folder`: where they are kept; what another key left there is deleted; `samples`: number of different samples;
-    `key`: names what they follow from.
-    """
+    """Maps of samples on disk, float16, of one process; what another `key` (of what they follow from) left goes."""
 
     def __init__(self, folder: Path, samples: int, key: str) -> None:
-        self.folder = folder
-        self.samples = samples
+        self.folder, self.samples = folder, samples
         stored = folder / KEY_FILE
         if not stored.exists() or stored.read_text(encoding="utf-8") != key:
             shutil.rmtree(folder, ignore_errors=True)
@@ -38,10 +33,7 @@ class KeptMaps:
         return self  # an average of the weights has the same maps
 
     def get(self, numbers: Tensor, make: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Maps [B, ...], float32, of samples of these numbers [B]; `make` computes those of a batch with unknown ones.
-
-        Raises TrainingError where they cannot be written.
-        """
+        """Maps [B, ...], float32, of samples of numbers [B], or what `make` gives; a `TrainingError` if not written."""
         rows = numbers.cpu().numpy()
         if self._known[rows].all():
             self._open()

@@ -21,14 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError, GridError, ImageError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import (
-    BDD_PANOPTIC_IDS,
-    CITYSCAPES_CLASSES,
-    INVALID,
-    LABEL_IDS,
-    TRAIN_IDS,
-    ClassMap,
-)
+from scene_completion_ros.evaluation import semantic_classes
 from scene_completion_ros.geometry.camera_files import read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.picture_files import read_picture, read_rgb, read_size
@@ -47,7 +40,7 @@ class LabelledImage:
 
     image_file: Path
     label_file: Path
-    ids: ClassMap  # what the label file holds
+    ids: semantic_classes.ClassMap  # what the label file holds
     calibration: Callable[[], Camera] | None = None  # gives its camera; None where the data set has none
 
     def image(self) -> NDArray[np.uint8]:
@@ -55,10 +48,7 @@ class LabelledImage:
         return read_rgb(self.image_file)
 
     def labels(self) -> NDArray[np.uint8]:
-        """Train id of each pixel [H, W], 255 where none counts.
-
-        Raises ImageError where the file holds no labels, other ids, or those of an image of another size.
-        """
+        """Train id of each pixel [H, W], 255 where none counts; an `ImageError` for other ids, or another size."""
         labels = read_classes(self.label_file, self.ids)
         width, height = read_size(self.image_file)
         if labels.shape != (height, width):
@@ -67,11 +57,8 @@ class LabelledImage:
         return labels
 
 
-def read_classes(file: Path, ids: ClassMap) -> NDArray[np.uint8]:
-    """Classes [H, W] of a picture of ids, 255 where none counts.
-
-    Raises ImageError where it is missing or damaged, or holds no ids, or others.
-    """
+def read_classes(file: Path, ids: semantic_classes.ClassMap) -> NDArray[np.uint8]:
+    """Classes [H, W] of a picture of ids, 255 where none counts; an `ImageError` if it is none, or of others."""
     where, cure = str(file), f"Give a picture with {ids.vocabulary}"
     pixels = _ids(file, ids)
     if pixels.ndim != 2:
@@ -82,10 +69,10 @@ def read_classes(file: Path, ids: ClassMap) -> NDArray[np.uint8]:
         raise ImageError(error.what, where=where, cure=cure) from error
 
 
-def _ids(file: Path, ids: ClassMap) -> NDArray[np.integer]:
+def _ids(file: Path, ids: semantic_classes.ClassMap) -> NDArray[np.integer]:
     """Pixels of a picture of ids [H, W] or [H, W, C], of a panoptic one its ids."""
     pixels = read_picture(file)
-    return pixels[..., _RED] if ids is BDD_PANOPTIC_IDS and pixels.ndim == 3 else pixels
+    return pixels[..., _RED] if ids is semantic_classes.BDD_PANOPTIC_IDS and pixels.ndim == 3 else pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +85,10 @@ class LabelledImages:
 
 
 def labelled_images(folder: Path, split: FrameSplit | None = None) -> LabelledImages:
-    """Finds the labelled images of a folder, see the module.
+    """Finds the labelled images of a folder, see the module; of KITTI-360 left ones that a list names, if there is one.
 
     Raises SequenceError where it is no such folder, or images or labels are missing; ImageError where the labels are of
     another kind.
-
-    Args:
-        folder: `data_2d_raw/DRIVE` of KITTI-360, `leftImg8bit/SPLIT` of Cityscapes, `images/10k/SPLIT` of BDD100K.
-        split: Frames of KITTI-360 that are wanted, those of the left camera; all that have labels if left out. Other
-            data sets do not mind it.
     """
     folder = folder.resolve()
     above, top = folder.parent, folder.parent.parent
@@ -139,7 +121,9 @@ def _kitti_360(root: Path, drive: str, split: FrameSplit | None) -> list[Labelle
         raise _incomplete([labels[number] for number in missing], len(labels), "labels", "image")
     perspective = root / "calibration" / "perspective.txt"
     camera = rectified_camera(read_kitti_calibration(perspective), "image_00", perspective)[0]
-    return [LabelledImage(images[number], labels[number], LABEL_IDS, lambda: camera) for number in there]
+    return [
+        LabelledImage(images[number], labels[number], semantic_classes.LABEL_IDS, lambda: camera) for number in there
+    ]
 
 
 def _cityscapes(root: Path, split: str) -> list[LabelledImage]:
@@ -149,7 +133,7 @@ def _cityscapes(root: Path, split: str) -> list[LabelledImage]:
         camera = root / "camera" / split / city / f"{name}_camera.json"
         calibration = partial(_cityscapes_camera, camera, file) if camera.is_file() else None
         labels = root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png"
-        found.append(LabelledImage(file, labels, LABEL_IDS, calibration))
+        found.append(LabelledImage(file, labels, semantic_classes.LABEL_IDS, calibration))
     return _complete(found, root / "leftImg8bit" / split)
 
 
@@ -163,9 +147,9 @@ def _cityscapes_camera(file: Path, image_file: Path) -> Camera:
 
 
 def _bdd100k(root: Path, split: str) -> list[LabelledImage]:
-    labels, ids = root / "labels" / "sem_seg" / "masks" / split, TRAIN_IDS
+    labels, ids = root / "labels" / "sem_seg" / "masks" / split, semantic_classes.TRAIN_IDS
     if not labels.is_dir() and (panoptic := root / "labels" / "pan_seg" / "bitmasks" / split).is_dir():
-        labels, ids = panoptic, BDD_PANOPTIC_IDS
+        labels, ids = panoptic, semantic_classes.BDD_PANOPTIC_IDS
     folder = root / "images" / "10k" / split
     return _complete([LabelledImage(f, labels / f"{f.stem}.png", ids) for f in sorted(folder.glob("*.jpg"))], folder)
 
@@ -191,7 +175,12 @@ def _check(images: Sequence[LabelledImage]) -> None:
     for image in some:
         image.labels()
         found.update(np.unique(_ids(image.label_file, image.ids)).tolist())
-    if some and some[0].ids is LABEL_IDS and max(found - {INVALID}, default=0) < len(CITYSCAPES_CLASSES):
-        what = f"holds no id above {len(CITYSCAPES_CLASSES) - 1}, and so do the others: these are train ids"
-        cure = f"Give pictures with {LABEL_IDS.vocabulary}, as they are published"
+    if (
+        some
+        and some[0].ids is semantic_classes.LABEL_IDS
+        and max(found - {semantic_classes.INVALID}, default=0) < len(semantic_classes.CITYSCAPES_CLASSES)
+    ):
+        highest = len(semantic_classes.CITYSCAPES_CLASSES) - 1
+        what = f"holds no id above {highest}, and so do the others: these are train ids"
+        cure = f"Give pictures with {semantic_classes.LABEL_IDS.vocabulary}, as they are published"
         raise ImageError(what, where=str(some[0].label_file), cure=cure)

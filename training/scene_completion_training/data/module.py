@@ -34,19 +34,14 @@ _SIDES = {"l": "left", "r": "right"}
 class StepSampler(Sampler[int]):
     """Sample numbers in order, from where the training stands: what a resumed training still has to see.
 
-    Of several processes each takes every so many-th batch.
-
-    `length`: number of samples of the whole training, of all processes together; `done`: says how many samples have
-    been used when the iteration starts.
+    Of several processes each takes every so many-th batch. `length`: samples of the whole training, of all processes;
+    `done`: says how many have been used when the iteration starts.
     """
 
     def __init__(
         self, length: int, done: Callable[[], int], *, batch_size: int = 1, rank: int = 0, processes: int = 1
     ) -> None:
-        self.length = length
-        self.done = done
-        self.batch_size = batch_size
-        self.rank = rank
+        self.length, self.done, self.batch_size, self.rank = length, done, batch_size, rank
         self.processes = processes
 
     def __iter__(self) -> Iterator[int]:
@@ -106,11 +101,7 @@ def matching(root: Path, sources: Sequence[Source]) -> list[Source]:
 
 
 def load_sequence(root: Path, source: DataSource, role: str = "training") -> PosedSequence:
-    """Opens a sequence to train on (or to validate with, by its role).
-
-    Raises SequenceError where it is no recording, it is held out, or nothing can be learned from it (see
-    `check_for_training`).
-    """
+    """Opens a sequence for a role; a `SequenceError` if it is none, held out, or fails `check_for_training`."""
     folder = source.place(root)
     sequence = open_recording(folder, poses=source.poses)
     if sequence.provenance.get("role", role) != role:
@@ -156,41 +147,27 @@ class DataSettings:
 
 
 def prepare_source(
-    settings: DataSettings,
-    source: SequenceSource,
-    viewpoint: Viewpoint,
-    role: str = "training",
+    settings: DataSettings, source: SequenceSource, viewpoint: Viewpoint, role: str = "training",
     *,
-    workers: int = 2,
-    most: int | None = None,
-) -> tuple[PosedSequence, list[Path]]:
-    """Opens a sequence, and prepares those of its frames that the cache lacks; see `prepare_sequence`.
-
-    Raises SequenceError: see `load_sequence`. `most`: take so many of its frames alone, from the middle.
-    """
+    workers: int = 2, most: int | None = None,
+) -> tuple[PosedSequence, list[Path]]:  # fmt: skip
+    """Opens a sequence (see `load_sequence`) and prepares it, or `most` frames of its middle (`prepare_sequence`)."""
     sequence = load_sequence(Path(settings.root), source, role)
     if most is not None:
         first = max(0, (len(sequence) - most) // 2)
         sequence = dataclasses.replace(sequence, frames=sequence.frames[first : first + most])
     unrelated = sequence.pose_source == UNKNOWN_POSES
     files = prepare_sequence(
-        sequence,
-        Path(settings.cache),
+        sequence, Path(settings.cache),
         settings=dataclasses.replace(settings.fusion, views=0) if unrelated else settings.fusion,
-        exact=source.exact,
-        viewpoint=viewpoint,
-        workers=workers,
-        ray_address=settings.ray_address,
-    )
+        exact=source.exact, viewpoint=viewpoint, workers=workers, ray_address=settings.ray_address,
+    )  # fmt: skip
     return sequence, files
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedSource:
-    """Frames of each drive of a source, focal lengths of its cameras per image width, and what of it is listed.
-
-    What is listed is the number of the drive, that of the frame in it, and the side.
-    """
+    """Drives of a source, focal lengths per image width, and what is listed: number of the drive, frame and side."""
 
     drives: list[Sequence[PreparedFrame]]
     focal_ratios: list[float]
@@ -227,20 +204,15 @@ class SequencesData(TrainingData):
     """Serves `ViewSamples` from prepared sequences, for so many optimiser steps in all."""
 
     def __init__(
-        self,
-        settings: DataSettings,
-        steps: int,
-        seed: int,
+        self, settings: DataSettings, steps: int, seed: int,
         needs: DataNeeds = DataNeeds(),  # noqa: B008 - it is frozen
         *,
         viewpoint: Viewpoint | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.needs = needs
         self.viewpoint = viewpoint or Viewpoint()
-        self.settings = settings
-        self.steps = steps
-        self.seed = seed
+        self.settings, self.steps, self.seed = settings, steps, seed
         self.frames: list[Sequence[PreparedFrame]] = []
         self.watched: list[Sequence[PreparedFrame]] = []
         self.listed: dict[str, list[tuple[int, int, str]]] = {"training": [], "validation": []}
@@ -373,38 +345,24 @@ class SequencesData(TrainingData):
         return self._samples(self.frames, self.settings.views, length, self.shares, listed=listed, distinct=distinct)
 
     def _samples(
-        self,
-        frames: list[Sequence[PreparedFrame]],
-        views: ViewSettings,
-        length: int,
+        self, frames: list[Sequence[PreparedFrame]], views: ViewSettings, length: int,
         shares: list[float] | None = None,
         *,
-        listed: Sequence[tuple[int, int, str]],
-        distinct: int = 0,
-    ) -> ViewSamples:
+        listed: Sequence[tuple[int, int, str]], distinct: int = 0,
+    ) -> ViewSamples:  # fmt: skip
         return ViewSamples(
-            frames,
-            views,
-            self.needs,
-            seed=self.seed,
-            length=length,
-            shares=shares,
-            listed=listed,
-            distinct=distinct,
-            viewpoint=self.viewpoint,
-        )
+            frames, views, self.needs, seed=self.seed, length=length, shares=shares, listed=listed,
+            distinct=distinct, viewpoint=self.viewpoint,
+        )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
         samples, settings = self.samples(), self.settings
         sampler = self.sampler(len(samples), settings.batch_size)
         return DataLoader(
-            samples,
-            batch_size=settings.batch_size,
-            sampler=sampler,
-            num_workers=settings.workers,
+            samples, batch_size=settings.batch_size, sampler=sampler, num_workers=settings.workers,
             persistent_workers=False,
-        )
+        )  # fmt: skip
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """Serves the same samples at every validation, as they are: unmirrored, unturned, with their own colours."""

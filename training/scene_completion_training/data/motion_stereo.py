@@ -23,8 +23,7 @@ from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
-from scene_completion_training.data.rectified import has_lens
-from scene_completion_training.data.stereo import MeasuredDepth, StereoPair
+from scene_completion_training.data.stereo import MeasuredDepth, StereoPair, has_lens
 
 PIXELS = 115_000  # of the images that are matched: half the size of KITTI's
 PLANES = 112  # inverse depths that are tried, evenly from 0 to that of `NEAREST`

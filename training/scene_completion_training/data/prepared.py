@@ -25,17 +25,9 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import whole_file
+from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.motion_stereo import depth_meter
-from scene_completion_training.data.rectified import has_lens, rectified_sequence
-from scene_completion_training.data.stereo import MeasuredDepth, measured_depth
-from scene_completion_training.data.voxel_evidence import (
-    DepthView,
-    FusionSettings,
-    exact_voxels,
-    fused_voxels,
-    fusion_views,
-    metres_around,
-)
+from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint, Volume
 from scene_completion_training.workers import Progress, Workers, progress_bar
 
@@ -53,9 +45,8 @@ _USED_ASSETS = ("validity_", "ego_")
 def mapped_arrays(file: Path, cure: str) -> dict[str, NDArray[Any]]:
     """Arrays of a safetensors file that are read from disk when they are looked at.
 
-    The mapping outlives the file's descriptor, where NumPy's would keep one a file. A process may have 1024
-    descriptors, and a training has more frames. Of mappings Linux allows 65 530. Raises SequenceError where the file is
-    damaged; OSError where it cannot be read.
+    The mapping outlives the file's descriptor, where NumPy's would keep one a file, of 1024 that a process may have; of
+    mappings Linux allows 65 530. Raises SequenceError where the file is damaged; OSError where it cannot be read.
     """
     import torch  # what only writes frames, in processes of its own, does without
 
@@ -130,7 +121,7 @@ def prepare_sequence(
     sequence: PosedSequence,
     cache: Path,
     *,
-    settings: FusionSettings | None = None,  # fusion settings; part of the cache key
+    settings: voxel_evidence.FusionSettings | None = None,  # fusion settings; part of the cache key
     # Take the sequence's ground truth voxels, with their classes, instead of fused stereo depth, and its depth of the
     # left camera where it has one.
     exact: bool = False,
@@ -140,10 +131,9 @@ def prepare_sequence(
 ) -> list[Path]:
     """Prepares every frame of a sequence, one file each, in order; those that are already in the cache are left alone.
 
-    A terminal shows how far it is. Raises SequenceError: ground truth is asked for and there is none;
-    SceneCompletionError where the cluster cannot do it.
+    Raises SequenceError: there is no truth that is asked for; SceneCompletionError: the cluster cannot do it.
     """
-    settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
+    settings, viewpoint = settings or voxel_evidence.FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):
         what = "holds no ground truth voxels"
         raise SequenceError(what, where=sequence.name, cure="Render the town with --assets voxels")
@@ -166,26 +156,17 @@ def prepare_sequence(
 
 
 def on_cluster(
-    ray_address: str,
-    do: Callable[[Sequence[int], Progress], object],
-    chunks: Sequence[Sequence[int]],
-    sequence: PosedSequence,
-    written: Path,
-) -> None:
-    """Does something with chunks of the frames of a sequence on a Ray cluster, or in this process where it is "".
-
-    See `Workers.run` for errors.
-    """
+    ray_address: str, do: Callable[[Sequence[int], Progress], object], chunks: Sequence[Sequence[int]],
+    sequence: PosedSequence, written: Path,
+) -> None:  # fmt: skip
+    """Works on chunks of a sequence's frames on a Ray cluster, or here where it is ""; see `Workers.run`."""
     with Workers(ray_address=ray_address or None) as workers:
         workers.in_order(
-            do,
-            chunks,
-            unit="frame",
-            name=lambda chunk: f"{sequence.name}, frame {chunk[0]}",
+            do, chunks, unit="frame", name=lambda chunk: f"{sequence.name}, frame {chunk[0]}",
             sizes=[len(chunk) for chunk in chunks],
             needs=lambda chunk: [file for file in sequence.frames[chunk[0]].images.values() if isinstance(file, Path)],
             written=written,
-        )
+        )  # fmt: skip
 
 
 def _prepare_here(
@@ -210,13 +191,13 @@ def _prepare_here(
             task.result()
 
 
-def fingerprint(sequence: PosedSequence, settings: FusionSettings, viewpoint: Viewpoint) -> str:
+def fingerprint(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint) -> str:
     """Hash of what the prepared frames follow from, but for the pixels: cameras, poses, stamps, settings, viewpoint."""
     cameras = {
         name: [vars(sequence.cameras[name]), _matrix(sequence.rig_from_camera[name])] for name in sequence.cameras
     }
     frames = [[frame.stamp_ns, _matrix(frame.world_from_rig)] for frame in sequence.frames]
-    behind, ahead = metres_around(viewpoint.volume)
+    behind, ahead = voxel_evidence.metres_around(viewpoint.volume)
     fusion = {"metres_behind": behind, "metres_ahead": ahead, **vars(settings)}
     content = [_VERSION, sequence.name, cameras, frames, fusion, vars(viewpoint.camera)]
     if viewpoint.volume != Volume():  # named where it is another one: what was prepared for streets stays so
@@ -236,15 +217,11 @@ def _matrix(pose: RigidTransform) -> list[float]:
 
 
 def _prepare_frames(
-    indices: Sequence[int],
-    progress: Progress,
+    indices: Sequence[int], progress: Progress,
     *,
-    sequence: PosedSequence,
-    files: Sequence[Path],
-    settings: FusionSettings,
-    viewpoint: Viewpoint,
+    sequence: PosedSequence, files: Sequence[Path], settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint,
     exact: bool,
-) -> None:
+) -> None:  # fmt: skip
     cv2.setNumThreads(1)
     canonical = viewpoint.camera
     ahead = cameras_ahead(sequence)
@@ -252,10 +229,10 @@ def _prepare_frames(
     depths = Depths(sequence, viewpoint.volume.ahead)
     for index in indices:
         if exact:
-            arrays = exact_voxels(sequence, index, ahead[0], kept=settings.kept)
+            arrays = voxel_evidence.exact_voxels(sequence, index, ahead[0], kept=settings.kept)
         else:
             views = list(depths.views(index, settings, viewpoint.volume))
-            arrays = fused_voxels(views, settings, viewpoint.volume, seed=index)
+            arrays = voxel_evidence.fused_voxels(views, settings, viewpoint.volume, seed=index)
         for side, name in zip(("left", "right"), ahead, strict=False):
             camera = shrunk_camera(sequence.cameras[name], canonical)
             size = (camera.width, camera.height)
@@ -293,10 +270,7 @@ def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uin
 
 
 class Depths:
-    """Depth of a sequence by its stereo pair or its motion, for so many metres ahead; some of it is remembered.
-
-    It is that where the images show the world.
-    """
+    """Depth of a sequence by its stereo pair or its motion, some of it remembered, where images show the world."""
 
     def __init__(self, sequence: PosedSequence, reach: float) -> None:
         self.sequence, self.ahead = sequence, cameras_ahead(sequence)
@@ -310,9 +284,11 @@ class Depths:
             return found.depth if found.camera == camera else depth_at_rays(found.depth, found.camera, camera)
         return self._shown(index, name, measured_depth(self.sequence, index, "right"))
 
-    def views(self, index: int, settings: FusionSettings, volume: Volume) -> Iterator[DepthView]:
+    def views(
+        self, index: int, settings: voxel_evidence.FusionSettings, volume: Volume
+    ) -> Iterator[voxel_evidence.DepthView]:
         """Depth of the frames around one, see `fusion_views`."""
-        return fusion_views(self.sequence, index, self.ahead[0], self._measured, settings, volume)
+        return voxel_evidence.fusion_views(self.sequence, index, self.ahead[0], self._measured, settings, volume)
 
     def _measure(self, index: int) -> MeasuredDepth:
         found = self._meter(index)
@@ -350,12 +326,7 @@ def looking_aside(sequence: PosedSequence, left: str) -> list[str]:
 
 
 def load_prepared(file: Path) -> PreparedFrame:
-    """Opens one prepared frame.
-
-    Its arrays are the file's own bytes, mapped. They come into memory when they are looked at, and leave it when other
-    things need the room. So a training may have more frames than memory. Raises SequenceError where the file is
-    damaged.
-    """
+    """Opens a prepared frame, its arrays mapped: they may exceed memory; a `SequenceError` if it is damaged."""
     cure = "Delete it: it is prepared again at the next start"
     data = mapped_arrays(file, cure)
     try:
@@ -366,15 +337,11 @@ def load_prepared(file: Path) -> PreparedFrame:
             cameras[name] = Camera(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
         return PreparedFrame(
             images={name: data[f"image_{name}"] for name in names},
-            depths={name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data},
-            cameras=cameras,
+            depths={name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data}, cameras=cameras,
             world_from_camera={name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names},
             masks={name: data[f"mask_{name}"].view(np.bool_) for name in names if f"mask_{name}" in data},
-            points=data["points"],
-            target=data["target"],
-            evidence=data["evidence"],
-            name=f"{file.parent.name}/{file.stem}",
-            label=data.get("label"),
-        )
+            points=data["points"], target=data["target"], evidence=data["evidence"],
+            name=f"{file.parent.name}/{file.stem}", label=data.get("label"),
+        )  # fmt: skip
     except (ValueError, LookupError, TypeError, AttributeError, SceneCompletionError) as error:
         raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error

@@ -13,8 +13,7 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, stereo_pair
-from scene_completion_training.data.rectified import rectified_sequence
-from scene_completion_training.data.stereo import stereo_depth
+from scene_completion_training.data.stereo import rectified_sequence, stereo_depth
 from scene_completion_training.extraction.scale import ground_plane
 from scene_completion_training.viewpoint import ENCODER_STEP, STREET_CAMERA, CameraSettings, Viewpoint, VolumeSettings
 
@@ -30,12 +29,9 @@ _CONTRADICTING = 1.25  # heights that differ by more are those of different rigs
 def viewpoint_of(
     camera: CameraSettings, volume: VolumeSettings, sequences: Sequence[PosedSequence]
 ) -> tuple[Viewpoint, list[str]]:
-    """The viewpoint that settings ask for, of recordings where they say so.
+    """The viewpoint that settings ask for, of recordings where something is "auto", and lines for people that say so.
 
-    `camera`: the canonical camera; its field of view, its height, or both may be "auto"; `volume`: the space to be
-    completed; `sequences`: training recordings; only looked at where something is "auto". Returns the viewpoint, and
-    lines for people that say what was taken from the recordings. Raises ConfigurationError where the settings
-    contradict each other, or the recordings do not say how high the camera stands.
+    Raises ConfigurationError where the settings contradict each other, or no recording says how high the camera stands.
     """
     lines = []
     if camera.height_above_ground == "auto":
@@ -69,8 +65,7 @@ class RecordedView:
 def recorded_view(sequences: Sequence[PosedSequence]) -> RecordedView:
     """What the cameras ahead of all recordings see, so that every image fills the canonical camera."""
     cameras = [sequence.cameras[name] for sequence in sequences for name in cameras_ahead(sequence)[:1]]
-    edges = np.array([_edges(camera) for camera in cameras])
-    narrowest = edges.min(axis=0)
+    narrowest = np.array([_edges(camera) for camera in cameras]).min(axis=0)
     wide = [math.degrees(camera.horizontal_fov) for camera in cameras]
     models = sorted({camera.distortion_model for camera in cameras})
     summary = f"the recordings see {min(wide):.0f}°" + (f" to {max(wide):.0f}°" if max(wide) > min(wide) + 1.0 else "")
@@ -106,22 +101,14 @@ def _fitting(camera: CameraSettings, seen: RecordedView) -> CameraSettings:
         while height > _STEP and height > focal * (seen.top + seen.bottom) + 0.05 * _STEP:
             height -= _STEP
     return dataclasses.replace(
-        camera,
-        width=width,
-        height=height,
-        fx=focal,
-        fy=focal if camera.fy is None else camera.fy,
+        camera, width=width, height=height, fx=focal, fy=focal if camera.fy is None else camera.fy,
         cx=width * seen.left / across - 0.5 if camera.cx is None else camera.cx,
-        cy=height * top / (top + bottom) - 0.5 if camera.cy is None else camera.cy,
-        field_of_view=None,
-    )
+        cy=height * top / (top + bottom) - 0.5 if camera.cy is None else camera.cy, field_of_view=None,
+    )  # fmt: skip
 
 
 def recorded_height(sequences: Sequence[PosedSequence]) -> tuple[float, str]:
-    """Height of the cameras ahead above the ground, metres, and where it is known from.
-
-    Raises ConfigurationError where no recording says it, or they contradict each other.
-    """
+    """Height of the cameras ahead above the ground, metres, and its source; a `ConfigurationError` if unclear."""
     found = [known for sequence in sequences if (known := _height(sequence)) is not None]
     if not found:
         what = "the recordings do not say how high the camera stands: neither LiDAR nor a stereo pair shows the ground"
@@ -152,8 +139,7 @@ def _height(sequence: PosedSequence) -> tuple[float, str] | None:
     for clouds, source in measured:
         heights = []
         for points in clouds:
-            chosen = points[generator.permutation(len(points))[:_POINTS]]
-            plane = ground_plane(chosen, generator)
+            plane = ground_plane(points[generator.permutation(len(points))[:_POINTS]], generator)
             if plane is not None:
                 heights.append(plane[0])
         if heights:

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,16 +24,9 @@ from scene_completion_ros.geometry import Camera, RigidTransform, virtual_pinhol
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_training.data import prepared
 from scene_completion_training.data.label_images import read_classes
-from scene_completion_training.data.prepared import (
-    DOWNWARD,
-    PreparedFrame,
-    looking_aside,
-    on_cluster,
-    shrunk_camera,
-    world_mask,
-)
-from scene_completion_training.data.rectified import rectified_sequence
+from scene_completion_training.data.stereo import rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint
 from scene_completion_training.workers import Progress, progress_bar
 
@@ -65,31 +58,35 @@ class OnDemand(Mapping[str, Any]):
         return len(self._names)
 
 
-class RecordedFrames(Sequence[PreparedFrame]):
+class RecordedFrames(Sequence[prepared.PreparedFrame]):
     """All frames of a sequence, with the cameras ahead as "left" and "right", and those that look aside turned down.
 
-    Args:
-        sequence: Sequence whose frames have images of all its cameras; lenses ahead are looked through by pinholes.
-        viewpoint: What the network is trained for.
-        cache: Folder for images that are made small; None reads them as they lie.
-        class_images: Folder of classes of their pixels, see `DataSettings.class_images`.
+    Frames have images of all cameras; lenses ahead are looked through by pinholes. `cache`: folder for images that are
+    made small; None reads them as they lie; `class_images`: see `DataSettings.class_images`.
     """
 
     def __init__(
         self, sequence: PosedSequence, viewpoint: Viewpoint, cache: Path | None = None, class_images: Path | None = None
     ) -> None:
         self.canonical = viewpoint.camera
-        key = _key(sequence, self.canonical)
+        # What the small images follow from, but for the pixels and their frames.
+        cameras = {name: vars(camera) for name, camera in sequence.cameras.items()}
+        rig = {name: np.round(pose.matrix, 9).tolist() for name, pose in sequence.rig_from_camera.items()}
+        content = json.dumps([cameras, rig, vars(self.canonical)], sort_keys=True)
+        key = hashlib.sha256(content.encode()).hexdigest()[:12]
         self.name = f"{sequence.name.replace('/', '_')}-{key}"
         self.folder = None if cache is None else cache.absolute() / f"{self.name}-resized"
         ahead = cameras_ahead(sequence)
         self.sequence = rectified_sequence(sequence, ahead, self.canonical)
         self._class_images = class_images
-        self._stems = [_stem(frame.images[ahead[0]]) for frame in sequence.frames] if class_images else []
+        self._stems: list[str] = []
+        if class_images:
+            images = (frame.images[ahead[0]] for frame in sequence.frames)
+            self._stems = [image.stem if isinstance(image, Path) else "" for image in images]
         self._recorded = dict(zip(("left", "right"), ahead, strict=False))
-        self._recorded |= {f"aside_{name}": name for name in looking_aside(sequence, ahead[0])}
+        self._recorded |= {f"aside_{name}": name for name in prepared.looking_aside(sequence, ahead[0])}
         self.cameras = {
-            name: self.canonical if self._is_aside(name) else shrunk_camera(self._camera(name), self.canonical)
+            name: self.canonical if self._is_aside(name) else prepared.shrunk_camera(self._camera(name), self.canonical)
             for name in self._recorded
         }
         self._image = lru_cache(maxsize=32)(self._read)
@@ -106,38 +103,26 @@ class RecordedFrames(Sequence[PreparedFrame]):
     def __len__(self) -> int:
         return len(self.sequence)
 
-    @overload
-    def __getitem__(self, index: int) -> PreparedFrame: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[PreparedFrame]: ...
-
-    def __getitem__(self, index: int | slice) -> PreparedFrame | Sequence[PreparedFrame]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
         points, target, evidence = _NOTHING
-        return PreparedFrame(
-            images=OnDemand(self.cameras, partial(self._image, index)),
-            depths={},
-            cameras=self.cameras,
+        return prepared.PreparedFrame(
+            images=OnDemand(self.cameras, partial(self._image, index)), depths={}, cameras=self.cameras,
             world_from_camera=OnDemand(self.cameras, partial(self._pose, index)),
-            masks=OnDemand(self._masked(index), partial(self._mask, index)),
-            points=points,
-            target=target,
-            evidence=evidence,
-            name=f"{self.name}/{index:06d}",
+            masks=OnDemand(self._masked(index), partial(self._mask, index)), points=points, target=target,
+            evidence=evidence, name=f"{self.name}/{index:06d}",
             class_images=OnDemand(self.cameras if self._class_images else (), partial(self._classes, index)),
-        )
+        )  # fmt: skip
 
     def resize(self, wanted: NDArray[np.bool_], workers: int = 2, ray_address: str = "") -> int:
-        """Makes the images of wanted frames [N] small, where that is not done; a terminal shows how far it is.
+        """Makes the images of wanted frames [N] small, in so many processes or a Ray cluster; how many were missing.
 
-        They are made by so many processes, or by a Ray cluster instead, see `Workers`. Returns number of frames that
-        were missing. Raises SceneCompletionError where the cluster cannot do it; SequenceError where an image is
-        damaged, or cannot be written: nothing half-written has its name.
+        Raises SceneCompletionError where the cluster cannot do it; SequenceError where an image is damaged, or cannot
+        be written: nothing half-written has its name.
         """
         if self.folder is None:
             return 0
@@ -150,7 +135,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
         self.folder.mkdir(parents=True, exist_ok=True)
         workers = min(workers, len(chunks))
         if ray_address or workers == 1:
-            on_cluster(ray_address, self.write, chunks, self.sequence, self.folder)
+            prepared.on_cluster(ray_address, self.write, chunks, self.sequence, self.folder)
         else:  # spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever
             with (
                 progress_bar(len(missing), "frame") as bar,
@@ -192,7 +177,9 @@ class RecordedFrames(Sequence[PreparedFrame]):
     def _make(self, index: int, name: str) -> NDArray[np.uint8]:
         image = self.sequence.image(index, self._recorded[name])
         if self._is_aside(name):
-            return np.asarray(virtual_pinhole(image, self._camera(name), self.canonical, DOWNWARD)[0], np.uint8)
+            return np.asarray(
+                virtual_pinhole(image, self._camera(name), self.canonical, prepared.DOWNWARD)[0], np.uint8
+            )
         size = (self.cameras[name].width, self.cameras[name].height)
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -217,7 +204,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
 
     def _pose(self, index: int, name: str) -> RigidTransform:
         pose = self.sequence.world_from_camera(index, self._recorded[name])
-        return pose @ RigidTransform(DOWNWARD, np.zeros(3)) if self._is_aside(name) else pose
+        return pose @ RigidTransform(prepared.DOWNWARD, np.zeros(3)) if self._is_aside(name) else pose
 
     def _masked(self, index: int) -> list[str]:
         """Cameras that do not show the world everywhere."""
@@ -230,7 +217,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
 
     def _mask(self, index: int, name: str) -> NDArray[np.bool_]:
         """Where an image shows the world [h, w]."""
-        mask = world_mask(self.sequence, index, self._recorded[name])
+        mask = prepared.world_mask(self.sequence, index, self._recorded[name])
         if not self._is_aside(name):
             assert mask is not None
             size = (self.cameras[name].width, self.cameras[name].height)
@@ -238,26 +225,14 @@ class RecordedFrames(Sequence[PreparedFrame]):
         covered = self._covered(name)
         if mask is None:
             return covered
-        shown = virtual_pinhole(mask * np.uint8(255), self._camera(name), self.canonical, DOWNWARD)[0]
+        shown = virtual_pinhole(mask * np.uint8(255), self._camera(name), self.canonical, prepared.DOWNWARD)[0]
         return np.asarray(covered & (shown > 250))
 
     def _cover(self, name: str) -> NDArray[np.bool_]:
         """Where a camera that looks aside covers the canonical one."""
         camera = self._camera(name)
         nothing = np.zeros((camera.height, camera.width), np.uint8)
-        return virtual_pinhole(nothing, camera, self.canonical, DOWNWARD)[1]
-
-
-def _stem(source: object) -> str:
-    return source.stem if isinstance(source, Path) else ""
-
-
-def _key(sequence: PosedSequence, canonical: Camera) -> str:
-    """Hash of what the small images follow from, but for the pixels and their frames."""
-    cameras = {name: vars(camera) for name, camera in sequence.cameras.items()}
-    rig = {name: np.round(pose.matrix, 9).tolist() for name, pose in sequence.rig_from_camera.items()}
-    content = json.dumps([cameras, rig, vars(canonical)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+        return virtual_pinhole(nothing, camera, self.canonical, prepared.DOWNWARD)[1]
 
 
 def _write_png(file: Path, image: NDArray[np.uint8]) -> None:

@@ -19,22 +19,7 @@ from torch.utils.data import Dataset
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.data.drawn_views import (
-    Draw,
-    DrawnViews,
-    as_tensor,
-    canonical_depth,
-    canonical_image,
-    depth_hint,
-    jittered,
-    metres_travelled,
-    nearest_along,
-    neighbouring_frame,
-    published_views,
-    roles_of_views,
-    unused_frame,
-)
-from scene_completion_training.data.ground_plane import ground_roll
+from scene_completion_training.data import drawn_views
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import Viewpoint
@@ -117,10 +102,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     """Samples drawn from prepared sequences; a sequence's share grows with the square root of its length."""
 
     def __init__(
-        self,
-        sequences: Sequence[Sequence[PreparedFrame]],
-        settings: ViewSettings,
-        needs: DataNeeds = DataNeeds(),
+        self, sequences: Sequence[Sequence[PreparedFrame]], settings: ViewSettings, needs: DataNeeds = DataNeeds(),
         *,
         seed: int,
         length: int,  # number of samples (steps × batch size)
@@ -132,67 +114,64 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         # are samples.
         distinct: int = 0,
         viewpoint: Viewpoint | None = None,
-    ) -> None:
-        self.distinct = distinct
-        self.listed = listed
+    ) -> None:  # fmt: skip
+        self.distinct, self.listed = distinct, listed
         self._known_order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
         self.viewpoint = viewpoint or Viewpoint()
         self.camera = self.viewpoint.camera
         self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
         self.needs = needs
-        self.targets = named_targets(needs.targets)
-        self.sequences = sequences
-        self.settings = settings
-        self.seed = seed
-        self.length = length
+        # By what follows the names of their entries in a sample: nothing for those of a single model.
+        several = needs.targets if isinstance(needs.targets, Mapping) else {}
+        self.targets = {f"/{name}": one for name, one in several.items()}
+        if needs.targets is not None and not isinstance(needs.targets, Mapping):
+            self.targets = {"": needs.targets}
+        self.sequences, self.settings, self.seed, self.length = sequences, settings, seed, length
         share = np.sqrt([len(frames) for frames in sequences]) * (1.0 if shares is None else np.asarray(shares))
         self.share = share / share.sum()
-        self.ground_roll = [ground_roll(frames, self.viewpoint) if settings.mirror else 0.0 for frames in sequences]
+        self.ground_roll = [
+            drawn_views.ground_roll(frames, self.viewpoint) if settings.mirror else 0.0 for frames in sequences
+        ]
         self._travelled = [
-            metres_travelled([frame.world_from_camera["left"].translation for frame in frames]) for frames in sequences
+            drawn_views.metres_travelled([frame.world_from_camera["left"].translation for frame in frames])
+            for frames in sequences
         ]
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """Returns sample `number`.
+        """Returns sample `number`, by name.
 
-        Returns image [3, H, W] (0..255, augmented) and hint [H, W] (its stereo z-depth, 0 unknown). Of the views: views
-        [V, 3, H, W] (0..1), masks [V, H, W] (whether the view shows the world there), encoder_from_view [V, 4, 4] and
-        hints [V, H, W] (stereo z-depth, 0 unknown), and with classes view_classes [V, H, W] (uint8, 255 unknown). Then
-        roles [V] (the first half render, the others supply colours) and the entries of `occupancy`. V is 4, or 8 with
-        far views. Where more than one view is encoded, encoder_images [E, 3, H, W] (0..255, augmented alike),
-        encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). With feature targets features
-        [V, D, h, w] (float16) and feature_offsets [V, 2]. An offset is the left and upper edge (x, y) of token (0, 0)
-        in the view, pixels. Targets of several models are each under its name, features/NAME. With labels label_points
-        [M, 3] and label_classes [M]. The points are occupied voxel centres in the recorded image, seen or hidden;
-        encoder frame, metres. The classes are `COMMON_CLASSES` without "empty", from 0. Of so many different samples,
-        sample_number [] is which of them it is.
+        image [3, H, W] (0..255, augmented) and hint [H, W] (its stereo z-depth, 0 unknown). Of V views, 4 or with far
+        views 8: views [V, 3, H, W] (0..1), masks [V, H, W] (whether it shows the world there), encoder_from_view [V, 4,
+        4], hints [V, H, W], roles [V] (the first half render, the others supply colours), and with classes view_classes
+        [V, H, W] (uint8, 255 unknown). The entries of `occupancy`. Where E > 1 views are encoded: encoder_images [E, 3,
+        H, W] (0..255, augmented alike), encoder_hints [E, H, W], encoder_poses [E, 4, 4] (in the frame of the first).
+        With feature targets features [V, D, h, w] (float16) and feature_offsets [V, 2], left and upper edge (x, y) of
+        token (0, 0), pixels; those of several models each under features/NAME. With labels label_points [M, 3]
+        (occupied voxel centres in the recorded image, seen or hidden; encoder frame, metres) and label_classes [M]
+        (`COMMON_CLASSES` without "empty", from 0). Of so many different samples, sample_number [] says which it is.
         """
         number = self._which(number)
         generator = np.random.default_rng((self.seed, number))
         draw = self._draw(number, generator)
         same_jitter = partial(self._jittered, copy.deepcopy(generator)) if self.settings.colour_jitter else None
         sample = self._own_view(draw, generator)
-        views = DrawnViews(draw, self._names(draw, generator), self.camera)
-        roles = torch.from_numpy(roles_of_views(len(views.names), generator, in_turn=self.settings.in_turn))
+        views = drawn_views.DrawnViews(draw, self._names(draw, generator), self.camera)
+        roles = torch.from_numpy(drawn_views.roles_of_views(len(views.names), generator, in_turn=self.settings.in_turn))
         if self.needs.rendered:
-            sample |= {
-                "views": views.stacked,
-                "masks": as_tensor(np.stack(views.masks)),
-                "encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(),
-                "hints": as_tensor(np.stack(views.hints)),
-                "roles": roles,
-            }
+            sample |= {"views": views.stacked, "masks": drawn_views.as_tensor(np.stack(views.masks))}
+            sample |= {"encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(), "roles": roles}
+            sample["hints"] = drawn_views.as_tensor(np.stack(views.hints))
         if self.needs.classes:
-            sample["view_classes"] = as_tensor(np.stack(views.classes))
+            sample["view_classes"] = drawn_views.as_tensor(np.stack(views.classes))
         if self.needs.encoder_views > 1:
             names = self._encoder_names(draw, views.names, generator)
-            others = DrawnViews(draw, names, self.camera, same_jitter)
+            others = drawn_views.DrawnViews(draw, names, self.camera, same_jitter)
             sample |= {
                 "encoder_images": torch.cat([sample["image"][None], 255.0 * others.stacked]),
-                "encoder_hints": torch.cat([sample["hint"][None], as_tensor(np.stack(others.hints))]),
+                "encoder_hints": torch.cat([sample["hint"][None], drawn_views.as_tensor(np.stack(others.hints))]),
                 "encoder_poses": torch.cat([torch.eye(4)[None], torch.from_numpy(np.stack(others.poses)).float()]),
             }
         for entry, targets in self.targets.items():
@@ -211,7 +190,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return int(np.random.default_rng((self.seed, epoch)).permutation(self.distinct)[place])
 
     def _features(
-        self, entry: str, targets: "FeatureStore", views: DrawnViews, generator: np.random.Generator
+        self, entry: str, targets: "FeatureStore", views: drawn_views.DrawnViews, generator: np.random.Generator
     ) -> dict[str, Tensor]:
         """Targets of the views, each with a grid of its own; `entry` follows the names of what is returned."""
         found = []
@@ -227,10 +206,10 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     def _jittered(self, generator: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image with a jitter that the same generator gives every image."""
-        return jittered(image, copy.deepcopy(generator), self.settings.jitter, self.settings.washed)
+        return drawn_views.jittered(image, copy.deepcopy(generator), self.settings.jitter, self.settings.washed)
 
     def _encoder_names(
-        self, draw: Draw, views: list[tuple[int, str]], generator: np.random.Generator
+        self, draw: drawn_views.Draw, views: list[tuple[int, str]], generator: np.random.Generator
     ) -> list[tuple[int, str]]:
         """Frame and camera of each encoder view but the first, none of them twice as long as the drive has others."""
         if self.settings.near_frames:  # any others of the views ahead (KDBTS: stereo and the next frame)
@@ -241,41 +220,33 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         for _ in range(self.needs.encoder_views - 1):
             metres = float(generator.uniform(*self._encoder_metres))
             side = str(generator.choice([name for name in ("left", "right") if name in draw.frames[draw.index].images]))
-            along = nearest_along(draw.travelled, draw.index, metres)
-            names.append(unused_frame(draw.frames, along, side, names))
+            along = drawn_views.nearest_along(draw.travelled, draw.index, metres)
+            names.append(drawn_views.unused_frame(draw.frames, along, side, names))
         return names[1:]
 
-    def _names(self, draw: Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
-        """Frame and camera of each view: the sample's camera now and a frame away, the other one, and far views.
-
-        No view comes twice as long as the drive has others: compared with itself, every density explains it. Without
-        another camera, the nearest other frames stand in for it.
-        """
+    def _names(self, draw: drawn_views.Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
+        """Frame and camera of each view; none twice if there are others: compared with itself, any density fits."""
         if self.settings.near_frames:
             least, most = self.settings.far_frames
             far = int(generator.integers(least, most + 1)) if self.settings.far_views else None
-            return published_views(draw.frames, draw.index, draw.side, self.settings.near_frames, far)
+            return drawn_views.published_views(draw.frames, draw.index, draw.side, self.settings.near_frames, far)
         frames, side, other = draw.frames, draw.side, _OTHER.get(draw.side, "")
-        near = neighbouring_frame(frames, draw.index, generator, 0.3 * self.viewpoint.volume.scale)
+        near = drawn_views.neighbouring_frame(frames, draw.index, generator, 0.3 * self.viewpoint.volume.scale)
         names = [(draw.index, side), (near, side)]
         if other in frames[draw.index].images:
             names += [(draw.index, other), (near, other)]
         else:
             for _ in range(2):
-                names.append(unused_frame(frames, near, side, names))
+                names.append(drawn_views.unused_frame(frames, near, side, names))
         if self.settings.far_views:
-            metres = float(generator.uniform(*self._far_metres))
-            further = nearest_along(draw.travelled, draw.index, metres)
+            further = drawn_views.nearest_along(draw.travelled, draw.index, float(generator.uniform(*self._far_metres)))
             for name in frames[draw.index].far_cameras:
                 for _ in range(2):
-                    names.append(unused_frame(frames, further, name, names))
+                    names.append(drawn_views.unused_frame(frames, further, name, names))
         return names
 
     def unmirrored(self) -> "ViewSamples":
-        """Returns the same samples, none of them mirrored: where things are in streets differs from left to right.
-
-        A sample keeps its frame, side and small rotation.
-        """
+        """The same samples, each with its frame, side and turn, none mirrored: streets differ from left to right."""
         plain = copy.copy(self)
         plain.settings = dataclasses.replace(self.settings, mirror=False)
         return plain
@@ -286,12 +257,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         generator = np.random.default_rng((self.seed, number))
         return self._occupancy(self._draw(number, generator), generator)
 
-    def _labels(self, draw: Draw, generator: np.random.Generator) -> dict[str, Tensor]:
-        """Labelled voxels, with a probability inverse to the square root of how many of its class the frame has.
-
-        That lies half way between voxels as they come, among which persons hardly occur, and classes equally often,
-        which would see persons everywhere.
-        """
+    def _labels(self, draw: drawn_views.Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+        """Labelled voxels, by the inverse root of their class's count: half way between as they come and evenly."""
         frame = draw.frames[draw.index]
         labelled = frame.labelled
         classes = np.zeros(0, np.uint8) if frame.label is None else frame.label
@@ -303,16 +270,13 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         }
 
     def mean_depth_code(self, spec: PointCodeSpec) -> Tensor:
-        """Mean inverse depth code [1, 1, H / 2, W / 2] of the left camera's stereo depth in blocks of 2×2 pixels.
-
-        It is never mirrored. Pixels that were never matched take the mean of their surroundings.
-        """
+        """Mean inverse depth code [1, 1, H / 2, W / 2] of left stereo depth, unmirrored; gaps take means around."""
         total = np.zeros((self.camera.height // 2, self.camera.width // 2), np.float32)
         count = np.zeros_like(total)
         for frames, share in zip(self.sequences, self.share, strict=True):
             some = frames[:: -(-len(frames) // _MEAN_FRAMES)]
             for frame in (frame for frame in some if "left" in frame.depths):
-                hint = canonical_depth(frame.depths["left"], frame.cameras["left"], self.camera)
+                hint = drawn_views.canonical_depth(frame.depths["left"], frame.cameras["left"], self.camera)
                 blocks = (
                     hint.reshape(total.shape[0], 2, total.shape[1], 2).transpose(0, 2, 1, 3).reshape(*total.shape, 4)
                 )
@@ -328,23 +292,23 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         mean /= weights
         return torch.from_numpy(mean.astype(np.float32))[None, None]
 
-    def _own_view(self, draw: Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _own_view(self, draw: drawn_views.Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         frame, side = draw.frames[draw.index], draw.side
-        image = canonical_image(frame.images[side], frame.cameras[side], self.camera, draw.turn)
-        hint = depth_hint(frame, side, self.camera, draw.turn)
+        image = drawn_views.canonical_image(frame.images[side], frame.cameras[side], self.camera, draw.turn)
+        hint = drawn_views.depth_hint(frame, side, self.camera, draw.turn)
         if self.settings.colour_jitter:
-            image = jittered(image, generator, self.settings.jitter, self.settings.washed)
+            image = drawn_views.jittered(image, generator, self.settings.jitter, self.settings.washed)
         if self.settings.covered:
-            image, hint = covered_edges(image, hint, generator.integers(self.settings.covered + 1, size=2))
+            upper, lower = generator.integers(self.settings.covered + 1, size=2)
+            rows = np.arange(len(image))
+            shown = np.clip(rows, upper, len(image) - 1 - lower)
+            image, hint = image[shown], np.where((shown == rows)[:, None], hint, np.float32(0.0))
         if draw.mirror:
             image, hint = image[:, ::-1], hint[:, ::-1]
-        return {
-            "image": as_tensor(image).permute(2, 0, 1).float(),
-            "hint": as_tensor(hint),
-            **self._occupancy(draw, generator),
-        }
+        own = {"image": drawn_views.as_tensor(image).permute(2, 0, 1).float(), "hint": drawn_views.as_tensor(hint)}
+        return {**own, **self._occupancy(draw, generator)}
 
-    def _draw(self, sample: int, generator: np.random.Generator) -> Draw:
+    def _draw(self, sample: int, generator: np.random.Generator) -> drawn_views.Draw:
         if self.listed:
             epoch, place = divmod(sample, len(self.listed))
             number, index, side = self.listed[self._order(epoch)[place]]
@@ -357,11 +321,12 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         if self.settings.aside and generator.random() < self.settings.aside:
             side = str(generator.choice(frames[index].far_cameras))
         mirror = bool((generator.random() < 0.5) and self.settings.mirror)  # drawn always: the rest stays the same
-        turn = self._rotation(generator)
+        limits = np.radians([self.settings.pitch, self.settings.yaw, self.settings.roll])
+        turn: NDArray[np.float64] = np.asarray(cv2.Rodrigues(generator.uniform(-limits, limits))[0])
         if mirror:  # mirrored, the ground would tilt to the other side
             turn = np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, 2.0 * self.ground_roll[number]]))[0]) @ turn
         encoder_from_world = (frames[index].world_from_camera[side] @ RigidTransform(turn, np.zeros(3))).inverse()
-        return Draw(frames, index, self._travelled[number], side, mirror, turn, encoder_from_world)
+        return drawn_views.Draw(frames, index, self._travelled[number], side, mirror, turn, encoder_from_world)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """The order of the listed samples in an epoch."""
@@ -370,11 +335,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             self._known_order = epoch, order
         return self._known_order[1]
 
-    def _rotation(self, generator: np.random.Generator) -> NDArray[np.float64]:
-        limits = np.radians([self.settings.pitch, self.settings.yaw, self.settings.roll])
-        return np.asarray(cv2.Rodrigues(generator.uniform(-limits, limits))[0])
-
-    def _occupancy(self, draw: Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _occupancy(self, draw: drawn_views.Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         frame = draw.frames[draw.index]
         count, near = self.settings.occupancy_points, self.viewpoint.volume.even_depth
         if not frame.has_evidence:  # one camera: nothing is known, and the weights say so
@@ -394,27 +355,11 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             "weight": torch.from_numpy(weight),
         }
 
-    def _in_encoder(self, draw: Draw, stored: NDArray[np.int16]) -> Tensor:
+    def _in_encoder(self, draw: drawn_views.Draw, stored: NDArray[np.int16]) -> Tensor:
         """Voxel centres [M, 3] of a sample's frame, as they are stored, in metres in the encoder's frame."""
         encoder_from_left = draw.encoder_from_world @ draw.frames[draw.index].world_from_camera["left"]
         points = np.asarray(encoder_from_left.apply(stored * POINT_UNIT))
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
-
-
-def named_targets(targets: "FeatureStore | Mapping[str, FeatureStore] | None") -> "dict[str, FeatureStore]":
-    """Targets by what follows the names of their entries in a sample: nothing for those of a single model."""
-    if targets is None:
-        return {}
-    return {f"/{name}": one for name, one in targets.items()} if isinstance(targets, Mapping) else {"": targets}
-
-
-def covered_edges(
-    image: NDArray[np.uint8], hint: NDArray[np.float32], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """An image [H, W, 3] and its depth [H, W], so many rows covered at the upper and lower edge; see `ViewSettings`."""
-    shown = np.clip(np.arange(len(image)), rows[0], len(image) - 1 - rows[1])
-    known = shown == np.arange(len(image))
-    return image[shown], np.where(known[:, None], hint, np.float32(0.0))
 
 
 def _choose(

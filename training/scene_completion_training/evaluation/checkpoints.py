@@ -22,22 +22,18 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
 from scene_completion_training.data.prepared import DOWNWARD, looking_aside
 from scene_completion_training.evaluation.density_model import IDENTITY, PUBLISHED_CUTOFF, PUBLISHED_RULE, Observation
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.density_field import DensityField, ObservedField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.networks.observed_field import ObservedField
 
 # Places along the drive of the first, second, and further views that a multi-view field encodes. The first is at the
 # evaluated frame. The others are at these shares of the way from the least to the most metres (`encoder_metres`) that
 # it was trained with.
 VIEW_SHARES = (0.0, 2 / 3, 1 / 3, 1.0)
+# Rows of MVBTS: which it encodes of left now and a frame later, right likewise, and the fisheyes ten frames later.
 PUBLISHED_VIEWS: dict[str, tuple[int, ...]] = {
-    "mono": (0,),
-    "temporal": (0, 1),
-    "stereo": (0, 2),
-    "stereo-temporal": (0, 1, 2, 3),
-    "fisheyes": (0, 2, 4, 6),
-    "all": tuple(range(8)),
-}  # rows of MVBTS: which it encodes of left now and a frame later, right likewise, and the fisheyes ten frames later
+    "mono": (0,), "temporal": (0, 1), "stereo": (0, 2), "stereo-temporal": (0, 1, 2, 3),
+    "fisheyes": (0, 2, 4, 6), "all": tuple(range(8)),
+}  # fmt: skip
 FISHEYE_FRAMES = 10
 _CHUNK = 1 << 16  # points in memory at a time
 
@@ -57,10 +53,9 @@ class EncodedView:
 
 
 def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldModel]":
-    """Open a checkpoint, once for each choice of encoded views.
+    """Open a checkpoint, once for each choice of encoded views: a number of `VIEW_SHARES`, or one of `PUBLISHED_VIEWS`.
 
     Raises BundleError where the file is no such checkpoint; ConfigurationError where it cannot encode so many views.
-    `views`: numbers of views, of which the first of `VIEW_SHARES` are encoded, or names of `PUBLISHED_VIEWS`.
     """
     checkpoint = Checkpoint.read(path)
     multi_view = checkpoint.stage_class.field_class is MultiViewField
@@ -106,8 +101,7 @@ class FieldModel:
     ) -> None:
         self.device = accelerator()
         self.field = field.eval().to(self.device)
-        self.half_resolution = half_resolution
-        self.name = name
+        self.half_resolution, self.name = half_resolution, name
         self._views = views or functools.partial(views_along, along=(0.0,))
         self.calibration: Calibration = IDENTITY
         self.cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
@@ -136,7 +130,9 @@ class FieldModel:
         with torch.inference_mode():
             if isinstance(self.field, MultiViewField):
                 encoder_from_world = sequence.world_from_camera(index, views[0].camera).inverse()
-                poses = [(encoder_from_world @ _pose(sequence, view)).matrix for view in views]
+                turned = {True: RigidTransform(DOWNWARD, np.zeros(3)), False: RigidTransform.identity()}
+                seen = (sequence.world_from_camera(v.index, v.camera) @ turned[v.aside] for v in views)
+                poses = [(encoder_from_world @ pose).matrix for pose in seen]
                 stacked = torch.from_numpy(np.stack(poses)[None]).float().to(self.device)
                 return self.field.observe(images, stacked), views
             return self.field.observe(images[:, 0]), views
@@ -146,8 +142,7 @@ class CanonicalImages:
     """Images of sequences as a network sees them, halved where it was trained on halved ones."""
 
     def __init__(self, camera: Camera, half_resolution: bool) -> None:
-        self.camera = camera
-        self.half_resolution = half_resolution
+        self.camera, self.half_resolution = camera, half_resolution
         self.resampler = lru_cache(maxsize=4)(self._make_resampler)
 
     def __call__(self, sequence: PosedSequence, index: int, name: str, *, aside: bool = False) -> Tensor:
@@ -161,11 +156,6 @@ class CanonicalImages:
 
     def _make_resampler(self, camera: Camera, aside: bool) -> Resampler:
         return Resampler(camera, self.camera, source_from_target_rotation=DOWNWARD if aside else None)
-
-
-def _pose(sequence: PosedSequence, view: EncodedView) -> RigidTransform:
-    pose = sequence.world_from_camera(view.index, view.camera)
-    return pose @ RigidTransform(DOWNWARD, np.zeros(3)) if view.aside else pose
 
 
 def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec, device: torch.device) -> Observation:
@@ -197,11 +187,10 @@ def published_views(sequence: PosedSequence, index: int, choice: str) -> list[En
 
 
 def views_along(sequence: PosedSequence, index: int, along: Sequence[float]) -> list[EncodedView]:
-    """Frame and camera of each view: what the reference camera sees from so many metres along the drive.
+    """Frame and camera of views: what the reference camera sees from so many metres along the drive (first ignored).
 
-    Where a drive is too short for one of them, the function takes the frame that comes nearest to it and is not taken
-    yet. Of two as near, it takes the one further along. Raises SequenceError where the sequence has fewer frames than
-    that. `along`: metres from there of the first (ignored), second, ... view.
+    Where a drive is too short, it is the nearest frame that is not taken yet, of two as near the one further along.
+    Raises SequenceError where the sequence has fewer frames than that.
     """
     count = len(along)
     if count > len(sequence):

@@ -27,14 +27,7 @@ from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacit
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import measured_depth
 from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
-from scene_completion_training.evaluation.density_model import (
-    IDENTITY,
-    PUBLISHED_CUTOFF,
-    PUBLISHED_RULE,
-    DensityFunction,
-    DensityModel,
-    Observation,
-)
+from scene_completion_training.evaluation import density_model
 from scene_completion_training.viewpoint import STREET_AHEAD_M
 
 TRAINING_WINDOWS = ("00", "01", "02", "03", "05", "07")
@@ -53,8 +46,8 @@ class _Control:
     name: str
 
     def __post_init__(self) -> None:
-        self.cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
-        self.calibration: Calibration = IDENTITY
+        self.cutoffs = {density_model.PUBLISHED_RULE: density_model.PUBLISHED_CUTOFF}
+        self.calibration: Calibration = density_model.IDENTITY
 
 
 class EmptyControl(_Control):
@@ -63,39 +56,35 @@ class EmptyControl(_Control):
     def __init__(self) -> None:
         super().__init__("nothing")
 
-    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+    def observe(self, sequence: PosedSequence, index: int) -> density_model.Observation:
         """The empty field."""
         camera = sequence.cameras[reference_camera(sequence)]
-        return Observation(camera, lambda points: np.zeros(len(points), dtype=np.float32))
+        return density_model.Observation(camera, lambda points: np.zeros(len(points), dtype=np.float32))
 
 
 class SurfaceControl(_Control):
     """The surface of a depth image, and what lies behind it up to a thickness, metres in a volume of street's measure.
 
-    Every pixel's point occupies its voxel, and so do points behind it along the ray, every half voxel. The voxels are
-    those of the recording's ground truth, and a street's where it has none.
+    Every pixel's point occupies its voxel, and so do points behind it along the ray, every half voxel, in the voxels of
+    the recording's ground truth, or a street's.
     """
 
     def __init__(self, depth: DepthSource, depth_name: str, thickness: float = 0.0) -> None:
         super().__init__(f"surface{f' + {thickness:g} m' if thickness else ''} ({depth_name})")
-        self._depth = depth
-        self._thickness = thickness
+        self._depth, self._thickness = depth, thickness
 
-    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+    def observe(self, sequence: PosedSequence, index: int) -> density_model.Observation:
         """Fill the voxels behind the pixels of a frame."""
         camera, grid = sequence.cameras[reference_camera(sequence)], stored_grid(sequence)
         pose = level_grid(sequence, index) or DEFAULT_GRID_FROM_CAMERA
         thickness = self._thickness * grid.shape[0] * grid.voxel_size / STREET_AHEAD_M
         occupied = surface_voxels(self._depth(sequence, index), camera, thickness, grid, pose)
         density = np.where(occupied, np.float32(OPAQUE), np.float32(0.0))
-        return Observation(camera, grid_density(density, grid, pose))
+        return density_model.Observation(camera, grid_density(density, grid, pose))
 
 
 class PriorControl(_Control):
-    """The mean occupancy of each voxel over training frames, whatever the image shows.
-
-    Its density is scaled so that the published cut-off lies at the prior's own threshold.
-    """
+    """The mean occupancy of each voxel in training frames; the published cut-off lies at the prior's own threshold."""
 
     def __init__(
         self,
@@ -106,15 +95,15 @@ class PriorControl(_Control):
     ) -> None:
         super().__init__("prior of the training set")
         # Over any one length: it cancels out.
-        scale = PUBLISHED_CUTOFF / density_of_opacity(np.clip(threshold, 1e-4, 1.0 - 1e-4), 1.0)
+        scale = density_model.PUBLISHED_CUTOFF / density_of_opacity(np.clip(threshold, 1e-4, 1.0 - 1e-4), 1.0)
         density = scale * density_of_opacity(np.minimum(mean, np.float32(1.0 - 1e-6)), 1.0)
         self._density, self._grid, self._pose = density.astype(np.float32), grid, grid_from_camera
 
-    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+    def observe(self, sequence: PosedSequence, index: int) -> density_model.Observation:
         """The same field at every frame, upright on the floor where the grids of the sequence are."""
         pose = level_grid(sequence, index) or self._pose
         camera = sequence.cameras[reference_camera(sequence)]
-        return Observation(camera, grid_density(self._density, self._grid, pose))
+        return density_model.Observation(camera, grid_density(self._density, self._grid, pose))
 
 
 def level_grid(sequence: PosedSequence, index: int) -> RigidTransform | None:
@@ -125,11 +114,9 @@ def level_grid(sequence: PosedSequence, index: int) -> RigidTransform | None:
 def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = PRIOR_SIGMA) -> PriorControl:
     """Average voxels of training frames, and fit the threshold with the largest IoU on the same frames.
 
-    `truths`: ground truths of training frames, all on one grid, whose pose is the default or upright on the floor.
-    Raises SequenceError where there are none; GridError where their grids differ.
-
-    `truths`: ground truths of training frames, all on one grid, whose pose is the default; `sigma`: standard deviation
-    of the smoothing along x, y, z, voxels.
+    `truths`: ground truths on one grid, whose pose is the default or upright on the floor; `sigma`: standard deviation
+    of the smoothing along x, y, z, voxels. Raises SequenceError where there are none; GridError where their grids
+    differ.
     """
     prior, grid = None, DEFAULT_GRID
     frames = []
@@ -152,10 +139,7 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
 
 
 def stereo_truths(sequence: PosedSequence, every: int = 1) -> Iterator[VoxelTruth]:
-    """Occupancy fused from the measured depth of a drive, as voxels of its frames on the default grid.
-
-    Known is what has evidence; all of it that lies in the image counts.
-    """
+    """Occupancy fused from measured depth, as voxels on the default grid; known is what has evidence."""
     meter = depth_meter(sequence, STREET_AHEAD_M)
     centres = DEFAULT_GRID_FROM_CAMERA.inverse().apply(DEFAULT_GRID.centres().reshape(-1, 3))
     in_view = np.asarray(sequence.cameras[meter.camera].project(centres)[1]).reshape(DEFAULT_GRID.shape)
@@ -190,7 +174,9 @@ def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
     return prior
 
 
-def surface_controls(sequence: PosedSequence, model: DensityModel | None = None) -> list[DensityModel]:
+def surface_controls(
+    sequence: PosedSequence, model: density_model.DensityModel | None = None
+) -> list[density_model.DensityModel]:
     """Surface and thick surface from the best depth that a sequence has, and from a model's own depth."""
     true = "depth" in sequence.frames[0].assets
     sources: list[tuple[DepthSource, str]] = [(true_depth, "true depth") if true else (measured_depth, "stereo depth")]
@@ -200,10 +186,7 @@ def surface_controls(sequence: PosedSequence, model: DensityModel | None = None)
 
 
 def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
-    """The exact depth of a rendered sequence, which belongs to its left camera.
-
-    Raises SequenceError where the frame has none.
-    """
+    """The exact depth of a rendered sequence's left camera; a `SequenceError` where the frame has none."""
     depth = sequence.asset(index, "depth")
     if depth is None:
         what = "no depth"
@@ -211,30 +194,25 @@ def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
     return np.asarray(depth, dtype=np.float32)
 
 
-def depth_of_model(model: DensityModel) -> DepthSource:
+def depth_of_model(model: density_model.DensityModel) -> DepthSource:
     """The depth that a model renders, every fourth pixel, taken over by its neighbours."""
 
     def source(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
         observation = model.observe(sequence, index)
-        coarse = observation.depth_image(_DEPTH_STRIDE)
-        full = coarse.repeat(_DEPTH_STRIDE, axis=0).repeat(_DEPTH_STRIDE, axis=1)
+        full = observation.depth_image(_DEPTH_STRIDE).repeat(_DEPTH_STRIDE, axis=0).repeat(_DEPTH_STRIDE, axis=1)
         return full[: observation.camera.height, : observation.camera.width]
 
     return source
 
 
 def surface_voxels(
-    depth: NDArray[np.float32],
+    depth: NDArray[np.float32],  # z-depth [H, W], metres
     camera: Camera,
-    thickness: float = 0.0,
+    thickness: float = 0.0,  # metres along the rays behind the surface that are filled too
     grid: VoxelGrid = DEFAULT_GRID,
-    grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
+    grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,  # pose of the camera in the voxels of `grid`
 ) -> NDArray[np.bool_]:
-    """Voxels that a depth image fills. Returns bool [X, Y, Z].
-
-    `depth`: z-depth [H, W], metres; `thickness`: metres along the rays behind the surface that are filled too;
-    `grid_from_camera`: pose of the camera in the voxels of `grid`.
-    """
+    """Voxels that a depth image fills. Returns bool [X, Y, Z]."""
     wanted = np.isfinite(depth) & (depth > 0.0)
     rays = camera.unproject(camera.pixel_centres()[wanted])
     direction = rays / np.linalg.norm(rays, axis=1, keepdims=True)
@@ -246,7 +224,9 @@ def surface_voxels(
     return occupied
 
 
-def grid_density(density: NDArray[np.float32], grid: VoxelGrid, grid_from_camera: RigidTransform) -> DensityFunction:
+def grid_density(
+    density: NDArray[np.float32], grid: VoxelGrid, grid_from_camera: RigidTransform
+) -> density_model.DensityFunction:
     """The density of the voxel [X, Y, Z] that a point (optical frame) lies in; 0 outside of the grid."""
 
     def lookup(points: NDArray[np.float32]) -> NDArray[np.float32]:

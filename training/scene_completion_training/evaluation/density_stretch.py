@@ -2,7 +2,7 @@
 
 Training leaves surfaces soft: part of a ray ends before a far wall, part goes through near ground. A field with
 densities `softplus(k x + c)` instead of `softplus(x)`, x its logit, calls the same voxels denser than others. It is
-sharper for k > 1.
+sharper for k > 1. `calibrate_on_truth` fits them to LiDAR: who has that and labelled voxels needs no stereo.
 """
 
 import dataclasses
@@ -14,13 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import BundleError, SequenceError
+from scene_completion_ros.evaluation.calibration import fit_calibration
+from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
+from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.render import inverse_distance_samples
+from scene_completion_ros.sequences.opening import lidar_depth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.voxels.occupancy import composite, density_of_logit, logit_of_density
-from scene_completion_training.evaluation.density_model import DensityModel, Observation
-from scene_completion_training.evaluation.geometry import counted_depth
+from scene_completion_ros.voxels.occupancy import composite, density_of_logit, logit_of_density, opacity
+from scene_completion_training.evaluation.controls import CALIBRATION_WINDOW, TEST_WINDOWS, TRAINING_WINDOWS
+from scene_completion_training.evaluation.density_model import DensityModel, DeployedModel
+from scene_completion_training.evaluation.geometry import counted_depth, density_in_view, voxel_frames
 from scene_completion_training.networks.density_field import LAST_WEIGHTS
 
 PIXELS = 2000  # pixels of a frame that are looked at, drawn from those with a depth
@@ -40,23 +45,19 @@ class DensityStretch:
         scale, offset, prior = np.float32(self.scale), np.float32(self.offset), head.prior
         if prior is not None:
             prior, offset = dataclasses.replace(prior, logit=scale * prior.logit + offset), np.float32(0.0)
-        return dataclasses.replace(
-            head,
-            density_weight=scale * head.density_weight,
-            density_bias=scale * head.density_bias + offset,
-            prior=prior,
-        )
+        weight, bias = scale * head.density_weight, scale * head.density_bias + offset
+        return dataclasses.replace(head, density_weight=weight, density_bias=bias, prior=prior)
 
     def of_weights(self, weights: Mapping[str, NDArray[Any]], *, prior: bool = False) -> dict[str, NDArray[Any]]:
         """The same of unfolded weights, in their own precision; the offset goes to a place prior if there is one."""
         offset = 0.0 if prior else self.offset
         changed = dict.fromkeys(LAST_WEIGHTS, (self.scale, 0.0)) | {"density_layer.bias": (self.scale, offset)}
-        return {
-            name: (values * np.float64(changed[name][0]) + changed[name][1]).astype(values.dtype)
-            if name in changed
-            else values
-            for name, values in weights.items()
-        }
+        stretched = dict(weights)
+        for name in changed.keys() & weights.keys():
+            stretched[name] = (weights[name] * np.float64(changed[name][0]) + changed[name][1]).astype(
+                weights[name].dtype
+            )
+        return stretched
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +77,7 @@ class RayLogits:
 
 
 def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
-    """The stretch with the smallest rmse_log (Eigen et al. 2014), mean over frames; never worse than none.
-
-    Of the usual errors it is the one in which near and far count alike.
-    """
+    """The stretch with the smallest rmse_log (Eigen et al. 2014: near and far count alike), mean over frames."""
 
     def error(numbers: NDArray[np.float64]) -> float:
         scale, offset = numbers
@@ -94,29 +92,72 @@ def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
 def rays_to_depth(
     model: DensityModel, sequence: PosedSequence, depths: Iterable[tuple[int, NDArray[np.float32]]]
 ) -> list[RayLogits]:
-    """Logits of a student along rays to measured depths, at some of the pixels that have one.
-
-    Of frames and their reference camera's depth [H, W], metres, 0 where there is none. Raises SequenceError where no
-    frame has a depth that counts.
-    """
+    """Logits along rays to depths [H, W] of frames, metres, 0 for none; a `SequenceError` if there are no depths."""
     generator = np.random.default_rng(0)
     frames = []
     for index, measured in depths:
         truth = counted_depth(measured)
         hit = np.flatnonzero(truth)
         if len(hit):
-            chosen = generator.choice(hit, min(PIXELS, len(hit)), replace=False)
-            row, column = np.unravel_index(chosen, truth.shape)
+            row, column = np.unravel_index(generator.choice(hit, min(PIXELS, len(hit)), replace=False), truth.shape)
             pixels = np.stack([column, row], axis=-1).astype(np.float64)
-            frames.append(ray_logits(model.observe(sequence, index), pixels, truth[row, column]))
+            seen = model.observe(sequence, index)
+            distances = inverse_distance_samples(SAMPLES, *seen.depth_range)
+            density, length = seen.along_rays(pixels, distances)
+            logits = logit_of_density(density.astype(np.float64))
+            frames.append(RayLogits(logits, length, truth[row, column].astype(np.float64), distances))
     if not frames:
         what = "no depth in the image"
         raise SequenceError(what, where=sequence.name, cure="Name a drive with LiDAR scans or a stereo pair")
     return frames
 
 
-def ray_logits(seen: Observation, pixels: NDArray[np.float64], truth: NDArray[np.floating]) -> RayLogits:
-    """Logits along the rays through pixels [R, 2] whose true z-depth [R] is known, metres."""
-    distances = inverse_distance_samples(SAMPLES, *seen.depth_range)
-    density, length = seen.along_rays(pixels, distances)
-    return RayLogits(logit_of_density(density.astype(np.float64)), length, truth.astype(np.float64), distances)
+def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence], *, every: int = 1) -> StudentBundle:
+    """Fit a student's depth and its probabilities; the bundle with both, as it is written.
+
+    First the two numbers of a `DensityStretch`, on the LiDAR of all frames, unless it says depth itself; the order of
+    the voxels stays. Then α → probability and the threshold with the largest IoU, on the voxels that count. Raises
+    BundleError where the bundle was never saved; SequenceError where the recordings have no LiDAR, no frame has voxels,
+    or one is a window of KITTI that the shipped students are trained or tested on.
+    """
+    names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
+    if used := {sequence.name for sequence in recordings} & names_of_windows:
+        cure = f"Fit to a recording that is used for nothing else, such as sequences/{CALIBRATION_WINDOW}"
+        raise SequenceError(f"{', '.join(sorted(used))} is used for training or testing", where="--labelled", cure=cure)
+    if bundle.folder is None:
+        raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
+    stretch = DensityStretch()
+    if bundle.head.volume is None:
+        model = DeployedModel(bundle)
+        rays = []
+        for sequence in recordings:
+            measured = ((index, lidar_depth(sequence, index)) for index in range(0, len(sequence), every))
+            rays += rays_to_depth(model, sequence, ((index, depth) for index, depth in measured if depth is not None))
+        stretch = fit_stretch(rays)
+    folder, encoder, weights = bundle.folder, bundle.encoder_path.read_bytes(), None
+    if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
+        weights = stretch.of_weights(bundle.load_weights(), prior=bundle.head.prior is not None)
+    bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
+    model = DeployedModel(bundle)
+    alpha, occupied = [np.zeros(0, np.float32)], [np.zeros(0, np.bool_)]
+    for frame in voxel_frames(recordings, every):
+        truth = frame.truth.voxels
+        if truth is not None:
+            density = density_in_view(truth, model.observe(frame.sequence, frame.index))[truth.counted]
+            alpha.append(opacity(density, bundle.grid.voxel_size))
+            occupied.append(truth.occupied[truth.counted])
+    names = ", ".join(sequence.name for sequence in recordings)
+    if len(alpha) == 1:
+        raise SequenceError("no frame has ground truth voxels", where=names, cure="Name recordings that have")
+    found, true = np.concatenate(alpha), np.concatenate(occupied)
+    calibration = fit_calibration(score_histogram(found, true))
+    iou, threshold = best_iou(score_histogram(calibration.apply(found), true))
+    record = {
+        "fitted_on": f"{names}: densities on its LiDAR, probabilities on its voxels in view",
+        "density_stretch": {"scale": round(stretch.scale, 4), "offset": round(stretch.offset, 4)},
+        "iou_there": round(iou, 4),
+    }
+    changed = dataclasses.replace(
+        bundle, calibration=calibration, threshold=threshold, provenance={**bundle.provenance, "calibration": record}
+    )
+    return changed.save(folder, encoder, weights)

@@ -19,21 +19,7 @@ from scene_completion_ros.sequences.opening import holds_voxels, lidar_depth, vo
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, opacity
-from scene_completion_training.evaluation.density_model import (
-    IDENTITY,
-    VOXEL_EDGE,
-    DensityModel,
-    Observation,
-    calibrated_cutoffs,
-)
-from scene_completion_training.evaluation.lidar_evaluation import (
-    LIDAR,
-    Slab,
-    camera_pitch,
-    level_scans,
-    scan_poses,
-    slabs_of,
-)
+from scene_completion_training.evaluation import density_model, lidar_evaluation
 
 # What is stated: the opacity itself, and the probability where a calibration was fitted.
 BEFORE, AFTER = "before", "after"
@@ -46,7 +32,7 @@ class Frame:
     sequence: PosedSequence
     index: int
     truth: FrameTruth
-    slabs: tuple[Slab, ...] = ()
+    slabs: tuple[lidar_evaluation.Slab, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +40,8 @@ class DensityAnswer:
     """What a density model says of a frame, see `Answer`; computed when a metric asks for it."""
 
     frame: Frame
-    model: DensityModel
-    observation: Observation
+    model: density_model.DensityModel
+    observation: density_model.Observation
 
     @property
     def truth(self) -> FrameTruth:
@@ -69,7 +55,7 @@ class DensityAnswer:
         if truth is None:
             return None
         density = density_in_view(truth, self.observation)
-        alpha = opacity(density, VOXEL_EDGE)
+        alpha = opacity(density, density_model.VOXEL_EDGE)
         stated = {BEFORE: alpha}
         if self.model.calibration.kind != "identity":
             stated[AFTER] = self.model.calibration.apply(alpha)
@@ -84,16 +70,15 @@ class DensityAnswer:
 class Density:
     """A density model as a method that is scored."""
 
-    def __init__(self, model: DensityModel) -> None:
-        self.name = model.name
-        self.model = model
+    def __init__(self, model: density_model.DensityModel) -> None:
+        self.name, self.model = model.name, model
 
     def answer(self, frame: Frame) -> DensityAnswer:
         """Look at a frame."""
         return DensityAnswer(frame, self.model, self.model.observe(frame.sequence, frame.index))
 
 
-def density_in_view(truth: VoxelTruth, observation: Observation) -> NDArray[np.float32]:
+def density_in_view(truth: VoxelTruth, observation: density_model.Observation) -> NDArray[np.float32]:
     """Density at the centres of the voxels that count in any region, float32 [X, Y, Z]; 0 elsewhere."""
     counted = truth.known & np.logical_or.reduce(list(truth.regions_with_interiors.values()))
     density = np.zeros(truth.grid.shape, dtype=np.float32)
@@ -101,7 +86,7 @@ def density_in_view(truth: VoxelTruth, observation: Observation) -> NDArray[np.f
     return density
 
 
-def predicted_depth(observation: Observation, truth: NDArray[np.float32]) -> NDArray[np.float32]:
+def predicted_depth(observation: density_model.Observation, truth: NDArray[np.float32]) -> NDArray[np.float32]:
     """Expected z-depth [H, W] where the true depth [H, W] counts; 0 elsewhere; metres."""
     row, column = np.nonzero((truth > MINIMUM_M) & (truth < MAXIMUM_M))
     depth = np.zeros_like(truth)
@@ -123,14 +108,14 @@ class ScoredFrames:
     def scanned(self, sequence: PosedSequence) -> Sequence[int]:
         """Frames that the LiDAR protocols score: those with all N scans ahead, or frame 0 of a shorter recording."""
         bag = "bag" in sequence.provenance
-        if LIDAR not in sequence.rig_from_sensor or not (bag or "lidar" in sequence.frames[0].assets):
+        if lidar_evaluation.LIDAR not in sequence.rig_from_sensor or not (bag or "lidar" in sequence.frames[0].assets):
             return ()
-        frames = [index for index, _ in scan_poses(sequence)]
+        frames = [index for index, _ in lidar_evaluation.scan_poses(sequence)]
         return frames[: max(1, len(frames) - self.scans + 1) : self.every]
 
     def of(self, sequence: PosedSequence) -> Iterator[Frame]:
         """Frames with voxels, or with scans."""
-        pitch = camera_pitch(sequence) if self.pitch is None else self.pitch
+        pitch = lidar_evaluation.camera_pitch(sequence) if self.pitch is None else self.pitch
         scanned: Collection[int] = self.scanned(sequence)
         with_voxels = set(frames_with_voxels(sequence, self.every))
         indices: Collection[int] = sorted(with_voxels.union(scanned))
@@ -139,19 +124,17 @@ class ScoredFrames:
             with_voxels, scanned = set(indices), indices if scanned else ()
         for index in indices:
             truth = voxel_truth(sequence, index) if index in with_voxels else None
-            slabs: tuple[Slab, ...] = ()
+            slabs: tuple[lidar_evaluation.Slab, ...] = ()
             if index in scanned:
-                slabs = slabs_of(level_scans(sequence, index, self.scans, pitch), pitch)
+                slabs = lidar_evaluation.slabs_of(
+                    lidar_evaluation.level_scans(sequence, index, self.scans, pitch), pitch
+                )
             if truth is not None or slabs:
                 yield Frame(sequence, index, FrameTruth(truth, None), slabs)
 
 
 def frames_with_voxels(sequence: PosedSequence, every: int = 1) -> list[int]:
-    """Frames that have voxels, each at least so many images after the one before.
-
-    The numbers of images count, not the frames: where only every fifth image has voxels, as in SemanticKITTI, all of
-    these are scored, whichever of the others are there.
-    """
+    """Frames that have voxels, each at least so many images (by number, as in SemanticKITTI) after the last."""
     number_of = {index: number for number, index in frame_indices(sequence).items()}
     found: list[int] = []
     for index in range(len(sequence)):
@@ -207,13 +190,10 @@ def depth_frames(sequence: PosedSequence, indices: Iterable[int]) -> Iterator[Fr
 
 
 class MeanDepthModel:
-    """A control that knows no image: the mean LiDAR depth of each pixel over all scans of other drives.
-
-    Raises SequenceError where no frame has a scan.
-    """
+    """A control: the mean LiDAR depth of each pixel over all scans of other drives; a `SequenceError` without any."""
 
     name = "mean depth"
-    calibration: Calibration = IDENTITY
+    calibration: Calibration = density_model.IDENTITY
 
     def __init__(self, sequences: Sequence[PosedSequence]) -> None:
         self.cutoffs: dict[str, float] = {}
@@ -227,7 +207,7 @@ class MeanDepthModel:
             raise SequenceError("no LiDAR in the image", where=names, cure="Name drives with LiDAR scans")
         self._mean = mean.compute()
 
-    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+    def observe(self, sequence: PosedSequence, index: int) -> density_model.Observation:
         """The same depth at every frame."""
         camera = sequence.cameras[reference_camera(sequence)]
         depth = resize_depth(self._mean, camera.height, camera.width)
@@ -236,31 +216,27 @@ class MeanDepthModel:
             column, row = pixels.astype(np.int64).T
             return np.asarray(depth[row, column], np.float32)
 
-        return Observation(camera, lambda points: np.zeros(len(points), np.float32), depth_at=at)
+        return density_model.Observation(camera, lambda points: np.zeros(len(points), np.float32), depth_at=at)
 
 
 class CalibratedModel:
     """A model with the calibration (opacity to probability) and the threshold that were fitted on other frames."""
 
-    def __init__(self, model: DensityModel, calibration: Calibration, threshold: float) -> None:
-        self.name = model.name
-        self.calibration = calibration
-        self.cutoffs = calibrated_cutoffs(calibration, threshold)
+    def __init__(self, model: density_model.DensityModel, calibration: Calibration, threshold: float) -> None:
+        self.name, self.calibration = model.name, calibration
+        self.cutoffs = density_model.calibrated_cutoffs(calibration, threshold)
         self.observe = model.observe
 
 
-def calibrate_model(model: DensityModel, frames: Iterable[Frame]) -> CalibratedModel:
-    """Fit a calibration and the threshold with the largest IoU on frames that a model is not scored on.
-
-    Raises GridError where there is no ground truth, or the model does not tell occupied from free voxels.
-    """
+def calibrate_model(model: density_model.DensityModel, frames: Iterable[Frame]) -> CalibratedModel:
+    """Fit calibration and best threshold on frames that are not scored; a `GridError` where they tell nothing."""
     empty = np.zeros(0, dtype=np.float32)
     histogram = score_histogram(empty, empty > 0.0)
     for frame in frames:
         truth = frame.truth.voxels
         if truth is not None:
             density = density_in_view(truth, model.observe(frame.sequence, frame.index))[truth.counted]
-            histogram += score_histogram(opacity(density, VOXEL_EDGE), truth.occupied[truth.counted])
+            histogram += score_histogram(opacity(density, density_model.VOXEL_EDGE), truth.occupied[truth.counted])
     calibration = fit_calibration(histogram)
     threshold = calibration.apply(np.array([best_iou(histogram)[1]], dtype=np.float32))[0]
     return CalibratedModel(model, calibration, float(threshold))

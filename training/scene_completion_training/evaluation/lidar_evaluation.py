@@ -1,33 +1,39 @@
-"""Density models under the LiDAR protocols of `scene_completion_ros.evaluation.lidar_occupancy`."""
+"""Density models under the LiDAR protocols of `scene_completion_ros.evaluation.lidar_occupancy`, and scored by depth.
+
+Which frames are scored by depth, frame lists such as the Eigen split of KITTI name. The LiDAR of a frame is projected
+into the left camera. Scores are means over frames of the errors of each frame, see
+`scene_completion_ros.evaluation.depth`. Published evaluations differ in details. They render 192 x 640 rays and enlarge
+the image, where here every counted pixel has its own ray. They place the LiDAR one pixel further left and up than it
+projects. The Eigen ground truth of Monodepth2 is the distance along the LiDAR's x axis. That is 0.27 m more than the
+depth in the camera's frame, which counts here as it does for Behind the Scenes. Models that encode several views take
+further frames of the drive, listed or not: unpack whole drives for them.
+"""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation import lidar_occupancy
 from scene_completion_ros.evaluation.invisible_empty import SCORE_NAMES, InvisibleEmptyMetric
-from scene_completion_ros.evaluation.lidar_occupancy import (
-    LIDAR_ONLY,
-    LIDAR_ONLY_NEAR,
-    ORIGINAL,
-    Scan,
-    SlabCounter,
-    SlabProtocol,
-    SlabTruth,
-    slab_masks,
-)
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally, table
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences import frame_lists
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.evaluation.density_model import Observation
 
-PROTOCOLS = {"original": ORIGINAL, "LiDAR only": LIDAR_ONLY_NEAR, "LiDAR only, far": LIDAR_ONLY}
+PROTOCOLS = {
+    "original": lidar_occupancy.ORIGINAL,
+    "LiDAR only": lidar_occupancy.LIDAR_ONLY_NEAR,
+    "LiDAR only, far": lidar_occupancy.LIDAR_ONLY,
+}
 LIDAR = "velodyne"
 SAME_M = 1e-4  # poses of a LiDAR that differ by less are those of one scan, or of one that stood still
 
@@ -37,14 +43,16 @@ class Slab:
     """What scans say of the points of a protocol, as it was applied."""
 
     name: str
-    protocol: SlabProtocol
-    truth: SlabTruth
+    protocol: lidar_occupancy.SlabProtocol
+    truth: lidar_occupancy.SlabTruth
     pitch_degrees: float  # how far the camera was taken to look down
 
 
-def slabs_of(scans: Iterable[Scan], pitch: float) -> tuple[Slab, ...]:
+def slabs_of(scans: Iterable[lidar_occupancy.Scan], pitch: float) -> tuple[Slab, ...]:
     """What scans from `level_scans` with the same pitch, radians, say under each protocol."""
-    counters = {name: SlabCounter(replace(found, camera_pitch=pitch)) for name, found in PROTOCOLS.items()}
+    counters = {
+        name: lidar_occupancy.SlabCounter(replace(found, camera_pitch=pitch)) for name, found in PROTOCOLS.items()
+    }
     for scan in scans:
         for counter in counters.values():
             counter.update(scan)
@@ -63,9 +71,8 @@ class LidarTally(Tally):
         for slab in answer.frame.slabs:
             points = slab.protocol.level_from_camera.inverse().apply(slab.protocol.points())
             shown = shown_by_depth(points, answer.observation) if slab.protocol.model_depth_shows else None
-            masks = slab_masks(slab.truth, slab.protocol, shown)
-            flat = points.reshape(-1, 3).astype(np.float32)
-            density = answer.observation.density(flat).reshape(points.shape[:2])
+            masks = lidar_occupancy.slab_masks(slab.truth, slab.protocol, shown)
+            density = answer.observation.density(points.reshape(-1, 3).astype(np.float32)).reshape(points.shape[:2])
             for rule, cutoff in answer.model.cutoffs.items():
                 key = (slab.name, slab.truth.scans, slab.pitch_degrees, rule)
                 metric = self.metrics.setdefault(key, InvisibleEmptyMetric())
@@ -96,24 +103,16 @@ LIDAR_OCCUPANCY = Metric(
     "Under the original protocol points in front of the model's own depth count as visible. So each row is scored on "
     "other points, and a field that sees through everything has no occluded ones. Never compare its O_acc alone.",
     (
-        *(Column(title(name), title(name)) for name in SCORE_NAMES),
-        Column("points", "points"),
-        Column("predicted", "predicted"),
-        Column("occupied", "occupied"),
-        Column("occluded", "occluded"),
-        Column("occluded_free", "t_ie"),
-        Column("remarks", "remarks"),
+        *(Column(title(name), title(name)) for name in SCORE_NAMES), Column("points", "points"),
+        Column("predicted", "predicted"), Column("occupied", "occupied"), Column("occluded", "occluded"),
+        Column("occluded_free", "t_ie"), Column("remarks", "remarks"),
     ),
-    LidarTally,
-    by=("protocol", "pitch", "rule"),
-)
+    LidarTally, by=("protocol", "pitch", "rule"),
+)  # fmt: skip
 
 
 def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation) -> NDArray[np.bool_]:
-    """Whether the z-depth of points [..., 3], optical frame, metres, is at most the model's at their nearest pixel.
-
-    Points beside the image take the pixel at its border.
-    """
+    """Whether z-depths of points [..., 3], optical frame, are at most the model's at the nearest pixel in the image."""
     camera = observation.camera
     pixels, _ = camera.project(points_camera.reshape(-1, 3))
     nearest = np.clip(np.floor(pixels + 0.5), 0.0, (camera.width - 1.0, camera.height - 1.0))
@@ -125,8 +124,8 @@ def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation)
 def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, RigidTransform]]:
     """Frames from `start` on that have a scan of their own, and the LiDAR's pose in the rig when it was made.
 
-    Every frame of a data set has one. Those of a bag take the scan next to them: where images come more often than
-    scans, the first of several frames has it; where scans were lost, some have none.
+    Every frame of a data set has one. Those of a bag take the scan next to them: the first of several frames has it,
+    and where scans were lost, some have none.
     """
     before: NDArray[np.float64] | None = None
     for index in range(start, len(sequence)):
@@ -141,25 +140,105 @@ def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, R
             yield index, sequence.rig_from_sensor[LIDAR]
 
 
-def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[Scan]:
-    """Scans of a frame and of those after it, as far as there are any, in the frame's level frame, one at a time.
-
-    Whose scans count, `scan_poses` says. The reference camera looks down by a pitch, radians. Raises SequenceError
-    where a frame has no scan, or the LiDAR's place is not known.
-    """
+def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[lidar_occupancy.Scan]:
+    """Scans from a frame on, see `scan_poses`, in its level frame; pitch in radians; a `SequenceError` if none."""
     if LIDAR not in sequence.rig_from_sensor:
         what = f"no pose of the LiDAR {LIDAR!r}"
         raise SequenceError(what, where=sequence.name, cure="Give its calibration with the sequence")
-    level_from_camera = replace(ORIGINAL, camera_pitch=pitch).level_from_camera
+    level_from_camera = replace(lidar_occupancy.ORIGINAL, camera_pitch=pitch).level_from_camera
     level_from_world = level_from_camera @ sequence.world_from_camera(index, reference_camera(sequence)).inverse()
     for frame, rig_from_sensor in islice(scan_poses(sequence, index), count):
         points_rig = sequence.lidar(frame)
         if points_rig is None:
             raise SequenceError("no LiDAR scan", where=f"{sequence.name}, frame {frame}", cure="Restore the scan")
         level_from_sensor = level_from_world @ sequence.frames[frame].world_from_rig @ rig_from_sensor
-        yield Scan(rig_from_sensor.inverse().apply(points_rig), level_from_sensor)
+        yield lidar_occupancy.Scan(rig_from_sensor.inverse().apply(points_rig), level_from_sensor)
 
 
 def camera_pitch(sequence: PosedSequence) -> float:
     """How far the reference camera looks down, radians: 5 degrees on KITTI-360's car, and none where nobody knows."""
-    return ORIGINAL.camera_pitch if sequence.provenance.get("dataset") == "KITTI-360" else 0.0
+    return lidar_occupancy.ORIGINAL.camera_pitch if sequence.provenance.get("dataset") == "KITTI-360" else 0.0
+
+
+LEFT = frame_lists.SIDES[0]
+NO_DRIVE, NO_FRAME, RIGHT_ONLY = "drive not given", "not in the drive", "listed for the right camera alone"
+NO_SCAN = "no LiDAR scan"
+
+
+@dataclass(frozen=True, order=True)
+class LeftOutFrame:
+    """A frame that was asked for and is not scored."""
+
+    reason: str  # why, in words
+    drive: str  # name of its drive, without a date in front
+    frame: int  # number of its image file
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Frames of one drive that are to be scored."""
+
+    sequence: PosedSequence
+    numbers: Mapping[int, int]  # index of a frame in the sequence -> number of its image file
+
+
+def select_frames(
+    sequences: Sequence[PosedSequence], listed: Sequence[frame_lists.ListedFrame] | None = None
+) -> tuple[list[Selection], list[LeftOutFrame]]:
+    """Frames of drives that are scored, with scan and listed, and all others asked for; a `SequenceError` if none."""
+    names = [frame_lists.drive_name(sequence.name) for sequence in sequences]
+    elsewhere = sorted({(frame_lists.drive_name(name), number) for name, number, _ in listed or ()})
+    left_out = [LeftOutFrame(NO_DRIVE, drive, number) for drive, number in elsewhere if drive not in names]
+    selections = []
+    for name, sequence in zip(names, sequences, strict=True):
+        indices = frame_lists.frame_indices(sequence)
+        wanted = (
+            dict.fromkeys(indices, frame_lists.SIDES) if listed is None else frame_lists.frames_of_drive(listed, name)
+        )
+        found = {number: _obstacle(sequence, indices.get(number), sides) for number, sides in wanted.items()}
+        left_out += [LeftOutFrame(reason, name, number) for number, reason in found.items() if reason]
+        if numbers := {indices[number]: number for number, reason in found.items() if not reason}:
+            selections.append(Selection(sequence, numbers))
+    if not selections:
+        raise _nothing_left(names, left_out)
+    return selections, left_out
+
+
+def scored_share(
+    path: Path, listed: Sequence[frame_lists.ListedFrame], left_out: Iterable[LeftOutFrame], *, allow_missing: bool
+) -> frame_lists.SplitCount:
+    """How many listed frames of left cameras are scored; a `SequenceError` if some are missing and may not be."""
+    wanted = len({(frame_lists.drive_name(line.drive), line.frame) for line in listed if line.side == LEFT})
+    missing = [frame for frame in left_out if frame.reason != RIGHT_ONLY]
+    if missing and not allow_missing:
+        first = ", ".join(f"{frame.drive} {frame.frame} ({frame.reason})" for frame in missing[:5])
+        what = f"{len(missing)} of its frames cannot be scored, such as {first}"
+        cure = "Unpack their images and LiDAR scans, or go on without: --allow-missing"
+        raise SequenceError(what, where=str(path), cure=cure)
+    return frame_lists.SplitCount(path.name, wanted, wanted - len(missing))
+
+
+def left_out_table(left_out: Iterable[LeftOutFrame]) -> str:
+    """The numbers of sorted frames by reason and drive."""
+    rows = []
+    for (reason, drive), group in groupby(left_out, key=lambda frame: (frame.reason, frame.drive)):
+        numbers = [str(frame.frame) for frame in group]
+        rows.append([reason, drive, str(len(numbers)), ", ".join(numbers)])
+    return table(["reason", "drive", "frames", "numbers"], rows)
+
+
+def _obstacle(sequence: PosedSequence, index: int | None, sides: Sequence[str]) -> str:
+    """Why a frame cannot be scored; empty where it can."""
+    if LEFT not in sides:
+        return RIGHT_ONLY
+    if index is None:
+        return NO_FRAME
+    return "" if "lidar" in sequence.frames[index].assets else NO_SCAN
+
+
+def _nothing_left(recordings: Iterable[str], left_out: Sequence[LeftOutFrame]) -> SequenceError:
+    reasons = [frame.reason for frame in left_out]
+    counts = "; ".join(f"{reason}: {reasons.count(reason)}" for reason in sorted(set(reasons)))
+    cure = "Name the listed drives with images and LiDAR scans unpacked, or another frame list"
+    what = f"none of {len(reasons)} frames can be scored ({counts})"
+    return SequenceError(what, where=", ".join(recordings), cure=cure)

@@ -2,28 +2,101 @@
 
 So Behind the Scenes is scored (`evaluator_nvs` of its code): the target is the other camera of the stereo pair on KITTI
 raw, and a frame before or after on RealEstate10K. Pictures are compared as large as the network sees them, without
-their edges. Samples along rays lie in the middle of their intervals instead of anywhere, and what is left of a ray
-ends at its last one.
+their edges. Samples along rays lie in the middle of their intervals instead of anywhere, and what is left of a ray ends
+at its last one. LPIPS is the distance of pictures in features of AlexNet, weighted by what people call similar: Zhang
+et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (CVPR 2018), section 3, version 0.1 of
+its weights. They are read from files that the user names, which are not a part of this package.
+
+Do features and classes stay the same from view to view? SceneDINO scores features so: two frames that are three apart,
+each rendered from its own image; the second is warped to the first, and compared where a forward-backward check finds
+nothing hidden. Its script is not public. Flow here comes from OpenCV's DIS (Kroeger et al., ECCV 2016), where the paper
+takes RAFT, and the check is that of Sundaram et al., "Dense Point Trajectories by GPU-accelerated Large Displacement
+Optical Flow" (ECCV 2010), equation 5.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.image_similarity import border_cropped, psnr, ssim
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
+from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.evaluation.checkpoints import FieldModel
-from scene_completion_training.evaluation.perceptual_distance import PerceptualDistance
-from scene_completion_training.networks.observed_field import ObservedField
-from scene_completion_training.rendering.colours import sample_colours
-from scene_completion_training.rendering.patches import render_rays
-from scene_completion_training.rendering.rays import image_rays
+from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+from scene_completion_training.networks.density_field import ObservedField
+from scene_completion_training.rendering.patches import image_rays, render_rays, rendered_features, sample_colours
+
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the channels of pictures in -1..1
+# AlexNet's convolutions by their place in torchvision: stride and padding. The second and third are pooled before.
+_CONVOLUTIONS = {0: (4, 2), 3: (1, 2), 6: (1, 1), 8: (1, 1), 10: (1, 1)}
+_POOLED = (3, 6)
+_NAMES = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(weight|bias)|lin(\d)\.model\.1\.(weight)")
+
+
+class PerceptualDistance:
+    """LPIPS with AlexNet; a `KeyError` names a weight that is missing.
+
+    `weights`: AlexNet's convolutions in torchvision's names (`features.0.weight`) or those of the package `lpips`
+    (`net.slice1.0.weight`), and the linear ones (`lin0.model.1.weight`).
+    """
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        named: dict[str, Tensor] = {}
+        for name, value in weights.items():
+            if found := _NAMES.fullmatch(name):
+                layer, kind, level, linear = found.groups()
+                named[f"{layer}.{kind}" if layer else f"lin{level}.{linear}"] = value.float()
+        self._layers = [(named[f"{n}.weight"], named[f"{n}.bias"]) for n in _CONVOLUTIONS]
+        self._linear = [named[f"lin{level}.weight"].reshape(1, -1, 1, 1) for level in range(len(_CONVOLUTIONS))]
+        self(*np.zeros((2, 64, 64, 3), np.float32))  # other shapes fail here
+
+    @staticmethod
+    def open(files: Sequence[Path]) -> "PerceptualDistance":
+        """Reads the weights from one file or two, executing nothing; a `BundleError` if they are not all there."""
+        cure = "Give alexnet-owt-*.pth of torchvision and weights/v0.1/alex.pth of the package lpips, or one file with "
+        cure += "the state_dict of lpips.LPIPS(net='alex')"
+        where, weights = ", ".join(map(str, files)), dict[str, Tensor]()
+        try:
+            for file in files:
+                if file.suffix == ".safetensors":
+                    tensors = read_tensors(file, BundleError, cure=cure)
+                    weights |= {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+                else:
+                    weights |= torch.load(file, map_location="cpu", weights_only=True)
+            return PerceptualDistance(weights)
+        except BundleError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BundleError(f"no weights of LPIPS with AlexNet ({reason})", where=where, cure=cure) from error
+
+    @torch.inference_mode()
+    def __call__(self, rendered: NDArray[np.float32], true: NDArray[np.float32]) -> float:
+        """Distance of two pictures [H, W, 3] in 0..1, at least 31 pixels high and wide: 0 for equals."""
+        x = 2.0 * torch.from_numpy(np.stack([rendered, true])).permute(0, 3, 1, 2) - 1.0
+        x = (x - torch.tensor(SHIFT)[:, None, None]) / torch.tensor(SCALE)[:, None, None]
+        distance = 0.0
+        for (place, (stride, padding)), layer, linear in zip(
+            _CONVOLUTIONS.items(), self._layers, self._linear, strict=True
+        ):
+            if place in _POOLED:
+                x = functional.max_pool2d(x, 3, 2)
+            x = functional.relu(functional.conv2d(x, *layer, stride=stride, padding=padding))
+            unit = x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+            distance += float(((unit[:1] - unit[1:]).square() * linear).sum(dim=1).mean())
+        return distance
+
 
 STEREO = "stereo"  # as target: the other camera of the pair, at the same time
 
@@ -52,8 +125,7 @@ class ViewSynthesis:
 
     def __init__(self, model: FieldModel, samples: int, distance: PerceptualDistance | None = None) -> None:
         self.name = model.name
-        self._model = model
-        self._samples = samples
+        self._model, self._samples = model, samples
         self._similarities = {"psnr": psnr, "ssim": ssim} | ({"lpips": distance} if distance else {})
 
     def answer(self, view: NovelView) -> Figures:
@@ -75,11 +147,7 @@ class ViewSynthesis:
 def render_view(
     seen: ObservedField, model: FieldModel, source: Tensor, encoder_from_view: Tensor, samples: int
 ) -> Tensor:
-    """What a view sees, in the colours that the first encoder view has there: [3, H, W] in 0..1.
-
-    `seen`: the field with its images encoded; `source`: image of the first encoder view [3, H, W] in 0..1; beyond its
-    edges their colours hold; `encoder_from_view`: pose [4, 4] of the view in the encoder view's frame.
-    """
+    """What a view at a pose [4, 4] sees in the colours of the first encoder view [3, H, W] in 0..1: [3, H, W]."""
     camera, spec = model.camera, model.field.spec
     source = source.to(model.device)
     masks, own = torch.ones_like(source[None, :1], dtype=torch.bool), torch.eye(4, device=model.device)[None, None]
@@ -92,15 +160,17 @@ def render_view(
 
 
 def novel_views(sequence: PosedSequence, indices: Iterable[int], targets: Sequence[str]) -> Iterator[NovelView]:
-    """The target views of frames; those before the first and behind the last frame are left out.
-
-    Raises SequenceError where the recording has no stereo pair, and its other camera is a target.
-    """
-    left = reference_camera(sequence)
+    """The target views of frames, as far as there are any; a `SequenceError` where a pair is asked for and none is."""
+    left, other = reference_camera(sequence), ""
+    if STEREO in targets:
+        try:
+            other = next(name for name in stereo_pair(sequence)[:2] if name != left)
+        except SequenceError as error:
+            raise SequenceError(error.what, where=error.where, cure="Name frames with --targets, such as 5") from error
     for index in indices:
         for target in targets:
             if target == STEREO:
-                yield NovelView(sequence, index, target, index, _other_camera(sequence, left))
+                yield NovelView(sequence, index, target, index, other)
             elif 0 <= (seen := index + int(target)) < len(sequence):
                 yield NovelView(sequence, index, target, seen, left)
 
@@ -111,13 +181,6 @@ def check_targets(targets: Sequence[str]) -> None:
         if target != STEREO and not (target.removeprefix("-").isdecimal() and int(target)):
             what = f"{target} is no view"
             raise ConfigurationError(what, where="--targets", cure=f"Name {STEREO}, or frames later (negative: before)")
-
-
-def _other_camera(sequence: PosedSequence, left: str) -> str:
-    try:
-        return next(name for name in stereo_pair(sequence)[:2] if name != left)
-    except SequenceError as error:
-        raise SequenceError(error.what, where=error.where, cure="Name frames with --targets, such as 5") from error
 
 
 class ViewTally(Tally):
@@ -143,10 +206,95 @@ def view_metric(*, with_lpips: bool) -> Metric:
     """PSNR and SSIM of novel views, and LPIPS where its weights are given."""
     titles = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑"} | ({"lpips": "LPIPS ↓"} if with_lpips else {})
     without = "" if with_lpips else " LPIPS needs its weights (--lpips), and is left out."
-    return Metric(
-        "views",
-        f"Novel views against the pictures of their cameras: 5 % cropped at each edge, mean over views.{without}",
-        tuple(Column(key, title, percent=False) for key, title in titles.items()),
-        ViewTally,
-        by=("target",),
-    )
+    text = f"Novel views against the pictures of their cameras: 5 % cropped at each edge, mean over views.{without}"
+    columns = tuple(Column(key, title, percent=False) for key, title in titles.items())
+    return Metric("views", text, columns, ViewTally, by=("target",))
+
+
+RELATIVE, ABSOLUTE = 0.01, 0.5  # of the squared flows, and squared pixels: how far forward and backward may disagree
+Classify = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+
+
+def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Where pixels of a picture [H, W, 3] went in the next one: float32 [H, W, 2], pixels to the right and down."""
+    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
+    dense = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
+    return np.asarray(dense.calc(*grey, None), np.float32)
+
+
+def warped(values: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values [H, W, C] of the second picture where the pixels of the first went, bilinear; 0 outside of it."""
+    height, width = flow.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    at = x + flow[..., 0], y + flow[..., 1]
+    parts = [cv2.remap(part, *at, cv2.INTER_LINEAR) for part in np.moveaxis(values, -1, 0)]
+    return np.stack(parts, axis=-1).astype(np.float32, copy=False)
+
+
+def not_hidden(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Pixels [H, W] of the first picture that the second shows: the flow back leads to where they came from.
+
+    |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5, with the backward flow b at the place to which the forward flow f leads.
+    """
+    back = warped(backward, forward)
+    inside = warped(np.ones((*forward.shape[:2], 1), np.float32), forward)[..., 0] > 1.0 - 1e-3
+    size = (forward**2).sum(axis=-1) + (back**2).sum(axis=-1)
+    return np.asarray(inside & (((forward + back) ** 2).sum(axis=-1) < RELATIVE * size + ABSOLUTE))
+
+
+def agreement(
+    first: NDArray[np.float32], second: NDArray[np.float32], classify: Classify | None = None
+) -> dict[str, float]:
+    """How well codes [N, D] of the same pixels by two images agree, as means over the pixels; nothing without any."""
+    if not len(first):
+        return {}
+    difference = (first - second).astype(np.float64)
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return {
+        "l1": float(np.abs(difference).sum(axis=1).mean()),
+        "l2": float(np.linalg.norm(difference, axis=1).mean()),
+        "cosine": float(((first * second).sum(axis=1) / np.maximum(lengths, 1e-9)).mean()),
+        "same_class": float((classify(first) == classify(second)).mean()) if classify else float("nan"),
+    }
+
+
+class ViewConsistency:
+    """A feature field as a method whose views are compared, and the classes of their codes where these can be told."""
+
+    def __init__(self, model: FeatureFieldModel, samples: int, classify: Classify | None = None) -> None:
+        self.name = model.name
+        self._model, self._samples, self._classify = model, samples, classify
+
+    def answer(self, view: NovelView) -> Figures:
+        """Render both frames from their own images, and bring the later one's codes to the first one's pixels."""
+        images = [self._model.image(view.sequence, index) for index in (view.index, view.seen)]
+        pictures = [image.permute(1, 2, 0).round().byte().numpy() for image in images]
+        forward, backward = optical_flow(*pictures), optical_flow(*pictures[::-1])
+        counted = not_hidden(forward, backward)
+        first, second = (self._codes(image) for image in images)
+        values = agreement(first[counted], warped(second, forward)[counted], self._classify)
+        return Figures(view.target, values and {"shared": float(counted.mean()), **values})
+
+    @torch.inference_mode()
+    def _codes(self, image: Tensor) -> NDArray[np.float32]:
+        """Codes [H, W, D] of the pixels of an image [3, H, W], composited along its rays."""
+        seen, spec = self._model.encode(image), self._model.field.spec
+        height, width = image.shape[1:]
+        camera = self._model.field.camera.resized(width, height)
+        parts = rendered_features(
+            seen, camera, near=spec.near, far=spec.far, device=self._model.device, samples=self._samples
+        )
+        return torch.cat([self._model.codes(part) for part in parts]).reshape(height, width, -1).cpu().numpy()
+
+
+CONSISTENCY = Metric(
+    "consistency",
+    "Features of two frames, each rendered from its own image, where optical flow finds the same pixels in both: norms "
+    "of their difference, cosine, and how many have the same class; mean over pairs.",
+    (
+        Column("shared", "pixels in both"), Column("l1", "L1 ↓", percent=False),
+        Column("l2", "L2 ↓", percent=False), Column("cosine", "cosine ↑", percent=False),
+        Column("same_class", "same class ↑"),
+    ),
+    ViewTally, by=("target",),
+)  # fmt: skip

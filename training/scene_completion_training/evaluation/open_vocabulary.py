@@ -2,40 +2,41 @@
 
 Labels are scored twice. Given the geometry, all voxels are labelled that the truth calls occupied: what is left is
 semantics. In completion, those that the student calls occupied are labelled: semantic scene completion. Words are
-ranked given the geometry.
+ranked given the geometry. A deployed student is asked as trained fields are, and so are controls to beat.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation import semantic_classes
 from scene_completion_ros.evaluation.metric import Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES
-from scene_completion_ros.evaluation.semantic_classes import (
-    COMMON_CLASSES,
-    EMPTY,
-    INVALID,
-    SEMANTIC_KITTI_CLASSES,
-    SEMANTIC_KITTI_OFFICIAL,
-    SEMANTIC_KITTI_TO_COMMON,
-    ClassMap,
-)
 from scene_completion_ros.evaluation.semantic_completion import COLUMNS, SemanticCompletionMetric
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
 from scene_completion_ros.evaluation.zero_shot import WORDS, ZERO_SHOT, Part, best_classes, class_scores, cosines
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.feature_space import feature_space_for
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import read_yaml
-from scene_completion_training.evaluation.geometry import Frame
+from scene_completion_training.data.student_units import DeployedUnits
+from scene_completion_training.evaluation.checkpoints import CanonicalImages
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel
+from scene_completion_training.evaluation.geometry import Frame, voxel_frames
 from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
-from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
+from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation, in_chunks
+from scene_completion_training.foundation.backbone import DenseExtractor
+from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
 
 REGIONS = (ALL, VISIBLE, OCCLUDED)
 _CHUNK = 1 << 14  # points in memory at a time
@@ -43,16 +44,11 @@ _CHUNK = 1 << 14  # points in memory at a time
 
 @dataclass(frozen=True, eq=False)
 class LabelSet:
-    """Classes that labels are scored in.
-
-    Attributes:
-        class_names: "empty", and the classes.
-        class_map: From SemanticKITTI's ids.
-    """
+    """Classes that labels are scored in."""
 
     name: str
-    class_names: tuple[str, ...]
-    class_map: ClassMap
+    class_names: tuple[str, ...]  # "empty", and the classes
+    class_map: semantic_classes.ClassMap  # from SemanticKITTI's ids
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,31 +58,30 @@ class LabelSet:
     def phrases(self, bank: TextBank) -> dict[str, tuple[str, ...]]:
         """Phrases of each class that has some, from a bank whose classes are SemanticKITTI's, or of these.
 
-        Phrases of classes that are one here come together; those of classes that do not count are left out.
-
-        Raises:
-            ConfigurationError: A class of the bank is neither, or it has none.
+        Those of classes that are one here come together; those of classes that do not count are left out. Raises
+        ConfigurationError where a class of the bank is neither, or it has none.
         """
         found: dict[str, tuple[str, ...]] = {}
         for proposed in bank.classes:
             name: str | None = proposed.name
-            if name in SEMANTIC_KITTI_CLASSES[1:]:
-                number = int(self.class_map.table[SEMANTIC_KITTI_CLASSES.index(name)])
-                name = None if number == INVALID else self.class_names[number]
+            if name in semantic_classes.SEMANTIC_KITTI_CLASSES[1:]:
+                number = int(self.class_map.table[semantic_classes.SEMANTIC_KITTI_CLASSES.index(name)])
+                name = None if number == semantic_classes.INVALID else self.class_names[number]
             elif name not in self.names:
-                cure = f"Call its classes {', '.join(SEMANTIC_KITTI_CLASSES[1:])}"
+                cure = f"Call its classes {', '.join(semantic_classes.SEMANTIC_KITTI_CLASSES[1:])}"
                 raise ConfigurationError(f"class {name!r} is none of {self.name}", where=bank.where, cure=cure)
             if name is not None:
                 found[name] = (*found.get(name, ()), *proposed.phrases)
         if not found:
-            raise ConfigurationError(
-                "has no classes", where=bank.where, cure="Make it of a vocabulary with classes, such as street.yaml"
-            )
+            cure = "Make it of a vocabulary with classes, such as street.yaml"
+            raise ConfigurationError("has no classes", where=bank.where, cure=cure)
         return found
 
 
-COMMON = LabelSet("the 15 classes of S4C", COMMON_CLASSES, SEMANTIC_KITTI_TO_COMMON)
-SEMANTIC_KITTI = LabelSet("the 19 classes of SemanticKITTI", SEMANTIC_KITTI_CLASSES, SEMANTIC_KITTI_OFFICIAL)
+COMMON = LabelSet("the 15 classes of S4C", semantic_classes.COMMON_CLASSES, semantic_classes.SEMANTIC_KITTI_TO_COMMON)
+SEMANTIC_KITTI = LabelSet(
+    "the 19 classes of SemanticKITTI", semantic_classes.SEMANTIC_KITTI_CLASSES, semantic_classes.SEMANTIC_KITTI_OFFICIAL
+)
 
 
 def label_set_of(sequence: PosedSequence) -> LabelSet:
@@ -95,65 +90,46 @@ def label_set_of(sequence: PosedSequence) -> LabelSet:
 
 
 def read_words(file: Path) -> dict[str, tuple[int, ...]]:
-    """Reads words and SemanticKITTI's ids of the classes that they mean.
+    """Reads words and SemanticKITTI's ids of what they mean, from YAML as unseen_words.yaml: `words`, word -> classes.
 
-    Args:
-        file: YAML with `words`, word -> names of classes, and `training_vocabulary`, which no word may be of.
-
-    Raises:
-        ConfigurationError: It is no such file, names an unknown class, or a word that was trained with.
+    Raises ConfigurationError for another file, an unknown class, or a word of its `training_vocabulary`.
     """
-    cure = f"Write it as unseen_words.yaml; the classes are {', '.join(SEMANTIC_KITTI_CLASSES[1:])}"
+    cure = f"Write it as unseen_words.yaml; the classes are {', '.join(semantic_classes.SEMANTIC_KITTI_CLASSES[1:])}"
     content = read_yaml(file, ConfigurationError, cure=cure, kind=dict)
     try:
-        words = {str(word): tuple(map(SEMANTIC_KITTI_CLASSES.index, of)) for word, of in content["words"].items()}
+        words = {
+            str(word): tuple(map(semantic_classes.SEMANTIC_KITTI_CLASSES.index, of))
+            for word, of in content["words"].items()
+        }
         trained = {str(word).casefold() for word in content["training_vocabulary"]}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ConfigurationError(
-            f"cannot be read as words and classes ({error})", where=str(file), cure=cure
-        ) from error
+        what = f"cannot be read as words and classes ({error})"
+        raise ConfigurationError(what, where=str(file), cure=cure) from error
     if seen := [word for word in words if word.casefold() in trained]:
-        raise ConfigurationError(
-            f"{', '.join(seen)}: of the training vocabulary", where=str(file), cure="Ask for words that are not in it"
-        )
+        what = f"{', '.join(seen)}: of the training vocabulary"
+        raise ConfigurationError(what, where=str(file), cure="Ask for words that are not in it")
     return words
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What is said of points.
+    """What is said of points."""
 
-    Attributes:
-        labels: Classes, int64 [N]; K for none.
-        cosine: Of each word, float32 [N, W]; minus infinity where there is no feature.
-        common: Mean cosine of all phrases of the vocabulary, float32 [N].
-    """
-
-    labels: NDArray[np.int64]
-    cosine: NDArray[np.float32]
-    common: NDArray[np.float32]
+    labels: NDArray[np.int64]  # classes, int64 [N]; K for none
+    cosine: NDArray[np.float32]  # of each word, float32 [N, W]; minus infinity where there is no feature
+    common: NDArray[np.float32]  # mean cosine of all phrases of the vocabulary, float32 [N]
 
 
 class ZeroShot:
-    """Labels by the best phrase of all classes, and cosines of words.
+    """Labels by the best phrase of all classes, and cosines of words (see `read_words`), all of which are in the bank.
 
-    Args:
-        bank: Its classes, and all words, are phrases of it.
-        words: See `read_words`.
-
-    Attributes:
-        rows: Phrases of classes, float32 [R, D], of length one.
-        group: The class of each [R].
-        words: Words that it scores, and SemanticKITTI's ids of what they mean.
-
-    Raises:
-        ConfigurationError: The bank has other classes than the label set.
-        VocabularyError: A word is not in it.
+    `rows`: phrases of classes, float32 [R, D], of length one; `group`: the class of each [R]. Raises ConfigurationError
+    where the bank has other classes than the label set; VocabularyError where a word is not in it.
     """
 
     def __init__(self, bank: TextBank, label_set: LabelSet, words: Mapping[str, Sequence[int]]) -> None:
         vocabulary = bank.vocabulary(label_set.phrases(bank))
-        self.words = words
+        self.words = words  # words that it scores, and SemanticKITTI's ids of what they mean
         of_class = vocabulary.group >= 0
         self.rows, self._all_rows = vocabulary.rows[of_class], vocabulary.rows
         self._asked = bank.rows(list(words)) if words else self.rows[:0]
@@ -161,71 +137,51 @@ class ZeroShot:
         self.classes = len(label_set.names)
 
     def __call__(self, observed: SemanticObservation, points: NDArray[np.float32]) -> Judgement:
-        """What it says of points [N, 3].
-
-        Raises:
-            ConfigurationError: The features have another dimension than the embeddings.
-        """
+        """What it says of points [N, 3]; a `ConfigurationError` for features of another size than the embeddings."""
         features = observed.codes(points)
         if features.shape[1] != self.rows.shape[1]:
             what = f"embeddings of {self.rows.shape[1]} numbers, features of {features.shape[1]}"
             cure = "Name the text bank of the encoder that the teacher is aligned to"
             raise ConfigurationError(what, where="text bank", cure=cure)
         labels = best_classes(class_scores(features, self.rows, self.group, self.classes))
-        common = cosines(features, self._all_rows).mean(axis=1)
-        return Judgement(labels, cosines(features, self._asked), common)
+        return Judgement(labels, cosines(features, self._asked), cosines(features, self._all_rows).mean(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledFrame:
-    """A frame whose voxels have labels; the same for all models.
-
-    Attributes:
-        points: Centres [P, 3] of the voxels that count.
-        labelled: Which of them have a label, bool [P]; L of them.
-        ids, true: Their label of SemanticKITTI and their class in the label set [L].
-        classes: Classes of the label set [X, Y, Z].
-        parts: Part -> which of the labelled ones lie in it, bool [L].
-    """
+    """A frame whose voxels have labels; the same for all models."""
 
     frame: Frame
     voxels: VoxelTruth
-    points: NDArray[np.float32]
-    labelled: NDArray[np.bool_]
-    ids: NDArray[np.uint8]
-    true: NDArray[np.int64]
-    classes: NDArray[np.uint8]
-    parts: dict[Part, NDArray[np.bool_]]
+    points: NDArray[np.float32]  # centres [P, 3] of the voxels that count
+    labelled: NDArray[np.bool_]  # which of them have a label, bool [P]; L of them
+    ids: NDArray[np.uint8]  # their label of SemanticKITTI [L]
+    true: NDArray[np.int64]  # their class in the label set [L]
+    classes: NDArray[np.uint8]  # classes of the label set [X, Y, Z]
+    parts: dict[Part, NDArray[np.bool_]]  # part -> which of the labelled ones lie in it, bool [L]
 
     @staticmethod
-    def of(frame: Frame, label_set: LabelSet) -> LabelledFrame:
+    def of(frame: Frame, label_set: LabelSet) -> "LabelledFrame":
         """What a label set makes of a frame that has voxels."""
         truth = frame.truth.voxels
         assert truth is not None
         counted = truth.counted
         classes = voxel_classes(truth, label_set.class_map)
         ids = truth.labels[counted]
-        labelled = (ids != EMPTY) & (ids != INVALID)
+        labelled = (ids != semantic_classes.EMPTY) & (ids != semantic_classes.INVALID)
         true = classes[counted][labelled].astype(np.int64)
         return LabelledFrame(
-            frame,
-            truth,
-            truth.centres(counted),
-            labelled,
-            ids[labelled],
-            np.where(true == INVALID, INVALID, true - 1),
-            classes,
+            frame, truth, truth.centres(counted), labelled, ids[labelled],
+            np.where(true == semantic_classes.INVALID, semantic_classes.INVALID, true - 1), classes,
             {part: mask[counted][labelled] for part, mask in _parts(truth).items()},
-        )
+        )  # fmt: skip
 
 
 class WordAnswer:
     """What a model says of a labelled frame, see `ZERO_SHOT`, `WORDS` and `OPEN_COMPLETION`.
 
-    Attributes:
-        predicted: Classes of the labelled voxels [L].
-        cosine, common: Of words at the labelled voxels.
-        volume: Labels [X, Y, Z] of what the density calls occupied, 0 empty, class k as k + 1.
+    `predicted`: classes of the labelled voxels [L]; `cosine`, `common`: of words there; `volume`: labels [X, Y, Z] of
+    what the density calls occupied, 0 empty, class k as k + 1.
     """
 
     def __init__(self, labelled: LabelledFrame, judge: ZeroShot, seen: SemanticObservation, cutoff: float) -> None:
@@ -278,13 +234,9 @@ class OpenCompletionTally(Tally):
 
 
 OPEN_COMPLETION = Metric(
-    "completion",
-    "Semantic scene completion by words, at the student's own threshold, in percent.",
-    COLUMNS,
-    OpenCompletionTally,
-    by=("region",),
-    across="range_m",
-)
+    "completion", "Semantic scene completion by words, at the student's own threshold, in percent.", COLUMNS,
+    OpenCompletionTally, by=("region",), across="range_m",
+)  # fmt: skip
 METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 
@@ -297,10 +249,8 @@ def _judged(judge: ZeroShot, observed: SemanticObservation, points: NDArray[np.f
         chunk = slice(start, start + _CHUNK)
         found = judge(observed, points[chunk])
         predicted.labels[chunk], predicted.cosine[chunk], predicted.common[chunk] = (
-            found.labels,
-            found.cosine,
-            found.common,
-        )
+            found.labels, found.cosine, found.common,
+        )  # fmt: skip
     return predicted
 
 
@@ -312,3 +262,80 @@ def _parts(truth: VoxelTruth) -> dict[Part, NDArray[np.bool_]]:
         near[truth.grid.cropped(range_m)[1]] = True
         parts |= {(range_m, region): near & truth.regions[region] for region in REGIONS}
     return parts
+
+
+class DeployedFeatures:
+    """A student bundle read in the space of a bank's texts, by its own encoder; a `VocabularyError` without one."""
+
+    def __init__(self, bundle: StudentBundle, bank: TextBank, density: DensityModel, name: str) -> None:
+        self.name = name
+        self._space = feature_space_for(bundle.feature_spaces, bank, bundle.name)
+        self._density = density
+        self._units = DeployedUnits(bundle)
+
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+        """Encode the reference camera's image of a frame."""
+        camera = reference_camera(sequence)
+        units = self._units.observe(sequence.image(index, camera), sequence.cameras[camera])
+        return SemanticObservation(
+            self._density.observe(sequence, index),
+            lambda points: self._space.features(units(points)).astype(np.float32),
+        )
+
+
+class LiftedPixels:
+    """A control, 2D only: every point has the teacher's feature of the pixel it projects to, whatever lies before it.
+
+    `cell`: edge of the square of pixels that a feature covers; `camera`: the canonical one of models beside it; points
+    outside have no feature.
+    """
+
+    def __init__(self, teacher: DenseExtractor, density: DensityModel, cell: int, camera: Camera, name: str) -> None:
+        self.name = name
+        self._teacher, self._density, self._cell = teacher, density, cell
+        self._lifter = FeatureLifter(camera, VOXEL_EDGE)
+        self._image = CanonicalImages(camera, half_resolution=False)
+
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+        """Compute the features of the reference camera's image of a frame."""
+        image = self._image(sequence, index, reference_camera(sequence))[None]
+        tokens = self._teacher.features(image, self._cell).float().cpu()
+        maps = {self.name: TokenMaps(tokens, torch.zeros(1, 2), self._cell)}
+
+        def features(points: Tensor) -> Tensor:
+            return self._lifter(points, maps, torch.eye(4)[None], surface=None)[self.name].mean
+
+        return SemanticObservation(self._density.observe(sequence, index), lambda points: in_chunks(features, points))
+
+
+class ClassPrior:
+    """A control: one feature [D] for all points, of a phrase of the `most_frequent` class; words rank them alike."""
+
+    name = "class prior"
+
+    def __init__(self, row: NDArray[np.float32], density: DensityModel) -> None:
+        self._row, self._density = row, density
+
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+        """The same features at every frame."""
+        return SemanticObservation(
+            self._density.observe(sequence, index), lambda points: np.tile(self._row, (len(points), 1))
+        )
+
+
+def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phrased: Sequence[int]) -> int:
+    """The most frequent class of labelled voxels in view that has phrases; a `ConfigurationError` without any."""
+    counts = np.zeros(len(label_set.names), np.int64)
+    for frame in voxel_frames(recordings):
+        truth = frame.truth.voxels
+        assert truth is not None
+        classes = voxel_classes(truth, label_set.class_map)[truth.counted]
+        counts += np.bincount(
+            classes[(classes != semantic_classes.EMPTY) & (classes != semantic_classes.INVALID)] - 1,
+            minlength=len(counts),
+        )
+    if not counts.any():
+        what = "no voxel is labelled"
+        cure = "Name recordings with ground truth"
+        raise ConfigurationError(what, where=", ".join(sequence.name for sequence in recordings), cure=cure)
+    return max(phrased, key=lambda number: int(counts[number]))

@@ -21,7 +21,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.zero_shot import best_classes, cosines
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.scene_probe import LinearProbe, fit_linear_probe
-from scene_completion_training.networks.agglomerated_points import AgglomeratedPoints
+from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
 from scene_completion_training.points.data import voxel_inputs
 from scene_completion_training.points.lifting import LiftedScene
 from scene_completion_training.points.scene import PointScene

@@ -1,9 +1,7 @@
 """Segmentation of images by the features of a field, rendered into the image that it has seen (SceneDINO, section 4).
 
 Every pixel gets the features of its ray. Clusters of them are found among pixels of training images without labels, and
-named by labelled validation images. Linear probes are trained on the labels of training images: what the features
-hold.
-
+named by labelled validation images. Linear probes are trained on the labels of training images: what the features hold.
 Published (Jevtić et al., ICCV 2025): images of KITTI-360 are brought to the size of the network's; those of Cityscapes
 and BDD100K to its width at half as many rows, of which the middle is seen. Cluster centres and probes are trained
 beside the head; here centres are k-means of the finished features, and probes are trained after it.
@@ -32,8 +30,7 @@ from scene_completion_training.clustering.clusters import fit_clusters
 from scene_completion_training.data.label_images import LabelledImage
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator
 from scene_completion_training.evaluation.scene_probe import LinearProbe
-from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.semantic_head import DROPOUT
+from scene_completion_training.networks.feature_field import DROPOUT, FeatureField
 from scene_completion_training.rendering.patches import rendered_features
 
 POINTS = 200  # pixels of an image that are clustered
@@ -46,14 +43,11 @@ Space: TypeAlias = Callable[[Tensor], Tensor]  # features of rays [N, channels] 
 
 
 class RenderedField:
-    """A feature field that renders its features into labelled images.
+    """A feature field (of stage feature_field or semantics) that renders its features into labelled images.
 
-    An image is resampled by its calibration, if its camera sees what the network is to see; others, which are narrower
-    or not calibrated, count as taken by `stand_in_camera`. Raises BundleError where it holds no feature field. `path`:
-    checkpoint of stage feature_field or semantics.
-
-    Attributes:
-        spaces: "features" are the expanded ones, of length one; "head" is what the second stage makes of them.
+    An image is resampled by its calibration, if its camera sees what the network is to see; others count as taken by
+    `stand_in_camera`. `spaces`: "features" are the expanded ones, of length one; "head" is what the second stage makes
+    of them. Raises BundleError where the checkpoint holds no feature field.
     """
 
     def __init__(self, path: Path) -> None:
@@ -112,10 +106,7 @@ def stand_in_camera(target: Camera, width: int, height: int) -> Camera:
 
 
 def labels_through(labels: NDArray[np.uint8], source: Camera, target: Camera) -> NDArray[np.uint8]:
-    """Labels [H_t, W_t] of the pixels of a target in labels [H, W] of a source at the same place: those of the nearest.
-
-    They are 255 where the source does not see what the target does.
-    """
+    """Labels [H_t, W_t] of a target's pixels, the nearest in those [H, W] of a source at its place; 255 unseen."""
     pixels, shown = source.project(target.unproject(target.pixel_centres()))
     nearest = np.floor(np.asarray(pixels) + (0.5 + 1e-6)).astype(np.int64)
     u, v = (nearest[..., axis].clip(0, size - 1) for axis, size in enumerate((source.width, source.height)))
@@ -142,10 +133,7 @@ class PixelLabels:
 
 
 def cluster_pixels(rendered: RenderedField, images: Sequence[LabelledImage], *, seed: int) -> PixelLabels:
-    """As many clusters as there are classes, of pixels of training images; whatever these are labelled, it is not read.
-
-    Raises ConfigurationError where there are fewer pixels than clusters.
-    """
+    """As many clusters of training images' pixels as there are classes; a `ConfigurationError` for too few pixels."""
     generator = torch.Generator().manual_seed(seed)
     codes = []
     for image in images:
@@ -159,10 +147,7 @@ def cluster_pixels(rendered: RenderedField, images: Sequence[LabelledImage], *, 
 
 
 def named_by_images(clusters: PixelLabels, images: Sequence[LabelledImage]) -> PixelLabels:
-    """The clusters with the classes that they fall together with most in labelled images, one to one.
-
-    Raises ConfigurationError: no pixel of them counts.
-    """
+    """The clusters with classes that they meet most in labelled images, one to one; a `ConfigurationError` for none."""
     tally = SegmentationTally(clusters)
     for image in images:
         tally.add(clusters.answer(image))
@@ -176,8 +161,8 @@ def fit_pixel_probes(
 ) -> Mapping[str, LinearProbe]:
     """Linear probes of each space of a field: cross entropy of all labelled pixels of four images a step, by Adam.
 
-    As in SceneDINO, channels of the expanded features are left out at random while their probe is trained. Raises
-    ConfigurationError where a step sees no pixel that counts: too little is labelled.
+    As in SceneDINO, channels of the expanded features are left out at random. Raises ConfigurationError where a step
+    sees no pixel that counts: too little is labelled.
     """
     generator = torch.Generator().manual_seed(seed)
     layers: dict[str, nn.Linear] = {}

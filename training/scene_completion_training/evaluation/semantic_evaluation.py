@@ -1,7 +1,8 @@
 """Unsupervised semantics against ground truth voxels: clusters, their names, and scores under S4C's protocol.
 
 Clusters are fitted to surfaces in training recordings, without labels. Their names come from labelled voxels of
-training recordings as well. Test labels are only ever compared with.
+training recordings as well. Test labels are only ever compared with. Contact sheets of a survey show where a cluster
+lies, so that somebody can name it.
 """
 
 import dataclasses
@@ -10,31 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, GridError
+from scene_completion_ros.evaluation import semantic_classes
 from scene_completion_ros.evaluation.cluster_assignment import Match, match_occupied, match_one_to_one
-from scene_completion_ros.evaluation.semantic_classes import (
-    CITYSCAPES_CLASSES,
-    CITYSCAPES_TO_COMMON,
-    COMMON_CLASSES,
-    EMPTY,
-    INVALID,
-    SEMANTIC_KITTI_TO_COMMON,
-    ClassMap,
-)
 from scene_completion_ros.evaluation.semantic_completion import SemanticTally
 from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTruth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.clustering.clusters import Clusters, fit_clusters
+from scene_completion_training.clustering.clusters import Clusters, NamedClusters, fit_clusters
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA, level_grid
 from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.geometry import Frame, voxel_frames
 from scene_completion_training.evaluation.scene_probe import LinearProbe
-from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, SemanticModel, surface_points
-from scene_completion_training.evaluation.voxel_sampling import Sampling
+from scene_completion_training.evaluation.semantic_models import (
+    FeatureFieldModel,
+    Sampling,
+    SemanticModel,
+    surface_points,
+)
 from scene_completion_training.networks.feature_field import SemanticField
 
 NAMED_WITHIN = 51.2  # range in which clusters are named, metres: the largest
@@ -115,21 +114,14 @@ class FittedModel:
 
 
 def fit_models(
-    models: Sequence[SemanticModel],
-    sampling: Sampling,
+    models: Sequence[SemanticModel], sampling: Sampling,
     frames: Iterable[tuple[PosedSequence, int]],  # those of training recordings whose surfaces are clustered
     labelled: Iterable[Frame],  # frames of training recordings with ground truth voxels, for the names
     *,
-    clusters: int = 19,
-    points_a_frame: int = 500,
-    seed: int = 0,
+    clusters: int = 19, points_a_frame: int = 500, seed: int = 0,
     match: Match = match_one_to_one,  # how clusters are named by them
-) -> list[FittedModel]:
-    """Finds clusters without labels, and counts how they fall together with classes.
-
-    All models look at the same pixels, frame by frame, so that what they share is computed once. Raises
-    ConfigurationError: fewer points than clusters, or no labelled frame.
-    """
+) -> list[FittedModel]:  # fmt: skip
+    """Finds clusters of points, the same for all models, and counts classes; a `ConfigurationError` if too few."""
     generators = [np.random.default_rng(seed) for _ in models]
     codes: list[list[NDArray[np.float32]]] = [[] for _ in models]
     for sequence, index in frames:
@@ -144,12 +136,9 @@ def fit_models(
 
 
 def named_by(
-    models: Sequence[SemanticModel],
-    sampling: Sampling,
-    clusters: Sequence[Clusters],
-    labelled: Iterable[Frame],
+    models: Sequence[SemanticModel], sampling: Sampling, clusters: Sequence[Clusters], labelled: Iterable[Frame],
     match: Match = match_one_to_one,
-) -> list[FittedModel]:
+) -> list[FittedModel]:  # fmt: skip
     """As `fit_models`, of clusters that are known: counts how those of each model fall together with classes."""
     nameless = [
         FittedModel(model, sampling, own, np.zeros((0, 0), np.int64), match)
@@ -174,19 +163,14 @@ def no_voxels(recordings: Sequence[PosedSequence] | str) -> ConfigurationError:
 
 
 class ClassPrior:
-    """A control: of every voxel the class that is most frequent around it in labelled recordings, whatever it shows.
-
-    Raises ConfigurationError where no frame is labelled. `labelled`: training recordings with ground truth voxels on
-    one grid.
-    """
+    """A control: the class most frequent around each voxel in labelled recordings, a `ConfigurationError` for none."""
 
     name = "class prior of the voxel"
 
     def __init__(self, density: DensityModel, cutoff: float, labelled: Sequence[PosedSequence]) -> None:
         from scipy.ndimage import gaussian_filter
 
-        self._density = density
-        self._cutoff = cutoff
+        self._density, self._cutoff = density, cutoff
         found = [frame.truth.voxels for frame in voxel_frames(labelled) if frame.truth.voxels is not None]
         if not found:
             raise no_voxels(labelled)
@@ -219,21 +203,21 @@ class ClassPrior:
         return volume
 
 
-def voxel_classes(truth: VoxelTruth, class_map: ClassMap | None = None) -> NDArray[np.uint8]:
+def voxel_classes(truth: VoxelTruth, class_map: semantic_classes.ClassMap | None = None) -> NDArray[np.uint8]:
     """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees.
 
-    Raises GridError where a map was given, which is one of SemanticKITTI's ids, and the truth has others.
+    Raises GridError where a map of SemanticKITTI's ids was given, and the truth has others.
     """
-    if class_map is not None and truth.class_map is not SEMANTIC_KITTI_TO_COMMON:
+    if class_map is not None and truth.class_map is not semantic_classes.SEMANTIC_KITTI_TO_COMMON:
         what = f"has {truth.class_map.vocabulary}, and words are scored by SemanticKITTI's"
         raise GridError(what, where=f"ground truth {truth.source}", cure="Leave out --bank for these recordings")
     inside = np.False_ if truth.interior is None else truth.regions_with_interiors.get(INTERIORS, np.False_)
-    return (class_map or truth.class_map).apply(np.where(truth.known & ~inside, truth.labels, INVALID))
+    return (class_map or truth.class_map).apply(np.where(truth.known & ~inside, truth.labels, semantic_classes.INVALID))
 
 
-COMMON = np.arange(1, len(COMMON_CLASSES))
+COMMON = np.arange(1, len(semantic_classes.COMMON_CLASSES))
 # The common class of each logit of a model: of one of the common classes themselves, and of Cityscapes' train ids.
-CITYSCAPES = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int64)
+CITYSCAPES = semantic_classes.CITYSCAPES_TO_COMMON.table[: len(semantic_classes.CITYSCAPES_CLASSES)].astype(np.int64)
 
 
 class ClassifiedModel:
@@ -249,14 +233,11 @@ class ClassifiedModel:
     ) -> None:
         self.name = model.name
         self.labels = 1 + len(classes)
-        self._model = model
-        self._sampling = sampling
-        self._classes = classes
-        self._logits = logits
+        self._model, self._sampling, self._classes, self._logits = model, sampling, classes, logits
 
     def names(self) -> NDArray[np.int64]:
         """The class [1 + K] of "empty" and of each logit."""
-        return np.concatenate([[EMPTY], self._classes])
+        return np.concatenate([[semantic_classes.EMPTY], self._classes])
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
@@ -269,10 +250,7 @@ class ClassifiedModel:
 
 
 def open_supervised(path: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
-    """Opens a checkpoint of a field that has learned classes from labels: what the same network could reach.
-
-    Raises BundleError where it is none.
-    """
+    """Opens a checkpoint of a field that has learned classes from labels; a `BundleError` if it is none."""
     name = f"{path.resolve().parent.parent.name} (learned from labels)"
     model = FeatureFieldModel.open(path, name, density, Checkpoint.read(path).stage_class.field_class)
     return ClassifiedModel(model, sampling, CITYSCAPES if isinstance(model.field, SemanticField) else COMMON)
@@ -281,8 +259,7 @@ def open_supervised(path: Path, density: DensityModel | None, sampling: Sampling
 def open_probed(path: Path, probe_file: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a feature field with a linear probe that `evaluate segmentation` trained on images: classes of points.
 
-    Raises BundleError where the checkpoint holds no feature field; ConfigurationError where the file holds no probe, or
-    one of another field.
+    Raises BundleError where the checkpoint holds no field; ConfigurationError where the file holds no probe of it.
     """
     probe, model = LinearProbe.read(probe_file), FeatureFieldModel.open(path, density=density)
     size = probe.weight.shape[1]
@@ -293,3 +270,106 @@ def open_probed(path: Path, probe_file: Path, density: DensityModel | None, samp
         raise ConfigurationError(what, where=str(probe_file), cure="Name its own probe")
     model.name = f"{model.name}, probe of {'head' if model.head else 'features'}"
     return ClassifiedModel(model, sampling, CITYSCAPES, probe.logits)
+
+
+TILE = (120, 180)  # height and width of a tile, pixels
+TILE_COLUMNS = 6
+TILES = 3 * TILE_COLUMNS
+_HEADER = 34
+_MARGIN = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """Points of training recordings."""
+
+    recordings: Sequence[PosedSequence]
+    recording: NDArray[np.int64]  # number of the recording of each point [N]
+    frame: NDArray[np.int64]  # its frame [N]
+    pixel: NDArray[np.float64]  # where it lies in the image of the reference camera [N, 2], u and v
+    codes: NDArray[np.float32]  # what is clustered, of length one, float32 [N, C]
+    units: NDArray[np.float16]  # hidden units of the features, float16 [N, E]
+
+
+def survey(
+    model: FeatureFieldModel, recordings: Sequence[PosedSequence], *, every: int = 1, points_a_frame: int = 500
+) -> Survey:
+    """Looks at so many pixels of every so many-th frame; a `ConfigurationError` if none shows a surface."""
+    generator = np.random.default_rng(0)
+    parts: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.float16]]] = []
+    for number, sequence in enumerate(recordings):
+        camera = sequence.cameras[reference_camera(sequence)]
+        for index in range(0, len(sequence), every):
+            observed = model.observe(sequence, index)
+            points = surface_points(observed, generator, points_a_frame)
+            places = np.tile(np.array([[number, index]]), (len(points), 1))
+            pixels = np.asarray(camera.project(points.astype(np.float64))[0])
+            assert observed.units is not None  # a feature field has some
+            parts.append((places, pixels, observed.codes(points), observed.units(points).astype(np.float16)))
+    if not sum(len(part[0]) for part in parts):
+        what = "no pixel of any frame shows a surface"
+        raise ConfigurationError(what, where="survey", cure="Check the student and the recordings")
+    places, pixels, codes, units = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Survey(recordings, places[:, 0], places[:, 1], pixels, codes, units)
+
+
+def write_contact_sheets(folder: Path, clusters: Clusters, found: Survey, named: NamedClusters) -> list[Path]:
+    """Writes a page for each cluster: the points nearest to its centre, at most one a frame."""
+    cosine = found.codes @ clusters.centres.T
+    assigned = cosine.argmax(axis=1)
+    files = []
+    for number in range(len(clusters.centres)):
+        of_class = named.class_of_cluster[number]
+        name, colour = named.class_names[of_class], named.class_colours[of_class]
+        tiles = []
+        for point in _typical(found, np.flatnonzero(assigned == number), cosine[:, number]):
+            sequence = found.recordings[found.recording[point]]
+            image = sequence.image(int(found.frame[point]), reference_camera(sequence))
+            u, v = found.pixel[point]
+            tiles.append(tile(image, (float(u), float(v)), colour))
+        share = 100.0 * float((assigned == number).mean())
+        page = contact_sheet(tiles, f"cluster {number}: {name}, {share:.1f} % of the points", colour)
+        files.append(folder / f"cluster_{number:02d}.png")
+        cv2.imwrite(str(files[-1]), page[..., ::-1])
+    return files
+
+
+def _typical(found: Survey, members: NDArray[np.int64], cosine: NDArray[np.float32]) -> list[int]:
+    """Points of a cluster, nearest to its centre first, of as many frames as there are."""
+    chosen: dict[tuple[int, int], int] = {}
+    for point in members[np.argsort(-cosine[members])]:
+        chosen.setdefault((int(found.recording[point]), int(found.frame[point])), int(point))
+        if len(chosen) == TILES:
+            break
+    return list(chosen.values())
+
+
+def tile(image: NDArray[np.uint8], pixel: tuple[float, float], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """What lies around a pixel of an RGB image [H, W, 3], ringed, moved to stay in it: uint8 [*TILE, 3]."""
+    height, width = TILE
+    top = int(np.clip(round(pixel[1]) - height // 2, 0, max(0, image.shape[0] - height)))
+    left = int(np.clip(round(pixel[0]) - width // 2, 0, max(0, image.shape[1] - width)))
+    cut = np.full((height, width, 3), 96, np.uint8)
+    part = image[top : top + height, left : left + width]
+    cut[: part.shape[0], : part.shape[1]] = part
+    centre = (round(pixel[0]) - left, round(pixel[1]) - top)
+    for shade, thickness in (((0, 0, 0), 4), (colour, 2)):
+        cv2.circle(cut, centre, 9, shade, thickness, cv2.LINE_AA)
+    return cut
+
+
+def contact_sheet(tiles: Sequence[NDArray[np.uint8]], title: str, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A page of tiles under a title on the class's colour: uint8 [H, W, 3]."""
+    height, width = TILE
+    rows = max(1, -(-len(tiles) // TILE_COLUMNS))
+    step_y, step_x = height + _MARGIN, width + _MARGIN
+    page = np.full((_HEADER + rows * step_y + _MARGIN, TILE_COLUMNS * step_x + _MARGIN, 3), 255, np.uint8)
+    page[: _HEADER - 2] = colour
+    dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 140
+    shade = (255, 255, 255) if dark else (0, 0, 0)
+    cv2.putText(page, title, (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.6, shade, 1, cv2.LINE_AA)
+    for number, cut in enumerate(tiles):
+        top = _HEADER + _MARGIN + number // TILE_COLUMNS * step_y
+        left = _MARGIN + number % TILE_COLUMNS * step_x
+        page[top : top + height, left : left + width] = cut
+    return page

@@ -1,4 +1,9 @@
-"""What semantics are evaluated on: anything that gives a density and, for clustering, a vector to every point."""
+"""What semantics are evaluated on: anything that gives a density and, for clustering, a vector to every point.
+
+Fields are read at the centres of voxels, or as S4C (Hayler et al., 3DV 2024) and SceneDINO (Jevtić et al., ICCV 2025)
+read theirs. Both dilate the density: a voxel is as dense as the densest of its 27 neighbours, itself among them. Its
+class is its own. Each point votes for its class, with the opacity of its part of the voxel as weight.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,24 +17,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.evaluation import density_model
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator, observed_density
-from scene_completion_training.evaluation.density_model import (
-    CALIBRATED_RULE,
-    PUBLISHED_CUTOFF,
-    DensityModel,
-    Observation,
-    RememberedDensity,
-)
-from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
-from scene_completion_training.networks.semantic_head import DistillationHead
+from scene_completion_training.networks.feature_field import (
+    DistillationHead,
+    FeatureField,
+    FeatureObservation,
+    normalised,
+)
 
 CodeFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _CHUNK = 1 << 14  # points in memory at a time
@@ -41,7 +45,7 @@ _MEAN_EVERY = 5  # of each recording every so many frames give the mean of the t
 class SemanticObservation:
     """A model that has seen the image of a frame."""
 
-    observation: Observation
+    observation: density_model.Observation
     # Vectors [N, C] of points [N, 3], metres, optical frame of the reference camera. What lies together in their space
     # is called alike. Those that are clustered have length one; those that are asked for words lie in the space of the
     # text encoder, and are zeros where there is nothing.
@@ -62,31 +66,25 @@ class SemanticModel(Protocol):
 
 
 class FeatureFieldModel:
-    """A trained feature field; its points are clustered by their expanded features, or by what a head makes of them.
-
-    Raises ConfigurationError where the field has no such teacher.
-    """
+    """A trained feature field, clustered by its expanded features or by what a head makes of them."""
 
     def __init__(
-        self,
-        field: FeatureField,
-        name: str,
+        self, field: FeatureField, name: str,
         # The head of the second stage; without one the expanded features themselves are clustered.
         head: DistillationHead | None = None,
         *,
         # Whose density says what is occupied: the student that the field was made from, as it is deployed; the field's
         # own if left out.
-        density: DensityModel | None = None,
+        density: density_model.DensityModel | None = None,
         half_resolution: bool = False,  # it was trained on images of half the size
         # Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left out.
         teacher: str = "",
-    ) -> None:
+    ) -> None:  # fmt: skip
         known = field.teachers if isinstance(field, AgglomeratedField) else ()
         if teacher and teacher not in known:
             cure = f"There are {', '.join(known)}" if known else "Leave it out"
             raise ConfigurationError(f"no teacher {teacher}", where=name, cure=cure)
-        self._teacher = teacher
-        self._density = density
+        self._teacher, self._density = teacher, density
         self.device = accelerator()
         self.field = field.eval().to(self.device)
         self.head = head.eval().to(self.device) if head is not None else None
@@ -97,24 +95,17 @@ class FeatureFieldModel:
     def open(
         path: Path,
         name: str | None = None,  # short name for tables; that of the run if left out
-        density: DensityModel | None = None,
+        density: density_model.DensityModel | None = None,
         # Which feature field: `ClassField` for one that has learned from labels, whose codes are logits.
         kind: type[FeatureField] = FeatureField,
         teacher: str = "",
     ) -> "FeatureFieldModel":
-        """Opens a checkpoint that holds a feature field, with its head where it has one.
-
-        Raises BundleError where it holds none.
-        """
+        """Opens a checkpoint with a feature field, and its head where it has one; a `BundleError` if it has none."""
         stored = Checkpoint.read(path)
         return FeatureFieldModel(
-            stored.field_of(kind),
-            name or path.resolve().parent.parent.name,
-            stored.distillation_head(),
-            density=density,
-            half_resolution=stored.half_resolution,
-            teacher=teacher,
-        )
+            stored.field_of(kind), name or path.resolve().parent.parent.name, stored.distillation_head(),
+            density=density, half_resolution=stored.half_resolution, teacher=teacher,
+        )  # fmt: skip
 
     def image(self, sequence: PosedSequence, index: int) -> Tensor:
         """The reference camera's image of a frame as the network sees it: RGB [3, H, W] in 0..255."""
@@ -149,32 +140,19 @@ class FeatureFieldModel:
 class LiftedTokens:
     """A control: every point has the token (of so many pixels) of its pixel, as if no field had been trained.
 
-    Tokens are taken less their mean over recordings, as fields learn them: as they are they have most in common, and
-    fall into worse clusters. The camera is the canonical one of the models that it stands beside.
+    Tokens are taken less their mean over recordings, as fields learn them: as they are they fall into worse clusters.
+    The camera is the canonical one of the models that it stands beside.
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        density: DensityModel,
-        cell: int,
-        name: str,
-        recordings: Sequence[PosedSequence],
-        camera: Camera,
-    ) -> None:
-        self.name = name
-        self._camera = camera
-        self._backbone = backbone
-        self._density = density
+        self, backbone: Backbone, density: density_model.DensityModel, cell: int, name: str,
+        recordings: Sequence[PosedSequence], camera: Camera,
+    ) -> None:  # fmt: skip
+        self.name, self._camera, self._backbone, self._density = name, camera, backbone, density
         self._cell = cell
         self._image = CanonicalImages(camera, half_resolution=False)
-        self._mean = torch.stack(
-            [
-                self._tokens(sequence, index).mean(dim=(0, 2, 3))
-                for sequence in recordings
-                for index in range(0, len(sequence.frames), _MEAN_EVERY)
-            ]
-        ).mean(dim=0)
+        frames = [(each, index) for each in recordings for index in range(0, len(each.frames), _MEAN_EVERY)]
+        self._mean = torch.stack([self._tokens(*frame).mean(dim=(0, 2, 3)) for frame in frames]).mean(dim=0)
 
     def _tokens(self, sequence: PosedSequence, index: int) -> Tensor:
         image = self._image(sequence, index, reference_camera(sequence))
@@ -189,13 +167,10 @@ class LiftedTokens:
         )
 
 
-def student_density(folder: Path) -> tuple[DensityModel, float]:
-    """A deployed student that models share, and the density per metre that what it calls occupied exceeds.
-
-    Raises BundleError where the folder holds no bundle.
-    """
-    model = RememberedDensity(DeployedModel(open_student(folder)))
-    return model, model.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)
+def student_density(folder: Path) -> tuple[density_model.DensityModel, float]:
+    """A deployed student that models share, and the density per metre that what it calls occupied exceeds."""
+    model = density_model.RememberedDensity(density_model.DeployedModel(open_student(folder)))
+    return model, model.cutoffs.get(density_model.CALIBRATED_RULE, density_model.PUBLISHED_CUTOFF)
 
 
 def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
@@ -221,10 +196,9 @@ def in_chunks(
 
 
 def surface_points(observed: SemanticObservation, generator: np.random.Generator, count: int) -> NDArray[np.float32]:
-    """Points [≤ count, 3] on the surfaces that random pixels show, metres, optical frame.
+    """Points [≤ count, 3] on surfaces that random pixels show, metres, optical frame; clusters are found among them.
 
-    Clusters are found among them, not among all that is occupied. Most of that lies behind surfaces, where few views
-    have told the features what to be.
+    Most of what is occupied lies behind surfaces, where few views have told the features what to be.
     """
     camera = observed.observation.camera
     pixels = generator.uniform((-0.5, -0.5), (camera.width - 0.5, camera.height - 0.5), (count, 2))
@@ -232,3 +206,57 @@ def surface_points(observed: SemanticObservation, generator: np.random.Generator
     near = depth < FARTHEST_SURFACE
     rays = np.asarray(camera.unproject(pixels[near]))
     return np.asarray(rays / rays[:, 2:] * depth[near, None], np.float32)
+
+
+# Codes [N, C] of points -> how much each [N, K] is of each cluster, or of each class without "empty".
+Votes: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+_VOTING = 1 << 15  # points whose codes are in memory at a time
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Points of a voxel, and from which density on it is occupied."""
+
+    cutoff: float  # density per metre that an occupied voxel exceeds, or reaches where it is dilated
+    points: int = 1  # points along each edge of a voxel, evenly, each in the middle of its part
+    dilated: bool = False  # whether the density is that of the densest of the 27 voxels around
+
+    def labels(self, observed: SemanticObservation, votes: Votes, truth: VoxelTruth) -> NDArray[np.uint8]:
+        """Labels of the voxels that count: uint8 [X, Y, Z], 0 where nothing is, what is most of k as k + 1."""
+        wanted = dilated(truth.counted.astype(np.float32)) > 0.0 if self.dilated else truth.counted
+        sigma = observed.observation.density(self._points(truth, wanted)).reshape(-1, self.points**3)
+        density = np.zeros(truth.grid.shape, np.float32)
+        density[wanted] = sigma.max(axis=1)
+        reached = dilated(density) >= self.cutoff if self.dilated else density > self.cutoff
+        occupied = reached & truth.counted
+        weights, step = opacity(sigma[occupied[wanted]], truth.grid.voxel_size / self.points), _VOTING // self.points**3
+        points = self._points(truth, occupied).reshape(*weights.shape, 3)
+        volume = np.zeros(truth.grid.shape, dtype=np.uint8)
+        labels = np.zeros(len(points), np.uint8)
+        for part in (slice(first, first + step) for first in range(0, len(points), step)):
+            labels[part] = 1 + elected(votes(observed.codes(points[part].reshape(-1, 3))), weights[part])
+        volume[occupied] = labels
+        return volume
+
+    def _points(self, truth: VoxelTruth, voxels: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Points [V · points³, 3] of voxels [X, Y, Z], in their order, metres, optical frame of the camera."""
+        part = (np.indices((self.points,) * 3).reshape(3, -1).T + 0.5) / self.points
+        place = np.argwhere(voxels)[:, None] + part
+        points = np.asarray(truth.grid.origin) + place.reshape(-1, 3) * truth.grid.voxel_size
+        return np.asarray(truth.grid_from_camera.inverse().apply(points), np.float32)
+
+
+SAMPLINGS = {"scenedino": Sampling(0.2, dilated=True), "s4c": Sampling(0.25, points=2, dilated=True)}  # as published
+
+
+def dilated(density: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Largest density [X, Y, Z] of the 3x3x3 voxels around each voxel; there is nothing beyond the grid."""
+    from scipy.ndimage import maximum_filter
+
+    return np.asarray(maximum_filter(density, size=3, mode="constant"), np.float32)
+
+
+def elected(votes: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The label [V] with most weight, by votes [V · P, K] and weights [V, P]; points weigh alike where all are 0."""
+    weighed = np.where(weights.any(axis=1, keepdims=True), weights, 1.0)
+    return np.asarray(np.einsum("vpk,vp->vk", votes.reshape(*weights.shape, -1), weighed).argmax(axis=1), np.uint8)

@@ -1,12 +1,11 @@
 """Calibrates a student on drives that it was not trained on by what their stereo says: no label, no LiDAR.
 
-Stereo is that of a pair where the rig has one, and of the camera's motion elsewhere (`depth_meter`).
-
-It gets a place prior: the log odds of the smoothed mean occupancy of training drives. Drives that the student was not
-trained on say how much its own logits x are worth beside the prior. A logistic regression of the fused stereo occupancy
-on x and prior gives the weights, which change with the distance. They differ between where the prior expects something
-(the ground, what lines a street) and where it does not. There the mean of other drives says nothing of the obstacle
-that stands in this one, and only the student counts.
+Stereo is that of a pair where the rig has one, and of the camera's motion elsewhere (`depth_meter`). It gets a place
+prior: the log odds of the smoothed mean occupancy of training drives. Drives that the student was not trained on say
+how much its own logits x are worth beside the prior. A logistic regression of the fused stereo occupancy on x and prior
+gives the weights, which change with the distance. They differ between where the prior expects something (the ground,
+what lines a street) and where it does not. There the mean of other drives says nothing of the obstacle that stands in
+this one, and only the student counts.
 """
 
 import dataclasses
@@ -34,9 +33,9 @@ from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit
 from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter, told_depths
 from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA
+from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, rays_to_depth
-from scene_completion_training.evaluation.deployed_model import DeployedModel
-from scene_completion_training.networks.occupancy_link import link_calibration
+from scene_completion_training.networks.density_field import link_calibration
 from scene_completion_training.viewpoint import Viewpoint, Volume
 from scene_completion_training.workers import Progress, Workers
 
@@ -62,22 +61,14 @@ def calibrate_on_stereo(
     threads: int | None = None,  # CPU threads of the encoder
     workers: Workers | None = None,  # where drives are looked at, one a task; in this process if left out
 ) -> StudentBundle:
-    """Gives a student its place prior, its depth and its probabilities, and writes the bundle.
+    """Gives a student its place prior, its depth and its probabilities, and writes the bundle, which it returns.
 
-    1. The prior: the mean of what stereo says of the training drives, weighed against the student on held-out drives.
-       A student that went on from an earlier one without a prior gets none. One that went on from an earlier one with
-       a prior gets that which ranks the voxels of the held-out drives best, see `prior_choices`.
-    2. Two numbers that stretch its densities, fitted to the stereo depth of the held-out drives; the order of the
-       voxels stays as it is. A student that says depth itself needs none.
-    3. α → probability, which follows from the first two, and the threshold with the largest IoU on the fused stereo
-       occupancy of the held-out drives.
-
-    Returns:
-        The bundle as written.
-
-    Raises:
-        BundleError: The bundle was never saved.
-        SequenceError: No drive says anything.
+    1. The prior: the mean of what stereo says of the training drives, weighed against the student on held-out drives. A
+    student that went on from an earlier one gets none if that has none, and else what ranks held-out voxels best, see
+    `prior_choices`. 2. Two numbers that stretch its densities, fitted to the stereo depth of the held-out drives; the
+    order of the voxels stays, and a student that says depth itself needs none. 3. α → probability, which follows from
+    these, and the threshold with the largest IoU on the fused stereo occupancy of the held-out drives. Raises
+    BundleError: the bundle was never saved; SequenceError: no drive says anything.
     """
     if bundle.folder is None:
         raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
@@ -87,7 +78,8 @@ def calibrate_on_stereo(
     volume = Viewpoint.of_bundle(bundle).volume
     reader = _DriveReader(by_itself, every, volume, threads)
     options: dict[str, Any] = {"unit": "frame", "name": lambda drive: drive.name}
-    options |= {"needs": lambda drive: [folder, *_files(drive)]}
+    # Some files of a drive: who sees them sees all.
+    options["needs"] = lambda drive: [folder, *(i for i in drive.frames[0].images.values() if isinstance(i, Path))]
     workers = workers or Workers()
     mean = None
     if earlier is None or earlier.head.prior is not None:
@@ -114,7 +106,7 @@ def calibrate_on_stereo(
     weights_of_link = {"log_scale": torch.tensor(log_scale), "offset": torch.tensor(offset)}
     link = link_calibration(weights_of_link, volume.voxel_size)
     changed = dataclasses.replace(with_prior, head=stretch.of_head(with_prior.head), calibration=link)
-    iou, threshold = _best_threshold([frame for group in groups for frame in group], prior)
+    iou, threshold = best_iou(np.sum([_histogram(frame, prior) for group in groups for frame in group], axis=0))
     record = {
         "fitted_on": "stereo alone: a prior on training drives, all else on held-out drives",
         "depth": told_depths([*training, *itertools.chain.from_iterable(held_out)], volume.ahead),
@@ -187,24 +179,13 @@ def _sizes(drives: Sequence[PosedSequence], every: int) -> list[int]:
     return [len(range(0, len(drive), every)) for drive in drives]
 
 
-def _files(drive: PosedSequence) -> list[Path]:
-    """Some files of a drive: who sees them sees all."""
-    return [image for image in drive.frames[0].images.values() if isinstance(image, Path)]
-
-
 def prior_choices(
     groups: "Sequence[Sequence[FrameEvidence]]", mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
 ) -> Mapping[str, PlacePrior | None]:
-    """Priors that a student may get, by name; without an earlier one, the fitted mean of its training drives alone.
+    """Priors that a student may get, by name; without an earlier one, the fitted `mean` of its training drives, if any.
 
     Few new drives say little of the streets that the earlier prior came from, and nothing of it was kept but its log
     odds. These are weighed anew, alone and averaged with the new mean, and the earlier prior may also stay as it is.
-
-    Args:
-        groups: See `fit_place_prior`.
-        mean: See `mean_prior`; None where there is to be no prior.
-        earlier: A prior as it was deployed.
-        volume: The space that is completed.
     """
     if mean is None:
         return {"none": None}
@@ -233,11 +214,6 @@ def _histogram(frame: "FrameEvidence", prior: PlacePrior | None) -> NDArray[np.i
     return score_histogram(probability.astype(np.float32), frame.target > OCCUPIED)
 
 
-def _best_threshold(frames: "Sequence[FrameEvidence]", prior: PlacePrior | None) -> tuple[float, float]:
-    """Largest IoU over the voxels of frames, and the probability at which they have to be called occupied for it."""
-    return best_iou(np.sum([_histogram(frame, prior) for frame in frames], axis=0))
-
-
 @dataclass(frozen=True, eq=False)
 class FrameEvidence:
     """Some voxels of a frame that the student has never seen."""
@@ -248,11 +224,7 @@ class FrameEvidence:
 
 
 def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
-    """The log odds of the smoothed mean occupancy, as a prior beside which the student counts in full.
-
-    Of how often each voxel of the grid (see `Volume.grid`) was occupied, and known, over all frames. Raises
-    SequenceError where there is no frame.
-    """
+    """Log odds of the smoothed mean occupancy: a prior beside which students count; a `SequenceError` without any."""
     if not counts.known.any():
         raise SequenceError("no frame says anything", where="training drives", cure="Name drives that move")
     mean = np.clip(counts.compute(PRIOR_SIGMA), RAREST, 1.0 - RAREST).astype(np.float64)
@@ -266,14 +238,12 @@ def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
 def fit_place_prior(
     groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior, volume: Volume | None = None
 ) -> PlacePrior:
-    """Believes student and prior as far as frames that the student was not trained on bear them out.
+    """Believes student and prior as far as frames that the student was not trained on bear them out, groups equally.
 
     logit P(occupied) = s (a x + b prior + c) + (1 - s) (a' x + c'), with the smallest cross-entropy. s goes from 0 to 1
     with the prior, see `EXPECTED_FROM`; the five weights change with the distance ahead; a, a', b ≥ 0. Returns the
     prior by which the density's logit is that of the probability. Raises SequenceError where a group has no frame.
-
-    `groups`: frames; groups count equally, whatever the number of their frames; `mean`: the prior beside which the
-    student counts in full, see `mean_prior`; `volume`: the space that is completed; a street's if left out.
+    `mean`: see `mean_prior`; `volume`: the space that is completed; a street's if left out.
     """
     _check_groups(groups)
     knots = np.log(np.array(DISTANCES) * (volume or Volume()).scale)
@@ -283,8 +253,7 @@ def fit_place_prior(
             logit = np.clip(frame.logit, -LARGEST_LOGIT, LARGEST_LOGIT)[:, None]
             forward, expected = frame.points[:, 2], mean.at(frame.points)[:, 1]
             place = _terms(forward.astype(np.float64), expected.astype(np.float64), knots)
-            gains = place[:, :_GAINS]
-            parts.append(np.concatenate([gains * logit, place[:, _GAINS:]], axis=1))
+            parts.append(np.concatenate([place[:, :_GAINS] * logit, place[:, _GAINS:]], axis=1))
             targets.append(frame.target.astype(np.float64))
     features, target, weight = np.concatenate(parts), np.concatenate(targets), _weights(groups)
 
@@ -307,10 +276,7 @@ def fit_place_prior(
 
 
 def fit_certainty(groups: Sequence[Sequence[FrameEvidence]]) -> tuple[float, float]:
-    """Gain a > 0 and shift b of a student without a prior: logit P(occupied) = a x + b, by the smallest cross-entropy.
-
-    See `fit_place_prior` for groups and errors.
-    """
+    """Gain a > 0 and shift b of a student without a prior: logit P(occupied) = a x + b; see `fit_place_prior`."""
     _check_groups(groups)
     logit = np.concatenate([np.clip(frame.logit, -LARGEST_LOGIT, LARGEST_LOGIT) for group in groups for frame in group])
     target = np.concatenate([frame.target.astype(np.float64) for group in groups for frame in group])
@@ -336,13 +302,8 @@ def _check_groups(groups: Sequence[Sequence[FrameEvidence]]) -> None:
 
 def _weights(groups: Sequence[Sequence[FrameEvidence]]) -> NDArray[np.float64]:
     """Of each voxel of each frame, in order: groups count equally, and so do the frames of one."""
-    return np.concatenate(
-        [
-            np.full(len(frame.logit), 1.0 / (len(frame.logit) * len(group) * len(groups)))
-            for group in groups
-            for frame in group
-        ]
-    )
+    counts = [(len(frame.logit), len(group) * len(groups)) for group in groups for frame in group]
+    return np.concatenate([np.full(count, 1.0 / (count * parts)) for count, parts in counts])
 
 
 def drawn_evidence(
@@ -357,20 +318,11 @@ def drawn_evidence(
 
 
 def _terms(ahead: NDArray[np.float64], prior: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the weights of `fit_place_prior` are multiplied by, [N, 5 K]: those of a, a', b, c and c'.
-
-    `ahead`: distances ahead [N], metres; `prior`: log odds of the mean there [N]; `knots`: logarithms of the distances
-    that have weights of their own [K].
-    """
-    near = _shares(ahead, knots)
+    """What the weights of `fit_place_prior` go with, at distances and priors [N]: [N, 5 K] of a, a', b, c, c'."""
+    place = np.interp(np.log(np.maximum(ahead, 1e-3)), knots, np.arange(len(knots)))
+    near = np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(len(knots))))  # share of each knot, [N, K]
     expected = near / (1.0 + np.exp(-EXPECTED_SLOPE * (prior - EXPECTED_FROM)))[:, None]
     return np.concatenate([expected, near - expected, expected * prior[:, None], expected, near - expected], axis=1)
-
-
-def _shares(ahead: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of each knot in distances ahead [N]: [N, K]; those nearer and farther take the outermost."""
-    place = np.interp(np.log(np.maximum(ahead, 1e-3)), knots, np.arange(len(knots)))
-    return np.asarray(np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(len(knots)))))
 
 
 def _block_means(volume: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,24 +1,107 @@
-"""Tokens of a vision transformer of the DINO family, each of which covers a square of pixels."""
+"""Dense teachers: what all of them share, and the tokens of vision transformers of the DINO family."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_training.foundation.dense_extractor import DenseExtractor, as_maps, in_patches
-from scene_completion_training.foundation.model_files import (
-    Normalisation,
-    config_part,
-    description_folder,
-    model_name,
-    read_config,
-    read_normalisation,
-    weight_files,
-)
-from scene_completion_training.foundation.pretrained import frozen_network
+from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError
+from scene_completion_training.foundation import model_files
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What features follow from, besides the image."""
+
+    name: str  # name of the folder, or on the hub; for people, two names may mean the same model
+    type: str  # type of the model, as in its configuration
+    weights: dict[str, str]  # file -> SHA-256
+    layer: int  # hidden state that is taken, 0 what goes into the first block
+    dim: int
+    normalisation: model_files.Normalisation
+    # Name of the model whose sentences lie in the space of the features; empty where there is none.
+    text_encoder: str = ""
+    text_encoder_sha256: str = ""
+    settings: dict[str, str] = field(default_factory=dict)  # what else they follow from, name -> value
+
+
+class DenseExtractor(ABC):
+    """A frozen network, in single precision: `dim` numbers of a hidden `layer` for each square of pixels."""
+
+    type: str
+    layer: int
+
+    def __init__(
+        self, name: str, weights: Sequence[Path], dim: int, normalisation: model_files.Normalisation, device: str
+    ) -> None:
+        self.name, self._weights = name, weights
+        self.dim, self.normalisation = dim, normalisation
+        self._device = torch.device(device)
+        self._mean, self._deviation = (
+            torch.tensor(values, device=self._device)[:, None, None]
+            for values in (normalisation.mean, normalisation.deviation)
+        )
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """What the features follow from; reads the weight files."""
+        weights = {file.name: model_files.sha256(file) for file in self._weights}
+        return ModelIdentity(self.name, self.type, weights, self.layer, self.dim, self.normalisation)
+
+    def to(self, device: torch.device) -> None:
+        """Moves its networks to another device."""
+        if device != self._device:
+            self._device = device
+            for name, value in vars(self).items():
+                if isinstance(value, Tensor | nn.Module):
+                    setattr(self, name, value.to(device))
+
+    @torch.no_grad()
+    def features(self, images: Tensor, cell: int) -> Tensor:
+        """Tokens [B, D, ⌈H / cell⌉, ⌈W / cell⌉] of images RGB [B, 3, H, W] in 0..255, for cells of so many pixels.
+
+        Token (i, j) covers the pixels [i·cell, (i+1)·cell) × [j·cell, (j+1)·cell). Last row and column are repeated
+        where the size is no multiple: cells stay where they are. They are float32, on the network's device, not
+        normalised in length. Raises ImageError: images of another shape; ConfigurationError: `cell` is not positive.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ImageError(f"shape {tuple(images.shape)}", where="images", cure="Give [B, 3, H, W]")
+        if cell < 1:
+            raise ConfigurationError(f"{cell} pixels", where="cell", cure="Give at least 1")
+        height, width = (-(-size // cell) for size in images.shape[-2:])
+        # Lightning's mixed precision ends here: targets do not depend on how a network is trained on them.
+        with torch.autocast(self._device.type, enabled=False):
+            pixels, lacking = (
+                images.to(self._device).float(),
+                (height * cell - images.shape[-2], width * cell - images.shape[-1]),
+            )
+            if any(lacking):
+                pixels = functional.pad(pixels, (0, lacking[1], 0, lacking[0]), mode="replicate")
+            return self._tokens((pixels - self._mean) / self._deviation, height, width)
+
+    @abstractmethod
+    def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        """Tokens [B, D, height, width] of normalised images [B, 3, height · cell, width · cell]."""
+
+
+def in_patches(pixels: Tensor, patch: int, height: int, width: int) -> Tensor:
+    """Images resized (bilinear, antialiased) to so many patches."""
+    size = (height * patch, width * patch)
+    if pixels.shape[-2:] == size:
+        return pixels
+    return functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+
+
+def as_maps(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Tokens [B, height · width, D] as maps [B, D, height, width]."""
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+
 
 _CLASSES = {
     "vit": "ViTModel",  # DINO
@@ -35,7 +118,7 @@ class LoadedNetwork:
 
     network: Any
     type: str
-    normalisation: Normalisation
+    normalisation: model_files.Normalisation
     patch: int  # edge of a patch, pixels
     dim: int
     blocks: int
@@ -47,60 +130,54 @@ class LoadedNetwork:
 def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole: bool = False) -> LoadedNetwork:
     """Loads a transformer of the DINO family, alone or out of a Depth Anything, without the blocks after a layer.
 
-    Raises ConfigurationError: no such model, of another type, or without this layer; found before weights are read;
-    BundleError: weights that are missing, damaged, of another network, or only pickled.
-
-    Args:
-        model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
-        layer: Hidden state that its last block gives.
-        pretrained: Read its weights; otherwise they are random, and only its configuration is read.
-        whole: Load a Depth Anything with neck and head, and nothing else.
+    `model`: local folder as of `save_pretrained` (the hub is never asked then), or name on the hub; `layer`: hidden
+    state that its last block gives; `pretrained`: read its weights, otherwise random, of its configuration; `whole`: a
+    Depth Anything with neck and head, and nothing else. Raises ConfigurationError: no such model, of another type, or
+    without this layer; found before weights are read; BundleError: weights that are missing, damaged, of another
+    network, or only pickled.
     """
-    folder = description_folder(model)
-    config = read_config(folder)
+    folder = model_files.description_folder(model)
+    config = model_files.read_config(folder)
     outer = _supported_type(config, model, _DEPTH if whole else {**_CLASSES, **_DEPTH})
     kind, part = outer, ""
     options: dict[str, Any] = {}
     if not whole:
         if outer in _DEPTH:
-            config, part = config_part(config, "backbone_config", model), "backbone."
+            config, part = model_files.config_part(config, "backbone_config", model), "backbone."
         kind = _supported_type(config, model, _CLASSES)
         config |= {"num_hidden_layers": _layer_index(config, layer, model)}
         # The backbone of a whole Depth Anything chooses its attention itself.
         options = {"attn_implementation": "sdpa"} | ({"add_pooling_layer": False} if kind == "vit" else {})
-    normalisation = read_normalisation(folder)
-    files = weight_files(model) if pretrained else []
-    network = frozen_network({**_CLASSES, **_DEPTH}[kind], config, files, part=part, **options)
+    normalisation = model_files.read_normalisation(folder)
+    files = model_files.weight_files(model) if pretrained else []
+    network = model_files.frozen_network({**_CLASSES, **_DEPTH}[kind], config, files, part=part, **options)
     transformer = network.backbone.config if whole else network.config
+    size: int | list[int] = network.config.patch_size
+    edges = {size} if isinstance(size, int) else set(size)
+    if len(edges) > 1:
+        raise ConfigurationError(f"patches of {size} are not square", where=model, cure="Name another model")
     return LoadedNetwork(
-        network=network,
-        type=outer,
-        normalisation=normalisation,
-        patch=_patch_size(network.config.patch_size, model),
-        dim=int(transformer.hidden_size),
-        blocks=int(transformer.num_hidden_layers),
+        network=network, type=outer, normalisation=normalisation, patch=edges.pop(),
+        dim=int(transformer.hidden_size), blocks=int(transformer.num_hidden_layers),
         extra_tokens=1 + int(getattr(transformer, "num_register_tokens", 0)),
         # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
         options={"interpolate_pos_encoding": True} if kind == "vit" else {},
         files=files,
-    )
+    )  # fmt: skip
 
 
 class Backbone(DenseExtractor):
     """A frozen DINO, DINOv2 or DINOv3 transformer that gives one hidden state, through its final LayerNorm.
 
-    Of a Depth Anything it is the DINOv2 inside, which was trained to see depth.
-
-    Images are resized by patch / cell (bilinear, antialiased). Class and register tokens are dropped. Blocks after the
-    hidden state are not even loaded. See `load_network` for models and errors.
-
-    `layer`: index into the hidden states: 0 is what goes into the first block, −1 (or the number of blocks) what comes
-    out of the last; `device`: where it runs, in single precision.
+    Of a Depth Anything it is the DINOv2 inside, which was trained to see depth. Images are resized by patch / cell
+    (bilinear, antialiased). Class and register tokens are dropped. See `load_network` for models and errors. `layer`:
+    index into the hidden states: 0 is what goes into the first block, −1 (or the number of blocks) what comes out of
+    the last.
     """
 
     def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:
         loaded = load_network(str(model), layer)
-        super().__init__(model_name(str(model)), loaded.files, loaded.dim, loaded.normalisation, device)
+        super().__init__(model_files.model_name(str(model)), loaded.files, loaded.dim, loaded.normalisation, device)
         self.type, self.layer = loaded.type, loaded.blocks
         self._patch, self._extra_tokens, self._options = loaded.patch, loaded.extra_tokens, loaded.options
         self._network = loaded.network.to(self._device)
@@ -131,10 +208,3 @@ def _layer_index(config: dict[str, Any], layer: int, model: str) -> int:
         cure = f"Choose 0 to {blocks}, or {-blocks - 1} to -1 from the end"
         raise ConfigurationError(f"no layer {layer}: {model} has {blocks} blocks", where="layer", cure=cure)
     return layer % (blocks + 1)
-
-
-def _patch_size(size: int | list[int], model: str) -> int:
-    edges = {size} if isinstance(size, int) else set(size)
-    if len(edges) > 1:
-        raise ConfigurationError(f"patches of {size} are not square", where=model, cure="Name another model")
-    return edges.pop()

@@ -2,10 +2,13 @@
 
 The token of a cell is the mean over its pixels of `Σ_c p(c) e(c)`. p(c) is the probability of class c, and e(c) the
 embedding, of length 1, of its name in a sentence. Its cosine with other sentences then says which classes they are near
-to. A class may be described by several phrases: e(c) is then the direction of the mean of their embeddings.
+to. A class may be described by several phrases: e(c) is then the direction of the mean of their embeddings. The network
+is ESPNetv2 (Mehta et al., CVPR 2019, https://arxiv.org/abs/1811.11431). Its modules are named as in the released
+weights of sacmehta/EdgeNets, which are loaded strictly.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,24 +16,267 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES as TRAIN_IDS
 from scene_completion_ros.untrusted_files import read_yaml
-from scene_completion_training.foundation.dense_extractor import DenseExtractor, ModelIdentity
-from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, STRIDE, ESPNetv2, load_espnetv2
+from scene_completion_training.foundation.backbone import DenseExtractor, ModelIdentity
+from scene_completion_training.foundation.encoded_words import STREET_TEMPLATE, TextEncoder, prompt
 from scene_completion_training.foundation.model_files import IMAGENET_MEAN, IMAGENET_STD, Normalisation
-from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder, prompt
+
+CITYSCAPES_CLASSES = (*TRAIN_IDS, "background")  # names of the outputs, in the order of Cityscapes' train ids
+STRIDE = 32  # edges of images are multiples of it
+_BRANCHES = 4
+_LEVEL_3, _LEVEL_4 = 3, 7
+# Dilations of the branches: where the receptive field may be 9 × 9 or larger, and where at most 7 × 7.
+_WIDE, _NARROW = (1, 2, 3, 4), (1, 1, 2, 3)
+_SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
+
+
+class _Convolution(nn.Module):
+    """Convolution without bias, batch normalisation and, if asked for, PReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, *, active: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        self.act = nn.PReLU(outputs) if active else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        normalised: Tensor = self.bn(self.conv(x))
+        return normalised if self.act is None else self.act(normalised)
+
+
+class _Normalised(nn.Module):
+    """Batch normalisation and PReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn, self.act = nn.BatchNorm2d(channels), nn.PReLU(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(x))  # type: ignore[no-any-return]
+
+
+class _Dilated(nn.Module):
+    """Depthwise 3 × 3 convolution."""
+
+    def __init__(self, channels: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)  # type: ignore[no-any-return]
+
+
+class _Pyramid(nn.Module):
+    """EESP: reduce, transform in branches of growing dilation that are summed up one by one, expand."""
+
+    def __init__(self, inputs: int, outputs: int, dilations: Sequence[int], stride: int = 1) -> None:
+        super().__init__()
+        width = outputs // _BRANCHES
+        self.proj_1x1 = _Convolution(inputs, width, 1, groups=_BRANCHES)
+        self.spp_dw = nn.ModuleList(_Dilated(width, stride, dilation) for dilation in dilations)
+        self.conv_1x1_exp = _Convolution(outputs, outputs, 1, groups=_BRANCHES, active=False)
+        self.br_after_cat = _Normalised(outputs)
+        self.module_act = nn.PReLU(outputs)
+        self._residual = stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        reduced = self.proj_1x1(x)
+        branches: list[Tensor] = []
+        for branch in self.spp_dw:
+            branches.append(branch(reduced) + branches[-1] if branches else branch(reduced))
+        expanded: Tensor = self.conv_1x1_exp(self.br_after_cat(torch.cat(branches, dim=1)))
+        return self.module_act(expanded + x) if self._residual else expanded
+
+
+class _Downsampling(nn.Module):
+    """Half the size: averages beside an EESP, and the image itself added."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.eesp = _Pyramid(inputs, outputs - inputs, _WIDE, stride=2)
+        self.inp_reinf = nn.Sequential(_Convolution(3, 3, 3), _Convolution(3, outputs, 1, active=False))
+        self.act = nn.PReLU(outputs)
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        halved = torch.cat([_halved(x), self.eesp(x)], dim=1)
+        while image.shape[-2:] != halved.shape[-2:]:
+            image = _halved(image)
+        return self.act(halved + self.inp_reinf(image))  # type: ignore[no-any-return]
+
+
+def _halved(x: Tensor) -> Tensor:
+    return functional.avg_pool2d(x, 3, stride=2, padding=1)
+
+
+class _Base(nn.Module):
+    """The trunk; `level1` has half the edge of the image, `level4` a sixteenth."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        first, second, third, fourth = widths
+        self.level1 = _Convolution(3, first, 3, stride=2)
+        self.level2_0 = _Downsampling(first, second)
+        self.level3_0 = _Downsampling(second, third)
+        self.level3 = nn.Sequential(*(_Pyramid(third, third, _WIDE) for _ in range(_LEVEL_3)))
+        self.level4_0 = _Downsampling(third, fourth)
+        self.level4 = nn.Sequential(*(_Pyramid(fourth, fourth, _NARROW) for _ in range(_LEVEL_4)))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        first = self.level1(image)
+        second = self.level2_0(first, image)
+        third = self.level3(self.level3_0(second, image))
+        return first, second, third, self.level4(self.level4_0(third, image))
+
+
+class _Sequence(nn.Module):
+    """Layers that the weights name by number, under another name."""
+
+    def __init__(self, name: str, *layers: nn.Module) -> None:
+        super().__init__()
+        self._name = name
+        setattr(self, name, nn.Sequential(*layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(self, self._name)(x)  # type: ignore[no-any-return]
+
+
+def _cbr(inputs: int, outputs: int, size: int, groups: int = 1) -> _Sequence:
+    convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=False)
+    return _Sequence("cbr", convolution, nn.BatchNorm2d(outputs), nn.PReLU(outputs))
+
+
+def _br(channels: int) -> _Sequence:
+    return _Sequence("br", nn.BatchNorm2d(channels), nn.PReLU(channels))
+
+
+class _Shuffle(nn.Module):
+    """Puts together the channels of one number of all scales."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        scales = len(_SCALES)
+        return x.reshape(batch, scales, channels // scales, height, width).transpose(1, 2).flatten(1, 2)
+
+
+class _PyramidPooling(nn.Module):
+    """Depthwise convolutions of the same input at several scales, merged."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, *, last: bool = False) -> None:
+        super().__init__()
+        count = len(_SCALES)
+        self.projection_layer = _cbr(inputs, width, 1)
+        self.stages = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False) for _ in range(count)
+        )
+        self.merge_layer = nn.Sequential(
+            _br(width * count), _Shuffle(), _cbr(width * count, width, 3, groups=width),
+            nn.Conv2d(width, outputs, 1, bias=last),
+        )  # fmt: skip
+        self.br = None if last else _br(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.projection_layer(x)
+        size = (x.shape[2], x.shape[3])
+        scaled = []
+        for scale, stage in zip(_SCALES, self.stages, strict=True):
+            other = (max(5, math.ceil(size[0] * scale)), max(5, math.ceil(size[1] * scale)))
+            if scale < 1.0:
+                scaled.append(_resized(stage(functional.adaptive_avg_pool2d(x, other)), size))
+            elif scale > 1.0:
+                scaled.append(functional.adaptive_avg_pool2d(stage(_resized(x, other)), size))
+            else:
+                scaled.append(stage(x))
+        merged: Tensor = self.merge_layer(torch.cat(scaled, dim=1))
+        return merged if self.br is None else self.br(merged)
+
+
+def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    return functional.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+
+
+class _Gated(nn.Module):
+    """Features of the trunk for the decoder, each channel weighed by what the whole image shows."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.wt_layer = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, outputs, 1, bias=False), nn.Sigmoid())
+        self.expansion_layer = _cbr(inputs, outputs, 3, groups=math.gcd(inputs, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.expansion_layer(x) * self.wt_layer(x)  # type: ignore[no-any-return]
+
+
+class ESPNetv2(nn.Module):
+    """Class scores of the pixels of images; the trunk's levels have 32, 128, 256, 512 channels at the scale 2.0."""
+
+    def __init__(self, widths: Sequence[int] = (32, 128, 256, 512), classes: int = len(CITYSCAPES_CLASSES)) -> None:
+        super().__init__()
+        first, second, third, fourth = widths
+        width = min(classes // 2, 16)
+        self.base_net = _Base(widths)
+        self.bu_dec_l1 = _PyramidPooling(fourth, width, 64)
+        self.bu_dec_l2 = _PyramidPooling(64, width, 48)
+        self.bu_dec_l3 = _PyramidPooling(48, width, 32)
+        self.bu_dec_l4 = _PyramidPooling(32, width, classes, last=True)
+        self.merge_enc_dec_l2 = _Gated(third, 64)
+        self.merge_enc_dec_l3 = _Gated(second, 48)
+        self.merge_enc_dec_l4 = _Gated(first, 32)
+        self.bu_br_l2 = nn.Sequential(nn.BatchNorm2d(64), nn.PReLU(64))
+        self.bu_br_l3 = nn.Sequential(nn.BatchNorm2d(48), nn.PReLU(48))
+        self.bu_br_l4 = nn.Sequential(nn.BatchNorm2d(32), nn.PReLU(32))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores [B, K, H / 2, W / 2] of normalised RGB, multiples of 32; to be enlarged with aligned corners."""
+        first, second, third, fourth = self.base_net(images)
+        x = self.bu_dec_l1(fourth)
+        x = self.bu_dec_l2(self.bu_br_l2(_doubled(x) + self.merge_enc_dec_l2(third)))
+        x = self.bu_dec_l3(self.bu_br_l3(_doubled(x) + self.merge_enc_dec_l3(second)))
+        return self.bu_dec_l4(self.bu_br_l4(_doubled(x) + self.merge_enc_dec_l4(first)))  # type: ignore[no-any-return]
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return _resized(x, [2 * edge for edge in x.shape[-2:]])
+
+
+def load_espnetv2(model: str | Path) -> tuple[ESPNetv2, Path]:
+    """Loads a network of any width, frozen, from a state dict of tensors (.pth) or a folder with one; and its file.
+
+    Raises ConfigurationError for no or several files, or other classes; BundleError for a damaged one.
+    """
+    path = Path(model).expanduser()
+    files = sorted(path.glob("*.pth")) if path.is_dir() else [path]
+    if len(files) != 1 or not files[0].is_file():
+        cure = "Name one .pth file of ESPNetv2, or a folder with one"
+        raise ConfigurationError(f"{len(files) if path.is_dir() else 'no'} weight files", where=str(path), cure=cure)
+    (file,) = files
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+        levels = ("level1.act", "level2_0.act", "level3_0.act", "level4_0.act")
+        widths = [len(weights[f"base_net.{level}.weight"]) for level in levels]
+        classes = len(weights["bu_dec_l4.merge_layer.3.bias"])
+        network = ESPNetv2(widths, classes)
+        network.load_state_dict(weights)
+    except Exception as error:  # of whatever kind: the file may say anything
+        what = f"no weights of ESPNetv2 ({' '.join(str(error).split())[:300]})"
+        raise BundleError(what, where=str(file), cure="Get it once more") from error
+    if classes != len(CITYSCAPES_CLASSES):
+        cure = "Name weights of Cityscapes, with 19 classes and the background"
+        raise ConfigurationError(f"{classes} classes", where=str(file), cure=cure)
+    return network.eval().requires_grad_(False), file
+
 
 LONG_EDGE = 1024  # of the images that the network was trained with, pixels; others are resized to it
 
 
 def read_class_texts(file: Path) -> dict[str, tuple[str, ...]]:
-    """Reads phrases that describe classes of Cityscapes, from YAML: class -> list of phrases.
-
-    Raises ConfigurationError where it is no such file, or names a class that there is not.
-    """
+    """Reads YAML: class of Cityscapes -> phrases that describe it; a `ConfigurationError` for anything else."""
     content = read_yaml(file, ConfigurationError, cure="Write it as class_texts.yaml", kind=dict)
     found = {str(name): tuple(map(str, phrases)) for name, phrases in content.items() if isinstance(phrases, list)}
     wrong = sorted(set(map(str, content)) - {name for name in CITYSCAPES_CLASSES if found.get(name)})
@@ -51,10 +297,7 @@ def _probabilities(network: ESPNetv2, pixels: Tensor) -> Tensor:
 
 
 def city_segmentation(weights: str | Path) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """What says the classes of pixels [H, W] of RGB images [H, W, 3]: Cityscapes' train ids, and 19 for none of them.
-
-    It is ESPNetv2 with these weights, see `load_espnetv2`.
-    """
+    """Says classes [H, W] of RGB images [H, W, 3]: train ids of Cityscapes, 19 for none; see `load_espnetv2`."""
     network = load_espnetv2(weights)[0]
     mean, deviation = (255.0 * torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 
@@ -67,11 +310,7 @@ def city_segmentation(weights: str | Path) -> Callable[[NDArray[np.uint8]], NDAr
 
 
 class ClassProbabilityTeacher(DenseExtractor):
-    """ESPNetv2's probabilities of the classes of Cityscapes, as vectors in the space of a text encoder.
-
-    Raises ConfigurationError: no such weights, or a template without a place for a phrase; BundleError where the
-    weights are damaged, or of another network.
-    """
+    """ESPNetv2's class probabilities as vectors of a text encoder; errors as of `load_espnetv2` and `prompt`."""
 
     classes = CITYSCAPES_CLASSES
     type, layer = "espnetv2", 0
@@ -100,20 +339,13 @@ class ClassProbabilityTeacher(DenseExtractor):
     def identity(self) -> ModelIdentity:
         """What the features follow from; reads the weight files."""
         return dataclasses.replace(
-            super().identity,
-            text_encoder=self._encoder.name,
-            text_encoder_sha256=self._encoder.sha256,
+            super().identity, text_encoder=self._encoder.name, text_encoder_sha256=self._encoder.sha256,
             settings={
-                "template": self._template,
-                "long_edge": str(LONG_EDGE),
+                "template": self._template, "long_edge": str(LONG_EDGE),
                 **{f"class {name}": ", ".join(phrases) for name, phrases in sorted(self._described.items())},
             },
-        )
-
-    def _probabilities(self, pixels: Tensor) -> Tensor:
-        """Probabilities [B, 20, H, W] of the classes, in the order of `classes`, of normalised images [B, 3, H, W]."""
-        return _probabilities(self._network, pixels)
+        )  # fmt: skip
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        means = functional.adaptive_avg_pool2d(self._probabilities(pixels), (height, width))
+        means = functional.adaptive_avg_pool2d(_probabilities(self._network, pixels), (height, width))
         return torch.einsum("bchw,cd->bdhw", means, self.embeddings)

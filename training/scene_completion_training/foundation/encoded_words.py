@@ -1,20 +1,267 @@
-"""Words with embeddings: text banks, and what a node is told for free text. The entry point for text encoders.
+"""Words with embeddings: text encoders, lists of phrases, text banks, and what a node is told for free text.
 
-`scene-completion vocabulary` loads this module by its name in `setup.py`: the robot side knows no torch.
+Encoders are sentence-transformers of the BERT family, and the text towers of CLIP and SigLIP. `scene-completion
+vocabulary` loads this module by its name in `setup.py`, as their entry point: the robot side knows no torch.
 """
 
 import base64
 import json
+import string
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scene_completion_ros.errors import VocabularyError
-from scene_completion_ros.inference.text_bank import MOST_ROWS, TextBank
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import BundleError, ConfigurationError, VocabularyError
+from scene_completion_ros.inference.text_bank import MOST_ROWS, BankClass, TextBank
 from scene_completion_ros.messages.words import RequestedWords, read_query, read_vocabulary
-from scene_completion_training.foundation.phrases import PhraseList, make_bank, read_phrases
-from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder, check_template, prompt
+from scene_completion_ros.untrusted_files import read_json, read_yaml, shown
+from scene_completion_ros.voxels.colours import spread_colour
+from scene_completion_training.clustering.clusters import CLASS_COLOURS
+from scene_completion_training.foundation import model_files
+
+STREET_TEMPLATE = "a photo of a {} on the street"
+BARE = "other"  # the phrase that no template is put around: "a photo of a other" says nothing
+_SENTENCES = {"bert": "BertModel", "mpnet": "MPNetModel", "xlm-roberta": "XLMRobertaModel"}
+_TOWERS = {"clip": "CLIPTextModelWithProjection", "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
+_TOWERS_ALONE = {"clip_text_model": "clip", "siglip_text_model": "siglip", "siglip2_text_model": "siglip2"}
+_TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
+_LONGEST = 512
+_BATCH = 256
+
+
+def check_template(template: str) -> None:
+    """Raises a `ConfigurationError` unless a template has one place for a phrase."""
+    if template.count("{}") != 1:
+        what = f"{template!r} has {template.count('{}')} places for a phrase"
+        cure = f'Write one {{}} where the phrase goes, as in "{STREET_TEMPLATE}"'
+        raise ConfigurationError(what, where="template", cure=cure)
+
+
+def prompt(phrase: str, template: str) -> str:
+    """A phrase within a template; "other" stays bare, wherever it stands in a list."""
+    check_template(template)
+    return phrase if phrase.casefold() == BARE else template.replace("{}", phrase)
+
+
+class TextEncoder:
+    """A frozen text encoder: a local folder, a name on the hub, or `package:NAME/FOLDER` of an installed package.
+
+    Of CLIP and SigLIP the folder has the whole model, or the text tower alone. Raises ConfigurationError: no such
+    model, or of another type; BundleError: weights or tokenizer are missing, damaged, of another network, or only
+    pickled.
+    """
+
+    def __init__(self, model: str | Path, device: str = "cpu") -> None:
+        self._model = str(model)
+        folder = model_files.description_folder(self._model, _TOKENIZER_FILES)
+        config = model_files.read_config(folder)
+        kind = str(config.get("model_type"))
+        self.type = _TOWERS_ALONE.get(kind, kind)
+        self._files = model_files.weight_files(self._model)
+        self._device = torch.device(device)
+        self._tokenizer = model_files.read_tokenizer(folder)
+        options: dict[str, Any] = {"attn_implementation": "sdpa"}
+        if self.type in _SENTENCES:
+            self._first_token = _pools_first_token(folder)
+            name = _SENTENCES[self.type]
+            options["add_pooling_layer"] = False
+        elif self.type in _TOWERS:
+            name = _TOWERS[self.type]
+            if kind in _TOWERS:
+                part = model_files.config_part(config, "text_config", self._model)
+                config = part | {name: config[name] for name in ("projection_dim",) if name in config}
+        else:
+            what = f"model type {kind!r} is no text encoder that is supported"
+            raise ConfigurationError(what, where=self._model, cure=f"There are {', '.join((*_SENTENCES, *_TOWERS))}")
+        self._network = model_files.frozen_network(name, config, self._files, **options).to(self._device)
+        settings = self._network.config
+        sizes = {"clip": "projection_dim", "siglip": "projection_size", "siglip2": "projection_size"}
+        self.dim = int(getattr(settings, sizes.get(self.type, "hidden_size")))
+        file = folder / "sentence_bert_config.json"
+        content = read_json(file, BundleError, cure=model_files.GET_AGAIN, kind=dict) if file.is_file() else {}
+        length = content.get("max_seq_length")
+        longest = length if isinstance(length, int) and length > 2 else _LONGEST
+        self._longest = min(int(settings.max_position_embeddings), _LONGEST, longest)
+
+    @property
+    def name(self) -> str:
+        """Name of its folder, or on the hub; for people, two names may mean the same model."""
+        return model_files.model_name(self._model)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weights; reads the files."""
+        return model_files.joint_sha256(self._files)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Vectors float32 [N, D], of length 1, of texts, cut if too long; a `ConfigurationError` for none."""
+        if not all(text.strip() for text in texts):
+            raise ConfigurationError("an empty text", where="phrases", cure="Leave it out")
+        batches = [self._encoded(list(texts[start : start + _BATCH])) for start in range(0, len(texts), _BATCH)]
+        vectors = torch.cat([torch.zeros(0, self.dim), *batches])
+        if not (torch.isfinite(vectors).all() and (vectors.norm(dim=-1) > 0.0).all()):
+            what = "gives vectors that are no numbers or zero"
+            raise ConfigurationError(what, where=self._model, cure="Name another text encoder")
+        return functional.normalize(vectors, dim=-1)
+
+    def _encoded(self, texts: list[str]) -> Tensor:
+        siglip = self.type.startswith("siglip")
+        if siglip:  # as it was trained with: lower case, no punctuation, single spaces
+            bare = str.maketrans("", "", string.punctuation)
+            texts = [" ".join(text.lower().translate(bare).split()) for text in texts]
+        tokens = self._tokenizer(
+            texts,
+            padding="max_length" if siglip else True,  # SigLIP has seen nothing else, and takes the last token
+            truncation=True,
+            max_length=self._longest,
+            return_tensors="pt",
+        ).to(self._device)
+        if self.type in _TOWERS:
+            if siglip:
+                return self._network(input_ids=tokens["input_ids"]).pooler_output.float().cpu()  # type: ignore[no-any-return]
+            return self._network(**tokens).text_embeds.float().cpu()  # type: ignore[no-any-return]
+        states = self._network(**tokens).last_hidden_state.float()
+        if self._first_token:
+            return states[:, 0].cpu()  # type: ignore[no-any-return]
+        kept = tokens["attention_mask"][..., None].float()
+        return ((states * kept).sum(dim=1) / kept.sum(dim=1)).cpu()  # type: ignore[no-any-return]
+
+
+def _pools_first_token(folder: Path) -> bool:
+    """Whether a sentence-transformer takes its first token, not the mean over all, as its modules say."""
+    modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
+    listed = read_json(modules, BundleError, cure=model_files.GET_AGAIN, kind=list) if modules.is_file() else []
+    if not all(isinstance(module, dict) for module in listed):
+        raise BundleError("is no list of modules", where=str(modules), cure=model_files.GET_AGAIN)
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in listed]
+    foreign = sorted({*kinds} - {"Transformer", "Pooling", "Normalize"})
+    content = read_json(pooling, BundleError, cure=model_files.GET_AGAIN, kind=dict) if pooling.is_file() else {}
+    modes = {name.removeprefix("pooling_mode_") for name, value in content.items() if value is True}
+    if "pooling_mode" in content:
+        modes = {str(content["pooling_mode"])}
+    modes = {mode for mode in modes if not mode.startswith("include")} or {"mean_tokens"}
+    if foreign or not modes <= {"mean_tokens", "mean", "cls_token", "cls"} or len(modes) != 1:
+        what = f"pools with {', '.join(foreign or sorted(modes))}, supported are the mean and the first token"
+        raise ConfigurationError(what, where=str(folder), cure="Name another text encoder")
+    return modes <= {"cls_token", "cls"}
+
+
+_KEYS = {"template", "classes", "background", "phrases", "licence"}
+_CLASS_KEYS = {"phrases", "colour"}
+
+
+@dataclass(frozen=True)
+class PhraseList:
+    """What a text bank is made of."""
+
+    classes: tuple[BankClass, ...] = ()  # classes of the vocabulary; may be none
+    background: tuple[str, ...] = ()  # phrases that voxels of no class should be nearest to
+    phrases: tuple[str, ...] = ()  # further phrases that the bank should know
+    template: str = STREET_TEMPLATE  # sentence that each phrase stands in; "other" alone stays bare
+    licence: str = ""  # of the text encoder's weights
+
+    @property
+    def all_phrases(self) -> tuple[str, ...]:
+        """Every phrase once, in the order of classes, background and further phrases."""
+        of_classes = [phrase for entry in self.classes for phrase in entry.phrases]
+        return tuple(dict.fromkeys([*of_classes, *self.background, *self.phrases]))
+
+
+def read_phrases(file: Path) -> PhraseList:
+    """Reads YAML: a list of phrases, or `template`, `classes`, `background`, `phrases` and `licence`, any of them.
+
+    `classes` is a list of names, or an object: name -> `{phrases: [...], colour: [r, g, b]}`. A class without phrases
+    is its own phrase, and one without colour gets one. Raises VocabularyError where something is not as it should be.
+    """
+    content = read_yaml(file, VocabularyError, cure="Give a file of YAML")
+    if isinstance(content, list):
+        content = {"phrases": content}
+    fields = _object(content, _KEYS, str(file))
+    given = fields.get("classes") or {}
+    if isinstance(given, list):
+        given = dict.fromkeys(_texts(given, f"{file}: classes"))
+    if not isinstance(given, dict):
+        raise _not(given, "list or object of classes", f"{file}: classes")
+    return PhraseList(
+        classes=tuple(_class(name, value, i, f"{file}: classes") for i, (name, value) in enumerate(given.items())),
+        background=_texts(fields.get("background") or [], f"{file}: background"),
+        phrases=_texts(fields.get("phrases") or [], f"{file}: phrases"),
+        template=_text(fields.get("template", STREET_TEMPLATE), f"{file}: template"),
+        licence=_text(fields.get("licence", ""), f"{file}: licence"),
+    )
+
+
+def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
+    """The text bank of a list of phrases, each encoded by itself: its embedding follows from nothing else.
+
+    Raises VocabularyError where there are no phrases, or they or the classes cannot be used, see `TextBank`;
+    ConfigurationError where the template has no place for a phrase.
+    """
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    check_template(given.template)
+    phrases = given.all_phrases
+    if not phrases:
+        raise VocabularyError("no phrases", where="vocabulary", cure="Name at least one")
+    bank = TextBank(  # all but its embeddings, so that mistakes are found before they are computed
+        phrases=phrases,
+        stored=np.ones((len(phrases), 1), np.float16), text_encoder=encoder.name,
+        text_encoder_sha256=encoder.sha256, template=given.template, classes=given.classes,
+        background=given.background, licence=given.licence,
+    )  # fmt: skip
+    if bank.classes:
+        bank.vocabulary()  # refuses a phrase of two classes, and too many
+    bar = tqdm(phrases, unit="phrase", disable=None)
+    rows = [encoder.encode([prompt(phrase, given.template)])[0].numpy() for phrase in bar]
+    return replace(bank, stored=np.stack(rows))
+
+
+def _class(name: object, value: object, number: int, where: str) -> BankClass:
+    known = _text(name, where)
+    fields = _object(value or {}, _CLASS_KEYS, f"{where}: {known}")
+    phrases = _texts(fields.get("phrases") or [known], f"{where}: {known}: phrases")
+    colour = fields.get("colour", CLASS_COLOURS.get(known, spread_colour(number)))
+    if not (isinstance(colour, (list, tuple)) and len(colour) == 3 and all(type(value) is int for value in colour)):
+        raise _not(colour, "list of red, green and blue", f"{where}: {known}: colour")
+    red, green, blue = colour
+    return BankClass(known, phrases, (red, green, blue))
+
+
+def _object(value: object, keys: set[str], where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _not(value, f"object with any of {', '.join(sorted(keys))}", where)
+    unknown = [key for key in value if key not in keys]
+    if unknown:
+        what = f"unknown entry {shown(unknown[0])}"
+        raise VocabularyError(what, where=where, cure=f"There are {', '.join(sorted(keys))}")
+    return value
+
+
+def _texts(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise _not(value, "list of phrases", where)
+    return tuple(_text(text, where) for text in value)
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise _not(value, "text", where)
+    return value
+
+
+def _not(value: object, wanted: str, where: str) -> VocabularyError:
+    return VocabularyError(
+        f"{shown(value)} is no {wanted}", where=where, cure="Correct it; words such as no, on and 1 need quotes"
+    )
+
 
 # What anything may be called: the canonical phrases of LERF (Kerr et al. 2023, section 3.4).
 BACKGROUND = ("object", "things", "stuff", "texture")
@@ -23,10 +270,7 @@ BACKGROUND = ("object", "things", "stuff", "texture")
 def make_bank_of(
     model: str, phrases: Sequence[str], file: Path | None, *, template: str | None, licence: str | None
 ) -> TextBank:
-    """The text bank of the phrases of a file and others; template and licence of the file hold where none is given.
-
-    See `read_phrases` and `make_bank` for it and for errors, and `TextEncoder` for the model.
-    """
+    """The text bank of phrases and those of a file, whose template and licence hold where none is given."""
     given = read_phrases(file) if file else PhraseList()
     changes: dict[str, Any] = {
         name: value for name, value in (("template", template), ("licence", licence)) if value is not None
@@ -36,11 +280,7 @@ def make_bank_of(
 
 
 class EncodedAnswers:
-    """What a node is told for what was asked, by the bank's template, background and encoder, if any.
-
-    Raises VocabularyError where the bank was made by another encoder; ConfigurationError: the template, which may be
-    given instead of the bank's, has no place for a phrase.
-    """
+    """What a node is told for what was asked, by template, background and encoder; a `VocabularyError` for another."""
 
     def __init__(self, encoder: TextEncoder, bank: TextBank | None = None, template: str | None = None) -> None:
         if bank is not None and bank.text_encoder_sha256 != encoder.sha256:
@@ -57,11 +297,7 @@ class EncodedAnswers:
         check_template(self._template)
 
     def query(self, text: str) -> str:
-        """The text for `~/query`; an empty one ends the query.
-
-        Raises VocabularyError where the text cannot be read, see `messages.words`; ConfigurationError where a phrase
-        cannot be encoded.
-        """
+        """The text for `~/query`, "" to end it; a `VocabularyError` if unreadable, see `messages.words`."""
         requested = read_query(text)
         if requested is None:
             return ""
@@ -88,11 +324,9 @@ class EncodedAnswers:
         rows = [self._encoder.encode([prompt(phrase, self._template)])[0].half().numpy() for phrase in phrases]
         packed = [base64.b64encode(row.astype("<f2").tobytes()).decode("ascii") for row in rows]
         others = None if background is None else [one for one in background if one not in _phrases_of(requested)]
-        return {
-            **({} if others is None else {"background": others}),
-            "encoder": {"id": self._name, "sha256": self._encoder.sha256},
-            "embeddings": dict(zip(phrases, packed, strict=True)),
-        }
+        made: dict[str, Any] = {} if others is None else {"background": others}
+        made["encoder"] = {"id": self._name, "sha256": self._encoder.sha256}
+        return {**made, "embeddings": dict(zip(phrases, packed, strict=True))}
 
 
 def _phrases_of(requested: RequestedWords) -> list[str]:

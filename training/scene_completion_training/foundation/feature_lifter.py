@@ -1,7 +1,5 @@
 """2D features lifted to points in space: the mean of what views say that see them (OpenScene; CUA-O3D, section 3.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,52 +9,35 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 
-RELATIVE_TOLERANCE = 0.25
-"""ScanNet's in OpenScene, which takes 0.02 for Matterport3D."""
+RELATIVE_TOLERANCE = 0.25  # ScanNet's in OpenScene, which takes 0.02 for Matterport3D
 FAR_TOLERANCE = 0.05
 NEAREST = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class TokenMaps:
-    """Features of a teacher for several views.
+    """Features of a teacher for several views."""
 
-    Attributes:
-        values: [V, D, h, w], any floating type.
-        offsets: Left and upper edge (x, y) of token (0, 0) in each view, pixels [V, 2].
-        cell: Pixels along a token's side; along x and y [2] where they differ.
-    """
-
-    values: Tensor
-    offsets: Tensor
-    cell: int | Tensor
+    values: Tensor  # [V, D, h, w], any floating type
+    offsets: Tensor  # left and upper edge (x, y) of token (0, 0) in each view, pixels [V, 2]
+    cell: int | Tensor  # pixels along a token's side; along x and y [2] where they differ
 
 
 @dataclass(frozen=True, eq=False)
 class LiftedFeatures:
-    """What views say of points.
+    """What views say of points."""
 
-    Attributes:
-        mean: Mean of their features [N, D], zero where no view sees the point.
-        views: Number of views that see each point [N].
-    """
-
-    mean: Tensor
-    views: Tensor
+    mean: Tensor  # mean of their features [N, D], zero where no view sees the point
+    views: Tensor  # number of views that see each point [N]
 
 
 class FeatureLifter:
     """Lifts features of views to points.
 
-    A view sees a point that lies before its camera and inside its image. The point is not farther than a tolerance from
-    the surface that the view's depth shows. The tolerance of the published code, a quarter of the depth, is 12 m at 50
-    m; outdoors it is capped.
-
-    Args:
-        camera: Camera of all views.
-        voxel_size: The cap is two voxels and 5 % of the depth, metres; none for infinite ones.
-        tolerance: Largest share of its depth by which a visible point may lie before or behind the surface.
-        border: Pixels along the edges of images that see nothing.
+    A view sees a point that lies before its camera, inside its image, `border` pixels or more from its edges, and not
+    farther than a tolerance (a share of the depth) from the surface that its depth shows. The tolerance of the
+    published code, a quarter of the depth, is 12 m at 50 m; outdoors it is capped to two voxels, metres, and 5 % of the
+    depth.
     """
 
     def __init__(
@@ -78,14 +59,10 @@ class FeatureLifter:
         return torch.stack([u, v], dim=-1), depth
 
     def visible(self, pixels: Tensor, depth: Tensor, surface: Tensor | None, shown: Tensor | None = None) -> Tensor:
-        """Whether views see points, bool [V, N].
+        """Whether views see points, bool [V, N], at pixels [V, N, 2] and z-depths [V, N], metres.
 
-        Args:
-            pixels: [V, N, 2].
-            depth: z-depth of the points [V, N], metres.
-            surface: z-depth of what each pixel shows [V, H, W], metres; 0 where unknown: such a pixel sees no point.
-                None if nothing hides anything.
-            shown: Pixels that show the world, bool [V, H, W]; None for all.
+        `surface`: z-depth of what each pixel shows [V, H, W], metres; 0 where unknown: such a pixel sees no point; None
+        if nothing hides anything. `shown`: pixels that show the world, bool [V, H, W]; None for all.
         """
         width, height, border = self.camera.width, self.camera.height, self.border
         column, row = pixels.round().long().unbind(dim=-1)
@@ -99,21 +76,10 @@ class FeatureLifter:
         return inside if shown is None else inside & shown.flatten(1).gather(1, at)
 
     def __call__(
-        self,
-        points: Tensor,
-        maps: Mapping[str, TokenMaps],
-        reference_from_view: Tensor,
-        surface: Tensor | None,
+        self, points: Tensor, maps: Mapping[str, TokenMaps], reference_from_view: Tensor, surface: Tensor | None,
         shown: Tensor | None = None,
-    ) -> dict[str, LiftedFeatures]:
-        """Lifts the features of each teacher.
-
-        Args:
-            points: [N, 3], metres, reference frame.
-            maps: Of each teacher by name, V views each.
-            reference_from_view: Poses [V, 4, 4].
-            surface, shown: See `visible`.
-        """
+    ) -> dict[str, LiftedFeatures]:  # fmt: skip
+        """Features of each teacher at points [N, 3], metres, of V views at poses [V, 4, 4]; see `visible`."""
         pixels, depth = self.pixels(points, reference_from_view)
         seen = self.visible(pixels, depth, surface, shown)
         return {name: self._mean(pixels, seen, of_teacher) for name, of_teacher in maps.items()}

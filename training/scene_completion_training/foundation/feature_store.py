@@ -1,15 +1,21 @@
-"""Feature targets on disk: float16, one file an image, computed once, read when they are asked for.
+"""Feature targets: variants of images with shifted grids and mirrored, computed in the training or kept on disk.
 
-A store is a folder with `manifest.json` and `features/<key>.safetensors`, which holds for the V variants of an image
-features float16 [V, D, h, w], shift int32 [V, 2] and mirrored bool [V].
+A store is a folder with `manifest.json` and `features/<key>.safetensors`, one file an image, computed once. It holds of
+its V variants features float16 [V, D, h, w], shift int32 [V, 2] and mirrored bool [V]. Grids are shifted at random
+against the image, so that tokens land on arbitrary pixels (SceneDINO). A shift is (dy, dx), multiples of an eighth of a
+cell in [−cell/2, cell/2). A token is rendered as 8 × 8 rays, which then stay on pixels of the views they are compared
+with. Token (i, j) of a shifted image covers the rows [i·cell + dy, (i+1)·cell + dy) and the columns [j·cell + dx,
+(j+1)·cell + dx) of the original.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -17,6 +23,7 @@ from urllib.parse import quote
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
@@ -25,9 +32,84 @@ from scene_completion_ros.untrusted_files import read_json, shown
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.data.prepared import PreparedFrame, mapped_arrays
-from scene_completion_training.foundation.dense_extractor import DenseExtractor, ModelIdentity
+from scene_completion_training.foundation.backbone import DenseExtractor, ModelIdentity
 from scene_completion_training.foundation.model_files import Normalisation
-from scene_completion_training.foundation.targets import Variant, as_half, variant_images, variant_of
+from scene_completion_training.randomness import drawn
+
+LARGEST_HALF = 65504.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How an image is changed before its features are computed."""
+
+    shift: tuple[int, int]  # (dy, dx) of the grid
+    mirrored: bool  # swap left and right, before the shift
+
+
+def shifted(images: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Images [..., H, W] whose pixel (r, c) is the original's (r + dy, c + dx), or the nearest on its edge."""
+    height, width = images.shape[-2:]
+    rows = (torch.arange(height, device=images.device) + shift[0]).clamp(0, height - 1)
+    return images[..., rows[:, None], (torch.arange(width, device=images.device) + shift[1]).clamp(0, width - 1)]
+
+
+def variant_of(seed: int, key: str, number: int, cell: int) -> Variant:
+    """Variant of an image: 0 is the image as it is; others have random shifts, and odd ones are mirrored as well."""
+    if number == 0:
+        return Variant((0, 0), mirrored=False)
+    name = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+    step = max(1, cell // 8)  # shifts are drawn evenly, in steps of a pixel where cells are smaller than 8
+    generator = np.random.default_rng((seed, name, number))
+    dy, dx = step * generator.integers(-(cell // step // 2), cell // step - cell // step // 2, 2)
+    return Variant((int(dy), int(dx)), mirrored=number % 2 == 1)
+
+
+def variant_images(image: NDArray[np.uint8], variants: Sequence[Variant]) -> Tensor:
+    """Variants uint8 [V, 3, H, W] of an image [H, W, 3]."""
+    plain = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return torch.stack([shifted(plain.flip(-1) if v.mirrored else plain, v.shift) for v in variants])
+
+
+def as_half(features: Tensor, key: str) -> Tensor:
+    """Features as float16 on the CPU; a `ConfigurationError` if they are not numbers, or too large for it."""
+    largest = features.abs().amax().item()
+    if not largest <= LARGEST_HALF:  # also for NaN
+        what = f"features up to {largest:g}, of which float16 holds {LARGEST_HALF:g} at most"
+        raise ConfigurationError(what, where=key, cure="Choose another layer or model")
+    return features.to("cpu", torch.float16)
+
+
+class LiveTokens:
+    """Tokens, computed in the training step (SceneDINO), of cells of pixels on grids shifted by up to half of one."""
+
+    def __init__(self, extractor: DenseExtractor, cell: int) -> None:
+        self._extractor, self.cell = extractor, cell
+
+    def __deepcopy__(self, memo: object) -> "LiveTokens":
+        return self  # an average of the stage's weights needs no network of its own that never learns
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the features."""
+        return self._extractor.dim
+
+    def of(self, images: Tensor, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Features [B, V, D, h, w] and feature_offsets [B, V, 2] of images [B, V, 3, H, W], zero but for views."""
+        self._extractor.to(images.device)
+        half = self.cell // 2
+        shifts = drawn(partial(torch.randint, -half, self.cell - half), (*views.shape, 2), generator)
+        places = [(row, column) for row in range(len(views)) for column in range(views.shape[1])]
+        wanted = [(place[0], int(views[place]), shifts[place].tolist()) for place in places]
+        seen = torch.stack([shifted(images[row, view], (dy, dx)) for row, view, (dy, dx) in wanted])
+        tokens = self._extractor.features(255.0 * seen, self.cell)
+        features = tokens.new_zeros(*images.shape[:2], *tokens.shape[1:])
+        offsets = torch.zeros(*images.shape[:2], 2, dtype=torch.int64, device=images.device)
+        for token, (row, view, (dy, dx)) in zip(tokens, wanted, strict=True):
+            features[row, view] = token
+            offsets[row, view] = torch.tensor([dx, dy], device=images.device)
+        return {"features": features, "feature_offsets": offsets}
+
 
 _MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -63,11 +145,8 @@ class FeatureManifest:
         model = dataclasses.asdict(self.model)
         del model["name"], model["text_encoder"]
         return {f"model {name}": value for name, value in model.items()} | {
-            "cell": self.cell,
-            "image size": self.image_size,
-            "variants": self.variants,
-            "seed": self.seed,
-        }
+            "cell": self.cell, "image size": self.image_size, "variants": self.variants, "seed": self.seed,
+        }  # fmt: skip
 
     def write(self, file: Path) -> None:
         """Writes it as JSON."""
@@ -96,21 +175,17 @@ def _parsed(content: dict[str, Any]) -> FeatureManifest:
     height, width = (_counted(size) for size in content["image_size"])
     return FeatureManifest(
         model=ModelIdentity(
-            name=str(model["name"]),
-            type=str(model["type"]),
+            name=str(model["name"]), type=str(model["type"]),
             weights={str(name): str(digest) for name, digest in model["weights"].items()},
-            layer=_counted(model["layer"], least=0),
-            dim=_counted(model["dim"]),
+            layer=_counted(model["layer"], least=0), dim=_counted(model["dim"]),
             normalisation=Normalisation((mr, mg, mb), (dr, dg, db)),
             text_encoder=str(model.get("text_encoder", "")),
             text_encoder_sha256=str(model.get("text_encoder_sha256", "")),
             settings={str(name): str(value) for name, value in model.get("settings", {}).items()},
         ),
-        cell=_counted(content["cell"]),
-        image_size=(height, width),
-        variants=_counted(content["variants"]),
+        cell=_counted(content["cell"]), image_size=(height, width), variants=_counted(content["variants"]),
         seed=_counted(content["seed"], least=0),
-    )
+    )  # fmt: skip
 
 
 def _counted(value: object, least: int = 1) -> int:
@@ -120,29 +195,15 @@ def _counted(value: object, least: int = 1) -> int:
 
 
 class FeatureStore:
-    """Feature targets in a folder; made by `create` or `open`.
-
-    It holds nothing but the manifest in memory. Many processes may write and read it at a time, and hand it to others
-    by pickling.
-
-    Attributes:
-        dim: Dimension of the features.
-        cell: Edge of the square of pixels that a token covers.
-        variants: Number of variants of an image; the odd ones are mirrored.
-    """
+    """Feature targets in a folder, made by `create` or `open`; many processes may write and read it at a time."""
 
     def __init__(self, folder: Path, manifest: FeatureManifest) -> None:
-        self.folder = folder
-        self.manifest = manifest
+        self.folder, self.manifest = folder, manifest
         self.dim, self.cell, self.variants = manifest.model.dim, manifest.cell, manifest.variants
 
     @classmethod
     def create(cls, folder: Path, manifest: FeatureManifest) -> "FeatureStore":
-        """Makes a store, or goes on with one that was made for the same.
-
-        Raises ConfigurationError: variants, cell or seed make no sense, or the folder holds features of another model,
-        layer, cell, image size, number of variants or seed; SequenceError where its manifest is damaged.
-        """
+        """Makes a store, or goes on with one of the same; a `ConfigurationError` for others, or senseless numbers."""
         if manifest.variants < 1 or manifest.cell < 1 or manifest.seed < 0:
             what = f"{manifest.variants} variants, cells of {manifest.cell} pixels, seed {manifest.seed}"
             cure = "Give at least one variant, one pixel, and no negative seed"
@@ -158,11 +219,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: Path, *, cell: int | None = None) -> "FeatureStore":
-        """Opens a store to read from, of tokens that cover squares of so many pixels; of any if not given.
-
-        Raises ConfigurationError where it holds features of other cells; SequenceError where there is none, or its
-        manifest is damaged.
-        """
+        """Opens a store of cells of so many pixels, or of any; a `ConfigurationError` or `SequenceError` if none."""
         manifest = FeatureManifest.read(folder / _MANIFEST)
         _refuse_difference(folder, manifest, dataclasses.replace(manifest, cell=cell or manifest.cell))
         return cls(folder, manifest)
@@ -175,10 +232,7 @@ class FeatureStore:
         return [variant_of(self.manifest.seed, key, number, self.cell) for number in range(self.variants)]
 
     def save(self, key: str, features: Tensor) -> None:
-        """Stores the features [V, D, h, w] of the variants of an image.
-
-        Raises ConfigurationError: float16 cannot hold them, or they have another shape than the manifest says.
-        """
+        """Stores features [V, D, h, w] of an image; a `ConfigurationError` for other shapes, or beyond float16."""
         shape = (self.variants, self.dim, *self.manifest.grid)
         if tuple(features.shape) != shape:
             raise ConfigurationError(f"features {tuple(features.shape)}, not {shape}", where=key)
@@ -194,12 +248,7 @@ class FeatureStore:
             safetensors.torch.save_file(arrays, part)
 
     def get(self, key: str, variant: int) -> FeatureTarget:
-        """Features of a variant of an image.
-
-        `key`: name of the image, see `PreparedFrame.key`; `variant`: its number, see `variant_of`. Raises SequenceError
-        where they are not in the store, or their file is damaged; ConfigurationError where there are not so many
-        variants.
-        """
+        """Features of a variant of an image; a `SequenceError` if damaged, a `ConfigurationError` if there is none."""
         if not 0 <= variant < self.variants:
             what = f"no variant {variant}, there are 0 to {self.variants - 1}"
             cure = "Ask for fewer variants, or compute more of them"
@@ -230,10 +279,7 @@ class FeatureStore:
 
 
 def mirrored_targets(folder: str, where: str, cell: int | None = None) -> FeatureStore:
-    """The targets of a training that mirrors scenes, named by `where`; see `FeatureStore.open` for further errors.
-
-    Raises ConfigurationError where they have no mirrored variant.
-    """
+    """Targets of a training that mirrors scenes; a `ConfigurationError` without variants; see `FeatureStore.open`."""
     store = FeatureStore.open(Path(folder), cell=cell)
     if store.variants < 2:
         what = "the targets have one variant an image, but mirrored scenes need their own"
@@ -282,7 +328,6 @@ def precompute(frames: Sequence[PreparedFrame], camera: Camera, teacher: DenseEx
         if key in store:
             continue
         image = canonical_image(frame.images[name], frame.cameras[name], camera)
-        variants = variant_images(image, store.variants_of(key))
-        store.save(key, teacher.features(variants, store.cell))
+        store.save(key, teacher.features(variant_images(image, store.variants_of(key)), store.cell))
         computed += 1
     return computed

@@ -1,11 +1,16 @@
-"""Files of a foundation model, in a local folder or on the model hub, and what they say without being run."""
+"""Files of a foundation model, in a folder or on the model hub: what they say, and the frozen network they make."""
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import safetensors.torch
+import torch
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.untrusted_files import read_json
@@ -30,11 +35,10 @@ class Normalisation:
 
 
 def description_folder(model: str, wanted: Sequence[str] = ()) -> Path:
-    """Folder with the configuration of a model, without its weights.
+    """Folder with the configuration of a model, without its weights, and files of wanted patterns.
 
     `model`: local folder, `package:NAME/FOLDER` for a folder of an installed package (which is not imported), or name
-    on the hub, from which it is downloaded; `wanted`: patterns of further files. Raises ConfigurationError where there
-    is neither such a folder nor such a model on the hub.
+    on the hub, from which it is downloaded. Raises ConfigurationError where there is none of these.
     """
     return hub_folder(model, (*_DESCRIPTION_FILES, *wanted))
 
@@ -46,10 +50,9 @@ def model_name(model: str) -> str:
 
 
 def weight_files(model: str) -> list[Path]:
-    """The safetensors files that hold the weights of a model, downloaded where it is on the hub.
+    """The safetensors files with the weights of a model, downloaded where it is on the hub; pickled ones stay closed.
 
-    Raises BundleError where there are none, or they are not as their index says. Pickled ones are never opened;
-    ConfigurationError: see `description_folder`.
+    Raises BundleError where there are none, or not as their index says; ConfigurationError: see `description_folder`.
     """
     folder = hub_folder(model, (*_DESCRIPTION_FILES, *_WEIGHT_FILES))
     if (folder / _WEIGHTS).is_file():
@@ -57,12 +60,9 @@ def weight_files(model: str) -> list[Path]:
     if not (folder / _INDEX).is_file():
         pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
         instead = f", only {', '.join(pickled)}" if pickled else ""
-        raise BundleError(
-            f"no {_WEIGHTS} in it{instead}",
-            where=model,
-            cure="Only safetensors are read, because pickled weights can execute code: convert them once where you "
-            "trust them (from_pretrained, then save_pretrained)",
-        )
+        cure = "Only safetensors are read, because pickled weights can execute code: convert them once where you "
+        cure += "trust them (from_pretrained, then save_pretrained)"
+        raise BundleError(f"no {_WEIGHTS} in it{instead}", where=model, cure=cure)
     content = read_json(folder / _INDEX, BundleError, cure=GET_AGAIN, kind=dict).get("weight_map")
     named = content.values() if isinstance(content, dict) else ()
     parts = sorted({name for name in named if isinstance(name, str)})
@@ -111,8 +111,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / _CONFIG
     if not file.is_file():
         raise BundleError(f"no {_CONFIG} in it", where=str(folder), cure="Name the folder that save_pretrained wrote")
-    config: dict[str, Any] = read_json(file, BundleError, cure=GET_AGAIN, kind=dict)
-    return config
+    return read_json(file, BundleError, cure=GET_AGAIN, kind=dict)  # type: ignore[no-any-return]
 
 
 def config_part(config: dict[str, Any], name: str, model: str) -> dict[str, Any]:
@@ -164,3 +163,74 @@ def sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+# Entries of a configuration that count its blocks, and do not matter here.
+_DERIVED = ("out_features", "out_indices", "stage_names")
+_UNUSED = "mask_token"
+_TOKENIZERS = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+)  # fmt: skip
+
+
+def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part: str = "", **options: Any) -> Any:
+    """A frozen network of transformers with weights of files (named `part`...), or random; a `BundleError` if unfit."""
+    import transformers
+
+    network_class = getattr(transformers, name)
+    known = {name: value for name, value in config.items() if name not in _DERIVED}
+    if not files:
+        options.pop("attn_implementation", None)
+        return network_class(network_class.config_class.from_dict(known), **options).eval().requires_grad_(False)
+    folder = str(files[0].parent)
+    try:
+        stored = [named for file in files for named in safetensors.torch.load_file(file).items()]
+        weights = {name.removeprefix(part): value for name, value in stored if name.startswith(part)}
+        with _quiet():
+            # Given the weights, transformers opens no file: a configuration cannot send it elsewhere.
+            network, report = network_class.from_pretrained(
+                None, config=network_class.config_class.from_dict(known), state_dict=weights, dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are in the report
+                output_loading_info=True,
+                **options,
+            )  # fmt: skip
+    except Exception as error:  # of whatever kind: these files may say anything
+        what = f"cannot be loaded as {name} ({str(error)[:300]})"
+        raise BundleError(what, where=folder, cure="Get it once more") from error
+    missing = [name for name in report["missing_keys"] if not name.endswith(_UNUSED)]
+    unfit = sorted([*missing, *(name for name, *_ in report["mismatched_keys"])])
+    if unfit:  # they would have random values
+        what = f"{len(unfit)} weights are missing or of another shape, such as {unfit[0]}"
+        raise BundleError(what, where=folder, cure="Name a model whose weights fit its config.json")
+    return network.eval().requires_grad_(False)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Tokenizer of transformers in a folder; a `BundleError` if there is none that can be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        if not any((folder / name).is_file() for name in _TOKENIZERS):  # transformers would make an empty one
+            raise FileNotFoundError(f"there is none of {', '.join(_TOKENIZERS)}")
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of whatever kind: these files may say anything
+        what = f"no tokenizer that can be read ({' '.join(str(error).split())[:200]})"
+        cure = "Name a folder with the tokenizer's files beside the model's"
+        raise BundleError(what, where=str(folder), cure=cure) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from listing the blocks that are left out on purpose, and from drawing a bar."""
+    from transformers.utils import logging as settings
+
+    logger = logging.getLogger("transformers")
+    level, bar = logger.level, settings.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    settings.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bar:
+            settings.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,7 +1,8 @@
-"""The bundle's encoder as a graph for GPUs in float32: bytes in, channels last, one image.
+"""The bundle's encoder as a graph for GPUs, in float32 and in float16: bytes in, channels last, one image.
 
-The other precisions are made from it, see `precisions`. What a GPU gains: no shape arithmetic is left, no constant runs
-along with the image into a convolution, and channels stay multiples of what tensor cores take.
+What a GPU gains: no shape arithmetic is left, no constant runs along with the image into a convolution, and channels
+stay multiples of what tensor cores take. The float16 graph is typed strongly, as TensorRT wants it: every tensor has
+the type it says, and every change of type is a Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
 """
 
 import tempfile
@@ -26,11 +27,7 @@ _CURE = "Report this encoder and how it was made."
 
 
 def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
-    """The float32 graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` float32 [1, h, w, C + E].
-
-    Where the head reads a volume, ``volume`` float32 [1, X, Y, Z] is the second output, and ``depth`` float32 [1, h',
-    w'] the third. Raises BundleError where its encoder is none.
-    """
+    """The float32 graph: uint8 [1, H, W, 3] RGB -> features, and of a volume it and depth; a `BundleError` if none."""
     where = str(bundle.encoder_path)
     model = simplified(bundle.read_encoder(), where)
     graph = model.graph
@@ -77,10 +74,7 @@ def finished(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
-    """An encoder with all constants computed, of standard operators; still for one image.
-
-    Raises BundleError: ONNX Runtime cannot run it, or it has operators of its own.
-    """
+    """An encoder with all constants computed, for one image; a `BundleError` if it cannot run, or is not standard."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -117,8 +111,8 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
 def _take_constants_out(graph: onnx.GraphProto) -> None:
     """Makes of constant channels in front of a convolution, such as pixel coordinates, a constant map after it.
 
-    A convolution is linear, so conv([x, c]) = conv(x) + conv(c). Else the constants would share a quantisation step
-    with the image's channels, whose number would be no multiple of eight.
+    A convolution is linear: conv([x, c]) = conv(x) + conv(c). Else they would share a quantisation step with the
+    image's channels, whose number would be no multiple of eight.
     """
     values = constants(graph)
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -132,7 +126,10 @@ def _take_constants_out(graph: onnx.GraphProto) -> None:
         kept = [name for name in node.input if name not in values]
         given = list(node.input)[len(kept) :]
         followers = readers.get(node.output[0], [])
-        linear = followers and all(_plain_convolution(other) for other in followers)
+        linear = followers and all(
+            other.op_type == "Conv" and not any(entry.name == "group" and entry.i != 1 for entry in other.attribute)
+            for other in followers
+        )
         if node.op_type == "Concat" and given and linear and kept == list(node.input)[: len(kept)]:
             constant = np.concatenate([values[name] for name in given], axis=1)
             maps[node.output[0]] = (slice(None, -constant.shape[1]), constant)
@@ -149,35 +146,20 @@ def _take_constants_out(graph: onnx.GraphProto) -> None:
     replace_nodes(graph, nodes)
 
 
-def _plain_convolution(node: onnx.NodeProto) -> bool:
-    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-    return bool(node.op_type == "Conv" and groups == 1)
-
-
 def _split(
-    graph: onnx.GraphProto,
-    node: onnx.NodeProto,
-    values: dict[str, NDArray[np.generic]],
-    kept: slice,
+    graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, NDArray[np.generic]], kept: slice,
     constant: NDArray[np.generic],
-) -> list[onnx.NodeProto]:
+) -> list[onnx.NodeProto]:  # fmt: skip
     """A convolution without its constant channels, and the sum with what those and its bias give."""
     name, weight = node.output[0], values[node.input[1]]
     bias = values[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)
     alone = onnx.NodeProto()
     alone.CopyFrom(node)
     alone.input[:] = ["constant", "weight", "bias"]
-    evaluator = ReferenceEvaluator(
-        helper.make_model(
-            helper.make_graph(
-                [alone],
-                "constant",
-                [helper.make_tensor_value_info(entry, TensorProto.FLOAT, None) for entry in alone.input],
-                [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
-            ),
-            opset_imports=[helper.make_opsetid("", OPSET)],
-        )
-    )
+    inputs = [helper.make_tensor_value_info(entry, TensorProto.FLOAT, None) for entry in alone.input]
+    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    by_itself = helper.make_graph([alone], "constant", inputs, [output])
+    evaluator = ReferenceEvaluator(helper.make_model(by_itself, opset_imports=[helper.make_opsetid("", OPSET)]))
     gone = np.ascontiguousarray(weight[:, -constant.shape[1] :])
     results = evaluator.run(None, {"constant": constant, "weight": gone, "bias": bias})
     assert isinstance(results, list)
@@ -188,3 +170,106 @@ def _split(
     convolution.input[:] = [node.input[0], f"{name}/weight"]
     convolution.output[:] = [f"{name}/image"]
     return [convolution, helper.make_node("Add", [f"{name}/image", f"{name}/constant"], [name], f"{name}/add")]
+
+
+_SUMS = {"ReduceMean", "ReduceSum", "Sqrt", "Reciprocal", "Pow", "Softmax", "LayerNormalization", "Exp", "Erf"}
+_SUMS |= {"InstanceNormalization", "GroupNormalization", "GridSample"}
+"""Operators that stay in float32, with all that is computed from them until the next convolution.
+
+GridSample, because float16 would move the places that it looks up by a tenth of a pixel.
+"""
+_PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+# Inputs that are no values of the network: the scales of a Resize are float32 by definition.
+_NOT_VALUES = {"Resize": (1, 2)}
+
+
+def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph in float16, from the first convolution on to the output.
+
+    What stays float32: the normalisation of the image before it (a mean of 123.675 is none in float16), sums over
+    channels, scores of attention, what a decoder in space makes of the places that it looks up, and the depth, in every
+    graph.
+    """
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    graph = half.graph
+    single = _single(graph)
+    values = constants(graph)
+    nodes: list[onnx.NodeProto] = []
+    cast: dict[tuple[str, int], str] = {}
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    known = (*inferred.input, *inferred.value_info, *inferred.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in known}  # until a tensor's node comes
+    added: dict[str, onnx.TensorProto] = {}
+    for node in graph.node:
+        wanted = TensorProto.FLOAT if node.output[0] in single else TensorProto.FLOAT16
+        for position, name in enumerate(node.input):
+            if not name or position in _NOT_VALUES.get(node.op_type, ()):
+                continue
+            if name in values:
+                if wanted == TensorProto.FLOAT16 and values[name].dtype == np.float32:
+                    node.input[position] = f"{name}/half"
+                    added[f"{name}/half"] = numpy_helper.from_array(values[name].astype(np.float16), f"{name}/half")
+            elif node.op_type != "Cast" and types[name] in _FLOATS and types[name] != wanted:
+                if (name, wanted) not in cast:
+                    cast[name, wanted] = f"{name}/{'half' if wanted == TensorProto.FLOAT16 else 'single'}"
+                    nodes.append(helper.make_node("Cast", [name], [cast[name, wanted]], cast[name, wanted], to=wanted))
+                node.input[position] = cast[name, wanted]
+        made = [name for name in node.output if types[name] in _FLOATS]  # not integers, nor what is true or false
+        types |= dict.fromkeys(made, wanted)
+        if node.op_type == "Cast" and made:
+            next(entry for entry in node.attribute if entry.name == "to").i = wanted
+        nodes.append(node)
+    replace_nodes(graph, nodes)
+    graph.initializer.extend(added.values())
+    for output in graph.output:
+        wanted = TensorProto.FLOAT if output.name == DEPTH else TensorProto.FLOAT16
+        if types[output.name] != wanted:
+            _cast_output(graph, output.name, wanted)
+        output.type.tensor_type.elem_type = wanted
+    return finished(half)
+
+
+def _single(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that are computed in float32."""
+    single: set[str] = set()
+    before = {value.name for value in graph.input}  # tensors that no convolution came before
+    # Attention reads differences of scores: rounded to float16, those of a Depth Anything trunk made half of the error.
+    scores = _since_products(graph, [node.input[0] for node in graph.node if node.op_type == "Softmax"], products=True)
+    # Depth is the inverse of a number that is small far away: each rounding costs many times its share there.
+    exact = scores | _since_products(graph, [DEPTH], products=False)
+    for node in graph.node:
+        inputs = set(node.input)
+        if node.op_type not in _PRODUCTS and inputs & before:
+            before |= set(node.output)
+        elif not exact.isdisjoint(node.output):
+            pass
+        elif node.op_type not in _SUMS and (node.op_type in _PRODUCTS or not inputs & single):
+            continue
+        single |= set(node.output)
+    return single
+
+
+def _since_products(graph: onnx.GraphProto, names: Iterable[str], *, products: bool) -> set[str]:
+    """What tensors are computed of since the last convolutions or products before them, with what these give or not."""
+    makers = {name: node for node in graph.node for name in node.output}
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in makers or name in found:
+            continue
+        product = makers[name].op_type in _PRODUCTS
+        if products or not product:
+            found.add(name)
+        waiting += [] if product else makers[name].input
+    return found
+
+
+def _cast_output(graph: onnx.GraphProto, output: str, kind: int) -> None:
+    computed = f"{output}/computed"
+    for node in graph.node:
+        node.output[:] = [computed if name == output else name for name in node.output]
+        node.input[:] = [computed if name == output else name for name in node.input]
+    graph.node.append(helper.make_node("Cast", [computed], [output], f"{output}/typed", to=kind))

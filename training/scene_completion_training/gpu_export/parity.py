@@ -1,5 +1,6 @@
-"""Parity of a variant with the student: how far outputs, densities, decisions and labels are off; what is allowed."""
+"""Encoders for GPUs: made, measured against the student (outputs, densities, decisions, labels), added if all pass."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
+from scene_completion_ros.inference.gpu_encoders import GpuEncoder
+from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.picture_files import read_rgb
@@ -22,6 +25,7 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.voxels.occupancy import opacity
+from scene_completion_training.gpu_export.graph import gpu_graph, to_half
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 
@@ -85,10 +89,7 @@ class Parity:
 
 
 class ParityCheck:
-    """Measures variants on the same canonical images, uint8 [K, H, W, 3] RGB, against the same reference.
-
-    Raises BundleError where the reference sees nothing occupied in any image: then agreement says nothing.
-    """
+    """Measures variants on canonical images, uint8 [K, H, W, 3]; a `BundleError` where nothing is ever occupied."""
 
     def __init__(self, bundle: StudentBundle, images: NDArray[np.uint8], reference: Encode) -> None:
         self._bundle, self._images = bundle, images
@@ -159,10 +160,9 @@ class Reference:
     """The student's pre-activation map, volume and depth, as exactly as the bundle allows.
 
     The channels of the density come from ``weights.safetensors`` through torch. A bundle holds no unfolded weights of
-    its label units, and may hold none at all. What is missing comes from ``encoder.onnx``, in float32, and so does all
-    that a student with a volume says. Raises BundleError where the unfolded weights are not those of a network that is
-    known; ConfigurationError where the configuration of a transformer is not there. `encoder_weights`: folder or hub
-    name of a transformer trunk, whose configuration is read; see `make_trunk`.
+    its label units, and may hold none at all: what is missing comes from ``encoder.onnx``, in float32, and so does all
+    that a student with a volume says. Raises BundleError for weights of no known network; ConfigurationError where the
+    configuration of a transformer is not there. `encoder_weights`: see `make_trunk`.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None, encoder_weights: str = "") -> None:
@@ -185,10 +185,7 @@ class Reference:
 
 
 def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityField:
-    """A bundle's density field of its unfolded weights; see `Reference` for `encoder_weights`, and for further errors.
-
-    Raises BundleError where they are missing, or another network's.
-    """
+    """A bundle's density field of its unfolded weights, see `Reference`; a `BundleError` if there are no such ones."""
     weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in bundle.load_weights().items()}
     where = f"{bundle.folder}/{WEIGHTS}"
     configuration = bundle.provenance.get("configuration")
@@ -200,17 +197,13 @@ def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityFi
     camera = bundle.canonical
     try:
         field = DensityField(
-            camera,
-            bundle.point_code,
+            camera, bundle.point_code,
             encoder=EncoderDecoder(
-                (camera.height, camera.width),
-                channels=weights["feature_layer.weight"].shape[1],
-                trunk=cast(TrunkName, trunk),
-                pretrained=False,
-                weights=encoder_weights,
+                (camera.height, camera.width), channels=weights["feature_layer.weight"].shape[1],
+                trunk=cast(TrunkName, trunk), pretrained=False, weights=encoder_weights,
             ),
             hidden=weights["feature_layer.weight"].shape[0],
-        )
+        )  # fmt: skip
         # The map of the mean depth has the size that the training began with; it is scaled where it is used.
         field.encoder.prior = weights["encoder.prior"]
         field.load_state_dict(weights)
@@ -225,12 +218,8 @@ _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
 def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> NDArray[np.uint8]:
     """Images of several places, at most so many, spread evenly over each: uint8 [K, H, W, 3] RGB.
 
-    Raises SequenceError where a place holds no image, or is none.
-
-    Args:
-        sources: Sequence folders, drives of KITTI, bags, or folders of images. Those of the first three are resampled
-            by their calibration; an image without one is cut to the canonical camera's shape and scaled.
-        most: How many images to take in all; each place gives its share.
+    Sequence folders, drives of KITTI and bags are resampled by their calibration; an image of a folder without one is
+    cut to the canonical camera's shape and scaled. Raises SequenceError where a place holds no image, or is none.
     """
     share = max(1, most // len(sources))
     images = [image for source in sources for image in _of(source, canonical, share)]
@@ -267,3 +256,37 @@ def _cut(image: NDArray[np.uint8], canonical: Camera) -> NDArray[np.uint8]:
     part = image[top : top + rows, left : left + columns]
     size = (canonical.width, canonical.height)
     return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+PARITY_IMAGES = 8  # images that every variant is compared on, in all
+
+
+def export_for_gpus(
+    bundle: StudentBundle,  # the student, saved; its folder is written
+    precisions: Sequence[str],
+    *,
+    parity: Sequence[Path],  # places of the images that every variant is compared on
+    gates: Mapping[str, Gate] = GATES,
+    threads: int | None = None,
+    encoder_weights: str = "",  # folder or hub name of a transformer trunk, see `Reference`
+    # Called for every variant with its precision, bytes and parity, also where it fails.
+    report: Callable[[str, int, Parity], None] = lambda *_: None,
+) -> StudentBundle:
+    """Adds encoders for GPUs, all or none, and returns the bundle; a `BundleError` where one misses its gate."""
+    single = gpu_graph(bundle)
+    reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)
+    check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, PARITY_IMAGES), reference.encode)
+    made: dict[str, tuple[bytes, GpuEncoder]] = {}
+    failures: list[str] = []
+    for precision in precisions:
+        model = single if precision == "fp32" else to_half(single)
+        graph: bytes = model.SerializeToString(deterministic=True)
+        measured = check(GpuGraph(graph, f"{precision} of {bundle.folder}", threads=threads).encode)
+        report(precision, len(graph), measured)
+        failures += [f"{precision}: {failure}" for failure in measured.failures(gates[precision])]
+        numbers = {name: float(value) for name, value in dataclasses.asdict(measured).items()}
+        made[precision] = (graph, GpuEncoder(precision, "", {}, numbers, reference.name))
+    if failures:
+        cure = "The bundle stays as it was. Leave this precision out."
+        raise BundleError("; ".join(failures), where=f"parity with {reference.name}", cure=cure)
+    return bundle.add_gpu_encoders(made)

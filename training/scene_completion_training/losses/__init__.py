@@ -1,1 +1,1 @@
-"""Losses, one a file."""
+"""Losses, those of one thing in one file."""

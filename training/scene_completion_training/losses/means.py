@@ -5,14 +5,11 @@ from torch import Tensor, distributed
 
 
 def shared_count(count: Tensor, least: float = 1.0) -> Tensor:
-    """What a process divides its sum by, so that the mean over the processes is the mean over all their samples.
+    """What a process divides its sum by (a count, or sum of weights []): the mean of processes is then that of samples.
 
-    A trainer averages the gradients of its processes. Of values that count here and not there, a mean in each would
-    give those more weight whose process has few. Every process has to call it, as often as the others. Returns the mean
-    of the counts over the processes of a training, in a step; the count itself elsewhere.
-
-    `count`: number of values that count in this process's batch, or the sum of their weights []; `least`: the sum over
-    all processes is taken for at least as much.
+    A trainer averages gradients of processes: means of what counts here and not there would weigh more where few do.
+    Every process has to call it, as often as the others. Outside of a step it is the count itself. `least`: for at
+    least as much.
     """
     if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
         return count.clamp_min(least)

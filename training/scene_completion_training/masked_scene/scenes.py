@@ -40,7 +40,7 @@ from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import parse_json
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.prepared import Depths, fingerprint
-from scene_completion_training.data.rectified import rectified_sequence
+from scene_completion_training.data.stereo import rectified_sequence
 from scene_completion_training.data.student_units import DeployedUnits
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy
 from scene_completion_training.viewpoint import Viewpoint, Volume

@@ -1,9 +1,9 @@
-"""A field whose points carry one feature for several 2D foundation models, with a head for each (CUA-O3D)."""
+"""Networks of CUA-O3D: one feature for several 2D foundation models with a head for each, of a field and of points."""
 
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,47 @@ from torch.nn import functional
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation
-from scene_completion_training.networks.feature_heads import FeatureHeads
+from scene_completion_training.sparse.mink_unet import LEVELS, MinkUNet18A
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 from scene_completion_training.viewpoint import Viewpoint
+
+HeadKind: TypeAlias = Literal["linear", "mlp"]
+
+
+class FeatureHeads(nn.Module):
+    """From the feature of a point to the features of several teachers, by name and dimension: a head each.
+
+    Linear ones have no bias, as those that CUA-O3D released (section 3.1; the paper speaks of MLPs): their outputs have
+    the rank of the feature. A robot asks for words without ever computing them, see `inference.feature_space`.
+    """
+
+    def __init__(self, channels: int, dims: Mapping[str, int], kind: HeadKind = "linear") -> None:
+        super().__init__()
+        self.dims = dict(dims)
+        self.heads = nn.ModuleDict()
+        for name, dim in dims.items():
+            last = nn.Linear(channels, dim, bias=False)
+            hidden = (nn.Linear(channels, channels), nn.LayerNorm(channels), nn.GELU())
+            self.heads[name] = last if kind == "linear" else nn.Sequential(*hidden, last)
+
+    def of(self, name: str, features: Tensor) -> Tensor:
+        """A teacher's features [..., D] as they are learned, of features [..., C]."""
+        return self.heads[name](features)  # type: ignore[no-any-return]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """All teachers' features side by side, each of length one [..., ΣD]."""
+        return torch.cat([functional.normalize(self.of(name, features), dim=-1) for name in self.dims], dim=-1)
+
 
 # Slope and offset of the first units: ramps in inverse depth around the depth of the pixel's surface.
 SURFACE_UNITS = tuple(itertools.product((5.0, 20.0), (-0.2, -0.07, 0.0, 0.07, 0.2)))
 
 
 class AgglomeratedField(FeatureField):
-    """A feature field with a head for each teacher in place of the expansion.
+    """A feature field with a head for each teacher, of so many `dims` by name, in place of the expansion.
 
     Its units also see the depth of the pixel's surface, channel 0 of the density's encoder. Whether a point lies on
-    that surface or behind it decides what it may be. `dims`: dimension of each teacher's features by name.
+    that surface or behind it decides what it may be.
     """
 
     stands_for: ClassVar[tuple[type, ...]] = (FeatureField,)
@@ -79,5 +108,28 @@ class AgglomeratedField(FeatureField):
 
     def expand(self, features: Tensor) -> Tensor:
         """All teachers' features side by side [..., ΣD], each of length one, of features [..., channels] of points."""
-        out: Tensor = functional.normalize(self.expansion(features), dim=-1)
-        return out
+        return functional.normalize(self.expansion(features), dim=-1)  # type: ignore[no-any-return]
+
+
+INPUTS = 3
+
+
+class AgglomeratedPoints(nn.Module):
+    """From voxels to features of the trunk, and by `heads` to those of several teachers."""
+
+    def __init__(self, dims: Mapping[str, int], heads: HeadKind = "linear") -> None:
+        super().__init__()
+        self.trunk = MinkUNet18A(INPUTS)
+        self.heads = FeatureHeads(self.trunk.channels, dims, heads)
+
+    @classmethod
+    def of(cls, configuration: Mapping[str, Any]) -> "AgglomeratedPoints":
+        """An untrained one, as the configuration of a training (plain values) says."""
+        return cls({teacher["name"]: teacher["dim"] for teacher in configuration["teachers"]}, configuration["heads"])
+
+    def forward(self, index: Tensor, inputs: Tensor) -> Tensor:
+        """Features [N, 96] of the trunk for voxels [N, 4] of (scene, x, y, z), at least one, with inputs [N, 3]."""
+        x, y, z = (index[:, 1:].amax(dim=0) + 1).tolist()
+        voxels, order = VoxelSet.of(index, (x, y, z))
+        features: Tensor = self.trunk(inputs[order], Pyramid.of(voxels, LEVELS))
+        return torch.empty_like(features).index_copy(0, order, features)

@@ -1,19 +1,50 @@
-"""The single-view density field: pixel-aligned features and a point code, one hidden layer, softplus density."""
+"""The single-view density field, what every field is once it has seen its images, and the link to probabilities."""
 
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.voxels.occupancy import (
+    Calibration,
+    density_of_logit,
+    log_odds_of_probability,
+    opacity,
+    probability_of_log_odds,
+)
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.viewpoint import Viewpoint
+
+
+class ObservedField(Protocol):
+    """A density field with its images encoded. Losses, rendering and evaluation ask for nothing else."""
+
+    def density_logit(self, points: Tensor) -> Tensor:
+        """Density before softplus [B, N] at points [B, N, 3], metres, optical frame of the first encoder view."""
+
+    def density(self, points: Tensor) -> Tensor:
+        """Density σ [B, N] per metre at points [B, N, 3]."""
+        return density_of_logit(self.density_logit(points))  # type: ignore[no-any-return]
+
+    def in_view(self, points: Tensor) -> Tensor:
+        """Whether points [B, N, 3] project into an encoder view [B, N]; outside of all the field only guesses."""
+
+
+class TrainedField(Protocol):
+    """A field that is made again for the weights of a checkpoint."""
+
+    @classmethod
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> Any:
+        """An untrained field of this kind that weights fit, on such an encoder; a `KeyError` for other weights."""
+
 
 # Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0.
 DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
@@ -24,10 +55,7 @@ LAST_WEIGHTS = ("density_layer.weight", "density_layer.bias")
 
 
 def sample_map(values: Tensor, coordinates: Tensor) -> Tensor:
-    """Samples a map [B, C, h, w] at normalised coordinates [B, N, 2 or more] (x, y first): [B, C, N].
-
-    Beyond the outermost pixel centres the border's values hold.
-    """
+    """A map [B, C, h, w] at normalised coordinates [B, N, 2 or more] (x, y): [B, C, N]; borders hold beyond."""
     grid = coordinates[:, None, :, :2]
     return functional.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
 
@@ -44,31 +72,25 @@ def start_depth_units(features: nn.Conv2d, position: nn.Linear) -> None:
 
 
 class DensityField(nn.Module):
-    """Behind-the-Scenes density field with one encoder view.
+    """Behind-the-Scenes density field with one encoder view: σ(x) = softplus(w · ReLU(Wf f(u, v) + Wγ γ(x) + b) + c).
 
-    σ(x) = softplus(w · ReLU(Wf f(u, v) + Wγ γ(x) + b) + c). Wf is applied to the whole map before sampling, which is
-    the same because bilinear sampling is linear; the exported encoder carries it folded in.
-
-    Channel 0 of f is trained to hold the pixel's inverse depth. The first hidden units start as
-    ramps in (inverse depth of the point − channel 0). A surface is a sum of few such ramps; from a random start they
-    take tens of thousands of steps to find.
+    Wf is applied to the whole map before sampling, which is the same because bilinear sampling is linear; the exported
+    encoder carries it folded in. Channel 0 of f is trained to hold the pixel's inverse depth. The first hidden units
+    start as ramps in (inverse depth of the point − channel 0). A surface is a sum of few such ramps; from a random
+    start they take tens of thousands of steps to find.
     """
 
     def __init__(
-        self,
-        camera: Camera,
-        spec: PointCodeSpec | None = None,
-        *,
+        self, camera: Camera, spec: PointCodeSpec | None = None, *,
         encoder: EncoderDecoder | None = None,  # encoder-decoder; EfficientNet-Lite0 with random weights if left out
         # A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no depth units.
         depth_channel: bool = True,
         hidden: int = 64,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()
-        self.hidden = hidden
-        self.depth_channel = depth_channel
+        self.hidden, self.depth_channel = hidden, depth_channel
         size = (camera.height, camera.width)
         self.encoder = encoder or EncoderDecoder(size, pretrained=False)
         channels = self.encoder.channels
@@ -106,9 +128,8 @@ class DensityField(nn.Module):
     @torch.no_grad()
     def mute_depth_units(self) -> None:
         """Takes the depth units out of the density; they come in as the training finds use for them."""
-        if not self.depth_channel:
-            return
-        self.density_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
+        if self.depth_channel:
+            self.density_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
 
     def observe_maps(self, maps: list[Tensor]) -> "SingleViewObservation":
         """What `observe` gives, of the trunk's maps of the images."""
@@ -133,14 +154,10 @@ class DensityField(nn.Module):
         return self._observed(self.encoder(image))
 
     def head_logit(self, image_part: Tensor, coordinates: Tensor) -> Tensor:
-        """Returns the density before softplus [B, N].
-
-        It is that of sampled pre-activations [B, hidden, N] and of inputs of the point code [B, N, 3].
-        """
+        """Density before softplus [B, N], of sampled pre-activations [B, hidden, N] and code inputs [B, N, 3]."""
         position = self.position_layer(self.spec.encode(coordinates))  # [B, N, hidden]
         hidden = functional.relu(image_part.transpose(1, 2) + position)
-        out: Tensor = self.density_layer(hidden)[..., 0]
-        return out
+        return self.density_layer(hidden)[..., 0]  # type: ignore[no-any-return]
 
     def in_view(self, points: Tensor) -> Tensor:
         """Returns whether points [..., 3] (optical frame) lie in front of the camera and inside the pixel edges."""
@@ -169,3 +186,55 @@ class SingleViewObservation(ObservedField):
     def in_view(self, points: Tensor) -> Tensor:
         """Whether points [B, N, 3] project into the image [B, N]."""
         return self.field.in_view(points)
+
+
+_LOGITS = np.linspace(-12.0, 8.0, 41)
+_CERTAIN = 0.98  # probabilities beyond this, and below its complement, say little of a slope
+
+
+class OccupancyLink(nn.Module):
+    """Logit of the occupancy probability from x, the density before softplus: e^s · x + o, with s and o learned.
+
+    It keeps classification and rendering from fighting. A voxel of which the field is unsure (probability 0.3) would,
+    as an opacity, block every ray after a few voxels; with o = 3 it has σ = 0.02 per metre and blocks nothing. Opacity
+    stays a monotone function of the probability, which the calibration of the bundle undoes.
+    """
+
+    def __init__(self, offset: float = 3.0) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.offset = nn.Parameter(torch.tensor(offset))
+
+    def forward(self, logit: Tensor) -> Tensor:
+        """Returns the logit of the probability, of the shape of x."""
+        return logit * self.log_scale.exp() + self.offset  # type: ignore[no-any-return]
+
+
+def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibration:
+    """α → probability as the training learned it: both follow from the density's logit x, α by softplus, p by the link.
+
+    It stands in until one is fitted on a drive that took no part: training voxels are drawn, not counted, a quarter of
+    them occupied. Without weights of a link it is the identity. `voxel_size`: δ of the opacity, metres.
+    """
+    if not link:
+        return Calibration()
+    alpha = opacity(density_of_logit(_LOGITS), voxel_size)
+    probability = probability_of_log_odds(np.exp(link["log_scale"].item()) * _LOGITS + link["offset"].item())
+    return Calibration("piecewise_linear", (0.0, *alpha.tolist(), 1.0), (0.0, *probability.tolist(), 1.0))
+
+
+def link_of_calibration(calibration: Calibration, voxel_size: float) -> dict[str, Tensor]:
+    """Weights of the `OccupancyLink` nearest to a calibration (α → probability, of voxels of so many metres); or none.
+
+    The distance is that of logits, in least squares. A bundle keeps no link, and a training that goes on from one would
+    read its densities as if nothing had been learned of them.
+    """
+    if calibration.kind == "identity":
+        return {}
+    alpha = opacity(density_of_logit(_LOGITS), voxel_size).astype(np.float32)
+    probability = calibration.apply(alpha).astype(np.float64)
+    uncertain = (probability > 1.0 - _CERTAIN) & (probability < _CERTAIN)
+    if uncertain.sum() < 2:
+        return {}
+    slope, offset = np.polyfit(_LOGITS[uncertain], log_odds_of_probability(probability[uncertain]), 1)
+    return {"log_scale": torch.tensor(math.log(max(slope, 1e-3))), "offset": torch.tensor(float(offset))}

@@ -6,11 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_training.networks.depth_anything_trunk import PRETRAINED as DEPTH_ANYTHING
-from scene_completion_training.networks.depth_anything_trunk import STRIDE, DepthAnythingTrunk
-from scene_completion_training.networks.trunk import RESNET, EfficientNetLiteTrunk, ResNetTrunk, Trunk
-from scene_completion_training.networks.vision_transformer_trunk import PRETRAINED as DINO
-from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
+from scene_completion_training.networks.trunk import (
+    DEPTH_ANYTHING,
+    DINO,
+    RESNET,
+    STRIDE,
+    DensePredictionDecoder,
+    DepthAnythingTrunk,
+    EfficientNetLiteTrunk,
+    ResNetTrunk,
+    Trunk,
+    VisionTransformerTrunk,
+)
 
 TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer", "depth_anything"]
 DECODER_WIDTHS = (48, 64, 96, 160)  # channels of the decoder of EfficientNet-Lite0 at strides 2, 4, 8 and 16
@@ -21,11 +28,7 @@ MONODEPTH_WIDTHS = (32, 32, 64, 128, 256)
 def make_trunk(
     name: TrunkName, size: tuple[int, int], *, pretrained: bool, frozen_blocks: int, weights: str = ""
 ) -> Trunk:
-    """Makes a trunk by its name.
-
-    `pretrained`: start from its weights; `frozen_blocks`: first blocks that keep them; `weights`: local folder or hub
-    name of the weights; by default those that the trunk is known by.
-    """
+    """A trunk by its name, pretrained or not; `weights`: folder or hub name, by default those it is known by."""
     if name == "resnet50":
         return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or RESNET)
     if name == "vision_transformer":
@@ -61,10 +64,7 @@ class UNetDecoder(nn.Module):
     """U-Net decoder: convolution, nearest ×2, concatenated skip and pixel coordinates, convolution, stride 32 to 2.
 
     How deep a pixel of a street lies depends first of all on its row. Convolutions know their place only from the
-    padding at the border, so they are told (CoordConv, Liu et al. 2018).
-
-    `trunk_channels`: channels of the trunk's maps at strides 2 to 32; `widths`: channels of the decoder at strides 2,
-    4, 8 and 16.
+    padding at the border, so they are told (CoordConv, Liu et al. 2018). `widths`: channels at strides 2, 4, 8 and 16.
     """
 
     stride = 2
@@ -98,10 +98,10 @@ def pixel_places(like: Tensor) -> Tensor:
 
 
 class MonodepthDecoder(nn.Module):
-    """The decoder of Behind the Scenes (section 4.1), which is that of Monodepth2 (Godard et al. 2019) with more width.
+    """The decoder of Behind the Scenes (section 4.1): that of Monodepth2 (Godard et al. 2019) with more width.
 
-    At each stride from 16 to 1: 3×3 convolution and ELU, nearest ×2, concatenated skip (the trunk's map at that stride,
-    none at stride 1), 3×3 convolution and ELU; then a 3×3 convolution without activation. All pad by reflection.
+    At each stride from 16 to 1: 3×3 convolution and ELU, nearest ×2, concatenated skip (none at stride 1), 3×3
+    convolution and ELU; then a 3×3 convolution without activation. All pad by reflection.
     """
 
     stride = 1.0
@@ -129,15 +129,14 @@ class MonodepthDecoder(nn.Module):
         for reduce, merge, skip in zip(self.reduce, self.merge, (*reversed(maps[:-1]), None), strict=True):
             out = functional.interpolate(reduce(out), scale_factor=2.0, mode="nearest")
             out = merge(out if skip is None else torch.cat([out, skip], dim=1))
-        finished: Tensor = self.out(out)
-        return finished
+        return self.out(out)  # type: ignore[no-any-return]
 
 
 class MetricDecoder(nn.Module):
-    """From the maps of a `DepthAnythingTrunk`, with so many fused channels, to features at half the image's resolution.
+    """From the maps of a `DepthAnythingTrunk` to features at half the image's resolution.
 
-    The relative depth goes in as it is and divided by its mean, and with it the place of each pixel. The place says how
-    far the ground lies that the pixel shows, and so gives depth its metres.
+    The relative depth goes in as it is and divided by its mean, and the place of each pixel, which says how far the
+    ground lies that it shows, and so gives depth its metres.
     """
 
     stride = STRIDE
@@ -159,20 +158,14 @@ class EncoderDecoder(nn.Module):
     """Image to pixel-aligned feature map: at half resolution, or at that of the image with the published networks.
 
     Channel 0 starts as `prior`, a map of the mean inverse depth code; the image's share is learned as its correction.
-    The published networks end with their decoders, to whose first channel the prior is added.
-
-    Attributes:
-        project: From the decoder's map and the prior to features; None where the decoder gives them.
-        mixed: Precision that the network itself computes in, where it is not single. What it returns is single always:
-            half a pixel is lost where geometry is computed in bfloat16.
-        flipped: The network sees images mirrored, and its map is mirrored back: the augmentation of Behind the Scenes,
-            which leaves geometry alone.
+    The published networks end with their decoders, to whose first channel the prior is added, and have no `project`.
+    `mixed`: precision that the network itself computes in; what it returns is single always: half a pixel is lost where
+    geometry is computed in bfloat16. `flipped`: the network sees images mirrored, and its map is mirrored back: the
+    augmentation of Behind the Scenes, which leaves geometry alone.
     """
 
     def __init__(
-        self,
-        size: tuple[int, int] = (192, 640),
-        *,
+        self, size: tuple[int, int] = (192, 640), *,
         # Channels of the feature map; those of their decoders (64 in Behind the Scenes, 256 in SceneDINO) where the
         # network is published.
         channels: int = 64,
@@ -180,7 +173,7 @@ class EncoderDecoder(nn.Module):
         pretrained: bool = True,  # start the trunk from its ImageNet weights
         frozen_blocks: int = 16,  # first blocks of the trunk that keep them
         weights: str = "",  # local folder or hub name of the trunk's weights; by default those that it is known by
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.trunk_name = trunk
         self.trunk = make_trunk(trunk, size, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights)
@@ -221,10 +214,7 @@ class EncoderDecoder(nn.Module):
         return added
 
     def forward(self, image: Tensor) -> Tensor:
-        """Returns features [B, channels, H / stride, W / stride] of RGB images [B, 3, H, W] in 0..255.
-
-        Their size is that given, or a smaller one of the same view; H and W are multiples of 32.
-        """
+        """Features [B, channels, H / stride, W / stride] of RGB [B, 3, H, W] in 0..255, multiples of 32."""
         return self.decode(self.trunk_maps(image))
 
     def trunk_maps(self, image: Tensor) -> list[Tensor]:

@@ -1,4 +1,8 @@
-"""The feature field: a density field whose points also carry a feature (SceneDINO, section 3.1)."""
+"""The feature field: a density field whose points also carry a feature (SceneDINO, section 3.1).
+
+Beside it: what makes tokens of rendered features (SceneDINO; FeatUp), the distillation head of unsupervised semantics
+with its buffer of crops (STEGO; SceneDINO), and how much targets count by how rare their kind is.
+"""
 
 import math
 from collections.abc import Mapping
@@ -19,8 +23,8 @@ Reads: TypeAlias = Literal["decoder", "map", "units"]
 class ChannelNorm(nn.Module):
     """Brings the channels of each pixel to mean zero and variance one, and scales each channel (LayerNorm).
 
-    The cosine loss is blind to the length of features. Without this a decoder's outputs grew three hundredfold within a
-    thousand steps. Beside them the point code said nothing: all points of a ray had the same feature.
+    The cosine loss is blind to the length of features: a decoder's outputs grew three hundredfold within a thousand
+    steps, and beside them the point code said nothing.
     """
 
     def __init__(self, channels: int) -> None:
@@ -38,21 +42,14 @@ class FeatureField(nn.Module):
     """A single-view density field with hidden units for features beside those for the density.
 
     f(x) = Wo · ReLU(Wf g(u, v) + Wγ γ(x) + b), with a feature map g of its own, decoded from the maps of the density's
-    trunk. SceneDINO has one hidden layer for both. Apart, the density can stay exactly what it was validated as, and
-    a robot evaluates the units of the features where voxels are occupied only.
-
-    Features are composited along rays, and then expanded to the dimension of the targets (`expand`). Rendering 64
-    numbers instead of hundreds makes the training affordable.
-
-    Attributes:
-        target_mean: Mean of the targets [D] that is taken from them, zero where they are learned as they are. The
-            expanded features lie in the space of what is left.
+    trunk. SceneDINO has one hidden layer for both. Apart, the density can stay exactly what it was validated as, and a
+    robot evaluates the units of the features where voxels are occupied only. Features are composited along rays, and
+    then expanded to the dimension of the targets (`expand`): 64 numbers instead of hundreds make the training
+    affordable. `target_mean` [D] is taken from the targets, zero where they are learned as they are.
     """
 
     def __init__(
-        self,
-        density: DensityField,
-        *,
+        self, density: DensityField, *,
         target_size: int,  # dimension D of the targets
         channels: int = 64,  # dimension of the features that are composited
         units: int = 128,
@@ -61,7 +58,7 @@ class FeatureField(nn.Module):
         # What the features of a point come from: a decoder of their own; the density's feature map, through units of
         # their own (S4C); or the hidden units of the density itself (SceneDINO).
         reads: Reads = "decoder",
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.density = density
         self.spec, self.camera, self.channels, self.reads = density.spec, density.camera, channels, reads
@@ -96,12 +93,10 @@ class FeatureField(nn.Module):
         density = {name.removeprefix("density."): v for name, v in state.items() if name.startswith("density.")}
         return cls(
             DensityField.rebuilt(density, viewpoint, encoder),
-            target_size=len(output if target is None else target),
-            channels=len(output),
-            units=output.shape[1],
+            target_size=len(output if target is None else target), channels=len(output), units=output.shape[1],
             expansion=nn.Identity() if expansion is None else len(expansion),
             reads="decoder" if "project.weight" in state else "map" if "position_layer.weight" in state else "units",
-        )
+        )  # fmt: skip
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Loads weights of such a field, or those of a density field alone."""
@@ -147,12 +142,8 @@ class FeatureField(nn.Module):
         return FeatureObservation(**vars(seen), feature_field=self, features_map=units)
 
     def expand(self, features: Tensor) -> Tensor:
-        """Features [..., channels], of points or composited, in the space of the targets less their mean [..., D].
-
-        They are not normalised.
-        """
-        out: Tensor = self.expansion(features)
-        return out
+        """Features [..., channels], of points or composited, in the space of the targets less their mean [..., D]."""
+        return self.expansion(features)  # type: ignore[no-any-return]
 
     def codes(self, features: Tensor) -> Tensor:
         """Features [..., channels] of points as vectors [..., D]: what lies together in their space is called alike."""
@@ -187,10 +178,149 @@ class FeatureObservation(SingleViewObservation):
 
     def features(self, points: Tensor) -> Tensor:
         """Features [B, N, channels] at points [B, N, 3], before the expansion."""
-        out: Tensor = self.feature_field.output_layer(self.units(points))
-        return out
+        return self.feature_field.output_layer(self.units(points))  # type: ignore[no-any-return]
 
 
 def normalised(features: Tensor) -> Tensor:
     """Features [..., D] of length one."""
     return functional.normalize(features, dim=-1, eps=1e-6)
+
+
+class SalienceDownsampler(nn.Module):
+    """Weighs the rays of a patch by how much each says, and sums their features [D = `size`] (FeatUp's attention).
+
+    π = softmax_j(s_j w_j + b_j), s_j = a · F_j + c, with w ~ N(1, 0.01) and b ~ N(0, 0.01) learned for each place j in
+    the patch. Rays that cannot be supervised have no weight.
+    """
+
+    def __init__(self, size: int, places: int) -> None:
+        super().__init__()
+        self.salience = nn.Linear(size, 1)
+        self.scale = nn.Parameter(1.0 + 0.01 * torch.randn(places))
+        self.offset = nn.Parameter(0.01 * torch.randn(places))
+
+    def forward(self, features: Tensor, valid: Tensor) -> Tensor:
+        """One feature of length one a patch [P, D] of rays [P, J, D]; zero where none is valid [P, J]."""
+        logit = self.salience(features)[..., 0] * self.scale + self.offset
+        weights = torch.softmax(logit.masked_fill(~valid, -1e9), dim=1) * valid
+        return functional.normalize(torch.einsum("pj,pjd->pd", weights, features), dim=-1, eps=1e-6)
+
+
+class ArtefactField(nn.Module):
+    """What tokens say of their place in the shifted grid, not of the scene: a map [*grid, D] learned and dropped."""
+
+    def __init__(self, size: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.values = nn.Parameter(1e-3 * torch.randn(*grid, size))
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Returns the artefacts [P, D] of cells (row, column) [P, 2]."""
+        return self.values[cells[:, 0], cells[:, 1]]  # type: ignore[no-any-return]
+
+
+DROPOUT = 0.1
+
+
+class DistillationHead(nn.Module):
+    """z = W1 x + W3 ReLU(W2 x), of length one: features [D] to a space (64 in SceneDINO) that falls into clusters."""
+
+    def __init__(self, size: int, channels: int = 64) -> None:
+        super().__init__()
+        self.drop_input = nn.Dropout(DROPOUT)
+        self.drop_output = nn.Dropout(DROPOUT)
+        self.linear = nn.Linear(size, channels)
+        self.nonlinear = nn.Sequential(nn.Linear(size, size), nn.ReLU(inplace=True), nn.Linear(size, channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns z [..., channels] of features [..., D], which are brought to length one first."""
+        x = self.drop_input(functional.normalize(features, dim=-1, eps=1e-6))
+        out = self.drop_output(self.linear(x)) + self.drop_output(self.nonlinear(x))
+        return functional.normalize(out, dim=-1, eps=1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class Partners:
+    """Crops that others are compared with: features [N, P, D] of a similar crop and of any one."""
+
+    similar: Tensor  # of one of the nearest crops by mean feature
+    random: Tensor  # of any crop
+
+
+class CropBuffer(nn.Module):
+    """The last crops with their mean features; partners are drawn from `neighbours` nearest (SceneDINO: 256 and 4)."""
+
+    def __init__(self, capacity: int, points: int, size: int, *, neighbours: int = 4) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.features: Tensor
+        self.means: Tensor
+        self.filled: Tensor
+        self.position: Tensor
+        self.register_buffer("features", torch.zeros(capacity, points, size, dtype=torch.float16))
+        self.register_buffer("means", torch.zeros(capacity, size))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def push(self, crops: Tensor) -> None:
+        """Adds crops [N, P, D] of features of length one; the oldest leave."""
+        capacity = len(self.features)
+        crops = crops[-capacity:]
+        slots = (self.position + torch.arange(len(crops), device=crops.device)) % capacity
+        self.features[slots] = crops.to(self.features.dtype)
+        self.means[slots] = functional.normalize(crops.mean(dim=1), dim=-1, eps=1e-6)
+        self.position.copy_((self.position + len(crops)) % capacity)
+        self.filled.copy_((self.filled + len(crops)).clamp_max(capacity))
+
+    @torch.no_grad()
+    def partners(self, crops: Tensor, generator: torch.Generator) -> Partners | None:
+        """Partners of crops [N, P, D] that are not in the buffer yet, from what is filled; None before it is enough."""
+        filled = int(self.filled)
+        if filled < self.neighbours:
+            return None
+        mean = functional.normalize(crops.mean(dim=1), dim=-1, eps=1e-6)
+        nearest = (mean @ self.means[:filled].T).topk(self.neighbours, dim=1).indices.cpu()
+        one = torch.randint(self.neighbours, (len(crops), 1), generator=generator)
+        any_one = torch.randint(filled, (len(crops),), generator=generator)
+        chosen = torch.gather(nearest, 1, one)[:, 0]
+        return Partners(*(self.features[index.to(self.features.device)].float() for index in (chosen, any_one)))
+
+
+KINDS = 48  # clusters that targets are told apart by
+MOST_FITTED = 16_384
+
+
+class TargetRarity(nn.Module):
+    """Weights of targets [N, D]: (share of their cluster) to the power −ρ, one on the mean; with ρ = 0 all count alike.
+
+    Half way to 1, as labelled points are drawn, rare things are learned and are not seen everywhere.
+    """
+
+    def __init__(self, dim: int, power: float) -> None:
+        super().__init__()
+        self.power = power
+        self.centres: Tensor
+        self.weights: Tensor
+        self.register_buffer("centres", torch.zeros(KINDS if power else 0, dim))
+        self.register_buffer("weights", torch.ones(KINDS if power else 0))
+
+    @torch.no_grad()
+    def fit(self, targets: Tensor, seed: int) -> None:
+        """Finds the clusters of targets [N, D] by their direction."""
+        if not self.power:
+            return
+        from sklearn.cluster import KMeans
+
+        chosen = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:MOST_FITTED]]
+        directions = functional.normalize(chosen.float(), dim=-1)
+        found = KMeans(KINDS, n_init=1, random_state=seed).fit(directions.numpy())
+        shares = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=KINDS) / len(directions)
+        weights = shares.clamp_min(1e-4) ** -self.power
+        self.centres.copy_(functional.normalize(torch.from_numpy(found.cluster_centers_), dim=-1))
+        self.weights.copy_(weights / (shares * weights).sum())
+
+    def forward(self, targets: Tensor) -> Tensor:
+        """Weights [N] of targets [N, D]."""
+        if not self.power:
+            return targets.new_ones(len(targets))
+        return self.weights[(functional.normalize(targets, dim=-1, eps=1e-6) @ self.centres.T).argmax(dim=1)]

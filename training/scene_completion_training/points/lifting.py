@@ -23,7 +23,7 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.untrusted_files import read_array, read_tensors
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.foundation.feature_lifter import FeatureLifter
-from scene_completion_training.foundation.targets import as_half
+from scene_completion_training.foundation.feature_store import as_half
 from scene_completion_training.points.checks import require
 from scene_completion_training.points.pixel_teachers import PixelFeatures
 from scene_completion_training.points.scene import PointScene

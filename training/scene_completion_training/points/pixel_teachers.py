@@ -17,11 +17,11 @@ from torch import Tensor
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.untrusted_files import read_array, read_tensors
-from scene_completion_training.foundation.dense_extractor import DenseExtractor
+from scene_completion_training.foundation.backbone import DenseExtractor
+from scene_completion_training.foundation.encoded_words import BARE
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
 from scene_completion_training.foundation.teachers import open_teacher
-from scene_completion_training.foundation.text_encoder import BARE
-from scene_completion_training.losses.agglomeration import TeacherSpec
+from scene_completion_training.losses.feature_agreement import TeacherSpec
 from scene_completion_training.points.label_sets import OTHERS
 from scene_completion_training.points.scene import PointScene, RgbdView
 

@@ -18,17 +18,16 @@ from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, LiftedFeatures, TokenMaps
 from scene_completion_training.foundation.feature_store import mirrored_targets
-from scene_completion_training.losses.agglomeration import (
+from scene_completion_training.losses.feature_agreement import (
     TeacherSpec,
+    UncertaintyWeights,
     agglomeration_terms,
     check_teachers,
     term_weights,
 )
 from scene_completion_training.losses.stereo_depth import positive_inverse_depth
-from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-from scene_completion_training.networks.feature_field import FeatureObservation
-from scene_completion_training.networks.target_rarity import TargetRarity
+from scene_completion_training.networks.feature_field import FeatureObservation, TargetRarity
 from scene_completion_training.randomness import samples_of
 
 FITTED_SAMPLES = 64

@@ -31,16 +31,16 @@ from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, Eyes
 from scene_completion_training.data.stereo_voxels import OF_NO_CLASS
-from scene_completion_training.losses.scene import (
+from scene_completion_training.losses.occupancy import (
     class_terms,
     depth_likelihood,
     occupied_cross_entropy,
     surface_likelihood,
 )
-from scene_completion_training.networks.depth_anything_trunk import DepthAnythingTrunk
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, MetricDecoder
 from scene_completion_training.networks.scene_decoder import STRIDE, CompletedScene, SceneDecoder
 from scene_completion_training.networks.sight import FLOOR, ROAD, PixelHead, PixelView, scaled_by_ground
+from scene_completion_training.networks.trunk import DepthAnythingTrunk
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 

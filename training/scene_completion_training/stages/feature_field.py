@@ -15,11 +15,16 @@ from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.feature_store import FeatureStore, mirrored_targets
-from scene_completion_training.foundation.targets import LiveTokens
+from scene_completion_training.foundation.feature_store import FeatureStore, LiveTokens, mirrored_targets
 from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
-from scene_completion_training.networks.downsampler import ArtefactField, SalienceDownsampler
-from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, Reads, normalised
+from scene_completion_training.networks.feature_field import (
+    ArtefactField,
+    FeatureField,
+    FeatureObservation,
+    Reads,
+    SalienceDownsampler,
+    normalised,
+)
 from scene_completion_training.rendering.patches import (
     RenderedPatches,
     composite_features,
@@ -27,8 +32,8 @@ from scene_completion_training.rendering.patches import (
     invalid_rays,
     observed_values,
     render_rays,
+    sample_cell_rays,
 )
-from scene_completion_training.rendering.rays import sample_cell_rays
 
 LEAST_VALID = 0.5  # share of a patch's rays that must be valid for its token to be compared
 FEATURE_WEIGHT = 0.2  # weight of the cosine loss against the tokens (SceneDINO)

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.losses.agglomeration import agglomeration_terms, check_teachers, term_weights
-from scene_completion_training.losses.uncertainty import UncertaintyWeights
-from scene_completion_training.networks.agglomerated_points import AgglomeratedPoints
-from scene_completion_training.networks.feature_heads import HeadKind
+from scene_completion_training.losses.feature_agreement import (
+    UncertaintyWeights,
+    agglomeration_terms,
+    check_teachers,
+    term_weights,
+)
+from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints, HeadKind
 from scene_completion_training.points.data import PointData, PointDataSettings
 from scene_completion_training.points.lifting import LiftingSettings
 from scene_completion_training.points.pixel_teachers import PixelTeacher

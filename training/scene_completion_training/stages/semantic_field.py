@@ -10,7 +10,7 @@ from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 from scene_completion_training.configuration import SingleImageConfiguration
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage
-from scene_completion_training.losses.class_agreement import rendered_class_loss
+from scene_completion_training.losses.occupancy import rendered_class_loss
 from scene_completion_training.networks.feature_field import FeatureObservation, SemanticField
 from scene_completion_training.rendering.patches import composite_features, invalid_rays, observed_values
 

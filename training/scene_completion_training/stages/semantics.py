@@ -16,7 +16,7 @@ from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import SingleImageStage
-from scene_completion_training.losses.feature_correspondence import (
+from scene_completion_training.losses.feature_agreement import (
     KITTI_360_FORCES,
     PAIRS,
     Force,
@@ -25,11 +25,15 @@ from scene_completion_training.losses.feature_correspondence import (
     estimate_forces,
 )
 from scene_completion_training.losses.means import gathered, shared_count
-from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
-from scene_completion_training.networks.semantic_head import CropBuffer, DistillationHead
+from scene_completion_training.networks.feature_field import (
+    CropBuffer,
+    DistillationHead,
+    FeatureField,
+    FeatureObservation,
+    normalised,
+)
 from scene_completion_training.randomness import samples_of
-from scene_completion_training.rendering.patches import render_depth
-from scene_completion_training.rendering.sampling import points_in_balls, surface_centres
+from scene_completion_training.rendering.patches import points_in_balls, render_depth, surface_centres
 
 OVERSAMPLING = 4  # points drawn in a ball for each that is kept: those that are not occupied are left out
 # Pixels between the rays that centres are drawn from: 96 for each of five bins at 192×640. Rendering them is most of a

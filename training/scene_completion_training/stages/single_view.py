@@ -10,9 +10,8 @@ from torch.nn import functional
 from scene_completion_training.configuration import SingleImageConfiguration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import SingleImageStage
-from scene_completion_training.losses.distillation import occupancy_distillation
-from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
-from scene_completion_training.networks.occupancy_link import OccupancyLink
+from scene_completion_training.losses.occupancy import occupancy_distillation
+from scene_completion_training.networks.density_field import DensityField, OccupancyLink, SingleViewObservation
 
 # Voxels behind the measured depth from which a point counts as hidden: nearer ones may be of the surface.
 HIDDEN_VOXELS = 2.0

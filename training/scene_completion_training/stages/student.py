@@ -17,10 +17,9 @@ from scene_completion_training.configuration import MultiViewConfiguration, Sing
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import SingleImageStage, encoded_views, half_size
-from scene_completion_training.losses.distillation import density_distillation, occupancy_distillation
-from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
+from scene_completion_training.losses.occupancy import density_distillation, occupancy_distillation
+from scene_completion_training.networks.density_field import DensityField, OccupancyLink, SingleViewObservation
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.rendering.patches import RenderedPatches
 
 

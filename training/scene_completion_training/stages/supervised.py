@@ -15,7 +15,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_training.configuration import SingleImageConfiguration
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage
-from scene_completion_training.losses.class_agreement import class_cross_entropy
+from scene_completion_training.losses.occupancy import class_cross_entropy
 from scene_completion_training.networks.feature_field import ClassField, FeatureObservation
 
 
