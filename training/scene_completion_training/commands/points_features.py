@@ -8,8 +8,6 @@ of the levels, finest first, are in its metadata. --pca writes the cloud with th
 three principal components of the features as colours, and --pictures shows it from above and from a corner.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

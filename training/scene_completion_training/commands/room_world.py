@@ -6,8 +6,6 @@ Training rooms have the seeds 0-999, validation rooms 1000-1999, test rooms 2000
 Both appear when they are complete: an interrupted run is simply started again.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from scene_completion_training.commands.street_world import add_world_arguments, check_world, write_world

@@ -7,8 +7,6 @@ also decides what kind of street it is. DIR gets
 Both appear when they are complete: an interrupted run is simply started again.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable
@@ -30,9 +28,8 @@ JPEG_QUALITY = 92
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion street-world``."""
     add_world_arguments(parser, "the town", ASSETS)
-    parser.add_argument(
-        "--rate", type=float, default=10.0, metavar="HZ", help="frames a second of driving (default: %(default)s)"
-    )
+    meaning = "frames a second of driving (default: %(default)s)"
+    parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help=meaning)
     meaning = (
         "kitti360 adds a fisheye to each side; delivery is a robot's pair of fisheyes of 120°, 0.4 m above the "
         "ground; varied is one camera of any height, pitch, roll and lens, in a hilly town (default: %(default)s)"
@@ -78,8 +75,7 @@ def add_world_arguments(parser: argparse.ArgumentParser, world: str, assets: tup
 def check_world(args: argparse.Namespace, worlds: str) -> None:
     """Refuses what cannot be done.
 
-    Raises:
-        SceneCompletionError: A number out of range, a seed without a role, or a folder that is there.
+    Raises SceneCompletionError: a number out of range, a seed without a role, or a folder that is there.
     """
     from importlib import import_module
 
@@ -106,7 +102,7 @@ def check_world(args: argparse.Namespace, worlds: str) -> None:
 
 
 def write_world(
-    args: argparse.Namespace, kind: Callable[..., RenderedDrive], arguments: dict[str, Any], name: str
+    args: argparse.Namespace, kind: "Callable[..., RenderedDrive]", arguments: dict[str, Any], name: str
 ) -> int:
     """Renders a drive, and writes it as a sequence, and as a bag where one is wanted."""
     import shutil
@@ -130,8 +126,8 @@ def write_world(
 
 
 def _render(
-    args: argparse.Namespace, kind: Callable[..., RenderedDrive], arguments: dict[str, Any], folder: Path
-) -> RenderedDrive:
+    args: argparse.Namespace, kind: "Callable[..., RenderedDrive]", arguments: dict[str, Any], folder: Path
+) -> "RenderedDrive":
     from contextlib import nullcontext
 
     from scene_completion_training.street_world.drive import FrameContent, frames_computed_by

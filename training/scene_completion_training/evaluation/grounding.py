@@ -4,8 +4,6 @@ Things are proposed, true or found ones. A layer on the features of each (its ow
 it: what relations are about) and a layer on the embedding of the sentence meet in a product; the largest one answers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +22,9 @@ from scene_completion_training.evaluation.point_probe import Levels, side_by_sid
 from scene_completion_training.points.scene import PointScene
 
 OVERLAPS = (0.25, 0.5)
-NEAR = 1.0
-"""Metres over which the features of other things fade."""
+NEAR = 1.0  # metres over which the features of other things fade
+# Channels in which both meet, which is a choice of this project; AdamW and epochs as published (MSM, T17).
 WIDTH, LEARNING_RATE, WEIGHT_DECAY, EPOCHS = 128, 5e-4, 1e-5, 10
-"""Channels in which both meet, which is a choice of this project; AdamW and epochs as published (MSM, T17)."""
 _MOST_BYTES = 1 << 28
 _CURE = "Name a file in the layout of ScanRefer: a list of objects with scene_id, object_id and description"
 
@@ -37,8 +34,7 @@ Encoder = Callable[[Sequence[str]], Tensor]
 def read_phrases(file: Path) -> dict[str, list[tuple[str, int]]]:
     """Sentences of a JSON file in ScanRefer's layout, by the name of their scene, each with the number of its thing.
 
-    Raises:
-        SequenceError: It is none.
+    Raises SequenceError where it is none.
     """
     found: dict[str, list[tuple[str, int]]] = {}
     for number, entry in enumerate(read_json(file, SequenceError, cure=_CURE, kind=list, most_bytes=_MOST_BYTES)):
@@ -77,12 +73,9 @@ def asked(
 ) -> Asked:
     """Questions about a scene, of sentences of `read_phrases`.
 
-    Args:
-        levels: Features of all points.
-        finder: Finds the things on offer; by default the true ones are.
+    Raises SequenceError where the scene has not all things that the sentences are about.
 
-    Raises:
-        SequenceError: The scene has not all things that the sentences are about.
+    `levels`: features of all points; `finder`: finds the things on offer; by default the true ones are.
     """
     true, whole = true_things(scene), side_by_side(levels, range(len(levels)))
     if missing := sorted({thing for _, thing in phrases} - true.keys()):
@@ -129,7 +122,7 @@ class GroundingHead(nn.Module):
         answer: Tensor = self.text(texts) @ self.thing((things - self.mean) / self.scale).T / WIDTH**0.5
         return answer
 
-    def answers(self, scene: Asked, encode: Encoder) -> Grounded:
+    def answers(self, scene: Asked, encode: Encoder) -> "Grounded":
         """What it takes the sentences about a scene to mean; nothing is on offer where nothing was found."""
         if not len(scene.boxes):
             return Grounded(np.zeros(len(scene.texts)), scene.unique)
@@ -141,8 +134,7 @@ class GroundingHead(nn.Module):
 def fit_grounding(name: str, scenes: Sequence[Asked], encode: Encoder, *, seed: int) -> GroundingHead:
     """Fits a head to sentences about scenes: cross-entropy with the offered thing whose box overlaps the true one most.
 
-    Raises:
-        ConfigurationError: There is no sentence.
+    Raises ConfigurationError where there is no sentence.
     """
     samples = []
     for scene in scenes:

@@ -5,8 +5,6 @@ Points of one class that come near each other when they are moved there are a th
 CVPR 2020). It is scored by the average precision of the ScanNet benchmark.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +22,9 @@ from scene_completion_training.evaluation.scene_probe import LinearProbe, fit_li
 from scene_completion_training.masked_scene.views import distinct
 from scene_completion_training.points.scene import UNLABELLED, PointScene
 
-REACH = 0.1
-"""Metres within which moved points belong together."""
+REACH = 0.1  # metres within which moved points belong together
+# Points of a thing that is found, and of a true one that counts; the latter is the benchmark's.
 LEAST_FOUND, LEAST_TRUE = 50, 100
-"""Points of a thing that is found, and of a true one that counts; the latter is the benchmark's."""
 OVERLAPS = (0.25, 0.5)
 _RIDGE = 1e-3  # of the variance of a feature
 
@@ -95,8 +92,7 @@ def fit_instances(
 ) -> InstanceHead:
     """Fits both layers: the classes as a linear probe, the offsets by least squares.
 
-    Raises:
-        ConfigurationError: No point is of a thing.
+    Raises ConfigurationError where no point is of a thing.
     """
     values = labelled.values(range(len(labelled.levels)))
     rows = np.isfinite(labelled.offsets).all(axis=1)

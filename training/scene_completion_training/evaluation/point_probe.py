@@ -5,8 +5,6 @@ neighbours are is not known: here they are by cosine in a bank with as many feat
 20 that vote with exp(cosine / 0.07) as in DINO. Few labels are drawn by chance; ScanNet's own lists are not read.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +24,7 @@ from scene_completion_training.points.scene import UNLABELLED, PointScene
 
 NEIGHBOURS = (1, 20)
 TEMPERATURE = 0.07
-BANK = 500
-"""Features of a class in a bank, at most."""
+BANK = 500  # features of a class in a bank, at most
 _AT_ONCE = 4096
 Levels: TypeAlias = tuple[NDArray[np.floating], ...]  # of each level [n, D_l]
 
@@ -165,21 +162,15 @@ def fit_probes(
     labelled: Labelled,
     class_names: tuple[str, ...],
     *,
-    each_level: bool,
-    shares: Sequence[float],
-    points: Sequence[int],
+    each_level: bool,  # also of each level alone, and of all but it
+    shares: Sequence[float],  # also with so many percent of the scenes
+    points: Sequence[int],  # also with so many points of each scene
     seed: int,
     steps: int,
 ) -> Iterator[PointProbe]:
     """Probes of a method: of all levels, and what else is asked for.
 
-    Args:
-        each_level: Also of each level alone, and of all but it.
-        shares: Also with so many percent of the scenes.
-        points: Also with so many points of each scene.
-
-    Raises:
-        ConfigurationError: Fewer than two classes have labels.
+    Raises ConfigurationError: fewer than two classes have labels.
     """
     every = tuple(range(len(labelled.levels)))
     all_rows = np.ones(len(labelled.classes), np.bool_)

@@ -5,8 +5,6 @@ offsets. CUA-O3D takes products with features of any length, and averages those 
 here both are brought to length one before. Probes leave the network as it is, running statistics included (S6).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +35,10 @@ Say = Callable[[Tensor], Scores]  # scores of voxels by their features of the tr
 class PointModel:
     """The network of a checkpoint of stage `point_agglomeration`, in eval mode.
 
+    Raises BundleError where it is no checkpoint of that stage.
+
     Attributes:
         teachers: What each teacher was, plain values by name.
-
-    Raises:
-        BundleError: It is no checkpoint of that stage.
     """
 
     def __init__(self, file: Path, device: str = "cpu") -> None:
@@ -77,8 +74,7 @@ class PointModel:
     def by_words(self, teacher: str, rows: NDArray[np.float32]) -> Say:
         """Cosines of a teacher's features with the embedding of each class [K, D].
 
-        Raises:
-            ConfigurationError: The embeddings have another dimension.
+        Raises ConfigurationError where the embeddings have another dimension.
         """
         if rows.shape[1] != self.teachers[teacher]["dim"]:
             what = f"embeddings of {rows.shape[1]} numbers, features of {self.teachers[teacher]['dim']}"
@@ -108,16 +104,11 @@ def point_labels(
     model: PointModel,
     scene: PointScene,
     says: Mapping[str, Say],
-    lifted: Scores | None = None,
-    words: str = "",
+    lifted: Scores | None = None,  # scores by the features of pixels [N, K], -inf where no view sees a point
+    words: str = "",  # which of those that say something goes into the ensembles
     repeats: int = REPEATS,
 ) -> dict[str, NDArray[np.int64]]:
-    """Classes of points [N] by each that says something of them, K for none.
-
-    Args:
-        lifted: Scores by the features of pixels [N, K], -inf where no view sees a point.
-        words: Which of those that say something goes into the ensembles.
-    """
+    """Classes of points [N] by each that says something of them, K for none."""
     total: dict[str, Scores] = {}
     generator = np.random.default_rng(0)  # the same voxelisations for every model
     for _ in range(repeats):
@@ -146,11 +137,8 @@ def probed_spaces(model: PointModel, trunk: Tensor) -> dict[str, NDArray[np.floa
 def fit_point_probes(model: PointModel, scenes: Iterable[PointScene], most: int, *, seed: int = 0) -> dict[str, Say]:
     """Linear probes of each space of a network, and of the average over its heads, that say something of voxels.
 
-    Args:
-        most: Labelled points of a scene, at most.
-
-    Raises:
-        ConfigurationError: Scenes have no labels, or those of several lists.
+    Raises ConfigurationError: scenes have no labels, or those of several lists. `most`: labelled points of a scene, at
+    most.
     """
     values: dict[str, list[NDArray[np.float32]]] = {}
     labels, lists = [], set()

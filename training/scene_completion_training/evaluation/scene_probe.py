@@ -6,8 +6,6 @@ are. In the released code of CUA-O3D the running statistics of the "frozen" netw
 voxels.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +29,7 @@ from scene_completion_ros.whole_files import write_whole
 from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
 from scene_completion_training.masked_scene.scenes import SceneMaker, VoxelScene, keep_scenes
 
-NAMES = COMMON_CLASSES[1:]
-"""Classes that are told apart: the 15 of S4C."""
+NAMES = COMMON_CLASSES[1:]  # classes that are told apart: the 15 of S4C
 LEARNING_RATE = WEIGHT_DECAY = 0.01
 BETAS = (0.9, 0.95)
 BATCH = 2048
@@ -41,15 +38,10 @@ _TEST_SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class LinearProbe:
-    """Classes by a linear layer.
+    """Classes by a linear layer."""
 
-    Attributes:
-        weight: float32 [K, E].
-        bias: float32 [K].
-    """
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
+    weight: NDArray[np.float32]  # float32 [K, E]
+    bias: NDArray[np.float32]  # float32 [K]
 
     def logits(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [N, K] of what is probed [N, E]."""
@@ -64,7 +56,7 @@ class LinearProbe:
         write_whole(file, safetensors.numpy.save({"weight": self.weight, "bias": self.bias}))
 
     @staticmethod
-    def read(file: Path) -> LinearProbe:
+    def read(file: Path) -> "LinearProbe":
         """Reads what `save` wrote; a `ConfigurationError` if it is nothing such."""
         cure = "Make it with `scene-completion evaluate segmentation --probe-on`"
         found = read_tensors(file, ConfigurationError, cure=cure)
@@ -79,8 +71,7 @@ def fit_linear_probe(
 ) -> LinearProbe:
     """Fits a probe to values [N, E] and their classes [N] of `count`.
 
-    Raises:
-        ConfigurationError: They are of fewer than two classes.
+    Raises ConfigurationError where they are of fewer than two classes.
     """
     if len(np.unique(classes)) < 2:
         cure = "Name more recordings with ground truth voxels to train on"
@@ -105,32 +96,24 @@ def fit_linear_probe(
 
 @dataclass(frozen=True, eq=False)
 class ProbedScene:
-    """Some labelled voxels of a scene.
-
-    Attributes:
-        rows: Their rows in the scene [N].
-        classes: int64 [N], in 0 .. K - 1.
-    """
+    """Some labelled voxels of a scene."""
 
     frame: SceneFrame
-    rows: NDArray[np.int64]
-    classes: NDArray[np.int64]
+    rows: NDArray[np.int64]  # their rows in the scene [N]
+    classes: NDArray[np.int64]  # int64 [N], in 0 .. K - 1
 
 
 def labelled_scenes(maker: SceneMaker, cache: Path, every: int) -> list[SceneFrame]:
     """Scenes of the frames that have ground truth: of a town every N-th, of a KITTI window the first.
 
-    Raises:
-        ConfigurationError: No frame has ground truth.
-        SequenceError: None of them has an occupied voxel.
+    Raises ConfigurationError where no frame has ground truth; SequenceError where None of them has an occupied voxel.
     """
     sequence = maker.sequence
     frames = range(0, len(sequence), every) if holds_exact_voxels(sequence) else range(1)
     frames_with = [index for index in frames if holds_voxels(sequence, index)]
     if not frames_with:
-        raise ConfigurationError(
-            "no frame has ground truth voxels", where=sequence.name, cure="Name towns or KITTI windows with labels"
-        )
+        what = "no frame has ground truth voxels"
+        raise ConfigurationError(what, where=sequence.name, cure="Name towns or KITTI windows with labels")
     files = keep_scenes(maker, cache, frames_with)
     return [SceneFrame(sequence, int(file.stem), VoxelScene.load(file)) for file in files]
 
@@ -175,8 +158,7 @@ class Probed:
 def fit_probe(name: str, features: VoxelFeatures, scenes: Sequence[ProbedScene], *, seed: int, steps: int) -> Probed:
     """Fits the probe of a method to scenes.
 
-    Raises:
-        ConfigurationError: There is no labelled voxel, or all are of one class.
+    Raises ConfigurationError where there is no labelled voxel, or all are of one class.
     """
     if not scenes:
         raise ConfigurationError("no scene has a labelled voxel", where="probe", cure="Name recordings that have")

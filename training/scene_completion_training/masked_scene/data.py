@@ -1,7 +1,5 @@
 """Lightning data module: scenes of recordings, in samples of two views with a mask."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,48 +24,32 @@ MakeViews = Callable[[Path, np.random.Generator], tuple[View, View]]
 
 @dataclass
 class SceneSource(DataSource):
-    """A recording whose frames become scenes, or a folder of scenes of points.
+    """A recording whose frames become scenes, or a folder of scenes of points."""
 
-    Attributes:
-        kinds: Where the voxels come from: "predicted" by the student, "exact" of a rendered town, fused from "stereo"
-            depth, or "lidar"; or "points" of rooms, see `open_scenes`. Each kind of a recording has its own share of
-            the samples. A training has scenes of points alone, or none.
-        frames: Frames that are used, by default all: LiDAR labels belong to the first of a KITTI window.
-        split: "train", "val" or "test" of scenes of points, by the official lists; by default all.
-    """
-
+    # Where the voxels come from: "predicted" by the student, "exact" of a rendered town, fused from "stereo" depth, or
+    # "lidar"; or "points" of rooms, see `open_scenes`. Each kind of a recording has its own share of the samples. A
+    # training has scenes of points alone, or none.
     kinds: list[Kind] = field(default_factory=lambda: list[Kind](["predicted"]))
+    # Frames that are used, by default all: LiDAR labels belong to the first of a KITTI window.
     frames: list[int] | None = None
-    split: str = ""
+    split: str = ""  # "train", "val" or "test" of scenes of points, by the official lists; by default all
 
 
 @dataclass
 class SceneDataSettings:
-    """Scenes of a training.
+    """Scenes of a training."""
 
-    Attributes:
-        root: Folder the sources are relative to.
-        student: Bundle, folder or name, that predicts voxels; "auto" for the shipped one.
-        voxel_size: Edge of the voxels that the network is made for, metres.
-        cache: Folder for scenes.
-        batch_size: Scenes a step.
-    """
-
-    root: str = "."
+    root: str = "."  # folder the sources are relative to
     sources: list[SceneSource] = field(default_factory=list)
-    student: str = "auto"
-    voxel_size: float = 0.2
-    cache: str = "scenes"
-    batch_size: int = 2
+    student: str = "auto"  # bundle, folder or name, that predicts voxels; "auto" for the shipped one
+    voxel_size: float = 0.2  # edge of the voxels that the network is made for, metres
+    cache: str = "scenes"  # folder for scenes
+    batch_size: int = 2  # scenes a step
     workers: int = 1
 
     @property
     def of_points(self) -> bool:
-        """Whether scenes are of points.
-
-        Raises:
-            ConfigurationError: Some are, some are not.
-        """
+        """Whether scenes are of points. Raises ConfigurationError where some are, some are not."""
         kinds = {kind for source in self.sources for kind in source.kinds}
         if "points" in kinds and len(kinds) > 1:
             what = f"scenes of {', '.join(sorted(kinds))} have different features"
@@ -89,19 +71,14 @@ class MaskSettings:
 
 
 class SceneSamples(Dataset[dict[str, Tensor]]):
-    """Samples of a training by number; everything random in one follows from seed and number.
-
-    Args:
-        groups: Files of scenes of each recording and kind.
-        shares: Factor on the share of samples of each group, which grows with the square root of its length.
-        views: Makes two views of the scene of a file.
-    """
+    """Samples of a training by number; everything random in one follows from seed and number."""
 
     def __init__(
         self,
-        groups: Sequence[Sequence[Path]],
+        groups: Sequence[Sequence[Path]],  # files of scenes of each recording and kind
+        # Factor on the share of samples of each group, which grows with the square root of its length.
         shares: Sequence[float],
-        views: MakeViews,
+        views: MakeViews,  # makes two views of the scene of a file
         mask: MaskSettings,
         *,
         seed: int,
@@ -146,12 +123,7 @@ def in_one(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class SceneData(TrainingData):
-    """Serves `SceneSamples` of the recordings of a configuration.
-
-    Args:
-        step: Voxels along an edge of the coarsest level's voxels.
-        steps: Optimiser steps of the whole training.
-    """
+    """Serves `SceneSamples` of the recordings of a configuration."""
 
     def __init__(
         self,
@@ -159,8 +131,8 @@ class SceneData(TrainingData):
         views: SceneViewSettings,
         mask: MaskSettings,
         *,
-        step: int,
-        steps: int,
+        step: int,  # voxels along an edge of the coarsest level's voxels
+        steps: int,  # optimiser steps of the whole training
         seed: int,
     ) -> None:
         super().__init__()
@@ -177,8 +149,7 @@ class SceneData(TrainingData):
     def setup(self, stage: str) -> None:
         """Makes what is missing in the cache.
 
-        Raises:
-            ConfigurationError: There is no source, or its voxels have another size.
+        Raises ConfigurationError where there is no source, or its voxels have another size.
         """
         if self.groups:
             return

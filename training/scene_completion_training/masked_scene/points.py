@@ -3,8 +3,6 @@
 As in the source, a voxel has the colour and the normal of one of its points, drawn at random, and no coordinates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +17,8 @@ from scene_completion_training.masked_scene.views import SceneViewSettings, View
 from scene_completion_training.points.checks import require
 from scene_completion_training.points.scene import PointScene
 
+# Columns of features: colours in -1..1, x/127.5 - 1 of bytes as published, and normals; zeros for what is unknown.
 POINT_FEATURES = ("red", "green", "blue", "normal_x", "normal_y", "normal_z")
-"""Columns of features: colours in -1..1, x/127.5 - 1 of bytes as published, and normals; zeros for what is unknown."""
 _COLOURS, _NORMALS = slice(0, 3), slice(3, 6)
 _CURE = "Delete it: it is made again at the next start"
 
@@ -58,10 +56,8 @@ def point_views(
 ) -> tuple[View, View]:
     """Two views of the nearest points of a kept scene to one of them: of all, if it has no more than are taken.
 
-    Args:
-        file: As `keep_points` wrote it.
-        voxel_size: Edge of a voxel, metres.
-        shift: Voxels by which a view is shifted against the raster of coarser voxels, at most.
+    `file`: as `keep_points` wrote it; `voxel_size`: edge of a voxel, metres; `shift`: voxels by which a view is shifted
+    against the raster of coarser voxels, at most.
     """
     arrays = read_tensors(file, SequenceError, cure=_CURE)
     try:

@@ -4,8 +4,6 @@ A scene holds the voxels of one frame that lie in the image of the reference cam
 network sees them as neighbourhoods alone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -46,12 +44,10 @@ from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_o
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
 Kind = Literal["predicted", "exact", "stereo", "lidar", "points"]
-KINDS: tuple[Kind, ...] = get_args(Kind)[:-1]
-"""Those of recordings; a folder of scenes of points has no frames."""
+KINDS: tuple[Kind, ...] = get_args(Kind)[:-1]  # those of recordings; a folder of scenes of points has no frames
+# Columns of features: occupancy probability; colour of the image, 0..1, and 1, where the camera sees the voxel.
 FEATURES = ("probability", "red", "green", "blue", "seen")
-"""Columns of features: occupancy probability; colour of the image, 0..1, and 1, where the camera sees the voxel."""
-LEAST_POINTS = 2
-"""Points of scans in a voxel that is occupied: one alone may be an error of the pose."""
+LEAST_POINTS = 2  # points of scans in a voxel that is occupied: one alone may be an error of the pose
 _VERSION = 1
 
 
@@ -64,23 +60,17 @@ def feature_names(units: int = 0) -> tuple[str, ...]:
 class VoxelScene:
     """The occupied voxels of one frame.
 
-    Attributes:
-        index: int16 [N, 3], voxels x, y, z of the grid; each once.
-        features: float32 [N, F], columns as `columns` names them.
-        grid: The grid, x forward, y left, z up.
-        grid_from_camera: Pose of the reference camera's optical frame in it.
-        label: uint8 [N], `COMMON_CLASSES`; 0 where the truth says free, 255 unknown. None without truth.
-
     Raises:
         GridError: There is no voxel, one lies outside of the grid or occurs twice, or arrays contradict each other.
     """
 
-    index: NDArray[np.int16]
-    features: NDArray[np.float32]
-    grid: VoxelGrid
-    grid_from_camera: RigidTransform
+    index: NDArray[np.int16]  # int16 [N, 3], voxels x, y, z of the grid; each once
+    features: NDArray[np.float32]  # float32 [N, F], columns as `columns` names them
+    grid: VoxelGrid  # the grid, x forward, y left, z up
+    grid_from_camera: RigidTransform  # pose of the reference camera's optical frame in it
     name: str = ""
     columns: tuple[str, ...] = FEATURES
+    # uint8 [N], `COMMON_CLASSES`; 0 where the truth says free, 255 unknown. None without truth.
     label: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
@@ -126,12 +116,8 @@ class VoxelScene:
             safetensors.numpy.save_file(arrays, part, metadata={"scene": json.dumps(about)})
 
     @staticmethod
-    def load(file: Path) -> VoxelScene:
-        """Reads a file of `save`.
-
-        Raises:
-            SequenceError: It is damaged, or none.
-        """
+    def load(file: Path) -> "VoxelScene":
+        """Reads a file of `save`. Raises SequenceError where it is damaged, or none."""
         cure = "Delete it: it is made again at the next start"
         try:
             with safetensors.safe_open(file, framework="np") as stored:
@@ -157,14 +143,10 @@ class SceneMaker:
     "predicted" voxels are what a student says is occupied. "exact" ones stand in a rendered town, without insides and
     what lies below the ground. "stereo" ones are fused of the depth of the frames around. "lidar" ones are the labelled
     voxels of a KITTI window's first frame, and of its other frames those that its scans hit. The grid is that of the
-    frame's ground truth, and without any that of the student or the street.
+    frame's ground truth, and without any that of the student or the street. Raises ConfigurationError where the student
+    is missing, or has no label units.
 
-    Args:
-        student: Needed for "predicted" and for units.
-        units: Add the student's label units of each voxel as features.
-
-    Raises:
-        ConfigurationError: The student is missing, or has no label units.
+    `student`: needed for "predicted" and for units; `units`: add the student's label units of each voxel as features.
     """
 
     def __init__(
@@ -173,13 +155,11 @@ class SceneMaker:
         if kind not in KINDS:
             raise ConfigurationError(f"kind {kind!r} does not exist", where="scenes", cure=f"Take one of {KINDS}")
         if student is None and (units or kind == "predicted"):
-            raise ConfigurationError(
-                "no student is named, and these features or voxels are a student's", where="student", cure="Name one"
-            )
+            what = "no student is named, and these features or voxels are a student's"
+            raise ConfigurationError(what, where="student", cure="Name one")
         if units and student is not None and not student.head.label_hidden:
-            raise ConfigurationError(
-                "has no label units", where=f"student {student.name}", cure="Name a student with classes"
-            )
+            what = "has no label units"
+            raise ConfigurationError(what, where=f"student {student.name}", cure="Name a student with classes")
         self.sequence, self.kind, self.student = sequence, kind, student
         self.camera = reference_camera(sequence)
         self.units = student.head.label_hidden if units and student is not None else 0
@@ -201,9 +181,8 @@ class SceneMaker:
     def scene(self, index: int) -> VoxelScene:
         """The scene of a frame.
 
-        Raises:
-            SequenceError: The frame has no truth, no LiDAR or no stereo pair that the kind asks for.
-            GridError: Nothing in view is occupied.
+        Raises SequenceError where the frame has no truth, no LiDAR or no stereo pair that the kind asks for; GridError
+        where nothing in view is occupied.
         """
         truth = voxel_truth(self.sequence, index)
         occupied, probability, grid, pose = self._occupied(index, truth)
@@ -330,12 +309,9 @@ class SceneMaker:
 def keep_scenes(maker: SceneMaker, cache: Path, frames: Sequence[int] | None = None) -> list[Path]:
     """Makes scenes that the cache lacks, and returns the files of all, in order; empty frames are said and left out.
 
-    Args:
-        cache: Folder; each recording and kind gets one in it.
-        frames: Frames wanted, by default all.
+    Raises SequenceError where no frame has an occupied voxel, or see `SceneMaker.scene`.
 
-    Raises:
-        SequenceError: No frame has an occupied voxel, or see `SceneMaker.scene`.
+    `cache`: folder; each recording and kind gets one in it; `frames`: frames wanted, by default all.
     """
     folder = cache / maker.key
     folder.mkdir(parents=True, exist_ok=True)
@@ -350,9 +326,8 @@ def keep_scenes(maker: SceneMaker, cache: Path, frames: Sequence[int] | None = N
                 continue
         files.append(file)
     if not files:
-        raise SequenceError(
-            f"no frame has {maker.kind} voxels", where=maker.sequence.name, cure="Leave the recording out"
-        )
+        what = f"no frame has {maker.kind} voxels"
+        raise SequenceError(what, where=maker.sequence.name, cure="Leave the recording out")
     return files
 
 

@@ -1,7 +1,5 @@
 """Two views of one scene, turned, mirrored, recoloured, partly without features; and what of a view is hidden."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,38 +11,25 @@ from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
 
 COLOURS = slice(FEATURES.index("red"), FEATURES.index("blue") + 1)
 SEEN = FEATURES.index("seen")
+# Distances from the camera between which a sample lies, metres. Voxels that a student predicts are denser and blurrier
+# with range: a network that sees all ranges at once would learn range.
 RANGES_M = (0.0, 16.0, 32.0, 80.0)
-"""Distances from the camera between which a sample lies, metres. Voxels that a student predicts are denser and blurrier
-with range: a network that sees all ranges at once would learn range."""
 
 
 @dataclass
 class SceneViewSettings:
-    """What a view changes of a scene, and which part of it a sample shows.
+    """What a view changes of a scene, and which part of it a sample shows."""
 
-    Attributes:
-        jitter: Largest change of brightness and contrast of each colour, as a share.
-        dropped: Share of the voxels whose features become zero.
-        voxels: Most voxels of a sample.
-        points: Most points of a sample, of scenes of points.
-        scale: Largest change of the size of a scene of points, as a share.
-        blind: Share of the views of points that lose all colours, and of those that lose all normals: for clouds that
-            have none.
-    """
-
-    jitter: float = 0.3
-    dropped: float = 0.2
-    voxels: int = 24_000
-    points: int = 240_000
-    scale: float = 0.1
+    jitter: float = 0.3  # largest change of brightness and contrast of each colour, as a share
+    dropped: float = 0.2  # share of the voxels whose features become zero
+    voxels: int = 24_000  # most voxels of a sample
+    points: int = 240_000  # most points of a sample, of scenes of points
+    scale: float = 0.1  # largest change of the size of a scene of points, as a share
+    # Share of the views of points that lose all colours, and of those that lose all normals: for clouds that have none.
     blind: float = 0.0
 
     def check(self) -> None:
-        """Refuses what is no view.
-
-        Raises:
-            ConfigurationError: A number that cannot be.
-        """
+        """Refuses what is no view. Raises ConfigurationError where a number that cannot be."""
         shares = (self.jitter, self.dropped, self.scale, self.blind)
         if not (all(0.0 <= share < 1.0 for share in shares) and min(self.voxels, self.points) > 0):
             raise ConfigurationError(f"{self}", where="views", cure="Take shares below 1, and at least one voxel")
@@ -73,10 +58,8 @@ def voxel_views(
 def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.random.Generator) -> NDArray[np.int64]:
     """Rows of a scene that one sample shows: those of one range, and of these at most so many around one of them.
 
-    Both views of the sample show these voxels, and so the same range.
-
-    Returns:
-        int64 [n], ascending. All rows of a scene that lies beyond all ranges.
+    Both views of the sample show these voxels, and so the same range. Returns int64 [n], ascending. All rows of a scene
+    that lies beyond all ranges.
     """
     bin_of = np.digitize(scene.range_m, RANGES_M) - 1
     filled = np.flatnonzero(np.bincount(bin_of[bin_of < len(RANGES_M) - 1]))
@@ -89,19 +72,13 @@ def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.ra
 
 
 def view(
-    index: NDArray[np.integer],
-    features: NDArray[np.float32],
-    edge: int,
+    index: NDArray[np.integer],  # [N, 3], within [0, edge) along x and y
+    features: NDArray[np.float32],  # [N, F], the first of them `FEATURES`
+    edge: int,  # voxels along x and along y of the square that is turned
     settings: SceneViewSettings,
     generator: np.random.Generator,
 ) -> View:
-    """One view of voxels, row by row those that were given: turned by quarter turns, half of the time mirrored.
-
-    Args:
-        index: [N, 3], within [0, edge) along x and y.
-        features: [N, F], the first of them `FEATURES`.
-        edge: Voxels along x and along y of the square that is turned.
-    """
+    """One view of voxels, row by row those that were given: turned by quarter turns, half of the time mirrored."""
     x, y, z = index.astype(np.int64).T
     for _ in range(generator.integers(4)):
         x, y = y, edge - 1 - x
@@ -123,10 +100,8 @@ def masked_voxels(
 
     Patches stand on a raster of the grid, as the voxels of coarser levels do.
 
-    Args:
-        index: Voxels [N, 3].
-        edge: Voxels along the edge of a patch.
-        ratio: Share of the patches; their number is rounded.
+    `index`: voxels [N, 3]; `edge`: voxels along the edge of a patch; `ratio`: share of the patches; their number is
+    rounded.
     """
     patch = distinct(index.astype(np.int64) // edge)[1]
     count = int(patch.max(initial=-1)) + 1

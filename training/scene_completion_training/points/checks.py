@@ -1,7 +1,5 @@
 """What may be wrong with a scene or its views, and what to do about it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,12 +22,9 @@ _GRID = 40  # pixels along a side that are compared from view to view
 def require(scene: PointScene, *fields: str, least: int = LEAST_POINTS) -> None:
     """Make sure that a scene has enough points, and what a task needs.
 
-    Args:
-        fields: Names of fields of `PointScene` that must be there.
-        least: Fewest points.
+    Raises SequenceError where it has not: says what it lacks.
 
-    Raises:
-        SequenceError: It has not: says what it lacks.
+    `fields`: names of fields of `PointScene` that must be there; `least`: fewest points.
     """
     if len(scene) < least:
         cure = "Leave this scene out"
@@ -44,9 +39,8 @@ def require(scene: PointScene, *fields: str, least: int = LEAST_POINTS) -> None:
 def check_views(views: Sequence[RgbdView], where: str) -> None:
     """Look at the depth of some views.
 
-    Raises:
-        SequenceError: Depth has another scale than metres, belongs to another camera than the image, or the poses are
-            those of the world in the cameras.
+    Raises SequenceError: depth has another scale than metres, belongs to another camera than the image, or the poses
+    are those of the world in the cameras.
     """
     count = len(views)
     starts = range(0, count, -(-count // _STARTS))
@@ -115,11 +109,8 @@ def mean_up(views: Sequence[RgbdView]) -> NDArray[np.float64]:
 def rotation_to_z(up: str, views: Sequence[RgbdView], where: str) -> NDArray[np.float64]:
     """The rotation [3, 3] that takes a direction of the world to z.
 
-    Args:
-        up: "x", "-x", "y", "-y", "z", "-z", or "cameras" for that of `mean_up`.
-
-    Raises:
-        ConfigurationError: It is none of them, or there are no cameras.
+    Raises ConfigurationError where it is none of them, or there are no cameras. `up`: "x", "-x", "y", "-y", "z", "-z",
+    or "cameras" for that of `mean_up`.
     """
     target = mean_up(views) if up == "cameras" and views else np.zeros(3)
     if up.removeprefix("-") in ("x", "y", "z"):
@@ -136,10 +127,8 @@ def rotation_to_z(up: str, views: Sequence[RgbdView], where: str) -> NDArray[np.
 def check_upright(points: NDArray[np.float32], views: Sequence[RgbdView], where: str) -> None:
     """Make sure that z is up: by the cameras, which nobody holds upside down, or by a floor where there are none.
 
-    A floor is a layer of 10 cm in the lower half that is 2.5 times as dense as the mean of all layers.
-
-    Raises:
-        SequenceError: It is not.
+    A floor is a layer of 10 cm in the lower half that is 2.5 times as dense as the mean of all layers. Raises
+    SequenceError where it is not.
     """
     cure = "Name what points up as up: an axis ('-y' in the world of a first camera), or 'cameras'"
     if views:

@@ -1,7 +1,5 @@
 """Clouds and meshes of PLY files as scenes, of any number of points."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

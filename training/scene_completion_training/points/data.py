@@ -1,7 +1,5 @@
 """Lightning data module: scenes of points with lifted features, in samples of voxels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -46,22 +44,15 @@ class PointSource:
 
 @dataclass
 class PointDataSettings:
-    """Scenes of a training.
+    """Scenes of a training."""
 
-    Attributes:
-        root: Folder the sources are relative to.
-        voxel_size: Edge of the voxels that the network is made for, metres.
-        input: What a voxel says of itself: "ones", so that geometry alone is seen (CUA-O3D), or its colour.
-        cache: Folder for lifted features.
-        batch_size: Scenes a step.
-    """
-
-    root: str = "."
+    root: str = "."  # folder the sources are relative to
     sources: list[PointSource] = field(default_factory=list)
-    voxel_size: float = 0.02
+    voxel_size: float = 0.02  # edge of the voxels that the network is made for, metres
+    # What a voxel says of itself: "ones", so that geometry alone is seen (CUA-O3D), or its colour.
     input: Input = "ones"
-    cache: str = "lifted"
-    batch_size: int = 4
+    cache: str = "lifted"  # folder for lifted features
+    batch_size: int = 4  # scenes a step
     workers: int = 1
 
 
@@ -133,9 +124,8 @@ class PointData(TrainingData):
     def setup(self, stage: str) -> None:
         """Lifts what is missing in the cache.
 
-        Raises:
-            ConfigurationError: There is no source, a scene lacks the colours that go in, or a teacher has features of
-                another dimension.
+        Raises ConfigurationError where there is no source, a scene lacks the colours that go in, or a teacher has
+        features of another dimension.
         """
         if self.scenes:
             return

@@ -4,8 +4,6 @@ from scene_completion_training.points.features import features
 found = features(points, colours, normals, network="networks/mine")  # float16 [N, D]
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -25,23 +23,16 @@ _AT_ONCE = 1 << 16  # points that features are sampled at
 
 
 def features(
-    points: NDArray[np.floating],
-    colours: NDArray[np.floating] | None = None,
-    normals: NDArray[np.floating] | None = None,
+    points: NDArray[np.floating],  # [N, 3], metres, z up
+    colours: NDArray[np.floating] | None = None,  # [N, 3] in 0..1
+    normals: NDArray[np.floating] | None = None,  # [N, 3] of unit length, zero where unknown
     *,
-    network: str | Path,
+    network: str | Path,  # a folder of `scene-completion export`, or a checkpoint
 ) -> NDArray[np.float16]:
     """Features of points, float16 [N, D]: those of all levels side by side, finest first.
 
-    Args:
-        points: [N, 3], metres, z up.
-        colours: [N, 3] in 0..1.
-        normals: [N, 3] of unit length, zero where unknown.
-        network: A folder of `scene-completion export`, or a checkpoint.
-
-    Raises:
-        BundleError: There is no such network, or it is none of points.
-        SequenceError: The points are none that it can look at.
+    Raises BundleError where there is no such network, or it is none of points; SequenceError where the points are none
+    that it can look at.
     """
     return np.concatenate(PointNetwork.open(network).levels(points, colours, normals), axis=1)
 
@@ -59,7 +50,7 @@ class PointNetwork:
         self.network = network.eval().to(self.device)
 
     @staticmethod
-    def open(source: str | Path) -> PointNetwork:
+    def open(source: str | Path) -> "PointNetwork":
         """Opens a network; arguments and errors as of `features`."""
         place = Path(source)
         if not place.exists():
@@ -71,7 +62,7 @@ class PointNetwork:
             raise BundleError(what, where=str(source), cure="Name a network that was trained on scenes of points")
         return PointNetwork(network, record.voxel_size, place.stem)
 
-    def untrained(self, seed: int) -> PointNetwork:
+    def untrained(self, seed: int) -> "PointNetwork":
         """A network of the same size that has learned nothing."""
         return PointNetwork(untrained(self.network, seed), self.voxel_size, "random weights")
 
@@ -88,8 +79,7 @@ class PointNetwork:
     ) -> tuple[NDArray[np.float16], ...]:
         """Features of each level, float16 [n, D_l], finest first, at all points or at some rows [n] of them.
 
-        Raises:
-            SequenceError: Arrays contradict each other, or what they hold is no place, colour or normal.
+        Raises SequenceError: arrays contradict each other, or what they hold is no place, colour or normal.
         """
         self._check(points, colours, normals)
         place = np.asarray((points - points.min(axis=0)) / self.voxel_size, np.float32)

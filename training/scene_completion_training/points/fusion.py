@@ -1,7 +1,5 @@
 """Posed RGB-D made points: rendered rooms, recordings, bags with depth."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,20 +19,21 @@ from scene_completion_training.points.label_sets import looked_up
 from scene_completion_training.points.scene import UNLABELLED, PointScene, RgbdView
 from scene_completion_training.points.voxel_means import VoxelMeans, unit
 
-VOXEL = 0.02
-"""Metres; one point is kept in each, as ScanNet's meshes have about them."""
-FARTHEST = 10.0
-"""Metres, up to which depth is taken: that of cameras is noise beyond."""
+VOXEL = 0.02  # metres; one point is kept in each, as ScanNet's meshes have about them
+FARTHEST = 10.0  # metres, up to which depth is taken: that of cameras is noise beyond
 _IMAGES = ("label", "instance")
 
 
 def fused_scene(
     sequence: PosedSequence,
     *,
+    # Names of labels. Where the sequence's provenance lists "classes", its own are found among them by name; by default
+    # they are all of its own.
     classes: Sequence[str] = (),
-    voxel: float = VOXEL,
+    voxel: float = VOXEL,  # side, metres
+    # Direction that points up in the world of the poses, see `rotation_to_z`; z where it is "", which is checked.
     up: str = "",
-    every: int = 1,
+    every: int = 1,  # take every n-th view
     name: str = "",
 ) -> PointScene:
     """Fuse the depth of a sequence to points.
@@ -42,20 +41,9 @@ def fused_scene(
     Each voxel keeps the mean of the points of all pixels in it, of their colours and normals, and the most frequent
     label and instance. Assets of frames: "depth" [h, w] is z-depth of the reference camera in metres, 0 or infinite
     where unknown. "label" [h, w] are indices of classes, "instance" [h, w] numbers of things, 0 of none. In both, -1
-    and the largest value of unsigned numbers stand for unknown.
-
-    Args:
-        classes: Names of labels. Where the sequence's provenance lists "classes", its own are found among them by name;
-            by default they are all of its own.
-        voxel: Side, metres.
-        up: Direction that points up in the world of the poses, see `rotation_to_z`; z where it is "", which is checked.
-        every: Take every n-th view.
-
-    Returns:
-        The scene, with z up in its points and in the poses of its views.
-
-    Raises:
-        SequenceError: There is no depth, it does not fit images or poses, labels have no names, or z is not up.
+    and the largest value of unsigned numbers stand for unknown. Returns the scene, with z up in its points and in the
+    poses of its views. Raises SequenceError where there is no depth, it does not fit images or poses, labels have no
+    names, or z is not up.
     """
     where = name or sequence.name
     camera = reference_camera(sequence)

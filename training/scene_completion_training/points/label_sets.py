@@ -1,7 +1,5 @@
 """Classes of the indoor data sets, in the order of their papers: see `label_sets.yaml` beside this file."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,9 +12,9 @@ from scene_completion_ros.errors import SequenceError, VocabularyError
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.points.scene import UNLABELLED
 
+# Classes of what is none of the others, by name: the released code of OpenScene finds them by index, and overwrites
+# 'air vent', 'headboard' and 'person' with 'other' in the longer lists of Matterport3D.
 OTHERS = ("other", "otherfurniture")
-"""Classes of what is none of the others, by name: the released code of OpenScene finds them by index, and overwrites
-'air vent', 'headboard' and 'person' with 'other' in the longer lists of Matterport3D."""
 _FILE = Path(__file__).with_name("label_sets.yaml")
 _PARTS = {"matterport40": 40, "matterport80": 80}  # the most frequent classes of matterport160
 
@@ -32,11 +30,8 @@ class LabelSet:
     def labels(self, ids: NDArray[Any], known: int, where: str) -> NDArray[np.int64]:
         """Classes of ids [N]: 0..K - 1, `UNLABELLED` where an id is of none of them.
 
-        Args:
-            known: The largest id that the data set has.
-
-        Raises:
-            SequenceError: There are ids beyond: they are of another list.
+        Raises SequenceError where there are ids beyond: they are of another list. `known`: the largest id that the data
+        set has.
         """
         table = np.full(known + 1, UNLABELLED, np.int64)
         table[list(self.ids)] = np.arange(len(self.ids))
@@ -46,8 +41,7 @@ class LabelSet:
 def looked_up(table: NDArray[np.int64], ids: NDArray[Any], where: str) -> NDArray[np.int64]:
     """Entries of a table by ids; -1 stands for nothing known.
 
-    Raises:
-        SequenceError: There are ids beyond the table.
+    Raises SequenceError where there are ids beyond the table.
     """
     beyond = (ids < UNLABELLED) | (ids >= len(table))
     if beyond.any():
@@ -66,13 +60,9 @@ def label_sets() -> dict[str, LabelSet]:
 
 
 def label_set(name: str, among: str = "") -> LabelSet:
-    """A label set by its name.
+    """A label set by its name. Raises VocabularyError where there is none, or it is of another data set.
 
-    Args:
-        among: How names of usable ones begin, where a data set has its own.
-
-    Raises:
-        VocabularyError: There is none, or it is of another data set.
+    `among`: how names of usable ones begin, where a data set has its own.
     """
     usable = sorted(known for known in label_sets() if known.startswith(among))
     if name not in usable:

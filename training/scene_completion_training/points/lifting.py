@@ -4,8 +4,6 @@ The rules are those of OpenScene and CUA-O3D (section 2D feature fusion): pixels
 point is visible where the depth of the view is nearly its own, and the mean is plain. All teachers share one mask.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -70,10 +68,7 @@ def lift(
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float16]]]:
     """Rows of the points that some view sees [M], ascending, and what teachers say of them [M, D].
 
-    It holds the features of all teachers in single precision.
-
-    Raises:
-        SequenceError: No view sees a point.
+    It holds the features of all teachers in single precision. Raises SequenceError where no view sees a point.
     """
     generator = np.random.default_rng(0)
     chosen = np.sort(generator.permutation(len(scene))[: settings.points or len(scene)])
@@ -101,16 +96,15 @@ def lift(
     known = views > 0
     if not known.any():
         cure = "Check depth and poses of its views, or leave it out"
-        raise SequenceError(
-            f"none of its {len(scene.views)} views sees a point", where=f"scene {scene.name}", cure=cure
-        )
+        what = f"none of its {len(scene.views)} views sees a point"
+        raise SequenceError(what, where=f"scene {scene.name}", cure=cure)
     count = torch.from_numpy(views[known])[:, None]
     halves = {name: as_half(total[torch.from_numpy(known)] / count, scene.name) for name, total in totals.items()}
     return chosen[known], {name: half.numpy() for name, half in halves.items()}
 
 
 def keep_lifted(
-    place: Mapping[str, Any],
+    place: Mapping[str, Any],  # what names the scene: its source, how that is read, its name
     read: Callable[[], PointScene],
     teachers: Mapping[str, PixelFeatures],
     settings: LiftingSettings,
@@ -118,11 +112,7 @@ def keep_lifted(
 ) -> LiftedScene:
     """The lifted scene of a cache; what is missing there is made first, and then alone the scene is read.
 
-    Args:
-        place: What names the scene: its source, how that is read, its name.
-
-    Raises:
-        SequenceError: What lies there is damaged, the scene has too few points or no views; or see `lift`.
+    Raises SequenceError where what lies there is damaged, the scene has too few points or no views; or see `lift`.
     """
     folder = cache / _digest({**place, **asdict(settings)})
     files = {name: folder / f"{_digest({'teacher': teacher.key})}.npy" for name, teacher in teachers.items()}

@@ -10,8 +10,6 @@ A vertex has the most frequent class of the faces around it. Cameras look along 
 from the lower edge, so that it is at `height - 1 - cy` here; OpenScene takes it from the upper edge.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -56,16 +54,13 @@ def _classes_of_categories(table: Path, labels: LabelSet) -> NDArray[np.int64]:
 
 
 def read_region(mesh: Path, labels: LabelSet, table: Path, every: int = 1) -> PointScene:
-    """Read a region.
+    """Read a region. Raises SequenceError where a file is missing or damaged, or files contradict each other.
 
     Args:
         mesh: Its `regionN.ply`.
         labels: matterport21, -40, -80 or -160.
         table: `category_mapping.tsv`.
         every: Take every n-th view of the house.
-
-    Raises:
-        SequenceError: A file is missing or damaged, or files contradict each other.
     """
     elements = read_ply(mesh, ("vertex", "face"))
     vertices, faces = elements.get("vertex"), elements.get("face")
@@ -102,8 +97,7 @@ def read_region(mesh: Path, labels: LabelSet, table: Path, every: int = 1) -> Po
 def house_views(house: Path) -> tuple[RgbdView, ...]:
     """Views of a house, () where their folders are not there.
 
-    Raises:
-        SequenceError: The file of cameras is damaged.
+    Raises SequenceError where the file of cameras is damaged.
     """
     conf = house / "undistorted_camera_parameters" / f"{house.name}.conf"
     if not conf.is_file():

@@ -1,7 +1,5 @@
 """The door for scenes of points, whatever they come from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +20,7 @@ _BESIDE = [
     f"{above}/{folder}"
     for above in (".", "..", "../..")
     for folder in ("", "scans", "metadata", "Tasks/Benchmark", "tasks/benchmark")
-]
-"""Where a data set's tables and lists may lie, from the folder that was named."""
+]  # where a data set's tables and lists may lie, from the folder that was named
 _NO_LABELS = LabelSet("", ())
 
 
@@ -46,33 +43,27 @@ class Scenes(Mapping[str, PointScene]):
 
 
 def open_scenes(
+    # A folder of scans of ScanNet, houses of Matterport3D or areas of S3DIS, or one of their scans, or a file or folder
+    # of PLY, or a recording with depth (see `open_recording`), or a folder of these.
     path: Path | str,
     *,
+    # A label set, see `label_sets.py`. By default scannet20, matterport21 or s3dis; for others none, and a recording
+    # brings its own.
     labels: str = "",
+    # "train", "val" or "test", by the official lists, which must lie in or beside the folder. S3DIS has none: "test" is
+    # Area_5, "train" the others. All scenes where it is "".
     split: str = "",
-    listed: Path | str | None = None,
-    every: int = 1,
+    listed: Path | str | None = None,  # a file with a name of a scan, a house, an area or a scene a line: these alone
+    every: int = 1,  # take every n-th view. OpenScene takes every 20th of a scan of ScanNet
+    # Side of the voxels of which each gives one point, metres. Of PLY files None keeps all points, of recordings it is
+    # `VOXEL`; the others keep their points as they are.
     voxel: float | None = None,
-    up: str = "",
+    up: str = "",  # direction that points up in PLY files and recordings, see `rotation_to_z`
 ) -> Scenes:
     """Open scenes of points.
 
-    Args:
-        path: A folder of scans of ScanNet, houses of Matterport3D or areas of S3DIS, or one of their scans, or a file
-            or folder of PLY, or a recording with depth (see `open_recording`), or a folder of these.
-        labels: A label set, see `label_sets.py`. By default scannet20, matterport21 or s3dis; for others none, and a
-            recording brings its own.
-        split: "train", "val" or "test", by the official lists, which must lie in or beside the folder. S3DIS has none:
-            "test" is Area_5, "train" the others. All scenes where it is "".
-        listed: A file with a name of a scan, a house, an area or a scene a line: these alone.
-        every: Take every n-th view. OpenScene takes every 20th of a scan of ScanNet.
-        voxel: Side of the voxels of which each gives one point, metres. Of PLY files None keeps all points, of
-            recordings it is `VOXEL`; the others keep their points as they are.
-        up: Direction that points up in PLY files and recordings, see `rotation_to_z`.
-
-    Raises:
-        SequenceError: It is nothing of the kind, a list is missing or names what is not there, or no scene is left.
-        VocabularyError: There are no such labels.
+    Raises SequenceError where it is nothing of the kind, a list is missing or names what is not there, or no scene is
+    left; VocabularyError where there are no such labels.
     """
     root = Path(path).expanduser()
     source, known, found = _found(root, labels, every, voxel, up)

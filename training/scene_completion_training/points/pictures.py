@@ -1,14 +1,11 @@
 """What features of points look like: their three principal components as colours, seen from above and from a corner."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import Camera, RigidTransform
 
-CUT = 2.0
-"""Metres above the floor: pictures leave out what is higher, or they would show the ceiling."""
+CUT = 2.0  # metres above the floor: pictures leave out what is higher, or they would show the ceiling
 _FLOOR = 0.01  # share of the points that may be lower than the floor
 _SPREAD = (0.02, 0.98)  # quantiles of a component that become the darkest and the brightest
 

@@ -1,7 +1,5 @@
 """Teachers that say something of pixels: foundation models, files that others wrote, and labels of rendered rooms."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,25 +28,16 @@ LABELS, FILES = "labels", "files:"
 
 @dataclass
 class PixelTeacher(TeacherSpec):
-    """A foundation model whose features of pixels are lifted to points.
+    """A foundation model whose features of pixels are lifted to points."""
 
-    Attributes:
-        dim: Numbers of one of its features.
-        model: What `open_teacher` opens; `files:FOLDER` for `FeatureFiles`, or "labels" for `ExactLabels`.
-        layer: See `open_teacher`.
-        cell: Pixels of the resized image along the side of a token of a model.
-        text_bank: Of "labels", the bank that the classes of the scene are phrases of.
-        noise: Of "labels", standard deviation of the noise in each channel.
-    """
+    dim: int = 0  # numbers of one of its features
+    model: str = ""  # what `open_teacher` opens; `files:FOLDER` for `FeatureFiles`, or "labels" for `ExactLabels`
+    layer: int = -1  # see `open_teacher`
+    cell: int = 14  # pixels of the resized image along the side of a token of a model
+    text_bank: str = ""  # of "labels", the bank that the classes of the scene are phrases of
+    noise: float = 0.0  # of "labels", standard deviation of the noise in each channel
 
-    dim: int = 0
-    model: str = ""
-    layer: int = -1
-    cell: int = 14
-    text_bank: str = ""
-    noise: float = 0.0
-
-    def open(self, device: str = "cpu") -> PixelFeatures:
+    def open(self, device: str = "cpu") -> "PixelFeatures":
         """Opens it; errors as of `open_teacher`, `ExactLabels` and `FeatureFiles`."""
         if self.model == LABELS:
             return ExactLabels(TextBank.load(self.text_bank), self.noise)
@@ -67,9 +56,8 @@ class PixelFeatures(Protocol):
     def at(self, scene: PointScene, view: RgbdView, image: NDArray[np.uint8], pixels: Tensor) -> Tensor:
         """Features [N, D] of pixels.
 
-        Args:
-            image: RGB [H, W, 3], that of the view in the size of the training.
-            pixels: Whole numbers x, y of this image, float [N, 2].
+        `image`: RGB [H, W, 3], that of the view in the size of the training; `pixels`: whole numbers x, y of this
+        image, float [N, 2].
         """
 
 

@@ -1,7 +1,5 @@
 """PLY files of points and meshes, ascii or binary: no code is executed, sizes are checked before memory is taken."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,15 +36,10 @@ class _Element:
 def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArray[Any]]:
     """Read elements of a PLY file.
 
-    Args:
-        wanted: Their names; the others are passed over.
-
-    Returns:
-        For each that is there a structured array of its rows, one field a property, in native or the file's byte order.
-        A list is a field of shape [n]. Those of a binary file stay on the disk until they are used.
-
-    Raises:
-        SequenceError: It is no PLY, promises more than it holds, or has lists of different lengths.
+    Returns for each that is there a structured array of its rows, one field a property, in native or the file's byte
+    order. A list is a field of shape [n]. Those of a binary file stay on the disk until they are used. Raises
+    SequenceError where it is no PLY, promises more than it holds, or has lists of different lengths. `wanted`: their
+    names; the others are passed over.
     """
     try:
         with path.open("rb") as file:
@@ -72,9 +65,8 @@ def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArr
 def write_ply(path: Path, elements: Mapping[str, NDArray[Any]]) -> None:
     """Write structured arrays as the elements of a binary PLY file.
 
-    Args:
-        elements: Rows by name, "vertex" first. Fields are of 8 to 32 bits, or floats of 32 or 64; one of shape [n]
-            becomes a list property.
+    `elements`: rows by name, "vertex" first. Fields are of 8 to 32 bits, or floats of 32 or 64; one of shape [n]
+    becomes a list property.
     """
     lines, blocks = ["ply", "format binary_little_endian 1.0"], []
     for name, rows in elements.items():
@@ -115,12 +107,9 @@ def colours_of(rows: NDArray[Any]) -> NDArray[np.float32] | None:
 def vertex_normals(points: NDArray[np.float32], faces: NDArray[Any]) -> NDArray[np.float32]:
     """Normals [N, 3] of the vertices of a mesh: means of those of their triangles by area, zero of a lonely vertex.
 
-    Args:
-        points: [N, 3].
-        faces: Rows with "vertex_indices", counter-clockwise seen from outside.
+    Raises SequenceError: these are no triangles of the points.
 
-    Raises:
-        SequenceError: These are no triangles of the points.
+    `points`: [N, 3]; `faces`: rows with "vertex_indices", counter-clockwise seen from outside.
     """
     corners = np.asarray(faces["vertex_indices"], np.int64)
     if corners.shape[1:] != (3,) or (corners.size and not 0 <= corners.min() <= corners.max() < len(points)):

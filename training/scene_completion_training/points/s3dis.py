@@ -1,7 +1,5 @@
 """Rooms of S3DIS: `Area_N/ROOM/Annotations/CLASS_K.txt`, a thing a file, a point (x y z red green blue) a line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,7 @@ from scene_completion_training.points.scene import PointScene
 from scene_completion_training.points.voxel_means import MOST_POINTS
 
 AREAS = tuple(f"Area_{number}" for number in range(1, 7))
-TEST_AREA = "Area_5"
-"""Of the usual split; the other areas are for training."""
+TEST_AREA = "Area_5"  # of the usual split; the other areas are for training
 _RENAMED = {"stairs": "clutter"}  # a class of some rooms that the 13 lack
 _SHORTEST_LINE = 12  # bytes
 
@@ -27,8 +24,7 @@ def rooms(root: Path) -> list[Path]:
 def read_room(folder: Path, labels: LabelSet) -> PointScene:
     """Read a room.
 
-    Raises:
-        SequenceError: There is no thing, a file has another name than a class, or a line is damaged.
+    Raises SequenceError where there is no thing, a file has another name than a class, or a line is damaged.
     """
     files = sorted(file for file in (folder / "Annotations").glob("*.txt") if not file.name.startswith("."))
     if not files or sum(file.stat().st_size for file in files) > _SHORTEST_LINE * 5 * MOST_POINTS:

@@ -10,8 +10,6 @@
 Scans of the test split have neither labels nor segments.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Sequence
@@ -46,8 +44,7 @@ def is_scan(folder: Path) -> bool:
 def read_table(path: Path, *needed: str) -> list[dict[str, str]]:
     """Rows of a table of columns that tabs separate, as ScanNet and Matterport3D ship.
 
-    Raises:
-        SequenceError: It lacks a column.
+    Raises SequenceError where it lacks a column.
     """
     text = read_text(path, SequenceError, cure="Download the table again")
     rows = list(csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -62,15 +59,12 @@ def number(word: str | None) -> int:
 
 
 def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1) -> PointScene:
-    """Read a scan.
+    """Read a scan. Raises SequenceError where a file is missing or damaged, or files contradict each other.
 
     Args:
         labels: ScanNet-20 or ScanNet200.
         table: `scannetv2-labels.combined.tsv`. ScanNet-20 needs none where there is a mesh of labels.
         every: Take every n-th view (20 in OpenScene).
-
-    Raises:
-        SequenceError: A file is missing or damaged, or files contradict each other.
     """
     stem = folder / folder.name
     mesh = read_ply(Path(f"{stem}{_MESH}.ply"), ("vertex", "face"))

@@ -5,8 +5,6 @@ and the number of frames. A frame is a row-major world_from_camera (of -inf wher
 sizes, and so many bytes of JPEG and of zlib. Numbers are little endian.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from functools import partial
@@ -32,8 +30,7 @@ _MILLIMETRES = 1000.0  # values to a metre of exported depth
 def sens_views(path: Path, every: int = 1) -> tuple[RgbdView, ...]:
     """The posed frames of a `.sens` file, every n-th; images and depth are read when asked for.
 
-    Raises:
-        SequenceError: It is of another version or compression, or promises more than it holds.
+    Raises SequenceError where it is of another version or compression, or promises more than it holds.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -70,8 +67,7 @@ def sens_views(path: Path, every: int = 1) -> tuple[RgbdView, ...]:
 def exported_views(folder: Path, every: int = 1) -> tuple[RgbdView, ...]:
     """The posed frames that SensReader has exported: color/0.jpg, depth/0.png, pose/0.txt, intrinsic/, every n-th.
 
-    Raises:
-        SequenceError: A file is missing or damaged.
+    Raises SequenceError where a file is missing or damaged.
     """
     numbers = sorted(int(file.stem) for file in (folder / "pose").glob("*.txt") if file.stem.isdecimal())
     views = []
@@ -93,8 +89,7 @@ def exported_views(folder: Path, every: int = 1) -> tuple[RgbdView, ...]:
 def depth_png(path: Path, per_metre: float) -> NDArray[np.float32]:
     """Depth of a PNG of 16 bits, so many values to a metre: float32 [h, w] metres, 0 where nothing was measured.
 
-    Raises:
-        ImageError: It is none.
+    Raises ImageError where it is none.
     """
     values = read_picture(path)
     if values.dtype != np.uint16 or values.ndim != 2:

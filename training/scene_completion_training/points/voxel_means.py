@@ -1,7 +1,5 @@
 """One point per voxel of what comes block by block, in memory that grows with the voxels alone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +8,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 
-MOST_POINTS = 20_000_000
-"""Of a scene: its arrays take a gigabyte then."""
-SHIFT = 0.382
-"""By which voxels are moved, in sides: floors and walls at round coordinates would lie on their borders."""
+MOST_POINTS = 20_000_000  # of a scene: its arrays take a gigabyte then
+SHIFT = 0.382  # by which voxels are moved, in sides: floors and walls at round coordinates would lie on their borders
 _PENDING = 2_000_000  # rows that wait for being summed up
 _BITS = 21  # of a coordinate in a key
 _HALF = 1 << (_BITS - 1)
@@ -30,14 +26,9 @@ def grouped(ids: NDArray[np.int64], values: NDArray[Any]) -> tuple[NDArray[np.in
 def majority(
     keys: NDArray[np.int64], values: NDArray[np.int64], counts: NDArray[Any] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The most frequent value of each key; of several the smallest.
+    """The most frequent value of each key; of several the smallest. Returns keys, ascending, and their values.
 
-    Args:
-        keys, values: [M].
-        counts: How often each row counts [M]; once by default.
-
-    Returns:
-        Keys, ascending, and their values.
+    `keys`, `values`: [M]; `counts`: how often each row counts [M]; once by default.
     """
     rows = np.ones(len(keys)) if counts is None else counts
     pairs, often = grouped(np.stack([keys, values], axis=-1), rows[:, None])
@@ -58,19 +49,14 @@ class VoxelMeans:
 
     def add(
         self,
-        points: NDArray[np.floating[Any]],
-        means: NDArray[np.floating[Any]],
+        points: NDArray[np.floating[Any]],  # [M, 3], metres
+        means: NDArray[np.floating[Any]],  # [M, C], what is averaged beside them
+        # [M] by name, of which the most frequent is kept. C and the names are the same in each call.
         votes: dict[str, NDArray[np.int64]],
     ) -> None:
         """Add points.
 
-        Args:
-            points: [M, 3], metres.
-            means: [M, C], what is averaged beside them.
-            votes: [M] by name, of which the most frequent is kept. C and the names are the same in each call.
-
-        Raises:
-            SequenceError: A point is not finite or too far away, or there are more voxels than `MOST_POINTS`.
+        Raises SequenceError where a point is not finite or too far away, or there are more voxels than `MOST_POINTS`.
         """
         cells = np.floor(np.asarray(points, np.float64) / self.voxel + SHIFT)
         if not (np.abs(cells) < _HALF).all():

@@ -1,7 +1,5 @@
 """Clouds to sets of voxels, at random offsets, and back to the points."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -11,10 +9,10 @@ from numpy.typing import NDArray
 from scene_completion_training.masked_scene.points import voxels_of
 from scene_completion_training.sparse.mink_unet import LEVELS
 
+# Range of the scale, and the largest angle about x and y, of a training view (released loader of CUA-O3D).
 SCALE, TILT = (0.9, 1.1), math.pi / 64
-"""Range of the scale, and the largest angle about x and y, of a training view (released loader of CUA-O3D)."""
+# Offsets along an axis that a network can tell apart, voxels: those of its coarsest voxels come again.
 OFFSETS = 2 ** (LEVELS - 1)
-"""Offsets along an axis that a network can tell apart, voxels: those of its coarsest voxels come again."""
 
 
 @dataclass(frozen=True, eq=False)

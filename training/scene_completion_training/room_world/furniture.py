@@ -1,7 +1,5 @@
 """What stands in rooms. Things face +x, stand on z = 0, and are centred on the origin; lengths in metres."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -21,8 +19,7 @@ from scene_completion_training.street_world.parts import (
 )
 from scene_completion_training.street_world.road_users import person
 
-Rectangle = tuple[float, float, float, float]
-"""x from, x to, y from, y to."""
+Rectangle = tuple[float, float, float, float]  # x from, x to, y from, y to
 
 
 @dataclass(frozen=True)
@@ -616,5 +613,4 @@ ROOM_KINDS: dict[str, dict[str, tuple[Maker, ...]]] = {
     "kitchen": {"wall": (refrigerator, cabinet, cabinet, otherfurniture), "middle": (table,)},
     "bathroom": {"wall": (bathtub, toilet, sink, cabinet, otherfurniture), "middle": ()},
     "corridor": {"wall": (cabinet, bookshelf, chair), "middle": ()},
-}
-"""What stands along the walls and in the middle of each kind of room."""
+}  # what stands along the walls and in the middle of each kind of room

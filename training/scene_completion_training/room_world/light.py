@@ -1,7 +1,5 @@
 """Light in rooms: lamps and windows with soft shadows, and what walls throw back, less in corners."""
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A floor plan from its seed: rooms that share walls, doors between them, windows, and what stands in each room."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 import numpy as np

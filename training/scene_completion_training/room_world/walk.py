@@ -1,7 +1,5 @@
 """Walks through rooms: a small robot's camera that is fixed and level, or one in a hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -30,31 +28,26 @@ HAND_HEIGHT_M, HAND_PITCH, HAND_ROLL = (1.1, 1.7), (0.0, 0.61), 0.12
 LENS = (0.95, 1.6)  # horizontal field of view, radians
 CLEARANCE_M = 0.22
 DIRECTIONS = 16  # that a camera may look in from a station
+# Share of a room's free voxels in view that a camera sees at least: what happens behind a closed door is no truth that
+# an image could tell.
 LEAST_SEEN = 0.05
-"""Share of a room's free voxels in view that a camera sees at least: what happens behind a closed door is no truth that
-an image could tell."""
 
 
 class RoomWalk(RenderedDrive):
-    """A camera that moves through the floor plan of a seed.
-
-    Args:
-        frames: Images.
-        size: Width and height, pixels.
-        leg: Frames from one station to the next; at stations the camera turns to something else. 1 gives views that
-            have nothing in common.
-        carrier: "robot": level, low, at one height and pitch. "hand": higher, and pitch and roll change. By default the
-            seed decides.
-    """
+    """A camera that moves through the floor plan of a seed."""
 
     kind = ROOMS
 
     def __init__(
         self,
         seed: int,
-        frames: int,
-        size: tuple[int, int] = (640, 480),
+        frames: int,  # images
+        size: tuple[int, int] = (640, 480),  # width and height, pixels
+        # Frames from one station to the next; at stations the camera turns to something else. 1 gives views that have
+        # nothing in common.
         leg: int = 8,
+        # "robot": level, low, at one height and pitch. "hand": higher, and pitch and roll change. By default the seed
+        # decides.
         carrier: str | None = None,
         supersampling: int = 2,
         rate_hz: float = 5.0,

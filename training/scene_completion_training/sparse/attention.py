@@ -1,7 +1,5 @@
 """Attention among voxels that are near each other along a space-filling curve, the z-order."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -10,10 +8,8 @@ from torch.nn import functional
 
 from scene_completion_training.sparse.voxel_set import VoxelSet
 
-WINDOW = 1024
-"""Voxels that attend to each other, as in the release of MSM."""
-HEAD = 32
-"""Channels of a head; narrower layers have one head."""
+WINDOW = 1024  # voxels that attend to each other, as in the release of MSM
+HEAD = 32  # channels of a head; narrower layers have one head
 LAYER_SCALE = 0.1
 
 
@@ -23,9 +19,7 @@ class SerialisedAttention(nn.Module):
     Source: the serialised attention of Point Transformer V3, as MSM's release has it; without dropout and Hilbert's
     curve. Voxels do not tell where they are: what is near is in the window, and convolutions say how things lie.
 
-    Args:
-        width: C.
-        exchanged: The curve has x and y exchanged, so that its windows end elsewhere.
+    `width`: C; `exchanged`: the curve has x and y exchanged, so that its windows end elsewhere.
     """
 
     def __init__(self, width: int, exchanged: bool) -> None:

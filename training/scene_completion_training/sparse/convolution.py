@@ -4,8 +4,6 @@ All are differentiable in features and weight, and have no bias. Weights list th
 `CELL`, x, y, z-lexicographic.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -25,10 +23,7 @@ def random_kernel(offsets: int, taken: float, inputs: int, outputs: int) -> Tens
 def submanifold(features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
     """Submanifold convolution [N, D]: y_i = Σ_o x_(i + o) W_o over the neighbours that are in the set.
 
-    Args:
-        features: [N, C].
-        weight: [27, C, D], or [125, C, D] for edge 5.
-        voxels: The set of N voxels.
+    `features`: [N, C]; `weight`: [27, C, D], or [125, C, D] for edge 5; `voxels`: the set of N voxels.
     """
     with torch.autocast(features.device.type, enabled=False):  # in the precision of the features
         if features.is_cuda and gpu_library():

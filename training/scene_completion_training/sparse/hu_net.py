@@ -1,7 +1,5 @@
 """The hierarchical U-net of masked scene modelling (MSM, HUNet), small: features of voxels on every level."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -16,26 +14,18 @@ from scene_completion_training.sparse.attention import LAYER_SCALE, SerialisedAt
 from scene_completion_training.sparse.convolution import down, random_kernel, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
-MOST = 16
-"""Levels, and blocks of a level: files that name more are refused before memory is taken."""
+MOST = 16  # levels, and blocks of a level: files that name more are refused before memory is taken
 
 
 @dataclass(frozen=True)
 class HUNetSettings:
-    """Size of a `VoxelHUNet`.
+    """Size of a `VoxelHUNet`."""
 
-    Attributes:
-        inputs: Features of an occupied voxel. Coordinates are not among them.
-        encoder: Channels of the encoder's levels, finest first.
-        decoder: Channels of the decoder's levels, finest first.
-        blocks: Residual blocks a level, in the encoder and in the decoder.
-        attending: Of the levels, so many of the coarsest have two blocks of attention behind these; 2 as published.
-    """
-
-    inputs: int
-    encoder: tuple[int, ...] = (32, 64, 128, 192)
-    decoder: tuple[int, ...] = (64, 96, 128, 192)
-    blocks: int = 1
+    inputs: int  # features of an occupied voxel. Coordinates are not among them
+    encoder: tuple[int, ...] = (32, 64, 128, 192)  # channels of the encoder's levels, finest first
+    decoder: tuple[int, ...] = (64, 96, 128, 192)  # channels of the decoder's levels, finest first
+    blocks: int = 1  # residual blocks a level, in the encoder and in the decoder
+    # Of the levels, so many of the coarsest have two blocks of attention behind these; 2 as published.
     attending: int = 0
 
     def __post_init__(self) -> None:
@@ -59,11 +49,10 @@ class HUNetSettings:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> HUNetSettings:
+    def of(cls, plain: Mapping[str, Any]) -> "HUNetSettings":
         """The settings of such values.
 
-        Raises:
-            ConfigurationError: A value is of another version of the network, or contradicts the others.
+        Raises ConfigurationError where a value is of another version of the network, or contradicts the others.
         """
         once = ("backend", "attention")[: 1 + (plain.get("attention") == "none")]  # of which there was a choice
         plain = {name: value for name, value in plain.items() if name not in once}
@@ -108,14 +97,13 @@ class VoxelHUNet(nn.Module):
     def forward(self, features: Tensor, pyramid: Pyramid, visible: Pyramid | None = None) -> list[Tensor]:
         """Features [N_l, decoder[l]] of each level of a pyramid, finest first.
 
+        Raises GridError: features, levels or voxels do not fit each other.
+
         Args:
             features: [N, inputs] of the finest voxels, those of `visible` where it is given.
             pyramid: All voxels.
             visible: Those of them that the encoder sees. Where a voxel of a level holds none of them, the decoder
                 starts from that level's learnable token.
-
-        Raises:
-            GridError: Features, levels or voxels do not fit each other.
         """
         seen = pyramid if visible is None else visible
         self._check(features, pyramid, seen)

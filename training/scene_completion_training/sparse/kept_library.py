@@ -3,8 +3,6 @@
 The convolutions down and up are one dense product each and stay in torch on every device.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 
@@ -13,8 +11,7 @@ from torch import Tensor
 
 from scene_completion_training.sparse.voxel_set import VoxelSet
 
-SIZE_LIMIT = 32
-"""Offsets that spconv's implicit matrix products take; larger kernels gather and add."""
+SIZE_LIMIT = 32  # offsets that spconv's implicit matrix products take; larger kernels gather and add
 
 
 @functools.cache

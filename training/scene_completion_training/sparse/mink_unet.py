@@ -1,7 +1,5 @@
 """MinkUNet18A: the sparse residual U-net that OpenScene and CUA-O3D distil into (Choy et al., CVPR 2019)."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch
@@ -13,11 +11,10 @@ from scene_completion_training.sparse.convolution import down, random_kernel, su
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
 STEM = 32
+# Channels of the stages behind each step down, finest first, and behind each step up, coarsest first.
 ENCODER, DECODER = (32, 64, 128, 256), (128, 128, 96, 96)
-"""Channels of the stages behind each step down, finest first, and behind each step up, coarsest first."""
 LEVELS = len(ENCODER) + 1
-BLOCKS = 2
-"""Blocks of a stage."""
+BLOCKS = 2  # blocks of a stage
 
 
 class MinkUNet18A(nn.Module):
@@ -25,9 +22,8 @@ class MinkUNet18A(nn.Module):
 
     BatchNorm and ReLU follow each convolution, and none of them has a bias.
 
-    Args:
-        inputs: Features of a voxel.
-        encoder, decoder: Channels, as `ENCODER` and `DECODER`, of which tests take fewer.
+    `inputs`: features of a voxel; `encoder`, `decoder`: channels, as `ENCODER` and `DECODER`, of which tests take
+    fewer.
     """
 
     def __init__(
@@ -50,8 +46,7 @@ class MinkUNet18A(nn.Module):
     def forward(self, features: Tensor, pyramid: Pyramid) -> Tensor:
         """Features [N, channels] of the finest voxels, of inputs [N, inputs].
 
-        Raises:
-            GridError: The pyramid has another number of levels, or the features another shape.
+        Raises GridError where the pyramid has another number of levels, or the features another shape.
         """
         shape, levels = (len(pyramid.levels[0]), self.inputs), len(self.encoders) + 1
         if features.shape != shape or len(pyramid.levels) != levels:

@@ -1,7 +1,5 @@
 """Features of voxels at points: trilinear among the corners that are occupied."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,16 +16,11 @@ def sample_levels(levels: Sequence[Tensor], pyramid: Pyramid, points: Tensor) ->
 
     On level l a point p stands at u = p / 2^l − 0.5, since the value of a voxel stands at its centre. Corners that are
     not occupied have no weight, and the other weights are made to sum to one. Where no corner is occupied, the feature
-    is zero.
+    is zero. Returns the features [P, D_l] of each level, and whether a point has one [P]: what has one on the finest
+    level has one on every level.
 
-    Args:
-        levels: Features [N_l, D_l] of each level, finest first.
-        pyramid: The sets of voxels that they belong to.
-        points: [P, 4], columns (scene, x, y, z), in edges of the finest voxels: voxel i spans i to i + 1.
-
-    Returns:
-        The features [P, D_l] of each level, and whether a point has one [P]: what has one on the finest level has one
-        on every level.
+    `levels`: features [N_l, D_l] of each level, finest first; `pyramid`: the sets of voxels that they belong to;
+    `points`: [P, 4], columns (scene, x, y, z), in edges of the finest voxels: voxel i spans i to i + 1.
     """
     sampled = [
         sample(features, voxels, points, float(2**level))

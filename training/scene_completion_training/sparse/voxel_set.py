@@ -1,7 +1,5 @@
 """Sets of occupied voxels: unique, sorted, several scenes in one, and their coarser levels."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
@@ -15,8 +13,8 @@ from torch import Tensor
 from scene_completion_ros.errors import GridError
 
 Shape = tuple[int, int, int]
+# The eight children of a voxel, or corners of a cell, x, y, z-lexicographic.
 CELL = tuple(itertools.product((0, 1), repeat=3))
-"""The eight children of a voxel, or corners of a cell, x, y, z-lexicographic."""
 Offsets = tuple[tuple[int, ...], ...]
 
 
@@ -27,49 +25,37 @@ def cube(edge: int) -> Offsets:
 
 
 CUBE = cube(3)
-BORDER = 2
-"""Cells on every side of the grid that have a number: neighbours of neighbours of the grid."""
-BLOCK = 4096
-"""Rows of a block of neighbours: what one gathers and adds to then stays in the cache."""
-TABLE_CELLS = 1 << 25
-"""Grids of more cells are searched instead of having a table."""
+BORDER = 2  # cells on every side of the grid that have a number: neighbours of neighbours of the grid
+BLOCK = 4096  # rows of a block of neighbours: what one gathers and adds to then stays in the cache
+TABLE_CELLS = 1 << 25  # grids of more cells are searched instead of having a table
 
 
 class Block(NamedTuple):
-    """Rows of a set that follow each other, and their neighbours.
-
-    Attributes:
-        pairs: For each offset of a cube, rows counted from the first [K], ascending, and the rows of their neighbours
-            at this offset in the whole set [K].
-    """
+    """Rows of a set that follow each other, and their neighbours."""
 
     start: int
     size: int
+    # For each offset of a cube, rows counted from the first [K], ascending, and the rows of their neighbours at this
+    # offset in the whole set [K].
     pairs: tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class VoxelSet:
-    """Occupied voxels of one grid in one or several scenes; make it with `of`.
+    """Occupied voxels of one grid in one or several scenes; make it with `of`."""
 
-    Attributes:
-        index: [N, 4] int64, columns (scene, x, y, z), unique, in lexicographic order.
-        shape: Voxels of the grid along x, y, z.
-    """
-
-    index: Tensor
-    shape: Shape
+    index: Tensor  # [N, 4] int64, columns (scene, x, y, z), unique, in lexicographic order
+    shape: Shape  # voxels of the grid along x, y, z
 
     @classmethod
-    def of(cls, index: Tensor, shape: Shape) -> tuple[VoxelSet, Tensor]:
+    def of(cls, index: Tensor, shape: Shape) -> "tuple[VoxelSet, Tensor]":
         """The set of these voxels, and the order [N] in which they stand: its `index` is `index[order]`.
+
+        Raises GridError where a voxel lies outside of the grid or is there twice, or `index` has another shape.
 
         Args:
             index: [N, 4] integers, columns (scene, x, y, z), in any order. N may be zero.
             shape: Voxels of the grid along x, y, z.
-
-        Raises:
-            GridError: A voxel lies outside of the grid or is there twice, or `index` has another shape.
         """
         if index.ndim != 2 or index.shape[1] != 4 or index.is_floating_point():
             what = f"voxels are {index.dtype} {tuple(index.shape)}, integers [N, 4] are needed"
@@ -108,7 +94,7 @@ class VoxelSet:
         x, y, z = (self.index[:, 1:] & 1).unbind(1)
         return 4 * x + 2 * y + z
 
-    def coarser(self) -> tuple[VoxelSet, Tensor]:
+    def coarser(self) -> "tuple[VoxelSet, Tensor]":
         """The occupied voxels of twice the size, and the row [N] in it of each voxel's parent.
 
         An odd edge is rounded up.
@@ -185,23 +171,14 @@ class VoxelSet:
 
 @dataclass(frozen=True, eq=False)
 class Pyramid:
-    """A set of voxels and its coarser levels.
+    """A set of voxels and its coarser levels."""
 
-    Attributes:
-        levels: The sets, finest first.
-        parents: Of each level but the last, the row [N_l] of each voxel's parent in the next level.
-    """
-
-    levels: tuple[VoxelSet, ...]
-    parents: tuple[Tensor, ...]
+    levels: tuple[VoxelSet, ...]  # the sets, finest first
+    parents: tuple[Tensor, ...]  # of each level but the last, the row [N_l] of each voxel's parent in the next level
 
     @classmethod
-    def of(cls, voxels: VoxelSet, levels: int) -> Pyramid:
-        """The pyramid of a set.
-
-        Raises:
-            GridError: No level is asked for.
-        """
+    def of(cls, voxels: VoxelSet, levels: int) -> "Pyramid":
+        """The pyramid of a set. Raises GridError where no level is asked for."""
         if levels < 1:
             raise GridError(f"{levels} levels are asked for", where="pyramid of voxels", cure="Ask for at least one")
         sets, parents = [voxels], []

@@ -1,7 +1,5 @@
 """Stage `agglomeration`: several 2D foundation models lifted into one field under learned uncertainty (CUA-O3D)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -31,55 +29,42 @@ from scene_completion_training.networks.feature_field import FeatureObservation
 from scene_completion_training.networks.target_rarity import TargetRarity
 from scene_completion_training.randomness import samples_of
 
-FITTED_SAMPLES = 64
-"""Samples whose tokens give a teacher's mean and spread."""
+FITTED_SAMPLES = 64  # samples whose tokens give a teacher's mean and spread
 TOKENS_A_SAMPLE = 512
-DRAWN_FOR_ONE = 3
-"""Pixels drawn for a point: many show nothing whose depth is known."""
+DRAWN_FOR_ONE = 3  # pixels drawn for a point: many show nothing whose depth is known
+# How far points on the own surface are moved along their rays, as a share of their depth, one standard deviation. The
+# voxels of a robot lie where its student puts them.
 DEPTH_NOISE = 0.05
-"""How far points on the own surface are moved along their rays, as a share of their depth, one standard deviation. The
-voxels of a robot lie where its student puts them."""
+# Points lie at most this many lengths of the volume away: what is farther, the sky most of all, is no voxel.
 FARTHEST = 1.2
-"""Points lie at most this many lengths of the volume away: what is farther, the sky most of all, is no voxel."""
 
 
 @dataclass
 class StoredTeacher(TeacherSpec):
-    """A foundation model that the field learns from, by features on disk.
+    """A foundation model that the field learns from, by features on disk."""
 
-    Attributes:
-        targets: Folder of its precomputed features, see `scene-completion features`.
-        centre: Take from each of its features the mean of all of them ("targets"), or that of the classes of
-            `text_bank` ("texts"). What all have in common hides what tells them apart. Features that are asked in words
-            stay without it: as vectors from the centre, those of pure things are nearer to their names than mixtures.
-        text_bank: Text bank whose classes give the centre.
-        rarity: Power of the weight that a rare kind of target has, see `TargetRarity`; 0 weighs all alike, as CUA-O3D.
-    """
-
-    targets: str = ""
+    targets: str = ""  # folder of its precomputed features, see `scene-completion features`
+    # Take from each of its features the mean of all of them ("targets"), or that of the classes of `text_bank`
+    # ("texts"). What all have in common hides what tells them apart. Features that are asked in words stay without it:
+    # as vectors from the centre, those of pure things are nearer to their names than mixtures.
     centre: Literal["none", "targets", "texts"] = "none"
-    text_bank: str = ""
+    text_bank: str = ""  # text bank whose classes give the centre
+    # Power of the weight that a rare kind of target has, see `TargetRarity`; 0 weighs all alike, as CUA-O3D.
     rarity: float = 0.0
 
 
 @dataclass
 class AgglomerationSettings:
-    """How the teachers are learned together.
-
-    Attributes:
-        channels: Dimension of the feature of a point.
-        units: Hidden units of the features.
-        points: Points of an image that are compared.
-        own: Share of them on the surface that the density shows in its own image. The others are what stereo or the
-            rendered depth shows in all views, seen in the image or hidden there.
-        shared_mask: Compare a point with all teachers or none, as CUA-O3D does; otherwise with those that saw it.
-    """
+    """How the teachers are learned together."""
 
     teachers: list[StoredTeacher] = field(default_factory=list)
-    channels: int = 64
-    units: int = 64
-    points: int = 4096
+    channels: int = 64  # dimension of the feature of a point
+    units: int = 64  # hidden units of the features
+    points: int = 4096  # points of an image that are compared
+    # Share of them on the surface that the density shows in its own image. The others are what stereo or the rendered
+    # depth shows in all views, seen in the image or hidden there.
     own: float = 0.5
+    # Compare a point with all teachers or none, as CUA-O3D does; otherwise with those that saw it.
     shared_mask: bool = False
 
 
@@ -108,10 +93,8 @@ class AgglomerationStage(BesideDensityStage):
     """Trains an `AgglomeratedField` on a density that stays as it is, from batches of `ViewSamples` with targets.
 
     Points of surfaces get what all views that see them say on average (`FeatureLifter`). The field learns to say the
-    same of them from its one image.
-
-    Raises:
-        ConfigurationError: Targets that do not fit together or what they are asked for.
+    same of them from its one image. Raises ConfigurationError: targets that do not fit together or what they are asked
+    for.
     """
 
     configuration_class = AgglomerationConfiguration
@@ -165,8 +148,7 @@ class AgglomerationStage(BesideDensityStage):
     def fit_targets(self, samples: Iterable[Mapping[str, Tensor]]) -> None:
         """Takes centres and how rare their kinds are from samples of the features.
 
-        Raises:
-            ConfigurationError: Features that are not finite.
+        Raises ConfigurationError: features that are not finite.
         """
         drawn: dict[str, list[Tensor]] = {name: [] for name in self.stores}
         generator = torch.Generator().manual_seed(self.settings.seed)
@@ -177,9 +159,8 @@ class AgglomerationStage(BesideDensityStage):
         for spec in self.settings.agglomeration.teachers:
             every = torch.cat(drawn[spec.name])
             if not torch.isfinite(every).all():
-                raise ConfigurationError(
-                    "features are not finite", where=spec.targets, cure="Make the targets once more"
-                )
+                what = "features are not finite"
+                raise ConfigurationError(what, where=spec.targets, cure="Make the targets once more")
             centre = self.field.centres[spec.name].data
             if spec.centre != "none":
                 centre.copy_(every.mean(dim=0) if spec.centre == "targets" else text_centre(spec, every.shape[1]))
@@ -272,9 +253,8 @@ class AgglomerationStage(BesideDensityStage):
 def text_centre(spec: StoredTeacher, dim: int) -> Tensor:
     """Mean [D] of the classes of a teacher's text bank.
 
-    Raises:
-        VocabularyError: There is no such bank, or it has no classes.
-        ConfigurationError: Its texts lie in another space.
+    Raises VocabularyError where there is no such bank, or it has no classes; ConfigurationError where its texts lie in
+    another space.
     """
     vocabulary = TextBank.load(spec.text_bank).vocabulary()
     rows = vocabulary.rows[vocabulary.group >= 0]

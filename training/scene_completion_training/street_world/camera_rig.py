@@ -3,8 +3,6 @@
 Rig frame: x forward, y left, z up, on the ground below the middle of the stereo pair.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -23,8 +21,8 @@ from scene_completion_ros.geometry.distortion import undistorted_angle
 from scene_completion_training.street_world.shading_kernel import compiled
 from scene_completion_training.viewpoint import Volume
 
+# Angle off the axis at which a fisheye's image ends; beyond lies the dark inside of the lens.
 LENS_ANGLE = np.deg2rad(92.5)
-"""Angle off the axis at which a fisheye's image ends; beyond lies the dark inside of the lens."""
 BASELINE_M = 0.54
 CAMERA_HEIGHT_M = 1.65
 LIDAR_POSITION_M = (-0.25, 0.0, 1.75)
@@ -99,10 +97,8 @@ class LidarModel:
 class StreetRig:
     """Cameras and LiDAR with their places in the rig frame, and the grid of the ground truth.
 
-    Args:
-        grid: Around the left camera.
-        level: The grid stands upright on the ground below the left camera, as it would stand around a camera that looks
-            straight ahead from `CAMERA_HEIGHT_M`; otherwise it is turned with the camera.
+    `grid`: around the left camera; `level`: the grid stands upright on the ground below the left camera, as it would
+    stand around a camera that looks straight ahead from `CAMERA_HEIGHT_M`; otherwise it is turned with the camera.
     """
 
     cameras: dict[str, Camera]
@@ -127,15 +123,14 @@ def make_rig(
 ) -> StreetRig:
     """A rig with front images of a given size; the horizontal field of view stays the same.
 
+    Raises ValueError where there is no such rig.
+
     Args:
         width: Of the front images, pixels; by default 1242, of a delivery robot 1280.
         height: By default 375, of a delivery robot 960.
         kind: "stereo", "kitti360" with a fisheye of 185 degrees to each side as well, or "delivery". The latter is a
             robot with two fisheyes of 120 degrees ahead, 0.4 m above the ground. "varied" has one camera, whose place
             and lens `mounted` draws from the seed.
-
-    Raises:
-        ValueError: There is no such rig.
     """
     if kind not in RIGS:
         raise ValueError(f"no rig {kind!r}: use one of {', '.join(RIGS)}")

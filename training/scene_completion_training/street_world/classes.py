@@ -1,7 +1,5 @@
 """Classes of the street world in the vocabulary of SemanticKITTI's semantic scene completion."""
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 

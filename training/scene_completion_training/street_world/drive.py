@@ -1,7 +1,5 @@
 """A drive through a rendered world as a `PosedSequence` whose images and truth are computed when asked for."""
 
-from __future__ import annotations
-
 import multiprocessing
 from abc import ABC, abstractmethod
 from collections import deque
@@ -31,8 +29,8 @@ from scene_completion_training.street_world.street_profile import StreetKind
 from scene_completion_training.street_world.town import TownPlan, profile_of, role_of_seed
 from scene_completion_training.street_world.trajectory import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 
+# What a drive through a town can hold beside its images; all but LiDAR belongs to the left camera.
 ASSETS = ("lidar", "depth", "label", "voxels")
-"""What a drive through a town can hold beside its images; all but LiDAR belongs to the left camera."""
 
 BUILT_BEHIND_M, BUILT_AHEAD_M = 90.0, 230.0
 STAGE_M = 80.0  # of driving, after which the town is built anew around the rig
@@ -63,25 +61,18 @@ class RenderedImage:
 
 
 class RenderedDrive(ABC):
-    """Cameras that move through a rendered world. Frames asked for in their order are the quickest.
-
-    Args:
-        seed: The world's; `SEEDS_OF_ROLE` says which seeds may be used for what.
-        cameras: The first is the one that truth belongs to.
-        poses: Of the rig in the world, for each frame.
-        grid: Voxel grid of the ground truth, around the first camera.
-    """
+    """Cameras that move through a rendered world. Frames asked for in their order are the quickest."""
 
     kind: str  # of world, as provenance and names have it
 
     def __init__(
         self,
-        seed: int,
-        cameras: dict[str, Camera],
+        seed: int,  # the world's; `SEEDS_OF_ROLE` says which seeds may be used for what
+        cameras: dict[str, Camera],  # the first is the one that truth belongs to
         rig_from_camera: dict[str, RigidTransform],
-        poses: list[RigidTransform],
+        poses: list[RigidTransform],  # of the rig in the world, for each frame
         stamps: list[int],
-        grid: VoxelGrid,
+        grid: VoxelGrid,  # voxel grid of the ground truth, around the first camera
     ) -> None:
         self.seed, self.role = seed, role_of_seed(seed)
         self.cameras, self.rig_from_camera, self.reference = cameras, rig_from_camera, next(iter(cameras))
@@ -212,11 +203,6 @@ class StreetDrive(RenderedDrive):
     """A rig driving through the town of a seed.
 
     Only the stretch around the rig is built, so that memory does not grow with the length of the drive.
-
-    Args:
-        rig: Cameras and LiDAR; they are mounted as the seed has it.
-        grid: Voxel grid of the ground truth, around the left camera; by default the rig's.
-        street: Kind of street; by default the seed decides.
     """
 
     kind = "street world"
@@ -225,11 +211,11 @@ class StreetDrive(RenderedDrive):
         self,
         seed: int,
         frames: int,
-        rig: StreetRig,
-        grid: VoxelGrid | None = None,
+        rig: StreetRig,  # cameras and LiDAR; they are mounted as the seed has it
+        grid: VoxelGrid | None = None,  # voxel grid of the ground truth, around the left camera; by default the rig's
         supersampling: int = 2,
         rate_hz: float = FRAME_RATE_HZ,
-        street: StreetKind | None = None,
+        street: StreetKind | None = None,  # kind of street; by default the seed decides
     ) -> None:
         self.rig = mounted(rig, seed)
         length = longest_drive(profile_of(seed, street), frames, rate_hz)
@@ -312,10 +298,8 @@ def frames_computed_by(
     """Start processes for a drive and yield a function that returns a frame's content.
 
     Frames have to be asked for in ascending order, each as often as wished. What is computed ahead is bounded, and
-    every frame is the same whatever the number of workers: all randomness is seeded by world and frame.
-
-    Args:
-        workers: Number of processes; they are spawned, because embree and numba do not survive a fork.
+    every frame is the same whatever the number of workers: all randomness is seeded by world and frame. `workers`:
+    number of processes; they are spawned, because embree and numba do not survive a fork.
     """
     frames = int(arguments["frames"])
     context = multiprocessing.get_context("spawn")

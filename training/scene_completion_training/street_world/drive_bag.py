@@ -3,8 +3,6 @@
 Frames: map -> base_link (the rig) on /tf; base_link -> camera_*_optical and velodyne on /tf_static.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,19 +27,13 @@ def write_drive_bag(
     sequence: PosedSequence,
     path: Path,
     *,
-    cameras: Sequence[str] = (LEFT,),
-    lidar_every: int = 1,
-    on_frame: Callable[[int], None] | None = None,
+    cameras: Sequence[str] = (LEFT,),  # cameras to record: a single one on /camera, several on a namespace each
+    lidar_every: int = 1,  # record the LiDAR of every so many frames, as far as the sequence has it; 0 leaves it out
+    on_frame: Callable[[int], None] | None = None,  # called with the number of each frame that is written
 ) -> None:
     """Write a drive as a new bag; images are taken as they are encoded.
 
-    Args:
-        cameras: Cameras to record: a single one on /camera, several on a namespace each.
-        lidar_every: Record the LiDAR of every so many frames, as far as the sequence has it; 0 leaves it out.
-        on_frame: Called with the number of each frame that is written.
-
-    Raises:
-        BagError: The folder exists already.
+    Raises BagError where the folder exists already.
     """
     namespace = {name: "/camera" if len(cameras) == 1 else f"/{name}" for name in cameras}
     with BagWriter(path) as bag:
@@ -79,9 +71,8 @@ def _jpeg_of(source: ImageSource) -> bytes:
         return source.read_bytes()
     if isinstance(source, EncodedImage) and (encoded := source.encoded()) is not None:
         return encoded[0]
-    raise ImageError(
-        "this image is not stored as JPEG or PNG", where=repr(source), cure="Write the bag from a saved drive"
-    )
+    what = "this image is not stored as JPEG or PNG"
+    raise ImageError(what, where=repr(source), cure="Write the bag from a saved drive")
 
 
 def optical_frame(camera: str) -> str:

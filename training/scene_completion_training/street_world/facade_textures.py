@@ -1,7 +1,5 @@
 """House fronts (four bays by four floors, the ground floor at the bottom), boards, and with them what is drawn."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

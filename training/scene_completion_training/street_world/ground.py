@@ -1,7 +1,5 @@
 """The ground: the street's strips in street coordinates, side streets, kerbs, and terrain on a grid around them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What every voxel around the camera really holds, and which of it the camera can see."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Placing things along a stretch of a street: on the ground, clear of lanes and of each other."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 

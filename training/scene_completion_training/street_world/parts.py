@@ -1,7 +1,5 @@
 """Textured triangle meshes: boxes, extrusions, frusta and ellipsoids, from which everything in the town is built."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
@@ -11,15 +9,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Colour = tuple[float, float, float]
+# Metres of a texture's tile (horizontally, vertically), those of `TILES_M`, or one tile over each face.
 Tile = tuple[float, float] | Literal["natural", "stretched"]
-"""Metres of a texture's tile (horizontally, vertically), those of `TILES_M`, or one tile over each face."""
 WHITE: Colour = (1.0, 1.0, 1.0)
 TILES_M = {"concrete": (3.0, 3.0), "bricks": (2.0, 2.0), "planks": (2.0, 1.2)} | dict.fromkeys(
     ("leaves", "leaves_dark", "leaves_yellow"), (1.6, 1.6)
-)
-"""Natural tiles of what has joints or leaves of a known size; others have one metre."""
+)  # natural tiles of what has joints or leaves of a known size; others have one metre
+# Textures that show one thing as a whole: their tile is a face.
 STRETCHED = frozenset({"car_side", "car_glass", "car_screen"})
-"""Textures that show one thing as a whole: their tile is a face."""
 _NEXT, _AFTER = np.array([1, 2, 0]), np.array([2, 0, 1])  # axes of a cross product
 
 
@@ -48,7 +45,7 @@ class Part:
     solid: bool = True
     instance: int = 0
 
-    def moved(self, translation: tuple[float, float, float], yaw: float = 0.0) -> Part:
+    def moved(self, translation: tuple[float, float, float], yaw: float = 0.0) -> "Part":
         """The part turned by yaw about z, then shifted."""
         c, s = np.cos(yaw), np.sin(yaw)
         rotation = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
@@ -56,7 +53,7 @@ class Part:
             self, corners=self.corners @ rotation.T + np.asarray(translation), normals=self.normals @ rotation.T
         )
 
-    def tilted(self, roll: float = 0.0, pitch: float = 0.0) -> Part:
+    def tilted(self, roll: float = 0.0, pitch: float = 0.0) -> "Part":
         """The part turned by pitch about y, then by roll about x."""
         cr, sr, cp, sp = np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
         about_x = np.array([[1.0, 0.0, 0.0], [0.0, cr, -sr], [0.0, sr, cr]])
@@ -127,17 +124,14 @@ def frustum(
     bottom: tuple[float, float, float, float],
     top: tuple[float, float, float, float],
     z: tuple[float, float],
+    # One texture, or one for the faces along x (front, back), along y (sides) and along z.
     textures: str | tuple[str, str, str],
     label: int,
     *,
     tint: Colour = WHITE,
     tile: Tile = "natural",
 ) -> Part:
-    """Body between the rectangle `bottom` (x0, x1, y0, y1) at z[0] and the rectangle `top` at z[1].
-
-    Args:
-        textures: One texture, or one for the faces along x (front, back), along y (sides) and along z.
-    """
+    """Body between the rectangle `bottom` (x0, x1, y0, y1) at z[0] and the rectangle `top` at z[1]."""
     size = _tile_m(tile, textures)
     x0, x1, y0, y1 = bottom
     p0, p1, q0, q1 = top

@@ -1,7 +1,5 @@
 """Trees, bushes and hedges: closed cores with leaves around them, so that their outline is as ragged as a real one."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the rig's sensors see of a world: images, depth and labels of its cameras, points of its LiDAR."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,10 +19,8 @@ WELL = 8.0  # highlights are clipped before the mean, as a sensor's wells are
 class View:
     """Exact geometry behind every pixel centre.
 
-    Args:
-        depth: z-depth in the optical frame, metres, float32 [H, W]; infinite where the sky is.
-        label: Class, uint8 [H, W]; 0 where the sky is.
-        instance: Number of the thing, int32 [H, W]; 0 where it is none.
+    `depth`: z-depth in the optical frame, metres, float32 [H, W]; infinite where the sky is; `label`: class, uint8 [H,
+    W]; 0 where the sky is; `instance`: number of the thing, int32 [H, W]; 0 where it is none.
     """
 
     depth: NDArray[np.float32]

@@ -1,7 +1,5 @@
 """People, cars, vans, lorries, buses and two-wheelers: around their own origin on the ground, facing +x."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What stands beside each kind of street, and the traffic on it: furnishes one stretch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

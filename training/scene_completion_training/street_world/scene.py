@@ -1,7 +1,5 @@
 """A rendered world as triangles in embree: ray queries and the surface found by them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Protocol
 

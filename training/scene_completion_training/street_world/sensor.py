@@ -1,7 +1,5 @@
 """From linear light to the pixels of a camera: its look, drawn from the seed, and lens, exposure, tone curve, noise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -1,7 +1,5 @@
 """Colour of surface points: texture, dirt, sun with shadows, sky light, gloss and haze."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,7 +82,6 @@ class GroundOpenness:
 
     Attributes:
         share: Of the sky, by cells of `CELL_M`, float32 [X, Y]; 1 away from the street.
-        corner: World x and y of the first cell's corner.
     """
 
     CELL_M = 0.4
@@ -97,7 +94,7 @@ class GroundOpenness:
         s = np.arange(town.start, town.end, 0.6 * self.CELL_M)
         d = np.arange(-self.ASIDE_M, self.ASIDE_M, 0.6 * self.CELL_M)
         covered = line.point(s[:, None], d[None, :]).reshape(-1, 2)
-        self.corner = covered.min(axis=0) - 2 * self.CELL_M
+        self.corner = covered.min(axis=0) - 2 * self.CELL_M  # world x and y of the first cell's corner
         index = np.floor((covered - self.corner) / self.CELL_M).astype(np.int64)
         shape = index.max(axis=0) + 3
         flat = np.unique(index[:, 0] * shape[1] + index[:, 1])

@@ -5,8 +5,6 @@ They take plain arrays only; `texture_atlas`, `sky` and `shading` prepare them a
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 # numba infers the types of these loops; their arrays' shapes are in the docstrings.
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 
@@ -14,8 +12,7 @@ import numpy as np
 
 from scene_completion_ros.jit import inlined, kernel
 
-OTHER, GROUND, LEAF, WALL = 0, 1, 2, 3
-"""Kinds of surfaces that are shaded differently."""
+OTHER, GROUND, LEAF, WALL = 0, 1, 2, 3  # kinds of surfaces that are shaded differently
 
 CLOUD_SCALE = 90.0  # texels per unit of the plane the clouds lie in
 DIRT_TEXELS = (1.7, 6.25, 45.0)  # per metre, of three octaves: stains, patches, grain
@@ -33,10 +30,8 @@ def _turn(directions, rotation, out):
 def texel_at(texture, u, v, footprint, offsets, sizes, texels, linear):
     """Linear colour and gloss of one point, a tuple of four, bilinear in the pyramid level that fits the footprint.
 
-    Args:
-        u: Tile coordinate to the right.
-        v: Tile coordinate upwards.
-        footprint: Side of a pixel's patch in texels of the finest level.
+    `u`: tile coordinate to the right; `v`: tile coordinate upwards; `footprint`: side of a pixel's patch in texels of
+    the finest level.
     """
     depth = offsets.shape[1]
     level = min(max(int(np.rint(np.log2(max(footprint, 1e-6)))), 0), depth - 1)

@@ -1,7 +1,5 @@
 """Weather and sky of a town, drawn from its seed: sun, haze, wetness, clouds and the hills on the horizon."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +83,7 @@ class Sky:
             cover,
             shade,
             np.maximum(hills, 0.003).astype(np.float32),
-        )
-        """What `sky_at` needs."""
+        )  # what `sky_at` needs
 
     def radiance(self, directions: Floats) -> Floats:
         """Linear colour [N, 3] seen along unit directions [N, 3], world frame."""

@@ -1,7 +1,5 @@
 """The centre line of the street by arc length: straight pieces, gentle bends, corners and slopes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -96,7 +94,7 @@ class StreetLine:
         weight = np.exp(-(distance - distance[:, :1]) / 7.0)
         return np.asarray((weight * self.height[::every][row]).sum(axis=1) / weight.sum(axis=1))
 
-    def between(self, start: float, end: float) -> StreetLine:
+    def between(self, start: float, end: float) -> "StreetLine":
         """The part within two arc lengths, as far as the line goes."""
         low, high = np.searchsorted(self.knots, (start - 1e-9, end + 1e-9))
         return StreetLine(
@@ -109,20 +107,14 @@ def make_street_line(
     start: float,
     end: float,
     *,
-    corner_share: float = 0.0,
-    smallest_radius: float = CORNER_RADIUS_M[0],
-    grade: float = 0.0,
-    crests: float = 0.0,
+    corner_share: float = 0.0,  # share of the bends that are corners of about 90 degrees
+    smallest_radius: float = CORNER_RADIUS_M[0],  # of a corner, metres: the street's inner edge needs room
+    grade: float = 0.0,  # steepest slope
+    crests: float = 0.0,  # steepest slope of the shorter crests and dips on it
 ) -> StreetLine:
     """Draw a street that passes the world origin along x at s = 0 and bends left and right after it.
 
     A longer street starts like a shorter one of the same generator.
-
-    Args:
-        corner_share: Share of the bends that are corners of about 90 degrees.
-        smallest_radius: Of a corner, metres: the street's inner edge needs room.
-        grade: Steepest slope.
-        crests: Steepest slope of the shorter crests and dips on it.
     """
     phase = rng.uniform(0.0, 2.0 * np.pi, 2)
     wave = rng.uniform(160.0, 420.0, 2)

@@ -1,7 +1,5 @@
 """What stands beside a road: houses, lamps, signs, fences, guard rails; around their own origin on the ground."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from scene_completion_training.street_world.classes import StreetClass
@@ -158,10 +156,8 @@ def house(
 ) -> list[Part]:
     """A house along x (0 ... width) whose front lies in the plane y = 0 and faces -y.
 
-    Args:
-        floors: One to `FLOORS`.
-        shops: Whether there may be shops on the ground floor.
-        arcade_m: How far an arcade stands out of the front; 0 for none.
+    `floors`: one to `FLOORS`; `shops`: whether there may be shops on the ground floor; `arcade_m`: how far an arcade
+    stands out of the front; 0 for none.
     """
     kind = int(rng.integers(FACADE_COUNT))
     facade = f"facade_{kind if shops else kind | 1}"  # odd ones have no shops

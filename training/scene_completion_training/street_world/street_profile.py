@@ -1,7 +1,5 @@
 """Kinds of streets and their cross-section: lanes, kerbs, sidewalks and what lies beyond, drawn from the seed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 
@@ -27,8 +25,7 @@ KIND_SHARES = {
     StreetKind.SUBURB: 0.22,
     StreetKind.COUNTRY: 0.16,
     StreetKind.ARTERIAL: 0.14,
-}
-"""How often a seed draws them. An alley is none of them: it is there when it is asked for, as a place that is new."""
+}  # how often a seed draws them. An alley is none of them: it is there when it is asked for, as a place that is new
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """All textures of a town in one array with their mip pyramids, from which the shading kernels take texels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +25,8 @@ def linear_to_srgb(value: NDArray[np.floating]) -> NDArray[np.float32]:
 class Texture:
     """One tile that repeats in both directions.
 
-    Args:
-        image: Display colours and gloss, float32 [H, W, 4] in [0, 1]; H and W are powers of two, row 0 is the top.
-        tile_m: Metres of the tile (horizontally, vertically) where it is drawn at its natural size.
+    `image`: display colours and gloss, float32 [H, W, 4] in [0, 1]; H and W are powers of two, row 0 is the top;
+    `tile_m`: metres of the tile (horizontally, vertically) where it is drawn at its natural size.
     """
 
     image: Floats

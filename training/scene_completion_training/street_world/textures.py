@@ -1,7 +1,5 @@
 """Textures of the ground, the road with its markings, plants and small objects, drawn from a random generator."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A town from its seed: plan of the street, and its contents stretch by stretch, so that no drive is too long."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,8 +27,7 @@ SEEDS_OF_ROLE: dict[Role, range] = {
     "validation": range(1000, 2000),
     "test": range(2000, 3000),
     "demo": range(7000, 8000),
-}
-"""Which seeds are whose: training, validation, test and demo towns never share one."""
+}  # which seeds are whose: training, validation, test and demo towns never share one
 BEHIND_M, AHEAD_M = 120.0, 280.0  # street beyond both ends of the drive
 SECTION_M = 80.0  # stretch of the street that is furnished from a seed of its own
 SECTIONS_KEPT = 8
@@ -42,7 +39,7 @@ STRAIGHT = 1 / 400.0  # curvature below which a side street may branch off
 class Town:
     """The built part of a town, from one arc length to another: what a renderer and a ground truth need to know."""
 
-    plan: TownPlan
+    plan: "TownPlan"
     parts: list[Part]
     start: float
     end: float

@@ -1,7 +1,5 @@
 """How the rig moves along the street: slower in bends, stopping now and then, swaying and nodding as cars do."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -5,8 +5,6 @@ The test of `ground_truth` has their readable twin, and feeds both.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 # numba infers the types of these loops; their arrays' shapes are in the docstrings.
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 
