@@ -27,11 +27,7 @@ class MinkUNet18A(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        stem: int = STEM,
-        encoder: tuple[int, ...] = ENCODER,
-        decoder: tuple[int, ...] = DECODER,
+        self, inputs: int, stem: int = STEM, encoder: tuple[int, ...] = ENCODER, decoder: tuple[int, ...] = DECODER
     ) -> None:
         super().__init__()
         self.inputs, self.channels = inputs, decoder[-1]

@@ -74,23 +74,14 @@ def pixel_directions(camera: Camera, supersampling: int = 1) -> NDArray[np.float
 
 @dataclass(frozen=True)
 class LidarModel:
-    """A spinning LiDAR.
+    """A spinning LiDAR."""
 
-    Args:
-        beams: Number of beams, evenly spread in elevation.
-        columns: Firings a turn.
-        elevation: Lowest and highest beam, radians.
-        reach_m: Longest distance measured.
-        noise_m: Standard deviation of a distance.
-        dropout: Share of returns lost.
-    """
-
-    beams: int = 64
-    columns: int = 1800
-    elevation: tuple[float, float] = (-0.434, 0.035)
-    reach_m: float = 80.0
-    noise_m: float = 0.015
-    dropout: float = 0.03
+    beams: int = 64  # number of beams, evenly spread in elevation
+    columns: int = 1800  # firings a turn
+    elevation: tuple[float, float] = (-0.434, 0.035)  # lowest and highest beam, radians
+    reach_m: float = 80.0  # longest distance measured
+    noise_m: float = 0.015  # standard deviation of a distance
+    dropout: float = 0.03  # share of returns lost
 
 
 @dataclass(frozen=True, eq=False)

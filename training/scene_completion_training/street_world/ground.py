@@ -27,21 +27,14 @@ FIELDS = ("grass", "meadow", "field")
 
 @dataclass(frozen=True)
 class SideStreet:
-    """A street that crosses or meets the main one at arc length s, where that is straight.
-
-    Args:
-        half: Half the width of its asphalt, metres.
-        left: Distance to which it reaches on the left of the main street, 0 for no arm.
-        right: The same on the right.
-        zebra: Whether pedestrians cross the main street before it.
-    """
+    """A street that crosses or meets the main one at arc length s, where that is straight."""
 
     s: float
-    half: float
+    half: float  # half the width of its asphalt, metres
     sidewalk: float
-    left: float
-    right: float
-    zebra: bool
+    left: float  # distance to which it reaches on the left of the main street, 0 for no arm
+    right: float  # the same on the right
+    zebra: bool  # whether pedestrians cross the main street before it
 
     def covers(self, s: float, side: int, margin: float = 0.0) -> bool:
         """Whether arc length s lies on its arm on a side (+1 left), or within the margin of it."""

@@ -154,11 +154,7 @@ def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> NDArray[np.ui
 
 
 def _visibility(
-    scene: Scene,
-    camera: Camera,
-    world_from_camera: RigidTransform,
-    grid: VoxelGrid,
-    grid_from_camera: RigidTransform,
+    scene: Scene, camera: Camera, world_from_camera: RigidTransform, grid: VoxelGrid, grid_from_camera: RigidTransform
 ) -> tuple[Mask, Mask]:
     rows, rays, distance = _centre_rays(camera, grid, tuple(grid_from_camera.matrix.ravel().tolist()))
     directions = turned(rays, world_from_camera.rotation)

@@ -22,28 +22,17 @@ _NEXT, _AFTER = np.array([1, 2, 0]), np.array([2, 0, 1])  # axes of a cross prod
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One mesh of one class; the triangles of a solid part bound one convex body, counter-clockwise from outside.
+    """One mesh of one class; the triangles of a solid part bound one convex body, counter-clockwise from outside."""
 
-    Args:
-        corners: Triangle corners, [F, 3, 3] metres, world or object frame.
-        uv: Texture coordinates of the corners, [F, 3, 2] in tiles of the texture.
-        normals: Shading normals of the corners, [F, 3, 3].
-        texture: Texture name of each face's group, [F] index into `texture_names`.
-        tint: Linear colour the texture is multiplied with.
-        label: Its class, of which each world has its own.
-        solid: Whether the inside of the convex body belongs to the class, too.
-        instance: Number of the thing that it is a part of, 0 for none.
-    """
-
-    corners: Floats
-    uv: Floats
-    normals: Floats
-    texture: NDArray[np.int64]
+    corners: Floats  # triangle corners, [F, 3, 3] metres, world or object frame
+    uv: Floats  # texture coordinates of the corners, [F, 3, 2] in tiles of the texture
+    normals: Floats  # shading normals of the corners, [F, 3, 3]
+    texture: NDArray[np.int64]  # texture name of each face's group, [F] index into `texture_names`
     texture_names: tuple[str, ...]
-    tint: Colour
-    label: int
-    solid: bool = True
-    instance: int = 0
+    tint: Colour  # linear colour the texture is multiplied with
+    label: int  # its class, of which each world has its own
+    solid: bool = True  # whether the inside of the convex body belongs to the class, too
+    instance: int = 0  # number of the thing that it is a part of, 0 for none
 
     def moved(self, translation: tuple[float, float, float], yaw: float = 0.0) -> "Part":
         """The part turned by yaw about z, then shifted."""

@@ -17,19 +17,12 @@ OFFSET_M = 2e-3  # secondary rays start this far off the surface
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """First surface along each of N rays.
+    """First surface along each of N rays."""
 
-    Args:
-        distance: Length of the ray, float32 [N], infinite where nothing is hit.
-        triangle: Index of the triangle, int32 [N], -1 where nothing is hit.
-        weight_b: Barycentric weight of the triangle's second corner, float32 [N].
-        weight_c: Of its third corner.
-    """
-
-    distance: Floats
-    triangle: NDArray[np.int32]
-    weight_b: Floats
-    weight_c: Floats
+    distance: Floats  # length of the ray, float32 [N], infinite where nothing is hit
+    triangle: NDArray[np.int32]  # index of the triangle, int32 [N], -1 where nothing is hit
+    weight_b: Floats  # barycentric weight of the triangle's second corner, float32 [N]
+    weight_c: Floats  # of its third corner
 
     @property
     def hit(self) -> NDArray[np.bool_]:
@@ -90,33 +83,20 @@ class World(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """All triangles of a world with what shading and ground truth need to know of them.
-
-    Args:
-        corners: [F, 3, 3] float32 metres, world frame.
-        uv: [F, 3, 2] float32 texture tiles.
-        normals: [F, 3, 3] float32.
-        texture: [F] int32 numbers in the atlas.
-        tint: [F, 3] float32.
-        label: [F] uint8, classes.
-        instance: [F] int32, of which thing each is a part.
-        texels_per_metre: [F] float32, of the finest texture level.
-        part_low: Smallest coordinates of each part, [P, 3].
-        part_high: Largest coordinates of each part, [P, 3].
-    """
+    """All triangles of a world with what shading and ground truth need to know of them."""
 
     world: World
-    corners: Floats
-    uv: Floats
-    normals: Floats
-    texture: NDArray[np.int32]
-    tint: Floats
-    label: NDArray[np.uint8]
-    instance: NDArray[np.int32]
-    texels_per_metre: Floats
+    corners: Floats  # [F, 3, 3] float32 metres, world frame
+    uv: Floats  # [F, 3, 2] float32 texture tiles
+    normals: Floats  # [F, 3, 3] float32
+    texture: NDArray[np.int32]  # [F] int32 numbers in the atlas
+    tint: Floats  # [F, 3] float32
+    label: NDArray[np.uint8]  # [F] uint8, classes
+    instance: NDArray[np.int32]  # [F] int32, of which thing each is a part
+    texels_per_metre: Floats  # [F] float32, of the finest texture level
     parts: list[Part]
-    part_low: Floats
-    part_high: Floats
+    part_low: Floats  # smallest coordinates of each part, [P, 3]
+    part_high: Floats  # largest coordinates of each part, [P, 3]
     rays: RayScene
     ground_rays: RayScene
 

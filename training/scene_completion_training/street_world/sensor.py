@@ -18,27 +18,16 @@ GREY = 0.22  # linear light that an image which is exposed by itself has on aver
 
 @dataclass(frozen=True)
 class CameraLook:
-    """How a drive's cameras render light.
+    """How a drive's cameras render light."""
 
-    Args:
-        exposure: Factor on linear light; 0 exposes each image by itself.
-        white_balance: Factors on red, green and blue.
-        contrast: Exponent about middle grey; above 1 shadows drown, as in most driving recordings.
-        saturation: 1 keeps colours, 0 is grey.
-        vignetting: Light lost in the corners.
-        blur: Standard deviation of the lens, pixels of a 1242 pixel wide image.
-        shot_noise: Standard deviation at full scale, relative to it.
-        read_noise: Standard deviation in the dark, relative to full scale.
-    """
-
-    exposure: float
-    white_balance: tuple[float, float, float]
-    contrast: float
-    saturation: float
-    vignetting: float
-    blur: float
-    shot_noise: float
-    read_noise: float
+    exposure: float  # factor on linear light; 0 exposes each image by itself
+    white_balance: tuple[float, float, float]  # factors on red, green and blue
+    contrast: float  # exponent about middle grey; above 1 shadows drown, as in most driving recordings
+    saturation: float  # 1 keeps colours, 0 is grey
+    vignetting: float  # light lost in the corners
+    blur: float  # standard deviation of the lens, pixels of a 1242 pixel wide image
+    shot_noise: float  # standard deviation at full scale, relative to it
+    read_noise: float  # standard deviation in the dark, relative to full scale
 
 
 def draw_camera_look(rng: np.random.Generator, daylight: Daylight) -> CameraLook:

@@ -17,24 +17,16 @@ HILL_STEPS = 4096
 
 @dataclass(frozen=True, eq=False)
 class Daylight:
-    """Sun and sky of a town, linear colours.
+    """Sun and sky of a town, linear colours."""
 
-    Args:
-        sun_direction: Towards the sun, world frame, unit length.
-        cloudiness: 0 clear ... 1 overcast; softens the sun.
-        haze_m: Distance over which the air takes 63 % of a colour.
-        wetness: 0 dry ... 1 wet: wet asphalt is dark and mirrors the sky.
-        hills: Elevation of the horizon's hills and woods, radians.
-    """
-
-    sun_direction: NDArray[np.float64]
+    sun_direction: NDArray[np.float64]  # towards the sun, world frame, unit length
     sun_colour: NDArray[np.float64]
     zenith: NDArray[np.float64]
     horizon: NDArray[np.float64]
-    cloudiness: float
-    haze_m: float
-    wetness: float
-    hills: float
+    cloudiness: float  # 0 clear ... 1 overcast; softens the sun
+    haze_m: float  # distance over which the air takes 63 % of a colour
+    wetness: float  # 0 dry ... 1 wet: wet asphalt is dark and mirrors the sky
+    hills: float  # elevation of the horizon's hills and woods, radians
     cloud_seed: int
 
 

@@ -18,19 +18,12 @@ RAMP = 0.3  # share of a bend over which its curvature grows, and again falls
 
 @dataclass(frozen=True, eq=False)
 class StreetLine:
-    """A curve sampled every `STEP_M`; s is arc length on the map, d the distance to its left.
+    """A curve sampled every `STEP_M`; s is arc length on the map, d the distance to its left."""
 
-    Args:
-        start: Arc length of the first sample, metres.
-        position: World x and y of the samples, [S, 2] metres.
-        heading: Direction of the samples, counter-clockwise from world x, [S] radians.
-        height: World z of the samples, [S] metres.
-    """
-
-    start: float
-    position: Floats
-    heading: Floats
-    height: Floats
+    start: float  # arc length of the first sample, metres
+    position: Floats  # world x and y of the samples, [S, 2] metres
+    heading: Floats  # direction of the samples, counter-clockwise from world x, [S] radians
+    height: Floats  # world z of the samples, [S] metres
 
     @property
     def end(self) -> float:

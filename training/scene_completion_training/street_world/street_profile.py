@@ -30,45 +30,29 @@ KIND_SHARES = {
 
 @dataclass(frozen=True)
 class Strip:
-    """A band of one surface along the street.
+    """A band of one surface along the street."""
 
-    Args:
-        inner: Distance of its near edge from the centre line, metres.
-        outer: Of its far edge.
-        texture: Name in the atlas.
-        height: Above the lanes, metres.
-    """
-
-    inner: float
-    outer: float
-    texture: str
+    inner: float  # distance of its near edge from the centre line, metres
+    outer: float  # of its far edge
+    texture: str  # name in the atlas
     label: StreetClass
-    height: float
+    height: float  # above the lanes, metres
 
 
 @dataclass(frozen=True)
 class SideProfile:
-    """Cross-section to one side of the centre line; widths in metres, 0 where there is no such strip.
+    """Cross-section to one side of the centre line; widths in metres, 0 where there is no such strip."""
 
-    Args:
-        median: Half of the strip between the directions.
-        shoulder: Asphalt beside the outermost lane, with the edge line.
-        verge: Grass between kerb and sidewalk.
-        kerb: Height of the kerb; 0 without one.
-        bank: Rise of the terrain beyond the street, negative for a fall.
-        bank_width: Over which the terrain rises.
-    """
-
-    median: float
+    median: float  # half of the strip between the directions
     lanes: int
     lane: float
-    shoulder: float
+    shoulder: float  # asphalt beside the outermost lane, with the edge line
     parking: float
-    verge: float
+    verge: float  # grass between kerb and sidewalk
     sidewalk: float
-    kerb: float
-    bank: float
-    bank_width: float
+    kerb: float  # height of the kerb; 0 without one
+    bank: float  # rise of the terrain beyond the street, negative for a fall
+    bank_width: float  # over which the terrain rises
     parking_texture: str
     sidewalk_texture: str
 
@@ -106,24 +90,15 @@ class SideProfile:
 
 @dataclass(frozen=True)
 class StreetProfile:
-    """Cross-section of a town's street.
-
-    Args:
-        left: Side of the oncoming traffic.
-        right: Side of the rig.
-        centre_line: "dashed", "solid" or "none".
-        speed: At which the rig drives where nothing slows it, metres a second.
-        grade: Steepest slope of the street.
-        sharp_turns: Share of the bends that are corners.
-    """
+    """Cross-section of a town's street."""
 
     kind: StreetKind
-    left: SideProfile
-    right: SideProfile
-    centre_line: str
-    speed: float
-    grade: float
-    sharp_turns: float
+    left: SideProfile  # side of the oncoming traffic
+    right: SideProfile  # side of the rig
+    centre_line: str  # "dashed", "solid" or "none"
+    speed: float  # at which the rig drives where nothing slows it, metres a second
+    grade: float  # steepest slope of the street
+    sharp_turns: float  # share of the bends that are corners
 
     def side(self, sign: int) -> SideProfile:
         """The left side for +1, the right one for -1."""
