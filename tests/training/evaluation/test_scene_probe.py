@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.evaluation.scene_probe import fit_linear_probe
+from scene_completion_training.evaluation.probes import fit_linear_probe
 
 
 def test_it_finds_what_a_logistic_regression_finds() -> None:

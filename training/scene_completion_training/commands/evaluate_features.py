@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.zero_shot import ZERO_SHOT
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
-    from scene_completion_training.evaluation.scene_probe import drawn, fit_probe
+    from scene_completion_training.evaluation.probes import drawn, fit_probe
 
     _check(args)
     student = open_student(args.units) if args.units else None
@@ -85,7 +85,7 @@ def _scenes(args: argparse.Namespace, folders: Sequence[Path], student: StudentB
     """The labelled scenes of each recording: exact voxels in a town, LiDAR elsewhere."""
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
-    from scene_completion_training.evaluation.scene_probe import labelled_scenes
+    from scene_completion_training.evaluation.probes import labelled_scenes
     from scene_completion_training.masked_scene.scenes import Kind, SceneMaker
 
     found = []

@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_training.evaluation.point_probe import POINTS
     from scene_completion_training.evaluation.point_semantics import PointModel, fit_point_probes
+    from scene_completion_training.evaluation.probes import POINTS
 
     _check(args)
     scores, names = Scores([POINTS]), []
@@ -77,15 +77,14 @@ def _score(
     prefix: str,
 ) -> list[str]:
     """Score the scenes of a source, and say their names."""
-    from scene_completion_training.evaluation.point_probe import PointLabels
     from scene_completion_training.evaluation.point_semantics import (
         ScoredMethod,
         lifted_scores,
         point_labels,
         true_classes,
     )
-    from scene_completion_training.points.lifting import LiftingSettings, keep_lifted
-    from scene_completion_training.points.pixel_teachers import PixelTeacher, phrase_rows
+    from scene_completion_training.evaluation.probes import ProbeAnswer
+    from scene_completion_training.points.lifting import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows
 
     teacher = args.teacher or next(iter(model.teachers))
     if teacher not in model.teachers:
@@ -110,7 +109,7 @@ def _score(
                 lifted = lifted_scores(kept, teacher, rows)
         for method, labels in point_labels(model, scene, says, lifted, "3D", args.repeats).items():
             group = f"{scenes.source}, {len(scene.classes)} classes"
-            scores.add(group, ScoredMethod(prefix + method, scene.classes), PointLabels(labels, true))
+            scores.add(group, ScoredMethod(prefix + method, scene.classes), ProbeAnswer(labels, true))
         print(f"{name}: scored", flush=True)
     return list(scenes)
 
@@ -126,7 +125,7 @@ def _bank(args: argparse.Namespace, classes: tuple[str, ...]) -> "TextBank":
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_training.foundation.phrases import PhraseList, make_bank
     from scene_completion_training.foundation.text_encoder import TextEncoder
-    from scene_completion_training.points.pixel_teachers import phrases
+    from scene_completion_training.points.lifting import phrases
 
     if args.bank:
         return TextBank.load(args.bank)

@@ -18,12 +18,12 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.zero_shot import best_classes, cosines
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.evaluation.scene_probe import LinearProbe, fit_linear_probe
+from scene_completion_training.evaluation.probes import LinearProbe, fit_linear_probe
 from scene_completion_training.networks.agglomerated_points import AgglomeratedPoints
 from scene_completion_training.points.data import voxel_inputs
 from scene_completion_training.points.lifting import LiftedScene
 from scene_completion_training.points.scene import PointScene
-from scene_completion_training.points.voxelisation import VoxelisedPoints, voxelised
+from scene_completion_training.points.voxels import VoxelisedPoints, voxelised
 
 REPEATS = 5
 PROBE_STEPS = 1000
@@ -33,13 +33,7 @@ Say = Callable[[Tensor], Scores]  # scores of voxels by their features of the tr
 
 
 class PointModel:
-    """The network of a checkpoint of stage `point_agglomeration`, in eval mode.
-
-    Raises BundleError where it is no checkpoint of that stage.
-
-    Attributes:
-        teachers: What each teacher was, plain values by name.
-    """
+    """The network of a checkpoint of stage `point_agglomeration`, in eval mode; a BundleError where it is no such."""
 
     def __init__(self, file: Path, device: str = "cpu") -> None:
         stored = Checkpoint.read(file)
@@ -54,6 +48,7 @@ class PointModel:
             cure = "Name the checkpoint of a training with stage `point_agglomeration`"
             raise BundleError(what, where=str(file), cure=cure) from error
         self.network.to(device).eval().requires_grad_(False)
+        # What each teacher was, plain values by name.
         self.teachers = {teacher["name"]: teacher for teacher in self.configuration["teachers"]}
         self._device = device
 
@@ -72,10 +67,7 @@ class PointModel:
         return self.network.heads.of(teacher, trunk).cpu().numpy()
 
     def by_words(self, teacher: str, rows: NDArray[np.float32]) -> Say:
-        """Cosines of a teacher's features with the embedding of each class [K, D].
-
-        Raises ConfigurationError where the embeddings have another dimension.
-        """
+        """Cosines of its features with embeddings [K, D]; a ConfigurationError if these have another dimension."""
         if rows.shape[1] != self.teachers[teacher]["dim"]:
             what = f"embeddings of {rows.shape[1]} numbers, features of {self.teachers[teacher]['dim']}"
             cure = "Name the text encoder, or its bank, that the teacher is aligned to"

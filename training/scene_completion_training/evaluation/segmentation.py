@@ -31,7 +31,7 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import fit_clusters
 from scene_completion_training.data.label_images import LabelledImage
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator
-from scene_completion_training.evaluation.scene_probe import LinearProbe
+from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.semantic_head import DROPOUT
 from scene_completion_training.rendering.patches import rendered_features

@@ -15,9 +15,16 @@ from torch.utils.data import DataLoader, Dataset
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
-from scene_completion_training.masked_scene.points import POINT_FEATURES, keep_points, point_views
 from scene_completion_training.masked_scene.scenes import FEATURES, Kind, SceneMaker, VoxelScene, keep_scenes
-from scene_completion_training.masked_scene.views import SceneViewSettings, View, masked_voxels, voxel_views
+from scene_completion_training.masked_scene.views import (
+    POINT_FEATURES,
+    SceneViewSettings,
+    View,
+    keep_points,
+    masked_voxels,
+    point_views,
+    voxel_views,
+)
 
 MakeViews = Callable[[Path, np.random.Generator], tuple[View, View]]
 
@@ -147,10 +154,7 @@ class SceneData(TrainingData):
         return {"scenes": {files[0].parent.name: len(files) for files in self.groups}}
 
     def setup(self, stage: str) -> None:
-        """Makes what is missing in the cache.
-
-        Raises ConfigurationError where there is no source, or its voxels have another size.
-        """
+        """Fills the cache; a ConfigurationError where there is no source, or its voxels have another size."""
         if self.groups:
             return
         settings, root = self.settings, Path(self.settings.root)
@@ -189,14 +193,8 @@ class SceneData(TrainingData):
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
         settings = self.settings
-        samples = SceneSamples(
-            self.groups,
-            self.shares,
-            self.make_views,
-            self.mask,
-            seed=self.seed,
-            length=self.steps * settings.batch_size * self.processes,
-        )
+        length = self.steps * settings.batch_size * self.processes
+        samples = SceneSamples(self.groups, self.shares, self.make_views, self.mask, seed=self.seed, length=length)
         return DataLoader(
             samples,
             batch_size=settings.batch_size,

@@ -58,11 +58,7 @@ def feature_names(units: int = 0) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class VoxelScene:
-    """The occupied voxels of one frame.
-
-    Raises:
-        GridError: There is no voxel, one lies outside of the grid or occurs twice, or arrays contradict each other.
-    """
+    """The occupied voxels of a frame; a GridError if there are none, one is outside or twice, or arrays do not fit."""
 
     index: NDArray[np.int16]  # int16 [N, 3], voxels x, y, z of the grid; each once
     features: NDArray[np.float32]  # float32 [N, F], columns as `columns` names them
@@ -124,15 +120,10 @@ class VoxelScene:
                 arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
                 about = parse_json(stored.metadata()["scene"], SequenceError, where=str(file), cure=cure)
             grid = about["grid"]
-            return VoxelScene(
-                index=arrays["index"],
-                features=arrays["features"].astype(np.float32),
-                grid=VoxelGrid(tuple(grid["origin"]), grid["voxel_size"], tuple(grid["shape"]), grid["frame"]),
-                grid_from_camera=RigidTransform.from_matrix(about["grid_from_camera"]),
-                name=about["name"],
-                columns=tuple(about["columns"]),
-                label=arrays.get("label"),
-            )
+            whole = VoxelGrid(tuple(grid["origin"]), grid["voxel_size"], tuple(grid["shape"]), grid["frame"])
+            pose, features = RigidTransform.from_matrix(about["grid_from_camera"]), arrays["features"]
+            content = arrays["index"], features.astype(np.float32), whole, pose
+            return VoxelScene(*content, about["name"], tuple(about["columns"]), arrays.get("label"))
         except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError) as error:
             raise SequenceError(f"no scene ({error})", where=str(file), cure=cure) from error
 
@@ -144,9 +135,8 @@ class SceneMaker:
     what lies below the ground. "stereo" ones are fused of the depth of the frames around. "lidar" ones are the labelled
     voxels of a KITTI window's first frame, and of its other frames those that its scans hit. The grid is that of the
     frame's ground truth, and without any that of the student or the street. Raises ConfigurationError where the student
-    is missing, or has no label units.
-
-    `student`: needed for "predicted" and for units; `units`: add the student's label units of each voxel as features.
+    is missing, or has no label units. `student`: needed for "predicted" and for units; `units`: add the student's label
+    units of each voxel as features.
     """
 
     def __init__(
@@ -194,26 +184,15 @@ class SceneMaker:
         place = tuple(voxels.T)
         seen = visible_voxels(occupied, pose.translation, grid, occupied)[place]
         image = self.sequence.image(index, self.camera)
-        columns = [
-            probability[place][:, None],
-            np.where(seen[:, None], _colours(image, self.sequence, self.camera, points, grid.voxel_size), 0.0),
-            seen[:, None],
-        ]
+        colours = np.where(seen[:, None], _colours(image, self.sequence, self.camera, points, grid.voxel_size), 0.0)
+        columns = [probability[place][:, None], colours, seen[:, None]]
         if self.units:
             columns.append(self._label_units.observe(image, camera)(points))
         label = None
         if truth is not None:
-            counted = truth.counted
-            label = np.where(counted, truth.class_map.apply(truth.labels), np.uint8(INVALID))[place]
-        return VoxelScene(
-            voxels,
-            np.concatenate(columns, axis=1).astype(np.float32),
-            grid,
-            pose,
-            f"{self.sequence.name}/{index:06d}/{self.kind}",
-            self.columns,
-            label,
-        )
+            label = np.where(truth.counted, truth.class_map.apply(truth.labels), np.uint8(INVALID))[place]
+        features, name = np.concatenate(columns, axis=1), f"{self.sequence.name}/{index:06d}/{self.kind}"
+        return VoxelScene(voxels, features.astype(np.float32), grid, pose, name, self.columns, label)
 
     def _occupied(
         self, index: int, truth: VoxelTruth | None
@@ -254,11 +233,8 @@ class SceneMaker:
         return hits >= LEAST_POINTS
 
     def _lacking(self, index: int, what: str) -> SequenceError:
-        return SequenceError(
-            f"has no {what}",
-            where=f"{self.sequence.name}, frame {index}",
-            cure=f"Take scenes of another kind than {self.kind!r} of this recording",
-        )
+        cure = f"Take scenes of another kind than {self.kind!r} of this recording"
+        return SequenceError(f"has no {what}", where=f"{self.sequence.name}, frame {index}", cure=cure)
 
     def _completed(
         self, index: int, grid: VoxelGrid, pose: RigidTransform
@@ -267,8 +243,7 @@ class SceneMaker:
         assert self.student is not None
         made = self._completer
         if made is None or made.grid != grid or not np.array_equal(made.grid_from_camera.matrix, pose.matrix):
-            camera = self.sequence.cameras[self.camera]
-            made = Completer(self.student, camera, grid=grid, grid_from_camera=pose)
+            made = Completer(self.student, self.sequence.cameras[self.camera], grid=grid, grid_from_camera=pose)
             self._completer = made
         completion = made.complete(self.sequence.image(index, self.camera))
         occupied = np.zeros(grid.shape, np.bool_)
@@ -309,9 +284,8 @@ class SceneMaker:
 def keep_scenes(maker: SceneMaker, cache: Path, frames: Sequence[int] | None = None) -> list[Path]:
     """Makes scenes that the cache lacks, and returns the files of all, in order; empty frames are said and left out.
 
-    Raises SequenceError where no frame has an occupied voxel, or see `SceneMaker.scene`.
-
-    `cache`: folder; each recording and kind gets one in it; `frames`: frames wanted, by default all.
+    Raises SequenceError where no frame has an occupied voxel, or see `SceneMaker.scene`. `cache`: folder; each
+    recording and kind gets one in it; `frames`: frames wanted, by default all.
     """
     folder = cache / maker.key
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,10 +16,15 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.masked_scene.data import in_one
 from scene_completion_training.networks.agglomerated_points import INPUTS
-from scene_completion_training.points.lifting import LiftedScene, LiftingSettings, keep_lifted
+from scene_completion_training.points.lifting import (
+    LiftedScene,
+    LiftingSettings,
+    PixelFeatures,
+    PixelTeacher,
+    keep_lifted,
+)
 from scene_completion_training.points.opening import Scenes, open_scenes
-from scene_completion_training.points.pixel_teachers import PixelFeatures, PixelTeacher
-from scene_completion_training.points.voxelisation import turned, voxelised
+from scene_completion_training.points.voxels import turned, voxelised
 
 Input: TypeAlias = Literal["ones", "colour"]
 

@@ -14,10 +14,17 @@ from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.geometry.depth_images import surface_normals
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequence, read_source
 from scene_completion_ros.sequences.rigs import reference_camera
-from scene_completion_training.points.checks import check_upright, check_views, rays_of, rotation_to_z
-from scene_completion_training.points.label_sets import looked_up
-from scene_completion_training.points.scene import UNLABELLED, PointScene, RgbdView
-from scene_completion_training.points.voxel_means import VoxelMeans, unit
+from scene_completion_training.points.scene import (
+    UNLABELLED,
+    PointScene,
+    RgbdView,
+    check_upright,
+    check_views,
+    looked_up,
+    rays_of,
+    rotation_to_z,
+)
+from scene_completion_training.points.voxels import VoxelMeans, unit
 
 VOXEL = 0.02  # metres; one point is kept in each, as ScanNet's meshes have about them
 FARTHEST = 10.0  # metres, up to which depth is taken: that of cameras is noise beyond

@@ -9,11 +9,21 @@ from pathlib import Path
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.opening import known_sources, open_recording
 from scene_completion_ros.untrusted_files import read_text
-from scene_completion_training.points import matterport, s3dis, scannet
-from scene_completion_training.points.cloud import read_cloud
+from scene_completion_training.points.datasets import (
+    AREAS,
+    MATTERPORT_TABLE,
+    SCANNET_TABLE,
+    TEST_AREA,
+    is_scan,
+    read_region,
+    read_room,
+    read_scan,
+    region_files,
+    rooms,
+)
 from scene_completion_training.points.fusion import VOXEL, fused_scene
-from scene_completion_training.points.label_sets import LabelSet, label_set
-from scene_completion_training.points.scene import PointScene
+from scene_completion_training.points.ply import read_cloud
+from scene_completion_training.points.scene import LabelSet, PointScene, label_set
 
 SPLITS = ("train", "val", "test")
 _BESIDE = [
@@ -47,7 +57,7 @@ def open_scenes(
     # of PLY, or a recording with depth (see `open_recording`), or a folder of these.
     path: Path | str,
     *,
-    # A label set, see `label_sets.py`. By default scannet20, matterport21 or s3dis; for others none, and a recording
+    # A label set, see `label_set`. By default scannet20, matterport21 or s3dis; for others none, and a recording
     # brings its own.
     labels: str = "",
     # "train", "val" or "test", by the official lists, which must lie in or beside the folder. S3DIS has none: "test" is
@@ -87,38 +97,35 @@ def _found(
     """The kind of source, its labels, and how its scenes are read."""
     inside = sorted(root.iterdir()) if root.is_dir() else []
     folders = [root, *inside, *chain.from_iterable(sorted((root / name).glob("*")) for name in ("scans", "scans_test"))]
-    if scans := [folder for folder in folders if scannet.is_scan(folder)]:
+    if scans := [folder for folder in folders if is_scan(folder)]:
         known = label_set(labels or "scannet20", "scannet")
-        table = _beside(root, scannet.TABLE)
-        return "ScanNet", known, {one.name: partial(scannet.read_scan, one, known, table, every) for one in scans}
-    if regions := [file for folder in folders for file in matterport.region_files(folder)]:
+        table = _beside(root, SCANNET_TABLE)
+        return "ScanNet", known, {one.name: partial(read_scan, one, known, table, every) for one in scans}
+    if regions := [file for folder in folders for file in region_files(folder)]:
         known = label_set(labels or "matterport21", "matterport")
-        table = _beside(root, matterport.TABLE)
+        table = _beside(root, MATTERPORT_TABLE)
         if table is None:
             cure = "Take it from github.com/niessner/Matterport, folder metadata"
-            raise SequenceError(f"there is no {matterport.TABLE} in or beside it", where=str(root), cure=cure)
+            raise SequenceError(f"there is no {MATTERPORT_TABLE} in or beside it", where=str(root), cure=cure)
         return "Matterport3D", known, {
-            f"{file.parent.parent.name}_{file.stem}": partial(matterport.read_region, file, known, table, every)
+            f"{file.parent.parent.name}_{file.stem}": partial(read_region, file, known, table, every)
             for file in regions
         }  # fmt: skip
-    if rooms := s3dis.rooms(root):
+    if areas := rooms(root):
         known = label_set(labels or "s3dis", "s3dis")
         return "S3DIS", known, {
-            f"{room.parent.name}/{room.name}": partial(s3dis.read_room, room, known) for room in rooms
+            f"{room.parent.name}/{room.name}": partial(read_room, room, known) for room in areas
         }  # fmt: skip
     known = label_set(labels) if labels else _NO_LABELS
     if files := [file for file in (root, *inside) if file.suffix == ".ply" and file.is_file()]:
         return "PLY", known, {file.stem: partial(read_cloud, file, known.classes, voxel, up) for file in files}
-    recordings = [place for place in (root, *inside) if _is_recording(place)]
+    sources = known_sources()
+    recordings = [place for place in (root, *inside) if any(source.recognises(place) for source in sources)]
     if recordings[:1] == [root]:
         recordings = [root]
     return "recordings", known, {
         place.stem: partial(_fused, place, known.classes, voxel or VOXEL, up, every) for place in recordings
     }  # fmt: skip
-
-
-def _is_recording(place: Path) -> bool:
-    return any(source.recognises(place) for source in known_sources())
 
 
 def _fused(place: Path, classes: tuple[str, ...], voxel: float, up: str, every: int) -> PointScene:
@@ -142,7 +149,7 @@ def _names(root: Path, source: str, split: str, listed: Path | str | None) -> se
         if split not in SPLITS:
             raise SequenceError(f"no split {split!r}", where=str(root), cure=f"Name one of {', '.join(SPLITS)}")
         if source == "S3DIS" and split != "val":
-            return {name for name in s3dis.AREAS if (name == s3dis.TEST_AREA) == (split == "test")}
+            return {name for name in AREAS if (name == TEST_AREA) == (split == "test")}
         name = f"{'scannetv2' if source == 'ScanNet' else 'scenes'}_{split}.txt"
         listed = _beside(root, name)
         if listed is None:

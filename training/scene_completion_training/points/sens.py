@@ -28,10 +28,7 @@ _MILLIMETRES = 1000.0  # values to a metre of exported depth
 
 
 def sens_views(path: Path, every: int = 1) -> tuple[RgbdView, ...]:
-    """The posed frames of a `.sens` file, every n-th; images and depth are read when asked for.
-
-    Raises SequenceError where it is of another version or compression, or promises more than it holds.
-    """
+    """Every n-th posed frame of a `.sens` file; a SequenceError where it is damaged or of another version."""
     size = path.stat().st_size
     with path.open("rb") as file:
         version, letters = struct.unpack("<IQ", _read(file, 12, path))
@@ -58,17 +55,13 @@ def sens_views(path: Path, every: int = 1) -> tuple[RgbdView, ...]:
             if number % every == 0 and np.isfinite(pose).all():
                 at = _pose(np.array(pose).reshape(4, 4), f"{path}, frame {number}")
                 image = partial(_sens_image, path, start, picture)
-                shape = rows, columns
-                there = partial(_sens_depth, path, start + picture, measured, shape, scale, depth == _ZLIB)
+                there = partial(_sens_depth, path, start + picture, measured, (rows, columns), scale, depth == _ZLIB)
                 views.append(RgbdView(f"{number:06d}", camera, at, image, there))
     return tuple(views)
 
 
 def exported_views(folder: Path, every: int = 1) -> tuple[RgbdView, ...]:
-    """The posed frames that SensReader has exported: color/0.jpg, depth/0.png, pose/0.txt, intrinsic/, every n-th.
-
-    Raises SequenceError where a file is missing or damaged.
-    """
+    """Every n-th posed frame that SensReader has exported; a SequenceError where a file is missing or damaged."""
     numbers = sorted(int(file.stem) for file in (folder / "pose").glob("*.txt") if file.stem.isdecimal())
     views = []
     camera: Camera | None = None
@@ -87,10 +80,7 @@ def exported_views(folder: Path, every: int = 1) -> tuple[RgbdView, ...]:
 
 
 def depth_png(path: Path, per_metre: float) -> NDArray[np.float32]:
-    """Depth of a PNG of 16 bits, so many values to a metre: float32 [h, w] metres, 0 where nothing was measured.
-
-    Raises ImageError where it is none.
-    """
+    """Depth of a PNG of 16 bits: float32 [h, w] metres, 0 where none was measured; an ImageError where it is none."""
     values = read_picture(path)
     if values.dtype != np.uint16 or values.ndim != 2:
         raise ImageError("is no depth image of 16 bits", where=str(path), cure="Restore the file")

@@ -7,14 +7,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_training.room_world.plan import FloorPlan
+from scene_completion_training.room_world.plan import FloorPlan, Light
 from scene_completion_training.street_world.ground_truth import most_surface
+from scene_completion_training.street_world.kernels import compiled
 from scene_completion_training.street_world.scene import OFFSET_M, Hits, Scene
-from scene_completion_training.street_world.shading_kernel import compiled
 from scene_completion_training.street_world.textures import periodic_noise
 
 Floats = NDArray[np.float32]
-
 CELL_M = 0.1  # of the grid that knows how crowded a place is
 CROWD_M = 0.22  # standard deviation of the blur that makes it so
 AHEAD_M = 0.2  # how far before a surface it is looked up
@@ -64,12 +63,8 @@ class RoomShader:
             return out
         scene, count = self._scene, len(rows)
         triangle = hits.triangle[rows]
-        point, normal, albedo = (
-            np.empty((count, 3), np.float32),
-            np.empty((count, 3), np.float32),
-            np.empty((count, 4), np.float32),
-        )
-        lit, facing = np.empty(count, np.float32), np.empty(count, np.float32)
+        point, normal, albedo = (np.empty((count, width), np.float32) for width in (3, 3, 4))
+        lit, facing = np.empty((2, count), np.float32)
         up = np.array([0.0, 0.0, 1.0], np.float32)
         compiled("surfaces")(
             origin, directions[rows], hits.distance[rows], triangle, hits.weight_b[rows], hits.weight_c[rows], scene.uv,
@@ -81,12 +76,11 @@ class RoomShader:
         some = np.concatenate([origin[None], directions[:: max(1, len(directions) // 8)]])
         rng = np.random.default_rng([self._plan.seed, zlib.crc32(some.astype(np.float32).tobytes())])
         for lamp in self._plan.lights:
-            self._add_lamp(rng, light, lamp.place, np.asarray(lamp.colour, np.float32), lamp.size, point, normal)
+            self._add_lamp(rng, light, lamp, point, normal)
         glow = self._glow[triangle][:, None]
         shine = 0.3 * albedo[:, 3:] * (1.0 - facing[:, None]) ** 3 * light.mean(axis=1, keepdims=True)
-        out[rows] = np.where(
-            glow > 0.0, albedo[:, :3] * glow * (0.3 + self._plan.daylight), albedo[:, :3] * light + shine
-        )
+        glowing = albedo[:, :3] * glow * (0.3 + self._plan.daylight)
+        out[rows] = np.where(glow > 0.0, glowing, albedo[:, :3] * light + shine)
         return out
 
     def _openness(self, point: Floats, normal: Floats) -> Floats:
@@ -95,17 +89,8 @@ class RoomShader:
         i, j, k = np.clip(np.asarray(index), 0, np.asarray(self._grid.shape) - 1).T
         return np.asarray(np.exp(-DARKNESS * self._crowd[i, j, k]), np.float32)
 
-    def _add_lamp(
-        self,
-        rng: np.random.Generator,
-        light: Floats,
-        place: tuple[float, float, float],
-        colour: Floats,
-        size: float,
-        point: Floats,
-        normal: Floats,
-    ) -> None:
-        spot = np.asarray(place, np.float32) + size * rng.uniform(-1.0, 1.0, point.shape).astype(np.float32)
+    def _add_lamp(self, rng: np.random.Generator, light: Floats, lamp: Light, point: Floats, normal: Floats) -> None:
+        spot = np.asarray(lamp.place, np.float32) + lamp.size * rng.uniform(-1.0, 1.0, point.shape).astype(np.float32)
         towards = spot - point
         distance = np.maximum(np.linalg.norm(towards, axis=1), 1e-3)
         towards /= distance[:, None]
@@ -115,4 +100,4 @@ class RoomShader:
         if len(rows):
             start = point[rows] + normal[rows] * OFFSET_M
             free = ~self._scene.rays.blocked(start, towards[rows], distance[rows] - 0.06)
-            light[rows] += colour * (strength[rows] * free)[:, None]
+            light[rows] += np.asarray(lamp.colour, np.float32) * (strength[rows] * free)[:, None]

@@ -12,13 +12,12 @@ from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTra
 from scene_completion_ros.geometry.grids import ROOM_GRID
 from scene_completion_ros.sequences.rigs import ROOMS
 from scene_completion_training.room_world.light import RoomShader
-from scene_completion_training.room_world.plan import FloorPlan, Room
+from scene_completion_training.room_world.plan import FloorPlan, Room, overlap
 from scene_completion_training.street_world.camera_rig import rotation
 from scene_completion_training.street_world.drive import RenderedDrive
 from scene_completion_training.street_world.ground_truth import voxel_truth
-from scene_completion_training.street_world.render import Renderer
-from scene_completion_training.street_world.scene import Scene, build_scene
-from scene_completion_training.street_world.trajectory import stamps_ns
+from scene_completion_training.street_world.scene import Renderer, Scene, build_scene
+from scene_completion_training.street_world.street_line import stamps_ns
 
 ASSETS = ("depth", "label", "instance", "voxels")
 CAMERA = "camera"
@@ -59,7 +58,7 @@ class RoomWalk(RenderedDrive):
         camera = Camera(focal, focal, 0.5 * (width - 1), 0.5 * (height - 1), width, height)
         self.plan = FloorPlan(seed)
         self._scene: Scene = build_scene(self.plan)
-        self._renderer = Renderer(self._scene, RoomShader(self._scene), supersampling)
+        self._renderer = Renderer(self._scene, RoomShader(self._scene).colour, supersampling)
         poses = self._poses(rng, frames, leg)
         # A robot's rig stands on the floor, and its camera is mounted there; in a hand the camera is the rig.
         stands = poses[0].levelled() if self.carrier == "robot" else RigidTransform.identity()
@@ -84,8 +83,7 @@ class RoomWalk(RenderedDrive):
 
     def provenance(self) -> dict[str, Any]:
         """With the height of the floor, by which every frame's grid stands."""
-        made = {**super().provenance(), "floor": 0.0, "carrier": self.carrier}
-        made["classes"] = list(ROOM_CLASSES)
+        made = {**super().provenance(), "floor": 0.0, "carrier": self.carrier, "classes": list(ROOM_CLASSES)}
         made["rooms"] = [room.kind for room in self.plan.rooms]
         made["voxel_grid"]["grid_from_camera"] = "level"
         return made
@@ -148,11 +146,6 @@ class RoomWalk(RenderedDrive):
         for _ in range(200):
             x, y = rng.uniform((x0 + 0.15, y0 + 0.15), (x1 - 0.15, y1 - 0.15))
             around = (x - CLEARANCE_M, x + CLEARANCE_M, y - CLEARANCE_M, y + CLEARANCE_M)
-            clear = not any(high > tall - 0.25 and high < 5.0 and _meets(around, taken) for taken, high in room.taken)
-            if clear:
+            if not any(high > tall - 0.25 and high < 5.0 and overlap(around, taken) for taken, high in room.taken):
                 return np.array([x, y, tall])
         return best
-
-
-def _meets(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
-    return first[0] < second[1] and second[0] < first[1] and first[2] < second[3] and second[2] < first[3]

@@ -20,10 +20,8 @@ BLOCKS = 2  # blocks of a stage
 class MinkUNet18A(nn.Module):
     """A stem with a kernel of edge 5, four steps down and four up with concatenated skips, two blocks a stage.
 
-    BatchNorm and ReLU follow each convolution, and none of them has a bias.
-
-    `inputs`: features of a voxel; `encoder`, `decoder`: channels, as `ENCODER` and `DECODER`, of which tests take
-    fewer.
+    BatchNorm and ReLU follow each convolution, and none of them has a bias. `inputs`: features of a voxel; `encoder`,
+    `decoder`: channels, as `ENCODER` and `DECODER`, of which tests take fewer.
     """
 
     def __init__(
@@ -40,10 +38,7 @@ class MinkUNet18A(nn.Module):
         self.decoders = nn.ModuleList(Stage(d + s, d) for d, s in zip(decoder, skips[::-1], strict=True))
 
     def forward(self, features: Tensor, pyramid: Pyramid) -> Tensor:
-        """Features [N, channels] of the finest voxels, of inputs [N, inputs].
-
-        Raises GridError where the pyramid has another number of levels, or the features another shape.
-        """
+        """Features [N, channels] of the finest voxels, of inputs [N, inputs]; a GridError if these do not fit."""
         shape, levels = (len(pyramid.levels[0]), self.inputs), len(self.encoders) + 1
         if features.shape != shape or len(pyramid.levels) != levels:
             what = f"features {tuple(features.shape)} on {len(pyramid.levels)} levels, not {shape} on {levels}"

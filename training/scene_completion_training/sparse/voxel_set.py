@@ -1,4 +1,4 @@
-"""Sets of occupied voxels: unique, sorted, several scenes in one, and their coarser levels."""
+"""Sets of occupied voxels: unique, sorted, several scenes in one; their coarser levels; features of them at points."""
 
 import functools
 import itertools
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from scene_completion_ros.errors import GridError
 
@@ -51,11 +53,8 @@ class VoxelSet:
     def of(cls, index: Tensor, shape: Shape) -> "tuple[VoxelSet, Tensor]":
         """The set of these voxels, and the order [N] in which they stand: its `index` is `index[order]`.
 
+        `index`: [N, 4] integers, columns (scene, x, y, z), in any order; N may be zero. `shape`: voxels of the grid.
         Raises GridError where a voxel lies outside of the grid or is there twice, or `index` has another shape.
-
-        Args:
-            index: [N, 4] integers, columns (scene, x, y, z), in any order. N may be zero.
-            shape: Voxels of the grid along x, y, z.
         """
         if index.ndim != 2 or index.shape[1] != 4 or index.is_floating_point():
             what = f"voxels are {index.dtype} {tuple(index.shape)}, integers [N, 4] are needed"
@@ -95,10 +94,7 @@ class VoxelSet:
         return 4 * x + 2 * y + z
 
     def coarser(self) -> "tuple[VoxelSet, Tensor]":
-        """The occupied voxels of twice the size, and the row [N] in it of each voxel's parent.
-
-        An odd edge is rounded up.
-        """
+        """Occupied voxels of twice the size, an odd edge rounded up, and the row [N] in it of each voxel's parent."""
         scene, rest = self.index[:, :1], self.index[:, 1:] >> 1
         x, y, z = ((edge + 1) // 2 for edge in self.shape)
         index = torch.cat([scene, rest], dim=1)
@@ -201,3 +197,61 @@ def _keys(index: Tensor, shape: Shape) -> Tensor:
     for edge, along in zip(shape, place, strict=True):
         scene = scene * (edge + 2 * BORDER) + along + BORDER
     return scene
+
+
+def sample_levels(levels: Sequence[Tensor], pyramid: Pyramid, points: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Features of every level at points; concatenate them for the hierarchical feature of masked scene modelling.
+
+    On level l a point p stands at u = p / 2^l − 0.5, since the value of a voxel stands at its centre. Corners that are
+    not occupied have no weight, and the other weights are made to sum to one. Where no corner is occupied, the feature
+    is zero. Takes features [N_l, D_l] of each level of a pyramid, finest first, and points [P, 4] of (scene, x, y, z),
+    edges of the finest voxels: voxel i spans i to i + 1. Returns features [P, D_l] of each level, and whether a point
+    has one [P]: what has one on the finest level has one on every level.
+    """
+    sampled = [
+        sample(features, voxels, points, float(2**level))
+        for level, (features, voxels) in enumerate(zip(levels, pyramid.levels, strict=True))
+    ]
+    return [features for features, _ in sampled], sampled[0][1]
+
+
+def sample(features: Tensor, voxels: VoxelSet, points: Tensor, edge: float) -> tuple[Tensor, Tensor]:
+    """Features [P, D] of voxels with features [N, D] at points [P, 4] of (scene, x, y, z), and where there are any [P].
+
+    `edge`: that of these voxels in units of the points.
+    """
+    position = points[:, 1:] / edge - 0.5
+    first = position.floor()
+    fraction = (position - first).to(features)
+    rows = voxels.around(torch.cat([points[:, :1], first], dim=1).long(), CELL).t()
+    x, y, z = torch.stack([1 - fraction, fraction], dim=1).unbind(2)
+    weights = (x[:, :, None, None] * y[:, None, :, None] * z[:, None, None, :]).flatten(1)
+    weights = torch.where(rows >= 0, weights, 0)
+    total = weights.sum(dim=1, keepdim=True)
+    known = total > 0
+    point, corner = (weights > 0).nonzero(as_tuple=True)
+    shares = (weights / torch.where(known, total, 1))[point, corner]
+    values = _WeightedSum.apply(features, point, rows[point, corner], shares, len(points))  # type: ignore[no-untyped-call]
+    return values, known[:, 0]
+
+
+class _WeightedSum(torch.autograd.Function):
+    """out_p = Σ w_k f_(row_k) over the k of which point_k = p, for ascending points; differentiable in features."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, point: Tensor, row: Tensor, weight: Tensor, points: int) -> Tensor:
+        ctx.save_for_backward(point, row, weight)
+        ctx.rows = len(features)
+        return _weighted_sum(features, point, row, weight, points)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        point, row, weight = ctx.saved_tensors
+        row, order = row.sort(stable=True)
+        return _weighted_sum(gradient, row, point[order], weight[order], ctx.rows), None, None, None, None
+
+
+def _weighted_sum(features: Tensor, point: Tensor, row: Tensor, weight: Tensor, points: int) -> Tensor:
+    offsets = torch.searchsorted(point, torch.arange(points, device=point.device))
+    return functional.embedding_bag(row, features, offsets, mode="sum", per_sample_weights=weight)

@@ -146,10 +146,7 @@ class AgglomerationStage(BesideDensityStage):
         super().start(data)
 
     def fit_targets(self, samples: Iterable[Mapping[str, Tensor]]) -> None:
-        """Takes centres and how rare their kinds are from samples of the features.
-
-        Raises ConfigurationError: features that are not finite.
-        """
+        """Takes centres and how rare kinds are from samples; a ConfigurationError where features are not finite."""
         drawn: dict[str, list[Tensor]] = {name: [] for name in self.stores}
         generator = torch.Generator().manual_seed(self.settings.seed)
         for sample in samples:

@@ -80,15 +80,9 @@ class MaskedSceneStage(Stage):
 
     def make_data(self) -> SceneData:
         """Views of scenes."""
-        settings = self.settings
-        return SceneData(
-            settings.data,
-            settings.views,
-            MaskSettings(settings.patch, settings.ratio),
-            step=2 ** (settings.network.levels - 1),
-            steps=settings.steps,
-            seed=settings.seed,
-        )
+        settings, mask = self.settings, MaskSettings(self.settings.patch, self.settings.ratio)
+        step = 2 ** (settings.network.levels - 1)
+        return SceneData(settings.data, settings.views, mask, step=step, steps=settings.steps, seed=settings.seed)
 
     def remembered(self) -> dict[str, Any]:
         """What the features are, and the network in plain values."""
@@ -114,10 +108,7 @@ class MaskedSceneStage(Stage):
         return {f"level_{level}": distance(answers[level], targets[level]) for level in range(levels)}
 
     def _watch(self, targets: list[Tensor]) -> None:
-        """Logs the spread of the teacher's features.
-
-        Raises TrainingError: that of a level has been too small for too long.
-        """
+        """Logs the spread of the teacher's features; a TrainingError if a level's has been too small for too long."""
         spreads = [spread(target) for target in targets]
         self.log_dict({f"spread/level_{level}": value for level, value in enumerate(spreads)})
         low = torch.tensor([value < LEAST_SPREAD for value in spreads], device=self.collapsed.device)

@@ -13,8 +13,7 @@ from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.agglomerated_points import AgglomeratedPoints
 from scene_completion_training.networks.feature_heads import HeadKind
 from scene_completion_training.points.data import PointData, PointDataSettings
-from scene_completion_training.points.lifting import LiftingSettings
-from scene_completion_training.points.pixel_teachers import PixelTeacher
+from scene_completion_training.points.lifting import LiftingSettings, PixelTeacher
 from scene_completion_training.stage import Stage
 
 POWER = 0.9  # of the fall of the learning rate

@@ -18,7 +18,7 @@ from scene_completion_ros.geometry import (
     VoxelGrid,
 )
 from scene_completion_ros.geometry.distortion import undistorted_angle
-from scene_completion_training.street_world.shading_kernel import compiled
+from scene_completion_training.street_world.kernels import compiled
 from scene_completion_training.viewpoint import Volume
 
 # Angle off the axis at which a fisheye's image ends; beyond lies the dark inside of the lens.
@@ -33,7 +33,6 @@ SIDE_PER_WIDTH = 700 / 1242  # size of the square side images
 SIDE_LENS = (-0.018, 0.0012, 0.0, 0.0)  # Kannala-Brandt k1 ... k4
 SIDE_POSITION_M = (-0.85, 0.42, 1.95)  # of the left one, on the roof
 MOUNTING_ANGLE = np.deg2rad(0.7)  # to which a car's camera bar is off in pitch and roll
-
 ROBOT_HEIGHT_M, ROBOT_BASELINE_M = 0.4, 0.12
 ROBOT_LENS_ANGLE = np.deg2rad(60.0)  # of its fisheyes to each side
 ROBOT_LIDAR_POSITION_M = (0.0, 0.0, 0.55)
@@ -86,17 +85,15 @@ class LidarModel:
 
 @dataclass(frozen=True, eq=False)
 class StreetRig:
-    """Cameras and LiDAR with their places in the rig frame, and the grid of the ground truth.
-
-    `grid`: around the left camera; `level`: the grid stands upright on the ground below the left camera, as it would
-    stand around a camera that looks straight ahead from `CAMERA_HEIGHT_M`; otherwise it is turned with the camera.
-    """
+    """Cameras and LiDAR with their places in the rig frame, and the grid of the ground truth."""
 
     cameras: dict[str, Camera]
     rig_from_camera: dict[str, RigidTransform]
     lidar: LidarModel
     rig_from_lidar: RigidTransform
-    grid: VoxelGrid = DEFAULT_GRID
+    grid: VoxelGrid = DEFAULT_GRID  # around the left camera
+    # The grid stands upright on the ground below the left camera, as it would stand around a camera that looks straight
+    # ahead from `CAMERA_HEIGHT_M`; otherwise it is turned with the camera.
     level: bool = False
 
     @property
@@ -114,14 +111,10 @@ def make_rig(
 ) -> StreetRig:
     """A rig with front images of a given size; the horizontal field of view stays the same.
 
-    Raises ValueError where there is no such rig.
-
-    Args:
-        width: Of the front images, pixels; by default 1242, of a delivery robot 1280.
-        height: By default 375, of a delivery robot 960.
-        kind: "stereo", "kitti360" with a fisheye of 185 degrees to each side as well, or "delivery". The latter is a
-            robot with two fisheyes of 120 degrees ahead, 0.4 m above the ground. "varied" has one camera, whose place
-            and lens `mounted` draws from the seed.
+    By default they have 1242 by 375 pixels, those of a delivery robot 1280 by 960. `kind`: "stereo", "kitti360" with a
+    fisheye of 185 degrees to each side as well, or "delivery": a robot with two fisheyes of 120 degrees ahead, 0.4 m
+    above the ground. "varied" has one camera, whose place and lens `mounted` draws from the seed. Raises ValueError
+    where there is no such rig.
     """
     if kind not in RIGS:
         raise ValueError(f"no rig {kind!r}: use one of {', '.join(RIGS)}")
@@ -145,14 +138,9 @@ def make_rig(
             cameras[name] = _fisheye(size, size, LENS_ANGLE)
             place = np.array(SIDE_POSITION_M) * (1, side, 1)
             rig_from_camera[name] = RigidTransform(rotation(side * np.pi / 2, 0.0, 0.0) @ axes, place)
-    return StreetRig(
-        cameras=cameras,
-        rig_from_camera=rig_from_camera,
-        lidar=lidar or LidarModel(),
-        rig_from_lidar=RigidTransform(np.eye(3), np.array(ROBOT_LIDAR_POSITION_M if robot else LIDAR_POSITION_M)),
-        grid=Volume.to_measure(above).grid,
-        level=kind == "varied",
-    )
+    lidar_place = RigidTransform(np.eye(3), np.array(ROBOT_LIDAR_POSITION_M if robot else LIDAR_POSITION_M))
+    grid = Volume.to_measure(above).grid
+    return StreetRig(cameras, rig_from_camera, lidar or LidarModel(), lidar_place, grid, level=kind == "varied")
 
 
 def _fisheye(width: int, height: int, a: float) -> Camera:

@@ -18,20 +18,18 @@ from scene_completion_ros.evaluation.truth import VoxelTruth, stored_flags
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.report.pictures import encode_picture
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.street_world.camera_rig import LEFT, StreetRig, mounted
 from scene_completion_training.street_world.ground_truth import voxel_truth
-from scene_completion_training.street_world.render import Renderer, View, scan, trace_view
-from scene_completion_training.street_world.scene import Scene, build_scene
+from scene_completion_training.street_world.scene import Renderer, Scene, View, build_scene, scan, trace_view
 from scene_completion_training.street_world.shading import Shader
 from scene_completion_training.street_world.sky import Sky
+from scene_completion_training.street_world.street_line import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 from scene_completion_training.street_world.street_profile import StreetKind
 from scene_completion_training.street_world.town import TownPlan, profile_of, role_of_seed
-from scene_completion_training.street_world.trajectory import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 
 # What a drive through a town can hold beside its images; all but LiDAR belongs to the left camera.
 ASSETS = ("lidar", "depth", "label", "voxels")
-
 BUILT_BEHIND_M, BUILT_AHEAD_M = 90.0, 230.0
 STAGE_M = 80.0  # of driving, after which the town is built anew around the rig
 BLOCK = 8  # frames in a row that one process computes: neighbours share a built town
@@ -174,15 +172,14 @@ class RenderedDrive(ABC):
         content = content_of or self.content_keeping_last(assets, quality)
         of_voxels = ("voxel_label", "voxel_flags", "ground_height")
         names = [name for asset in assets for name in (of_voxels if asset == "voxels" else (asset,))]
-        frames = [
-            Frame(
-                stamp_ns=stamp,
-                images={name: RenderedImage(partial(content, index), name) for name in self.cameras},
-                world_from_rig=self.poses[index],
-                assets={name: _asset_loader(content, index, name) for name in names},
-            )
-            for index, stamp in enumerate(self.stamps)
-        ]
+
+        def asset(index: int, name: str) -> NDArray[Any]:
+            return content(index).assets[name]
+
+        frames = []
+        for index, (stamp, pose) in enumerate(zip(self.stamps, self.poses, strict=True)):
+            images = {name: RenderedImage(partial(content, index), name) for name in self.cameras}
+            frames.append(Frame(stamp, images, pose, {name: partial(asset, index, name) for name in names}))
         return PosedSequence(
             name=f"{self.kind.replace(' ', '_')}_{self.seed:04d}",
             cameras=dict(self.cameras),
@@ -200,10 +197,7 @@ class RenderedDrive(ABC):
 
 
 class StreetDrive(RenderedDrive):
-    """A rig driving through the town of a seed.
-
-    Only the stretch around the rig is built, so that memory does not grow with the length of the drive.
-    """
+    """A rig in the town of a seed, of which only the stretch around it is built: memory grows with no drive."""
 
     kind = "street world"
 
@@ -243,7 +237,7 @@ class StreetDrive(RenderedDrive):
         assert self._built is not None  # scene_at has built it
         stage, _, renderer = self._built
         if renderer is None:
-            renderer = Renderer(scene, Shader(scene, self._sky), self._supersampling)
+            renderer = Renderer(scene, Shader(scene, self._sky).colour, self._supersampling)
             self._built = (stage, scene, renderer)
         return renderer
 
@@ -271,10 +265,6 @@ class StreetDrive(RenderedDrive):
         if self.rig.level:
             made["voxel_grid"]["grid_from_camera"] = self.rig.grid_from_camera.matrix.tolist()
         return made
-
-
-def _asset_loader(content_of: Callable[[int], FrameContent], index: int, name: str) -> ArrayLoader:
-    return lambda: content_of(index).assets[name]
 
 
 _drive: RenderedDrive | None = None  # of a worker process

@@ -31,10 +31,7 @@ def write_drive_bag(
     lidar_every: int = 1,  # record the LiDAR of every so many frames, as far as the sequence has it; 0 leaves it out
     on_frame: Callable[[int], None] | None = None,  # called with the number of each frame that is written
 ) -> None:
-    """Write a drive as a new bag; images are taken as they are encoded.
-
-    Raises BagError where the folder exists already.
-    """
+    """Write a drive as a new bag, images as they are encoded; a BagError where the folder exists already."""
     namespace = {name: "/camera" if len(cameras) == 1 else f"/{name}" for name in cameras}
     with BagWriter(path) as bag:
         static = [(BASE, optical_frame(name), sequence.rig_from_camera[name]) for name in cameras]

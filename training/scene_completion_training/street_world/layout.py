@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from scene_completion_training.street_world.ground import Ground
 from scene_completion_training.street_world.parts import Part, moved_all, triple
-from scene_completion_training.street_world.plants import bush, conifer, tree
 from scene_completion_training.street_world.street_line import StreetLine
+from scene_completion_training.street_world.street_objects import bush, conifer, tree
 from scene_completion_training.street_world.street_profile import StreetProfile
 
 Floats = NDArray[np.float64]
-
 CLEARANCE_M = 2.6  # height over the lanes up to which plants are cut
 
 
@@ -100,9 +99,7 @@ class Layout:
         moved = moved_all(things, (float(x), float(y), z), float(self.line.heading_at(s)) + turn)
         corners = np.concatenate([part.corners.reshape(-1, 3) for part in moved])
         footprint = _footprint(corners[:, :2])
-        if not self.is_clear(footprint, margin):
-            return False
-        if not self._claim_all(footprint):
+        if not self.is_clear(footprint, margin) or not self._claim_all(footprint):
             return False
         self.parts += moved
         return True
@@ -180,7 +177,8 @@ class Layout:
             if not cut.any():
                 self.parts.append(part)
             elif not part.solid and not cut.all():
-                self.parts.append(_without(part, cut))
+                kept = {name: getattr(part, name)[~cut] for name in ("corners", "uv", "normals", "texture")}
+                self.parts.append(replace(part, **kept))
 
     def plant_bush(self, s: float, d: float) -> None:
         """Plant a bush, or a few."""
@@ -190,14 +188,6 @@ class Layout:
         shade = self.rng.uniform(0.75, 1.2) * self.rng.uniform(0.9, 1.1, 3)
         things = [_copy(part, float(self.rng.uniform(0.7, 1.25)), shade) for part in parts]
         self._place_trimmed(things, s, d)
-
-
-def _without(part: Part, cut: NDArray[np.bool_]) -> Part:
-    """Loose triangles without some of them."""
-    kept = ~cut
-    return replace(
-        part, corners=part.corners[kept], uv=part.uv[kept], normals=part.normals[kept], texture=part.texture[kept]
-    )
 
 
 def _copy(part: Part, scale: float, shade: Floats) -> Part:

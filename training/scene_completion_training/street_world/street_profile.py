@@ -1,11 +1,20 @@
-"""Kinds of streets and their cross-section: lanes, kerbs, sidewalks and what lies beyond, drawn from the seed."""
+"""Kinds of streets, their classes and cross-section: lanes, kerbs, sidewalks and what lies beyond, by the seed."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 
 import numpy as np
 
-from scene_completion_training.street_world.classes import StreetClass
+# Classes in the vocabulary of SemanticKITTI's semantic scene completion, by its learning ids from 0 on; that is free
+# space in voxels and sky in images.
+StreetClass = IntEnum(
+    "StreetClass",
+    "FREE CAR BICYCLE MOTORCYCLE TRUCK OTHER_VEHICLE PERSON BICYCLIST MOTORCYCLIST ROAD PARKING SIDEWALK OTHER_GROUND "
+    "BUILDING FENCE VEGETATION TRUNK TERRAIN POLE TRAFFIC_SIGN",
+    start=0,
+)
+_GROUND = ("ROAD", "PARKING", "SIDEWALK", "OTHER_GROUND", "TERRAIN")
+GROUND_CLASSES = tuple(StreetClass[name] for name in _GROUND)
 
 
 class StreetKind(Enum):
@@ -19,13 +28,8 @@ class StreetKind(Enum):
     ALLEY = "alley"
 
 
-KIND_SHARES = {
-    StreetKind.RESIDENTIAL: 0.30,
-    StreetKind.INNER_CITY: 0.18,
-    StreetKind.SUBURB: 0.22,
-    StreetKind.COUNTRY: 0.16,
-    StreetKind.ARTERIAL: 0.14,
-}  # how often a seed draws them. An alley is none of them: it is there when it is asked for, as a place that is new
+# How often a seed draws them. An alley is none of them: it is there when it is asked for, as a place that is new.
+KIND_SHARES = dict(zip(StreetKind, (0.30, 0.18, 0.22, 0.16, 0.14), strict=False))
 
 
 @dataclass(frozen=True)
@@ -120,12 +124,8 @@ def draw_profile(rng: np.random.Generator, kind: StreetKind | None = None) -> St
     median = float(rng.choice([0.0, 0.5, 1.6])) if kind is StreetKind.ARTERIAL else 0.0
     kerb = float(rng.uniform(0.06, 0.16)) if kind not in (StreetKind.COUNTRY, StreetKind.ALLEY) else 0.0
     speeds = {"arterial": 15.0, "country": 14.0, "suburb": 9.5, "residential": 8.5, "inner city": 8.0, "alley": 5.0}
-    centre = {
-        "arterial": ("dashed", "solid"),
-        "suburb": ("none", "none", "dashed"),
-        "residential": ("none", "dashed"),
-        "alley": ("none",),
-    }
+    centre = {"arterial": ("dashed", "solid"), "suburb": ("none", "none", "dashed"), "alley": ("none",)}
+    centre["residential"] = ("none", "dashed")
     paving = (str(rng.choice(["parking", "asphalt"])), str(rng.choice(["sidewalk", "asphalt_light", "sidewalk_small"])))
     sides = [_draw_side(rng, kind, (median, lanes, lane, kerb), paving) for _ in range(2)]
     return StreetProfile(

@@ -1,0 +1,289 @@
+"""Scans of ScanNet v2, regions of Matterport3D and rooms of S3DIS as scenes of points.
+
+Scans of ScanNet v2: the mesh's vertices, labels of ScanNet-20 or ScanNet200, instances, segments and views.
+
+    scans/sceneXXXX_YY/sceneXXXX_YY_vh_clean_2.ply                     the mesh
+    .../..._vh_clean_2.labels.ply                                      its NYU40 ids
+    .../..._vh_clean_2.0.010000.segs.json, ....aggregation.json        its segments, and the things they make
+    .../sceneXXXX_YY.sens, or color/ depth/ pose/ intrinsic/           views, see `sens.py`
+    scannetv2-labels.combined.tsv                                      what the names of things are
+    scannetv2_train.txt, _val.txt, _test.txt                           the official splits, from ScanNet's repository
+
+Scans of the test split have neither labels nor segments.
+
+Regions of houses of Matterport3D: vertices of a region's mesh, their labels as OpenScene makes them, and views.
+
+    HOUSE/region_segmentations/regionN.ply                     the mesh; faces have material_id, segment_id, category_id
+    HOUSE/undistorted_camera_parameters/HOUSE.conf             intrinsics and poses
+    HOUSE/undistorted_color_images, undistorted_depth_images   views, 4000 values of depth to a metre
+    category_mapping.tsv                                       what category ids are
+    scenes_train.txt, _val.txt, _test.txt                      the official splits of houses
+
+A vertex has the most frequent class of the faces around it. Cameras look along -z with y up. The principal point counts
+from the lower edge, so that it is at `height - 1 - cy` here; OpenScene takes it from the upper edge.
+
+Rooms of S3DIS: `Area_N/ROOM/Annotations/CLASS_K.txt`, a thing a file, a point (x y z red green blue) a line.
+"""
+
+import csv
+import re
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SceneCompletionError, SequenceError
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.picture_files import read_rgb, read_size
+from scene_completion_ros.untrusted_files import read_json, read_text, shown
+from scene_completion_training.points.ply import colours_of, columns, read_ply, vertex_normals
+from scene_completion_training.points.scene import UNLABELLED, LabelSet, PointScene, RgbdView, looked_up
+from scene_completion_training.points.sens import depth_png, exported_views, sens_views
+from scene_completion_training.points.voxels import MOST_POINTS, majority
+
+SCAN = re.compile(r"scene\d{4}_\d{2}")
+SCANNET_TABLE = "scannetv2-labels.combined.tsv"
+_MESH = "_vh_clean_2"
+_NYU40 = 40
+_MOST_BYTES = 1 << 28
+_Thing: TypeAlias = tuple[str, NDArray[np.int64]]  # its name and segments
+_SCAN_CURE = "Download the scan again"
+MATTERPORT_TABLE = "category_mapping.tsv"
+REGIONS = "region_segmentations"
+_PER_METRE = 4000.0
+_HOUSE_CURE = "Download the house again"
+AREAS = tuple(f"Area_{number}" for number in range(1, 7))
+TEST_AREA = "Area_5"  # of the usual split; the other areas are for training
+_RENAMED = {"stairs": "clutter"}  # a class of some rooms that the 13 lack
+_SHORTEST_LINE = 12  # bytes
+
+
+def is_scan(folder: Path) -> bool:
+    """Whether a folder is a scan of ScanNet."""
+    return SCAN.fullmatch(folder.name) is not None and (folder / f"{folder.name}{_MESH}.ply").is_file()
+
+
+def read_table(path: Path, *needed: str) -> list[dict[str, str]]:
+    """Rows of a table of ScanNet or Matterport3D, whose columns tabs separate; a SequenceError if it lacks one."""
+    text = read_text(path, SequenceError, cure="Download the table again")
+    rows = list(csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
+    if not rows or not set(needed) <= rows[0].keys():
+        raise SequenceError(f"has no columns {', '.join(needed)}", where=str(path), cure="Download the table again")
+    return rows
+
+
+def number(word: str | None) -> int:
+    """A whole number of a table, 0 where there is none."""
+    return int(word) if word and word.isdecimal() and len(word) < 7 else 0
+
+
+def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1) -> PointScene:
+    """Read a scan, and every n-th of its views (20 in OpenScene), with labels of ScanNet-20 or ScanNet200.
+
+    `table`: `scannetv2-labels.combined.tsv`. ScanNet-20 needs none where there is a mesh of labels. Raises
+    SequenceError where a file is missing or damaged, or files contradict each other.
+    """
+    stem = folder / folder.name
+    mesh = read_ply(Path(f"{stem}{_MESH}.ply"), ("vertex", "face"))
+    points = columns(mesh["vertex"], ("x", "y", "z")) if "vertex" in mesh else None
+    if points is None:
+        raise SequenceError("has no points", where=f"{stem}{_MESH}.ply", cure=_SCAN_CURE)
+    label, segment = None, None
+    segments, things = Path(f"{stem}{_MESH}.0.010000.segs.json"), Path(f"{stem}.aggregation.json")
+    if segments.is_file():
+        segment = _segments(segments, len(points))
+    groups = _groups(things) if segment is not None and things.is_file() else []
+    labelled = Path(f"{stem}{_MESH}.labels.ply")
+    if labels.name == "scannet20" and labelled.is_file():
+        rows = read_ply(labelled)["vertex"]
+        if len(rows) != len(points) or "label" not in (rows.dtype.names or ()):
+            raise SequenceError(f"does not label {len(points)} vertices", where=str(labelled), cure=_SCAN_CURE)
+        label = labels.labels(np.asarray(rows["label"], np.int64), _NYU40, str(labelled))
+    elif segment is not None and groups:
+        if table is None:
+            cure = "Download it: download-scannet.py -o DATA --label_map"
+            raise SequenceError(f"labels need {SCANNET_TABLE}", where=str(folder.parent), cure=cure)
+        ids = _ids(groups, table, "nyu40id" if labels.name == "scannet20" else "id", things)
+        label = labels.labels(np.maximum(_of_groups(segment, groups, ids), 0), max(*labels.ids, *ids), str(things))
+    instance = None if segment is None or not groups else _of_groups(segment, groups, range(len(groups)))
+    views = sens_views(Path(f"{stem}.sens"), every) if Path(f"{stem}.sens").is_file() else exported_views(folder, every)
+    normals = vertex_normals(points, mesh["face"]) if "face" in mesh else None
+    classes = labels.classes if label is not None else ()
+    colours = colours_of(mesh["vertex"])
+    return PointScene(folder.name, points, colours, normals, classes, label, instance, segment, views)
+
+
+def _segments(path: Path, count: int) -> NDArray[np.int64]:
+    stored = read_json(path, SequenceError, cure=_SCAN_CURE, kind=dict, most_bytes=_MOST_BYTES).get("segIndices")
+    return whole_numbers(stored, count, f"{path}, segIndices")
+
+
+def whole_numbers(stored: Any, count: int, where: str) -> NDArray[np.int64]:
+    """A list of a JSON document as an array of so many whole numbers; a `SequenceError` if it is none."""
+    fits = isinstance(stored, list) and len(stored) == count and all(type(value) is int for value in stored)
+    if not fits or not all(0 <= value < 1 << 62 for value in stored):
+        raise SequenceError(f"is no list of {count} numbers", where=where, cure=_SCAN_CURE)
+    return np.array(stored, np.int64)
+
+
+def _groups(path: Path) -> list[_Thing]:
+    """Name and segments of each thing."""
+    stored = read_json(path, SequenceError, cure=_SCAN_CURE, kind=dict, most_bytes=_MOST_BYTES).get("segGroups")
+    groups = []
+    for place, group in enumerate(stored if isinstance(stored, list) else [None]):
+        match group:
+            case {"segments": list(segments), "label": str(label)}:
+                groups.append((label, whole_numbers(segments, len(segments), f"{path}, segGroups[{place}]")))
+            case _:
+                raise SequenceError(f"segGroups[{place}] has no segments and label", where=str(path), cure=_SCAN_CURE)
+    return groups
+
+
+def _of_groups(segment: NDArray[np.int64], groups: list[_Thing], values: Sequence[int]) -> NDArray[np.int64]:
+    """The value of each point's thing; `UNLABELLED` where it is of none."""
+    known, inverse = np.unique(segment, return_inverse=True)
+    of_segment = np.full(len(known), UNLABELLED, np.int64)
+    for (_, segments), value in zip(groups, values, strict=True):
+        of_segment[np.isin(known, segments)] = value
+    return of_segment[inverse]
+
+
+@lru_cache(maxsize=4)
+def _ids_by_name(table: Path, column: str) -> dict[str, int]:
+    return {row["raw_category"]: number(row[column]) for row in reversed(read_table(table, "raw_category", column))}
+
+
+def _ids(groups: list[_Thing], table: Path, column: str, where: Path) -> list[int]:
+    """The id of each thing, 0 where the table does not know its name."""
+    ids = _ids_by_name(table, column)
+    found = [ids.get(label, 0) for label, _ in groups]
+    if groups and not any(label in ids for label, _ in groups):
+        cure = "Name the table of ScanNet v2: download-scannet.py -o DATA --label_map"
+        raise SequenceError(f"{table.name} knows none of its {len(groups)} things", where=str(where), cure=cure)
+    return found
+
+
+def region_files(house: Path) -> list[Path]:
+    """Meshes of the regions of a house."""
+    found = [file for file in (house / REGIONS).glob("region*.ply") if file.stem[6:].isdecimal()]
+    return sorted(found, key=lambda file: int(file.stem[6:]))
+
+
+@lru_cache(maxsize=4)
+def _classes_of_categories(table: Path, labels: LabelSet) -> NDArray[np.int64]:
+    """The class of each category id."""
+    rows = read_table(table, "index", "nyu40id", "nyuClass")
+    found = np.full(1 + max(number(row["index"]) for row in rows), UNLABELLED, np.int64)
+    by_id = {id_: place for place, id_ in enumerate(labels.ids)}
+    by_name = {name: place for place, name in enumerate(labels.classes)}
+    for row in rows:
+        place = by_id.get(number(row["nyu40id"])) if labels.ids else by_name.get(row["nyuClass"])
+        found[number(row["index"])] = UNLABELLED if place is None else place
+    found[0] = UNLABELLED
+    return found
+
+
+def read_region(mesh: Path, labels: LabelSet, table: Path, every: int = 1) -> PointScene:
+    """Reads a region's mesh, and every n-th view of its house; a SequenceError where files are damaged."""
+    elements = read_ply(mesh, ("vertex", "face"))
+    vertices, faces = elements.get("vertex"), elements.get("face")
+    points = None if vertices is None else columns(vertices, ("x", "y", "z"))
+    fields = ("vertex_indices", "material_id", "segment_id", "category_id")
+    if vertices is None or points is None or faces is None or not set(fields) <= set(faces.dtype.names or ()):
+        raise SequenceError(f"has no points, or faces without {', '.join(fields)}", where=str(mesh), cure=_HOUSE_CURE)
+    corners = np.asarray(faces["vertex_indices"], np.int64).reshape(len(faces), -1)
+    if corners.size and not 0 <= corners.min() <= corners.max() < len(points):
+        raise SequenceError(f"has faces of other than its {len(points)} vertices", where=str(mesh), cure=_HOUSE_CURE)
+
+    def at_vertices(of_faces: NDArray[np.int64]) -> NDArray[np.int64]:
+        found = np.full(len(points), UNLABELLED, np.int64)
+        keys, values = majority(corners.reshape(-1), np.repeat(of_faces, corners.shape[1]))
+        found[keys] = values
+        return found
+
+    category = np.asarray(faces["category_id"], np.int64)
+    house = mesh.parent.parent
+    classes = looked_up(_classes_of_categories(table, labels), category, str(mesh))
+    numbers = (np.asarray(faces[name], np.int64) for name in ("segment_id", "material_id"))
+    label, instance, segment = (at_vertices(of_faces) for of_faces in (classes, *numbers))
+    colours, normals, views = colours_of(vertices), columns(vertices, ("nx", "ny", "nz")), house_views(house)[::every]
+    name = f"{house.name}_{mesh.stem}"
+    return PointScene(name, points, colours, normals, labels.classes, label, instance, segment, views)
+
+
+@lru_cache(maxsize=2)
+def house_views(house: Path) -> tuple[RgbdView, ...]:
+    """Views of a house, () where their folders are not there; a SequenceError where the file of cameras is damaged."""
+    conf = house / "undistorted_camera_parameters" / f"{house.name}.conf"
+    if not conf.is_file():
+        return ()
+    images, depths = house / "undistorted_color_images", house / "undistorted_depth_images"
+    size: tuple[int, int] | None = None
+    camera: Camera | None = None
+    views = []
+    for place, line in enumerate(
+        read_text(conf, SequenceError, cure=_HOUSE_CURE, most_bytes=1 << 26).splitlines(), start=1
+    ):
+        try:
+            match line.split():
+                case ["intrinsics_matrix", *words]:
+                    fx, _, cx, _, fy, cy, *_ = (float(word) for word in words)
+                    size = None
+                    camera = Camera(fx, fy, cx, cy, 1, 1)
+                case ["scan", depth, image, *words]:
+                    matrix = np.array([float(word) for word in words]).reshape(4, 4) * [1.0, -1.0, -1.0, 1.0]
+                    pose = RigidTransform.from_matrix(matrix)
+                    if not (images / image).is_file() or Path(image).name != image or Path(depth).name != depth:
+                        raise ValueError(f"there is no image {shown(image)}")
+                    if camera is None:
+                        raise ValueError("it comes before all intrinsics")
+                    if size is None:
+                        size = read_size(images / image)
+                        camera = Camera(camera.fx, camera.fy, camera.cx, size[1] - 1 - camera.cy, *size)
+                    loaders = partial(read_rgb, images / image), partial(depth_png, depths / depth, _PER_METRE)
+                    views.append(RgbdView(Path(image).stem, camera, pose, *loaders))
+        except (ValueError, SceneCompletionError) as problem:
+            raise SequenceError(
+                f"cannot be used: {problem}", where=f"{conf}, line {place}", cure=_HOUSE_CURE
+            ) from problem
+    return tuple(views)
+
+
+def rooms(root: Path) -> list[Path]:
+    """Folders of the rooms."""
+    return sorted(folder.parent for folder in root.glob("Area_*/*/Annotations") if folder.is_dir())
+
+
+def read_room(folder: Path, labels: LabelSet) -> PointScene:
+    """Reads a room; a SequenceError where it has no thing, a file is named after no class, or a line is damaged."""
+    files = sorted(file for file in (folder / "Annotations").glob("*.txt") if not file.name.startswith("."))
+    if not files or sum(file.stat().st_size for file in files) > _SHORTEST_LINE * 5 * MOST_POINTS:
+        raise SequenceError("has no things, or too many points", where=str(folder), cure="Unpack the data set again")
+    rows, label, instance = [], [], []
+    for place, file in enumerate(files):
+        name = file.stem.rpartition("_")[0]
+        name = _RENAMED.get(name, name)
+        if name not in labels.classes:
+            raise SequenceError(f"is a {name!r}", where=str(file), cure=f"Things are {', '.join(labels.classes)}")
+        rows.append(_lines(file))
+        label += [np.full(len(rows[-1]), labels.classes.index(name))]
+        instance += [np.full(len(rows[-1]), place)]
+    values = np.concatenate(rows)
+    name, colours = f"{folder.parent.name}/{folder.name}", values[:, 3:] / np.float32(255.0)
+    of_points = np.concatenate(label), np.concatenate(instance)
+    return PointScene(name, values[:, :3], colours, None, labels.classes, *of_points)
+
+
+def _lines(file: Path) -> NDArray[np.float32]:
+    """Points and colours [M, 6]."""
+    try:
+        values = np.loadtxt(file, np.float32, comments=None, ndmin=2, encoding="latin-1")
+        if values.shape[1:] != (6,) or not np.isfinite(values).all():
+            raise ValueError(f"rows of {values.shape[1]} numbers, or no numbers")
+    except (OSError, ValueError) as problem:
+        cure = "Correct the line: older archives have stray characters in Area_5/hallway_6 and Area_5/office_19"
+        raise SequenceError(f"cannot be read: {problem}", where=str(file), cure=cure) from problem
+    return values
