@@ -69,12 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _score(
-    args: argparse.Namespace,
-    scores: Any,
-    model: "PointModel",
-    source: "PointSource",
-    probes: dict[str, Any],
-    prefix: str,
+    args: argparse.Namespace, scores: Any, model: "PointModel", source: "PointSource", probes: Any, prefix: str
 ) -> list[str]:
     """Score the scenes of a source, and say their names."""
     from scene_completion_training.evaluation.point_semantics import (

@@ -195,10 +195,5 @@ class SceneData(TrainingData):
         settings = self.settings
         length = self.steps * settings.batch_size * self.processes
         samples = SceneSamples(self.groups, self.shares, self.make_views, self.mask, seed=self.seed, length=length)
-        return DataLoader(
-            samples,
-            batch_size=settings.batch_size,
-            sampler=self.sampler(len(samples), settings.batch_size),
-            num_workers=settings.workers,
-            collate_fn=in_one,
-        )
+        sampler, workers = self.sampler(length, settings.batch_size), settings.workers
+        return DataLoader(samples, settings.batch_size, sampler=sampler, num_workers=workers, collate_fn=in_one)

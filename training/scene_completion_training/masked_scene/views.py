@@ -18,6 +18,7 @@ from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
 from scene_completion_training.points.scene import PointScene, require
 
+Floats = NDArray[np.float32]
 COLOURS = slice(FEATURES.index("red"), FEATURES.index("blue") + 1)
 SEEN = FEATURES.index("seen")
 # Distances from the camera between which a sample lies, metres. Voxels that a student predicts are denser and blurrier
@@ -179,11 +180,7 @@ def point_views(
 
 
 def _view(
-    place: NDArray[np.float32],
-    features: NDArray[np.float32],
-    settings: SceneViewSettings,
-    shift: int,
-    generator: np.random.Generator,
+    place: Floats, features: Floats, settings: SceneViewSettings, shift: int, generator: np.random.Generator
 ) -> View:
     """Points in edges of voxels, turned by any yaw, half of the time mirrored, scaled, recoloured and voxelised."""
     yaw, mirror = generator.uniform(0.0, 2.0 * np.pi), generator.choice((-1.0, 1.0))

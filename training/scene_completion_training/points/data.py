@@ -157,10 +157,5 @@ class PointData(TrainingData):
         settings = self.settings
         length = self.steps * settings.batch_size * self.processes
         samples = PointSamples(list(self.scenes.values()), settings, seed=self.seed, length=length)
-        return DataLoader(
-            samples,
-            batch_size=settings.batch_size,
-            sampler=self.sampler(length, settings.batch_size),
-            num_workers=settings.workers,
-            collate_fn=in_one,
-        )
+        sampler, workers = self.sampler(length, settings.batch_size), settings.workers
+        return DataLoader(samples, settings.batch_size, sampler=sampler, num_workers=workers, collate_fn=in_one)

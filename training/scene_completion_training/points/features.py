@@ -21,6 +21,7 @@ from scene_completion_training.masked_scene.views import POINT_FEATURES, point_f
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.sparse.hu_net import VoxelHUNet
 
+Floats, Rows = NDArray[np.floating], NDArray[np.int64]
 _LARGEST = 1 << 20  # voxels along an edge of a scene: their numbers have to fit into 64 bits
 _AT_ONCE = 1 << 16  # points that features are sampled at
 CUT = 2.0  # metres above the floor: pictures leave out what is higher, or they would show the ceiling
@@ -77,11 +78,7 @@ class PointNetwork:
         return self.levels(scene.points, scene.colours, scene.normals, rows)
 
     def levels(
-        self,
-        points: NDArray[np.floating],
-        colours: NDArray[np.floating] | None = None,
-        normals: NDArray[np.floating] | None = None,
-        rows: NDArray[np.int64] | None = None,
+        self, points: Floats, colours: Floats | None = None, normals: Floats | None = None, rows: Rows | None = None
     ) -> tuple[NDArray[np.float16], ...]:
         """Features [n, D_l] of each level, finest first, at all points or rows [n]; a SequenceError for no points."""
         self._check(points, colours, normals)
@@ -99,9 +96,7 @@ class PointNetwork:
             ]
         return tuple(np.concatenate(level) for level in zip(*parts, strict=True))
 
-    def _check(
-        self, points: NDArray[np.floating], colours: NDArray[np.floating] | None, normals: NDArray[np.floating] | None
-    ) -> None:
+    def _check(self, points: Floats, colours: Floats | None, normals: Floats | None) -> None:
         def refused(what: str, cure: str) -> SequenceError:
             return SequenceError(what, where="points", cure=cure)
 
@@ -167,12 +162,7 @@ def _below_ceiling(points: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _painted(
-    pixels: NDArray[np.floating],
-    depth: NDArray[np.floating],
-    colours: NDArray[np.uint8],
-    shown: NDArray[np.bool_],
-    width: int,
-    height: int,
+    pixels: Floats, depth: Floats, colours: NDArray[np.uint8], shown: NDArray[np.bool_], width: int, height: int
 ) -> NDArray[np.uint8]:
     """Points [N] as squares on white, near ones over far ones; squares are as large as the points are sparse."""
     picture = np.full((height, width, 3), 255, np.uint8)

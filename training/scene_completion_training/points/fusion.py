@@ -79,7 +79,7 @@ def fused_scene(
     check_views(views, where)
     turn = RigidTransform(rotation_to_z(up, views, where) if up else np.eye(3), np.zeros(3))
     views = tuple(dataclasses.replace(view, world_from_camera=turn @ view.world_from_camera) for view in views)
-    points, means, votes = _fused(views, [frame.assets for frame in frames], table, voxel, where)
+    points, means, votes = _fused(views, [frame.assets for frame in frames], table, VoxelMeans(voxel, where))
     if not up:
         check_upright(points, views, where)
     return PointScene(
@@ -88,18 +88,13 @@ def fused_scene(
 
 
 def _fused(
-    views: Sequence[RgbdView],
-    assets: Sequence[Mapping[str, ArrayLoader]],
-    classes: NDArray[np.int64],
-    voxel: float,
-    where: str,
+    views: Sequence[RgbdView], assets: Sequence[Mapping[str, ArrayLoader]], table: NDArray[np.int64], sums: VoxelMeans
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[np.int64]]]:
     """Points [N, 3], colours and normals [N, 6], and labels and instances [N] where any frame has them."""
-    there = [name for name in _IMAGES if any(name in of for of in assets)]
-    if "label" in there and not len(classes):
+    where, there = sums.where, [name for name in _IMAGES if any(name in of for of in assets)]
+    if "label" in there and not len(table):
         cure = "Name the label set, or list them as classes in its provenance"
         raise SequenceError("its labels have no names", where=where, cure=cure)
-    sums = VoxelMeans(voxel, where)
     for view, of in zip(views, assets, strict=True):
         depth = view.depth()
         positions = rays_of(view, depth) * depth[..., None]
@@ -110,7 +105,7 @@ def _fused(
         votes = {}
         for name in there:
             ids = _ids(of.get(name), depth, f"{where}, {name} of view {view.name}")[chosen]
-            votes[name] = looked_up(classes, ids, where) if name == "label" else np.where(ids > 0, ids, UNLABELLED)
+            votes[name] = looked_up(table, ids, where) if name == "label" else np.where(ids > 0, ids, UNLABELLED)
         sums.add(np.asarray(pose.apply(positions[chosen])), np.hstack([colours, normals]), votes)
     return sums.result()
 

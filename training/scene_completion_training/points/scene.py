@@ -136,9 +136,13 @@ def check_views(views: Sequence[RgbdView], where: str) -> None:
     agreeing, pixels = np.zeros((2, 2), np.int64), 0
     for one, other in pairs:
         poses = views[one].world_from_camera, views[other].world_from_camera
+        sampled, seen = _grid(depths[one]), depths[other]
+        shown = (_grid(np.nan_to_num(rays_of(views[one], depths[one]))) * sampled[..., None])[sampled > 0.0]
+        camera = views[other].camera.resized(seen.shape[1], seen.shape[0])
+        # Pixels of a grid in one view whose surface the other view sees where the pose puts it, and those compared.
         for inverse, relative in enumerate((poses[1].inverse() @ poses[0], poses[1] @ poses[0].inverse())):
-            agreeing[inverse] += _agreeing(views[one], depths[one], views[other], depths[other], relative)
-        pixels += int((_grid(depths[one]) > 0.0).sum())
+            agreeing[inverse] += agreement(np.asarray(relative.apply(shown)), camera, seen)
+        pixels += len(shown)
     as_given, inverted = agreeing[:, 0] / np.maximum(agreeing[:, 1], 1)
     if agreeing[1, 1] > 0.1 * pixels and inverted > max(0.6, as_given + 0.2):
         what = f"{inverted:.0%} of its depth agrees between views if poses are inverted, {as_given:.0%} as they are"
@@ -165,20 +169,6 @@ def rays_of(view: RgbdView, depth: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _grid(depth: NDArray[Any]) -> NDArray[Any]:
     return depth[:: -(-depth.shape[0] // _GRID), :: -(-depth.shape[1] // _GRID)]
-
-
-def _agreeing(
-    one: RgbdView,
-    depth: NDArray[np.float32],
-    other: RgbdView,
-    other_depth: NDArray[np.float32],
-    other_from_one: RigidTransform,
-) -> NDArray[np.int64]:
-    """Pixels of a grid in one view whose surface the other view sees where the pose puts it, and those compared."""
-    sampled = _grid(depth)
-    rays = _grid(np.nan_to_num(rays_of(one, depth)))
-    placed = np.asarray(other_from_one.apply((rays * sampled[..., None])[sampled > 0.0]))
-    return agreement(placed, other.camera.resized(other_depth.shape[1], other_depth.shape[0]), other_depth)
 
 
 def mean_up(views: Sequence[RgbdView]) -> NDArray[np.float64]:

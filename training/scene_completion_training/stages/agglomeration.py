@@ -106,16 +106,13 @@ class AgglomerationStage(BesideDensityStage):
     def __init__(self, settings: AgglomerationConfiguration) -> None:
         super().__init__(settings)
         requested = settings.agglomeration
-        self.stores = {
-            spec.name: mirrored_targets(spec.targets, f"agglomeration.teachers: {spec.name}")
-            for spec in requested.teachers
-        }
+        where = "agglomeration.teachers: "
+        self.stores = {spec.name: mirrored_targets(spec.targets, where + spec.name) for spec in requested.teachers}
         density = self.make_density()
         dims = {name: store.dim for name, store in self.stores.items()}
         self.field = AgglomeratedField(density, dims, channels=requested.channels, units=requested.units)
-        self.rarity = nn.ModuleDict(
-            {spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in requested.teachers}
-        )
+        rarities = {spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in requested.teachers}
+        self.rarity = nn.ModuleDict(rarities)
         self.uncertainty = UncertaintyWeights(list(dims))
         self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size)
         self.start_learning()
@@ -126,17 +123,12 @@ class AgglomerationStage(BesideDensityStage):
 
     def remembered(self) -> dict[str, Any]:
         """What each teacher's targets are: a training goes on with those that it began with."""
-        return {
-            "teachers": {
-                name: {
-                    "targets_sha256": hashlib.sha256(repr(store.manifest.facts()).encode()).hexdigest(),
-                    "model": store.manifest.model.name,
-                    "text_encoder": store.manifest.model.text_encoder,
-                    "text_encoder_sha256": store.manifest.model.text_encoder_sha256,
-                }
-                for name, store in self.stores.items()
-            }
-        }
+        teachers = {}
+        for name, store in self.stores.items():
+            digest, model = hashlib.sha256(repr(store.manifest.facts()).encode()).hexdigest(), store.manifest.model
+            text = {"text_encoder": model.text_encoder, "text_encoder_sha256": model.text_encoder_sha256}
+            teachers[name] = {"targets_sha256": digest, "model": model.name, **text}
+        return {"teachers": teachers}
 
     def start(self, data: SequencesData) -> None:
         """First takes mean and spread of each teacher's features."""

@@ -43,6 +43,9 @@ class FrameContent:
     assets: dict[str, NDArray[Any]]
 
 
+ContentOf = Callable[[int], FrameContent]
+
+
 class RenderedImage:
     """One image of a drive, rendered when asked for, stored as JPEG."""
 
@@ -133,33 +136,21 @@ class RenderedDrive(ABC):
         """Compute what is stored of a frame."""
         images = {name: encode_picture(self.image(index, name), ".jpg", quality=quality) for name in self.cameras}
         makers = self.assets_of(index)
-        arrays = {name: array for asset in assets for name, array in makers[asset]().items()}
-        return FrameContent(images, arrays)
+        return FrameContent(images, {name: array for asset in assets for name, array in makers[asset]().items()})
 
-    def content_keeping_last(self, assets: tuple[str, ...], quality: int = 92) -> Callable[[int], FrameContent]:
+    def content_keeping_last(self, assets: tuple[str, ...], quality: int = 92) -> ContentOf:
         """`content` as a function of the frame that keeps the last one: its images and assets are asked for in turn."""
         return lru_cache(maxsize=1)(partial(self.content, assets=assets, quality=quality))
 
     def provenance(self) -> dict[str, Any]:
         """Where the sequence comes from, and which grid its voxels lie on."""
-        return {
-            "source": self.kind,
-            "seed": self.seed,
-            "role": self.role,
-            "licence": "Apache-2.0",
-            "voxel_grid": {
-                "origin": list(self.grid.origin),
-                "voxel_size": self.grid.voxel_size,
-                "shape": list(self.grid.shape),
-                "around": self.reference,
-            },
-        }
+        size, origin, shape = self.grid.voxel_size, list(self.grid.origin), list(self.grid.shape)
+        grid = {"origin": origin, "voxel_size": size, "shape": shape, "around": self.reference}
+        made = {"source": self.kind, "seed": self.seed, "role": self.role, "licence": "Apache-2.0"}
+        return {**made, "voxel_grid": grid}
 
     def sequence(
-        self,
-        assets: tuple[str, ...] = ASSETS,
-        quality: int = 92,
-        content_of: Callable[[int], FrameContent] | None = None,
+        self, assets: tuple[str, ...] = ASSETS, quality: int = 92, content_of: ContentOf | None = None
     ) -> PosedSequence:
         """The drive as a posed sequence.
 
@@ -219,7 +210,8 @@ class StreetDrive(RenderedDrive):
         super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), grid or rig.grid)
         self._sky = Sky(self.plan.daylight)
         self._supersampling = supersampling
-        self._built: tuple[int, Scene, Renderer | None] | None = None
+        self._built: tuple[int, Scene] | None = None
+        self._renderer: Renderer | None = None
 
     def scene_at(self, index: int) -> Scene:
         """The town around a frame."""
@@ -228,18 +220,15 @@ class StreetDrive(RenderedDrive):
         if self._built is None or self._built[0] != stage:
             start = stage * STAGE_M
             town = self.plan.build(start - BUILT_BEHIND_M, start + STAGE_M + BUILT_AHEAD_M)
-            self._built = (stage, build_scene(town), None)
+            self._built, self._renderer = (stage, build_scene(town)), None
         return self._built[1]
 
     def renderer_at(self, index: int) -> Renderer:
         """What renders the stretch around a frame."""
         scene = self.scene_at(index)
-        assert self._built is not None  # scene_at has built it
-        stage, _, renderer = self._built
-        if renderer is None:
-            renderer = Renderer(scene, Shader(scene, self._sky).colour, self._supersampling)
-            self._built = (stage, scene, renderer)
-        return renderer
+        if self._renderer is None:
+            self._renderer = Renderer(scene, Shader(scene, self._sky).colour, self._supersampling)
+        return self._renderer
 
     def grid_from_camera(self, index: int) -> RigidTransform:
         """The same for all frames."""
@@ -284,7 +273,7 @@ def _compute(indices: range, options: dict[str, Any]) -> list[FrameContent]:
 @contextmanager
 def frames_computed_by(
     workers: int, kind: Callable[..., RenderedDrive], arguments: dict[str, Any], options: dict[str, Any]
-) -> Iterator[Callable[[int], FrameContent]]:
+) -> Iterator[ContentOf]:
     """Start processes for a drive and yield a function that returns a frame's content.
 
     Frames have to be asked for in ascending order, each as often as wished. What is computed ahead is bounded, and

@@ -87,19 +87,11 @@ def _named(names: str, values: NDArray[np.float64]) -> dict[str, float]:
 
 def _transforms(stamp_ns: int, edges: Sequence[tuple[str, str, RigidTransform]]) -> dict[str, Any]:
     """Edges (parent, child, parent_from_child)."""
-    return {
-        "transforms": [
-            {
-                "header": _header(stamp_ns, parent),
-                "child_frame_id": child,
-                "transform": {
-                    "translation": _named("xyz", pose.translation),
-                    "rotation": _named("xyzw", pose.quaternion),
-                },
-            }
-            for parent, child, pose in edges
-        ]
-    }
+    found = []
+    for parent, child, pose in edges:
+        moved = {"translation": _named("xyz", pose.translation), "rotation": _named("xyzw", pose.quaternion)}
+        found.append({"header": _header(stamp_ns, parent), "child_frame_id": child, "transform": moved})
+    return {"transforms": found}
 
 
 def _odometry(stamp_ns: int, pose: RigidTransform) -> dict[str, Any]:

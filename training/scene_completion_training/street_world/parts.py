@@ -14,6 +14,7 @@ Place = tuple[float, float, float]  # metres; also a size
 Span = tuple[float, float]  # metres, from and to
 Rectangle = tuple[float, float, float, float]  # x from, x to, y from, y to
 Faces = str | tuple[str, str, str]  # one texture, or one for the faces along x (front, back), along y (sides), along z
+Ends = tuple[str, str]  # textures of caps and mantle
 # Metres of a texture's tile (horizontally, vertically), those of `TILES_M`, or one tile over each face.
 Tile = tuple[float, float] | Literal["natural", "stretched"]
 WHITE: Colour = (1.0, 1.0, 1.0)
@@ -146,7 +147,7 @@ def box(
 
 
 def extrusion(
-    profile: Floats, y: Span, textures: tuple[str, str], label: int, tint: Colour = WHITE, tile: Tile = "natural"
+    profile: Floats, y: Span, textures: Ends, label: int, tint: Colour = WHITE, tile: Tile = "natural"
 ) -> Part:
     """Convex profile [K, 2] of (x, z), counter-clockwise seen from -y, drawn along y; textures of caps and mantle."""
     count, size = len(profile), _tile_m(tile, textures)
@@ -179,9 +180,8 @@ def extrusion(
 def cylinder(
     radius: float,
     length: float,
-    textures: tuple[str, str],
+    textures: Ends,
     label: int,
-    *,
     tint: Colour = WHITE,
     tile: Tile = "stretched",
     sides: int = 12,
