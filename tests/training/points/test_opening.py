@@ -8,8 +8,7 @@ import pytest
 
 from scene_completion_ros.errors import SequenceError, VocabularyError
 from scene_completion_training.points import ply, voxels
-from scene_completion_training.points.fusion import fused_scene
-from scene_completion_training.points.opening import open_scenes
+from scene_completion_training.points.opening import fused_scene, open_scenes
 from scene_completion_training.points.ply import write_ply
 from scene_completion_training.points.scene import PointScene, require
 from tests import room_layouts as layouts

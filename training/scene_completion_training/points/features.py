@@ -21,7 +21,8 @@ from scene_completion_training.masked_scene.views import POINT_FEATURES, point_f
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.sparse.hu_net import VoxelHUNet
 
-Floats, Rows = NDArray[np.floating], NDArray[np.int64]
+Floats = NDArray[np.floating]
+Rows = NDArray[np.int64]
 _LARGEST = 1 << 20  # voxels along an edge of a scene: their numbers have to fit into 64 bits
 _AT_ONCE = 1 << 16  # points that features are sampled at
 CUT = 2.0  # metres above the floor: pictures leave out what is higher, or they would show the ceiling

@@ -6,7 +6,6 @@ No code is executed, and sizes are checked before memory is taken.
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,8 +55,7 @@ def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArr
             for element in elements:
                 if element.rows and (not element.properties or element.rows > size - file.tell()):
                     raise _damaged(f"cannot hold {element.rows:,} rows of {element.name!r} in {size:,} bytes", path)
-                read = partial(_binary_rows, order, size) if order else _text_rows
-                rows = read(file, element, path)
+                rows = _binary_rows(order, size, file, element, path) if order else _text_rows(file, element, path)
                 if element.name in wanted:
                     found[element.name] = rows
                 if len(found) == len(set(wanted)):
@@ -246,7 +244,8 @@ def read_cloud(file: Path, classes: tuple[str, ...] = (), voxel: float | None = 
         check_upright(points, (), where)
     colours = means[:, :3] if "red" in fields else None
     normals = unit(means[:, -3:]) if "nx" in fields else None
-    return PointScene(file.stem, points, colours, normals, classes if "label" in votes else (), **votes)
+    names = classes if "label" in votes else ()
+    return PointScene(file.stem, points, colours, normals, names, votes.get("label"), votes.get("instance"))
 
 
 def _read(

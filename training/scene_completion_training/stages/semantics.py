@@ -198,5 +198,5 @@ class SemanticsStage(SingleImageStage):
 
 def _strided(camera: Camera, stride: int) -> Camera:
     """The camera whose pixels are every so many-th one of another, from its first on."""
-    lens = (value / stride for value in (camera.fx, camera.fy, camera.cx, camera.cy))
-    return Camera(*lens, camera.width // stride, camera.height // stride)
+    fx, fy, cx, cy = (value / stride for value in (camera.fx, camera.fy, camera.cx, camera.cy))
+    return Camera(fx, fy, cx, cy, camera.width // stride, camera.height // stride)

@@ -13,6 +13,7 @@ from scene_completion_training.street_world.street_objects import LEAVES, crop, 
 from scene_completion_training.street_world.street_profile import SideProfile, StreetKind
 
 BUILT_UP = (StreetKind.RESIDENTIAL, StreetKind.INNER_CITY, StreetKind.SUBURB)
+Maker = Callable[[np.random.Generator], road_users.Vehicle]
 FENCES = ("planks", "rails", "mesh", "bars", "wall")
 
 
@@ -336,8 +337,8 @@ def _traffic(layout: Layout) -> None:
     """Vehicles in all lanes but the rig's, and cyclists at the edge of the opposite one."""
     rng, profile = layout.rng, layout.profile
     usual = (road_users.car, road_users.van, road_users.truck)
-    lorry = partial(road_users.truck, long=True) if profile.kind is StreetKind.ARTERIAL else road_users.truck
-    makers = (*usual, lorry, road_users.bus, road_users.motorcyclist, road_users.cyclist)
+    lorry: Maker = partial(road_users.truck, long=True) if profile.kind is StreetKind.ARTERIAL else road_users.truck
+    makers: tuple[Maker, ...] = (*usual, lorry, road_users.bus, road_users.motorcyclist, road_users.cyclist)
     # Nothing wider than a motorcycle gets past the rig in an alley.
     shares = (0.69, 0.09, 0.05, 0.03, 0.04, 0.04, 0.06)
     if profile.kind is StreetKind.ALLEY:
