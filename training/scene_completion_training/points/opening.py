@@ -140,11 +140,11 @@ def _found(
     if recordings[:1] == [root]:
         recordings = [root]
     return "recordings", known, {
-        place.stem: partial(_fused, place, known.classes, voxel or VOXEL, up, every) for place in recordings
+        place.stem: partial(_fused_recording, place, known.classes, voxel or VOXEL, up, every) for place in recordings
     }  # fmt: skip
 
 
-def _fused(place: Path, classes: tuple[str, ...], voxel: float, up: str, every: int) -> PointScene:
+def _fused_recording(place: Path, classes: tuple[str, ...], voxel: float, up: str, every: int) -> PointScene:
     sequence = open_recording(place)
     return fused_scene(sequence, classes=classes, voxel=voxel, up=up, every=every, name=place.stem)
 
